@@ -1,0 +1,34 @@
+//! Who is who on a node.
+
+use corduroy_wal::LogId;
+
+/// A partition: the unit of replication and of transactions. 1 is the metadata group.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PartitionId(pub u64);
+
+impl PartitionId {
+    /// The partition's log in the WAL of its shard.
+    #[must_use]
+    pub const fn log(self) -> LogId {
+        LogId(self.0)
+    }
+}
+
+impl std::fmt::Display for PartitionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A shard of a storage: one WAL, one state store, the replicas in them. Counted from 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ShardId(pub u32);
+
+/// Names one request of one connection, so that its one outcome finds its way back. Opaque to the shard.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Ticket {
+    /// The connection; never reused while the process lives. The upper 16 bits are the core it lives on.
+    pub conn: u64,
+    /// The request's number on that connection.
+    pub seq: u64,
+}

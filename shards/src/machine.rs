@@ -1,0 +1,85 @@
+//! What a shard's replicas apply their entries to.
+//!
+//! The shard frames entries: one entry carries the operations (`op`: opaque bytes) that a partition collected in a
+//! turn, with one time stamp taken by the leader. The machine sees one op at a time, in log order, exactly once a
+//! life: after a restart it is handed the entries above what it says it has persisted.
+
+use crate::ids::PartitionId;
+use corduroy_wal::{Lsn, Term};
+
+/// Whether a request changes the state (and so goes through the log) or only looks at it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Kind {
+    /// Logged.
+    Write,
+    /// Answered from the applied state, in request order with the writes before it.
+    Read,
+}
+
+/// Where in a partition's history an op is applied.
+#[derive(Clone, Copy, Debug)]
+pub struct Applied {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The entry's number.
+    pub lsn: Lsn,
+    /// The entry's term.
+    pub term: Term,
+    /// The leader's wall clock when it proposed the entry, in ms since 1970: the only clock that apply may read.
+    pub stamp_ms: u64,
+}
+
+/// The result of one step of the machine.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step<O> {
+    /// Done, with its outcome.
+    Done(O),
+    /// It needs something that is not in memory. A job was queued (see [`StateMachine::take_jobs`]); do this same step
+    /// again after [`StateMachine::job_done`]. Nothing was changed.
+    Blocked,
+}
+
+/// A deterministic state machine holding all partitions of one shard.
+///
+/// Determinism: `apply` may depend only on the state, `at` and `op`. A bad op is an outcome (an error reply), never a
+/// panic.
+pub trait StateMachine {
+    /// What a request gets.
+    type Outcome;
+    /// Work that may block (file reads, hand-over, compaction); run by the driver on its blocking pool.
+    type Job: Send + 'static;
+    /// What the work brought.
+    type JobDone: Send + 'static;
+
+    /// Applies one op of the entry at `at`.
+    fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<Self::Outcome>;
+
+    /// All ops of the entry have been applied (entries without ops come here too): the partition's applied LSN
+    /// moves. In the same atomic step as their effects, as far as persistence is concerned.
+    fn end_entry(&mut self, at: &Applied);
+
+    /// Answers a read from the applied state. `now_ms` is the leader's wall clock.
+    fn read(&mut self, partition: PartitionId, op: &[u8], now_ms: u64) -> Step<Self::Outcome>;
+
+    /// The highest entry whose effects survive a crash without the log. [`Lsn::ZERO`] if none.
+    fn persisted(&self, partition: PartitionId) -> Lsn;
+
+    /// Something the machine does by itself, sliced by `budget_ns` at most (eviction, capture for a hand-over).
+    /// Returns whether more is left to do at once.
+    fn maintain(&mut self, budget_ns: u64) -> bool;
+
+    /// Moves jobs that wait to be started into `jobs`.
+    fn take_jobs(&mut self, jobs: &mut Vec<Self::Job>);
+
+    /// Does a job's work. Called off the core.
+    fn run_job(job: Self::Job) -> Self::JobDone;
+
+    /// Takes a job's result. Partitions whose persisted LSN moved are reported through [`StateMachine::persisted`].
+    ///
+    /// # Errors
+    /// A text saying what could not be written or read; the process must end, as after a failed log write.
+    fn job_done(&mut self, done: Self::JobDone) -> Result<(), String>;
+
+    /// Asks for a hand-over soon, because the log wants its oldest segments back.
+    fn want_hand_over(&mut self);
+}

@@ -1,0 +1,4 @@
+//! Corduroy: a replicated storage engine that speaks the Redis protocol.
+
+pub mod resp;
+pub mod store;

@@ -1,0 +1,2 @@
+//! corduroy-load.
+fn main() {}

@@ -1,0 +1,2 @@
+//! corduroy-sim.
+fn main() {}

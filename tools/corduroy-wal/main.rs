@@ -1,0 +1,2 @@
+//! corduroy-wal.
+fn main() {}
