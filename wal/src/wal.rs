@@ -17,11 +17,14 @@ pub struct Options {
     pub max_in_flight: usize,
     /// Slots that may exist at most (0: no limit but the disk).
     pub max_segments: usize,
+    /// Must differ at every opening (the core draws no random numbers itself): it salts the segments, so that
+    /// bytes of an earlier life of a slot can never be taken for new ones.
+    pub seed: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, spare_segments: 2, max_in_flight: 2, max_segments: 0 }
+        Self { segment_bytes: 64 << 20, spare_segments: 2, max_in_flight: 2, max_segments: 0, seed: 0 }
     }
 }
 

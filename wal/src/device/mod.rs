@@ -83,6 +83,10 @@ pub trait Device {
     /// Starts an operation. Never blocks; errors arrive as completions.
     fn submit(&mut self, id: IoId, op: Op<Self::Buffer>);
 
+    /// The buffer of a [`Op::WriteDurable`] that has not been handed back by [`Device::poll`] yet, to read from: the
+    /// newest entries of the log are served from it. `None` for any other id.
+    fn in_flight(&self, id: IoId) -> Option<&[u8]>;
+
     /// Collects operations that have ended, in any order. Never blocks.
     fn poll(&mut self, ended: &mut Vec<Completion<Self::Buffer>>);
 
