@@ -4,6 +4,27 @@
 //! Files ("slots") are created once, zero-written to their full size, and then used again and again, so a
 //! durable write changes no file metadata. A slot's place in the log is told by its header block alone.
 
+pub mod buffer;
+pub mod disk;
+pub mod file;
+mod flights;
+pub mod folder;
+pub mod lock;
+mod prepare;
+mod ready;
+mod setup;
+pub mod sync;
+pub mod uring;
+mod wake;
+
+pub use buffer::AlignedBuffer;
+pub use disk::{DiskDevice, Engine};
+pub use file::FileDevice;
+pub use folder::{DirectIo, OpenError};
+pub use setup::{UringOptions, UringReport};
+pub use sync::{DiskFacts, SyncMode};
+pub use uring::UringDevice;
+
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Deref, DerefMut};

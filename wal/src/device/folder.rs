@@ -1,0 +1,301 @@
+//! The folder of a WAL: its lock, its slot files, and the blocking calls made while opening.
+//!
+//! Invariant: a file under its final name (`slot-000007.wal`) has its full size and was synced; anything half
+//! made carries the suffix `.tmp` and is removed at opening.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::lock::{FolderLock, LockError};
+use super::{AlignedBuffer, BLOCK_BYTES, SlotId};
+
+/// Why a WAL folder could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Somebody else holds it, or it cannot be locked.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A file or the folder itself could not be opened, made or removed.
+    #[error("cannot {what} {path}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file system refuses O_DIRECT.
+    #[error(
+        "{path}: the file system refuses direct I/O (O_DIRECT); put the WAL on ext4, XFS or another file system that has it"
+    )]
+    NoDirectIo {
+        /// The file that was tried.
+        path: PathBuf,
+    },
+    /// The kernel refuses an io_uring.
+    #[error(
+        "io_uring is refused: {source}; allow it (sysctl kernel.io_uring_disabled=0, seccomp profile, kernel 6.0 or later) or set the WAL engine to \"file\""
+    )]
+    UringRefused {
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    pub(super) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { what, path: path.to_owned(), source }
+    }
+}
+
+/// Whether files must bypass the page cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DirectIo {
+    /// Refuse to open where it is not to be had.
+    Required,
+    /// Go through the page cache where it is not to be had. Durable all the same, but slower.
+    Preferred,
+}
+
+/// An open slot file.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) file: File,
+    /// Its size, which never changes while it is open.
+    pub(super) bytes: u64,
+}
+
+/// A locked folder and its open slots.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    dir: File,
+    slots: BTreeMap<SlotId, Slot>,
+    direct: bool,
+    _lock: FolderLock,
+}
+
+/// The name of a slot's file.
+#[must_use]
+pub fn slot_file_name(slot: SlotId) -> String {
+    format!("slot-{:06}.wal", slot.0)
+}
+
+/// The slot that a file name stands for, if it is one of a slot.
+#[must_use]
+pub fn parse_slot_file_name(name: &str) -> Option<SlotId> {
+    let number = name.strip_prefix("slot-")?.strip_suffix(".wal")?.parse().ok()?;
+    let slot = SlotId(number);
+    (slot_file_name(slot) == name).then_some(slot)
+}
+
+/// Where a slot is made before it gets its name.
+pub(super) fn temporary_path(folder: &Path, slot: SlotId) -> PathBuf {
+    folder.join(slot_file_name(slot) + ".tmp")
+}
+
+/// Options to open or make a slot file with, direct or not.
+pub(super) fn slot_open_options(direct: bool) -> OpenOptions {
+    let mut options = OpenOptions::new();
+    let flags = libc::O_NOFOLLOW | if direct { libc::O_DIRECT } else { 0 };
+    options.read(true).write(true).mode(0o644).custom_flags(flags);
+    options
+}
+
+impl Folder {
+    /// Makes the folder if need be, locks it, finds out about direct I/O and removes half-made files.
+    pub(super) fn open(path: &Path, direct: DirectIo) -> Result<Self, OpenError> {
+        if !path.is_dir() {
+            fs::create_dir_all(path).map_err(OpenError::io("create the folder", path))?;
+            let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let synced = File::open(parent).and_then(|p| p.sync_all());
+            synced.map_err(OpenError::io("sync the folder", parent))?;
+        }
+        let lock = FolderLock::acquire(path)?;
+        let dir = File::open(path).map_err(OpenError::io("open the folder", path))?;
+        let direct = Self::try_direct(path, direct)?;
+        let folder = Self { path: path.to_owned(), dir, slots: BTreeMap::new(), direct, _lock: lock };
+        folder.remove_temporaries()?;
+        Ok(folder)
+    }
+
+    /// Whether O_DIRECT works here; tried on a file of its own, gone afterwards.
+    fn try_direct(path: &Path, direct: DirectIo) -> Result<bool, OpenError> {
+        let trial = path.join("direct-io.tmp");
+        let opened = slot_open_options(true).create(true).truncate(true).open(&trial);
+        let works = match opened {
+            Ok(_) => true,
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => false,
+            Err(e) => return Err(OpenError::io("create", &trial)(e)),
+        };
+        // A failing open with O_CREAT may have left the file behind.
+        match fs::remove_file(&trial) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(OpenError::io("remove", &trial)(e)),
+            _ => {}
+        }
+        if !works && direct == DirectIo::Required {
+            return Err(OpenError::NoDirectIo { path: path.to_owned() });
+        }
+        Ok(works)
+    }
+
+    fn remove_temporaries(&self) -> Result<(), OpenError> {
+        let entries = fs::read_dir(&self.path).map_err(OpenError::io("list", &self.path))?;
+        for entry in entries {
+            let path = entry.map_err(OpenError::io("list", &self.path))?.path();
+            if path.extension().is_some_and(|e| e == "tmp") {
+                fs::remove_file(&path).map_err(OpenError::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the page cache is bypassed.
+    pub(super) fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// A second handle on the folder, to sync it from another thread.
+    pub(super) fn clone_dir(&self) -> io::Result<File> {
+        self.dir.try_clone()
+    }
+
+    /// The open file of a slot, if `offset + len` lies within it and both are whole blocks.
+    pub(super) fn checked(&self, slot: SlotId, offset: u32, len: u32) -> io::Result<&Slot> {
+        let found = self.slots.get(&slot).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, format!("no file {}", slot_file_name(slot)))
+        })?;
+        let end = u64::from(offset) + u64::from(len);
+        let aligned = [offset, len].iter().all(|n| (*n as usize).is_multiple_of(BLOCK_BYTES));
+        let place = || format!("{len} bytes at {offset} of {} ({} bytes)", slot_file_name(slot), found.bytes);
+        if !aligned || len == 0 {
+            let why = format!("{} are not whole blocks", place());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        if end > found.bytes {
+            let why = format!("{} end beyond the file", place());
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+        }
+        Ok(found)
+    }
+
+    pub(super) fn insert(&mut self, slot: SlotId, opened: Slot) {
+        let before = self.slots.insert(slot, opened);
+        assert!(before.is_none(), "{} was made twice", slot_file_name(slot));
+    }
+
+    pub(super) fn take(&mut self, slot: SlotId) -> Option<Slot> {
+        self.slots.remove(&slot)
+    }
+
+    /// Opens every slot of the folder that is not open yet; all of them with their sizes.
+    pub(super) fn list(&mut self) -> io::Result<Vec<(SlotId, u64)>> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let Some(slot) = entry.file_name().to_str().and_then(parse_slot_file_name) else { continue };
+            if !self.slots.contains_key(&slot) {
+                let file = slot_open_options(self.direct).open(entry.path())?;
+                let bytes = file.metadata()?.len();
+                self.slots.insert(slot, Slot { file, bytes });
+            }
+        }
+        Ok(self.slots.iter().map(|(slot, open)| (*slot, open.bytes)).collect())
+    }
+
+    /// Syncs every slot's file, then the folder.
+    pub(super) fn sync_all(&mut self) -> io::Result<()> {
+        self.list()?;
+        for open in self.slots.values() {
+            open.file.sync_all()?;
+        }
+        self.dir.sync_all()
+    }
+
+    /// Reads exactly `buffer[..len]`.
+    pub(super) fn read(
+        &self,
+        slot: SlotId,
+        offset: u32,
+        buffer: &mut AlignedBuffer,
+        len: u32,
+    ) -> io::Result<()> {
+        let open = self.checked(slot, offset, len)?;
+        let target = prefix_mut(buffer, len)?;
+        open.file.read_exact_at(target, u64::from(offset))
+    }
+
+    /// Writes `buffer[..len]` in one call and makes it durable.
+    pub(super) fn write(&self, slot: SlotId, offset: u32, buffer: &[u8], len: u32) -> io::Result<()> {
+        let open = self.checked(slot, offset, len)?;
+        let source = buffer.get(..len as usize).ok_or_else(|| beyond(buffer.len(), len))?;
+        let written = loop {
+            match open.file.write_at(source, u64::from(offset)) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        if written != source.len() {
+            return Err(short("write", written, len));
+        }
+        open.file.sync_data()
+    }
+}
+
+/// The error of an operation that wants more than its buffer holds.
+pub(super) fn beyond(have: usize, len: u32) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("{len} bytes of a buffer of {have}"))
+}
+
+/// The error of a transfer that ended early.
+pub(super) fn short(what: &str, done: usize, len: u32) -> io::Error {
+    let kind = if what == "read" { io::ErrorKind::UnexpectedEof } else { io::ErrorKind::WriteZero };
+    io::Error::new(kind, format!("short {what}: {done} of {len} bytes"))
+}
+
+fn prefix_mut(buffer: &mut AlignedBuffer, len: u32) -> io::Result<&mut [u8]> {
+    let have = buffer.len();
+    buffer.get_mut(..len as usize).ok_or_else(|| beyond(have, len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_and_strangers_are_left_alone() {
+        for number in [0, 7, 999_999, 1_000_000, u32::MAX] {
+            assert_eq!(parse_slot_file_name(&slot_file_name(SlotId(number))), Some(SlotId(number)));
+        }
+        for name in
+            ["slot-7.wal", "slot-+00007.wal", "slot-000007.wal.tmp", "slot-.wal", "LOCK", "slot-00000a.wal"]
+        {
+            assert_eq!(parse_slot_file_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn half_made_files_go_at_opening() {
+        let dir = tempfile::tempdir().unwrap();
+        let half = temporary_path(dir.path(), SlotId(3));
+        fs::write(&half, b"half").unwrap();
+        let mut folder = Folder::open(dir.path(), DirectIo::Preferred).unwrap();
+        assert!(!half.exists());
+        assert_eq!(folder.list().unwrap(), vec![]);
+    }
+
+    #[test]
+    fn a_new_folder_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        Folder::open(&path, DirectIo::Preferred).unwrap();
+        assert!(path.join(super::super::lock::LOCK_FILE).exists());
+    }
+}

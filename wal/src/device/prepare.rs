@@ -1,0 +1,200 @@
+//! Making and removing slots on one helper thread, so that the core never waits for a file system's metadata.
+//!
+//! A slot is made under a temporary name, zero-written in small steps with pauses (a disk kept busy would delay
+//! every commit), synced, renamed, and the folder synced. Invariant: a failed making leaves nothing behind.
+//! The thread starts with the first job and sleeps between jobs.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+use super::folder::{Slot, slot_file_name, slot_open_options, temporary_path};
+use super::wake::WakeFd;
+use super::{AlignedBuffer, IoId, SlotId};
+
+/// Bytes zero-written at a time.
+const STEP_BYTES: usize = 512 << 10;
+/// The pause after a step is as long as the step took, within these bounds: half of the disk's time at most.
+const PAUSE_MIN: Duration = Duration::from_micros(100);
+const PAUSE_MAX: Duration = Duration::from_millis(10);
+/// The helper holds no large frames.
+const STACK_BYTES: usize = 128 << 10;
+
+/// What the helper is asked to do.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Make a slot of `bytes` zeros.
+    Create { id: IoId, slot: SlotId, bytes: u32 },
+    /// Remove a slot; the open file, if there is one, is closed there too (it frees the extents).
+    Remove { id: IoId, slot: SlotId, open: Option<Slot> },
+}
+
+impl Job {
+    fn id(&self) -> IoId {
+        match self {
+            Self::Create { id, .. } | Self::Remove { id, .. } => *id,
+        }
+    }
+}
+
+/// How a job ended; a created slot comes open.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) id: IoId,
+    pub(super) result: io::Result<Option<(SlotId, Slot)>>,
+}
+
+/// The core's end of the helper thread.
+#[derive(Debug)]
+pub(super) struct Preparer {
+    worker: Arc<Worker>,
+    running: Option<Running>,
+    outstanding: usize,
+}
+
+#[derive(Debug)]
+struct Running {
+    jobs: Sender<Job>,
+    done: Receiver<Done>,
+    thread: JoinHandle<()>,
+}
+
+/// What the helper needs to know.
+#[derive(Debug)]
+struct Worker {
+    folder: PathBuf,
+    dir: File,
+    direct: bool,
+    wake: Arc<WakeFd>,
+    stop: AtomicBool,
+}
+
+impl Preparer {
+    /// A helper for `folder`, whose handle is `dir`; `wake` is rung at the end of each job.
+    pub(super) fn new(folder: &Path, dir: File, direct: bool, wake: Arc<WakeFd>) -> Self {
+        let folder = folder.to_owned();
+        let worker = Arc::new(Worker { folder, dir, direct, wake, stop: AtomicBool::new(false) });
+        Self { worker, running: None, outstanding: 0 }
+    }
+
+    /// Jobs that have not come back from [`Preparer::poll`].
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// Hands a job over.
+    ///
+    /// # Errors
+    /// The helper could not be started or has died.
+    pub(super) fn start(&mut self, job: Job) -> io::Result<()> {
+        if self.running.is_none() {
+            self.running = Some(Self::spawn(Arc::clone(&self.worker))?);
+        }
+        let running = self.running.as_ref().expect("set just above");
+        running.jobs.send(job).map_err(|_| io::Error::other("the WAL's helper thread has died"))?;
+        self.outstanding += 1;
+        Ok(())
+    }
+
+    fn spawn(worker: Arc<Worker>) -> io::Result<Running> {
+        let (jobs, inbox) = channel::<Job>();
+        let (outbox, done) = channel();
+        let body = move || {
+            for job in inbox {
+                let id = job.id();
+                let result = worker.run(job);
+                if outbox.send(Done { id, result }).is_err() {
+                    break;
+                }
+                worker.wake.ring();
+            }
+        };
+        let thread =
+            thread::Builder::new().name("wal-prepare".to_owned()).stack_size(STACK_BYTES).spawn(body)?;
+        Ok(Running { jobs, done, thread })
+    }
+
+    /// The next job that has ended, if one has.
+    pub(super) fn poll(&mut self) -> Option<Done> {
+        if self.outstanding == 0 {
+            return None;
+        }
+        let done = self.running.as_ref()?.done.try_recv().ok()?;
+        self.outstanding -= 1;
+        Some(done)
+    }
+}
+
+impl Drop for Preparer {
+    fn drop(&mut self) {
+        self.worker.stop.store(true, Ordering::Relaxed);
+        if let Some(Running { jobs, done, thread }) = self.running.take() {
+            drop((jobs, done));
+            // A panic of the helper has been printed by the runtime and has nobody left to act on it.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Worker {
+    fn run(&self, job: Job) -> io::Result<Option<(SlotId, Slot)>> {
+        match job {
+            Job::Create { slot, bytes, .. } => self.create(slot, bytes).map(|made| Some((slot, made))),
+            Job::Remove { slot, open, .. } => {
+                drop(open);
+                fs::remove_file(self.folder.join(slot_file_name(slot)))?;
+                self.dir.sync_all()?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn create(&self, slot: SlotId, bytes: u32) -> io::Result<Slot> {
+        let named = self.folder.join(slot_file_name(slot));
+        if named.exists() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} exists", named.display())));
+        }
+        let temporary = temporary_path(&self.folder, slot);
+        // The first error is the one to report; what cannot be removed now is removed at the next opening.
+        let file = self.create_at(&temporary, bytes).inspect_err(|_| drop(fs::remove_file(&temporary)))?;
+        fs::rename(&temporary, &named).inspect_err(|_| drop(fs::remove_file(&temporary)))?;
+        self.dir.sync_all().inspect_err(|_| drop(fs::remove_file(&named)))?;
+        Ok(Slot { file, bytes: u64::from(bytes) })
+    }
+
+    /// A file of `bytes` zeros, written (not merely allocated) and synced.
+    fn create_at(&self, path: &Path, bytes: u32) -> io::Result<File> {
+        let file = slot_open_options(self.direct).create(true).truncate(true).open(path)?;
+        // Asked for in one piece: few extents, and a full disk shows before anything is written.
+        match fallocate(&file, FallocateFlags::empty(), 0, u64::from(bytes)) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let zeros = AlignedBuffer::zeroed(STEP_BYTES.min(bytes as usize));
+        let mut offset = 0_u64;
+        while offset < u64::from(bytes) {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "the WAL is being closed"));
+            }
+            let left = usize::try_from(u64::from(bytes) - offset).unwrap_or(usize::MAX);
+            let step = zeros.get(..left.min(zeros.len())).expect("cut to the buffer's length");
+            let begun = Instant::now();
+            file.write_all_at(step, offset)?;
+            offset += step.len() as u64;
+            if offset < u64::from(bytes) {
+                thread::sleep(begun.elapsed().clamp(PAUSE_MIN, PAUSE_MAX));
+            }
+        }
+        file.sync_all()?;
+        Ok(file)
+    }
+}

@@ -1,0 +1,93 @@
+//! What a ring is opened with, what it turned out to get, and the registering of buffers and files.
+
+use std::fmt;
+
+use io_uring::IoUring;
+
+use super::AlignedBuffer;
+use super::buffer::Registration;
+use super::sync::{DiskFacts, SyncMode};
+
+/// Places in the ring's table of files; slots numbered higher are used by their plain descriptor.
+pub(super) const FIXED_FILES_MAX: u32 = 1024;
+
+/// How to open a [`UringDevice`].
+#[derive(Clone, Copy, Debug)]
+pub struct UringOptions {
+    /// How durability is asked for.
+    pub sync: SyncMode,
+    /// Buffers registered with the ring. Default 4.
+    pub registered_buffers: u16,
+    /// Their size. Default 1 MiB; halved, down to 64 KiB, where the memlock limit is too low.
+    pub registered_buffer_bytes: usize,
+}
+
+impl Default for UringOptions {
+    fn default() -> Self {
+        Self { sync: SyncMode::Auto, registered_buffers: 4, registered_buffer_bytes: 1 << 20 }
+    }
+}
+
+/// What a device turned out to use; for the start-up lines.
+#[derive(Clone, Debug)]
+pub struct UringReport {
+    /// The sync mode asked for.
+    pub requested: SyncMode,
+    /// The sync mode in use; never [`SyncMode::Auto`].
+    pub effective: SyncMode,
+    /// The disk, where it is known.
+    pub disk: Option<DiskFacts>,
+    /// Bytes of buffers registered with the ring; 0 where the memlock limit refused them (about 1 µs a write).
+    pub registered_bytes: usize,
+    /// Whether files are registered with the ring.
+    pub registered_files: bool,
+}
+
+impl fmt::Display for UringReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "io_uring, sync {} ({})", self.effective, self.requested)?;
+        match &self.disk {
+            Some(disk) => write!(f, " on {disk}")?,
+            None => write!(f, " on an unknown disk")?,
+        }
+        match self.registered_bytes {
+            0 => write!(f, ", buffers not registered (raise the memlock limit)")?,
+            bytes => write!(f, ", {} KiB of buffers registered", bytes >> 10)?,
+        }
+        if !self.registered_files {
+            write!(f, ", files not registered")?;
+        }
+        Ok(())
+    }
+}
+
+/// Buffers known to the ring; smaller ones, then none, where the memlock limit is too low.
+pub(super) fn register_buffers(ring: &IoUring, options: UringOptions, pool: u32) -> Vec<AlignedBuffer> {
+    let mut bytes = options.registered_buffer_bytes;
+    while bytes >= 64 << 10 {
+        let mut buffers: Vec<_> =
+            (0..options.registered_buffers).map(|_| AlignedBuffer::zeroed(bytes)).collect();
+        let table: Vec<_> = buffers
+            .iter_mut()
+            .map(|b| libc::iovec { iov_base: b.as_mut_ptr().cast(), iov_len: b.len() })
+            .collect();
+        // SAFETY: the entries point at live memory. The kernel holds the pages by reference count, so a buffer
+        // freed before the ring leaves its place in the table pointing at pages that nobody else uses.
+        if unsafe { ring.submitter().register_buffers(&table) }.is_ok() {
+            for (index, buffer) in (0..).zip(&mut buffers) {
+                buffer.set_registration(Some(Registration { pool, index }));
+            }
+            return buffers;
+        }
+        bytes /= 2;
+    }
+    Vec::new()
+}
+
+/// An empty table of files, as large as the limit of open files allows.
+pub(super) fn register_file_table(ring: &IoUring) -> bool {
+    // The kernel refuses a table larger than the limit of open files.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let places = limit.map_or(FIXED_FILES_MAX, |n| u32::try_from(n).unwrap_or(u32::MAX).min(FIXED_FILES_MAX));
+    ring.submitter().register_files_sparse(places).is_ok()
+}
