@@ -1,13 +1,17 @@
 //! What a ring is opened with, what it turned out to get, and the registering of buffers and files.
 
 use std::fmt;
+use std::io;
 
 use io_uring::IoUring;
 
 use super::AlignedBuffer;
 use super::buffer::Registration;
+use super::flights::FLIGHTS_MAX;
 use super::sync::{DiskFacts, SyncMode};
 
+/// Submission entries: two for each flight.
+const RING_ENTRIES: u32 = 2 * FLIGHTS_MAX as u32;
 /// Places in the ring's table of files; slots numbered higher are used by their plain descriptor.
 pub(super) const FIXED_FILES_MAX: u32 = 1024;
 
@@ -59,6 +63,18 @@ impl fmt::Display for UringReport {
         }
         Ok(())
     }
+}
+
+/// A ring that belongs to the thread that enables it; completions are posted when that thread enters the kernel for
+/// whatever reason, or is told to by a flag.
+pub(super) fn new_ring() -> io::Result<IoUring> {
+    IoUring::builder()
+        .setup_single_issuer()
+        .setup_coop_taskrun()
+        .setup_taskrun_flag()
+        .setup_r_disabled()
+        .dontfork()
+        .build(RING_ENTRIES)
 }
 
 /// Buffers known to the ring; smaller ones, then none, where the memlock limit is too low.

@@ -19,17 +19,17 @@ use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 
 use super::buffer::BufferPool;
-use super::flights::{FLIGHTS_MAX, Flight, Flights, Kind, Landing, Tag};
+use super::flights::{Flight, Flights, Kind, Landing, Tag};
 use super::folder::{DirectIo, Folder, OpenError, Slot, beyond, slot_file_name};
 use super::prepare::{Job, Preparer};
 use super::ready::Ready;
-use super::setup::{FIXED_FILES_MAX, UringOptions, UringReport, register_buffers, register_file_table};
+use super::setup::{
+    FIXED_FILES_MAX, UringOptions, UringReport, new_ring, register_buffers, register_file_table,
+};
 use super::sync::{DiskFacts, SyncMode};
 use super::wake::WakeFd;
 use super::{AlignedBuffer, Completion, Device, IoId, Op, SlotId};
 
-/// Submission entries: two for each flight.
-const RING_ENTRIES: u32 = 2 * FLIGHTS_MAX as u32;
 /// Kernel workers for calls that block (the fdatasync of linked writes); as many as frames may be in flight.
 const WORKERS_MAX: u32 = 4;
 
@@ -64,14 +64,7 @@ impl UringDevice {
     pub fn open(path: &Path, options: UringOptions) -> Result<Self, OpenError> {
         let folder = Folder::open(path, DirectIo::Required)?;
         let refused = |source| OpenError::UringRefused { source };
-        let ring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_coop_taskrun()
-            .setup_taskrun_flag()
-            .setup_r_disabled()
-            .dontfork()
-            .build(RING_ENTRIES)
-            .map_err(refused)?;
+        let ring = new_ring().map_err(refused)?;
         let wake = Arc::new(WakeFd::new().map_err(refused)?);
         ring.submitter().register_eventfd(wake.as_raw_fd()).map_err(refused)?;
         let pool_id = POOLS.fetch_add(1, Ordering::Relaxed);
