@@ -2,6 +2,7 @@
 
 pub mod ids;
 pub mod machine;
+pub mod runtime;
 pub mod shard;
 
 pub use corduroy_wal as wal;
