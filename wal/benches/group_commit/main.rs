@@ -1,0 +1,115 @@
+//! Group commit against a bare io_uring write loop, and against raft-engine.
+//!
+//! `cargo bench -p corduroy-wal`; the folder is taken from `CORDUROY_BENCH_DIR` (default: under `target/`), the
+//! sync mode from `CORDUROY_BENCH_SYNC` (default `auto`). Variants take turns, five rounds each; medians are
+//! compared.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failed step ends the benchmark")]
+
+mod bare;
+mod measure;
+mod ours;
+mod rival;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bare::Bare;
+use corduroy_wal::device::{DiskFacts, SyncMode};
+use measure::{ROUNDS, Series};
+use ours::Ours;
+use rival::RaftEngine;
+
+const ROUND: Duration = Duration::from_millis(400);
+
+fn main() {
+    let root = std::env::var_os("CORDUROY_BENCH_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
+    let sync: SyncMode =
+        std::env::var("CORDUROY_BENCH_SYNC").map_or(Ok(SyncMode::Auto), |s| s.parse()).unwrap();
+    std::fs::create_dir_all(&root).unwrap();
+    let folder = tempfile::tempdir_in(&root).unwrap();
+    let effective = sync.resolve(DiskFacts::of(folder.path()).as_ref());
+    println!("folder {}, sync {effective}, {ROUNDS} rounds of {} ms each", root.display(), ROUND.as_millis());
+    frames(folder.path(), sync, effective);
+    writers(folder.path(), sync);
+}
+
+/// The same frame sizes at the same depth, with and without the log.
+fn frames(folder: &Path, sync: SyncMode, effective: SyncMode) {
+    println!("\ngroup commit against the bare write loop, frames/s (p50)");
+    println!("{:>6} {:>6} {:>24} {:>24} {:>8}", "bytes", "depth", "bare loop", "group commit", "ratio");
+    for depth in [1, 2] {
+        for bytes in [4 << 10, 16 << 10, 64 << 10_u32] {
+            let mut bare = Bare::new(folder, effective);
+            let mut ours = Ours::new(folder, sync, 1, depth);
+            let payload = payload_for_frame(bytes);
+            if depth == 1 && bytes == 4 << 10 {
+                println!("device: {}", ours.describe());
+            }
+            let (mut left, mut right) = (Series::default(), Series::default());
+            for _ in 0..ROUNDS {
+                left.push(bare.run(bytes, depth, ROUND));
+                right.push(ours.run_frames(&payload, ROUND));
+            }
+            let ratio = right.median() / left.median();
+            println!(
+                "{bytes:>6} {depth:>6} {:>24} {:>24} {:>7.0}%",
+                show(&left),
+                show(&right),
+                ratio * 100.0
+            );
+        }
+    }
+}
+
+/// Writers that append 4 KiB batches and wait for each.
+fn writers(folder: &Path, sync: SyncMode) {
+    println!("\nsynced 4 KiB batches/s of closed-loop writers (p50)");
+    println!(
+        "{:>8} {:>24} {:>24} {:>24} {:>8} {:>11}",
+        "writers", "raft-engine", "raft-engine, prefilled", "ours", "ratio", "(prefilled)"
+    );
+    let payload = noise(4 << 10);
+    for writers in [1, 8] {
+        let mut plain = RaftEngine::new(folder, writers, false);
+        let mut prefilled = RaftEngine::new(folder, writers, true);
+        let mut ours = Ours::new(folder, sync, writers, 2);
+        let mut all = [Series::default(), Series::default(), Series::default()];
+        for _ in 0..ROUNDS {
+            all[0].push(plain.run(&payload, ROUND));
+            all[1].push(prefilled.run(&payload, ROUND));
+            all[2].push(ours.run_writers(&payload, ROUND));
+        }
+        let [plain, prefilled, ours] = &all;
+        println!(
+            "{writers:>8} {:>24} {:>24} {:>24} {:>7.2}x {:>10.2}x",
+            show(plain),
+            show(prefilled),
+            show(ours),
+            ours.median() / plain.median(),
+            ours.median() / prefilled.median()
+        );
+    }
+}
+
+fn show(series: &Series) -> String {
+    format!("{:.0} ±{:.0}% ({:.0} us)", series.median(), series.spread_percent(), series.median_latency_us())
+}
+
+/// A payload whose frame is exactly `bytes` long: 512 bytes are more than all headers together.
+fn payload_for_frame(bytes: u32) -> Vec<u8> {
+    noise(bytes as usize - 512)
+}
+
+/// Bytes that no compressor shortens.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        })
+        .collect()
+}
