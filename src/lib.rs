@@ -1,4 +1,5 @@
 //! Corduroy: a replicated storage engine that speaks the Redis protocol.
 
+pub mod config;
 pub mod resp;
 pub mod store;

@@ -1,0 +1,259 @@
+//! All settings, declared once: name, type, default, whether it may change at run time, and what it does.
+//!
+//! From this table come the file's keys (`wal.sync`), the flags (`--wal-sync`), the environment's names
+//! (`CORDUROY_WAL_SYNC`), the help, CONFIG GET and SET. Flags win over the environment, that over the file, that over the
+//! defaults. A setting's value is always read from text by its type, so every source has the same rules and errors.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+pub mod load;
+pub mod redis;
+pub mod value;
+
+pub use load::{Layers, Loaded, Problem, Source};
+use value::{Bytes, Cores, Millis, Secret, Value};
+pub use value::{LogFormat, LogLevel, Replication, WalSync};
+
+/// Whether a setting may change while the node runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Heat {
+    /// By CONFIG SET.
+    Hot,
+    /// Only by a restart.
+    Cold,
+    /// Fixed when the data folder is formatted.
+    Format,
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its name and its place in the file: `wal.sync`.
+    pub key: &'static str,
+    /// Redis's names for it, where one has the same meaning and unit.
+    pub redis: &'static [&'static str],
+    /// What it does, one or two sentences.
+    pub doc: &'static str,
+    /// The default, as text.
+    pub default: &'static str,
+    /// What a value looks like.
+    pub form: &'static str,
+    /// When it may change.
+    pub heat: Heat,
+    /// Reads a value from text into a configuration.
+    pub set: fn(&mut Config, &str) -> Result<(), String>,
+    /// The value in a configuration, as text.
+    pub show: fn(&Config) -> String,
+}
+
+impl Setting {
+    /// The command line's name, without the dashes.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        self.key.replace(['.', '_'], "-")
+    }
+
+    /// The environment's name.
+    #[must_use]
+    pub fn env(&self) -> String {
+        format!("CORDUROY_{}", self.key.replace('.', "_").to_uppercase())
+    }
+}
+
+macro_rules! settings {
+    ($(
+        $(#[doc = $doc:literal])+
+        $field:ident: $type:ty = $default:literal, $key:literal, $heat:ident $(, $redis:literal)?;
+    )*) => {
+        /// The value of every setting.
+        #[derive(Clone, PartialEq, Debug)]
+        pub struct Config {
+            $($(#[doc = $doc])+ pub $field: $type,)*
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self {
+                    $($field: <$type as Value>::read($default).expect("defaults are valid; a test reads them all"),)*
+                }
+            }
+        }
+
+        /// The table.
+        pub static SETTINGS: &[Setting] = &[$(
+            Setting {
+                key: $key,
+                redis: &[$($redis)?],
+                doc: concat!($($doc),+),
+                default: $default,
+                form: <$type as Value>::FORM,
+                heat: Heat::$heat,
+                set: |config, text| {
+                    config.$field = <$type as Value>::read(text)?;
+                    Ok(())
+                },
+                show: |config| config.$field.show(),
+            },
+        )*];
+    };
+}
+
+settings! {
+    /// Folder of the node's data; made if it is not there.
+    data_dir: PathBuf = "data", "data_dir", Cold;
+    /// Address that clients connect to.
+    listen: SocketAddr = "127.0.0.1:7379", "listen", Cold;
+    /// First of the ports on which each core listens for itself (core 0 on this one, core 1 on the next); 0: none.
+    core_ports: u16 = "0", "core_ports", Cold;
+    /// CPUs to pin one core each to, like 0-3,8; empty: all that the process may use.
+    cores: Cores = "", "cores", Cold;
+    /// Shards of the data folder (each with a log of its own); at most this many cores share the work on data.
+    shards: u32 = "8", "shards", Format;
+    /// Partitions that the keys are spread over by hash slot. Each is atomic in itself; 1: everything is, as in Redis.
+    partitions: u32 = "1", "partitions", Format;
+    /// Memory for the state, over all shards; 0: half of what the machine or the cgroup has.
+    memory_bytes: Bytes = "0", "memory_bytes", Cold, "maxmemory";
+    /// Whether writes go through Raft or only through the log; off is for data that will never be replicated.
+    replication: Replication = "raft", "replication", Cold;
+    /// How a log write is made durable: write flagged DSYNC, write linked to a flush, or plain blocking calls.
+    wal_sync: WalSync = "auto", "wal.sync", Cold;
+    /// Size of one log segment; a multiple of 1 MiB.
+    wal_segment_bytes: Bytes = "64MiB", "wal.segment_bytes", Cold;
+    /// Log writes under way at a time in each shard, 1 to 4.
+    wal_max_in_flight: usize = "2", "wal.max_in_flight", Cold;
+    /// Log segments of each shard kept ready for use.
+    wal_spare_segments: usize = "2", "wal.spare_segments", Cold;
+    /// Log segments that a shard may have at most; 0: as many as the disk takes.
+    wal_max_segments: usize = "0", "wal.max_segments", Cold;
+    /// Connections at a time; one more is told so and closed.
+    max_clients: usize = "10000", "max_clients", Hot, "maxclients";
+    /// Password that clients must give by AUTH; empty: none.
+    requirepass: Secret = "", "requirepass", Hot, "requirepass";
+    /// Close a connection that has been idle for so many seconds; 0: never.
+    idle_timeout_s: u64 = "0", "timeout.idle_s", Hot, "timeout";
+    /// Close a connection whose request began to arrive and did not end for so long; 0: never.
+    partial_timeout_ms: Millis = "60000", "timeout.partial_ms", Hot;
+    /// How long requests under way may take to end when the node is told to stop.
+    shutdown_timeout_ms: Millis = "10000", "timeout.shutdown_ms", Hot;
+    /// Close a connection with so much unread output at once.
+    output_hard_bytes: Bytes = "128MiB", "output.hard_bytes", Hot;
+    /// Close a connection with so much unread output for `output.soft_ms`.
+    output_soft_bytes: Bytes = "32MiB", "output.soft_bytes", Hot;
+    /// How long output may stay above `output.soft_bytes`.
+    output_soft_ms: Millis = "60000", "output.soft_ms", Hot;
+    /// Largest single argument of a request.
+    max_bulk_bytes: Bytes = "64MiB", "max_bulk_bytes", Hot, "proto-max-bulk-len";
+    /// Log requests that take longer than this to SLOWLOG, µs; negative: none.
+    slowlog_slower_than_us: i64 = "10000", "slowlog.slower_than_us", Hot, "slowlog-log-slower-than";
+    /// Entries that SLOWLOG keeps.
+    slowlog_max_len: usize = "128", "slowlog.max_len", Hot, "slowlog-max-len";
+    /// Threads beside the cores for work that blocks (hand-over of the state, compaction).
+    pool_threads: usize = "2", "pool_threads", Cold;
+    /// What is logged: error, warn, info, debug or trace.
+    log_level: LogLevel = "info", "log.level", Cold;
+    /// How: text, json, or auto (text on a terminal).
+    log_format: LogFormat = "auto", "log.format", Cold;
+}
+
+impl Config {
+    /// What no single setting can see: settings that do not fit together.
+    #[must_use]
+    pub fn contradictions(&self) -> Vec<(&'static str, String)> {
+        const MIB: u64 = 1 << 20;
+        let mut found = Vec::new();
+        let mut check = |holds: bool, key: &'static str, why: String| {
+            if !holds {
+                found.push((key, why));
+            }
+        };
+        check(
+            (1..=1024).contains(&self.shards),
+            "shards",
+            format!("{} is not between 1 and 1024", self.shards),
+        );
+        check(
+            (1..=16384).contains(&self.partitions),
+            "partitions",
+            format!("{} is not between 1 and 16384, the number of hash slots", self.partitions),
+        );
+        check(
+            (1..=4).contains(&self.wal_max_in_flight),
+            "wal.max_in_flight",
+            format!("{} is not between 1 and 4", self.wal_max_in_flight),
+        );
+        let segment = self.wal_segment_bytes.0;
+        check(
+            segment >= 4 * MIB && segment <= 1024 * MIB && segment.is_multiple_of(MIB),
+            "wal.segment_bytes",
+            format!("{segment} is not a multiple of 1 MiB between 4 MiB and 1 GiB"),
+        );
+        let most = segment / 2;
+        check(
+            self.max_bulk_bytes.0 <= most.max(64 * MIB) && self.max_bulk_bytes.0 >= MIB,
+            "max_bulk_bytes",
+            format!("{} is not between 1 MiB and {}", self.max_bulk_bytes.0, most.max(64 * MIB)),
+        );
+        check(
+            self.output_soft_bytes.0 <= self.output_hard_bytes.0,
+            "output.soft_bytes",
+            format!("{} is above output.hard_bytes ({})", self.output_soft_bytes.0, self.output_hard_bytes.0),
+        );
+        check(
+            (1..=64).contains(&self.pool_threads),
+            "pool_threads",
+            format!("{} is not between 1 and 64", self.pool_threads),
+        );
+        check(
+            self.listen.ip().is_loopback() || !self.requirepass.0.is_empty(),
+            "listen",
+            format!(
+                "{} can be reached from other machines and `requirepass` is empty; set a password, or listen on 127.0.0.1",
+                self.listen
+            ),
+        );
+        found
+    }
+}
+
+/// The setting of this name.
+#[must_use]
+pub fn find(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn defaults_are_valid_and_names_are_unique() {
+        let config = Config::default();
+        assert!(config.contradictions().is_empty(), "{:?}", config.contradictions());
+        let mut names = HashSet::new();
+        for setting in SETTINGS {
+            assert!(names.insert(setting.flag()), "{}", setting.key);
+            assert!(!setting.doc.trim().is_empty());
+            let mut copy = config.clone();
+            (setting.set)(&mut copy, &(setting.show)(&config)).expect("what is shown can be read");
+            if setting.key != "requirepass" {
+                assert_eq!(copy, config, "{}", setting.key);
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_one_setting() {
+        let sync = find("wal.sync").expect("there");
+        assert_eq!((sync.flag().as_str(), sync.env().as_str()), ("wal-sync", "CORDUROY_WAL_SYNC"));
+    }
+
+    #[test]
+    fn contradictions_are_all_found() {
+        let mut config = Config { shards: 0, wal_max_in_flight: 9, ..Config::default() };
+        config.listen = "0.0.0.0:7379".parse().expect("address");
+        let keys: Vec<_> = config.contradictions().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["shards", "wal.max_in_flight", "listen"]);
+    }
+}

@@ -1,0 +1,280 @@
+//! Puts the layers together: defaults, file, environment, flags. Finds every problem, not only the first.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::{Config, SETTINGS, find};
+
+/// Where a value comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// Nobody said anything.
+    Default,
+    /// The file.
+    File(PathBuf),
+    /// The environment, under this name.
+    Environment(String),
+    /// The command line, with this flag.
+    Flag(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(name) => f.write_str(name),
+            Self::Flag(flag) => write!(f, "--{flag}"),
+        }
+    }
+}
+
+/// Something wrong with the configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// Where it was said.
+    pub source: Source,
+    /// The setting's key; empty if the whole source is meant.
+    pub key: String,
+    /// What is wrong.
+    pub why: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.key.is_empty() {
+            write!(f, "{}: {}", self.source, self.why)
+        } else {
+            write!(f, "{}: {} (from {})", self.key, self.why, self.source)
+        }
+    }
+}
+
+/// The configuration, and where each value comes from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// The source of each setting, in the order of [`SETTINGS`].
+    pub sources: Vec<Source>,
+}
+
+/// What was said, from the weakest source to the strongest.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    said: Vec<(Source, String, String)>,
+    problems: Vec<Problem>,
+}
+
+impl Layers {
+    /// Nothing said yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads a TOML file.
+    pub fn file(&mut self, path: &Path) {
+        match std::fs::read_to_string(path) {
+            Ok(text) => self.toml(path, &text),
+            Err(error) => self.problem(Source::File(path.into()), "", format!("cannot be read: {error}")),
+        }
+    }
+
+    /// Takes the text of a TOML file.
+    pub fn toml(&mut self, path: &Path, text: &str) {
+        let source = Source::File(path.into());
+        match text.parse::<toml::Table>() {
+            Ok(table) => self.table(&source, "", &table),
+            Err(error) => self.problem(source, "", error.to_string().trim_end().to_owned()),
+        }
+    }
+
+    fn table(&mut self, source: &Source, prefix: &str, table: &toml::Table) {
+        for (name, value) in table {
+            let key = format!("{prefix}{name}");
+            let text = match value {
+                toml::Value::Table(inner) => {
+                    self.table(source, &format!("{key}."), inner);
+                    continue;
+                }
+                toml::Value::String(text) => text.clone(),
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Boolean(yes) => yes.to_string(),
+                _ => {
+                    let why = "an array, a date or a fraction is not a value of any setting; write a string or a whole number".to_owned();
+                    self.problem(source.clone(), &key, why);
+                    continue;
+                }
+            };
+            if find(&key).is_none() {
+                self.problem(source.clone(), &key, unknown(&key));
+            } else {
+                self.said.push((source.clone(), key, text));
+            }
+        }
+    }
+
+    /// Takes what the environment says; names that begin with `CORDUROY_` and mean nothing are problems.
+    pub fn environment(&mut self, variables: impl Iterator<Item = (String, String)>) {
+        for (name, text) in variables {
+            if !name.starts_with("CORDUROY_") || name == "CORDUROY_CONFIG" {
+                continue;
+            }
+            match SETTINGS.iter().find(|setting| setting.env() == name) {
+                Some(setting) => self.said.push((Source::Environment(name), setting.key.to_owned(), text)),
+                None => {
+                    let nearest = nearest(&name, SETTINGS.iter().map(super::Setting::env));
+                    let why = format!("no setting has this name; did you mean {nearest}?");
+                    self.problem(Source::Environment(name), "", why);
+                }
+            }
+        }
+    }
+
+    /// Takes a flag.
+    pub fn flag(&mut self, flag: &str, key: &str, text: &str) {
+        self.said.push((Source::Flag(flag.to_owned()), key.to_owned(), text.to_owned()));
+    }
+
+    fn problem(&mut self, source: Source, key: &str, why: String) {
+        self.problems.push(Problem { source, key: key.to_owned(), why });
+    }
+
+    /// The configuration that all this makes.
+    ///
+    /// # Errors
+    /// Every problem there is, in the order of the sources.
+    pub fn load(mut self) -> Result<Loaded, Vec<Problem>> {
+        let mut config = Config::default();
+        let mut sources = vec![Source::Default; SETTINGS.len()];
+        for (source, key, text) in std::mem::take(&mut self.said) {
+            let Some((at, setting)) = SETTINGS.iter().enumerate().find(|(_, setting)| setting.key == key)
+            else {
+                self.problem(source, &key, unknown(&key));
+                continue;
+            };
+            // A value that a stronger source overrides has to be right all the same: it would bite later.
+            match (setting.set)(&mut config, &text) {
+                Ok(()) => {
+                    if let Some(known) = sources.get_mut(at) {
+                        *known = source;
+                    }
+                }
+                Err(why) => self.problem(source, &key, why),
+            }
+        }
+        for (key, why) in config.contradictions() {
+            let at = SETTINGS.iter().position(|setting| setting.key == key);
+            let source = at.and_then(|at| sources.get(at)).cloned().unwrap_or(Source::Default);
+            self.problem(source, key, why);
+        }
+        if self.problems.is_empty() { Ok(Loaded { config, sources }) } else { Err(self.problems) }
+    }
+}
+
+/// What to say of a key that is none.
+fn unknown(key: &str) -> String {
+    format!(
+        "no such setting; did you mean `{}`?",
+        nearest(key, SETTINGS.iter().map(|setting| setting.key.to_owned()))
+    )
+}
+
+/// The name that takes the fewest changes.
+fn nearest(name: &str, names: impl Iterator<Item = String>) -> String {
+    names.min_by_key(|candidate| distance(name, candidate)).unwrap_or_default()
+}
+
+/// Levenshtein's distance: insertions, deletions and replacements from one text to the other.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (to, above) in b.iter().zip(row.iter_mut().skip(1)) {
+            let cost = (diagonal + usize::from(from != *to)).min(left + 1).min(*above + 1);
+            diagonal = *above;
+            *above = cost;
+            left = cost;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{WalSync, value::Bytes};
+
+    #[test]
+    fn distances() {
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("wal.snc", "wal.sync"), 1);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn the_stronger_source_wins_and_is_remembered() {
+        let mut layers = Layers::new();
+        layers.toml(
+            Path::new("f.toml"),
+            "shards = 4\nlisten = \"127.0.0.1:1\"\n[wal]\nsync = \"dsync\"\nsegment_bytes = \"8MiB\"\n",
+        );
+        layers.environment(
+            [("CORDUROY_WAL_SYNC", "linked"), ("CORDUROY_SHARDS", "5"), ("HOME", "/")]
+                .map(|(name, text)| (name.to_owned(), text.to_owned()))
+                .into_iter(),
+        );
+        layers.flag("shards", "shards", "6");
+        let loaded = layers.load().expect("no problem");
+        assert_eq!(loaded.config.shards, 6);
+        assert_eq!(loaded.config.wal_sync, WalSync::Linked);
+        assert_eq!(loaded.config.wal_segment_bytes, Bytes(8 << 20));
+        let source = |key: &str| {
+            let at = SETTINGS.iter().position(|setting| setting.key == key).expect(key);
+            loaded.sources[at].to_string()
+        };
+        assert_eq!(source("shards"), "--shards");
+        assert_eq!(source("wal.sync"), "CORDUROY_WAL_SYNC");
+        assert_eq!(source("listen"), "f.toml");
+        assert_eq!(source("replication"), "default");
+    }
+
+    #[test]
+    fn all_problems_are_listed_with_their_keys() {
+        let mut layers = Layers::new();
+        layers.toml(
+            Path::new("f.toml"),
+            "shard = 4\nlisten = \"nowhere\"\ncores = [1]\n[wal]\nsinc = \"dsync\"\nmax_in_flight = 9\n",
+        );
+        layers.environment([("CORDUROY_SHARD".to_owned(), "1".to_owned())].into_iter());
+        layers.flag("partitions", "partitions", "many");
+        let shown: Vec<String> =
+            layers.load().expect_err("problems").iter().map(ToString::to_string).collect();
+        for needle in [
+            "shard: no such setting; did you mean `shards`?",
+            "listen: `nowhere`",
+            "cores: an array",
+            "wal.sinc: no such setting; did you mean `wal.sync`?",
+            "wal.max_in_flight: 9 is not",
+            "CORDUROY_SHARD: no setting has this name; did you mean CORDUROY_SHARDS?",
+            "partitions: `many`",
+        ] {
+            assert!(shown.iter().any(|problem| problem.starts_with(needle)), "{needle} in {shown:#?}");
+        }
+        assert_eq!(shown.len(), 7, "{shown:#?}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_or_not_there_is_a_problem() {
+        let mut layers = Layers::new();
+        layers.toml(Path::new("f.toml"), "shards = = 1");
+        layers.file(Path::new("/nonexistent/f.toml"));
+        assert_eq!(layers.load().expect_err("problems").len(), 2);
+    }
+}

@@ -1,0 +1,194 @@
+//! CONFIG GET and SET in Redis's words: real settings under their own and Redis's names, facts of this server under
+//! Redis's names, and Redis's encoding knobs, which are accepted, remembered and without effect.
+
+use std::collections::BTreeMap;
+
+use super::{Config, Heat, SETTINGS};
+
+/// What Redis calls settings and is a fact here; not to be changed.
+fn facts(config: &Config) -> [(&'static str, String); 13] {
+    [
+        ("appendfilename", "wal".into()),
+        ("appendfsync", "always".into()),
+        ("appendonly", "yes".into()),
+        ("bind", config.listen.ip().to_string()),
+        ("cluster-enabled", "no".into()),
+        ("daemonize", "no".into()),
+        ("databases", "1".into()),
+        ("dir", config.data_dir.display().to_string()),
+        ("maxmemory-policy", "noeviction".into()),
+        ("port", config.listen.port().to_string()),
+        ("replica-read-only", "yes".into()),
+        ("save", String::new()),
+        (
+            "client-output-buffer-limit",
+            format!(
+                "normal {} {} {} slave 0 0 0 pubsub 0 0 0",
+                config.output_hard_bytes.0,
+                config.output_soft_bytes.0,
+                config.output_soft_ms.0 / 1000
+            ),
+        ),
+    ]
+}
+
+/// Knobs of Redis that mean nothing here, with Redis's defaults.
+const KNOBS: &[(&str, &str)] = &[
+    ("active-expire-effort", "1"),
+    ("activedefrag", "no"),
+    ("activerehashing", "yes"),
+    ("auto-aof-rewrite-min-size", "67108864"),
+    ("auto-aof-rewrite-percentage", "100"),
+    ("close-on-oom", "no"),
+    ("hash-max-listpack-entries", "128"),
+    ("hash-max-listpack-value", "64"),
+    ("hash-max-ziplist-entries", "128"),
+    ("hash-max-ziplist-value", "64"),
+    ("hll-sparse-max-bytes", "3000"),
+    ("hz", "10"),
+    ("latency-monitor-threshold", "0"),
+    ("lazyfree-lazy-eviction", "no"),
+    ("lazyfree-lazy-expire", "no"),
+    ("lazyfree-lazy-server-del", "no"),
+    ("lazyfree-lazy-user-del", "no"),
+    ("lazyfree-lazy-user-flush", "no"),
+    ("lfu-decay-time", "1"),
+    ("lfu-log-factor", "10"),
+    ("list-compress-depth", "0"),
+    ("list-max-listpack-size", "-2"),
+    ("list-max-ziplist-size", "-2"),
+    ("lua-time-limit", "5000"),
+    ("maxmemory-samples", "5"),
+    ("min-replicas-max-lag", "10"),
+    ("min-replicas-to-write", "0"),
+    ("no-appendfsync-on-rewrite", "no"),
+    ("notify-keyspace-events", ""),
+    ("rdb-key-save-delay", "0"),
+    ("rdbchecksum", "yes"),
+    ("rdbcompression", "yes"),
+    ("repl-diskless-sync", "yes"),
+    ("repl-timeout", "60"),
+    ("set-max-intset-entries", "512"),
+    ("set-max-listpack-entries", "128"),
+    ("set-max-listpack-value", "64"),
+    ("stream-node-max-bytes", "4096"),
+    ("stream-node-max-entries", "100"),
+    ("tcp-keepalive", "300"),
+    ("zset-max-listpack-entries", "128"),
+    ("zset-max-listpack-value", "64"),
+    ("zset-max-ziplist-entries", "128"),
+    ("zset-max-ziplist-value", "64"),
+];
+
+/// The configuration as it is now.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// The values.
+    pub config: Config,
+    /// Knobs that somebody set.
+    knobs: BTreeMap<&'static str, String>,
+}
+
+impl Live {
+    /// As started.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self { config, knobs: BTreeMap::new() }
+    }
+
+    /// All that `matches` finds, by name.
+    #[must_use]
+    pub fn get(&self, matches: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+        let mut found = BTreeMap::new();
+        for setting in SETTINGS {
+            // As in Redis, whoever may ask for the password by name knows it.
+            let value = match setting.key {
+                "requirepass" => self.config.requirepass.0.clone(),
+                _ => (setting.show)(&self.config),
+            };
+            for name in setting.redis.iter().copied().chain([setting.key]) {
+                found.insert(name, value.clone());
+            }
+        }
+        found.extend(facts(&self.config));
+        for (name, default) in KNOBS {
+            found.insert(name, self.knobs.get(name).cloned().unwrap_or_else(|| (*default).to_owned()));
+        }
+        found
+            .into_iter()
+            .filter(|(name, _)| matches(name))
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
+
+    /// Changes one.
+    ///
+    /// # Errors
+    /// Why not: what follows `ERR CONFIG SET failed (possibly related to argument 'name') - `.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let name = name.to_ascii_lowercase();
+        if let Some(setting) = SETTINGS.iter().find(|s| s.key == name || s.redis.contains(&name.as_str())) {
+            if (setting.show)(&self.config) == value && setting.heat != Heat::Hot {
+                return Ok(());
+            }
+            match setting.heat {
+                Heat::Hot => {}
+                Heat::Cold => return Err("can't set immutable config: it takes a restart".into()),
+                Heat::Format => {
+                    return Err("can't set immutable config: it is fixed by the data folder".into());
+                }
+            }
+            let mut changed = self.config.clone();
+            (setting.set)(&mut changed, value)?;
+            if let Some((_, why)) = changed.contradictions().into_iter().find(|(key, _)| *key == setting.key)
+            {
+                return Err(why);
+            }
+            self.config = changed;
+            return Ok(());
+        }
+        if let Some((_, fact)) = facts(&self.config).into_iter().find(|(fact, _)| *fact == name) {
+            return if fact == value { Ok(()) } else { Err("can't set immutable config".into()) };
+        }
+        match KNOBS.iter().find(|(knob, _)| *knob == name) {
+            Some((knob, _)) => {
+                self.knobs.insert(knob, value.to_owned());
+                Ok(())
+            }
+            None => Err(format!("Unknown option or number of arguments for CONFIG SET - '{name}'")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(live: &Live, name: &str) -> Option<String> {
+        live.get(|candidate| candidate == name).pop().map(|(_, value)| value)
+    }
+
+    #[test]
+    fn real_settings_have_two_names() {
+        let mut live = Live::new(Config::default());
+        live.set("MAXCLIENTS", "77").expect("hot");
+        assert_eq!(get(&live, "max_clients").as_deref(), Some("77"));
+        assert_eq!(get(&live, "maxclients").as_deref(), Some("77"));
+        assert_eq!(live.config.max_clients, 77);
+        assert!(live.set("maxclients", "x").is_err());
+        assert!(live.set("shards", "9").is_err());
+        assert!(live.set("wal.sync", "inline").is_err());
+    }
+
+    #[test]
+    fn facts_stay_and_knobs_are_remembered() {
+        let mut live = Live::new(Config::default());
+        live.set("appendonly", "yes").expect("it is so");
+        assert!(live.set("appendonly", "no").is_err());
+        live.set("hash-max-ziplist-value", "99").expect("a knob");
+        assert_eq!(get(&live, "hash-max-ziplist-value").as_deref(), Some("99"));
+        assert_eq!(get(&live, "save").as_deref(), Some(""));
+        assert!(live.set("no-such-thing", "1").expect_err("unknown").contains("Unknown option"));
+        assert!(live.get(|_| true).len() > KNOBS.len() + SETTINGS.len());
+    }
+}

@@ -1,0 +1,284 @@
+//! The types of settings: how a value is read from text, and written back.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use corduroy_shards::runtime::CpuSet;
+
+/// A type that settings have.
+pub trait Value: Sized {
+    /// What a value looks like, for help and errors.
+    const FORM: &'static str;
+
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// What is wrong with the text, and what would be right.
+    fn read(text: &str) -> Result<Self, String>;
+
+    /// The value as text that `read` understands. Secrets are not shown.
+    fn show(&self) -> String;
+}
+
+macro_rules! number {
+    ($($type:ty),*) => {$(
+        impl Value for $type {
+            const FORM: &'static str = "N";
+
+            fn read(text: &str) -> Result<Self, String> {
+                text.trim().parse().map_err(|_| format!("`{text}` is not a whole number from {} to {}", <$type>::MIN, <$type>::MAX))
+            }
+
+            fn show(&self) -> String {
+                self.to_string()
+            }
+        }
+    )*};
+}
+
+number!(u16, u32, u64, usize, i64);
+
+impl Value for PathBuf {
+    const FORM: &'static str = "PATH";
+
+    fn read(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Err("the path is empty".into()) } else { Ok(text.into()) }
+    }
+
+    fn show(&self) -> String {
+        self.display().to_string()
+    }
+}
+
+impl Value for SocketAddr {
+    const FORM: &'static str = "IP:PORT";
+
+    fn read(text: &str) -> Result<Self, String> {
+        text.trim()
+            .parse()
+            .map_err(|_| format!("`{text}` is not an address like 127.0.0.1:7379 or [::1]:7379"))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// A number of bytes, written plain or with KiB, MiB, GiB (1024) or as Redis does: k, m, g (1000), kb, mb, gb (1024).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Bytes(pub u64);
+
+impl Value for Bytes {
+    const FORM: &'static str = "BYTES";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a size like 67108864, 64MiB or 1GiB");
+        let text = text.trim();
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let factor = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "k" => 1_000,
+            "m" => 1_000_000,
+            "g" => 1_000_000_000,
+            "kb" | "kib" => 1 << 10,
+            "mb" | "mib" => 1 << 20,
+            "gb" | "gib" => 1 << 30,
+            "tb" | "tib" => 1 << 40,
+            _ => return Err(wrong()),
+        };
+        number.checked_mul(factor).map(Self).ok_or_else(wrong)
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+impl fmt::Display for Bytes {
+    /// For people: in the largest unit that leaves a whole number, or one digit after the point.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (unit, name) = match self.0 {
+            n if n >= 1 << 30 => (1u64 << 30, "GiB"),
+            n if n >= 1 << 20 => (1 << 20, "MiB"),
+            n if n >= 1 << 10 => (1 << 10, "KiB"),
+            n => return write!(f, "{n} bytes"),
+        };
+        if self.0.is_multiple_of(unit) {
+            write!(f, "{} {name}", self.0 / unit)
+        } else {
+            write!(f, "{:.1} {name}", self.0 as f64 / unit as f64)
+        }
+    }
+}
+
+/// A time in ms.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Millis(pub u64);
+
+impl Value for Millis {
+    const FORM: &'static str = "MS";
+
+    fn read(text: &str) -> Result<Self, String> {
+        text.trim().parse().map(Self).map_err(|_| format!("`{text}` is not a number of milliseconds"))
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl Value for Secret {
+    const FORM: &'static str = "TEXT";
+
+    fn read(text: &str) -> Result<Self, String> {
+        Ok(Self(text.to_owned()))
+    }
+
+    fn show(&self) -> String {
+        if self.0.is_empty() { String::new() } else { "(set)".into() }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.show())
+    }
+}
+
+/// CPUs, or `None` for all.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cores(pub Option<CpuSet>);
+
+impl Value for Cores {
+    const FORM: &'static str = "LIST";
+
+    fn read(text: &str) -> Result<Self, String> {
+        if text.trim().is_empty() {
+            return Ok(Self(None));
+        }
+        text.parse()
+            .map(|set| Self(Some(set)))
+            .map_err(|error: corduroy_shards::runtime::cpuset::CpuSetError| error.to_string())
+    }
+
+    fn show(&self) -> String {
+        self.0.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+}
+
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum $name { $($(#[$vdoc])* $variant),* }
+
+        impl Value for $name {
+            const FORM: &'static str = stringify!($($variant)|*);
+
+            fn read(text: &str) -> Result<Self, String> {
+                match text.trim() {
+                    $($text => Ok(Self::$variant),)*
+                    _ => Err(format!("`{text}` is none of {}", [$($text),*].join(", "))),
+                }
+            }
+
+            fn show(&self) -> String {
+                match self { $(Self::$variant => $text),* }.to_owned()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.show())
+            }
+        }
+    };
+}
+
+choice! {
+    /// How a log write is made durable.
+    WalSync {
+        /// What suits the disk.
+        Auto = "auto",
+        /// One write flagged `RWF_DSYNC`.
+        Dsync = "dsync",
+        /// A write linked to an fdatasync.
+        Linked = "linked",
+        /// Blocking write and fdatasync.
+        Inline = "inline",
+    }
+}
+
+choice! {
+    /// Whether writes go through Raft.
+    Replication {
+        /// They do.
+        Raft = "raft",
+        /// They go only through the log.
+        Off = "off",
+    }
+}
+
+choice! {
+    /// What is logged.
+    LogLevel {
+        /// What ends or harms the service.
+        Error = "error",
+        /// What someone should look at.
+        Warn = "warn",
+        /// What happened.
+        Info = "info",
+        /// What led to it.
+        Debug = "debug",
+        /// Everything.
+        Trace = "trace",
+    }
+}
+
+choice! {
+    /// How logs are written.
+    LogFormat {
+        /// Text on a terminal, JSON elsewhere.
+        Auto = "auto",
+        /// For people.
+        Text = "text",
+        /// For programs.
+        Json = "json",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in
+            [("0", 0), ("64MiB", 64 << 20), ("1gb", 1 << 30), ("2k", 2000), (" 7 kib ", 7 << 10)]
+        {
+            assert_eq!(Bytes::read(text), Ok(Bytes(bytes)), "{text}");
+        }
+        for text in ["", "MiB", "-1", "1.5g", "1xb", "99999999999999999999", "99999999999TiB"] {
+            assert!(Bytes::read(text).is_err(), "{text}");
+        }
+        assert_eq!(Bytes(64 << 20).to_string(), "64 MiB");
+        assert_eq!(Bytes((3 << 30) + (1 << 29)).to_string(), "3.5 GiB");
+        assert_eq!(Bytes(12).to_string(), "12 bytes");
+    }
+
+    #[test]
+    fn choices_and_secrets() {
+        assert_eq!(WalSync::read("linked"), Ok(WalSync::Linked));
+        assert_eq!(WalSync::read("fast"), Err("`fast` is none of auto, dsync, linked, inline".into()));
+        assert_eq!(format!("{:?}", Secret("hunter2".into())), "(set)");
+        assert_eq!(Cores::read(""), Ok(Cores(None)));
+        assert!(Cores::read("x").is_err());
+    }
+}
