@@ -19,6 +19,8 @@ mod recorder;
 mod report;
 mod resp;
 mod run;
+#[cfg(test)]
+mod tests;
 mod workload;
 
 use std::io::{IsTerminal, Write};
