@@ -1,0 +1,344 @@
+//! The rules of the house, kept by reading the sources: who may know whom, where unsafe code may stand, how long things
+//! may get, what must not be left behind. Each rule has a test that breaks it.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod source;
+
+use std::collections::BTreeSet;
+
+use source::{Source, blank, functions, holds_word, paths, sources};
+
+const ALL: [&str; 6] = ["wal", "shards", "src", "tools", "tests", "benches"];
+
+/// Longest file and function, and all of the heart, in lines.
+const FILE_LINES_MAX: usize = 500;
+const FUNCTION_LINES_MAX: usize = 70;
+const HEART_LINES_MAX: usize = 1300;
+
+/// Fails with all findings, one a line.
+fn keep(rule: &str, findings: Vec<String>) {
+    assert!(findings.is_empty(), "{rule}\n  {}", findings.join("\n  "));
+}
+
+// ---- Who may know whom ----
+
+/// The modules of its own crate that a file uses, as paths from the crate's root. `src` is the crate's source folder.
+fn used_modules(source: &Source, src: &str) -> BTreeSet<Vec<String>> {
+    let inside = source.path.strip_prefix(src).unwrap().trim_start_matches('/').trim_end_matches(".rs");
+    let mut module: Vec<&str> = inside.split('/').collect();
+    if matches!(module.last(), Some(&"mod" | &"lib" | &"main")) {
+        module.pop();
+    }
+    let mut used = BTreeSet::new();
+    for path in paths(&source.code) {
+        match path[0].as_str() {
+            "crate" => {
+                used.insert(path[1..].to_vec());
+            }
+            "super" => {
+                let up = path.iter().take_while(|part| *part == "super").count();
+                if up >= module.len() {
+                    used.insert(path[up..].to_vec());
+                }
+            }
+            _ => {}
+        }
+    }
+    used
+}
+
+/// The first part of a file's path below `src`: its organ.
+fn organ_of<'a>(source: &'a Source, src: &str) -> &'a str {
+    let inside = source.path.strip_prefix(src).unwrap().trim_start_matches('/');
+    inside.split('/').next().unwrap().trim_end_matches(".rs")
+}
+
+/// Findings where an organ knows another of `strangers`, or one of `above` it.
+fn strangers_that_met(
+    files: &[Source],
+    src: &str,
+    strangers: &[&str],
+    above: &[(&str, &str)],
+) -> Vec<String> {
+    let mut findings = Vec::new();
+    for source in files {
+        let organ = organ_of(source, src);
+        for path in used_modules(source, src) {
+            let Some(other) = path.first().map(String::as_str).filter(|other| *other != organ) else {
+                continue;
+            };
+            let are_strangers = strangers.contains(&organ) && strangers.contains(&other);
+            if are_strangers || above.contains(&(organ, other)) {
+                findings.push(format!("{} uses {}", source.path, path.join("::")));
+            }
+        }
+    }
+    findings
+}
+
+const SHARDS_STRANGERS: [&str; 5] = ["raft", "net", "routing", "runtime", "liveness"];
+/// (organ, what it must not know because that one knows it).
+const SHARDS_ABOVE: [(&str, &str); 6] = [
+    ("raft", "shard"),
+    ("net", "shard"),
+    ("routing", "shard"),
+    ("liveness", "shard"),
+    ("shard", "runtime"),
+    ("shard", "sim"),
+];
+
+#[test]
+fn organs_of_shards_meet_only_in_the_heart() {
+    let files = sources(&["shards/src"]);
+    keep(
+        "raft, net, routing, liveness and runtime do not know each other",
+        strangers_that_met(&files, "shards/src", &SHARDS_STRANGERS, &SHARDS_ABOVE),
+    );
+}
+
+const ROOT_ORGANS: [&str; 5] = ["store", "cluster", "replication", "resp", "admin"];
+
+/// What `resp` may use of `store`: its operations and its patterns, also under the names that `store` gives on.
+fn resp_may_use(store: &Source, path: &[String]) -> bool {
+    let given_on = || {
+        let uses = store.code.lines().filter(|line| line.starts_with("pub use"));
+        let text = uses.collect::<Vec<_>>().join("\n");
+        let text = text
+            .replace("pub use op::", "pub use crate::op::")
+            .replace("pub use glob::", "pub use crate::glob::");
+        paths(&text)
+            .into_iter()
+            .filter(|path| path.len() > 2)
+            .map(|path| path.last().unwrap().clone())
+            .collect::<Vec<_>>()
+    };
+    match path {
+        [store, organ, ..] if store == "store" => {
+            matches!(organ.as_str(), "op" | "glob") || given_on().contains(organ)
+        }
+        _ => false,
+    }
+}
+
+#[test]
+fn organs_of_the_database_meet_only_in_the_node() {
+    let files = sources(&["src"]);
+    let store = files.iter().find(|file| file.path == "src/store/mod.rs").expect("the store has a mod.rs");
+    let mut findings = Vec::new();
+    for source in &files {
+        let organ = organ_of(source, "src");
+        if !ROOT_ORGANS.contains(&organ) {
+            continue;
+        }
+        for path in used_modules(source, "src") {
+            let Some(other) = path.first().map(String::as_str).filter(|other| *other != organ) else {
+                continue;
+            };
+            let is_allowed = organ == "resp" && resp_may_use(store, &path);
+            if (ROOT_ORGANS.contains(&other) || other == "node") && !is_allowed {
+                findings.push(format!("{} uses {}", source.path, path.join("::")));
+            }
+        }
+    }
+    keep("store, cluster, replication, resp and admin meet only in node.rs", findings);
+}
+
+#[test]
+fn a_forbidden_import_is_found() {
+    let met = |path: &str, text: &str| {
+        let file = Source::new(path, text);
+        !strangers_that_met(&[file], "shards/src", &SHARDS_STRANGERS, &SHARDS_ABOVE).is_empty()
+    };
+    assert!(met("shards/src/raft/replica.rs", "use crate::net::Peers;"));
+    assert!(met("shards/src/raft/replica.rs", "use crate::{ids::Lsn, routing};"));
+    assert!(met(
+        "shards/src/raft/replica.rs",
+        "use crate::{\n    ids::{Lsn, Term},\n    net::{self, frame},\n};"
+    ));
+    assert!(met("shards/src/raft/replica.rs", "fn f() { super::super::net::go() }"));
+    assert!(met("shards/src/net/mod.rs", "use super::routing::Cache;"));
+    assert!(met("shards/src/routing.rs", "use crate::shard::Shard;"));
+    assert!(!met("shards/src/raft/replica.rs", "use super::ready::Ready; use crate::ids::Lsn;"));
+    assert!(!met("shards/src/raft/replica.rs", "// use crate::net::Peers;\nlet x = \"crate::net::Peers\";"));
+    assert!(!met("shards/src/shard/mod.rs", "use crate::{net, raft, routing};"));
+}
+
+#[test]
+fn resp_sees_only_the_operations_of_the_store() {
+    let store =
+        Source::new("src/store/mod.rs", "mod op;\npub use op::{Op, Outcome};\npub use state::Store;\n");
+    let may = |path: &str| resp_may_use(&store, &path.split("::").map(str::to_owned).collect::<Vec<_>>());
+    assert!(may("store::op::Op") && may("store::glob::matches") && may("store::Op") && may("store::Outcome"));
+    assert!(!may("store::Store") && !may("store::state::Store") && !may("store"));
+}
+
+// ---- What the core must not touch ----
+
+/// Words that have no place where time, chance and the world come in as inputs.
+const WORLD: [&str; 12] = [
+    "Instant::now",
+    "SystemTime",
+    "std::thread",
+    "std::net",
+    "std::fs",
+    "File::open",
+    "glommio",
+    "io_uring",
+    "async fn",
+    "await",
+    "RandomState",
+    "thread_rng",
+];
+
+fn touches_of_the_world(files: &[Source]) -> Vec<String> {
+    let mut findings = Vec::new();
+    for source in files.iter().filter(|source| !source.is_test()) {
+        for word in WORLD {
+            if holds_word(source.code_without_tests(), word) {
+                findings.push(format!("{} holds {word}", source.path));
+            }
+        }
+    }
+    findings
+}
+
+#[test]
+fn the_core_is_sans_io() {
+    let mut files = sources(&["shards/src/shard", "shards/src/raft", "shards/src/net", "src/resp"]);
+    files.extend(sources(&["shards/src", "wal/src"]).into_iter().filter(|source| {
+        let core = [
+            "routing.rs",
+            "liveness.rs",
+            "format.rs",
+            "batch.rs",
+            "group_commit.rs",
+            "index.rs",
+            "segment.rs",
+        ];
+        core.contains(&source.path.rsplit('/').next().unwrap())
+    }));
+    keep("no clock, chance, thread, socket or file in the core", touches_of_the_world(&files));
+}
+
+#[test]
+fn a_touch_of_the_world_is_found() {
+    let found =
+        |text: &str| !touches_of_the_world(&[Source::new("shards/src/shard/mod.rs", text)]).is_empty();
+    assert!(found("let t = Instant::now();"));
+    assert!(found("use std::thread;"));
+    assert!(!found("/// Instead of Instant::now."));
+    assert!(!found("#[cfg(test)]\nmod tests { fn f() { std::thread::yield_now() } }"));
+}
+
+// ---- Unsafe ----
+
+fn unsafe_elsewhere(files: &[Source]) -> Vec<String> {
+    let allowed = ["wal/src/device/", "shards/src/runtime/"];
+    let elsewhere = |source: &&Source| !allowed.iter().any(|folder| source.path.starts_with(folder));
+    let files = files.iter().filter(elsewhere).filter(|source| holds_word(&source.code, "unsafe"));
+    files.map(|source| source.path.clone()).collect()
+}
+
+#[test]
+fn unsafe_code_stands_in_two_folders_only() {
+    keep("unsafe only in wal/src/device and shards/src/runtime", unsafe_elsewhere(&sources(&ALL)));
+}
+
+#[test]
+fn unsafe_code_elsewhere_is_found() {
+    assert_eq!(unsafe_elsewhere(&[Source::new("src/node.rs", "let x = unsafe { y() };")]).len(), 1);
+    assert_eq!(unsafe_elsewhere(&[Source::new("wal/src/device/ring.rs", "unsafe {}")]).len(), 0);
+    assert_eq!(
+        unsafe_elsewhere(&[Source::new("src/node.rs", "// unsafe\n#![forbid(unsafe_code)]")]).len(),
+        0
+    );
+}
+
+// ---- Budgets ----
+
+fn over_budget(files: &[Source]) -> Vec<String> {
+    let mut findings = Vec::new();
+    for source in files {
+        let lines = source.text.lines().count();
+        if lines > FILE_LINES_MAX {
+            findings.push(format!("{}: {lines} lines", source.path));
+        }
+        for (name, line, lines) in functions(&source.code) {
+            if lines > FUNCTION_LINES_MAX {
+                findings.push(format!("{}:{line}: fn {name} has {lines} lines", source.path));
+            }
+        }
+    }
+    findings
+}
+
+#[test]
+fn files_and_functions_keep_to_their_budgets() {
+    let rule = format!("a file has at most {FILE_LINES_MAX} lines, a function at most {FUNCTION_LINES_MAX}");
+    keep(&rule, over_budget(&sources(&ALL)));
+}
+
+#[test]
+fn the_heart_fits_into_a_head() {
+    let files = sources(&["shards/src/shard"]);
+    let code = files.iter().filter(|source| !source.is_test());
+    let lines: usize = code.map(|source| source.code_without_tests().lines().count()).sum();
+    assert!(
+        lines > 0 && lines <= HEART_LINES_MAX,
+        "shards/src/shard has {lines} lines; the budget is {HEART_LINES_MAX}"
+    );
+}
+
+#[test]
+fn what_is_over_budget_is_found() {
+    let body = "    x();\n".repeat(70);
+    assert_eq!(over_budget(&[Source::new("a.rs", &format!("fn f(x: [u8; 3]) {{\n{body}}}\n"))]).len(), 1);
+    assert_eq!(over_budget(&[Source::new("a.rs", &format!("trait T {{ fn f(); }}\n{body}"))]).len(), 0);
+    assert_eq!(over_budget(&[Source::new("a.rs", &"\n".repeat(501))]).len(), 1);
+}
+
+// ---- What every file has, and what none may have ----
+
+fn untidy(files: &[Source]) -> Vec<String> {
+    // In pieces, so that this file does not break its own rule.
+    let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
+    let calls = [concat!("to", "do!"), concat!("unimpl", "emented!"), concat!("db", "g!")];
+    let mut findings = Vec::new();
+    for source in files {
+        if !source.text.starts_with("//! ") {
+            findings.push(format!("{} does not open with a line that says what it is", source.path));
+        }
+        for mark in marks.iter().filter(|mark| holds_word(&source.text, mark)) {
+            findings.push(format!("{} holds {mark}", source.path));
+        }
+        for call in calls.iter().filter(|call| source.code.contains(**call)) {
+            findings.push(format!("{} holds {call}", source.path));
+        }
+    }
+    findings
+}
+
+#[test]
+fn every_file_says_what_it_is_and_leaves_nothing_undone() {
+    keep("files open with //! and hold no marks of unfinished work", untidy(&sources(&ALL)));
+}
+
+#[test]
+fn untidiness_is_found() {
+    assert_eq!(untidy(&[Source::new("a.rs", "use x;\n")]).len(), 1);
+    assert_eq!(untidy(&[Source::new("a.rs", concat!("//! What.\n// TO", "DO later\n"))]).len(), 1);
+    assert_eq!(untidy(&[Source::new("a.rs", concat!("//! What.\nfn f() { to", "do!() }\n"))]).len(), 1);
+    assert_eq!(untidy(&[Source::new("a.rs", "//! What.\nfn f() {}\n")]).len(), 0);
+}
+
+// ---- The reader of sources itself ----
+
+#[test]
+fn comments_and_strings_are_blanked_and_nothing_else() {
+    let text = "a /* b /* c */ d */ e\n\"f \\\" g\" 'h' '\\'' &'i j r#\"k \" l\"# b\"m\" // n\no";
+    let code = blank(text);
+    assert_eq!(code.lines().count(), text.lines().count());
+    let words: Vec<_> = code.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    assert_eq!(words, ["a", "e", "i", "j", "r", "b", "o"]);
+}
