@@ -1,11 +1,25 @@
 //! Multi-Raft on cores: replicas of many partitions over one write-ahead log a shard.
+//!
+//! In reading order: [`machine`] (what entries are applied to), [`io`] (what goes into a shard and comes out),
+//! [`entry`] (an entry's payload), [`raft`] (one replica), [`shard`] (the heart: all replicas of a shard, turn by
+//! turn), with the slots of its replicas and apply beside it.
 
+mod apply;
+pub mod entry;
 pub mod ids;
+pub mod io;
 pub mod machine;
+pub mod options;
+pub mod raft;
 pub mod runtime;
 pub mod shard;
+mod slot;
+pub mod status;
 
 pub use corduroy_wal as wal;
 pub use ids::{PartitionId, ShardId, Ticket};
+pub use io::{Input, Now, Outputs, Rejection, Reply, ShardError};
 pub use machine::{Applied, Kind, StateMachine, Step};
-pub use shard::{Input, Now, Outputs, Rejection, Reply, Shard};
+pub use options::{Limits, ShardOptions};
+pub use shard::Shard;
+pub use status::{Counters, ReplicaStatus, ShardStatus};

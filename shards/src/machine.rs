@@ -80,6 +80,21 @@ pub trait StateMachine {
     /// A text saying what could not be written or read; the process must end, as after a failed log write.
     fn job_done(&mut self, done: Self::JobDone) -> Result<(), String>;
 
-    /// Asks for a hand-over soon, because the log wants its oldest segments back.
+    /// Asks for a hand-over soon, because the log wants its oldest segments back. Asked again while that lasts.
     fn want_hand_over(&mut self);
+
+    /// Whether a write only ever frees space (a deletion, a flush), so that it is still let in while the disk is
+    /// full. Every other write is refused then.
+    fn frees_space(op: &[u8]) -> bool {
+        let _ = op;
+        false
+    }
+
+    /// The highest stamp, in ms since 1970, of any entry of the partition that is part of what
+    /// [`StateMachine::persisted`] speaks of; 0 if it is not known. New stamps never go below it, also when the
+    /// wall clock was set back between two lives.
+    fn persisted_stamp_ms(&self, partition: PartitionId) -> u64 {
+        let _ = partition;
+        0
+    }
 }

@@ -1,108 +1,380 @@
 //! The heart: the one place that knows WAL, Raft and state together. Sans-IO.
-#![allow(clippy::todo, unused_variables)]
+//!
+//! Invariant: nothing that has to be written is produced while the log cannot start a frame, so that all that gathered
+//! meanwhile becomes one entry a partition and one frame a shard; nothing is answered before it is durable, committed
+//! and applied.
 
-use corduroy_wal::Lsn;
+mod frame;
+pub(crate) mod inbox;
+pub(crate) mod outbox;
+mod replicas;
+mod turn;
+
+use std::collections::VecDeque;
+
 use corduroy_wal::device::Device;
+use corduroy_wal::{BatchSeq, Lsn, Space, Wal, WalError, WalEvent};
 
+use self::inbox::{FreshReads, Spare};
+use self::outbox::Outbox;
+use self::replicas::{List, Replicas};
+use crate::apply::{Applying, Budget};
 use crate::ids::{PartitionId, Ticket};
-use crate::machine::{Kind, StateMachine};
+use crate::machine::{Kind, StateMachine, Step};
+use crate::raft::positions::{Position, Positions};
+use crate::raft::replica::{Found, Replica, StartOptions};
+use crate::slot::{Pending, Slot};
 
-/// The time, handed in by the driver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// Monotonic, ns from any origin.
-    pub mono_ns: u64,
-    /// Wall clock, ms since 1970.
-    pub wall_ms: u64,
+pub use crate::io::{Input, Now, Outputs, Rejection, Reply, ShardError};
+#[cfg(feature = "sim")]
+pub use crate::options::PlantedBug;
+pub use crate::options::{Limits, ShardOptions};
+pub use crate::status::{Counters, ReplicaStatus, ShardStatus, Stage};
+
+/// One shard: its WAL, its replicas, its state machine.
+pub struct Shard<D: Device, M: StateMachine> {
+    options: ShardOptions,
+    wal: Wal<D>,
+    machine: M,
+    replicas: Replicas,
+    outbox: Outbox<M::Outcome>,
+    totals: Pending,
+    spare: Spare,
+    fresh: FreshReads,
+    /// Records on their way to the disk: the batch they ride in, whose they are, and their Ready's number.
+    in_flight: VecDeque<(BatchSeq, u32, u64)>,
+    events: Vec<WalEvent>,
+    counters: Counters,
+    now: Now,
+    next_tick_ns: u64,
+    space: Space,
+    jobs_ended: bool,
+    left_over: bool,
+    /// Bytes of entries of all replicas that are held until they are applied.
+    unapplied_bytes: usize,
+    is_closing: bool,
+    has_ended: bool,
+    job_error: Option<String>,
 }
 
-/// What can be told to a shard. Handling only queues; the work happens in the turn.
-#[derive(Debug)]
-pub enum Input<'a, J> {
-    /// A request of a client for one partition.
-    Request {
-        /// Whose.
-        ticket: Ticket,
-        /// For which partition.
-        partition: PartitionId,
-        /// Logged or not.
-        kind: Kind,
-        /// The operation, in the state machine's encoding.
-        op: &'a [u8],
-    },
-    /// A job of the state machine has ended.
-    JobDone(J),
-}
-
-/// Why a request was definitely not done.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Rejection {
-    /// No such partition on this shard.
-    #[error("partition {0} is not on this shard")]
-    NoPartition(PartitionId),
-    /// Too much is waiting already.
-    #[error("too many requests are waiting: {0}")]
-    Overloaded(&'static str),
-    /// The disk (or the log's limit) is full.
-    #[error("no space left for the log")]
-    DiskFull,
-    /// No leader could be had in time.
-    #[error("no leader for partition {0}")]
-    NoLeader(PartitionId),
-    /// The entry was replaced by another leader's before it was committed.
-    #[error("the entry was obsoleted by another leader's")]
-    Obsoleted,
-    /// The replica was fenced or stopped before the entry was appended.
-    #[error("replica of partition {0} is stopped: {1}")]
-    ReplicaStopped(PartitionId, String),
-    /// The request is larger than an entry may be.
-    #[error("the request of {bytes} bytes exceeds the limit of {limit}")]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-        /// The limit.
-        limit: usize,
-    },
-}
-
-/// The one outcome of a request.
-#[derive(Debug)]
-pub enum Reply<O> {
-    /// Done; durable on a majority and applied (or, for a read, linearizable).
-    Done {
-        /// The entry that carried it; for a read, the applied LSN it saw.
-        lsn: Lsn,
-        /// What the state machine answered.
-        outcome: O,
-    },
-    /// Definitely not done.
-    Rejected(Rejection),
-    /// It may or may not have been done, or be done yet.
-    Unknown,
-}
-
-/// What a turn brought, for the driver to carry out.
-#[derive(Debug)]
-pub struct Outputs<M: StateMachine> {
-    /// Outcomes, in the order that they were decided.
-    pub replies: Vec<(Ticket, Reply<M::Outcome>)>,
-    /// Work for the blocking pool.
-    pub jobs: Vec<M::Job>,
-    /// Turn again at once: more work is left than a turn may do.
-    pub again: bool,
-    /// Turn again at this monotonic time at the latest, if any timer runs.
-    pub wake_at_ns: Option<u64>,
-}
-
-impl<M: StateMachine> Default for Outputs<M> {
-    fn default() -> Self {
-        Self { replies: Vec::new(), jobs: Vec::new(), again: false, wake_at_ns: None }
+impl<D: Device, M: StateMachine> std::fmt::Debug for Shard<D, M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard")
+            .field("options", &self.options)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
     }
 }
 
-/// One shard: its WAL, its replicas, its state machine.
-#[derive(Debug)]
-pub struct Shard<D: Device, M: StateMachine> {
-    wal: corduroy_wal::Wal<D>,
-    machine: M,
+impl<D: Device, M: StateMachine> Shard<D, M> {
+    /// Opens the replicas of `partitions` over a log and a state machine that were opened before. Blocking: reads
+    /// what the state machine has not persisted. A replica that cannot start is fenced; the others go on.
+    ///
+    /// # Errors
+    /// [`ShardError::Wal`] if the log cannot be read, [`ShardError::ListedTwice`].
+    pub fn open(
+        options: ShardOptions,
+        wal: Wal<D>,
+        machine: M,
+        partitions: &[PartitionId],
+        seed: u64,
+    ) -> Result<Self, ShardError> {
+        let space = wal.space();
+        let mut shard = Self {
+            options,
+            wal,
+            machine,
+            replicas: Replicas::default(),
+            outbox: Outbox::default(),
+            totals: Pending::default(),
+            spare: Spare::default(),
+            fresh: FreshReads::default(),
+            in_flight: VecDeque::new(),
+            events: Vec::new(),
+            counters: Counters::default(),
+            now: Now::default(),
+            next_tick_ns: 0,
+            space,
+            jobs_ended: false,
+            left_over: false,
+            unapplied_bytes: 0,
+            is_closing: false,
+            has_ended: false,
+            job_error: None,
+        };
+        #[cfg(feature = "sim")]
+        {
+            shard.outbox.bug = options.bug;
+        }
+        for partition in partitions {
+            shard.open_replica(*partition, seed)?;
+        }
+        Ok(shard)
+    }
+
+    fn open_replica(&mut self, partition: PartitionId, seed: u64) -> Result<(), ShardError> {
+        let persisted = self.machine.persisted(partition);
+        let replica = match self.find(partition, persisted)? {
+            Ok(found) => {
+                let seed = seed ^ partition.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let options = &self.options;
+                let start = StartOptions { replication: options.replication, group: &options.group, seed };
+                Replica::start(partition, found, start)
+            }
+            Err(why) => Replica::stopped(partition, why),
+        };
+        let mut positions = Positions::default();
+        positions.register(Position::Persisted, persisted).expect("it is the first of a new log");
+        let running = replica.is_running();
+        if let Some(why) = replica.ready_error() {
+            self.outbox.fenced.push((partition, why.to_string()));
+            self.counters.fenced += 1;
+        }
+        let slot = Slot::new(replica, self.machine.persisted_stamp_ms(partition), positions);
+        let place = self.replicas.add(slot).ok_or(ShardError::ListedTwice(partition))?;
+        self.recount(place);
+        if running {
+            self.wal.release(partition.log(), persisted);
+            self.replicas.enlist(List::Begin, place);
+        }
+        Ok(())
+    }
+
+    /// What the log holds of a partition above `persisted`; the inner error fences this replica alone.
+    fn find(&mut self, partition: PartitionId, persisted: Lsn) -> Result<Result<Found, String>, ShardError> {
+        let log = partition.log();
+        #[cfg(feature = "sim")]
+        let persisted = self.misplace(partition, persisted);
+        let Some(state) = self.wal.log_state(log) else {
+            return Ok(Ok(Found { applied: persisted, ..Found::default() }));
+        };
+        if persisted.next() < state.first && state.last > persisted {
+            return Ok(Err(format!(
+                "the state holds entries up to {persisted}, but the log starts at {}: entries are lost; rebuild the \
+                 replica from a peer or a backup",
+                state.first
+            )));
+        }
+        let tail = if state.last > persisted {
+            match self.wal.read_blocking(log, persisted.next(), state.last) {
+                Ok(tail) => tail,
+                Err(damage @ WalError::Damaged { .. }) => return Ok(Err(damage.to_string())),
+                Err(error) => return Err(error.into()),
+            }
+        } else {
+            Vec::new()
+        };
+        let applied_term = self.wal.term(log, persisted).unwrap_or(state.prev_term);
+        Ok(Ok(Found { log: Some(state), tail, applied: persisted, applied_term }))
+    }
+
+    /// Plays the planted bugs of a restart.
+    #[cfg(feature = "sim")]
+    fn misplace(&self, partition: PartitionId, persisted: Lsn) -> Lsn {
+        let Some(state) = self.wal.log_state(partition.log()) else { return persisted };
+        if self.options.has(PlantedBug::SkipTailAfterRestart) {
+            return state.last.max(persisted);
+        }
+        if self.options.has(PlantedBug::DoubleApplyAfterRestart) && state.first <= persisted {
+            return Lsn(persisted.get().saturating_sub(1));
+        }
+        persisted
+    }
+
+    /// Takes an input in. Nothing is done with it before the next turn; refusals come out of that as well.
+    pub fn handle(&mut self, input: Input<'_, M::JobDone>) {
+        match input {
+            Input::Request { ticket, partition, kind, op } => {
+                if let Err(why) = self.accept(ticket, partition, kind, op) {
+                    self.counters.refused += 1;
+                    self.outbox.reject(ticket, why);
+                }
+            }
+            Input::JobDone(done) => {
+                self.jobs_ended = true;
+                if let Err(why) = self.machine.job_done(done) {
+                    self.job_error.get_or_insert(why);
+                }
+            }
+        }
+    }
+
+    fn accept(
+        &mut self,
+        ticket: Ticket,
+        partition: PartitionId,
+        kind: Kind,
+        op: &[u8],
+    ) -> Result<(), Rejection> {
+        let place = self.replicas.find(partition).ok_or(Rejection::NoPartition(partition))?;
+        if self.is_closing {
+            return Err(Rejection::ReplicaStopped(partition, "the shard is shutting down".to_owned()));
+        }
+        let slot = self.replicas.slot_mut(place);
+        if !slot.replica.is_ready()
+            && let Some(error) = slot.replica.ready_error()
+        {
+            return Err(Rejection::from(&error));
+        }
+        inbox::check_room(op.len(), slot.pending, self.totals, &self.options.limits)?;
+        if kind == Kind::Write && self.space == Space::Full && !M::frees_space(op) {
+            return Err(Rejection::DiskFull);
+        }
+        slot.pending.add(op.len());
+        self.totals.add(op.len());
+        self.counters.requests += 1;
+        match kind {
+            Kind::Write => {
+                slot.batches.push_write(ticket, op, self.options.limits.entry_bytes, &mut self.spare);
+                slot.conns.add(ticket.conn);
+                self.replicas.enlist(List::Propose, place);
+                self.replicas.enlist(List::Age, place);
+            }
+            Kind::Read => self.accept_read(place, ticket, op),
+        }
+        Ok(())
+    }
+
+    /// A read rides behind the writes of its connection, if there are any; else it runs in the next turn.
+    fn accept_read(&mut self, place: u32, ticket: Ticket, op: &[u8]) {
+        let slot = self.replicas.slot_mut(place);
+        let mut rides = slot.conns.may_hold(ticket.conn);
+        #[cfg(feature = "sim")]
+        if self.options.has(PlantedBug::ReadOvertakesWrite) {
+            rides = false;
+        }
+        let ride = match (slot.batches.open_mut(), slot.rows.back_mut()) {
+            (Some(batch), _) if rides => Some(&mut batch.requests),
+            (None, Some(row)) if rides => Some(&mut row.requests),
+            _ => None,
+        };
+        if let Some(requests) = ride {
+            requests.push_read(ticket, op);
+            slot.conns.add(ticket.conn);
+        } else {
+            self.fresh.push(place, ticket, op);
+        }
+    }
+
+    /// Whether a read of this connection may be answered from [`Shard::machine`] at once: the replica leads, has
+    /// applied the first entry of its term, and holds no request of the connection that comes before.
+    #[must_use]
+    pub fn is_readable(&self, partition: PartitionId, conn: u64) -> bool {
+        !self.fresh.conns.may_hold(conn)
+            && self.replicas.find(partition).is_some_and(|place| self.replicas.slot(place).is_readable(conn))
+    }
+
+    /// The clock, in ms since 1970, that a read of this partition must be answered by: never behind a stamp that was
+    /// applied.
+    #[must_use]
+    pub fn read_clock_ms(&self, partition: PartitionId, wall_ms: u64) -> u64 {
+        let place = self.replicas.find(partition);
+        place.map_or(wall_ms, |place| wall_ms.max(self.replicas.slot(place).stamp_ms))
+    }
+
+    /// Answers a read at once where [`Shard::is_readable`] holds and the state machine has all it needs in memory.
+    /// `None`: hand it in as a request.
+    pub fn read_now(
+        &mut self,
+        partition: PartitionId,
+        conn: u64,
+        op: &[u8],
+        wall_ms: u64,
+    ) -> Option<M::Outcome> {
+        if !self.is_readable(partition, conn) {
+            return None;
+        }
+        let clock_ms = self.read_clock_ms(partition, wall_ms);
+        match self.machine.read(partition, op, clock_ms) {
+            Step::Done(outcome) => {
+                self.counters.reads_direct += 1;
+                Some(outcome)
+            }
+            Step::Blocked => None,
+        }
+    }
+
+    /// The state machine.
+    #[must_use]
+    pub const fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    /// The state machine, for what is not part of any partition's history.
+    pub const fn machine_mut(&mut self) -> &mut M {
+        &mut self.machine
+    }
+
+    /// The log.
+    #[must_use]
+    pub const fn wal(&self) -> &Wal<D> {
+        &self.wal
+    }
+
+    /// The log, for drivers and the simulator.
+    pub const fn wal_mut(&mut self) -> &mut Wal<D> {
+        &mut self.wal
+    }
+
+    /// Whether the partition's replica has led and served in this life and is not fenced.
+    #[must_use]
+    pub fn is_ready(&self, partition: PartitionId) -> bool {
+        self.replicas.find(partition).is_some_and(|place| self.replicas.slot(place).replica.is_ready())
+    }
+
+    /// Everything about the shard and its replicas. Costs as much as there are replicas.
+    #[must_use]
+    pub fn status(&self) -> ShardStatus {
+        ShardStatus {
+            replicas: self.replicas.iter().map(Slot::status).collect(),
+            counters: self.counters,
+            pending_requests: self.totals.requests,
+            pending_bytes: self.totals.bytes,
+            space: self.space,
+        }
+    }
+
+    /// The counters alone.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Takes no further requests; turn on until [`Shard::is_idle`].
+    pub const fn close(&mut self) {
+        self.is_closing = true;
+    }
+
+    /// Whether nothing waits: no request, no record on its way to the disk, no entry to apply. Costs as much as
+    /// there are replicas.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.totals.requests == 0
+            && self.outbox.replies.is_empty()
+            && self.in_flight.is_empty()
+            && self.replicas.listed(List::Begin) == 0
+            && self.replicas.listed(List::Ready) == 0
+            && self.replicas.iter().all(Slot::is_idle)
+    }
+
+    /// Gives log and state machine back, for tests and for handing a shard to another core.
+    #[must_use]
+    pub fn into_parts(self) -> (Wal<D>, M) {
+        (self.wal, self.machine)
+    }
+
+    fn applying(&mut self, budget: Budget) -> (Applying<'_, M>, &mut Replicas) {
+        let applying = Applying {
+            machine: &mut self.machine,
+            outbox: &mut self.outbox,
+            totals: &mut self.totals,
+            spare: &mut self.spare,
+            counters: &mut self.counters,
+            now: self.now,
+            budget,
+            #[cfg(feature = "sim")]
+            swap_replies: self.options.has(PlantedBug::SwapReplies),
+        };
+        (applying, &mut self.replicas)
+    }
 }

@@ -1,0 +1,271 @@
+//! Applying committed entries, and answering their requests at their places in order.
+//!
+//! Invariant: entries are applied in LSN order, each operation once a life; a write of a connection is not applied
+//! before a read that the connection asked for earlier was answered.
+
+use corduroy_wal::{EntryKind, Lsn, Term};
+
+use crate::entry::{self, EntryHeader, HEADER_BYTES};
+use crate::ids::Ticket;
+use crate::io::{Now, Rejection, Reply};
+use crate::machine::{Applied, StateMachine, Step};
+use crate::raft::guard::Fault;
+use crate::raft::log_store::entry_kind;
+use crate::raft::proposals::{Match, Requests, Work};
+use crate::shard::inbox::Spare;
+use crate::shard::outbox::Outbox;
+use crate::slot::{Cursor, ParkedRead, Pending, Slot};
+use crate::status::Counters;
+
+/// How far a replica's apply came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Progress {
+    /// Everything committed is applied.
+    Done,
+    /// The budget is used up.
+    More,
+    /// A job of the state machine must end first.
+    Blocked,
+}
+
+/// What apply may still do in this turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    pub ops: usize,
+    pub bytes: usize,
+}
+
+impl Budget {
+    /// For what is not apply.
+    pub const NONE: Self = Self { ops: 0, bytes: 0 };
+
+    pub const fn is_spent(self) -> bool {
+        self.ops == 0 || self.bytes == 0
+    }
+
+    fn spend(&mut self, bytes: usize) {
+        self.ops = self.ops.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+/// What applying needs from the shard.
+pub(crate) struct Applying<'a, M: StateMachine> {
+    pub machine: &'a mut M,
+    pub outbox: &'a mut Outbox<M::Outcome>,
+    pub totals: &'a mut Pending,
+    pub spare: &'a mut Spare,
+    pub counters: &'a mut Counters,
+    pub now: Now,
+    pub budget: Budget,
+    #[cfg(feature = "sim")]
+    pub swap_replies: bool,
+}
+
+/// The entry at hand.
+struct AtHand<'a> {
+    at: Applied,
+    payload: &'a [u8],
+    clock_ms: u64,
+    is_ours: bool,
+}
+
+impl<M: StateMachine> Applying<'_, M> {
+    /// Applies what is committed of one replica, as far as the budget goes.
+    ///
+    /// # Errors
+    /// [`Fault`] if an entry is damaged; the replica must be fenced.
+    pub fn run(&mut self, slot: &mut Slot) -> Result<Progress, Fault> {
+        let before = slot.replica.applied();
+        let mut done = before;
+        let progress = loop {
+            if done == slot.replica.committed() {
+                break Ok(Progress::Done);
+            }
+            match self.entry(slot, done.next()) {
+                Ok(Progress::Done) => done = done.next(),
+                other => break other,
+            }
+        };
+        if done > before {
+            slot.replica.applied_to(done, self.now.mono_ns)?;
+        }
+        progress
+    }
+
+    /// Applies one entry, from where its cursor stands.
+    fn entry(&mut self, slot: &mut Slot, lsn: Lsn) -> Result<Progress, Fault> {
+        if self.budget.is_spent() {
+            return Ok(Progress::More);
+        }
+        let entry = slot.replica.entry(lsn).expect("committed entries above the applied one are held");
+        let (term, kind, payload) =
+            (Term(entry.term), entry_kind(entry.get_entry_type()), entry.data.clone());
+        if !slot.cursor.is_open {
+            self.close_obsolete(slot, lsn, term);
+            if slot.rows.matching(lsn, term) == Match::Ours && waits_for_parked(slot) {
+                return Ok(Progress::Blocked);
+            }
+            slot.cursor = open(slot.stamp_ms, lsn, kind, &payload)?;
+            #[cfg(feature = "sim")]
+            if let Some(row) = slot.rows.front_mut().filter(|_| self.swap_replies) {
+                row.requests.swap_tickets();
+            }
+        }
+        let stamp_ms = slot.cursor.stamp_ms;
+        let at_hand = AtHand {
+            at: Applied { partition: slot.partition, lsn, term, stamp_ms },
+            payload: &payload,
+            clock_ms: self.now.wall_ms.max(stamp_ms).max(slot.stamp_ms),
+            is_ours: slot.rows.matching(lsn, term) == Match::Ours,
+        };
+        let progress = self.operations(slot, &at_hand);
+        if progress == Progress::Done {
+            self.machine.end_entry(&at_hand.at);
+            self.close(slot, stamp_ms, at_hand.is_ours);
+        }
+        Ok(progress)
+    }
+
+    /// Walks the entry's operations and the reads between them.
+    fn operations(&mut self, slot: &mut Slot, entry: &AtHand<'_>) -> Progress {
+        loop {
+            if self.budget.is_spent() {
+                return Progress::More;
+            }
+            let row = if entry.is_ours { slot.rows.front() } else { None };
+            let item = row.and_then(|row| row.requests.peek().map(|item| (item, &row.requests)));
+            let (ticket, bytes, step) = match item {
+                Some((item, requests)) if let Work::Read { start, bytes } = item.work => {
+                    let op = requests.read_op(start, bytes);
+                    let step = self.machine.read(slot.partition, op, entry.clock_ms);
+                    (Some(item.ticket), op.len(), step)
+                }
+                item => {
+                    if slot.cursor.left == 0 {
+                        assert!(item.is_none(), "entry {} has fewer operations than requests", entry.at.lsn);
+                        return Progress::Done;
+                    }
+                    let (op, next) = entry::next_op(entry.payload, slot.cursor.at)
+                        .expect("the whole payload was checked when it was opened");
+                    let step = self.machine.apply(&entry.at, op);
+                    if matches!(step, Step::Done(_)) {
+                        slot.cursor.at = next;
+                        slot.cursor.left -= 1;
+                        self.counters.ops_applied += 1;
+                    }
+                    (item.map(|(item, _)| item.ticket), op.len(), step)
+                }
+            };
+            let Step::Done(outcome) = step else { return Progress::Blocked };
+            self.budget.spend(bytes);
+            if let Some(ticket) = ticket {
+                if let Some(row) = slot.rows.front_mut() {
+                    row.requests.advance(bytes);
+                }
+                slot.conns.sub(ticket.conn);
+                slot.pending.sub(bytes);
+                self.totals.sub(bytes);
+                self.outbox.done(ticket, entry.at.lsn, outcome);
+            }
+        }
+    }
+
+    /// The entry is applied.
+    fn close(&mut self, slot: &mut Slot, stamp_ms: u64, is_ours: bool) {
+        slot.cursor = Cursor::default();
+        slot.stamp_ms = slot.stamp_ms.max(stamp_ms);
+        self.counters.entries_applied += 1;
+        if let Some(row) = is_ours.then(|| slot.rows.close_front()).flatten() {
+            self.counters.queue.add(row.queued_ns, row.proposed_ns);
+            self.counters.commit.add(row.proposed_ns, self.now.mono_ns);
+            self.spare.give(row.requests);
+        }
+    }
+
+    /// Answers rows whose place was taken by another leader's entry.
+    fn close_obsolete(&mut self, slot: &mut Slot, lsn: Lsn, term: Term) {
+        while slot.rows.matching(lsn, term) == Match::Obsoleted {
+            if let Some(row) = slot.rows.close_front() {
+                self.refuse(slot, row.requests, |_| Reply::Rejected(Rejection::Obsoleted));
+            }
+        }
+    }
+
+    /// Answers all requests that are left with what `reply` says of each.
+    pub fn refuse(&mut self, slot: &mut Slot, requests: Requests, reply: impl Fn(Work) -> Reply<M::Outcome>) {
+        for item in requests.rest() {
+            slot.conns.sub(item.ticket.conn);
+            slot.pending.requests -= 1;
+            self.totals.requests -= 1;
+            let reply = reply(item.work);
+            self.counters.unknown += u64::from(matches!(reply, Reply::Unknown));
+            self.outbox.replies.push((item.ticket, reply));
+        }
+        slot.pending.bytes -= requests.bytes();
+        self.totals.bytes -= requests.bytes();
+        self.spare.give(requests);
+    }
+
+    /// Refuses the oldest parked read.
+    pub fn refuse_parked(&mut self, slot: &mut Slot, why: &Rejection) {
+        if let Some(read) = slot.parked.pop_front() {
+            self.reject(slot, read.ticket, read.op.len(), why.clone());
+        }
+    }
+
+    /// Refuses one request that is in no row or batch any more.
+    pub fn reject(&mut self, slot: &mut Slot, ticket: Ticket, bytes: usize, why: Rejection) {
+        slot.pending.sub(bytes);
+        self.totals.sub(bytes);
+        self.outbox.reject(ticket, why);
+    }
+
+    /// Answers a read from the applied state, or parks it. Returns whether a job must end first.
+    pub fn read(&mut self, slot: &mut Slot, read: ParkedRead) -> bool {
+        let clock_ms = self.now.wall_ms.max(slot.stamp_ms);
+        let follows = slot.has_parked(read.ticket.conn);
+        let step = if slot.replica.is_settled() {
+            // Also where it has to follow another one: what it needs is then on its way already.
+            self.machine.read(slot.partition, &read.op, clock_ms)
+        } else {
+            Step::Blocked
+        };
+        match step {
+            Step::Done(outcome) if !follows => {
+                slot.pending.sub(read.op.len());
+                self.totals.sub(read.op.len());
+                self.outbox.done(read.ticket, slot.replica.applied(), outcome);
+                false
+            }
+            Step::Done(_) | Step::Blocked => {
+                slot.parked.push_back(read);
+                slot.replica.is_settled()
+            }
+        }
+    }
+}
+
+/// Whether a request of the next entry's row comes behind a parked read of its connection.
+fn waits_for_parked(slot: &Slot) -> bool {
+    !slot.parked.is_empty()
+        && slot
+            .rows
+            .front()
+            .is_some_and(|row| row.requests.rest().any(|item| slot.has_parked(item.ticket.conn)))
+}
+
+/// Checks an entry before any of it is applied.
+fn open(last_stamp_ms: u64, lsn: Lsn, kind: EntryKind, payload: &[u8]) -> Result<Cursor, Fault> {
+    if kind != EntryKind::Normal {
+        return Err(Fault(format!(
+            "entry {lsn} changes the group's members, which this release cannot do; start the release that wrote it"
+        )));
+    }
+    let header = if payload.is_empty() {
+        EntryHeader { stamp_ms: last_stamp_ms, count: 0 }
+    } else {
+        entry::decode(payload).map_err(|damage| Fault(format!("entry {lsn}: {damage}")))?
+    };
+    Ok(Cursor { is_open: true, stamp_ms: header.stamp_ms, at: HEADER_BYTES, left: header.count })
+}

@@ -1,0 +1,131 @@
+//! What goes into a shard and what comes out of it.
+//!
+//! Invariant: every request handed in comes out as exactly one [`Reply`], whatever happens to its replica.
+
+use corduroy_wal::{Lsn, WalError};
+
+use crate::ids::{PartitionId, Ticket};
+use crate::machine::{Kind, StateMachine};
+use crate::raft::replica::ReplicaError;
+
+/// The time, handed in by the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Now {
+    /// Monotonic, ns from any origin.
+    pub mono_ns: u64,
+    /// Wall clock, ms since 1970.
+    pub wall_ms: u64,
+}
+
+/// What can be told to a shard. Handling only queues; the work happens in the turn.
+#[derive(Debug)]
+pub enum Input<'a, J> {
+    /// A request of a client for one partition.
+    Request {
+        /// Whose.
+        ticket: Ticket,
+        /// For which partition.
+        partition: PartitionId,
+        /// Logged or not.
+        kind: Kind,
+        /// The operation, in the state machine's encoding.
+        op: &'a [u8],
+    },
+    /// A job of the state machine has ended.
+    JobDone(J),
+}
+
+/// Why a request was definitely not done.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Rejection {
+    /// No such partition on this shard.
+    #[error("partition {0} is not on this shard")]
+    NoPartition(PartitionId),
+    /// Too much is waiting already.
+    #[error("too many requests are waiting: {0}")]
+    Overloaded(&'static str),
+    /// The disk (or the log's limit) is full.
+    #[error("no space left for the log")]
+    DiskFull,
+    /// No leader could be had in time.
+    #[error("no leader for partition {0}")]
+    NoLeader(PartitionId),
+    /// The entry was replaced by another leader's before it was committed.
+    #[error("the entry was obsoleted by another leader's")]
+    Obsoleted,
+    /// The replica was fenced or stopped before the entry was appended.
+    #[error("replica of partition {0} is stopped: {1}")]
+    ReplicaStopped(PartitionId, String),
+    /// The request is larger than an entry may be.
+    #[error("the request of {bytes} bytes exceeds the limit of {limit}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+}
+
+/// The one outcome of a request.
+#[derive(Debug)]
+pub enum Reply<O> {
+    /// Done; durable on a majority and applied (or, for a read, linearizable).
+    Done {
+        /// The entry that carried it; for a read, the applied LSN it saw.
+        lsn: Lsn,
+        /// What the state machine answered.
+        outcome: O,
+    },
+    /// Definitely not done.
+    Rejected(Rejection),
+    /// It may or may not have been done, or be done yet.
+    Unknown,
+}
+
+/// What a turn brought, for the driver to carry out.
+#[derive(Debug)]
+pub struct Outputs<M: StateMachine> {
+    /// Outcomes, in the order that they were decided.
+    pub replies: Vec<(Ticket, Reply<M::Outcome>)>,
+    /// Work for the blocking pool.
+    pub jobs: Vec<M::Job>,
+    /// Replicas that were fenced or could not start, and why.
+    pub fenced: Vec<(PartitionId, String)>,
+    /// Turn again at once: more work is left than a turn may do.
+    pub again: bool,
+    /// Turn again at this monotonic time at the latest, if any timer runs.
+    pub wake_at_ns: Option<u64>,
+}
+
+impl<M: StateMachine> Default for Outputs<M> {
+    fn default() -> Self {
+        Self { replies: Vec::new(), jobs: Vec::new(), fenced: Vec::new(), again: false, wake_at_ns: None }
+    }
+}
+
+/// What ends a shard, and with it the process.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardError {
+    /// The log failed; restart to read back what the disk holds.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// The state machine could not write or read its files.
+    #[error("the state cannot go on: {0}")]
+    Machine(String),
+    /// A partition was named twice.
+    #[error("partition {0} is listed twice for this shard")]
+    ListedTwice(PartitionId),
+    /// It ended earlier with another error.
+    #[error("the shard ended with an earlier error")]
+    Ended,
+}
+
+impl From<&ReplicaError> for Rejection {
+    fn from(error: &ReplicaError) -> Self {
+        match error {
+            ReplicaError::ReadyTimeout { partition, .. } => Self::NoLeader(*partition),
+            ReplicaError::ReplicaStopped { partition, why } => Self::ReplicaStopped(*partition, why.clone()),
+            ReplicaError::Obsoleted { .. } => Self::Obsoleted,
+        }
+    }
+}

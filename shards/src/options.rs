@@ -1,0 +1,142 @@
+//! A shard's settings and bounds, and the bugs that the simulator may plant.
+
+use crate::raft::group::GroupOptions;
+use crate::raft::replica::Replication;
+
+/// The bounds of a shard. Every queue has one, and a request that does not fit is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Requests of one partition without an outcome. Default 65,536.
+    pub partition_requests: usize,
+    /// Bytes of them. Default 64 MiB.
+    pub partition_bytes: usize,
+    /// Requests of the shard without an outcome. Default 262,144.
+    pub shard_requests: usize,
+    /// Bytes of them. Default 256 MiB.
+    pub shard_bytes: usize,
+    /// Bytes of entries held in memory until they are applied; above it, nothing is proposed. Default 256 MiB.
+    pub unapplied_bytes: usize,
+    /// Bytes above which an entry takes no further request. Default 4 MiB.
+    pub entry_bytes: usize,
+    /// Bytes of one operation at most; below half a segment. Default 32 MiB less 64 KiB.
+    pub op_bytes: usize,
+    /// Bytes of records above which a frame takes no further partition. Default 8 MiB.
+    pub frame_bytes: usize,
+    /// Operations applied in a turn. Default 8,192.
+    pub apply_ops: usize,
+    /// Bytes of operations applied in a turn. Default 16 MiB.
+    pub apply_bytes: usize,
+    /// Operations of one partition applied before another's turn comes. Default 1,024.
+    pub apply_slice_ops: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            partition_requests: 65_536,
+            partition_bytes: 64 << 20,
+            shard_requests: 262_144,
+            shard_bytes: 256 << 20,
+            unapplied_bytes: 256 << 20,
+            entry_bytes: 4 << 20,
+            op_bytes: (32 << 20) - (64 << 10),
+            frame_bytes: 8 << 20,
+            apply_ops: 8_192,
+            apply_bytes: 16 << 20,
+            apply_slice_ops: 1_024,
+        }
+    }
+}
+
+/// A shard's settings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShardOptions {
+    /// Whether partitions are Raft groups.
+    pub replication: Replication,
+    /// The raft crate's limits.
+    pub group: GroupOptions,
+    /// The bounds.
+    pub limits: Limits,
+    /// Time between ticks of the groups that need them, and between looks at deadlines, in ms. Default 100.
+    pub tick_ms: u64,
+    /// Time until a replica that does not lead is reported, and its requests are refused, in ms. Default 5,000.
+    pub ready_timeout_ms: u64,
+    /// Time until a request without an outcome gets "unknown" (or a refusal, if it surely had no effect), in ms.
+    /// Default 10,000.
+    pub request_timeout_ms: u64,
+    /// What the state machine may spend on itself in a turn, in ns. Default 100,000.
+    pub maintain_ns: u64,
+    /// Live segments of the log above which a hand-over is asked for. Default 16 (1 GiB of 64 MiB segments).
+    pub log_soft_segments: u64,
+    /// A bug to run with, so that the simulator can show that it would be found.
+    #[cfg(feature = "sim")]
+    pub bug: Option<PlantedBug>,
+}
+
+impl Default for ShardOptions {
+    fn default() -> Self {
+        Self {
+            replication: Replication::On,
+            group: GroupOptions::default(),
+            limits: Limits::default(),
+            tick_ms: 100,
+            ready_timeout_ms: 5_000,
+            request_timeout_ms: 10_000,
+            maintain_ns: 100_000,
+            log_soft_segments: 16,
+            #[cfg(feature = "sim")]
+            bug: None,
+        }
+    }
+}
+
+impl ShardOptions {
+    #[cfg(feature = "sim")]
+    pub(crate) fn has(&self, bug: PlantedBug) -> bool {
+        self.bug == Some(bug)
+    }
+}
+
+/// A bug that can be switched on to prove that the tests and the simulator notice it.
+#[cfg(feature = "sim")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PlantedBug {
+    /// A record counts as durable as soon as it is handed to the log: entries are committed, applied and
+    /// acknowledged before they are on the disk.
+    AckBeforeDurable,
+    /// Records are written without their hard state, so term and vote are forgotten.
+    SkipHardState,
+    /// After a restart, the last persisted entry is applied once more.
+    DoubleApplyAfterRestart,
+    /// After a restart, the unpersisted tail of the log is not applied.
+    SkipTailAfterRestart,
+    /// The first two requests of an entry get each other's outcome.
+    SwapReplies,
+    /// A read does not wait for earlier writes of its connection.
+    ReadOvertakesWrite,
+    /// Every 64th outcome is dropped.
+    LostOutcome,
+    /// Every 64th request gets a second outcome.
+    SecondOutcome,
+    /// The log is released up to what is applied instead of what is persisted.
+    ReleaseUnpersisted,
+    /// Stamps follow the wall clock also when it goes back.
+    StampGoesBack,
+}
+
+#[cfg(feature = "sim")]
+impl PlantedBug {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::AckBeforeDurable,
+        Self::SkipHardState,
+        Self::DoubleApplyAfterRestart,
+        Self::SkipTailAfterRestart,
+        Self::SwapReplies,
+        Self::ReadOvertakesWrite,
+        Self::LostOutcome,
+        Self::SecondOutcome,
+        Self::ReleaseUnpersisted,
+        Self::StampGoesBack,
+    ];
+}

@@ -1,0 +1,318 @@
+//! One Raft group's node: every call into the raft crate for one replica, each behind the fence of
+//! [`super::guard`].
+//!
+//! Invariant: a group of one never campaigns with an unpersisted tail (the crate asserts on it), and election
+//! timeouts come from the seed alone.
+
+use bytes::Bytes;
+use corduroy_wal::{HardState, Lsn, Term};
+use raft::eraftpb::{Entry, Message, MessageType};
+use raft::{Config, RawNode, ReadOnlyOption, StateRole};
+
+use super::guard::{Fault, guarded};
+use super::log_store::LogStore;
+use super::membership::MemberId;
+use super::ready::{Readies, Taken};
+
+/// The raft crate's limits, all set by us.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupOptions {
+    /// Ticks without a leader before an election; the real timeout is drawn from once to twice this. Default 10.
+    pub election_ticks: usize,
+    /// Ticks between heartbeats. Default 2.
+    pub heartbeat_ticks: usize,
+    /// Bytes of entries in one append message. Default 1 MiB.
+    pub message_bytes: u64,
+    /// Append messages in flight to one peer. Default 256.
+    pub messages_in_flight: usize,
+    /// Bytes of uncommitted entries above which proposals wait. Default 64 MiB; one is always admitted.
+    pub uncommitted_bytes: u64,
+    /// Bytes of committed entries in one Ready. Default 8 MiB.
+    pub committed_bytes_per_ready: u64,
+}
+
+impl Default for GroupOptions {
+    fn default() -> Self {
+        Self {
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            message_bytes: 1 << 20,
+            messages_in_flight: 256,
+            uncommitted_bytes: 64 << 20,
+            committed_bytes_per_ready: 8 << 20,
+        }
+    }
+}
+
+impl GroupOptions {
+    /// The crate's configuration for `member`, whose entries up to `applied` are applied.
+    #[must_use]
+    pub fn config(&self, member: MemberId, applied: Lsn) -> Config {
+        Config {
+            id: member.0,
+            election_tick: self.election_ticks,
+            heartbeat_tick: self.heartbeat_ticks,
+            applied: applied.get(),
+            max_size_per_msg: self.message_bytes,
+            max_inflight_msgs: self.messages_in_flight,
+            check_quorum: true,
+            pre_vote: true,
+            min_election_tick: self.election_ticks,
+            max_election_tick: 2 * self.election_ticks,
+            read_only_option: ReadOnlyOption::Safe,
+            skip_bcast_commit: false,
+            batch_append: true,
+            priority: 0,
+            max_uncommitted_size: self.uncommitted_bytes,
+            max_committed_size_per_ready: self.committed_bytes_per_ready,
+        }
+    }
+}
+
+/// What became of a proposal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Proposed {
+    /// Appended at this place.
+    At(Lsn, Term),
+    /// Not appended: too much is uncommitted, or the lead is just being lost. Try again later.
+    Dropped,
+}
+
+/// The node of one group.
+pub struct Group {
+    node: RawNode<LogStore>,
+    readies: Readies,
+    campaign_due: bool,
+    seed: u64,
+    draws: u64,
+    drawn_for: (u64, StateRole, u64),
+}
+
+impl Group {
+    /// Starts the node over `store`. `saved` is the hard state of the last record; `unsaved_conf` goes into the next.
+    ///
+    /// # Errors
+    /// [`Fault`] if the crate refuses the state.
+    pub fn start(
+        store: LogStore,
+        member: MemberId,
+        saved: HardState,
+        unsaved_conf: Option<Vec<u8>>,
+        options: &GroupOptions,
+        seed: u64,
+    ) -> Result<Self, Fault> {
+        let applied = Lsn(store.first().get() - 1);
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let config = options.config(member, applied);
+        let node = guarded(|| RawNode::new(&config, store, &logger))?
+            .map_err(|error| Fault(format!("Raft refuses the saved state: {error}")))?;
+        let mut group = Self {
+            readies: Readies::new(saved, unsaved_conf),
+            campaign_due: false,
+            seed,
+            draws: 0,
+            drawn_for: (0, StateRole::Leader, 0),
+            node,
+        };
+        group.draw_timeout();
+        Ok(group)
+    }
+
+    /// Replaces the crate's own random election timeout whenever it may have drawn one.
+    fn draw_timeout(&mut self) {
+        let raft = &mut self.node.raft;
+        let state = (raft.term, raft.state, raft.leader_id);
+        if state == self.drawn_for {
+            return;
+        }
+        self.drawn_for = state;
+        self.draws += 1;
+        let base = raft.election_timeout();
+        let extra = splitmix(self.seed.wrapping_add(self.draws)) % base as u64;
+        raft.set_randomized_election_timeout(base + usize::try_from(extra).unwrap_or(0));
+    }
+
+    /// Runs a call, with the timeout drawn again behind it.
+    fn call<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Result<T, Fault> {
+        guarded(|| {
+            let result = work(self);
+            self.draw_timeout();
+            result
+        })
+    }
+
+    fn is_flushed(&self) -> bool {
+        let log = &self.node.raft.raft_log;
+        log.persisted == log.last_index()
+    }
+
+    /// Whether this member is the only voter.
+    #[must_use]
+    pub fn is_sole_voter(&self) -> bool {
+        let voters = self.node.raft.prs().conf().voters().ids();
+        voters.iter().all(|voter| voter == self.node.raft.id)
+    }
+
+    /// Starts an election, or, where the sole voter still has a tail to flush, as soon as that is durable.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn campaign(&mut self) -> Result<(), Fault> {
+        if self.is_sole_voter() && !self.is_flushed() {
+            self.campaign_due = true;
+            return Ok(());
+        }
+        self.campaign_due = false;
+        self.call(|group| group.node.campaign())?
+            .map_err(|error| Fault(format!("Raft refuses to campaign: {error}")))
+    }
+
+    /// Whether an election waits for the tail to be durable, and now can be held.
+    #[must_use]
+    pub fn can_campaign_now(&self) -> bool {
+        self.campaign_due && self.is_flushed()
+    }
+
+    /// Moves the group's clock on by one.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn tick(&mut self) -> Result<(), Fault> {
+        if !self.leads() && self.is_sole_voter() && !self.is_flushed() {
+            return Ok(());
+        }
+        self.call(|group| {
+            group.node.tick();
+        })
+    }
+
+    /// Proposes an entry.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn propose(&mut self, data: Bytes) -> Result<Proposed, Fault> {
+        self.call(|group| {
+            let raft = &mut group.node.raft;
+            if raft.state != StateRole::Leader {
+                return Proposed::Dropped;
+            }
+            let mut message = Message::default();
+            message.set_msg_type(MessageType::MsgPropose);
+            message.from = raft.id;
+            message.set_entries(vec![Entry { data, ..Entry::default() }].into());
+            match raft.step(message) {
+                Ok(()) => Proposed::At(Lsn(raft.raft_log.last_index()), Term(raft.term)),
+                Err(_dropped) => Proposed::Dropped,
+            }
+        })
+    }
+
+    /// Takes a message of a peer in. The caller has checked that it is of this group and well-formed.
+    ///
+    /// # Errors
+    /// [`Fault`], which holds a refusal of the crate as well.
+    pub fn step(&mut self, message: Message) -> Result<(), Fault> {
+        self.call(|group| group.node.step(message))?
+            .map_err(|error| Fault(format!("Raft refuses a message: {error}")))
+    }
+
+    /// Takes the node's Ready, if it has one.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn take(&mut self) -> Result<Option<Taken>, Fault> {
+        self.call(|group| group.node.has_ready().then(|| group.readies.take(&mut group.node)).transpose())?
+    }
+
+    /// Whether what would be taken now has to be written.
+    #[must_use]
+    pub fn needs_record(&self) -> bool {
+        self.readies.needs_record(&self.node)
+    }
+
+    /// Whether there is more to take.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        self.node.has_ready()
+    }
+
+    /// All records up to the one of this Ready are durable.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn persisted(&mut self, number: u64) -> Result<(), Fault> {
+        self.call(|group| group.readies.persisted(&mut group.node, number))
+    }
+
+    /// Entries up to `lsn` are applied and may be dropped.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn applied(&mut self, lsn: Lsn) -> Result<(), Fault> {
+        self.call(|group| {
+            group.node.advance_apply_to(lsn.get());
+            group.node.mut_store().trim(lsn);
+        })
+    }
+
+    /// The node's log.
+    #[must_use]
+    pub fn store(&self) -> &LogStore {
+        self.node.store()
+    }
+
+    /// Messages that may leave now.
+    pub fn take_messages(&mut self) -> Vec<Message> {
+        self.readies.take_messages()
+    }
+
+    /// Records that are not durable yet.
+    #[must_use]
+    pub fn unpersisted(&self) -> usize {
+        self.readies.unpersisted()
+    }
+
+    /// Whether this member leads.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
+    /// Its role.
+    #[must_use]
+    pub fn role(&self) -> StateRole {
+        self.node.raft.state
+    }
+
+    /// The leader that it knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<MemberId> {
+        (self.node.raft.leader_id != raft::INVALID_ID).then_some(MemberId(self.node.raft.leader_id))
+    }
+
+    /// Its hard state.
+    #[must_use]
+    pub fn hard_state(&self) -> HardState {
+        super::log_store::from_raft(&self.node.raft.hard_state())
+    }
+
+    /// The highest entry, unpersisted ones included.
+    #[must_use]
+    pub fn last(&self) -> Lsn {
+        Lsn(self.node.raft.raft_log.last_index())
+    }
+
+    /// The election timeout in force, in ticks.
+    #[must_use]
+    pub fn election_timeout_ticks(&self) -> usize {
+        self.node.raft.randomized_election_timeout()
+    }
+}
+
+/// A well-mixed number for each input.
+const fn splitmix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

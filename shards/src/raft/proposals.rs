@@ -1,0 +1,317 @@
+//! The event registry: a row for each entry proposed here, keyed by (LSN, term), with the requests it answers.
+//!
+//! Invariant: every request in a row gets exactly one outcome. A row ends by its entry being applied (done), by
+//! another leader's entry at its LSN (obsoleted: definitely not done), or by its deadline or a stop (unknown).
+//! Rows stand in LSN order; the requests of a row stand in the order they were accepted: the writes of the entry, and
+//! between and behind them the reads that have to see them.
+
+use std::collections::VecDeque;
+
+use corduroy_wal::{Lsn, Term};
+
+use crate::ids::Ticket;
+
+/// What an item of a row is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Work {
+    /// The next operation of the entry.
+    Write,
+    /// A read, with its place among the row's read operations.
+    Read {
+        /// First byte.
+        start: u32,
+        /// Length.
+        bytes: u32,
+    },
+}
+
+/// One request of a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Item {
+    /// Whose.
+    pub ticket: Ticket,
+    /// What is to be done.
+    pub work: Work,
+}
+
+/// Requests in order, and the bytes of the reads among them.
+#[derive(Debug, Default)]
+pub struct Requests {
+    items: Vec<Item>,
+    next: usize,
+    reads: Vec<u8>,
+    bytes: usize,
+}
+
+impl Requests {
+    /// Adds a write of `bytes` bytes, whose operation stands in the entry.
+    pub fn push_write(&mut self, ticket: Ticket, bytes: usize) {
+        self.items.push(Item { ticket, work: Work::Write });
+        self.bytes += bytes;
+    }
+
+    /// Adds a read. The caller bounds the sum of all reads far below 4 GiB.
+    pub fn push_read(&mut self, ticket: Ticket, op: &[u8]) {
+        let start = u32::try_from(self.reads.len()).expect("pending reads are bounded far below 4 GiB");
+        let bytes = u32::try_from(op.len()).expect("operations are bounded far below 4 GiB");
+        self.reads.extend_from_slice(op);
+        self.items.push(Item { ticket, work: Work::Read { start, bytes } });
+        self.bytes += op.len();
+    }
+
+    /// The next request without an outcome.
+    #[must_use]
+    pub fn peek(&self) -> Option<Item> {
+        self.items.get(self.next).copied()
+    }
+
+    /// The operation of a read.
+    #[must_use]
+    pub fn read_op(&self, start: u32, bytes: u32) -> &[u8] {
+        let start = start as usize;
+        self.reads.get(start..start + bytes as usize).expect("a read's place was taken when it was pushed")
+    }
+
+    /// The request returned by [`Requests::peek`], an operation of `bytes` bytes, has had its outcome.
+    pub fn advance(&mut self, bytes: usize) {
+        self.next += 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// All requests without an outcome, in order.
+    pub fn rest(&self) -> impl ExactSizeIterator<Item = Item> + '_ {
+        self.items.iter().skip(self.next).copied()
+    }
+
+    /// Bytes of the operations without an outcome.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether every request has had its outcome.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.next == self.items.len()
+    }
+
+    /// Makes the buffers ready for other requests.
+    pub fn clear(&mut self) {
+        self.items.clear();
+        self.reads.clear();
+        self.next = 0;
+        self.bytes = 0;
+    }
+
+    /// Bytes of memory held by the buffers.
+    #[must_use]
+    pub fn capacity_bytes(&self) -> usize {
+        self.items.capacity() * size_of::<Item>() + self.reads.capacity()
+    }
+
+    /// Exchanges the requests at two places. Only the planted bugs need it.
+    #[cfg(feature = "sim")]
+    pub fn swap_tickets(&mut self) {
+        let next = self.next;
+        if let Some([first, second, ..]) = self.items.get_mut(next..) {
+            std::mem::swap(&mut first.ticket, &mut second.ticket);
+        }
+    }
+}
+
+/// The requests of one proposed entry.
+#[derive(Debug)]
+pub struct Row {
+    /// The entry's number.
+    pub lsn: Lsn,
+    /// The term it was proposed in.
+    pub term: Term,
+    /// What it answers.
+    pub requests: Requests,
+    /// When its requests are answered with "unknown", on the monotonic clock in ns.
+    pub deadline_ns: u64,
+    /// When the first of its requests came, in ns.
+    pub queued_ns: u64,
+    /// When it was proposed, in ns.
+    pub proposed_ns: u64,
+}
+
+/// How the entry that is applied next stands to the registry.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Match {
+    /// The front row is this entry's.
+    Ours,
+    /// The front row is for this LSN, but the entry is another leader's.
+    Obsoleted,
+    /// No row: proposed elsewhere or in an earlier life, or its requests were answered with "unknown".
+    None,
+}
+
+/// The rows of one replica.
+#[derive(Debug, Default)]
+pub struct Proposals {
+    rows: VecDeque<Row>,
+}
+
+impl Proposals {
+    /// Adds the row of an entry just proposed.
+    ///
+    /// # Panics
+    /// If its LSN is not above every other's: two rows for one place would mean two outcomes.
+    pub fn register(&mut self, row: Row) {
+        assert!(
+            self.rows.back().is_none_or(|last| last.lsn < row.lsn),
+            "row {} registered behind a later one",
+            row.lsn
+        );
+        self.rows.push_back(row);
+    }
+
+    /// How the entry `(lsn, term)`, the next to be applied, stands to the front row.
+    #[must_use]
+    pub fn matching(&self, lsn: Lsn, term: Term) -> Match {
+        match self.rows.front() {
+            Some(row) if row.lsn == lsn && row.term == term => Match::Ours,
+            Some(row) if row.lsn <= lsn => Match::Obsoleted,
+            _ => Match::None,
+        }
+    }
+
+    /// The oldest row.
+    pub fn front_mut(&mut self) -> Option<&mut Row> {
+        self.rows.front_mut()
+    }
+
+    /// The oldest row.
+    #[must_use]
+    pub fn front(&self) -> Option<&Row> {
+        self.rows.front()
+    }
+
+    /// The newest row: where a read rides if it has to see writes already proposed.
+    pub fn back_mut(&mut self) -> Option<&mut Row> {
+        self.rows.back_mut()
+    }
+
+    /// Takes the oldest row: its entry is applied, or it was [`Match::Obsoleted`].
+    pub fn close_front(&mut self) -> Option<Row> {
+        self.rows.pop_front()
+    }
+
+    /// Entries of `term` were appended from `lsn` on. Takes, newest first, the rows they replaced.
+    pub fn take_obsolete(&mut self, lsn: Lsn, term: Term) -> Option<Row> {
+        let obsolete = self.rows.back().is_some_and(|row| row.lsn >= lsn && row.term != term);
+        if obsolete { self.rows.pop_back() } else { None }
+    }
+
+    /// Takes the oldest row if its deadline has come. Deadlines follow LSN order.
+    pub fn take_expired(&mut self, now_ns: u64) -> Option<Row> {
+        let expired = self.rows.front().is_some_and(|row| row.deadline_ns <= now_ns);
+        if expired { self.rows.pop_front() } else { None }
+    }
+
+    /// Rows waiting.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ticket(seq: u64) -> Ticket {
+        Ticket { conn: 1, seq }
+    }
+
+    fn row(lsn: u64, term: u64) -> Row {
+        let mut requests = Requests::default();
+        requests.push_write(ticket(lsn), 10);
+        Row {
+            lsn: Lsn(lsn),
+            term: Term(term),
+            requests,
+            deadline_ns: lsn * 100,
+            queued_ns: 0,
+            proposed_ns: 0,
+        }
+    }
+
+    fn rows(list: &[(u64, u64)]) -> Proposals {
+        let mut proposals = Proposals::default();
+        for (lsn, term) in list {
+            proposals.register(row(*lsn, *term));
+        }
+        proposals
+    }
+
+    #[test]
+    fn rows_close_in_lsn_order() {
+        let mut proposals = rows(&[(3, 1), (4, 1), (7, 2)]);
+        assert_eq!(proposals.matching(Lsn(2), Term(1)), Match::None);
+        assert_eq!(proposals.matching(Lsn(3), Term(1)), Match::Ours);
+        let closed: Vec<u64> =
+            std::iter::from_fn(|| proposals.close_front()).map(|row| row.lsn.get()).collect();
+        assert_eq!(closed, [3, 4, 7]);
+        assert!(proposals.is_empty());
+        assert_eq!(proposals.matching(Lsn(8), Term(2)), Match::None);
+    }
+
+    #[test]
+    fn another_leaders_entry_at_the_lsn_obsoletes() {
+        let proposals = rows(&[(3, 1)]);
+        assert_eq!(proposals.matching(Lsn(3), Term(2)), Match::Obsoleted);
+        assert_eq!(proposals.matching(Lsn(4), Term(2)), Match::Obsoleted);
+    }
+
+    #[test]
+    fn appends_of_another_term_take_only_rows_at_and_above() {
+        let mut proposals = rows(&[(3, 1), (4, 1), (5, 1)]);
+        assert!(proposals.take_obsolete(Lsn(4), Term(1)).is_none());
+        assert_eq!(proposals.take_obsolete(Lsn(4), Term(2)).map(|row| row.lsn), Some(Lsn(5)));
+        assert_eq!(proposals.take_obsolete(Lsn(4), Term(2)).map(|row| row.lsn), Some(Lsn(4)));
+        assert!(proposals.take_obsolete(Lsn(4), Term(2)).is_none());
+        assert_eq!(proposals.len(), 1);
+    }
+
+    #[test]
+    fn deadlines_take_the_oldest_only() {
+        let mut proposals = rows(&[(3, 1), (4, 1)]);
+        assert!(proposals.take_expired(299).is_none());
+        assert_eq!(proposals.take_expired(300).map(|row| row.lsn), Some(Lsn(3)));
+        assert!(proposals.take_expired(399).is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "registered behind a later one")]
+    fn a_second_row_for_a_place_is_refused() {
+        rows(&[(3, 1), (3, 2)]);
+    }
+
+    #[test]
+    fn requests_keep_their_order_and_count_their_bytes() {
+        let mut requests = Requests::default();
+        requests.push_read(ticket(1), b"get a");
+        requests.push_write(ticket(2), 100);
+        requests.push_read(ticket(3), b"get bc");
+        assert_eq!(requests.bytes(), 111);
+        let first = requests.peek().unwrap();
+        assert_eq!(first.work, Work::Read { start: 0, bytes: 5 });
+        assert_eq!(requests.read_op(0, 5), b"get a");
+        requests.advance(5);
+        assert_eq!(requests.peek().map(|item| item.work), Some(Work::Write));
+        requests.advance(100);
+        assert_eq!(requests.rest().map(|item| item.ticket.seq).collect::<Vec<_>>(), [3]);
+        assert_eq!(requests.read_op(5, 6), b"get bc");
+        requests.advance(6);
+        assert!(requests.is_empty());
+        assert_eq!((requests.peek(), requests.bytes()), (None, 0));
+    }
+}

@@ -1,0 +1,519 @@
+//! A partition's copy on this storage: started in one of four ways, ready within a timeout, fenced on a fault.
+//!
+//! Invariant: a replica that is stopped stays stopped for this life; whatever it held is answered by its owner.
+
+use bytes::Bytes;
+use corduroy_wal::{HardState, LogState, Lsn, OwnedEntry, Term};
+use raft::StateRole;
+use raft::eraftpb::Entry;
+
+use super::group::{Group, GroupOptions, Proposed};
+use super::guard::Fault;
+use super::leadership::Leadership;
+use super::log_store::LogStore;
+use super::membership::{self, MemberId};
+use super::quiescence::{Pulse, needs_ticks};
+use super::reads::{Gate, ReadView, gate};
+use super::ready::Taken;
+use super::solo::Solo;
+use crate::ids::PartitionId;
+
+/// Whether logs are kept by Raft groups.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Replication {
+    /// Each partition is a Raft group.
+    #[default]
+    On,
+    /// Each partition's log is appended to directly.
+    Off,
+}
+
+/// How a replica was started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StartedAs {
+    /// A new log: this member founds the group.
+    Unbootstrapped,
+    /// A restart: hard state and configuration were found.
+    Bootstrapped,
+    /// A log that was kept without Raft becomes a group of one.
+    NeedsBackfill,
+    /// Replication is off.
+    Solo,
+    /// It could not be started; see its fault.
+    Stopped,
+}
+
+/// A replica's errors, by type.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ReplicaError {
+    /// It did not lead, or apply its first entry, in time. It goes on trying.
+    #[error("replica of partition {partition} was not ready within {waited_ms} ms")]
+    ReadyTimeout {
+        /// Whose.
+        partition: PartitionId,
+        /// How long it was waited for.
+        waited_ms: u64,
+    },
+    /// It was fenced or could not start.
+    #[error("replica of partition {partition} is stopped: {why}")]
+    ReplicaStopped {
+        /// Whose.
+        partition: PartitionId,
+        /// The fault.
+        why: String,
+    },
+    /// Another leader's entry took the place of one proposed here.
+    #[error("entry {lsn} of partition {partition} was obsoleted by another leader's")]
+    Obsoleted {
+        /// Whose.
+        partition: PartitionId,
+        /// Which.
+        lsn: Lsn,
+    },
+}
+
+/// What a start finds.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// What the WAL knows of the log, if it knows it.
+    pub log: Option<LogState>,
+    /// The entries above `applied`.
+    pub tail: Vec<OwnedEntry>,
+    /// The highest entry that the state machine has persisted.
+    pub applied: Lsn,
+    /// Its term.
+    pub applied_term: Term,
+}
+
+enum Engine {
+    Group(Box<Group>),
+    Solo(Box<Solo>),
+    Stopped(String),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Latch {
+    Unarmed,
+    Waiting { since_ns: u64 },
+    Ready,
+    TimedOut { waited_ms: u64 },
+}
+
+/// One replica.
+pub struct Replica {
+    partition: PartitionId,
+    engine: Engine,
+    started_as: StartedAs,
+    leadership: Leadership,
+    latch: Latch,
+    safe_from: Option<Lsn>,
+    applied: Lsn,
+    committed: Lsn,
+}
+
+/// Settings of a start.
+#[derive(Clone, Copy, Debug)]
+pub struct StartOptions<'a> {
+    /// Whether Raft keeps the log.
+    pub replication: Replication,
+    /// Raft's limits.
+    pub group: &'a GroupOptions,
+    /// Where its election timeouts come from.
+    pub seed: u64,
+}
+
+impl Replica {
+    /// Starts a replica from what was found. One that cannot start is returned stopped, so that it is reported and
+    /// the others go on.
+    #[must_use]
+    pub fn start(partition: PartitionId, found: Found, options: StartOptions<'_>) -> Self {
+        let applied = found.applied;
+        match Self::engine(found, options) {
+            Ok((engine, started_as)) => {
+                let mut replica = Self::blank(partition, engine, started_as, applied);
+                if let Engine::Solo(solo) = &replica.engine {
+                    replica.safe_from = Some(solo.durable());
+                    replica.committed = solo.durable();
+                    replica.leadership.set(Some(MemberId::FIRST), 0);
+                }
+                replica
+            }
+            Err(Fault(why)) => Self::stopped(partition, why),
+        }
+    }
+
+    /// A replica that could not even be looked at.
+    #[must_use]
+    pub fn stopped(partition: PartitionId, why: String) -> Self {
+        Self::blank(partition, Engine::Stopped(why), StartedAs::Stopped, Lsn::ZERO)
+    }
+
+    const fn blank(partition: PartitionId, engine: Engine, started_as: StartedAs, applied: Lsn) -> Self {
+        Self {
+            partition,
+            engine,
+            started_as,
+            leadership: Leadership::new(MemberId::FIRST, 0),
+            latch: Latch::Unarmed,
+            safe_from: None,
+            applied,
+            committed: applied,
+        }
+    }
+
+    fn engine(found: Found, options: StartOptions<'_>) -> Result<(Engine, StartedAs), Fault> {
+        let Found { log, tail, applied, applied_term } = found;
+        let log = log.unwrap_or(LogState { first: Lsn(1), ..LogState::default() });
+        if applied > log.last {
+            return Err(Fault(format!(
+                "the state holds entry {applied}, but the log ends at {}: entries are lost; rebuild the replica from \
+                 a peer or a backup",
+                log.last
+            )));
+        }
+        let conf = log.conf.as_deref().map(membership::decode).transpose();
+        let conf = conf.map_err(|damage| Fault(damage.to_string()))?;
+        let founder = membership::founding(MemberId::FIRST);
+        if let Some(conf) = conf.as_ref().filter(|conf| !membership::is_alone(conf, MemberId::FIRST)) {
+            return Err(Fault(format!(
+                "the group has members on other nodes (voters {:?}, learners {:?}), which this release cannot reach",
+                conf.voters, conf.learners
+            )));
+        }
+        let started_as = match (options.replication, log.hard_state, &conf) {
+            (Replication::Off, _, _) => StartedAs::Solo,
+            (Replication::On, Some(_), Some(_)) => StartedAs::Bootstrapped,
+            (Replication::On, Some(_), None) => {
+                return Err(Fault(
+                    "a hard state was found, but no configuration: the log is damaged".to_owned(),
+                ));
+            }
+            (Replication::On, None, _) if log.last == Lsn::ZERO => StartedAs::Unbootstrapped,
+            (Replication::On, None, _) => StartedAs::NeedsBackfill,
+        };
+        let state = starting_state(&log, started_as, applied)?;
+        let mut store = LogStore::new(applied, applied_term, state, founder.clone());
+        store.load(tail)?;
+        if store.last() != log.last {
+            return Err(Fault(format!("the log ends at {}, but was read up to {}", log.last, store.last())));
+        }
+        if started_as == StartedAs::Solo {
+            return Ok((Engine::Solo(Box::new(Solo::new(store))), started_as));
+        }
+        let unsaved = conf.is_none().then(|| membership::encode(&founder));
+        let saved = log.hard_state.unwrap_or_default();
+        let group = Group::start(store, MemberId::FIRST, saved, unsaved, options.group, options.seed)?;
+        Ok((Engine::Group(Box::new(group)), started_as))
+    }
+
+    /// Arms the ready latch and holds the election that a group of one wins at once.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn begin(&mut self, now_ns: u64) -> Result<(), Fault> {
+        self.latch = Latch::Waiting { since_ns: now_ns };
+        match &mut self.engine {
+            Engine::Group(group) => group.campaign()?,
+            Engine::Solo(_) | Engine::Stopped(_) => {}
+        }
+        self.observe(now_ns);
+        Ok(())
+    }
+
+    /// Takes note of the node's leadership and of what is applied.
+    fn observe(&mut self, now_ns: u64) {
+        if let Engine::Group(group) = &self.engine {
+            let change = self.leadership.set(group.leader(), now_ns);
+            if change.is_some_and(|change| change.gained) {
+                self.safe_from = Some(group.last());
+            } else if !self.leadership.is_mine() {
+                self.safe_from = None;
+            }
+        }
+        if self.is_settled() && !matches!(self.engine, Engine::Stopped(_)) {
+            self.latch = Latch::Ready;
+        }
+    }
+
+    /// Whether it leads and has applied what its reads must see.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.gate() == Gate::Open
+    }
+
+    /// What a read does now.
+    #[must_use]
+    pub fn gate(&self) -> Gate {
+        let leads = self.leadership.is_mine() && self.is_running();
+        gate(ReadView { leads, safe_from: self.safe_from, applied: self.applied })
+    }
+
+    /// Whether it takes proposals.
+    #[must_use]
+    pub fn can_propose(&self) -> bool {
+        match &self.engine {
+            Engine::Group(group) => group.leads(),
+            Engine::Solo(_) => true,
+            Engine::Stopped(_) => false,
+        }
+    }
+
+    /// Proposes an entry.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn propose(&mut self, data: Bytes) -> Result<Proposed, Fault> {
+        match &mut self.engine {
+            Engine::Group(group) => group.propose(data),
+            Engine::Solo(solo) => solo.propose(data).map(|(lsn, term)| Proposed::At(lsn, term)),
+            Engine::Stopped(_) => Ok(Proposed::Dropped),
+        }
+    }
+
+    /// Moves its clock on by one, and holds an election that was waiting for the disk.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn tick(&mut self, now_ns: u64) -> Result<(), Fault> {
+        if let Engine::Group(group) = &mut self.engine {
+            if group.can_campaign_now() {
+                group.campaign()?;
+            } else {
+                group.tick()?;
+            }
+        }
+        self.observe(now_ns);
+        Ok(())
+    }
+
+    /// Takes what is to be written and what may be applied, if there is anything.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn take(&mut self, now_ns: u64) -> Result<Option<Taken>, Fault> {
+        let taken = match &mut self.engine {
+            Engine::Group(group) => group.take()?,
+            Engine::Solo(solo) => solo.take(),
+            Engine::Stopped(_) => None,
+        };
+        if let Some(committed) = taken.as_ref().and_then(|taken| taken.committed) {
+            self.committed = committed;
+        }
+        self.observe(now_ns);
+        Ok(taken)
+    }
+
+    /// Whether what would be taken now has to be written.
+    #[must_use]
+    pub fn needs_record(&self) -> bool {
+        match &self.engine {
+            Engine::Group(group) => group.needs_record(),
+            Engine::Solo(solo) => solo.needs_record(),
+            Engine::Stopped(_) => false,
+        }
+    }
+
+    /// Whether there is more to take.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        match &self.engine {
+            Engine::Group(group) => group.has_ready(),
+            Engine::Solo(_) | Engine::Stopped(_) => false,
+        }
+    }
+
+    /// All its records up to this one are durable.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn persisted(&mut self, number: u64) -> Result<(), Fault> {
+        match &mut self.engine {
+            Engine::Group(group) => group.persisted(number)?,
+            Engine::Solo(solo) => {
+                solo.persisted(number);
+                self.committed = solo.durable();
+            }
+            Engine::Stopped(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The state machine has applied everything up to `lsn`.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn applied_to(&mut self, lsn: Lsn, now_ns: u64) -> Result<(), Fault> {
+        assert!(
+            self.applied <= lsn && lsn <= self.committed,
+            "entry {lsn} of partition {} applied outside of {}..={}",
+            self.partition,
+            self.applied,
+            self.committed
+        );
+        self.applied = lsn;
+        match &mut self.engine {
+            Engine::Group(group) => group.applied(lsn)?,
+            Engine::Solo(solo) => solo.applied(lsn),
+            Engine::Stopped(_) => {}
+        }
+        self.observe(now_ns);
+        Ok(())
+    }
+
+    /// Whether it must be ticked.
+    #[must_use]
+    pub fn needs_ticks(&self) -> bool {
+        let pulse = Pulse { leads: self.leadership.is_mine(), alone: true, settled: self.is_settled() };
+        self.is_running() && needs_ticks(pulse)
+    }
+
+    /// Checks the ready latch. Returns the error once, when the timeout passes.
+    pub fn check_ready(&mut self, now_ns: u64, timeout_ms: u64) -> Option<ReplicaError> {
+        let Latch::Waiting { since_ns } = self.latch else { return None };
+        let waited_ms = now_ns.saturating_sub(since_ns) / 1_000_000;
+        if waited_ms < timeout_ms {
+            return None;
+        }
+        self.latch = Latch::TimedOut { waited_ms };
+        self.ready_error()
+    }
+
+    /// Why it is not ready, if it is stopped or late.
+    #[must_use]
+    pub fn ready_error(&self) -> Option<ReplicaError> {
+        let partition = self.partition;
+        match (&self.engine, self.latch) {
+            (Engine::Stopped(why), _) => Some(ReplicaError::ReplicaStopped { partition, why: why.clone() }),
+            (_, Latch::TimedOut { waited_ms }) => Some(ReplicaError::ReadyTimeout { partition, waited_ms }),
+            _ => None,
+        }
+    }
+
+    /// Whether the latch has opened: it led and served once.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.latch == Latch::Ready && self.is_running()
+    }
+
+    /// Whether it is neither fenced nor failed to start.
+    #[must_use]
+    pub const fn is_running(&self) -> bool {
+        !matches!(self.engine, Engine::Stopped(_))
+    }
+
+    /// Fences it. What it held in memory goes; its owner answers for its requests.
+    pub fn stop(&mut self, why: String) {
+        self.engine = Engine::Stopped(why);
+        self.safe_from = None;
+    }
+
+    /// An entry of its unapplied tail.
+    #[must_use]
+    pub fn entry(&self, lsn: Lsn) -> Option<&Entry> {
+        self.store().and_then(|store| store.get(lsn))
+    }
+
+    /// Its unapplied tail, unless it is stopped.
+    #[must_use]
+    pub fn store(&self) -> Option<&LogStore> {
+        match &self.engine {
+            Engine::Group(group) => Some(group.store()),
+            Engine::Solo(solo) => Some(solo.store()),
+            Engine::Stopped(_) => None,
+        }
+    }
+
+    /// Bytes of entries that are not applied.
+    #[must_use]
+    pub fn unapplied_bytes(&self) -> usize {
+        self.store().map_or(0, LogStore::bytes)
+    }
+
+    /// Records that are not durable yet.
+    #[must_use]
+    pub fn unpersisted(&self) -> usize {
+        match &self.engine {
+            Engine::Group(group) => group.unpersisted(),
+            Engine::Solo(solo) => solo.unpersisted(),
+            Engine::Stopped(_) => 0,
+        }
+    }
+
+    /// Its role.
+    #[must_use]
+    pub fn role(&self) -> StateRole {
+        match &self.engine {
+            Engine::Group(group) => group.role(),
+            Engine::Solo(_) => StateRole::Leader,
+            Engine::Stopped(_) => StateRole::Follower,
+        }
+    }
+
+    /// Its term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        match &self.engine {
+            Engine::Group(group) => group.hard_state().term,
+            Engine::Solo(solo) => solo.term(),
+            Engine::Stopped(_) => Term::ZERO,
+        }
+    }
+
+    /// Who leads, since when.
+    #[must_use]
+    pub const fn leadership(&self) -> &Leadership {
+        &self.leadership
+    }
+
+    /// The highest entry that may be applied.
+    #[must_use]
+    pub const fn committed(&self) -> Lsn {
+        self.committed
+    }
+
+    /// The highest entry that is applied.
+    #[must_use]
+    pub const fn applied(&self) -> Lsn {
+        self.applied
+    }
+
+    /// The highest entry.
+    #[must_use]
+    pub fn last(&self) -> Lsn {
+        match &self.engine {
+            Engine::Group(group) => group.last(),
+            Engine::Solo(solo) => solo.store().last(),
+            Engine::Stopped(_) => self.applied,
+        }
+    }
+
+    /// How it was started.
+    #[must_use]
+    pub const fn started_as(&self) -> StartedAs {
+        self.started_as
+    }
+
+    /// Whose copy it is.
+    #[must_use]
+    pub const fn partition(&self) -> PartitionId {
+        self.partition
+    }
+}
+
+/// The hard state that Raft starts with. Its commit is raised to what the state machine has (an entry is applied
+/// only after it is committed), never lowered; in a log kept without Raft, every durable entry was acknowledged.
+fn starting_state(log: &LogState, started_as: StartedAs, applied: Lsn) -> Result<HardState, Fault> {
+    let mut state = log.hard_state.unwrap_or_default();
+    if state.commit > log.last {
+        return Err(Fault(format!(
+            "the hard state commits entry {}, but the log ends at {}: entries are lost; rebuild the replica from a \
+             peer or a backup",
+            state.commit, log.last
+        )));
+    }
+    if started_as == StartedAs::NeedsBackfill {
+        state.commit = log.last;
+    }
+    state.commit = state.commit.max(applied);
+    Ok(state)
+}

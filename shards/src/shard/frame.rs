@@ -1,0 +1,220 @@
+//! One frame: what has gathered becomes one entry a partition, and the records of all Readies ride together.
+//!
+//! Invariant: nothing that has to be written is produced while no frame can start.
+
+use bytes::Bytes;
+use corduroy_wal::device::Device;
+use corduroy_wal::{RecordHead, Space, Term, WalError};
+
+use super::inbox::{Batch, Batches};
+use super::replicas::List;
+use super::{Rejection, Reply, Shard, ShardError};
+use crate::apply::Budget;
+use crate::entry::{EntryBuilder, HEADER_BYTES, next_op};
+use crate::machine::StateMachine;
+use crate::raft::group::Proposed;
+use crate::raft::proposals::{Row, Work};
+use crate::raft::ready::Persist;
+use crate::slot::ParkedRead;
+
+/// What a record or an entry in it takes beside its payload, roughly, in bytes: for sizing frames.
+const RECORD_BYTES: usize = 64;
+
+impl<D: Device, M: StateMachine> Shard<D, M> {
+    /// Proposes what has gathered, if a frame may start, and takes the Readies.
+    pub(super) fn gather(&mut self, can_submit: bool) -> Result<(), ShardError> {
+        let limit = self.options.limits.frame_bytes;
+        let mut frame_bytes = 0;
+        for _ in 0..if can_submit { self.replicas.listed(List::Propose) } else { 0 } {
+            let Some(place) = self.replicas.next(List::Propose) else { break };
+            if frame_bytes >= limit {
+                self.replicas.enlist(List::Propose, place);
+                self.left_over = true;
+                break;
+            }
+            self.propose(place);
+            frame_bytes += self.take_ready(place)?;
+        }
+        for _ in 0..self.replicas.listed(List::Ready) {
+            let Some(place) = self.replicas.next(List::Ready) else { break };
+            let may_write = can_submit && frame_bytes < limit;
+            if !may_write && self.replicas.slot(place).replica.needs_record() {
+                self.replicas.enlist(List::Ready, place);
+                self.left_over |= can_submit;
+                continue;
+            }
+            frame_bytes += self.take_ready(place)?;
+        }
+        if can_submit && self.wal.submit()?.is_some() {
+            self.watch_log();
+        }
+        Ok(())
+    }
+
+    /// Asks for a hand-over when the log has grown long.
+    fn watch_log(&mut self) {
+        if self.space == Space::Full || self.wal.stats().live_segments > self.options.log_soft_segments {
+            self.machine.want_hand_over();
+        }
+    }
+
+    /// Proposes the oldest batch of a replica, if it has one and may.
+    fn propose(&mut self, place: u32) {
+        if self.space == Space::Full {
+            self.sift(place);
+        }
+        let is_full = self.unapplied_bytes >= self.options.limits.unapplied_bytes;
+        let stamp_ms = self.next_stamp_ms(place);
+        let slot = self.replicas.slot_mut(place);
+        if !slot.replica.can_propose() || is_full {
+            if !slot.batches.is_empty() {
+                self.replicas.enlist(List::Propose, place);
+            }
+            return;
+        }
+        let Some(Batch { entry, requests, queued_ns }) = slot.batches.pop() else { return };
+        slot.stamp_ms = stamp_ms;
+        let payload = Bytes::from(entry.finish(stamp_ms));
+        let proposed = slot.replica.propose(payload.clone());
+        let (deadline_ns, proposed_ns) = (self.deadline_ns(), self.now.mono_ns);
+        let Some(proposed) = self.fence_on_fault(place, proposed) else {
+            self.stop_requests(place, requests);
+            return;
+        };
+        let slot = self.replicas.slot_mut(place);
+        match proposed {
+            Proposed::At(lsn, term) => {
+                slot.rows.register(Row { lsn, term, requests, deadline_ns, queued_ns, proposed_ns });
+                self.counters.entries_proposed += 1;
+                self.left_over |= !slot.batches.is_empty();
+            }
+            Proposed::Dropped => {
+                let entry = EntryBuilder::reopen(payload.into());
+                slot.batches.put_back(Batch { entry, requests, queued_ns });
+            }
+        }
+        if !slot.batches.is_empty() {
+            self.replicas.enlist(List::Propose, place);
+        }
+    }
+
+    /// The stamp of the partition's next entry: the wall clock, but never behind the stamp before.
+    fn next_stamp_ms(&self, place: u32) -> u64 {
+        let wall_ms = self.now.wall_ms;
+        #[cfg(feature = "sim")]
+        if self.options.has(super::PlantedBug::StampGoesBack) {
+            return wall_ms;
+        }
+        wall_ms.max(self.replicas.slot(place).stamp_ms)
+    }
+
+    /// On a full disk: refuses what gathered before that was known, except what frees space.
+    fn sift(&mut self, place: u32) {
+        let entry_bytes = self.options.limits.entry_bytes;
+        let deadline_ns = self.deadline_ns();
+        let (mut applying, replicas) = self.applying(Budget::NONE);
+        let slot = replicas.slot_mut(place);
+        let mut kept = Batches::default();
+        while let Some(batch) = slot.batches.pop() {
+            let mut at = HEADER_BYTES;
+            for item in batch.requests.rest() {
+                if let Work::Read { start, bytes } = item.work {
+                    let op = batch.requests.read_op(start, bytes);
+                    if let Some(open) = kept.open_mut() {
+                        open.requests.push_read(item.ticket, op);
+                    } else if let Some(row) = slot.rows.back_mut() {
+                        row.requests.push_read(item.ticket, op);
+                    } else {
+                        slot.conns.sub(item.ticket.conn);
+                        slot.parked.push_back(ParkedRead { ticket: item.ticket, op: op.into(), deadline_ns });
+                    }
+                    continue;
+                }
+                let (op, next) =
+                    next_op(batch.entry.as_bytes(), at).expect("each write pushed its operation");
+                at = next;
+                if M::frees_space(op) {
+                    kept.push_write(item.ticket, op, entry_bytes, applying.spare);
+                } else {
+                    slot.conns.sub(item.ticket.conn);
+                    applying.reject(slot, item.ticket, op.len(), Rejection::DiskFull);
+                }
+            }
+            applying.spare.give(batch.requests);
+        }
+        kept.stamp_age(self.now.mono_ns);
+        self.replicas.slot_mut(place).batches = kept;
+        self.retry_parked(place);
+    }
+
+    /// Takes a replica's Ready and writes its record into the frame. Returns the record's bytes.
+    fn take_ready(&mut self, place: u32) -> Result<usize, ShardError> {
+        let slot = self.replicas.slot_mut(place);
+        let result = slot.replica.take(self.now.mono_ns);
+        let Some(taken) = self.fence_on_fault(place, result).flatten() else { return Ok(0) };
+        let slot = self.replicas.slot_mut(place);
+        let (has_more, has_committed) =
+            (slot.replica.has_ready(), slot.replica.applied() < slot.replica.committed());
+        if has_more {
+            self.left_over = true;
+            self.replicas.enlist(List::Ready, place);
+        }
+        if has_committed {
+            self.replicas.enlist(List::Apply, place);
+        }
+        let bytes = match taken.persist {
+            Some(persist) => self.append(place, persist)?,
+            None => 0,
+        };
+        self.recount(place);
+        Ok(bytes)
+    }
+
+    /// Writes one record into the frame. Returns its bytes.
+    fn append(&mut self, place: u32, persist: Persist) -> Result<usize, ShardError> {
+        self.close_replaced(place, &persist);
+        let slot = self.replicas.slot(place);
+        let Persist { number, from, to, hard_state, conf } = persist;
+        let store = slot.replica.store().expect("a replica that has a Ready is running");
+        let entries = store.records(from, to);
+        let bytes =
+            RECORD_BYTES + entries.clone().map(|entry| RECORD_BYTES + entry.data.len()).sum::<usize>();
+        #[cfg(feature = "sim")]
+        let hard_state = hard_state.filter(|_| !self.options.has(super::PlantedBug::SkipHardState));
+        let head = RecordHead { log: slot.partition.log(), hard_state, conf: conf.as_deref() };
+        match self.wal.append(head, entries) {
+            Ok(seq) => self.in_flight.push_back((seq, place, number)),
+            Err(error @ (WalError::BadAppend { .. } | WalError::TooLarge { .. })) => {
+                self.fence(place, error.to_string());
+                return Ok(0);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        #[cfg(feature = "sim")]
+        if self.options.has(super::PlantedBug::AckBeforeDurable) {
+            self.persisted(place, number);
+        }
+        if self.replicas.slot(place).replica.is_running() {
+            self.replicas.enlist(List::Watched, place);
+        }
+        Ok(bytes)
+    }
+
+    /// Answers for entries proposed here that a record replaces by another leader's.
+    fn close_replaced(&mut self, place: u32, persist: &Persist) {
+        let (mut applying, replicas) = self.applying(Budget::NONE);
+        let slot = replicas.slot_mut(place);
+        let Some(term) = slot.replica.entry(persist.from).map(|entry| Term(entry.term)) else { return };
+        while let Some(row) = slot.rows.take_obsolete(persist.from, term) {
+            applying.refuse(slot, row.requests, |_| Reply::Rejected(Rejection::Obsoleted));
+        }
+    }
+
+    /// Keeps count of what is held until it is applied.
+    pub(super) fn recount(&mut self, place: u32) {
+        let slot = self.replicas.slot_mut(place);
+        let bytes = slot.replica.unapplied_bytes();
+        self.unapplied_bytes = self.unapplied_bytes - slot.counted_bytes + bytes;
+        slot.counted_bytes = bytes;
+    }
+}

@@ -1,0 +1,141 @@
+//! Where requests gather: per partition into batches, each of which becomes one entry.
+//!
+//! Invariant: everything in here is counted, per partition and per shard, from acceptance to outcome, and what does
+//! not fit is refused at the door.
+
+use std::collections::VecDeque;
+
+use crate::entry::{EntryBuilder, HEADER_BYTES, OP_HEADER_BYTES};
+use crate::ids::Ticket;
+use crate::io::Rejection;
+use crate::options::Limits;
+use crate::raft::proposals::Requests;
+use crate::slot::{ConnFilter, Pending};
+
+/// Whether a request of `bytes` may come in. One request is always let into an empty partition.
+pub(crate) fn check_room(
+    bytes: usize,
+    partition: Pending,
+    shard: Pending,
+    limits: &Limits,
+) -> Result<(), Rejection> {
+    if bytes > limits.op_bytes {
+        return Err(Rejection::TooLarge { bytes, limit: limits.op_bytes });
+    }
+    if partition.requests >= limits.partition_requests {
+        return Err(Rejection::Overloaded("requests of the partition"));
+    }
+    if partition.requests > 0 && partition.bytes + bytes > limits.partition_bytes {
+        return Err(Rejection::Overloaded("bytes of the partition"));
+    }
+    if shard.requests >= limits.shard_requests {
+        return Err(Rejection::Overloaded("requests of the shard"));
+    }
+    if shard.requests > 0 && shard.bytes + bytes > limits.shard_bytes {
+        return Err(Rejection::Overloaded("bytes of the shard"));
+    }
+    Ok(())
+}
+
+/// Requests that become one entry. Its first is a write.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub entry: EntryBuilder,
+    pub requests: Requests,
+    /// When it was begun; 0 until the turn after.
+    pub queued_ns: u64,
+}
+
+/// The batches of one partition that are not proposed yet; the last one is open.
+#[derive(Debug, Default)]
+pub(crate) struct Batches {
+    queue: VecDeque<Batch>,
+    last_bytes: usize,
+}
+
+impl Batches {
+    /// Adds a write, to the open batch or, where that is full, to a new one.
+    pub fn push_write(&mut self, ticket: Ticket, op: &[u8], entry_bytes: usize, spare: &mut Spare) {
+        let grown = |batch: &Batch| batch.entry.len_bytes() + OP_HEADER_BYTES + op.len();
+        if self.queue.back().is_none_or(|batch| grown(batch) > entry_bytes) {
+            let capacity = self.last_bytes.max(HEADER_BYTES + OP_HEADER_BYTES + op.len());
+            let entry = EntryBuilder::with_capacity(capacity);
+            self.queue.push_back(Batch { entry, requests: spare.take(), queued_ns: 0 });
+        }
+        let batch = self.queue.back_mut().expect("a batch was just made sure of");
+        batch.entry.push(op);
+        batch.requests.push_write(ticket, op.len());
+    }
+
+    /// The open batch, if there is one: reads that follow its writes ride in it.
+    pub fn open_mut(&mut self) -> Option<&mut Batch> {
+        self.queue.back_mut()
+    }
+
+    /// The oldest batch.
+    pub fn front_mut(&mut self) -> Option<&mut Batch> {
+        self.queue.front_mut()
+    }
+
+    /// Takes the oldest batch.
+    pub fn pop(&mut self) -> Option<Batch> {
+        let batch = self.queue.pop_front()?;
+        // The next batch is likely to be as large; a rare giant must not make every later one reserve as much.
+        self.last_bytes = batch.entry.len_bytes().min(64 << 10);
+        Some(batch)
+    }
+
+    /// Puts a batch back to the front.
+    pub fn put_back(&mut self, batch: Batch) {
+        self.queue.push_front(batch);
+    }
+
+    /// Batches that were begun since the last turn learn the time.
+    pub fn stamp_age(&mut self, now_ns: u64) {
+        for batch in self.queue.iter_mut().rev().take_while(|batch| batch.queued_ns == 0) {
+            batch.queued_ns = now_ns;
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+/// Buffers of answered requests, for reuse.
+#[derive(Debug, Default)]
+pub(crate) struct Spare {
+    requests: Vec<Requests>,
+}
+
+impl Spare {
+    const KEPT: usize = 256;
+    const KEPT_BYTES: usize = 64 << 10;
+
+    pub fn take(&mut self) -> Requests {
+        self.requests.pop().unwrap_or_default()
+    }
+
+    pub fn give(&mut self, mut requests: Requests) {
+        if self.requests.len() < Self::KEPT && requests.capacity_bytes() <= Self::KEPT_BYTES {
+            requests.clear();
+            self.requests.push(requests);
+        }
+    }
+}
+
+/// Reads that came since the last turn and follow no write of their connection.
+#[derive(Debug, Default)]
+pub(crate) struct FreshReads {
+    pub list: Vec<(u32, Ticket, usize)>,
+    pub ops: Vec<u8>,
+    pub conns: ConnFilter,
+}
+
+impl FreshReads {
+    pub fn push(&mut self, slot: u32, ticket: Ticket, op: &[u8]) {
+        self.ops.extend_from_slice(op);
+        self.list.push((slot, ticket, op.len()));
+        self.conns.add(ticket.conn);
+    }
+}

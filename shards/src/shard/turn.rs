@@ -1,0 +1,371 @@
+//! One turn: what the disk and the jobs brought, then one frame of all that gathered, then apply.
+//!
+//! Invariant: the frame leaves before entries are applied, so that the disk works while the core does; and every step
+//! costs what stands on its list, never the number of replicas.
+
+use corduroy_wal::device::Device;
+use corduroy_wal::{Lsn, WalEvent};
+
+use super::replicas::List;
+use super::{Now, Outputs, Rejection, Reply, Shard, ShardError};
+use crate::apply::{Budget, Progress};
+use crate::machine::StateMachine;
+use crate::raft::guard::Fault;
+use crate::raft::positions::Position;
+use crate::raft::proposals::{Requests, Work};
+use crate::slot::{Cursor, ParkedRead};
+
+/// Partitions looked at after a job to find out whether it persisted anything.
+const PROBES: usize = 16;
+
+impl<D: Device, M: StateMachine> Shard<D, M> {
+    /// Does what can be done now.
+    ///
+    /// # Errors
+    /// [`ShardError`]: the process must end; what was not answered has an unknown outcome.
+    pub fn turn(&mut self, now: Now, out: &mut Outputs<M>) -> Result<(), ShardError> {
+        if self.has_ended {
+            return Err(ShardError::Ended);
+        }
+        let result = self.work(now, out);
+        self.has_ended = result.is_err();
+        result
+    }
+
+    fn work(&mut self, now: Now, out: &mut Outputs<M>) -> Result<(), ShardError> {
+        assert!(now.mono_ns >= self.now.mono_ns, "the monotonic clock went back");
+        self.now = now;
+        self.counters.turns += 1;
+        self.left_over = false;
+        while let Some(place) = self.replicas.next(List::Age) {
+            self.replicas.slot_mut(place).batches.stamp_age(now.mono_ns);
+            self.replicas.enlist(List::Watched, place);
+        }
+        self.end_jobs()?;
+        self.poll_log()?;
+        self.answer_fresh_reads();
+        let can_submit = self.wal.can_submit();
+        if self.next_tick_ns <= now.mono_ns {
+            self.tick(can_submit);
+        }
+        if can_submit {
+            self.begin();
+        }
+        self.gather(can_submit)?;
+        self.apply();
+        self.finish(out);
+        Ok(())
+    }
+
+    /// After jobs: what waited for them goes on, and what they persisted is released.
+    fn end_jobs(&mut self) -> Result<(), ShardError> {
+        if let Some(why) = self.job_error.take() {
+            return Err(ShardError::Machine(why));
+        }
+        if !std::mem::take(&mut self.jobs_ended) {
+            return Ok(());
+        }
+        for _ in 0..self.replicas.listed(List::Blocked) {
+            if let Some(place) = self.replicas.next(List::Blocked) {
+                self.retry_parked(place);
+                self.replicas.enlist(List::Apply, place);
+            }
+        }
+        self.release_persisted();
+        Ok(())
+    }
+
+    /// A hand-over moves all partitions at once, other jobs move none: a few are probed before all are visited.
+    fn release_persisted(&mut self) {
+        let mut left = self.replicas.listed(List::Unpersisted);
+        let mut probes = PROBES;
+        let mut moved = false;
+        while left > 0 && (moved || probes > 0) {
+            left -= 1;
+            probes = probes.saturating_sub(1);
+            if let Some(place) = self.replicas.next(List::Unpersisted) {
+                moved |= self.release_one(place);
+            }
+        }
+    }
+
+    fn release_one(&mut self, place: u32) -> bool {
+        let slot = self.replicas.slot_mut(place);
+        let persisted = self.machine.persisted(slot.partition);
+        #[cfg(feature = "sim")]
+        let persisted = match self.options.has(super::PlantedBug::ReleaseUnpersisted) {
+            true => slot.replica.applied(),
+            false => persisted,
+        };
+        let before = slot.positions.get(Position::Persisted).unwrap_or(Lsn::ZERO);
+        let lowered = slot
+            .positions
+            .advance(Position::Persisted, persisted)
+            .expect("what the state machine has persisted stays persisted");
+        if lowered {
+            self.wal.release(slot.partition.log(), slot.positions.low_water());
+        }
+        if persisted < slot.replica.applied() {
+            self.replicas.enlist(List::Unpersisted, place);
+        }
+        persisted > before
+    }
+
+    /// What the disk has finished.
+    fn poll_log(&mut self) -> Result<(), ShardError> {
+        let mut events = std::mem::take(&mut self.events);
+        self.wal.poll(&mut events)?;
+        for event in events.drain(..) {
+            match event {
+                WalEvent::Durable(seq) => {
+                    while let Some((_, place, number)) = self.in_flight.front().filter(|(at, ..)| *at <= seq)
+                    {
+                        let (place, number) = (*place, *number);
+                        self.in_flight.pop_front();
+                        self.persisted(place, number);
+                    }
+                }
+                WalEvent::Space(space) => self.space = space,
+                WalEvent::Read { token, .. } => {
+                    unreachable!("read {token:?} was not started here: replicas hold what they have to apply")
+                }
+            }
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    pub(super) fn persisted(&mut self, place: u32, number: u64) {
+        let result = self.replicas.slot_mut(place).replica.persisted(number);
+        if self.fence_on_fault(place, result).is_some() {
+            self.replicas.enlist(List::Ready, place);
+        }
+    }
+
+    fn answer_fresh_reads(&mut self) {
+        let mut fresh = std::mem::take(&mut self.fresh);
+        let mut rest = fresh.ops.as_slice();
+        let deadline_ns = self.deadline_ns();
+        for (place, ticket, bytes) in fresh.list.drain(..) {
+            let (op, after) = rest.split_at(bytes);
+            rest = after;
+            fresh.conns.sub(ticket.conn);
+            self.read(place, ParkedRead { ticket, op: op.into(), deadline_ns });
+        }
+        fresh.ops.clear();
+        self.fresh = fresh;
+    }
+
+    pub(super) const fn deadline_ns(&self) -> u64 {
+        self.now.mono_ns.saturating_add(self.options.request_timeout_ms.saturating_mul(1_000_000))
+    }
+
+    /// Answers a read or parks it; one that needs a job is tried again when a job has ended.
+    fn read(&mut self, place: u32, read: ParkedRead) {
+        let (mut applying, replicas) = self.applying(Budget::NONE);
+        let slot = replicas.slot_mut(place);
+        if !slot.replica.is_running() {
+            let why = slot.refusal();
+            applying.reject(slot, read.ticket, read.op.len(), why);
+            return;
+        }
+        let was_parked = slot.parked.len();
+        let needs_job = applying.read(slot, read);
+        if slot.parked.len() == was_parked {
+            self.counters.reads_direct += 1;
+            return;
+        }
+        self.counters.reads_parked += 1;
+        self.replicas.enlist(List::Watched, place);
+        if needs_job {
+            self.replicas.enlist(List::Blocked, place);
+        }
+    }
+
+    /// Tries all parked reads of a replica again, in order.
+    pub(super) fn retry_parked(&mut self, place: u32) {
+        let parked = std::mem::take(&mut self.replicas.slot_mut(place).parked);
+        for read in parked {
+            let (mut applying, replicas) = self.applying(Budget::NONE);
+            if applying.read(replicas.slot_mut(place), read) {
+                self.replicas.enlist(List::Blocked, place);
+            }
+        }
+    }
+
+    /// First elections. A group of one wins at once; all groups of the shard share frames.
+    fn begin(&mut self) {
+        while let Some(place) = self.replicas.next(List::Begin) {
+            let slot = self.replicas.slot_mut(place);
+            let result = slot.replica.begin(self.now.mono_ns);
+            if self.fence_on_fault(place, result).is_some() {
+                self.replicas.enlist(List::Ready, place);
+                self.replicas.enlist(List::Apply, place);
+                self.replicas.enlist(List::Watched, place);
+            }
+        }
+    }
+
+    /// Ticks the groups that need it and looks at deadlines. After a pause it ticks once, not once for each tick
+    /// missed.
+    fn tick(&mut self, can_submit: bool) {
+        self.next_tick_ns = self.now.mono_ns + self.options.tick_ms.max(1) * 1_000_000;
+        for _ in 0..self.replicas.listed(List::Watched) {
+            let Some(place) = self.replicas.next(List::Watched) else { break };
+            self.expire(place);
+            let (now_ns, timeout_ms) = (self.now.mono_ns, self.options.ready_timeout_ms);
+            let slot = self.replicas.slot_mut(place);
+            let needs_ticks = slot.replica.needs_ticks();
+            if needs_ticks && can_submit {
+                let result = slot.replica.tick(now_ns);
+                if self.fence_on_fault(place, result).is_some() {
+                    self.replicas.enlist(List::Ready, place);
+                }
+            }
+            let slot = self.replicas.slot_mut(place);
+            if slot.replica.check_ready(now_ns, timeout_ms).is_some() {
+                self.counters.ready_timeouts += 1;
+                self.refuse_waiting(place);
+            }
+            let slot = self.replicas.slot_mut(place);
+            if slot.replica.needs_ticks() || slot.pending.requests > 0 {
+                self.replicas.enlist(List::Watched, place);
+            }
+        }
+    }
+
+    /// Answers requests whose time is over: "unknown" for writes that were proposed, else a refusal.
+    fn expire(&mut self, place: u32) {
+        let now_ns = self.now.mono_ns;
+        let oldest_ns = now_ns.saturating_sub(self.options.request_timeout_ms.saturating_mul(1_000_000));
+        let (mut applying, replicas) = self.applying(Budget::NONE);
+        let slot = replicas.slot_mut(place);
+        let late = match slot.replica.can_propose() {
+            true => Rejection::Overloaded("it was not done in time"),
+            false => Rejection::NoLeader(slot.partition),
+        };
+        while let Some(row) = slot.rows.take_expired(now_ns) {
+            applying.refuse(slot, row.requests, |work| match work {
+                Work::Write => Reply::Unknown,
+                Work::Read { .. } => Reply::Rejected(late.clone()),
+            });
+        }
+        while slot.batches.front_mut().is_some_and(|batch| (1..=oldest_ns).contains(&batch.queued_ns)) {
+            if let Some(batch) = slot.batches.pop() {
+                applying.refuse(slot, batch.requests, |_| Reply::Rejected(late.clone()));
+            }
+        }
+        let parked = slot.parked.len();
+        while slot.parked.front().is_some_and(|read| read.deadline_ns <= now_ns) {
+            applying.refuse_parked(slot, &late);
+        }
+        if slot.parked.len() < parked {
+            self.replicas.enlist(List::Apply, place);
+        }
+    }
+
+    /// Refuses everything that was not proposed.
+    fn refuse_waiting(&mut self, place: u32) {
+        let (mut applying, replicas) = self.applying(Budget::NONE);
+        let slot = replicas.slot_mut(place);
+        let why = slot.refusal();
+        while let Some(batch) = slot.batches.pop() {
+            applying.refuse(slot, batch.requests, |_| Reply::Rejected(why.clone()));
+        }
+        while !slot.parked.is_empty() {
+            applying.refuse_parked(slot, &why);
+        }
+    }
+
+    /// Applies what is committed, partition by partition, as far as the turn's budget goes.
+    fn apply(&mut self) {
+        let limits = self.options.limits;
+        let mut budget = Budget { ops: limits.apply_ops, bytes: limits.apply_bytes };
+        while !budget.is_spent() {
+            let Some(place) = self.replicas.next(List::Apply) else { break };
+            let slice = Budget { ops: budget.ops.min(limits.apply_slice_ops), bytes: budget.bytes };
+            let (mut applying, replicas) = self.applying(slice);
+            let slot = replicas.slot_mut(place);
+            if !slot.replica.is_running() {
+                continue;
+            }
+            let (before, was_settled) = (slot.replica.applied(), slot.replica.is_settled());
+            let result = applying.run(slot);
+            budget.ops -= slice.ops - applying.budget.ops;
+            budget.bytes = applying.budget.bytes;
+            let has_settled = !was_settled && slot.replica.is_settled();
+            if slot.replica.applied() > before {
+                self.replicas.enlist(List::Unpersisted, place);
+            }
+            match self.fence_on_fault(place, result) {
+                Some(Progress::More) => self.replicas.enlist(List::Apply, place),
+                Some(Progress::Blocked) => self.replicas.enlist(List::Blocked, place),
+                Some(Progress::Done) | None => {}
+            }
+            if has_settled && !self.replicas.slot(place).parked.is_empty() {
+                self.retry_parked(place);
+                self.replicas.enlist(List::Apply, place);
+            }
+            self.recount(place);
+        }
+    }
+
+    /// Passes a result on, or fences the replica.
+    pub(super) fn fence_on_fault<T>(&mut self, place: u32, result: Result<T, Fault>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(Fault(why)) => {
+                self.fence(place, why);
+                None
+            }
+        }
+    }
+
+    /// Stops one replica; the others go on. Its log stays as it is. What may be in the log gets "unknown".
+    pub(super) fn fence(&mut self, place: u32, why: String) {
+        let slot = self.replicas.slot_mut(place);
+        slot.replica.stop(why.clone());
+        slot.cursor = Cursor::default();
+        let partition = slot.partition;
+        self.refuse_waiting(place);
+        let (mut applying, replicas) = self.applying(Budget::NONE);
+        let slot = replicas.slot_mut(place);
+        let stopped = Rejection::ReplicaStopped(partition, why.clone());
+        while let Some(row) = slot.rows.close_front() {
+            applying.refuse(slot, row.requests, |work| match work {
+                Work::Write => Reply::Unknown,
+                Work::Read { .. } => Reply::Rejected(stopped.clone()),
+            });
+        }
+        self.counters.fenced += 1;
+        self.outbox.fenced.push((partition, why));
+        self.recount(place);
+    }
+
+    /// Answers requests of a batch whose proposal ended in a fault: it may have been appended.
+    pub(super) fn stop_requests(&mut self, place: u32, requests: Requests) {
+        let (mut applying, replicas) = self.applying(Budget::NONE);
+        let slot = replicas.slot_mut(place);
+        let stopped = slot.refusal();
+        applying.refuse(slot, requests, |work| match work {
+            Work::Write => Reply::Unknown,
+            Work::Read { .. } => Reply::Rejected(stopped.clone()),
+        });
+    }
+
+    /// Hands the turn's results to the driver.
+    fn finish(&mut self, out: &mut Outputs<M>) {
+        let more = self.machine.maintain(self.options.maintain_ns);
+        self.machine.take_jobs(&mut out.jobs);
+        if out.replies.is_empty() {
+            std::mem::swap(&mut out.replies, &mut self.outbox.replies);
+        } else {
+            out.replies.append(&mut self.outbox.replies);
+        }
+        out.fenced.append(&mut self.outbox.fenced);
+        out.again = more
+            || self.replicas.listed(List::Apply) > 0
+            || (self.wal.can_submit() && (self.left_over || self.replicas.listed(List::Begin) > 0));
+        out.wake_at_ns = (self.replicas.listed(List::Watched) > 0).then_some(self.next_tick_ns);
+    }
+}

@@ -1,0 +1,168 @@
+//! A replica with everything that waits at it.
+//!
+//! Invariant: `pending` counts what came in and has no outcome; `conns` counts what of that stands in batches and
+//! rows, so a read runs at once only if its connection has nothing before it.
+
+use std::collections::VecDeque;
+
+use crate::ids::{PartitionId, Ticket};
+use crate::io::Rejection;
+use crate::raft::positions::Positions;
+use crate::raft::proposals::Proposals;
+use crate::raft::replica::Replica;
+use crate::shard::inbox::Batches;
+use crate::status::ReplicaStatus;
+
+/// Requests without an outcome, and their bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Pending {
+    pub requests: usize,
+    pub bytes: usize,
+}
+
+impl Pending {
+    pub fn add(&mut self, bytes: usize) {
+        self.requests += 1;
+        self.bytes += bytes;
+    }
+
+    pub fn sub(&mut self, bytes: usize) {
+        self.requests -= 1;
+        self.bytes -= bytes;
+    }
+}
+
+/// Which connections have a request in a partition's batches and rows. Connections share counters, so the answer may
+/// be "maybe"; a read then waits for writes of somebody else, which is never wrong.
+#[derive(Debug, Default)]
+pub(crate) struct ConnFilter {
+    counts: Option<Box<[u32; Self::COUNTERS]>>,
+}
+
+impl ConnFilter {
+    const COUNTERS: usize = 64;
+
+    fn place(conn: u64) -> usize {
+        (conn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize
+    }
+
+    pub fn add(&mut self, conn: u64) {
+        let counts = self.counts.get_or_insert_with(|| Box::new([0; Self::COUNTERS]));
+        if let Some(count) = counts.get_mut(Self::place(conn)) {
+            *count += 1;
+        }
+    }
+
+    pub fn sub(&mut self, conn: u64) {
+        let count = self.counts.as_mut().and_then(|counts| counts.get_mut(Self::place(conn)));
+        let count = count.filter(|count| **count > 0).expect("the connection's request was counted");
+        *count -= 1;
+    }
+
+    pub fn may_hold(&self, conn: u64) -> bool {
+        self.counts.as_ref().and_then(|counts| counts.get(Self::place(conn))).is_some_and(|count| *count > 0)
+    }
+}
+
+/// A read that waits: for a leader that has caught up, or for a job of the state machine.
+#[derive(Debug)]
+pub(crate) struct ParkedRead {
+    pub ticket: Ticket,
+    pub op: Box<[u8]>,
+    pub deadline_ns: u64,
+}
+
+/// Where apply stands inside an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Cursor {
+    /// Whether an entry is begun.
+    pub is_open: bool,
+    /// Its stamp.
+    pub stamp_ms: u64,
+    /// Where its next operation starts.
+    pub at: usize,
+    /// Operations left.
+    pub left: u32,
+}
+
+/// A replica and everything that waits at it.
+pub(crate) struct Slot {
+    pub partition: PartitionId,
+    pub replica: Replica,
+    pub batches: Batches,
+    pub rows: Proposals,
+    pub parked: VecDeque<ParkedRead>,
+    pub conns: ConnFilter,
+    pub pending: Pending,
+    pub cursor: Cursor,
+    /// The highest stamp proposed or applied.
+    pub stamp_ms: u64,
+    pub positions: Positions,
+    /// Bytes of unapplied entries as last counted into the shard's sum.
+    pub counted_bytes: usize,
+    /// The lists it stands on, a bit each.
+    pub listed: u8,
+}
+
+impl Slot {
+    pub fn new(replica: Replica, stamp_ms: u64, positions: Positions) -> Self {
+        Self {
+            partition: replica.partition(),
+            replica,
+            batches: Batches::default(),
+            rows: Proposals::default(),
+            parked: VecDeque::new(),
+            conns: ConnFilter::default(),
+            pending: Pending::default(),
+            cursor: Cursor::default(),
+            stamp_ms,
+            positions,
+            counted_bytes: 0,
+            listed: 0,
+        }
+    }
+
+    /// Whether nothing waits for an outcome, for the disk or for apply.
+    pub fn is_idle(&self) -> bool {
+        self.pending.requests == 0
+            && self.replica.unpersisted() == 0
+            && self.replica.applied() == self.replica.committed()
+    }
+
+    pub fn has_parked(&self, conn: u64) -> bool {
+        self.parked.iter().any(|read| read.ticket.conn == conn)
+    }
+
+    /// Whether a read of this connection may run now.
+    pub fn is_readable(&self, conn: u64) -> bool {
+        self.replica.is_settled() && !self.conns.may_hold(conn) && !self.has_parked(conn)
+    }
+
+    /// Why requests are turned away, if they are.
+    pub fn refusal(&self) -> Rejection {
+        self.replica.ready_error().as_ref().map_or(Rejection::NoLeader(self.partition), Rejection::from)
+    }
+
+    pub fn status(&self) -> ReplicaStatus {
+        let leadership = self.replica.leadership();
+        ReplicaStatus {
+            partition: self.partition,
+            role: self.replica.role(),
+            started_as: self.replica.started_as(),
+            term: self.replica.term(),
+            leader: leadership.leader(),
+            leader_since_ns: leadership.since_ns(),
+            leader_changes: leadership.changes(),
+            last: self.replica.last(),
+            committed: self.replica.committed(),
+            applied: self.replica.applied(),
+            released: self.positions.low_water(),
+            unapplied_bytes: self.replica.unapplied_bytes(),
+            pending_requests: self.pending.requests,
+            pending_bytes: self.pending.bytes,
+            pending_entries: self.rows.len(),
+            is_ready: self.replica.is_ready(),
+            error: self.replica.ready_error(),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What a shard tells about itself.
+
+use corduroy_wal::{Lsn, Space, Term};
+use raft::StateRole;
+
+use crate::ids::PartitionId;
+use crate::raft::membership::MemberId;
+use crate::raft::replica::{ReplicaError, StartedAs};
+
+/// One replica, as it stands.
+#[derive(Clone, Debug)]
+pub struct ReplicaStatus {
+    /// Of which partition.
+    pub partition: PartitionId,
+    /// Its role; a log kept without Raft leads itself.
+    pub role: StateRole,
+    /// How it was started.
+    pub started_as: StartedAs,
+    /// Its term.
+    pub term: Term,
+    /// The leader that it knows.
+    pub leader: Option<MemberId>,
+    /// Since when, on the monotonic clock in ns.
+    pub leader_since_ns: u64,
+    /// How often the leader changed in this life.
+    pub leader_changes: u64,
+    /// The highest entry in its log.
+    pub last: Lsn,
+    /// The highest entry that may be applied.
+    pub committed: Lsn,
+    /// The highest entry that is applied.
+    pub applied: Lsn,
+    /// The highest entry that the log was told it may forget.
+    pub released: Lsn,
+    /// Bytes of entries held until they are applied.
+    pub unapplied_bytes: usize,
+    /// Requests without an outcome.
+    pub pending_requests: usize,
+    /// Bytes of them.
+    pub pending_bytes: usize,
+    /// Entries proposed here whose requests wait.
+    pub pending_entries: usize,
+    /// Whether it has led and served in this life, and is not fenced.
+    pub is_ready: bool,
+    /// Why not, if it is stopped or late.
+    pub error: Option<ReplicaError>,
+}
+
+/// A shard, as it stands.
+#[derive(Clone, Debug)]
+pub struct ShardStatus {
+    /// Its replicas, in the order they were opened.
+    pub replicas: Vec<ReplicaStatus>,
+    /// Its counters.
+    pub counters: Counters,
+    /// Requests without an outcome.
+    pub pending_requests: usize,
+    /// Bytes of them.
+    pub pending_bytes: usize,
+    /// Room in the log.
+    pub space: Space,
+}
+
+/// Time spent in one stage of a write, in ns, over all entries.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Stage {
+    /// Sum.
+    pub total_ns: u64,
+    /// Longest.
+    pub max_ns: u64,
+}
+
+impl Stage {
+    pub(crate) fn add(&mut self, from_ns: u64, to_ns: u64) {
+        let ns = to_ns.saturating_sub(from_ns);
+        self.total_ns += ns;
+        self.max_ns = self.max_ns.max(ns);
+    }
+}
+
+/// A shard's counters since it was opened. Times are those handed to turns, so they are as fine as turns are.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counters {
+    /// Turns.
+    pub turns: u64,
+    /// Requests taken in.
+    pub requests: u64,
+    /// Requests refused at the door.
+    pub refused: u64,
+    /// Entries proposed here.
+    pub entries_proposed: u64,
+    /// Entries applied.
+    pub entries_applied: u64,
+    /// Operations in them.
+    pub ops_applied: u64,
+    /// Reads answered without riding behind a write.
+    pub reads_direct: u64,
+    /// Reads that had to wait for a leader or for the state machine's jobs.
+    pub reads_parked: u64,
+    /// Requests that got "unknown".
+    pub unknown: u64,
+    /// Replicas fenced.
+    pub fenced: u64,
+    /// Ready timeouts.
+    pub ready_timeouts: u64,
+    /// From the first request of a batch to its proposal.
+    pub queue: Stage,
+    /// From the proposal to the end of apply: log, commit and state.
+    pub commit: Stage,
+}
