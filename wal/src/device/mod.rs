@@ -10,6 +10,7 @@ pub mod file;
 mod flights;
 pub mod folder;
 pub mod lock;
+pub mod mapped;
 mod prepare;
 pub mod probe;
 mod ready;
