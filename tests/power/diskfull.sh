@@ -4,8 +4,10 @@
 #
 #   tests/power/diskfull.sh [server options]
 source "$(dirname "$0")/common.sh"
+options=("$@")
+[ "${#options[@]}" -gt 0 ] || options=(--shards 1 --wal-segment-bytes 16MiB)
 disk=$work/disk
-mount_image "$disk" "${DISK_MIB:-1024}"
+mount_image "$disk" "${DISK_MIB:-768}"
 fallocate -l "${BALLAST_MIB:-256}M" "$disk/ballast"
 
 expect() { # what, wanted pattern, answer
@@ -14,7 +16,7 @@ expect() { # what, wanted pattern, answer
     echo "  $1: $3"
 }
 
-start_server "$disk/data" "$@"
+start_server "$disk/data" "${options[@]}"
 expect "a write while there is space" "+OK" "$(ask SET sentinel-1 kept)"
 expect "another" "+OK" "$(ask SET sentinel-2 kept)"
 
@@ -41,7 +43,7 @@ expect "its key" "\$-1" "$(ask GET sentinel-1)"
 
 echo "after a restart on the full disk"
 kill_server
-start_server "$disk/data" "$@"
+start_server "$disk/data" "${options[@]}"
 full
 expect "the deleted key" "\$-1" "$(ask GET sentinel-1)"
 

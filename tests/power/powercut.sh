@@ -10,8 +10,10 @@
 source "$(dirname "$0")/common.sh"
 cycles=${1:-60}
 shift || true
+options=("$@")
+[ "${#options[@]}" -gt 0 ] || options=(--shards 2 --wal-segment-bytes 4MiB)
 disk=$work/disk
-mount_image "$disk" 3000
+mount_image "$disk" 2000
 
 cut_power() {
     python3 - "$disk" <<'PYTHON'
@@ -36,7 +38,7 @@ remount() {
 mixes=("-w set -P 1 -c 50" "-w mset -P 4 -c 8 -s 500" "-w incr -P 8 -c 20" "-w set -P 16 -c 20 -s 4000")
 acknowledged=0
 for cycle in $(seq "$cycles"); do
-    start_server "$disk/data" "$@"
+    start_server "$disk/data" "${options[@]}"
     mix=${mixes[$((cycle % ${#mixes[@]}))]}
     # shellcheck disable=SC2086 # the mix is several words
     "$load" --addr "$addr" $mix -r 3000 -d 60 --seed "$cycle" --journal "$work/journal" --until-disconnect \
@@ -53,7 +55,7 @@ for cycle in $(seq "$cycles"); do
     load_pid=""
     acknowledged=$((acknowledged + $(number answers "$work/load.json")))
     remount
-    start_server "$disk/data" "$@"
+    start_server "$disk/data" "${options[@]}"
     check_journal "$work/journal"
     kill_server
 done
