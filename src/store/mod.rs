@@ -1,3 +1,44 @@
-//! The state: what an entry means, and where it goes.
+//! The state of a shard's partitions: what an entry means, and where it goes.
+//!
+//! Read in this order: `op` (the operations and their outcomes) and `codec` (their bytes); `state` ([`Store`], the
+//! state machine); `exec`, `dispatch`, `write`, `read`, `scan`, `lcs` (the commands); `partition`, `table`, `row` (the
+//! upper level, in memory); `ledger` and `upkeep` (hand-overs, eviction, expiry); `lookups` and `jobs` (questions to
+//! the lower level); `lower` (that level). Nothing here reads a clock, and only jobs block.
+
+mod codec;
+mod dispatch;
+mod exec;
+mod float;
+mod glob;
+mod hash;
+mod jobs;
+mod lcs;
+mod ledger;
+mod lookups;
+mod lower;
+mod number;
 pub mod op;
+mod partition;
+mod read;
+mod row;
+mod scan;
+mod state;
+mod stats;
+mod table;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+mod write;
+
+pub use codec::ListIter;
+pub use exec::MAX_KEY_BYTES;
+pub use float::LongDouble;
+pub use glob::glob;
+pub use hash::HashSeed;
+pub use jobs::{Job, JobDone};
+pub use lower::{Lower, LowerRow, LowerStats, LsmLower, LsmShared, MemLower};
+pub use number::parse_integer;
 pub use op::{Condition, ErrorKind, Expiry, List, Op, OpError, Outcome, SetReply, SetWhen};
+pub use scan::CURSOR_BITS;
+pub use state::{Lookup, Options, Store};
+pub use stats::{KeyspaceStats, StoreStats};

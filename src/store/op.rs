@@ -1,4 +1,6 @@
-//! What an entry means: the operations of the state machine, their bytes, and their outcomes.
+//! What an entry means: the operations of the state machine and their outcomes. Their bytes: `codec`.
+
+use super::codec;
 
 /// When SET takes effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +63,38 @@ pub enum List<'a> {
     Args(&'a [&'a [u8]]),
     /// As encoded in an op: count (u32), then each with its length (u32) before it; checked at decoding.
     Encoded(&'a [u8]),
+}
+
+impl<'a> List<'a> {
+    /// The number of items.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            List::Args(args) => args.len(),
+            List::Encoded(bytes) => codec::list_count(bytes),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The items in order.
+    #[must_use]
+    pub fn iter(&self) -> codec::ListIter<'a> {
+        codec::ListIter::new(*self)
+    }
+}
+
+impl<'a> IntoIterator for List<'a> {
+    type Item = &'a [u8];
+    type IntoIter = codec::ListIter<'a>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        codec::ListIter::new(self)
+    }
 }
 
 /// One operation of the state machine on one partition's default keyspace. Writes first, then reads.
@@ -194,22 +228,7 @@ pub enum ErrorKind {
 #[error("operation cannot be decoded: {0}")]
 pub struct OpError(pub &'static str);
 
-impl<'a> Op<'a> {
-    /// Appends the op's bytes. Reads use the same encoding as writes.
-    #[allow(clippy::todo, unused_variables)]
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        todo!()
-    }
-
-    /// Reads an op's bytes; the op borrows from them.
-    ///
-    /// # Errors
-    /// [`OpError`] on bytes that no version so far wrote.
-    #[allow(clippy::todo, unused_variables, clippy::missing_errors_doc)]
-    pub fn decode(bytes: &'a [u8]) -> Result<Self, OpError> {
-        todo!()
-    }
-
+impl Op<'_> {
     /// Whether it goes through the log.
     #[must_use]
     pub fn is_write(&self) -> bool {

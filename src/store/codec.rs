@@ -1,0 +1,440 @@
+//! The bytes of an op: version, opcode, fixed fields, then byte strings with their length (u32 LE) before them.
+//!
+//! Invariant: `decode` accepts exactly what `encode` wrote, checks every length before use, and never panics. Bytes
+//! once written stay readable: a changed meaning gets a new opcode, a changed layout a new version.
+
+use super::op::{Condition, Expiry, List, Op, OpError, SetReply, SetWhen};
+
+/// The layout written today.
+const VERSION: u8 = 1;
+
+mod code {
+    pub const SET: u8 = 1;
+    pub const APPEND: u8 = 2;
+    pub const SET_RANGE: u8 = 3;
+    pub const INCR_BY: u8 = 4;
+    pub const INCR_BY_FLOAT: u8 = 5;
+    pub const DEL: u8 = 6;
+    pub const GET_DEL: u8 = 7;
+    pub const GET_EX: u8 = 8;
+    pub const M_SET: u8 = 9;
+    pub const EXPIRE: u8 = 10;
+    pub const PERSIST: u8 = 11;
+    pub const RENAME: u8 = 12;
+    pub const COPY: u8 = 13;
+    pub const FLUSH: u8 = 14;
+    pub const MULTI: u8 = 15;
+    pub const GET: u8 = 64;
+    pub const STR_LEN: u8 = 65;
+    pub const GET_RANGE: u8 = 66;
+    pub const M_GET: u8 = 67;
+    pub const EXISTS: u8 = 68;
+    pub const TYPE: u8 = 69;
+    pub const TTL: u8 = 70;
+    pub const OBJECT_ENCODING: u8 = 71;
+    pub const OBJECT_REFCOUNT: u8 = 72;
+    pub const MEMORY_USAGE: u8 = 73;
+    pub const KEYS: u8 = 74;
+    pub const SCAN: u8 = 75;
+    pub const RANDOM_KEY: u8 = 76;
+    pub const DB_SIZE: u8 = 77;
+    pub const LCS: u8 = 78;
+    pub const VERSION_OF: u8 = 79;
+}
+
+/// Appends fields to an op's bytes.
+struct Writer<'o>(&'o mut Vec<u8>);
+
+impl Writer<'_> {
+    fn byte(&mut self, byte: u8) -> &mut Self {
+        self.0.push(byte);
+        self
+    }
+
+    fn flag(&mut self, flag: bool) -> &mut Self {
+        self.byte(u8::from(flag))
+    }
+
+    fn number(&mut self, number: u64) -> &mut Self {
+        self.0.extend_from_slice(&number.to_le_bytes());
+        self
+    }
+
+    fn signed(&mut self, number: i64) -> &mut Self {
+        self.0.extend_from_slice(&number.to_le_bytes());
+        self
+    }
+
+    fn count(&mut self, count: usize) -> &mut Self {
+        let count = u32::try_from(count).expect("requests are limited to far less than 4 GiB");
+        self.0.extend_from_slice(&count.to_le_bytes());
+        self
+    }
+
+    fn string(&mut self, string: &[u8]) -> &mut Self {
+        self.count(string.len());
+        self.0.extend_from_slice(string);
+        self
+    }
+
+    fn list(&mut self, list: &List<'_>) -> &mut Self {
+        match list {
+            List::Encoded(bytes) => self.0.extend_from_slice(bytes),
+            List::Args(args) => {
+                self.count(args.len());
+                for arg in *args {
+                    self.string(arg);
+                }
+            }
+        }
+        self
+    }
+
+    fn expiry(&mut self, expiry: Expiry) -> &mut Self {
+        match expiry {
+            Expiry::Clear => self.byte(0),
+            Expiry::Keep => self.byte(1),
+            Expiry::At(at_ms) => self.byte(2).number(at_ms),
+        }
+    }
+}
+
+/// Takes fields from an op's bytes.
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], OpError> {
+        let (head, rest) = self.rest.split_at_checked(len).ok_or(OpError("it ends too early"))?;
+        self.rest = rest;
+        Ok(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], OpError> {
+        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(OpError("it ends too early"))?;
+        self.rest = rest;
+        Ok(*head)
+    }
+
+    fn byte(&mut self) -> Result<u8, OpError> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn flag(&mut self) -> Result<bool, OpError> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(OpError("a flag is neither 0 nor 1")),
+        }
+    }
+
+    fn number(&mut self) -> Result<u64, OpError> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn signed(&mut self) -> Result<i64, OpError> {
+        Ok(i64::from_le_bytes(self.array()?))
+    }
+
+    fn string(&mut self) -> Result<&'a [u8], OpError> {
+        let len = u32::from_le_bytes(self.array()?);
+        self.take(len as usize)
+    }
+
+    /// A list; every item's length is checked here, so that [`ListIter`] cannot run out of bytes.
+    fn list(&mut self) -> Result<List<'a>, OpError> {
+        let start = self.rest;
+        let count = u32::from_le_bytes(self.array()?);
+        for _ in 0..count {
+            self.string()?;
+        }
+        let (list, _) = start.split_at(start.len() - self.rest.len());
+        Ok(List::Encoded(list))
+    }
+
+    fn expiry(&mut self) -> Result<Expiry, OpError> {
+        match self.byte()? {
+            0 => Ok(Expiry::Clear),
+            1 => Ok(Expiry::Keep),
+            2 => Ok(Expiry::At(self.number()?)),
+            _ => Err(OpError("unknown kind of expiry")),
+        }
+    }
+
+    fn condition(&mut self) -> Result<Condition, OpError> {
+        Ok(match self.byte()? {
+            0 => Condition::Always,
+            1 => Condition::NoExpiry,
+            2 => Condition::HasExpiry,
+            3 => Condition::Later,
+            4 => Condition::Sooner,
+            5 => Condition::HasAndLater,
+            6 => Condition::HasAndSooner,
+            _ => return Err(OpError("unknown condition")),
+        })
+    }
+
+    fn set(&mut self) -> Result<Op<'a>, OpError> {
+        let when = self.byte()?;
+        let reply = match self.byte()? {
+            0 => SetReply::Ok,
+            1 => SetReply::Done,
+            2 => SetReply::Old,
+            _ => return Err(OpError("unknown kind of reply")),
+        };
+        let expiry = self.expiry()?;
+        let key = self.string()?;
+        let value = self.string()?;
+        let when = match when {
+            0 => SetWhen::Always,
+            1 => SetWhen::Absent,
+            2 => SetWhen::Present,
+            3 => SetWhen::Equals(self.string()?),
+            _ => return Err(OpError("unknown condition")),
+        };
+        Ok(Op::Set { key, value, when, expiry, reply })
+    }
+
+    /// `ops` must all decode, none of them a `Multi`: nothing of a transaction runs if a part of it is unreadable.
+    fn multi(&mut self) -> Result<Op<'a>, OpError> {
+        let (guards, ops) = (self.list()?, self.list()?);
+        if guards.len() % 2 != 0 {
+            return Err(OpError("a guard without a version"));
+        }
+        if guards.iter().skip(1).step_by(2).any(|version| version.len() != 8) {
+            return Err(OpError("a guard's version is not 8 bytes"));
+        }
+        for op in ops {
+            if op.get(1) == Some(&code::MULTI) {
+                return Err(OpError("a transaction inside a transaction"));
+            }
+            Op::decode(op)?;
+        }
+        Ok(Op::Multi { guards, ops })
+    }
+
+    fn write_op(&mut self, opcode: u8) -> Result<Op<'a>, OpError> {
+        Ok(match opcode {
+            code::SET => self.set()?,
+            code::APPEND => Op::Append { key: self.string()?, value: self.string()? },
+            code::SET_RANGE => {
+                Op::SetRange { offset: self.number()?, key: self.string()?, value: self.string()? }
+            }
+            code::INCR_BY => Op::IncrBy { delta: self.signed()?, key: self.string()? },
+            code::INCR_BY_FLOAT => Op::IncrByFloat { key: self.string()?, delta: self.string()? },
+            code::DEL => Op::Del { keys: self.list()? },
+            code::GET_DEL => Op::GetDel { key: self.string()? },
+            code::GET_EX => Op::GetEx { expiry: self.expiry()?, key: self.string()? },
+            code::M_SET => {
+                let (only_if_none, pairs) = (self.flag()?, self.list()?);
+                if pairs.len() % 2 != 0 {
+                    return Err(OpError("a key without a value"));
+                }
+                Op::MSet { pairs, only_if_none }
+            }
+            code::EXPIRE => {
+                Op::Expire { condition: self.condition()?, at_ms: self.signed()?, key: self.string()? }
+            }
+            code::PERSIST => Op::Persist { key: self.string()? },
+            code::RENAME => {
+                Op::Rename { only_if_none: self.flag()?, from: self.string()?, to: self.string()? }
+            }
+            code::COPY => Op::Copy { replace: self.flag()?, from: self.string()?, to: self.string()? },
+            code::FLUSH => Op::Flush,
+            code::MULTI => self.multi()?,
+            _ => return Err(OpError("unknown operation")),
+        })
+    }
+
+    fn read_op(&mut self, opcode: u8) -> Result<Op<'a>, OpError> {
+        Ok(match opcode {
+            code::GET => Op::Get { key: self.string()? },
+            code::STR_LEN => Op::StrLen { key: self.string()? },
+            code::GET_RANGE => {
+                Op::GetRange { start: self.signed()?, end: self.signed()?, key: self.string()? }
+            }
+            code::M_GET => Op::MGet { keys: self.list()? },
+            code::EXISTS => Op::Exists { keys: self.list()? },
+            code::TYPE => Op::Type { key: self.string()? },
+            code::TTL => Op::Ttl { absolute: self.flag()?, seconds: self.flag()?, key: self.string()? },
+            code::OBJECT_ENCODING => Op::ObjectEncoding { key: self.string()? },
+            code::OBJECT_REFCOUNT => Op::ObjectRefcount { key: self.string()? },
+            code::MEMORY_USAGE => Op::MemoryUsage { key: self.string()? },
+            code::KEYS => Op::Keys { pattern: self.string()? },
+            code::SCAN => {
+                let (cursor, count) = (self.number()?, self.number()?);
+                let pattern = if self.flag()? { Some(self.string()?) } else { None };
+                let kind = if self.flag()? { Some(self.string()?) } else { None };
+                Op::Scan { cursor, count, pattern, kind }
+            }
+            code::RANDOM_KEY => Op::RandomKey { seed: self.number()? },
+            code::DB_SIZE => Op::DbSize,
+            code::LCS => Op::Lcs {
+                len: self.flag()?,
+                idx: self.flag()?,
+                with_match_len: self.flag()?,
+                min_match_len: self.number()?,
+                a: self.string()?,
+                b: self.string()?,
+            },
+            code::VERSION_OF => Op::Version { key: self.string()? },
+            _ => return Err(OpError("unknown operation")),
+        })
+    }
+}
+
+/// The condition's byte.
+fn condition_byte(condition: Condition) -> u8 {
+    match condition {
+        Condition::Always => 0,
+        Condition::NoExpiry => 1,
+        Condition::HasExpiry => 2,
+        Condition::Later => 3,
+        Condition::Sooner => 4,
+        Condition::HasAndLater => 5,
+        Condition::HasAndSooner => 6,
+    }
+}
+
+impl<'a> Op<'a> {
+    /// Appends the op's bytes. Reads use the same encoding as writes.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.push(VERSION);
+        let mut to = Writer(out);
+        if self.is_write() { self.encode_write(&mut to) } else { self.encode_read(&mut to) }
+    }
+
+    fn encode_write(&self, to: &mut Writer<'_>) {
+        match self {
+            Op::Set { key, value, when, expiry, reply } => {
+                let (when, expected) = match when {
+                    SetWhen::Always => (0, None),
+                    SetWhen::Absent => (1, None),
+                    SetWhen::Present => (2, None),
+                    SetWhen::Equals(expected) => (3, Some(expected)),
+                };
+                let reply = match reply {
+                    SetReply::Ok => 0,
+                    SetReply::Done => 1,
+                    SetReply::Old => 2,
+                };
+                to.byte(code::SET).byte(when).byte(reply).expiry(*expiry).string(key).string(value);
+                if let Some(expected) = expected {
+                    to.string(expected);
+                }
+            }
+            Op::Append { key, value } => _ = to.byte(code::APPEND).string(key).string(value),
+            Op::SetRange { key, offset, value } => {
+                to.byte(code::SET_RANGE).number(*offset).string(key).string(value);
+            }
+            Op::IncrBy { key, delta } => _ = to.byte(code::INCR_BY).signed(*delta).string(key),
+            Op::IncrByFloat { key, delta } => {
+                to.byte(code::INCR_BY_FLOAT).string(key).string(delta);
+            }
+            Op::Del { keys } => _ = to.byte(code::DEL).list(keys),
+            Op::GetDel { key } => _ = to.byte(code::GET_DEL).string(key),
+            Op::GetEx { key, expiry } => _ = to.byte(code::GET_EX).expiry(*expiry).string(key),
+            Op::MSet { pairs, only_if_none } => {
+                to.byte(code::M_SET).flag(*only_if_none).list(pairs);
+            }
+            Op::Expire { key, at_ms, condition } => {
+                to.byte(code::EXPIRE).byte(condition_byte(*condition)).signed(*at_ms).string(key);
+            }
+            Op::Persist { key } => _ = to.byte(code::PERSIST).string(key),
+            Op::Rename { from, to: target, only_if_none } => {
+                to.byte(code::RENAME).flag(*only_if_none).string(from).string(target);
+            }
+            Op::Copy { from, to: target, replace } => {
+                to.byte(code::COPY).flag(*replace).string(from).string(target);
+            }
+            Op::Multi { guards, ops } => _ = to.byte(code::MULTI).list(guards).list(ops),
+            _ => _ = to.byte(code::FLUSH),
+        }
+    }
+
+    fn encode_read(&self, to: &mut Writer<'_>) {
+        match self {
+            Op::Get { key } => _ = to.byte(code::GET).string(key),
+            Op::StrLen { key } => _ = to.byte(code::STR_LEN).string(key),
+            Op::GetRange { key, start, end } => {
+                to.byte(code::GET_RANGE).signed(*start).signed(*end).string(key);
+            }
+            Op::MGet { keys } => _ = to.byte(code::M_GET).list(keys),
+            Op::Exists { keys } => _ = to.byte(code::EXISTS).list(keys),
+            Op::Type { key } => _ = to.byte(code::TYPE).string(key),
+            Op::Ttl { key, absolute, seconds } => {
+                to.byte(code::TTL).flag(*absolute).flag(*seconds).string(key);
+            }
+            Op::ObjectEncoding { key } => _ = to.byte(code::OBJECT_ENCODING).string(key),
+            Op::ObjectRefcount { key } => _ = to.byte(code::OBJECT_REFCOUNT).string(key),
+            Op::MemoryUsage { key } => _ = to.byte(code::MEMORY_USAGE).string(key),
+            Op::Keys { pattern } => _ = to.byte(code::KEYS).string(pattern),
+            Op::Scan { cursor, count, pattern, kind } => {
+                to.byte(code::SCAN).number(*cursor).number(*count);
+                for text in [pattern, kind] {
+                    to.flag(text.is_some());
+                    if let Some(text) = text {
+                        to.string(text);
+                    }
+                }
+            }
+            Op::RandomKey { seed } => _ = to.byte(code::RANDOM_KEY).number(*seed),
+            Op::Lcs { a, b, len, idx, min_match_len, with_match_len } => {
+                to.byte(code::LCS).flag(*len).flag(*idx).flag(*with_match_len).number(*min_match_len);
+                to.string(a).string(b);
+            }
+            Op::Version { key } => _ = to.byte(code::VERSION_OF).string(key),
+            _ => _ = to.byte(code::DB_SIZE),
+        }
+    }
+
+    /// Reads an op's bytes; the op borrows from them.
+    ///
+    /// # Errors
+    /// [`OpError`] on bytes that no version so far wrote.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, OpError> {
+        let mut reader = Reader { rest: bytes };
+        if reader.byte()? != VERSION {
+            return Err(OpError("written in a layout that this version does not know"));
+        }
+        let opcode = reader.byte()?;
+        let op = if opcode < code::GET { reader.write_op(opcode)? } else { reader.read_op(opcode)? };
+        if reader.rest.is_empty() { Ok(op) } else { Err(OpError("bytes are left over")) }
+    }
+}
+
+/// The count at the head of an encoded list.
+pub(super) fn list_count(list: &[u8]) -> usize {
+    list.first_chunk::<4>().map_or(0, |count| u32::from_le_bytes(*count) as usize)
+}
+
+/// The items of a [`List`].
+#[derive(Clone, Debug)]
+pub struct ListIter<'a> {
+    args: std::slice::Iter<'a, &'a [u8]>,
+    encoded: &'a [u8],
+}
+
+impl<'a> ListIter<'a> {
+    pub(super) fn new(list: List<'a>) -> Self {
+        match list {
+            List::Args(args) => Self { args: args.iter(), encoded: &[] },
+            List::Encoded(bytes) => Self { args: [].iter(), encoded: bytes.get(4..).unwrap_or_default() },
+        }
+    }
+}
+
+impl<'a> Iterator for ListIter<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if let Some(arg) = self.args.next() {
+            return Some(arg);
+        }
+        let (len, rest) = self.encoded.split_first_chunk::<4>()?;
+        let (item, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+        self.encoded = rest;
+        Some(item)
+    }
+}

@@ -1,0 +1,252 @@
+//! The work that may block, as jobs: each knows all it needs, runs off the core, and brings its result back.
+
+use std::collections::BTreeMap;
+
+use corduroy_shards::PartitionId;
+use corduroy_wal::Lsn;
+
+use super::glob::glob;
+use super::hash::HashSeed;
+use super::ledger::Captured;
+use super::lookups::{LowerKey, LowerPage};
+use super::lower::format::{
+    PartitionMeta, STORE_KEY, keyspace_end, partition_key, read_row_key, read_row_value, row_key, row_value,
+    store_value,
+};
+use super::lower::{Lower, LowerRow};
+use super::row::{NO_EXPIRY, Stamp};
+use super::scan::CURSOR_SHIFT;
+
+/// Keys that a page for SCAN holds, a few more where hashes are close.
+const PAGE_KEYS: usize = 1024;
+
+/// A job, with the lower level that it works on.
+pub struct Job<L> {
+    pub(super) lower: L,
+    pub(super) task: Task,
+}
+
+/// The result of a [`Job`].
+pub struct JobDone(pub(super) Result<Done, String>);
+
+impl<L> std::fmt::Debug for Job<L> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.task.name())
+    }
+}
+
+impl std::fmt::Debug for JobDone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_ok() { "done" } else { "failed" })
+    }
+}
+
+/// A keyspace of a partition.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Place {
+    pub(super) partition: PartitionId,
+    pub(super) keyspace: u64,
+}
+
+/// What a job does.
+pub(super) enum Task {
+    /// Reads keys.
+    Load { place: Place, keys: Vec<(u64, Vec<u8>)>, asked: u32 },
+    /// Lists keys from a hash on.
+    Range { place: Place, from: u64, asked: u32 },
+    /// Lists the keys that match.
+    Matches { place: Place, pattern: Vec<u8>, limit: usize, asked: u32 },
+    /// Finds out whether keys existed. `epoch`: as of this freeze.
+    Resolve { place: Place, keys: Vec<(u64, Vec<u8>)>, epoch: u32 },
+    /// Writes what a freeze captured.
+    HandOver { seed: HashSeed, rows: Vec<Captured>, metas: Vec<(PartitionId, PartitionMeta)> },
+    /// Merges tables.
+    Compact { dead: Vec<(Vec<u8>, Vec<u8>)> },
+}
+
+/// What a job brought.
+pub(super) enum Done {
+    Loaded { place: Place, rows: Vec<Loaded>, asked: u32 },
+    Page { page: LowerPage, asked: u32 },
+    Resolved { place: Place, keys: Vec<(u64, Vec<u8>, Option<Stamp>)>, epoch: u32 },
+    HandedOver { metas: Vec<(PartitionId, Lsn, u64)>, counts: BTreeMap<Place, BlindCounts>, rows: u64 },
+    Compacted { more: bool },
+}
+
+/// A key read from below; `None`: it is not there.
+pub(super) struct Loaded {
+    pub(super) hash: u64,
+    pub(super) key: Vec<u8>,
+    pub(super) value: Option<(Stamp, Vec<u8>)>,
+}
+
+/// Of the blind writes of a keyspace in a hand-over: all, those whose key existed below, those of them that expire.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct BlindCounts {
+    pub(super) resolved: u64,
+    pub(super) existed: u64,
+    pub(super) expiring: u64,
+}
+
+impl Task {
+    fn name(&self) -> &'static str {
+        match self {
+            Task::Load { .. } => "load",
+            Task::Range { .. } => "range",
+            Task::Matches { .. } => "matches",
+            Task::Resolve { .. } => "resolve",
+            Task::HandOver { .. } => "hand-over",
+            Task::Compact { .. } => "compact",
+        }
+    }
+}
+
+impl<L: Lower> Job<L> {
+    /// Does it.
+    pub(super) fn run(self) -> JobDone {
+        JobDone(self.task.run(&self.lower))
+    }
+}
+
+impl Task {
+    fn run<L: Lower>(self, lower: &L) -> Result<Done, String> {
+        match self {
+            Task::Load { place, keys, asked } => {
+                let load = |(hash, key): (u64, Vec<u8>)| -> Result<Loaded, String> {
+                    let value = read_row(lower, place, hash, &key)?;
+                    Ok(Loaded { hash, key, value })
+                };
+                let rows = keys.into_iter().map(load).collect::<Result<_, _>>()?;
+                Ok(Done::Loaded { place, rows, asked })
+            }
+            Task::Range { place, from, asked } => Ok(Done::Page { page: range(lower, place, from)?, asked }),
+            Task::Matches { place, pattern, limit, asked } => {
+                Ok(Done::Page { page: matches(lower, place, pattern, limit)?, asked })
+            }
+            Task::Resolve { place, keys, epoch } => {
+                let resolve = |(hash, key): (u64, Vec<u8>)| -> Result<_, String> {
+                    let stamp = read_row(lower, place, hash, &key)?.map(|(stamp, _)| stamp);
+                    Ok((hash, key, stamp))
+                };
+                let keys = keys.into_iter().map(resolve).collect::<Result<_, _>>()?;
+                Ok(Done::Resolved { place, keys, epoch })
+            }
+            Task::HandOver { seed, rows, metas } => hand_over(lower, seed, rows, metas),
+            Task::Compact { dead } => Ok(Done::Compacted { more: lower.compact(&dead)? }),
+        }
+    }
+}
+
+fn read_row<L: Lower>(
+    lower: &L,
+    place: Place,
+    hash: u64,
+    key: &[u8],
+) -> Result<Option<(Stamp, Vec<u8>)>, String> {
+    let Some(value) = lower.get(&row_key(place.partition, place.keyspace, hash, key))? else {
+        return Ok(None);
+    };
+    let (stamp, value) = read_row_value(&value).ok_or_else(|| unreadable(place))?;
+    Ok(Some((stamp, value.to_vec())))
+}
+
+fn unreadable(place: Place) -> String {
+    format!("state: a row of partition {} is in a layout that this version does not know", place.partition)
+}
+
+/// Visits the keys of a keyspace from a hash on, until `visit` returns false.
+fn walk<L: Lower>(
+    lower: &L,
+    place: Place,
+    from: u64,
+    mut visit: impl FnMut(LowerKey) -> bool,
+) -> Result<(), String> {
+    let start = row_key(place.partition, place.keyspace, from, b"");
+    let mut broken = false;
+    lower.scan(&start, &keyspace_end(place.partition, place.keyspace), &mut |key, value| match (
+        read_row_key(key),
+        read_row_value(value),
+    ) {
+        (Some((hash, key)), Some((stamp, _))) => {
+            visit(LowerKey { hash, key: key.to_vec(), expire_at_ms: stamp.expire_at_ms })
+        }
+        _ => {
+            broken = true;
+            false
+        }
+    })?;
+    if broken { Err(unreadable(place)) } else { Ok(()) }
+}
+
+/// A page of keys; ends where a cursor can stand.
+fn range<L: Lower>(lower: &L, place: Place, from: u64) -> Result<LowerPage, String> {
+    let (mut keys, mut to): (Vec<LowerKey>, u64) = (Vec::new(), u64::MAX);
+    walk(lower, place, from, |key| {
+        let cursor = key.hash >> CURSOR_SHIFT;
+        if keys.len() >= PAGE_KEYS && keys.last().is_some_and(|last| last.hash >> CURSOR_SHIFT != cursor) {
+            to = (cursor << CURSOR_SHIFT) - 1;
+            return false;
+        }
+        keys.push(key);
+        true
+    })?;
+    let Place { partition, keyspace } = place;
+    Ok(LowerPage { partition, keyspace, from, to, pattern: None, keys, too_many: false })
+}
+
+fn matches<L: Lower>(lower: &L, place: Place, pattern: Vec<u8>, limit: usize) -> Result<LowerPage, String> {
+    let (mut keys, mut too_many) = (Vec::new(), false);
+    walk(lower, place, 0, |key| {
+        if glob(&pattern, &key.key) {
+            keys.push(key);
+        }
+        too_many = keys.len() > limit;
+        !too_many
+    })?;
+    let Place { partition, keyspace } = place;
+    Ok(LowerPage { partition, keyspace, from: 0, to: u64::MAX, pattern: Some(pattern), keys, too_many })
+}
+
+/// Writes rows and partitions in one step. The counts of blind writes become exact here, since the lower level is
+/// still as it was when they were made.
+fn hand_over<L: Lower>(
+    lower: &L,
+    seed: HashSeed,
+    mut rows: Vec<Captured>,
+    mut metas: Vec<(PartitionId, PartitionMeta)>,
+) -> Result<Done, String> {
+    let mut counts: BTreeMap<Place, BlindCounts> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.unknown) {
+        let place = Place { partition: row.partition, keyspace: row.keyspace };
+        let count = counts.entry(place).or_default();
+        count.resolved += 1;
+        if let Some((stamp, _)) = read_row(lower, place, row.hash, &row.key)? {
+            count.existed += 1;
+            count.expiring += u64::from(stamp.expire_at_ms != NO_EXPIRY);
+        }
+    }
+    metas.sort_unstable_by_key(|(partition, _)| *partition);
+    for (partition, meta) in &mut metas {
+        let place = Place { partition: *partition, keyspace: meta.keyspace };
+        if let Some(count) = counts.get(&place) {
+            meta.keys -= count.existed;
+            meta.expiring -= count.expiring;
+        }
+    }
+    rows.sort_unstable_by(|a, b| {
+        let order = (a.partition, a.keyspace, a.hash).cmp(&(b.partition, b.keyspace, b.hash));
+        order.then_with(|| a.key.cmp(&b.key))
+    });
+    let count = rows.len() as u64;
+    let done = metas.iter().map(|(partition, meta)| (*partition, meta.applied, meta.keyspace)).collect();
+    let heads = metas.into_iter().map(|(partition, meta)| (partition_key(partition), Some(meta.encode())));
+    let store = std::iter::once((STORE_KEY.to_vec(), Some(store_value(seed))));
+    let mut all = store.chain(heads).chain(rows.into_iter().map(lower_row));
+    lower.ingest(&mut all)?;
+    Ok(Done::HandedOver { metas: done, counts, rows: count })
+}
+
+fn lower_row(row: Captured) -> LowerRow {
+    let key = row_key(row.partition, row.keyspace, row.hash, &row.key);
+    (key, row.value.map(|(stamp, value)| row_value(stamp, &value)))
+}

@@ -1,0 +1,155 @@
+//! LCS: the longest common subsequence of two values, by the table that Redis fills too, so that ties fall alike.
+
+use super::exec::{Exec, Run, Stop};
+use super::op::{ErrorKind, Outcome};
+use super::write::length;
+
+/// The table may take this much: the same formula as Redis's, with a limit that keeps one command below a second.
+const MAX_TABLE_BYTES: usize = 256 << 20;
+
+/// What LCS was asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Lcs {
+    pub(super) len: bool,
+    pub(super) idx: bool,
+    pub(super) min_match_len: u64,
+    pub(super) with_match_len: bool,
+}
+
+impl Exec<'_> {
+    pub(super) fn lcs(&mut self, a: &[u8], b: &[u8], ask: Lcs) -> Run {
+        self.know([a, b])?;
+        let a = self.live(a)?.map(|row| row.value().to_vec()).unwrap_or_default();
+        let b = self.live(b)?.map(|row| row.value().to_vec()).unwrap_or_default();
+        let cells = (a.len() + 1).checked_mul(b.len() + 1);
+        if cells.and_then(|cells| cells.checked_mul(4)).is_none_or(|bytes| bytes > MAX_TABLE_BYTES) {
+            return Err(Stop::Error(ErrorKind::StringTooLong));
+        }
+        Ok(longest_common(&a, &b, ask))
+    }
+}
+
+/// Lengths of the longest common subsequences of all pairs of prefixes.
+struct Lengths {
+    width: usize,
+    cells: Vec<u32>,
+}
+
+impl Lengths {
+    fn new(a: &[u8], b: &[u8]) -> Self {
+        let width = b.len() + 1;
+        let mut cells = vec![0u32; width * (a.len() + 1)];
+        let mut above = vec![0u32; width];
+        for (a_byte, row) in a.iter().zip(cells.chunks_exact_mut(width).skip(1)) {
+            let mut left = 0;
+            let corners = above.iter().zip(above.iter().skip(1));
+            for ((b_byte, cell), (corner, up)) in b.iter().zip(row.iter_mut().skip(1)).zip(corners) {
+                *cell = if a_byte == b_byte { corner + 1 } else { left.max(*up) };
+                left = *cell;
+            }
+            above.copy_from_slice(row);
+        }
+        Self { width, cells }
+    }
+
+    fn get(&self, a_len: usize, b_len: usize) -> u32 {
+        self.cells.get(a_len * self.width + b_len).copied().unwrap_or(0)
+    }
+}
+
+/// A run of bytes common to both: the last byte's index in each, and the run's length.
+struct Match {
+    a_end: usize,
+    b_end: usize,
+    len: usize,
+}
+
+fn longest_common(a: &[u8], b: &[u8], ask: Lcs) -> Outcome {
+    let lengths = Lengths::new(a, b);
+    let total = lengths.get(a.len(), b.len()) as usize;
+    if ask.len && !ask.idx {
+        return length(total);
+    }
+    let (mut i, mut j) = (a.len(), b.len());
+    let mut common = Vec::with_capacity(total);
+    let mut matches: Vec<Match> = Vec::new();
+    while i > 0 && j > 0 {
+        let (a_byte, b_byte) = (a.get(i - 1), b.get(j - 1));
+        if a_byte == b_byte {
+            common.extend(a_byte);
+            match matches.last_mut() {
+                Some(run) if run.a_end + 1 == i + run.len && run.b_end + 1 == j + run.len => run.len += 1,
+                _ => matches.push(Match { a_end: i - 1, b_end: j - 1, len: 1 }),
+            }
+            (i, j) = (i - 1, j - 1);
+        } else if lengths.get(i - 1, j) > lengths.get(i, j - 1) {
+            i -= 1;
+        } else {
+            j -= 1;
+        }
+    }
+    if !ask.idx {
+        common.reverse();
+        return Outcome::Bulk(common);
+    }
+    let min_len = ask.min_match_len.max(1);
+    let matches = matches.iter().filter(|run| run.len as u64 >= min_len);
+    let matches = matches.map(|run| run.outcome(ask.with_match_len)).collect();
+    Outcome::Map(vec![
+        (Outcome::Bulk(b"matches".to_vec()), Outcome::Array(matches)),
+        (Outcome::Bulk(b"len".to_vec()), length(total)),
+    ])
+}
+
+impl Match {
+    fn outcome(&self, with_len: bool) -> Outcome {
+        let range = |end: usize| Outcome::Array(vec![length(end + 1 - self.len), length(end)]);
+        let mut parts = vec![range(self.a_end), range(self.b_end)];
+        if with_len {
+            parts.push(length(self.len));
+        }
+        Outcome::Array(parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(len: bool, idx: bool, min_match_len: u64, with_match_len: bool) -> Lcs {
+        Lcs { len, idx, min_match_len, with_match_len }
+    }
+
+    fn range(start: i64, end: i64) -> Outcome {
+        Outcome::Array(vec![Outcome::Int(start), Outcome::Int(end)])
+    }
+
+    #[test]
+    fn the_example_of_the_manual() {
+        let (a, b) = (b"ohmytext", b"mynewtext");
+        assert_eq!(longest_common(a, b, ask(false, false, 0, false)), Outcome::Bulk(b"mytext".to_vec()));
+        assert_eq!(longest_common(a, b, ask(true, false, 0, false)), Outcome::Int(6));
+        let expected = |matches| {
+            Outcome::Map(vec![
+                (Outcome::Bulk(b"matches".to_vec()), Outcome::Array(matches)),
+                (Outcome::Bulk(b"len".to_vec()), Outcome::Int(6)),
+            ])
+        };
+        let (text, my) = ([range(4, 7), range(5, 8)], [range(2, 3), range(0, 1)]);
+        assert_eq!(
+            longest_common(a, b, ask(false, true, 0, false)),
+            expected(vec![Outcome::Array(text.to_vec()), Outcome::Array(my.to_vec())])
+        );
+        let with_len = [text[0].clone(), text[1].clone(), Outcome::Int(4)];
+        assert_eq!(
+            longest_common(a, b, ask(false, true, 4, true)),
+            expected(vec![Outcome::Array(with_len.to_vec())])
+        );
+    }
+
+    #[test]
+    fn nothing_in_common() {
+        assert_eq!(longest_common(b"abc", b"", ask(false, false, 0, false)), Outcome::Bulk(Vec::new()));
+        assert_eq!(longest_common(b"abc", b"xyz", ask(true, false, 0, false)), Outcome::Int(0));
+    }
+}

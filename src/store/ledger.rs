@@ -1,0 +1,170 @@
+//! What all partitions of a store share: the memory accounts, the epochs of hand-over, and the running capture.
+//!
+//! A hand-over freezes a point of every touched partition (epoch + 1), then copies the rows that were dirty at that
+//! point, slice by slice; a row about to change is copied first. So what a hand-over writes is exactly the state at
+//! the freeze. Invariants: a row is dirty at the freeze iff it is dirty with an older epoch; `dirty_bytes` is the
+//! cost of the dirty rows.
+
+use std::collections::VecDeque;
+
+use corduroy_shards::PartitionId;
+
+use super::lower::format::PartitionMeta;
+use super::row::{BELOW, DIRTY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
+use super::table::Table;
+
+/// A row on its way to the lower level.
+#[derive(Debug)]
+pub(super) struct Captured {
+    pub(super) partition: PartitionId,
+    pub(super) keyspace: u64,
+    pub(super) hash: u64,
+    pub(super) key: Vec<u8>,
+    /// `None`: a tombstone.
+    pub(super) value: Option<(Stamp, Vec<u8>)>,
+    /// Whether the key exists below decides the partition's counts.
+    pub(super) unknown: bool,
+}
+
+/// A capture under way.
+#[derive(Debug, Default)]
+pub(super) struct Capture {
+    /// The partitions as of the freeze, by id.
+    pub(super) partitions: Vec<(PartitionId, PartitionMeta)>,
+    /// The next one to walk, and from which hash.
+    pub(super) next_partition: usize,
+    pub(super) next_hash: u64,
+    pub(super) rows: Vec<Captured>,
+}
+
+/// A keyspace that a flush cut off.
+#[derive(Debug)]
+pub(super) struct Detached {
+    pub(super) partition: PartitionId,
+    pub(super) keyspace: u64,
+    pub(super) table: Table,
+    /// The hand-over under way that still wants its rows.
+    wanted_by: Option<u32>,
+}
+
+/// Counters for INFO and the metrics.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) evicted: u64,
+    pub(super) loads: u64,
+    pub(super) expired: u64,
+    pub(super) hand_overs: u64,
+    pub(super) handed_over_rows: u64,
+}
+
+/// See the file's head.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// The number of freezes so far.
+    pub(super) epoch: u32,
+    /// The last hand-over that is on the media.
+    pub(super) completed: u32,
+    /// The running capture; `None` once its job is made.
+    pub(super) capture: Option<Capture>,
+    /// Keyspaces to be freed.
+    pub(super) detached: VecDeque<Detached>,
+    /// Memory of all rows in tables.
+    pub(super) used_bytes: usize,
+    /// Of those, what no hand-over has captured.
+    pub(super) dirty_bytes: usize,
+    /// Copies on their way to the lower level.
+    pub(super) captured_bytes: usize,
+    pub(super) totals: Totals,
+}
+
+impl Ledger {
+    /// Whether a hand-over is between its freeze and its completion.
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.epoch != self.completed
+    }
+
+    /// Called before a row changes: gives the running hand-over the row as it was at the freeze.
+    #[inline]
+    pub(super) fn capture_before_change(
+        &mut self,
+        partition: PartitionId,
+        keyspace: u64,
+        row: &mut Row,
+        page_dirty: &mut u32,
+    ) {
+        if self.capture.is_some() && row.has(DIRTY) && row.epoch < self.epoch {
+            self.capture_row(partition, keyspace, row, page_dirty);
+        }
+    }
+
+    /// Copies a dirty row for the running hand-over; the row is clean from here on.
+    pub(super) fn capture_row(
+        &mut self,
+        partition: PartitionId,
+        keyspace: u64,
+        row: &mut Row,
+        page_dirty: &mut u32,
+    ) {
+        let value = (!row.has(TOMBSTONE)).then(|| (row.stamp(), row.value().to_vec()));
+        let unknown = row.has(UNKNOWN);
+        let captured =
+            Captured { partition, keyspace, hash: row.hash, key: row.key().to_vec(), value, unknown };
+        self.dirty_bytes -= row.cost_bytes();
+        self.captured_bytes += row.cost_bytes();
+        *page_dirty -= 1;
+        row.clear(DIRTY | UNKNOWN);
+        row.set(BELOW);
+        row.epoch = self.epoch;
+        let capture = self.capture.as_mut().expect("only called while capturing");
+        capture.rows.push(captured);
+    }
+
+    /// Called after a row changed: it is dirty now. `cost_before`: its cost before the change.
+    #[inline]
+    pub(super) fn changed(&mut self, row: &mut Row, cost_before: usize, page_dirty: &mut u32) {
+        let cost = row.cost_bytes();
+        self.used_bytes = self.used_bytes + cost - cost_before;
+        if row.has(DIRTY) {
+            self.dirty_bytes -= cost_before;
+        } else {
+            *page_dirty += 1;
+        }
+        self.dirty_bytes += cost;
+        row.set(DIRTY | REFERENCED);
+        row.epoch = self.epoch;
+    }
+
+    /// Takes over a keyspace that nobody needs any more, except a running capture.
+    pub(super) fn detach(&mut self, partition: PartitionId, keyspace: u64, table: Table) {
+        if table.page_count() > 0 {
+            let wanted_by = self.capture.is_some().then_some(self.epoch);
+            self.detached.push_back(Detached { partition, keyspace, table, wanted_by });
+        }
+    }
+
+    /// Frees detached rows, and captures those that a running hand-over wants. Returns the units of work left; more
+    /// than 0 if nothing is detached any more.
+    pub(super) fn free_detached(&mut self, mut units: u64) -> u64 {
+        while units > 0 {
+            let Some(detached) = self.detached.front_mut() else { break };
+            let Some(mut page) = detached.table.pop_page() else {
+                self.detached.pop_front();
+                continue;
+            };
+            let (partition, keyspace) = (detached.partition, detached.keyspace);
+            let wanted = detached.wanted_by == Some(self.epoch);
+            units = units.saturating_sub(1 + page.rows.len() as u64);
+            let mut page_dirty = page.dirty;
+            for row in &mut page.rows {
+                self.used_bytes -= row.cost_bytes();
+                if wanted {
+                    self.capture_before_change(partition, keyspace, row, &mut page_dirty);
+                }
+                if row.has(DIRTY) {
+                    self.dirty_bytes -= row.cost_bytes();
+                }
+            }
+        }
+        units
+    }
+}

@@ -1,0 +1,160 @@
+//! What is being asked of the lower level: the keys that blocked ops want, and the stretches of keys that SCAN, KEYS
+//! and RANDOMKEY look through.
+//!
+//! Invariant: while an answer is on its way or kept here, no row that a hand-over completed after the question is
+//! dropped from memory (`safe_epoch`). So memory and an answer, taken together, are the present state, however old
+//! the answer is: what memory has no row for has not changed since.
+
+use std::collections::VecDeque;
+
+use corduroy_shards::PartitionId;
+use hashbrown::HashSet;
+
+/// Answers kept at a time; a client's next SCAN usually goes on in the same one.
+const MAX_PAGES: usize = 32;
+/// Hand-overs after which a kept answer goes, so that it does not hold rows in memory for ever.
+const MAX_PAGE_AGE: u32 = 2;
+
+/// Something that an op needs from below.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Want {
+    /// One key.
+    Key { hash: u64, key: Vec<u8> },
+    /// Some keys from this hash on.
+    Range { from: u64 },
+    /// All keys that match.
+    Matches { pattern: Vec<u8> },
+    /// Whether the keys of blind writes existed.
+    Unknown,
+}
+
+/// A key that the lower level holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct LowerKey {
+    pub(super) hash: u64,
+    pub(super) key: Vec<u8>,
+    pub(super) expire_at_ms: u64,
+}
+
+/// All keys that the lower level holds in a stretch of hashes (all that match, if there is a pattern).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct LowerPage {
+    pub(super) partition: PartitionId,
+    pub(super) keyspace: u64,
+    pub(super) from: u64,
+    /// The last hash covered.
+    pub(super) to: u64,
+    pub(super) pattern: Option<Vec<u8>>,
+    /// By hash.
+    pub(super) keys: Vec<LowerKey>,
+    /// There were more than may be answered.
+    pub(super) too_many: bool,
+}
+
+struct Kept {
+    page: LowerPage,
+    read_epoch: u32,
+    kept_epoch: u32,
+}
+
+/// See the file's head.
+#[derive(Default)]
+pub(super) struct Lookups {
+    /// Wants of the op that is being run.
+    pub(super) wants: Vec<Want>,
+    /// Keys being loaded.
+    loading: HashSet<(PartitionId, u64)>,
+    /// Questions under way: the last completed hand-over when asked, and how many.
+    under_way: VecDeque<(u32, u32)>,
+    pages: VecDeque<Kept>,
+}
+
+impl Lookups {
+    pub(super) fn want_key(&mut self, hash: u64, key: &[u8]) {
+        let want = Want::Key { hash, key: key.to_vec() };
+        if !self.wants.contains(&want) || self.wants.len() > 64 {
+            self.wants.push(want);
+        }
+    }
+
+    /// Notes a load; false if it is under way already.
+    pub(super) fn begin_load(&mut self, partition: PartitionId, hash: u64) -> bool {
+        self.loading.insert((partition, hash))
+    }
+
+    pub(super) fn end_load(&mut self, partition: PartitionId, hash: u64) {
+        self.loading.remove(&(partition, hash));
+    }
+
+    /// Notes a question asked when the hand-over `completed` was the last.
+    pub(super) fn ask(&mut self, completed: u32) {
+        match self.under_way.back_mut() {
+            Some((epoch, count)) if *epoch == completed => *count += 1,
+            _ => self.under_way.push_back((completed, 1)),
+        }
+    }
+
+    /// Notes its answer.
+    pub(super) fn answered(&mut self, asked: u32) {
+        let found = self.under_way.iter_mut().find(|(epoch, _)| *epoch == asked);
+        let (_, count) = found.expect("every question is noted when it is asked");
+        *count -= 1;
+        self.under_way.retain(|(_, count)| *count > 0);
+    }
+
+    /// The hand-over up to which rows may be dropped from memory.
+    pub(super) fn safe_epoch(&self, completed: u32) -> u32 {
+        let asked = self.under_way.front().map_or(completed, |(epoch, _)| *epoch);
+        self.pages.iter().map(|kept| kept.read_epoch).fold(asked.min(completed), u32::min)
+    }
+
+    /// Keeps an answer.
+    pub(super) fn keep(&mut self, page: LowerPage, read_epoch: u32, completed: u32) {
+        if self.pages.len() >= MAX_PAGES {
+            self.pages.pop_front();
+        }
+        self.pages.push_back(Kept { page, read_epoch, kept_epoch: completed });
+    }
+
+    /// A hand-over completed: answers that are too old go.
+    pub(super) fn age(&mut self, completed: u32) {
+        self.pages.retain(|kept| completed - kept.kept_epoch < MAX_PAGE_AGE);
+    }
+
+    /// A keyspace ended: its answers go.
+    pub(super) fn forget_pages(&mut self, partition: PartitionId) {
+        self.pages.retain(|kept| kept.page.partition != partition);
+    }
+
+    /// A kept answer for the stretch around `hash`.
+    pub(super) fn page(&self, partition: PartitionId, keyspace: u64, hash: u64) -> Option<&LowerPage> {
+        let mut pages = self.pages.iter().map(|kept| &kept.page);
+        pages.find(|page| {
+            page.partition == partition
+                && page.keyspace == keyspace
+                && page.pattern.is_none()
+                && (page.from..=page.to).contains(&hash)
+        })
+    }
+
+    /// A kept answer for KEYS.
+    pub(super) fn matches(
+        &self,
+        partition: PartitionId,
+        keyspace: u64,
+        pattern: &[u8],
+    ) -> Option<&LowerPage> {
+        let mut pages = self.pages.iter().map(|kept| &kept.page);
+        pages.find(|page| {
+            page.partition == partition
+                && page.keyspace == keyspace
+                && page.pattern.as_deref() == Some(pattern)
+        })
+    }
+
+    /// Drops the answer for KEYS once it has been given: the next KEYS asks anew, so memory is not held by it.
+    pub(super) fn drop_matches(&mut self, partition: PartitionId, pattern: &[u8]) {
+        self.pages
+            .retain(|kept| kept.page.partition != partition || kept.page.pattern.as_deref() != Some(pattern));
+    }
+}

@@ -1,0 +1,176 @@
+//! The bytes in the lower level.
+//!
+//! Keys: `00` the store's row; `01 partition` a partition's row; `02 partition keyspace hash key` a key's row, so that
+//! both levels walk a keyspace in the same order. Numbers in keys are big endian, elsewhere little endian. Every value
+//! starts with its layout's number.
+
+use corduroy_shards::PartitionId;
+use corduroy_wal::Lsn;
+
+use super::super::hash::HashSeed;
+use super::super::row::{Encoding, Stamp};
+
+const LAYOUT: u8 = 1;
+const ROW_HEADER_BYTES: usize = 18;
+
+/// The key of the store's own row.
+pub(in super::super) const STORE_KEY: &[u8] = &[0];
+
+/// The value of the store's own row.
+pub(in super::super) fn store_value(seed: HashSeed) -> Vec<u8> {
+    let [k0, k1] = seed.0;
+    [&[LAYOUT][..], &k0.to_le_bytes(), &k1.to_le_bytes()].concat()
+}
+
+/// Reads the store's own row.
+pub(in super::super) fn read_store_value(value: &[u8]) -> Option<HashSeed> {
+    let mut fields = Fields(value);
+    (fields.byte()? == LAYOUT).then_some(())?;
+    let seed = HashSeed([fields.number()?, fields.number()?]);
+    fields.0.is_empty().then_some(seed)
+}
+
+/// What is kept of a partition: the point of its history that the rows below stand for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in super::super) struct PartitionMeta {
+    pub(in super::super) applied: Lsn,
+    /// The keyspace: the version of the flush that began it.
+    pub(in super::super) keyspace: u64,
+    /// The highest stamp applied.
+    pub(in super::super) clock_ms: u64,
+    pub(in super::super) keys: u64,
+    pub(in super::super) expiring: u64,
+}
+
+/// The key of a partition's row; `PartitionId(0)` is below all of them.
+pub(in super::super) fn partition_key(partition: PartitionId) -> Vec<u8> {
+    [&[1][..], &partition.0.to_be_bytes()].concat()
+}
+
+/// Just above the last partition's row.
+pub(in super::super) const PARTITIONS_END: &[u8] = &[2];
+
+/// The partition named in the key of its row.
+pub(in super::super) fn read_partition_key(key: &[u8]) -> Option<PartitionId> {
+    let (tag, id) = key.split_first()?;
+    let id: [u8; 8] = id.try_into().ok()?;
+    (*tag == 1).then(|| PartitionId(u64::from_be_bytes(id)))
+}
+
+impl PartitionMeta {
+    pub(in super::super) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![LAYOUT];
+        for number in [self.applied.0, self.keyspace, self.clock_ms, self.keys, self.expiring] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out
+    }
+
+    pub(in super::super) fn decode(value: &[u8]) -> Option<Self> {
+        let mut fields = Fields(value);
+        (fields.byte()? == LAYOUT).then_some(())?;
+        let meta = Self {
+            applied: Lsn(fields.number()?),
+            keyspace: fields.number()?,
+            clock_ms: fields.number()?,
+            keys: fields.number()?,
+            expiring: fields.number()?,
+        };
+        fields.0.is_empty().then_some(meta)
+    }
+}
+
+/// The key of a key's row. With an empty key it is at or below all rows of that hash.
+pub(in super::super) fn row_key(partition: PartitionId, keyspace: u64, hash: u64, key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(25 + key.len());
+    out.push(2);
+    out.extend_from_slice(&partition.0.to_be_bytes());
+    out.extend_from_slice(&keyspace.to_be_bytes());
+    out.extend_from_slice(&hash.to_be_bytes());
+    out.extend_from_slice(key);
+    out
+}
+
+/// Just above the last row of a keyspace.
+pub(in super::super) fn keyspace_end(partition: PartitionId, keyspace: u64) -> Vec<u8> {
+    match keyspace.checked_add(1) {
+        Some(next) => row_key(partition, next, 0, b""),
+        None => row_key(PartitionId(partition.0.saturating_add(1)), 0, 0, b""),
+    }
+}
+
+/// The hash and the key in the key of a row.
+pub(in super::super) fn read_row_key(key: &[u8]) -> Option<(u64, &[u8])> {
+    let (hash, key) = key.get(17..)?.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*hash), key))
+}
+
+/// The value of a key's row.
+pub(in super::super) fn row_value(stamp: Stamp, value: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(ROW_HEADER_BYTES + value.len());
+    out.push(LAYOUT);
+    out.push(stamp.encoding as u8);
+    out.extend_from_slice(&stamp.version.to_le_bytes());
+    out.extend_from_slice(&stamp.expire_at_ms.to_le_bytes());
+    out.extend_from_slice(value);
+    out
+}
+
+/// Reads a key's row.
+pub(in super::super) fn read_row_value(bytes: &[u8]) -> Option<(Stamp, &[u8])> {
+    let mut fields = Fields(bytes);
+    (fields.byte()? == LAYOUT).then_some(())?;
+    let encoding = Encoding::from_byte(fields.byte()?)?;
+    let stamp = Stamp { encoding, version: fields.number()?, expire_at_ms: fields.number()? };
+    Some((stamp, fields.0))
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let (first, rest) = self.0.split_first_chunk::<8>()?;
+        self.0 = rest;
+        Some(u64::from_le_bytes(*first))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_bytes_come_back() {
+        let meta = PartitionMeta { applied: Lsn(9), keyspace: 7 << 20, clock_ms: 5, keys: 3, expiring: 1 };
+        assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta));
+        assert_eq!(PartitionMeta::decode(&[]), None);
+        assert_eq!(read_partition_key(&partition_key(PartitionId(300))), Some(PartitionId(300)));
+        let seed = HashSeed([1, 2]);
+        assert_eq!(read_store_value(&store_value(seed)), Some(seed));
+        let stamp = Stamp { version: 77, expire_at_ms: 88, encoding: Encoding::Raw };
+        let bytes = row_value(stamp, b"data");
+        let (read, data) = read_row_value(&bytes).expect("a row");
+        assert_eq!(
+            (read.version, read.expire_at_ms, read.encoding, data),
+            (77, 88, Encoding::Raw, &b"data"[..])
+        );
+        assert_eq!(read_row_key(&row_key(PartitionId(1), 2, 3, b"k")), Some((3, &b"k"[..])));
+    }
+
+    #[test]
+    fn rows_sort_behind_partitions_and_within_their_keyspace() {
+        let first = row_key(PartitionId(0), 0, 0, b"");
+        assert!(partition_key(PartitionId(u64::MAX)).as_slice() < PARTITIONS_END);
+        assert!(PARTITIONS_END <= first.as_slice());
+        let last = row_key(PartitionId(4), 9, u64::MAX, &[255; 40]);
+        assert!(last < keyspace_end(PartitionId(4), 9));
+        assert!(keyspace_end(PartitionId(4), 9) <= row_key(PartitionId(4), 10, 0, b""));
+        assert!(row_key(PartitionId(4), u64::MAX, 5, b"x") < keyspace_end(PartitionId(4), u64::MAX));
+    }
+}

@@ -1,0 +1,55 @@
+//! The lower level of the state: an ordered, durable map that takes a hand-over whole or not at all.
+//!
+//! Called from jobs only (its calls block). [`LsmLower`] is the real one, [`MemLower`] the simulator's. The bytes that
+//! lie in it are in `format`.
+
+pub(super) mod format;
+mod lsm;
+mod mem;
+
+pub use lsm::{LsmLower, LsmShared};
+pub use mem::MemLower;
+
+/// A key and its value; `None` removes the key.
+pub type LowerRow = (Vec<u8>, Option<Vec<u8>>);
+
+/// Figures of a lower level.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct LowerStats {
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Tables (files).
+    pub tables: u64,
+}
+
+/// An ordered, durable map. Clones are handles to the same map.
+pub trait Lower: Clone + Send + Sync + 'static {
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// A text saying what could not be read.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String>;
+
+    /// Visits the pairs with `from <= key < to` in key order, until `visit` returns false.
+    ///
+    /// # Errors
+    /// A text saying what could not be read.
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool)
+    -> Result<(), String>;
+
+    /// Takes all rows (ascending keys, each once) in one atomic step; durable on return.
+    ///
+    /// # Errors
+    /// A text saying what could not be written. Nothing of it may be seen after a restart.
+    fn ingest(&self, rows: &mut dyn Iterator<Item = LowerRow>) -> Result<(), String>;
+
+    /// Does a bounded amount of compaction. `dead` lists key ranges (from, below) whose rows may go. Returns whether
+    /// more is worth doing at once.
+    ///
+    /// # Errors
+    /// A text saying what could not be read or written.
+    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, String>;
+
+    /// Its figures; cheap.
+    fn stats(&self) -> LowerStats;
+}

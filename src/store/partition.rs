@@ -1,0 +1,300 @@
+//! One partition's state in memory, and the two changes that all commands are made of: write a row, remove a row.
+//!
+//! Invariant: the counters agree with the rows after every change; a row is never changed before a running hand-over
+//! has its state as of the freeze.
+
+use corduroy_shards::PartitionId;
+use corduroy_wal::Lsn;
+
+use super::ledger::Ledger;
+use super::lower::format::PartitionMeta;
+use super::row::{BELOW, DIRTY, NO_EXPIRY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
+use super::table::{Page, Table, find_row};
+
+/// The bits of a version that count the ops of an entry; the rest is the entry's LSN.
+const OP_BITS: u32 = 20;
+
+/// Looks for expired rows are this far apart at least, by the partition's clock.
+const SWEEP_INTERVAL_MS: u64 = 500;
+
+/// A partition. About 200 bytes while it has no rows.
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) id: PartitionId,
+    pub(super) table: Table,
+    /// Keys that are stored, expired ones included. Too high by those of `unknown` that exist below.
+    pub(super) keys: u64,
+    /// Of those, the ones with a time to live; inexact in the same way.
+    pub(super) expiring: u64,
+    /// Blind writes of which it is not known yet whether the key existed below.
+    pub(super) unknown: u64,
+    /// Where their rows are; may name rows that are resolved by now.
+    pub(super) unknown_hashes: Vec<u64>,
+    /// Someone waits for `unknown` to become 0, so no more blind writes.
+    pub(super) exact_wanted: bool,
+    pub(super) applied: Lsn,
+    pub(super) persisted: Lsn,
+    /// The keyspace's number: the version of the flush that began it, 0 at first.
+    pub(super) keyspace: u64,
+    /// The highest stamp of an applied entry: what "now" means in apply. It never goes back, not even when the
+    /// leadership moves to a node whose clock is behind; so a row that has expired once stays expired, and every
+    /// replica may drop it whenever it likes.
+    pub(super) clock_ms: u64,
+    /// Ops of the running entry that have been applied.
+    pub(super) ops_in_entry: u32,
+    /// Changed since the last freeze.
+    pub(super) touched: bool,
+    /// No row expires before this.
+    pub(super) min_expire_ms: u64,
+    /// When the last sweep for expired rows began, by `clock_ms`.
+    pub(super) swept_ms: u64,
+}
+
+/// What memory says about a key.
+pub(super) enum Found<'r> {
+    Live(&'r Row),
+    /// It does not exist.
+    Absent,
+    /// Only the lower level knows.
+    Unknown,
+}
+
+impl Partition {
+    /// A partition of which nothing is stored.
+    pub(super) fn new(id: PartitionId) -> Self {
+        let nothing = PartitionMeta { applied: Lsn::ZERO, keyspace: 0, clock_ms: 0, keys: 0, expiring: 0 };
+        Self::restored(id, &nothing)
+    }
+
+    /// A partition as the last hand-over left it.
+    pub(super) fn restored(id: PartitionId, meta: &PartitionMeta) -> Self {
+        Self {
+            id,
+            table: Table::new(meta.keys == 0),
+            keys: meta.keys,
+            expiring: meta.expiring,
+            unknown: 0,
+            unknown_hashes: Vec::new(),
+            exact_wanted: false,
+            applied: meta.applied,
+            persisted: meta.applied,
+            keyspace: meta.keyspace,
+            clock_ms: meta.clock_ms,
+            ops_in_entry: 0,
+            touched: false,
+            min_expire_ms: NO_EXPIRY,
+            swept_ms: 0,
+        }
+    }
+
+    /// What a hand-over that freezes now has to keep of it.
+    pub(super) fn meta(&self) -> PartitionMeta {
+        PartitionMeta {
+            applied: self.applied,
+            keyspace: self.keyspace,
+            clock_ms: self.clock_ms,
+            keys: self.keys,
+            expiring: self.expiring,
+        }
+    }
+
+    /// The version that the next op's changes get: the entry's LSN and the op's place in it. Different for any two
+    /// ops, so that WATCH sees a change by a later op of the very entry that it looked at.
+    pub(super) fn version(&self, lsn: Lsn) -> u64 {
+        assert!(self.ops_in_entry >> OP_BITS == 0, "an entry of more than 2^20 ops");
+        lsn.0 << OP_BITS | u64::from(self.ops_in_entry)
+    }
+
+    #[inline]
+    pub(super) fn find(&self, hash: u64, key: &[u8], now_ms: u64) -> Found<'_> {
+        let Some(page) = self.table.page(hash) else {
+            return if self.table.is_complete(hash) { Found::Absent } else { Found::Unknown };
+        };
+        match page.find(hash, key) {
+            Some(row) => {
+                row.set(REFERENCED);
+                if row.is_live(now_ms) { Found::Live(row) } else { Found::Absent }
+            }
+            None if page.complete => Found::Absent,
+            None => Found::Unknown,
+        }
+    }
+
+    /// Writes a row, whatever was there.
+    pub(super) fn write(&mut self, ledger: &mut Ledger, hash: u64, key: &[u8], value: &[u8], stamp: Stamp) {
+        let Page { rows, complete, dirty, tombstones, min_expire_ms, .. } = self.table.page_mut(hash);
+        self.min_expire_ms = self.min_expire_ms.min(stamp.expire_at_ms);
+        let expires = stamp.expire_at_ms != NO_EXPIRY;
+        if let Some(row) = find_row(rows, hash, key) {
+            ledger.capture_before_change(self.id, self.keyspace, row, dirty);
+            if row.has(TOMBSTONE) {
+                row.clear(TOMBSTONE);
+                *tombstones -= 1;
+                self.keys += 1;
+            } else if row.expire_at_ms != NO_EXPIRY {
+                self.expiring -= 1;
+            }
+            self.expiring += u64::from(expires);
+            *min_expire_ms = (*min_expire_ms).min(stamp.expire_at_ms);
+            let cost_before = row.cost_bytes();
+            let _ = row.set_value(value);
+            row.version = stamp.version;
+            row.expire_at_ms = stamp.expire_at_ms;
+            row.encoding = stamp.encoding;
+            ledger.changed(row, cost_before, dirty);
+            return;
+        }
+        let mut flags = DIRTY | REFERENCED;
+        if !*complete {
+            flags |= UNKNOWN | BELOW;
+            self.unknown += 1;
+            self.unknown_hashes.push(hash);
+        }
+        self.keys += 1;
+        self.expiring += u64::from(expires);
+        let row = Row::new(hash, key, value, stamp, ledger.epoch, flags);
+        ledger.used_bytes += row.cost_bytes();
+        ledger.dirty_bytes += row.cost_bytes();
+        self.table.insert(row);
+    }
+
+    /// Changes when a live row expires.
+    pub(super) fn set_expiry(
+        &mut self,
+        ledger: &mut Ledger,
+        hash: u64,
+        key: &[u8],
+        version: u64,
+        at_ms: u64,
+    ) {
+        let Page { rows, dirty, min_expire_ms, .. } = self.table.page_mut(hash);
+        let row = find_row(rows, hash, key).expect("only called for rows that were just found");
+        ledger.capture_before_change(self.id, self.keyspace, row, dirty);
+        self.expiring += u64::from(at_ms != NO_EXPIRY);
+        self.expiring -= u64::from(row.expire_at_ms != NO_EXPIRY);
+        self.min_expire_ms = self.min_expire_ms.min(at_ms);
+        *min_expire_ms = (*min_expire_ms).min(at_ms);
+        let cost = row.cost_bytes();
+        row.version = version;
+        row.expire_at_ms = at_ms;
+        ledger.changed(row, cost, dirty);
+    }
+
+    /// Removes a row that is stored; the lower level learns of it by a tombstone, if it has to.
+    pub(super) fn remove(&mut self, ledger: &mut Ledger, hash: u64, key: &[u8]) {
+        let page = self.table.page_mut(hash);
+        let Page { rows, dirty, tombstones, .. } = &mut *page;
+        let row = find_row(rows, hash, key).expect("only called for rows that were just found");
+        assert!(!row.has(TOMBSTONE), "a row is removed once");
+        ledger.capture_before_change(self.id, self.keyspace, row, dirty);
+        self.keys -= 1;
+        self.expiring -= u64::from(row.expire_at_ms != NO_EXPIRY);
+        let cost_before = row.cost_bytes();
+        if row.has(BELOW) {
+            let _ = row.set_value(b"");
+            row.expire_at_ms = NO_EXPIRY;
+            row.set(TOMBSTONE);
+            *tombstones += 1;
+            ledger.changed(row, cost_before, dirty);
+            return;
+        }
+        if row.has(DIRTY) {
+            *dirty -= 1;
+            ledger.dirty_bytes -= cost_before;
+        }
+        ledger.used_bytes -= cost_before;
+        page.take(hash, key).expect("it was just found");
+    }
+
+    /// Begins an empty keyspace; the old rows go to the ledger, which frees them bit by bit.
+    pub(super) fn flush(&mut self, ledger: &mut Ledger, version: u64) {
+        let table = std::mem::replace(&mut self.table, Table::new(true));
+        ledger.detach(self.id, self.keyspace, table);
+        self.keyspace = version;
+        (self.keys, self.expiring, self.unknown) = (0, 0, 0);
+        self.unknown_hashes = Vec::new();
+        self.min_expire_ms = NO_EXPIRY;
+    }
+
+    /// Whether it is worth looking for expired rows: some are due, and the last look was a while ago.
+    pub(super) fn wants_sweep(&self) -> bool {
+        self.min_expire_ms <= self.clock_ms
+            && self.clock_ms.saturating_sub(self.swept_ms) >= SWEEP_INTERVAL_MS
+    }
+
+    /// Keys of blind writes that are not resolved, at most `limit`.
+    pub(super) fn unknown_keys(&self, limit: usize) -> Vec<(u64, Vec<u8>)> {
+        let mut hashes = self.unknown_hashes.clone();
+        hashes.sort_unstable();
+        hashes.dedup();
+        let rows = hashes.iter().flat_map(|hash| {
+            let rows = self.table.page(*hash).map(|page| page.rows.iter());
+            rows.into_iter().flatten().filter(|row| row.hash == *hash && row.has(UNKNOWN))
+        });
+        rows.take(limit).map(|row| (row.hash, row.key().to_vec())).collect()
+    }
+
+    /// Removes a page's expired rows, and its tombstones that the lower level does not need any more. Returns the
+    /// number of rows looked at.
+    pub(super) fn walk_page(&mut self, ledger: &mut Ledger, hash: u64, safe_epoch: u32) -> u64 {
+        let clock_ms = self.clock_ms;
+        let page = self.table.page_mut(hash);
+        let mut looked_at = 0;
+        if page.min_expire_ms <= clock_ms {
+            looked_at += page.rows.len() as u64;
+            let expired = page.rows.iter().filter(|row| !row.has(TOMBSTONE) && !row.is_live(clock_ms));
+            let expired: Vec<(u64, Vec<u8>)> = expired.map(|row| (row.hash, row.key().to_vec())).collect();
+            ledger.totals.expired += expired.len() as u64;
+            for (hash, key) in expired {
+                self.remove(ledger, hash, &key);
+            }
+        }
+        let page = self.table.page_mut(hash);
+        if page.min_expire_ms <= clock_ms {
+            let expiries = page.rows.iter().map(|row| row.expire_at_ms);
+            page.min_expire_ms = expiries.min().unwrap_or(NO_EXPIRY);
+        }
+        self.min_expire_ms = self.min_expire_ms.min(page.min_expire_ms);
+        if page.complete && page.tombstones > 0 {
+            looked_at += page.rows.len() as u64;
+            let Page { rows, tombstones, .. } = page;
+            rows.retain(|row| {
+                let spent = row.has(TOMBSTONE) && row.is_clean(safe_epoch);
+                if spent {
+                    ledger.used_bytes -= row.cost_bytes();
+                    *tombstones -= 1;
+                }
+                !spent
+            });
+        }
+        looked_at
+    }
+
+    /// Drops a page's clean rows that were not used since the last time. Returns the number of rows looked at, and
+    /// whether any went.
+    pub(super) fn evict_page(&mut self, ledger: &mut Ledger, hash: u64, safe_epoch: u32) -> (u64, bool) {
+        let page = self.table.page_mut(hash);
+        let looked_at = page.rows.len();
+        let Page { rows, tombstones, complete, .. } = page;
+        rows.retain(|row| {
+            if !row.is_clean(safe_epoch) {
+                return true;
+            }
+            if row.has(REFERENCED) {
+                row.clear(REFERENCED);
+                return true;
+            }
+            ledger.used_bytes -= row.cost_bytes();
+            if row.has(TOMBSTONE) {
+                *tombstones -= 1;
+            } else {
+                *complete = false;
+                ledger.totals.evicted += 1;
+            }
+            false
+        });
+        let evicted = rows.len() < looked_at;
+        page.shrink();
+        (looked_at as u64, evicted)
+    }
+}

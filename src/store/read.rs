@@ -1,0 +1,123 @@
+//! The commands that look at single keys, by Redis's rules.
+
+use super::exec::{Exec, Run};
+use super::number::parse_integer;
+use super::op::{List, Outcome};
+use super::row::{Encoding, NO_EXPIRY, ROW_OVERHEAD_BYTES, Row};
+use super::write::length;
+
+/// Longer strings are "raw".
+const EMBSTR_BYTES: usize = 44;
+
+impl Exec<'_> {
+    pub(super) fn get(&mut self, key: &[u8]) -> Run {
+        Ok(self.live(key)?.map_or(Outcome::Nil, |row| Outcome::Bulk(row.value().to_vec())))
+    }
+
+    pub(super) fn str_len(&mut self, key: &[u8]) -> Run {
+        Ok(length(self.live(key)?.map_or(0, |row| row.value().len())))
+    }
+
+    pub(super) fn get_range(&mut self, key: &[u8], start: i64, end: i64) -> Run {
+        let range = self.live(key)?.map(|row| range_of(row.value(), start, end).to_vec());
+        Ok(Outcome::Bulk(range.unwrap_or_default()))
+    }
+
+    pub(super) fn m_get(&mut self, keys: List<'_>) -> Run {
+        self.know(keys)?;
+        keys.iter().map(|key| self.get(key)).collect::<Run<Vec<_>>>().map(Outcome::Array)
+    }
+
+    pub(super) fn exists(&mut self, keys: List<'_>) -> Run {
+        self.know(keys)?;
+        let mut found = 0;
+        for key in keys {
+            found += i64::from(self.live(key)?.is_some());
+        }
+        Ok(Outcome::Int(found))
+    }
+
+    pub(super) fn type_of(&mut self, key: &[u8]) -> Run {
+        Ok(Outcome::Simple(if self.live(key)?.is_some() { "string" } else { "none" }))
+    }
+
+    pub(super) fn ttl(&mut self, key: &[u8], absolute: bool, seconds: bool) -> Run {
+        let now_ms = self.now_ms;
+        let Some(row) = self.live(key)? else { return Ok(Outcome::Int(-2)) };
+        if row.expire_at_ms == NO_EXPIRY {
+            return Ok(Outcome::Int(-1));
+        }
+        let ms = if absolute { row.expire_at_ms } else { row.expire_at_ms.saturating_sub(now_ms) };
+        let answer = if seconds { ms.saturating_add(500) / 1000 } else { ms };
+        Ok(Outcome::Int(i64::try_from(answer).unwrap_or(i64::MAX)))
+    }
+
+    pub(super) fn object_encoding(&mut self, key: &[u8]) -> Run {
+        Ok(self.live(key)?.map_or(Outcome::Nil, |row| Outcome::Bulk(encoding_of(row).as_bytes().to_vec())))
+    }
+
+    pub(super) fn object_refcount(&mut self, key: &[u8]) -> Run {
+        Ok(self.live(key)?.map_or(Outcome::Nil, |_| Outcome::Int(1)))
+    }
+
+    pub(super) fn memory_usage(&mut self, key: &[u8]) -> Run {
+        let bytes = self.live(key)?.map(|row| ROW_OVERHEAD_BYTES + row.key().len() + row.value().len());
+        Ok(bytes.map_or(Outcome::Nil, length))
+    }
+
+    /// The version of a key for WATCH: 0 for one that does not exist. A key that is removed and does not come back
+    /// looks as if it had never been there; one that comes back has another version than before.
+    pub(super) fn version_of(&mut self, key: &[u8]) -> Run<u64> {
+        Ok(self.live(key)?.map_or(0, |row| row.version))
+    }
+}
+
+fn encoding_of(row: &Row) -> &'static str {
+    match row.encoding {
+        Encoding::Auto if parse_integer(row.value()).is_some() => "int",
+        Encoding::Auto | Encoding::Text if row.value().len() <= EMBSTR_BYTES => "embstr",
+        _ => "raw",
+    }
+}
+
+/// The bytes from `start` to `end`, both included, negative ones counted from the end.
+fn range_of(value: &[u8], start: i64, end: i64) -> &[u8] {
+    if start < 0 && end < 0 && start > end {
+        return &[];
+    }
+    let len = i64::try_from(value.len()).unwrap_or(i64::MAX);
+    let from_front = |index: i64| if index < 0 { index.saturating_add(len).max(0) } else { index };
+    let (start, end) = (from_front(start), from_front(end).min(len - 1));
+    if start > end {
+        return &[];
+    }
+    let bounds = usize::try_from(start).unwrap_or(usize::MAX)..=usize::try_from(end).unwrap_or(0);
+    value.get(bounds).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::range_of;
+
+    #[test]
+    fn ranges_as_redis_cuts_them() {
+        let value = b"Hello World";
+        let cases: &[(i64, i64, &[u8])] = &[
+            (0, 4, b"Hello"),
+            (0, -1, b"Hello World"),
+            (-4, -1, b"orld"),
+            (-3, -5, b""),
+            (5, 3, b""),
+            (5, 5000, b" World"),
+            (-5000, 10_000, b"Hello World"),
+            (11, 20, b""),
+            (0, 0, b"H"),
+            (0, -100, b"H"),
+            (i64::MIN, i64::MAX, b"Hello World"),
+        ];
+        for (start, end, expected) in cases {
+            assert_eq!(range_of(value, *start, *end), *expected, "{start}..={end}");
+        }
+        assert_eq!(range_of(b"", 0, -1), b"");
+    }
+}

@@ -1,0 +1,165 @@
+//! The commands that walk a keyspace: SCAN, KEYS, RANDOMKEY, DBSIZE.
+//!
+//! Both levels lie in hash order, so one pass merges them: a row in memory speaks for its key (a tombstone too), and
+//! what only the lower level has is asked for in stretches. A cursor is the next hash's upper 48 bits; growth of the
+//! table, hand-overs, evictions and restarts do not move keys, so SCAN's guarantee needs nothing else.
+
+use super::exec::{Exec, Run, Stop};
+use super::glob::glob;
+use super::lookups::Want;
+use super::op::{ErrorKind, Outcome};
+use super::row::Row;
+
+/// Cursors are below 2^48, so that a caller can put a partition's number above them.
+pub const CURSOR_BITS: u32 = 48;
+/// Hash bits below a cursor's resolution: keys that differ only in these come on one page together.
+pub(super) const CURSOR_SHIFT: u32 = 64 - CURSOR_BITS;
+/// One SCAN looks at no more than this, whatever its COUNT.
+const MAX_COUNT: u64 = 10_000;
+/// Empty stretches that one SCAN walks through.
+const MAX_SPANS: u32 = 64;
+
+/// The live keys of a stretch of hashes, by hash.
+struct Span<'s> {
+    /// The last hash of the stretch.
+    end: u64,
+    keys: Vec<(u64, &'s [u8])>,
+}
+
+impl Exec<'_> {
+    /// The stretch that begins at `from`.
+    fn span(&mut self, from: u64) -> Run<Span<'_>> {
+        let (id, keyspace, now_ms) = (self.partition.id, self.partition.keyspace, self.now_ms);
+        let complete = self.partition.table.is_complete(from);
+        if !complete && self.lookups.page(id, keyspace, from).is_none() {
+            self.lookups.wants.push(Want::Range { from });
+            return Err(Stop::Blocked);
+        }
+        let below = if complete { None } else { self.lookups.page(id, keyspace, from) };
+        let table_end = self.partition.table.page_end(from);
+        let end = below.map_or(table_end, |below| below.to.min(table_end));
+        let page = self.partition.table.page(from);
+        let mut keys: Vec<(u64, &[u8])> = Vec::new();
+        if let Some(page) = page {
+            let here = |row: &&Row| (from..=end).contains(&row.hash) && row.is_live(now_ms);
+            keys.extend(page.rows.iter().filter(here).map(|row| (row.hash, row.key())));
+        }
+        for key in below.map(|below| below.keys.as_slice()).unwrap_or_default() {
+            let here = (from..=end).contains(&key.hash) && key.expire_at_ms > now_ms;
+            if here && page.is_none_or(|page| page.find(key.hash, &key.key).is_none()) {
+                keys.push((key.hash, &key.key));
+            }
+        }
+        keys.sort_unstable();
+        Ok(Span { end, keys })
+    }
+
+    pub(super) fn scan(
+        &mut self,
+        cursor: u64,
+        count: u64,
+        pattern: Option<&[u8]>,
+        kind: Option<&[u8]>,
+    ) -> Run {
+        let wanted = kind.is_none_or(|kind| kind.eq_ignore_ascii_case(b"string"));
+        let count = count.clamp(1, MAX_COUNT);
+        let (mut from, mut examined, mut keys) = (cursor << CURSOR_SHIFT, 0, Vec::new());
+        for spans in 0.. {
+            let page = |from: u64, keys| Ok(Outcome::Scan { cursor: from >> CURSOR_SHIFT, keys });
+            if examined >= count || spans >= MAX_SPANS {
+                return page(from, keys);
+            }
+            let span = match self.span(from) {
+                Err(Stop::Blocked) if spans > 0 => {
+                    self.lookups.wants.clear();
+                    return page(from, keys);
+                }
+                span => span?,
+            };
+            let mut last = None;
+            for (hash, key) in span.keys {
+                if examined >= count && last != Some(hash >> CURSOR_SHIFT) {
+                    return page(hash, keys);
+                }
+                last = Some(hash >> CURSOR_SHIFT);
+                examined += 1;
+                if wanted && pattern.is_none_or(|pattern| glob(pattern, key)) {
+                    keys.push(key.to_vec());
+                }
+            }
+            match span.end.checked_add(1) {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        Ok(Outcome::Scan { cursor: 0, keys })
+    }
+
+    pub(super) fn keys(&mut self, pattern: &[u8]) -> Run {
+        let (id, keyspace, now_ms) = (self.partition.id, self.partition.keyspace, self.now_ms);
+        let mut below = None;
+        if !self.partition.table.is_all_complete() {
+            below = self.lookups.matches(id, keyspace, pattern);
+            if below.is_none() {
+                self.lookups.wants.push(Want::Matches { pattern: pattern.to_vec() });
+                return Err(Stop::Blocked);
+            }
+        }
+        let table = &self.partition.table;
+        let rows = table.pages().flat_map(|page| &page.rows).filter(|row| row.is_live(now_ms));
+        let resident = rows.map(Row::key).filter(|key| glob(pattern, key));
+        let lower = below.map(|below| below.keys.as_slice()).unwrap_or_default().iter();
+        let lower = lower.filter(|key| key.expire_at_ms > now_ms);
+        let lower = lower
+            .filter(|key| table.page(key.hash).is_none_or(|page| page.find(key.hash, &key.key).is_none()));
+        let all = resident.chain(lower.map(|key| key.key.as_slice()));
+        let limit = self.options.max_keys_reply;
+        let found: Vec<Outcome> = all.take(limit + 1).map(|key| Outcome::Bulk(key.to_vec())).collect();
+        let too_many = found.len() > limit || below.is_some_and(|below| below.too_many);
+        if !self.preparing {
+            self.lookups.drop_matches(id, pattern);
+        }
+        if too_many { Err(Stop::Error(ErrorKind::TooManyKeys)) } else { Ok(Outcome::Array(found)) }
+    }
+
+    /// A key near a random place in hash order: every page is as likely as it is wide, every key on it alike.
+    pub(super) fn random_key(&mut self, seed: u64) -> Run {
+        let start = super::hash::mix(seed);
+        let mut from = self.partition.table.page_start(start);
+        if !self.partition.table.is_complete(start) {
+            from = start;
+        }
+        let (committed, mut wrapped) = (self.committed, false);
+        loop {
+            let span = match self.span(from) {
+                Err(Stop::Blocked) if committed => {
+                    self.lookups.wants.clear();
+                    return Ok(Outcome::Nil);
+                }
+                span => span?,
+            };
+            let choice = usize::try_from(seed >> 8).unwrap_or(0) % span.keys.len().max(1);
+            if let Some((_, key)) = span.keys.get(choice) {
+                return Ok(Outcome::Bulk(key.to_vec()));
+            }
+            from = match span.end.checked_add(1) {
+                Some(next) => next,
+                None if wrapped => return Ok(Outcome::Nil),
+                None => {
+                    wrapped = true;
+                    0
+                }
+            };
+        }
+    }
+
+    pub(super) fn db_size(&mut self) -> Run {
+        if self.partition.unknown > 0 {
+            self.partition.exact_wanted = true;
+            self.lookups.wants.push(Want::Unknown);
+            return Err(Stop::Blocked);
+        }
+        self.partition.exact_wanted = false;
+        Ok(Outcome::Int(i64::try_from(self.partition.keys).unwrap_or(i64::MAX)))
+    }
+}

@@ -1,0 +1,355 @@
+//! The state machine: all partitions of one shard, in two levels.
+//!
+//! Walk of a write: the shard hands over committed ops one by one; each runs against the rows in memory, or blocks
+//! until a job has loaded what it needs; when enough rows are dirty a hand-over takes them below, with every
+//! partition's applied LSN in the same atomic step, and the log up to there may go. Invariant: what `persisted` says
+//! is exactly what a restart finds.
+
+use std::collections::VecDeque;
+
+use corduroy_shards::{Applied, PartitionId, StateMachine, Step};
+use corduroy_wal::Lsn;
+use hashbrown::HashMap;
+
+use super::exec::{Exec, Stop};
+use super::hash::{HashSeed, mix};
+use super::jobs::{Job, JobDone, Place, Task};
+use super::ledger::Ledger;
+use super::lookups::{Lookups, Want};
+use super::lower::Lower;
+use super::lower::format::{
+    PARTITIONS_END, PartitionMeta, STORE_KEY, partition_key, read_partition_key, read_store_value, row_key,
+};
+use super::op::{ErrorKind, Op, Outcome};
+use super::partition::{Found, Partition};
+use super::upkeep::Upkeep;
+
+/// Keys of blind writes that one job resolves.
+const RESOLVE_KEYS: usize = 4096;
+
+/// Limits of a store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Rows in memory; above it, those that the lower level has are dropped.
+    pub memory_bytes: usize,
+    /// Changed rows at which a hand-over starts.
+    pub hand_over_bytes: usize,
+    /// Changed rows, with those on their way below, at which writes wait for the hand-over.
+    pub max_dirty_bytes: usize,
+    /// The longest value. Longer results are refused with `StringTooLong`.
+    pub max_value_bytes: usize,
+    /// The most keys that KEYS returns.
+    pub max_keys_reply: usize,
+    /// The hash's secret for a store that is created; an existing one keeps its own. Give all nodes of a cluster the
+    /// same, so that SCAN's cursors mean the same everywhere.
+    pub hash_seed: HashSeed,
+}
+
+impl Options {
+    /// Options for a memory budget; the other limits follow from it.
+    #[must_use]
+    pub fn with_memory(memory_bytes: usize, hash_seed: HashSeed) -> Self {
+        let hand_over_bytes = (memory_bytes / 4).min(64 << 20);
+        Self {
+            memory_bytes,
+            hand_over_bytes,
+            max_dirty_bytes: (memory_bytes / 2).min(hand_over_bytes * 4),
+            max_value_bytes: (32 << 20) - (64 << 10),
+            max_keys_reply: 1_000_000,
+            hash_seed,
+        }
+    }
+}
+
+/// The answer of the short way for GET.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lookup<'s> {
+    /// The value.
+    Value(&'s [u8]),
+    /// The key does not exist.
+    Absent,
+    /// Not in memory: run the op through [`StateMachine::read`].
+    Unknown,
+}
+
+/// See the file's head.
+pub struct Store<L> {
+    pub(super) lower: L,
+    pub(super) options: Options,
+    pub(super) seed: HashSeed,
+    pub(super) partitions: HashMap<PartitionId, Partition, IdHash>,
+    pub(super) ledger: Ledger,
+    pub(super) lookups: Lookups,
+    pub(super) upkeep: Upkeep,
+    /// Jobs to be started.
+    pub(super) jobs: Vec<Job<L>>,
+    /// Questions under way other than for keys, so that none is asked twice.
+    pub(super) asking: Vec<(PartitionId, Want)>,
+    /// Partitions in the middle of an entry: no freeze now.
+    mid_entry: u32,
+    /// Partitions changed since the last freeze.
+    pub(super) touched: Vec<PartitionId>,
+    /// The log wants its segments back.
+    pub(super) hand_over_wanted: bool,
+}
+
+/// A hash for partition ids: they are ours, so mixing is enough.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct IdHash;
+
+/// See [`IdHash`].
+#[derive(Clone, Copy, Default, Debug)]
+pub struct IdHasher(u64);
+
+impl std::hash::BuildHasher for IdHash {
+    type Hasher = IdHasher;
+
+    fn build_hasher(&self) -> IdHasher {
+        IdHasher(0)
+    }
+}
+
+impl std::hash::Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = mix(self.0 ^ number.wrapping_add(0x9e37_79b9_7f4a_7c15));
+    }
+}
+
+impl<L: Lower> Store<L> {
+    /// Opens the state as the last hand-over left it. Blocks.
+    ///
+    /// # Errors
+    /// A text saying what could not be read.
+    pub fn open(lower: L, options: Options) -> Result<Self, String> {
+        let broken = |what: &str| format!("state: {what} is in a layout that this version does not know");
+        let seed = match lower.get(STORE_KEY)? {
+            None => options.hash_seed,
+            Some(value) => read_store_value(&value).ok_or_else(|| broken("the store's own row"))?,
+        };
+        let mut found: Vec<Option<(PartitionId, PartitionMeta)>> = Vec::new();
+        lower.scan(&partition_key(PartitionId(0)), PARTITIONS_END, &mut |key, value| {
+            found.push(read_partition_key(key).zip(PartitionMeta::decode(value)));
+            true
+        })?;
+        let mut store = Self {
+            lower,
+            options,
+            seed,
+            partitions: HashMap::default(),
+            ledger: Ledger::default(),
+            lookups: Lookups::default(),
+            upkeep: Upkeep::default(),
+            jobs: Vec::new(),
+            asking: Vec::new(),
+            mid_entry: 0,
+            touched: Vec::new(),
+            hand_over_wanted: false,
+        };
+        for partition in found {
+            let (id, meta) = partition.ok_or_else(|| broken("a partition's row"))?;
+            store.partitions.insert(id, Partition::restored(id, &meta));
+            store.upkeep.add_partition(id);
+            store.note_dead(id, meta.keyspace);
+        }
+        Ok(store)
+    }
+
+    /// Notes that a partition's keyspaces before this one may go from below.
+    pub(super) fn note_dead(&mut self, id: PartitionId, keyspace: u64) {
+        if keyspace > 0 {
+            self.upkeep.dead.push((row_key(id, 0, 0, b""), row_key(id, keyspace, 0, b"")));
+        }
+    }
+
+    /// The short way for GET: no allocation, no job.
+    #[must_use]
+    pub fn get(&self, partition: PartitionId, key: &[u8], now_ms: u64) -> Lookup<'_> {
+        let Some(partition) = self.partitions.get(&partition) else { return Lookup::Absent };
+        let now_ms = now_ms.max(partition.clock_ms);
+        if key.len() > super::exec::MAX_KEY_BYTES {
+            return Lookup::Absent;
+        }
+        match partition.find(self.seed.hash(key), key, now_ms) {
+            Found::Live(row) => Lookup::Value(row.value()),
+            Found::Absent => Lookup::Absent,
+            Found::Unknown => Lookup::Unknown,
+        }
+    }
+
+    /// Runs an op in a partition. `lsn`: of the entry, for writes.
+    fn run(&mut self, id: PartitionId, op: &Op<'_>, now_ms: u64, lsn: Option<Lsn>) -> Step<Outcome> {
+        let upkeep = &mut self.upkeep;
+        let partition = self.partitions.entry(id).or_insert_with(|| {
+            upkeep.add_partition(id);
+            Partition::new(id)
+        });
+        if let Some(lsn) = lsn {
+            assert!(lsn > partition.applied, "partition {id}: entry {lsn} was applied already");
+        }
+        let mut exec = Exec {
+            now_ms: now_ms.max(partition.clock_ms),
+            version: lsn.map_or(0, |lsn| partition.version(lsn)),
+            partition,
+            ledger: &mut self.ledger,
+            lookups: &mut self.lookups,
+            options: &self.options,
+            seed: self.seed,
+            committed: false,
+            preparing: false,
+        };
+        match exec.run(op) {
+            Ok(outcome) => Step::Done(outcome),
+            Err(Stop::Error(kind)) => Step::Done(Outcome::Error(kind)),
+            Err(Stop::Blocked) => {
+                self.ask(id);
+                Step::Blocked
+            }
+        }
+    }
+
+    /// Makes jobs of what the last op wants.
+    fn ask(&mut self, id: PartitionId) {
+        let wants = std::mem::take(&mut self.lookups.wants);
+        let Some(partition) = self.partitions.get(&id) else { return };
+        let place = Place { partition: id, keyspace: partition.keyspace };
+        let asked = self.ledger.completed;
+        let mut keys = Vec::new();
+        for want in wants {
+            let task = match want {
+                Want::Key { hash, key } => {
+                    if self.lookups.begin_load(id, hash) {
+                        keys.push((hash, key));
+                    }
+                    continue;
+                }
+                _ if self.asking.contains(&(id, want.clone())) => continue,
+                Want::Range { from } => Task::Range { place, from, asked },
+                Want::Matches { ref pattern } => {
+                    let (pattern, limit) = (pattern.clone(), self.options.max_keys_reply);
+                    Task::Matches { place, pattern, limit, asked }
+                }
+                // A hand-over under way resolves them, and its completion lets the op run again.
+                Want::Unknown if self.ledger.is_handing_over() => continue,
+                Want::Unknown => {
+                    let keys = partition.unknown_keys(RESOLVE_KEYS);
+                    Task::Resolve { place, keys, epoch: self.ledger.epoch }
+                }
+            };
+            if !matches!(task, Task::Resolve { .. }) {
+                self.lookups.ask(asked);
+            }
+            self.asking.push((id, want));
+            self.jobs.push(Job { lower: self.lower.clone(), task });
+        }
+        if !keys.is_empty() {
+            self.lookups.ask(asked);
+            self.ledger.totals.loads += keys.len() as u64;
+            self.jobs.push(Job { lower: self.lower.clone(), task: Task::Load { place, keys, asked } });
+        }
+    }
+
+    /// Whether a hand-over may freeze now.
+    pub(super) fn is_between_entries(&self) -> bool {
+        self.mid_entry == 0
+    }
+}
+
+impl<L: Lower> StateMachine for Store<L> {
+    type Outcome = Outcome;
+    type Job = Job<L>;
+    type JobDone = JobDone;
+
+    fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<Outcome> {
+        // Writes outrun the hand-over under way: its completion lets them go on.
+        let waiting_bytes = self.ledger.dirty_bytes + self.ledger.captured_bytes;
+        if self.ledger.is_handing_over() && waiting_bytes > self.options.max_dirty_bytes {
+            return Step::Blocked;
+        }
+        let step = match Op::decode(op) {
+            Ok(op) => self.run(at.partition, &op, at.stamp_ms, Some(at.lsn)),
+            Err(_) => Step::Done(Outcome::Error(ErrorKind::BadOp)),
+        };
+        if matches!(step, Step::Done(_))
+            && let Some(partition) = self.partitions.get_mut(&at.partition)
+        {
+            self.mid_entry += u32::from(partition.ops_in_entry == 0);
+            partition.ops_in_entry += 1;
+            partition.clock_ms = partition.clock_ms.max(at.stamp_ms);
+        }
+        step
+    }
+
+    fn end_entry(&mut self, at: &Applied) {
+        let upkeep = &mut self.upkeep;
+        let partition = self.partitions.entry(at.partition).or_insert_with(|| {
+            upkeep.add_partition(at.partition);
+            Partition::new(at.partition)
+        });
+        assert!(at.lsn > partition.applied, "partition {}: entry {} ended twice", at.partition, at.lsn);
+        self.mid_entry -= u32::from(partition.ops_in_entry > 0);
+        partition.ops_in_entry = 0;
+        partition.applied = at.lsn;
+        partition.clock_ms = partition.clock_ms.max(at.stamp_ms);
+        if !partition.touched {
+            partition.touched = true;
+            self.touched.push(at.partition);
+        }
+        if partition.wants_sweep() {
+            partition.swept_ms = partition.clock_ms;
+            upkeep.walks.push_back(at.partition);
+        }
+        self.freeze_if_due();
+    }
+
+    fn read(&mut self, partition: PartitionId, op: &[u8], now_ms: u64) -> Step<Outcome> {
+        match Op::decode(op) {
+            Ok(op) if !op.is_write() => self.run(partition, &op, now_ms, None),
+            // A transaction of reads only changes nothing, so it needs no entry.
+            Ok(op @ Op::Multi { ops, .. })
+                if ops.iter().all(|op| Op::decode(op).is_ok_and(|op| !op.is_write())) =>
+            {
+                self.run(partition, &op, now_ms, None)
+            }
+            _ => Step::Done(Outcome::Error(ErrorKind::BadOp)),
+        }
+    }
+
+    fn persisted(&self, partition: PartitionId) -> Lsn {
+        self.partitions.get(&partition).map_or(Lsn::ZERO, |partition| partition.persisted)
+    }
+
+    fn maintain(&mut self, budget_ns: u64) -> bool {
+        self.upkeep_slice(budget_ns)
+    }
+
+    fn take_jobs(&mut self, jobs: &mut Vec<Job<L>>) {
+        jobs.append(&mut self.jobs);
+    }
+
+    fn run_job(job: Job<L>) -> JobDone {
+        job.run()
+    }
+
+    fn job_done(&mut self, done: JobDone) -> Result<(), String> {
+        self.take_done(done.0?);
+        Ok(())
+    }
+
+    fn want_hand_over(&mut self) {
+        self.hand_over_wanted = true;
+        self.freeze_if_due();
+    }
+}
+
+/// What is waiting to be done, by partition: see `upkeep`.
+pub(super) type Queue = VecDeque<PartitionId>;

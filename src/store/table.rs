@@ -1,0 +1,258 @@
+//! A partition's rows in memory: extendible hashing by the top bits of the key's hash.
+//!
+//! Pages of a few hundred rows split in two when full, so there is no rehash of everything, and walking the pages in
+//! directory order is walking the rows in hash order, however much the table grew meanwhile: SCAN, capture and
+//! eviction keep their place as a hash. Invariant: a row lies on the page that the directory names for its hash.
+
+use hashbrown::HashTable;
+
+use super::row::{NO_EXPIRY, Row};
+
+/// A page splits when it holds this many rows: the load limit of 512 buckets.
+const PAGE_ROWS: usize = 448;
+/// Deeper pages grow instead of splitting; never reached with a keyed hash.
+const MAX_DEPTH: u8 = 32;
+
+/// A run of neighbouring hashes.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) rows: HashTable<Row>,
+    /// The number of leading hash bits that its rows share.
+    depth: u8,
+    /// Everything that exists in this run of hashes is in memory; a miss is an answer.
+    pub(super) complete: bool,
+    /// Rows that are dirty.
+    pub(super) dirty: u32,
+    /// Rows that are tombstones.
+    pub(super) tombstones: u32,
+    /// No row expires before this.
+    pub(super) min_expire_ms: u64,
+}
+
+/// Finds a row in a page's table, for callers that change the page's counters too.
+#[inline]
+pub(super) fn find_row<'r>(rows: &'r mut HashTable<Row>, hash: u64, key: &[u8]) -> Option<&'r mut Row> {
+    rows.find_mut(bucket_hash(hash), |row| row.hash == hash && row.key() == key)
+}
+
+/// Inside a page, the bits that the directory does not use choose the bucket and the tag.
+#[inline]
+fn bucket_hash(hash: u64) -> u64 {
+    hash.rotate_left(32)
+}
+
+impl Page {
+    fn new(depth: u8, complete: bool) -> Self {
+        Self { rows: HashTable::new(), depth, complete, dirty: 0, tombstones: 0, min_expire_ms: NO_EXPIRY }
+    }
+
+    #[inline]
+    pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<&Row> {
+        self.rows.find(bucket_hash(hash), |row| row.hash == hash && row.key() == key)
+    }
+
+    /// Takes a row out. The caller keeps the counters.
+    pub(super) fn take(&mut self, hash: u64, key: &[u8]) -> Option<Row> {
+        self.rows
+            .find_entry(bucket_hash(hash), |row| row.hash == hash && row.key() == key)
+            .ok()
+            .map(|entry| entry.remove().0)
+    }
+
+    /// Gives memory back after many rows went.
+    pub(super) fn shrink(&mut self) {
+        if self.rows.len() < self.rows.capacity() / 4 {
+            self.rows.shrink_to(self.rows.len(), |row| bucket_hash(row.hash));
+        }
+    }
+
+    fn add(&mut self, row: Row) {
+        use super::row::{DIRTY, TOMBSTONE};
+        self.dirty += u32::from(row.has(DIRTY));
+        self.tombstones += u32::from(row.has(TOMBSTONE));
+        self.min_expire_ms = self.min_expire_ms.min(row.expire_at_ms);
+        self.rows.insert_unique(bucket_hash(row.hash), row, |row| bucket_hash(row.hash));
+    }
+}
+
+/// The rows of one keyspace of a partition. Allocates nothing until the first row comes.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// The number of leading hash bits that the directory distinguishes.
+    depth: u8,
+    /// Whether pages to come are complete: false if the lower level holds rows of this keyspace.
+    complete: bool,
+    directory: Vec<u32>,
+    pages: Vec<Page>,
+}
+
+impl Table {
+    /// An empty table.
+    pub(super) fn new(complete: bool) -> Self {
+        Self { depth: 0, complete, directory: Vec::new(), pages: Vec::new() }
+    }
+
+    #[inline]
+    fn slot(&self, hash: u64) -> usize {
+        if self.depth == 0 {
+            0
+        } else {
+            usize::try_from(hash >> (64 - u32::from(self.depth))).unwrap_or(usize::MAX)
+        }
+    }
+
+    /// The page of a hash, if there is any yet.
+    #[inline]
+    pub(super) fn page(&self, hash: u64) -> Option<&Page> {
+        let page = *self.directory.get(self.slot(hash))?;
+        self.pages.get(page as usize)
+    }
+
+    /// The page of a hash; an empty table gets its first page.
+    #[inline]
+    pub(super) fn page_mut(&mut self, hash: u64) -> &mut Page {
+        if self.pages.is_empty() {
+            self.pages.push(Page::new(0, self.complete));
+            self.directory.push(0);
+        }
+        let page = self.directory.get(self.slot(hash)).copied().expect("the directory covers all hashes");
+        self.pages.get_mut(page as usize).expect("the directory names pages that exist")
+    }
+
+    /// Whether a key that is not here does not exist.
+    #[inline]
+    pub(super) fn is_complete(&self, hash: u64) -> bool {
+        self.page(hash).map_or(self.complete, |page| page.complete)
+    }
+
+    /// Whether all keys that exist are here.
+    pub(super) fn is_all_complete(&self) -> bool {
+        if self.pages.is_empty() { self.complete } else { self.pages.iter().all(|page| page.complete) }
+    }
+
+    /// The highest hash on the page of `hash`.
+    pub(super) fn page_end(&self, hash: u64) -> u64 {
+        match self.page(hash).map_or(0, |page| page.depth) {
+            0 => u64::MAX,
+            depth => hash | (u64::MAX >> depth),
+        }
+    }
+
+    /// The lowest hash on the page of `hash`.
+    pub(super) fn page_start(&self, hash: u64) -> u64 {
+        match self.page(hash).map_or(0, |page| page.depth) {
+            0 => 0,
+            depth => hash & !(u64::MAX >> depth),
+        }
+    }
+
+    /// Adds a row whose key is not here yet.
+    pub(super) fn insert(&mut self, row: Row) {
+        let hash = row.hash;
+        while self.wants_split(hash) {
+            self.split(hash);
+        }
+        self.page_mut(hash).add(row);
+    }
+
+    /// Whether the page of `hash` is full. A page that only a far larger directory could split (hashes alike in many
+    /// leading bits) grows instead.
+    fn wants_split(&mut self, hash: u64) -> bool {
+        let (directory_depth, pages, slots) = (self.depth, self.pages.len(), self.directory.len());
+        let page = self.page_mut(hash);
+        let room = page.depth < directory_depth || slots <= 32 * pages;
+        page.rows.len() >= PAGE_ROWS && page.depth < MAX_DEPTH && room
+    }
+
+    /// Splits the page of `hash` in two.
+    fn split(&mut self, hash: u64) {
+        let old_index =
+            self.directory.get(self.slot(hash)).copied().expect("the directory covers all hashes");
+        let start = self.page_start(hash);
+        let page = self.pages.get_mut(old_index as usize).expect("the directory names pages that exist");
+        let depth = page.depth + 1;
+        let rows = std::mem::take(&mut page.rows);
+        let (mut low, mut high) = (Page::new(depth, page.complete), Page::new(depth, page.complete));
+        let half_bit = 1u64 << (64 - u32::from(depth));
+        for row in rows {
+            if row.hash & half_bit == 0 { low.add(row) } else { high.add(row) }
+        }
+        *page = low;
+        if depth > self.depth {
+            self.depth = depth;
+            self.directory = self.directory.iter().flat_map(|page| [*page, *page]).collect();
+        }
+        let new_index = u32::try_from(self.pages.len()).expect("fewer than 2^32 pages");
+        self.pages.push(high);
+        let first = self.slot(start | half_bit);
+        let slots = 1usize << (self.depth - depth);
+        for slot in self.directory.iter_mut().skip(first).take(slots) {
+            *slot = new_index;
+        }
+    }
+
+    pub(super) fn page_count(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// All pages, in no order.
+    pub(super) fn pages(&self) -> impl Iterator<Item = &Page> {
+        self.pages.iter()
+    }
+
+    /// Takes the last page for freeing; the table must not be used for lookups any more.
+    pub(super) fn pop_page(&mut self) -> Option<Page> {
+        self.directory = Vec::new();
+        self.pages.pop()
+    }
+
+    /// What the table itself costs beside its rows.
+    pub(super) fn overhead_bytes(&self) -> usize {
+        self.directory.capacity() * size_of::<u32>() + self.pages.capacity() * size_of::<Page>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::row::{Encoding, Stamp};
+    use super::*;
+
+    fn row(hash: u64, key: &[u8]) -> Row {
+        let stamp = Stamp { version: 1, expire_at_ms: NO_EXPIRY, encoding: Encoding::Auto };
+        Row::new(hash, key, b"", stamp, 1, 0)
+    }
+
+    #[test]
+    fn pages_cover_all_hashes_in_order_while_they_split() {
+        let mut table = Table::new(true);
+        for n in 0..20_000u64 {
+            table.insert(row(super::super::hash::mix(n), &n.to_le_bytes()));
+        }
+        assert!(table.page_count() > 40);
+        let (mut at, mut rows, mut pages) = (0u64, 0, 0);
+        loop {
+            assert_eq!(table.page_start(at), at);
+            let end = table.page_end(at);
+            let page = table.page(at).expect("a page");
+            assert!(page.rows.iter().all(|row| (at..=end).contains(&row.hash)));
+            rows += page.rows.len();
+            pages += 1;
+            let Some(next) = end.checked_add(1) else { break };
+            at = next;
+        }
+        assert_eq!((rows, pages), (20_000, table.page_count()));
+        for n in 0..20_000u64 {
+            let hash = super::super::hash::mix(n);
+            assert!(table.page(hash).and_then(|page| page.find(hash, &n.to_le_bytes())).is_some());
+        }
+    }
+
+    #[test]
+    fn hashes_that_all_collide_still_fit() {
+        let mut table = Table::new(true);
+        for n in 0..2_000u64 {
+            table.insert(row(42, &n.to_le_bytes()));
+        }
+        assert!((0..2_000u64).all(|n| table.page_mut(42).find(42, &n.to_le_bytes()).is_some()));
+    }
+}

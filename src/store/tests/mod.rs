@@ -1,0 +1,196 @@
+//! Tests of the store as a whole: a driver that runs its jobs, and helpers to write ops shortly.
+
+mod commands;
+mod levels;
+mod model;
+mod ops;
+
+use corduroy_shards::{Applied, PartitionId, StateMachine, Step};
+use corduroy_wal::{Lsn, Term};
+
+use super::*;
+
+pub(super) const P: PartitionId = PartitionId(7);
+
+pub(super) fn options() -> Options {
+    Options::with_memory(64 << 20, HashSeed([3, 4]))
+}
+
+/// A store with a driver: it keeps the log, runs the jobs, and can be crashed.
+pub(super) struct Driver<L: Lower> {
+    pub(super) store: Store<L>,
+    lower: L,
+    options: Options,
+    log: Vec<(Applied, Vec<Vec<u8>>)>,
+    held: Vec<Job<L>>,
+    /// Jobs wait until asked for, or until an op is blocked.
+    pub(super) hold_jobs: bool,
+    pub(super) now_ms: u64,
+    next: std::collections::BTreeMap<PartitionId, u64>,
+}
+
+impl<L: Lower> Driver<L> {
+    pub(super) fn new(lower: L, options: Options) -> Self {
+        let store = Store::open(lower.clone(), options).expect("opens");
+        Self {
+            store,
+            lower,
+            options,
+            log: Vec::new(),
+            held: Vec::new(),
+            hold_jobs: false,
+            now_ms: 1_000_000,
+            next: std::collections::BTreeMap::new(),
+        }
+    }
+
+    /// Upkeep and jobs until nothing is left to do.
+    pub(super) fn settle(&mut self) {
+        loop {
+            let more = self.store.maintain(1_000_000);
+            if !self.run_jobs() && !more {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn take_jobs(&mut self) {
+        self.store.take_jobs(&mut self.held);
+    }
+
+    /// Runs one held job, chosen by `pick`.
+    pub(super) fn run_a_job(&mut self, pick: usize) {
+        self.take_jobs();
+        if !self.held.is_empty() {
+            let job = self.held.remove(pick % self.held.len());
+            let done = Store::<L>::run_job(job);
+            self.store.job_done(done).expect("job");
+        }
+    }
+
+    fn run_jobs(&mut self) -> bool {
+        self.take_jobs();
+        let ran = !self.held.is_empty();
+        for job in std::mem::take(&mut self.held) {
+            let done = Store::<L>::run_job(job);
+            self.store.job_done(done).expect("job");
+        }
+        ran
+    }
+
+    fn unblock(&mut self) {
+        let more = self.store.maintain(100_000);
+        assert!(self.run_jobs() || more, "blocked, and nothing will change that");
+    }
+
+    fn apply_entry(&mut self, at: &Applied, ops: &[Vec<u8>]) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        for op in ops {
+            loop {
+                match self.store.apply(at, op) {
+                    Step::Done(outcome) => break outcomes.push(outcome),
+                    Step::Blocked => self.unblock(),
+                }
+            }
+        }
+        self.store.end_entry(at);
+        if !self.hold_jobs {
+            self.store.maintain(20_000);
+            self.run_jobs();
+        }
+        outcomes
+    }
+
+    /// One entry.
+    pub(super) fn entry(&mut self, partition: PartitionId, ops: &[Op<'_>]) -> Vec<Outcome> {
+        let next = self.next.entry(partition).or_insert(0);
+        *next += 1;
+        let at = Applied { partition, lsn: Lsn(*next), term: Term(1), stamp_ms: self.now_ms };
+        let ops: Vec<Vec<u8>> = ops.iter().map(bytes).collect();
+        self.log.push((at, ops.clone()));
+        self.apply_entry(&at, &ops)
+    }
+
+    pub(super) fn read_in(&mut self, partition: PartitionId, op: &Op<'_>) -> Outcome {
+        let op = bytes(op);
+        loop {
+            match self.store.read(partition, &op, self.now_ms) {
+                Step::Done(outcome) => return outcome,
+                Step::Blocked => self.unblock(),
+            }
+        }
+    }
+
+    pub(super) fn run_in(&mut self, partition: PartitionId, op: &Op<'_>) -> Outcome {
+        if op.is_write() {
+            self.entry(partition, std::slice::from_ref(op)).remove(0)
+        } else {
+            self.read_in(partition, op)
+        }
+    }
+
+    pub(super) fn run(&mut self, op: &Op<'_>) -> Outcome {
+        self.run_in(P, op)
+    }
+
+    /// A full hand-over.
+    pub(super) fn hand_over(&mut self) {
+        self.store.want_hand_over();
+        self.settle();
+    }
+
+    /// Loses all memory, and replays the log above what is persisted.
+    pub(super) fn crash(&mut self) {
+        self.held.clear();
+        self.store = Store::open(self.lower.clone(), self.options).expect("opens");
+        for (at, ops) in self.log.clone() {
+            if at.lsn > self.store.persisted(at.partition) {
+                self.apply_entry(&at, &ops);
+            }
+        }
+    }
+}
+
+pub(super) fn bytes(op: &Op<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    op.encode(&mut out);
+    out
+}
+
+pub(super) fn set<'a>(key: &'a str, value: &'a str) -> Op<'a> {
+    Op::Set {
+        key: key.as_bytes(),
+        value: value.as_bytes(),
+        when: SetWhen::Always,
+        expiry: Expiry::Clear,
+        reply: SetReply::Ok,
+    }
+}
+
+pub(super) fn get(key: &str) -> Op<'_> {
+    Op::Get { key: key.as_bytes() }
+}
+
+pub(super) fn bulk(text: &str) -> Outcome {
+    Outcome::Bulk(text.as_bytes().to_vec())
+}
+
+/// Scans to the end, page by page, calling `between` after each page.
+pub(super) fn scan_all<L: Lower>(
+    driver: &mut Driver<L>,
+    count: u64,
+    mut between: impl FnMut(&mut Driver<L>),
+) -> Vec<Vec<u8>> {
+    let (mut cursor, mut all) = (0, Vec::new());
+    loop {
+        let page = driver.run(&Op::Scan { cursor, count, pattern: None, kind: None });
+        let Outcome::Scan { cursor: next, keys } = page else { panic!("{page:?}") };
+        all.extend(keys);
+        if next == 0 {
+            return all;
+        }
+        assert!(next > cursor && next < 1 << CURSOR_BITS);
+        cursor = next;
+        between(driver);
+    }
+}

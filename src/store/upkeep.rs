@@ -1,0 +1,304 @@
+//! What a store does by itself, in slices: freeing flushed keyspaces, hand-overs, the removal of expired rows and of
+//! tombstones that have done their work, eviction.
+//!
+//! Slices are measured in rows, not by a clock: the same calls do the same work everywhere.
+
+use corduroy_shards::PartitionId;
+
+use super::jobs::{Done, Job, Loaded, Place, Task};
+use super::ledger::Capture;
+use super::lookups::Want;
+use super::lower::Lower;
+use super::partition::Partition;
+use super::row::{BELOW, DIRTY, Encoding, NO_EXPIRY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
+use super::state::{Queue, Store};
+use super::table::find_row;
+
+/// What one row costs in a slice, roughly.
+const UNIT_NS: u64 = 50;
+
+/// See the file's head.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    /// Partitions to be walked for expired rows and spent tombstones, the first one from `walk_hash` on.
+    pub(super) walks: Queue,
+    walk_hash: u64,
+    /// All partitions: the eviction hand goes round them.
+    ids: Vec<PartitionId>,
+    hand: usize,
+    hand_hash: u64,
+    /// The hand has gone round twice and found nothing.
+    stuck: bool,
+    /// Whole rounds since it last found something.
+    idle_rounds: u32,
+    /// Key ranges of flushed keyspaces, for the next compaction.
+    pub(super) dead: Vec<(Vec<u8>, Vec<u8>)>,
+    /// A compaction is under way.
+    compacting: bool,
+}
+
+impl Upkeep {
+    pub(super) fn add_partition(&mut self, id: PartitionId) {
+        self.ids.push(id);
+    }
+}
+
+impl<L: Lower> Store<L> {
+    /// A slice of work. Returns whether more is left.
+    pub(super) fn upkeep_slice(&mut self, budget_ns: u64) -> bool {
+        let mut units = (budget_ns / UNIT_NS).max(16);
+        units = self.ledger.free_detached(units);
+        self.freeze_if_due();
+        units = self.capture_slice(units);
+        units = self.walk_slice(units);
+        units = self.evict_slice(units);
+        units == 0
+    }
+
+    /// Freezes a point of every touched partition, if a hand-over is due and may start.
+    pub(super) fn freeze_if_due(&mut self) {
+        let due = self.hand_over_wanted || self.ledger.dirty_bytes >= self.options.hand_over_bytes;
+        if !due || self.ledger.is_handing_over() || !self.is_between_entries() {
+            return;
+        }
+        self.hand_over_wanted = false;
+        let mut ids = std::mem::take(&mut self.touched);
+        if ids.is_empty() {
+            return;
+        }
+        ids.sort_unstable();
+        let mut frozen = Vec::with_capacity(ids.len());
+        for id in ids {
+            let partition = self.partitions.get_mut(&id).expect("a touched partition exists");
+            partition.touched = false;
+            partition.unknown_hashes = Vec::new();
+            frozen.push((id, partition.meta()));
+        }
+        self.ledger.epoch += 1;
+        self.ledger.capture = Some(Capture { partitions: frozen, ..Capture::default() });
+    }
+
+    /// Copies frozen rows; the last slice makes the job.
+    fn capture_slice(&mut self, mut units: u64) -> u64 {
+        while units > 0 {
+            let Some(capture) = &mut self.ledger.capture else { return units };
+            let Some((id, meta)) = capture.partitions.get(capture.next_partition) else {
+                if !self.ledger.detached.is_empty() {
+                    units = self.ledger.free_detached(units);
+                    continue;
+                }
+                self.finish_capture();
+                return units;
+            };
+            let (id, keyspace, hash) = (*id, meta.keyspace, capture.next_hash);
+            let partition = self.partitions.get_mut(&id).expect("a frozen partition exists");
+            units = units.saturating_sub(1);
+            let end = if partition.keyspace == keyspace && partition.table.page(hash).is_some() {
+                let (end, page) = (partition.table.page_end(hash), partition.table.page_mut(hash));
+                if page.dirty > 0 {
+                    units = units.saturating_sub(page.rows.len() as u64);
+                    for row in page.rows.iter_mut().filter(|row| row.has(DIRTY)) {
+                        self.ledger.capture_before_change(id, keyspace, row, &mut page.dirty);
+                    }
+                }
+                end
+            } else {
+                u64::MAX
+            };
+            let capture = self.ledger.capture.as_mut().expect("it was there above");
+            match end.checked_add(1) {
+                Some(next) => capture.next_hash = next,
+                None => (capture.next_partition, capture.next_hash) = (capture.next_partition + 1, 0),
+            }
+        }
+        units
+    }
+
+    fn finish_capture(&mut self) {
+        let capture = self.ledger.capture.take().expect("only called while capturing");
+        let (rows, metas) = (capture.rows, capture.partitions);
+        let task = Task::HandOver { seed: self.seed, rows, metas };
+        self.jobs.push(Job { lower: self.lower.clone(), task });
+    }
+
+    /// Takes a job's result.
+    pub(super) fn take_done(&mut self, done: Done) {
+        self.upkeep.stuck = false;
+        match done {
+            Done::Loaded { place, rows, asked } => {
+                self.lookups.answered(asked);
+                for row in rows {
+                    self.lookups.end_load(place.partition, row.hash);
+                    self.put_loaded(place, &row);
+                }
+            }
+            Done::Page { page, asked } => {
+                self.lookups.answered(asked);
+                let want = match &page.pattern {
+                    Some(pattern) => Want::Matches { pattern: pattern.clone() },
+                    None => Want::Range { from: page.from },
+                };
+                self.asking.retain(|asking| asking != &(page.partition, want.clone()));
+                self.lookups.keep(page, asked, self.ledger.completed);
+            }
+            Done::Resolved { place, keys, epoch } => {
+                self.asking.retain(|asking| asking != &(place.partition, Want::Unknown));
+                if epoch == self.ledger.epoch {
+                    self.put_resolved(place, &keys);
+                }
+            }
+            Done::HandedOver { metas, counts, rows } => {
+                self.ledger.completed = self.ledger.epoch;
+                self.ledger.captured_bytes = 0;
+                self.ledger.totals.hand_overs += 1;
+                self.ledger.totals.handed_over_rows += rows;
+                self.lookups.age(self.ledger.completed);
+                for (place, count) in counts {
+                    if let Some(partition) = self.partition_at(place) {
+                        partition.unknown -= count.resolved;
+                        partition.keys -= count.existed;
+                        partition.expiring -= count.expiring;
+                    }
+                }
+                for (id, applied, keyspace) in metas {
+                    let partition = self.partitions.get_mut(&id).expect("a frozen partition exists");
+                    partition.persisted = applied;
+                    self.upkeep.walks.push_back(id);
+                    self.note_dead(id, keyspace);
+                }
+                self.compact();
+            }
+            Done::Compacted { more } => {
+                self.upkeep.compacting = false;
+                if more || !self.upkeep.dead.is_empty() {
+                    self.compact();
+                }
+            }
+        }
+    }
+
+    /// A partition, if it still is in that keyspace.
+    fn partition_at(&mut self, place: Place) -> Option<&mut Partition> {
+        self.partitions.get_mut(&place.partition).filter(|partition| partition.keyspace == place.keyspace)
+    }
+
+    fn compact(&mut self) {
+        if !self.upkeep.compacting {
+            self.upkeep.compacting = true;
+            let dead = std::mem::take(&mut self.upkeep.dead);
+            self.jobs.push(Job { lower: self.lower.clone(), task: Task::Compact { dead } });
+        }
+    }
+
+    /// Puts a loaded row into memory, unless memory knows better; a key that is not below becomes a clean tombstone.
+    fn put_loaded(&mut self, place: Place, loaded: &Loaded) {
+        let Some(partition) = self.partition_at(place) else { return };
+        let Loaded { hash, key, value } = loaded;
+        let page = partition.table.page_mut(*hash);
+        if page.complete || page.find(*hash, key).is_some() {
+            return;
+        }
+        let row = match value {
+            Some((stamp, value)) => {
+                partition.min_expire_ms = partition.min_expire_ms.min(stamp.expire_at_ms);
+                Row::new(*hash, key, value, *stamp, 0, BELOW | REFERENCED)
+            }
+            None => {
+                let stamp = Stamp { version: 0, expire_at_ms: NO_EXPIRY, encoding: Encoding::Auto };
+                Row::new(*hash, key, b"", stamp, 0, TOMBSTONE | REFERENCED)
+            }
+        };
+        let cost = row.cost_bytes();
+        partition.table.insert(row);
+        self.ledger.used_bytes += cost;
+    }
+
+    /// Makes the counts of blind writes exact.
+    fn put_resolved(&mut self, place: Place, keys: &[(u64, Vec<u8>, Option<Stamp>)]) {
+        let Some(partition) = self.partition_at(place) else { return };
+        for (hash, key, below) in keys {
+            let page = partition.table.page_mut(*hash);
+            let Some(row) = find_row(&mut page.rows, *hash, key).filter(|row| row.has(UNKNOWN)) else {
+                continue;
+            };
+            row.clear(UNKNOWN);
+            partition.unknown -= 1;
+            if let Some(stamp) = below {
+                partition.keys -= 1;
+                partition.expiring -= u64::from(stamp.expire_at_ms != NO_EXPIRY);
+            }
+        }
+    }
+
+    /// Walks queued partitions, page by page: expired rows are removed, spent tombstones dropped.
+    fn walk_slice(&mut self, mut units: u64) -> u64 {
+        let safe = self.lookups.safe_epoch(self.ledger.completed);
+        while units > 0 {
+            let Some(id) = self.upkeep.walks.front().copied() else { break };
+            let hash = self.upkeep.walk_hash;
+            let partition = self.partitions.get_mut(&id).expect("a queued partition exists");
+            if hash == 0 {
+                partition.min_expire_ms = NO_EXPIRY;
+            }
+            if partition.table.page(hash).is_none() {
+                self.upkeep.walks.pop_front();
+                self.upkeep.walk_hash = 0;
+                continue;
+            }
+            let end = partition.table.page_end(hash);
+            let expired = self.ledger.totals.expired;
+            units = units.saturating_sub(1 + partition.walk_page(&mut self.ledger, hash, safe));
+            if self.ledger.totals.expired > expired && !partition.touched {
+                partition.touched = true;
+                self.touched.push(id);
+            }
+            self.upkeep.walk_hash = match end.checked_add(1) {
+                Some(next) => next,
+                None => {
+                    self.upkeep.walks.pop_front();
+                    0
+                }
+            };
+        }
+        units
+    }
+
+    /// Drops clean rows while memory is over its budget: those not used since the hand last came by.
+    fn evict_slice(&mut self, mut units: u64) -> u64 {
+        let safe = self.lookups.safe_epoch(self.ledger.completed);
+        while units > 0 && !self.upkeep.stuck {
+            let over = self.ledger.used_bytes + self.ledger.captured_bytes > self.options.memory_bytes;
+            if !over {
+                break;
+            }
+            let Some(id) = self.upkeep.ids.get(self.upkeep.hand).copied() else {
+                self.upkeep.hand = 0;
+                self.upkeep.idle_rounds += 1;
+                if self.upkeep.idle_rounds > 2 {
+                    // All that is left is changed or on its way below: a hand-over makes it droppable.
+                    self.upkeep.idle_rounds = 0;
+                    self.upkeep.stuck = true;
+                    self.hand_over_wanted |= self.ledger.dirty_bytes > 0;
+                }
+                continue;
+            };
+            let hash = self.upkeep.hand_hash;
+            let partition = self.partitions.get_mut(&id).expect("a partition never goes");
+            units = units.saturating_sub(1);
+            let mut end = u64::MAX;
+            if partition.table.page(hash).is_some() {
+                end = partition.table.page_end(hash);
+                let (looked_at, evicted) = partition.evict_page(&mut self.ledger, hash, safe);
+                units = units.saturating_sub(looked_at);
+                if evicted {
+                    self.upkeep.idle_rounds = 0;
+                }
+            }
+            match end.checked_add(1) {
+                Some(next) => self.upkeep.hand_hash = next,
+                None => (self.upkeep.hand, self.upkeep.hand_hash) = (self.upkeep.hand + 1, 0),
+            }
+        }
+        units
+    }
+}
