@@ -4,6 +4,22 @@
 
 use std::borrow::Cow;
 
+pub mod clients;
+pub mod commands;
+pub mod errors;
+#[cfg(test)]
+mod fake;
+mod inline;
+pub mod parse;
+pub mod reply;
+pub mod session;
+pub mod slot;
+pub mod slowlog;
+pub mod stats;
+
+pub use clients::Hub;
+pub use session::{Opening, Session};
+
 use corduroy_shards::{Kind, PartitionId, Reply, Ticket};
 
 use crate::store::Outcome;
@@ -29,7 +45,7 @@ pub trait Backend {
     /// The wall clock, ms since 1970, as of this turn.
     fn now_ms(&self) -> u64;
 
-    /// A monotonic clock in ns, for latency figures.
+    /// A monotonic clock in ns, for latency figures. Read at the time of the call, a few times a batch of requests.
     fn mono_ns(&self) -> u64;
 
     /// Sections of INFO that the node fills: (field, value) lines of `server`, `memory`, `persistence`, `shards`,
@@ -47,6 +63,34 @@ pub trait Backend {
 
     /// The password that AUTH wants, if one is configured.
     fn requires_password(&self) -> Option<String>;
+
+    /// Makes the core of a connection look at [`Session::should_close`] soon: CLIENT KILL has hit it.
+    fn wake_connection(&self, conn: u64);
+
+    /// Begins to drain and end the process, as SIGTERM does.
+    ///
+    /// # Errors
+    /// Why not: the text after `ERR `.
+    fn shutdown(&self) -> Result<(), String>;
+
+    /// Where the time of the request went whose reply is being handed to its session, if that is known. Asked for only when
+    /// the request was slow.
+    fn stage_times(&self, _ticket: Ticket) -> Option<StageTimes> {
+        None
+    }
+}
+
+/// The stages of a logged request, each in µs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StageTimes {
+    /// From submission until it was proposed: waiting for a slot of the log.
+    pub queue_us: u64,
+    /// Until its frame was durable.
+    pub append_us: u64,
+    /// Until a majority had it.
+    pub commit_us: u64,
+    /// Until it was applied.
+    pub apply_us: u64,
 }
 
 /// A reply on its way to a session.

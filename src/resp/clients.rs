@@ -1,0 +1,282 @@
+//! What the sessions of all cores share: the registry of connections (CLIENT LIST, CLIENT KILL), statistics, the slow log,
+//! and remembered settings. Touched when a connection comes and goes; a session publishes its state with plain stores.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::commands;
+use super::session::Opening;
+use super::slowlog::SlowLog;
+use super::stats::{CoreStats, Totals};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The shared part of a node's sessions. One for the node.
+#[derive(Debug)]
+pub struct Hub {
+    /// All connections.
+    pub clients: Registry,
+    /// The node's slow log.
+    pub slowlog: SlowLog,
+    /// Settings of Redis that are accepted and remembered without effect.
+    pub(super) remembered: Mutex<BTreeMap<&'static str, String>>,
+    stats: Vec<CoreStats>,
+    max_bulk_bytes: AtomicUsize,
+}
+
+impl Hub {
+    /// For a node of so many cores.
+    #[must_use]
+    pub fn new(cores: usize) -> Arc<Self> {
+        let commands = commands::table().entries.len();
+        Arc::new(Self {
+            clients: Registry::new(cores),
+            slowlog: SlowLog::default(),
+            remembered: Mutex::default(),
+            stats: (0..cores).map(|_| CoreStats::new(commands)).collect(),
+            max_bulk_bytes: AtomicUsize::new(32 << 20),
+        })
+    }
+
+    /// The counters of a core.
+    #[must_use]
+    #[inline]
+    pub fn stats(&self, core: usize) -> &CoreStats {
+        self.stats.get(core).expect("a session's core is one that the hub was made for")
+    }
+
+    /// The counters of all cores together.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.stats.iter().for_each(|core| core.add_to(&mut totals));
+        totals
+    }
+
+    /// Sets all counters to zero.
+    pub fn reset_stats(&self) {
+        self.stats.iter().for_each(CoreStats::reset);
+    }
+
+    /// The longest argument that a request may have, bytes.
+    #[must_use]
+    #[inline]
+    pub fn max_bulk_bytes(&self) -> usize {
+        self.max_bulk_bytes.load(Relaxed)
+    }
+
+    /// Sets the longest argument that a request may have, bytes (`proto-max-bulk-len`).
+    pub fn set_max_bulk_bytes(&self, bytes: usize) {
+        self.max_bulk_bytes.store(bytes, Relaxed);
+    }
+}
+
+/// All connections of the node, by core.
+#[derive(Debug)]
+pub struct Registry {
+    cores: Vec<Mutex<BTreeMap<u64, Arc<Client>>>>,
+    next_id: AtomicU64,
+}
+
+/// What others may know of a connection.
+#[derive(Debug)]
+pub struct Client {
+    /// The number that CLIENT ID answers; grows with each connection of the node.
+    pub id: u64,
+    /// The connection's number in tickets.
+    pub conn: u64,
+    core: usize,
+    /// `ip:port` of the client.
+    pub addr: String,
+    /// `ip:port` that it connected to.
+    pub local: String,
+    fd: i32,
+    connected_ms: u64,
+    names: Mutex<Names>,
+    killed: AtomicBool,
+    no_evict: AtomicBool,
+    no_touch: AtomicBool,
+    resp3: AtomicBool,
+    /// Commands queued by MULTI; `u64::MAX`: none open.
+    queued: AtomicU64,
+    last_ms: AtomicU64,
+    output_bytes: AtomicUsize,
+    input_bytes: AtomicUsize,
+    last_command: AtomicU16,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Names {
+    name: String,
+    lib_name: String,
+    lib_ver: String,
+}
+
+impl Registry {
+    fn new(cores: usize) -> Self {
+        Self { cores: (0..cores).map(|_| Mutex::default()).collect(), next_id: AtomicU64::new(1) }
+    }
+
+    pub(super) fn add(&self, opening: Opening, now_ms: u64) -> Arc<Client> {
+        let client = Arc::new(Client {
+            id: self.next_id.fetch_add(1, Relaxed),
+            conn: opening.conn,
+            core: opening.core,
+            addr: opening.peer,
+            local: opening.local,
+            fd: opening.fd,
+            connected_ms: now_ms,
+            names: Mutex::default(),
+            killed: AtomicBool::new(false),
+            no_evict: AtomicBool::new(false),
+            no_touch: AtomicBool::new(false),
+            resp3: AtomicBool::new(false),
+            queued: AtomicU64::new(u64::MAX),
+            last_ms: AtomicU64::new(now_ms),
+            output_bytes: AtomicUsize::new(0),
+            input_bytes: AtomicUsize::new(0),
+            last_command: AtomicU16::new(u16::MAX),
+        });
+        if let Some(core) = self.cores.get(opening.core) {
+            lock(core).insert(client.id, Arc::clone(&client));
+        }
+        client
+    }
+
+    pub(super) fn remove(&self, client: &Client) {
+        if let Some(core) = self.cores.get(client.core) {
+            lock(core).remove(&client.id);
+        }
+    }
+
+    /// All connections in the order in which they came.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Client>> {
+        let mut all: Vec<_> =
+            self.cores.iter().flat_map(|core| lock(core).values().cloned().collect::<Vec<_>>()).collect();
+        all.sort_by_key(|client| client.id);
+        all
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.cores.iter().map(|core| lock(core).len()).sum()
+    }
+}
+
+impl Client {
+    /// Whether CLIENT KILL has hit it.
+    #[must_use]
+    #[inline]
+    pub fn is_killed(&self) -> bool {
+        self.killed.load(Relaxed)
+    }
+
+    /// Marks it for closing; its core must be told ([`super::Backend::wake_connection`]).
+    pub fn kill(&self) {
+        self.killed.store(true, Relaxed);
+    }
+
+    /// Its name, empty if it has none.
+    #[must_use]
+    pub fn name(&self) -> String {
+        lock(&self.names).name.clone()
+    }
+
+    pub(super) fn set_name(&self, name: &str) {
+        name.clone_into(&mut lock(&self.names).name);
+    }
+
+    pub(super) fn set_lib(&self, lib_name: Option<&str>, lib_ver: Option<&str>) {
+        let mut names = lock(&self.names);
+        if let Some(text) = lib_name {
+            text.clone_into(&mut names.lib_name);
+        }
+        if let Some(text) = lib_ver {
+            text.clone_into(&mut names.lib_ver);
+        }
+    }
+
+    pub(super) fn set_no_evict(&self, on: bool) {
+        self.no_evict.store(on, Relaxed);
+    }
+
+    pub(super) fn set_no_touch(&self, on: bool) {
+        self.no_touch.store(on, Relaxed);
+    }
+
+    pub(super) fn publish(&self, resp3: bool, queued: Option<usize>, output: usize, input: usize) {
+        self.resp3.store(resp3, Relaxed);
+        self.queued.store(queued.map_or(u64::MAX, |count| count as u64), Relaxed);
+        self.output_bytes.store(output, Relaxed);
+        self.input_bytes.store(input, Relaxed);
+    }
+
+    pub(super) fn set_last(&self, now_ms: u64, command: u16) {
+        self.last_ms.store(now_ms, Relaxed);
+        self.last_command.store(command, Relaxed);
+    }
+
+    /// When it last sent something, ms since 1970.
+    #[must_use]
+    pub fn last_ms(&self) -> u64 {
+        self.last_ms.load(Relaxed)
+    }
+
+    /// How long ago it connected, ms.
+    #[must_use]
+    pub fn age_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.connected_ms)
+    }
+
+    /// Its line of CLIENT LIST, as Redis 7.2 writes it, without a line end.
+    #[must_use]
+    pub fn describe(&self, now_ms: u64) -> String {
+        let names = lock(&self.names).clone();
+        let queued = self.queued.load(Relaxed);
+        let mut flags = String::new();
+        for (flag, set) in [
+            ('x', queued != u64::MAX),
+            ('e', self.no_evict.load(Relaxed)),
+            ('T', self.no_touch.load(Relaxed)),
+            ('A', self.is_killed()),
+        ] {
+            if set {
+                flags.push(flag);
+            }
+        }
+        if flags.is_empty() {
+            flags.push('N');
+        }
+        let last = self.last_command.load(Relaxed);
+        let last = if last == u16::MAX { "NULL" } else { &commands::table().entry(last).full_name };
+        let (input, output) = (self.input_bytes.load(Relaxed), self.output_bytes.load(Relaxed));
+        let mut line = format!(
+            "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={flags} db=0 sub=0 psub=0 ssub=0 multi={}",
+            self.id,
+            self.addr,
+            self.local,
+            self.fd,
+            names.name,
+            self.age_ms(now_ms) / 1000,
+            now_ms.saturating_sub(self.last_ms()) / 1000,
+            queued as i64,
+        );
+        write!(
+            line,
+            " qbuf={input} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output} oll=0 omem={output} \
+             tot-mem={} events=r cmd={last} user=default redir=-1 resp={} lib-name={} lib-ver={}",
+            input + output,
+            if self.resp3.load(Relaxed) { 3 } else { 2 },
+            names.lib_name,
+            names.lib_ver,
+        )
+        .expect("writing to a string cannot fail");
+        line
+    }
+}

@@ -1,0 +1,249 @@
+//! CLIENT: names, lists and ends connections.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use super::super::clients::Client;
+use super::super::errors::Refusal;
+use super::args::{integer, is};
+use super::connection::client_name;
+use super::{Call, ROW, Row, Run};
+use crate::resp::session::ReplyMode;
+
+const CLIENT: Row =
+    Row { acl: "connection", group: "connection", flags: "noscript loading stale", since: "2.4.0", ..ROW };
+const ADMIN: Row = Row { flags: "admin noscript loading stale", ..CLIENT };
+
+/// The rows.
+#[rustfmt::skip]
+pub const ROWS: &[Row] = &[
+    Row { name: "client", arity: -2, flags: "", acl: "", complexity: "Depends on subcommand.", summary: "Looks after connections.",
+        run: Run::Subcommands(&[
+        Row { name: "id", arity: 2, since: "5.0.0", summary: "Answers the connection's number.", run: Run::Local(id), ..CLIENT },
+        Row { name: "getname", arity: 2, since: "2.6.9", summary: "Answers the connection's name.", run: Run::Local(getname), ..CLIENT },
+        Row { name: "setname", arity: 3, since: "2.6.9", summary: "Names the connection.", syntax: "connection-name", run: Run::Local(setname), ..CLIENT },
+        Row { name: "setinfo", arity: 4, since: "7.2.0", summary: "Says which client library is in use.",
+            syntax: "LIB-NAME libname|LIB-VER libver", run: Run::Local(setinfo), ..CLIENT },
+        Row { name: "info", arity: 2, since: "6.2.0", tips: "nondeterministic_output", summary: "Describes this connection.", run: Run::Local(info), ..CLIENT },
+        Row { name: "list", arity: -2, complexity: "O(N) with N connections", tips: "nondeterministic_output", summary: "Describes connections.",
+            syntax: "[TYPE type] [ID client-id [client-id ...]]", run: Run::Local(list), ..ADMIN },
+        Row { name: "kill", arity: -3, complexity: "O(N) with N connections", summary: "Closes connections.",
+            syntax: "[ip:port] [ID client-id] [TYPE type] [USER username] [ADDR ip:port] [LADDR ip:port] [SKIPME yes/no] [MAXAGE maxage]", run: Run::Local(kill), ..ADMIN },
+        Row { name: "reply", arity: 3, since: "3.2.0", summary: "Turns replies on or off.", syntax: "ON|OFF|SKIP", run: Run::Local(reply), ..CLIENT },
+        Row { name: "no-evict", arity: 3, since: "7.0.0", summary: "Accepted and shown by CLIENT LIST: clients are never evicted.", syntax: "ON|OFF", run: Run::Local(no_evict), ..ADMIN },
+        Row { name: "no-touch", arity: 3, since: "7.2.0", summary: "Accepted and shown by CLIENT LIST: access times are not kept.", syntax: "ON|OFF", run: Run::Local(no_touch), ..CLIENT },
+        Row { name: "help", arity: 2, flags: "loading stale", since: "5.0.0", summary: "Lists the subcommands.", run: Run::Local(super::introspection::help), ..CLIENT },
+    ]), ..CLIENT },
+];
+
+fn id(call: &mut Call<'_>) {
+    let id = call.session.client.id;
+    call.out.int(id as i64);
+}
+
+fn getname(call: &mut Call<'_>) {
+    let name = call.session.client.name();
+    if name.is_empty() { call.out.nil() } else { call.out.bulk(name) }
+}
+
+fn setname(call: &mut Call<'_>) {
+    match client_name(call.arg(2)) {
+        Ok(name) => {
+            call.session.client.set_name(name);
+            call.out.ok();
+        }
+        Err(refusal) => call.refuse(&refusal),
+    }
+}
+
+fn setinfo(call: &mut Call<'_>) {
+    let (attribute, value) = (call.arg(2), call.arg(3));
+    let (lib_name, lib_ver) = (is(attribute, "LIB-NAME"), is(attribute, "LIB-VER"));
+    if !lib_name && !lib_ver {
+        let attribute = String::from_utf8_lossy(attribute);
+        return call.out.error(format!("ERR Unrecognized option '{attribute}'"));
+    }
+    let Ok(value) = client_name(value) else {
+        let attribute = if lib_name { "lib-name" } else { "lib-ver" };
+        return call
+            .out
+            .error(format!("ERR {attribute} cannot contain spaces, newlines or special characters."));
+    };
+    call.session.client.set_lib(lib_name.then_some(value), lib_ver.then_some(value));
+    call.out.ok();
+}
+
+fn info(call: &mut Call<'_>) {
+    let mut text = call.session.client.describe(call.backend.now_ms());
+    text.push('\n');
+    call.out.verbatim(&text);
+}
+
+/// Connections are all of type `normal`; the other types exist and have no members.
+fn check_type(name: &[u8]) -> Result<bool, Refusal> {
+    if is(name, "normal") {
+        return Ok(true);
+    }
+    if ["master", "replica", "slave", "pubsub"].iter().any(|known| is(name, known)) {
+        return Ok(false);
+    }
+    Err(Refusal::owned(format!("ERR Unknown client type '{}'", String::from_utf8_lossy(name))))
+}
+
+fn list(call: &mut Call<'_>) {
+    let all = call.session.hub.clients.all();
+    let chosen: Result<Vec<Arc<Client>>, Refusal> = match call.from(2) {
+        [] => Ok(all),
+        [option, name] if is(option, "TYPE") => {
+            check_type(name).map(|normal| if normal { all } else { Vec::new() })
+        }
+        [option, ids @ ..] if is(option, "ID") && !ids.is_empty() => ids
+            .iter()
+            .map(|id| integer(id).map_err(|_| Refusal::new("ERR Invalid client ID")))
+            .collect::<Result<Vec<i64>, Refusal>>()
+            .map(|ids| all.into_iter().filter(|client| ids.contains(&(client.id as i64))).collect()),
+        _ => Err(Refusal::SYNTAX),
+    };
+    match chosen {
+        Ok(chosen) => {
+            let now = call.backend.now_ms();
+            let mut text = String::new();
+            for client in chosen {
+                writeln!(text, "{}", client.describe(now)).expect("writing to a string cannot fail");
+            }
+            call.out.verbatim(&text);
+        }
+        Err(refusal) => call.refuse(&refusal),
+    }
+}
+
+/// What CLIENT KILL's options say about its victims.
+#[derive(Default)]
+struct Filter<'a> {
+    id: Option<u64>,
+    addr: Option<&'a [u8]>,
+    local: Option<&'a [u8]>,
+    min_age_ms: Option<u64>,
+    nobody: bool,
+    spare_me: bool,
+}
+
+impl<'a> Filter<'a> {
+    fn parse(mut options: &'a [&'a [u8]]) -> Result<Self, Refusal> {
+        let mut filter = Filter { spare_me: true, ..Filter::default() };
+        while let [option, value, rest @ ..] = options {
+            options = rest;
+            if is(option, "ID") {
+                let wrong = Refusal::new("ERR client-id should be greater than 0");
+                filter.id = Some(integer(value).ok().filter(|id| *id > 0).ok_or(wrong)? as u64);
+            } else if is(option, "TYPE") {
+                filter.nobody |= !check_type(value)?;
+            } else if is(option, "ADDR") {
+                filter.addr = Some(value);
+            } else if is(option, "LADDR") {
+                filter.local = Some(value);
+            } else if is(option, "USER") {
+                if *value != b"default" {
+                    return Err(Refusal::owned(format!(
+                        "ERR No such user '{}'",
+                        String::from_utf8_lossy(value)
+                    )));
+                }
+            } else if is(option, "SKIPME") {
+                filter.spare_me = match *value {
+                    value if is(value, "yes") => true,
+                    value if is(value, "no") => false,
+                    _ => return Err(Refusal::SYNTAX),
+                };
+            } else if is(option, "MAXAGE") {
+                let wrong = Refusal::new("ERR maxage is not an integer or out of range");
+                let age_s = integer(value).ok().filter(|age| *age > 0).ok_or(wrong)?;
+                filter.min_age_ms = Some((age_s as u64).saturating_mul(1000));
+            } else {
+                return Err(Refusal::SYNTAX);
+            }
+        }
+        if options.is_empty() { Ok(filter) } else { Err(Refusal::SYNTAX) }
+    }
+
+    fn hits(&self, client: &Client, me: u64, now_ms: u64) -> bool {
+        !self.nobody
+            && self.id.is_none_or(|id| id == client.id)
+            && self.addr.is_none_or(|addr| addr == client.addr.as_bytes())
+            && self.local.is_none_or(|local| local == client.local.as_bytes())
+            && self.min_age_ms.is_none_or(|age| client.age_ms(now_ms) >= age)
+            && !(self.spare_me && client.id == me)
+    }
+}
+
+fn kill(call: &mut Call<'_>) {
+    let options = call.from(2);
+    let (filter, old_form) = match options {
+        [addr] => (Ok(Filter { addr: Some(addr), ..Filter::default() }), true),
+        options => (Filter::parse(options), false),
+    };
+    let filter = match filter {
+        Ok(filter) => filter,
+        Err(refusal) => return call.refuse(&refusal),
+    };
+    let me = call.session.client.id;
+    let now = call.backend.now_ms();
+    let mut killed = 0;
+    let mut suicide = false;
+    for client in call.session.hub.clients.all() {
+        if filter.hits(&client, me, now) {
+            killed += 1;
+            if client.id == me {
+                suicide = true;
+            } else {
+                client.kill();
+                call.backend.wake_connection(client.conn);
+            }
+        }
+    }
+    if suicide {
+        call.session.close_after_replies();
+    }
+    match (old_form, killed) {
+        (true, 0) => call.out.error("ERR No such client"),
+        (true, _) => call.out.ok(),
+        (false, killed) => call.out.int(killed),
+    }
+}
+
+fn reply(call: &mut Call<'_>) {
+    let mode = call.arg(2);
+    if is(mode, "ON") {
+        call.session.reply_mode = ReplyMode::On;
+        call.session.muted = false;
+        call.out.ok();
+    } else if is(mode, "OFF") {
+        call.session.reply_mode = ReplyMode::Off;
+        call.session.muted = true;
+    } else if is(mode, "SKIP") {
+        if call.session.reply_mode == ReplyMode::On {
+            call.session.reply_mode = ReplyMode::SkipNext;
+        }
+        call.session.muted = true;
+    } else {
+        call.refuse(&Refusal::SYNTAX);
+    }
+}
+
+fn on_off(call: &mut Call<'_>, set: fn(&Client, bool)) {
+    let on = call.arg(2);
+    if is(on, "ON") || is(on, "OFF") {
+        set(&call.session.client, is(on, "ON"));
+        call.out.ok();
+    } else {
+        call.refuse(&Refusal::SYNTAX);
+    }
+}
+
+fn no_evict(call: &mut Call<'_>) {
+    on_off(call, Client::set_no_evict);
+}
+
+fn no_touch(call: &mut Call<'_>) {
+    on_off(call, Client::set_no_touch);
+}

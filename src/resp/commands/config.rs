@@ -1,0 +1,194 @@
+//! CONFIG: the node's settings, the sessions' own, and Redis's settings that are remembered without effect.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+
+use super::super::clients::Hub;
+use super::args::{glob, integer};
+use super::{Call, connection};
+use crate::resp::Backend;
+
+/// Settings of Redis that do nothing here: accepted, remembered until the next start, and answered. With Redis's defaults.
+#[rustfmt::skip]
+pub const REMEMBERED: &[(&str, &str)] = &[
+    ("active-expire-effort", "1"), ("activedefrag", "no"), ("activerehashing", "yes"), ("acllog-max-len", "128"),
+    ("aof-load-truncated", "yes"), ("aof-rewrite-incremental-fsync", "yes"), ("aof-timestamp-enabled", "no"),
+    ("aof-use-rdb-preamble", "yes"), ("auto-aof-rewrite-min-size", "67108864"), ("auto-aof-rewrite-percentage", "100"),
+    ("busy-reply-threshold", "5000"), ("client-output-buffer-limit", "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60"),
+    ("client-query-buffer-limit", "1073741824"), ("close-on-replica-write", "yes"), ("crash-log-enabled", "yes"),
+    ("dynamic-hz", "yes"), ("hash-max-listpack-entries", "512"), ("hash-max-listpack-value", "64"),
+    ("hash-max-ziplist-entries", "512"), ("hash-max-ziplist-value", "64"), ("hll-sparse-max-bytes", "3000"), ("hz", "10"),
+    ("jemalloc-bg-thread", "yes"), ("key-load-delay", "0"), ("latency-monitor-threshold", "0"), ("latency-tracking", "yes"),
+    ("latency-tracking-info-percentiles", "50 99 99.9"), ("lazyfree-lazy-eviction", "no"), ("lazyfree-lazy-expire", "no"),
+    ("lazyfree-lazy-server-del", "no"), ("lazyfree-lazy-user-del", "no"), ("lazyfree-lazy-user-flush", "no"),
+    ("lfu-decay-time", "1"), ("lfu-log-factor", "10"), ("list-compress-depth", "0"), ("list-max-listpack-size", "-2"),
+    ("list-max-ziplist-size", "-2"), ("lua-time-limit", "5000"), ("maxmemory-clients", "0"), ("maxmemory-eviction-tenacity", "10"),
+    ("maxmemory-samples", "5"), ("min-replicas-max-lag", "10"), ("min-slaves-max-lag", "10"), ("no-appendfsync-on-rewrite", "no"),
+    ("notify-keyspace-events", ""), ("oom-score-adj", "no"), ("proc-title-template", "{title} {listen-addr} {server-mode}"),
+    ("rdb-key-save-delay", "0"), ("rdb-save-incremental-fsync", "yes"), ("rdbchecksum", "yes"), ("rdbcompression", "yes"),
+    ("repl-backlog-size", "1048576"), ("repl-backlog-ttl", "3600"), ("repl-diskless-load", "disabled"), ("repl-diskless-sync", "yes"),
+    ("repl-diskless-sync-delay", "5"), ("repl-disable-tcp-nodelay", "no"), ("repl-ping-replica-period", "10"), ("repl-timeout", "60"),
+    ("replica-priority", "100"), ("replica-serve-stale-data", "yes"), ("sanitize-dump-payload", "no"), ("set-max-intset-entries", "512"),
+    ("set-max-listpack-entries", "128"), ("set-max-listpack-value", "64"), ("set-proc-title", "yes"),
+    ("stop-writes-on-bgsave-error", "yes"), ("stream-node-max-bytes", "4096"), ("stream-node-max-entries", "100"),
+    ("tracking-table-max-keys", "1000000"), ("zset-max-listpack-entries", "128"), ("zset-max-listpack-value", "64"),
+    ("zset-max-ziplist-entries", "128"), ("zset-max-ziplist-value", "64"),
+];
+
+/// What holds here and cannot be otherwise, in Redis's words. Setting the value that holds is accepted.
+const FIXED: &[(&str, &str)] = &[
+    ("appendfsync", "always"),
+    ("appendonly", "yes"),
+    ("cluster-enabled", "no"),
+    ("databases", "1"),
+    ("maxmemory-policy", "noeviction"),
+    ("min-replicas-to-write", "0"),
+    ("min-slaves-to-write", "0"),
+    ("rdb-del-sync-files", "no"),
+    ("save", ""),
+];
+
+const SLOWER_THAN: &str = "slowlog-log-slower-than";
+const MAX_LEN: &str = "slowlog-max-len";
+const MAX_BULK: &str = "proto-max-bulk-len";
+
+/// The longest argument that may be allowed: an entry has to hold it.
+const MAX_BULK_LIMIT_BYTES: i64 = 512 << 20;
+
+/// All settings with their present values; the node's own win.
+fn settings(hub: &Hub, backend: &dyn Backend, pattern: &[u8]) -> BTreeMap<String, String> {
+    let mut found: BTreeMap<String, String> = BTreeMap::new();
+    let mut offer = |name: &str, value: String| {
+        if glob(pattern, name.as_bytes(), true) {
+            found.insert(name.to_owned(), value);
+        }
+    };
+    let remembered = hub.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+    for (name, default) in REMEMBERED {
+        offer(name, remembered.get(name).map_or((*default).to_owned(), String::clone));
+    }
+    for (name, value) in FIXED {
+        offer(name, (*value).to_owned());
+    }
+    let (slower_than_us, max_len) = hub.slowlog.settings();
+    offer(SLOWER_THAN, slower_than_us.to_string());
+    offer(MAX_LEN, max_len.to_string());
+    offer(MAX_BULK, hub.max_bulk_bytes().to_string());
+    found.extend(backend.config_get(pattern));
+    found
+}
+
+/// CONFIG GET.
+pub fn get(call: &mut Call<'_>) {
+    let mut found = BTreeMap::new();
+    for pattern in call.from(2) {
+        found.extend(settings(&call.session.hub, call.backend, pattern));
+    }
+    call.out.map(found.len());
+    for (name, value) in found {
+        call.out.bulk(name);
+        call.out.bulk(value);
+    }
+}
+
+/// Whether a setting exists, by its exact name in lower case.
+fn exists(call: &Call<'_>, name: &str) -> bool {
+    // A name with glob characters would match others.
+    let literal = !name.contains(['*', '?', '[', '\\']);
+    literal && settings(&call.session.hub, call.backend, name.as_bytes()).contains_key(name)
+}
+
+/// CONFIG SET.
+pub fn set(call: &mut Call<'_>) {
+    let pairs = call.from(2);
+    if !pairs.len().is_multiple_of(2) {
+        return call.out.error("ERR wrong number of arguments for 'config|set' command");
+    }
+    let mut changes: Vec<(String, String)> = Vec::new();
+    for pair in pairs.chunks_exact(2) {
+        let [name, value] = pair else { continue };
+        let text = String::from_utf8_lossy(name);
+        let lower = text.to_ascii_lowercase();
+        if !exists(call, &lower) {
+            let text = format!("ERR Unknown option or number of arguments for CONFIG SET - '{text}'");
+            return call.out.error(text);
+        }
+        if changes.iter().any(|(other, _)| *other == lower) {
+            return call.out.error(failed(&lower, "duplicate parameter"));
+        }
+        changes.push((lower, String::from_utf8_lossy(value).into_owned()));
+    }
+    for (name, value) in &changes {
+        if let Err(why) = change(&call.session.hub, call.backend, name, value) {
+            return call.out.error(failed(name, &why));
+        }
+    }
+    connection::ok(call);
+}
+
+fn failed(name: &str, why: &str) -> String {
+    format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}")
+}
+
+fn change(hub: &Hub, backend: &dyn Backend, name: &str, value: &str) -> Result<(), String> {
+    let number = |min: i64, max: i64| match integer(value.as_bytes()) {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        Ok(_) => Err(format!("argument must be between {min} and {max} inclusive")),
+        Err(_) => Err("argument couldn't be parsed into an integer".to_owned()),
+    };
+    match name {
+        SLOWER_THAN => hub.slowlog.set_slower_than_us(number(-1, i64::MAX)?),
+        MAX_LEN => hub.slowlog.set_max_len(number(0, 1_000_000)? as u64),
+        MAX_BULK => {
+            let text = value.to_ascii_lowercase();
+            let (digits, unit) = match text.find(|letter: char| !letter.is_ascii_digit()) {
+                Some(at) => text.split_at(at),
+                None => (text.as_str(), ""),
+            };
+            let unit = match unit {
+                "" | "b" => 1,
+                "k" => 1000,
+                "kb" => 1 << 10,
+                "m" => 1_000_000,
+                "mb" => 1 << 20,
+                _ => return Err("argument must be a memory value".to_owned()),
+            };
+            let bytes = integer(digits.as_bytes()).ok().and_then(|number| number.checked_mul(unit));
+            let bytes = bytes.ok_or("argument must be a memory value")?;
+            if !(1 << 20..=MAX_BULK_LIMIT_BYTES).contains(&bytes) {
+                return Err(format!("argument must be between 1048576 and {MAX_BULK_LIMIT_BYTES} inclusive"));
+            }
+            hub.set_max_bulk_bytes(bytes as usize);
+        }
+        _ if backend.config_get(name.as_bytes()).iter().any(|(known, _)| known == name) => {
+            backend.config_set(name, value)?;
+        }
+        _ => {
+            if let Some((_, holds)) = FIXED.iter().find(|(fixed, _)| *fixed == name) {
+                return if value.eq_ignore_ascii_case(holds) {
+                    Ok(())
+                } else {
+                    Err(format!("it is always '{holds}' here"))
+                };
+            }
+            let Some((known, _)) = REMEMBERED.iter().find(|(known, _)| *known == name) else {
+                return Err("no such setting".to_owned());
+            };
+            let mut remembered = hub.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+            // Memory stays bounded by the list of names.
+            remembered.insert(known, value.chars().take(1024).collect());
+        }
+    }
+    Ok(())
+}
+
+/// CONFIG RESETSTAT.
+pub fn resetstat(call: &mut Call<'_>) {
+    call.session.hub.reset_stats();
+    call.out.ok();
+}
+
+/// CONFIG REWRITE.
+pub fn rewrite(call: &mut Call<'_>) {
+    call.out.error("ERR CONFIG REWRITE is not supported: change the configuration file itself");
+}

@@ -1,0 +1,189 @@
+//! Errors as clients see them: one table of prefixes, and the text of each. Clients match on these: they are an API.
+//!
+//! Invariant: a prefix that makes client libraries send again by themselves (CLUSTERDOWN, LOADING, TRYAGAIN, MOVED, ASK) is
+//! only given to requests that were certainly never appended to a log.
+
+use std::borrow::Cow;
+
+use corduroy_shards::Rejection;
+
+use crate::store::ErrorKind;
+
+/// One error prefix: what it says about the request.
+#[derive(Clone, Copy, Debug)]
+pub struct ErrorPrefix {
+    /// The first word of the error.
+    pub prefix: &'static str,
+    /// When it is given.
+    pub when: &'static str,
+    /// Whether sending the request again is safe, and when.
+    pub retry: &'static str,
+}
+
+const fn prefix(prefix: &'static str, when: &'static str, retry: &'static str) -> ErrorPrefix {
+    ErrorPrefix { prefix, when, retry }
+}
+
+/// All prefixes. The README shows this table.
+pub const PREFIXES: &[ErrorPrefix] = &[
+    prefix(
+        "ERR",
+        "the request is wrong: syntax, type, range, unknown command",
+        "no use: it fails again; nothing was done",
+    ),
+    prefix(
+        "UNKNOWNRESULT",
+        "the request was logged, its result is not known",
+        "only if doing it twice is harmless: read first",
+    ),
+    prefix("CLUSTERDOWN", "no leader in time; never appended", "yes, nothing was done"),
+    prefix("OVERLOADED", "a queue is full; never appended", "yes, after a pause"),
+    prefix(
+        "DISKFULL",
+        "no space for the log; never appended",
+        "yes, once there is space; reads and deletes work",
+    ),
+    prefix("ABORTED", "the entry was seen to be replaced by another leader's", "yes, nothing was done"),
+    prefix(
+        "STOPPED",
+        "the partition's replica here is fenced or stopping; never appended",
+        "yes, later or elsewhere",
+    ),
+    prefix("TOOLARGE", "the request is larger than an entry may be", "no use: split it"),
+    prefix("CROSSSLOT", "the keys live in several partitions", "no use: give them one hash tag"),
+    prefix(
+        "EXECABORT",
+        "a command of the transaction was refused when queued",
+        "yes, once corrected; nothing was done",
+    ),
+    prefix("NOAUTH", "the connection has not authenticated", "yes, after AUTH"),
+    prefix("WRONGPASS", "AUTH or HELLO with a wrong user or password", "with the right one"),
+    prefix("NOPROTO", "HELLO asked for a protocol other than 2 and 3", "with another version"),
+];
+
+/// The reply to a request that may or may not have been done.
+pub const UNKNOWN_RESULT: &str =
+    "UNKNOWNRESULT the request was logged but its result is not known; it may or may not take effect";
+
+/// The reply to a split request of which some partitions' parts were done and others were not.
+pub const PARTLY_DONE: &str =
+    "UNKNOWNRESULT the keys live in several partitions, and the request was done in some of them only";
+
+/// Keys of several partitions in a request that needs one.
+pub const CROSSSLOT: Refusal = Refusal::new("CROSSSLOT Keys in request don't hash to the same slot");
+
+/// A request that is refused, with the whole text of the error: prefix first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal(pub Cow<'static, str>);
+
+impl Refusal {
+    /// A fixed text.
+    #[must_use]
+    pub const fn new(text: &'static str) -> Self {
+        Self(Cow::Borrowed(text))
+    }
+
+    /// A text made for the occasion.
+    #[must_use]
+    pub const fn owned(text: String) -> Self {
+        Self(Cow::Owned(text))
+    }
+
+    /// An option that the command does not know, or one that contradicts another.
+    pub const SYNTAX: Self = Self::new("ERR syntax error");
+    /// An argument that should be an integer.
+    pub const NOT_INTEGER: Self = Self::new("ERR value is not an integer or out of range");
+    /// An argument that should be a float.
+    pub const NOT_FLOAT: Self = Self::new("ERR value is not a valid float");
+
+    /// A wrong argument count.
+    #[must_use]
+    pub fn arity(full_name: &str) -> Self {
+        Self::owned(format!("ERR wrong number of arguments for '{full_name}' command"))
+    }
+
+    /// A time to live that is not positive, or beyond the end of time.
+    #[must_use]
+    pub fn expire_time(name: &str) -> Self {
+        Self::owned(format!("ERR invalid expire time in '{name}' command"))
+    }
+}
+
+/// Redis's text for an op's error.
+#[must_use]
+pub const fn op_error(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NotInteger => "ERR value is not an integer or out of range",
+        ErrorKind::IncrOverflow => "ERR increment or decrement would overflow",
+        ErrorKind::NotFloat => "ERR value is not a valid float",
+        ErrorKind::NanOrInfinity => "ERR increment would produce NaN or Infinity",
+        ErrorKind::StringTooLong => "ERR string exceeds maximum allowed size (proto-max-bulk-len)",
+        ErrorKind::NoSuchKey => "ERR no such key",
+        ErrorKind::BadOp => "ERR the logged operation cannot be read by this version; upgrade this node",
+        ErrorKind::TooManyKeys => "ERR the reply would hold too many keys; use SCAN",
+    }
+}
+
+/// The text for a request that was not done.
+#[must_use]
+pub fn rejection(rejection: &Rejection) -> Cow<'static, str> {
+    match rejection {
+        Rejection::NoPartition(partition) => {
+            format!("CLUSTERDOWN partition {partition} is not served here; nothing was done").into()
+        }
+        Rejection::Overloaded(what) => format!(
+            "OVERLOADED too many requests are waiting ({what}); nothing was done, retry after a pause"
+        )
+        .into(),
+        Rejection::DiskFull => {
+            "DISKFULL no space left for the log; nothing was written; delete keys or free space on the disk"
+                .into()
+        }
+        Rejection::NoLeader(partition) => {
+            format!("CLUSTERDOWN no leader for partition {partition} in time; nothing was done").into()
+        }
+        Rejection::Obsoleted => "ABORTED the entry was replaced by another leader's; nothing was done".into(),
+        Rejection::ReplicaStopped(partition, why) => {
+            format!("STOPPED the replica of partition {partition} is stopped: {why}; nothing was done").into()
+        }
+        Rejection::TooLarge { bytes, limit } => {
+            format!("TOOLARGE the request of {bytes} bytes exceeds the limit of {limit} for one entry").into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use corduroy_shards::PartitionId;
+
+    fn known(text: &str) -> &'static ErrorPrefix {
+        let word = text.split(' ').next().unwrap();
+        PREFIXES.iter().find(|row| row.prefix == word).unwrap_or_else(|| panic!("{word} is not in the table"))
+    }
+
+    #[test]
+    fn every_text_begins_with_a_prefix_of_the_table() {
+        let p = PartitionId(7);
+        for text in [
+            rejection(&Rejection::NoPartition(p)),
+            rejection(&Rejection::Overloaded("x")),
+            rejection(&Rejection::DiskFull),
+            rejection(&Rejection::NoLeader(p)),
+            rejection(&Rejection::ReplicaStopped(p, "x".into())),
+            rejection(&Rejection::TooLarge { bytes: 2, limit: 1 }),
+            UNKNOWN_RESULT.into(),
+            PARTLY_DONE.into(),
+            CROSSSLOT.0,
+        ] {
+            known(&text);
+        }
+    }
+
+    #[test]
+    fn what_may_have_been_appended_never_gets_a_prefix_that_clients_retry() {
+        for text in [UNKNOWN_RESULT, PARTLY_DONE, &rejection(&Rejection::Obsoleted)] {
+            assert!(!["CLUSTERDOWN", "LOADING", "TRYAGAIN", "MOVED", "ASK"].contains(&known(text).prefix));
+        }
+    }
+}

@@ -1,0 +1,537 @@
+//! One connection: bytes in, operations out; outcomes in, replies out, in request order. Sans-IO.
+//!
+//! Invariants: reply k answers request k. Memory is bounded: parsing stops while too much is in flight or unread. A read goes
+//! the short way only if nothing of this connection is under way.
+
+use std::collections::VecDeque;
+use std::mem::take;
+use std::sync::Arc;
+
+use corduroy_shards::{Kind, PartitionId, Reply, Ticket};
+
+use super::clients::{Client, Hub};
+use super::commands::introspection;
+use super::commands::{self, Call, Entry, Flow, Request, Run, Scope};
+use super::errors::{self, Refusal};
+use super::parse::{Limits, Parsed, Parser, ProtocolError};
+use super::reply::Writer;
+use super::stats::CoreStats;
+use super::{Backend, SessionReply};
+use crate::store::{Op, Outcome};
+
+mod intake;
+mod queue;
+mod spread;
+mod transaction;
+
+pub use intake::Opening;
+use queue::{Body, Brief, Slot};
+use transaction::{Transaction, Watched};
+
+/// Requests of one connection that may be under way at a time.
+const MAX_IN_FLIGHT: usize = 1024;
+/// Bytes of requests of one connection that may be under way at a time.
+const MAX_IN_FLIGHT_BYTES: usize = 64 << 20;
+/// Unread output above which parsing stops.
+const OUTPUT_PAUSE_BYTES: usize = 1 << 20;
+/// Output that the requests under way may be expected to bring.
+const EXPECTED_OUTPUT_BYTES: usize = 32 << 20;
+/// Unread output that ends a connection at once, and that ends it after a while.
+const OUTPUT_HARD_BYTES: usize = 128 << 20;
+const OUTPUT_SOFT_BYTES: usize = 32 << 20;
+const OUTPUT_SOFT_MS: u64 = 60_000;
+/// Tickets carry the slot's number above these bits and the part of a split request in them.
+const PART_BITS: u32 = 16;
+
+/// Which replies CLIENT REPLY lets through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ReplyMode {
+    /// All.
+    #[default]
+    On,
+    /// None.
+    Off,
+    /// All but the next one.
+    SkipNext,
+}
+
+/// How a connection is to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Ending {
+    #[default]
+    No,
+    /// Once what came before is answered.
+    AfterReplies,
+    /// Now; the output does not matter any more.
+    AtOnce,
+}
+
+/// The state of one connection.
+pub struct Session {
+    pub(super) hub: Arc<Hub>,
+    /// What other connections may know of this one.
+    pub(super) client: Arc<Client>,
+    core: usize,
+    conn: u64,
+    table: &'static commands::Table,
+    parser: Parser,
+    limits: Limits,
+    /// Bytes received and not parsed yet, from `head` on.
+    pending: Vec<u8>,
+    head: usize,
+    out: Vec<u8>,
+    /// Replies that wait for their turn, the oldest first; empty if and only if nothing is in flight.
+    queue: VecDeque<Slot>,
+    /// The number of the queue's first slot.
+    front: u64,
+    in_flight: usize,
+    in_flight_bytes: usize,
+    /// Parsing stands before a request that needs everything before it to be answered.
+    stalled: bool,
+    /// A recent large reply's size, for guessing what the requests in flight will bring.
+    reply_size_hint: usize,
+    /// Since when the output is over its soft limit.
+    over_soft_since_ms: Option<u64>,
+    ending: Ending,
+    scratch: Vec<u8>,
+    pub(super) resp3: bool,
+    pub(super) authenticated: bool,
+    pub(super) reply_mode: ReplyMode,
+    /// The request under way gets no reply.
+    pub(super) muted: bool,
+    transaction: Option<Transaction>,
+    watched: Vec<Watched>,
+    watches_in_flight: usize,
+    /// The monotonic clock as last read.
+    clock_ns: u64,
+    clock_is_fresh: bool,
+    /// The newest request's command.
+    last_command: u16,
+    /// Local commands of one kind since `clock_ns`, timed together.
+    run: (u16, u64),
+}
+
+impl Session {
+    /// Takes bytes from the client and carries out as many requests as the bounds permit. The rest is kept.
+    pub fn input(&mut self, bytes: &[u8], backend: &dyn Backend) {
+        if self.ending != Ending::No {
+            return;
+        }
+        if self.head == self.pending.len() {
+            self.pending.clear();
+            self.head = 0;
+            let used = self.drive(bytes, backend);
+            self.pending.extend_from_slice(bytes.get(used..).unwrap_or_default());
+        } else {
+            self.pending.extend_from_slice(bytes);
+            self.resume(backend);
+        }
+    }
+
+    /// Goes on with requests that were received but not carried out; to be called after output was taken. Cheap if there
+    /// is nothing to do.
+    pub fn resume(&mut self, backend: &dyn Backend) {
+        if self.head == self.pending.len() || self.is_paused() {
+            return;
+        }
+        let pending = take(&mut self.pending);
+        self.head += self.drive(pending.get(self.head..).unwrap_or_default(), backend);
+        self.pending = pending;
+        if self.head * 2 >= self.pending.len() {
+            self.pending.drain(..self.head);
+            self.head = 0;
+            // One huge request must not pin its memory for the life of the connection.
+            if self.pending.capacity() > 1 << 20 && self.pending.len() < 1 << 16 {
+                self.pending.shrink_to(1 << 16);
+            }
+        }
+    }
+
+    /// Takes the outcome of a request that was submitted with this ticket.
+    pub fn reply(&mut self, ticket: Ticket, reply: SessionReply, backend: &dyn Backend) {
+        assert_eq!(ticket.conn, self.conn, "a reply came to the wrong connection");
+        assert!(self.in_flight > 0, "a reply came that nobody asked for");
+        self.in_flight -= 1;
+        if !self.clock_is_fresh {
+            self.clock_ns = backend.mono_ns();
+            self.clock_is_fresh = true;
+        }
+        let at = (ticket.seq >> PART_BITS) - self.front;
+        self.take_reply(at as usize, (ticket.seq & ((1 << PART_BITS) - 1)) as usize, reply, backend);
+        if self.stalled {
+            self.stalled = self.in_flight > 0;
+        }
+        if self.head < self.pending.len() && self.in_flight * 2 <= self.window() {
+            self.resume(backend);
+        }
+    }
+
+    /// What is to be written to the client.
+    #[must_use]
+    pub fn output(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// Swaps the output for an empty buffer of the caller's, for writing without a copy. Call [`Session::resume`] after.
+    pub fn take_output(&mut self, into: &mut Vec<u8>) {
+        into.clear();
+        std::mem::swap(&mut self.out, into);
+        self.clock_is_fresh = false;
+        self.over_soft_since_ms = None;
+    }
+
+    /// Drops the output's first `count` bytes, which were written. Call [`Session::resume`] after.
+    pub fn output_written(&mut self, count: usize) {
+        self.out.drain(..count.min(self.out.len()));
+        self.clock_is_fresh = false;
+        if self.out.len() <= OUTPUT_SOFT_BYTES {
+            self.over_soft_since_ms = None;
+        }
+    }
+
+    /// Submitted requests whose outcome has not come yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Whether more bytes should be read from the client now.
+    #[must_use]
+    pub fn wants_read(&self) -> bool {
+        !self.is_paused()
+    }
+
+    /// Whether the connection should be closed once [`Session::output`] is written.
+    #[must_use]
+    pub fn should_close(&self) -> bool {
+        self.is_aborted() || (self.ending == Ending::AfterReplies && self.queue.is_empty())
+    }
+
+    /// Whether the connection should be closed at once: killed, or too slow a reader. Outcomes of requests still in flight
+    /// have nobody to go to.
+    #[must_use]
+    pub fn is_aborted(&self) -> bool {
+        self.ending == Ending::AtOnce || self.client.is_killed()
+    }
+
+    /// Ends the connection if its reader is too slow: over the soft limit for a minute, or over the hard one.
+    pub fn check_output(&mut self, now_ms: u64) {
+        if self.out.len() > OUTPUT_HARD_BYTES {
+            self.ending = Ending::AtOnce;
+        } else if self.out.len() > OUTPUT_SOFT_BYTES {
+            let since = *self.over_soft_since_ms.get_or_insert(now_ms);
+            if now_ms.saturating_sub(since) > OUTPUT_SOFT_MS {
+                self.ending = Ending::AtOnce;
+            }
+        }
+    }
+
+    /// Whether a request has begun to arrive and has not ended; for the time limit on half-sent requests.
+    #[must_use]
+    pub fn is_midway(&self) -> bool {
+        !self.is_paused() && self.head < self.pending.len()
+    }
+
+    /// Bytes that this session holds on the heap for input and output.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> usize {
+        self.pending.capacity() + self.out.capacity() + self.scratch.capacity() + self.in_flight_bytes
+    }
+
+    /// Ends the connection once the replies to everything so far are written.
+    pub(super) fn close_after_replies(&mut self) {
+        self.ending = Ending::AfterReplies;
+    }
+
+    fn stats(&self) -> &CoreStats {
+        self.hub.stats(self.core)
+    }
+
+    /// How many requests may be in flight: fewer when replies are large.
+    fn window(&self) -> usize {
+        (EXPECTED_OUTPUT_BYTES / self.reply_size_hint.max(1)).clamp(1, MAX_IN_FLIGHT)
+    }
+
+    fn is_paused(&self) -> bool {
+        self.stalled
+            || self.ending != Ending::No
+            || self.out.len() > OUTPUT_PAUSE_BYTES
+            || self.in_flight_bytes > MAX_IN_FLIGHT_BYTES
+            || (self.in_flight > 0 && self.in_flight >= self.window())
+    }
+
+    /// Carries out requests from the front of `bytes`; answers how many bytes are done with.
+    fn drive(&mut self, bytes: &[u8], backend: &dyn Backend) -> usize {
+        let mut parser = take(&mut self.parser);
+        self.clock_ns = backend.mono_ns();
+        self.clock_is_fresh = true;
+        self.limits = self.current_limits();
+        let mut used = 0;
+        while !self.is_paused() {
+            let rest = bytes.get(used..).unwrap_or_default();
+            match parser.parse(rest, &self.limits) {
+                Ok(Parsed::Incomplete) => break,
+                Ok(Parsed::Nothing(len)) => used += len,
+                Ok(Parsed::Request(len)) => {
+                    let args = parser.args(rest);
+                    if !self.request(&args, backend) {
+                        self.stalled = true;
+                        break;
+                    }
+                    used += len;
+                }
+                Err(error) => {
+                    self.protocol_error(error);
+                    used = bytes.len();
+                }
+            }
+        }
+        self.parser = parser;
+        self.end_run(backend);
+        self.clock_is_fresh = false;
+        self.publish(backend);
+        used
+    }
+
+    fn protocol_error(&mut self, error: ProtocolError) {
+        self.muted = false;
+        let refusal = Refusal::owned(format!("ERR Protocol error: {error}"));
+        self.reject(None, &refusal);
+        self.ending = Ending::AfterReplies;
+    }
+
+    /// Carries out one request. False: it has to wait until nothing is in flight, and must be given again then.
+    fn request(&mut self, args: &[&[u8]], backend: &dyn Backend) -> bool {
+        self.muted = self.reply_mode != ReplyMode::On;
+        let entry = match self.table.resolve(args) {
+            Ok(entry) => entry,
+            Err((index, refusal)) => {
+                self.end_skip();
+                self.reject(index, &refusal);
+                return true;
+            }
+        };
+        self.last_command = entry.index;
+        if !self.authenticated && !entry.traits.no_auth {
+            self.end_skip();
+            self.reject(Some(entry.index), &Refusal::new("NOAUTH Authentication required."));
+            return true;
+        }
+        if let Run::Flow(flow) = entry.row.run
+            && self.must_stall(flow)
+        {
+            return false;
+        }
+        self.end_skip();
+        if self.transaction.is_some() && !is_immediate_in_transaction(entry) {
+            self.queue_in_transaction(entry, args, backend);
+            return true;
+        }
+        match entry.row.run {
+            Run::Op(plan, scope) => {
+                let request = Request { name: entry.row.name, args, backend };
+                match plan(&request) {
+                    Ok(op) => self.op(entry, plan, scope, &op, &request),
+                    Err(refusal) => self.refuse(entry, &refusal),
+                }
+            }
+            Run::Local(function) => self.local(entry, function, args, backend),
+            Run::Flow(flow) => self.flow(entry, flow, args, backend),
+            Run::Refused(reason) => self.reject(Some(entry.index), &Refusal::new(reason)),
+            Run::Subcommands(_) => self.local(entry, introspection::bare, args, backend),
+        }
+        true
+    }
+
+    fn end_skip(&mut self) {
+        if self.reply_mode == ReplyMode::SkipNext {
+            self.reply_mode = ReplyMode::On;
+        }
+    }
+
+    /// Sends an op to its partition, or to its partitions.
+    fn op(&mut self, entry: &'static Entry, plan: Plan, scope: Scope, op: &Op<'_>, request: &Request<'_>) {
+        let backend = request.backend;
+        let partition = match backend.partitions() {
+            [only] => *only,
+            _ => match self.one_partition(entry, scope, request) {
+                Some(partition) => partition,
+                None => return self.spread(entry, plan, scope, op, request),
+            },
+        };
+        if let Op::Get { key } = op
+            && self.in_flight == 0
+            && self.get_now(entry, partition, key, backend)
+        {
+            return;
+        }
+        self.push_slot(entry, Body::Waiting, request.args);
+        self.submit(partition, 0, op, backend);
+    }
+
+    /// Answers GET from memory, if the node can.
+    fn get_now(&mut self, entry: &Entry, partition: PartitionId, key: &[u8], backend: &dyn Backend) -> bool {
+        let mut out = take(&mut self.out);
+        let before = out.len();
+        let mut hit = false;
+        let mut writer = Writer::new(&mut out, self.resp3);
+        let answered = backend.get_now(partition, key, &mut |value| match value {
+            Some(value) => {
+                hit = true;
+                writer.bulk(value);
+            }
+            None => writer.nil(),
+        });
+        if self.muted {
+            out.truncate(before);
+        }
+        self.out = out;
+        if answered {
+            self.stats().count_lookup(hit);
+            self.count_local(entry.index, backend);
+        }
+        answered
+    }
+
+    /// Encodes an op and submits it for the newest slot.
+    fn submit(&mut self, partition: PartitionId, part: usize, op: &Op<'_>, backend: &dyn Backend) {
+        self.scratch.clear();
+        op.encode(&mut self.scratch);
+        let kind = if op.is_write() { Kind::Write } else { Kind::Read };
+        let number = self.front + self.queue.len() as u64 - 1;
+        if let Some(slot) = self.queue.back_mut() {
+            slot.request_bytes += self.scratch.len();
+        }
+        self.in_flight += 1;
+        self.in_flight_bytes += self.scratch.len();
+        let ticket = Ticket { conn: self.conn, seq: number << PART_BITS | part as u64 };
+        backend.submit(ticket, partition, kind, &self.scratch);
+        if self.scratch.capacity() > 1 << 20 {
+            self.scratch = Vec::new();
+        }
+    }
+
+    fn push_slot(&mut self, entry: &Entry, body: Body, args: &[&[u8]]) {
+        self.queue.push_back(Slot {
+            body,
+            entry: entry.index,
+            resp3: self.resp3,
+            muted: self.muted,
+            request_bytes: 0,
+            started_ns: self.clock_ns,
+            brief: Brief::new(args),
+        });
+    }
+
+    /// Runs a command that the session answers by itself.
+    fn local(
+        &mut self,
+        entry: &'static Entry,
+        function: fn(&mut Call<'_>),
+        args: &[&[u8]],
+        backend: &dyn Backend,
+    ) {
+        self.emit(Some(entry.index), |session, out| {
+            let out = Writer::new(out.out, out.resp3);
+            function(&mut Call { session, backend, args, out, entry });
+        });
+        self.count_local(entry.index, backend);
+    }
+
+    /// Refuses a request before it was carried out; inside MULTI the transaction is spoilt.
+    fn reject(&mut self, index: Option<u16>, refusal: &Refusal) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.spoilt = true;
+        }
+        if let Some(index) = index {
+            self.stats().command(index).count_rejected();
+        }
+        self.emit(None, |_, out| out.error(refusal.0.as_bytes()));
+    }
+
+    /// Answers a command with an error found while carrying it out.
+    fn refuse(&mut self, entry: &Entry, refusal: &Refusal) {
+        self.stats().command(entry.index).add(1, 0);
+        self.emit(Some(entry.index), |_, out| out.error(refusal.0.as_bytes()));
+    }
+
+    /// Writes a reply at its place: to the output, or behind what is in flight.
+    fn emit(&mut self, index: Option<u16>, write: impl FnOnce(&mut Self, &mut Writer<'_>)) {
+        let direct = self.queue.is_empty();
+        let mut out = match self.queue.back_mut() {
+            None => take(&mut self.out),
+            // Replies that wait for the same request share a slot.
+            Some(Slot { body: Body::Ready(bytes), .. }) => take(bytes),
+            Some(_) => {
+                self.queue.push_back(Slot::ready(self.resp3));
+                Vec::new()
+            }
+        };
+        let before = out.len();
+        let resp3 = self.resp3;
+        write(self, &mut Writer::new(&mut out, resp3));
+        self.note_error(index, out.get(before..).unwrap_or_default());
+        if self.muted {
+            out.truncate(before);
+        }
+        if direct {
+            self.out = out;
+        } else if let Some(Slot { body: Body::Ready(bytes), .. }) = self.queue.back_mut() {
+            *bytes = out;
+        }
+    }
+
+    /// Keeps count of error replies.
+    fn note_error(&self, index: Option<u16>, reply: &[u8]) {
+        if let [b'-', text @ ..] = reply {
+            let prefix = text.split(|&byte| byte == b' ' || byte == b'\r').next().unwrap_or_default();
+            self.stats().count_error(prefix);
+            if let Some(index) = index {
+                self.stats().command(index).count_failed();
+            }
+        }
+    }
+
+    /// Counts a command answered on the spot; the time is shared out when the run of its like ends.
+    fn count_local(&mut self, index: u16, backend: &dyn Backend) {
+        if self.run.0 != index {
+            self.end_run(backend);
+            self.run.0 = index;
+        }
+        self.run.1 += 1;
+    }
+
+    fn end_run(&mut self, backend: &dyn Backend) {
+        let (index, calls) = take(&mut self.run);
+        if calls > 0 {
+            let now = backend.mono_ns();
+            self.stats().command(index).add(calls, now.saturating_sub(self.clock_ns));
+            self.stats().count_commands(calls);
+            self.clock_ns = now;
+        }
+    }
+
+    /// Lets CLIENT LIST see this connection's present state.
+    fn publish(&mut self, backend: &dyn Backend) {
+        let queued = self.transaction.as_ref().map(|transaction| transaction.commands.len());
+        self.client.set_last(backend.now_ms(), self.last_command);
+        self.client.publish(self.resp3, queued, self.out.len(), self.pending.len());
+    }
+}
+
+/// How a row makes an op.
+type Plan = for<'a> fn(&Request<'a>) -> Result<Op<'a>, Refusal>;
+
+fn is_immediate_in_transaction(entry: &Entry) -> bool {
+    use Flow::{Discard, Exec, Multi, Quit, Reset, Watch};
+    matches!(entry.row.run, Run::Flow(Multi | Exec | Discard | Watch | Quit | Reset))
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.hub.clients.remove(&self.client);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,328 @@
+//! Replies that wait for their turn, and how outcomes fill them.
+
+use std::borrow::Cow;
+
+use super::{
+    Backend, Outcome, PART_BITS, PartitionId, Reply, Session, SessionReply, Ticket, Watched, Writer, errors,
+    take,
+};
+use crate::resp::slowlog::SlowCommand;
+
+/// The start of a request's arguments, kept for SLOWLOG while it is in flight.
+#[derive(Clone, Copy, Debug)]
+pub struct Brief {
+    /// Arguments, the name included.
+    pub args: u32,
+    len: u8,
+    bytes: [u8; 43],
+}
+
+impl Brief {
+    /// Keeps the first argument after the name, or its start.
+    #[inline]
+    pub fn new(args: &[&[u8]]) -> Self {
+        let mut brief = Self { args: args.len() as u32, len: 0, bytes: [0; 43] };
+        if let Some(first) = args.get(1) {
+            let len = first.len().min(brief.bytes.len());
+            brief.len = len as u8;
+            for (to, from) in brief.bytes.iter_mut().zip(first.iter()) {
+                *to = *from;
+            }
+        }
+        brief
+    }
+
+    /// What was kept.
+    pub fn first_arg(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+/// One place in the order of replies.
+pub struct Slot {
+    pub body: Body,
+    pub entry: u16,
+    pub resp3: bool,
+    pub muted: bool,
+    pub request_bytes: usize,
+    pub started_ns: u64,
+    pub brief: Brief,
+}
+
+impl Slot {
+    /// A place for replies that are known already.
+    pub fn ready(resp3: bool) -> Self {
+        let brief = Brief::new(&[]);
+        Self {
+            body: Body::Ready(Vec::new()),
+            entry: 0,
+            resp3,
+            muted: false,
+            request_bytes: 0,
+            started_ns: 0,
+            brief,
+        }
+    }
+}
+
+/// What a slot waits for.
+pub enum Body {
+    /// Nothing: these bytes.
+    Ready(Vec<u8>),
+    /// One outcome.
+    Waiting,
+    /// A page of SCAN of the partition with this index.
+    Scan(usize),
+    /// Outcomes of several partitions.
+    Parts(Box<Parts>),
+    /// The outcome of EXEC.
+    Exec(Box<super::transaction::Plan>),
+}
+
+/// Outcomes of a split request.
+pub struct Parts {
+    /// Still to come.
+    pub missing: usize,
+    /// As they came.
+    pub outcomes: Vec<Option<Outcome>>,
+    /// The first refusal, or unknown result.
+    pub failure: Option<Failure>,
+    /// Whether the request changes the state.
+    pub writes: bool,
+    /// What becomes of them.
+    pub merge: Merge,
+}
+
+/// Why a part brought no outcome.
+pub enum Failure {
+    /// Certainly not done.
+    Rejected(Cow<'static, str>),
+    /// Not known.
+    Unknown,
+}
+
+/// How the parts of a split request become one reply.
+pub enum Merge {
+    /// The sum of numbers.
+    Sum,
+    /// All lists in one.
+    Joined,
+    /// OK.
+    Ok,
+    /// One that is not nil, picked by this number.
+    One(u64),
+    /// For each element of the reply, its part and its place there.
+    Values(Vec<(usize, usize)>),
+    /// Versions of watched keys.
+    Watch(Vec<(Vec<u8>, PartitionId)>),
+}
+
+impl Parts {
+    /// A request of `count` parts.
+    pub fn new(count: usize, writes: bool, merge: Merge) -> Self {
+        Self { missing: count, outcomes: (0..count).map(|_| None).collect(), failure: None, writes, merge }
+    }
+
+    fn take(&mut self, part: usize, reply: SessionReply) {
+        self.missing -= 1;
+        match reply {
+            Reply::Done { outcome, .. } => {
+                *self.outcomes.get_mut(part).expect("tickets carry the parts' own numbers") = Some(outcome);
+            }
+            Reply::Rejected(why) => {
+                let rejected = Failure::Rejected(errors::rejection(&why));
+                self.failure.get_or_insert(rejected);
+            }
+            Reply::Unknown => self.failure = Some(Failure::Unknown),
+        }
+    }
+
+    /// The error to answer if parts failed. A write that was done in some partitions only must not look undone.
+    fn error(&self) -> Option<Cow<'static, str>> {
+        match self.failure.as_ref()? {
+            Failure::Unknown if self.writes => Some(errors::UNKNOWN_RESULT.into()),
+            Failure::Rejected(_) if self.writes && self.outcomes.iter().any(Option::is_some) => {
+                Some(errors::PARTLY_DONE.into())
+            }
+            Failure::Rejected(text) => Some(text.clone()),
+            Failure::Unknown => Some(errors::UNKNOWN_RESULT.into()),
+        }
+    }
+
+    /// One outcome out of all.
+    fn merged(&mut self) -> Outcome {
+        let outcomes: Vec<Outcome> = self.outcomes.drain(..).flatten().collect();
+        if let Some(error) = outcomes.iter().find(|outcome| matches!(outcome, Outcome::Error(_))) {
+            return error.clone();
+        }
+        let mut items: Vec<Vec<Outcome>> = Vec::new();
+        let mut sum = 0;
+        let mut present = Vec::new();
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Int(number) => sum += number,
+                Outcome::Array(list) => items.push(list),
+                Outcome::Nil => {}
+                other => present.push(other),
+            }
+        }
+        match &self.merge {
+            Merge::Sum => Outcome::Int(sum),
+            Merge::Ok | Merge::Watch(_) => Outcome::Ok,
+            Merge::Joined => Outcome::Array(items.into_iter().flatten().collect()),
+            Merge::One(_) if present.is_empty() => Outcome::Nil,
+            Merge::One(pick) => {
+                let pick = (pick % present.len() as u64) as usize;
+                present.swap_remove(pick)
+            }
+            Merge::Values(places) => Outcome::Array(
+                places
+                    .iter()
+                    .map(|&(part, at)| {
+                        let value = items.get_mut(part).and_then(|list| list.get_mut(at));
+                        value.map_or(Outcome::Nil, |value| std::mem::replace(value, Outcome::Nil))
+                    })
+                    .collect(),
+            ),
+        }
+    }
+}
+
+impl Session {
+    /// Puts an outcome into the slot at this place of the queue.
+    pub(super) fn take_reply(&mut self, at: usize, part: usize, reply: SessionReply, backend: &dyn Backend) {
+        let slot = self.queue.get_mut(at).expect("a ticket's slot stays queued until its outcomes have come");
+        if let Body::Parts(parts) = &mut slot.body {
+            parts.take(part, reply);
+            if parts.missing > 0 {
+                return;
+            }
+            let Body::Parts(parts) = take(&mut slot.body) else { return };
+            return self.settle(at, backend, |session, out| session.finish_parts(*parts, out));
+        }
+        let outcome = match reply {
+            Reply::Done { outcome, .. } => outcome,
+            Reply::Rejected(why) => {
+                let text = errors::rejection(&why);
+                return self.settle(at, backend, |_, out| out.error(text.as_bytes()));
+            }
+            Reply::Unknown => return self.settle(at, backend, |_, out| out.error(errors::UNKNOWN_RESULT)),
+        };
+        match take(&mut slot.body) {
+            Body::Scan(partition) => self.settle(at, backend, |_, out| {
+                super::spread::write_page(out, partition, backend.partitions().len(), &outcome);
+            }),
+            Body::Exec(plan) => self.settle(at, backend, |session, out| {
+                session.write_transaction(*plan, outcome, out, backend);
+            }),
+            _ => {
+                self.count_lookups(at, &outcome);
+                self.settle(at, backend, |_, out| out.outcome(&outcome));
+            }
+        }
+    }
+
+    fn finish_parts(&mut self, mut parts: Parts, out: &mut Writer<'_>) {
+        if matches!(parts.merge, Merge::Watch(_)) {
+            self.watches_in_flight -= 1;
+        }
+        if let Some(error) = parts.error() {
+            return out.error(error.as_bytes());
+        }
+        if let Merge::Watch(keys) = &mut parts.merge {
+            for ((key, partition), outcome) in take(keys).into_iter().zip(&parts.outcomes) {
+                if let Some(Outcome::Int(version)) = outcome {
+                    self.watched.push(Watched { key, partition, version: *version as u64 });
+                }
+            }
+            return out.ok();
+        }
+        out.outcome(&parts.merged());
+    }
+
+    fn count_lookups(&self, at: usize, outcome: &Outcome) {
+        let Some(slot) = self.queue.get(at) else { return };
+        if self.table.entry(slot.entry).traits.counts_hits {
+            let items =
+                if let Outcome::Array(items) = outcome { items } else { std::slice::from_ref(outcome) };
+            for item in items {
+                match item {
+                    Outcome::Bulk(_) => self.stats().count_lookup(true),
+                    Outcome::Nil => self.stats().count_lookup(false),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Writes the reply of the slot at this place of the queue, and lets it go if its turn has come.
+    fn settle(&mut self, at: usize, backend: &dyn Backend, write: impl FnOnce(&mut Self, &mut Writer<'_>)) {
+        let Some(slot) = self.queue.get(at) else { return };
+        let (resp3, muted, index) = (slot.resp3, slot.muted, slot.entry);
+        let mut out = if at == 0 { take(&mut self.out) } else { Vec::new() };
+        let before = out.len();
+        write(self, &mut Writer::new(&mut out, resp3));
+        self.reply_size_hint = (self.reply_size_hint - self.reply_size_hint / 16).max(out.len() - before);
+        self.note_error(Some(index), out.get(before..).unwrap_or_default());
+        if muted {
+            out.truncate(before);
+        }
+        self.account(at, backend);
+        if at > 0 {
+            if let Some(slot) = self.queue.get_mut(at) {
+                slot.body = Body::Ready(out);
+            }
+            return;
+        }
+        self.queue.pop_front();
+        self.front += 1;
+        while let Some(Slot { body: Body::Ready(bytes), .. }) = self.queue.front() {
+            out.extend_from_slice(bytes);
+            self.queue.pop_front();
+            self.front += 1;
+        }
+        self.out = out;
+    }
+
+    /// Statistics and SLOWLOG for the slot at this place of the queue, which has its reply.
+    fn account(&mut self, at: usize, backend: &dyn Backend) {
+        let Some(slot) = self.queue.get(at) else { return };
+        let took_ns = self.clock_ns.saturating_sub(slot.started_ns);
+        self.in_flight_bytes -= slot.request_bytes;
+        let stats = self.stats();
+        stats.command(slot.entry).add(1, took_ns);
+        stats.count_commands(1);
+        let ticket = Ticket { conn: self.conn, seq: (self.front + at as u64) << PART_BITS };
+        if self.hub.slowlog.is_slow(took_ns) && !self.table.entry(slot.entry).traits.skip_slowlog {
+            self.hub.slowlog.add(SlowCommand {
+                id: 0,
+                at_s: backend.now_ms() / 1000,
+                took_us: took_ns / 1000,
+                args: self.brief_args(slot),
+                addr: self.client.addr.clone(),
+                name: self.client.name(),
+                stages: backend.stage_times(ticket),
+            });
+        }
+    }
+
+    fn brief_args(&self, slot: &Slot) -> Vec<Vec<u8>> {
+        let mut args: Vec<Vec<u8>> =
+            self.table.entry(slot.entry).full_name.split('|').map(|word| word.as_bytes().to_vec()).collect();
+        let names = args.len();
+        if slot.brief.args > 1 && names == 1 {
+            args.push(slot.brief.first_arg().to_vec());
+        }
+        let more = (slot.brief.args as usize).saturating_sub(args.len());
+        if more > 0 {
+            args.push(format!("... ({more} more arguments)").into_bytes());
+        }
+        args
+    }
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::Ready(Vec::new())
+    }
+}

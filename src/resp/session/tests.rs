@@ -1,0 +1,13 @@
+//! Conversations: bytes in, bytes out.
+
+use super::*;
+use crate::resp::fake::Talk;
+
+mod conversations;
+mod ordering;
+mod plans;
+mod splitting;
+
+fn done(outcome: Outcome) -> SessionReply {
+    Reply::Done { lsn: corduroy_shards::wal::Lsn(1), outcome }
+}

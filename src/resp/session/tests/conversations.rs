@@ -1,0 +1,371 @@
+//! The commands that the session answers by itself, and transactions.
+
+use super::*;
+use crate::resp::Hub;
+
+#[test]
+fn greetings() {
+    let mut talk = Talk::new(1);
+    talk.check(
+        "PING\nPING hi\nECHO x\nPING a b",
+        "+PONG~$2~hi~$1~x~-ERR wrong number of arguments for 'ping' command~",
+    );
+    talk.check("SELECT 0\nSELECT 1\nSELECT x", "+OK~-ERR DB index is out of range~-ERR invalid DB index~");
+    talk.check("READONLY\nREADWRITE\nTIME", "+OK~+OK~*2~$10~1700000000~$6~123000~");
+    talk.check("CLUSTER SLOTS", "-ERR This instance has cluster support disabled~");
+    talk.check("RESET", "+RESET~");
+}
+
+#[test]
+fn hello_chooses_the_protocol() {
+    let mut talk = Talk::new(1);
+    let fields = |proto| {
+        format!(
+            "$6~server~$5~redis~$7~version~$5~7.2.5~$5~proto~:{proto}~$2~id~:1~$4~mode~$10~standalone~$4~role~$6~master~\
+             $7~modules~*0~"
+        )
+    };
+    talk.check("HELLO", &format!("*14~{}", fields(2)));
+    talk.check("HELLO 3", &format!("%7~{}", fields(3)));
+    talk.check("GET nosuch\nCONFIG GET appendonly", "_~%1~$10~appendonly~$3~yes~");
+    talk.check("HELLO\nHELLO 2", &format!("%7~{}*14~{}", fields(3), fields(2)));
+    talk.check("GET nosuch", "$-1~");
+    talk.check("HELLO 4", "-NOPROTO unsupported protocol version~");
+    talk.check("HELLO x", "-ERR Protocol version is not an integer or out of range~");
+    talk.check("HELLO 3 FOO", "-ERR Syntax error in HELLO option 'FOO'~");
+    talk.check(
+        "HELLO 2 SETNAME \"a b\"",
+        "-ERR Client names cannot contain spaces, newlines or special characters.~",
+    );
+    assert!(talk.say("HELLO 2 SETNAME me").starts_with("*14"));
+    talk.check("CLIENT GETNAME", "$2~me~");
+}
+
+#[test]
+fn the_protocol_of_a_reply_is_that_of_its_request() {
+    let mut talk = Talk::new(1);
+    talk.fake.in_memory.set(false);
+    let out = talk.say("GET x\nHELLO 3\nGET x");
+    assert!(out.starts_with("$-1\r\n%7") && out.ends_with("_\r\n"), "{out}");
+}
+
+#[test]
+fn authentication() {
+    let mut talk = Talk::new(1);
+    talk.check(
+        "AUTH secret",
+        "-ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration \
+         is correct?~",
+    );
+    let fake = crate::resp::fake::Fake::new(1);
+    *fake.password.borrow_mut() = Some("secret".to_owned());
+    let mut talk = Talk::with(fake, Hub::new(1), 1);
+    talk.check("GET a\nPING\nNOSUCH", "-NOAUTH Authentication required.~-NOAUTH Authentication required.~-ERR unknown command 'NOSUCH', with args beginning with: ~");
+    assert!(talk.say("HELLO 3").starts_with("-NOAUTH HELLO must be called"));
+    let wrong = "-WRONGPASS invalid username-password pair or user is disabled.~";
+    talk.check(
+        "AUTH wrong\nAUTH secrets\nAUTH other secret\nAUTH a b c",
+        &format!("{wrong}{wrong}{wrong}-ERR syntax error~"),
+    );
+    talk.check("HELLO 3 AUTH default wrong", wrong);
+    talk.check("AUTH secret\nPING", "+OK~+PONG~");
+    talk.check("RESET\nPING", "+RESET~-NOAUTH Authentication required.~");
+    assert!(talk.say("HELLO 3 AUTH default secret").starts_with("%7"));
+}
+
+#[test]
+fn before_authentication_requests_are_small() {
+    let fake = crate::resp::fake::Fake::new(1);
+    *fake.password.borrow_mut() = Some("secret".to_owned());
+    let mut talk = Talk::with(fake, Hub::new(1), 1);
+    assert_eq!(talk.say_bytes(b"*11\r\n"), b"-ERR Protocol error: unauthenticated multibulk length\r\n");
+    assert!(talk.session.should_close());
+}
+
+#[test]
+fn transactions() {
+    let mut talk = Talk::new(1);
+    talk.check("MULTI\nSET a 1\nINCR a\nGET a\nEXEC", "+OK~+QUEUED~+QUEUED~+QUEUED~*3~+OK~:2~$1~2~");
+    talk.check("MULTI\nEXEC", "+OK~*0~");
+    talk.check("EXEC\nDISCARD", "-ERR EXEC without MULTI~-ERR DISCARD without MULTI~");
+    talk.check("MULTI\nMULTI\nSET a 5\nEXEC", "+OK~-ERR MULTI calls can not be nested~+QUEUED~*1~+OK~");
+    talk.check("MULTI\nWATCH a\nEXEC", "+OK~-ERR WATCH inside MULTI is not allowed~*0~");
+    talk.check("MULTI\nSET a 7\nDISCARD\nGET a", "+OK~+QUEUED~+OK~$1~5~");
+    let spoilt = "-EXECABORT Transaction discarded because of previous errors.~";
+    talk.check("MULTI\nGET\nEXEC", &format!("+OK~-ERR wrong number of arguments for 'get' command~{spoilt}"));
+    talk.check(
+        "MULTI\nNOSUCH\nEXEC\nGET a",
+        &format!("+OK~-ERR unknown command 'NOSUCH', with args beginning with: ~{spoilt}$1~5~"),
+    );
+    talk.check(
+        "MULTI\nSHUTDOWN\nEXEC",
+        &format!("+OK~-ERR Command not allowed inside a transaction~{spoilt}"),
+    );
+    talk.check("GET a", "$1~5~");
+}
+
+#[test]
+fn errors_inside_exec_stay_at_their_place() {
+    let mut talk = Talk::new(1);
+    talk.check(
+        "MULTI\nSET a x\nINCR a\nSET a v EX 0\nPING\nGET a\nEXEC",
+        "+OK~+QUEUED~+QUEUED~+QUEUED~+QUEUED~+QUEUED~*5~+OK~-ERR value is not an integer or out of range~\
+         -ERR invalid expire time in 'set' command~+PONG~$1~x~",
+    );
+}
+
+#[test]
+fn local_commands_inside_exec_take_effect_with_it() {
+    let mut talk = Talk::new(1);
+    talk.check(
+        "MULTI\nSET a 1\nCLIENT SETNAME n\nTIME\nCLIENT GETNAME\nEXEC\nCLIENT GETNAME",
+        "+OK~+QUEUED~+QUEUED~+QUEUED~+QUEUED~*4~+OK~+OK~*2~$10~1700000000~$6~123000~$1~n~$1~n~",
+    );
+    talk.check("MULTI\nPING\nEXEC", "+OK~+QUEUED~*1~+PONG~");
+    assert!(talk.say("MULTI\nCOMMAND\nEXEC").starts_with("+OK\r\n+QUEUED\r\n*1\r\n*"));
+    talk.check(
+        "WATCH a\nSET a 2\nMULTI\nCLIENT SETNAME other\nSET a 3\nEXEC\nCLIENT GETNAME",
+        "+OK~+OK~+OK~+QUEUED~+QUEUED~*-1~$1~n~",
+    );
+}
+
+#[test]
+fn watches() {
+    let mut talk = Talk::new(1);
+    talk.check("WATCH a\nMULTI\nSET a 1\nEXEC", "+OK~+OK~+QUEUED~*1~+OK~");
+    talk.check("WATCH a b\nSET b 1\nMULTI\nSET a 2\nEXEC\nGET a", "+OK~+OK~+OK~+QUEUED~*-1~$1~1~");
+    talk.check("MULTI\nSET a 3\nEXEC", "+OK~+QUEUED~*1~+OK~");
+    talk.check("WATCH a\nUNWATCH\nSET a 4\nMULTI\nGET a\nEXEC", "+OK~+OK~+OK~+OK~+QUEUED~*1~$1~4~");
+    talk.check(
+        "WATCH a\nSET a 5\nMULTI\nDISCARD\nMULTI\nGET a\nEXEC",
+        "+OK~+OK~+OK~+OK~+OK~+QUEUED~*1~$1~5~",
+    );
+    talk.check("WATCH a\nWATCH a\nSET a 6\nMULTI\nPING\nEXEC", "+OK~+OK~+OK~+OK~+QUEUED~*-1~");
+    talk.check("HELLO 3\nWATCH a\nSET a 7\nMULTI\nEXEC", &(talk_hello() + "+OK~+OK~+OK~_~"));
+}
+
+fn talk_hello() -> String {
+    Talk::new(1).say("HELLO 3").replace("\r\n", "~")
+}
+
+#[test]
+fn replies_on_off_skip() {
+    let mut talk = Talk::new(1);
+    talk.check("CLIENT REPLY SKIP\nPING one\nPING two", "$3~two~");
+    talk.check("CLIENT REPLY OFF\nPING\nSET a 1\nNOSUCH\nGET a\nCLIENT REPLY ON\nGET a", "+OK~$1~1~");
+    talk.check("CLIENT REPLY SKIP\nSET a 2\nGET a\nCLIENT REPLY FOO", "$1~2~-ERR syntax error~");
+}
+
+#[test]
+fn names_and_lists() {
+    let mut talk = Talk::new(1);
+    talk.check("CLIENT ID\nCLIENT GETNAME\nCLIENT SETNAME joe\nCLIENT GETNAME", ":1~$-1~+OK~$3~joe~");
+    talk.check("client SETINFO lib-name x\nCLIENT SETINFO LIB-VER 1.0", "+OK~+OK~");
+    talk.check(
+        "CLIENT SETINFO LIB-NAME \"a b\"",
+        "-ERR lib-name cannot contain spaces, newlines or special characters.~",
+    );
+    talk.check("CLIENT SETINFO FOO x", "-ERR Unrecognized option 'FOO'~");
+    talk.check("CLIENT NO-EVICT ON\nCLIENT NO-TOUCH off\nCLIENT NO-EVICT x", "+OK~+OK~-ERR syntax error~");
+    talk.check(
+        "CLIENT MAINT_NOTIFICATIONS ON",
+        "-ERR unknown subcommand 'MAINT_NOTIFICATIONS'. Try CLIENT HELP.~",
+    );
+    let info = talk.say("CLIENT INFO");
+    for field in [
+        "id=1 ",
+        "addr=127.0.0.1:1 ",
+        "name=joe ",
+        "flags=e ",
+        "lib-name=x ",
+        "lib-ver=1.0",
+        "resp=2 ",
+        "multi=-1 ",
+    ] {
+        assert!(info.contains(field), "{field} in {info}");
+    }
+    talk.check("CLIENT LIST ID 7 x", "-ERR Invalid client ID~");
+    talk.check("CLIENT LIST ID 7\nCLIENT LIST TYPE replica", "$0~~$0~~");
+    talk.check("CLIENT LIST TYPE foo", "-ERR Unknown client type 'foo'~");
+    assert!(talk.say("CLIENT LIST").contains("cmd=client|list "));
+}
+
+#[test]
+fn killing() {
+    let mut talk = Talk::new(1);
+    let hub = Arc::clone(&talk.hub);
+    let others: Vec<Talk> =
+        (2..=4).map(|conn| Talk::with(crate::resp::fake::Fake::new(1), Arc::clone(&hub), conn)).collect();
+    let alive = || others.iter().map(|other| !other.session.should_close()).collect::<Vec<_>>();
+    assert_eq!(hub.clients.count(), 4);
+    talk.check("CLIENT KILL 127.0.0.1:99", "-ERR No such client~");
+    talk.check("CLIENT KILL 127.0.0.1:2", "+OK~");
+    assert_eq!((alive(), talk.fake.woken.borrow().clone()), (vec![false, true, true], vec![2]));
+    talk.check("CLIENT KILL ID 3", ":1~");
+    assert_eq!(alive(), [false, false, true]);
+    talk.check("CLIENT KILL ID 0", "-ERR client-id should be greater than 0~");
+    talk.check("CLIENT KILL TYPE pubsub\nCLIENT KILL TYPE x", ":0~-ERR Unknown client type 'x'~");
+    talk.check("CLIENT KILL USER nobody", "-ERR No such user 'nobody'~");
+    talk.check(
+        "CLIENT KILL MAXAGE 100\nCLIENT KILL FOO bar\nCLIENT KILL ID 1 TYPE",
+        ":0~-ERR syntax error~-ERR syntax error~",
+    );
+    talk.check("CLIENT KILL TYPE normal LADDR 127.0.0.1:7379", ":3~");
+    assert_eq!(alive(), [false, false, false]);
+    assert!(!talk.session.should_close());
+    talk.check("CLIENT KILL ADDR 127.0.0.1:1 SKIPME no\nPING", ":1~");
+    assert!(talk.session.should_close());
+    drop(others);
+    assert_eq!(hub.clients.count(), 1);
+}
+
+#[test]
+fn settings() {
+    let mut talk = Talk::new(1);
+    talk.check("CONFIG GET save", "*2~$4~save~$0~~");
+    talk.check("CONFIG GET maxclients appendonly", "*4~$10~appendonly~$3~yes~$10~maxclients~$5~10000~");
+    talk.check("CONFIG GET nosuch", "*0~");
+    talk.check(
+        "CONFIG SET hash-max-ziplist-entries 7\nCONFIG GET HASH-max-zip*entries",
+        "+OK~*2~$24~hash-max-ziplist-entries~$1~7~",
+    );
+    talk.check(
+        "CONFIG SET maxclients 5 slowlog-max-len 3\nCONFIG GET maxclients slowlog-max-len",
+        "+OK~*4~$10~maxclients~$1~5~$15~slowlog-max-len~$1~3~",
+    );
+    talk.check(
+        "CONFIG SET nosuch 1",
+        "-ERR Unknown option or number of arguments for CONFIG SET - 'nosuch'~",
+    );
+    talk.check("CONFIG SET max* 1", "-ERR Unknown option or number of arguments for CONFIG SET - 'max*'~");
+    talk.check("CONFIG SET hz", "-ERR wrong number of arguments for 'config|set' command~");
+    talk.check(
+        "CONFIG SET hz 1 HZ 2",
+        "-ERR CONFIG SET failed (possibly related to argument 'hz') - duplicate parameter~",
+    );
+    talk.check(
+        "CONFIG SET maxclients bad",
+        "-ERR CONFIG SET failed (possibly related to argument 'maxclients') - not a number~",
+    );
+    talk.check(
+        "CONFIG SET appendonly no",
+        "-ERR CONFIG SET failed (possibly related to argument 'appendonly') - it is always 'yes' here~",
+    );
+    talk.check("CONFIG SET appendonly yes save \"\"", "+OK~");
+    talk.check(
+        "CONFIG SET proto-max-bulk-len 2mb\nCONFIG GET proto-max-bulk-len",
+        "+OK~*2~$18~proto-max-bulk-len~$7~2097152~",
+    );
+    talk.check("CONFIG SET proto-max-bulk-len 1", "-ERR CONFIG SET failed (possibly related to argument 'proto-max-bulk-len') - argument must be between 1048576 and 536870912 inclusive~");
+    assert_eq!(
+        talk.say_bytes(b"*2\r\n$3\r\nGET\r\n$2097153\r\n"),
+        b"-ERR Protocol error: invalid bulk length\r\n"
+    );
+}
+
+#[test]
+fn info_by_section() {
+    let mut talk = Talk::new(1);
+    talk.say("SET a 1\nGET a\nGET b\nGET\nNOSUCH");
+    let body = |text: String| text.split_once("\r\n").unwrap().1.to_owned();
+    assert_eq!(body(talk.say("INFO nosuch")), "\r\n");
+    assert_eq!(body(talk.say("INFO memory")), "# Memory\r\nused_memory:1024\r\nused_memory_human:1K\r\n\r\n");
+    assert_eq!(
+        body(talk.say("info Raft CLUSTER")),
+        "# Cluster\r\ncluster_enabled:0\r\n\r\n# Raft\r\nraft_role:leader\r\n\r\n"
+    );
+    let all = talk.say("INFO everything");
+    for line in [
+        "# Server\r\nredis_version:7.2.5\r\n",
+        "tcp_port:7379",
+        "connected_clients:1",
+        "keyspace_hits:1\r\nkeyspace_misses:1",
+        "cmdstat_set:calls=1,usec=0,usec_per_call=0.00,rejected_calls=0,failed_calls=0",
+        "cmdstat_get:calls=2,usec=0,usec_per_call=0.00,rejected_calls=1,failed_calls=0",
+        "errorstat_ERR:count=2",
+        "total_error_replies:2",
+    ] {
+        assert!(all.contains(line), "{line} in {all}");
+    }
+    assert!(!all.contains("redis_version:0"));
+    assert!(!talk.say("INFO").contains("cmdstat_"));
+    talk.say("CONFIG RESETSTAT");
+    assert!(talk.say("INFO stats").contains("keyspace_hits:0"));
+    talk.say("HELLO 3");
+    assert!(talk.say("INFO memory").starts_with("=54\r\ntxt:# Memory\r\n"));
+}
+
+#[test]
+fn the_table_describes_itself() {
+    let mut talk = Talk::new(1);
+    talk.check(
+        "COMMAND INFO get nosuch",
+        "*2~*10~$3~get~:2~*2~+readonly~+fast~:1~:1~:1~*3~+@string~+@read~+@fast~*0~*1~*6~$5~flags~*2~+RO~+access~\
+         $12~begin_search~*4~$4~type~$5~index~$4~spec~*2~$5~index~:1~$9~find_keys~*4~$4~type~$5~range~$4~spec~*6~\
+         $7~lastkey~:0~$7~keystep~:1~$5~limit~:0~*0~*-1~",
+    );
+    talk.check(
+        "COMMAND DOCS getdel nosuch",
+        "*2~$6~getdel~*10~$7~summary~$42~Answers the value of a key and deletes it.~$5~since~$5~6.2.0~$5~group~$6~string~\
+         $10~complexity~$4~O(1)~$9~arguments~*1~*8~$4~name~$3~key~$4~type~$3~key~$12~display_text~$3~key~\
+         $14~key_spec_index~:0~",
+    );
+    talk.check("COMMAND GETKEYS MSET a 1 b 2", "*2~$1~a~$1~b~");
+    talk.check("COMMAND GETKEYS MEMORY USAGE a", "*1~$1~a~");
+    talk.check("COMMAND GETKEYSANDFLAGS GET a", "*1~*2~$1~a~*2~+RO~+access~");
+    talk.check(
+        "COMMAND GETKEYS PING\nCOMMAND GETKEYS FOO a",
+        "-ERR The command has no key arguments~-ERR Invalid command specified~",
+    );
+    talk.check("COMMAND GETKEYS GET", "-ERR Invalid number of arguments specified for command~");
+    talk.check("COMMAND LIST FILTERBY PATTERN mset*", "*2~$4~mset~$6~msetnx~");
+    talk.check("COMMAND LIST FILTERBY MODULE x\nCOMMAND LIST FILTERBY FOO x", "*0~-ERR syntax error~");
+    assert!(talk.say("COMMAND LIST FILTERBY ACLCAT transaction").starts_with("*5\r\n"));
+    let count = talk.say("COMMAND COUNT").trim().trim_start_matches(':').to_owned();
+    for line in ["COMMAND", "COMMAND INFO", "COMMAND LIST"] {
+        assert!(talk.say(line).starts_with(&format!("*{count}\r\n")), "{line}");
+    }
+    talk.say("HELLO 3");
+    assert!(talk.say("COMMAND DOCS").starts_with(&format!("%{count}\r\n")));
+    assert!(talk.say("COMMAND INFO get").contains("~2\r\n+readonly"));
+}
+
+#[test]
+fn help_comes_from_the_table() {
+    let mut talk = Talk::new(1);
+    for container in ["CLIENT", "CONFIG", "COMMAND", "OBJECT", "MEMORY", "SLOWLOG", "FUNCTION"] {
+        let help = talk.say(&format!("{container} HELP"));
+        assert!(
+            help.contains(&format!("+{container} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"))
+        );
+        assert!(help.contains("+HELP\r\n+    Lists the subcommands.\r\n"));
+    }
+    assert!(commands::introspection::markdown().contains("- **string**: SET, GET,"));
+}
+
+#[test]
+fn the_rest() {
+    let mut talk = Talk::new(1);
+    talk.check(
+        "FUNCTION FLUSH\nFUNCTION LIST\nFUNCTION FLUSH FOO",
+        "+OK~*0~-ERR FUNCTION FLUSH only supports SYNC|ASYNC option~",
+    );
+    talk.check(
+        "MEMORY PURGE\nMEMORY STATS",
+        "+OK~*6~$11~used_memory~:1024~$17~used_memory_human~$2~1K~$13~clients.count~:1~",
+    );
+    assert!(talk.say("MEMORY DOCTOR").starts_with('$'));
+    assert!(talk.say("LOLWUT").contains("Corduroy"));
+    talk.check(
+        "CONFIG REWRITE",
+        "-ERR CONFIG REWRITE is not supported: change the configuration file itself~",
+    );
+    talk.check(
+        "SYNC",
+        "-ERR replication is by Raft: Redis replicas cannot be attached, and RDB files are not served~",
+    );
+    talk.check("SHUTDOWN FOO\nSHUTDOWN ABORT", "-ERR syntax error~-ERR No shutdown in progress.~");
+    talk.check("SHUTDOWN NOSAVE", "");
+    assert_eq!(talk.fake.shutdowns.get(), 1);
+    assert!(talk.session.should_close());
+}

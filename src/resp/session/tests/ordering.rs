@@ -1,0 +1,203 @@
+//! Replies in request order, back-pressure, endings.
+
+use super::*;
+use crate::resp::fake::rejected;
+use corduroy_shards::Rejection;
+
+#[test]
+fn replies_keep_the_order_of_requests_whatever_the_order_of_outcomes() {
+    for newest_first in [false, true] {
+        let mut talk = Talk::new(4);
+        talk.fake.in_memory.set(false);
+        let lines =
+            b"SET a 1\r\nPING\r\nPING x\r\nGET a\r\nSET b 2\r\nNOSUCH\r\nGET b\r\nMGET a b\r\nPING y\r\n";
+        talk.session.input(lines, &talk.fake);
+        assert!(talk.session.output().is_empty());
+        assert!(talk.session.in_flight() > 4);
+        // Each partition keeps its own order; between them any order may come.
+        let mut rest: Vec<_> = talk.fake.submitted.borrow_mut().drain(..).collect();
+        rest.sort_by_key(
+            |submitted| if newest_first { u64::MAX - submitted.partition.0 } else { submitted.partition.0 },
+        );
+        talk.fake.submitted.borrow_mut().extend(rest);
+        talk.answer(false);
+        let text = String::from_utf8(talk.output()).unwrap().replace("\r\n", "~");
+        assert_eq!(
+            text,
+            "+OK~+PONG~$1~x~$1~1~+OK~-ERR unknown command 'NOSUCH', with args beginning with: ~$1~2~*2~$1~1~$1~2~$1~y~"
+        );
+        assert_eq!(talk.session.in_flight(), 0);
+    }
+}
+
+#[test]
+fn a_read_behind_own_requests_does_not_take_the_short_way() {
+    let mut talk = Talk::new(1);
+    talk.check("SET a 1\nGET a\nGET a", "+OK~$1~1~$1~1~");
+    assert_eq!(talk.fake.short_ways.get(), 0);
+    talk.check("GET a\nGET b", "$1~1~$-1~");
+    assert_eq!(talk.fake.short_ways.get(), 2);
+}
+
+#[test]
+fn every_split_of_the_bytes_gives_the_same_replies() {
+    let bytes = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$2\r\n\r\n\r\nGET a\r\n*1\r\n$4\r\nPING\r\nMULTI\r\nINCR n\r\nEXEC\r\nMGET a n\r\nHELLO 3\r\nGET z\r\n*1\r\n$3\r\nfoo!";
+    let whole = Talk::new(1).say_bytes(bytes);
+    assert!(
+        whole.ends_with(b"_\r\n-ERR Protocol error: bulk string is not terminated by CRLF\r\n"),
+        "{whole:?}"
+    );
+    for split in 0..bytes.len() {
+        let mut talk = Talk::new(1);
+        let mut out = talk.say_bytes(&bytes[..split]);
+        out.extend(talk.say_bytes(&bytes[split..]));
+        assert_eq!(out, whole, "split at {split}");
+        assert!(talk.session.should_close());
+    }
+    let mut talk = Talk::new(1);
+    let mut out = Vec::new();
+    bytes.iter().for_each(|byte| out.extend(talk.say_bytes(&[*byte])));
+    assert_eq!(out, whole);
+}
+
+#[test]
+fn parsing_stops_while_too_much_is_in_flight_and_goes_on_after() {
+    let mut talk = Talk::new(1);
+    let requests = b"*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n".repeat(5000);
+    talk.session.input(&requests, &talk.fake);
+    assert_eq!(talk.session.in_flight(), MAX_IN_FLIGHT);
+    assert!(!talk.session.wants_read());
+    talk.answer(false);
+    assert!(talk.session.wants_read());
+    let out = talk.output();
+    let expected: String = (1..=5000).map(|number| format!(":{number}\r\n")).collect();
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
+}
+
+#[test]
+fn parsing_stops_while_output_is_unread() {
+    let mut talk = Talk::new(1);
+    talk.say(&format!("SET big {}", "x".repeat(60_000)));
+    talk.session.input(&b"GET big\r\n".repeat(1000), &talk.fake);
+    assert!(!talk.session.wants_read());
+    assert!(talk.session.output().len() < 2 * OUTPUT_PAUSE_BYTES);
+    let mut total = 0;
+    while !talk.session.output().is_empty() {
+        let half = talk.session.output().len().div_ceil(2);
+        talk.session.output_written(half);
+        total += half;
+        talk.session.resume(&talk.fake);
+    }
+    assert_eq!(total, 1000 * (60_000 + "$60000\r\n\r\n".len()));
+    assert!(talk.session.wants_read());
+}
+
+#[test]
+fn large_replies_narrow_the_window() {
+    let mut talk = Talk::new(1);
+    talk.fake.in_memory.set(false);
+    talk.fake.scripted.borrow_mut().push_back(done(Outcome::Bulk(vec![0; 8 << 20])));
+    talk.say_bytes(b"GET big\r\n");
+    talk.session.input(&b"GET big\r\n".repeat(100), &talk.fake);
+    assert!((1..=4).contains(&talk.session.in_flight()), "{}", talk.session.in_flight());
+}
+
+#[test]
+fn slow_readers_are_cut_off() {
+    let mut talk = Talk::new(1);
+    talk.session.out = vec![0; OUTPUT_SOFT_BYTES + 1];
+    talk.session.check_output(1_000);
+    talk.session.check_output(61_000);
+    assert!(!talk.session.is_aborted());
+    talk.session.check_output(61_001);
+    assert!(talk.session.is_aborted() && talk.session.should_close());
+    let mut talk = Talk::new(1);
+    talk.session.out = vec![0; OUTPUT_HARD_BYTES + 1];
+    talk.session.check_output(0);
+    assert!(talk.session.is_aborted());
+}
+
+#[test]
+fn quit_answers_what_came_before_and_nothing_after() {
+    let mut talk = Talk::new(1);
+    talk.session.input(b"SET a 1\r\nQUIT\r\nSET a 2\r\n", &talk.fake);
+    assert!(!talk.session.should_close());
+    talk.answer(false);
+    assert!(talk.session.should_close());
+    assert_eq!(talk.output(), b"+OK\r\n+OK\r\n");
+}
+
+#[test]
+fn refused_and_unknown_requests() {
+    let mut talk = Talk::new(1);
+    let script = |talk: &Talk, reply| talk.fake.scripted.borrow_mut().push_back(reply);
+    script(&talk, rejected(Rejection::DiskFull));
+    script(&talk, Reply::Unknown);
+    talk.check(
+        "SET a 1\nINCR a",
+        "-DISKFULL no space left for the log; nothing was written; delete keys or free space on the disk~\
+         -UNKNOWNRESULT the request was logged but its result is not known; it may or may not take effect~",
+    );
+    assert_eq!(talk.hub.totals().errors.len(), 2);
+}
+
+#[test]
+fn wait_answers_after_the_writes_before_it() {
+    let mut talk = Talk::new(1);
+    talk.session.input(b"SET a 1\r\nWAIT 1 0\r\nPING\r\n", &talk.fake);
+    assert_eq!(talk.session.in_flight(), 1);
+    assert!(!talk.session.wants_read());
+    talk.answer(false);
+    assert_eq!(talk.output(), b"+OK\r\n:0\r\n+PONG\r\n");
+    talk.check("WAIT x 0", "-ERR value is not an integer or out of range~");
+    talk.check("WAIT 0 -1", "-ERR timeout is negative~");
+    talk.check("MULTI\nSET a 1\nWAIT 0 0\nEXEC", "+OK~+QUEUED~+QUEUED~*2~+OK~:0~");
+}
+
+#[test]
+fn slow_commands_are_logged_with_their_stages() {
+    let mut talk = Talk::new(1);
+    talk.check("CONFIG SET slowlog-log-slower-than 100", "+OK~");
+    talk.say("CLIENT SETNAME me");
+    talk.session.input(b"SET key value\r\n", &talk.fake);
+    talk.fake.clock_ns.set(250_000);
+    talk.answer(false);
+    talk.output();
+    talk.check("SLOWLOG LEN", ":1~");
+    talk.check(
+        "SLOWLOG GET",
+        "*1~*7~:0~:1700000000~:250~*3~$3~set~$3~key~$22~... (1 more arguments)~$11~127.0.0.1:1~$2~me~\
+         *8~$8~queue_us~:1~$9~append_us~:2~$9~commit_us~:3~$8~apply_us~:4~",
+    );
+    talk.check("SLOWLOG RESET\nSLOWLOG LEN\nSLOWLOG GET -1", "+OK~:0~*0~");
+    talk.check("SLOWLOG GET -2", "-ERR count should be greater than or equal to -1~");
+}
+
+proptest::proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic_and_hold_no_memory(pieces in proptest::collection::vec(
+        proptest::collection::vec(proptest::sample::select(
+            b"*123$\r\n\r\nGETSMULIXC \"\\\0\xff".to_vec()), 0..200), 1..8)) {
+        let mut talk = Talk::new(2);
+        let fed: usize = pieces.iter().map(Vec::len).sum();
+        for piece in &pieces {
+            talk.say_bytes(piece);
+        }
+        proptest::prop_assert!(talk.session.buffered_bytes() <= 8 * fed + 4096);
+    }
+
+    #[test]
+    fn arbitrary_requests_never_panic(requests in proptest::collection::vec(
+        (0usize..200, proptest::collection::vec("[a-z0-9*{}]{0,6}|GET|NX|EX|COUNT|MATCH|10|-1|ID|DB|SAMPLES", 0..5)), 1..12)) {
+        let table = commands::table();
+        let mut talk = Talk::new(3);
+        for (at, args) in requests {
+            let name = table.entries[at % table.entries.len()].full_name.replace('|', " ");
+            let line = format!("{name} {}\r\n", args.join(" "));
+            let out = talk.say_bytes(line.as_bytes());
+            let closes = talk.session.should_close() || talk.session.reply_mode != ReplyMode::On || talk.session.muted;
+            proptest::prop_assert!(closes || !out.is_empty(), "{} got no reply", line);
+            proptest::prop_assert_eq!(talk.session.in_flight(), 0);
+        }
+    }
+}

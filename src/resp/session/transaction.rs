@@ -1,0 +1,295 @@
+//! MULTI, EXEC, DISCARD, WATCH, UNWATCH, and the other commands that change the course of a session.
+//!
+//! Invariant: queueing only remembers; nothing of a transaction is carried out before EXEC, and an EXEC is one entry of one
+//! partition, guarded by the versions that WATCH saw.
+
+use super::queue::{Body, Merge, Parts};
+use super::{
+    Backend, Call, Ending, Entry, Flow, Op, Outcome, PartitionId, Refusal, ReplyMode, Request, Run, Session,
+    Writer, errors, introspection, take,
+};
+use crate::resp::commands::args::integer;
+use crate::resp::slot::slot_of;
+use crate::store::List;
+
+/// A transaction being queued.
+#[derive(Default)]
+pub struct Transaction {
+    /// What EXEC will carry out.
+    pub commands: Vec<(&'static Entry, Vec<Vec<u8>>)>,
+    bytes: usize,
+    /// A command was refused: EXEC will abort.
+    pub spoilt: bool,
+}
+
+/// A key of WATCH and the version that it had.
+pub struct Watched {
+    pub key: Vec<u8>,
+    pub partition: PartitionId,
+    pub version: u64,
+}
+
+/// How EXEC's reply is put together.
+pub struct Plan {
+    items: Vec<Item>,
+}
+
+enum Item {
+    /// The next outcome of the op.
+    Outcome(&'static Entry),
+    /// A command of the session, carried out when the outcome is there.
+    Local(&'static Entry, Vec<Vec<u8>>),
+    /// Known already.
+    Ready(Vec<u8>),
+}
+
+impl Session {
+    /// Whether a command has to wait for everything in flight.
+    pub(super) fn must_stall(&self, flow: Flow) -> bool {
+        match flow {
+            Flow::Wait => self.transaction.is_none() && self.in_flight > 0,
+            _ => self.watches_in_flight > 0,
+        }
+    }
+
+    /// Remembers a command for EXEC.
+    pub(super) fn queue_in_transaction(
+        &mut self,
+        entry: &'static Entry,
+        args: &[&[u8]],
+        backend: &dyn Backend,
+    ) {
+        if entry.traits.no_multi {
+            return self
+                .reject(Some(entry.index), &Refusal::new("ERR Command not allowed inside a transaction"));
+        }
+        if let Run::Op(_, scope) = entry.row.run
+            && backend.partitions().len() > 1
+            && self.one_partition(entry, scope, &Request { name: entry.row.name, args, backend }).is_none()
+        {
+            return self.reject(Some(entry.index), &errors::CROSSSLOT);
+        }
+        let limit = self.limits.max_request_bytes;
+        let Some(transaction) = &mut self.transaction else { return };
+        transaction.bytes += args.iter().map(|arg| arg.len() + 32).sum::<usize>();
+        if transaction.bytes > limit {
+            transaction.commands.clear();
+            let text = format!("ERR the transaction exceeds the limit of {limit} bytes");
+            return self.reject(Some(entry.index), &Refusal::owned(text));
+        }
+        transaction.commands.push((entry, args.iter().map(|arg| arg.to_vec()).collect()));
+        self.emit(None, |_, out| out.simple("QUEUED"));
+    }
+
+    /// Carries out a command that changes the course of the session.
+    pub(super) fn flow(&mut self, entry: &'static Entry, flow: Flow, args: &[&[u8]], backend: &dyn Backend) {
+        match flow {
+            Flow::Exec => return self.exec(entry, args, backend),
+            Flow::Watch => return self.watch(entry, args, backend),
+            _ => {}
+        }
+        self.count_local(entry.index, backend);
+        let in_transaction = self.transaction.is_some();
+        self.emit(Some(entry.index), |session, out| match flow {
+            Flow::Multi if in_transaction => out.error("ERR MULTI calls can not be nested"),
+            Flow::Multi => {
+                session.transaction = Some(Transaction::default());
+                out.ok();
+            }
+            Flow::Discard if !in_transaction => out.error("ERR DISCARD without MULTI"),
+            Flow::Discard => {
+                session.transaction = None;
+                session.watched.clear();
+                out.ok();
+            }
+            Flow::Unwatch => {
+                session.watched.clear();
+                out.ok();
+            }
+            Flow::Wait => match wait_arguments(args) {
+                Ok(()) => out.int(0),
+                Err(refusal) => out.error(refusal.0.as_bytes()),
+            },
+            Flow::Quit => {
+                session.ending = Ending::AfterReplies;
+                out.ok();
+            }
+            Flow::Reset => session.reset(backend, out),
+            Flow::Exec | Flow::Watch => unreachable!("taken care of above"),
+        });
+    }
+
+    fn reset(&mut self, backend: &dyn Backend, out: &mut Writer<'_>) {
+        self.transaction = None;
+        self.watched.clear();
+        self.resp3 = false;
+        self.reply_mode = ReplyMode::On;
+        self.muted = false;
+        self.client.set_name("");
+        self.authenticated = backend.requires_password().is_none();
+        out.resp3 = false;
+        out.simple("RESET");
+    }
+
+    fn watch(&mut self, entry: &'static Entry, args: &[&[u8]], backend: &dyn Backend) {
+        if self.transaction.is_some() {
+            return self.emit(Some(entry.index), |_, out| out.error("ERR WATCH inside MULTI is not allowed"));
+        }
+        let mut keys: Vec<(Vec<u8>, PartitionId)> = Vec::new();
+        for key in entry.keys(args) {
+            let known = self.watched.iter().any(|watched| watched.key == key);
+            if !known && !keys.iter().any(|(other, _)| other == key) {
+                keys.push((key.to_vec(), partition_of(key, backend)));
+            }
+        }
+        if self.watched.len() + keys.len() > 1024 {
+            return self.refuse(entry, &Refusal::new("ERR too many watched keys: the limit is 1024"));
+        }
+        if keys.is_empty() {
+            self.count_local(entry.index, backend);
+            return self.emit(Some(entry.index), |_, out| out.ok());
+        }
+        self.watches_in_flight += 1;
+        let body = Body::Parts(Box::new(Parts::new(keys.len(), false, Merge::Watch(keys.clone()))));
+        self.push_slot(entry, body, args);
+        for (part, (key, partition)) in keys.iter().enumerate() {
+            self.submit(*partition, part, &Op::Version { key }, backend);
+        }
+    }
+
+    fn exec(&mut self, entry: &'static Entry, args: &[&[u8]], backend: &dyn Backend) {
+        let Some(transaction) = self.transaction.take() else {
+            return self.refuse(entry, &Refusal::new("ERR EXEC without MULTI"));
+        };
+        let watched = take(&mut self.watched);
+        if transaction.spoilt {
+            let text = "EXECABORT Transaction discarded because of previous errors.";
+            return self.refuse(entry, &Refusal::new(text));
+        }
+        let mut ops = Vec::new();
+        let mut items = Vec::new();
+        let mut partitions: Vec<PartitionId> = watched.iter().map(|watched| watched.partition).collect();
+        for (entry, args) in transaction.commands {
+            self.stats().command(entry.index).add(1, 0);
+            items.push(self.exec_item(entry, args, backend, &mut ops, &mut partitions));
+        }
+        partitions.dedup();
+        let has_local = items.iter().any(|item| matches!(item, Item::Local(..)));
+        let plan = Plan { items };
+        match partitions.as_slice() {
+            [] => {
+                self.count_local(entry.index, backend);
+                self.emit(None, |session, out| {
+                    session.write_transaction(plan, Outcome::Array(Vec::new()), out, backend);
+                });
+            }
+            [partition] => {
+                self.push_slot(entry, Body::Exec(Box::new(plan)), args);
+                self.submit_transaction(*partition, &ops, &watched, backend);
+                // What its local commands change must be seen by those that follow.
+                self.stalled = has_local;
+            }
+            _ => self.refuse(entry, &errors::CROSSSLOT),
+        }
+    }
+
+    /// One queued command's part of the reply; its op, if it has one, goes to the end of `ops`.
+    fn exec_item(
+        &self,
+        entry: &'static Entry,
+        args: Vec<Vec<u8>>,
+        backend: &dyn Backend,
+        ops: &mut Vec<Vec<u8>>,
+        partitions: &mut Vec<PartitionId>,
+    ) -> Item {
+        let mut bytes = Vec::new();
+        let mut out = Writer::new(&mut bytes, self.resp3);
+        match entry.row.run {
+            Run::Op(plan, _) => {
+                let slices: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
+                match plan(&Request { name: entry.row.name, args: &slices, backend }) {
+                    Ok(op) => {
+                        let mut encoded = Vec::new();
+                        op.encode(&mut encoded);
+                        ops.push(encoded);
+                        let keys = entry.keys(&slices).map(|key| partition_of(key, backend));
+                        partitions.extend(keys);
+                        if entry.row.keys.first == 0 {
+                            partitions.extend(backend.partitions().first());
+                        }
+                        return Item::Outcome(entry);
+                    }
+                    Err(refusal) => out.error(refusal.0.as_bytes()),
+                }
+            }
+            Run::Local(_) | Run::Subcommands(_) => return Item::Local(entry, args),
+            Run::Flow(Flow::Wait) => out.int(0),
+            Run::Flow(_) => out.ok(),
+            Run::Refused(reason) => out.error(reason),
+        }
+        Item::Ready(bytes)
+    }
+
+    fn submit_transaction(
+        &mut self,
+        partition: PartitionId,
+        ops: &[Vec<u8>],
+        watched: &[Watched],
+        backend: &dyn Backend,
+    ) {
+        let versions: Vec<[u8; 8]> = watched.iter().map(|watched| watched.version.to_le_bytes()).collect();
+        let guards: Vec<&[u8]> =
+            watched.iter().zip(&versions).flat_map(|(watched, version)| [&*watched.key, version]).collect();
+        let ops: Vec<&[u8]> = ops.iter().map(Vec::as_slice).collect();
+        self.submit(partition, 0, &Op::Multi { guards: List::Args(&guards), ops: List::Args(&ops) }, backend);
+    }
+
+    /// EXEC's reply; its local commands are carried out now, at their place.
+    pub(super) fn write_transaction(
+        &mut self,
+        plan: Plan,
+        outcome: Outcome,
+        out: &mut Writer<'_>,
+        backend: &dyn Backend,
+    ) {
+        let Outcome::Array(outcomes) = outcome else { return out.outcome(&outcome) };
+        let mut outcomes = outcomes.iter();
+        out.array(plan.items.len());
+        for item in &plan.items {
+            let before = out.out.len();
+            match item {
+                Item::Ready(bytes) => out.out.extend_from_slice(bytes),
+                Item::Outcome(_) => {
+                    out.outcome(outcomes.next().expect("EXEC answers one outcome for each op"))
+                }
+                Item::Local(entry, args) => {
+                    let function =
+                        if let Run::Local(function) = entry.row.run { function } else { introspection::bare };
+                    let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
+                    let writer = Writer::new(out.out, self.resp3);
+                    function(&mut Call { session: self, backend, args: &args, out: writer, entry });
+                }
+            }
+            let index = match item {
+                Item::Outcome(entry) | Item::Local(entry, _) => Some(entry.index),
+                Item::Ready(_) => None,
+            };
+            self.note_error(index, out.out.get(before..).unwrap_or_default());
+        }
+    }
+}
+
+fn partition_of(key: &[u8], backend: &dyn Backend) -> PartitionId {
+    match backend.partitions() {
+        [only] => *only,
+        _ => backend.partition_of_slot(slot_of(key)),
+    }
+}
+
+fn wait_arguments(args: &[&[u8]]) -> Result<(), Refusal> {
+    let [_, replicas, timeout] = args else { return Err(Refusal::SYNTAX) };
+    integer(replicas)?;
+    let timeout =
+        integer(timeout).map_err(|_| Refusal::new("ERR timeout is not an integer or out of range"))?;
+    if timeout < 0 { Err(Refusal::new("ERR timeout is negative")) } else { Ok(()) }
+}
