@@ -1,245 +1,427 @@
 //! The facade: open, append records, submit one frame a turn, learn what is durable, read back, release.
+//!
+//! Everything below is driven from here and nothing below calls back. What happens between `submit` and the watermark
+//! is in `pump`; how reads run is in `reader`.
 
-use std::io;
+use std::collections::VecDeque;
 
-use crate::device::{Device, SlotId};
-use crate::ids::{BatchSeq, LogId, Lsn, Term, WalPosition};
-use crate::record::{EntryRef, LogState, OwnedEntry, RecordHead};
+use crate::device::{Completion, Device, IoId, SlotId};
+use crate::error::WalError;
+use crate::format::footer;
+use crate::format::mix;
+use crate::format::record::{ENTRY_HEAD_BYTES, RecordKind, RecordMeta};
+use crate::group_commit::GroupCommit;
+use crate::ids::{BatchSeq, LogId, Lsn, SegmentSeq, Term};
+use crate::index::{Index, SegmentIndex};
+use crate::options::{Options, Recovered, Space, WalEvent, WalStats};
+use crate::reader::Job;
+use crate::reclaim::Reclaim;
+use crate::record::{EntryRef, LogState, RecordHead};
+use crate::recovery;
+use crate::segment::Segments;
 
-/// The WAL's sizes and limits.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Size of a segment's file; a multiple of 1 MiB (tests go down to 64 KiB). Default 64 MiB.
-    pub segment_bytes: u32,
-    /// Zero-written slots kept ready. Default 2.
-    pub spare_segments: usize,
-    /// Frames in flight at most, 1 to 4. Default 2.
-    pub max_in_flight: usize,
-    /// Slots that may exist at most (0: no limit but the disk).
-    pub max_segments: usize,
-    /// Must differ at every opening (the core draws no random numbers itself): it salts the segments, so that
-    /// bytes of an earlier life of a slot can never be taken for new ones.
-    pub seed: u64,
-}
+/// Smallest segment in bytes.
+const MIN_SEGMENT_BYTES: u32 = 64 << 10;
+/// What a batch starts with; larger batches move to a larger buffer.
+const FIRST_BUFFER_BYTES: usize = 256 << 10;
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { segment_bytes: 64 << 20, spare_segments: 2, max_in_flight: 2, max_segments: 0, seed: 0 }
-    }
-}
-
-/// Names an asynchronous read; chosen by the caller.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct ReadToken(pub u64);
-
-/// How much room there is for new records.
+/// What an operation under way was started for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Space {
-    /// Enough.
-    Ok,
-    /// The last spare is in hand and no more could be made (full disk, or `max_segments`): refuse new proposals;
-    /// what must still be written (hard states, releases, rewrites) goes into the reserve.
-    Full,
-}
-
-/// What [`Wal::poll`] reports.
-#[derive(Debug)]
-pub enum WalEvent {
-    /// All batches up to this one are on the medium.
-    Durable(BatchSeq),
-    /// An asynchronous read has ended.
-    Read {
-        /// As given to [`Wal::read`].
-        token: ReadToken,
-        /// The entries, contiguous from the one asked for; at least one.
-        result: Result<Vec<OwnedEntry>, WalError>,
-    },
-    /// The answer of [`Wal::space`] has changed.
-    Space(Space),
-}
-
-/// What opening found.
-#[derive(Clone, Debug, Default)]
-pub struct Recovered {
-    /// Segments read by footer alone.
-    pub by_footer: u64,
-    /// Segments scanned frame by frame.
-    pub scanned: u64,
-    /// Where a torn tail (never acknowledged) was cut, if one was.
-    pub torn_tail: Option<WalPosition>,
-}
-
-/// Everything that can go wrong with a WAL.
-#[derive(Debug, thiserror::Error)]
-pub enum WalError {
-    /// The folder could not be read or written.
-    #[error("WAL {what}: {source}")]
-    Io {
-        /// What was being done.
-        what: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Acknowledged bytes are not what was written.
-    #[error(
-        "WAL damaged at segment {position} ({slot:?}), logs {logs:?}: {why}; the data there was acknowledged and is not cut off. {remedy}"
-    )]
-    Damaged {
-        /// Where the first bad byte's frame starts.
-        position: WalPosition,
-        /// Which file.
-        slot: SlotId,
-        /// Logs known or suspected to have entries there.
-        logs: Vec<LogId>,
-        /// What was found.
-        why: String,
-        /// What the operator can do.
-        remedy: &'static str,
-    },
-    /// A write or sync failed earlier; nothing more is accepted.
-    #[error("WAL poisoned: {what} failed ({message}); restart to read back what the disk holds")]
-    Poisoned {
-        /// The operation that failed.
-        what: &'static str,
-        /// What the system said.
-        message: String,
-    },
-    /// Entries asked for are below the first or above the last.
-    #[error("log {log}: entry {lsn} is not in the WAL (it holds {first}..={last})")]
-    OutOfRange {
-        /// The log.
-        log: LogId,
-        /// The entry asked for.
-        lsn: Lsn,
-        /// The lowest there is.
-        first: Lsn,
-        /// The highest there is.
-        last: Lsn,
-    },
-    /// An append left a gap, replaced a released entry, or went back in term.
-    #[error("log {log}: {why}")]
-    BadAppend {
-        /// The log.
-        log: LogId,
-        /// What was wrong.
-        why: String,
-    },
-    /// One entry or record is larger than a segment can take.
-    #[error("log {log}: a record of {bytes} bytes exceeds the limit of {limit}")]
-    TooLarge {
-        /// The log.
-        log: LogId,
-        /// Its size.
-        bytes: usize,
-        /// The limit.
-        limit: usize,
-    },
+pub(crate) enum Purpose {
+    Frame,
+    Footer(SegmentSeq),
+    Read,
+    Create(SlotId),
+    Remove,
 }
 
 /// One shard's WAL.
 #[derive(Debug)]
 pub struct Wal<D: Device> {
-    device: D,
-    options: Options,
+    pub(crate) device: D,
+    pub(crate) options: Options,
+    pub(crate) wal_id: u64,
+    pub(crate) index: Index,
+    pub(crate) segments: Segments,
+    pub(crate) commit: GroupCommit<D::Buffer>,
+    /// The effect of the active segment's frames so far: its footer to be.
+    pub(crate) active_index: SegmentIndex,
+    /// Footers that wait for their segment's last batch to be durable.
+    pub(crate) footers: VecDeque<(SegmentSeq, BatchSeq, Vec<u8>)>,
+    pub(crate) reclaim: Reclaim,
+    pub(crate) jobs: Vec<Job>,
+    pub(crate) under_way: Vec<(IoId, Purpose)>,
+    next_io: u64,
+    pub(crate) ended: Vec<Completion<D::Buffer>>,
+    pub(crate) reported: Reported,
+    pub(crate) making: MakingState,
+    pub(crate) stats: WalStats,
+    poisoned: Option<(&'static str, String)>,
 }
 
-#[allow(clippy::todo, unused_variables, missing_docs, clippy::missing_errors_doc)]
+/// What the last poll told the caller.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reported {
+    pub durable: BatchSeq,
+    pub space: Space,
+}
+
+/// How the making of spares goes.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct MakingState {
+    /// The last attempt failed, or the limit is reached.
+    pub blocked: bool,
+    /// Polls until the next attempt.
+    pub wait_polls: u32,
+}
+
 impl<D: Device> Wal<D> {
     /// Opens the WAL in the device's folder, or starts one where the folder is empty. Blocking: recovery.
     ///
     /// # Errors
     /// [`WalError::Io`], [`WalError::Damaged`].
-    pub fn open(device: D, options: Options) -> Result<(Self, Recovered), WalError> {
-        todo!()
+    ///
+    /// # Panics
+    /// If the options make no sense: `segment_bytes` not a multiple of 64 KiB, or `max_in_flight` not 1 to 4.
+    pub fn open(mut device: D, options: Options) -> Result<(Self, Recovered), WalError> {
+        assert!(
+            options.segment_bytes >= MIN_SEGMENT_BYTES
+                && options.segment_bytes.is_multiple_of(MIN_SEGMENT_BYTES),
+            "segment_bytes is a multiple of 64 KiB"
+        );
+        assert!((1..=4).contains(&options.max_in_flight), "max_in_flight is 1 to 4");
+        let opened = recovery::open(&mut device, &options)?;
+        let mut wal = Self {
+            device,
+            options,
+            wal_id: opened.wal_id.unwrap_or_else(|| mix(options.seed)),
+            index: opened.index,
+            segments: opened.segments,
+            commit: GroupCommit::new(opened.durable),
+            active_index: SegmentIndex::default(),
+            footers: VecDeque::new(),
+            reclaim: Reclaim::default(),
+            jobs: Vec::new(),
+            under_way: Vec::new(),
+            next_io: 0,
+            ended: Vec::new(),
+            reported: Reported { durable: opened.durable, space: Space::Ok },
+            making: MakingState::default(),
+            stats: WalStats::default(),
+            poisoned: None,
+        };
+        wal.remove_slots(opened.unfit);
+        wal.make_spares();
+        Ok((wal, opened.recovered))
     }
 
-    /// The logs that hold anything (entries, hard state or configuration).
+    /// The logs that hold anything (entries, hard state or configuration), in ascending order.
     pub fn logs(&self) -> Vec<LogId> {
-        todo!()
+        self.index.ids()
     }
 
     /// What is known of a log, appended but not yet durable parts included.
     pub fn log_state(&self, log: LogId) -> Option<LogState> {
-        todo!()
+        self.index.get(log).map(crate::index::LogEntry::state)
     }
 
     /// The term of an entry, from memory; also of the one before `first`.
     pub fn term(&self, log: LogId, lsn: Lsn) -> Option<Term> {
-        todo!()
-    }
-
-    /// Reads entries `[from, to]` blocking; used at opening to load what the state machine has not got.
-    pub fn read_blocking(&mut self, log: LogId, from: Lsn, to: Lsn) -> Result<Vec<OwnedEntry>, WalError> {
-        todo!()
+        let entry = self.index.get(log)?;
+        if lsn.next() == entry.first {
+            return Some(entry.prev_term);
+        }
+        if lsn < entry.first || lsn > entry.last {
+            return None;
+        }
+        self.commit.waiting_term(log, lsn).or_else(|| entry.runs.find(lsn).map(|run| run.term))
     }
 
     /// Whether a frame may be started now: a slot in flight is free, and there is a segment to write to.
     /// While this is false, keep gathering outside.
     pub fn can_submit(&self) -> bool {
-        todo!()
+        self.poisoned.is_none()
+            && self.commit.ready.is_empty()
+            && self.commit.in_flight.len() < self.options.max_in_flight
+            && (self.segments.active.is_some() || self.segments.spares() > 0)
+    }
+
+    /// The longest record that a frame can take, in bytes.
+    pub fn record_limit_bytes(&self) -> usize {
+        let half = self.options.segment_bytes / 2 - footer::reserve_bytes(self.options.segment_bytes);
+        crate::format::sectors::content_bytes(half as usize) - crate::format::frame::FRAME_HEAD_BYTES
     }
 
     /// Adds one record to the open batch. Entries must be contiguous and start at or below `last + 1`; what they
     /// overlap is replaced (Raft's log matching). Returns the batch that the record will ride in.
+    ///
+    /// # Errors
+    /// [`WalError::BadAppend`], [`WalError::TooLarge`], [`WalError::Poisoned`]. Nothing was appended then.
     pub fn append<'a>(
         &mut self,
         head: RecordHead<'_>,
         entries: impl ExactSizeIterator<Item = EntryRef<'a>> + Clone,
     ) -> Result<BatchSeq, WalError> {
-        todo!()
+        self.check_poison()?;
+        let (meta, entries_bytes) = self.check_append(&head, entries.clone())?;
+        let batch = self.push(&meta, entries_bytes, entries)?;
+        let entry = self.index.entry(head.log);
+        if meta.count > 0 {
+            entry.last = meta.last;
+        }
+        if head.hard_state.is_some() {
+            entry.hard_state = head.hard_state;
+        }
+        if let Some(conf) = head.conf {
+            entry.conf = Some(conf.into());
+        }
+        Ok(batch)
+    }
+
+    /// Verifies an append against what the log holds; returns the record's head and the size of its entries.
+    fn check_append<'a, 'h>(
+        &self,
+        head: &RecordHead<'h>,
+        entries: impl ExactSizeIterator<Item = EntryRef<'a>>,
+    ) -> Result<(RecordMeta<'h>, usize), WalError> {
+        let log = head.log;
+        let bad = |why: String| Err(WalError::BadAppend { log, why });
+        let mut meta =
+            RecordMeta { log, hard_state: head.hard_state, conf: head.conf, ..RecordMeta::default() };
+        let mut bytes = 0;
+        let mut before: Option<(Lsn, Term)> = None;
+        for entry in entries {
+            bytes += ENTRY_HEAD_BYTES + entry.data.len();
+            match before {
+                None => {
+                    let (first, last) =
+                        self.index.get(log).map_or((Lsn(1), Lsn(0)), |held| (held.first, held.last));
+                    if entry.lsn < first || entry.lsn > last.next() {
+                        return bad(format!("entry {} does not join {first}..={last}", entry.lsn));
+                    }
+                    meta.first = entry.lsn;
+                    meta.prev_term = self.term(log, Lsn(entry.lsn.get() - 1)).unwrap_or_default();
+                    if entry.term < meta.prev_term {
+                        return bad(format!("entry {} goes back to term {}", entry.lsn, entry.term));
+                    }
+                }
+                Some((lsn, term)) if lsn.next() != entry.lsn || entry.term < term => {
+                    return bad(format!(
+                        "entry {} of term {} follows {lsn} of term {term}",
+                        entry.lsn, entry.term
+                    ));
+                }
+                Some(_) => {}
+            }
+            before = Some((entry.lsn, entry.term));
+            meta.last = entry.lsn;
+            meta.count += 1;
+        }
+        Ok((meta, bytes))
+    }
+
+    /// Encodes a record into the open batch, closing a full one first.
+    pub(crate) fn push<'a>(
+        &mut self,
+        meta: &RecordMeta<'_>,
+        entries_bytes: usize,
+        entries: impl Iterator<Item = EntryRef<'a>>,
+    ) -> Result<BatchSeq, WalError> {
+        let (bytes, limit) = (meta.record_bytes(entries_bytes), self.record_limit_bytes());
+        if bytes > limit {
+            return Err(WalError::TooLarge { log: meta.log, bytes, limit });
+        }
+        let most = (self.options.segment_bytes / 2) as usize;
+        if self.commit.open.as_ref().is_some_and(|open| open.frame_bytes_with(bytes) > most) {
+            self.commit.close();
+        }
+        let batch = match self.commit.open.as_mut() {
+            Some(batch) => batch,
+            None => {
+                let first = FIRST_BUFFER_BYTES.min(self.options.segment_bytes as usize / 2);
+                let buffer = self.device.buffer(first);
+                self.commit.begin(buffer)
+            }
+        };
+        let frame_bytes = batch.frame_bytes_with(bytes);
+        if !batch.fits_buffer(frame_bytes) {
+            let larger = self.device.buffer((frame_bytes * 2).min(most) + crate::device::BLOCK_BYTES);
+            let smaller = batch.grow(larger);
+            self.device.recycle(smaller);
+        }
+        batch.push(meta, bytes, entries);
+        self.stats.records += 1;
+        Ok(batch.seq)
     }
 
     /// Writes the open batch as one frame, if it holds anything. Call once a turn, only after [`Wal::can_submit`].
+    ///
+    /// # Errors
+    /// [`WalError::Poisoned`].
     pub fn submit(&mut self) -> Result<Option<BatchSeq>, WalError> {
-        todo!()
+        self.check_poison()?;
+        self.add_rewrites()?;
+        let seq = self.commit.close();
+        self.start_frames();
+        Ok(seq)
     }
 
     /// Collects what the device has finished. After an error the WAL is poisoned for good.
+    ///
+    /// # Errors
+    /// [`WalError::Poisoned`], once a write or sync has failed.
     pub fn poll(&mut self, events: &mut Vec<WalEvent>) -> Result<(), WalError> {
-        todo!()
+        self.check_poison()?;
+        let mut ended = std::mem::take(&mut self.ended);
+        self.device.poll(&mut ended);
+        for completion in ended.drain(..) {
+            self.on_ended(completion, events);
+        }
+        self.ended = ended;
+        self.check_poison()?;
+        self.pump(events);
+        Ok(())
+    }
+
+    fn on_ended(&mut self, completion: Completion<D::Buffer>, events: &mut Vec<WalEvent>) {
+        let Completion { id, result, buffer } = completion;
+        let Some(at) = self.under_way.iter().position(|(io, _)| *io == id) else {
+            unreachable!("the device ended operation {id:?}, which was not under way")
+        };
+        let (_, purpose) = self.under_way.swap_remove(at);
+        match (purpose, result) {
+            (Purpose::Frame, Ok(())) => {
+                assert!(self.commit.ended(id, buffer), "a frame under way is known to the group commit");
+            }
+            (Purpose::Frame, Err(error)) => self.poison("a frame's write", &error),
+            (Purpose::Footer(segment), result) => {
+                if let Err(error) = result {
+                    self.poison("a footer's write", &error);
+                }
+                self.unpin(segment);
+                self.recycle(buffer);
+            }
+            (Purpose::Create(slot), result) => self.on_made(slot, result.is_ok()),
+            (Purpose::Remove, _) => {}
+            (Purpose::Read, result) => self.on_read(id, result, buffer, events),
+        }
+    }
+
+    pub(crate) fn recycle(&mut self, buffer: Option<D::Buffer>) {
+        if let Some(buffer) = buffer {
+            self.device.recycle(buffer);
+        }
+    }
+
+    fn poison(&mut self, what: &'static str, error: &std::io::Error) {
+        if self.poisoned.is_none() {
+            self.poisoned = Some((what, error.to_string()));
+        }
+    }
+
+    pub(crate) fn check_poison(&self) -> Result<(), WalError> {
+        match &self.poisoned {
+            Some((what, message)) => Err(WalError::Poisoned { what, message: message.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn new_io(&mut self, purpose: Purpose) -> IoId {
+        let io = IoId(self.next_io);
+        self.next_io += 1;
+        self.under_way.push((io, purpose));
+        io
     }
 
     /// The durable watermark.
     pub fn durable(&self) -> BatchSeq {
-        todo!()
+        self.commit.durable
     }
 
     /// Batches submitted and not yet durable.
     pub fn in_flight(&self) -> usize {
-        todo!()
+        self.commit.in_flight.len() + self.commit.ready.len()
     }
 
     /// Room for new records.
     pub fn space(&self) -> Space {
-        todo!()
+        if self.making.blocked && self.segments.spares() <= 1 { Space::Full } else { Space::Ok }
     }
 
-    /// Starts reading entries from `from` up to `to` (inclusive) or `max_bytes`, at least one. Ends as
-    /// [`WalEvent::Read`].
-    pub fn read(
-        &mut self,
-        token: ReadToken,
-        log: LogId,
-        from: Lsn,
-        to: Lsn,
-        max_bytes: usize,
-    ) -> Result<(), WalError> {
-        todo!()
-    }
-
-    /// Says that entries up to `upto` (inclusive) are no longer needed by anybody.
+    /// Says that entries up to `upto` (inclusive) are no longer needed by anybody. In memory only: after a restart
+    /// entries may be back, and the owner's own persisted position counts.
     pub fn release(&mut self, log: LogId, upto: Lsn) {
-        todo!()
+        let Some(entry) = self.index.get(log) else { return };
+        let upto = upto.min(entry.last);
+        let Some(prev_term) = self.term(log, upto).filter(|_| upto >= entry.first) else { return };
+        let segments = &mut self.segments;
+        let Some(entry) = self.index.get_mut(log) else { return };
+        let mut newest = SegmentSeq::ZERO;
+        entry.runs.drop_below(upto.next(), |segment, count| {
+            newest = newest.max(segment);
+            segments.drop_live(segment, count);
+        });
+        entry.base_home = entry.base_home.max(newest);
+        (entry.first, entry.prev_term) = (upto.next(), prev_term);
+    }
+
+    /// Starts a log anew behind `prev` (a snapshot was installed): all its entries are gone, the next is `prev + 1`.
+    /// Hard state and configuration stay.
+    ///
+    /// # Errors
+    /// [`WalError::Poisoned`].
+    pub fn reset(&mut self, log: LogId, prev: Lsn, prev_term: Term) -> Result<BatchSeq, WalError> {
+        self.check_poison()?;
+        self.drop_entries(log);
+        let entry = self.index.entry(log);
+        (entry.first, entry.last, entry.prev_term) = (prev.next(), prev, prev_term);
+        self.push_state(log)
     }
 
     /// Forgets a log for good: a tombstone goes into the open batch.
+    ///
+    /// # Errors
+    /// [`WalError::Poisoned`].
     pub fn remove(&mut self, log: LogId) -> Result<BatchSeq, WalError> {
-        todo!()
+        self.check_poison()?;
+        self.drop_entries(log);
+        self.index.remove(log);
+        let meta = RecordMeta { log, kind: RecordKind::Tombstone, ..RecordMeta::default() };
+        self.push(&meta, 0, std::iter::empty())
+    }
+
+    fn drop_entries(&mut self, log: LogId) {
+        self.commit.forget(log);
+        let segments = &mut self.segments;
+        if let Some(entry) = self.index.get_mut(log) {
+            entry.runs.clear(|segment, count| segments.drop_live(segment, count));
+        }
+    }
+
+    /// Adds a record that repeats all of a log's state but its entries.
+    pub(crate) fn push_state(&mut self, log: LogId) -> Result<BatchSeq, WalError> {
+        let entry = self.index.entry(log);
+        let conf = entry.conf.clone();
+        let meta = RecordMeta {
+            log,
+            kind: RecordKind::State,
+            count: 0,
+            first: entry.first,
+            last: entry.last,
+            prev_term: entry.prev_term,
+            hard_state: entry.hard_state,
+            conf: conf.as_deref(),
+        };
+        self.push(&meta, 0, std::iter::empty())
     }
 
     /// Figures for INFO and metrics.
     pub fn stats(&self) -> WalStats {
-        todo!()
+        WalStats {
+            live_segments: self.segments.live().count() as u64,
+            spare_segments: self.segments.spares() as u64,
+            ..self.stats
+        }
     }
 
     /// The device, for drivers that wait on it.
@@ -251,21 +433,4 @@ impl<D: Device> Wal<D> {
     pub fn device_mut(&mut self) -> &mut D {
         &mut self.device
     }
-}
-
-/// Counters of one WAL since opening.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct WalStats {
-    /// Frames made durable.
-    pub frames: u64,
-    /// Records in them.
-    pub records: u64,
-    /// Bytes of frames, padding included.
-    pub bytes: u64,
-    /// Segments that hold live data, the active one included.
-    pub live_segments: u64,
-    /// Zero-written or recycled slots ready for use.
-    pub spare_segments: u64,
-    /// Bytes rewritten by reclaim.
-    pub rewritten_bytes: u64,
 }

@@ -11,6 +11,8 @@ mod flights;
 pub mod folder;
 pub mod lock;
 pub mod mapped;
+#[cfg(feature = "sim")]
+pub mod mem;
 mod prepare;
 pub mod probe;
 mod ready;

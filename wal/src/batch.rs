@@ -1,0 +1,221 @@
+//! A batch: the records of many logs on their way into one frame, encoded straight into a device buffer.
+//!
+//! Beside the bytes it remembers what each record says (its *place* in the frame), so that the index can be told once
+//! the frame's position is known, and so that entries can be read from the buffer until they are durable.
+
+use std::ops::{Deref, DerefMut, Range};
+
+use crate::device::BLOCK_BYTES;
+use crate::format::frame::{FRAME_HEAD_BYTES, FrameHead};
+use crate::format::record::{self, RecordMeta};
+use crate::format::sectors;
+use crate::format::segment::SegmentHeader;
+use crate::ids::{BatchSeq, LogId, Lsn, SegmentSeq, Term};
+use crate::record::EntryRef;
+use crate::runs::Run;
+
+/// Some entries of one term.
+#[derive(Clone, Copy, Debug)]
+struct TermRun {
+    first: Lsn,
+    count: u32,
+    term: Term,
+}
+
+/// One record of a batch.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Where it starts and how long it is, in content bytes of the frame.
+    at: usize,
+    len: usize,
+    meta: RecordMeta<'static>,
+    conf: Option<Box<[u8]>>,
+    /// Its part of the batch's term runs.
+    terms: Range<usize>,
+}
+
+impl Place {
+    /// The record's statement, as the index wants it.
+    pub fn meta(&self) -> RecordMeta<'_> {
+        RecordMeta { conf: self.conf.as_deref(), ..self.meta }
+    }
+
+    fn holds(&self, log: LogId, lsn: Lsn) -> bool {
+        self.meta.log == log && self.meta.count > 0 && self.meta.first <= lsn && lsn <= self.meta.last
+    }
+}
+
+/// What a batch's records say, and where in the frame; without their bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    places: Vec<Place>,
+    terms: Vec<TermRun>,
+}
+
+impl Places {
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Place> {
+        self.places.iter()
+    }
+
+    /// The newest record that holds an entry: its place and length in content bytes. `limit` is lowered to the last
+    /// entry that no newer record replaces.
+    pub fn find(&self, log: LogId, lsn: Lsn, limit: &mut Lsn) -> Option<(usize, usize)> {
+        for place in self.places.iter().rev().filter(|place| place.meta.log == log && place.meta.count > 0) {
+            if place.holds(log, lsn) {
+                return Some((place.at, place.len));
+            }
+            if lsn < place.meta.first {
+                *limit = (*limit).min(Lsn(place.meta.first.get() - 1));
+            }
+        }
+        None
+    }
+
+    /// The term of an entry, from the newest record that holds it.
+    pub fn term(&self, log: LogId, lsn: Lsn) -> Option<Term> {
+        let place = self.places.iter().rev().find(|place| place.holds(log, lsn))?;
+        let runs = self.terms.get(place.terms.clone())?;
+        runs.iter().rev().find(|run| run.first <= lsn).map(|run| run.term)
+    }
+
+    /// The places of a record's entries once its frame lies at `offset` of `segment`.
+    pub fn runs(&self, place: &Place, segment: SegmentSeq, offset: u32) -> impl Iterator<Item = Run> {
+        let start = offset + position(place.at);
+        let end = offset + position(place.at + place.len);
+        self.terms.get(place.terms.clone()).unwrap_or_default().iter().map(move |run| Run {
+            first: run.first,
+            term: run.term,
+            segment,
+            count: run.count,
+            offset: start,
+            end,
+            cut: false,
+        })
+    }
+
+    /// The log has no more entries: those of its records here must not enter the index.
+    pub fn forget(&mut self, log: LogId) {
+        self.places.iter_mut().filter(|place| place.meta.log == log).for_each(|place| {
+            place.meta.count = 0;
+            place.terms = 0..0;
+        });
+    }
+}
+
+fn position(logical: usize) -> u32 {
+    u32::try_from(sectors::physical(logical)).expect("a frame is smaller than its segment")
+}
+
+/// What a frame's head says about its surroundings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Surroundings {
+    pub salt: u64,
+    pub durable: BatchSeq,
+    pub oldest_live: SegmentSeq,
+    pub offset: u32,
+}
+
+/// Records gathered for one frame.
+#[derive(Debug)]
+pub(crate) struct Batch<B> {
+    pub seq: BatchSeq,
+    pub places: Places,
+    buffer: B,
+    /// Content bytes so far, the frame's head included.
+    len: usize,
+    records_crc: crc32fast::Hasher,
+}
+
+impl<B: Deref<Target = [u8]> + DerefMut> Batch<B> {
+    /// An empty batch. The buffer takes two blocks at least: a segment's header may have to go in front.
+    pub fn new(seq: BatchSeq, buffer: B) -> Self {
+        assert!(buffer.len() >= 2 * BLOCK_BYTES, "a buffer holds a header and a frame");
+        let records_crc = crc32fast::Hasher::new();
+        Self { seq, places: Places::default(), buffer, len: FRAME_HEAD_BYTES, records_crc }
+    }
+
+    /// The frame's size on disk.
+    pub fn frame_bytes(&self) -> usize {
+        sectors::frame_bytes(self.len)
+    }
+
+    /// The frame's size on disk if a record of this length were added.
+    pub fn frame_bytes_with(&self, record_bytes: usize) -> usize {
+        sectors::frame_bytes(record::aligned(self.len) + record_bytes)
+    }
+
+    /// Whether the buffer holds a frame of this size and a segment header in front of it.
+    pub fn fits_buffer(&self, frame_bytes: usize) -> bool {
+        frame_bytes + BLOCK_BYTES <= self.buffer.len()
+    }
+
+    /// Moves to a larger buffer; hands the old one back.
+    pub fn grow(&mut self, mut larger: B) -> B {
+        let used = self.frame_bytes();
+        let (to, from) = (larger.get_mut(..used), self.buffer.get(..used));
+        to.expect("the new buffer is larger").copy_from_slice(from.expect("the used part lies inside"));
+        std::mem::replace(&mut self.buffer, larger)
+    }
+
+    /// Adds a record; the buffer is large enough.
+    pub fn push<'a>(
+        &mut self,
+        meta: &RecordMeta<'_>,
+        record_bytes: usize,
+        entries: impl Iterator<Item = EntryRef<'a>>,
+    ) {
+        let at = record::aligned(self.len);
+        let (gap, _) = [0u8; record::RECORD_ALIGN].split_at(at - self.len);
+        sectors::put(&mut self.buffer, self.len, gap);
+        let terms = &mut self.places.terms;
+        let terms_start = terms.len();
+        let entries = entries.inspect(|entry| match terms.get_mut(terms_start..).and_then(<[_]>::last_mut) {
+            Some(run) if run.term == entry.term => run.count += 1,
+            _ => terms.push(TermRun { first: entry.lsn, count: 1, term: entry.term }),
+        });
+        let crc = record::encode(&mut self.buffer, at, record_bytes, meta, entries);
+        self.records_crc.update(&crc.to_le_bytes());
+        self.len = at + record_bytes;
+        let terms = terms_start..self.places.terms.len();
+        let conf = meta.conf.map(Into::into);
+        self.places.places.push(Place { at, len: record_bytes, meta: meta.without_conf(), conf, terms });
+    }
+
+    /// The content bytes of a record, for readers; `None` only if the place is not of this batch.
+    pub fn content(&self, at: usize, len: usize) -> Option<Vec<u8>> {
+        let mut out = Vec::with_capacity(len);
+        sectors::gather(&self.buffer, at, len, &mut out).then_some(out)
+    }
+
+    /// Closes the frame: head, padding, stamps; with a segment header in front if it is the segment's first.
+    /// Returns the buffer, how much of it to write, and what the records said.
+    pub fn finish(mut self, around: Surroundings, header: Option<&SegmentHeader>) -> (B, u32, Places) {
+        let frame_bytes = self.frame_bytes();
+        let head = FrameHead {
+            salt: around.salt,
+            batch: self.seq,
+            durable: around.durable,
+            oldest_live: around.oldest_live,
+            offset: around.offset,
+            content_bytes: u32::try_from(self.len - FRAME_HEAD_BYTES).expect("smaller than a segment"),
+            records: u32::try_from(self.places.len()).expect("fewer than bytes"),
+            records_crc: self.records_crc.finalize(),
+        };
+        sectors::put(&mut self.buffer, 0, &head.encode());
+        let frame = self.buffer.get_mut(..frame_bytes).expect("the buffer was grown to hold the frame");
+        frame.get_mut(sectors::physical(self.len)..).unwrap_or_default().fill(0);
+        let first_sector = around.offset / u32::try_from(sectors::SECTOR_BYTES).expect("a small constant");
+        sectors::write_stamps(frame, around.salt, first_sector);
+        let mut write_bytes = frame_bytes;
+        if let Some(header) = header {
+            self.buffer.copy_within(..frame_bytes, BLOCK_BYTES);
+            header.encode(self.buffer.split_at_mut(BLOCK_BYTES).0);
+            write_bytes += BLOCK_BYTES;
+        }
+        (self.buffer, u32::try_from(write_bytes).expect("smaller than a segment"), self.places)
+    }
+}

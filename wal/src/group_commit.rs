@@ -1,0 +1,141 @@
+//! Group commit: the open batch, closed ones that wait for room, frames in flight, and the durable watermark.
+//!
+//! A frame may complete before an older one; the watermark moves only over the contiguous prefix. Frames stay here,
+//! readable, until the watermark has passed them.
+
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+
+use crate::batch::{Batch, Places};
+use crate::device::IoId;
+use crate::format::sectors;
+use crate::ids::{BatchSeq, LogId, Lsn, SegmentSeq, Term};
+use crate::planted::{self, Planted};
+
+/// A frame handed to the device.
+#[derive(Debug)]
+pub(crate) struct Frame<B> {
+    pub seq: BatchSeq,
+    pub io: IoId,
+    pub segment: SegmentSeq,
+    /// Where the frame starts in its segment.
+    pub offset: u32,
+    /// Where it starts in its buffer: behind the segment header, if it brought one.
+    pub skip: usize,
+    pub places: Places,
+    /// The buffer, once the device has handed it back.
+    pub done: Option<B>,
+    /// Counted as durable.
+    pub acknowledged: bool,
+}
+
+impl<B: Deref<Target = [u8]>> Frame<B> {
+    /// Copies a record out of the frame's buffer; `lent` is what the device lends of a write in flight.
+    pub fn content(&self, lent: Option<&[u8]>, at: usize, len: usize) -> Option<Vec<u8>> {
+        let buffer = self.done.as_deref().or(lent)?;
+        let mut out = Vec::with_capacity(len);
+        sectors::gather(buffer.get(self.skip..)?, at, len, &mut out).then_some(out)
+    }
+}
+
+/// Batches on their way to the medium.
+#[derive(Debug)]
+pub(crate) struct GroupCommit<B> {
+    pub open: Option<Batch<B>>,
+    /// Closed, in order: they did not fit into the segment or the slots in flight.
+    pub ready: VecDeque<Batch<B>>,
+    /// Handed to the device, in order.
+    pub in_flight: VecDeque<Frame<B>>,
+    pub durable: BatchSeq,
+    next: BatchSeq,
+}
+
+impl<B: Deref<Target = [u8]> + DerefMut> GroupCommit<B> {
+    pub fn new(durable: BatchSeq) -> Self {
+        Self { open: None, ready: VecDeque::new(), in_flight: VecDeque::new(), durable, next: durable.next() }
+    }
+
+    /// Opens a batch over this buffer.
+    pub fn begin(&mut self, buffer: B) -> &mut Batch<B> {
+        assert!(self.open.is_none(), "one batch is open at a time");
+        let seq = self.next;
+        self.next = seq.next();
+        self.open.insert(Batch::new(seq, buffer))
+    }
+
+    /// Closes the open batch.
+    pub fn close(&mut self) -> Option<BatchSeq> {
+        let batch = self.open.take()?;
+        let seq = batch.seq;
+        self.ready.push_back(batch);
+        Some(seq)
+    }
+
+    /// The device has ended a frame's write. False if it is none of ours.
+    pub fn ended(&mut self, io: IoId, buffer: Option<B>) -> bool {
+        match self.in_flight.iter_mut().find(|frame| frame.io == io) {
+            Some(frame) => {
+                frame.done = buffer;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Moves the watermark over the frames that are on the medium; hands those out that nothing waits for any more.
+    pub fn advance(&mut self) -> Vec<Frame<B>> {
+        let mut hole = false;
+        for frame in &mut self.in_flight {
+            hole |= frame.done.is_none() && !planted::is(Planted::AckBeforeDurable);
+            if !hole || (planted::is(Planted::WatermarkSkipsHole) && frame.done.is_some()) {
+                frame.acknowledged = true;
+                self.durable = self.durable.max(frame.seq);
+            }
+        }
+        let passed =
+            self.in_flight.iter().take_while(|frame| frame.acknowledged && frame.done.is_some()).count();
+        self.in_flight.drain(..passed).collect()
+    }
+
+    /// The batches that have no place yet, newest first.
+    fn waiting(&self) -> impl Iterator<Item = &Batch<B>> {
+        self.open.iter().chain(self.ready.iter().rev())
+    }
+
+    /// The term of an entry that has no place in a segment yet.
+    pub fn waiting_term(&self, log: LogId, lsn: Lsn) -> Option<Term> {
+        self.waiting().find_map(|batch| batch.places.term(log, lsn))
+    }
+
+    /// The bytes of the record that holds an entry, if it is not durable yet. `limit` is lowered to the last entry that
+    /// no newer record replaces.
+    pub fn content<'a>(
+        &self,
+        log: LogId,
+        lsn: Lsn,
+        limit: &mut Lsn,
+        lend: impl Fn(IoId) -> Option<&'a [u8]>,
+    ) -> Option<Vec<u8>> {
+        for batch in self.waiting() {
+            if let Some((at, len)) = batch.places.find(log, lsn, limit) {
+                return batch.content(at, len);
+            }
+        }
+        for frame in self.in_flight.iter().rev() {
+            if let Some((at, len)) = frame.places.find(log, lsn, limit) {
+                return frame.content(lend(frame.io), at, len);
+            }
+        }
+        None
+    }
+
+    /// Where the first frame in flight starts in a segment: bytes from there on are not on the medium yet.
+    pub fn first_in_flight(&self, segment: SegmentSeq) -> Option<u32> {
+        self.in_flight.iter().find(|frame| frame.segment == segment).map(|frame| frame.offset)
+    }
+
+    /// The log lost all its entries: those that have no place yet must not get one.
+    pub fn forget(&mut self, log: LogId) {
+        self.open.iter_mut().chain(self.ready.iter_mut()).for_each(|batch| batch.places.forget(log));
+    }
+}

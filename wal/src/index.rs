@@ -1,0 +1,325 @@
+//! The index: what each log holds and where. (LogId, Lsn) -> place and term, without touching a disk.
+//!
+//! Two levels, one algebra. A [`SegmentIndex`] is the effect of one segment's records; it is what a footer stores, and
+//! what a scan rebuilds. The [`Index`] is the effect of all live segments, merged oldest first. While running, the
+//! heads (`last`, hard state, configuration) move at append and the places at the frame's start.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::format::mix;
+use crate::format::record::{RecordKind, RecordMeta};
+use crate::ids::{LogId, Lsn, SegmentSeq, Term};
+use crate::planted::{self, Planted};
+use crate::record::{HardState, LogState};
+use crate::runs::{Run, Runs};
+
+/// Hashes a log id; ids are dense and chosen by us, so one mixing step will do.
+#[derive(Default, Debug, Clone, Copy)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = mix(self.0 ^ u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = mix(self.0 ^ id);
+    }
+}
+
+pub(crate) type LogMap<V> = HashMap<LogId, V, BuildHasherDefault<IdHasher>>;
+
+/// The effect of one segment's records on one log.
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
+pub(crate) struct LogPart {
+    /// The log was removed in this segment; what follows is a new life.
+    pub removed: bool,
+    /// What the last State record said: first, last, term before first.
+    pub base: Option<(Lsn, Lsn, Term)>,
+    /// The newest hard state in the segment.
+    pub hard_state: Option<HardState>,
+    /// The newest configuration in the segment.
+    pub conf: Option<Box<[u8]>>,
+    /// The term before the first run.
+    pub prev_term: Term,
+    /// The entries that the segment adds (and that replace older ones from their first on).
+    pub runs: Runs,
+}
+
+impl LogPart {
+    /// Takes one record in; `runs` are its entries' places.
+    pub fn apply(&mut self, record: &RecordMeta<'_>, runs: impl Iterator<Item = Run>) {
+        match record.kind {
+            RecordKind::Tombstone => {
+                *self = Self { removed: true, ..Self::default() };
+                return;
+            }
+            RecordKind::State => {
+                self.base = Some((record.first, record.last, record.prev_term));
+                if self.runs.first().is_some_and(|first| first < record.first) {
+                    self.prev_term = record.prev_term;
+                }
+                self.runs.drop_below(record.first, |_, _| {});
+                self.runs.truncate(record.last.next(), |_, _| {});
+            }
+            RecordKind::Append => {}
+        }
+        if record.hard_state.is_some() {
+            self.hard_state = record.hard_state;
+        }
+        if let Some(conf) = record.conf {
+            self.conf = Some(conf.into());
+        }
+        if record.kind == RecordKind::Append && record.count > 0 {
+            if self.runs.last().is_some_and(|last| last.next() < record.first) {
+                self.runs.clear(|_, _| {});
+            }
+            self.runs.truncate(record.first, |_, _| {});
+            if self.runs.is_empty() {
+                self.prev_term = record.prev_term;
+            }
+            runs.for_each(|run| self.runs.push(run));
+        }
+    }
+}
+
+/// The effect of one segment's records.
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentIndex {
+    pub logs: LogMap<LogPart>,
+}
+
+impl SegmentIndex {
+    pub fn apply(&mut self, record: &RecordMeta<'_>, runs: impl Iterator<Item = Run>) {
+        self.logs.entry(record.log).or_default().apply(record, runs);
+    }
+}
+
+/// What is known of one log. An idle log has no heap memory but its configuration's bytes.
+#[derive(Default, Debug)]
+pub(crate) struct LogEntry {
+    /// The lowest entry that can be read; `last + 1` if there is none.
+    pub first: Lsn,
+    /// The highest entry appended.
+    pub last: Lsn,
+    /// The term of the entry before `first`.
+    pub prev_term: Term,
+    /// Entries that have a place; `runs.last() < last` while a batch waits to be submitted.
+    pub runs: Runs,
+    pub hard_state: Option<HardState>,
+    pub conf: Option<Box<[u8]>>,
+    /// The segments that hold the newest hard state, the newest configuration, and proof of `first` while there are
+    /// no runs. Each must be written again before its segment may go.
+    pub hard_state_home: SegmentSeq,
+    pub conf_home: SegmentSeq,
+    pub base_home: SegmentSeq,
+}
+
+impl LogEntry {
+    pub fn state(&self) -> LogState {
+        LogState {
+            first: self.first,
+            last: self.last,
+            prev_term: self.prev_term,
+            hard_state: self.hard_state,
+            conf: self.conf.as_deref().map(<[u8]>::to_vec),
+        }
+    }
+
+    /// Whether the log needs something from a segment up to `segment` that is not an entry.
+    pub fn lives_in(&self, segment: SegmentSeq) -> bool {
+        (self.hard_state.is_some() && self.hard_state_home <= segment)
+            || (self.conf.is_some() && self.conf_home <= segment)
+            || (self.runs.is_empty() && self.base_home <= segment)
+    }
+
+    /// Takes in what one later segment says. Used by recovery only.
+    fn merge(&mut self, segment: SegmentSeq, part: LogPart) {
+        if let Some((first, last, prev_term)) = part.base {
+            self.runs.drop_below(first, |_, _| {});
+            self.runs.truncate(last.next(), |_, _| {});
+            (self.first, self.prev_term) = (first, prev_term);
+            self.last = self.runs.last().unwrap_or(Lsn(first.get() - 1));
+            self.base_home = segment;
+        }
+        if let Some(first) = part.runs.first() {
+            // A gap means that the entries in between were released and their segments are gone.
+            if self.last.next() < first || first <= self.first {
+                self.runs.clear(|_, _| {});
+                (self.first, self.prev_term) = (first, part.prev_term);
+            }
+            self.runs.truncate(first, |_, _| {});
+            part.runs.iter().for_each(|run| self.runs.push(*run));
+            self.last = part.runs.last().unwrap_or(self.last);
+            self.base_home = segment;
+        }
+        if part.hard_state.is_some() && !planted::is(Planted::SkipHardState) {
+            self.hard_state = part.hard_state;
+            self.hard_state_home = segment;
+        }
+        if part.conf.is_some() {
+            self.conf = part.conf;
+            self.conf_home = segment;
+        }
+    }
+}
+
+/// All logs of the WAL.
+#[derive(Default, Debug)]
+pub(crate) struct Index {
+    logs: LogMap<LogEntry>,
+}
+
+impl Index {
+    pub fn get(&self, log: LogId) -> Option<&LogEntry> {
+        self.logs.get(&log)
+    }
+
+    pub fn get_mut(&mut self, log: LogId) -> Option<&mut LogEntry> {
+        self.logs.get_mut(&log)
+    }
+
+    /// The log's entry, made if there is none: a log that starts at entry 1.
+    pub fn entry(&mut self, log: LogId) -> &mut LogEntry {
+        self.logs.entry(log).or_insert_with(|| LogEntry { first: Lsn(1), ..LogEntry::default() })
+    }
+
+    pub fn remove(&mut self, log: LogId) -> Option<LogEntry> {
+        self.logs.remove(&log)
+    }
+
+    /// All log ids, in ascending order.
+    pub fn ids(&self) -> Vec<LogId> {
+        let mut ids: Vec<_> = self.logs.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (LogId, &LogEntry)> {
+        self.logs.iter().map(|(log, entry)| (*log, entry))
+    }
+
+    /// Takes in what one later segment says. Used by recovery only.
+    pub fn merge(&mut self, segment: SegmentSeq, effects: SegmentIndex) {
+        for (log, part) in effects.logs {
+            if part.removed {
+                self.logs.remove(&log);
+            }
+            let alive = part.base.is_some()
+                || part.hard_state.is_some()
+                || part.conf.is_some()
+                || !part.runs.is_empty();
+            if alive || self.logs.contains_key(&log) {
+                let entry = self.entry(log);
+                if entry.base_home == SegmentSeq::ZERO {
+                    entry.base_home = segment;
+                }
+                entry.merge(segment, part);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_thousand_idle_logs_stay_small() {
+        let mut index = Index::default();
+        for log in 0..10_000 {
+            index.entry(LogId(log)).hard_state = Some(HardState::default());
+        }
+        let bytes = index.logs.capacity() * 8 / 7 * (size_of::<(LogId, LogEntry)>() + 1);
+        assert!(bytes / 10_000 < 250, "{} bytes a log, entry of {}", bytes / 10_000, size_of::<LogEntry>());
+    }
+
+    fn append(first: u64, count: u32, segment: u64) -> (RecordMeta<'static>, Run) {
+        let meta = RecordMeta {
+            log: LogId(1),
+            count,
+            first: Lsn(first),
+            last: Lsn(first + u64::from(count) - 1),
+            prev_term: Term(segment - 1),
+            ..RecordMeta::default()
+        };
+        let segment = SegmentSeq(segment);
+        (
+            meta,
+            Run {
+                first: meta.first,
+                term: Term(segment.get()),
+                segment,
+                count,
+                offset: 4160,
+                end: 5000,
+                cut: false,
+            },
+        )
+    }
+
+    fn state(first: u64, last: u64) -> RecordMeta<'static> {
+        RecordMeta {
+            log: LogId(1),
+            kind: RecordKind::State,
+            first: Lsn(first),
+            last: Lsn(last),
+            prev_term: Term(7),
+            ..RecordMeta::default()
+        }
+    }
+
+    fn merged(segments: &[(u64, SegmentIndex)]) -> Option<LogState> {
+        let mut index = Index::default();
+        segments.iter().for_each(|(seq, effects)| index.merge(SegmentSeq(*seq), effects.clone()));
+        index.get(LogId(1)).map(LogEntry::state)
+    }
+
+    fn effects(records: &[(RecordMeta<'static>, Option<Run>)]) -> SegmentIndex {
+        let mut effects = SegmentIndex::default();
+        records.iter().for_each(|(meta, run)| effects.apply(meta, run.iter().copied()));
+        effects
+    }
+
+    #[test]
+    fn a_later_segment_replaces_the_suffix() {
+        let (a, ra) = append(1, 100, 1);
+        let (b, rb) = append(50, 11, 2);
+        let found = merged(&[(1, effects(&[(a, Some(ra))])), (2, effects(&[(b, Some(rb))]))]).unwrap();
+        assert_eq!((found.first, found.last), (Lsn(1), Lsn(60)));
+    }
+
+    #[test]
+    fn an_overwritten_suffix_stays_gone_when_the_overwrite_was_released() {
+        let (a, ra) = append(1, 100, 1);
+        let (b, rb) = append(50, 11, 2);
+        let segments =
+            [(1, effects(&[(a, Some(ra))])), (2, effects(&[(b, Some(rb)), (state(61, 60), None)]))];
+        let found = merged(&segments).unwrap();
+        assert_eq!((found.first, found.last, found.prev_term), (Lsn(61), Lsn(60), Term(7)));
+    }
+
+    #[test]
+    fn a_gap_left_by_freed_segments_starts_the_log_anew() {
+        let (a, ra) = append(1, 10, 1);
+        let (b, rb) = append(21, 10, 3);
+        let found = merged(&[(1, effects(&[(a, Some(ra))])), (3, effects(&[(b, Some(rb))]))]).unwrap();
+        assert_eq!((found.first, found.last, found.prev_term), (Lsn(21), Lsn(30), Term(2)));
+    }
+
+    #[test]
+    fn a_tombstone_ends_a_life_and_a_new_one_may_follow() {
+        let (a, ra) = append(1, 10, 1);
+        let gone = RecordMeta { log: LogId(1), kind: RecordKind::Tombstone, ..RecordMeta::default() };
+        let one = (1, effects(&[(a, Some(ra))]));
+        assert_eq!(merged(&[one.clone(), (2, effects(&[(gone, None)]))]), None);
+        let (b, rb) = append(1, 2, 2);
+        let found = merged(&[one, (2, effects(&[(gone, None), (b, Some(rb))]))]).unwrap();
+        assert_eq!((found.first, found.last), (Lsn(1), Lsn(2)));
+    }
+}

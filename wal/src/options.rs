@@ -1,0 +1,85 @@
+//! What a WAL is opened with, and the small values it reports.
+
+use crate::error::WalError;
+use crate::ids::{BatchSeq, WalPosition};
+use crate::record::OwnedEntry;
+
+/// The WAL's sizes and limits.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Size of a segment's file; a multiple of 1 MiB (tests go down to 64 KiB). Default 64 MiB.
+    pub segment_bytes: u32,
+    /// Zero-written slots kept ready. Default 2.
+    pub spare_segments: usize,
+    /// Frames in flight at most, 1 to 4. Default 2.
+    pub max_in_flight: usize,
+    /// Slots that may exist at most (0: no limit but the disk).
+    pub max_segments: usize,
+    /// Must differ at every opening (the core draws no random numbers itself): it salts the segments, so that
+    /// bytes of an earlier life of a slot can never be taken for new ones.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20, spare_segments: 2, max_in_flight: 2, max_segments: 0, seed: 0 }
+    }
+}
+
+/// Names an asynchronous read; chosen by the caller.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ReadToken(pub u64);
+
+/// How much room there is for new records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Space {
+    /// Enough.
+    Ok,
+    /// The last spare is in hand and no more could be made (full disk, or `max_segments`): refuse new proposals;
+    /// what must still be written (hard states, releases, rewrites) goes into the reserve.
+    Full,
+}
+
+/// What [`Wal::poll`] reports.
+#[derive(Debug)]
+pub enum WalEvent {
+    /// All batches up to this one are on the medium.
+    Durable(BatchSeq),
+    /// An asynchronous read has ended.
+    Read {
+        /// As given to [`Wal::read`].
+        token: ReadToken,
+        /// The entries, contiguous from the one asked for; at least one.
+        result: Result<Vec<OwnedEntry>, WalError>,
+    },
+    /// The answer of [`Wal::space`] has changed.
+    Space(Space),
+}
+
+/// What opening found.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// Segments read by footer alone.
+    pub by_footer: u64,
+    /// Segments scanned frame by frame.
+    pub scanned: u64,
+    /// Where a torn tail (never acknowledged) was cut, if one was.
+    pub torn_tail: Option<WalPosition>,
+}
+
+/// Counters of one WAL since opening.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WalStats {
+    /// Frames made durable.
+    pub frames: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Bytes of frames, padding included.
+    pub bytes: u64,
+    /// Segments that hold live data, the active one included.
+    pub live_segments: u64,
+    /// Zero-written or recycled slots ready for use.
+    pub spare_segments: u64,
+    /// Bytes rewritten by reclaim.
+    pub rewritten_bytes: u64,
+}

@@ -1,0 +1,317 @@
+//! From a closed batch to the watermark: placing frames, rolling segments, footers, freeing and making slots.
+
+use crate::batch::{Batch, Places, Surroundings};
+use crate::device::{BLOCK_BYTES, Device, Op, SlotId};
+use crate::error::WalError;
+use crate::format::footer::{self, FooterTail};
+use crate::format::record::RecordKind;
+use crate::format::segment::{SegmentHeader, salt};
+use crate::group_commit::Frame;
+use crate::ids::{BatchSeq, LogId, SegmentSeq};
+use crate::options::{Space, WalEvent};
+use crate::planted::{self, Planted};
+use crate::reclaim::REWRITES_PER_FRAME;
+use crate::segment::Segment;
+use crate::wal::{Purpose, Wal};
+
+/// Polls between attempts to make a slot after one has failed.
+const RETRY_POLLS: u32 = 256;
+/// Slots are kept beyond `spare_segments` up to this many before they are removed.
+const EXTRA_SPARES: usize = 2;
+
+impl<D: Device> Wal<D> {
+    /// Everything that may have become possible since the last call.
+    pub(crate) fn pump(&mut self, events: &mut Vec<WalEvent>) {
+        for mut frame in self.commit.advance() {
+            self.recycle(frame.done.take());
+        }
+        if self.reported.durable < self.commit.durable {
+            self.stats.frames += self.commit.durable.get() - self.reported.durable.get();
+            self.reported.durable = self.commit.durable;
+            events.push(WalEvent::Durable(self.commit.durable));
+        }
+        self.write_footers();
+        self.retire();
+        self.reuse_freed();
+        self.start_frames();
+        self.run_reads(events);
+        self.make_spares();
+        let space = self.space();
+        if self.reported.space != space {
+            self.reported.space = space;
+            events.push(WalEvent::Space(space));
+        }
+    }
+
+    /// Hands closed batches to the device, as far as slots in flight and segments allow.
+    pub(crate) fn start_frames(&mut self) {
+        while self.commit.in_flight.len() < self.options.max_in_flight {
+            let Some(frame_bytes) = self.commit.ready.front().map(Batch::frame_bytes) else { return };
+            let rolls = !self.fits_active(frame_bytes);
+            if rolls && !self.can_roll() {
+                return;
+            }
+            let Some(batch) = self.commit.ready.pop_front() else { return };
+            let header = if rolls { Some(self.roll(batch.seq)) } else { None };
+            self.start_frame(batch, header.as_ref());
+        }
+    }
+
+    fn fits_active(&self, frame_bytes: usize) -> bool {
+        self.segments.active.as_ref().is_some_and(|active| {
+            let limit = active.bytes - footer::reserve_bytes(active.bytes);
+            active.end as usize + frame_bytes <= limit as usize
+        })
+    }
+
+    /// A roll needs a spare, and the active segment's header on the medium: so the chain of headers has no gap.
+    fn can_roll(&self) -> bool {
+        let header_is_durable =
+            self.segments.active.as_ref().is_none_or(|active| active.first_batch <= self.commit.durable);
+        header_is_durable && self.segments.spares() > 0
+    }
+
+    /// Makes a spare the active segment; returns its header.
+    fn roll(&mut self, batch: BatchSeq) -> SegmentHeader {
+        let prev = self.segments.live().next_back().map(|segment| (segment.seq, segment.end));
+        let (prev, prev_end) = prev.unwrap_or_default();
+        self.seal_active();
+        let (wal_id, seed, bytes) = (self.wal_id, self.options.seed, self.options.segment_bytes);
+        let active = self
+            .segments
+            .roll(bytes, |seq| salt(wal_id, seq, seed), batch)
+            .expect("a roll is tried only with a spare in hand");
+        let (seq, salt) = (active.seq, active.salt);
+        let oldest_live = self.segments.oldest_live();
+        SegmentHeader {
+            wal_id,
+            seq,
+            salt,
+            segment_bytes: bytes,
+            prev,
+            prev_end,
+            prev_batch: BatchSeq(batch.get() - 1),
+            oldest_live,
+        }
+    }
+
+    /// Prepares the active segment's footer; it is written once all its frames are durable.
+    fn seal_active(&mut self) {
+        let mut index = std::mem::take(&mut self.active_index);
+        let Some(active) = self.segments.active.as_ref() else { return };
+        if planted::is(Planted::FooterLosesLastFrame) {
+            let last_frame = self.commit.in_flight.back().map_or(0, |frame| frame.offset);
+            for part in index.logs.values_mut() {
+                let lost = part.runs.iter().find(|run| run.end > last_frame).map(|run| run.first);
+                lost.into_iter().for_each(|first| part.runs.truncate(first, |_, _| {}));
+            }
+        }
+        let tail = FooterTail {
+            salt: active.salt,
+            seq: active.seq,
+            first_batch: active.first_batch,
+            last_batch: active.last_batch,
+            oldest_live: self.segments.oldest_live(),
+            frames_end: active.end,
+            index_bytes: 0,
+            index_crc: 0,
+        };
+        let bytes = footer::encode(tail, &index, footer::reserve_bytes(active.bytes));
+        self.footers.push_back((active.seq, active.last_batch, bytes));
+    }
+
+    fn start_frame(&mut self, batch: Batch<D::Buffer>, header: Option<&SegmentHeader>) {
+        let oldest_live = self.segments.oldest_live();
+        let active = self.segments.active.as_mut().expect("there is an active segment: it was rolled to");
+        let frame_bytes = u32::try_from(batch.frame_bytes()).expect("smaller than a segment");
+        let skip = if header.is_some() { BLOCK_BYTES } else { 0 };
+        let write_offset = if header.is_some() { 0 } else { active.end };
+        let offset = write_offset + u32::try_from(skip).expect("a small constant");
+        let around = Surroundings { salt: active.salt, durable: self.commit.durable, oldest_live, offset };
+        active.end = offset + frame_bytes;
+        active.last_batch = batch.seq;
+        let (slot, segment, seq) = (active.slot, active.seq, batch.seq);
+        let (buffer, len, places) = batch.finish(around, header);
+        self.segments.told(seq);
+        self.place(&places, segment, offset, header.is_some());
+        self.stats.bytes += u64::from(len);
+        let io = self.new_io(Purpose::Frame);
+        let frame = Frame { seq, io, segment, offset, skip, places, done: None, acknowledged: false };
+        self.commit.in_flight.push_back(frame);
+        self.device.submit(io, Op::WriteDurable { slot, offset: write_offset, buffer, len });
+    }
+
+    /// Tells the index where a frame's records lie.
+    fn place(&mut self, places: &Places, segment: SegmentSeq, offset: u32, rolled: bool) {
+        for (number, place) in places.iter().enumerate() {
+            let meta = place.meta();
+            self.active_index.apply(&meta, places.runs(place, segment, offset));
+            let segments = &mut self.segments;
+            let Some(entry) = self.index.get_mut(meta.log) else { continue };
+            match meta.kind {
+                RecordKind::Tombstone => continue,
+                RecordKind::State => entry.base_home = segment,
+                RecordKind::Append => {}
+            }
+            if meta.hard_state.is_some() {
+                entry.hard_state_home = segment;
+            }
+            if meta.conf.is_some() {
+                entry.conf_home = segment;
+            }
+            if entry.base_home == SegmentSeq::ZERO {
+                entry.base_home = segment;
+            }
+            if meta.kind != RecordKind::Append || meta.count == 0 {
+                continue;
+            }
+            entry.base_home = segment;
+            entry.runs.truncate(meta.first, |segment, count| segments.drop_live(segment, count));
+            if planted::is(Planted::LostRunAtRoll) && rolled && number == 0 {
+                continue;
+            }
+            let first = entry.first;
+            for mut run in places.runs(place, segment, offset).filter(|run| run.last() >= first) {
+                if run.first < first {
+                    run.count -= u32::try_from(first.get() - run.first.get()).expect("inside the run");
+                    run.first = first;
+                }
+                segments.add_live(segment, u64::from(run.count));
+                entry.runs.push(run);
+            }
+        }
+    }
+
+    fn write_footers(&mut self) {
+        while let Some((segment, last_batch, _)) = self.footers.front() {
+            if *last_batch > self.commit.durable {
+                return;
+            }
+            let segment = *segment;
+            let Some((_, _, bytes)) = self.footers.pop_front() else { return };
+            let Some(sealed) = self.segments.get_mut(segment) else { continue };
+            sealed.pins += 1;
+            let len = u32::try_from(bytes.len()).expect("smaller than a segment");
+            let (slot, offset) = (sealed.slot, sealed.bytes - len);
+            let mut buffer = self.device.buffer(bytes.len());
+            buffer.get_mut(..bytes.len()).expect("as large as asked for").copy_from_slice(&bytes);
+            let io = self.new_io(Purpose::Footer(segment));
+            self.device.submit(io, Op::WriteDurable { slot, offset, buffer, len });
+        }
+    }
+
+    pub(crate) fn unpin(&mut self, segment: SegmentSeq) {
+        if let Some(segment) = self.segments.get_mut(segment) {
+            assert!(segment.pins > 0, "segment {} is unpinned once too often", segment.seq);
+            segment.pins -= 1;
+        }
+    }
+
+    /// The oldest segment, if no log holds an entry in it and all of it is durable.
+    fn dead_segment(&self) -> Option<&Segment> {
+        let durable = self.commit.durable;
+        self.segments.sealed.front().filter(|oldest| oldest.live_entries == 0 && oldest.last_batch <= durable)
+    }
+
+    /// Takes dead segments out of the log, oldest first, as far as nothing needs to be written for it.
+    fn retire(&mut self) {
+        while let Some(segment) = self.dead_segment().map(|dead| dead.seq) {
+            if !self.reclaim.is_for(segment) {
+                let needed: Vec<LogId> = self
+                    .index
+                    .iter()
+                    .filter(|(_, entry)| entry.lives_in(segment))
+                    .map(|(log, _)| log)
+                    .collect();
+                self.reclaim.start(segment, needed);
+            }
+            if !self.reclaim.is_done(self.commit.durable) {
+                return;
+            }
+            self.segments.retire_oldest();
+        }
+    }
+
+    /// Adds to the open batch what must be written again before the oldest segment can go. Without a batch to ride in
+    /// only when room is short; then a frame may even be needed just to say that slots are free.
+    pub(crate) fn add_rewrites(&mut self) -> Result<(), WalError> {
+        self.retire();
+        let pressed = self.space() == Space::Full;
+        if self.commit.open.is_none() && !pressed {
+            return Ok(());
+        }
+        let Some(segment) = self.dead_segment().map(|dead| dead.seq) else { return self.tell_if(pressed) };
+        for _ in 0..REWRITES_PER_FRAME {
+            let Some(log) = self.reclaim.next() else { break };
+            if self.index.get(log).is_some_and(|entry| entry.lives_in(segment)) {
+                let batch = self.push_state(log)?;
+                self.reclaim.rewritten(batch);
+                self.stats.rewritten_bytes += crate::format::record::RECORD_HEAD_BYTES as u64;
+            }
+        }
+        self.tell_if(pressed)
+    }
+
+    /// Opens an empty frame, if slots are free but for a frame that says so.
+    fn tell_if(&mut self, pressed: bool) -> Result<(), WalError> {
+        if pressed && self.commit.open.is_none() && self.segments.wants_telling() {
+            let buffer = self.device.buffer(2 * BLOCK_BYTES);
+            self.commit.begin(buffer);
+        }
+        Ok(())
+    }
+
+    fn reuse_freed(&mut self) {
+        let early = planted::is(Planted::RecycleTooEarly);
+        while let Some((slot, bytes)) = self.segments.take_freed(self.commit.durable, early) {
+            let wanted = self.wanted_spares() + EXTRA_SPARES;
+            if bytes == self.options.segment_bytes && self.segments.spares() < wanted {
+                self.segments.add_spare(slot);
+                self.making.wait_polls = 0;
+            } else {
+                self.segments.removed();
+                self.remove_slots(vec![slot]);
+            }
+        }
+    }
+
+    pub(crate) fn remove_slots(&mut self, slots: Vec<SlotId>) {
+        for slot in slots {
+            let io = self.new_io(Purpose::Remove);
+            self.device.submit(io, Op::Remove { slot });
+        }
+    }
+
+    /// Two at least: one to roll to, one in reserve for what must be written on a full disk.
+    fn wanted_spares(&self) -> usize {
+        self.options.spare_segments.max(2)
+    }
+
+    /// Keeps spares ready; on a full disk or at the limit, tries again later.
+    pub(crate) fn make_spares(&mut self) {
+        if self.segments.spares() >= self.wanted_spares() {
+            self.making.blocked = false;
+            return;
+        }
+        if self.making.wait_polls > 0 {
+            self.making.wait_polls -= 1;
+            return;
+        }
+        while self.segments.spares() + self.segments.making() < self.wanted_spares() {
+            let Some(slot) = self.segments.begin_making(self.options.max_segments) else {
+                self.making.blocked = true;
+                return;
+            };
+            let io = self.new_io(Purpose::Create(slot));
+            self.device.submit(io, Op::Create { slot, bytes: self.options.segment_bytes });
+        }
+    }
+
+    pub(crate) fn on_made(&mut self, slot: SlotId, ok: bool) {
+        self.segments.made(slot, ok);
+        self.making.blocked = !ok;
+        if !ok {
+            self.making.wait_polls = RETRY_POLLS;
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Reclaim: frees the oldest segment once no entry in it is held, after writing again what else logs need of it.
+//!
+//! The rewrites (a hard state, a configuration, the bounds of an empty log) ride in ordinary frames, a few at a time,
+//! and must be durable before any frame says that the segment is not live. Nothing here waits for anybody.
+
+use crate::ids::{BatchSeq, LogId, SegmentSeq};
+
+/// States written again per frame at most: keeps the foreground's frames small.
+pub(crate) const REWRITES_PER_FRAME: usize = 64;
+
+/// The segment being freed.
+#[derive(Debug, Default)]
+pub(crate) struct Reclaim {
+    segment: Option<SegmentSeq>,
+    todo: Vec<LogId>,
+    rewritten_in: Option<BatchSeq>,
+}
+
+impl Reclaim {
+    /// Whether this is the segment being freed.
+    pub fn is_for(&self, segment: SegmentSeq) -> bool {
+        self.segment == Some(segment)
+    }
+
+    /// Starts freeing a segment that these logs need something of.
+    pub fn start(&mut self, segment: SegmentSeq, todo: Vec<LogId>) {
+        *self = Self { segment: Some(segment), todo, rewritten_in: None };
+    }
+
+    /// The next log to write again.
+    pub fn next(&mut self) -> Option<LogId> {
+        self.todo.pop()
+    }
+
+    /// A log's state was added to this batch.
+    pub fn rewritten(&mut self, batch: BatchSeq) {
+        self.rewritten_in = Some(batch);
+    }
+
+    /// Whether all that was needed of the segment is durable elsewhere.
+    pub fn is_done(&self, durable: BatchSeq) -> bool {
+        self.todo.is_empty() && self.rewritten_in.is_none_or(|batch| batch <= durable)
+    }
+}

@@ -1,0 +1,193 @@
+//! Reading a segment's frames in order, and saying what stands where they stop.
+
+use crate::device::BLOCK_BYTES;
+use crate::format::frame::{FRAME_HEAD_BYTES, FrameHead};
+use crate::format::record::{self, RecordView};
+use crate::format::sectors::{self, SECTOR_BYTES};
+use crate::ids::{BatchSeq, LogId, Lsn, SegmentSeq, Term};
+use crate::index::SegmentIndex;
+use crate::planted::{self, Planted};
+use crate::runs::Run;
+
+/// A segment's bytes.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pub bytes: Vec<u8>,
+    pub salt: u64,
+    pub seq: SegmentSeq,
+}
+
+/// The frames of a segment up to where they stop.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    pub effects: SegmentIndex,
+    /// Where the last whole frame ends.
+    pub end: u32,
+    pub last_batch: BatchSeq,
+    pub stop: Stop,
+}
+
+/// Why a scan stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stop {
+    /// The frames end where the next segment or the footer says.
+    StatedEnd,
+    /// There is no whole frame, and some sector of the place was never written.
+    NotWhole,
+    /// The place was written whole and is not what was written.
+    Damaged(&'static str),
+}
+
+/// The frame at a place.
+enum Check {
+    Whole(FrameHead, Vec<u8>),
+    Stop(Stop),
+}
+
+impl Image {
+    fn sector_number(offset: u32) -> u32 {
+        offset / u32::try_from(SECTOR_BYTES).expect("a small constant")
+    }
+
+    fn from(&self, offset: u32) -> &[u8] {
+        self.bytes.get(offset as usize..).unwrap_or_default()
+    }
+
+    fn head(&self, offset: u32) -> Option<FrameHead> {
+        FrameHead::decode(self.from(offset)).filter(|head| head.offset == offset && head.salt == self.salt)
+    }
+
+    /// The whole frame heads from a block on; what they say was true when they were written, even if the rest of
+    /// their frames never arrived.
+    pub fn heads(&self, offset: u32) -> impl Iterator<Item = FrameHead> {
+        let end = u32::try_from(self.bytes.len()).expect("a slot's size fits");
+        (offset..end).step_by(BLOCK_BYTES).filter_map(|at| self.head(at))
+    }
+
+    /// Whether anything from a place on was written in this use of the slot.
+    pub fn any_stamped(&self, offset: u32) -> bool {
+        sectors::count_stamped(self.from(offset), self.salt, Self::sector_number(offset)).0 > 0
+    }
+
+    /// The log ids that the records at a damaged frame seem to carry; unverified.
+    pub fn claimed_logs(&self, offset: u32) -> Vec<LogId> {
+        let mut content = Vec::new();
+        let most = (self.bytes.len() - offset as usize).min(1 << 20);
+        let _whole = sectors::gather(self.from(offset), 0, sectors::content_bytes(most), &mut content);
+        let mut logs = Vec::new();
+        let mut rest = content.get(FRAME_HEAD_BYTES..).unwrap_or_default();
+        while let (Some(len), Some(log)) = (record::record_len(rest), record::claimed_log(rest)) {
+            if len < record::RECORD_HEAD_BYTES {
+                break;
+            }
+            logs.push(log);
+            rest = rest.get(record::aligned(len)..).unwrap_or_default();
+        }
+        logs.sort_unstable();
+        logs.dedup();
+        logs
+    }
+
+    fn check(&self, offset: u32, expected: BatchSeq) -> Check {
+        let stale_ok = planted::is(Planted::StaleFrameAccepted);
+        let head = match self.head(offset) {
+            Some(head) => head,
+            None if stale_ok && FrameHead::decode(self.from(offset)).is_some() => {
+                FrameHead::decode(self.from(offset)).unwrap_or_default()
+            }
+            None => return Check::Stop(self.without_head(offset)),
+        };
+        let len = FRAME_HEAD_BYTES + head.content_bytes as usize;
+        let frame = self.from(offset).get(..sectors::frame_bytes(len)).unwrap_or_default();
+        let mut content = Vec::with_capacity(len);
+        let gathered = sectors::gather(frame, 0, len, &mut content);
+        if !gathered || !records_are_whole(&head, &content) {
+            let (stamped, all) = sectors::count_stamped(frame, self.salt, Self::sector_number(offset));
+            return Check::Stop(if stamped == all {
+                Stop::Damaged("every sector of the frame was written, but its records are not whole")
+            } else {
+                Stop::NotWhole
+            });
+        }
+        if head.batch != expected && !stale_ok {
+            return Check::Stop(Stop::Damaged("the frame is whole but out of sequence"));
+        }
+        Check::Whole(head, content)
+    }
+
+    fn without_head(&self, offset: u32) -> Stop {
+        let sector = self.from(offset).get(..SECTOR_BYTES).unwrap_or_default();
+        match sectors::count_stamped(sector, self.salt, Self::sector_number(offset)) {
+            (1, _) => Stop::Damaged("the frame's head was written, but is not whole"),
+            _ => Stop::NotWhole,
+        }
+    }
+}
+
+/// The records of a frame's content, each verified; stops at the first that is not whole.
+fn records<'a>(head: &FrameHead, content: &'a [u8]) -> impl Iterator<Item = (usize, usize, RecordView<'a>)> {
+    let mut at = FRAME_HEAD_BYTES;
+    (0..head.records).map_while(move |_| {
+        let rest = content.get(at..)?;
+        let view = record::decode(rest)?;
+        let start = at;
+        let len = record::record_len(rest)?;
+        at += record::aligned(len);
+        Some((start, len, view))
+    })
+}
+
+fn records_are_whole(head: &FrameHead, content: &[u8]) -> bool {
+    let mut crc = crc32fast::Hasher::new();
+    let mut count = 0;
+    for (_, _, view) in records(head, content) {
+        if view.entries().any(|entry| entry.is_none()) {
+            return false;
+        }
+        crc.update(&view.crc.to_le_bytes());
+        count += 1;
+    }
+    count == head.records && crc.finalize() == head.records_crc
+}
+
+/// The entries of a record as runs of one term.
+fn runs_of(view: &RecordView<'_>, segment: SegmentSeq, offset: u32, end: u32) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for entry in view.entries().flatten() {
+        match runs.last_mut() {
+            Some(run) if run.term == entry.term => run.count += 1,
+            _ => runs.push(new_run(entry.lsn, entry.term, segment, offset, end)),
+        }
+    }
+    runs
+}
+
+fn new_run(first: Lsn, term: Term, segment: SegmentSeq, offset: u32, end: u32) -> Run {
+    Run { first, term, segment, count: 1, offset, end, cut: false }
+}
+
+/// Reads frames from the segment's start until they stop. `before` is the last batch in front of the segment.
+pub(crate) fn scan(image: &Image, before: BatchSeq, stated_end: Option<u32>) -> Scan {
+    let mut effects = SegmentIndex::default();
+    let mut end = u32::try_from(BLOCK_BYTES).expect("a small constant");
+    let mut last_batch = before;
+    let stop = loop {
+        if stated_end == Some(end) {
+            break Stop::StatedEnd;
+        }
+        let (head, content) = match image.check(end, last_batch.next()) {
+            Check::Whole(head, content) => (head, content),
+            Check::Stop(stop) => break stop,
+        };
+        for (at, len, view) in records(&head, &content) {
+            let place = |logical: usize| {
+                end + u32::try_from(sectors::physical(logical)).expect("a frame is smaller than its segment")
+            };
+            let runs = runs_of(&view, image.seq, place(at), place(at + len));
+            effects.apply(&view.meta, runs.into_iter());
+        }
+        last_batch = last_batch.next();
+        end += u32::try_from(sectors::frame_bytes(content.len())).expect("smaller than a segment");
+    };
+    Scan { effects, end, last_batch, stop }
+}

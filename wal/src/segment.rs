@@ -1,0 +1,203 @@
+//! The segments and slots of a WAL: spare -> active -> sealed -> retired -> spare. Freed oldest first.
+//!
+//! Oldest first is what makes deletion simple: a tombstone, an overwrite or a newer state always lies behind what it
+//! replaces, so it can never be freed before it. A retired slot is reused only when a durable frame says that
+//! nothing below it is live any more, so that a half-overwritten slot can never be taken for a part of the log.
+
+use std::collections::VecDeque;
+
+use crate::device::SlotId;
+use crate::ids::{BatchSeq, SegmentSeq};
+
+/// A segment that holds frames.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub seq: SegmentSeq,
+    pub slot: SlotId,
+    /// The file's size.
+    pub bytes: u32,
+    pub salt: u64,
+    /// Where its frames end.
+    pub end: u32,
+    /// The first and the last batch in it.
+    pub first_batch: BatchSeq,
+    pub last_batch: BatchSeq,
+    /// Entries in it that a log still holds.
+    pub live_entries: u64,
+    /// Reads and the footer's write under way: the slot stays as it is until they have ended.
+    pub pins: u32,
+}
+
+/// A segment without live data, on its way back to the spares.
+#[derive(Debug)]
+struct Retired {
+    segment: Segment,
+    /// The first frame that says so.
+    told_in: Option<BatchSeq>,
+}
+
+/// All slots by role.
+#[derive(Debug, Default)]
+pub(crate) struct Segments {
+    /// Being written.
+    pub active: Option<Segment>,
+    /// Full or left behind at a restart, oldest first.
+    pub sealed: VecDeque<Segment>,
+    retired: VecDeque<Retired>,
+    spares: VecDeque<SlotId>,
+    making: Vec<SlotId>,
+    next_slot: u32,
+    next_seq: SegmentSeq,
+    /// Slots that exist or are being made.
+    slots: usize,
+}
+
+impl Segments {
+    pub fn new(
+        sealed: VecDeque<Segment>,
+        spares: VecDeque<SlotId>,
+        next_slot: u32,
+        newest: SegmentSeq,
+    ) -> Self {
+        let slots = sealed.len() + spares.len();
+        Self { sealed, spares, next_slot, next_seq: newest.next(), slots, ..Self::default() }
+    }
+
+    /// The segments that may hold live data, oldest first.
+    pub fn live(&self) -> impl DoubleEndedIterator<Item = &Segment> {
+        self.sealed.iter().chain(self.active.iter())
+    }
+
+    /// A segment in any role but spare.
+    pub fn get(&self, seq: SegmentSeq) -> Option<&Segment> {
+        let retired = self.retired.iter().map(|retired| &retired.segment);
+        self.live().chain(retired).find(|segment| segment.seq == seq)
+    }
+
+    /// A segment in any role but spare.
+    pub fn get_mut(&mut self, seq: SegmentSeq) -> Option<&mut Segment> {
+        if self.active.as_ref().is_some_and(|active| active.seq == seq) {
+            return self.active.as_mut();
+        }
+        match self.sealed.binary_search_by_key(&seq, |segment| segment.seq) {
+            Ok(at) => self.sealed.get_mut(at),
+            Err(_) => {
+                self.retired.iter_mut().map(|retired| &mut retired.segment).find(|segment| segment.seq == seq)
+            }
+        }
+    }
+
+    pub fn add_live(&mut self, seq: SegmentSeq, entries: u64) {
+        if let Some(segment) = self.get_mut(seq) {
+            segment.live_entries += entries;
+        }
+    }
+
+    pub fn drop_live(&mut self, seq: SegmentSeq, entries: u64) {
+        if let Some(segment) = self.get_mut(seq) {
+            assert!(segment.live_entries >= entries, "segment {seq} loses more entries than it holds");
+            segment.live_entries -= entries;
+        }
+    }
+
+    pub fn spares(&self) -> usize {
+        self.spares.len()
+    }
+
+    /// Seals the active segment and makes a spare the new active one. `None` without a spare.
+    pub fn roll(
+        &mut self,
+        bytes: u32,
+        salt: impl Fn(SegmentSeq) -> u64,
+        batch: BatchSeq,
+    ) -> Option<&Segment> {
+        let slot = self.spares.pop_front()?;
+        let seq = self.next_seq;
+        self.next_seq = seq.next();
+        let next = Segment {
+            seq,
+            slot,
+            bytes,
+            salt: salt(seq),
+            end: 0,
+            first_batch: batch,
+            last_batch: batch,
+            live_entries: 0,
+            pins: 0,
+        };
+        if let Some(full) = self.active.replace(next) {
+            self.sealed.push_back(full);
+        }
+        self.active.as_ref()
+    }
+
+    /// The lowest segment that was not retired: what a frame written now says is the oldest live one.
+    pub fn oldest_live(&self) -> SegmentSeq {
+        self.live().next().map_or(self.next_seq, |segment| segment.seq)
+    }
+
+    /// Takes the oldest sealed segment out of the log.
+    pub fn retire_oldest(&mut self) {
+        if let Some(segment) = self.sealed.pop_front() {
+            assert_eq!(segment.live_entries, 0, "segment {} is retired with live entries", segment.seq);
+            self.retired.push_back(Retired { segment, told_in: None });
+        }
+    }
+
+    /// A frame has just said which segment is the oldest live one.
+    pub fn told(&mut self, batch: BatchSeq) {
+        for retired in self.retired.iter_mut().filter(|retired| retired.told_in.is_none()) {
+            retired.told_in = Some(batch);
+        }
+    }
+
+    /// Whether retired slots wait for a frame that says so.
+    pub fn wants_telling(&self) -> bool {
+        self.retired.back().is_some_and(|retired| retired.told_in.is_none())
+    }
+
+    /// Gives back a slot that may be reused, if there is one. `early` is a planted bug.
+    pub fn take_freed(&mut self, durable: BatchSeq, early: bool) -> Option<(SlotId, u32)> {
+        let front = self.retired.front()?;
+        let told = early || front.told_in.is_some_and(|batch| batch <= durable);
+        if !told || front.segment.pins > 0 {
+            return None;
+        }
+        self.retired.pop_front().map(|retired| (retired.segment.slot, retired.segment.bytes))
+    }
+
+    pub fn add_spare(&mut self, slot: SlotId) {
+        self.spares.push_back(slot);
+    }
+
+    /// A slot leaves the folder.
+    pub fn removed(&mut self) {
+        self.slots -= 1;
+    }
+
+    /// Numbers a slot that is to be made; `None` at the limit (`max` slots, 0 for none).
+    pub fn begin_making(&mut self, max: usize) -> Option<SlotId> {
+        if max > 0 && self.slots >= max {
+            return None;
+        }
+        let slot = SlotId(self.next_slot);
+        self.next_slot += 1;
+        self.slots += 1;
+        self.making.push(slot);
+        Some(slot)
+    }
+
+    /// The making has ended.
+    pub fn made(&mut self, slot: SlotId, ok: bool) {
+        self.making.retain(|making| *making != slot);
+        if ok {
+            self.spares.push_back(slot);
+        } else {
+            self.slots -= 1;
+        }
+    }
+
+    pub fn making(&self) -> usize {
+        self.making.len()
+    }
+}
