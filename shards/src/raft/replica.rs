@@ -206,12 +206,17 @@ impl Replica {
         Ok((Engine::Group(Box::new(group)), started_as))
     }
 
-    /// Arms the ready latch and holds the election that a group of one wins at once.
+    /// Arms the ready latch.
+    pub fn arm(&mut self, now_ns: u64) {
+        self.latch = Latch::Waiting { since_ns: now_ns };
+        self.observe(now_ns);
+    }
+
+    /// Holds the election that a group of one wins at once.
     ///
     /// # Errors
     /// [`Fault`].
     pub fn begin(&mut self, now_ns: u64) -> Result<(), Fault> {
-        self.latch = Latch::Waiting { since_ns: now_ns };
         match &mut self.engine {
             Engine::Group(group) => group.campaign()?,
             Engine::Solo(_) | Engine::Stopped(_) => {}

@@ -151,18 +151,17 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     fn take_ready(&mut self, place: u32) -> Result<usize, ShardError> {
         let slot = self.replicas.slot_mut(place);
         let result = slot.replica.take(self.now.mono_ns);
-        let Some(taken) = self.fence_on_fault(place, result).flatten() else { return Ok(0) };
-        let slot = self.replicas.slot_mut(place);
-        let (has_more, has_committed) =
-            (slot.replica.has_ready(), slot.replica.applied() < slot.replica.committed());
-        if has_more {
+        let Some(taken) = self.fence_on_fault(place, result) else { return Ok(0) };
+        let slot = self.replicas.slot(place);
+        let has_committed = slot.replica.applied() < slot.replica.committed();
+        if slot.replica.has_ready() {
             self.left_over = true;
             self.replicas.enlist(List::Ready, place);
         }
         if has_committed {
             self.replicas.enlist(List::Apply, place);
         }
-        let bytes = match taken.persist {
+        let bytes = match taken.and_then(|taken| taken.persist) {
             Some(persist) => self.append(place, persist)?,
             None => 0,
         };

@@ -45,6 +45,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.poll_log()?;
         self.answer_fresh_reads();
         let can_submit = self.wal.can_submit();
+        if self.counters.turns == 1 {
+            self.arm();
+        }
         if self.next_tick_ns <= now.mono_ns {
             self.tick(can_submit);
         }
@@ -193,6 +196,16 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         }
     }
 
+    /// The time in which replicas must become ready starts with the first turn, whatever the disk does.
+    fn arm(&mut self) {
+        for _ in 0..self.replicas.listed(List::Begin) {
+            let Some(place) = self.replicas.next(List::Begin) else { break };
+            self.replicas.slot_mut(place).replica.arm(self.now.mono_ns);
+            self.replicas.enlist(List::Begin, place);
+            self.replicas.enlist(List::Watched, place);
+        }
+    }
+
     /// First elections. A group of one wins at once; all groups of the shard share frames.
     fn begin(&mut self) {
         while let Some(place) = self.replicas.next(List::Begin) {
@@ -280,6 +293,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// Applies what is committed, partition by partition, as far as the turn's budget goes.
     fn apply(&mut self) {
         let limits = self.options.limits;
+        let was_full = self.unapplied_bytes >= limits.unapplied_bytes;
         let mut budget = Budget { ops: limits.apply_ops, bytes: limits.apply_bytes };
         while !budget.is_spent() {
             let Some(place) = self.replicas.next(List::Apply) else { break };
@@ -308,6 +322,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
             self.recount(place);
         }
+        // What was held back because of it can be proposed now.
+        self.left_over |= was_full && self.unapplied_bytes < limits.unapplied_bytes;
     }
 
     /// Passes a result on, or fences the replica.

@@ -1,0 +1,353 @@
+//! A small key-value state machine and a world of one shard around it: a disk that can crash, a clock, jobs.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use corduroy_shards::{
+    Applied, Input, Kind, Now, Outputs, PartitionId, Rejection, Reply, Shard, ShardOptions, StateMachine,
+    Step, Ticket,
+};
+use corduroy_wal::device::mem::{MemDevice, MemDisk};
+use corduroy_wal::{Lsn, Options, Wal};
+
+/// One partition's state.
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub data: BTreeMap<String, String>,
+    pub applied: u64,
+    pub stamp_ms: u64,
+    /// Every op ever applied, with its entry's number: shows doubles, gaps and order.
+    pub history: Vec<(u64, String)>,
+}
+
+/// What survives without the log.
+pub type Saved = Rc<RefCell<BTreeMap<u64, Part>>>;
+
+/// Work off the core.
+pub enum Job {
+    HandOver(BTreeMap<u64, Part>),
+    Fetch(String),
+}
+
+/// Commands: `set k v`, `append k v`, `del k`, `get k`, `clock`; a key that starts with `cold` has to be fetched by a
+/// job before it can be read or written.
+#[derive(Default)]
+pub struct Kv {
+    pub parts: BTreeMap<u64, Part>,
+    pub saved: Saved,
+    pub jobs: Vec<Job>,
+    pub fetching: BTreeSet<String>,
+    pub warm: BTreeSet<String>,
+    pub hand_overs_wanted: u64,
+    pub reads: u64,
+}
+
+impl Kv {
+    pub fn over(saved: &Saved) -> Self {
+        Self { parts: saved.borrow().clone(), saved: Rc::clone(saved), ..Self::default() }
+    }
+
+    pub fn hand_over(&mut self) {
+        self.jobs.push(Job::HandOver(self.parts.clone()));
+    }
+
+    fn is_cold(&mut self, key: &str) -> bool {
+        if !key.starts_with("cold") || self.warm.contains(key) {
+            return false;
+        }
+        if self.fetching.insert(key.to_owned()) {
+            self.jobs.push(Job::Fetch(key.to_owned()));
+        }
+        true
+    }
+}
+
+fn words(op: &[u8]) -> Vec<&str> {
+    std::str::from_utf8(op).expect("tests speak text").split(' ').collect()
+}
+
+impl StateMachine for Kv {
+    type Outcome = String;
+    type Job = Job;
+    type JobDone = Job;
+
+    fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<String> {
+        let words = words(op);
+        if words.get(1).is_some_and(|key| self.is_cold(key)) {
+            return Step::Blocked;
+        }
+        let part = self.parts.entry(at.partition.0).or_default();
+        part.history.push((at.lsn.get(), words.join(" ")));
+        Step::Done(match words.as_slice() {
+            ["set", key, value] => {
+                part.data.insert((*key).to_owned(), (*value).to_owned());
+                "OK".to_owned()
+            }
+            ["append", key, value] => {
+                let stored = part.data.entry((*key).to_owned()).or_default();
+                stored.push_str(value);
+                stored.clone()
+            }
+            ["del", key] => u8::from(part.data.remove(*key).is_some()).to_string(),
+            ["clock"] => at.stamp_ms.to_string(),
+            _ => format!("ERR {}", words.join(" ")),
+        })
+    }
+
+    fn end_entry(&mut self, at: &Applied) {
+        let part = self.parts.entry(at.partition.0).or_default();
+        assert!(at.lsn.get() > part.applied, "entry {} applied behind {}", at.lsn, part.applied);
+        part.applied = at.lsn.get();
+        part.stamp_ms = at.stamp_ms;
+    }
+
+    fn read(&mut self, partition: PartitionId, op: &[u8], now_ms: u64) -> Step<String> {
+        self.reads += 1;
+        let words = words(op);
+        if words.get(1).is_some_and(|key| self.is_cold(key)) {
+            return Step::Blocked;
+        }
+        let part = self.parts.get(&partition.0);
+        Step::Done(match words.as_slice() {
+            ["get", key] => {
+                part.and_then(|part| part.data.get(*key)).cloned().unwrap_or_else(|| "nil".to_owned())
+            }
+            ["clock"] => now_ms.to_string(),
+            _ => format!("ERR {}", words.join(" ")),
+        })
+    }
+
+    fn persisted(&self, partition: PartitionId) -> Lsn {
+        Lsn(self.saved.borrow().get(&partition.0).map_or(0, |part| part.applied))
+    }
+
+    fn persisted_stamp_ms(&self, partition: PartitionId) -> u64 {
+        self.saved.borrow().get(&partition.0).map_or(0, |part| part.stamp_ms)
+    }
+
+    fn maintain(&mut self, _budget_ns: u64) -> bool {
+        false
+    }
+
+    fn take_jobs(&mut self, jobs: &mut Vec<Job>) {
+        jobs.append(&mut self.jobs);
+    }
+
+    fn run_job(job: Job) -> Job {
+        job
+    }
+
+    fn job_done(&mut self, done: Job) -> Result<(), String> {
+        match done {
+            Job::HandOver(parts) if parts.values().any(|part| part.data.contains_key("unwritable")) => {
+                return Err("no space left for the state".to_owned());
+            }
+            Job::HandOver(parts) => *self.saved.borrow_mut() = parts,
+            Job::Fetch(key) => {
+                self.fetching.remove(&key);
+                self.warm.insert(key);
+            }
+        }
+        Ok(())
+    }
+
+    fn want_hand_over(&mut self) {
+        self.hand_overs_wanted += 1;
+    }
+
+    fn frees_space(op: &[u8]) -> bool {
+        op.starts_with(b"del ")
+    }
+}
+
+/// A reply in a form that can be compared.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Got {
+    Done(u64, String),
+    Rejected(Rejection),
+    Unknown,
+}
+
+/// One shard and all that it needs.
+pub struct World {
+    pub disk: MemDisk,
+    pub saved: Saved,
+    pub shard: Shard<MemDevice, Kv>,
+    pub out: Outputs<Kv>,
+    pub now: Now,
+    pub jobs: Vec<Job>,
+    pub replies: BTreeMap<(u64, u64), Vec<Got>>,
+    pub order: Vec<(u64, u64)>,
+    pub fenced: Vec<(PartitionId, String)>,
+    pub options: ShardOptions,
+    pub wal_options: Options,
+    pub partitions: Vec<PartitionId>,
+    lives: u64,
+}
+
+pub const P: PartitionId = PartitionId(2);
+pub const Q: PartitionId = PartitionId(3);
+
+pub fn small_wal() -> Options {
+    Options { segment_bytes: 1 << 20, ..Options::default() }
+}
+
+pub fn open_shard(
+    disk: &MemDisk,
+    saved: &Saved,
+    options: ShardOptions,
+    wal_options: Options,
+    partitions: &[PartitionId],
+) -> Shard<MemDevice, Kv> {
+    let (wal, _) = Wal::open(disk.device(), wal_options).expect("the log opens");
+    Shard::open(options, wal, Kv::over(saved), partitions, 7).expect("the shard opens")
+}
+
+impl World {
+    pub fn new(partitions: &[PartitionId]) -> Self {
+        Self::with(ShardOptions::default(), small_wal(), partitions)
+    }
+
+    pub fn with(options: ShardOptions, wal_options: Options, partitions: &[PartitionId]) -> Self {
+        let disk = MemDisk::new(1);
+        let saved = Saved::default();
+        let shard = open_shard(&disk, &saved, options, wal_options, partitions);
+        Self {
+            disk,
+            saved,
+            shard,
+            out: Outputs::default(),
+            now: Now { mono_ns: 1_000_000_000, wall_ms: 1_700_000_000_000 },
+            jobs: Vec::new(),
+            replies: BTreeMap::new(),
+            order: Vec::new(),
+            fenced: Vec::new(),
+            options,
+            wal_options,
+            partitions: partitions.to_vec(),
+            lives: 1,
+        }
+    }
+
+    /// A world whose replicas lead.
+    pub fn ready(partitions: &[PartitionId]) -> Self {
+        let mut world = Self::new(partitions);
+        world.settle();
+        world
+    }
+
+    pub fn at(&mut self, seconds: u64) {
+        self.now.mono_ns += seconds * 1_000_000_000;
+        self.now.wall_ms += seconds * 1_000;
+    }
+
+    pub fn turn(&mut self) {
+        self.now.mono_ns += 1_000;
+        self.shard.turn(self.now, &mut self.out).expect("the turn goes well");
+        for (ticket, reply) in self.out.replies.drain(..) {
+            let got = match reply {
+                Reply::Done { lsn, outcome } => Got::Done(lsn.get(), outcome),
+                Reply::Rejected(why) => Got::Rejected(why),
+                Reply::Unknown => Got::Unknown,
+            };
+            self.order.push((ticket.conn, ticket.seq));
+            self.replies.entry((ticket.conn, ticket.seq)).or_default().push(got);
+        }
+        self.fenced.append(&mut self.out.fenced);
+        self.jobs.append(&mut self.out.jobs);
+    }
+
+    pub fn turns(&mut self, count: usize) {
+        for _ in 0..count {
+            self.turn();
+        }
+    }
+
+    /// Turns until nothing moves any more.
+    pub fn settle(&mut self) {
+        for _ in 0..10_000 {
+            self.turn();
+            if !self.out.again && self.shard.wal().in_flight() == 0 {
+                self.turn();
+                return;
+            }
+        }
+        panic!("the shard does not come to rest: {:?}", self.shard.status());
+    }
+
+    pub fn run_jobs(&mut self) {
+        for job in std::mem::take(&mut self.jobs) {
+            self.shard.handle(Input::JobDone(Kv::run_job(job)));
+        }
+    }
+
+    pub fn request(&mut self, partition: PartitionId, conn: u64, seq: u64, kind: Kind, op: &str) {
+        let ticket = Ticket { conn, seq };
+        self.shard.handle(Input::Request { ticket, partition, kind, op: op.as_bytes() });
+    }
+
+    pub fn write(&mut self, conn: u64, seq: u64, op: &str) {
+        self.request(P, conn, seq, Kind::Write, op);
+    }
+
+    pub fn read(&mut self, conn: u64, seq: u64, op: &str) {
+        self.request(P, conn, seq, Kind::Read, op);
+    }
+
+    /// The one outcome of a request; `None` if it has none yet.
+    pub fn got(&self, conn: u64, seq: u64) -> Option<Got> {
+        let replies = self.replies.get(&(conn, seq))?;
+        assert_eq!(replies.len(), 1, "request {conn}/{seq} got {replies:?}");
+        replies.first().cloned()
+    }
+
+    /// What a request was answered with.
+    pub fn value(&self, conn: u64, seq: u64) -> String {
+        match self.got(conn, seq) {
+            Some(Got::Done(_, value)) => value,
+            other => panic!("request {conn}/{seq} got {other:?}"),
+        }
+    }
+
+    pub fn lsn(&self, conn: u64, seq: u64) -> u64 {
+        match self.got(conn, seq) {
+            Some(Got::Done(lsn, _)) => lsn,
+            other => panic!("request {conn}/{seq} got {other:?}"),
+        }
+    }
+
+    /// The process ends; the disk keeps what it must (`is_power_loss`) or all that it was handed.
+    pub fn restart(&mut self, is_power_loss: bool) {
+        if is_power_loss {
+            self.disk.crash();
+        } else {
+            self.disk.kill();
+        }
+        self.lives += 1;
+        self.wal_options.seed = self.lives;
+        self.jobs.clear();
+        self.out = Outputs::default();
+        self.disk.set_stalled(false);
+        self.disk.set_manual(false);
+        self.shard = open_shard(&self.disk, &self.saved, self.options, self.wal_options, &self.partitions);
+    }
+
+    pub fn part(&self) -> Part {
+        self.shard.machine().parts.get(&P.0).cloned().unwrap_or_default()
+    }
+
+    pub fn key(&self, key: &str) -> Option<String> {
+        self.part().data.get(key).cloned()
+    }
+
+    /// No op was applied twice, and entries were applied in order.
+    pub fn check_history(&self) {
+        for part in self.shard.machine().parts.values() {
+            assert!(part.history.is_sorted_by_key(|(lsn, _)| *lsn), "{:?}", part.history);
+            let unique: BTreeSet<_> = part.history.iter().collect();
+            assert_eq!(unique.len(), part.history.len(), "doubles in {:?}", part.history);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Regressions for what the raft crate leaves to its user: message order, flushes, limits, panics.
+
+use corduroy_shards::raft::group::{Group, GroupOptions, Proposed};
+use corduroy_shards::raft::guard::guarded;
+use corduroy_shards::raft::log_store::LogStore;
+use corduroy_shards::raft::membership::{self, MemberId};
+use corduroy_wal::{HardState, Lsn, Term};
+use raft::eraftpb::{ConfState, Entry, Message, MessageType};
+use raft::{RawNode, ReadOnlyOption, StateRole};
+
+const ME: MemberId = MemberId::FIRST;
+
+fn conf(voters: &[u64], learners: &[u64]) -> ConfState {
+    ConfState { voters: voters.to_vec(), learners: learners.to_vec(), ..ConfState::default() }
+}
+
+fn store(conf: &ConfState) -> LogStore {
+    LogStore::new(Lsn::ZERO, Term::ZERO, HardState::default(), conf.clone())
+}
+
+fn group(conf: &ConfState, seed: u64) -> Group {
+    let unsaved = Some(membership::encode(conf));
+    Group::start(store(conf), ME, HardState::default(), unsaved, &GroupOptions::default(), seed).unwrap()
+}
+
+fn append_from(leader: u64, term: u64, index: u64) -> Message {
+    let mut message = Message { from: leader, to: 1, term, index: index - 1, ..Message::default() };
+    message.set_msg_type(MessageType::MsgAppend);
+    message.log_term = if index > 1 { term } else { 0 };
+    message.set_entries(vec![Entry { index, term, data: vec![1].into(), ..Entry::default() }].into());
+    message
+}
+
+fn heartbeat_from(leader: u64, term: u64, commit: u64) -> Message {
+    let mut message = Message { from: leader, to: 1, term, commit, ..Message::default() };
+    message.set_msg_type(MessageType::MsgHeartbeat);
+    message
+}
+
+fn kinds(messages: &[Message]) -> Vec<MessageType> {
+    messages.iter().map(Message::get_msg_type).collect()
+}
+
+#[test]
+fn limits_are_ours() {
+    let config = GroupOptions::default().config(ME, Lsn(7));
+    assert!(config.pre_vote && config.check_quorum);
+    assert_eq!(config.read_only_option, ReadOnlyOption::Safe);
+    assert_eq!((config.id, config.applied), (1, 7));
+    assert_eq!(config.max_size_per_msg, 1 << 20);
+    assert_eq!(config.max_uncommitted_size, 64 << 20);
+    assert_eq!(config.max_committed_size_per_ready, 8 << 20);
+    assert_eq!(config.max_inflight_msgs, 256);
+    config.validate().unwrap();
+}
+
+/// Hazard 1: a lone voter wins in the very Ready that announces its term, with an append for its learner in it.
+/// Sent before the term is durable, a crash would let the term be used twice.
+#[test]
+fn leader_messages_wait_for_their_term_and_vote() {
+    let mut group = group(&conf(&[1], &[2]), 1);
+    group.campaign().unwrap();
+    assert!(group.leads());
+    let persist = group.take().unwrap().unwrap().persist.unwrap();
+    assert_eq!(persist.hard_state, Some(HardState { term: Term(1), vote: 1, commit: Lsn(0) }));
+    assert_eq!((persist.from, persist.to), (Lsn(1), Lsn(1)));
+    assert!(persist.conf.is_some(), "the configuration rides in the same record");
+    assert_eq!(kinds(&group.take_messages()), [], "nothing leaves before the record is durable");
+    group.persisted(persist.number).unwrap();
+    let sent = group.take_messages();
+    assert_eq!(kinds(&sent), [MessageType::MsgAppend]);
+    assert_eq!((sent[0].to, sent[0].term), (2, 1));
+}
+
+/// Once term and vote are durable, a leader's appends do not wait for its own disk.
+#[test]
+fn leader_appends_leave_before_they_are_durable() {
+    let mut group = group(&conf(&[1], &[2]), 1);
+    group.campaign().unwrap();
+    let number = group.take().unwrap().unwrap().persist.unwrap().number;
+    group.persisted(number).unwrap();
+    group.take_messages();
+    let mut response = Message { from: 2, to: 1, term: 1, index: 1, ..Message::default() };
+    response.set_msg_type(MessageType::MsgAppendResponse);
+    group.step(response).unwrap();
+    while group.has_ready() {
+        if let Some(persist) = group.take().unwrap().unwrap().persist {
+            group.persisted(persist.number).unwrap();
+        }
+    }
+    group.take_messages();
+    assert_eq!(group.propose(vec![7].into()).unwrap(), Proposed::At(Lsn(2), Term(1)));
+    let persist = group.take().unwrap().unwrap().persist.unwrap();
+    assert_eq!((persist.from, group.unpersisted()), (Lsn(2), 1));
+    assert_eq!(kinds(&group.take_messages()), [MessageType::MsgAppend]);
+}
+
+/// Hazard 2: the crate asserts that whoever wins alone has no unpersisted tail.
+#[test]
+fn a_lone_voter_flushes_before_it_campaigns() {
+    let lone = conf(&[1], &[]);
+    let mut group = group(&lone, 1);
+    group.step(append_from(2, 1, 1)).unwrap();
+    let persist = group.take().unwrap().unwrap().persist.unwrap();
+    group.campaign().unwrap();
+    assert!(!group.leads(), "the tail is not durable yet");
+    for _ in 0..100 {
+        group.tick().unwrap();
+    }
+    assert!(!group.leads() && !group.can_campaign_now());
+    group.persisted(persist.number).unwrap();
+    assert!(group.can_campaign_now());
+    group.campaign().unwrap();
+    assert!(group.leads());
+
+    // The crate by itself panics: the day it does not, the rule can go.
+    let logger = slog::Logger::root(slog::Discard, slog::o!());
+    let config = GroupOptions::default().config(ME, Lsn::ZERO);
+    let mut bare = RawNode::new(&config, store(&lone), &logger).unwrap();
+    bare.step(append_from(2, 1, 1)).unwrap();
+    assert!(guarded(|| bare.campaign()).is_err());
+}
+
+/// Hazard 3: a Ready with nothing to write still has its messages wait for the records before it.
+#[test]
+fn follower_messages_of_an_empty_ready_wait_for_earlier_records() {
+    let mut group = group(&conf(&[1, 2, 3], &[]), 1);
+    group.step(append_from(2, 1, 1)).unwrap();
+    let first = group.take().unwrap().unwrap().persist.unwrap();
+    group.step(heartbeat_from(2, 1, 0)).unwrap();
+    let second = group.take().unwrap().unwrap();
+    assert_eq!(second.persist, None);
+    assert_eq!(kinds(&group.take_messages()), []);
+    group.persisted(first.number).unwrap();
+    let expected = [MessageType::MsgAppendResponse, MessageType::MsgHeartbeatResponse];
+    assert_eq!(kinds(&group.take_messages()), expected);
+    // With nothing outstanding, the next one leaves at once.
+    group.step(heartbeat_from(2, 1, 0)).unwrap();
+    group.take().unwrap();
+    assert_eq!(kinds(&group.take_messages()), [MessageType::MsgHeartbeatResponse]);
+}
+
+/// A vote leaves only when it is durable.
+#[test]
+fn votes_wait_for_the_disk() {
+    let mut group = group(&conf(&[1, 2, 3], &[]), 1);
+    let mut request = Message { from: 2, to: 1, term: 1, ..Message::default() };
+    request.set_msg_type(MessageType::MsgRequestVote);
+    group.step(request).unwrap();
+    let persist = group.take().unwrap().unwrap().persist.unwrap();
+    assert_eq!(persist.hard_state, Some(HardState { term: Term(1), vote: 2, commit: Lsn(0) }));
+    assert_eq!(kinds(&group.take_messages()), []);
+    group.persisted(persist.number).unwrap();
+    assert_eq!(kinds(&group.take_messages()), [MessageType::MsgRequestVoteResponse]);
+}
+
+/// Hazard 5: the crate panics on what it cannot believe; that is a fault of one replica.
+#[test]
+fn a_panic_of_the_crate_is_a_fault() {
+    let mut group = group(&conf(&[1, 2, 3], &[]), 1);
+    let fault = group.step(heartbeat_from(2, 1, 100)).unwrap_err();
+    assert!(fault.0.contains("out of range"), "{}", fault.0);
+}
+
+/// Entries of another term replace an unpersisted tail, and the record says where they start.
+#[test]
+fn a_replaced_tail_is_written_from_where_it_parts() {
+    let mut group = group(&conf(&[1, 2, 3], &[]), 1);
+    for index in 1..=3 {
+        group.step(append_from(2, 1, index)).unwrap();
+    }
+    let first = group.take().unwrap().unwrap().persist.unwrap();
+    assert_eq!((first.from, first.to), (Lsn(1), Lsn(3)));
+    let mut message = append_from(3, 2, 2);
+    message.log_term = 1;
+    group.step(message).unwrap();
+    let second = group.take().unwrap().unwrap().persist.unwrap();
+    assert_eq!((second.from, second.to, group.store().last()), (Lsn(2), Lsn(2), Lsn(2)));
+    // Durability of the first must not count for the replaced entries.
+    group.persisted(first.number).unwrap();
+    assert_eq!(group.role(), StateRole::Follower);
+    group.persisted(second.number).unwrap();
+    assert_eq!(group.unpersisted(), 0);
+}
+
+#[test]
+fn election_timeouts_come_from_the_seed() {
+    let timeouts = |seed| {
+        let mut group = group(&conf(&[1, 2, 3], &[]), seed);
+        let mut seen = vec![group.election_timeout_ticks()];
+        for _ in 0..200 {
+            group.tick().unwrap();
+            if group.has_ready() {
+                group.take().unwrap();
+                seen.push(group.election_timeout_ticks());
+            }
+        }
+        seen
+    };
+    assert_eq!(timeouts(7), timeouts(7));
+    assert!(timeouts(7).iter().all(|ticks| (10..20).contains(ticks)));
+    assert!((0..20).any(|seed| timeouts(seed) != timeouts(7)), "the seed matters");
+}

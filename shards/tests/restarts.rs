@@ -1,0 +1,267 @@
+//! Crashes at every point of a write's way, restarts, and switching replication on and off.
+
+mod common;
+
+use common::{Got, P, World, small_wal};
+use corduroy_shards::raft::replica::{Replication, StartedAs};
+use corduroy_shards::{Rejection, ShardOptions};
+use corduroy_wal::Lsn;
+
+/// Where the process dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Point {
+    BeforeTurn,
+    Submitted,
+    Durable,
+    Applied,
+    HandedOver,
+}
+
+fn crash_at(point: Point, is_power_loss: bool) -> World {
+    let mut world = World::ready(&[P]);
+    world.write(1, 1, "set before 1");
+    world.settle();
+    world.disk.set_manual(true);
+    world.write(1, 2, "append a x");
+    match point {
+        Point::BeforeTurn => {}
+        Point::Submitted => world.turn(),
+        Point::Durable => {
+            world.turn();
+            world.disk.complete_all();
+        }
+        Point::Applied | Point::HandedOver => {
+            world.turn();
+            world.disk.complete_all();
+            world.turn();
+            world.disk.set_manual(false);
+            world.settle();
+        }
+    }
+    if point == Point::HandedOver {
+        world.shard.machine_mut().hand_over();
+        world.turn();
+        world.run_jobs();
+        world.settle();
+    }
+    world.restart(is_power_loss);
+    world.settle();
+    world
+}
+
+#[test]
+fn the_crash_matrix() {
+    for (point, acknowledged, present) in [
+        (Point::BeforeTurn, false, Some(false)),
+        (Point::Submitted, false, None),
+        (Point::Durable, false, Some(true)),
+        (Point::Applied, true, Some(true)),
+        (Point::HandedOver, true, Some(true)),
+    ] {
+        for is_power_loss in [false, true] {
+            let mut world = crash_at(point, is_power_loss);
+            let name = format!("{point:?}, power loss {is_power_loss}");
+            assert_eq!(world.got(1, 2).is_some(), acknowledged, "{name}");
+            let value = world.key("a");
+            if let Some(present) = present {
+                assert_eq!(value.as_deref(), present.then_some("x"), "{name}");
+            }
+            assert_eq!(world.key("before").as_deref(), Some("1"), "{name}");
+            world.check_history();
+            world.write(2, 1, "append a y");
+            world.settle();
+            let expected = value.unwrap_or_default() + "y";
+            assert_eq!(world.value(2, 1), expected, "{name}: appends go on");
+        }
+    }
+}
+
+#[test]
+fn what_was_handed_to_a_living_machine_is_there_after_the_process_died() {
+    let world = crash_at(Point::Submitted, false);
+    assert_eq!(world.key("a").as_deref(), Some("x"));
+    assert_eq!(world.got(1, 2), None, "nobody was told");
+}
+
+#[test]
+fn repeated_crashes_lose_nothing_acknowledged() {
+    let mut world = World::ready(&[P]);
+    let mut expected = String::new();
+    for life in 0..12u64 {
+        for seq in 0..5 {
+            world.write(life, seq, &format!("append a {life}.{seq},"));
+            world.settle();
+            assert!(world.got(life, seq).is_some());
+            expected.push_str(&format!("{life}.{seq},"));
+        }
+        if life % 3 == 1 {
+            world.shard.machine_mut().hand_over();
+            world.turn();
+            world.run_jobs();
+            world.settle();
+        }
+        world.disk.set_manual(true);
+        world.write(life, 99, "set lost 1");
+        if life % 2 == 0 {
+            world.turn();
+        }
+        world.restart(true);
+        world.settle();
+        assert_eq!(world.key("a").as_deref(), Some(expected.as_str()), "life {life}");
+        world.check_history();
+    }
+    assert!(world.shard.status().replicas[0].term.get() >= 12);
+}
+
+#[test]
+fn a_restart_applies_only_what_is_not_persisted() {
+    let mut world = World::ready(&[P]);
+    world.write(1, 1, "append a 1");
+    world.settle();
+    world.shard.machine_mut().hand_over();
+    world.turn();
+    world.run_jobs();
+    world.settle();
+    world.write(1, 2, "append a 2");
+    world.settle();
+    world.restart(true);
+    assert_eq!(world.key("a").as_deref(), Some("1"), "the rest comes in turns");
+    world.settle();
+    assert_eq!(world.key("a").as_deref(), Some("12"));
+    let replica = &world.shard.status().replicas[0];
+    assert_eq!((replica.started_as, replica.released), (StartedAs::Bootstrapped, Lsn(2)));
+}
+
+#[test]
+fn a_restart_with_nothing_left_in_the_log() {
+    let mut world = World::ready(&[P]);
+    world.write(1, 1, "append a 1");
+    world.settle();
+    for _ in 0..3 {
+        world.shard.machine_mut().hand_over();
+        world.turn();
+        world.run_jobs();
+        world.settle();
+        world.restart(true);
+        world.settle();
+    }
+    assert_eq!(world.key("a").as_deref(), Some("1"));
+    world.write(2, 1, "append a 2");
+    world.settle();
+    assert_eq!(world.value(2, 1), "12");
+}
+
+fn solo() -> ShardOptions {
+    ShardOptions { replication: Replication::Off, ..ShardOptions::default() }
+}
+
+fn switch(world: &mut World, replication: Replication) -> StartedAs {
+    world.options.replication = replication;
+    world.restart(true);
+    world.settle();
+    world.shard.status().replicas.first().expect("one partition").started_as
+}
+
+#[test]
+fn off_on_off_on_loses_nothing() {
+    let mut world = World::with(solo(), small_wal(), &[P]);
+    world.settle();
+    assert!(world.shard.is_ready(P));
+    world.write(1, 1, "append a 1");
+    world.write(1, 2, "append a 2");
+    world.settle();
+    assert_eq!((world.lsn(1, 1), world.value(1, 2)), (1, "12".into()));
+
+    assert_eq!(switch(&mut world, Replication::On), StartedAs::NeedsBackfill);
+    world.write(2, 1, "append a 3");
+    world.settle();
+    assert_eq!((world.lsn(2, 1), world.value(2, 1)), (3, "123".into()), "entry 2 began the term");
+
+    assert_eq!(switch(&mut world, Replication::Off), StartedAs::Solo);
+    world.write(3, 1, "append a 4");
+    world.settle();
+    assert_eq!(world.value(3, 1), "1234");
+    let term = world.shard.status().replicas[0].term;
+    assert_eq!(term.get(), 1, "entries go on in the term that Raft left");
+
+    assert_eq!(switch(&mut world, Replication::On), StartedAs::Bootstrapped);
+    world.write(4, 1, "append a 5");
+    world.settle();
+    assert_eq!(world.value(4, 1), "12345");
+    world.check_history();
+    assert_eq!(world.shard.status().replicas[0].term.get(), 2);
+}
+
+#[test]
+fn a_log_of_its_own_is_taken_over_when_partly_or_wholly_persisted() {
+    for persisted in [0, 1, 2] {
+        let mut world = World::with(solo(), small_wal(), &[P]);
+        world.settle();
+        for seq in 1..=2 {
+            world.write(1, seq, "append a x");
+            world.settle();
+            if seq == persisted {
+                world.shard.machine_mut().hand_over();
+                world.turn();
+                world.run_jobs();
+                world.settle();
+            }
+        }
+        assert_eq!(switch(&mut world, Replication::On), StartedAs::NeedsBackfill);
+        assert_eq!(world.key("a").as_deref(), Some("xx"), "persisted up to {persisted}");
+        world.write(2, 1, "append a y");
+        world.settle();
+        assert_eq!(world.value(2, 1), "xxy");
+        world.check_history();
+    }
+}
+
+#[test]
+fn a_log_of_its_own_keeps_the_order_of_reads_and_writes() {
+    let mut world = World::with(solo(), small_wal(), &[P]);
+    world.settle();
+    world.read(1, 1, "get a");
+    world.write(1, 2, "set a 1");
+    world.read(1, 3, "get a");
+    world.settle();
+    assert_eq!((world.value(1, 1), world.value(1, 3)), ("nil".into(), "1".into()));
+}
+
+#[test]
+fn a_state_ahead_of_its_log_is_fenced() {
+    let mut world = World::ready(&[P]);
+    world.write(1, 1, "set a 1");
+    world.settle();
+    let mut part = world.part();
+    part.applied = 77;
+    world.saved.borrow_mut().insert(P.0, part);
+    world.restart(true);
+    world.write(2, 1, "set a 2");
+    world.settle();
+    assert!(matches!(world.got(2, 1), Some(Got::Rejected(Rejection::ReplicaStopped(..)))));
+    assert!(world.fenced[0].1.contains("entries are lost"), "{:?}", world.fenced);
+}
+
+#[test]
+fn a_gap_between_state_and_log_is_fenced() {
+    let mut world = World::ready(&[P]);
+    world.write(1, 1, "set a 1");
+    world.settle();
+    world.shard.machine_mut().hand_over();
+    world.turn();
+    world.run_jobs();
+    world.write(1, 2, "set a 2");
+    world.settle();
+    // Another entry, so that the release is written, then the state forgets.
+    world.saved.borrow_mut().clear();
+    world.restart(false);
+    world.write(2, 1, "set a 2");
+    world.settle();
+    let first = world.shard.wal().log_state(P.log()).unwrap().first;
+    if first > Lsn(1) {
+        assert!(matches!(world.got(2, 1), Some(Got::Rejected(Rejection::ReplicaStopped(..)))));
+    } else {
+        // The log had not given the entries up yet; then nothing is lost.
+        assert_eq!(world.key("a").as_deref(), Some("2"));
+    }
+}

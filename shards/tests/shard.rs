@@ -1,0 +1,517 @@
+//! The heart over a memory disk: the way of a write, batches, order, bounds, blocking steps, deadlines, fencing.
+
+mod common;
+
+use common::{Got, Kv, P, Q, World, open_shard, small_wal};
+use corduroy_shards::raft::replica::{ReplicaError, StartedAs};
+use corduroy_shards::{Kind, Limits, PartitionId, Rejection, ShardOptions};
+use corduroy_wal::{EntryKind, EntryRef, HardState, Lsn, RecordHead, Term, Wal};
+
+#[test]
+fn a_write_is_answered_only_when_it_is_durable_and_applied() {
+    let mut world = World::ready(&[P]);
+    world.disk.set_manual(true);
+    world.write(1, 1, "set a 1");
+    world.turns(5);
+    assert_eq!((world.got(1, 1), world.key("a")), (None, None));
+    world.disk.complete_all();
+    world.turn();
+    assert_eq!(world.got(1, 1), Some(Got::Done(2, "OK".into())));
+    assert_eq!(world.key("a").as_deref(), Some("1"));
+}
+
+#[test]
+fn what_gathers_while_the_disk_is_busy_becomes_one_entry() {
+    let mut world = World::ready(&[P]);
+    world.disk.set_manual(true);
+    world.write(1, 1, "set a 1");
+    world.turn();
+    world.write(1, 2, "set a 2");
+    world.turn();
+    for seq in 3..50 {
+        world.write(1, seq, "append a x");
+        world.turn();
+    }
+    for _ in 0..200 {
+        world.disk.complete_all();
+        world.turn();
+    }
+    assert_eq!((world.lsn(1, 1), world.lsn(1, 2)), (2, 3));
+    assert!((3..50).all(|seq| world.lsn(1, seq) == 4), "two frames were in flight, the rest is one entry");
+    assert_eq!(world.shard.counters().entries_proposed, 3);
+}
+
+#[test]
+fn partitions_share_a_frame() {
+    let partitions: Vec<_> = (2..34).map(PartitionId).collect();
+    let mut world = World::ready(&partitions);
+    let before = world.shard.wal().stats().frames;
+    for partition in &partitions {
+        world.request(*partition, 1, partition.0, Kind::Write, "set a 1");
+    }
+    world.settle();
+    assert_eq!(world.shard.wal().stats().frames, before + 1);
+    assert!(partitions.iter().all(|partition| world.got(1, partition.0).is_some()));
+}
+
+#[test]
+fn a_connections_requests_take_effect_in_order() {
+    let mut world = World::ready(&[P]);
+    world.write(1, 1, "set a 1");
+    world.read(1, 2, "get a");
+    world.write(1, 3, "set a 2");
+    world.read(1, 4, "get a");
+    world.read(9, 1, "get a");
+    world.turn();
+    assert_eq!(world.value(9, 1), "nil", "another connection's read does not wait");
+    world.read(1, 5, "get a");
+    world.settle();
+    assert_eq!(
+        (world.value(1, 2), world.value(1, 4), world.value(1, 5)),
+        ("1".into(), "2".into(), "2".into())
+    );
+    let mine: Vec<_> = world.order.iter().filter(|(conn, _)| *conn == 1).map(|(_, seq)| *seq).collect();
+    assert_eq!(mine, [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_read_before_a_write_does_not_see_it() {
+    let mut world = World::ready(&[P]);
+    world.read(1, 1, "get a");
+    world.write(1, 2, "set a 1");
+    world.read(1, 3, "get a");
+    world.settle();
+    assert_eq!((world.value(1, 1), world.value(1, 3)), ("nil".into(), "1".into()));
+}
+
+#[test]
+fn reads_at_once_only_where_nothing_comes_before() {
+    let mut world = World::new(&[P]);
+    assert_eq!(world.shard.read_now(P, 1, b"get a", 5), None, "not before the term's first entry");
+    assert!(!world.shard.is_ready(P));
+    world.settle();
+    assert!(world.shard.is_ready(P));
+    assert_eq!(world.shard.read_now(P, 1, b"get a", 5).as_deref(), Some("nil"));
+    world.write(1, 1, "set a 1");
+    assert_eq!(world.shard.read_now(P, 1, b"get a", 5), None, "its own write is under way");
+    assert!(world.shard.is_readable(P, 2));
+    world.settle();
+    assert_eq!(world.shard.read_now(P, 1, b"get a", 5).as_deref(), Some("1"));
+    world.read(1, 2, "get a");
+    assert!(!world.shard.is_readable(P, 1), "a read of its own waits for the turn");
+    assert_eq!(world.shard.read_now(Q, 1, b"get a", 5), None, "not here");
+}
+
+#[test]
+fn reads_wait_for_a_leader() {
+    let mut world = World::new(&[P]);
+    world.disk.set_manual(true);
+    world.read(1, 1, "get a");
+    world.write(1, 2, "set a 1");
+    world.read(2, 1, "get a");
+    world.turns(3);
+    assert_eq!(world.got(1, 1), None);
+    world.disk.set_manual(false);
+    world.disk.complete_all();
+    world.settle();
+    assert_eq!((world.value(1, 1), world.value(1, 2)), ("nil".into(), "OK".into()));
+    assert!(world.got(2, 1).is_some());
+}
+
+#[test]
+fn a_blocked_read_lets_others_pass_but_not_its_own_connection() {
+    let mut world = World::ready(&[P]);
+    world.read(1, 1, "get cold");
+    world.write(1, 2, "set cold 1");
+    world.write(2, 1, "set a 1");
+    world.read(1, 3, "get a");
+    world.settle();
+    assert_eq!(world.got(1, 1), None);
+    world.read(2, 2, "get a");
+    world.settle();
+    assert_eq!((world.got(1, 2), world.got(2, 1)), (None, None), "they share the entry that has to wait");
+    world.write(3, 1, "set b 1");
+    world.run_jobs();
+    world.settle();
+    assert_eq!((world.value(1, 1), world.value(1, 2)), ("nil".into(), "OK".into()));
+    assert_eq!(
+        (world.value(1, 3), world.value(2, 2), world.value(3, 1)),
+        ("1".into(), "1".into(), "OK".into())
+    );
+}
+
+#[test]
+fn parked_reads_of_a_connection_keep_their_order() {
+    let mut world = World::ready(&[P]);
+    world.read(1, 1, "get cold1");
+    world.read(1, 2, "get a");
+    world.read(1, 3, "get cold2");
+    world.read(2, 1, "get a");
+    world.turn();
+    assert!(world.got(2, 1).is_some());
+    assert_eq!(world.got(1, 2), None);
+    assert_eq!(world.jobs.len(), 2, "both fetches are under way at once");
+    world.jobs.reverse();
+    let second = world.jobs.pop();
+    world.run_jobs();
+    world.turn();
+    assert_eq!((world.got(1, 1), world.got(1, 2), world.got(1, 3)), (None, None, None));
+    world.jobs.extend(second);
+    world.run_jobs();
+    world.turn();
+    assert_eq!(world.order.iter().filter(|(conn, _)| *conn == 1).count(), 3);
+    assert_eq!(&world.order[world.order.len() - 3..], [(1, 1), (1, 2), (1, 3)]);
+}
+
+#[test]
+fn a_blocked_apply_pauses_its_partition_only() {
+    let mut world = World::ready(&[P, Q]);
+    world.write(1, 1, "set a 1");
+    world.write(1, 2, "set cold 1");
+    world.write(1, 3, "append a 2");
+    world.request(Q, 2, 1, Kind::Write, "set a 1");
+    world.settle();
+    assert_eq!(world.value(1, 1), "OK");
+    assert_eq!((world.got(1, 2), world.got(1, 3)), (None, None));
+    assert!(world.got(2, 1).is_some());
+    world.run_jobs();
+    world.settle();
+    assert_eq!((world.value(1, 2), world.value(1, 3)), ("OK".into(), "12".into()));
+    world.check_history();
+}
+
+#[test]
+fn apply_is_cut_into_slices_and_loses_nothing() {
+    let mut options = ShardOptions::default();
+    options.limits.apply_ops = 3;
+    options.limits.apply_slice_ops = 2;
+    let mut world = World::with(options, small_wal(), &[P, Q]);
+    world.settle();
+    for seq in 0..20 {
+        world.write(1, seq, "append a x");
+        world.request(Q, 2, seq, Kind::Write, "append a y");
+        world.read(1, 100 + seq, "get a");
+    }
+    world.settle();
+    for seq in 0..20 {
+        assert_eq!(world.value(1, seq), "x".repeat(seq as usize + 1));
+        assert_eq!(world.value(1, 100 + seq), "x".repeat(seq as usize + 1));
+        assert_eq!(world.value(2, seq), "y".repeat(seq as usize + 1));
+    }
+}
+
+fn limited(change: impl Fn(&mut Limits)) -> World {
+    let mut options = ShardOptions::default();
+    change(&mut options.limits);
+    let mut world = World::with(options, small_wal(), &[P, Q]);
+    world.settle();
+    world.disk.set_stalled(true);
+    world
+}
+
+#[test]
+fn every_bound_has_its_refusal() {
+    let refused = |world: &mut World, partition, op: &str| {
+        world.request(partition, 1, 99, Kind::Write, op);
+        world.turn();
+        world.got(1, 99)
+    };
+    let overloaded = |what| Some(Got::Rejected(Rejection::Overloaded(what)));
+
+    let mut world = limited(|limits| limits.partition_requests = 2);
+    world.write(1, 1, "set a 1");
+    world.write(1, 2, "set a 1");
+    assert_eq!(refused(&mut world, P, "set a 1"), overloaded("requests of the partition"));
+
+    let mut world = limited(|limits| limits.partition_bytes = 10);
+    world.write(1, 1, "set a 1");
+    assert_eq!(refused(&mut world, P, "set a 1"), overloaded("bytes of the partition"));
+
+    let mut world = limited(|limits| limits.shard_requests = 1);
+    world.write(1, 1, "set a 1");
+    assert_eq!(refused(&mut world, Q, "set a 1"), overloaded("requests of the shard"));
+
+    let mut world = limited(|limits| limits.shard_bytes = 10);
+    world.write(1, 1, "set a 1");
+    assert_eq!(refused(&mut world, Q, "set a 1"), overloaded("bytes of the shard"));
+
+    let mut world = limited(|limits| limits.op_bytes = 10);
+    let too_large = Rejection::TooLarge { bytes: 11, limit: 10 };
+    assert_eq!(refused(&mut world, P, "set abc 123"), Some(Got::Rejected(too_large)));
+
+    let mut world = limited(|_| {});
+    let nowhere = Rejection::NoPartition(PartitionId(77));
+    assert_eq!(refused(&mut world, PartitionId(77), "set a 1"), Some(Got::Rejected(nowhere)));
+}
+
+#[test]
+fn an_oversized_request_is_admitted_alone() {
+    let mut world = limited(|limits| {
+        limits.partition_bytes = 10;
+        limits.entry_bytes = 8;
+    });
+    world.disk.set_stalled(false);
+    let value = "v".repeat(500);
+    world.write(1, 1, &format!("set a {value}"));
+    world.settle();
+    assert_eq!(world.value(1, 1), "OK");
+    assert_eq!(world.key("a"), Some(value));
+}
+
+#[test]
+fn entries_are_cut_at_their_soft_size() {
+    let mut world = limited(|limits| limits.entry_bytes = 64);
+    world.disk.set_stalled(false);
+    for seq in 0..20 {
+        world.write(1, seq, "append a xxxxxxxxxx");
+    }
+    world.settle();
+    assert!(world.shard.counters().entries_proposed >= 7, "{:?}", world.shard.counters());
+    assert_eq!(world.value(1, 19), "x".repeat(200));
+}
+
+#[test]
+fn nothing_is_proposed_above_the_unapplied_bound() {
+    let mut world = limited(|limits| limits.unapplied_bytes = 1);
+    world.disk.set_stalled(false);
+    world.write(1, 1, "set cold 1");
+    world.settle();
+    world.request(Q, 2, 1, Kind::Write, "set a 1");
+    world.settle();
+    assert_eq!(world.got(2, 1), None, "the shard holds too much that is not applied");
+    world.run_jobs();
+    world.settle();
+    assert_eq!((world.value(1, 1), world.lsn(2, 1)), ("OK".into(), 2));
+}
+
+#[test]
+fn a_proposed_write_that_takes_too_long_is_unknown_and_may_still_happen() {
+    let mut world = World::ready(&[P]);
+    world.disk.set_stalled(true);
+    world.write(1, 1, "set a 1");
+    world.read(1, 2, "get a");
+    world.turn();
+    assert!(world.out.wake_at_ns.is_some());
+    world.at(11);
+    world.turn();
+    assert_eq!(world.got(1, 1), Some(Got::Unknown));
+    assert!(matches!(world.got(1, 2), Some(Got::Rejected(Rejection::Overloaded(_)))));
+    world.disk.set_stalled(false);
+    world.settle();
+    assert_eq!(world.key("a").as_deref(), Some("1"));
+    assert_eq!(world.got(1, 1), Some(Got::Unknown), "exactly one outcome");
+    assert_eq!(world.shard.status().pending_requests, 0);
+}
+
+#[test]
+fn what_was_not_proposed_in_time_is_refused_and_never_happens() {
+    let mut world = World::ready(&[P]);
+    world.disk.set_stalled(true);
+    for seq in 1..=3 {
+        world.write(1, seq, &format!("set a{seq} 1"));
+        world.turn();
+    }
+    world.at(11);
+    world.turn();
+    assert_eq!((world.got(1, 1), world.got(1, 2)), (Some(Got::Unknown), Some(Got::Unknown)));
+    assert!(matches!(world.got(1, 3), Some(Got::Rejected(Rejection::Overloaded(_)))));
+    world.disk.set_stalled(false);
+    world.settle();
+    assert_eq!((world.key("a2").as_deref(), world.key("a3")), (Some("1"), None));
+    assert!(world.shard.is_idle());
+}
+
+#[test]
+fn a_blocked_read_does_not_wait_for_ever() {
+    let mut world = World::ready(&[P]);
+    world.read(1, 1, "get cold");
+    world.write(1, 2, "set a 1");
+    world.settle();
+    world.at(11);
+    world.turn();
+    assert!(matches!(world.got(1, 1), Some(Got::Rejected(Rejection::Overloaded(_)))));
+    world.settle();
+    assert!(world.got(1, 2).is_some());
+    assert_eq!(world.shard.status().pending_requests, 0);
+}
+
+#[test]
+fn a_replica_that_is_not_ready_in_time_refuses_and_goes_on_trying() {
+    let mut world = World::new(&[P]);
+    world.disk.set_stalled(true);
+    world.write(1, 1, "set a 1");
+    world.read(1, 2, "get a");
+    world.turn();
+    world.at(6);
+    world.turn();
+    let no_leader = Some(Got::Rejected(Rejection::NoLeader(P)));
+    let status = world.shard.status();
+    assert!(matches!(status.replicas[0].error, Some(ReplicaError::ReadyTimeout { .. })), "{status:?}");
+    world.write(1, 3, "set a 1");
+    world.turn();
+    assert_eq!(world.got(1, 3), no_leader);
+    world.disk.set_stalled(false);
+    world.settle();
+    assert!(world.shard.is_ready(P));
+    world.write(1, 4, "set a 4");
+    world.settle();
+    assert_eq!(world.value(1, 4), "OK");
+}
+
+#[test]
+fn stamps_never_go_back_and_reads_see_no_earlier_clock() {
+    let mut world = World::ready(&[P]);
+    world.write(1, 1, "clock");
+    world.settle();
+    let first: u64 = world.value(1, 1).parse().unwrap();
+    world.now.wall_ms -= 3_600_000;
+    world.write(1, 2, "clock");
+    world.settle();
+    world.read(1, 3, "clock");
+    world.settle();
+    assert_eq!((world.value(1, 2), world.value(1, 3)), (first.to_string(), first.to_string()));
+    assert_eq!(world.shard.read_clock_ms(P, 5), first);
+    world.shard.machine_mut().hand_over();
+    world.turn();
+    world.run_jobs();
+    world.settle();
+    world.restart(true);
+    world.settle();
+    world.write(2, 1, "clock");
+    world.settle();
+    assert_eq!(world.value(2, 1), first.to_string(), "also over a restart");
+}
+
+#[test]
+fn a_damaged_entry_fences_its_replica_alone() {
+    let world = World::ready(&[P]);
+    world.disk.kill();
+    let (mut wal, _) =
+        Wal::open(world.disk.device(), corduroy_wal::Options { seed: 9, ..small_wal() }).unwrap();
+    let garbage = EntryRef { lsn: Lsn(1), term: Term(0), kind: EntryKind::Normal, data: &[9, 9, 9] };
+    let hard_state = HardState { term: Term(3), vote: 1, commit: Lsn(8) };
+    wal.append(RecordHead { log: Q.log(), ..RecordHead::default() }, [garbage].iter().copied()).unwrap();
+    let lost = RecordHead { log: PartitionId(4).log(), hard_state: Some(hard_state), conf: None };
+    wal.append(lost, std::iter::empty()).unwrap();
+    wal.submit().unwrap();
+    let mut events = Vec::new();
+    wal.poll(&mut events).unwrap();
+    drop(wal);
+    world.disk.kill();
+
+    let partitions = [P, Q, PartitionId(4)];
+    let mut after = World::new(&[]);
+    after.wal_options.seed = 10;
+    after.shard = open_shard(&world.disk, &world.saved, after.options, after.wal_options, &partitions);
+    after.request(Q, 1, 1, Kind::Write, "set a 1");
+    after.write(1, 2, "set a 1");
+    after.settle();
+    assert_eq!(after.value(1, 2), "OK");
+    assert!(matches!(after.got(1, 1), Some(Got::Unknown | Got::Rejected(Rejection::ReplicaStopped(..)))));
+    let mut fenced: Vec<_> = after.fenced.iter().map(|(partition, _)| partition.0).collect();
+    fenced.sort_unstable();
+    assert_eq!(fenced, [3, 4], "{:?}", after.fenced);
+    after.request(Q, 1, 3, Kind::Read, "get a");
+    after.turn();
+    assert!(matches!(after.got(1, 3), Some(Got::Rejected(Rejection::ReplicaStopped(..)))));
+    assert_eq!(after.shard.counters().fenced, 2);
+    assert_eq!(after.shard.status().pending_requests, 0);
+}
+
+#[test]
+fn the_log_is_released_after_a_hand_over_for_all_partitions() {
+    let partitions: Vec<_> = (2..100).map(PartitionId).collect();
+    let mut world = World::ready(&partitions);
+    for partition in &partitions {
+        world.request(*partition, 1, partition.0, Kind::Write, "set a 1");
+    }
+    world.settle();
+    world.shard.machine_mut().hand_over();
+    world.turn();
+    world.run_jobs();
+    world.settle();
+    for replica in world.shard.status().replicas {
+        assert_eq!((replica.applied, replica.released), (Lsn(2), Lsn(2)));
+        assert_eq!(world.shard.wal().log_state(replica.partition.log()).unwrap().first, Lsn(3));
+    }
+}
+
+#[test]
+fn a_long_log_asks_for_a_hand_over() {
+    let options = ShardOptions { log_soft_segments: 2, ..ShardOptions::default() };
+    let mut world = World::with(options, small_wal(), &[P]);
+    world.settle();
+    assert_eq!(world.shard.machine().hand_overs_wanted, 0);
+    let value = "v".repeat(100_000);
+    for seq in 0..40 {
+        world.write(1, seq, &format!("set a{seq} {value}"));
+        world.settle();
+    }
+    assert!(world.shard.machine().hand_overs_wanted > 0);
+}
+
+#[test]
+fn a_state_that_cannot_be_written_ends_the_shard() {
+    let mut world = World::ready(&[P]);
+    world.write(1, 1, "set unwritable 1");
+    world.settle();
+    world.shard.machine_mut().hand_over();
+    world.turn();
+    world.run_jobs();
+    let error = world.shard.turn(world.now, &mut world.out).unwrap_err();
+    assert_eq!(error.to_string(), "the state cannot go on: no space left for the state");
+    assert!(world.shard.turn(world.now, &mut world.out).is_err(), "for good");
+}
+
+#[test]
+fn a_failed_log_write_ends_the_shard() {
+    let mut world = World::ready(&[P]);
+    world.disk.fail_next_write(corduroy_wal::device::mem::WriteFault::Eio);
+    world.write(1, 1, "set a 1");
+    let ended = (0..5).any(|_| world.shard.turn(world.now, &mut world.out).is_err());
+    assert!(ended);
+    assert!(world.out.replies.is_empty(), "nothing is acknowledged");
+}
+
+#[test]
+fn closing_refuses_new_requests_and_finishes_the_others() {
+    let mut world = World::ready(&[P]);
+    world.write(1, 1, "set a 1");
+    world.shard.close();
+    world.write(1, 2, "set a 2");
+    assert!(!world.shard.is_idle());
+    world.settle();
+    assert_eq!(world.value(1, 1), "OK");
+    assert!(matches!(world.got(1, 2), Some(Got::Rejected(Rejection::ReplicaStopped(..)))));
+    assert!(world.shard.is_idle());
+}
+
+#[test]
+fn ten_thousand_idle_partitions_start_fast_and_cost_nothing() {
+    let partitions: Vec<_> = (2..10_002).map(PartitionId).collect();
+    let started = std::time::Instant::now();
+    let options = corduroy_wal::Options { segment_bytes: 16 << 20, ..small_wal() };
+    let mut world = World::with(ShardOptions::default(), options, &partitions);
+    world.settle();
+    assert!(partitions.iter().all(|partition| world.shard.is_ready(*partition)));
+    assert!(started.elapsed().as_secs() < 5, "starting took {:?}", started.elapsed());
+    assert!(world.shard.wal().stats().frames < 20, "they share frames: {:?}", world.shard.wal().stats());
+    world.at(1);
+    world.turn();
+    assert_eq!(world.out.wake_at_ns, None, "no timer runs");
+    let idle = std::time::Instant::now();
+    world.turns(10_000);
+    assert!(idle.elapsed().as_millis() < 1_000, "10,000 idle turns took {:?}", idle.elapsed());
+}
+
+#[test]
+fn kinds_of_start_are_told_apart() {
+    let mut world = World::ready(&[P]);
+    assert_eq!(world.shard.status().replicas[0].started_as, StartedAs::Unbootstrapped);
+    world.restart(true);
+    world.settle();
+    let status = world.shard.status();
+    assert_eq!(status.replicas[0].started_as, StartedAs::Bootstrapped);
+    assert_eq!(status.replicas[0].term, Term(2));
+    assert!(Kv::default().parts.is_empty());
+}
