@@ -135,13 +135,13 @@ impl<M: StateMachine> Applying<'_, M> {
             }
             let row = if entry.is_ours { slot.rows.front() } else { None };
             let item = row.and_then(|row| row.requests.peek().map(|item| (item, &row.requests)));
-            let (ticket, bytes, step) = match item {
-                Some((item, requests)) if let Work::Read { start, bytes } = item.work => {
+            let ticket = item.map(|(item, _)| item.ticket);
+            let (bytes, step) = match item.map(|(item, requests)| (item.work, requests)) {
+                Some((Work::Read { start, bytes }, requests)) => {
                     let op = requests.read_op(start, bytes);
-                    let step = self.machine.read(slot.partition, op, entry.clock_ms);
-                    (Some(item.ticket), op.len(), step)
+                    (op.len(), self.machine.read(slot.partition, op, entry.clock_ms))
                 }
-                item => {
+                Some((Work::Write, _)) | None => {
                     if slot.cursor.left == 0 {
                         assert!(item.is_none(), "entry {} has fewer operations than requests", entry.at.lsn);
                         return Progress::Done;
@@ -154,7 +154,7 @@ impl<M: StateMachine> Applying<'_, M> {
                         slot.cursor.left -= 1;
                         self.counters.ops_applied += 1;
                     }
-                    (item.map(|(item, _)| item.ticket), op.len(), step)
+                    (op.len(), step)
                 }
             };
             let Step::Done(outcome) = step else { return Progress::Blocked };

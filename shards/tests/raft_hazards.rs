@@ -20,7 +20,8 @@ fn store(conf: &ConfState) -> LogStore {
 
 fn group(conf: &ConfState, seed: u64) -> Group {
     let unsaved = Some(membership::encode(conf));
-    Group::start(store(conf), ME, HardState::default(), unsaved, &GroupOptions::default(), seed).unwrap()
+    Group::start(store(conf), ME, HardState::default(), unsaved, &GroupOptions::default(), seed)
+        .expect("the crate takes the state")
 }
 
 fn append_from(leader: u64, term: u64, index: u64) -> Message {

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Got, Kv, P, Q, World, open_shard, small_wal};
+use corduroy_shards::raft::membership::{self, MemberId};
 use corduroy_shards::raft::replica::{ReplicaError, StartedAs};
 use corduroy_shards::{Kind, Limits, PartitionId, Rejection, ShardOptions};
 use corduroy_wal::{EntryKind, EntryRef, HardState, Lsn, RecordHead, Term, Wal};
@@ -383,7 +384,7 @@ fn stamps_never_go_back_and_reads_see_no_earlier_clock() {
 }
 
 #[test]
-fn a_damaged_entry_fences_its_replica_alone() {
+fn a_fault_fences_its_replica_alone() {
     let world = World::ready(&[P]);
     world.disk.kill();
     let (mut wal, _) =
@@ -393,13 +394,18 @@ fn a_damaged_entry_fences_its_replica_alone() {
     wal.append(RecordHead { log: Q.log(), ..RecordHead::default() }, [garbage].iter().copied()).unwrap();
     let lost = RecordHead { log: PartitionId(4).log(), hard_state: Some(hard_state), conf: None };
     wal.append(lost, std::iter::empty()).unwrap();
+    // A term that cannot be counted up: the crate panics at the election.
+    let last_term = HardState { term: Term(u64::MAX), vote: 1, commit: Lsn(0) };
+    let conf = membership::encode(&membership::founding(MemberId::FIRST));
+    let head = RecordHead { log: PartitionId(5).log(), hard_state: Some(last_term), conf: Some(&conf) };
+    wal.append(head, std::iter::empty()).unwrap();
     wal.submit().unwrap();
     let mut events = Vec::new();
     wal.poll(&mut events).unwrap();
     drop(wal);
     world.disk.kill();
 
-    let partitions = [P, Q, PartitionId(4)];
+    let partitions = [P, Q, PartitionId(4), PartitionId(5)];
     let mut after = World::new(&[]);
     after.wal_options.seed = 10;
     after.shard = open_shard(&world.disk, &world.saved, after.options, after.wal_options, &partitions);
@@ -410,11 +416,11 @@ fn a_damaged_entry_fences_its_replica_alone() {
     assert!(matches!(after.got(1, 1), Some(Got::Unknown | Got::Rejected(Rejection::ReplicaStopped(..)))));
     let mut fenced: Vec<_> = after.fenced.iter().map(|(partition, _)| partition.0).collect();
     fenced.sort_unstable();
-    assert_eq!(fenced, [3, 4], "{:?}", after.fenced);
+    assert_eq!(fenced, [3, 4, 5], "{:?}", after.fenced);
     after.request(Q, 1, 3, Kind::Read, "get a");
     after.turn();
     assert!(matches!(after.got(1, 3), Some(Got::Rejected(Rejection::ReplicaStopped(..)))));
-    assert_eq!(after.shard.counters().fenced, 2);
+    assert_eq!(after.shard.counters().fenced, 3);
     assert_eq!(after.shard.status().pending_requests, 0);
 }
 
@@ -471,6 +477,92 @@ fn a_failed_log_write_ends_the_shard() {
     let ended = (0..5).any(|_| world.shard.turn(world.now, &mut world.out).is_err());
     assert!(ended);
     assert!(world.out.replies.is_empty(), "nothing is acknowledged");
+}
+
+/// A log of three small segments at most.
+fn cramped() -> World {
+    let wal_options = corduroy_wal::Options {
+        segment_bytes: 64 << 10,
+        spare_segments: 1,
+        max_segments: 4,
+        ..corduroy_wal::Options::default()
+    };
+    let mut world = World::with(ShardOptions::default(), wal_options, &[P]);
+    world.settle();
+    world
+}
+
+fn is_disk_full(got: Option<&Got>) -> bool {
+    matches!(got, Some(Got::Rejected(Rejection::DiskFull)))
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_lets_deletions_and_reads_go_on() {
+    let mut world = cramped();
+    let value = "v".repeat(8_000);
+    let mut seq = 0;
+    while !is_disk_full(world.got(1, seq).as_ref()) {
+        seq += 1;
+        assert!(seq < 100, "the log never filled up");
+        world.write(1, seq, &format!("set a{seq} {value}"));
+        world.settle();
+    }
+    assert!(world.shard.machine().hand_overs_wanted > 0);
+    world.write(2, 1, "del a1");
+    world.read(2, 2, "get a1");
+    world.settle();
+    assert_eq!((world.value(2, 1), world.value(2, 2)), ("1".into(), "nil".into()));
+    world.shard.machine_mut().hand_over();
+    world.turn();
+    world.run_jobs();
+    world.turns(50);
+    world.settle();
+    world.write(3, 1, "set b 1");
+    world.settle();
+    assert_eq!(world.value(3, 1), "OK", "the hand-over made room");
+    world.check_history();
+}
+
+#[test]
+fn what_gathered_before_the_disk_was_full_is_sifted() {
+    let mut world = cramped();
+    let value = "v".repeat(8_000);
+    let mut seq = 0;
+    while !world.replies.values().flatten().any(|got| is_disk_full(Some(got))) {
+        seq += 1;
+        assert!(seq < 200, "the log never filled up");
+        world.write(1, 4 * seq, &format!("set a{seq} {value}"));
+        world.read(1, 4 * seq + 1, &format!("get a{seq}"));
+        world.write(1, 4 * seq + 2, &format!("del a{seq}"));
+        world.read(1, 4 * seq + 3, &format!("get a{seq}"));
+        world.turn();
+    }
+    world.shard.machine_mut().hand_over();
+    world.turn();
+    world.run_jobs();
+    world.turns(50);
+    world.settle();
+    let mut sifted = 0;
+    for seq in 1..=seq {
+        let deleted = world.got(1, 4 * seq + 2);
+        if is_disk_full(world.got(1, 4 * seq).as_ref()) {
+            assert_eq!(
+                (world.value(1, 4 * seq + 1), world.value(1, 4 * seq + 2)),
+                ("nil".into(), "0".into())
+            );
+            sifted += 1;
+        } else {
+            assert_eq!(
+                (world.value(1, 4 * seq + 1), world.value(1, 4 * seq + 2)),
+                (value.clone(), "1".into())
+            );
+        }
+        assert!(deleted.is_some());
+        assert_eq!(world.value(1, 4 * seq + 3), "nil");
+    }
+    let refused_at_the_door = world.shard.counters().refused;
+    assert!(sifted > refused_at_the_door, "{sifted} refused, {refused_at_the_door} of them at the door");
+    assert_eq!(world.shard.status().pending_requests, 0);
 }
 
 #[test]

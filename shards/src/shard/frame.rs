@@ -46,16 +46,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             frame_bytes += self.take_ready(place)?;
         }
         if can_submit && self.wal.submit()?.is_some() {
-            self.watch_log();
+            let live = self.wal.stats().live_segments;
+            self.is_log_long = live > self.options.log_soft_segments;
         }
         Ok(())
-    }
-
-    /// Asks for a hand-over when the log has grown long.
-    fn watch_log(&mut self) {
-        if self.space == Space::Full || self.wal.stats().live_segments > self.options.log_soft_segments {
-            self.machine.want_hand_over();
-        }
     }
 
     /// Proposes the oldest batch of a replica, if it has one and may.

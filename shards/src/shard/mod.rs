@@ -31,6 +31,9 @@ pub use crate::options::PlantedBug;
 pub use crate::options::{Limits, ShardOptions};
 pub use crate::status::{Counters, ReplicaStatus, ShardStatus, Stage};
 
+/// What a record takes beside the operations of its entry at most, in bytes.
+const RECORD_SLACK_BYTES: usize = 1024;
+
 /// One shard: its WAL, its replicas, its state machine.
 pub struct Shard<D: Device, M: StateMachine> {
     options: ShardOptions,
@@ -50,6 +53,7 @@ pub struct Shard<D: Device, M: StateMachine> {
     space: Space,
     jobs_ended: bool,
     left_over: bool,
+    is_log_long: bool,
     /// Bytes of entries of all replicas that are held until they are applied.
     unapplied_bytes: usize,
     is_closing: bool,
@@ -80,6 +84,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         seed: u64,
     ) -> Result<Self, ShardError> {
         let space = wal.space();
+        let record_bytes = wal.record_limit_bytes().saturating_sub(RECORD_SLACK_BYTES);
+        let mut options = options;
+        options.limits.op_bytes = options.limits.op_bytes.min(record_bytes);
+        options.limits.entry_bytes = options.limits.entry_bytes.min(record_bytes);
         let mut shard = Self {
             options,
             wal,
@@ -97,6 +105,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             space,
             jobs_ended: false,
             left_over: false,
+            is_log_long: false,
             unapplied_bytes: 0,
             is_closing: false,
             has_ended: false,

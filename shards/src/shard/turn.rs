@@ -4,7 +4,7 @@
 //! costs what stands on its list, never the number of replicas.
 
 use corduroy_wal::device::Device;
-use corduroy_wal::{Lsn, WalEvent};
+use corduroy_wal::{Lsn, Space, WalEvent};
 
 use super::replicas::List;
 use super::{Now, Outputs, Rejection, Reply, Shard, ShardError};
@@ -371,6 +371,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// Hands the turn's results to the driver.
     fn finish(&mut self, out: &mut Outputs<M>) {
+        if self.is_log_long || self.space == Space::Full {
+            self.machine.want_hand_over();
+        }
         let more = self.machine.maintain(self.options.maintain_ns);
         self.machine.take_jobs(&mut out.jobs);
         if out.replies.is_empty() {

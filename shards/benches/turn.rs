@@ -1,0 +1,140 @@
+//! What the shard itself costs a request: a disk that is done at once, a state machine that does next to nothing.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+
+use corduroy_shards::{
+    Applied, Input, Kind, Now, Outputs, PartitionId, Shard, ShardOptions, StateMachine, Step, Ticket,
+};
+use corduroy_wal::device::mem::{MemDevice, MemDisk};
+use corduroy_wal::{Lsn, Options, Wal};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+/// Keeps one register a partition.
+#[derive(Default)]
+struct Registers {
+    values: HashMap<u64, (u64, u64)>,
+    persisted: HashMap<u64, u64>,
+    jobs: Vec<HashMap<u64, u64>>,
+}
+
+impl StateMachine for Registers {
+    type Outcome = u64;
+    type Job = HashMap<u64, u64>;
+    type JobDone = HashMap<u64, u64>;
+
+    fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<u64> {
+        let register = self.values.entry(at.partition.0).or_default();
+        register.0 = register.0.wrapping_add(op.len() as u64);
+        Step::Done(register.0)
+    }
+
+    fn end_entry(&mut self, at: &Applied) {
+        self.values.entry(at.partition.0).or_default().1 = at.lsn.get();
+    }
+
+    fn read(&mut self, partition: PartitionId, _op: &[u8], _now_ms: u64) -> Step<u64> {
+        Step::Done(self.values.get(&partition.0).map_or(0, |register| register.0))
+    }
+
+    fn persisted(&self, partition: PartitionId) -> Lsn {
+        Lsn(self.persisted.get(&partition.0).copied().unwrap_or_default())
+    }
+
+    fn maintain(&mut self, _budget_ns: u64) -> bool {
+        false
+    }
+
+    fn take_jobs(&mut self, jobs: &mut Vec<Self::Job>) {
+        jobs.append(&mut self.jobs);
+    }
+
+    fn run_job(job: Self::Job) -> Self::JobDone {
+        job
+    }
+
+    fn job_done(&mut self, done: Self::JobDone) -> Result<(), String> {
+        self.persisted = done;
+        Ok(())
+    }
+
+    fn want_hand_over(&mut self) {
+        self.jobs.push(self.values.iter().map(|(partition, register)| (*partition, register.1)).collect());
+    }
+}
+
+struct Bed {
+    shard: Shard<MemDevice, Registers>,
+    out: Outputs<Registers>,
+    now: Now,
+    seq: u64,
+}
+
+impl Bed {
+    fn new(partitions: u64) -> Self {
+        let partitions: Vec<_> = (2..2 + partitions).map(PartitionId).collect();
+        let disk = MemDisk::new(1);
+        let options = Options { segment_bytes: 16 << 20, ..Options::default() };
+        let (wal, _) = Wal::open(disk.device(), options).expect("the log opens");
+        let shard = Shard::open(
+            ShardOptions { log_soft_segments: 2, ..ShardOptions::default() },
+            wal,
+            Registers::default(),
+            &partitions,
+            7,
+        )
+        .expect("the shard opens");
+        let mut bed = Self { shard, out: Outputs::default(), now: Now::default(), seq: 0 };
+        (0..20).for_each(|_| bed.turn());
+        assert!(partitions.iter().all(|partition| bed.shard.is_ready(*partition)));
+        bed
+    }
+
+    fn turn(&mut self) {
+        self.now.mono_ns += 1_000;
+        self.shard.turn(self.now, &mut self.out).expect("the turn goes well");
+        for job in self.out.jobs.drain(..) {
+            self.shard.handle(Input::JobDone(Registers::run_job(job)));
+        }
+    }
+
+    /// Hands requests in, spread over `partitions`, and turns until all are answered.
+    fn round(&mut self, requests: u64, partitions: u64, op: &[u8]) {
+        for request in 0..requests {
+            self.seq += 1;
+            let ticket = Ticket { conn: request % 50, seq: self.seq };
+            let partition = PartitionId(2 + request % partitions);
+            self.shard.handle(Input::Request { ticket, partition, kind: Kind::Write, op });
+        }
+        let mut answered = 0;
+        while answered < requests {
+            self.turn();
+            answered += self.out.replies.len() as u64;
+            black_box(&self.out.replies);
+            self.out.replies.clear();
+        }
+    }
+}
+
+fn turns(criterion: &mut Criterion) {
+    let op = [7u8; 64];
+    let mut group = criterion.benchmark_group("turn");
+    for (requests, partitions) in [(1, 1), (16, 1), (64, 1), (256, 1), (256, 16), (256, 256)] {
+        let mut bed = Bed::new(partitions);
+        group.throughput(Throughput::Elements(requests));
+        group.bench_function(BenchmarkId::new(format!("{partitions} partitions"), requests), |bencher| {
+            bencher.iter(|| bed.round(requests, partitions, &op));
+        });
+    }
+    let mut idle = Bed::new(10_000);
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("idle among 10000 partitions", |bencher| bencher.iter(|| idle.turn()));
+    let mut one = Bed::new(10_000);
+    group.bench_function("one write among 10000 partitions", |bencher| {
+        bencher.iter(|| one.round(1, 1, &op));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, turns);
+criterion_main!(benches);

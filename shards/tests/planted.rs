@@ -1,0 +1,164 @@
+//! Every planted bug is noticed by a small check; without a bug, none is raised.
+
+mod common;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use common::{Got, P, World, small_wal};
+use corduroy_shards::options::PlantedBug;
+use corduroy_shards::raft::replica::StartedAs;
+use corduroy_shards::{Input, Kind, ShardOptions, StateMachine};
+
+fn world(bug: Option<PlantedBug>) -> World {
+    let mut world = World::with(ShardOptions { bug, ..ShardOptions::default() }, small_wal(), &[P]);
+    world.settle();
+    world
+}
+
+fn hand_over(world: &mut World) {
+    world.shard.machine_mut().hand_over();
+    world.turn();
+    world.run_jobs();
+    world.settle();
+}
+
+/// Whether the check holds; a panic of the state machine's own assertions is a failure of it.
+type Check = fn(Option<PlantedBug>) -> bool;
+
+fn durable_before_acknowledged(bug: Option<PlantedBug>) -> bool {
+    let mut world = world(bug);
+    world.disk.set_manual(true);
+    world.write(1, 1, "set a 1");
+    world.turns(5);
+    world.replies.is_empty()
+}
+
+fn hard_state_survives(bug: Option<PlantedBug>) -> bool {
+    let mut world = world(bug);
+    world.restart(true);
+    world.settle();
+    world.shard.status().replicas.iter().all(|replica| replica.started_as == StartedAs::Bootstrapped)
+}
+
+fn restart_applies_each_entry_once(bug: Option<PlantedBug>) -> bool {
+    let mut world = world(bug);
+    world.write(1, 1, "append a 1");
+    world.settle();
+    world.shard.machine_mut().hand_over();
+    world.turn();
+    // The state is saved, but the process dies before the log hears of it.
+    for job in std::mem::take(&mut world.jobs) {
+        world.shard.machine_mut().job_done(job).expect("the state is saved");
+    }
+    world.write(1, 2, "append a 2");
+    world.settle();
+    world.restart(true);
+    world.settle();
+    world.check_history();
+    world.key("a").as_deref() == Some("12")
+}
+
+fn outcomes_are_their_own(bug: Option<PlantedBug>) -> bool {
+    let mut world = world(bug);
+    world.write(1, 1, "append a x");
+    world.write(2, 1, "append a y");
+    world.settle();
+    (world.value(1, 1), world.value(2, 1)) == ("x".into(), "xy".into())
+}
+
+fn reads_see_earlier_writes(bug: Option<PlantedBug>) -> bool {
+    let mut world = world(bug);
+    world.write(1, 1, "set a 1");
+    world.read(1, 2, "get a");
+    world.settle();
+    world.value(1, 2) == "1"
+}
+
+fn every_request_has_one_outcome(bug: Option<PlantedBug>) -> bool {
+    let mut world = world(bug);
+    for seq in 0..200 {
+        world.write(1, seq, "set a 1");
+    }
+    world.settle();
+    (0..200).all(|seq| matches!(world.replies.get(&(1, seq)).map(Vec::as_slice), Some([Got::Done(..)])))
+}
+
+fn the_log_keeps_what_is_not_persisted(bug: Option<PlantedBug>) -> bool {
+    let mut world = world(bug);
+    hand_over(&mut world);
+    world.write(1, 1, "set a 1");
+    world.request(P, 2, 1, Kind::Read, "get cold");
+    world.settle();
+    world.run_jobs();
+    world.settle();
+    let first = world.shard.wal().log_state(P.log()).expect("the log is there").first;
+    first <= world.shard.machine().persisted(P).next()
+}
+
+fn stamps_are_monotone(bug: Option<PlantedBug>) -> bool {
+    let mut world = world(bug);
+    world.write(1, 1, "clock");
+    world.settle();
+    world.now.wall_ms -= 10_000;
+    world.write(1, 2, "clock");
+    world.settle();
+    world.value(1, 2) >= world.value(1, 1)
+}
+
+const CHECKS: [(&str, Check); 8] = [
+    ("durable before acknowledged", durable_before_acknowledged),
+    ("hard state survives", hard_state_survives),
+    ("restart applies each entry once", restart_applies_each_entry_once),
+    ("outcomes are their own", outcomes_are_their_own),
+    ("reads see earlier writes", reads_see_earlier_writes),
+    ("every request has one outcome", every_request_has_one_outcome),
+    ("the log keeps what is not persisted", the_log_keeps_what_is_not_persisted),
+    ("stamps are monotone", stamps_are_monotone),
+];
+
+fn failed(bug: Option<PlantedBug>) -> Vec<&'static str> {
+    let holds = |check: Check| catch_unwind(AssertUnwindSafe(|| check(bug))).unwrap_or(false);
+    CHECKS.iter().filter(|(_, check)| !holds(*check)).map(|(name, _)| *name).collect()
+}
+
+#[test]
+fn without_a_bug_every_check_holds() {
+    assert_eq!(failed(None), [""; 0]);
+}
+
+#[test]
+fn every_planted_bug_fails_the_check_made_for_it() {
+    for bug in PlantedBug::ALL {
+        let expected = match bug {
+            PlantedBug::AckBeforeDurable => "durable before acknowledged",
+            PlantedBug::SkipHardState => "hard state survives",
+            PlantedBug::DoubleApplyAfterRestart | PlantedBug::SkipTailAfterRestart => {
+                "restart applies each entry once"
+            }
+            PlantedBug::SwapReplies => "outcomes are their own",
+            PlantedBug::ReadOvertakesWrite => "reads see earlier writes",
+            PlantedBug::LostOutcome | PlantedBug::SecondOutcome => "every request has one outcome",
+            PlantedBug::ReleaseUnpersisted => "the log keeps what is not persisted",
+            PlantedBug::StampGoesBack => "stamps are monotone",
+        };
+        let failed = failed(Some(bug));
+        assert!(failed.contains(&expected), "{bug:?} failed only {failed:?}");
+    }
+}
+
+#[test]
+fn a_job_that_ends_after_a_restart_is_not_mixed_up() {
+    let mut world = world(None);
+    world.read(1, 1, "get cold");
+    world.settle();
+    let jobs = std::mem::take(&mut world.jobs);
+    world.restart(true);
+    world.settle();
+    world.read(2, 1, "get cold");
+    world.settle();
+    for job in jobs {
+        world.shard.handle(Input::JobDone(job));
+    }
+    world.settle();
+    assert_eq!(world.value(2, 1), "nil");
+}
