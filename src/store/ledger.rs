@@ -134,6 +134,14 @@ impl Ledger {
         row.epoch = self.epoch;
     }
 
+    /// A dirty row says just what the lower level says: it is clean.
+    pub(super) fn no_need_to_capture(&mut self, row: &mut Row, page_dirty: &mut u32) {
+        self.dirty_bytes -= row.cost_bytes();
+        *page_dirty -= 1;
+        row.clear(DIRTY);
+        row.epoch = 0;
+    }
+
     /// Takes over a keyspace that nobody needs any more, except a running capture.
     pub(super) fn detach(&mut self, partition: PartitionId, keyspace: u64, table: Table) {
         if table.page_count() > 0 {

@@ -183,19 +183,23 @@ impl Partition {
     /// Removes a row that is stored; the lower level learns of it by a tombstone, if it has to.
     pub(super) fn remove(&mut self, ledger: &mut Ledger, hash: u64, key: &[u8]) {
         let page = self.table.page_mut(hash);
-        let Page { rows, dirty, tombstones, .. } = &mut *page;
+        let Page { rows, dirty, tombstones, complete, .. } = &mut *page;
         let row = find_row(rows, hash, key).expect("only called for rows that were just found");
         assert!(!row.has(TOMBSTONE), "a row is removed once");
         ledger.capture_before_change(self.id, self.keyspace, row, dirty);
         self.keys -= 1;
         self.expiring -= u64::from(row.expire_at_ms != NO_EXPIRY);
         let cost_before = row.cost_bytes();
-        if row.has(BELOW) {
+        let below = row.has(BELOW);
+        if below || !*complete {
             let _ = row.set_value(b"");
             row.expire_at_ms = NO_EXPIRY;
             row.set(TOMBSTONE);
             *tombstones += 1;
             ledger.changed(row, cost_before, dirty);
+            if !below {
+                ledger.no_need_to_capture(row, dirty);
+            }
             return;
         }
         if row.has(DIRTY) {

@@ -205,11 +205,6 @@ impl Table {
         self.directory = Vec::new();
         self.pages.pop()
     }
-
-    /// What the table itself costs beside its rows.
-    pub(super) fn overhead_bytes(&self) -> usize {
-        self.directory.capacity() * size_of::<u32>() + self.pages.capacity() * size_of::<Page>()
-    }
 }
 
 #[cfg(test)]
