@@ -36,6 +36,8 @@ pub(super) struct Partition {
     pub(super) persisted: Lsn,
     /// The keyspace's number: the version of the flush that began it, 0 at first.
     pub(super) keyspace: u64,
+    /// The keyspace that is persisted; those before it may go from below.
+    pub(super) persisted_keyspace: u64,
     /// The highest stamp of an applied entry: what "now" means in apply. It never goes back, not even when the
     /// leadership moves to a node whose clock is behind; so a row that has expired once stays expired, and every
     /// replica may drop it whenever it likes.
@@ -79,6 +81,7 @@ impl Partition {
             applied: meta.applied,
             persisted: meta.applied,
             keyspace: meta.keyspace,
+            persisted_keyspace: meta.keyspace,
             clock_ms: meta.clock_ms,
             ops_in_entry: 0,
             touched: false,

@@ -6,6 +6,7 @@ use corduroy_wal::Lsn;
 use super::hash::HashSeed;
 use super::lower::format::{keyspace_end, read_row_key, read_row_value, row_key};
 use super::lower::{Lower, LowerStats};
+use super::partition::Partition;
 use super::row::Stamp;
 use super::state::Store;
 
@@ -92,7 +93,8 @@ impl<L: Lower> Store<L> {
     /// # Errors
     /// A text saying what could not be read.
     pub fn state_hash(&self, id: PartitionId) -> Result<u64, String> {
-        let Some(partition) = self.partitions.get(&id) else { return Ok(0) };
+        let nothing = Partition::new(id);
+        let partition = self.partitions.get(&id).unwrap_or(&nothing);
         let head = [partition.applied.0, partition.clock_ms, partition.keyspace].map(u64::to_le_bytes);
         let mut sum = FIXED.hash(head.as_flattened());
         let live =

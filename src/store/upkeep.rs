@@ -163,8 +163,12 @@ impl<L: Lower> Store<L> {
                 for (id, applied, keyspace) in metas {
                     let partition = self.partitions.get_mut(&id).expect("a frozen partition exists");
                     partition.persisted = applied;
+                    let flushed = partition.persisted_keyspace != keyspace;
+                    partition.persisted_keyspace = keyspace;
                     self.upkeep.walks.push_back(id);
-                    self.note_dead(id, keyspace);
+                    if flushed {
+                        self.note_dead(id, keyspace);
+                    }
                 }
                 self.compact();
             }

@@ -5,10 +5,12 @@
 //! snapshots; block cache and descriptor table are shared by all trees of a node; all calls are made from jobs; reads
 //! name a sequence number above every version, so that they always find the latest one.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use lsm_tree::compaction::Leveled;
+use lsm_tree::compaction::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
 use lsm_tree::{AbstractTree, AnyTree, Cache, Config, DescriptorTable, Guard, SeqNo, SequenceNumberCounter};
 
 use super::{Lower, LowerRow, LowerStats};
@@ -19,6 +21,45 @@ const ABOVE_ALL: SeqNo = (1 << 63) - 1;
 const COMPACTIONS_A_CALL: u32 = 4;
 /// Runs in level 0 above which an ingestion compacts first, so that reads do not have to look into ever more runs.
 const MAX_L0_RUNS: usize = 16;
+
+/// A tree up to this size is rewritten whole when a keyspace was flushed; in a larger one what is left of it goes with
+/// the merges to come.
+const REWRITE_BYTES: u64 = 256 << 20;
+/// The tables that such a rewrite makes.
+const TABLE_BYTES: u64 = 64 << 20;
+
+/// The rows of flushed keyspaces, which merges leave out: key ranges, from their first key to above their last.
+#[derive(Clone, Default)]
+struct DeadRanges(Arc<RwLock<BTreeMap<Vec<u8>, Vec<u8>>>>);
+
+impl DeadRanges {
+    fn add(&self, from: &[u8], to: &[u8]) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(from.to_vec(), to.to_vec());
+    }
+
+    fn contains(&self, key: &[u8]) -> bool {
+        let ranges = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let at_or_before = (std::ops::Bound::Unbounded, std::ops::Bound::Included(key));
+        ranges.range::<[u8], _>(at_or_before).next_back().is_some_and(|(_, to)| key < to.as_slice())
+    }
+}
+
+impl Factory for DeadRanges {
+    fn name(&self) -> &'static str {
+        "flushed-keyspaces"
+    }
+
+    fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
+        Box::new(self.clone())
+    }
+}
+
+impl CompactionFilter for DeadRanges {
+    /// All versions of such a row are dead, so none can come back when one goes.
+    fn filter_item(&mut self, item: ItemAccessor<'_>, _: &Context) -> lsm_tree::Result<Verdict> {
+        Ok(if self.contains(item.key()) { Verdict::Destroy } else { Verdict::Keep })
+    }
+}
 
 /// What the trees of a node share.
 #[derive(Clone)]
@@ -41,6 +82,7 @@ impl LsmShared {
 pub struct LsmLower {
     tree: AnyTree,
     strategy: Arc<Leveled>,
+    dead: DeadRanges,
 }
 
 impl LsmLower {
@@ -50,15 +92,29 @@ impl LsmLower {
     /// A text naming the folder and what is wrong with it.
     pub fn open(path: &Path, shared: &LsmShared) -> Result<Self, String> {
         let (sequence, visible) = (SequenceNumberCounter::default(), SequenceNumberCounter::default());
+        let dead = DeadRanges::default();
         let tree = Config::new(path, sequence.clone(), visible.clone())
             .use_cache(Arc::clone(&shared.cache))
             .use_descriptor_table(Some(Arc::clone(&shared.descriptors)))
+            .with_compaction_filter_factory(Some(Arc::new(dead.clone())))
             .open()
             .map_err(|error| format!("state in {}: cannot be opened: {error:?}", path.display()))?;
         let next = tree.get_highest_seqno().map_or(1, |highest| highest + 1);
         sequence.set(next);
         visible.set(next);
-        Ok(Self { tree, strategy: Arc::new(Leveled::default()) })
+        Ok(Self { tree, strategy: Arc::new(Leveled::default()), dead })
+    }
+
+    /// Lets the rows of a flushed keyspace go: whole tables at once, the rest when it is merged.
+    fn drop_dead(&self, from: &[u8], to: &[u8]) -> Result<(), String> {
+        let failed = |error: lsm_tree::Error| format!("state: flushed rows could not be dropped: {error:?}");
+        self.dead.add(from, to);
+        self.tree.drop_range(from..to).map_err(failed)?;
+        let is_empty = self.tree.range(from..to, ABOVE_ALL, None).next().is_none();
+        if !is_empty && self.tree.disk_space() <= REWRITE_BYTES {
+            self.tree.major_compact(TABLE_BYTES, ABOVE_ALL).map_err(failed)?;
+        }
+        Ok(())
     }
 
     fn merge_once(&self) -> Result<bool, String> {
@@ -111,9 +167,7 @@ impl Lower for LsmLower {
 
     fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, String> {
         for (from, to) in dead {
-            self.tree
-                .drop_range(from.as_slice()..to.as_slice())
-                .map_err(|error| format!("state: old rows could not be dropped: {error:?}"))?;
+            self.drop_dead(from, to)?;
         }
         for _ in 0..COMPACTIONS_A_CALL {
             if !self.merge_once()? {

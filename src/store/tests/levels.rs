@@ -1,1 +1,306 @@
-//! The two levels together: hand-overs, restarts, eviction, and a data set larger than memory.
+//! The two levels together: hand-overs, restarts, eviction, scans across both, and a data set larger than memory.
+
+use std::collections::BTreeSet;
+
+use super::super::*;
+use super::*;
+use crate::store::partition::Partition;
+
+fn lsm(folder: &tempfile::TempDir) -> LsmLower {
+    LsmLower::open(folder.path(), &LsmShared::new(1 << 20, 32)).expect("opens")
+}
+
+fn tiny(memory_bytes: usize) -> Options {
+    Options::with_memory(memory_bytes, HashSeed([5, 6]))
+}
+
+#[test]
+fn an_idle_partition_is_small() {
+    assert!(size_of::<Partition>() + 3 * size_of::<PartitionId>() < 300, "{}", size_of::<Partition>());
+}
+
+#[test]
+fn a_restart_finds_what_was_handed_over_and_replays_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut d = Driver::new(lsm(&folder), options());
+    for n in 0..500 {
+        d.run(&set(&format!("k{n}"), &format!("v{n}")));
+    }
+    d.run(&Op::Del { keys: List::Args(&[b"k1", b"k2"]) });
+    d.hand_over();
+    assert_eq!(d.store.persisted(P), Lsn(501));
+    d.run(&Op::Del { keys: List::Args(&[b"k3"]) });
+    d.run(&set("k4", "new"));
+    let hash = d.store.state_hash(P);
+    d.crash();
+    assert_eq!(d.store.persisted(P), Lsn(501));
+    assert_eq!(d.store.keyspace_stats(P).applied, Lsn(503));
+    assert_eq!(d.store.state_hash(P), hash);
+    assert_eq!(d.run(&get("k4")), bulk("new"));
+    assert_eq!(d.run(&get("k5")), bulk("v5"));
+    for gone in ["k1", "k2", "k3"] {
+        assert_eq!(d.run(&get(gone)), Outcome::Nil);
+    }
+    assert_eq!(d.run(&Op::DbSize), Outcome::Int(497));
+}
+
+#[test]
+fn a_new_tree_opened_again_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..4u64 {
+        let mut store = Store::open(lsm(&folder), options()).unwrap();
+        assert_eq!(store.persisted(P), Lsn(round));
+        let at = Applied { partition: P, lsn: Lsn(round + 1), term: Term(1), stamp_ms: 1 };
+        for n in 0..300 {
+            let key = format!("k{n}");
+            store.apply(&at, &bytes(&set(&key, &round.to_string())));
+        }
+        store.end_entry(&at);
+        store.want_hand_over();
+        let mut jobs = Vec::new();
+        while store.maintain(1_000_000) || !jobs.is_empty() || store.persisted(P) <= Lsn(round) {
+            store.take_jobs(&mut jobs);
+            for job in jobs.drain(..) {
+                store.job_done(Store::run_job(job)).unwrap();
+            }
+        }
+        let mut again = Store::open(lsm(&folder), options()).unwrap();
+        assert_eq!(again.state_hash(P), store.state_hash(P));
+        assert_eq!(again.read(P, &bytes(&Op::DbSize), 1), Step::Done(Outcome::Int(300)));
+    }
+}
+
+#[test]
+fn a_hand_over_is_a_point_of_the_log() {
+    let lower = MemLower::default();
+    let mut d = Driver::new(lower.clone(), options());
+    d.hold_jobs = true;
+    for n in 0..2000 {
+        d.run(&set(&format!("k{n}"), "before"));
+    }
+    let frozen = d.store.state_hash(P);
+    d.store.want_hand_over();
+    // The capture is under way while all this changes.
+    d.store.maintain(1);
+    for n in 0..2000 {
+        match n % 4 {
+            0 => _ = d.run(&set(&format!("k{n}"), "after!")),
+            1 => _ = d.run(&Op::Del { keys: List::Args(&[format!("k{n}").as_bytes()]) }),
+            2 => _ = d.run(&set(&format!("new{n}"), "after")),
+            _ => _ = d.store.maintain(1),
+        }
+    }
+    d.run(&Op::Flush);
+    d.run(&set("k7", "last"));
+    while d.store.maintain(1_000) {}
+    d.run_a_job(0);
+    let restarted = Store::open(lower, options()).unwrap();
+    assert_eq!(restarted.persisted(P), Lsn(2000));
+    assert_eq!(restarted.state_hash(P), frozen);
+    let now = d.store.state_hash(P);
+    d.crash();
+    assert_eq!(d.store.state_hash(P), now);
+    assert_eq!(d.run(&Op::DbSize), Outcome::Int(1));
+}
+
+#[test]
+fn no_freeze_in_the_middle_of_an_entry() {
+    let lower = MemLower::default();
+    let mut store = Store::open(lower.clone(), options()).unwrap();
+    let at = |lsn| Applied { partition: P, lsn: Lsn(lsn), term: Term(1), stamp_ms: 1 };
+    store.apply(&at(1), &bytes(&set("a", "1")));
+    store.end_entry(&at(1));
+    store.apply(&at(2), &bytes(&set("a", "2")));
+    store.want_hand_over();
+    store.maintain(1_000_000);
+    let mut jobs = Vec::new();
+    store.take_jobs(&mut jobs);
+    assert!(jobs.is_empty());
+    store.apply(&at(2), &bytes(&set("b", "2")));
+    store.end_entry(&at(2));
+    store.maintain(1_000_000);
+    store.take_jobs(&mut jobs);
+    for job in jobs {
+        store.job_done(Store::run_job(job)).unwrap();
+    }
+    assert_eq!(store.persisted(P), Lsn(2));
+    assert_eq!(Store::open(lower, options()).unwrap().state_hash(P), store.state_hash(P));
+}
+
+#[test]
+fn idle_partitions_do_not_pin_the_log() {
+    let mut d = Driver::new(MemLower::default(), options());
+    for id in 10..200 {
+        let at = Applied { partition: PartitionId(id), lsn: Lsn(1), term: Term(1), stamp_ms: 1 };
+        d.store.end_entry(&at);
+    }
+    d.run(&set("k", "v"));
+    d.hand_over();
+    assert!((10..200).all(|id| d.store.persisted(PartitionId(id)) == Lsn(1)));
+    assert_eq!(d.store.persisted(PartitionId(5000)), Lsn::ZERO);
+    // Nothing changed since: no other hand-over, however often one is wanted.
+    d.hand_over();
+    assert_eq!(d.store.stats().hand_overs, 1);
+}
+
+#[test]
+fn four_times_the_memory() {
+    const KEYS: usize = 4_000;
+    let folder = tempfile::tempdir().unwrap();
+    let memory_bytes = KEYS * (96 + 10 + 100) / 4;
+    let mut d = Driver::new(lsm(&folder), tiny(memory_bytes));
+    let value = |n: usize| format!("{n:0100}");
+    for n in 0..KEYS {
+        d.run(&set(&format!("key{n:07}"), &value(n)));
+        let stats = d.store.stats();
+        let used = stats.used_bytes + stats.captured_bytes;
+        assert!(used <= memory_bytes as u64 * 3 / 2, "{used} of {memory_bytes} bytes at {n}");
+    }
+    d.settle();
+    assert!(d.store.stats().used_bytes <= memory_bytes as u64);
+    assert!(d.store.stats().evicted_keys > KEYS as u64 / 2);
+    assert_eq!(d.run(&Op::DbSize), Outcome::Int(KEYS as i64));
+    for n in (0..KEYS).map(|n| n * 7 % KEYS) {
+        assert_eq!(d.run(&get(&format!("key{n:07}"))), bulk(&value(n)));
+        d.store.maintain(10_000);
+    }
+    assert!(d.store.stats().loaded_keys > KEYS as u64 / 2);
+    assert!(d.store.stats().used_bytes <= memory_bytes as u64 * 5 / 4);
+    // Blind overwrites of keys that are not in memory count once.
+    for n in 0..KEYS / 2 {
+        d.run(&set(&format!("key{n:07}"), "short"));
+    }
+    assert_eq!(d.run(&Op::DbSize), Outcome::Int(KEYS as i64));
+    let found: BTreeSet<Vec<u8>> = scan_all(&mut d, 100, |_| ()).into_iter().collect();
+    assert_eq!(found.len(), KEYS);
+    let hash = d.store.state_hash(P);
+    d.crash();
+    assert_eq!(d.store.state_hash(P), hash);
+    assert_eq!(d.run(&Op::DbSize), Outcome::Int(KEYS as i64));
+    let Outcome::Array(keys) = d.run(&Op::Keys { pattern: b"key*5" }) else { panic!() };
+    assert_eq!(keys.len(), KEYS / 10);
+}
+
+#[test]
+fn scan_returns_all_that_stays_while_everything_else_happens() {
+    for seed in 0..4u64 {
+        let mut d =
+            Driver::new(MemLower::default(), Options { hash_seed: HashSeed([seed, 1]), ..tiny(60_000) });
+        for n in 0..1500 {
+            d.run(&set(&format!("stay{n}"), "v"));
+        }
+        let (mut round, mut added) = (0u64, BTreeSet::new());
+        let found = scan_all(&mut d, 20, |d| {
+            round += 1;
+            let n = round * 7 + seed;
+            added.insert(format!("add{n}"));
+            d.run(&set(&format!("add{n}"), &"x".repeat(300)));
+            d.run(&set(&format!("stay{}", n * 31 % 1500), "changed"));
+            d.run(&get(&format!("stay{}", n * 17 % 1500)));
+            d.run(&Op::Del { keys: List::Args(&[format!("add{}", n - 7).as_bytes()]) });
+            match round % 10 {
+                3 => d.hand_over(),
+                6 => d.settle(),
+                9 => d.crash(),
+                _ => _ = d.store.maintain(5_000),
+            }
+        });
+        assert!(round > 20);
+        assert!(d.store.stats().evicted_keys > 0 || d.store.stats().loaded_keys > 0);
+        let found: BTreeSet<String> = found.into_iter().map(|key| String::from_utf8(key).unwrap()).collect();
+        for n in 0..1500 {
+            assert!(found.contains(&format!("stay{n}")), "seed {seed}: stay{n} is missing");
+        }
+        assert!(found.iter().all(|key| key.starts_with("stay") || added.contains(key)));
+    }
+}
+
+#[test]
+fn a_flushed_keyspace_goes_from_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut d = Driver::new(lsm(&folder), options());
+    for round in 0..6 {
+        for n in 0..2000u64 {
+            let noise = HashSeed([n, round]).hash(b"noise").to_string().repeat(20);
+            d.run(&set(&format!("k{n}"), &noise));
+        }
+        d.hand_over();
+    }
+    let full = d.store.stats().lower.disk_bytes;
+    d.run(&Op::Flush);
+    assert_eq!(d.run(&Op::DbSize), Outcome::Int(0));
+    for n in 0..20 {
+        d.run(&set(&format!("after{n}"), "v"));
+        d.hand_over();
+    }
+    let left = d.store.stats().lower.disk_bytes;
+    assert!(left < full / 4, "{left} of {full} bytes are left");
+    assert_eq!(
+        d.store.stats().used_bytes,
+        20 * (96 + 1) + (0..20).map(|n| format!("after{n}").len() as u64).sum::<u64>()
+    );
+    d.crash();
+    assert_eq!(d.run(&Op::DbSize), Outcome::Int(20));
+    assert_eq!(d.run(&get("k1")), Outcome::Nil);
+    assert_eq!(scan_all(&mut d, 100, |_| ()).len(), 20);
+}
+
+#[test]
+fn writes_wait_for_a_hand_over_that_is_too_slow() {
+    let mut store = Store::open(MemLower::default(), tiny(40_000)).unwrap();
+    let mut jobs: Vec<Job<MemLower>> = Vec::new();
+    let mut blocked_at = None;
+    for lsn in 1..1000 {
+        let at = Applied { partition: P, lsn: Lsn(lsn), term: Term(1), stamp_ms: 1 };
+        let key = format!("k{lsn}");
+        if store.apply(&at, &bytes(&set(&key, "v"))) == Step::Blocked {
+            blocked_at = Some((at, key));
+            break;
+        }
+        store.end_entry(&at);
+        store.maintain(100_000);
+        store.take_jobs(&mut jobs);
+    }
+    let (at, key) = blocked_at.expect("memory is bounded");
+    assert_eq!(jobs.len(), 1);
+    for job in jobs.drain(..) {
+        store.job_done(Store::run_job(job)).unwrap();
+    }
+    assert_eq!(store.apply(&at, &bytes(&set(&key, "v"))), Step::Done(Outcome::Ok));
+}
+
+#[test]
+fn a_load_does_not_bring_back_what_changed_meanwhile() {
+    let mut d = Driver::new(MemLower::default(), options());
+    d.run(&set("k", "old"));
+    d.run(&set("gone", "old"));
+    d.hand_over();
+    d.crash();
+    // Two loads are under way while both keys change and a hand-over takes the changes below.
+    let read = |d: &mut Driver<MemLower>, key| d.store.read(P, &bytes(&get(key)), 1);
+    assert_eq!((read(&mut d, "k"), read(&mut d, "gone")), (Step::Blocked, Step::Blocked));
+    let mut loads = Vec::new();
+    d.store.take_jobs(&mut loads);
+    let loads: Vec<JobDone> = loads.into_iter().map(Store::run_job).collect();
+    d.run(&set("k", "new"));
+    d.run(&set("gone", "new"));
+    d.hold_jobs = true;
+    let Step::Done(_) = d.store.read(P, &bytes(&get("gone")), 1) else { panic!() };
+    d.run(&Op::Del { keys: List::Args(&[b"gone"]) });
+    d.hand_over();
+    d.hand_over();
+    for load in loads {
+        d.store.job_done(load).unwrap();
+    }
+    assert_eq!((d.run(&get("k")), d.run(&get("gone"))), (bulk("new"), Outcome::Nil));
+}
+
+#[test]
+fn another_layout_is_refused() {
+    let lower = MemLower::default();
+    lower.ingest(&mut std::iter::once((vec![0], Some(vec![9, 9])))).unwrap();
+    assert!(Store::open(lower.clone(), options()).is_err_and(|error| error.contains("layout")));
+    let lower = MemLower::default();
+    lower.ingest(&mut std::iter::once(([1, 0, 0, 0, 0, 0, 0, 0, 5].to_vec(), Some(vec![9])))).unwrap();
+    assert!(Store::open(lower, options()).is_err_and(|error| error.contains("layout")));
+}

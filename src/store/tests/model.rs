@@ -99,9 +99,13 @@ impl Model {
     fn incr(&mut self, key: u8, by: i64) -> Outcome {
         let entry = self.keys.get(&name(key)).cloned();
         let (old, expiry) = entry.unwrap_or((b"0".to_vec(), None));
-        let Some(old) = std::str::from_utf8(&old).ok().and_then(|old| old.parse::<i64>().ok()) else {
+        let text = String::from_utf8(old).unwrap();
+        let Some(old) = text.parse::<i64>().ok().filter(|old| old.to_string() == text) else {
             return Outcome::Error(ErrorKind::NotInteger);
         };
+        if old.checked_add(by).is_none() {
+            return Outcome::Error(ErrorKind::IncrOverflow);
+        }
         self.keys.insert(name(key), ((old + by).to_string().into_bytes(), expiry));
         Outcome::Int(old + by)
     }
