@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use corduroy_shards::PartitionId;
-use corduroy_wal::Lsn;
 
 use super::glob::glob;
 use super::hash::HashSeed;
@@ -69,7 +68,7 @@ pub(super) enum Done {
     Loaded { place: Place, rows: Vec<Loaded>, asked: u32 },
     Page { page: LowerPage, asked: u32 },
     Resolved { place: Place, keys: Vec<(u64, Vec<u8>, Option<Stamp>)>, epoch: u32 },
-    HandedOver { metas: Vec<(PartitionId, Lsn, u64)>, counts: BTreeMap<Place, BlindCounts>, rows: u64 },
+    HandedOver { metas: Vec<(PartitionId, PartitionMeta)>, counts: BTreeMap<Place, BlindCounts>, rows: u64 },
     Compacted { more: bool },
 }
 
@@ -238,7 +237,7 @@ fn hand_over<L: Lower>(
         order.then_with(|| a.key.cmp(&b.key))
     });
     let count = rows.len() as u64;
-    let done = metas.iter().map(|(partition, meta)| (*partition, meta.applied, meta.keyspace)).collect();
+    let done = metas.clone();
     let heads = metas.into_iter().map(|(partition, meta)| (partition_key(partition), Some(meta.encode())));
     let store = std::iter::once((STORE_KEY.to_vec(), Some(store_value(seed))));
     let mut all = store.chain(heads).chain(rows.into_iter().map(lower_row));

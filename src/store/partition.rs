@@ -34,6 +34,8 @@ pub(super) struct Partition {
     pub(super) exact_wanted: bool,
     pub(super) applied: Lsn,
     pub(super) persisted: Lsn,
+    /// `clock_ms` as of `persisted`.
+    pub(super) persisted_clock_ms: u64,
     /// The keyspace's number: the version of the flush that began it, 0 at first.
     pub(super) keyspace: u64,
     /// The keyspace that is persisted; those before it may go from below.
@@ -80,6 +82,7 @@ impl Partition {
             exact_wanted: false,
             applied: meta.applied,
             persisted: meta.applied,
+            persisted_clock_ms: meta.clock_ms,
             keyspace: meta.keyspace,
             persisted_keyspace: meta.keyspace,
             clock_ms: meta.clock_ms,

@@ -349,6 +349,14 @@ impl<L: Lower> StateMachine for Store<L> {
         self.hand_over_wanted = true;
         self.freeze_if_due();
     }
+
+    fn frees_space(op: &[u8]) -> bool {
+        Op::frees_space(op)
+    }
+
+    fn persisted_stamp_ms(&self, partition: PartitionId) -> u64 {
+        self.partitions.get(&partition).map_or(0, |partition| partition.persisted_clock_ms)
+    }
 }
 
 /// What is waiting to be done, by partition: see `upkeep`.

@@ -9,6 +9,7 @@ use super::jobs::{Done, Job, Loaded, Place, Task};
 use super::ledger::Capture;
 use super::lookups::Want;
 use super::lower::Lower;
+use super::lower::format::PartitionMeta;
 use super::partition::Partition;
 use super::row::{BELOW, DIRTY, Encoding, NO_EXPIRY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
 use super::state::{Queue, Store};
@@ -160,9 +161,10 @@ impl<L: Lower> Store<L> {
                         partition.expiring -= count.expiring;
                     }
                 }
-                for (id, applied, keyspace) in metas {
+                for (id, PartitionMeta { applied, keyspace, clock_ms, .. }) in metas {
                     let partition = self.partitions.get_mut(&id).expect("a frozen partition exists");
                     partition.persisted = applied;
+                    partition.persisted_clock_ms = clock_ms;
                     let flushed = partition.persisted_keyspace != keyspace;
                     partition.persisted_keyspace = keyspace;
                     self.upkeep.walks.push_back(id);

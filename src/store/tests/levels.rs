@@ -29,6 +29,7 @@ fn a_restart_finds_what_was_handed_over_and_replays_the_rest() {
     d.run(&Op::Del { keys: List::Args(&[b"k1", b"k2"]) });
     d.hand_over();
     assert_eq!(d.store.persisted(P), Lsn(501));
+    assert_eq!(d.store.persisted_stamp_ms(P), d.now_ms);
     d.run(&Op::Del { keys: List::Args(&[b"k3"]) });
     d.run(&set("k4", "new"));
     let hash = d.store.state_hash(P);

@@ -199,7 +199,9 @@ fn play<L: Lower>(driver: &mut Driver<L>, model: &mut Model, step: &Do) {
             let outcome = driver.run(&op);
             let entry = model.keys.get_mut(&key);
             assert_eq!(outcome, Outcome::Int(i64::from(entry.is_some())));
-            entry.map(|entry| entry.1 = Some(now_ms + ms));
+            if let Some(entry) = entry {
+                entry.1 = Some(now_ms + ms);
+            }
         }
         Do::Persist { key } => {
             let key = name(*key);

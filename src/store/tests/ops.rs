@@ -141,3 +141,15 @@ fn bytes_once_written_stay_readable() {
     assert_eq!(Op::decode(&[1, 77]), Ok(Op::DbSize));
     assert!(Op::decode(&[2, 14]).is_err());
 }
+
+#[test]
+fn what_frees_space() {
+    use super::{get, set};
+    let del = bytes(&Op::Del { keys: List::Args(&[b"k"]) });
+    let (flush, get, set) = (bytes(&Op::Flush), bytes(&get("k")), bytes(&set("k", "v")));
+    let multi = |ops: &[&[u8]]| bytes(&Op::Multi { guards: List::Args(&[]), ops: List::Args(ops) });
+    assert!(Op::frees_space(&del) && Op::frees_space(&flush));
+    assert!(!Op::frees_space(&set) && !Op::frees_space(&[]));
+    assert!(Op::frees_space(&multi(&[&del, &get, &flush])));
+    assert!(!Op::frees_space(&multi(&[&del, &set])));
+}
