@@ -184,7 +184,7 @@ impl Config {
         );
         let segment = self.wal_segment_bytes.0;
         check(
-            segment >= 4 * MIB && segment <= 1024 * MIB && segment.is_multiple_of(MIB),
+            (4 * MIB..=1024 * MIB).contains(&segment) && segment.is_multiple_of(MIB),
             "wal.segment_bytes",
             format!("{segment} is not a multiple of 1 MiB between 4 MiB and 1 GiB"),
         );

@@ -17,6 +17,7 @@ pub mod shard;
 mod slot;
 pub mod status;
 
+pub use ::raft::StateRole as Role;
 pub use corduroy_wal as wal;
 pub use ids::{PartitionId, ShardId, Ticket};
 pub use io::{Input, Now, Outputs, Rejection, Reply, ShardError};

@@ -1,0 +1,204 @@
+//! The command line. Flags of settings come from the table in `config.rs`; nothing is declared twice.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::config::{Heat, Layers, Loaded, Problem, SETTINGS};
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Request {
+    /// Run the server.
+    Serve(Box<Loaded>),
+    /// Show the configuration that `serve` would run with.
+    CheckConfig(Box<Loaded>),
+    /// Prepare a data folder.
+    Format {
+        /// The configuration.
+        loaded: Box<Loaded>,
+        /// Write the identity anew over a data folder that has lost it, and keep the data.
+        recover: bool,
+    },
+    /// Say which version this is.
+    Version {
+        /// With everything about the build.
+        build_info: bool,
+    },
+}
+
+/// Reads the command line, the environment and the file. Help and bad usage end the process (exit 0 and 2).
+///
+/// # Errors
+/// Every problem of the configuration.
+pub fn read(
+    args: impl Iterator<Item = String>,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Request, Vec<Problem>> {
+    let matches = command().get_matches_from(args);
+    let environment: Vec<(String, String)> = environment.collect();
+    match matches.subcommand() {
+        Some(("serve", found)) => Ok(Request::Serve(Box::new(load(found, environment)?))),
+        Some(("check-config", found)) => Ok(Request::CheckConfig(Box::new(load(found, environment)?))),
+        Some(("format", found)) => Ok(Request::Format {
+            loaded: Box::new(load(found, environment)?),
+            recover: found.get_flag("recover"),
+        }),
+        Some(("version", found)) => Ok(Request::Version { build_info: found.get_flag("build-info") }),
+        _ => unreachable!("clap demands one of the subcommands"),
+    }
+}
+
+/// The grammar.
+fn command() -> Command {
+    Command::new("corduroy")
+        .about("A replicated storage engine that speaks the Redis protocol")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(with_settings(Command::new("serve").about("Run the server")))
+        .subcommand(with_settings(
+            Command::new("check-config")
+                .about("Show the configuration and where each value comes from, or all that is wrong"),
+        ))
+        .subcommand(
+            with_settings(
+                Command::new("format")
+                    .about("Prepare a data folder (serve does it by itself where there is none)"),
+            )
+            .arg(
+                Arg::new("recover").long("recover").action(ArgAction::SetTrue).help(
+                    "Write a lost identity anew and keep the data; name the old --shards and --partitions",
+                ),
+            ),
+        )
+        .subcommand(
+            Command::new("version").about("Show the version").arg(
+                Arg::new("build-info")
+                    .long("build-info")
+                    .action(ArgAction::SetTrue)
+                    .help("With everything about the build"),
+            ),
+        )
+}
+
+/// Adds a flag for every setting.
+fn with_settings(command: Command) -> Command {
+    let config = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .env("CORDUROY_CONFIG")
+        .help("Configuration file (TOML)");
+    SETTINGS.iter().fold(command.arg(config), |command, setting| {
+        let default = if setting.default.is_empty() {
+            String::new()
+        } else {
+            format!(" [default: {}]", setting.default)
+        };
+        let heat = if setting.heat == Heat::Format { "; fixed when the folder is formatted" } else { "" };
+        command.arg(
+            Arg::new(setting.key)
+                .long(setting.flag())
+                .value_name(setting.form)
+                .allow_hyphen_values(true)
+                .help(format!("{}{default}{heat}", setting.doc.trim())),
+        )
+    })
+}
+
+/// Puts the layers together.
+fn load(matches: &ArgMatches, environment: Vec<(String, String)>) -> Result<Loaded, Vec<Problem>> {
+    let mut layers = Layers::new();
+    if let Some(path) = matches.get_one::<String>("config") {
+        layers.file(Path::new(path));
+    }
+    layers.environment(environment.into_iter());
+    for setting in SETTINGS {
+        if let Some(text) = matches.get_one::<String>(setting.key) {
+            layers.flag(&setting.flag(), setting.key, text);
+        }
+    }
+    layers.load()
+}
+
+/// The configuration as a TOML file with a comment on each line: what it does, and where the value comes from.
+#[must_use]
+pub fn render(loaded: &Loaded) -> String {
+    let mut text = String::new();
+    let mut table = "";
+    for (setting, source) in SETTINGS.iter().zip(&loaded.sources) {
+        let (prefix, name) = setting.key.rsplit_once('.').unwrap_or(("", setting.key));
+        if prefix != table {
+            text.push_str(&format!("\n[{prefix}]\n"));
+            table = prefix;
+        }
+        let value = (setting.show)(&loaded.config);
+        let value = if value.parse::<i64>().is_ok() { value } else { format!("{value:?}") };
+        text.push_str(&format!("# {} (from {source})\n{name} = {value}\n", setting.doc.trim()));
+    }
+    text
+}
+
+/// What `version --build-info` prints.
+#[must_use]
+pub fn build_info() -> String {
+    let allocator = "mimalloc";
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    format!(
+        "corduroy {}\ntarget: {}-{}\nprofile: {profile}\nallocator: {allocator}\ndata format: {}\nprotocol: RESP2, RESP3",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::ARCH,
+        std::env::consts::OS,
+        crate::node::identity::FORMAT_VERSION,
+    )
+}
+
+/// Where `serve` keeps its data, for messages.
+#[must_use]
+pub fn data_dir(loaded: &Loaded) -> PathBuf {
+    std::path::absolute(&loaded.config.data_dir).unwrap_or_else(|_| loaded.config.data_dir.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_words(words: &[&str]) -> Result<Request, Vec<Problem>> {
+        read(words.iter().map(|&word| word.to_owned()), std::iter::empty())
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn flags_reach_the_configuration() {
+        let words =
+            ["corduroy", "serve", "--cores", "0-1", "--partitions=4", "--slowlog-slower-than-us", "-1"];
+        let Ok(Request::Serve(loaded)) = read_words(&words) else { panic!("serve") };
+        assert_eq!(loaded.config.partitions, 4);
+        assert_eq!(loaded.config.slowlog_slower_than_us, -1);
+        assert_eq!(loaded.config.cores.0.map(|set| set.to_string()).as_deref(), Some("0,1"));
+    }
+
+    #[test]
+    fn what_check_config_shows_can_be_read_again() {
+        let Ok(Request::CheckConfig(loaded)) = read_words(&["corduroy", "check-config", "--shards", "3"])
+        else {
+            panic!("check-config")
+        };
+        let text = render(&loaded);
+        assert!(text.contains("(from --shards)\nshards = 3\n"), "{text}");
+        let mut layers = Layers::new();
+        layers.toml(Path::new("shown.toml"), &text);
+        assert_eq!(layers.load().expect("readable").config, loaded.config);
+    }
+
+    #[test]
+    fn all_problems_come_at_once() {
+        let problems =
+            read_words(&["corduroy", "serve", "--shards", "x", "--partitions", "0"]).expect_err("two");
+        assert_eq!(problems.len(), 2);
+    }
+}

@@ -1,0 +1,292 @@
+//! A node: opens a data folder, deals its shards to cores, serves until told to stop.
+//!
+//! The one place where configuration, state, sessions and shards meet. In the order of the walk: `identity` (whose folder
+//! it is), `plan` (what lives where), `shared` (what all cores see), `boot` (a core opens its shards), `core` (one core's
+//! state), `listen` and `connection` (bytes in and out), `backend` (what sessions ask of the core), `driver` (the loop that
+//! turns the shards), `info` (figures).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use corduroy_shards::runtime::cpuset::CgroupLimits;
+use corduroy_shards::runtime::topology::{NotAllowed, disk_interrupt_cpus};
+use corduroy_shards::runtime::{CoreHandle, CoreOptions, CpuSet, Listener, Mesh, Pool, Topology, spawn_core};
+use corduroy_shards::{ShardError, ShardId};
+use corduroy_wal::WalError;
+use corduroy_wal::device::lock::{FolderLock, LockError};
+use corduroy_wal::device::{OpenError, ProbeError, ProbeOptions, ProbeReport, probe};
+
+use crate::config::value::Bytes;
+use crate::config::{Config, Loaded, SETTINGS, Source};
+
+mod backend;
+mod boot;
+mod connection;
+mod core;
+mod driver;
+pub mod identity;
+mod info;
+mod listen;
+pub mod log;
+mod message;
+mod plan;
+mod shared;
+mod signals;
+
+use boot::Booted;
+use identity::{Identity, IdentityError};
+use plan::Plan;
+use shared::{Phase, Shared};
+
+/// The log or the state could not be written or read.
+pub const EXIT_IO: u8 = 74;
+/// The configuration or the data folder cannot be used.
+pub const EXIT_CONFIG: u8 = 78;
+
+/// Messages that may wait between two cores.
+const MESH_CAPACITY: usize = 4096;
+/// Jobs that may wait for the pool.
+const POOL_CAPACITY: usize = 256;
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another process uses the folder, or it cannot be locked.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The folder or the kernel does not do what a durable log needs.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The folder is not ours, or not of this layout.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The cores asked for cannot be had.
+    #[error(transparent)]
+    Cores(#[from] NotAllowed),
+    /// Nobody can connect.
+    #[error("cannot listen on {address}: {source}; choose another address by --listen")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The log's files of a shard cannot be opened.
+    #[error("shard {}: {source}", shard.0)]
+    Device {
+        /// Which.
+        shard: ShardId,
+        /// Why.
+        source: OpenError,
+    },
+    /// The log of a shard cannot be read.
+    #[error("shard {}: {source}", shard.0)]
+    Wal {
+        /// Which.
+        shard: ShardId,
+        /// Why.
+        source: WalError,
+    },
+    /// The state of a shard cannot be read.
+    #[error("shard {}: {why}", shard.0)]
+    State {
+        /// Which.
+        shard: ShardId,
+        /// Why.
+        why: String,
+    },
+    /// A shard cannot be put together.
+    #[error("shard {}: {source}", shard.0)]
+    Shard {
+        /// Which.
+        shard: ShardId,
+        /// Why.
+        source: ShardError,
+    },
+    /// The system refused something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl StartError {
+    /// The process's exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Wal { source: WalError::Io { .. } | WalError::Poisoned { .. }, .. }
+            | Self::State { .. } => EXIT_IO,
+            Self::System { .. } => 71,
+            _ => EXIT_CONFIG,
+        }
+    }
+}
+
+/// Names what was tried when the system refuses.
+fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError {
+    move |source| StartError::System { what: what.into(), source }
+}
+
+/// Runs a node until it is told to stop. Returns after everything acknowledged is on the disk and all is closed.
+///
+/// # Errors
+/// [`StartError`]. After the start, an error of the log ends the process here and now.
+pub fn serve(loaded: Loaded) -> Result<(), StartError> {
+    let said = |key: &str| {
+        let at = SETTINGS.iter().position(|setting| setting.key == key);
+        at.and_then(|at| loaded.sources.get(at)).is_some_and(|source| *source != Source::Default)
+    };
+    let mut config = loaded.config.clone();
+    config.data_dir = std::path::absolute(&config.data_dir).map_err(system("reading the current folder"))?;
+    std::fs::create_dir_all(&config.data_dir)
+        .map_err(system(format!("making {}", config.data_dir.display())))?;
+    let lock = FolderLock::acquire(&config.data_dir)?;
+    let report = probe(&config.data_dir, ProbeOptions::default())?;
+    let identity = identity::open(&config, said)?;
+    let affinity = CpuSet::of_this_thread().map_err(system("asking for the CPU affinity"))?;
+    let limits = CgroupLimits::of_this_process();
+    let topology = Topology::choose(config.cores.0.as_ref(), &affinity, limits)?;
+    let memory = memory_budget(&config, limits);
+    let plan = Plan::new(&identity, topology.cores());
+    Listener::check_free(config.listen)
+        .map_err(|source| StartError::Listen { address: config.listen, source })?;
+    raise_descriptor_limit();
+    announce(&config, &identity, &topology, &plan, memory, &report);
+
+    let bells = Mesh::doorbells(topology.cores()).map_err(system("making doorbells"))?;
+    let shared = Shared::new(config, identity, plan, memory, bells);
+    signals::watch(Arc::clone(&shared)).map_err(system("watching for signals"))?;
+    let cores = start_cores(&shared, &topology)?;
+    let result = run(&shared, cores, &topology);
+    drop(lock);
+    result
+}
+
+/// Starts the cores; each opens its shards and tells.
+fn start_cores(shared: &Arc<Shared>, topology: &Topology) -> Result<Cores, StartError> {
+    let (tell, told) = mpsc::channel();
+    let ends = Mesh::endpoints(&shared.bells, MESH_CAPACITY);
+    let mut handles = Vec::new();
+    for (end, &cpu) in ends.into_iter().zip(topology.cpus.cpus()) {
+        let (shared, tell) = (Arc::clone(shared), tell.clone());
+        let options = CoreOptions { name: format!("core-{}", end.core()), cpu: Some(cpu) };
+        let handle = spawn_core(options, move || boot::run(shared, end, tell));
+        handles.push(handle.map_err(system("starting a core"))?);
+    }
+    Ok(Cores { handles, told })
+}
+
+/// The cores, starting.
+struct Cores {
+    handles: Vec<CoreHandle<()>>,
+    told: mpsc::Receiver<Result<Booted, StartError>>,
+}
+
+/// Waits until all cores are ready, lets them serve, and waits for their end.
+fn run(shared: &Arc<Shared>, cores: Cores, topology: &Topology) -> Result<(), StartError> {
+    let mut failure = None;
+    for _ in 0..cores.handles.len() {
+        match cores.told.recv() {
+            Ok(Ok(booted)) => booted.tell(),
+            Ok(Err(error)) => failure = failure.or(Some(error)),
+            // A core that could not even start says why when it is joined.
+            Err(mpsc::RecvError) => break,
+        }
+    }
+    if failure.is_some() {
+        shared.set_phase(Phase::Stopping);
+    } else {
+        let pool = Pool::start(shared.config().pool_threads, POOL_CAPACITY, &pool_cpus(topology));
+        shared.set_pool(pool.map_err(system("starting the pool"))?);
+        shared.begin_serving();
+    }
+    for handle in cores.handles {
+        handle.join().map_err(system("running a core"))?;
+    }
+    shared.drop_pool();
+    match failure {
+        Some(error) => Err(error),
+        None => {
+            tracing::info!("stopped: all acknowledged writes are on the disk");
+            Ok(())
+        }
+    }
+}
+
+/// Where work that blocks runs: beside the cores and off the disk's interrupts, where there is a choice.
+fn pool_cpus(topology: &Topology) -> CpuSet {
+    let interrupts = std::fs::read_to_string("/proc/interrupts").map(|text| disk_interrupt_cpus(&text));
+    let quiet = interrupts.map(|cpus| topology.spare.without(&cpus)).unwrap_or_default();
+    let all = CpuSet::new(topology.spare.cpus().iter().chain(topology.cpus.cpus()).copied());
+    match (quiet.is_empty(), topology.spare.is_empty()) {
+        (false, _) => quiet,
+        (true, false) => topology.spare.clone(),
+        (true, true) => all,
+    }
+}
+
+/// The state's memory: as configured, else half of what there is.
+fn memory_budget(config: &Config, limits: CgroupLimits) -> Bytes {
+    if config.memory_bytes.0 > 0 {
+        return config.memory_bytes;
+    }
+    let machine = rustix::system::sysinfo();
+    let machine = machine.totalram as u64 * u64::from(machine.mem_unit);
+    Bytes(limits.memory_bytes.map_or(machine, |limit| limit.min(machine)) / 2)
+}
+
+/// Connections need descriptors: takes as many as this user may have.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum || limit.maximum.is_none() {
+        limit.current = limit.maximum.or(Some(1 << 20));
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+        }
+    }
+}
+
+/// Says what this node is, where, and how, in a few lines.
+fn announce(
+    config: &Config,
+    identity: &Identity,
+    cores: &Topology,
+    plan: &Plan,
+    memory: Bytes,
+    report: &ProbeReport,
+) {
+    let dir: PathBuf = config.data_dir.clone();
+    tracing::info!("corduroy {} starting, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
+    tracing::info!("data folder {}: {identity}", dir.display());
+    tracing::info!("{}", report.to_string().trim_end().replace('\n', "; "));
+    tracing::info!(
+        "cores: CPUs {} ({}), {} of {} shards in use",
+        cores.cpus,
+        cores.from,
+        plan.used_shards(),
+        identity.shards
+    );
+    if identity.partitions == 1 {
+        tracing::info!("one partition: every command is atomic over all keys, as in Redis");
+    } else {
+        tracing::info!(
+            "{} partitions: commands are atomic within one; MGET, DEL, UNLINK, EXISTS, TOUCH and whole-keyspace commands are \
+             split; MSET, MSETNX, RENAME, COPY and MULTI over several answer CROSSSLOT (hash tags keep keys together)",
+            identity.partitions
+        );
+    }
+    tracing::info!("replication {}, wal.sync {}, state memory {memory}", config.replication, config.wal_sync);
+    if config.listen.ip().is_loopback() {
+        tracing::info!(
+            "only clients on this machine can connect ({}); set --listen and --requirepass for others",
+            config.listen
+        );
+    }
+}

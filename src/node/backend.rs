@@ -1,0 +1,82 @@
+//! What sessions ask of their core.
+
+use std::borrow::Cow;
+
+use corduroy_shards::{Kind, PartitionId, Ticket};
+
+use super::core::{Core, core_of_conn, mono_ns};
+use super::info;
+use super::message::Message;
+use super::shared::Phase;
+use crate::resp::Backend;
+use crate::store::{Lookup, glob};
+
+/// No connection has this number; asks for what no connection waits for.
+const NOBODY: u64 = u64::MAX;
+
+impl Backend for Core {
+    fn partition_of_slot(&self, slot: u16) -> PartitionId {
+        self.shared.plan.partition_of_slot(slot)
+    }
+
+    fn partitions(&self) -> &[PartitionId] {
+        self.shared.plan.partitions()
+    }
+
+    fn submit(&self, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) {
+        self.request(ticket, partition, kind, op);
+    }
+
+    fn get_now(&self, partition: PartitionId, key: &[u8], with: &mut dyn FnMut(Option<&[u8]>)) -> bool {
+        let Some(host) = self.host_of(partition) else { return false };
+        let shard = host.shard.borrow();
+        if !shard.is_readable(partition, NOBODY) {
+            return false;
+        }
+        let now_ms = shard.read_clock_ms(partition, self.now().wall_ms);
+        match shard.machine().get(partition, key, now_ms) {
+            Lookup::Value(value) => with(Some(value)),
+            Lookup::Absent => with(None),
+            Lookup::Unknown => return false,
+        }
+        true
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now().wall_ms
+    }
+
+    fn mono_ns(&self) -> u64 {
+        mono_ns(self.shared.started)
+    }
+
+    fn info(&self, section: &str) -> Option<Vec<(Cow<'static, str>, String)>> {
+        self.publish();
+        info::section(&self.shared, section)
+    }
+
+    fn config_get(&self, pattern: &[u8]) -> Vec<(String, String)> {
+        let pattern = pattern.to_ascii_lowercase();
+        self.shared.settings(|name| glob(&pattern, name.as_bytes()))
+    }
+
+    fn config_set(&self, name: &str, value: &str) -> Result<(), String> {
+        self.shared.set(name, value)
+    }
+
+    fn requires_password(&self) -> Option<String> {
+        let config = self.config();
+        (!config.requirepass.0.is_empty()).then(|| config.requirepass.0.clone())
+    }
+
+    fn wake_connection(&self, conn: u64) {
+        let core = core_of_conn(conn);
+        if core == self.index { self.look(conn) } else { self.post(core, Message::Look { conn }) }
+    }
+
+    fn shutdown(&self) -> Result<(), String> {
+        tracing::info!("told to stop by a client");
+        self.shared.set_phase(Phase::Draining);
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! A core's beginning: opens its shards, tells how it went, and drives them.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use corduroy_shards::raft::replica::Replication as RaftOn;
+use corduroy_shards::runtime::Endpoint;
+use corduroy_shards::{Limits, ShardOptions};
+use corduroy_shards::{Shard, ShardId};
+use corduroy_wal::device::{DiskDevice, Engine, SyncMode, UringOptions};
+use corduroy_wal::{Options as WalOptions, Recovered, Wal};
+
+use super::StartError;
+use super::core::{Core, NodeShard};
+use super::driver;
+use super::identity::Identity;
+use super::message::Message;
+use super::shared::Shared;
+use crate::config::{Config, Replication, WalSync};
+use crate::store::{HashSeed, LsmLower, LsmShared, Options as StoreOptions, Store};
+
+/// Files of the lower level that may be open at a time, all shards of a core together.
+const OPEN_TABLES: usize = 1024;
+
+/// A core that has opened its shards.
+#[derive(Debug)]
+pub struct Booted {
+    shards: Vec<Opened>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    shard: ShardId,
+    device: String,
+    found: Recovered,
+    took: Duration,
+}
+
+impl Booted {
+    /// Logs what was found.
+    pub fn tell(&self) {
+        for opened in &self.shards {
+            let (found, took_ms) = (&opened.found, opened.took.as_millis() as u64);
+            tracing::info!(
+                shard = opened.shard.0,
+                took_ms,
+                by_footer = found.by_footer,
+                scanned = found.scanned,
+                "shard opened: {}",
+                opened.device
+            );
+            if let Some(place) = found.torn_tail {
+                tracing::info!(
+                    shard = opened.shard.0,
+                    "an unfinished write at {place} was cut; it was never acknowledged"
+                );
+            }
+        }
+    }
+}
+
+/// A core's main task.
+pub async fn run(shared: Arc<Shared>, mesh: Endpoint<Message>, tell: Sender<Result<Booted, StartError>>) {
+    let opened = open_shards(&shared, mesh.core());
+    let (shards, booted) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            // The receiver waits for every core, so it is there.
+            let _ = tell.send(Err(error));
+            return;
+        }
+    };
+    let core = Core::new(shared, mesh, shards);
+    let _ = tell.send(Ok(booted));
+    drop(tell);
+    driver::run(core).await;
+}
+
+type Shards = Vec<(ShardId, NodeShard)>;
+
+/// Opens this core's shards. Blocking: recovery.
+fn open_shards(shared: &Shared, core: usize) -> Result<(Shards, Booted), StartError> {
+    let config = shared.config();
+    let lower = LsmShared::new(block_cache_bytes(shared), OPEN_TABLES);
+    let mut shards = Vec::new();
+    let mut opened = Vec::new();
+    for shard in shared.plan.shards_of_core(core) {
+        let (open, facts) = open_shard(shared, &config, &lower, shard)?;
+        shards.push((shard, open));
+        opened.push(facts);
+    }
+    Ok((shards, Booted { shards: opened }))
+}
+
+/// A sixteenth of the memory for blocks of the lower level; the rest is for rows.
+fn block_cache_bytes(shared: &Shared) -> u64 {
+    shared.memory.0 / 16 / shared.plan.cores() as u64
+}
+
+fn open_shard(
+    shared: &Shared,
+    config: &Config,
+    lower: &LsmShared,
+    shard: ShardId,
+) -> Result<(NodeShard, Opened), StartError> {
+    let begun = Instant::now();
+    let folder = Identity::shard_folder(&config.data_dir, shard);
+    let (wal_folder, state_folder) = (folder.join("wal"), folder.join("state"));
+    for folder in [&wal_folder, &state_folder] {
+        let what = || format!("making {}", folder.display());
+        std::fs::create_dir_all(folder).map_err(|source| StartError::System { what: what(), source })?;
+    }
+    let seed = seed(shared, shard);
+    let options = UringOptions { sync: sync_mode(config.wal_sync), ..UringOptions::default() };
+    let device = DiskDevice::open(&wal_folder, Engine::Auto, options)
+        .map_err(|source| StartError::Device { shard, source })?;
+    let description = device.describe();
+    let (wal, found) =
+        Wal::open(device, wal_options(config, seed)).map_err(|source| StartError::Wal { shard, source })?;
+    let state = |why| StartError::State { shard, why };
+    let lower = LsmLower::open(&state_folder, lower).map_err(state)?;
+    let store = Store::open(lower, store_options(shared)).map_err(state)?;
+    let partitions = shared.plan.partitions_of(shard);
+    let shard_options = shard_options(config);
+    let open = Shard::open(shard_options, wal, store, &partitions, seed)
+        .map_err(|source| StartError::Shard { shard, source })?;
+    Ok((open, Opened { shard, device: description, found, took: begun.elapsed() }))
+}
+
+/// Differs at every opening and for every shard.
+fn seed(shared: &Shared, shard: ShardId) -> u64 {
+    let now = u64::from(std::process::id()) ^ shared.started_ms.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    now ^ shared.identity.node.rotate_left(shard.0 % 64)
+}
+
+fn sync_mode(mode: WalSync) -> SyncMode {
+    match mode {
+        WalSync::Auto => SyncMode::Auto,
+        WalSync::Dsync => SyncMode::Dsync,
+        WalSync::Linked => SyncMode::Linked,
+        WalSync::Inline => SyncMode::Inline,
+    }
+}
+
+fn wal_options(config: &Config, seed: u64) -> WalOptions {
+    WalOptions {
+        segment_bytes: u32::try_from(config.wal_segment_bytes.0)
+            .expect("the configuration allows 1 GiB at most"),
+        spare_segments: config.wal_spare_segments,
+        max_in_flight: config.wal_max_in_flight,
+        max_segments: config.wal_max_segments,
+        seed,
+    }
+}
+
+fn store_options(shared: &Shared) -> StoreOptions {
+    let rows = shared.memory.0 - shared.memory.0 / 16;
+    let share = rows / u64::from(shared.plan.used_shards().max(1));
+    let cluster = shared.identity.cluster;
+    let hash_seed = HashSeed([cluster as u64, (cluster >> 64) as u64]);
+    StoreOptions::with_memory(usize::try_from(share).unwrap_or(usize::MAX), hash_seed)
+}
+
+fn shard_options(config: &Config) -> ShardOptions {
+    let replication = match config.replication {
+        Replication::Raft => RaftOn::On,
+        Replication::Off => RaftOn::Off,
+    };
+    // A record has to fit into half a segment.
+    let half = usize::try_from(config.wal_segment_bytes.0 / 2).unwrap_or(usize::MAX);
+    let defaults = Limits::default();
+    let limits = Limits {
+        op_bytes: defaults.op_bytes.min(half.saturating_sub(64 << 10)),
+        entry_bytes: defaults.entry_bytes.min(half / 4),
+        frame_bytes: defaults.frame_bytes.min(half / 2),
+        ..defaults
+    };
+    ShardOptions { replication, limits, ..ShardOptions::default() }
+}

@@ -1,0 +1,389 @@
+//! A connection: a socket, its session, and when to read, write and close.
+//!
+//! A task reads; what the session has to say is sent at once, at the end of the read or pass that produced it, with one
+//! send; only if the socket is full does a second task wait for room. Reading stops while the session wants no more
+//! (too much in flight or unread) or the core is congested: that is the back-pressure to the client.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use corduroy_shards::runtime::{Signal, Socket, spawn_local};
+
+use super::core::{Core, bump};
+use super::shared::Phase;
+use crate::config::Config;
+use crate::resp::{Opening, Session};
+
+/// Bits of a connection's number for its place in the table; those above, up to the core's, count reuses of the place.
+const PLACE_BITS: u32 = 16;
+
+/// A request that keeps arriving must bring so many bytes in each `timeout.partial_ms`.
+const PARTIAL_MIN_BYTES: u64 = 64 << 10;
+
+/// One connection.
+pub struct Conn {
+    /// Its number; never reused.
+    pub id: u64,
+    socket: Socket,
+    /// Its session. Borrowed for one call at a time.
+    pub session: RefCell<Session>,
+    /// Raised when reading may go on, or the connection has closed.
+    pub gate: Rc<Signal>,
+    /// On the core's list of connections to settle.
+    pub is_listed: Cell<bool>,
+    is_closed: Cell<bool>,
+    /// The client will send no more.
+    has_ended: Cell<bool>,
+    /// A task waits for room in the socket.
+    is_sending: Cell<bool>,
+    /// Bytes that this task holds.
+    unsent_bytes: Cell<usize>,
+    last_input_ns: Cell<u64>,
+    /// Since when a request has been arriving, and how much since.
+    partial: Cell<Option<(u64, u64)>>,
+    over_soft_since_ns: Cell<Option<u64>>,
+}
+
+/// The connections of a core, by number.
+pub struct Conns {
+    core: usize,
+    places: Vec<(u32, Option<Rc<Conn>>)>,
+    free: Vec<usize>,
+    count: usize,
+}
+
+impl Conns {
+    /// None yet.
+    pub fn new(core: usize) -> Self {
+        Self { core, places: Vec::new(), free: Vec::new(), count: 0 }
+    }
+
+    /// A number for a new connection; `None` if the core has no place left.
+    fn reserve(&mut self) -> Option<u64> {
+        let place = match self.free.pop() {
+            Some(place) => place,
+            None if self.places.len() < 1 << PLACE_BITS => {
+                self.places.push((0, None));
+                self.places.len() - 1
+            }
+            None => return None,
+        };
+        let (uses, _) = self.places.get_mut(place)?;
+        *uses = uses.wrapping_add(1);
+        Some((self.core as u64) << 48 | u64::from(*uses) << PLACE_BITS | place as u64)
+    }
+
+    fn insert(&mut self, conn: Rc<Conn>) {
+        let (_, slot) = self.places.get_mut(place_of(conn.id)).expect("it was reserved");
+        *slot = Some(conn);
+        self.count += 1;
+    }
+
+    /// The connection of this number, if it is still open.
+    pub fn get(&self, id: u64) -> Option<Rc<Conn>> {
+        let (_, conn) = self.places.get(place_of(id))?;
+        conn.as_ref().filter(|conn| conn.id == id).cloned()
+    }
+
+    fn remove(&mut self, id: u64) {
+        if let Some((_, slot)) = self.places.get_mut(place_of(id))
+            && slot.as_ref().is_some_and(|conn| conn.id == id)
+        {
+            *slot = None;
+            self.free.push(place_of(id));
+            self.count -= 1;
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Rc<Conn>> {
+        self.places.iter().filter_map(|(_, conn)| conn.clone()).collect()
+    }
+}
+
+fn place_of(id: u64) -> usize {
+    (id & ((1 << PLACE_BITS) - 1)) as usize
+}
+
+/// Takes a new socket in and serves it until it closes.
+pub fn open(core: &Rc<Core>, socket: Socket) {
+    let address =
+        |address: io::Result<std::net::SocketAddr>| address.map_or_else(|_| "?:0".into(), |a| a.to_string());
+    let Some(id) = core.conns.borrow_mut().reserve() else {
+        refuse(core, &socket);
+        return;
+    };
+    let opening = Opening {
+        conn: id,
+        core: core.index,
+        peer: address(socket.peer_addr()),
+        local: address(socket.local_addr()),
+        fd: socket.fd(),
+    };
+    core.tick();
+    let session = Session::new(&core.shared.hub, opening, &**core);
+    let conn = Rc::new(Conn {
+        id,
+        socket,
+        session: RefCell::new(session),
+        gate: Signal::new(),
+        is_listed: Cell::new(false),
+        is_closed: Cell::new(false),
+        has_ended: Cell::new(false),
+        is_sending: Cell::new(false),
+        unsent_bytes: Cell::new(0),
+        last_input_ns: Cell::new(core.now().mono_ns),
+        partial: Cell::new(None),
+        over_soft_since_ns: Cell::new(None),
+    });
+    core.conns.borrow_mut().insert(Rc::clone(&conn));
+    publish_count(core);
+    if core.config().idle_timeout_s > 0 {
+        want_sweep(core);
+    }
+    let core = Rc::clone(core);
+    spawn_local(async move { read(core, conn).await });
+}
+
+/// Tells a client that there is no room for it.
+pub fn refuse(core: &Core, socket: &Socket) {
+    core.shared.refused.fetch_add(1, Ordering::Relaxed);
+    // It fits into any socket's buffer; if not, the client sees the connection close.
+    let _ = socket.try_send(b"-ERR max number of clients reached\r\n");
+    core.shared.connections.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// Reads until the connection closes.
+async fn read(core: Rc<Core>, conn: Rc<Conn>) {
+    while !conn.is_closed.get() {
+        if !conn.may_read(&core) {
+            conn.gate.raised().await;
+            continue;
+        }
+        let received = conn.socket.read_with(&core.buffer, |bytes| {
+            if !conn.is_closed.get() && !bytes.is_empty() {
+                take_input(&core, &conn, bytes);
+            }
+            bytes.len()
+        });
+        match received.await {
+            Ok(0) => conn.has_ended.set(true),
+            Ok(_) => {}
+            Err(_) => {
+                close(&core, &conn);
+                return;
+            }
+        }
+        settle(&core, &conn);
+    }
+}
+
+fn take_input(core: &Rc<Core>, conn: &Rc<Conn>, bytes: &[u8]) {
+    let now = core.tick();
+    let mut session = conn.session.borrow_mut();
+    session.input(bytes, &**core);
+    conn.last_input_ns.set(now.mono_ns);
+    let partial = session.is_midway().then(|| {
+        let (since, count) = conn.partial.get().unwrap_or((now.mono_ns, 0));
+        (since, count + bytes.len() as u64)
+    });
+    if partial.is_some() {
+        want_sweep(core);
+    }
+    conn.partial.set(partial);
+    if let Some(facts) = core.shared.facts.get(core.index) {
+        bump(&facts.input_bytes, bytes.len() as u64);
+    }
+}
+
+impl Conn {
+    fn may_read(&self, core: &Core) -> bool {
+        !self.has_ended.get()
+            && !core.is_congested()
+            && core.shared.phase() == Phase::Serving
+            && self.session.borrow().wants_read()
+    }
+
+    /// Nothing under way and nothing left to send.
+    fn is_quiet(&self) -> bool {
+        let session = self.session.borrow();
+        !self.is_sending.get() && session.output().is_empty() && session.in_flight() == 0
+    }
+}
+
+/// Sends what there is to send, closes what is to be closed, and lets reading go on. To be called whenever the session was
+/// given something.
+pub fn settle(core: &Rc<Core>, conn: &Rc<Conn>) {
+    if conn.is_closed.get() {
+        return;
+    }
+    if conn.session.borrow().is_aborted() || flush(core, conn).is_err() {
+        close(core, conn);
+        return;
+    }
+    let is_done = {
+        let session = conn.session.borrow();
+        session.should_close() && session.output().is_empty() && !conn.is_sending.get()
+    };
+    let is_leaving = conn.has_ended.get() || core.shared.phase() > Phase::Serving;
+    if is_done || (is_leaving && conn.is_quiet()) {
+        close(core, conn);
+        return;
+    }
+    check_backlog(core, conn);
+    if conn.may_read(core) {
+        conn.gate.raise();
+    }
+}
+
+/// Sends as long as the socket takes everything and the session goes on with what it had kept back.
+fn flush(core: &Rc<Core>, conn: &Rc<Conn>) -> io::Result<()> {
+    while !conn.is_sending.get() {
+        let mut session = conn.session.borrow_mut();
+        let output = session.output();
+        if output.is_empty() {
+            break;
+        }
+        let sent = match conn.socket.try_send(output) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let is_all = sent == output.len();
+        if let Some(facts) = core.shared.facts.get(core.index) {
+            bump(&facts.output_bytes, sent as u64);
+        }
+        session.output_written(sent);
+        if is_all {
+            session.resume(&**core);
+        } else {
+            conn.is_sending.set(true);
+            let (core, conn) = (Rc::clone(core), Rc::clone(conn));
+            spawn_local(async move { send(core, conn).await });
+        }
+    }
+    Ok(())
+}
+
+/// Waits for room in the socket until all output is sent.
+async fn send(core: Rc<Core>, conn: Rc<Conn>) {
+    let mut bytes = Vec::new();
+    loop {
+        conn.session.borrow_mut().take_output(&mut bytes);
+        if bytes.is_empty() || conn.is_closed.get() {
+            break;
+        }
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            conn.unsent_bytes.set(rest.len());
+            match conn.socket.send(rest).await {
+                Ok(sent) if !conn.is_closed.get() => {
+                    if let Some(facts) = core.shared.facts.get(core.index) {
+                        bump(&facts.output_bytes, sent as u64);
+                    }
+                    rest = rest.get(sent..).unwrap_or_default();
+                }
+                _ => {
+                    close(&core, &conn);
+                    return;
+                }
+            }
+        }
+        conn.unsent_bytes.set(0);
+        conn.session.borrow_mut().resume(&*core);
+    }
+    conn.is_sending.set(false);
+    settle(&core, &conn);
+}
+
+/// Closes a connection whose reader is too slow.
+fn check_backlog(core: &Rc<Core>, conn: &Rc<Conn>) {
+    let backlog = conn.unsent_bytes.get() + conn.session.borrow().output().len();
+    if backlog == 0 {
+        conn.over_soft_since_ns.set(None);
+        return;
+    }
+    let config = core.config();
+    let now_ns = core.now().mono_ns;
+    let backlog = backlog as u64;
+    if backlog <= config.output_soft_bytes.0 {
+        conn.over_soft_since_ns.set(None);
+    } else {
+        let since = conn.over_soft_since_ns.get().unwrap_or(now_ns);
+        conn.over_soft_since_ns.set(Some(since));
+        let is_long = now_ns - since > config.output_soft_ms.0 * 1_000_000;
+        if backlog > config.output_hard_bytes.0 || is_long {
+            tracing::warn!(conn = conn.id, backlog, "closing a connection that does not read its replies");
+            close(core, conn);
+            return;
+        }
+    }
+    want_sweep(core);
+}
+
+/// Ends a connection now. Outcomes still to come have nobody to go to.
+pub fn close(core: &Rc<Core>, conn: &Rc<Conn>) {
+    if conn.is_closed.replace(true) {
+        return;
+    }
+    conn.socket.shutdown();
+    conn.gate.raise();
+    core.conns.borrow_mut().remove(conn.id);
+    core.shared.connections.fetch_sub(1, Ordering::Relaxed);
+    publish_count(core);
+    // The driver may be waiting for the last one.
+    core.wake.raise();
+}
+
+fn publish_count(core: &Core) {
+    if let Some(facts) = core.shared.facts.get(core.index) {
+        facts.connections.store(core.conns.borrow().len(), Ordering::Relaxed);
+    }
+}
+
+/// Has the time limits looked at within a second.
+fn want_sweep(core: &Core) {
+    if core.sweep_at_ns.get().is_none() {
+        core.sweep_at_ns.set(Some(core.now().mono_ns + 1_000_000_000));
+        core.wake.raise();
+    }
+}
+
+/// Looks at all connections' time limits, and goes on doing so while any has one.
+pub fn sweep(core: &Rc<Core>) {
+    core.sweep_at_ns.set(None);
+    let config = core.config();
+    for conn in core.conns.borrow().all() {
+        if is_overdue(&config, &conn, core.now().mono_ns) {
+            close(core, &conn);
+            continue;
+        }
+        check_backlog(core, &conn);
+        if conn.partial.get().is_some() || config.idle_timeout_s > 0 {
+            want_sweep(core);
+        }
+    }
+}
+
+fn is_overdue(config: &Config, conn: &Conn, now_ns: u64) -> bool {
+    let idle_ns = now_ns.saturating_sub(conn.last_input_ns.get());
+    if config.idle_timeout_s > 0 && idle_ns > config.idle_timeout_s * 1_000_000_000 && conn.is_quiet() {
+        return true;
+    }
+    let Some((since_ns, bytes)) = conn.partial.get() else { return false };
+    let limit_ns = config.partial_timeout_ms.0 * 1_000_000;
+    if limit_ns == 0 || now_ns.saturating_sub(since_ns) <= limit_ns {
+        return false;
+    }
+    // A large request on a slow line makes progress; one byte a minute does not.
+    conn.partial.set(Some((now_ns, 0)));
+    bytes < PARTIAL_MIN_BYTES
+}

@@ -1,0 +1,315 @@
+//! The loop of a core: takes what has come, turns the shards, brings outcomes home, and sleeps when there is nothing.
+//!
+//! Order of a pass: messages and finished jobs in, one turn of every shard that has something, outcomes to sessions, one
+//! send a connection, one wake a core. Invariant: before it sleeps it has said so to its doorbell and looked once more;
+//! whatever comes later (a read, the log's completion, a message, a timer) wakes it.
+
+use std::future::poll_fn;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use corduroy_shards::runtime::core::yield_now;
+use corduroy_shards::runtime::pool::Task;
+use corduroy_shards::runtime::{EventWaiter, Sleep, spawn_local};
+use corduroy_shards::{Input, Now, Outputs, ShardError, StateMachine};
+
+use super::core::{Core, Host, Job, MAX_JOBS, Machine, bump};
+use super::shared::Phase;
+use super::{EXIT_IO, connection, listen, log};
+
+/// Messages taken from each core in a pass.
+const DRAIN_MAX: usize = 1024;
+/// How long to wait for room in another core's ring before trying again.
+const RETRY: Duration = Duration::from_millis(1);
+/// How often figures are published while there is something to do.
+const PUBLISH_EVERY_NS: u64 = 100_000_000;
+
+/// Drives a core until the node has drained.
+pub async fn run(core: Rc<Core>) {
+    if let Err(error) = wait_for_events(&core) {
+        tracing::error!(%error, "a core cannot wait for its events");
+        log::flush();
+        std::process::exit(i32::from(EXIT_IO));
+    }
+    let mut driver =
+        Driver { out: Outputs::default(), phase: Phase::Starting, is_counted: false, drained: false };
+    let mut sleep = Sleep::default();
+    loop {
+        let again = driver.pass(&core);
+        driver.follow_phase(&core);
+        if driver.phase == Phase::Stopping || driver.drained {
+            return;
+        }
+        if again {
+            yield_now().await;
+        } else {
+            driver.sleep(&core, &mut sleep).await;
+        }
+    }
+}
+
+/// Starts the tasks that turn events of descriptors into wake-ups of the driver.
+fn wait_for_events(core: &Rc<Core>) -> std::io::Result<()> {
+    let bell = core.mesh.borrow().bell().waiter_fd()?;
+    watch(core, bell, None);
+    for (at, host) in core.hosts.iter().enumerate() {
+        let fd = host.shard.borrow().wal().device().event_fd().try_clone_to_owned()?;
+        watch(core, fd, Some(at));
+    }
+    Ok(())
+}
+
+fn watch(core: &Rc<Core>, eventfd: OwnedFd, host: Option<usize>) {
+    let core = Rc::clone(core);
+    let waiter = EventWaiter::new(eventfd);
+    spawn_local(async move {
+        while waiter.wait().await.is_ok() {
+            if let Some(host) = host.and_then(|at| core.hosts.get(at)) {
+                host.dirty.set(true);
+            }
+            core.wake.raise();
+        }
+    });
+}
+
+struct Driver {
+    out: Outputs<Machine>,
+    phase: Phase,
+    is_counted: bool,
+    drained: bool,
+}
+
+impl Driver {
+    /// One pass. Returns whether another is due at once.
+    fn pass(&mut self, core: &Rc<Core>) -> bool {
+        let now = core.tick();
+        core.mesh.borrow().bell().awake();
+        self.take_messages(core);
+        take_jobs_done(core);
+        let was_congested = core.is_congested();
+        let mut again = false;
+        for (at, host) in core.hosts.iter().enumerate() {
+            if is_due(host, now) {
+                again |= self.turn(core, at, host, now);
+            }
+        }
+        start_jobs(core);
+        if core.sweep_at_ns.get().is_some_and(|at| at <= now.mono_ns) {
+            connection::sweep(core);
+        }
+        settle_all(core);
+        core.flush_mesh();
+        if was_congested && !core.is_congested() {
+            core.conns.borrow().all().iter().for_each(|conn| conn.gate.raise());
+        }
+        if core.unpublished.get() && now.mono_ns - core.published_ns.get() >= PUBLISH_EVERY_NS {
+            core.publish();
+        }
+        if let Some(facts) = core.shared.facts.get(core.index) {
+            bump(&facts.passes, 1);
+        }
+        again
+    }
+
+    fn take_messages(&mut self, core: &Rc<Core>) {
+        let decided = std::mem::take(&mut *core.decided.borrow_mut());
+        for (ticket, reply) in decided {
+            core.answer(ticket, reply);
+        }
+        // Handling a message may post others, so the mesh must not be borrowed meanwhile.
+        let mut messages = Vec::new();
+        core.mesh.borrow_mut().drain(DRAIN_MAX, |message| messages.push(message));
+        for message in messages {
+            core.receive(message);
+        }
+    }
+
+    /// Turns one shard and carries out what comes of it.
+    fn turn(&mut self, core: &Rc<Core>, at: usize, host: &Host, now: Now) -> bool {
+        host.dirty.set(false);
+        let result = host.shard.borrow_mut().turn(now, &mut self.out);
+        if let Err(error) = result {
+            end_process(host, &error);
+        }
+        core.unpublished.set(true);
+        host.wake_at_ns.set(self.out.wake_at_ns.take());
+        for (partition, why) in self.out.fenced.drain(..) {
+            tracing::error!(shard = host.id.0, partition = partition.0, "partition fenced: {why}");
+        }
+        if !self.out.jobs.is_empty() {
+            core.jobs.waiting.borrow_mut().extend(self.out.jobs.drain(..).map(|job| task(core, at, job)));
+        }
+        for (ticket, reply) in self.out.replies.drain(..) {
+            core.answer(ticket, reply);
+        }
+        std::mem::take(&mut self.out.again)
+    }
+
+    /// Does what a new phase of the node asks for.
+    fn follow_phase(&mut self, core: &Rc<Core>) {
+        let phase = core.shared.phase();
+        if phase != self.phase {
+            self.phase = phase;
+            match phase {
+                Phase::Serving => {
+                    if let Err((address, error)) = listen::start(core) {
+                        tracing::error!(%address, %error, "cannot listen");
+                        core.shared.set_phase(Phase::Draining);
+                    }
+                }
+                Phase::Draining => begin_drain(core),
+                Phase::Starting | Phase::Stopping => {}
+            }
+        }
+        if self.phase == Phase::Draining {
+            self.drain(core);
+        }
+    }
+
+    /// Waits for connections to end, then for the shards; tells when both have.
+    fn drain(&mut self, core: &Rc<Core>) {
+        let waited = core.shared.drain_since().map_or(Duration::ZERO, |since| since.elapsed());
+        let is_late = waited >= Duration::from_millis(core.config().shutdown_timeout_ms.0);
+        if is_late {
+            let left = core.conns.borrow().all();
+            if !left.is_empty() {
+                tracing::warn!(
+                    core = core.index,
+                    left = left.len(),
+                    "requests still under way at the deadline"
+                );
+            }
+            left.iter().for_each(|conn| connection::close(core, conn));
+        }
+        if core.conns.borrow().len() == 0 && !std::mem::replace(&mut self.is_counted, true) {
+            core.shared.busy.fetch_sub(1, Ordering::AcqRel);
+            core.shared.ring_all();
+        }
+        if core.shared.busy.load(Ordering::Acquire) == 0 {
+            for host in &core.hosts {
+                let mut shard = host.shard.borrow_mut();
+                shard.close();
+                host.dirty.set(true);
+            }
+            let is_idle = core.hosts.iter().all(|host| host.shard.borrow().is_idle());
+            self.drained = is_idle || is_late;
+        }
+    }
+
+    /// Sleeps until something happens.
+    async fn sleep(&self, core: &Rc<Core>, sleep: &mut Sleep) {
+        {
+            let mesh = core.mesh.borrow();
+            mesh.bell().prepare_sleep();
+            if !mesh.is_empty() || !core.jobs.done.is_empty() {
+                mesh.bell().awake();
+                return;
+            }
+        }
+        let deadline = self.deadline(core);
+        poll_fn(|cx| {
+            if core.wake.poll_raised(cx).is_ready() || sleep.poll_until(cx, deadline).is_ready() {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// When the next thing is due.
+    fn deadline(&self, core: &Core) -> Option<Instant> {
+        let started = core.shared.started;
+        let at = |ns: u64| started + Duration::from_nanos(ns);
+        let timers = core.hosts.iter().filter_map(|host| host.wake_at_ns.get()).map(at);
+        let sweep = core.sweep_at_ns.get().map(at);
+        let publish = core.unpublished.get().then(|| at(core.published_ns.get() + PUBLISH_EVERY_NS));
+        let needs_retry = core.is_congested() || !core.jobs.waiting.borrow().is_empty();
+        let retry = needs_retry.then(|| Instant::now() + RETRY);
+        let drain = (self.phase == Phase::Draining).then(|| Instant::now() + 10 * RETRY);
+        timers.chain(sweep).chain(publish).chain(retry).chain(drain).min()
+    }
+}
+
+/// Whether a shard has anything to do: a request or completion came, a timer is due, or a write is under way whose
+/// completion may lie in the ring already.
+fn is_due(host: &Host, now: Now) -> bool {
+    host.dirty.get()
+        || host.wake_at_ns.get().is_some_and(|at| at <= now.mono_ns)
+        || host.shard.borrow().wal().in_flight() > 0
+}
+
+/// Sends what the sessions have to say.
+fn settle_all(core: &Rc<Core>) {
+    let mut unsettled = core.unsettled.take();
+    for conn in unsettled.drain(..) {
+        conn.is_listed.set(false);
+        connection::settle(core, &conn);
+    }
+    // Settling may have listed others; the emptied list is kept for its memory.
+    let mut listed = core.unsettled.borrow_mut();
+    if listed.is_empty() {
+        *listed = unsettled;
+    }
+}
+
+/// Hands finished jobs to their shards.
+fn take_jobs_done(core: &Core) {
+    while let Some((at, done)) = core.jobs.done.pop() {
+        core.jobs.under_way.set(core.jobs.under_way.get() - 1);
+        if let Some(host) = core.hosts.get(at) {
+            host.shard.borrow_mut().handle(Input::JobDone(done));
+            host.dirty.set(true);
+        }
+    }
+}
+
+/// Hands waiting jobs to the pool, as many as both have room for.
+fn start_jobs(core: &Core) {
+    let mut waiting = core.jobs.waiting.borrow_mut();
+    if waiting.is_empty() {
+        return;
+    }
+    let Some(pool) = core.shared.pool() else { return };
+    while core.jobs.under_way.get() < MAX_JOBS
+        && let Some(task) = waiting.pop_front()
+    {
+        if let Err(task) = pool.submit(task) {
+            waiting.push_front(task);
+            return;
+        }
+        core.jobs.under_way.set(core.jobs.under_way.get() + 1);
+    }
+}
+
+/// A job, with the way back for its result.
+fn task(core: &Core, at: usize, job: Job) -> Task {
+    let (done, bell) = (Arc::clone(&core.jobs.sender), Arc::clone(core.mesh.borrow().bell()));
+    Box::new(move || {
+        let result = Machine::run_job(job);
+        assert!(done.push((at, result)).is_ok(), "the ring has room for every job under way");
+        bell.ring();
+    })
+}
+
+/// Stops accepting and lets every connection end as soon as it is quiet.
+fn begin_drain(core: &Rc<Core>) {
+    core.stops.borrow_mut().drain(..).for_each(|stop| stop.raise());
+    for conn in core.conns.borrow().all() {
+        core.unsettle(conn);
+    }
+    settle_all(core);
+}
+
+/// The log or the state is not to be trusted any more: only a restart reads back what the disk holds.
+fn end_process(host: &Host, error: &ShardError) -> ! {
+    tracing::error!(
+        shard = host.id.0,
+        "{error}; ending the process, a restart reads back what the disk holds"
+    );
+    log::flush();
+    std::process::exit(i32::from(EXIT_IO));
+}

@@ -1,0 +1,276 @@
+//! The node's part of INFO: fields as Redis names them where it has them, and sections of our own.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+
+use corduroy_shards::Role;
+
+use super::core::ShardFacts;
+use super::shared::{Shared, lock};
+use crate::config::value::Bytes;
+
+type Lines = Vec<(Cow<'static, str>, String)>;
+
+/// The fields of a section; `None` for a section that the node does not fill.
+pub fn section(shared: &Shared, name: &str) -> Option<Lines> {
+    let lines = match name {
+        "server" => server(shared),
+        "clients" => clients(shared),
+        "memory" => memory(shared),
+        "persistence" => persistence(shared),
+        "stats" => stats(shared),
+        "replication" => replication(shared),
+        "cpu" => cpu(),
+        "cluster" => vec![line("cluster_enabled", 0)],
+        "keyspace" => keyspace(shared),
+        "shards" => shards(shared),
+        "raft" => raft_groups(shared),
+        _ => return None,
+    };
+    Some(lines)
+}
+
+fn line(name: &'static str, value: impl ToString) -> (Cow<'static, str>, String) {
+    (Cow::Borrowed(name), value.to_string())
+}
+
+/// All shards, as their cores published them last.
+fn facts(shared: &Shared) -> Vec<(usize, ShardFacts)> {
+    let cores = shared.facts.iter().enumerate();
+    let mut all: Vec<_> = cores
+        .flat_map(|(core, facts)| {
+            lock(&facts.shards).iter().map(|shard| (core, shard.clone())).collect::<Vec<_>>()
+        })
+        .collect();
+    all.sort_by_key(|(_, shard)| shard.id.0);
+    all
+}
+
+fn total(shards: &[(usize, ShardFacts)], of: impl Fn(&ShardFacts) -> u64) -> u64 {
+    shards.iter().map(|(_, shard)| of(shard)).sum()
+}
+
+fn server(shared: &Shared) -> Lines {
+    let config = shared.config();
+    let uptime = shared.started.elapsed().as_secs();
+    let uname = rustix::system::uname();
+    let os = format!(
+        "{} {} {}",
+        uname.sysname().to_string_lossy(),
+        uname.release().to_string_lossy(),
+        std::env::consts::ARCH
+    );
+    let executable = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default();
+    vec![
+        // What clients parse to know which commands there are.
+        line("redis_version", "7.2.0"),
+        line("redis_mode", "standalone"),
+        line("server_name", "corduroy"),
+        line("corduroy_version", env!("CARGO_PKG_VERSION")),
+        line("os", os),
+        line("arch_bits", usize::BITS),
+        line("monotonic_clock", "POSIX clock_gettime"),
+        line("multiplexing_api", "io_uring"),
+        line("process_id", std::process::id()),
+        line(
+            "run_id",
+            format!("{:016x}{:016x}{:08x}", shared.identity.node, shared.started_ms, std::process::id()),
+        ),
+        line("tcp_port", config.listen.port()),
+        line("uptime_in_seconds", uptime),
+        line("uptime_in_days", uptime / 86_400),
+        line("executable", executable),
+        line("cores", shared.plan.cores()),
+        line("cluster_id", format!("{:032x}", shared.identity.cluster)),
+        line("node_id", format!("{:016x}", shared.identity.node)),
+    ]
+}
+
+fn clients(shared: &Shared) -> Lines {
+    let mut lines = vec![
+        line("connected_clients", shared.connections.load(Relaxed)),
+        line("maxclients", shared.config().max_clients),
+        line("blocked_clients", 0),
+    ];
+    for (core, facts) in shared.facts.iter().enumerate() {
+        lines.push((
+            format!("connected_clients_core_{core}").into(),
+            facts.connections.load(Relaxed).to_string(),
+        ));
+    }
+    lines
+}
+
+/// Resident memory of the process, in bytes.
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
+
+fn memory(shared: &Shared) -> Lines {
+    let shards = facts(shared);
+    let used = total(&shards, |shard| shard.store.used_bytes);
+    let resident = resident_bytes();
+    vec![
+        line("used_memory", resident),
+        line("used_memory_human", Bytes(resident)),
+        line("used_memory_rss", resident),
+        line("used_memory_dataset", used),
+        line("maxmemory", shared.memory.0),
+        line("maxmemory_human", shared.memory),
+        line("maxmemory_policy", "noeviction"),
+        line("state_rows_bytes", used),
+        line("state_dirty_bytes", total(&shards, |shard| shard.store.dirty_bytes)),
+        line("state_captured_bytes", total(&shards, |shard| shard.store.captured_bytes)),
+        line("mem_allocator", "mimalloc"),
+    ]
+}
+
+fn persistence(shared: &Shared) -> Lines {
+    let shards = facts(shared);
+    vec![
+        line("loading", 0),
+        line("rdb_changes_since_last_save", 0),
+        line("rdb_bgsave_in_progress", 0),
+        line("aof_enabled", 1),
+        line("aof_last_write_status", if shards.iter().all(|(_, s)| s.has_space) { "ok" } else { "err" }),
+        line("wal_frames", total(&shards, |shard| shard.wal.frames)),
+        line("wal_records", total(&shards, |shard| shard.wal.records)),
+        line("wal_bytes", total(&shards, |shard| shard.wal.bytes)),
+        line("wal_live_segments", total(&shards, |shard| shard.wal.live_segments)),
+        line("wal_spare_segments", total(&shards, |shard| shard.wal.spare_segments)),
+        line("wal_rewritten_bytes", total(&shards, |shard| shard.wal.rewritten_bytes)),
+        line("wal_full", u8::from(shards.iter().any(|(_, shard)| !shard.has_space))),
+        line("hand_overs", total(&shards, |shard| shard.store.hand_overs)),
+        line("handed_over_rows", total(&shards, |shard| shard.store.handed_over_rows)),
+        line("state_disk_bytes", total(&shards, |shard| shard.store.lower.disk_bytes)),
+        line("state_tables", total(&shards, |shard| shard.store.lower.tables)),
+    ]
+}
+
+fn stats(shared: &Shared) -> Lines {
+    let shards = facts(shared);
+    let of_cores = |of: fn(&super::shared::CoreFacts) -> u64| shared.facts.iter().map(of).sum::<u64>();
+    vec![
+        line("total_net_input_bytes", of_cores(|core| core.input_bytes.load(Relaxed))),
+        line("total_net_output_bytes", of_cores(|core| core.output_bytes.load(Relaxed))),
+        line("rejected_connections", shared.refused.load(Relaxed)),
+        line("expired_keys", total(&shards, |shard| shard.store.expired_keys)),
+        // Redis counts keys that it lost to make room; nothing is ever lost here.
+        line("evicted_keys", 0),
+        line("rows_dropped_from_memory", total(&shards, |shard| shard.store.evicted_keys)),
+        line("rows_loaded_from_disk", total(&shards, |shard| shard.store.loaded_keys)),
+        line("core_hops", of_cores(|core| core.hops.load(Relaxed))),
+        line("driver_passes", of_cores(|core| core.passes.load(Relaxed))),
+        line("core_wakes", shared.bells.iter().map(|bell| bell.wakes()).sum::<u64>()),
+    ]
+}
+
+fn replication(shared: &Shared) -> Lines {
+    let shards = facts(shared);
+    let offset = total(&shards, |shard| shard.replicas.iter().map(|replica| replica.applied.get()).sum());
+    vec![
+        line("role", "master"),
+        line("connected_slaves", 0),
+        line("master_failover_state", "no-failover"),
+        line("master_replid", format!("{:032x}{:08x}", shared.identity.cluster, 0)),
+        line("master_replid2", "0".repeat(40)),
+        line("master_repl_offset", offset),
+        line("second_repl_offset", -1),
+        line("repl_backlog_active", 0),
+    ]
+}
+
+fn cpu() -> Lines {
+    let mut usage = BTreeMap::new();
+    if let Ok(text) = std::fs::read_to_string("/proc/self/stat") {
+        // Fields after the name, which may hold anything: 12 and 13 are user and system time in ticks.
+        let fields: Vec<&str> = text.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
+        let hertz = rustix::param::clock_ticks_per_second() as f64;
+        for (name, at) in [("used_cpu_user", 11), ("used_cpu_sys", 12)] {
+            let ticks = fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
+            usage.insert(name, ticks / hertz);
+        }
+    }
+    ["used_cpu_sys", "used_cpu_user"]
+        .into_iter()
+        .map(|name| line(name, format!("{:.6}", usage.get(name).copied().unwrap_or(0.0))))
+        .collect()
+}
+
+fn keyspace(shared: &Shared) -> Lines {
+    let shards = facts(shared);
+    let keys = total(&shards, |shard| shard.store.keys);
+    if keys == 0 {
+        return Vec::new();
+    }
+    let expires = total(&shards, |shard| shard.store.expiring_keys);
+    vec![line("db0", format!("keys={keys},expires={expires},avg_ttl=0"))]
+}
+
+fn shards(shared: &Shared) -> Lines {
+    let mut lines = vec![
+        line("shards", shared.identity.shards),
+        line("shards_in_use", shared.plan.used_shards()),
+        line("partitions", shared.identity.partitions),
+    ];
+    for (core, shard) in facts(shared) {
+        let counters = &shard.counters;
+        lines.push((
+            format!("shard_{}", shard.id.0).into(),
+            format!(
+                "core={core},partitions={},turns={},requests={},refused={},entries={},ops={},reads={},frames={},wal_bytes={},\
+                 live_segments={},keys={}",
+                shard.replicas.len(),
+                counters.turns,
+                counters.requests,
+                counters.refused,
+                counters.entries_applied,
+                counters.ops_applied,
+                counters.reads_direct,
+                shard.wal.frames,
+                shard.wal.bytes,
+                shard.wal.live_segments,
+                shard.store.keys,
+            ),
+        ));
+    }
+    lines
+}
+
+/// At most so many partitions are listed.
+const MAX_GROUPS: usize = 64;
+
+fn raft_groups(shared: &Shared) -> Lines {
+    let shards = facts(shared);
+    let replicas: Vec<_> = shards.iter().flat_map(|(_, shard)| &shard.replicas).collect();
+    let leaders = replicas.iter().filter(|replica| replica.role == Role::Leader).count();
+    let mut lines = vec![
+        line("raft_mode", shared.config().replication),
+        line("raft_groups", replicas.len()),
+        line("raft_leaders", leaders),
+        line("raft_ready", replicas.iter().filter(|replica| replica.is_ready).count()),
+        line("raft_fenced", replicas.iter().filter(|replica| replica.error.is_some()).count()),
+    ];
+    for replica in replicas.iter().take(MAX_GROUPS) {
+        lines.push((
+            format!("raft_group_{}", replica.partition).into(),
+            format!(
+                "role={:?},term={},last={},committed={},applied={},released={},pending={},started_as={:?}",
+                replica.role,
+                replica.term,
+                replica.last,
+                replica.committed,
+                replica.applied,
+                replica.released,
+                replica.pending_requests,
+                replica.started_as,
+            ),
+        ));
+    }
+    lines
+}

@@ -1,0 +1,119 @@
+//! Logs go to stderr through a bounded queue and a thread of their own: a core never waits for a terminal or a pipe.
+//!
+//! Invariant: a line is written whole or not at all. When the queue is full, lines are dropped and the number is logged.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::config::{LogFormat, LogLevel};
+
+/// Lines that may wait for the writer.
+const QUEUE_LINES: usize = 4096;
+
+/// How long the end of the process waits for its last lines.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+static WRITER: OnceLock<SyncSender<Item>> = OnceLock::new();
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+enum Item {
+    Line(Vec<u8>),
+    Flush(SyncSender<()>),
+}
+
+/// Starts logging. Later calls do nothing.
+pub fn start(level: LogLevel, format: LogFormat) {
+    let (sender, receiver) = sync_channel(QUEUE_LINES);
+    if WRITER.set(sender).is_err() {
+        return;
+    }
+    let thread = std::thread::Builder::new().name("log".into()).spawn(move || write_all(&receiver));
+    if let Err(error) = thread {
+        eprintln!("corduroy: no thread for logs ({error}); there will be none");
+        return;
+    }
+    let terminal = io::stderr().is_terminal();
+    let json = match format {
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+        LogFormat::Auto => !terminal,
+    };
+    // Other crates' events are theirs to care about, unless they warn.
+    let filter =
+        EnvFilter::new(format!("warn,corduroy={level},corduroy_wal={level},corduroy_shards={level}"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Queue);
+    if json {
+        builder.json().flatten_event(true).with_target(false).init();
+    } else {
+        builder.with_ansi(terminal).with_target(false).init();
+    }
+}
+
+/// Waits until what was logged so far is written, but not for ever.
+pub fn flush() {
+    let Some(writer) = WRITER.get() else { return };
+    let (done, wait) = sync_channel(1);
+    if writer.try_send(Item::Flush(done)).is_ok() {
+        let _ = wait.recv_timeout(FLUSH_TIMEOUT);
+    }
+}
+
+fn write_all(items: &Receiver<Item>) {
+    let mut stderr = io::stderr();
+    for item in items {
+        // If stderr is gone, there is nobody left to tell.
+        match item {
+            Item::Line(line) => {
+                let _ = stderr.write_all(&line);
+                let dropped = DROPPED.swap(0, Ordering::Relaxed);
+                if dropped > 0 {
+                    let _ = writeln!(stderr, "{dropped} log lines were dropped: stderr is too slow");
+                }
+            }
+            Item::Flush(done) => {
+                let _ = stderr.flush();
+                let _ = done.try_send(());
+            }
+        }
+    }
+}
+
+/// Gives each event its line buffer.
+struct Queue;
+
+impl<'a> MakeWriter<'a> for Queue {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line(Vec::with_capacity(256))
+    }
+}
+
+/// One event's bytes, handed over when complete.
+struct Line(Vec<u8>);
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let Some(writer) = WRITER.get() else { return };
+        if let Err(TrySendError::Full(_)) = writer.try_send(Item::Line(std::mem::take(&mut self.0))) {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! What cores tell each other. A value crosses at most twice: in a request, and in its reply.
+
+use corduroy_shards::{Kind, PartitionId, Ticket};
+
+use crate::resp::SessionReply;
+
+/// One message.
+#[derive(Debug)]
+pub enum Message {
+    /// A request for a partition that lives on the receiver.
+    Request {
+        /// Whose; its core is where the reply goes.
+        ticket: Ticket,
+        /// For which partition.
+        partition: PartitionId,
+        /// Logged or not.
+        kind: Kind,
+        /// The encoded operation.
+        op: Box<[u8]>,
+    },
+    /// The one outcome of a request.
+    Reply {
+        /// Whose.
+        ticket: Ticket,
+        /// What came of it.
+        reply: SessionReply,
+    },
+    /// Look at this connection: it may have to be closed.
+    Look {
+        /// Which.
+        conn: u64,
+    },
+}

@@ -1,0 +1,231 @@
+//! What all cores of a node see: the configuration, the phase, and the figures that each publishes.
+//!
+//! Written rarely or by one core alone; no request waits for anything here.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use corduroy_shards::runtime::{Doorbell, Pool};
+
+use super::core::ShardFacts;
+use super::identity::Identity;
+use super::plan::Plan;
+use crate::config::Config;
+use crate::config::redis::Live;
+use crate::config::value::Bytes;
+use crate::resp::Hub;
+
+/// Where the node is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Phase {
+    /// Shards are being opened.
+    Starting,
+    /// Connections are accepted.
+    Serving,
+    /// No new connection or request; what is under way ends.
+    Draining,
+    /// A start that failed: everything is let go.
+    Stopping,
+}
+
+/// One core's published figures.
+#[derive(Debug, Default)]
+pub struct CoreFacts {
+    /// Connections now.
+    pub connections: AtomicUsize,
+    /// Bytes received since the start.
+    pub input_bytes: AtomicU64,
+    /// Bytes sent since the start.
+    pub output_bytes: AtomicU64,
+    /// Passes of the driver since the start.
+    pub passes: AtomicU64,
+    /// Messages sent to other cores since the start.
+    pub hops: AtomicU64,
+    /// Its shards, as of the driver's last pass.
+    pub shards: Mutex<Vec<ShardFacts>>,
+}
+
+/// See the file's head.
+pub struct Shared {
+    /// Who this is.
+    pub identity: Identity,
+    /// What lives where.
+    pub plan: Plan,
+    /// Memory of the state, all shards together.
+    pub memory: Bytes,
+    /// What the sessions share.
+    pub hub: Arc<Hub>,
+    /// The cores' doorbells.
+    pub bells: Vec<Arc<Doorbell>>,
+    /// The cores' figures.
+    pub facts: Vec<CoreFacts>,
+    /// The origin of the monotonic clock.
+    pub started: Instant,
+    /// The wall clock then, ms since 1970.
+    pub started_ms: u64,
+    /// Connections refused for want of room.
+    pub refused: AtomicU64,
+    /// Connections now, all cores.
+    pub connections: AtomicUsize,
+    /// Cores that still have connections or requests while draining.
+    pub busy: AtomicUsize,
+    live: RwLock<Live>,
+    version: AtomicU64,
+    phase: AtomicU8,
+    drain_since: Mutex<Option<Instant>>,
+    pool: OnceLock<Mutex<Option<Arc<Pool>>>>,
+    said_ready: AtomicBool,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("identity", &self.identity)
+            .field("phase", &self.phase())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The lock's content, whoever panicked: a panic ends the process anyway.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The wall clock, ms since 1970.
+#[must_use]
+pub fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+impl Shared {
+    /// The state of a node that starts.
+    pub fn new(
+        config: Config,
+        identity: Identity,
+        plan: Plan,
+        memory: Bytes,
+        bells: Vec<Arc<Doorbell>>,
+    ) -> Arc<Self> {
+        let cores = plan.cores();
+        let hub = Hub::new(cores);
+        let shared = Self {
+            identity,
+            plan,
+            memory,
+            hub,
+            bells,
+            facts: (0..cores).map(|_| CoreFacts::default()).collect(),
+            started: Instant::now(),
+            started_ms: wall_ms(),
+            refused: AtomicU64::new(0),
+            connections: AtomicUsize::new(0),
+            busy: AtomicUsize::new(cores),
+            live: RwLock::new(Live::new(config)),
+            version: AtomicU64::new(1),
+            phase: AtomicU8::new(Phase::Starting as u8),
+            drain_since: Mutex::new(None),
+            pool: OnceLock::new(),
+            said_ready: AtomicBool::new(false),
+        };
+        shared.apply(&shared.config());
+        Arc::new(shared)
+    }
+
+    /// A copy of the configuration.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).config.clone()
+    }
+
+    /// Grows with each change of the configuration.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Settings for CONFIG GET.
+    #[must_use]
+    pub fn settings(&self, matches: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).get(matches)
+    }
+
+    /// Changes a setting for all cores.
+    ///
+    /// # Errors
+    /// As [`Live::set`].
+    pub fn set(&self, name: &str, value: &str) -> Result<(), String> {
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        live.set(name, value)?;
+        self.apply(&live.config);
+        self.version.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+
+    /// Hands settings on to where the sessions look for them.
+    fn apply(&self, config: &Config) {
+        self.hub.set_max_bulk_bytes(usize::try_from(config.max_bulk_bytes.0).unwrap_or(usize::MAX));
+    }
+
+    /// Where the node is in its life.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Starting,
+            1 => Phase::Serving,
+            2 => Phase::Draining,
+            _ => Phase::Stopping,
+        }
+    }
+
+    /// Moves on and wakes every core. Never goes back.
+    pub fn set_phase(&self, phase: Phase) {
+        if phase == Phase::Draining {
+            lock(&self.drain_since).get_or_insert_with(Instant::now);
+        }
+        self.phase.fetch_max(phase as u8, Ordering::AcqRel);
+        self.ring_all();
+    }
+
+    /// Lets the cores accept connections, unless the node was told to stop meanwhile.
+    pub fn begin_serving(&self) {
+        self.set_phase(Phase::Serving);
+    }
+
+    /// Since when the node drains.
+    #[must_use]
+    pub fn drain_since(&self) -> Option<Instant> {
+        *lock(&self.drain_since)
+    }
+
+    /// Wakes every core, whether or not it is known to sleep.
+    pub fn ring_all(&self) {
+        self.bells.iter().for_each(|bell| bell.ring_always());
+    }
+
+    /// A core listens; the first to do so says it.
+    pub fn say_ready(&self, address: std::net::SocketAddr) {
+        if !self.said_ready.swap(true, Ordering::Relaxed) {
+            tracing::info!("ready for connections on {address}");
+        }
+    }
+
+    /// Hands the pool to the cores. Once.
+    pub fn set_pool(&self, pool: Pool) {
+        let _ = self.pool.set(Mutex::new(Some(Arc::new(pool))));
+    }
+
+    /// The pool, once there is one.
+    #[must_use]
+    pub fn pool(&self) -> Option<Arc<Pool>> {
+        self.pool.get().and_then(|pool| lock(pool).clone())
+    }
+
+    /// Lets the pool end, after its last job.
+    pub fn drop_pool(&self) {
+        if let Some(pool) = self.pool.get() {
+            drop(lock(pool).take());
+        }
+    }
+}
