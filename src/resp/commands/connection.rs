@@ -57,7 +57,7 @@ fn select(call: &mut Call<'_>) {
     match integer(call.arg(1)) {
         Ok(0) => call.out.ok(),
         Ok(_) => call.out.error("ERR DB index is out of range"),
-        Err(_) => call.out.error("ERR invalid DB index"),
+        Err(refusal) => call.refuse(&refusal),
     }
 }
 

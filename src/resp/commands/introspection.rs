@@ -127,7 +127,7 @@ pub fn info(call: &mut Call<'_>) {
     for name in names {
         match by_full_name(name) {
             Some(entry) => write_info(entry, &mut call.out),
-            None => call.out.null_array(),
+            None => call.out.nil(),
         }
     }
 }
@@ -247,22 +247,4 @@ pub fn help(call: &mut Call<'_>) {
         }
     }
     call.out.lines(&lines);
-}
-
-/// The commands by group as a Markdown list, for the README.
-#[must_use]
-pub fn markdown() -> String {
-    let mut groups: Vec<(&str, Vec<String>)> = Vec::new();
-    for entry in listed() {
-        let mut name = entry.row.name.to_ascii_uppercase();
-        let children: Vec<_> = entry.children.iter().map(|&index| table().entry(index).row.name).collect();
-        if !children.is_empty() {
-            name.push_str(&format!(" ({})", children.join(", ").to_ascii_uppercase()));
-        }
-        match groups.iter_mut().find(|(group, _)| *group == entry.row.group) {
-            Some((_, names)) => names.push(name),
-            None => groups.push((entry.row.group, vec![name])),
-        }
-    }
-    groups.iter().map(|(group, names)| format!("- **{group}**: {}\n", names.join(", "))).collect()
 }

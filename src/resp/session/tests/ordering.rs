@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::resp::fake::rejected;
+use crate::resp::session::output::{OUTPUT_HARD_BYTES, OUTPUT_SOFT_BYTES};
 use corduroy_shards::Rejection;
 
 #[test]

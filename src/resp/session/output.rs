@@ -1,0 +1,82 @@
+//! What the driver of a connection asks and tells: output taken, reading wanted, the end.
+
+use super::{Ending, Session};
+
+/// Unread output that ends a connection at once, and that ends it after a while.
+pub(super) const OUTPUT_HARD_BYTES: usize = 128 << 20;
+pub(super) const OUTPUT_SOFT_BYTES: usize = 32 << 20;
+const OUTPUT_SOFT_MS: u64 = 60_000;
+
+impl Session {
+    /// What is to be written to the client.
+    #[must_use]
+    pub fn output(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// Swaps the output for an empty buffer of the caller's, for writing without a copy. Call [`Session::resume`] after.
+    pub fn take_output(&mut self, into: &mut Vec<u8>) {
+        into.clear();
+        std::mem::swap(&mut self.out, into);
+        self.clock_is_fresh = false;
+        self.over_soft_since_ms = None;
+    }
+
+    /// Drops the output's first `count` bytes, which were written. Call [`Session::resume`] after.
+    pub fn output_written(&mut self, count: usize) {
+        self.out.drain(..count.min(self.out.len()));
+        self.clock_is_fresh = false;
+        if self.out.len() <= OUTPUT_SOFT_BYTES {
+            self.over_soft_since_ms = None;
+        }
+    }
+
+    /// Submitted requests whose outcome has not come yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Whether more bytes should be read from the client now.
+    #[must_use]
+    pub fn wants_read(&self) -> bool {
+        !self.is_paused()
+    }
+
+    /// Whether the connection should be closed once [`Session::output`] is written.
+    #[must_use]
+    pub fn should_close(&self) -> bool {
+        self.is_aborted() || (self.ending == Ending::AfterReplies && self.queue.is_empty())
+    }
+
+    /// Whether the connection should be closed at once: killed, or too slow a reader. Outcomes of requests still in flight
+    /// have nobody to go to.
+    #[must_use]
+    pub fn is_aborted(&self) -> bool {
+        self.ending == Ending::AtOnce || self.client.is_killed()
+    }
+
+    /// Ends the connection if its reader is too slow: over the soft limit for a minute, or over the hard one.
+    pub fn check_output(&mut self, now_ms: u64) {
+        if self.out.len() > OUTPUT_HARD_BYTES {
+            self.ending = Ending::AtOnce;
+        } else if self.out.len() > OUTPUT_SOFT_BYTES {
+            let since = *self.over_soft_since_ms.get_or_insert(now_ms);
+            if now_ms.saturating_sub(since) > OUTPUT_SOFT_MS {
+                self.ending = Ending::AtOnce;
+            }
+        }
+    }
+
+    /// Whether a request has begun to arrive and has not ended; for the time limit on half-sent requests.
+    #[must_use]
+    pub fn is_midway(&self) -> bool {
+        !self.is_paused() && self.head < self.pending.len()
+    }
+
+    /// Bytes that this session holds on the heap for input and output.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> usize {
+        self.pending.capacity() + self.out.capacity() + self.scratch.capacity() + self.in_flight_bytes
+    }
+}
