@@ -14,7 +14,7 @@ use crate::raft::log_store::entry_kind;
 use crate::raft::proposals::{Match, Requests, Work};
 use crate::shard::inbox::Spare;
 use crate::shard::outbox::Outbox;
-use crate::slot::{Cursor, ParkedRead, Pending, Slot};
+use crate::slot::{Cursor, Pending, Slot};
 use crate::status::Counters;
 
 /// How far a replica's apply came.
@@ -209,7 +209,7 @@ impl<M: StateMachine> Applying<'_, M> {
 
     /// Refuses the oldest parked read.
     pub fn refuse_parked(&mut self, slot: &mut Slot, why: &Rejection) {
-        if let Some(read) = slot.parked.pop_front() {
+        if let Some(read) = slot.parked.pop() {
             self.reject(slot, read.ticket, read.op.len(), why.clone());
         }
     }
@@ -221,27 +221,22 @@ impl<M: StateMachine> Applying<'_, M> {
         self.outbox.reject(ticket, why);
     }
 
-    /// Answers a read from the applied state, or parks it. Returns whether a job must end first.
-    pub fn read(&mut self, slot: &mut Slot, read: ParkedRead) -> bool {
-        let clock_ms = self.now.wall_ms.max(slot.stamp_ms);
-        let follows = slot.has_parked(read.ticket.conn);
-        let step = if slot.replica.is_settled() {
-            // Also where it has to follow another one: what it needs is then on its way already.
-            self.machine.read(slot.partition, &read.op, clock_ms)
-        } else {
-            Step::Blocked
-        };
+    /// Answers a read from the applied state. Returns false if it has to be parked: behind another one of its
+    /// connection, until the replica has caught up, or until a job has brought what it needs.
+    pub fn read(&mut self, slot: &mut Slot, ticket: Ticket, op: &[u8]) -> bool {
+        if !slot.replica.is_settled() {
+            return false;
+        }
+        // Tried also where it has to follow another one: what it needs is then on its way already.
+        let step = self.machine.read(slot.partition, op, self.now.wall_ms.max(slot.stamp_ms));
         match step {
-            Step::Done(outcome) if !follows => {
-                slot.pending.sub(read.op.len());
-                self.totals.sub(read.op.len());
-                self.outbox.done(read.ticket, slot.replica.applied(), outcome);
-                false
+            Step::Done(outcome) if !slot.parked.holds(ticket.conn) => {
+                slot.pending.sub(op.len());
+                self.totals.sub(op.len());
+                self.outbox.done(ticket, slot.replica.applied(), outcome);
+                true
             }
-            Step::Done(_) | Step::Blocked => {
-                slot.parked.push_back(read);
-                slot.replica.is_settled()
-            }
+            Step::Done(_) | Step::Blocked => false,
         }
     }
 }
@@ -252,7 +247,7 @@ fn waits_for_parked(slot: &Slot) -> bool {
         && slot
             .rows
             .front()
-            .is_some_and(|row| row.requests.rest().any(|item| slot.has_parked(item.ticket.conn)))
+            .is_some_and(|row| row.requests.rest().any(|item| slot.parked.holds(item.ticket.conn)))
 }
 
 /// Checks an entry before any of it is applied.

@@ -34,7 +34,10 @@ const CRC16: [u16; 256] = {
             crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
             bit += 1;
         }
-        table[byte] = crc;
+        #[expect(clippy::indexing_slicing, reason = "evaluated at compile time; the loop bounds it")]
+        {
+            table[byte] = crc;
+        }
         byte += 1;
     }
     table

@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use hashbrown::HashMap;
+
 use crate::ids::{PartitionId, Ticket};
 use crate::io::Rejection;
 use crate::raft::positions::Positions;
@@ -72,6 +74,47 @@ pub(crate) struct ParkedRead {
     pub deadline_ns: u64,
 }
 
+/// The reads that wait at a replica, in the order they came.
+#[derive(Debug, Default)]
+pub(crate) struct ParkedReads {
+    queue: VecDeque<ParkedRead>,
+    conns: HashMap<u64, u32>,
+}
+
+impl ParkedReads {
+    pub fn push(&mut self, read: ParkedRead) {
+        *self.conns.entry(read.ticket.conn).or_default() += 1;
+        self.queue.push_back(read);
+    }
+
+    pub fn pop(&mut self) -> Option<ParkedRead> {
+        let read = self.queue.pop_front()?;
+        let count = self.conns.get_mut(&read.ticket.conn).expect("the connection was counted");
+        *count -= 1;
+        if *count == 0 {
+            self.conns.remove(&read.ticket.conn);
+        }
+        Some(read)
+    }
+
+    pub fn front(&self) -> Option<&ParkedRead> {
+        self.queue.front()
+    }
+
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Whether a read of this connection waits.
+    pub fn holds(&self, conn: u64) -> bool {
+        !self.queue.is_empty() && self.conns.contains_key(&conn)
+    }
+}
+
 /// Where apply stands inside an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Cursor {
@@ -91,7 +134,7 @@ pub(crate) struct Slot {
     pub replica: Replica,
     pub batches: Batches,
     pub rows: Proposals,
-    pub parked: VecDeque<ParkedRead>,
+    pub parked: ParkedReads,
     pub conns: ConnFilter,
     pub pending: Pending,
     pub cursor: Cursor,
@@ -111,7 +154,7 @@ impl Slot {
             replica,
             batches: Batches::default(),
             rows: Proposals::default(),
-            parked: VecDeque::new(),
+            parked: ParkedReads::default(),
             conns: ConnFilter::default(),
             pending: Pending::default(),
             cursor: Cursor::default(),
@@ -129,13 +172,9 @@ impl Slot {
             && self.replica.applied() == self.replica.committed()
     }
 
-    pub fn has_parked(&self, conn: u64) -> bool {
-        self.parked.iter().any(|read| read.ticket.conn == conn)
-    }
-
     /// Whether a read of this connection may run now.
     pub fn is_readable(&self, conn: u64) -> bool {
-        self.replica.is_settled() && !self.conns.may_hold(conn) && !self.has_parked(conn)
+        self.replica.is_settled() && !self.conns.may_hold(conn) && !self.parked.holds(conn)
     }
 
     /// Why requests are turned away, if they are.

@@ -120,7 +120,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                         row.requests.push_read(item.ticket, op);
                     } else {
                         slot.conns.sub(item.ticket.conn);
-                        slot.parked.push_back(ParkedRead { ticket: item.ticket, op: op.into(), deadline_ns });
+                        slot.parked.push(ParkedRead { ticket: item.ticket, op: op.into(), deadline_ns });
                     }
                     continue;
                 }

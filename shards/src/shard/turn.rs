@@ -9,6 +9,7 @@ use corduroy_wal::{Lsn, Space, WalEvent};
 use super::replicas::List;
 use super::{Now, Outputs, Rejection, Reply, Shard, ShardError};
 use crate::apply::{Budget, Progress};
+use crate::ids::Ticket;
 use crate::machine::StateMachine;
 use crate::raft::guard::Fault;
 use crate::raft::positions::Position;
@@ -153,7 +154,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             let (op, after) = rest.split_at(bytes);
             rest = after;
             fresh.conns.sub(ticket.conn);
-            self.read(place, ParkedRead { ticket, op: op.into(), deadline_ns });
+            self.read(place, ticket, op, deadline_ns);
         }
         fresh.ops.clear();
         self.fresh = fresh;
@@ -164,35 +165,33 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Answers a read or parks it; one that needs a job is tried again when a job has ended.
-    fn read(&mut self, place: u32, read: ParkedRead) {
+    fn read(&mut self, place: u32, ticket: Ticket, op: &[u8], deadline_ns: u64) {
         let (mut applying, replicas) = self.applying(Budget::NONE);
         let slot = replicas.slot_mut(place);
         if !slot.replica.is_running() {
-            let why = slot.refusal();
-            applying.reject(slot, read.ticket, read.op.len(), why);
-            return;
-        }
-        let was_parked = slot.parked.len();
-        let needs_job = applying.read(slot, read);
-        if slot.parked.len() == was_parked {
+            applying.reject(slot, ticket, op.len(), slot.refusal());
+        } else if applying.read(slot, ticket, op) {
             self.counters.reads_direct += 1;
-            return;
-        }
-        self.counters.reads_parked += 1;
-        self.replicas.enlist(List::Watched, place);
-        if needs_job {
+        } else {
+            slot.parked.push(ParkedRead { ticket, op: op.into(), deadline_ns });
+            self.counters.reads_parked += 1;
+            self.replicas.enlist(List::Watched, place);
             self.replicas.enlist(List::Blocked, place);
         }
     }
 
     /// Tries all parked reads of a replica again, in order.
     pub(super) fn retry_parked(&mut self, place: u32) {
-        let parked = std::mem::take(&mut self.replicas.slot_mut(place).parked);
-        for read in parked {
-            let (mut applying, replicas) = self.applying(Budget::NONE);
-            if applying.read(replicas.slot_mut(place), read) {
-                self.replicas.enlist(List::Blocked, place);
+        let (mut applying, replicas) = self.applying(Budget::NONE);
+        let slot = replicas.slot_mut(place);
+        let mut parked = std::mem::take(&mut slot.parked);
+        while let Some(read) = parked.pop() {
+            if !applying.read(slot, read.ticket, &read.op) {
+                slot.parked.push(read);
             }
+        }
+        if !slot.parked.is_empty() {
+            self.replicas.enlist(List::Blocked, place);
         }
     }
 
