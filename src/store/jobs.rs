@@ -19,6 +19,12 @@ use super::scan::CURSOR_SHIFT;
 /// Keys that a page for SCAN holds, a few more where hashes are close.
 const PAGE_KEYS: usize = 1024;
 
+/// Rows that one job of the warm-up reads, and the bytes of values at which it ends sooner.
+const WARM_ROWS: usize = 2048;
+const WARM_BYTES: usize = 1 << 20;
+/// Expired rows that one job looks for.
+const EXPIRED_ROWS: usize = 4096;
+
 /// A job, with the lower level that it works on.
 pub struct Job<L> {
     pub(super) lower: L,
@@ -55,6 +61,10 @@ pub(super) enum Task {
     Range { place: Place, from: u64, asked: u32 },
     /// Lists the keys that match.
     Matches { place: Place, pattern: Vec<u8>, limit: usize, asked: u32 },
+    /// Reads all rows from a hash on, a stretch of them.
+    Warm { place: Place, from: u64, asked: u32 },
+    /// Looks for expired rows from a hash on.
+    Expired { place: Place, from: u64, clock_ms: u64, asked: u32 },
     /// Finds out whether keys existed. `epoch`: as of this freeze.
     Resolve { place: Place, keys: Vec<(u64, Vec<u8>)>, epoch: u32 },
     /// Writes what a freeze captured.
@@ -65,11 +75,43 @@ pub(super) enum Task {
 
 /// What a job brought.
 pub(super) enum Done {
-    Loaded { place: Place, rows: Vec<Loaded>, asked: u32 },
-    Page { page: LowerPage, asked: u32 },
-    Resolved { place: Place, keys: Vec<(u64, Vec<u8>, Option<Stamp>)>, epoch: u32 },
-    HandedOver { metas: Vec<(PartitionId, PartitionMeta)>, counts: BTreeMap<Place, BlindCounts>, rows: u64 },
-    Compacted { more: bool },
+    Loaded {
+        place: Place,
+        rows: Vec<Loaded>,
+        asked: u32,
+    },
+    Page {
+        page: LowerPage,
+        asked: u32,
+    },
+    /// All rows of the stretch up to the hash `to`.
+    Warmed {
+        place: Place,
+        from: u64,
+        to: u64,
+        rows: Vec<Loaded>,
+        asked: u32,
+    },
+    /// `next`: there may be more from this hash on.
+    ExpiredBelow {
+        place: Place,
+        rows: Vec<Loaded>,
+        next: Option<u64>,
+        asked: u32,
+    },
+    Resolved {
+        place: Place,
+        keys: Vec<(u64, Vec<u8>, Option<Stamp>)>,
+        epoch: u32,
+    },
+    HandedOver {
+        metas: Vec<(PartitionId, PartitionMeta)>,
+        counts: BTreeMap<Place, BlindCounts>,
+        rows: u64,
+    },
+    Compacted {
+        more: bool,
+    },
 }
 
 /// A key read from below; `None`: it is not there.
@@ -93,6 +135,8 @@ impl Task {
             Task::Load { .. } => "load",
             Task::Range { .. } => "range",
             Task::Matches { .. } => "matches",
+            Task::Warm { .. } => "warm",
+            Task::Expired { .. } => "expired",
             Task::Resolve { .. } => "resolve",
             Task::HandOver { .. } => "hand-over",
             Task::Compact { .. } => "compact",
@@ -121,6 +165,14 @@ impl Task {
             Task::Range { place, from, asked } => Ok(Done::Page { page: range(lower, place, from)?, asked }),
             Task::Matches { place, pattern, limit, asked } => {
                 Ok(Done::Page { page: matches(lower, place, pattern, limit)?, asked })
+            }
+            Task::Warm { place, from, asked } => {
+                let (rows, to) = warm(lower, place, from)?;
+                Ok(Done::Warmed { place, from, to, rows, asked })
+            }
+            Task::Expired { place, from, clock_ms, asked } => {
+                let (rows, next) = expired(lower, place, from, clock_ms)?;
+                Ok(Done::ExpiredBelow { place, rows, next, asked })
             }
             Task::Resolve { place, keys, epoch } => {
                 let resolve = |(hash, key): (u64, Vec<u8>)| -> Result<_, String> {
@@ -153,12 +205,12 @@ fn unreadable(place: Place) -> String {
     format!("state: a row of partition {} is in a layout that this version does not know", place.partition)
 }
 
-/// Visits the keys of a keyspace from a hash on, until `visit` returns false.
+/// Visits the rows of a keyspace from a hash on, until `visit` returns false.
 fn walk<L: Lower>(
     lower: &L,
     place: Place,
     from: u64,
-    mut visit: impl FnMut(LowerKey) -> bool,
+    mut visit: impl FnMut(u64, &[u8], Stamp, &[u8]) -> bool,
 ) -> Result<(), String> {
     let start = row_key(place.partition, place.keyspace, from, b"");
     let mut broken = false;
@@ -166,9 +218,7 @@ fn walk<L: Lower>(
         read_row_key(key),
         read_row_value(value),
     ) {
-        (Some((hash, key)), Some((stamp, _))) => {
-            visit(LowerKey { hash, key: key.to_vec(), expire_at_ms: stamp.expire_at_ms })
-        }
+        (Some((hash, key)), Some((stamp, value))) => visit(hash, key, stamp, value),
         _ => {
             broken = true;
             false
@@ -180,13 +230,13 @@ fn walk<L: Lower>(
 /// A page of keys; ends where a cursor can stand.
 fn range<L: Lower>(lower: &L, place: Place, from: u64) -> Result<LowerPage, String> {
     let (mut keys, mut to): (Vec<LowerKey>, u64) = (Vec::new(), u64::MAX);
-    walk(lower, place, from, |key| {
-        let cursor = key.hash >> CURSOR_SHIFT;
+    walk(lower, place, from, |hash, key, stamp, _| {
+        let cursor = hash >> CURSOR_SHIFT;
         if keys.len() >= PAGE_KEYS && keys.last().is_some_and(|last| last.hash >> CURSOR_SHIFT != cursor) {
             to = (cursor << CURSOR_SHIFT) - 1;
             return false;
         }
-        keys.push(key);
+        keys.push(LowerKey { hash, key: key.to_vec(), expire_at_ms: stamp.expire_at_ms });
         true
     })?;
     let Place { partition, keyspace } = place;
@@ -195,15 +245,52 @@ fn range<L: Lower>(lower: &L, place: Place, from: u64) -> Result<LowerPage, Stri
 
 fn matches<L: Lower>(lower: &L, place: Place, pattern: Vec<u8>, limit: usize) -> Result<LowerPage, String> {
     let (mut keys, mut too_many) = (Vec::new(), false);
-    walk(lower, place, 0, |key| {
-        if glob(&pattern, &key.key) {
-            keys.push(key);
+    walk(lower, place, 0, |hash, key, stamp, _| {
+        if glob(&pattern, key) {
+            keys.push(LowerKey { hash, key: key.to_vec(), expire_at_ms: stamp.expire_at_ms });
         }
         too_many = keys.len() > limit;
         !too_many
     })?;
     let Place { partition, keyspace } = place;
     Ok(LowerPage { partition, keyspace, from: 0, to: u64::MAX, pattern: Some(pattern), keys, too_many })
+}
+
+/// A stretch of rows, and its last hash.
+fn warm<L: Lower>(lower: &L, place: Place, from: u64) -> Result<(Vec<Loaded>, u64), String> {
+    let (mut rows, mut bytes, mut to): (Vec<Loaded>, usize, u64) = (Vec::new(), 0, u64::MAX);
+    walk(lower, place, from, |hash, key, stamp, value| {
+        let is_full = rows.len() >= WARM_ROWS || bytes >= WARM_BYTES;
+        if is_full && rows.last().is_some_and(|last| last.hash != hash) {
+            to = hash - 1;
+            return false;
+        }
+        bytes += key.len() + value.len();
+        rows.push(Loaded { hash, key: key.to_vec(), value: Some((stamp, value.to_vec())) });
+        true
+    })?;
+    Ok((rows, to))
+}
+
+/// Expired rows, without their values, and where to go on.
+fn expired<L: Lower>(
+    lower: &L,
+    place: Place,
+    from: u64,
+    clock_ms: u64,
+) -> Result<(Vec<Loaded>, Option<u64>), String> {
+    let (mut rows, mut next) = (Vec::new(), None);
+    walk(lower, place, from, |hash, key, stamp, _| {
+        if rows.len() >= EXPIRED_ROWS {
+            next = Some(hash);
+            return false;
+        }
+        if stamp.expire_at_ms <= clock_ms {
+            rows.push(Loaded { hash, key: key.to_vec(), value: Some((stamp, Vec::new())) });
+        }
+        true
+    })?;
+    Ok((rows, next))
 }
 
 /// Writes rows and partitions in one step. The counts of blind writes become exact here, since the lower level is

@@ -2,8 +2,8 @@
 //!
 //! Read in this order: `op` (the operations and their outcomes) and `codec` (their bytes); `state` ([`Store`], the
 //! state machine); `exec`, `dispatch`, `write`, `read`, `scan`, `lcs` (the commands); `partition`, `table`, `row` (the
-//! upper level, in memory); `ledger` and `upkeep` (hand-overs, eviction, expiry); `lookups` and `jobs` (questions to
-//! the lower level); `lower` (that level). Nothing here reads a clock, and only jobs block.
+//! upper level, in memory); `ledger` and `upkeep` (hand-overs, eviction, expiry); `lookups`, `jobs` and `warm`
+//! (questions to the lower level); `lower` (that level). Nothing here reads a clock, and only jobs block.
 
 mod codec;
 mod dispatch;
@@ -28,6 +28,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod warm;
 mod write;
 
 pub use codec::ListIter;

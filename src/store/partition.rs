@@ -16,6 +16,8 @@ const OP_BITS: u32 = 20;
 
 /// Looks for expired rows are this far apart at least, by the partition's clock.
 const SWEEP_INTERVAL_MS: u64 = 500;
+/// The same for rows that are below only: that takes a scan of the lower level.
+const SWEEP_BELOW_INTERVAL_MS: u64 = 600_000;
 
 /// A partition. About 200 bytes while it has no rows.
 #[derive(Debug)]
@@ -52,6 +54,9 @@ pub(super) struct Partition {
     pub(super) min_expire_ms: u64,
     /// When the last sweep for expired rows began, by `clock_ms`.
     pub(super) swept_ms: u64,
+    /// The same for rows that are below only, and the hash from which that goes on.
+    pub(super) swept_below_ms: u64,
+    pub(super) swept_below_hash: u64,
 }
 
 /// What memory says about a key.
@@ -90,6 +95,8 @@ impl Partition {
             touched: false,
             min_expire_ms: NO_EXPIRY,
             swept_ms: 0,
+            swept_below_ms: meta.clock_ms,
+            swept_below_hash: 0,
         }
     }
 
@@ -230,6 +237,12 @@ impl Partition {
     pub(super) fn wants_sweep(&self) -> bool {
         self.min_expire_ms <= self.clock_ms
             && self.clock_ms.saturating_sub(self.swept_ms) >= SWEEP_INTERVAL_MS
+    }
+
+    /// Whether it is worth looking for expired rows below.
+    pub(super) fn wants_sweep_below(&self) -> bool {
+        let since_ms = self.clock_ms.saturating_sub(self.swept_below_ms);
+        self.expiring > 0 && since_ms >= SWEEP_BELOW_INTERVAL_MS
     }
 
     /// Keys of blind writes that are not resolved, at most `limit`.

@@ -160,6 +160,9 @@ impl<L: Lower> Store<L> {
             store.partitions.insert(id, Partition::restored(id, &meta));
             store.upkeep.add_partition(id);
             store.note_dead(id, meta.keyspace);
+            if meta.keys > 0 {
+                store.upkeep.cold.push_back(id);
+            }
         }
         Ok(store)
     }
@@ -307,6 +310,9 @@ impl<L: Lower> StateMachine for Store<L> {
         if partition.wants_sweep() {
             partition.swept_ms = partition.clock_ms;
             upkeep.walks.push_back(at.partition);
+        }
+        if partition.wants_sweep_below() {
+            self.sweep_below(at.partition);
         }
         self.freeze_if_due();
     }

@@ -146,6 +146,23 @@ impl Table {
         }
     }
 
+    /// Notes that everything that exists from the page of `from` to the hash `to` is here: the whole pages among these
+    /// are complete.
+    pub(super) fn complete_pages(&mut self, from: u64, to: u64) {
+        let mut hash = self.page_start(from);
+        while self.page(hash).is_some() {
+            let end = self.page_end(hash);
+            if end > to {
+                return;
+            }
+            self.page_mut(hash).complete = true;
+            match end.checked_add(1) {
+                Some(next) => hash = next,
+                None => return,
+            }
+        }
+    }
+
     /// Adds a row whose key is not here yet.
     pub(super) fn insert(&mut self, row: Row) {
         let hash = row.hash;

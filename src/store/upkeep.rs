@@ -32,6 +32,10 @@ pub(super) struct Upkeep {
     stuck: bool,
     /// Whole rounds since it last found something.
     idle_rounds: u32,
+    /// Partitions whose rows are still to be read into memory after a start.
+    pub(super) cold: Queue,
+    /// How far the first of them has got.
+    pub(super) warming: Option<super::warm::Warming>,
     /// Key ranges of flushed keyspaces, for the next compaction.
     pub(super) dead: Vec<(Vec<u8>, Vec<u8>)>,
     /// A compaction is under way.
@@ -53,6 +57,7 @@ impl<L: Lower> Store<L> {
         units = self.capture_slice(units);
         units = self.walk_slice(units);
         units = self.evict_slice(units);
+        self.warm();
         units == 0
     }
 
@@ -142,6 +147,14 @@ impl<L: Lower> Store<L> {
                 self.asking.retain(|asking| asking != &(page.partition, want.clone()));
                 self.lookups.keep(page, asked, self.ledger.completed);
             }
+            Done::Warmed { place, from, to, rows, asked } => {
+                self.lookups.answered(asked);
+                self.put_warmed(place, from, to, &rows);
+            }
+            Done::ExpiredBelow { place, rows, next, asked } => {
+                self.lookups.answered(asked);
+                self.put_expired(place, &rows, next);
+            }
             Done::Resolved { place, keys, epoch } => {
                 self.asking.retain(|asking| asking != &(place.partition, Want::Unknown));
                 if epoch == self.ledger.epoch {
@@ -184,7 +197,7 @@ impl<L: Lower> Store<L> {
     }
 
     /// A partition, if it still is in that keyspace.
-    fn partition_at(&mut self, place: Place) -> Option<&mut Partition> {
+    pub(super) fn partition_at(&mut self, place: Place) -> Option<&mut Partition> {
         self.partitions.get_mut(&place.partition).filter(|partition| partition.keyspace == place.keyspace)
     }
 
@@ -197,7 +210,7 @@ impl<L: Lower> Store<L> {
     }
 
     /// Puts a loaded row into memory, unless memory knows better; a key that is not below becomes a clean tombstone.
-    fn put_loaded(&mut self, place: Place, loaded: &Loaded) {
+    pub(super) fn put_loaded(&mut self, place: Place, loaded: &Loaded) {
         let Some(partition) = self.partition_at(place) else { return };
         let Loaded { hash, key, value } = loaded;
         let page = partition.table.page_mut(*hash);

@@ -305,3 +305,51 @@ fn another_layout_is_refused() {
     lower.ingest(&mut std::iter::once(([1, 0, 0, 0, 0, 0, 0, 0, 5].to_vec(), Some(vec![9])))).unwrap();
     assert!(Store::open(lower, options()).is_err_and(|error| error.contains("layout")));
 }
+
+#[test]
+fn after_a_restart_memory_fills_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut d = Driver::new(lsm(&folder), options());
+    for n in 0..6000 {
+        d.run(&set(&format!("k{n}"), &format!("v{n}")));
+    }
+    d.hand_over();
+    d.crash();
+    assert_eq!(d.store.get(P, b"k5", 1), Lookup::Unknown);
+    assert_eq!(d.store.get(P, b"none", 1), Lookup::Unknown);
+    d.run(&set("k7", "new"));
+    d.run(&Op::Del { keys: List::Args(&[b"k8"]) });
+    d.settle();
+    for n in (0..6000).filter(|n| *n != 7 && *n != 8) {
+        let key = format!("k{n}");
+        assert_eq!(d.store.get(P, key.as_bytes(), 1), Lookup::Value(format!("v{n}").as_bytes()));
+    }
+    assert_eq!(d.store.get(P, b"k7", 1), Lookup::Value(b"new"));
+    assert_eq!(d.store.get(P, b"k8", 1), Lookup::Absent);
+    assert_eq!(d.store.get(P, b"none", 1), Lookup::Absent);
+    assert_eq!(d.store.stats().loaded_keys, 1);
+    assert_eq!(d.run(&Op::DbSize), Outcome::Int(5999));
+}
+
+#[test]
+fn expired_rows_that_are_only_below_go_in_time() {
+    let mut d = Driver::new(MemLower::default(), tiny(60_000));
+    let at = d.now_ms + 1000;
+    for n in 0..5000 {
+        let key = format!("k{n}");
+        let (when, reply) = (SetWhen::Always, SetReply::Ok);
+        d.run(&Op::Set { key: key.as_bytes(), value: b"v", when, expiry: Expiry::At(at), reply });
+    }
+    d.hand_over();
+    assert!(d.store.stats().evicted_keys > 2000);
+    for _ in 0..8 {
+        d.now_ms += 600_000;
+        d.run(&set("x", "y"));
+        d.settle();
+    }
+    assert_eq!(d.run(&Op::DbSize), Outcome::Int(1));
+    d.hand_over();
+    assert!(d.store.stats().lower.disk_bytes < 500);
+    d.crash();
+    assert_eq!(d.run(&Op::DbSize), Outcome::Int(1));
+}

@@ -1,0 +1,95 @@
+//! Reading rows into memory without being asked: the warm-up after a start, and the search for expired rows that only
+//! the lower level still has.
+//!
+//! Warm-up invariant: a page becomes complete only if all rows of its hashes were read in one go, from the first hash
+//! on, and nothing was evicted meanwhile. It ends where memory is nearly full.
+
+use super::jobs::{Job, Loaded, Place, Task};
+use super::lower::Lower;
+use super::state::Store;
+
+/// The warm-up of a partition.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Warming {
+    place: Place,
+    /// The next hash to read; `None` while a job is under way.
+    next: Option<u64>,
+    /// The store's count of evictions when it began.
+    evicted: u64,
+}
+
+impl<L: Lower> Store<L> {
+    /// Goes on with the warm-up, one job at a time.
+    pub(super) fn warm(&mut self) {
+        let Some(id) = self.upkeep.cold.front().copied() else { return };
+        let partition = self.partitions.get(&id).expect("a cold partition exists");
+        let place = Place { partition: id, keyspace: partition.keyspace };
+        let evicted = self.ledger.totals.evicted;
+        let warming = self.upkeep.warming.get_or_insert(Warming { place, next: Some(0), evicted });
+        let Some(from) = warming.next else { return };
+        let is_full = self.ledger.used_bytes > self.options.memory_bytes / 5 * 4;
+        if is_full || warming.evicted != evicted {
+            self.upkeep.cold.clear();
+            self.upkeep.warming = None;
+            return;
+        }
+        if warming.place != place {
+            // Flushed: there is nothing below any more.
+            self.upkeep.cold.pop_front();
+            self.upkeep.warming = None;
+            return;
+        }
+        warming.next = None;
+        let asked = self.ledger.completed;
+        self.lookups.ask(asked);
+        self.jobs.push(Job { lower: self.lower.clone(), task: Task::Warm { place, from, asked } });
+    }
+
+    /// Takes what a job of the warm-up read.
+    pub(super) fn put_warmed(&mut self, place: Place, from: u64, to: u64, rows: &[Loaded]) {
+        for row in rows {
+            self.put_loaded(place, row);
+        }
+        let evicted = self.ledger.totals.evicted;
+        let Some(warming) = &mut self.upkeep.warming else { return };
+        warming.next = to.checked_add(1);
+        let (is_done, is_whole) = (warming.next.is_none(), warming.evicted == evicted);
+        if is_done {
+            self.upkeep.warming = None;
+            self.upkeep.cold.pop_front();
+        }
+        if is_whole && let Some(partition) = self.partition_at(place) {
+            partition.table.page_mut(0);
+            partition.table.complete_pages(from, to);
+        }
+    }
+
+    /// Looks for expired rows below, unless all rows are in memory anyway.
+    pub(super) fn sweep_below(&mut self, id: corduroy_shards::PartitionId) {
+        let partition =
+            self.partitions.get_mut(&id).expect("called for a partition that just ended an entry");
+        partition.swept_below_ms = partition.clock_ms;
+        if partition.table.is_all_complete() {
+            return;
+        }
+        let place = Place { partition: id, keyspace: partition.keyspace };
+        let (from, clock_ms, asked) = (partition.swept_below_hash, partition.clock_ms, self.ledger.completed);
+        self.lookups.ask(asked);
+        let task = Task::Expired { place, from, clock_ms, asked };
+        self.jobs.push(Job { lower: self.lower.clone(), task });
+    }
+
+    /// Puts expired rows into memory, from where the walk for expired rows removes them for good.
+    pub(super) fn put_expired(&mut self, place: Place, rows: &[Loaded], next: Option<u64>) {
+        for row in rows {
+            self.put_loaded(place, row);
+        }
+        let Some(partition) = self.partition_at(place) else { return };
+        partition.swept_below_hash = next.unwrap_or(0);
+        if next.is_some() {
+            partition.swept_below_ms = 0;
+        }
+        // Now, before eviction drops them again.
+        self.upkeep.walks.push_back(place.partition);
+    }
+}
