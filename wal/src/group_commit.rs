@@ -63,6 +63,11 @@ impl<B: Deref<Target = [u8]> + DerefMut> GroupCommit<B> {
         self.open.insert(Batch::new(seq, buffer))
     }
 
+    /// The newest batch there is, open or not.
+    pub fn latest(&self) -> BatchSeq {
+        BatchSeq(self.next.get() - 1)
+    }
+
     /// Closes the open batch.
     pub fn close(&mut self) -> Option<BatchSeq> {
         let batch = self.open.take()?;
@@ -123,7 +128,9 @@ impl<B: Deref<Target = [u8]> + DerefMut> GroupCommit<B> {
         }
         for frame in self.in_flight.iter().rev() {
             if let Some((at, len)) = frame.places.find(log, lsn, limit) {
-                return frame.content(lend(frame.io), at, len);
+                let content = frame.content(lend(frame.io), at, len);
+                assert!(content.is_some(), "the buffer of frame {} is neither lent nor back", frame.seq);
+                return content;
             }
         }
         None

@@ -103,6 +103,8 @@ impl SegmentIndex {
 /// What is known of one log. An idle log has no heap memory but its configuration's bytes.
 #[derive(Default, Debug)]
 pub(crate) struct LogEntry {
+    /// Differs between a log that was removed and one of the same id that came after it.
+    pub life: u64,
     /// The lowest entry that can be read; `last + 1` if there is none.
     pub first: Lsn,
     /// The highest entry appended.
@@ -143,9 +145,14 @@ impl LogEntry {
         if let Some((first, last, prev_term)) = part.base {
             self.runs.drop_below(first, |_, _| {});
             self.runs.truncate(last.next(), |_, _| {});
-            (self.first, self.prev_term) = (first, prev_term);
+            // Entries that it speaks of may have been released since, and their segments freed.
+            if self.runs.is_empty() || self.first < first {
+                (self.first, self.prev_term) = (first, prev_term);
+            }
             self.last = self.runs.last().unwrap_or(Lsn(first.get() - 1));
-            self.base_home = segment;
+            if first > last {
+                self.base_home = segment;
+            }
         }
         if let Some(first) = part.runs.first() {
             // A gap means that the entries in between were released and their segments are gone.
@@ -173,6 +180,7 @@ impl LogEntry {
 #[derive(Default, Debug)]
 pub(crate) struct Index {
     logs: LogMap<LogEntry>,
+    lives: u64,
 }
 
 impl Index {
@@ -186,7 +194,11 @@ impl Index {
 
     /// The log's entry, made if there is none: a log that starts at entry 1.
     pub fn entry(&mut self, log: LogId) -> &mut LogEntry {
-        self.logs.entry(log).or_insert_with(|| LogEntry { first: Lsn(1), ..LogEntry::default() })
+        let lives = &mut self.lives;
+        self.logs.entry(log).or_insert_with(|| {
+            *lives += 1;
+            LogEntry { life: *lives, first: Lsn(1), ..LogEntry::default() }
+        })
     }
 
     pub fn remove(&mut self, log: LogId) -> Option<LogEntry> {

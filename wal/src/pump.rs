@@ -150,8 +150,9 @@ impl<D: Device> Wal<D> {
             let Some(entry) = self.index.get_mut(meta.log) else { continue };
             match meta.kind {
                 RecordKind::Tombstone => continue,
-                RecordKind::State => entry.base_home = segment,
-                RecordKind::Append => {}
+                // Of a log with entries it proves nothing alone: the last one's term is in its own record.
+                RecordKind::State if meta.first > meta.last => entry.base_home = segment,
+                RecordKind::State | RecordKind::Append => {}
             }
             if meta.hard_state.is_some() {
                 entry.hard_state_home = segment;
@@ -223,7 +224,7 @@ impl<D: Device> Wal<D> {
                     .filter(|(_, entry)| entry.lives_in(segment))
                     .map(|(log, _)| log)
                     .collect();
-                self.reclaim.start(segment, needed);
+                self.reclaim.start(segment, needed, self.commit.latest());
             }
             if !self.reclaim.is_done(self.commit.durable) {
                 return;
@@ -244,10 +245,11 @@ impl<D: Device> Wal<D> {
         for _ in 0..REWRITES_PER_FRAME {
             let Some(log) = self.reclaim.next() else { break };
             if self.index.get(log).is_some_and(|entry| entry.lives_in(segment)) {
-                let batch = self.push_state(log)?;
-                self.reclaim.rewritten(batch);
+                self.push_state(log)?;
                 self.stats.rewritten_bytes += crate::format::record::RECORD_HEAD_BYTES as u64;
             }
+            // Also where a newer record made the rewrite needless: that one may still be on its way.
+            self.reclaim.rewritten(self.commit.latest());
         }
         self.tell_if(pressed)
     }

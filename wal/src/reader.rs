@@ -18,18 +18,24 @@ use crate::wal::{Purpose, Wal};
 #[derive(Debug)]
 pub(crate) struct Want {
     pub log: LogId,
+    /// The log's life that the entries found so far are of.
+    pub life: Option<u64>,
+    /// The first entry wanted.
+    pub from: Lsn,
     /// The next entry to find.
     pub next: Lsn,
     /// The last one wanted.
     pub to: Lsn,
     /// Payload bytes that may still be added; the first entry comes regardless.
     pub room_bytes: usize,
+    /// The log holds no more of it.
+    pub ended: bool,
     pub found: Vec<OwnedEntry>,
 }
 
 impl Want {
     pub fn is_done(&self) -> bool {
-        self.next > self.to || (self.room_bytes == 0 && !self.found.is_empty())
+        self.ended || self.next > self.to || (self.room_bytes == 0 && !self.found.is_empty())
     }
 
     /// Takes the entries of a record that continue what was found, up to `last`; `term` tells the version that counts.
@@ -164,7 +170,20 @@ impl<D: Device> Wal<D> {
     fn want(&self, log: LogId, from: Lsn, to: Lsn, room_bytes: usize) -> Result<Want, WalError> {
         self.check_range(log, from)?;
         let last = self.index.get(log).map_or(Lsn::ZERO, |entry| entry.last);
-        Ok(Want { log, next: from, to: to.min(last), room_bytes, found: Vec::new() })
+        Ok(Want {
+            log,
+            life: self.life(log),
+            from,
+            next: from,
+            to: to.min(last),
+            room_bytes,
+            ended: false,
+            found: Vec::new(),
+        })
+    }
+
+    fn life(&self, log: LogId) -> Option<u64> {
+        self.index.get(log).map(|entry| entry.life)
     }
 
     fn check_range(&self, log: LogId, lsn: Lsn) -> Result<(), WalError> {
@@ -185,7 +204,7 @@ impl<D: Device> Wal<D> {
         let entry =
             self.index.get(want.log).filter(|entry| entry.first <= want.next && want.next <= entry.last);
         let Some(entry) = entry else {
-            want.to = Lsn(want.next.get() - 1);
+            want.ended = true;
             return None;
         };
         let mut limit = entry.last;
@@ -271,14 +290,24 @@ impl<D: Device> Wal<D> {
         let (done, going) =
             std::mem::take(&mut self.jobs).into_iter().partition(|job: &Job| job.piece.is_none());
         self.jobs = going;
-        for Job { token, mut want, .. } in done {
-            // An overwrite since may have taken the end away.
-            let valid = want.found.iter().take_while(|e| self.term(want.log, e.lsn) == Some(e.term)).count();
+        for mut job in done {
+            // An overwrite since may have taken the end away, or all of it: then the read starts again.
+            let want = &mut job.want;
+            let same_life = self.life(want.log) == want.life;
+            let holds = |e: &&OwnedEntry| same_life && self.term(want.log, e.lsn) == Some(e.term);
+            let valid = want.found.iter().take_while(holds).count();
             want.found.truncate(valid);
-            let result = match self.check_range(want.log, want.next).err() {
-                Some(error) if want.found.is_empty() => Err(error),
-                _ => Ok(want.found),
+            let result = match self.check_range(want.log, want.from) {
+                Err(error) if want.found.is_empty() => Err(error),
+                Ok(()) if want.found.is_empty() => {
+                    (want.next, want.ended, want.life) = (want.from, false, self.life(want.log));
+                    self.step(&mut job);
+                    self.jobs.push(job);
+                    continue;
+                }
+                _ => Ok(std::mem::take(&mut want.found)),
             };
+            let token = job.token;
             events.push(WalEvent::Read { token, result });
         }
     }

@@ -1,7 +1,8 @@
 //! Reclaim: frees the oldest segment once no entry in it is held, after writing again what else logs need of it.
 //!
-//! The rewrites (a hard state, a configuration, the bounds of an empty log) ride in ordinary frames, a few at a time,
-//! and must be durable before any frame says that the segment is not live. Nothing here waits for anybody.
+//! The rewrites (a hard state, a configuration, the bounds of an empty log) ride in ordinary frames, a few at a time.
+//! They, and whatever else made the segment dead (an overwrite, a tombstone, a newer hard state), must be durable
+//! before any frame says that the segment is not live. Nothing here waits for a state machine or a follower.
 
 use crate::ids::{BatchSeq, LogId, SegmentSeq};
 
@@ -13,7 +14,8 @@ pub(crate) const REWRITES_PER_FRAME: usize = 64;
 pub(crate) struct Reclaim {
     segment: Option<SegmentSeq>,
     todo: Vec<LogId>,
-    rewritten_in: Option<BatchSeq>,
+    /// Durable up to here, the segment's content is superseded on the medium too.
+    superseded_in: BatchSeq,
 }
 
 impl Reclaim {
@@ -22,9 +24,9 @@ impl Reclaim {
         self.segment == Some(segment)
     }
 
-    /// Starts freeing a segment that these logs need something of.
-    pub fn start(&mut self, segment: SegmentSeq, todo: Vec<LogId>) {
-        *self = Self { segment: Some(segment), todo, rewritten_in: None };
+    /// Starts freeing a segment that these logs need something of; `latest` is the newest batch there is.
+    pub fn start(&mut self, segment: SegmentSeq, todo: Vec<LogId>, latest: BatchSeq) {
+        *self = Self { segment: Some(segment), todo, superseded_in: latest };
     }
 
     /// The next log to write again.
@@ -32,13 +34,13 @@ impl Reclaim {
         self.todo.pop()
     }
 
-    /// A log's state was added to this batch.
-    pub fn rewritten(&mut self, batch: BatchSeq) {
-        self.rewritten_in = Some(batch);
+    /// A log's state is in some batch up to this one.
+    pub fn rewritten(&mut self, latest: BatchSeq) {
+        self.superseded_in = latest;
     }
 
     /// Whether all that was needed of the segment is durable elsewhere.
     pub fn is_done(&self, durable: BatchSeq) -> bool {
-        self.todo.is_empty() && self.rewritten_in.is_none_or(|batch| batch <= durable)
+        self.todo.is_empty() && self.superseded_in <= durable
     }
 }

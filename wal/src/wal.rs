@@ -274,6 +274,8 @@ impl<D: Device> Wal<D> {
         self.check_poison()?;
         let mut ended = std::mem::take(&mut self.ended);
         self.device.poll(&mut ended);
+        // Frames first: a read that goes on may want the buffers that have just come back.
+        ended.sort_by_key(|done| !self.under_way.contains(&(done.id, Purpose::Frame)));
         for completion in ended.drain(..) {
             self.on_ended(completion, events);
         }
@@ -303,6 +305,8 @@ impl<D: Device> Wal<D> {
             }
             (Purpose::Create(slot), result) => self.on_made(slot, result.is_ok()),
             (Purpose::Remove, _) => {}
+            // A failed frame's buffer is gone, and nothing is handed out any more.
+            (Purpose::Read, _) if self.poisoned.is_some() => self.recycle(buffer),
             (Purpose::Read, result) => self.on_read(id, result, buffer, events),
         }
     }
@@ -361,7 +365,9 @@ impl<D: Device> Wal<D> {
             newest = newest.max(segment);
             segments.drop_live(segment, count);
         });
-        entry.base_home = entry.base_home.max(newest);
+        if newest > SegmentSeq::ZERO && entry.runs.is_empty() {
+            entry.base_home = newest;
+        }
         (entry.first, entry.prev_term) = (upto.next(), prev_term);
     }
 

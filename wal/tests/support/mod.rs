@@ -1,11 +1,17 @@
 //! What the tests share: short ways to append, to settle, and to compare a WAL with what it must hold.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::indexing_slicing,
+    reason = "each test file uses a part of it; an index out of range fails the test"
+)]
 
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{
     BatchSeq, EntryKind, EntryRef, HardState, LogId, Lsn, Options, OwnedEntry, RecordHead, Recovered, Term,
     Wal, WalError, WalEvent,
 };
+
+pub mod model;
 
 /// A WAL over the memory device.
 pub type MemWal = Wal<MemDevice>;

@@ -1,0 +1,48 @@
+//! Random lives and deaths of a WAL, compared with a model: what was acknowledged is there, nothing else is.
+
+mod support;
+
+use corduroy_wal::planted::{self, Planted};
+use support::model::World;
+
+fn lives(seed: u64, lives: u64) -> Result<World, String> {
+    let mut world = World::new(seed);
+    for life in 0..lives {
+        world.live(20 + (seed * 31 + life * 57) % 300).map_err(|why| format!("life {life}: {why}"))?;
+    }
+    Ok(world)
+}
+
+/// The seeds to run: `CORDUROY_WAL_SEEDS=from..to` runs others.
+fn seeds() -> std::ops::Range<u64> {
+    let given = std::env::var("CORDUROY_WAL_SEEDS").ok();
+    let parsed = given
+        .as_deref()
+        .and_then(|range| range.split_once(".."))
+        .map(|(from, to)| from.parse().expect("a number before ..")..to.parse().expect("a number after .."));
+    parsed.unwrap_or(0..60)
+}
+
+#[test]
+fn every_life_starts_with_what_was_acknowledged() {
+    let (mut reopened, mut torn, mut footers) = (0, 0, 0);
+    for seed in seeds() {
+        let world = lives(seed, 8).unwrap_or_else(|why| panic!("seed {seed}, {why}"));
+        reopened += world.reopened;
+        torn += world.torn;
+        footers += world.footers;
+    }
+    assert!(reopened > 400 && torn > 50 && footers > 400, "{reopened} {torn} {footers}");
+}
+
+#[test]
+fn planted_bugs_are_found() {
+    // Cutting damage off needs damage to show: see `damage.rs`.
+    for bug in Planted::ALL.into_iter().filter(|bug| *bug != Planted::CutAboveWatermark) {
+        planted::plant(Some(bug));
+        let found =
+            (0..2000).find(|seed| std::panic::catch_unwind(|| lives(*seed, 8).is_err()).unwrap_or(true));
+        planted::plant(None);
+        assert!(found.is_some(), "{bug:?} was not found");
+    }
+}
