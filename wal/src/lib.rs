@@ -7,6 +7,7 @@ pub mod format;
 mod group_commit;
 pub mod ids;
 mod index;
+pub mod inspect;
 pub mod options;
 pub mod planted;
 mod pump;

@@ -4,15 +4,15 @@ use crate::device::BLOCK_BYTES;
 use crate::format::frame::{FRAME_HEAD_BYTES, FrameHead};
 use crate::format::record::{self, RecordView};
 use crate::format::sectors::{self, SECTOR_BYTES};
-use crate::ids::{BatchSeq, LogId, Lsn, SegmentSeq, Term};
+use crate::ids::{BatchSeq, LogId, SegmentSeq};
 use crate::index::SegmentIndex;
 use crate::planted::{self, Planted};
 use crate::runs::Run;
 
-/// A segment's bytes.
+/// A segment's bytes, read or mapped.
 #[derive(Debug)]
-pub(crate) struct Image {
-    pub bytes: Vec<u8>,
+pub(crate) struct Image<B = Vec<u8>> {
+    pub bytes: B,
     pub salt: u64,
     pub seq: SegmentSeq,
 }
@@ -39,18 +39,18 @@ pub(crate) enum Stop {
 }
 
 /// The frame at a place.
-enum Check {
+pub(crate) enum Check {
     Whole(FrameHead, Vec<u8>),
     Stop(Stop),
 }
 
-impl Image {
+impl<B: AsRef<[u8]>> Image<B> {
     fn sector_number(offset: u32) -> u32 {
         offset / u32::try_from(SECTOR_BYTES).expect("a small constant")
     }
 
     fn from(&self, offset: u32) -> &[u8] {
-        self.bytes.get(offset as usize..).unwrap_or_default()
+        self.bytes.as_ref().get(offset as usize..).unwrap_or_default()
     }
 
     fn head(&self, offset: u32) -> Option<FrameHead> {
@@ -60,7 +60,7 @@ impl Image {
     /// The whole frame heads from a block on; what they say was true when they were written, even if the rest of
     /// their frames never arrived.
     pub fn heads(&self, offset: u32) -> impl Iterator<Item = FrameHead> {
-        let end = u32::try_from(self.bytes.len()).expect("a slot's size fits");
+        let end = u32::try_from(self.bytes.as_ref().len()).expect("a slot's size fits");
         (offset..end).step_by(BLOCK_BYTES).filter_map(|at| self.head(at))
     }
 
@@ -72,7 +72,7 @@ impl Image {
     /// The log ids that the records at a damaged frame seem to carry; unverified.
     pub fn claimed_logs(&self, offset: u32) -> Vec<LogId> {
         let mut content = Vec::new();
-        let most = (self.bytes.len() - offset as usize).min(1 << 20);
+        let most = (self.bytes.as_ref().len() - offset as usize).min(1 << 20);
         let _whole = sectors::gather(self.from(offset), 0, sectors::content_bytes(most), &mut content);
         let mut logs = Vec::new();
         let mut rest = content.get(FRAME_HEAD_BYTES..).unwrap_or_default();
@@ -88,7 +88,8 @@ impl Image {
         logs
     }
 
-    fn check(&self, offset: u32, expected: BatchSeq) -> Check {
+    /// The frame at a block, if it is whole and of the batch that comes next.
+    pub fn check(&self, offset: u32, expected: BatchSeq) -> Check {
         let stale_ok = planted::is(Planted::StaleFrameAccepted);
         let head = match self.head(offset) {
             Some(head) => head,
@@ -125,7 +126,10 @@ impl Image {
 }
 
 /// The records of a frame's content, each verified; stops at the first that is not whole.
-fn records<'a>(head: &FrameHead, content: &'a [u8]) -> impl Iterator<Item = (usize, usize, RecordView<'a>)> {
+pub(crate) fn records<'a>(
+    head: &FrameHead,
+    content: &'a [u8],
+) -> impl Iterator<Item = (usize, usize, RecordView<'a>)> {
     let mut at = FRAME_HEAD_BYTES;
     (0..head.records).map_while(move |_| {
         let rest = content.get(at..)?;
@@ -150,20 +154,39 @@ fn records_are_whole(head: &FrameHead, content: &[u8]) -> bool {
     count == head.records && crc.finalize() == head.records_crc
 }
 
-/// The entries of a record as runs of one term.
-fn runs_of(view: &RecordView<'_>, segment: SegmentSeq, offset: u32, end: u32) -> Vec<Run> {
+/// The entries of a record as runs of one term; the record lies at `at` of the frame at `offset`.
+pub(crate) fn runs(
+    view: &RecordView<'_>,
+    segment: SegmentSeq,
+    offset: u32,
+    at: usize,
+    len: usize,
+) -> Vec<Run> {
+    let place = |logical: usize| {
+        offset + u32::try_from(sectors::physical(logical)).expect("a frame is smaller than its segment")
+    };
+    let (start, end) = (place(at), place(at + len));
     let mut runs: Vec<Run> = Vec::new();
     for entry in view.entries().flatten() {
         match runs.last_mut() {
             Some(run) if run.term == entry.term => run.count += 1,
-            _ => runs.push(new_run(entry.lsn, entry.term, segment, offset, end)),
+            _ => runs.push(Run {
+                first: entry.lsn,
+                term: entry.term,
+                segment,
+                count: 1,
+                offset: start,
+                end,
+                cut: false,
+            }),
         }
     }
     runs
 }
 
-fn new_run(first: Lsn, term: Term, segment: SegmentSeq, offset: u32, end: u32) -> Run {
-    Run { first, term, segment, count: 1, offset, end, cut: false }
+/// The bytes on disk of a frame with this content.
+pub(crate) fn frame_bytes(content: &[u8]) -> u32 {
+    u32::try_from(sectors::frame_bytes(content.len())).expect("smaller than a segment")
 }
 
 /// Reads frames from the segment's start until they stop. `before` is the last batch in front of the segment.
@@ -180,14 +203,11 @@ pub(crate) fn scan(image: &Image, before: BatchSeq, stated_end: Option<u32>) -> 
             Check::Stop(stop) => break stop,
         };
         for (at, len, view) in records(&head, &content) {
-            let place = |logical: usize| {
-                end + u32::try_from(sectors::physical(logical)).expect("a frame is smaller than its segment")
-            };
-            let runs = runs_of(&view, image.seq, place(at), place(at + len));
+            let runs = runs(&view, image.seq, end, at, len);
             effects.apply(&view.meta, runs.into_iter());
         }
         last_batch = last_batch.next();
-        end += u32::try_from(sectors::frame_bytes(content.len())).expect("smaller than a segment");
+        end += frame_bytes(&content);
     };
     Scan { effects, end, last_batch, stop }
 }

@@ -27,21 +27,21 @@ fn main() {
     let sync: SyncMode =
         std::env::var("CORDUROY_BENCH_SYNC").map_or(Ok(SyncMode::Auto), |s| s.parse()).unwrap();
     std::fs::create_dir_all(&root).unwrap();
-    let folder = tempfile::tempdir_in(&root).unwrap();
-    let effective = sync.resolve(DiskFacts::of(folder.path()).as_ref());
+    let effective = sync.resolve(DiskFacts::of(&root).as_ref());
     println!("folder {}, sync {effective}, {ROUNDS} rounds of {} ms each", root.display(), ROUND.as_millis());
-    frames(folder.path(), sync, effective);
-    writers(folder.path(), sync);
+    frames(&root, sync, effective);
+    writers(&root, sync);
 }
 
 /// The same frame sizes at the same depth, with and without the log.
-fn frames(folder: &Path, sync: SyncMode, effective: SyncMode) {
+fn frames(root: &Path, sync: SyncMode, effective: SyncMode) {
     println!("\ngroup commit against the bare write loop, frames/s (p50)");
     println!("{:>6} {:>6} {:>24} {:>24} {:>8}", "bytes", "depth", "bare loop", "group commit", "ratio");
     for depth in [1, 2] {
         for bytes in [4 << 10, 16 << 10, 64 << 10_u32] {
-            let mut bare = Bare::new(folder, effective);
-            let mut ours = Ours::new(folder, sync, 1, depth);
+            let folder = tempfile::tempdir_in(root).unwrap();
+            let mut bare = Bare::new(folder.path(), effective);
+            let mut ours = Ours::new(&folder.path().join("ours"), sync, 1, depth);
             let payload = payload_for_frame(bytes);
             if depth == 1 && bytes == 4 << 10 {
                 println!("device: {}", ours.describe());
@@ -63,7 +63,7 @@ fn frames(folder: &Path, sync: SyncMode, effective: SyncMode) {
 }
 
 /// Writers that append 4 KiB batches and wait for each.
-fn writers(folder: &Path, sync: SyncMode) {
+fn writers(root: &Path, sync: SyncMode) {
     println!("\nsynced 4 KiB batches/s of closed-loop writers (p50)");
     println!(
         "{:>8} {:>24} {:>24} {:>24} {:>8} {:>11}",
@@ -71,9 +71,10 @@ fn writers(folder: &Path, sync: SyncMode) {
     );
     let payload = noise(4 << 10);
     for writers in [1, 8] {
-        let mut plain = RaftEngine::new(folder, writers, false);
-        let mut prefilled = RaftEngine::new(folder, writers, true);
-        let mut ours = Ours::new(folder, sync, writers, 2);
+        let folder = tempfile::tempdir_in(root).unwrap();
+        let mut plain = RaftEngine::new(folder.path(), writers, false);
+        let mut prefilled = RaftEngine::new(folder.path(), writers, true);
+        let mut ours = Ours::new(&folder.path().join("ours"), sync, writers, 2);
         let mut all = [Series::default(), Series::default(), Series::default()];
         for _ in 0..ROUNDS {
             all[0].push(plain.run(&payload, ROUND));

@@ -20,9 +20,9 @@ pub struct Ours {
 }
 
 impl Ours {
+    /// Begins a WAL in an empty folder.
     pub fn new(folder: &Path, sync: SyncMode, writers: usize, depth: usize) -> Self {
-        let folder = folder.join(format!("ours-{writers}-{depth}"));
-        let device = UringDevice::open(&folder, UringOptions { sync, ..UringOptions::default() }).unwrap();
+        let device = UringDevice::open(folder, UringOptions { sync, ..UringOptions::default() }).unwrap();
         let options = Options { max_in_flight: depth, ..Options::default() };
         let (wal, _) = Wal::open(device, options).unwrap();
         Self { wal, next: vec![1; writers], events: Vec::new() }
