@@ -69,10 +69,10 @@ ask() {
     local reply value
     { exec 3<>"/dev/tcp/127.0.0.1/$port"; } 2>/dev/null || return 0
     printf '%s\r\n' "$*" >&3
-    IFS= read -r -t 10 reply <&3 || reply="no answer"
+    IFS= read -r -t 10 reply <&3 2>/dev/null || reply="no answer"
     reply=${reply%$'\r'}
     if [[ $reply == '$'* && $reply != '$-1' ]]; then
-        IFS= read -r -t 10 value <&3 || value="no value"
+        IFS= read -r -t 10 value <&3 2>/dev/null || value="no value"
         reply=${value%$'\r'}
     fi
     exec 3>&-

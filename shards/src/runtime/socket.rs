@@ -10,6 +10,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_io::{AsyncRead, AsyncWrite};
 use glommio::net::{TcpListener, TcpStream};
@@ -29,12 +30,24 @@ impl Listener {
     }
 
     /// Fails if another process listens on this address already. Since every core's listener shares its port, binding
-    /// alone would not notice a second server.
+    /// alone would not notice a second server. Where binding fails, only a listener that can be reached counts: the
+    /// connections of a server that was killed hold the address for a minute more, but not against its successor.
     ///
     /// # Errors
     /// What the system says: the address is in use or not ours.
     pub fn check_free(address: impl ToSocketAddrs) -> io::Result<()> {
-        std::net::TcpListener::bind(address).map(drop)
+        let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
+        match std::net::TcpListener::bind(addresses.as_slice()) {
+            Ok(_listener) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let refused = |address: &SocketAddr| {
+                    std::net::TcpStream::connect_timeout(address, Duration::from_secs(1))
+                        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+                };
+                if addresses.iter().all(refused) { Ok(()) } else { Err(error) }
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The address listened on (with the port chosen by the system, if it was 0).
