@@ -79,11 +79,24 @@ ask() {
     printf '%s\n' "$reply"
 }
 
+# let_it_run: waits until the load that was just started has something in the journal, then a random while longer.
+let_it_run() {
+    local before=${journal_bytes:-0}
+    for _ in $(seq 600); do
+        journal_bytes=$(stat -c %s "$work/journal" 2>/dev/null || echo 0)
+        [ "$journal_bytes" -gt $((before + 1000)) ] && break
+        kill -0 "$load_pid" 2>/dev/null || { cat "$work/load.log" >&2; fail "the load did not get under way"; }
+        sleep 0.02
+    done
+    sleep "0.$((RANDOM % 60 + 10))"
+}
+
 # number FIELD FILE: the first number of that name in a JSON report.
 number() { grep -o "\"$1\": [0-9]*" "$2" | head -n 1 | grep -o '[0-9]*$'; }
 
 # check_journal JOURNAL: reads everything back; prints the verdict and fails if a promise was broken.
 check_journal() {
+    journal_bytes=$(stat -c %s "$1")
     "$load" check "$1" --addr "$addr" >"$work/verdict" || { cat "$work/verdict" >&2; fail "the journal and the server disagree"; }
 }
 

@@ -22,7 +22,7 @@ for cycle in $(seq "$cycles"); do
     "$load" --addr "$addr" $mix -r 3000 --no-preload -d 60 --seed "$cycle" --journal "$work/journal" --until-disconnect \
         --quiet --json "$work/load.json" >"$work/load.log" 2>&1 &
     load_pid=$!
-    sleep "0.$((RANDOM % 60 + 20))"
+    let_it_run
     kill_server
     wait "$load_pid" || { cat "$work/load.log" >&2; fail "cycle $cycle: the load ended badly ($mix)"; }
     load_pid=""

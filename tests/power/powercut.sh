@@ -44,7 +44,7 @@ for cycle in $(seq "$cycles"); do
     "$load" --addr "$addr" $mix -r 3000 -d 60 --seed "$cycle" --journal "$work/journal" --until-disconnect \
         --quiet --json "$work/load.json" >"$work/load.log" 2>&1 &
     load_pid=$!
-    sleep "0.$((RANDOM % 60 + 20))"
+    let_it_run
     kill -STOP "$server_pid"
     while read -r state; do [ "$state" = T ] && break; sleep 0.01; done \
         < <(while :; do awk '/^State:/ { print $2 }' "/proc/$server_pid/status"; done)

@@ -10,11 +10,14 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_io::{AsyncRead, AsyncWrite};
 use glommio::net::{TcpListener, TcpStream};
 use rustix::net::{SendFlags, Shutdown};
+
+/// How long the listener of a killed server may outlive it.
+const GHOST_WAIT: Duration = Duration::from_secs(3);
 
 /// Accepts connections on this core. Several cores may listen on one address; the kernel spreads connections.
 #[derive(Debug)]
@@ -30,23 +33,26 @@ impl Listener {
     }
 
     /// Fails if another process listens on this address already. Since every core's listener shares its port, binding
-    /// alone would not notice a second server. Where binding fails, only a listener that can be reached counts: the
-    /// connections of a server that was killed hold the address for a minute more, but not against its successor.
+    /// alone would not notice a second server. What a killed server leaves behind does not count: its connections, which
+    /// hold the address for a minute, and its listener, which lives on until the kernel has wound up its io_uring.
     ///
     /// # Errors
     /// What the system says: the address is in use or not ours.
     pub fn check_free(address: impl ToSocketAddrs) -> io::Result<()> {
         let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
-        match std::net::TcpListener::bind(addresses.as_slice()) {
-            Ok(_listener) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let refused = |address: &SocketAddr| {
-                    std::net::TcpStream::connect_timeout(address, Duration::from_secs(1))
-                        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-                };
-                if addresses.iter().all(refused) { Ok(()) } else { Err(error) }
+        let is_refused = |address: &SocketAddr| {
+            std::net::TcpStream::connect_timeout(address, GHOST_WAIT)
+                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        };
+        let begun = Instant::now();
+        loop {
+            match std::net::TcpListener::bind(addresses.as_slice()) {
+                Ok(_listener) => return Ok(()),
+                Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(error),
+                Err(_) if addresses.iter().all(is_refused) => return Ok(()),
+                Err(error) if begun.elapsed() >= GHOST_WAIT => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
             }
-            Err(error) => Err(error),
         }
     }
 
