@@ -14,6 +14,8 @@ pub mod raft;
 pub mod routing;
 pub mod runtime;
 pub mod shard;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod slot;
 pub mod status;
 

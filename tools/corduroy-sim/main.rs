@@ -1,2 +1,230 @@
-//! corduroy-sim.
-fn main() {}
+//! corduroy-sim: plays, replays and shrinks simulated worlds. Exit 0: nothing broke; 1: an invariant broke; 2: bad usage.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use corduroy_shards::sim::{
+    Batch, Ending, PlainSubject, Plan, Planted, Report, Summary, Watch, play, run, shrink,
+};
+
+#[path = "../../tests/sim/subject.rs"]
+mod subject;
+
+use subject::StoreSubject;
+
+/// Which state machine the simulated shards have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Machine {
+    /// The real store.
+    Store,
+    /// Registers and counters, without levels or time: what fails with these is not the store's fault.
+    Plain,
+}
+
+impl Machine {
+    fn run(self, plan: Plan, watch: Watch) -> Report {
+        match self {
+            Self::Store => run(StoreSubject, plan, watch),
+            Self::Plain => run(PlainSubject, plan, watch),
+        }
+    }
+
+    fn play(self, batch: &Batch) -> Summary {
+        match self {
+            Self::Store => play(batch, || StoreSubject),
+            Self::Plain => play(batch, || PlainSubject),
+        }
+    }
+}
+
+/// Plays the simulated worlds of Corduroy: the real shard, log and store over a disk, a clock and clients that misbehave.
+#[derive(Parser)]
+#[command(name = "corduroy-sim", version, about)]
+struct Cli {
+    /// The state machine of the simulated shards.
+    #[arg(long, global = true, value_enum, default_value_t = Machine::Store)]
+    machine: Machine,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Plays many seeds and says which broke an invariant.
+    Run {
+        /// From..to, the last one not included; or one seed.
+        #[arg(long, value_parser = seeds, default_value = "0..1000")]
+        seeds: Range<u64>,
+        /// Switches a planted bug on (see `planted`).
+        #[arg(long, value_parser = planted)]
+        planted: Option<Planted>,
+        /// Threads to play on.
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+        /// Goes on after the first seed that fails.
+        #[arg(long)]
+        keep_going: bool,
+        /// Plays every n-th seed twice and compares the traces; 0 for none.
+        #[arg(long, default_value_t = 50)]
+        twice_every: u64,
+    },
+    /// Plays one seed, or a plan from a file, and tells how it went.
+    Replay {
+        #[command(flatten)]
+        which: Which,
+        /// Prints every event.
+        #[arg(long)]
+        trace: bool,
+        /// Stops before this event.
+        #[arg(long)]
+        until: Option<u64>,
+    },
+    /// Looks for the smallest plan that breaks the same invariant as a seed does, and prints it.
+    Shrink {
+        #[command(flatten)]
+        which: Which,
+        /// Plans to play at most.
+        #[arg(long, default_value_t = 600)]
+        plays: usize,
+        /// Writes the plan to this file.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Lists the planted bugs.
+    Planted,
+}
+
+#[derive(Args)]
+struct Which {
+    /// The seed.
+    #[arg(required_unless_present = "plan")]
+    seed: Option<u64>,
+    /// A plan written by `shrink`, in place of a seed.
+    #[arg(long, conflicts_with = "seed")]
+    plan: Option<PathBuf>,
+    /// Switches a planted bug on.
+    #[arg(long, value_parser = planted)]
+    planted: Option<Planted>,
+}
+
+impl Which {
+    fn plan(&self) -> Result<Plan, String> {
+        let Some(path) = &self.plan else {
+            return Ok(Plan::draw(self.seed.unwrap_or(0), self.planted));
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut plan = Plan::decode(&text).map_err(|why| format!("{}: {why}", path.display()))?;
+        plan.planted = self.planted.or(plan.planted);
+        Ok(plan)
+    }
+}
+
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is not a seed"));
+    match text.split_once("..") {
+        Some((from, to)) => Ok(number(from)?..number(to)?),
+        None => number(text).map(|seed| seed..seed + 1),
+    }
+}
+
+fn planted(name: &str) -> Result<Planted, String> {
+    Planted::named(name).ok_or_else(|| {
+        let known = Planted::all().into_iter().map(|planted| planted.name()).collect::<Vec<_>>();
+        format!("there is no planted bug {name:?}; there are {}", known.join(", "))
+    })
+}
+
+fn main() -> ExitCode {
+    // A panic of the core is a finding, told with the rest of the report.
+    std::panic::set_hook(Box::new(|_| {}));
+    let cli = Cli::parse();
+    match act(cli.machine, cli.command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(why) => {
+            eprintln!("corduroy-sim: {why}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Returns whether nothing broke.
+fn act(machine: Machine, command: Command) -> Result<bool, String> {
+    match command {
+        Command::Run { seeds, planted, threads, keep_going, twice_every } => {
+            let batch = Batch { seeds, planted, threads, stop_at_first: !keep_going, twice_every };
+            let summary = machine.play(&batch);
+            tell_batch(&summary, planted);
+            Ok(summary.failed.is_empty())
+        }
+        Command::Replay { which, trace, until } => {
+            let plan = which.plan()?;
+            let report = machine.run(plan.clone(), Watch { print: trace, until });
+            tell(&plan, &report);
+            Ok(!matches!(report.ending, Ending::Violated(_)))
+        }
+        Command::Shrink { which, plays, out } => shrink_one(machine, &which.plan()?, plays, out),
+        Command::Planted => {
+            for planted in Planted::all() {
+                println!("{}", planted.name());
+            }
+            Ok(true)
+        }
+    }
+}
+
+fn tell_batch(summary: &Summary, planted: Option<Planted>) {
+    print!("{}", summary.probes);
+    let (played, events, seconds) = (summary.played, summary.events, summary.took.as_secs_f64());
+    println!("{played} seeds, {} safe halts, {events} events, {seconds:.1} s", summary.safe_halts);
+    for (seed, why) in &summary.failed {
+        println!("seed {seed}: {why}");
+    }
+    if let Some((seed, _)) = summary.failed.first_key_value() {
+        let planted = planted.map_or(String::new(), |planted| format!(" --planted {}", planted.name()));
+        println!("to see it: corduroy-sim replay {seed}{planted}");
+    }
+}
+
+fn tell(plan: &Plan, report: &Report) {
+    print!("{}", plan.encode());
+    println!("--- met");
+    print!("{}", report.probes);
+    if let Ending::Violated(_) = report.ending {
+        println!("--- the last events: number, time, what, whose, details");
+        for event in &report.last {
+            println!("{event}");
+        }
+        println!("--- the process at the end");
+        for line in &report.state {
+            println!("{line}");
+        }
+    }
+    let (hash, events, ms) = (report.trace_hash, report.events, report.ended_ns / 1_000_000);
+    println!("--- seed {}: {events} events in {ms} ms of its time, trace {hash:016x}", plan.seed);
+    match &report.ending {
+        Ending::Clean => println!("clean"),
+        Ending::SafeHalt(why) => println!("safe halt: {why}"),
+        Ending::Violated(violation) => println!("BROKEN {violation}"),
+    }
+}
+
+fn shrink_one(machine: Machine, plan: &Plan, plays: usize, out: Option<PathBuf>) -> Result<bool, String> {
+    let Ending::Violated(found) = machine.run(plan.clone(), Watch::default()).ending else {
+        println!("seed {} breaks nothing", plan.seed);
+        return Ok(true);
+    };
+    let fails = |candidate: &Plan| {
+        let ending = machine.run(candidate.clone(), Watch::default()).ending;
+        matches!(ending, Ending::Violated(violation) if violation.invariant == found.invariant)
+    };
+    let small = shrink(plan, plays, fails);
+    let text = format!("# {found}\n{}", small.encode());
+    print!("{text}");
+    if let Some(path) = out {
+        std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(false)
+}

@@ -1,0 +1,197 @@
+//! The clients: each keeps a few requests open, thinks, and goes on; and the directed questions at the end of a run.
+//!
+//! A client's numbers never repeat in a world, so an outcome that belongs to an earlier life is known at once.
+
+use crate::ids::{PartitionId, Ticket};
+use crate::io::{Input, Reply};
+use crate::machine::Kind;
+use crate::sim::swarm::{Knobs, MS};
+use crate::sim::workload::{Sent, Subject, stamp};
+use crate::sim::world::{Happening, World};
+
+/// One client.
+#[derive(Clone, Copy, Default, Debug)]
+struct Client {
+    /// Requests without an outcome.
+    open: u64,
+    /// The next request's number.
+    seq: u64,
+}
+
+/// All clients of a world.
+#[derive(Debug)]
+pub(super) struct Clients {
+    clients: Vec<Client>,
+    /// The client that asks the directed questions.
+    auditor: Client,
+    left: u64,
+    /// Outcomes of the directed questions that were not done.
+    refused: Vec<(PartitionId, String)>,
+}
+
+impl Clients {
+    pub(super) fn new(knobs: &Knobs) -> Self {
+        let count = usize::try_from(knobs.connections).expect("few clients");
+        let clients = vec![Client::default(); count];
+        Self { clients, auditor: Client::default(), left: knobs.requests, refused: Vec::new() }
+    }
+
+    pub(super) const fn count(&self) -> usize {
+        self.clients.len()
+    }
+
+    pub(super) const fn finished(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Sends nothing more.
+    pub(super) const fn finish(&mut self) {
+        self.left = 0;
+    }
+
+    fn client(&mut self, conn: u64) -> &mut Client {
+        usize::try_from(conn).ok().and_then(|at| self.clients.get_mut(at)).unwrap_or(&mut self.auditor)
+    }
+
+    /// The process died, and with it all connections.
+    pub(super) fn cut_off(&mut self) {
+        for client in self.clients.iter_mut().chain([&mut self.auditor]) {
+            client.open = 0;
+        }
+    }
+
+    /// A request of `conn` has ended.
+    fn ended(&mut self, conn: u64, sent: &Sent, refusal: Option<String>) {
+        let client = self.client(conn);
+        client.open = client.open.saturating_sub(1);
+        if conn == AUDITOR {
+            self.refused.extend(refusal.map(|why| (sent.partition, why)));
+        }
+    }
+}
+
+/// The connection of the directed questions.
+const AUDITOR: u64 = 0xffff;
+
+impl<S: Subject> World<S> {
+    /// A client's turn: it sends a burst and thinks.
+    pub(super) fn client_send(&mut self, client: usize) {
+        if self.clients.left == 0 {
+            return;
+        }
+        let think_ns = self.streams.workload.heavy(self.plan.knobs.think_ns);
+        self.agenda.put(self.now_ns + think_ns, Happening::ClientSend { client });
+        if self.node.is_none() || self.stopping {
+            return;
+        }
+        let conn = client as u64;
+        let room = self.plan.knobs.pipeline.saturating_sub(self.clients.client(conn).open);
+        let burst = self.streams.workload.between(1, room.max(1)).min(room).min(self.clients.left);
+        // A burst mostly goes to one partition, so that reads ride behind writes.
+        let mut partition = self.draw_partition();
+        for _ in 0..burst {
+            if self.streams.workload.chance(200) {
+                partition = self.draw_partition();
+            }
+            self.clients.left -= 1;
+            let id = self.books.borrow_mut().new_request();
+            let now_ms = self.clock.now(self.now_ns).wall_ms;
+            let books = self.books.borrow();
+            let (kind, op) =
+                books.subject().request(&mut self.streams.workload, &self.plan.knobs, id, now_ms);
+            drop(books);
+            self.send(conn, id, partition, kind, &op);
+        }
+    }
+
+    fn draw_partition(&mut self) -> PartitionId {
+        PartitionId(self.streams.workload.between(1, self.plan.knobs.partitions))
+    }
+
+    fn send(&mut self, conn: u64, id: u64, partition: PartitionId, kind: Kind, op: &[u8]) {
+        let shard = self.shard_of(partition);
+        let client = self.clients.client(conn);
+        let ticket = Ticket { conn, seq: client.seq };
+        client.seq += 1;
+        client.open += 1;
+        self.note(if kind == Kind::Write { "write" } else { "read" }, partition.0, conn, ticket.seq);
+        self.books.borrow_mut().sent(ticket, id, partition, kind, self.now_ns);
+        let op = stamp(id, op);
+        if kind == Kind::Read
+            && self.streams.workload.chance(300)
+            && self.read_now(shard, ticket, partition, id, &op)
+        {
+            return;
+        }
+        self.with_shard(shard, |shard| shard.handle(Input::Request { ticket, partition, kind, op: &op }));
+        self.turn_soon(shard);
+    }
+
+    /// The short way of a read: answered at once, if the shard can. Returns whether it was.
+    fn read_now(&mut self, shard: usize, ticket: Ticket, partition: PartitionId, id: u64, op: &[u8]) -> bool {
+        let wall_ms = self.clock.now(self.now_ns).wall_ms;
+        let answer = self.with_shard(shard, |shard| shard.read_now(partition, ticket.conn, op, wall_ms));
+        let Some(outcome) = answer.flatten() else { return false };
+        let lsn = self.books.borrow().read_outcome(id).map(|(lsn, _)| lsn).unwrap_or_default();
+        self.probe("reads answered at once");
+        self.reply(ticket, &Reply::Done { lsn, outcome });
+        true
+    }
+
+    /// An outcome has come.
+    pub(super) fn reply(&mut self, ticket: Ticket, reply: &Reply<S::Outcome>) {
+        let (what, detail, refusal) = match reply {
+            Reply::Done { lsn, .. } => ("done", lsn.get(), None),
+            Reply::Rejected(reason) => {
+                self.probe(reason_name(reason));
+                ("rejected", 0, Some(reason.to_string()))
+            }
+            Reply::Unknown => ("unknown", 0, Some("unknown".to_owned())),
+        };
+        self.note(what, ticket.conn, ticket.seq, detail);
+        let sent = self.books.borrow_mut().replied(ticket, reply);
+        if let Some(sent) = sent {
+            self.clients.ended(ticket.conn, &sent, refusal);
+        }
+    }
+
+    /// Asks each of `partitions` one question and waits for the answers. Returns those that did not say "done", or
+    /// `None` if the run is over.
+    pub(super) fn ask_all(
+        &mut self,
+        partitions: &[PartitionId],
+        question: impl Fn(&S, u64) -> (Kind, Vec<u8>),
+    ) -> Option<Vec<(PartitionId, String)>> {
+        self.clients.refused.clear();
+        for &partition in partitions {
+            let id = self.books.borrow_mut().new_request();
+            let (kind, op) = question(self.books.borrow().subject(), id);
+            self.send(AUDITOR, id, partition, kind, &op);
+        }
+        let answered = |world: &Self| world.books.borrow().outstanding() == 0;
+        let alive = self.pump(self.now_ns + 60_000 * MS, answered);
+        if alive && !answered(self) {
+            let oldest = self.books.borrow().oldest().copied();
+            self.broken(
+                "every request is answered",
+                format!("{oldest:?} is open after a minute without faults"),
+            );
+            return None;
+        }
+        alive.then(|| std::mem::take(&mut self.clients.refused))
+    }
+}
+
+/// The probe that counts a rejection.
+const fn reason_name(reason: &crate::io::Rejection) -> &'static str {
+    use crate::io::Rejection as R;
+    match reason {
+        R::NoPartition(_) => "rejected: no partition",
+        R::Overloaded(_) => "rejected: overloaded",
+        R::DiskFull => "rejected: disk full",
+        R::NoLeader(_) => "rejected: no leader",
+        R::Obsoleted => "rejected: obsoleted",
+        R::ReplicaStopped(..) => "rejected: replica stopped",
+        R::TooLarge { .. } => "rejected: too large",
+    }
+}

@@ -1,0 +1,101 @@
+//! Faults strike: what each planned fault does to the world.
+
+use crate::sim::swarm::{Fault, MS};
+use crate::sim::workload::Subject;
+use crate::sim::world::{Happening, World};
+
+impl<S: Subject> World<S> {
+    /// The planned fault `index` strikes.
+    pub(super) fn strike(&mut self, index: usize) {
+        let Some(planned) = self.plan.faults.get(index).copied() else { return };
+        if self.faults_over {
+            return;
+        }
+        self.note("fault", index as u64, 0, 0);
+        match planned.fault {
+            Fault::Crash { nested } => {
+                self.nested = nested;
+                self.crash();
+            }
+            Fault::WriteError { shard } => {
+                if let Some(disk) = self.disks.get_mut(shard as usize) {
+                    disk.fail_next_write();
+                }
+            }
+            Fault::FullDisk { for_ns } => {
+                self.full_disk += 1;
+                self.probe("full disks");
+                self.disks.iter().for_each(|disk| disk.set_full(true));
+                let number = self.full_disk;
+                self.agenda.put(self.now_ns + for_ns, Happening::FullDiskEnds { number });
+            }
+            Fault::Stall { shard, for_ns } => {
+                self.probe("stalls");
+                if for_ns > 1000 * MS {
+                    self.probe("stalls longer than an election timeout");
+                }
+                if let Some(disk) = self.disks.get_mut(shard as usize) {
+                    disk.stall(self.now_ns + for_ns);
+                }
+            }
+            Fault::FlipUnacked { bits } => self.flip_unacknowledged(bits),
+            Fault::FlipAnywhere { shard } => self.flip_anywhere(shard as usize),
+            Fault::ClockJump { by_ms } => {
+                self.probe("clock jumps");
+                self.clock.jump(by_ms);
+            }
+            Fault::CleanStop => self.ask_to_stop(None),
+            Fault::Replication { on } => self.ask_to_stop(Some(on)),
+        }
+    }
+
+    /// A crash, then flipped bits where nothing was acknowledged.
+    fn flip_unacknowledged(&mut self, bits: u32) {
+        self.crash();
+        for disk in &self.disks {
+            let flipped = disk.flip_untouched(&mut self.streams.flip, bits);
+            self.books.borrow_mut().probes.add("bits flipped, unacknowledged", flipped);
+        }
+    }
+
+    /// A crash, then one flipped bit in anything that was ever written.
+    fn flip_anywhere(&mut self, shard: usize) {
+        self.crash();
+        let Some(disk) = self.disks.get(shard) else { return };
+        if let Some((slot, byte)) = disk.flip_anywhere(&mut self.streams.flip) {
+            self.may_refuse = true;
+            self.probe("bits flipped, anywhere");
+            self.note("flip", shard as u64, u64::from(slot.0), byte);
+        }
+    }
+
+    /// The operator stops the process in order and starts it again, with replication on or off.
+    fn ask_to_stop(&mut self, replication: Option<bool>) {
+        if self.node.is_none() || self.stopping {
+            return;
+        }
+        self.stopping = true;
+        self.close();
+        self.wanted_replication = replication;
+        self.agenda.put(self.now_ns + 10 * MS, Happening::TryStop { life: self.life });
+    }
+
+    /// Stops if everything is answered; else looks again later.
+    pub(super) fn try_stop(&mut self) {
+        if !self.is_quiet() {
+            self.agenda.put(self.now_ns + 10 * MS, Happening::TryStop { life: self.life });
+            return;
+        }
+        self.stop();
+        if let Some(on) = self.wanted_replication.take() {
+            self.probe(if on { "replication switched on" } else { "replication switched off" });
+            self.replicated = on;
+        }
+        self.agenda.put(self.now_ns + 10 * MS, Happening::Restart { life: self.life });
+    }
+
+    /// The disk has room again.
+    pub(super) fn full_disk_ends(&mut self) {
+        self.disks.iter().for_each(|disk| disk.set_full(false));
+    }
+}

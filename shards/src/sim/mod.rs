@@ -1,0 +1,41 @@
+//! The simulated world: one node with the real [`crate::Shard`] and the real WAL, over a disk, a clock, a pool and
+//! clients that are drawn from a seed.
+//!
+//! Reading order: `rng` and `agenda` (what makes it repeatable), `swarm` and `plan` (what a seed draws), `disk`,
+//! `clock`, `process`, `clients`, `faults` (the world's parts), `world` (the loop and the acts), `workload`, `observed`
+//! and `check` (what is judged, and by whom), `trace`, `probes`, `batch`, `shrink` (what comes out).
+
+mod agenda;
+mod batch;
+mod check;
+mod clients;
+mod clock;
+mod disk;
+mod faults;
+mod observed;
+mod plain;
+mod plan;
+mod planted;
+mod probes;
+mod process;
+mod rng;
+mod shrink;
+mod swarm;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod workload;
+mod world;
+
+pub use batch::{Batch, Summary, play};
+pub use check::Violation;
+pub use plain::PlainSubject;
+pub use plan::Plan;
+pub use planted::Planted;
+pub use probes::Probes;
+pub use rng::Rng;
+pub use shrink::shrink;
+pub use swarm::{CLASSES, Class, Fault, Knobs, Planned};
+pub use trace::Event;
+pub use workload::{Model, Subject};
+pub use world::{Ending, Report, Watch, run};

@@ -1,0 +1,139 @@
+//! The machine under test with an observer around it: everything it is asked and answers goes into the books.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use corduroy_wal::Lsn;
+
+use crate::ids::PartitionId;
+use crate::machine::{Applied, StateMachine, Step};
+use crate::sim::check::Books;
+use crate::sim::planted::MachineBug;
+use crate::sim::workload::{Subject, unstamp};
+
+/// A machine that is watched.
+pub struct Observed<S: Subject> {
+    inner: S::Machine,
+    books: Rc<RefCell<Books<S>>>,
+    bug: Option<MachineBug>,
+    /// Ops and job results so far, for the planted bugs.
+    ops: u64,
+    jobs: u64,
+}
+
+impl<S: Subject> std::fmt::Debug for Observed<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Observed").finish_non_exhaustive()
+    }
+}
+
+impl<S: Subject> Observed<S> {
+    /// Watches `inner`, and plays a planted bug on it.
+    pub const fn new(inner: S::Machine, books: Rc<RefCell<Books<S>>>, bug: Option<MachineBug>) -> Self {
+        Self { inner, books, bug, ops: 0, jobs: 0 }
+    }
+
+    /// The machine itself.
+    pub const fn inner(&self) -> &S::Machine {
+        &self.inner
+    }
+
+    /// Applies an op as the planted bug would have it.
+    fn apply_inner(&mut self, at: &Applied, op: &[u8]) -> Step<S::Outcome> {
+        let mut at = *at;
+        if self.bug == Some(MachineBug::LocalClock) {
+            at.stamp_ms = self.books.borrow().wall_ms;
+        }
+        let step = self.inner.apply(&at, op);
+        if let Step::Done(_) = step {
+            self.ops += 1;
+            if self.bug == Some(MachineBug::DoubleApply) && self.ops.is_multiple_of(64) {
+                let _second = self.inner.apply(&at, op);
+            }
+        }
+        step
+    }
+}
+
+impl<S: Subject> StateMachine for Observed<S> {
+    type Outcome = S::Outcome;
+    type Job = <S::Machine as StateMachine>::Job;
+    type JobDone = <S::Machine as StateMachine>::JobDone;
+
+    fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<S::Outcome> {
+        let Some((id, op)) = unstamp(op) else {
+            self.books
+                .borrow_mut()
+                .broken("entries carry what was sent", format!("{at:?}: {} bytes", op.len()));
+            return Step::Blocked;
+        };
+        let step = self.apply_inner(at, op);
+        let mut books = self.books.borrow_mut();
+        match &step {
+            Step::Done(outcome) => books.applied_op(at, id, op, outcome),
+            Step::Blocked => books.probes.hit("applies blocked"),
+        }
+        step
+    }
+
+    fn end_entry(&mut self, at: &Applied) {
+        self.inner.end_entry(at);
+        self.books.borrow_mut().ended_entry(at);
+    }
+
+    fn read(&mut self, partition: PartitionId, op: &[u8], now_ms: u64) -> Step<S::Outcome> {
+        let Some((id, op)) = unstamp(op) else {
+            self.books
+                .borrow_mut()
+                .broken("reads carry what was sent", format!("{partition}: {} bytes", op.len()));
+            return Step::Blocked;
+        };
+        let step = self.inner.read(partition, op, now_ms);
+        let mut books = self.books.borrow_mut();
+        match &step {
+            Step::Done(outcome) => books.read_op(partition, id, op, now_ms, outcome),
+            Step::Blocked => books.probes.hit("reads blocked"),
+        }
+        step
+    }
+
+    fn persisted(&self, partition: PartitionId) -> Lsn {
+        if self.bug == Some(MachineBug::PersistedTooEarly) {
+            return self.books.borrow().applied(partition);
+        }
+        self.inner.persisted(partition)
+    }
+
+    fn maintain(&mut self, budget_ns: u64) -> bool {
+        self.inner.maintain(budget_ns)
+    }
+
+    fn take_jobs(&mut self, jobs: &mut Vec<Self::Job>) {
+        self.inner.take_jobs(jobs);
+    }
+
+    fn run_job(job: Self::Job) -> Self::JobDone {
+        S::Machine::run_job(job)
+    }
+
+    fn job_done(&mut self, done: Self::JobDone) -> Result<(), String> {
+        self.jobs += 1;
+        if self.bug == Some(MachineBug::LostJob) && self.jobs.is_multiple_of(16) {
+            return Ok(());
+        }
+        self.inner.job_done(done)
+    }
+
+    fn want_hand_over(&mut self) {
+        self.books.borrow_mut().probes.hit("hand-overs asked for by the log");
+        self.inner.want_hand_over();
+    }
+
+    fn frees_space(op: &[u8]) -> bool {
+        unstamp(op).is_some_and(|(_, op)| S::Machine::frees_space(op))
+    }
+
+    fn persisted_stamp_ms(&self, partition: PartitionId) -> u64 {
+        self.inner.persisted_stamp_ms(partition)
+    }
+}

@@ -1,0 +1,217 @@
+//! The smallest whole state machine: registers and counters, written back by a job. The simulator's own test subject.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use corduroy_wal::Lsn;
+
+use crate::ids::{PartitionId, ShardId};
+use crate::machine::{Applied, Kind, StateMachine, Step};
+use crate::sim::probes::Probes;
+use crate::sim::rng::Rng;
+use crate::sim::swarm::Knobs;
+use crate::sim::workload::{Model, Subject};
+
+/// What an op of this machine is: a tag, a key, a number.
+const PUT: u8 = 0;
+const ADD: u8 = 1;
+const GET: u8 = 2;
+
+/// One partition: its registers and the entry they stand at.
+#[derive(Clone, Default, Debug)]
+pub struct Registers {
+    values: BTreeMap<u8, u64>,
+    applied: Lsn,
+    stamp_ms: u64,
+    /// While an entry is half applied: as they were before it. A hand-over never writes a part of an entry.
+    before: Option<Box<Registers>>,
+}
+
+impl Registers {
+    fn run(&mut self, op: &[u8]) -> Option<u64> {
+        // What follows the number only makes the op long.
+        let (&[tag, key], rest) = op.split_first_chunk::<2>()?;
+        let (number, _) = rest.split_first_chunk::<8>()?;
+        let number = u64::from_le_bytes(*number);
+        match tag {
+            PUT => self.values.insert(key, number),
+            ADD => {
+                let value = self.values.entry(key).or_default();
+                *value = value.wrapping_add(number);
+                Some(*value)
+            }
+            _ => self.values.get(&key).copied(),
+        }
+    }
+}
+
+type Shared = Arc<Mutex<BTreeMap<PartitionId, Registers>>>;
+
+/// The machine of one shard.
+#[derive(Debug)]
+pub struct Plain {
+    state: BTreeMap<PartitionId, Registers>,
+    persisted: BTreeMap<PartitionId, (Lsn, u64)>,
+    media: Shared,
+    /// Entries applied since the last hand-over began.
+    fresh: u64,
+    hand_over_after: u64,
+    wanted: bool,
+    under_way: bool,
+    hand_overs: u64,
+}
+
+/// Writes a copy of the whole state to the media.
+#[derive(Debug)]
+pub struct WriteBack {
+    state: BTreeMap<PartitionId, Registers>,
+    media: Shared,
+}
+
+impl StateMachine for Plain {
+    type Outcome = Option<u64>;
+    type Job = WriteBack;
+    type JobDone = BTreeMap<PartitionId, (Lsn, u64)>;
+
+    fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<Option<u64>> {
+        let registers = self.state.entry(at.partition).or_default();
+        if registers.before.is_none() {
+            registers.before = Some(Box::new(registers.clone()));
+        }
+        Step::Done(registers.run(op))
+    }
+
+    fn end_entry(&mut self, at: &Applied) {
+        let registers = self.state.entry(at.partition).or_default();
+        (registers.applied, registers.stamp_ms) = (at.lsn, registers.stamp_ms.max(at.stamp_ms));
+        registers.before = None;
+        self.fresh += 1;
+    }
+
+    fn read(&mut self, partition: PartitionId, op: &[u8], _now_ms: u64) -> Step<Option<u64>> {
+        Step::Done(self.state.entry(partition).or_default().run(op))
+    }
+
+    fn persisted(&self, partition: PartitionId) -> Lsn {
+        self.persisted.get(&partition).copied().unwrap_or_default().0
+    }
+
+    fn persisted_stamp_ms(&self, partition: PartitionId) -> u64 {
+        self.persisted.get(&partition).copied().unwrap_or_default().1
+    }
+
+    fn maintain(&mut self, _budget_ns: u64) -> bool {
+        self.wanted |= self.fresh >= self.hand_over_after;
+        false
+    }
+
+    fn take_jobs(&mut self, jobs: &mut Vec<WriteBack>) {
+        if self.wanted && !self.under_way {
+            (self.wanted, self.under_way, self.fresh) = (false, true, 0);
+            let whole = |registers: &Registers| registers.before.as_deref().unwrap_or(registers).clone();
+            let state = self.state.iter().map(|(id, registers)| (*id, whole(registers))).collect();
+            jobs.push(WriteBack { state, media: Arc::clone(&self.media) });
+        }
+    }
+
+    fn run_job(job: WriteBack) -> Self::JobDone {
+        let persisted =
+            job.state.iter().map(|(id, registers)| (*id, (registers.applied, registers.stamp_ms))).collect();
+        *job.media.lock().unwrap_or_else(PoisonError::into_inner) = job.state;
+        persisted
+    }
+
+    fn job_done(&mut self, done: Self::JobDone) -> Result<(), String> {
+        self.persisted = done;
+        self.under_way = false;
+        self.hand_overs += 1;
+        Ok(())
+    }
+
+    fn want_hand_over(&mut self) {
+        self.wanted = true;
+    }
+}
+
+/// The model: the same registers, without anything around them.
+#[derive(Default, Debug)]
+pub struct PlainModel(Registers);
+
+impl Model for PlainModel {
+    type Outcome = Option<u64>;
+
+    fn apply(&mut self, _at: &Applied, op: &[u8]) -> Option<u64> {
+        self.0.run(op)
+    }
+
+    fn read(&mut self, op: &[u8], _now_ms: u64) -> Option<u64> {
+        self.0.run(op)
+    }
+}
+
+/// Puts [`Plain`] into a world.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct PlainSubject;
+
+fn op(tag: u8, key: u64, number: u64) -> Vec<u8> {
+    let mut bytes = vec![tag, u8::try_from(key).expect("few keys")];
+    bytes.extend_from_slice(&number.to_le_bytes());
+    bytes
+}
+
+impl Subject for PlainSubject {
+    type Outcome = Option<u64>;
+    type Machine = Plain;
+    type Media = Shared;
+    type Model = PlainModel;
+
+    fn media(&self, _shard: ShardId) -> Shared {
+        Shared::default()
+    }
+
+    fn crash(&self, _media: &mut Shared, _rng: &mut Rng) {}
+
+    fn open(&self, media: &mut Shared, _shard: ShardId, knobs: &Knobs) -> Result<Plain, String> {
+        let state = media.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Plain {
+            persisted: state
+                .iter()
+                .map(|(id, registers)| (*id, (registers.applied, registers.stamp_ms)))
+                .collect(),
+            state,
+            media: Arc::clone(media),
+            fresh: 0,
+            hand_over_after: knobs.hand_over_bytes / 200,
+            wanted: false,
+            under_way: false,
+            hand_overs: 0,
+        })
+    }
+
+    fn model(&self) -> PlainModel {
+        PlainModel::default()
+    }
+
+    fn request(&self, rng: &mut Rng, knobs: &Knobs, unique: u64, _now_ms: u64) -> (Kind, Vec<u8>) {
+        let key = rng.below(knobs.keys);
+        if rng.chance(knobs.reads_per_mille) {
+            (Kind::Read, op(GET, key, 0))
+        } else {
+            let mut bytes = op(if rng.chance(300) { ADD } else { PUT }, key, unique);
+            bytes.resize(bytes.len() + usize::try_from(rng.below(knobs.value_bytes)).expect("small"), 0);
+            (Kind::Write, bytes)
+        }
+    }
+
+    fn write(&self, unique: u64) -> Vec<u8> {
+        op(PUT, 0, unique)
+    }
+
+    fn audit(&self, knobs: &Knobs) -> Vec<Vec<u8>> {
+        (0..knobs.keys).map(|key| op(GET, key, 0)).collect()
+    }
+
+    fn probe(&self, machine: &Plain, probes: &mut Probes) {
+        probes.add("hand-overs", machine.hand_overs);
+    }
+}

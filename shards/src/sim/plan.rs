@@ -1,0 +1,195 @@
+//! A whole run written down: seed, knobs, faults, planted bug. One line each, so that a shrunk run can be kept as a
+//! regression that survives changes of what seeds draw.
+
+use std::fmt::Write as _;
+
+use crate::sim::planted::Planted;
+use crate::sim::swarm::{CLASSES, Class, Fault, Knobs, Planned};
+
+/// What a run is made from. With the subject it is all that a run depends on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// Where all streams come from.
+    pub seed: u64,
+    /// Sizes and shapes.
+    pub knobs: Knobs,
+    /// The faults, in order of time.
+    pub faults: Vec<Planned>,
+    /// A bug to switch on.
+    pub planted: Option<Planted>,
+}
+
+macro_rules! numbers {
+    ($($name:ident)*) => {
+        impl Knobs {
+            /// Every number by its name.
+            #[must_use]
+            pub fn numbers(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name as u64)),*]
+            }
+
+            /// Sets a number by its name.
+            ///
+            /// # Errors
+            /// If there is no such number, or it cannot be this large.
+            pub fn set(&mut self, name: &str, value: u64) -> Result<(), String> {
+                match name {
+                    $(stringify!($name) => {
+                        self.$name = value.try_into().map_err(|_| format!("{name} cannot be {value}"))?;
+                        Ok(())
+                    })*
+                    _ => Err(format!("there is no knob {name}")),
+                }
+            }
+        }
+    };
+}
+
+numbers! {
+    shards partitions connections pipeline requests horizon_ns think_ns reads_per_mille keys value_bytes segment_bytes
+    max_segments spare_segments max_in_flight hand_over_bytes queue apply_ops disk_ns job_ns clock_ppm
+}
+
+impl Plan {
+    /// What `seed` draws.
+    #[must_use]
+    pub fn draw(seed: u64, planted: Option<Planted>) -> Self {
+        let knobs = Knobs::draw(seed);
+        let faults = knobs.schedule(seed);
+        Self { seed, knobs, faults, planted }
+    }
+
+    /// The plan as text.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = format!("seed {}\n", self.seed);
+        if let Some(planted) = self.planted {
+            let _infallible = writeln!(text, "planted {}", planted.name());
+        }
+        for (name, value) in self.knobs.numbers() {
+            let _infallible = writeln!(text, "knob {name} {value}");
+        }
+        if self.knobs.replicated {
+            text.push_str("replicated\n");
+        }
+        for class in &self.knobs.classes {
+            let _infallible = writeln!(text, "class {}", class.name());
+        }
+        for planned in &self.faults {
+            let (name, a, b) = fault_words(planned.fault);
+            let _infallible = writeln!(text, "fault {} {name} {a} {b}", planned.at_ns);
+        }
+        text
+    }
+
+    /// Reads a plan's text; what it does not say is as the seed draws it. Lines that begin with `#` are for people.
+    ///
+    /// # Errors
+    /// A text that names the line that cannot be read.
+    pub fn decode(text: &str) -> Result<Self, String> {
+        let mut plan = Self { seed: 0, knobs: Knobs::draw(0), faults: Vec::new(), planted: None };
+        plan.knobs.replicated = false;
+        plan.knobs.classes.clear();
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            plan.decode_line(line).map_err(|why| format!("{line:?}: {why}"))?;
+        }
+        Ok(plan)
+    }
+
+    fn decode_line(&mut self, line: &str) -> Result<(), String> {
+        let words = line.split_whitespace().collect::<Vec<_>>();
+        match *words.as_slice() {
+            ["seed", seed] => self.seed = number(seed)?,
+            ["planted", name] => {
+                self.planted = Some(Planted::named(name).ok_or_else(|| "no such planted bug".to_owned())?);
+            }
+            ["knob", name, value] => self.knobs.set(name, number(value)?)?,
+            ["replicated"] => self.knobs.replicated = true,
+            ["class", name] => {
+                let class = Class::named(name).ok_or_else(|| "no such class".to_owned())?;
+                self.knobs.classes.insert(class);
+            }
+            ["fault", at_ns, name, a, b] => {
+                let fault = fault_named(name, a, b)?;
+                self.faults.push(Planned { at_ns: number(at_ns)?, fault });
+            }
+            _ => return Err("not a line of a plan".to_owned()),
+        }
+        Ok(())
+    }
+}
+
+fn number<T: std::str::FromStr>(word: &str) -> Result<T, String> {
+    word.parse().map_err(|_| format!("{word:?} is not a number that fits"))
+}
+
+impl Class {
+    /// Its name in plans and in the names of its stream.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::NestedCrash => "nested-crash",
+            Self::WriteError => "write-error",
+            Self::FullDisk => "full-disk",
+            Self::Stall => "stall",
+            Self::FlipUnacked => "flip-unacknowledged",
+            Self::FlipAnywhere => "flip-anywhere",
+            Self::ClockJump => "clock-jump",
+            Self::SlowPool => "slow-pool",
+            Self::CleanStop => "clean-stop",
+            Self::Replication => "replication",
+            Self::LyingFlush => "lying-flush",
+        }
+    }
+
+    /// The class of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        CLASSES.into_iter().chain([Self::LyingFlush]).find(|class| class.name() == name)
+    }
+}
+
+fn fault_words(fault: Fault) -> (&'static str, u64, i64) {
+    match fault {
+        Fault::Crash { nested } => ("crash", 0, i64::from(nested)),
+        Fault::WriteError { shard } => ("write-error", u64::from(shard), 0),
+        Fault::FullDisk { for_ns } => ("full-disk", for_ns, 0),
+        Fault::Stall { shard, for_ns } => ("stall", for_ns, i64::from(shard)),
+        Fault::FlipUnacked { bits } => ("flip-unacknowledged", u64::from(bits), 0),
+        Fault::FlipAnywhere { shard } => ("flip-anywhere", u64::from(shard), 0),
+        Fault::ClockJump { by_ms } => ("clock-jump", 0, by_ms),
+        Fault::CleanStop => ("clean-stop", 0, 0),
+        Fault::Replication { on } => ("replication", u64::from(on), 0),
+    }
+}
+
+fn fault_named(name: &str, a: &str, b: &str) -> Result<Fault, String> {
+    Ok(match name {
+        "crash" => Fault::Crash { nested: number(b)? },
+        "write-error" => Fault::WriteError { shard: number(a)? },
+        "full-disk" => Fault::FullDisk { for_ns: number(a)? },
+        "stall" => Fault::Stall { for_ns: number(a)?, shard: number(b)? },
+        "flip-unacknowledged" => Fault::FlipUnacked { bits: number(a)? },
+        "flip-anywhere" => Fault::FlipAnywhere { shard: number(a)? },
+        "clock-jump" => Fault::ClockJump { by_ms: number(b)? },
+        "clean-stop" => Fault::CleanStop,
+        "replication" => Fault::Replication { on: number::<u64>(a)? != 0 },
+        _ => return Err("no such fault".to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_survives_being_written_down() {
+        for seed in 0..300 {
+            let plan = Plan::draw(seed, Planted::all().first().copied());
+            assert_eq!(Plan::decode(&plan.encode()).as_ref(), Ok(&plan), "seed {seed}");
+        }
+        assert!(Plan::decode("knob speed 3").unwrap_err().contains("no knob speed"));
+        assert!(Plan::decode("fault 3 flood 0 0").unwrap_err().contains("no such fault"));
+    }
+}

@@ -1,0 +1,301 @@
+//! What a seed draws before its world begins: sizes, the workload's shape, and the schedule of faults.
+//!
+//! Invariant: knobs and schedule together with the seed are the whole run; both can be written down, edited (that is
+//! how a failure is shrunk) and run again.
+
+use std::collections::BTreeSet;
+
+use crate::sim::rng::Rng;
+
+/// One ms of the world's time.
+pub const MS: u64 = 1_000_000;
+
+/// A class of faults that a seed may have on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Class {
+    /// The process dies at any event; unsynced writes are old, new or torn.
+    Crash,
+    /// The process dies while it opens; several times in a row.
+    NestedCrash,
+    /// A write or its flush ends in an error.
+    WriteError,
+    /// No new file can be made for a while.
+    FullDisk,
+    /// The disk stands still, for longer than an election timeout.
+    Stall,
+    /// Bits flip, while the node is stopped, in blocks whose write was never acknowledged.
+    FlipUnacked,
+    /// Bits flip anywhere while the node is stopped: opening may refuse, and that ends the run.
+    FlipAnywhere,
+    /// The wall clock jumps.
+    ClockJump,
+    /// Jobs of the state machine take long.
+    SlowPool,
+    /// The node is stopped in order and started again.
+    CleanStop,
+    /// Partitions run with replication off in some lives.
+    Replication,
+    /// The medium forgets acknowledged writes at a crash. Off unless asked for: a violation is then expected.
+    LyingFlush,
+}
+
+/// Every class that the swarm draws from.
+pub const CLASSES: [Class; 11] = [
+    Class::Crash,
+    Class::NestedCrash,
+    Class::WriteError,
+    Class::FullDisk,
+    Class::Stall,
+    Class::FlipUnacked,
+    Class::FlipAnywhere,
+    Class::ClockJump,
+    Class::SlowPool,
+    Class::CleanStop,
+    Class::Replication,
+];
+
+/// A fault and what it needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// The process dies. `opening_steps`: it dies again after so many device operations of each next opening, in turn.
+    Crash {
+        /// Openings that die too, in this many further crashes.
+        nested: u32,
+    },
+    /// The next durable write of a shard's disk to end, ends in an error.
+    WriteError {
+        /// Which disk.
+        shard: u32,
+    },
+    /// No slot can be created for this long.
+    FullDisk {
+        /// ns.
+        for_ns: u64,
+    },
+    /// Nothing that is in flight ends for this long.
+    Stall {
+        /// Which disk.
+        shard: u32,
+        /// ns.
+        for_ns: u64,
+    },
+    /// A crash, and then flipped bits in blocks whose write had not been acknowledged.
+    FlipUnacked {
+        /// How many.
+        bits: u32,
+    },
+    /// A crash, and then one flipped bit anywhere.
+    FlipAnywhere {
+        /// Which disk.
+        shard: u32,
+    },
+    /// The wall clock moves.
+    ClockJump {
+        /// ms, negative for back.
+        by_ms: i64,
+    },
+    /// The node stops when everything is answered, and starts again.
+    CleanStop,
+    /// As `CleanStop`, and from the next life on replication is on or off.
+    Replication {
+        /// On or off.
+        on: bool,
+    },
+}
+
+/// A fault and when it strikes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Planned {
+    /// World time, ns.
+    pub at_ns: u64,
+    /// What.
+    pub fault: Fault,
+}
+
+/// Sizes and shapes of one world.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Knobs {
+    /// Shards of the node, 1 to 4.
+    pub shards: u32,
+    /// Partitions of the node, 1 to 16.
+    pub partitions: u64,
+    /// Clients.
+    pub connections: u64,
+    /// Requests a client has open at most.
+    pub pipeline: u64,
+    /// Requests sent in all.
+    pub requests: u64,
+    /// When the faults end, ns.
+    pub horizon_ns: u64,
+    /// What a client waits between requests, ns (typical).
+    pub think_ns: u64,
+    /// Reads among the requests, in thousandths.
+    pub reads_per_mille: u64,
+    /// Different keys in a partition.
+    pub keys: u64,
+    /// Bytes of the largest values.
+    pub value_bytes: u64,
+    /// Bytes of a WAL segment.
+    pub segment_bytes: u32,
+    /// Slots that the WAL may have, 0 for no limit.
+    pub max_segments: usize,
+    /// Slots kept ready.
+    pub spare_segments: usize,
+    /// Frames in flight.
+    pub max_in_flight: usize,
+    /// Bytes in the memtable at which it is handed over.
+    pub hand_over_bytes: u64,
+    /// Requests waiting in a shard at most.
+    pub queue: usize,
+    /// Operations applied in a turn at most.
+    pub apply_ops: usize,
+    /// What a disk operation takes, ns (typical).
+    pub disk_ns: u64,
+    /// What a job takes, ns (typical).
+    pub job_ns: u64,
+    /// Speed of the node's clock, millionths.
+    pub clock_ppm: u64,
+    /// Whether the first life has replication on.
+    pub replicated: bool,
+    /// Fault classes that are on.
+    pub classes: BTreeSet<Class>,
+}
+
+impl Knobs {
+    /// What `seed` draws.
+    #[must_use]
+    pub fn draw(seed: u64) -> Self {
+        let mut rng = Rng::new(seed, "knobs");
+        let shards = u32::try_from(rng.pick(&[1, 1, 1, 2, 2, 3, 4])).expect("small");
+        let mut knobs = Self {
+            shards,
+            partitions: rng.between(u64::from(shards), 16),
+            connections: rng.between(1, 12),
+            pipeline: rng.pick(&[1, 1, 4, 16, 64]),
+            requests: rng.between(200, 1500),
+            horizon_ns: rng.between(500, 6000) * MS,
+            think_ns: rng.pick(&[20_000, 200_000, 2 * MS]),
+            reads_per_mille: rng.pick(&[100, 300, 600]),
+            keys: rng.pick(&[2, 8, 40]),
+            value_bytes: rng.pick(&[16, 200, 3000, 9000]),
+            segment_bytes: 64 << 10,
+            max_segments: rng.pick(&[0, 0, 12, 24]),
+            spare_segments: rng.pick(&[1, 2]),
+            max_in_flight: rng.pick(&[1, 2, 2, 3, 4]),
+            hand_over_bytes: rng.pick(&[2_000, 20_000, 200_000]),
+            queue: rng.pick(&[4, 64, 4096]),
+            apply_ops: rng.pick(&[1, 5, 8192]),
+            disk_ns: rng.pick(&[20_000, 100_000, MS]),
+            job_ns: rng.pick(&[50_000, 2 * MS]),
+            clock_ppm: rng.between(900_000, 1_100_000),
+            replicated: true,
+            classes: BTreeSet::new(),
+        };
+        if !rng.chance(100) {
+            // Few at once, so that one fault's effect is not drowned in another's; crashes in most worlds.
+            let wanted = rng.between(1, 4);
+            for _ in 0..wanted {
+                knobs.classes.insert(rng.pick(&CLASSES));
+            }
+            if rng.chance(800) {
+                knobs.classes.insert(Class::Crash);
+            }
+        }
+        if knobs.classes.contains(&Class::SlowPool) {
+            knobs.job_ns = 200 * MS;
+        }
+        if knobs.classes.contains(&Class::Replication) {
+            knobs.replicated = rng.chance(500);
+        }
+        knobs
+    }
+
+    /// Whether a class is on.
+    #[must_use]
+    pub fn has(&self, class: Class) -> bool {
+        self.classes.contains(&class)
+    }
+
+    /// The faults of `seed` with these knobs, in order of time. Each class has a stream of its own.
+    #[must_use]
+    pub fn schedule(&self, seed: u64) -> Vec<Planned> {
+        let mut plan = Vec::new();
+        for &class in &self.classes {
+            let mut rng = Rng::new(seed, class.name());
+            let times = class.times(&mut rng);
+            for _ in 0..times {
+                let at_ns = rng.between(1, self.horizon_ns);
+                let fault = self.draw_fault(class, &mut rng);
+                plan.extend(fault.map(|fault| Planned { at_ns, fault }));
+            }
+        }
+        plan.sort_by_key(|planned| planned.at_ns);
+        plan
+    }
+
+    fn draw_fault(&self, class: Class, rng: &mut Rng) -> Option<Fault> {
+        let shard =
+            u32::try_from(rng.below(u64::from(self.shards))).expect("as small as the number of shards");
+        Some(match class {
+            Class::Crash => Fault::Crash { nested: 0 },
+            Class::NestedCrash => Fault::Crash { nested: u32::try_from(rng.between(1, 3)).expect("small") },
+            Class::WriteError => Fault::WriteError { shard },
+            Class::FullDisk => Fault::FullDisk { for_ns: rng.between(10, 1500) * MS },
+            Class::Stall => Fault::Stall { shard, for_ns: rng.between(50, 4000) * MS },
+            Class::FlipUnacked => {
+                Fault::FlipUnacked { bits: u32::try_from(rng.between(1, 20)).expect("small") }
+            }
+            Class::FlipAnywhere => Fault::FlipAnywhere { shard },
+            Class::ClockJump => Fault::ClockJump {
+                by_ms: rng.pick(&[-86_400_000, -60_000, -3000, -10, 10, 3000, 60_000, 86_400_000]),
+            },
+            Class::CleanStop => Fault::CleanStop,
+            Class::Replication => Fault::Replication { on: rng.chance(500) },
+            Class::SlowPool | Class::LyingFlush => return None,
+        })
+    }
+}
+
+impl Class {
+    /// How often a class strikes in a run that has it on.
+    fn times(self, rng: &mut Rng) -> u64 {
+        match self {
+            Self::Crash => rng.between(1, 12),
+            Self::NestedCrash | Self::WriteError | Self::FlipUnacked | Self::Replication => rng.between(1, 4),
+            Self::FullDisk | Self::Stall | Self::CleanStop => rng.between(1, 3),
+            Self::FlipAnywhere => 1,
+            Self::ClockJump => rng.between(1, 10),
+            Self::SlowPool | Self::LyingFlush => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn switching_a_class_off_leaves_the_others_alone() {
+        let seed =
+            (0..).find(|&seed| Knobs::draw(seed).classes.len() >= 3 && Knobs::draw(seed).has(Class::Crash));
+        let seed = seed.expect("some seed has three classes");
+        let mut knobs = Knobs::draw(seed);
+        let crashes = |knobs: &Knobs| {
+            let plan = knobs.schedule(seed);
+            plan.into_iter().filter(|planned| planned.fault == Fault::Crash { nested: 0 }).collect::<Vec<_>>()
+        };
+        let before = crashes(&knobs);
+        knobs.classes.retain(|&class| class == Class::Crash);
+        assert_eq!(before, crashes(&knobs));
+        assert!(!before.is_empty());
+    }
+
+    #[test]
+    fn a_tenth_of_the_seeds_is_free_of_faults_and_every_class_occurs() {
+        let free = (0..1000).filter(|&seed| Knobs::draw(seed).classes.is_empty()).count();
+        assert!((60..140).contains(&free), "{free}");
+        for class in CLASSES {
+            assert!((0..200).any(|seed| Knobs::draw(seed).has(class)), "{class:?}");
+        }
+    }
+}
