@@ -106,7 +106,7 @@ impl<M: StateMachine> Applying<'_, M> {
             if slot.rows.matching(lsn, term) == Match::Ours && waits_for_parked(slot) {
                 return Ok(Progress::Blocked);
             }
-            slot.cursor = open(slot.stamp_ms, lsn, kind, &payload)?;
+            slot.cursor = open(slot.applied_stamp_ms, lsn, kind, &payload)?;
             #[cfg(feature = "sim")]
             if let Some(row) = slot.rows.front_mut().filter(|_| self.swap_replies) {
                 row.requests.swap_tickets();
@@ -174,6 +174,7 @@ impl<M: StateMachine> Applying<'_, M> {
     /// The entry is applied.
     fn close(&mut self, slot: &mut Slot, stamp_ms: u64, is_ours: bool) {
         slot.cursor = Cursor::default();
+        slot.applied_stamp_ms = slot.applied_stamp_ms.max(stamp_ms);
         slot.stamp_ms = slot.stamp_ms.max(stamp_ms);
         self.counters.entries_applied += 1;
         if let Some(row) = is_ours.then(|| slot.rows.close_front()).flatten() {
@@ -250,7 +251,8 @@ fn waits_for_parked(slot: &Slot) -> bool {
             .is_some_and(|row| row.requests.rest().any(|item| slot.parked.holds(item.ticket.conn)))
 }
 
-/// Checks an entry before any of it is applied.
+/// Checks an entry before any of it is applied. One without operations has the stamp of the one before it: the same
+/// each time it is applied.
 fn open(last_stamp_ms: u64, lsn: Lsn, kind: EntryKind, payload: &[u8]) -> Result<Cursor, Fault> {
     if kind != EntryKind::Normal {
         return Err(Fault(format!(

@@ -138,8 +138,10 @@ pub(crate) struct Slot {
     pub conns: ConnFilter,
     pub pending: Pending,
     pub cursor: Cursor,
-    /// The highest stamp proposed or applied.
+    /// The highest stamp in the log: of what is applied, proposed or found at the start.
     pub stamp_ms: u64,
+    /// The highest stamp applied.
+    pub applied_stamp_ms: u64,
     pub positions: Positions,
     /// Bytes of unapplied entries as last counted into the shard's sum.
     pub counted_bytes: usize,
@@ -159,6 +161,7 @@ impl Slot {
             pending: Pending::default(),
             cursor: Cursor::default(),
             stamp_ms,
+            applied_stamp_ms: stamp_ms,
             positions,
             counted_bytes: 0,
             listed: 0,

@@ -123,8 +123,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     fn open_replica(&mut self, partition: PartitionId, seed: u64) -> Result<(), ShardError> {
         let persisted = self.machine.persisted(partition);
+        let mut tail_stamp_ms = 0;
         let replica = match self.find(partition, persisted)? {
             Ok(found) => {
+                tail_stamp_ms = highest_stamp(&found);
                 let seed = seed ^ partition.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 let options = &self.options;
                 let start = StartOptions { replication: options.replication, group: &options.group, seed };
@@ -139,7 +141,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             self.outbox.fenced.push((partition, why.to_string()));
             self.counters.fenced += 1;
         }
-        let slot = Slot::new(replica, self.machine.persisted_stamp_ms(partition), positions);
+        let mut slot = Slot::new(replica, self.machine.persisted_stamp_ms(partition), positions);
+        // What is proposed before the tail is applied must not be stamped before it.
+        slot.stamp_ms = slot.stamp_ms.max(tail_stamp_ms);
         let place = self.replicas.add(slot).ok_or(ShardError::ListedTwice(partition))?;
         self.recount(place);
         if running {
@@ -386,4 +390,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         };
         (applying, &mut self.replicas)
     }
+}
+
+/// The highest stamp of the entries that are still to be applied. Damaged ones are left for apply to report.
+fn highest_stamp(found: &Found) -> u64 {
+    let headers = found.tail.iter().filter_map(|entry| crate::entry::decode(&entry.data).ok());
+    headers.map(|header| header.stamp_ms).max().unwrap_or(0)
 }

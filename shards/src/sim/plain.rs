@@ -106,7 +106,7 @@ impl StateMachine for Plain {
     }
 
     fn take_jobs(&mut self, jobs: &mut Vec<WriteBack>) {
-        if self.wanted && !self.under_way {
+        if self.wanted && self.fresh > 0 && !self.under_way {
             (self.wanted, self.under_way, self.fresh) = (false, true, 0);
             let whole = |registers: &Registers| registers.before.as_deref().unwrap_or(registers).clone();
             let state = self.state.iter().map(|(id, registers)| (*id, whole(registers))).collect();
