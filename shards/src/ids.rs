@@ -32,3 +32,18 @@ pub struct Ticket {
     /// The request's number on that connection.
     pub seq: u64,
 }
+
+/// A member of a group: 1 for the first, the LSN of the entry that added it for every later one. Never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MemberId(pub u64);
+
+impl MemberId {
+    /// The founder of a group.
+    pub const FIRST: Self = Self(1);
+}
+
+impl std::fmt::Display for MemberId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}

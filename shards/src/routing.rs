@@ -8,8 +8,7 @@ use std::ops::Range;
 use corduroy_wal::{Lsn, Term};
 use hashbrown::HashMap;
 
-use crate::ids::{PartitionId, ShardId};
-use crate::raft::membership::MemberId;
+use crate::ids::{MemberId, PartitionId, ShardId};
 
 /// Hash slots of the default keyspace, as in Redis Cluster.
 pub const SLOTS: u16 = 16_384;

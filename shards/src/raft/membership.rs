@@ -1,24 +1,11 @@
-//! Who belongs to a group: member ids and the saved form of the configuration.
+//! Who belongs to a group: the saved form of the configuration.
 //!
 //! Invariant: a configuration is written in the same record as the entries and the hard state it belongs to, so a
 //! group can never come back without voters.
 
 use raft::eraftpb::ConfState;
 
-/// A member of a group: 1 for the first, the LSN of the entry that added it for every later one. Never reused.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct MemberId(pub u64);
-
-impl MemberId {
-    /// The founder of a group.
-    pub const FIRST: Self = Self(1);
-}
-
-impl std::fmt::Display for MemberId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
+pub use crate::ids::MemberId;
 
 /// A saved configuration that cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -15,3 +15,4 @@ pub mod reads;
 pub mod ready;
 pub mod replica;
 pub mod solo;
+pub mod start;

@@ -3,11 +3,11 @@
 //! Invariant: a replica that is stopped stays stopped for this life; whatever it held is answered by its owner.
 
 use bytes::Bytes;
-use corduroy_wal::{HardState, LogState, Lsn, OwnedEntry, Term};
+use corduroy_wal::{LogState, Lsn, Term};
 use raft::StateRole;
 use raft::eraftpb::Entry;
 
-use super::group::{Group, GroupOptions, Proposed};
+use super::group::{Group, Proposed};
 use super::guard::Fault;
 use super::leadership::Leadership;
 use super::log_store::LogStore;
@@ -16,74 +16,9 @@ use super::quiescence::{Pulse, needs_ticks};
 use super::reads::{Gate, ReadView, gate};
 use super::ready::Taken;
 use super::solo::Solo;
+use super::start::starting_state;
+pub use super::start::{Found, ReplicaError, Replication, StartOptions, StartedAs};
 use crate::ids::PartitionId;
-
-/// Whether logs are kept by Raft groups.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Replication {
-    /// Each partition is a Raft group.
-    #[default]
-    On,
-    /// Each partition's log is appended to directly.
-    Off,
-}
-
-/// How a replica was started.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StartedAs {
-    /// A new log: this member founds the group.
-    Unbootstrapped,
-    /// A restart: hard state and configuration were found.
-    Bootstrapped,
-    /// A log that was kept without Raft becomes a group of one.
-    NeedsBackfill,
-    /// Replication is off.
-    Solo,
-    /// It could not be started; see its fault.
-    Stopped,
-}
-
-/// A replica's errors, by type.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ReplicaError {
-    /// It did not lead, or apply its first entry, in time. It goes on trying.
-    #[error("replica of partition {partition} was not ready within {waited_ms} ms")]
-    ReadyTimeout {
-        /// Whose.
-        partition: PartitionId,
-        /// How long it was waited for.
-        waited_ms: u64,
-    },
-    /// It was fenced or could not start.
-    #[error("replica of partition {partition} is stopped: {why}")]
-    ReplicaStopped {
-        /// Whose.
-        partition: PartitionId,
-        /// The fault.
-        why: String,
-    },
-    /// Another leader's entry took the place of one proposed here.
-    #[error("entry {lsn} of partition {partition} was obsoleted by another leader's")]
-    Obsoleted {
-        /// Whose.
-        partition: PartitionId,
-        /// Which.
-        lsn: Lsn,
-    },
-}
-
-/// What a start finds.
-#[derive(Clone, Debug, Default)]
-pub struct Found {
-    /// What the WAL knows of the log, if it knows it.
-    pub log: Option<LogState>,
-    /// The entries above `applied`.
-    pub tail: Vec<OwnedEntry>,
-    /// The highest entry that the state machine has persisted.
-    pub applied: Lsn,
-    /// Its term.
-    pub applied_term: Term,
-}
 
 enum Engine {
     Group(Box<Group>),
@@ -111,15 +46,48 @@ pub struct Replica {
     committed: Lsn,
 }
 
-/// Settings of a start.
-#[derive(Clone, Copy, Debug)]
-pub struct StartOptions<'a> {
-    /// Whether Raft keeps the log.
-    pub replication: Replication,
-    /// Raft's limits.
-    pub group: &'a GroupOptions,
-    /// Where its election timeouts come from.
-    pub seed: u64,
+/// What drives a replica that is started from what was found.
+fn engine(found: Found, options: StartOptions<'_>) -> Result<(Engine, StartedAs), Fault> {
+    let Found { log, tail, applied, applied_term } = found;
+    let log = log.unwrap_or(LogState { first: Lsn(1), ..LogState::default() });
+    if applied > log.last {
+        return Err(Fault(format!(
+            "the state holds entry {applied}, but the log ends at {}: entries are lost; rebuild the replica from \
+             a peer or a backup",
+            log.last
+        )));
+    }
+    let conf = log.conf.as_deref().map(membership::decode).transpose();
+    let conf = conf.map_err(|damage| Fault(damage.to_string()))?;
+    let founder = membership::founding(MemberId::FIRST);
+    if let Some(conf) = conf.as_ref().filter(|conf| !membership::is_alone(conf, MemberId::FIRST)) {
+        return Err(Fault(format!(
+            "the group has members on other nodes (voters {:?}, learners {:?}), which this release cannot reach",
+            conf.voters, conf.learners
+        )));
+    }
+    let started_as = match (options.replication, log.hard_state, &conf) {
+        (Replication::Off, _, _) => StartedAs::Solo,
+        (Replication::On, Some(_), Some(_)) => StartedAs::Bootstrapped,
+        (Replication::On, Some(_), None) => {
+            return Err(Fault("a hard state was found, but no configuration: the log is damaged".to_owned()));
+        }
+        (Replication::On, None, _) if log.last == Lsn::ZERO => StartedAs::Unbootstrapped,
+        (Replication::On, None, _) => StartedAs::NeedsBackfill,
+    };
+    let state = starting_state(&log, started_as, applied)?;
+    let mut store = LogStore::new(applied, applied_term, state, founder.clone());
+    store.load(tail)?;
+    if store.last() != log.last {
+        return Err(Fault(format!("the log ends at {}, but was read up to {}", log.last, store.last())));
+    }
+    if started_as == StartedAs::Solo {
+        return Ok((Engine::Solo(Box::new(Solo::new(store))), started_as));
+    }
+    let unsaved = conf.is_none().then(|| membership::encode(&founder));
+    let saved = log.hard_state.unwrap_or_default();
+    let group = Group::start(store, MemberId::FIRST, saved, unsaved, options.group, options.seed)?;
+    Ok((Engine::Group(Box::new(group)), started_as))
 }
 
 impl Replica {
@@ -128,7 +96,7 @@ impl Replica {
     #[must_use]
     pub fn start(partition: PartitionId, found: Found, options: StartOptions<'_>) -> Self {
         let applied = found.applied;
-        match Self::engine(found, options) {
+        match engine(found, options) {
             Ok((engine, started_as)) => {
                 let mut replica = Self::blank(partition, engine, started_as, applied);
                 if let Engine::Solo(solo) = &replica.engine {
@@ -159,51 +127,6 @@ impl Replica {
             applied,
             committed: applied,
         }
-    }
-
-    fn engine(found: Found, options: StartOptions<'_>) -> Result<(Engine, StartedAs), Fault> {
-        let Found { log, tail, applied, applied_term } = found;
-        let log = log.unwrap_or(LogState { first: Lsn(1), ..LogState::default() });
-        if applied > log.last {
-            return Err(Fault(format!(
-                "the state holds entry {applied}, but the log ends at {}: entries are lost; rebuild the replica from \
-                 a peer or a backup",
-                log.last
-            )));
-        }
-        let conf = log.conf.as_deref().map(membership::decode).transpose();
-        let conf = conf.map_err(|damage| Fault(damage.to_string()))?;
-        let founder = membership::founding(MemberId::FIRST);
-        if let Some(conf) = conf.as_ref().filter(|conf| !membership::is_alone(conf, MemberId::FIRST)) {
-            return Err(Fault(format!(
-                "the group has members on other nodes (voters {:?}, learners {:?}), which this release cannot reach",
-                conf.voters, conf.learners
-            )));
-        }
-        let started_as = match (options.replication, log.hard_state, &conf) {
-            (Replication::Off, _, _) => StartedAs::Solo,
-            (Replication::On, Some(_), Some(_)) => StartedAs::Bootstrapped,
-            (Replication::On, Some(_), None) => {
-                return Err(Fault(
-                    "a hard state was found, but no configuration: the log is damaged".to_owned(),
-                ));
-            }
-            (Replication::On, None, _) if log.last == Lsn::ZERO => StartedAs::Unbootstrapped,
-            (Replication::On, None, _) => StartedAs::NeedsBackfill,
-        };
-        let state = starting_state(&log, started_as, applied)?;
-        let mut store = LogStore::new(applied, applied_term, state, founder.clone());
-        store.load(tail)?;
-        if store.last() != log.last {
-            return Err(Fault(format!("the log ends at {}, but was read up to {}", log.last, store.last())));
-        }
-        if started_as == StartedAs::Solo {
-            return Ok((Engine::Solo(Box::new(Solo::new(store))), started_as));
-        }
-        let unsaved = conf.is_none().then(|| membership::encode(&founder));
-        let saved = log.hard_state.unwrap_or_default();
-        let group = Group::start(store, MemberId::FIRST, saved, unsaved, options.group, options.seed)?;
-        Ok((Engine::Group(Box::new(group)), started_as))
     }
 
     /// Arms the ready latch.
@@ -503,22 +426,4 @@ impl Replica {
     pub const fn partition(&self) -> PartitionId {
         self.partition
     }
-}
-
-/// The hard state that Raft starts with. Its commit is raised to what the state machine has (an entry is applied
-/// only after it is committed), never lowered; in a log kept without Raft, every durable entry was acknowledged.
-fn starting_state(log: &LogState, started_as: StartedAs, applied: Lsn) -> Result<HardState, Fault> {
-    let mut state = log.hard_state.unwrap_or_default();
-    if state.commit > log.last {
-        return Err(Fault(format!(
-            "the hard state commits entry {}, but the log ends at {}: entries are lost; rebuild the replica from a \
-             peer or a backup",
-            state.commit, log.last
-        )));
-    }
-    if started_as == StartedAs::NeedsBackfill {
-        state.commit = log.last;
-    }
-    state.commit = state.commit.max(applied);
-    Ok(state)
 }

@@ -1,0 +1,109 @@
+//! What a replica starts from, how, and with which errors.
+//!
+//! Invariant: a start never lowers what was committed, and never goes on where entries are missing.
+
+use corduroy_wal::{HardState, LogState, Lsn, OwnedEntry, Term};
+
+use super::group::GroupOptions;
+use super::guard::Fault;
+use crate::ids::PartitionId;
+
+/// Whether logs are kept by Raft groups.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Replication {
+    /// Each partition is a Raft group.
+    #[default]
+    On,
+    /// Each partition's log is appended to directly.
+    Off,
+}
+
+/// How a replica was started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StartedAs {
+    /// A new log: this member founds the group.
+    Unbootstrapped,
+    /// A restart: hard state and configuration were found.
+    Bootstrapped,
+    /// A log that was kept without Raft becomes a group of one.
+    NeedsBackfill,
+    /// Replication is off.
+    Solo,
+    /// It could not be started; see its fault.
+    Stopped,
+}
+
+/// A replica's errors, by type.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ReplicaError {
+    /// It did not lead, or apply its first entry, in time. It goes on trying.
+    #[error("replica of partition {partition} was not ready within {waited_ms} ms")]
+    ReadyTimeout {
+        /// Whose.
+        partition: PartitionId,
+        /// How long it was waited for.
+        waited_ms: u64,
+    },
+    /// It was fenced or could not start.
+    #[error("replica of partition {partition} is stopped: {why}")]
+    ReplicaStopped {
+        /// Whose.
+        partition: PartitionId,
+        /// The fault.
+        why: String,
+    },
+    /// Another leader's entry took the place of one proposed here.
+    #[error("entry {lsn} of partition {partition} was obsoleted by another leader's")]
+    Obsoleted {
+        /// Whose.
+        partition: PartitionId,
+        /// Which.
+        lsn: Lsn,
+    },
+}
+
+/// What a start finds.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// What the WAL knows of the log, if it knows it.
+    pub log: Option<LogState>,
+    /// The entries above `applied`.
+    pub tail: Vec<OwnedEntry>,
+    /// The highest entry that the state machine has persisted.
+    pub applied: Lsn,
+    /// Its term.
+    pub applied_term: Term,
+}
+
+/// Settings of a start.
+#[derive(Clone, Copy, Debug)]
+pub struct StartOptions<'a> {
+    /// Whether Raft keeps the log.
+    pub replication: Replication,
+    /// Raft's limits.
+    pub group: &'a GroupOptions,
+    /// Where its election timeouts come from.
+    pub seed: u64,
+}
+
+/// The hard state that Raft starts with. Its commit is raised to what the state machine has (an entry is applied
+/// only after it is committed), never lowered; in a log kept without Raft, every durable entry was acknowledged.
+pub(super) fn starting_state(
+    log: &LogState,
+    started_as: StartedAs,
+    applied: Lsn,
+) -> Result<HardState, Fault> {
+    let mut state = log.hard_state.unwrap_or_default();
+    if state.commit > log.last {
+        return Err(Fault(format!(
+            "the hard state commits entry {}, but the log ends at {}: entries are lost; rebuild the replica from a \
+             peer or a backup",
+            state.commit, log.last
+        )));
+    }
+    if started_as == StartedAs::NeedsBackfill {
+        state.commit = log.last;
+    }
+    state.commit = state.commit.max(applied);
+    Ok(state)
+}

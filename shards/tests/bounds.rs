@@ -1,0 +1,251 @@
+//! Bounds and their refusals, deadlines and their outcomes, a full disk.
+
+mod common;
+
+use common::{Got, P, Q, World, small_wal};
+use corduroy_shards::raft::replica::ReplicaError;
+use corduroy_shards::{Kind, Limits, PartitionId, Rejection, ShardOptions};
+
+fn limited(change: impl Fn(&mut Limits)) -> World {
+    let mut options = ShardOptions::default();
+    change(&mut options.limits);
+    let mut world = World::with(options, small_wal(), &[P, Q]);
+    world.settle();
+    world.disk.set_stalled(true);
+    world
+}
+
+#[test]
+fn every_bound_has_its_refusal() {
+    let refused = |world: &mut World, partition, op: &str| {
+        world.request(partition, 1, 99, Kind::Write, op);
+        world.turn();
+        world.got(1, 99)
+    };
+    let overloaded = |what| Some(Got::Rejected(Rejection::Overloaded(what)));
+
+    let mut world = limited(|limits| limits.partition_requests = 2);
+    world.write(1, 1, "set a 1");
+    world.write(1, 2, "set a 1");
+    assert_eq!(refused(&mut world, P, "set a 1"), overloaded("requests of the partition"));
+
+    let mut world = limited(|limits| limits.partition_bytes = 10);
+    world.write(1, 1, "set a 1");
+    assert_eq!(refused(&mut world, P, "set a 1"), overloaded("bytes of the partition"));
+
+    let mut world = limited(|limits| limits.shard_requests = 1);
+    world.write(1, 1, "set a 1");
+    assert_eq!(refused(&mut world, Q, "set a 1"), overloaded("requests of the shard"));
+
+    let mut world = limited(|limits| limits.shard_bytes = 10);
+    world.write(1, 1, "set a 1");
+    assert_eq!(refused(&mut world, Q, "set a 1"), overloaded("bytes of the shard"));
+
+    let mut world = limited(|limits| limits.op_bytes = 10);
+    let too_large = Rejection::TooLarge { bytes: 11, limit: 10 };
+    assert_eq!(refused(&mut world, P, "set abc 123"), Some(Got::Rejected(too_large)));
+
+    let mut world = limited(|_| {});
+    let nowhere = Rejection::NoPartition(PartitionId(77));
+    assert_eq!(refused(&mut world, PartitionId(77), "set a 1"), Some(Got::Rejected(nowhere)));
+}
+
+#[test]
+fn an_oversized_request_is_admitted_alone() {
+    let mut world = limited(|limits| {
+        limits.partition_bytes = 10;
+        limits.entry_bytes = 8;
+    });
+    world.disk.set_stalled(false);
+    let value = "v".repeat(500);
+    world.write(1, 1, &format!("set a {value}"));
+    world.settle();
+    assert_eq!(world.value(1, 1), "OK");
+    assert_eq!(world.key("a"), Some(value));
+}
+
+#[test]
+fn entries_are_cut_at_their_soft_size() {
+    let mut world = limited(|limits| limits.entry_bytes = 64);
+    world.disk.set_stalled(false);
+    for seq in 0..20 {
+        world.write(1, seq, "append a xxxxxxxxxx");
+    }
+    world.settle();
+    assert!(world.shard.counters().entries_proposed >= 7, "{:?}", world.shard.counters());
+    assert_eq!(world.value(1, 19), "x".repeat(200));
+}
+
+#[test]
+fn nothing_is_proposed_above_the_unapplied_bound() {
+    let mut world = limited(|limits| limits.unapplied_bytes = 1);
+    world.disk.set_stalled(false);
+    world.write(1, 1, "set cold 1");
+    world.settle();
+    world.request(Q, 2, 1, Kind::Write, "set a 1");
+    world.settle();
+    assert_eq!(world.got(2, 1), None, "the shard holds too much that is not applied");
+    world.run_jobs();
+    world.settle();
+    assert_eq!((world.value(1, 1), world.lsn(2, 1)), ("OK".into(), 2));
+}
+
+#[test]
+fn a_proposed_write_that_takes_too_long_is_unknown_and_may_still_happen() {
+    let mut world = World::ready(&[P]);
+    world.disk.set_stalled(true);
+    world.write(1, 1, "set a 1");
+    world.read(1, 2, "get a");
+    world.turn();
+    assert!(world.out.wake_at_ns.is_some());
+    world.at(11);
+    world.turn();
+    assert_eq!(world.got(1, 1), Some(Got::Unknown));
+    assert!(matches!(world.got(1, 2), Some(Got::Rejected(Rejection::Overloaded(_)))));
+    world.disk.set_stalled(false);
+    world.settle();
+    assert_eq!(world.key("a").as_deref(), Some("1"));
+    assert_eq!(world.got(1, 1), Some(Got::Unknown), "exactly one outcome");
+    assert_eq!(world.shard.status().pending_requests, 0);
+}
+
+#[test]
+fn what_was_not_proposed_in_time_is_refused_and_never_happens() {
+    let mut world = World::ready(&[P]);
+    world.disk.set_stalled(true);
+    for seq in 1..=3 {
+        world.write(1, seq, &format!("set a{seq} 1"));
+        world.turn();
+    }
+    world.at(11);
+    world.turn();
+    assert_eq!((world.got(1, 1), world.got(1, 2)), (Some(Got::Unknown), Some(Got::Unknown)));
+    assert!(matches!(world.got(1, 3), Some(Got::Rejected(Rejection::Overloaded(_)))));
+    world.disk.set_stalled(false);
+    world.settle();
+    assert_eq!((world.key("a2").as_deref(), world.key("a3")), (Some("1"), None));
+    assert!(world.shard.is_idle());
+}
+
+#[test]
+fn a_blocked_read_does_not_wait_for_ever() {
+    let mut world = World::ready(&[P]);
+    world.read(1, 1, "get cold");
+    world.write(1, 2, "set a 1");
+    world.settle();
+    world.at(11);
+    world.turn();
+    assert!(matches!(world.got(1, 1), Some(Got::Rejected(Rejection::Overloaded(_)))));
+    world.settle();
+    assert!(world.got(1, 2).is_some());
+    assert_eq!(world.shard.status().pending_requests, 0);
+}
+
+#[test]
+fn a_replica_that_is_not_ready_in_time_refuses_and_goes_on_trying() {
+    let mut world = World::new(&[P]);
+    world.disk.set_stalled(true);
+    world.write(1, 1, "set a 1");
+    world.read(1, 2, "get a");
+    world.turn();
+    world.at(6);
+    world.turn();
+    let no_leader = Some(Got::Rejected(Rejection::NoLeader(P)));
+    let status = world.shard.status();
+    assert!(matches!(status.replicas[0].error, Some(ReplicaError::ReadyTimeout { .. })), "{status:?}");
+    world.write(1, 3, "set a 1");
+    world.turn();
+    assert_eq!(world.got(1, 3), no_leader);
+    world.disk.set_stalled(false);
+    world.settle();
+    assert!(world.shard.is_ready(P));
+    world.write(1, 4, "set a 4");
+    world.settle();
+    assert_eq!(world.value(1, 4), "OK");
+}
+
+/// A log of four small segments at most.
+fn cramped() -> World {
+    let wal_options = corduroy_wal::Options {
+        segment_bytes: 64 << 10,
+        spare_segments: 1,
+        max_segments: 4,
+        ..corduroy_wal::Options::default()
+    };
+    let mut world = World::with(ShardOptions::default(), wal_options, &[P]);
+    world.settle();
+    world
+}
+
+fn is_disk_full(got: Option<&Got>) -> bool {
+    matches!(got, Some(Got::Rejected(Rejection::DiskFull)))
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_lets_deletions_and_reads_go_on() {
+    let mut world = cramped();
+    let value = "v".repeat(8_000);
+    let mut seq = 0;
+    while !is_disk_full(world.got(1, seq).as_ref()) {
+        seq += 1;
+        assert!(seq < 100, "the log never filled up");
+        world.write(1, seq, &format!("set a{seq} {value}"));
+        world.settle();
+    }
+    assert!(world.shard.machine().hand_overs_wanted > 0);
+    world.write(2, 1, "del a1");
+    world.read(2, 2, "get a1");
+    world.settle();
+    assert_eq!((world.value(2, 1), world.value(2, 2)), ("1".into(), "nil".into()));
+    world.shard.machine_mut().hand_over();
+    world.turn();
+    world.run_jobs();
+    world.turns(50);
+    world.settle();
+    world.write(3, 1, "set b 1");
+    world.settle();
+    assert_eq!(world.value(3, 1), "OK", "the hand-over made room");
+    world.check_history();
+}
+
+#[test]
+fn what_gathered_before_the_disk_was_full_is_sifted() {
+    let mut world = cramped();
+    let value = "v".repeat(8_000);
+    let mut seq = 0;
+    while !world.replies.values().flatten().any(|got| is_disk_full(Some(got))) {
+        seq += 1;
+        assert!(seq < 200, "the log never filled up");
+        world.write(1, 4 * seq, &format!("set a{seq} {value}"));
+        world.read(1, 4 * seq + 1, &format!("get a{seq}"));
+        world.write(1, 4 * seq + 2, &format!("del a{seq}"));
+        world.read(1, 4 * seq + 3, &format!("get a{seq}"));
+        world.turn();
+    }
+    world.shard.machine_mut().hand_over();
+    world.turn();
+    world.run_jobs();
+    world.turns(50);
+    world.settle();
+    let mut sifted = 0;
+    for seq in 1..=seq {
+        let deleted = world.got(1, 4 * seq + 2);
+        if is_disk_full(world.got(1, 4 * seq).as_ref()) {
+            assert_eq!(
+                (world.value(1, 4 * seq + 1), world.value(1, 4 * seq + 2)),
+                ("nil".into(), "0".into())
+            );
+            sifted += 1;
+        } else {
+            assert_eq!(
+                (world.value(1, 4 * seq + 1), world.value(1, 4 * seq + 2)),
+                (value.clone(), "1".into())
+            );
+        }
+        assert!(deleted.is_some());
+        assert_eq!(world.value(1, 4 * seq + 3), "nil");
+    }
+    let refused_at_the_door = world.shard.counters().refused;
+    assert!(sifted > refused_at_the_door, "{sifted} refused, {refused_at_the_door} of them at the door");
+    assert_eq!(world.shard.status().pending_requests, 0);
+}
