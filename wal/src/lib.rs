@@ -1,4 +1,30 @@
 //! One shard's write-ahead log, shared by all the replicas (logs) that live in the shard.
+//!
+//! ```text
+//! folder    slot files of one fixed size, zero-written once, used again and again
+//! slot      [ header block | frame | frame | ...              | footer ]
+//! header    twice, in sectors 0 and 1: WAL id, segment number, salt, where the segment before ended, oldest live
+//! frame     whole 4 KiB blocks, written once = one group commit:
+//!           { magic crc salt batch durable oldest_live offset content_bytes records records_crc } record ...
+//! record    { len crc log flags|kind count first last prev_term } [hard state] [conf] { len kind term data } ...
+//! sector    every 512 bytes of a frame: 508 bytes of content, 4 bytes of stamp(salt, place)
+//! footer    at the slot's end, after all frames are durable: per log runs, states; { ... crc }
+//! ```
+//!
+//! **The life of a frame.** `append` encodes a record into the open batch's device buffer; `submit` closes the batch,
+//! gives it its place (rolling to a spare slot if it does not fit) and hands it to the device; `poll` collects what
+//! has ended and moves the durable watermark over the contiguous prefix. Until then entries are read from the buffer.
+//!
+//! **Promises.**
+//! * A batch is reported durable only if it and all before it are on the medium. A failed write or sync poisons the WAL.
+//! * After a crash the log is a prefix of the batches, not shorter than what was reported, each record whole or absent.
+//! * A place that is not what was written is cut off only if it cannot have been acknowledged: some sector of it never
+//!   arrived (its stamp is not there), and nothing written later knows it as durable. All else is refused as damage. A
+//!   damaged stamp alone is harmless, since checksums cover content only.
+//! * Live entries of sealed segments are verified when they are read; a start that replays them therefore meets any
+//!   damage. Released entries are no longer data.
+//! * Bytes of an earlier use of a slot never come back: salts differ, writing after a restart goes on in a new segment
+//!   whose header says where the old one ended, and a slot is reused only after a durable frame says it is free.
 
 mod batch;
 pub mod device;

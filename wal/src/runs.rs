@@ -23,8 +23,8 @@ pub(crate) struct Run {
     pub offset: u32,
     /// Where the last such record ends.
     pub end: u32,
-    /// Entries that followed were replaced: older versions of the next ones may lie behind `offset`, so the run does
-    /// not grow any more.
+    /// The run does not grow any more: entries that followed were replaced, so older versions of the next ones may lie
+    /// behind `offset`; or its last frame cannot be read across.
     pub cut: bool,
 }
 
@@ -87,6 +87,13 @@ impl Runs {
             }
         }
         self.0.push_back(run);
+    }
+
+    /// Ends the last run: what follows it starts a run of its own.
+    pub fn cut(&mut self) {
+        if let Some(back) = self.0.back_mut() {
+            back.cut = true;
+        }
     }
 
     /// Drops the entries below `first`; tells how many of which segment.

@@ -116,6 +116,15 @@ impl<B: AsRef<[u8]>> Image<B> {
         Check::Whole(head, content)
     }
 
+    /// Whether nothing but zeros follows a frame's content.
+    fn padding_is_blank(&self, offset: u32, content_len: usize) -> bool {
+        let frame_bytes = sectors::frame_bytes(content_len);
+        let mut padding = Vec::new();
+        let rest = sectors::content_bytes(frame_bytes) - content_len;
+        sectors::gather(self.from(offset), content_len, rest, &mut padding)
+            && padding.iter().all(|byte| *byte == 0)
+    }
+
     fn without_head(&self, offset: u32) -> Stop {
         let sector = self.from(offset).get(..SECTOR_BYTES).unwrap_or_default();
         match sectors::count_stamped(sector, self.salt, Self::sector_number(offset)) {
@@ -205,6 +214,11 @@ pub(crate) fn scan(image: &Image, before: BatchSeq, stated_end: Option<u32>) -> 
         for (at, len, view) in records(&head, &content) {
             let runs = runs(&view, image.seq, end, at, len);
             effects.apply(&view.meta, runs.into_iter());
+        }
+        if !image.padding_is_blank(end, content.len()) {
+            // Sectors of mere padding never arrived: the records are whole, but a reader could not go on from one
+            // frame to the next over the old bytes there.
+            effects.logs.values_mut().for_each(|part| part.runs.cut());
         }
         last_batch = last_batch.next();
         end += frame_bytes(&content);

@@ -1,5 +1,7 @@
 //! Random lives and deaths of a WAL, compared with a model: what was acknowledged is there, nothing else is.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failing test says where")]
+
 mod support;
 
 use corduroy_wal::planted::{self, Planted};
