@@ -232,8 +232,13 @@ const REFUSED: &[Row] = &[
     refused("move", "ERR MOVE is not supported: there is one database, number 0"),
     refused("module", "ERR modules are not supported"),
     refused("debug", "ERR DEBUG is not supported: it would break the promises that this server makes"),
+    Row { flags: "loading stale no_auth closes", ..refused("post", CROSS_PROTOCOL) },
+    Row { flags: "loading stale no_auth closes", ..refused("host:", CROSS_PROTOCOL) },
     refused("monitor", "ERR MONITOR is not supported: see SLOWLOG and INFO commandstats"),
 ];
+
+/// A web page that makes a browser send requests here must not get any of them carried out.
+const CROSS_PROTOCOL: &str = "ERR this is not an HTTP server: the connection is closed";
 
 const fn refused(name: &'static str, reason: &'static str) -> Row {
     Row { name, arity: -1, flags: "loading stale", run: Run::Refused(reason), ..ROW }

@@ -220,7 +220,13 @@ impl Backend for Fake {
 
     fn submit(&self, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) {
         let writes = Op::decode(op).expect("sessions submit what can be decoded").is_write();
-        assert_eq!(kind, if writes { Kind::Write } else { Kind::Read });
+        let reads_only = |op: &Op<'_>| match op {
+            Op::Multi { ops, .. } => !ops.iter().any(|op| Op::decode(op).expect("an op").is_write()),
+            _ => !writes,
+        };
+        let expected =
+            if reads_only(&Op::decode(op).expect("just decoded")) { Kind::Read } else { Kind::Write };
+        assert_eq!(kind, expected);
         self.submitted.borrow_mut().push_back(Submitted { ticket, partition, op: op.to_vec() });
     }
 

@@ -31,6 +31,8 @@ use transaction::{Transaction, Watched};
 
 /// Requests of one connection that may be under way at a time.
 const MAX_IN_FLIGHT: usize = 1024;
+/// Arguments of a command that the session answers by itself: each may bring a long reply.
+const MAX_LOCAL_ARGS: usize = 1024;
 /// Bytes of requests of one connection that may be under way at a time.
 const MAX_IN_FLIGHT_BYTES: usize = 64 << 20;
 /// Unread output above which parsing stops.
@@ -242,6 +244,13 @@ impl Session {
             self.reject(Some(entry.index), &Refusal::new("NOAUTH Authentication required."));
             return true;
         }
+        if args.len() > MAX_LOCAL_ARGS && matches!(entry.row.run, Run::Local(_)) {
+            self.end_skip();
+            let text =
+                format!("ERR too many arguments for '{}': the limit is {MAX_LOCAL_ARGS}", entry.full_name);
+            self.reject(Some(entry.index), &Refusal::owned(text));
+            return true;
+        }
         if let Run::Flow(flow) = entry.row.run
             && self.must_stall(flow)
         {
@@ -262,7 +271,12 @@ impl Session {
             }
             Run::Local(function) => self.local(entry, function, args, backend),
             Run::Flow(flow) => self.flow(entry, flow, args, backend),
-            Run::Refused(reason) => self.reject(Some(entry.index), &Refusal::new(reason)),
+            Run::Refused(reason) => {
+                self.reject(Some(entry.index), &Refusal::new(reason));
+                if entry.traits.closes {
+                    self.ending = Ending::AfterReplies;
+                }
+            }
             Run::Subcommands(_) => self.local(entry, introspection::bare, args, backend),
         }
         true
@@ -319,10 +333,22 @@ impl Session {
     }
 
     /// Encodes an op and submits it for the newest slot.
+    #[inline]
     fn submit(&mut self, partition: PartitionId, part: usize, op: &Op<'_>, backend: &dyn Backend) {
+        let kind = if op.is_write() { Kind::Write } else { Kind::Read };
+        self.submit_as(kind, partition, part, op, backend);
+    }
+
+    fn submit_as(
+        &mut self,
+        kind: Kind,
+        partition: PartitionId,
+        part: usize,
+        op: &Op<'_>,
+        backend: &dyn Backend,
+    ) {
         self.scratch.clear();
         op.encode(&mut self.scratch);
-        let kind = if op.is_write() { Kind::Write } else { Kind::Read };
         let number = self.front + self.queue.len() as u64 - 1;
         if let Some(slot) = self.queue.back_mut() {
             slot.request_bytes += self.scratch.len();
@@ -437,7 +463,7 @@ impl Session {
     }
 
     /// Lets CLIENT LIST see this connection's present state.
-    fn publish(&mut self, backend: &dyn Backend) {
+    pub(super) fn publish(&mut self, backend: &dyn Backend) {
         let queued = self.transaction.as_ref().map(|transaction| transaction.commands.len());
         self.client.set_last(backend.now_ms(), self.last_command);
         self.client.publish(self.resp3, queued, self.out.len(), self.pending.len());

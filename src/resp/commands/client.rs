@@ -74,6 +74,7 @@ fn setinfo(call: &mut Call<'_>) {
 }
 
 fn info(call: &mut Call<'_>) {
+    call.session.publish(call.backend);
     let mut text = call.session.client.describe(call.backend.now_ms());
     text.push('\n');
     call.out.verbatim(&text);
@@ -91,6 +92,7 @@ fn check_type(name: &[u8]) -> Result<bool, Refusal> {
 }
 
 fn list(call: &mut Call<'_>) {
+    call.session.publish(call.backend);
     let all = call.session.hub.clients.all();
     let chosen: Result<Vec<Arc<Client>>, Refusal> = match call.from(2) {
         [] => Ok(all),

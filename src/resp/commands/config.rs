@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use super::super::clients::Hub;
-use super::args::{glob, integer};
+use super::args::{integer, matches_name};
 use super::{Call, connection};
 use crate::resp::Backend;
 
@@ -59,7 +59,7 @@ const MAX_BULK_LIMIT_BYTES: i64 = 512 << 20;
 fn settings(hub: &Hub, backend: &dyn Backend, pattern: &[u8]) -> BTreeMap<String, String> {
     let mut found: BTreeMap<String, String> = BTreeMap::new();
     let mut offer = |name: &str, value: String| {
-        if glob(pattern, name.as_bytes(), true) {
+        if matches_name(pattern, name) {
             found.insert(name.to_owned(), value);
         }
     };

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::super::errors::Refusal;
-use super::args::{glob, is};
+use super::args::{is, matches_name};
 use super::{Call, Entry, Run, docs as syntax, table};
 use crate::resp::reply::Writer;
 
@@ -177,7 +177,7 @@ pub fn list(call: &mut Call<'_>) {
             .map(|entry| entry.full_name.as_str())
             .collect(),
         [by, kind, pattern] if is(by, "FILTERBY") && is(kind, "PATTERN") => every()
-            .filter(|entry| glob(pattern, entry.full_name.as_bytes(), true))
+            .filter(|entry| matches_name(pattern, &entry.full_name))
             .map(|entry| entry.full_name.as_str())
             .collect(),
         _ => return call.refuse(&Refusal::SYNTAX),

@@ -16,6 +16,8 @@ pub struct Traits {
     pub no_auth: bool,
     /// Not allowed inside MULTI.
     pub no_multi: bool,
+    /// Ends the connection.
+    pub closes: bool,
     /// Kept out of SLOWLOG.
     pub skip_slowlog: bool,
     /// Its answers count as keyspace hits and misses.
@@ -122,6 +124,7 @@ impl Table {
             write: has("write"),
             no_auth: has("no_auth"),
             no_multi: has("no_multi"),
+            closes: has("closes"),
             skip_slowlog: has("skip_slowlog"),
             counts_hits: row.keys.first > 0 && (row.keys.access.contains("access") || has("readonly")),
         };

@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
+use super::output::OUTPUT_HARD_BYTES;
 use super::{
-    Backend, Outcome, PART_BITS, PartitionId, Reply, Session, SessionReply, Ticket, Watched, Writer, errors,
-    take,
+    Backend, Ending, Outcome, PART_BITS, PartitionId, Reply, Session, SessionReply, Ticket, Watched, Writer,
+    errors, take,
 };
 use crate::resp::slowlog::SlowCommand;
 
@@ -273,6 +274,9 @@ impl Session {
                 slot.body = Body::Ready(out);
             }
             return;
+        }
+        if out.len() > OUTPUT_HARD_BYTES {
+            self.ending = Ending::AtOnce;
         }
         self.queue.pop_front();
         self.front += 1;

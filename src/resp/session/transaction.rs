@@ -3,14 +3,18 @@
 //! Invariant: queueing only remembers; nothing of a transaction is carried out before EXEC, and an EXEC is one entry of one
 //! partition, guarded by the versions that WATCH saw.
 
+use super::output::OUTPUT_HARD_BYTES;
 use super::queue::{Body, Merge, Parts};
 use super::{
-    Backend, Call, Ending, Entry, Flow, Op, Outcome, PartitionId, Refusal, ReplyMode, Request, Run, Session,
-    Writer, errors, introspection, take,
+    Backend, Call, Ending, Entry, Flow, Kind, Op, Outcome, PartitionId, Refusal, ReplyMode, Request, Run,
+    Session, Writer, errors, introspection, take,
 };
 use crate::resp::commands::args::integer;
 use crate::resp::slot::slot_of;
 use crate::store::List;
+
+/// Keys that one connection may watch at a time.
+const MAX_WATCHED: usize = 1024;
 
 /// A transaction being queued.
 #[derive(Default)]
@@ -27,6 +31,14 @@ pub struct Watched {
     pub key: Vec<u8>,
     pub partition: PartitionId,
     pub version: u64,
+}
+
+/// The ops of a transaction.
+#[derive(Default)]
+struct Ops {
+    encoded: Vec<Vec<u8>>,
+    /// One of them changes the state; else no entry is needed.
+    write: bool,
 }
 
 /// How EXEC's reply is put together.
@@ -136,14 +148,15 @@ impl Session {
             return self.emit(Some(entry.index), |_, out| out.error("ERR WATCH inside MULTI is not allowed"));
         }
         let mut keys: Vec<(Vec<u8>, PartitionId)> = Vec::new();
+        if self.watched.len() + args.len() > MAX_WATCHED {
+            let text = format!("ERR too many watched keys: the limit is {MAX_WATCHED}");
+            return self.refuse(entry, &Refusal::owned(text));
+        }
         for key in entry.keys(args) {
             let known = self.watched.iter().any(|watched| watched.key == key);
             if !known && !keys.iter().any(|(other, _)| other == key) {
                 keys.push((key.to_vec(), partition_of(key, backend)));
             }
-        }
-        if self.watched.len() + keys.len() > 1024 {
-            return self.refuse(entry, &Refusal::new("ERR too many watched keys: the limit is 1024"));
         }
         if keys.is_empty() {
             self.count_local(entry.index, backend);
@@ -166,7 +179,7 @@ impl Session {
             let text = "EXECABORT Transaction discarded because of previous errors.";
             return self.refuse(entry, &Refusal::new(text));
         }
-        let mut ops = Vec::new();
+        let mut ops = Ops::default();
         let mut items = Vec::new();
         let mut partitions: Vec<PartitionId> = watched.iter().map(|watched| watched.partition).collect();
         for (entry, args) in transaction.commands {
@@ -199,7 +212,7 @@ impl Session {
         entry: &'static Entry,
         args: Vec<Vec<u8>>,
         backend: &dyn Backend,
-        ops: &mut Vec<Vec<u8>>,
+        ops: &mut Ops,
         partitions: &mut Vec<PartitionId>,
     ) -> Item {
         let mut bytes = Vec::new();
@@ -211,7 +224,8 @@ impl Session {
                     Ok(op) => {
                         let mut encoded = Vec::new();
                         op.encode(&mut encoded);
-                        ops.push(encoded);
+                        ops.encoded.push(encoded);
+                        ops.write |= op.is_write();
                         let keys = entry.keys(&slices).map(|key| partition_of(key, backend));
                         partitions.extend(keys);
                         if entry.row.keys.first == 0 {
@@ -233,15 +247,17 @@ impl Session {
     fn submit_transaction(
         &mut self,
         partition: PartitionId,
-        ops: &[Vec<u8>],
+        ops: &Ops,
         watched: &[Watched],
         backend: &dyn Backend,
     ) {
         let versions: Vec<[u8; 8]> = watched.iter().map(|watched| watched.version.to_le_bytes()).collect();
         let guards: Vec<&[u8]> =
             watched.iter().zip(&versions).flat_map(|(watched, version)| [&*watched.key, version]).collect();
-        let ops: Vec<&[u8]> = ops.iter().map(Vec::as_slice).collect();
-        self.submit(partition, 0, &Op::Multi { guards: List::Args(&guards), ops: List::Args(&ops) }, backend);
+        let kind = if ops.write { Kind::Write } else { Kind::Read };
+        let ops: Vec<&[u8]> = ops.encoded.iter().map(Vec::as_slice).collect();
+        let op = Op::Multi { guards: List::Args(&guards), ops: List::Args(&ops) };
+        self.submit_as(kind, partition, 0, &op, backend);
     }
 
     /// EXEC's reply; its local commands are carried out now, at their place.
@@ -257,6 +273,10 @@ impl Session {
         out.array(plan.items.len());
         for item in &plan.items {
             let before = out.out.len();
+            if before > OUTPUT_HARD_BYTES {
+                self.ending = Ending::AtOnce;
+                return;
+            }
             match item {
                 Item::Ready(bytes) => out.out.extend_from_slice(bytes),
                 Item::Outcome(_) => {

@@ -162,6 +162,7 @@ fn replies_on_off_skip() {
 #[test]
 fn names_and_lists() {
     let mut talk = Talk::new(1);
+    assert!(talk.say("CLIENT INFO").contains("cmd=client|info "));
     talk.check("CLIENT ID\nCLIENT GETNAME\nCLIENT SETNAME joe\nCLIENT GETNAME", ":1~$-1~+OK~$3~joe~");
     talk.check("client SETINFO lib-name x\nCLIENT SETINFO LIB-VER 1.0", "+OK~+OK~");
     talk.check(

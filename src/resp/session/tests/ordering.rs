@@ -129,6 +129,26 @@ fn quit_answers_what_came_before_and_nothing_after() {
 }
 
 #[test]
+fn a_browser_gets_nothing_done() {
+    let mut talk = Talk::new(1);
+    let out = talk.say("POST / HTTP/1.1\nHost: localhost\n\nSET a 1");
+    assert_eq!(out, "-ERR this is not an HTTP server: the connection is closed\r\n");
+    assert!(talk.session.should_close() && talk.session.in_flight() == 0);
+}
+
+#[test]
+fn local_commands_take_a_bounded_number_of_arguments() {
+    let mut talk = Talk::new(1);
+    let many = " set".repeat(1100);
+    talk.check(
+        &format!("COMMAND DOCS{many}"),
+        "-ERR too many arguments for 'command|docs': the limit is 1024~",
+    );
+    talk.check(&format!("WATCH{many}"), "-ERR too many watched keys: the limit is 1024~");
+    assert!(talk.say(&format!("EXISTS{many}")).starts_with(':'));
+}
+
+#[test]
 fn refused_and_unknown_requests() {
     let mut talk = Talk::new(1);
     let script = |talk: &Talk, reply| talk.fake.scripted.borrow_mut().push_back(reply);
