@@ -90,7 +90,18 @@ impl Default for ShardOptions {
     }
 }
 
+/// What a record takes beside the operations of its entry at most, in bytes.
+const RECORD_SLACK_BYTES: usize = 1024;
+
 impl ShardOptions {
+    /// The same, with entries and operations that fit into a record of the log.
+    pub(crate) fn fitted_to(mut self, record_bytes: usize) -> Self {
+        let payload_bytes = record_bytes.saturating_sub(RECORD_SLACK_BYTES);
+        self.limits.op_bytes = self.limits.op_bytes.min(payload_bytes);
+        self.limits.entry_bytes = self.limits.entry_bytes.min(payload_bytes);
+        self
+    }
+
     #[cfg(feature = "sim")]
     pub(crate) fn has(&self, bug: PlantedBug) -> bool {
         self.bug == Some(bug)

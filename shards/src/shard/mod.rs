@@ -31,9 +31,6 @@ pub use crate::options::PlantedBug;
 pub use crate::options::{Limits, ShardOptions};
 pub use crate::status::{Counters, ReplicaStatus, ShardStatus, Stage};
 
-/// What a record takes beside the operations of its entry at most, in bytes.
-const RECORD_SLACK_BYTES: usize = 1024;
-
 /// One shard: its WAL, its replicas, its state machine.
 pub struct Shard<D: Device, M: StateMachine> {
     options: ShardOptions,
@@ -84,10 +81,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         seed: u64,
     ) -> Result<Self, ShardError> {
         let space = wal.space();
-        let record_bytes = wal.record_limit_bytes().saturating_sub(RECORD_SLACK_BYTES);
-        let mut options = options;
-        options.limits.op_bytes = options.limits.op_bytes.min(record_bytes);
-        options.limits.entry_bytes = options.limits.entry_bytes.min(record_bytes);
+        let options = options.fitted_to(wal.record_limit_bytes());
         let mut shard = Self {
             options,
             wal,
