@@ -112,10 +112,10 @@ impl Partition {
     }
 
     /// The version that the next op's changes get: the entry's LSN and the op's place in it. Different for any two
-    /// ops, so that WATCH sees a change by a later op of the very entry that it looked at.
+    /// ops, so that WATCH sees a change by a later op of the very entry that it looked at. (Ops of one entry beyond
+    /// the 2^20th share a version.)
     pub(super) fn version(&self, lsn: Lsn) -> u64 {
-        assert!(self.ops_in_entry >> OP_BITS == 0, "an entry of more than 2^20 ops");
-        lsn.0 << OP_BITS | u64::from(self.ops_in_entry)
+        lsn.0 << OP_BITS | u64::from(self.ops_in_entry.min((1 << OP_BITS) - 1))
     }
 
     #[inline]
