@@ -106,8 +106,8 @@ impl Subject for StoreSubject {
         let bytes = |number: u64| usize::try_from(number).expect("small sizes");
         let hand_over_bytes = bytes(knobs.hand_over_bytes);
         let options = Options {
-            // Less than the keys take, in many worlds: rows are dropped and read back.
-            memory_bytes: hand_over_bytes * 2,
+            // Less than all partitions' keys take, in many worlds: rows are dropped and read back. One op's fit in.
+            memory_bytes: (hand_over_bytes * 2).max(bytes(2 * knobs.keys * (knobs.value_bytes + 200))),
             hand_over_bytes,
             max_dirty_bytes: hand_over_bytes * 4,
             ..Options::with_memory(64 << 20, HashSeed([u64::from(shard.0), 1]))

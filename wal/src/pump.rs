@@ -300,7 +300,12 @@ impl<D: Device> Wal<D> {
             return;
         }
         while self.segments.spares() + self.segments.making() < self.wanted_spares() {
-            let Some(slot) = self.segments.begin_making(self.options.max_segments) else {
+            // Every start needs a segment of its own: without one, not even an election could be written down, and what
+            // fills the log would never be handed over. So the limit does not hold for that one.
+            let stranded =
+                self.segments.active.is_none() && self.segments.spares() + self.segments.making() == 0;
+            let max = if stranded { 0 } else { self.options.max_segments };
+            let Some(slot) = self.segments.begin_making(max) else {
                 self.making.blocked = true;
                 return;
             };

@@ -242,9 +242,7 @@ impl Knobs {
             Class::WriteError => Fault::WriteError { shard },
             Class::FullDisk => Fault::FullDisk { for_ns: rng.between(10, 1500) * MS },
             Class::Stall => Fault::Stall { shard, for_ns: rng.between(50, 4000) * MS },
-            Class::FlipUnacked => {
-                Fault::FlipUnacked { bits: u32::try_from(rng.between(1, 20)).expect("small") }
-            }
+            Class::FlipUnacked => Fault::FlipUnacked { bits: 1 },
             Class::FlipAnywhere => Fault::FlipAnywhere { shard },
             Class::ClockJump => Fault::ClockJump {
                 by_ms: rng.pick(&[-86_400_000, -60_000, -3000, -10, 10, 3000, 60_000, 86_400_000]),
