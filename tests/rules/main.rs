@@ -216,7 +216,7 @@ fn the_core_is_sans_io() {
             "index.rs",
             "segment.rs",
         ];
-        core.contains(&source.path.rsplit('/').next().unwrap())
+        !source.path.contains("/sim/") && core.contains(&source.path.rsplit('/').next().unwrap())
     }));
     keep("no clock, chance, thread, socket or file in the core", touches_of_the_world(&files));
 }
@@ -265,7 +265,9 @@ fn over_budget(files: &[Source]) -> Vec<String> {
         if lines > FILE_LINES_MAX {
             findings.push(format!("{}: {lines} lines", source.path));
         }
-        for (name, line, lines) in functions(&source.code) {
+        // A play or a table of cases in a test may be long; it is read from top to bottom.
+        let functions = if source.is_test() { Vec::new() } else { functions(&source.code) };
+        for (name, line, lines) in functions {
             if lines > FUNCTION_LINES_MAX {
                 findings.push(format!("{}:{line}: fn {name} has {lines} lines", source.path));
             }
@@ -331,6 +333,51 @@ fn untidiness_is_found() {
     assert_eq!(untidy(&[Source::new("a.rs", concat!("//! What.\n// TO", "DO later\n"))]).len(), 1);
     assert_eq!(untidy(&[Source::new("a.rs", concat!("//! What.\nfn f() { to", "do!() }\n"))]).len(), 1);
     assert_eq!(untidy(&[Source::new("a.rs", "//! What.\nfn f() {}\n")]).len(), 0);
+}
+
+// ---- The README's tour ----
+
+/// Paths that the README names in backticks, below the workspace's folders.
+fn named_paths(readme: &str) -> BTreeSet<String> {
+    let named = readme.split('`').skip(1).step_by(2);
+    let below =
+        |path: &&str| ALL.iter().any(|top| path.strip_prefix(top).is_some_and(|rest| rest.starts_with('/')));
+    named.filter(below).map(|path| path.split(' ').next().unwrap().to_owned()).collect()
+}
+
+/// Named paths that are not there, and folders of sources that are not named.
+fn tour_faults(readme: &str, exists: impl Fn(&str) -> bool, files: &[Source]) -> Vec<String> {
+    let named = named_paths(readme);
+    let mut findings: Vec<_> =
+        named.iter().filter(|path| !exists(path)).map(|path| format!("{path} is not there")).collect();
+    let folders: BTreeSet<&str> =
+        files.iter().map(|source| source.path.rsplit_once('/').unwrap().0).collect();
+    for folder in folders {
+        // Below a folder that is named on its own account; a whole crate's `src/` names nothing in it.
+        let covers = |path: &String| format!("{folder}/").starts_with(path.as_str());
+        if !named.iter().any(covers) {
+            findings.push(format!("{folder} is not in the tour"));
+        }
+    }
+    findings
+}
+
+#[test]
+fn the_readme_tour_matches_the_tree() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let exists = |path: &str| root.join(path).exists();
+    keep("the README's tour shows the tree as it is", tour_faults(&readme, exists, &sources(&ALL)));
+}
+
+#[test]
+fn a_tour_that_went_stale_is_found() {
+    let files = [Source::new("wal/src/device/ring.rs", ""), Source::new("shards/src/sim/time.rs", "")];
+    let exists = |path: &str| path != "wal/src/gone.rs";
+    let faults = |readme: &str| tour_faults(readme, exists, &files).len();
+    assert_eq!(faults("`wal/` and `shards/src/sim/`"), 0);
+    assert_eq!(faults("`wal/` and `wal/src/gone.rs`"), 2);
+    assert_eq!(faults("`wal/src/device/`"), 1);
 }
 
 // ---- The reader of sources itself ----
