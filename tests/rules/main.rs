@@ -99,14 +99,15 @@ fn organs_of_shards_meet_only_in_the_heart() {
 
 const ROOT_ORGANS: [&str; 5] = ["store", "cluster", "replication", "resp", "admin"];
 
-/// What `resp` may use of `store`: its operations and its patterns, also under the names that `store` gives on.
+/// What `resp` may use of `store`: its operations, its patterns, its way to read numbers, also under the names that `store` gives on.
 fn resp_may_use(store: &Source, path: &[String]) -> bool {
     let given_on = || {
         let uses = store.code.lines().filter(|line| line.starts_with("pub use"));
         let text = uses.collect::<Vec<_>>().join("\n");
         let text = text
             .replace("pub use op::", "pub use crate::op::")
-            .replace("pub use glob::", "pub use crate::glob::");
+            .replace("pub use glob::", "pub use crate::glob::")
+            .replace("pub use number::", "pub use crate::number::");
         paths(&text)
             .into_iter()
             .filter(|path| path.len() > 2)
@@ -115,7 +116,7 @@ fn resp_may_use(store: &Source, path: &[String]) -> bool {
     };
     match path {
         [store, organ, ..] if store == "store" => {
-            matches!(organ.as_str(), "op" | "glob") || given_on().contains(organ)
+            matches!(organ.as_str(), "op" | "glob" | "number") || given_on().contains(organ)
         }
         _ => false,
     }
