@@ -1,0 +1,101 @@
+//! Clients that ask for too much: they are told, or slowed down, and others do not notice.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use redis::Commands;
+
+use crate::server::{Server, data_dir, exchange};
+
+#[test]
+fn one_client_too_many_is_told_and_a_leaving_one_makes_room() {
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &["--max-clients", "2"]);
+    let mut first = server.connect();
+    exchange(&mut first, b"PING\r\n", b"+PONG\r\n");
+    let mut second = server.connect();
+    exchange(&mut second, b"PING\r\n", b"+PONG\r\n");
+    let mut third = server.connect();
+    let mut told = String::new();
+    third.read_to_string(&mut told).expect("an answer and the end");
+    assert_eq!(told, "-ERR max number of clients reached\r\n");
+    exchange(&mut first, b"CONFIG SET maxclients 3\r\n", b"+OK\r\n");
+    let mut fourth = server.connect();
+    exchange(&mut fourth, b"PING\r\n", b"+PONG\r\n");
+}
+
+#[test]
+fn a_pipeline_without_reading_is_slowed_down_and_answered_in_order() {
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &["--partitions", "4"]);
+    let mut stream = server.connect();
+    let mut writer = stream.try_clone().expect("clone");
+    const COUNT: usize = 20_000;
+    let sender = std::thread::spawn(move || {
+        let mut batch = Vec::new();
+        for n in 0..COUNT {
+            batch.extend_from_slice(format!("SET k{} v{n}\r\nGET k{}\r\n", n % 7, n % 7).as_bytes());
+        }
+        writer.write_all(&batch).expect("all is taken in the end");
+        writer.shutdown(Shutdown::Write).expect("half-close");
+    });
+    std::thread::sleep(Duration::from_millis(200));
+    let mut replies = Vec::new();
+    stream.read_to_end(&mut replies).expect("replies, then the end");
+    sender.join().expect("sender");
+    let mut expected = Vec::new();
+    for n in 0..COUNT {
+        let value = format!("v{n}");
+        expected.extend_from_slice(format!("+OK\r\n${}\r\n{value}\r\n", value.len()).as_bytes());
+    }
+    assert!(replies == expected, "{} bytes of {}", replies.len(), expected.len());
+}
+
+#[test]
+fn a_client_that_never_reads_does_not_harm_others() {
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &[]);
+    let mut client = server.client();
+    client.set::<_, _, ()>("big", vec![b'x'; 512 << 10]).expect("set");
+    let deaf = server.connect();
+    deaf.set_nonblocking(true).expect("non-blocking");
+    for _ in 0..10_000 {
+        if (&deaf).write(b"GET big\r\n").is_err() {
+            break;
+        }
+    }
+    for n in 0..200 {
+        client.set::<_, _, ()>("other", n).expect("it goes on");
+        assert_eq!(client.get::<_, u32>("other").expect("it goes on"), n);
+    }
+    let memory = resident_bytes(server.pid());
+    assert!(memory < 400 << 20, "{memory} bytes resident");
+}
+
+#[test]
+fn half_a_request_is_not_waited_for_for_ever() {
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &["--timeout-partial-ms", "300"]);
+    let mut stream = server.connect();
+    exchange(&mut stream, b"PING\r\n*2\r\n$3\r\nGE", b"+PONG\r\n");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("the end");
+    assert!(rest.is_empty(), "{rest:?}");
+}
+
+#[test]
+fn idle_connections_close_where_configured() {
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &["--timeout-idle-s", "1"]);
+    let mut stream = server.connect();
+    exchange(&mut stream, b"PING\r\n", b"+PONG\r\n");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("the end");
+    assert!(rest.is_empty(), "{rest:?}");
+}
+
+fn resident_bytes(pid: u32) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("it runs");
+    statm.split(' ').nth(1).expect("resident").parse::<u64>().expect("pages") * 4096
+}

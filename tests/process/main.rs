@@ -1,0 +1,8 @@
+//! The real binary, from outside: start, serve, kill, restart, refuse, stop.
+
+mod clients;
+mod lifecycle;
+mod limits;
+mod refusals;
+mod restart;
+mod server;

@@ -1,0 +1,98 @@
+//! What a server must not start on, and what it says then.
+
+use std::fs;
+
+use crate::server::{Server, cpus, data_dir, free_port, run, text};
+
+#[test]
+fn a_second_process_on_the_same_folder_is_refused_by_name() {
+    let dir = data_dir();
+    let first = Server::start(dir.path(), &[]);
+    let mut second = Server::spawn(dir.path(), free_port(), &[]);
+    assert_eq!(second.wait().code(), Some(78));
+    let pid = first.pid().to_string();
+    assert!(second.log().contains(&pid), "the holder {pid} is named:\n{}", second.log());
+}
+
+#[test]
+fn a_port_in_use_is_refused() {
+    let (one, other) = (data_dir(), data_dir());
+    let first = Server::start(one.path(), &[]);
+    let mut second = Server::spawn(other.path(), first.port, &[]);
+    assert_eq!(second.wait().code(), Some(78));
+    assert!(second.log().contains("cannot listen on"), "{}", second.log());
+}
+
+#[test]
+fn a_bad_configuration_lists_all_its_problems() {
+    let dir = data_dir();
+    let file = dir.path().join("bad.toml");
+    fs::write(&file, "shard = 3\npartitions = 0\n[wal]\nsync = \"never\"\n").expect("write");
+    for command in ["serve", "check-config", "format"] {
+        let (code, _, stderr) = run(&[command, "--config", &text(&file), "--cores", "3-1"]);
+        assert_eq!(code, Some(78), "{command}");
+        for needle in [
+            "4 problem(s)",
+            "shard: no such setting; did you mean `shards`?",
+            "partitions: 0",
+            "wal.sync: `never`",
+            "cores: the range",
+        ] {
+            assert!(stderr.contains(needle), "{command}: {needle} in\n{stderr}");
+        }
+    }
+}
+
+#[test]
+fn a_good_configuration_is_shown_with_its_sources() {
+    let (code, stdout, _) = run(&["check-config", "--partitions", "4"]);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("(from --partitions)\npartitions = 4\n"), "{stdout}");
+    assert!(stdout.contains("listen = \"127.0.0.1:7379\""), "{stdout}");
+}
+
+#[test]
+fn a_folder_of_something_else_or_of_another_layout_is_left_alone() {
+    let dir = data_dir();
+    fs::write(dir.path().join("thesis.tex"), "x").expect("write");
+    let mut server = Server::spawn(dir.path(), free_port(), &[]);
+    assert_eq!(server.wait().code(), Some(78));
+    assert!(server.log().contains("not a data folder"), "{}", server.log());
+    fs::remove_file(dir.path().join("thesis.tex")).expect("remove");
+
+    let folder = text(dir.path());
+    let (code, stdout, _) = run(&["format", "--data-dir", &folder, "--shards", "2", "--partitions", "2"]);
+    assert_eq!(code, Some(0), "{stdout}");
+    let (code, _, stderr) = run(&["format", "--data-dir", &folder]);
+    assert_eq!((code, stderr.contains("formatted already")), (Some(78), true), "{stderr}");
+    let mut server = Server::spawn(dir.path(), free_port(), &["--shards", "3"]);
+    assert_eq!(server.wait().code(), Some(78));
+    assert!(server.log().contains("shards = 2"), "{}", server.log());
+}
+
+#[test]
+fn cores_that_are_not_there_are_refused() {
+    let dir = data_dir();
+    let missing = (cpus().last().expect("a CPU") + 1000).to_string();
+    let mut server = Server::spawn(dir.path(), free_port(), &["--cores", &missing]);
+    assert_eq!(server.wait().code(), Some(78));
+    assert!(server.log().contains(&missing), "{}", server.log());
+}
+
+#[test]
+fn an_open_door_needs_a_password() {
+    let (code, _, stderr) = run(&["check-config", "--listen", "0.0.0.0:7379"]);
+    assert_eq!(code, Some(78));
+    assert!(stderr.contains("requirepass"), "{stderr}");
+    let (code, _, _) = run(&["check-config", "--listen", "0.0.0.0:7379", "--requirepass", "x"]);
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn the_version_tells_about_the_build() {
+    let (code, stdout, _) = run(&["version", "--build-info"]);
+    assert_eq!(code, Some(0));
+    for needle in ["corduroy 0.", "target: ", "allocator: ", "data format: 1"] {
+        assert!(stdout.contains(needle), "{stdout}");
+    }
+}
