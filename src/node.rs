@@ -171,21 +171,27 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
 /// Starts the cores; each opens its shards and tells.
 fn start_cores(shared: &Arc<Shared>, topology: &Topology) -> Result<Cores, StartError> {
     let (tell, told) = mpsc::channel();
+    let (end, ended) = mpsc::channel();
     let ends = Mesh::endpoints(&shared.bells, MESH_CAPACITY);
     let mut handles = Vec::new();
-    for (end, &cpu) in ends.into_iter().zip(topology.cpus.cpus()) {
-        let (shared, tell) = (Arc::clone(shared), tell.clone());
-        let options = CoreOptions { name: format!("core-{}", end.core()), cpu: Some(cpu) };
-        let handle = spawn_core(options, move || boot::run(shared, end, tell));
+    for (mesh, &cpu) in ends.into_iter().zip(topology.cpus.cpus()) {
+        let (shared, tell, end) = (Arc::clone(shared), tell.clone(), end.clone());
+        let options = CoreOptions { name: format!("core-{}", mesh.core()), cpu: Some(cpu) };
+        let handle = spawn_core(options, move || async move {
+            boot::run(shared, mesh, tell).await;
+            // Nobody listens any more if another core could not start.
+            let _ = end.send(());
+        });
         handles.push(handle.map_err(system("starting a core"))?);
     }
-    Ok(Cores { handles, told })
+    Ok(Cores { handles, told, ended })
 }
 
 /// The cores, starting.
 struct Cores {
     handles: Vec<CoreHandle<()>>,
     told: mpsc::Receiver<Result<Booted, StartError>>,
+    ended: mpsc::Receiver<()>,
 }
 
 /// Waits until all cores are ready, lets them serve, and waits for their end.
@@ -206,8 +212,12 @@ fn run(shared: &Arc<Shared>, cores: Cores, topology: &Topology) -> Result<(), St
         shared.set_pool(pool.map_err(system("starting the pool"))?);
         shared.begin_serving();
     }
-    for handle in cores.handles {
-        handle.join().map_err(system("running a core"))?;
+    let ended = cores.handles.iter().filter(|_| cores.ended.recv().is_ok()).count();
+    if ended < cores.handles.len() {
+        // A core that ended without a word never ran; joining it says why.
+        for handle in cores.handles {
+            handle.join().map_err(system("running a core"))?;
+        }
     }
     shared.drop_pool();
     match failure {

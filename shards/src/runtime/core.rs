@@ -81,9 +81,14 @@ where
     Ok(CoreHandle { name, join })
 }
 
-/// Starts a task on this core, in the queue of the task that calls.
+/// Starts a task on this core, in the queue of the task that calls. It runs only after the caller has waited: glommio
+/// would poll it inside this call, where the caller may hold borrows that the task wants.
 pub fn spawn_local(future: impl Future<Output = ()> + 'static) {
-    glommio::spawn_local(future).detach();
+    glommio::spawn_local(async move {
+        yield_now().await;
+        future.await;
+    })
+    .detach();
 }
 
 /// Lets the other ready tasks of this core run first.
@@ -225,6 +230,20 @@ mod tests {
         let core =
             spawn_core(options, || async { crate::runtime::CpuSet::of_this_thread().expect("affinity") });
         assert_eq!(core.expect("a core").join().expect("its end").cpus(), [cpu]);
+    }
+
+    #[test]
+    fn a_new_task_does_not_run_inside_its_spawner() {
+        let seen = on_a_core(|| async {
+            let cell = Rc::new(RefCell::new(0));
+            let held = cell.borrow_mut();
+            let theirs = Rc::clone(&cell);
+            spawn_local(async move { *theirs.borrow_mut() += 1 });
+            drop(held);
+            sleep(Duration::from_millis(5)).await;
+            cell.take()
+        });
+        assert_eq!(seen, 1);
     }
 
     #[test]
