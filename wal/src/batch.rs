@@ -32,6 +32,9 @@ pub(crate) struct Place {
     conf: Option<Box<[u8]>>,
     /// Its part of the batch's term runs.
     terms: Range<usize>,
+    /// A later record ended the log or emptied it: this one counts for its segment's footer only, since that later
+    /// record may not survive.
+    forgotten: bool,
 }
 
 impl Place {
@@ -40,8 +43,17 @@ impl Place {
         RecordMeta { conf: self.conf.as_deref(), ..self.meta }
     }
 
+    /// Whether the log's present state has nothing of the record.
+    pub fn is_forgotten(&self) -> bool {
+        self.forgotten
+    }
+
+    fn has_entries_of(&self, log: LogId) -> bool {
+        self.meta.log == log && self.meta.count > 0 && !self.forgotten
+    }
+
     fn holds(&self, log: LogId, lsn: Lsn) -> bool {
-        self.meta.log == log && self.meta.count > 0 && self.meta.first <= lsn && lsn <= self.meta.last
+        self.has_entries_of(log) && self.meta.first <= lsn && lsn <= self.meta.last
     }
 }
 
@@ -64,7 +76,7 @@ impl Places {
     /// The newest record that holds an entry: its place and length in content bytes. `limit` is lowered to the last
     /// entry that no newer record replaces.
     pub fn find(&self, log: LogId, lsn: Lsn, limit: &mut Lsn) -> Option<(usize, usize)> {
-        for place in self.places.iter().rev().filter(|place| place.meta.log == log && place.meta.count > 0) {
+        for place in self.places.iter().rev().filter(|place| place.has_entries_of(log)) {
             if place.holds(log, lsn) {
                 return Some((place.at, place.len));
             }
@@ -97,12 +109,9 @@ impl Places {
         })
     }
 
-    /// The log has no more entries: those of its records here must not enter the index.
+    /// The log has lost all that these records gave it.
     pub fn forget(&mut self, log: LogId) {
-        self.places.iter_mut().filter(|place| place.meta.log == log).for_each(|place| {
-            place.meta.count = 0;
-            place.terms = 0..0;
-        });
+        self.places.iter_mut().filter(|place| place.meta.log == log).for_each(|place| place.forgotten = true);
     }
 }
 
@@ -182,7 +191,14 @@ impl<B: Deref<Target = [u8]> + DerefMut> Batch<B> {
         self.len = at + record_bytes;
         let terms = terms_start..self.places.terms.len();
         let conf = meta.conf.map(Into::into);
-        self.places.places.push(Place { at, len: record_bytes, meta: meta.without_conf(), conf, terms });
+        self.places.places.push(Place {
+            at,
+            len: record_bytes,
+            meta: meta.without_conf(),
+            conf,
+            terms,
+            forgotten: false,
+        });
     }
 
     /// The content bytes of a record, for readers; `None` only if the place is not of this batch.

@@ -147,7 +147,9 @@ impl<D: Device> Wal<D> {
             let meta = place.meta();
             self.active_index.apply(&meta, places.runs(place, segment, offset));
             let segments = &mut self.segments;
-            let Some(entry) = self.index.get_mut(meta.log) else { continue };
+            let Some(entry) = self.index.get_mut(meta.log).filter(|_| !place.is_forgotten()) else {
+                continue;
+            };
             match meta.kind {
                 RecordKind::Tombstone => continue,
                 // Of a log with entries it proves nothing alone: the last one's term is in its own record.

@@ -38,6 +38,13 @@ fn every_life_starts_with_what_was_acknowledged() {
 }
 
 #[test]
+fn seeds_that_once_failed_pass() {
+    for seed in [95, 525, 1434] {
+        lives(seed, 8).unwrap_or_else(|why| panic!("seed {seed}, {why}"));
+    }
+}
+
+#[test]
 fn planted_bugs_are_found() {
     // Cutting damage off needs damage to show: see `damage.rs`.
     for bug in Planted::ALL.into_iter().filter(|bug| *bug != Planted::CutAboveWatermark) {
