@@ -64,11 +64,17 @@ impl<D: Device> Wal<D> {
         })
     }
 
-    /// A roll needs a spare, and the active segment's header on the medium: so the chain of headers has no gap.
+    /// A roll needs a spare, and the active segment's header on the medium: so the chain of headers has no gap. The
+    /// last spare is the reserve: it is taken only where that lets older segments go (their telling and what must be
+    /// written again ride in it), and by the first frame after a start.
     fn can_roll(&self) -> bool {
-        let header_is_durable =
-            self.segments.active.as_ref().is_none_or(|active| active.first_batch <= self.commit.durable);
-        header_is_durable && self.segments.spares() > 0
+        let Some(active) = self.segments.active.as_ref() else { return self.segments.spares() > 0 };
+        let spare = match self.segments.spares() {
+            0 => false,
+            1 => self.dead_segment().is_some() || self.segments.has_retired(),
+            _ => true,
+        };
+        active.first_batch <= self.commit.durable && spare
     }
 
     /// Makes a spare the active segment; returns its header.

@@ -151,6 +151,11 @@ impl Segments {
         }
     }
 
+    /// Whether slots are on their way back to the spares.
+    pub fn has_retired(&self) -> bool {
+        !self.retired.is_empty()
+    }
+
     /// Whether retired slots wait for a frame that says so.
     pub fn wants_telling(&self) -> bool {
         self.retired.back().is_some_and(|retired| retired.told_in.is_none())
