@@ -126,8 +126,12 @@ fn load(matches: &ArgMatches, environment: Vec<(String, String)>) -> Result<Load
 pub fn render(loaded: &Loaded) -> String {
     let mut text = String::new();
     let mut table = "";
-    for (setting, source) in SETTINGS.iter().zip(&loaded.sources) {
-        let (prefix, name) = setting.key.rsplit_once('.').unwrap_or(("", setting.key));
+    let split = |key: &'static str| key.rsplit_once('.').unwrap_or(("", key));
+    let mut rows: Vec<_> = SETTINGS.iter().zip(&loaded.sources).collect();
+    // TOML wants a table's keys together, and those of no table first.
+    rows.sort_by_key(|(setting, _)| split(setting.key).0);
+    for (setting, source) in rows {
+        let (prefix, name) = split(setting.key);
         if prefix != table {
             text.push_str(&format!("\n[{prefix}]\n"));
             table = prefix;
