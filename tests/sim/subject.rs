@@ -105,9 +105,11 @@ impl Subject for StoreSubject {
     fn open(&self, media: &mut MemLower, shard: ShardId, knobs: &Knobs) -> Result<Self::Machine, String> {
         let bytes = |number: u64| usize::try_from(number).expect("small sizes");
         let hand_over_bytes = bytes(knobs.hand_over_bytes);
+        // The rows of half of a shard's partitions, or less: rows are dropped and read back.
+        let rows =
+            knobs.keys * (knobs.value_bytes + 200) * knobs.partitions.div_ceil(u64::from(knobs.shards));
         let options = Options {
-            // Less than all partitions' keys take, in many worlds: rows are dropped and read back. One op's fit in.
-            memory_bytes: (hand_over_bytes * 2).max(bytes(2 * knobs.keys * (knobs.value_bytes + 200))),
+            memory_bytes: bytes(rows.max(2 * knobs.hand_over_bytes)),
             hand_over_bytes,
             max_dirty_bytes: hand_over_bytes * 4,
             ..Options::with_memory(64 << 20, HashSeed([u64::from(shard.0), 1]))

@@ -12,6 +12,7 @@ use corduroy_wal::{Lsn, Term};
 use crate::ids::{PartitionId, Ticket};
 use crate::io::Reply;
 use crate::machine::{Applied, Kind};
+use crate::raft::replica::StartedAs;
 use crate::sim::probes::Probes;
 use crate::sim::workload::{Model, Sent, Subject};
 
@@ -60,6 +61,8 @@ struct Partition<S: Subject> {
     acknowledged: Lsn,
     /// The highest persisted LSN that was ever reported.
     persisted: Lsn,
+    /// Whether an entry was applied while the log was kept by a Raft group.
+    grouped: bool,
     open: bool,
 }
 
@@ -91,6 +94,8 @@ pub struct Books<S: Subject> {
     violation: Option<Violation>,
     /// What was met.
     pub probes: Probes,
+    /// Whether this life's logs are kept by Raft groups.
+    pub replicated: bool,
     /// The node's wall clock, for the planted bug that looks at it.
     pub wall_ms: u64,
 }
@@ -105,6 +110,7 @@ impl<S: Subject> Books<S> {
             ops: 0,
             acknowledged: Lsn::ZERO,
             persisted: Lsn::ZERO,
+            grouped: false,
             open: false,
         };
         Self {
@@ -117,6 +123,7 @@ impl<S: Subject> Books<S> {
             last_done: HashMap::new(),
             violation: None,
             probes: Probes::default(),
+            replicated: true,
             wall_ms: 0,
         }
     }
@@ -176,6 +183,19 @@ impl<S: Subject> Books<S> {
                 "partition {partition} had reported {was} as persisted, after a restart it is {persisted}"
             );
             self.broken("what is reported as persisted survives", what);
+        }
+    }
+
+    /// A replica was started on its log. A group that had an entry applied is remembered: its term, and that it is one.
+    pub fn started(&mut self, partition: PartitionId, started_as: StartedAs, term: Term) {
+        let Some(books) = self.partitions.get_mut(&partition) else { return };
+        let seen = books.entries.last().map_or(Term::ZERO, |last| last.term);
+        let forgotten = books.grouped && !matches!(started_as, StartedAs::Bootstrapped | StartedAs::Solo);
+        if forgotten || term < seen {
+            let what = format!(
+                "partition {partition} had term {seen}; it starts as {started_as:?} with term {term}"
+            );
+            self.broken("a group's hard state survives", what);
         }
     }
 
@@ -269,8 +289,9 @@ impl<S: Subject> Books<S> {
 
     /// The machine was told that all ops of an entry are applied.
     pub fn ended_entry(&mut self, at: &Applied) {
+        let grouped = self.replicated;
         let judged = self.partitions.get_mut(&at.partition).ok_or_else(|| unknown_partition(at));
-        if let Err((invariant, what)) = judged.and_then(|books| books.end(at)) {
+        if let Err((invariant, what)) = judged.and_then(|books| books.end(at, grouped)) {
             self.broken(invariant, what);
         }
     }
@@ -436,7 +457,7 @@ impl<S: Subject> Partition<S> {
         }
     }
 
-    fn end(&mut self, at: &Applied) -> Result<(), Broken> {
+    fn end(&mut self, at: &Applied, grouped: bool) -> Result<(), Broken> {
         let index = self.begin(at, self.ops == 0)?;
         let entry = self.entries.get_mut(index).expect("begin() made sure that it is there");
         if entry.ops.len() != self.ops {
@@ -444,6 +465,7 @@ impl<S: Subject> Partition<S> {
             return Err(("an applied entry never changes", what));
         }
         entry.ended = true;
+        self.grouped |= grouped;
         self.applied = at.lsn;
         self.ops = 0;
         Ok(())

@@ -4,6 +4,7 @@
 //! was not yet durable. A fuse cuts an opening off after so many operations.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 
@@ -155,7 +156,12 @@ pub(super) struct Disk {
     fail_next_write: bool,
     /// Sectors of writes cut off by the last crash that still hold what they held before.
     untouched: Vec<(SlotId, usize)>,
+    /// The places of the last writes that ended well, newest last.
+    recent: VecDeque<(SlotId, usize, usize)>,
 }
+
+/// How many of the last writes a flipped bit is aimed at.
+const RECENT: usize = 6;
 
 impl Disk {
     pub(super) fn new(seed: u64, shard: u32, knobs: &Knobs) -> Self {
@@ -169,6 +175,7 @@ impl Disk {
             stalled_until_ns: 0,
             fail_next_write: false,
             untouched: Vec::new(),
+            recent: VecDeque::new(),
         }
     }
 
@@ -242,6 +249,14 @@ impl Disk {
             ]));
         }
         assert!(self.medium.complete(at), "the memory disk has the operations that its device was given");
+        if let What::Write { slot, offset, bytes } = what
+            && !fails
+        {
+            self.recent.push_back((slot, offset, bytes));
+            if self.recent.len() > RECENT {
+                self.recent.pop_front();
+            }
+        }
         if fails { End::Failed } else { End::Done }
     }
 
@@ -294,8 +309,19 @@ impl Disk {
         u64::from(bits)
     }
 
-    /// Flips one bit of something that was written. Returns where.
+    /// Flips one bit of something that was written, half of the time of something written last. Returns where.
     pub(super) fn flip_anywhere(&self, rng: &mut Rng) -> Option<(SlotId, u64)> {
+        if rng.chance(500) && !self.recent.is_empty() {
+            let nth = usize::try_from(rng.below(self.recent.len() as u64)).expect("small");
+            let (slot, offset, bytes) = *self.recent.get(nth)?;
+            let byte = offset as u64 + rng.below(bytes as u64);
+            self.medium.flip(
+                slot,
+                usize::try_from(byte).expect("a segment fits into memory"),
+                1 << rng.below(8),
+            );
+            return Some((slot, byte));
+        }
         let slots = self.medium.slots();
         let slot = (!slots.is_empty()).then(|| rng.pick(&slots))?;
         let bytes = self.medium.bytes(slot);

@@ -11,7 +11,7 @@ use corduroy_wal::{Options, Wal, WalError};
 use crate::ids::{PartitionId, ShardId};
 use crate::io::Input;
 use crate::machine::StateMachine;
-use crate::raft::replica::Replication;
+use crate::raft::replica::{Replication, StartedAs};
 use crate::sim::disk::{Disk, End, SimDevice};
 use crate::sim::observed::Observed;
 use crate::sim::plan::Plan;
@@ -58,6 +58,7 @@ impl<S: Subject> World<S> {
         self.life += 1;
         self.note("open", 0, self.life, u64::from(self.nested));
         self.stopping = false;
+        self.books.borrow_mut().replicated = self.replicated;
         let mut units = Vec::new();
         for shard in 0..self.disks.len() {
             match self.open_shard(shard) {
@@ -101,6 +102,15 @@ impl<S: Subject> World<S> {
             drop(books);
             Shard::open(shard_options(&self.plan, self.replicated), wal, machine, &mine, seed)
         });
+        if let Ok(opened) = &opened {
+            let mut books = self.books.borrow_mut();
+            for replica in opened.status().replicas {
+                // A fenced one is reported, and judged, with the first turn.
+                if replica.started_as != StartedAs::Stopped {
+                    books.started(replica.partition, replica.started_as, replica.term);
+                }
+            }
+        }
         opened.map_err(|error| match error {
             _ if self.disks.get(shard).is_some_and(Disk::fuse_blown) => NotOpened::CutOff,
             ShardError::Wal(damage @ WalError::Damaged { .. }) => NotOpened::Damaged(damage.to_string()),

@@ -9,10 +9,10 @@ fn batch(seeds: std::ops::Range<u64>, planted: Option<Planted>) -> Batch {
 
 #[test]
 fn worlds_are_clean_and_repeat_exactly() {
-    let summary = play(&batch(0..5, None), || PlainSubject);
+    let summary = play(&batch(0..60, None), || PlainSubject);
     assert_eq!(summary.failed, std::collections::BTreeMap::new());
-    assert_eq!(summary.played, 5);
-    let wanted = [("crashes", 5), ("writes done", 500), ("reads done", 500), ("hand-overs", 5)];
+    assert_eq!(summary.played, 60);
+    let wanted = [("crashes", 100), ("writes done", 10_000), ("reads done", 10_000), ("hand-overs", 100)];
     assert_eq!(summary.probes.too_rare(&wanted), vec![]);
 }
 

@@ -1,0 +1,101 @@
+//! The simulator in the gate: fresh worlds are clean, planted bugs are found, equal seeds have equal traces, and every
+//! run that once failed is played again.
+
+mod subject;
+
+use corduroy_shards::sim::{Batch, Ending, Plan, Planted, Watch, play, run};
+use subject::StoreSubject;
+
+/// What a batch must have met, and how often at least: a world in which nothing goes wrong proves nothing.
+const WANTED: &[(&str, u64)] = &[
+    ("crashes", 1000),
+    ("crashes with writes in flight", 200),
+    ("crashes during jobs", 200),
+    ("writes torn at a crash", 100),
+    ("writes lost at a crash", 50),
+    ("torn tails", 50),
+    ("openings cut off", 50),
+    ("poisoned exits", 15),
+    ("stalls longer than an election timeout", 40),
+    ("bits flipped, anywhere", 20),
+    ("bits flipped, unacknowledged", 10),
+    ("safe halts", 2),
+    ("clock jumps", 200),
+    ("stops in order", 500),
+    ("replication switched off", 20),
+    ("replication switched on", 20),
+    ("hand-overs", 3000),
+    ("ops applied again after a restart", 20_000),
+    ("rows dropped from memory", 200),
+    ("applies blocked", 1000),
+    ("reads blocked", 500),
+    ("reads answered at once", 2000),
+    ("reads parked", 1000),
+    ("expired keys removed", 500),
+    ("bytes rewritten by reclaim", 100_000),
+    ("segments recovered by footer", 2000),
+    ("rejected: disk full", 100),
+    ("rejected: overloaded", 5000),
+    ("outcome unknown", 5),
+];
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+#[test]
+fn worlds_are_clean_and_not_idle() {
+    let batch =
+        Batch { seeds: 0..400, planted: None, threads: threads(), stop_at_first: true, twice_every: 10 };
+    let summary = play(&batch, || StoreSubject);
+    println!("{}{} seeds in {:?}", summary.probes, summary.played, summary.took);
+    assert_eq!(summary.failed, std::collections::BTreeMap::new());
+    assert_eq!(summary.probes.too_rare(WANTED), vec![], "(probe, times met)");
+}
+
+/// Planted bugs that are found fastest, one for each kind of guard, and the number of seeds among which they must be.
+const FASTEST: [(&str, u64); 6] = [
+    ("wal:AckBeforeDurable", 20),
+    ("wal:StaleFrameAccepted", 20),
+    ("wal:WatermarkSkipsHole", 60),
+    ("shard:SkipHardState", 20),
+    ("shard:ReadOvertakesWrite", 20),
+    ("machine:PersistedTooEarly", 20),
+];
+
+#[test]
+fn planted_bugs_are_found() {
+    for (name, seeds) in FASTEST {
+        let planted = Planted::named(name).expect("a bug of this name");
+        let batch = Batch {
+            seeds: 0..seeds,
+            planted: Some(planted),
+            threads: threads(),
+            stop_at_first: true,
+            twice_every: 0,
+        };
+        let summary = play(&batch, || StoreSubject);
+        assert!(!summary.failed.is_empty(), "{name} was not found among {seeds} seeds");
+    }
+}
+
+#[test]
+fn what_failed_once_is_played_again() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sim/regressions");
+    let mut names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    names.retain(|path| path.extension().is_some_and(|extension| extension == "plan"));
+    names.sort();
+    assert!(!names.is_empty(), "no plans in {folder}");
+    for path in names {
+        let plan = Plan::decode(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let planted = plan.planted;
+        let report = run(StoreSubject, plan, Watch::default());
+        match (planted, &report.ending) {
+            (None, Ending::Violated(violation)) => panic!("{}: {violation}", path.display()),
+            (Some(planted), Ending::Clean | Ending::SafeHalt(_)) => {
+                panic!("{}: {} is not found any more", path.display(), planted.name())
+            }
+            _ => {}
+        }
+    }
+}
