@@ -465,7 +465,8 @@ impl<S: Subject> Partition<S> {
             return Err(("an applied entry never changes", what));
         }
         entry.ended = true;
-        self.grouped |= grouped;
+        // What was kept without Raft has term 0, also where a group applies it.
+        self.grouped |= grouped && at.term > Term::ZERO;
         self.applied = at.lsn;
         self.ops = 0;
         Ok(())
