@@ -11,6 +11,7 @@ pub mod io;
 pub mod machine;
 pub mod options;
 pub mod raft;
+mod room;
 pub mod routing;
 pub mod runtime;
 pub mod shard;

@@ -97,4 +97,13 @@ pub trait StateMachine {
         let _ = partition;
         0
     }
+
+    /// Whether something that the machine has to write waits for room on the disk. While it does, only operations that
+    /// free space are taken in, and [`StateMachine::retry`] is called about twice a second.
+    fn is_out_of_room(&self) -> bool {
+        false
+    }
+
+    /// Tries again what waited for room.
+    fn retry(&mut self) {}
 }

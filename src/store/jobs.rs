@@ -12,7 +12,7 @@ use super::lower::format::{
     PartitionMeta, STORE_KEY, keyspace_end, partition_key, read_row_key, read_row_value, row_key, row_value,
     store_value,
 };
-use super::lower::{Lower, LowerRow};
+use super::lower::{IngestError, Lower, LowerRow};
 use super::row::{NO_EXPIRY, Stamp};
 use super::scan::CURSOR_SHIFT;
 
@@ -24,6 +24,9 @@ const WARM_ROWS: usize = 2048;
 const WARM_BYTES: usize = 1 << 20;
 /// Expired rows that one job looks for.
 const EXPIRED_ROWS: usize = 4096;
+
+/// What a row or a partition takes in a table beside its key and value, roughly.
+const META_BYTES: u64 = 64;
 
 /// A job, with the lower level that it works on.
 pub struct Job<L> {
@@ -108,6 +111,11 @@ pub(super) enum Done {
         metas: Vec<(PartitionId, PartitionMeta)>,
         counts: BTreeMap<Place, BlindCounts>,
         rows: u64,
+    },
+    /// There was no room for a hand-over: what it was to write comes back.
+    NoRoom {
+        rows: Vec<Captured>,
+        metas: Vec<(PartitionId, PartitionMeta)>,
     },
     Compacted {
         more: bool,
@@ -299,20 +307,12 @@ fn hand_over<L: Lower>(
     lower: &L,
     seed: HashSeed,
     mut rows: Vec<Captured>,
-    mut metas: Vec<(PartitionId, PartitionMeta)>,
+    metas: Vec<(PartitionId, PartitionMeta)>,
 ) -> Result<Done, String> {
-    let mut counts: BTreeMap<Place, BlindCounts> = BTreeMap::new();
-    for row in rows.iter().filter(|row| row.unknown) {
-        let place = Place { partition: row.partition, keyspace: row.keyspace };
-        let count = counts.entry(place).or_default();
-        count.resolved += 1;
-        if let Some((stamp, _)) = read_row(lower, place, row.hash, &row.key)? {
-            count.existed += 1;
-            count.expiring += u64::from(stamp.expire_at_ms != NO_EXPIRY);
-        }
-    }
-    metas.sort_unstable_by_key(|(partition, _)| *partition);
-    for (partition, meta) in &mut metas {
+    let counts = count_blind(lower, &rows)?;
+    let mut exact = metas.clone();
+    exact.sort_unstable_by_key(|(partition, _)| *partition);
+    for (partition, meta) in &mut exact {
         let place = Place { partition: *partition, keyspace: meta.keyspace };
         if let Some(count) = counts.get(&place) {
             meta.keys -= count.existed;
@@ -323,16 +323,38 @@ fn hand_over<L: Lower>(
         let order = (a.partition, a.keyspace, a.hash).cmp(&(b.partition, b.keyspace, b.hash));
         order.then_with(|| a.key.cmp(&b.key))
     });
-    let count = rows.len() as u64;
-    let done = metas.clone();
-    let heads = metas.into_iter().map(|(partition, meta)| (partition_key(partition), Some(meta.encode())));
+    let bytes = rows.iter().map(row_bytes).sum::<u64>() + META_BYTES * exact.len() as u64;
+    let heads = exact.iter().map(|(partition, meta)| (partition_key(*partition), Some(meta.encode())));
     let store = std::iter::once((STORE_KEY.to_vec(), Some(store_value(seed))));
-    let mut all = store.chain(heads).chain(rows.into_iter().map(lower_row));
-    lower.ingest(&mut all)?;
-    Ok(Done::HandedOver { metas: done, counts, rows: count })
+    let result = lower.ingest(bytes, &mut store.chain(heads).chain(rows.iter().map(lower_row)));
+    match result {
+        Ok(()) => Ok(Done::HandedOver { metas: exact, counts, rows: rows.len() as u64 }),
+        Err(IngestError::NoRoom { .. }) => Ok(Done::NoRoom { rows, metas }),
+        Err(IngestError::Failed(why)) => Err(why),
+    }
 }
 
-fn lower_row(row: Captured) -> LowerRow {
+fn count_blind<L: Lower>(lower: &L, rows: &[Captured]) -> Result<BTreeMap<Place, BlindCounts>, String> {
+    let mut counts: BTreeMap<Place, BlindCounts> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.unknown) {
+        let place = Place { partition: row.partition, keyspace: row.keyspace };
+        let count = counts.entry(place).or_default();
+        count.resolved += 1;
+        if let Some((stamp, _)) = read_row(lower, place, row.hash, &row.key)? {
+            count.existed += 1;
+            count.expiring += u64::from(stamp.expire_at_ms != NO_EXPIRY);
+        }
+    }
+    Ok(counts)
+}
+
+/// What a row takes in a table, roughly.
+fn row_bytes(row: &Captured) -> u64 {
+    let value_bytes = row.value.as_ref().map_or(0, |(_, value)| value.len());
+    (row.key.len() + value_bytes) as u64 + META_BYTES
+}
+
+fn lower_row(row: &Captured) -> LowerRow {
     let key = row_key(row.partition, row.keyspace, row.hash, &row.key);
-    (key, row.value.map(|(stamp, value)| row_value(stamp, &value)))
+    (key, row.value.as_ref().map(|(stamp, value)| row_value(*stamp, value)))
 }

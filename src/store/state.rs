@@ -356,6 +356,14 @@ impl<L: Lower> StateMachine for Store<L> {
         self.freeze_if_due();
     }
 
+    fn is_out_of_room(&self) -> bool {
+        self.is_out_of_room()
+    }
+
+    fn retry(&mut self) {
+        self.retry_hand_over();
+    }
+
     fn frees_space(op: &[u8]) -> bool {
         Op::frees_space(op)
     }

@@ -40,6 +40,8 @@ pub(super) struct Upkeep {
     pub(super) dead: Vec<(Vec<u8>, Vec<u8>)>,
     /// A compaction is under way.
     compacting: bool,
+    /// A hand-over that found no room; tried again by and by.
+    stalled: Option<Task>,
 }
 
 impl Upkeep {
@@ -187,12 +189,27 @@ impl<L: Lower> Store<L> {
                 }
                 self.compact();
             }
+            Done::NoRoom { rows, metas } => {
+                self.upkeep.stalled = Some(Task::HandOver { seed: self.seed, rows, metas });
+            }
             Done::Compacted { more } => {
                 self.upkeep.compacting = false;
                 if more || !self.upkeep.dead.is_empty() {
                     self.compact();
                 }
             }
+        }
+    }
+
+    /// Whether a hand-over waits for room.
+    pub(super) fn is_out_of_room(&self) -> bool {
+        self.upkeep.stalled.is_some()
+    }
+
+    /// Tries a hand-over again that found no room.
+    pub(super) fn retry_hand_over(&mut self) {
+        if let Some(task) = self.upkeep.stalled.take() {
+            self.jobs.push(Job { lower: self.lower.clone(), task });
         }
     }
 

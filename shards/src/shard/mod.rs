@@ -23,6 +23,7 @@ use crate::ids::{PartitionId, Ticket};
 use crate::machine::{Kind, StateMachine, Step};
 use crate::raft::positions::{Position, Positions};
 use crate::raft::replica::{Found, Replica, StartOptions};
+use crate::room::Room;
 use crate::slot::{Pending, Slot};
 
 pub use crate::io::{Input, Now, Outputs, Rejection, Reply, ShardError};
@@ -47,6 +48,7 @@ pub struct Shard<D: Device, M: StateMachine> {
     counters: Counters,
     now: Now,
     next_tick_ns: u64,
+    room: Room,
     space: Space,
     jobs_ended: bool,
     left_over: bool,
@@ -60,10 +62,7 @@ pub struct Shard<D: Device, M: StateMachine> {
 
 impl<D: Device, M: StateMachine> std::fmt::Debug for Shard<D, M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shard")
-            .field("options", &self.options)
-            .field("counters", &self.counters)
-            .finish_non_exhaustive()
+        f.debug_struct("Shard").field("counters", &self.counters).finish_non_exhaustive()
     }
 }
 
@@ -96,6 +95,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             counters: Counters::default(),
             now: Now::default(),
             next_tick_ns: 0,
+            room: Room::default(),
             space,
             jobs_ended: false,
             left_over: false,
@@ -199,9 +199,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
             Input::JobDone(done) => {
                 self.jobs_ended = true;
-                if let Err(why) = self.machine.job_done(done) {
-                    self.job_error.get_or_insert(why);
-                }
+                let error = self.machine.job_done(done).err();
+                self.job_error = self.job_error.take().or(error);
             }
         }
     }
@@ -224,7 +223,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             return Err(Rejection::from(&error));
         }
         inbox::check_room(op.len(), slot.pending, self.totals, &self.options.limits)?;
-        if kind == Kind::Write && self.space == Space::Full && !M::frees_space(op) {
+        if kind == Kind::Write && (self.space == Space::Full || self.room.is_wanted()) && !M::frees_space(op)
+        {
             return Err(Rejection::DiskFull);
         }
         slot.pending.add(op.len());
@@ -245,11 +245,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// A read rides behind the writes of its connection, if there are any; else it runs in the next turn.
     fn accept_read(&mut self, place: u32, ticket: Ticket, op: &[u8]) {
         let slot = self.replicas.slot_mut(place);
-        let mut rides = slot.conns.may_hold(ticket.conn);
+        let rides = slot.conns.may_hold(ticket.conn);
         #[cfg(feature = "sim")]
-        if self.options.has(PlantedBug::ReadOvertakesWrite) {
-            rides = false;
-        }
+        let rides = rides && !self.options.has(PlantedBug::ReadOvertakesWrite);
         let ride = match (slot.batches.open_mut(), slot.rows.back_mut()) {
             (Some(batch), _) if rides => Some(&mut batch.requests),
             (None, Some(row)) if rides => Some(&mut row.requests),

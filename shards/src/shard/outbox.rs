@@ -46,10 +46,6 @@ impl<O> Outbox<O> {
         self.replies.push((ticket, Reply::Rejected(why)));
     }
 
-    pub fn unknown(&mut self, ticket: Ticket) {
-        self.replies.push((ticket, Reply::Unknown));
-    }
-
     /// Plays the planted bugs on outcomes. Returns whether this one is to be lost.
     #[cfg(feature = "sim")]
     fn is_bugged(&mut self, ticket: Ticket) -> bool {
@@ -58,7 +54,7 @@ impl<O> Outbox<O> {
             return false;
         }
         if self.bug == Some(PlantedBug::SecondOutcome) {
-            self.unknown(ticket);
+            self.replies.push((ticket, Reply::Unknown));
         }
         self.bug == Some(PlantedBug::LostOutcome)
     }

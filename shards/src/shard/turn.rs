@@ -373,6 +373,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if self.is_log_long || self.space == Space::Full {
             self.machine.want_hand_over();
         }
+        self.room.look(&mut self.machine, self.now.mono_ns);
         let more = self.machine.maintain(self.options.maintain_ns);
         self.machine.take_jobs(&mut out.jobs);
         if out.replies.is_empty() {
@@ -384,6 +385,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         out.again = more
             || self.replicas.listed(List::Apply) > 0
             || (self.wal.can_submit() && (self.left_over || self.replicas.listed(List::Begin) > 0));
-        out.wake_at_ns = (self.replicas.listed(List::Watched) > 0).then_some(self.next_tick_ns);
+        let tick = (self.replicas.listed(List::Watched) > 0).then_some(self.next_tick_ns);
+        out.wake_at_ns = self.room.wake_by(tick);
     }
 }

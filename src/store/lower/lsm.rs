@@ -6,14 +6,14 @@
 //! name a sequence number above every version, so that they always find the latest one.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use lsm_tree::compaction::Leveled;
 use lsm_tree::compaction::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
 use lsm_tree::{AbstractTree, AnyTree, Cache, Config, DescriptorTable, Guard, SeqNo, SequenceNumberCounter};
 
-use super::{Lower, LowerRow, LowerStats};
+use super::{IngestError, Lower, LowerRow, LowerStats};
 
 /// Above every sequence number in use; the top bit is the crate's own.
 const ABOVE_ALL: SeqNo = (1 << 63) - 1;
@@ -25,6 +25,8 @@ const MAX_L0_RUNS: usize = 16;
 /// A tree up to this size is rewritten whole when a keyspace was flushed; in a larger one what is left of it goes with
 /// the merges to come.
 const REWRITE_BYTES: u64 = 256 << 20;
+/// What one merge writes at most, roughly.
+const MERGE_BYTES: u64 = 512 << 20;
 /// The tables that such a rewrite makes.
 const TABLE_BYTES: u64 = 64 << 20;
 
@@ -77,10 +79,15 @@ impl LsmShared {
     }
 }
 
+/// Left free on the disk by hand-overs and merges: a file system that runs full in the middle of one leaves files
+/// behind that only a restart removes.
+const MARGIN_BYTES: u64 = 8 << 20;
+
 /// One shard's tree.
 #[derive(Clone)]
 pub struct LsmLower {
     tree: AnyTree,
+    folder: Arc<PathBuf>,
     strategy: Arc<Leveled>,
     dead: DeadRanges,
 }
@@ -102,7 +109,8 @@ impl LsmLower {
         let next = tree.get_highest_seqno().map_or(1, |highest| highest + 1);
         sequence.set(next);
         visible.set(next);
-        Ok(Self { tree, strategy: Arc::new(Leveled::default()), dead })
+        let folder = Arc::new(path.to_owned());
+        Ok(Self { tree, folder, strategy: Arc::new(Leveled::default()), dead })
     }
 
     /// Lets the rows of a flushed keyspace go: whole tables at once, the rest when it is merged.
@@ -111,13 +119,26 @@ impl LsmLower {
         self.dead.add(from, to);
         self.tree.drop_range(from..to).map_err(failed)?;
         let is_empty = self.tree.range(from..to, ABOVE_ALL, None).next().is_none();
-        if !is_empty && self.tree.disk_space() <= REWRITE_BYTES {
+        let rewritten = self.tree.disk_space();
+        if !is_empty && rewritten <= REWRITE_BYTES && self.free_bytes()? >= rewritten + MARGIN_BYTES {
             self.tree.major_compact(TABLE_BYTES, ABOVE_ALL).map_err(failed)?;
         }
         Ok(())
     }
 
+    fn free_bytes(&self) -> Result<u64, String> {
+        let disk = rustix::fs::statvfs(self.folder.as_path()).map_err(|error| {
+            format!("state in {}: the room left cannot be told: {error}", self.folder.display())
+        })?;
+        Ok(disk.f_bavail * disk.f_frsize)
+    }
+
+    /// One merge, if there is one to do and room for what it may write: not more than is there, nor than one level's
+    /// share of it.
     fn merge_once(&self) -> Result<bool, String> {
+        if self.free_bytes()? < self.tree.disk_space().min(MERGE_BYTES) + MARGIN_BYTES {
+            return Ok(false);
+        }
         let before = self.tree.current_version().id();
         self.tree
             .compact(Arc::clone(&self.strategy) as Arc<_>, ABOVE_ALL)
@@ -152,9 +173,16 @@ impl Lower for LsmLower {
         Ok(())
     }
 
-    fn ingest(&self, rows: &mut dyn Iterator<Item = LowerRow>) -> Result<(), String> {
-        while self.tree.l0_run_count() > MAX_L0_RUNS && self.merge_once()? {}
-        let failed = |error: lsm_tree::Error| format!("state: a hand-over could not be written: {error:?}");
+    fn ingest(&self, bytes: u64, rows: &mut dyn Iterator<Item = LowerRow>) -> Result<(), IngestError> {
+        while self.tree.l0_run_count() > MAX_L0_RUNS && self.merge_once().map_err(IngestError::Failed)? {}
+        let needed_bytes = bytes + bytes / 4 + MARGIN_BYTES;
+        let free_bytes = self.free_bytes().map_err(IngestError::Failed)?;
+        if free_bytes < needed_bytes {
+            return Err(IngestError::NoRoom { needed_bytes, free_bytes });
+        }
+        let failed = |error: lsm_tree::Error| {
+            IngestError::Failed(format!("state: a hand-over could not be written: {error:?}"))
+        };
         let mut ingestion = self.tree.ingestion().map_err(failed)?;
         for (key, value) in rows {
             match value {

@@ -3,17 +3,26 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Lower, LowerRow, LowerStats};
+use super::{IngestError, Lower, LowerRow, LowerStats};
 
 /// A `BTreeMap` behind a lock.
 #[derive(Clone, Default, Debug)]
-pub struct MemLower(Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>);
+pub struct MemLower {
+    map: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
+    is_full: Arc<AtomicBool>,
+}
 
 impl MemLower {
     fn map(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets every ingestion from now on find no room, or some again.
+    pub fn set_full(&self, is_full: bool) {
+        self.is_full.store(is_full, Ordering::Relaxed);
     }
 
     /// What it holds, as a copy.
@@ -43,7 +52,10 @@ impl Lower for MemLower {
         Ok(())
     }
 
-    fn ingest(&self, rows: &mut dyn Iterator<Item = LowerRow>) -> Result<(), String> {
+    fn ingest(&self, bytes: u64, rows: &mut dyn Iterator<Item = LowerRow>) -> Result<(), IngestError> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(IngestError::NoRoom { needed_bytes: bytes, free_bytes: 0 });
+        }
         let rows: Vec<LowerRow> = rows.collect();
         assert!(rows.is_sorted_by(|(a, _), (b, _)| a < b), "an ingestion takes ascending keys, each once");
         let mut map = self.map();

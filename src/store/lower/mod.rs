@@ -22,6 +22,22 @@ pub struct LowerStats {
     pub tables: u64,
 }
 
+/// Why rows could not be taken.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum IngestError {
+    /// The disk has no room for them. Nothing was written; try again when there may be some.
+    #[error("state: no room for a hand-over: it needs {needed_bytes} bytes, the disk has {free_bytes}")]
+    NoRoom {
+        /// What the rows would need, with a margin.
+        needed_bytes: u64,
+        /// What the disk has left.
+        free_bytes: u64,
+    },
+    /// Anything else: what the disk holds is known only after a restart.
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// An ordered, durable map. Clones are handles to the same map.
 pub trait Lower: Clone + Send + Sync + 'static {
     /// The value of a key.
@@ -37,11 +53,11 @@ pub trait Lower: Clone + Send + Sync + 'static {
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool)
     -> Result<(), String>;
 
-    /// Takes all rows (ascending keys, each once) in one atomic step; durable on return.
+    /// Takes all rows (ascending keys, each once; `bytes` of keys and values) in one atomic step; durable on return.
     ///
     /// # Errors
-    /// A text saying what could not be written. Nothing of it may be seen after a restart.
-    fn ingest(&self, rows: &mut dyn Iterator<Item = LowerRow>) -> Result<(), String>;
+    /// [`IngestError`]. Nothing of it may be seen after a restart.
+    fn ingest(&self, bytes: u64, rows: &mut dyn Iterator<Item = LowerRow>) -> Result<(), IngestError>;
 
     /// Does a bounded amount of compaction. `dead` lists key ranges (from, below) whose rows may go. Returns whether
     /// more is worth doing at once.

@@ -145,6 +145,31 @@ fn idle_partitions_do_not_pin_the_log() {
 }
 
 #[test]
+fn a_hand_over_without_room_waits_and_loses_nothing() {
+    let lower = MemLower::default();
+    let mut d = Driver::new(lower.clone(), options());
+    d.run(&set("a", "1"));
+    lower.set_full(true);
+    d.hand_over();
+    assert!(d.store.is_out_of_room());
+    assert_eq!((d.store.persisted(P), d.store.stats().hand_overs), (Lsn::ZERO, 0));
+    d.run(&set("a", "2"));
+    d.run(&set("b", "3"));
+    StateMachine::retry(&mut d.store);
+    d.settle();
+    assert!(d.store.is_out_of_room(), "there is still none");
+    lower.set_full(false);
+    StateMachine::retry(&mut d.store);
+    d.settle();
+    assert!(!d.store.is_out_of_room());
+    assert_eq!(d.store.persisted(P), Lsn(1), "what was frozen, and no more");
+    assert_eq!(d.run(&get("a")), bulk("2"));
+    d.hand_over();
+    assert_eq!(d.run(&Op::DbSize), Outcome::Int(2));
+    assert!(d.store.persisted(P) >= Lsn(3));
+}
+
+#[test]
 fn four_times_the_memory() {
     const KEYS: usize = 4_000;
     let folder = tempfile::tempdir().unwrap();
@@ -299,10 +324,10 @@ fn a_load_does_not_bring_back_what_changed_meanwhile() {
 #[test]
 fn another_layout_is_refused() {
     let lower = MemLower::default();
-    lower.ingest(&mut std::iter::once((vec![0], Some(vec![9, 9])))).unwrap();
+    lower.ingest(0, &mut std::iter::once((vec![0], Some(vec![9, 9])))).unwrap();
     assert!(Store::open(lower.clone(), options()).is_err_and(|error| error.contains("layout")));
     let lower = MemLower::default();
-    lower.ingest(&mut std::iter::once(([1, 0, 0, 0, 0, 0, 0, 0, 5].to_vec(), Some(vec![9])))).unwrap();
+    lower.ingest(0, &mut std::iter::once(([1, 0, 0, 0, 0, 0, 0, 0, 5].to_vec(), Some(vec![9])))).unwrap();
     assert!(Store::open(lower, options()).is_err_and(|error| error.contains("layout")));
 }
 

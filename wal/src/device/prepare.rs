@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 use rustix::io::Errno;
 
 use super::folder::{Slot, slot_file_name, slot_open_options, temporary_path};
@@ -26,6 +26,9 @@ const STEP_BYTES: usize = 512 << 10;
 /// The pause after a step is as long as the step took, within these bounds: half of the disk's time at most.
 const PAUSE_MIN: Duration = Duration::from_micros(100);
 const PAUSE_MAX: Duration = Duration::from_millis(10);
+/// Left free on the disk when a slot is made, in slots: the state needs room to take over what the log holds, or a
+/// full disk could never be left by it.
+const KEEP_FREE_SLOTS: u64 = 4;
 /// The helper holds no large frames.
 const STACK_BYTES: usize = 128 << 10;
 
@@ -173,6 +176,10 @@ impl Worker {
 
     /// A file of `bytes` zeros, written (not merely allocated) and synced.
     fn create_at(&self, path: &Path, bytes: u32) -> io::Result<File> {
+        let disk = fstatvfs(&self.dir)?;
+        if disk.f_bavail * disk.f_frsize < u64::from(bytes) * (1 + KEEP_FREE_SLOTS) {
+            return Err(Errno::NOSPC.into());
+        }
         let file = slot_open_options(self.direct).create(true).truncate(true).open(path)?;
         // Asked for in one piece: few extents, and a full disk shows before anything is written.
         match fallocate(&file, FallocateFlags::empty(), 0, u64::from(bytes)) {
