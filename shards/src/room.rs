@@ -1,20 +1,25 @@
-//! Waiting for room on a full disk: the state machine is told now and then to look again.
+//! Waiting for room on a full disk: log and state machine are told now and then to look again, since nothing else may
+//! ever turn an idle shard.
+
+use corduroy_wal::device::Device;
+use corduroy_wal::{Space, Wal};
 
 use crate::machine::StateMachine;
 
-/// How often the state machine looks, in ns.
+/// How often they look, in ns.
 const LOOK_EVERY_NS: u64 = 500_000_000;
 
-/// Whether the state machine waits for room, and when it is to look next.
+/// Who waits for room, and when they are to look next.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
+    is_machine_waiting: bool,
     look_at_ns: Option<u64>,
 }
 
 impl Room {
     /// Whether the state machine waits for room.
     pub(crate) const fn is_wanted(&self) -> bool {
-        self.look_at_ns.is_some()
+        self.is_machine_waiting
     }
 
     /// When to come back: for this or at `other`, whichever is sooner.
@@ -22,12 +27,20 @@ impl Room {
         self.look_at_ns.into_iter().chain(other).min()
     }
 
-    /// Lets the state machine try again if it is time.
-    pub(crate) fn look<M: StateMachine>(&mut self, machine: &mut M, now_ns: u64) {
+    /// Lets log and state machine try again if it is time.
+    pub(crate) fn look<D: Device, M: StateMachine>(
+        &mut self,
+        wal: &mut Wal<D>,
+        machine: &mut M,
+        now_ns: u64,
+    ) {
         if self.look_at_ns.is_some_and(|at| at <= now_ns) {
             machine.retry();
+            wal.retry_slots();
         }
+        self.is_machine_waiting = machine.is_out_of_room();
+        let is_log_waiting = wal.space() == Space::Full || (!wal.can_submit() && wal.in_flight() == 0);
         let at = self.look_at_ns.filter(|at| *at > now_ns).unwrap_or(now_ns + LOOK_EVERY_NS);
-        self.look_at_ns = machine.is_out_of_room().then_some(at);
+        self.look_at_ns = (self.is_machine_waiting || is_log_waiting).then_some(at);
     }
 }

@@ -1,6 +1,7 @@
 //! The real binary, from outside: start, serve, kill, restart, refuse, stop.
 
 mod clients;
+mod languages;
 mod lifecycle;
 mod limits;
 mod refusals;

@@ -285,6 +285,11 @@ impl<D: Device> Wal<D> {
         Ok(())
     }
 
+    /// Has the next poll try again to make the slots that there was no room for, rather than some polls later.
+    pub fn retry_slots(&mut self) {
+        self.making.wait_polls = 0;
+    }
+
     fn on_ended(&mut self, completion: Completion<D::Buffer>, events: &mut Vec<WalEvent>) {
         let Completion { id, result, buffer } = completion;
         let Some(at) = self.under_way.iter().position(|(io, _)| *io == id) else {

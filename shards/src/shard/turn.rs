@@ -373,7 +373,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if self.is_log_long || self.space == Space::Full {
             self.machine.want_hand_over();
         }
-        self.room.look(&mut self.machine, self.now.mono_ns);
+        self.room.look(&mut self.wal, &mut self.machine, self.now.mono_ns);
         let more = self.machine.maintain(self.options.maintain_ns);
         self.machine.take_jobs(&mut out.jobs);
         if out.replies.is_empty() {
