@@ -39,6 +39,8 @@ const MAX_IN_FLIGHT_BYTES: usize = 64 << 20;
 const OUTPUT_PAUSE_BYTES: usize = 1 << 20;
 /// Output that the requests under way may be expected to bring.
 const EXPECTED_OUTPUT_BYTES: usize = 32 << 20;
+/// What a reply is taken to bring before any has come: the window opens as small ones come in.
+const UNKNOWN_REPLY_BYTES: usize = 256 << 10;
 /// Tickets carry the slot's number above these bits and the part of a split request in them.
 const PART_BITS: u32 = 16;
 

@@ -45,7 +45,7 @@ impl Session {
             in_flight: 0,
             in_flight_bytes: 0,
             stalled: false,
-            reply_size_hint: 0,
+            reply_size_hint: super::UNKNOWN_REPLY_BYTES,
             over_soft_since_ms: None,
             ending: Ending::No,
             scratch: Vec::new(),
