@@ -25,6 +25,9 @@ use super::{EXIT_IO, connection, listen, log};
 const DRAIN_MAX: usize = 1024;
 /// How long to wait for room in another core's ring before trying again.
 const RETRY: Duration = Duration::from_millis(1);
+/// A core looks around this often whatever happens: glommio 0.9 was seen asleep with a completion already in one of its
+/// rings, and only another event gets it going again. Too seldom to be seen in an idle core's load.
+const LOOK_AROUND: Duration = Duration::from_millis(500);
 /// How often figures are published while there is something to do.
 const PUBLISH_EVERY_NS: u64 = 100_000_000;
 
@@ -230,7 +233,8 @@ impl Driver {
         let needs_retry = core.is_congested() || !core.jobs.waiting.borrow().is_empty();
         let retry = needs_retry.then(|| Instant::now() + RETRY);
         let drain = (self.phase == Phase::Draining).then(|| Instant::now() + 10 * RETRY);
-        timers.chain(sweep).chain(publish).chain(retry).chain(drain).min()
+        let around = Some(Instant::now() + LOOK_AROUND);
+        timers.chain(sweep).chain(publish).chain(retry).chain(drain).chain(around).min()
     }
 }
 

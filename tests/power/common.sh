@@ -68,7 +68,8 @@ kill_server() {
 ask() {
     local reply value
     { exec 3<>"/dev/tcp/127.0.0.1/$port"; } 2>/dev/null || return 0
-    printf '%s\r\n' "$*" >&3
+    # A server that is still starting may close the connection at once.
+    printf '%s\r\n' "$*" >&3 2>/dev/null || { exec 3>&-; return 0; }
     IFS= read -r -t 10 reply <&3 2>/dev/null || reply="no answer"
     reply=${reply%$'\r'}
     if [[ $reply == '$'* && $reply != '$-1' ]]; then
