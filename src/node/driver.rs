@@ -25,8 +25,8 @@ use super::{EXIT_IO, connection, listen, log};
 const DRAIN_MAX: usize = 1024;
 /// How long to wait for room in another core's ring before trying again.
 const RETRY: Duration = Duration::from_millis(1);
-/// A core looks around this often whatever happens: glommio 0.9 was seen asleep with a completion already in one of its
-/// rings, and only another event gets it going again. Too seldom to be seen in an idle core's load.
+/// A core looks around this often whatever happens, so that a wake-up lost below it, in the executor or the kernel, costs
+/// this much time and no more. Too seldom to be seen in an idle core's load.
 const LOOK_AROUND: Duration = Duration::from_millis(500);
 /// How often figures are published while there is something to do.
 const PUBLISH_EVERY_NS: u64 = 100_000_000;
