@@ -108,6 +108,9 @@ pub struct Core {
     /// What other cores' rings had no room for.
     outbox: RefCell<Vec<VecDeque<Message>>>,
     outbox_len: Cell<usize>,
+    /// Something has waited for room since the connections were last told to read on. Those that were settled meanwhile
+    /// were not, even if there was room again before the pass ended.
+    pub held_back: Cell<bool>,
     /// Outcomes decided here, without a shard.
     pub decided: RefCell<Vec<(Ticket, SessionReply)>>,
     /// Its connections.
@@ -171,6 +174,7 @@ impl Core {
             first_partition,
             outbox: RefCell::new((0..mesh.cores()).map(|_| VecDeque::new()).collect()),
             outbox_len: Cell::new(0),
+            held_back: Cell::new(false),
             mesh: RefCell::new(mesh),
             decided: RefCell::default(),
             conns: RefCell::new(Conns::new(index)),
@@ -266,6 +270,7 @@ impl Core {
             waiting.push_back(message);
         }
         self.outbox_len.set(self.outbox_len.get() + 1);
+        self.held_back.set(true);
     }
 
     /// Whether something waits for room in another core's ring; then nothing more is read from sockets.

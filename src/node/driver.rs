@@ -93,7 +93,6 @@ impl Driver {
         core.mesh.borrow().bell().awake();
         self.take_messages(core);
         take_jobs_done(core);
-        let was_congested = core.is_congested();
         let mut again = false;
         for (at, host) in core.hosts.iter().enumerate() {
             if is_due(host, now) {
@@ -106,7 +105,8 @@ impl Driver {
         }
         settle_all(core);
         core.flush_mesh();
-        if was_congested && !core.is_congested() {
+        if core.held_back.get() && !core.is_congested() {
+            core.held_back.set(false);
             core.conns.borrow().all().iter().for_each(|conn| conn.gate.raise());
         }
         if core.unpublished.get() && now.mono_ns - core.published_ns.get() >= PUBLISH_EVERY_NS {

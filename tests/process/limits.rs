@@ -53,6 +53,29 @@ fn a_pipeline_without_reading_is_slowed_down_and_answered_in_order() {
 }
 
 #[test]
+fn no_connection_is_forgotten_when_the_rings_between_cores_run_full() {
+    const CONNECTIONS: usize = 24;
+    const ROUNDS: usize = 40;
+    const PIPELINE: usize = 200;
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &[]);
+    let clients: Vec<_> = (0..CONNECTIONS).map(|_| server.connect()).collect();
+    let threads = clients.into_iter().map(|mut stream| {
+        std::thread::spawn(move || {
+            stream.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+            for _ in 0..ROUNDS {
+                stream.write_all(&b"SET k v\r\n".repeat(PIPELINE)).expect("written");
+                let mut replies = vec![0; PIPELINE * 5];
+                stream.read_exact(&mut replies).expect("every request of a connection is answered");
+                assert!(replies == b"+OK\r\n".repeat(PIPELINE));
+            }
+        })
+    });
+    let threads: Vec<_> = threads.collect();
+    threads.into_iter().for_each(|thread| thread.join().expect("a client"));
+}
+
+#[test]
 fn a_client_that_never_reads_does_not_harm_others() {
     let dir = data_dir();
     let server = Server::start(dir.path(), &[]);
