@@ -13,7 +13,6 @@ mod inline;
 pub mod parse;
 pub mod reply;
 pub mod session;
-pub mod slot;
 pub mod slowlog;
 pub mod stats;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::queue::{Body, Merge, Parts};
 use super::{Entry, Op, Outcome, PartitionId, Plan, Request, Scope, Session, Writer, errors, queue};
-use crate::resp::slot::slot_of;
+use corduroy_shards::routing::slot_of;
 
 /// Bits of SCAN's cursor that hold the partition's index.
 const fn index_bits(partitions: usize) -> u32 {

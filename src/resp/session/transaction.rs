@@ -10,8 +10,8 @@ use super::{
     Session, Writer, errors, introspection, take,
 };
 use crate::resp::commands::args::integer;
-use crate::resp::slot::slot_of;
 use crate::store::List;
+use corduroy_shards::routing::slot_of;
 
 /// Keys that one connection may watch at a time.
 const MAX_WATCHED: usize = 1024;
