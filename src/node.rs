@@ -3,7 +3,7 @@
 //! The one place where configuration, state, sessions and shards meet. In the order of the walk: `identity` (whose folder
 //! it is), `plan` (what lives where), `shared` (what all cores see), `boot` (a core opens its shards), `core` (one core's
 //! state), `listen` and `connection` (bytes in and out), `backend` (what sessions ask of the core), `driver` (the loop that
-//! turns the shards), `info` (figures).
+//! turns the shards), `event` (what wakes it), `info` (figures).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,6 +26,7 @@ mod boot;
 mod connection;
 mod core;
 mod driver;
+mod event;
 pub mod identity;
 mod info;
 mod listen;
@@ -177,8 +178,8 @@ fn start_cores(shared: &Arc<Shared>, topology: &Topology) -> Result<Cores, Start
     for (mesh, &cpu) in ends.into_iter().zip(topology.cpus.cpus()) {
         let (shared, tell, end) = (Arc::clone(shared), tell.clone(), end.clone());
         let options = CoreOptions { name: format!("core-{}", mesh.core()), cpu: Some(cpu) };
-        let handle = spawn_core(options, move || async move {
-            boot::run(shared, mesh, tell).await;
+        let handle = spawn_core(options, move || {
+            boot::run(shared, mesh, tell);
             // Nobody listens any more if another core could not start.
             let _ = end.send(());
         });

@@ -6,18 +6,25 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use corduroy_shards::runtime::ring::ring;
-use corduroy_shards::runtime::{CoreOptions, Endpoint, EventWaiter, Mesh, Signal, spawn_core, spawn_local};
+use corduroy_shards::runtime::{CoreOptions, Endpoint, Mesh, Poller, spawn_core};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
+/// A poller that the end's bell wakes.
+fn poller_of(end: &Endpoint<u64>) -> Poller {
+    let poller = Poller::new().expect("epoll");
+    poller.watch_input(end.bell().fd(), 0).expect("watched");
+    poller
+}
+
 /// Waits on the bell until something is there, then drains it into `each`.
-async fn receive(end: &mut Endpoint<u64>, waiter: &EventWaiter, mut each: impl FnMut(u64)) {
+fn receive(end: &mut Endpoint<u64>, poller: &Poller, mut each: impl FnMut(u64)) {
     loop {
         if end.drain(usize::MAX, &mut each) > 0 {
             return;
         }
         end.bell().prepare_sleep();
         if end.is_empty() {
-            waiter.wait().await.expect("the bell");
+            poller.wait(None, |_, _| {}).expect("the bell");
         }
         end.bell().awake();
     }
@@ -31,12 +38,12 @@ fn round_trips(rounds: u64, batch: u64) -> Duration {
     let mut asker = ends.pop().expect("two ends");
     let cpus = corduroy_shards::runtime::CpuSet::of_this_thread().expect("affinity");
     let cpu = |n: usize| Some(*cpus.cpus().get(n % cpus.len()).expect("a CPU"));
-    let echo_core = spawn_core(CoreOptions { name: "echo".into(), cpu: cpu(1) }, move || async move {
-        let waiter = EventWaiter::new(echo.bell().waiter_fd().expect("fd"));
+    let echo_core = spawn_core(CoreOptions { name: "echo".into(), cpu: cpu(1) }, move || {
+        let poller = poller_of(&echo);
         let mut left = rounds * batch;
         let mut answers = Vec::new();
         while left > 0 {
-            receive(&mut echo, &waiter, |message| answers.push(message)).await;
+            receive(&mut echo, &poller, |message| answers.push(message));
             left -= answers.len() as u64;
             for answer in answers.drain(..) {
                 echo.send(0, answer).expect("room for a batch");
@@ -45,8 +52,8 @@ fn round_trips(rounds: u64, batch: u64) -> Duration {
         }
     })
     .expect("a core");
-    let ask_core = spawn_core(CoreOptions { name: "ask".into(), cpu: cpu(0) }, move || async move {
-        let waiter = EventWaiter::new(asker.bell().waiter_fd().expect("fd"));
+    let ask_core = spawn_core(CoreOptions { name: "ask".into(), cpu: cpu(0) }, move || {
+        let poller = poller_of(&asker);
         let start = Instant::now();
         for _ in 0..rounds {
             for message in 0..batch {
@@ -55,11 +62,10 @@ fn round_trips(rounds: u64, batch: u64) -> Duration {
             asker.flush();
             let mut back = 0;
             while back < batch {
-                receive(&mut asker, &waiter, |message| {
+                receive(&mut asker, &poller, |message| {
                     black_box(message);
                     back += 1;
-                })
-                .await;
+                });
             }
         }
         start.elapsed()
@@ -70,29 +76,6 @@ fn round_trips(rounds: u64, batch: u64) -> Duration {
     elapsed
 }
 
-/// A signal between two tasks of one core, for comparison.
-fn local_signals(rounds: u64) -> Duration {
-    spawn_core(CoreOptions { name: "local".into(), cpu: None }, move || async move {
-        let (there, back) = (Signal::new(), Signal::new());
-        let (theirs, answer) = (there.clone(), back.clone());
-        spawn_local(async move {
-            for _ in 0..rounds {
-                theirs.raised().await;
-                answer.raise();
-            }
-        });
-        let start = Instant::now();
-        for _ in 0..rounds {
-            there.raise();
-            back.raised().await;
-        }
-        start.elapsed()
-    })
-    .expect("a core")
-    .join()
-    .expect("its end")
-}
-
 fn benches(c: &mut Criterion) {
     c.bench_function("ring push and pop, one thread", |b| {
         let (sender, receiver) = ring::<u64>(1024);
@@ -101,7 +84,6 @@ fn benches(c: &mut Criterion) {
             receiver.pop()
         });
     });
-    c.bench_function("signal round trip inside a core", |b| b.iter_custom(local_signals));
     let mut group = c.benchmark_group("mesh round trip between sleeping cores");
     group.sample_size(20);
     for batch in [1, 16, 256] {

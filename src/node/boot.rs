@@ -11,12 +11,11 @@ use corduroy_shards::{Shard, ShardId};
 use corduroy_wal::device::{DiskDevice, Engine, SyncMode, UringOptions};
 use corduroy_wal::{Options as WalOptions, Recovered, Wal};
 
-use super::StartError;
 use super::core::{Core, NodeShard};
-use super::driver;
 use super::identity::Identity;
 use super::message::Message;
 use super::shared::Shared;
+use super::{EXIT_IO, StartError, driver, log, system};
 use crate::config::{Config, Replication, WalSync};
 use crate::store::{HashSeed, LsmLower, LsmShared, Options as StoreOptions, Store};
 
@@ -61,7 +60,7 @@ impl Booted {
 }
 
 /// A core's main task.
-pub async fn run(shared: Arc<Shared>, mesh: Endpoint<Message>, tell: Sender<Result<Booted, StartError>>) {
+pub fn run(shared: Arc<Shared>, mesh: Endpoint<Message>, tell: Sender<Result<Booted, StartError>>) {
     let opened = open_shards(&shared, mesh.core());
     let (shards, booted) = match opened {
         Ok(opened) => opened,
@@ -71,10 +70,20 @@ pub async fn run(shared: Arc<Shared>, mesh: Endpoint<Message>, tell: Sender<Resu
             return;
         }
     };
-    let core = Core::new(shared, mesh, shards);
+    let core = match Core::new(shared, mesh, shards) {
+        Ok(core) => core,
+        Err(source) => {
+            let _ = tell.send(Err(system("making what a core sleeps on")(source)));
+            return;
+        }
+    };
     let _ = tell.send(Ok(booted));
     drop(tell);
-    driver::run(core).await;
+    if let Err(error) = driver::run(&core) {
+        tracing::error!(%error, "a core cannot wait for its events");
+        log::flush();
+        std::process::exit(i32::from(EXIT_IO));
+    }
 }
 
 type Shards = Vec<(ShardId, NodeShard)>;

@@ -1,17 +1,23 @@
 //! A connection: a socket, its session, and when to read, write and close.
 //!
-//! A task reads; what the session has to say is sent at once, at the end of the read or pass that produced it, with one
-//! send; only if the socket is full does a second task wait for room. Reading stops while the session wants no more
-//! (too much in flight or unread) or the core is congested: that is the back-pressure to the client.
+//! What has come is read in the next pass, one buffer a connection and pass; what the session has to say is sent at the
+//! end of the read or pass that produced it, with one send. A full socket keeps the rest until there is room. Reading
+//! stops while the session wants no more (too much in flight or unread) or the core is congested: that is the
+//! back-pressure to the client.
+//!
+//! Invariant: a connection that may have unread input either stands on the core's list of those to read, or something is
+//! under way that settles it: a reply, room in the socket, the end of a congestion, the time limit of a slow reader.
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use corduroy_shards::runtime::{Signal, Socket, spawn_local};
+use corduroy_shards::runtime::{Ready, Socket};
 
 use super::core::{Core, bump};
+use super::event::Event;
 use super::shared::Phase;
 use crate::config::Config;
 use crate::resp::{Opening, Session};
@@ -29,21 +35,36 @@ pub struct Conn {
     socket: Socket,
     /// Its session. Borrowed for one call at a time.
     pub session: RefCell<Session>,
-    /// Raised when reading may go on, or the connection has closed.
-    pub gate: Rc<Signal>,
     /// On the core's list of connections to settle.
     pub is_listed: Cell<bool>,
+    /// On the core's list of connections to read.
+    is_queued: Cell<bool>,
+    /// The socket may hold something unread.
+    has_input: Cell<bool>,
+    /// The end has been announced: reading goes on until it is reached, for no other event tells of it.
+    is_ending: Cell<bool>,
     is_closed: Cell<bool>,
-    /// The client will send no more.
+    /// The client will send no more, and all it sent is read.
     has_ended: Cell<bool>,
-    /// A task waits for room in the socket.
-    is_sending: Cell<bool>,
-    /// Bytes that this task holds.
-    unsent_bytes: Cell<usize>,
+    /// What a full socket did not take, until all of it is sent.
+    unsent: RefCell<Unsent>,
     last_input_ns: Cell<u64>,
     /// Since when a request has been arriving, and how much since.
     partial: Cell<Option<(u64, u64)>>,
     over_soft_since_ns: Cell<Option<u64>>,
+}
+
+/// Output taken from the session, and how much of it is sent.
+#[derive(Default)]
+struct Unsent {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Unsent {
+    fn rest(&self) -> &[u8] {
+        self.bytes.get(self.sent..).unwrap_or_default()
+    }
 }
 
 /// The connections of a core, by number.
@@ -73,6 +94,11 @@ impl Conns {
         let (uses, _) = self.places.get_mut(place)?;
         *uses = uses.wrapping_add(1);
         Some((self.core as u64) << 48 | u64::from(*uses) << PLACE_BITS | place as u64)
+    }
+
+    /// Gives a number back that was never used.
+    fn release(&mut self, id: u64) {
+        self.free.push(place_of(id));
     }
 
     fn insert(&mut self, conn: Rc<Conn>) {
@@ -112,19 +138,24 @@ fn place_of(id: u64) -> usize {
     (id & ((1 << PLACE_BITS) - 1)) as usize
 }
 
-/// Takes a new socket in and serves it until it closes.
-pub fn open(core: &Rc<Core>, socket: Socket) {
-    let address =
-        |address: io::Result<std::net::SocketAddr>| address.map_or_else(|_| "?:0".into(), |a| a.to_string());
+/// Takes a new socket in.
+pub fn open(core: &Rc<Core>, socket: Socket, peer: Option<SocketAddr>) {
+    let name = |address: Option<SocketAddr>| address.map_or_else(|| "?:0".into(), |a| a.to_string());
     let Some(id) = core.conns.borrow_mut().reserve() else {
         refuse(core, &socket);
         return;
     };
+    if let Err(error) = core.poller.watch_both(&socket, Event::Conn(id).token()) {
+        tracing::warn!(%error, "a connection cannot be watched and is closed");
+        core.conns.borrow_mut().release(id);
+        refuse(core, &socket);
+        return;
+    }
     let opening = Opening {
         conn: id,
         core: core.index,
-        peer: address(socket.peer_addr()),
-        local: address(socket.local_addr()),
+        peer: name(peer),
+        local: name(socket.local_addr().ok()),
         fd: socket.fd(),
     };
     core.tick();
@@ -133,12 +164,13 @@ pub fn open(core: &Rc<Core>, socket: Socket) {
         id,
         socket,
         session: RefCell::new(session),
-        gate: Signal::new(),
         is_listed: Cell::new(false),
+        is_queued: Cell::new(false),
+        has_input: Cell::new(true),
+        is_ending: Cell::new(false),
         is_closed: Cell::new(false),
         has_ended: Cell::new(false),
-        is_sending: Cell::new(false),
-        unsent_bytes: Cell::new(0),
+        unsent: RefCell::default(),
         last_input_ns: Cell::new(core.now().mono_ns),
         partial: Cell::new(None),
         over_soft_since_ns: Cell::new(None),
@@ -148,8 +180,8 @@ pub fn open(core: &Rc<Core>, socket: Socket) {
     if core.config().idle_timeout_s > 0 {
         want_sweep(core);
     }
-    let core = Rc::clone(core);
-    spawn_local(async move { read(core, conn).await });
+    // Its first request may have come with it.
+    queue(core, &conn);
 }
 
 /// Tells a client that there is no room for it.
@@ -160,29 +192,60 @@ pub fn refuse(core: &Core, socket: &Socket) {
     core.shared.connections.fetch_sub(1, Ordering::Relaxed);
 }
 
-/// Reads until the connection closes.
-async fn read(core: Rc<Core>, conn: Rc<Conn>) {
-    while !conn.is_closed.get() {
-        if !conn.may_read(&core) {
-            conn.gate.raised().await;
-            continue;
-        }
-        let received = conn.socket.read_with(&core.buffer, |bytes| {
-            if !conn.is_closed.get() && !bytes.is_empty() {
-                take_input(&core, &conn, bytes);
-            }
-            bytes.len()
-        });
-        match received.await {
-            Ok(0) => conn.has_ended.set(true),
-            Ok(_) => {}
-            Err(_) => {
-                close(&core, &conn);
-                return;
-            }
-        }
-        settle(&core, &conn);
+/// Takes news of a connection's socket.
+pub fn notice(core: &Rc<Core>, id: u64, ready: Ready) {
+    // It may have been closed since.
+    let Some(conn) = core.conns.borrow().get(id) else { return };
+    if ready.readable {
+        conn.is_ending.set(conn.is_ending.get() || ready.ended);
+        conn.has_input.set(true);
+        queue(core, &conn);
     }
+    if ready.writable && !conn.unsent.borrow().rest().is_empty() {
+        core.unsettle(conn);
+    }
+}
+
+/// Has a connection read in the next pass.
+pub fn queue(core: &Core, conn: &Rc<Conn>) {
+    if !conn.is_queued.replace(true) {
+        core.readable.borrow_mut().push(Rc::clone(conn));
+    }
+}
+
+/// Reads what has come, one buffer of each connection, and sends what can be answered at once.
+pub fn read_all(core: &Rc<Core>) {
+    let mut readable = core.readable.take();
+    for conn in readable.drain(..) {
+        conn.is_queued.set(false);
+        if conn.may_read(core) {
+            read(core, &conn);
+        }
+    }
+    // Reading may have listed others; the emptied list is kept for its memory.
+    let mut listed = core.readable.borrow_mut();
+    if listed.is_empty() {
+        *listed = readable;
+    }
+}
+
+fn read(core: &Rc<Core>, conn: &Rc<Conn>) {
+    let mut buffer = core.buffer.borrow_mut();
+    match conn.socket.try_recv(&mut buffer) {
+        Ok(0) => conn.has_ended.set(true),
+        Ok(count) => {
+            conn.has_input.set(count == buffer.len() || conn.is_ending.get());
+            take_input(core, conn, buffer.get(..count).unwrap_or_default());
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.has_input.set(false),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        Err(_) => {
+            close(core, conn);
+            return;
+        }
+    }
+    drop(buffer);
+    settle(core, conn);
 }
 
 fn take_input(core: &Rc<Core>, conn: &Rc<Conn>, bytes: &[u8]) {
@@ -205,7 +268,9 @@ fn take_input(core: &Rc<Core>, conn: &Rc<Conn>, bytes: &[u8]) {
 
 impl Conn {
     fn may_read(&self, core: &Core) -> bool {
-        !self.has_ended.get()
+        self.has_input.get()
+            && !self.has_ended.get()
+            && !self.is_closed.get()
             && !core.is_congested()
             && core.shared.phase() == Phase::Serving
             && self.session.borrow().wants_read()
@@ -214,7 +279,42 @@ impl Conn {
     /// Nothing under way and nothing left to send.
     fn is_quiet(&self) -> bool {
         let session = self.session.borrow();
-        !self.is_sending.get() && session.output().is_empty() && session.in_flight() == 0
+        self.unsent_bytes() == 0 && session.output().is_empty() && session.in_flight() == 0
+    }
+
+    fn unsent_bytes(&self) -> usize {
+        self.unsent.borrow().rest().len()
+    }
+
+    /// Sends what an earlier send left over; whether nothing is left.
+    fn send_rest(&self, core: &Core) -> io::Result<bool> {
+        let mut unsent = self.unsent.borrow_mut();
+        while !unsent.rest().is_empty() {
+            match self.try_send(core, unsent.rest())? {
+                0 => return Ok(false),
+                sent => unsent.sent += sent,
+            }
+        }
+        // One huge reply must not pin its memory for the life of the connection.
+        *unsent = Unsent::default();
+        Ok(true)
+    }
+
+    /// Sends what the socket takes; 0 if it is full.
+    fn try_send(&self, core: &Core, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.socket.try_send(bytes) {
+                Ok(sent) => {
+                    if let Some(facts) = core.shared.facts.get(core.index) {
+                        bump(&facts.output_bytes, sent as u64);
+                    }
+                    return Ok(sent);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -230,7 +330,7 @@ pub fn settle(core: &Rc<Core>, conn: &Rc<Conn>) {
     }
     let is_done = {
         let session = conn.session.borrow();
-        session.should_close() && session.output().is_empty() && !conn.is_sending.get()
+        session.should_close() && session.output().is_empty() && conn.unsent_bytes() == 0
     };
     let is_leaving = conn.has_ended.get() || core.shared.phase() > Phase::Serving;
     if is_done || (is_leaving && conn.is_quiet()) {
@@ -239,74 +339,38 @@ pub fn settle(core: &Rc<Core>, conn: &Rc<Conn>) {
     }
     check_backlog(core, conn);
     if conn.may_read(core) {
-        conn.gate.raise();
+        queue(core, conn);
     }
 }
 
 /// Sends as long as the socket takes everything and the session goes on with what it had kept back.
 fn flush(core: &Rc<Core>, conn: &Rc<Conn>) -> io::Result<()> {
-    while !conn.is_sending.get() {
-        let mut session = conn.session.borrow_mut();
-        let output = session.output();
-        if output.is_empty() {
-            break;
+    if conn.unsent_bytes() > 0 {
+        if !conn.send_rest(core)? {
+            return Ok(());
         }
-        let sent = match conn.socket.try_send(output) {
-            Ok(sent) => sent,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        let is_all = sent == output.len();
-        if let Some(facts) = core.shared.facts.get(core.index) {
-            bump(&facts.output_bytes, sent as u64);
+        conn.session.borrow_mut().resume(&**core);
+    }
+    loop {
+        let mut session = conn.session.borrow_mut();
+        if session.output().is_empty() {
+            return Ok(());
+        }
+        let sent = conn.try_send(core, session.output())?;
+        if sent < session.output().len() {
+            let mut unsent = conn.unsent.borrow_mut();
+            session.take_output(&mut unsent.bytes);
+            unsent.sent = sent;
+            return Ok(());
         }
         session.output_written(sent);
-        if is_all {
-            session.resume(&**core);
-        } else {
-            conn.is_sending.set(true);
-            let (core, conn) = (Rc::clone(core), Rc::clone(conn));
-            spawn_local(async move { send(core, conn).await });
-        }
+        session.resume(&**core);
     }
-    Ok(())
-}
-
-/// Waits for room in the socket until all output is sent.
-async fn send(core: Rc<Core>, conn: Rc<Conn>) {
-    let mut bytes = Vec::new();
-    loop {
-        conn.session.borrow_mut().take_output(&mut bytes);
-        if bytes.is_empty() || conn.is_closed.get() {
-            break;
-        }
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            conn.unsent_bytes.set(rest.len());
-            match conn.socket.send(rest).await {
-                Ok(sent) if !conn.is_closed.get() => {
-                    if let Some(facts) = core.shared.facts.get(core.index) {
-                        bump(&facts.output_bytes, sent as u64);
-                    }
-                    rest = rest.get(sent..).unwrap_or_default();
-                }
-                _ => {
-                    close(&core, &conn);
-                    return;
-                }
-            }
-        }
-        conn.unsent_bytes.set(0);
-        conn.session.borrow_mut().resume(&*core);
-    }
-    conn.is_sending.set(false);
-    settle(&core, &conn);
 }
 
 /// Closes a connection whose reader is too slow.
 fn check_backlog(core: &Rc<Core>, conn: &Rc<Conn>) {
-    let backlog = conn.unsent_bytes.get() + conn.session.borrow().output().len();
+    let backlog = conn.unsent_bytes() + conn.session.borrow().output().len();
     if backlog == 0 {
         conn.over_soft_since_ns.set(None);
         return;
@@ -335,12 +399,11 @@ pub fn close(core: &Rc<Core>, conn: &Rc<Conn>) {
         return;
     }
     conn.socket.shutdown();
-    conn.gate.raise();
     core.conns.borrow_mut().remove(conn.id);
     core.shared.connections.fetch_sub(1, Ordering::Relaxed);
     publish_count(core);
     // The driver may be waiting for the last one.
-    core.wake.raise();
+    core.wake();
 }
 
 fn publish_count(core: &Core) {
@@ -353,7 +416,7 @@ fn publish_count(core: &Core) {
 fn want_sweep(core: &Core) {
     if core.sweep_at_ns.get().is_none() {
         core.sweep_at_ns.set(Some(core.now().mono_ns + 1_000_000_000));
-        core.wake.raise();
+        core.wake();
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +14,7 @@ use std::time::Instant;
 
 use corduroy_shards::runtime::pool::Task;
 use corduroy_shards::runtime::ring::{RingReceiver, RingSender, ring};
-use corduroy_shards::runtime::{Endpoint, Full, Signal};
+use corduroy_shards::runtime::{Endpoint, Full, Poller};
 use corduroy_shards::{Counters, ReplicaStatus};
 use corduroy_shards::{
     Input, Kind, Now, PartitionId, Rejection, Reply, Shard, ShardId, StateMachine, Ticket,
@@ -22,6 +23,7 @@ use corduroy_wal::WalStats;
 use corduroy_wal::device::DiskDevice;
 
 use super::connection::{Conn, Conns};
+use super::listen::Listening;
 use super::message::Message;
 use super::shared::{Shared, lock, wall_ms};
 use crate::config::Config;
@@ -117,10 +119,14 @@ pub struct Core {
     pub conns: RefCell<Conns>,
     /// Connections to be settled: their sessions got replies.
     pub unsettled: RefCell<Vec<Rc<Conn>>>,
-    /// Wakes the driver.
-    pub wake: Rc<Signal>,
-    /// Raised when the core stops accepting, one a listener.
-    pub stops: RefCell<Vec<Rc<Signal>>>,
+    /// Connections whose sockets may be read.
+    pub readable: RefCell<Vec<Rc<Conn>>>,
+    /// What it listens on.
+    pub listening: RefCell<Vec<Listening>>,
+    /// What it sleeps on.
+    pub poller: Poller,
+    /// Something came up that another pass has to look at.
+    is_woken: Cell<bool>,
     /// What connections read into.
     pub buffer: RefCell<Vec<u8>>,
     /// Jobs.
@@ -145,7 +151,15 @@ impl std::fmt::Debug for Core {
 
 impl Core {
     /// A core with its shards opened.
-    pub fn new(shared: Arc<Shared>, mesh: Endpoint<Message>, shards: Vec<(ShardId, NodeShard)>) -> Rc<Self> {
+    ///
+    /// # Errors
+    /// What the system says: out of descriptors.
+    pub fn new(
+        shared: Arc<Shared>,
+        mesh: Endpoint<Message>,
+        shards: Vec<(ShardId, NodeShard)>,
+    ) -> io::Result<Rc<Self>> {
+        let poller = Poller::new()?;
         let index = mesh.core();
         let hosts: Vec<Host> = shards
             .into_iter()
@@ -167,7 +181,7 @@ impl Core {
         let first_partition = shared.plan.partitions().first().map_or(0, |first| first.0);
         let (sender, done) = ring(MAX_JOBS);
         let config = shared.config();
-        Rc::new(Self {
+        Ok(Rc::new(Self {
             index,
             hosts,
             places,
@@ -179,8 +193,10 @@ impl Core {
             decided: RefCell::default(),
             conns: RefCell::new(Conns::new(index)),
             unsettled: RefCell::default(),
-            wake: Signal::new(),
-            stops: RefCell::default(),
+            readable: RefCell::default(),
+            listening: RefCell::default(),
+            poller,
+            is_woken: Cell::new(false),
             buffer: RefCell::new(vec![0; READ_BUFFER_BYTES]),
             jobs: Jobs {
                 waiting: RefCell::default(),
@@ -195,7 +211,17 @@ impl Core {
             published_ns: Cell::new(0),
             unpublished: Cell::new(true),
             shared,
-        })
+        }))
+    }
+
+    /// Has the driver make another pass before it sleeps.
+    pub fn wake(&self) {
+        self.is_woken.set(true);
+    }
+
+    /// Whether another pass was asked for; takes the wish.
+    pub fn take_woken(&self) -> bool {
+        self.is_woken.replace(false)
     }
 
     /// The time, as of the last look at the clock.
@@ -241,7 +267,7 @@ impl Core {
             }
             None => {
                 self.decided.borrow_mut().push((ticket, Reply::Rejected(Rejection::NoPartition(partition))));
-                self.wake.raise();
+                self.wake();
             }
         }
     }
@@ -250,12 +276,12 @@ impl Core {
         let host = self.hosts.get(at).expect("places name shards of this core");
         host.shard.borrow_mut().handle(Input::Request { ticket, partition, kind, op });
         host.dirty.set(true);
-        self.wake.raise();
+        self.wake();
     }
 
     /// Sends to another core, or keeps what its ring has no room for.
     pub fn post(&self, core: usize, message: Message) {
-        self.wake.raise();
+        self.wake();
         let mut outbox = self.outbox.borrow_mut();
         let waiting = outbox.get_mut(core).expect("there is a queue for each core");
         if waiting.is_empty() {
@@ -331,7 +357,7 @@ impl Core {
     pub fn look(&self, conn: u64) {
         if let Some(conn) = self.conns.borrow().get(conn) {
             self.unsettle(conn);
-            self.wake.raise();
+            self.wake();
         }
     }
 

@@ -1,23 +1,21 @@
 //! The loop of a core: takes what has come, turns the shards, brings outcomes home, and sleeps when there is nothing.
 //!
-//! Order of a pass: messages and finished jobs in, one turn of every shard that has something, outcomes to sessions, one
-//! send a connection, one wake a core. Invariant: before it sleeps it has said so to its doorbell and looked once more;
-//! whatever comes later (a read, the log's completion, a message, a timer) wakes it.
+//! Order of a pass: what sockets hold, messages and finished jobs in, one turn of every shard that has something, outcomes
+//! to sessions, one send a connection, one wake a core. Invariant: before it sleeps it has said so to its doorbell and
+//! looked once more; whatever comes later (bytes, the log's completion, a message) is an event of its poller, and nothing
+//! but a deadline else ends its sleep.
 
-use std::future::poll_fn;
-use std::os::fd::OwnedFd;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use corduroy_shards::runtime::core::yield_now;
 use corduroy_shards::runtime::pool::Task;
-use corduroy_shards::runtime::{EventWaiter, Sleep, spawn_local};
 use corduroy_shards::{Input, Now, Outputs, ShardError, StateMachine};
 
 use super::core::{Core, Host, Job, MAX_JOBS, Machine, bump};
+use super::event::Event;
 use super::shared::Phase;
 use super::{EXIT_IO, connection, listen, log};
 
@@ -25,58 +23,34 @@ use super::{EXIT_IO, connection, listen, log};
 const DRAIN_MAX: usize = 1024;
 /// How long to wait for room in another core's ring before trying again.
 const RETRY: Duration = Duration::from_millis(1);
-/// A core looks around this often whatever happens, so that a wake-up lost below it, in the executor or the kernel, costs
-/// this much time and no more. Too seldom to be seen in an idle core's load.
-const LOOK_AROUND: Duration = Duration::from_millis(500);
 /// How often figures are published while there is something to do.
 const PUBLISH_EVERY_NS: u64 = 100_000_000;
 
 /// Drives a core until the node has drained.
-pub async fn run(core: Rc<Core>) {
-    if let Err(error) = wait_for_events(&core) {
-        tracing::error!(%error, "a core cannot wait for its events");
-        log::flush();
-        std::process::exit(i32::from(EXIT_IO));
-    }
-    let mut driver =
-        Driver { out: Outputs::default(), phase: Phase::Starting, is_counted: false, drained: false };
-    let mut sleep = Sleep::default();
-    loop {
-        let again = driver.pass(&core);
-        driver.follow_phase(&core);
-        if driver.phase == Phase::Stopping || driver.drained {
-            return;
-        }
-        if again {
-            yield_now().await;
-        } else {
-            driver.sleep(&core, &mut sleep).await;
-        }
-    }
-}
-
-/// Starts the tasks that turn events of descriptors into wake-ups of the driver.
-fn wait_for_events(core: &Rc<Core>) -> std::io::Result<()> {
-    let bell = core.mesh.borrow().bell().waiter_fd()?;
-    watch(core, bell, None);
+///
+/// # Errors
+/// What the system says of the core's descriptors; never in a sound process.
+pub fn run(core: &Rc<Core>) -> io::Result<()> {
+    core.poller.watch_input(core.mesh.borrow().bell().fd(), Event::Bell.token())?;
     for (at, host) in core.hosts.iter().enumerate() {
-        let fd = host.shard.borrow().wal().device().event_fd().try_clone_to_owned()?;
-        watch(core, fd, Some(at));
+        let shard = host.shard.borrow();
+        core.poller.watch_input(shard.wal().device().event_fd(), Event::Log(at).token())?;
     }
-    Ok(())
-}
-
-fn watch(core: &Rc<Core>, eventfd: OwnedFd, host: Option<usize>) {
-    let core = Rc::clone(core);
-    let waiter = EventWaiter::new(eventfd);
-    spawn_local(async move {
-        while waiter.wait().await.is_ok() {
-            if let Some(host) = host.and_then(|at| core.hosts.get(at)) {
-                host.dirty.set(true);
-            }
-            core.wake.raise();
+    let mut driver = Driver {
+        out: Outputs::default(),
+        phase: Phase::Starting,
+        is_counted: false,
+        drained: false,
+        accept_at_ns: None,
+    };
+    loop {
+        let again = driver.pass(core);
+        driver.follow_phase(core);
+        if driver.phase == Phase::Stopping || driver.drained {
+            return Ok(());
         }
-    });
+        driver.wait(core, again)?;
+    }
 }
 
 struct Driver {
@@ -84,13 +58,16 @@ struct Driver {
     phase: Phase,
     is_counted: bool,
     drained: bool,
+    /// When connections wait to be accepted: when to.
+    accept_at_ns: Option<u64>,
 }
 
 impl Driver {
     /// One pass. Returns whether another is due at once.
     fn pass(&mut self, core: &Rc<Core>) -> bool {
         let now = core.tick();
-        core.mesh.borrow().bell().awake();
+        self.accept_at_ns = listen::accept_all(core);
+        connection::read_all(core);
         self.take_messages(core);
         take_jobs_done(core);
         let mut again = false;
@@ -107,7 +84,7 @@ impl Driver {
         core.flush_mesh();
         if core.held_back.get() && !core.is_congested() {
             core.held_back.set(false);
-            core.conns.borrow().all().iter().for_each(|conn| conn.gate.raise());
+            core.conns.borrow().all().iter().for_each(|conn| connection::queue(core, conn));
         }
         if core.unpublished.get() && now.mono_ns - core.published_ns.get() >= PUBLISH_EVERY_NS {
             core.publish();
@@ -203,39 +180,42 @@ impl Driver {
         }
     }
 
-    /// Sleeps until something happens.
-    async fn sleep(&self, core: &Rc<Core>, sleep: &mut Sleep) {
-        {
-            let mesh = core.mesh.borrow();
-            mesh.bell().prepare_sleep();
-            if !mesh.is_empty() || !core.jobs.done.is_empty() {
-                mesh.bell().awake();
-                return;
-            }
-        }
-        let deadline = self.deadline(core);
-        poll_fn(|cx| {
-            if core.wake.poll_raised(cx).is_ready() || sleep.poll_until(cx, deadline).is_ready() {
-                return Poll::Ready(());
-            }
-            Poll::Pending
-        })
-        .await;
+    /// Takes events; sleeps until there are any, unless another pass is due at once.
+    fn wait(&self, core: &Rc<Core>, again: bool) -> io::Result<()> {
+        let is_due = again || core.take_woken() || !core.readable.borrow().is_empty();
+        let timeout = if is_due || !may_sleep(core) { Some(Duration::ZERO) } else { self.timeout(core) };
+        let result = core.poller.wait(timeout, |token, ready| match Event::of(token) {
+            Event::Conn(id) => connection::notice(core, id, ready),
+            Event::Bell => {}
+            Event::Log(at) => core.hosts.get(at).into_iter().for_each(|host| host.dirty.set(true)),
+            Event::Listener(at) => listen::notice(core, at),
+        });
+        core.mesh.borrow().bell().awake();
+        result
     }
 
-    /// When the next thing is due.
-    fn deadline(&self, core: &Core) -> Option<Instant> {
+    /// How long until the next thing is due; `None` if nothing is.
+    fn timeout(&self, core: &Core) -> Option<Duration> {
         let started = core.shared.started;
         let at = |ns: u64| started + Duration::from_nanos(ns);
+        let now = Instant::now();
         let timers = core.hosts.iter().filter_map(|host| host.wake_at_ns.get()).map(at);
         let sweep = core.sweep_at_ns.get().map(at);
+        let accept = self.accept_at_ns.map(at);
         let publish = core.unpublished.get().then(|| at(core.published_ns.get() + PUBLISH_EVERY_NS));
         let needs_retry = core.is_congested() || !core.jobs.waiting.borrow().is_empty();
-        let retry = needs_retry.then(|| Instant::now() + RETRY);
-        let drain = (self.phase == Phase::Draining).then(|| Instant::now() + 10 * RETRY);
-        let around = Some(Instant::now() + LOOK_AROUND);
-        timers.chain(sweep).chain(publish).chain(retry).chain(drain).chain(around).min()
+        let retry = needs_retry.then(|| now + RETRY);
+        let drain = (self.phase == Phase::Draining).then(|| now + 10 * RETRY);
+        let next = timers.chain(sweep).chain(accept).chain(publish).chain(retry).chain(drain).min();
+        next.map(|next| next.saturating_duration_since(now))
     }
+}
+
+/// Says to the doorbell that the core is about to sleep, and looks once more at what it rings for.
+fn may_sleep(core: &Core) -> bool {
+    let mesh = core.mesh.borrow();
+    mesh.bell().prepare_sleep();
+    mesh.is_empty() && core.jobs.done.is_empty()
 }
 
 /// Whether a shard has anything to do: a request or completion came, a timer is due, or a write is under way whose
@@ -301,7 +281,7 @@ fn task(core: &Core, at: usize, job: Job) -> Task {
 
 /// Stops accepting and lets every connection end as soon as it is quiet.
 fn begin_drain(core: &Rc<Core>) {
-    core.stops.borrow_mut().drain(..).for_each(|stop| stop.raise());
+    listen::stop(core);
     for conn in core.conns.borrow().all() {
         core.unsettle(conn);
     }

@@ -1,28 +1,37 @@
 //! Accepts connections: every core listens on the main port, and on one of its own where configured.
 
-use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
-use std::time::Duration;
 
-use corduroy_shards::runtime::core::yield_now;
-use corduroy_shards::runtime::{Listener, Signal, Socket, sleep, spawn_local};
+use corduroy_shards::runtime::{Listener, Socket};
 
 use super::connection;
 use super::core::Core;
+use super::event::Event;
 
 /// Connections accepted in a row before others of the core get their turn.
 const ACCEPT_BATCH: u32 = 32;
+/// How long to wait after a connection could not be accepted: out of descriptors, most of all, so it would fail at once
+/// again.
+const RETRY_NS: u64 = 100_000_000;
+
+/// One address that a core listens on.
+#[derive(Debug)]
+pub struct Listening {
+    listener: Listener,
+    /// Connections may be waiting.
+    has_waiting: bool,
+    /// Not before this time, on the monotonic clock.
+    retry_at_ns: u64,
+}
 
 /// Starts listening.
 ///
 /// # Errors
 /// The address, and what the system says.
-pub fn start(core: &Rc<Core>) -> Result<(), (SocketAddr, io::Error)> {
+pub fn start(core: &Core) -> Result<(), (SocketAddr, io::Error)> {
     let config = core.config();
     let mut addresses = vec![config.listen];
     if config.core_ports > 0 {
@@ -31,60 +40,71 @@ pub fn start(core: &Rc<Core>) -> Result<(), (SocketAddr, io::Error)> {
         own.set_port(config.core_ports.saturating_add(number));
         addresses.push(own);
     }
+    let mut listening = core.listening.borrow_mut();
     for address in addresses {
-        let listener = Listener::bind(address).map_err(|error| (address, error))?;
+        let failed = |error| (address, error);
+        let listener = Listener::bind(address).map_err(failed)?;
+        let token = Event::Listener(listening.len()).token();
+        core.poller.watch_input(&listener, token).map_err(failed)?;
         if address == config.listen {
             core.shared.say_ready(listener.local_addr().unwrap_or(address));
         }
-        let stop = Signal::new();
-        core.stops.borrow_mut().push(Rc::clone(&stop));
-        let core = Rc::clone(core);
-        spawn_local(async move { accept(core, listener, stop).await });
+        listening.push(Listening { listener, has_waiting: true, retry_at_ns: 0 });
     }
     Ok(())
 }
 
-/// Accepts until told to stop.
-async fn accept(core: Rc<Core>, listener: Listener, stop: Rc<Signal>) {
-    let mut in_a_row = 0;
-    loop {
-        match unless(&stop, listener.accept()).await {
-            None => return,
-            Some(Ok(socket)) => admit(&core, socket),
-            Some(Err(error)) => {
-                // Out of descriptors, most of all: it would fail at once again.
-                tracing::warn!(%error, "a connection could not be accepted");
-                if unless(&stop, sleep(Duration::from_millis(100))).await.is_none() {
-                    return;
-                }
-            }
+/// Takes news of a listener.
+pub fn notice(core: &Core, at: usize) {
+    if let Some(listening) = core.listening.borrow_mut().get_mut(at) {
+        listening.has_waiting = true;
+    }
+}
+
+/// Accepts what waits, some at a time. Answers when to look again, on the monotonic clock, if any still wait.
+pub fn accept_all(core: &Rc<Core>) -> Option<u64> {
+    let mut again = None;
+    for listening in core.listening.borrow_mut().iter_mut() {
+        if listening.has_waiting && listening.retry_at_ns <= core.now().mono_ns {
+            accept(core, listening);
         }
-        in_a_row += 1;
-        if in_a_row == ACCEPT_BATCH {
-            in_a_row = 0;
-            yield_now().await;
+        if listening.has_waiting {
+            again = Some(again.map_or(listening.retry_at_ns, |at: u64| at.min(listening.retry_at_ns)));
+        }
+    }
+    again
+}
+
+fn accept(core: &Rc<Core>, listening: &mut Listening) {
+    for _ in 0..ACCEPT_BATCH {
+        match listening.listener.try_accept() {
+            Ok((socket, peer)) => admit(core, socket, peer),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                listening.has_waiting = false;
+                return;
+            }
+            // The client gave up while it waited.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                listening.retry_at_ns = core.now().mono_ns + RETRY_NS;
+                return;
+            }
         }
     }
 }
 
+/// Stops accepting. Connections that were not accepted yet are reset.
+pub fn stop(core: &Core) {
+    core.listening.borrow_mut().clear();
+}
+
 /// Takes a connection in, if there is room for one more.
-fn admit(core: &Rc<Core>, socket: Socket) {
+fn admit(core: &Rc<Core>, socket: Socket, peer: Option<SocketAddr>) {
     let before = core.shared.connections.fetch_add(1, Ordering::Relaxed);
     if before >= core.config().max_clients {
         connection::refuse(core, &socket);
     } else {
-        connection::open(core, socket);
+        connection::open(core, socket, peer);
     }
-}
-
-/// The future's outcome, or `None` if the signal is raised first.
-async fn unless<T>(stop: &Signal, future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
-    poll_fn(|cx| {
-        if stop.poll_raised(cx).is_ready() {
-            return Poll::Ready(None);
-        }
-        future.as_mut().poll(cx).map(Some)
-    })
-    .await
 }

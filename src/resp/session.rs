@@ -91,8 +91,6 @@ pub struct Session {
     stalled: bool,
     /// A recent large reply's size, for guessing what the requests in flight will bring.
     reply_size_hint: usize,
-    /// Since when the output is over its soft limit.
-    over_soft_since_ms: Option<u64>,
     ending: Ending,
     scratch: Vec<u8>,
     pub(super) resp3: bool,

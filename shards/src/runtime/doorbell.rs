@@ -5,7 +5,7 @@
 //! the message or the caller sees the flag: no wake-up is lost, and a core that is awake costs its callers one load.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -24,17 +24,14 @@ impl Doorbell {
     /// # Errors
     /// What the system says; out of descriptors.
     pub fn new() -> io::Result<Self> {
-        // Blocking on purpose: io_uring waits on a blocking eventfd, and answers EAGAIN for a non-blocking one.
-        let fd = eventfd(0, EventfdFlags::CLOEXEC)?;
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { fd, asleep: AtomicBool::new(false), wakes: AtomicU64::new(0) })
     }
 
-    /// A descriptor to wait on; reading 8 bytes from it takes the rings so far.
-    ///
-    /// # Errors
-    /// What the system says; out of descriptors.
-    pub fn waiter_fd(&self) -> io::Result<OwnedFd> {
-        self.fd.try_clone()
+    /// The descriptor to wait on; each ring is an edge, read or not.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// The owner is about to sleep; it must look at its queues once more after this.
@@ -59,7 +56,7 @@ impl Doorbell {
     /// Writes the descriptor whether or not the owner sleeps.
     pub fn ring_always(&self) {
         self.wakes.fetch_add(1, Ordering::Relaxed);
-        // It can only fail if 2^64 - 2 rings had piled up, and then the owner has been rung already.
+        // It can only fail after 2^64 - 2 rings: nobody lives that long.
         let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
     }
 
@@ -83,9 +80,8 @@ mod tests {
         bell.ring();
         bell.ring();
         assert_eq!(bell.wakes(), 1);
-        let fd = bell.waiter_fd().expect("fd");
         let mut count = [0; 8];
-        assert_eq!(rustix::io::read(&fd, &mut count), Ok(8));
+        assert_eq!(rustix::io::read(bell.fd(), &mut count), Ok(8));
         assert_eq!(u64::from_ne_bytes(count), 1);
         bell.prepare_sleep();
         bell.awake();

@@ -1,27 +1,21 @@
-//! TCP on a core: a listener, and a socket that reads into borrowed memory and writes without waiting.
-//!
-//! Reading waits for readiness and only then needs a buffer, so all connections of a core share one. Writing is a
-//! direct non-blocking send, since it nearly always succeeds; only a full socket is waited for.
+//! TCP on a core: a listener and a socket, neither of which ever waits. The [`Poller`](super::Poller) tells when to try.
 
-use std::cell::RefCell;
-use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::pin::Pin;
-use std::task::Poll;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use futures_io::{AsyncRead, AsyncWrite};
-use glommio::net::{TcpListener, TcpStream};
-use rustix::net::{SendFlags, Shutdown};
+use rustix::net::sockopt::{set_socket_reuseaddr, set_socket_reuseport, set_tcp_nodelay};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType};
 
 /// How long the listener of a killed server may outlive it.
 const GHOST_WAIT: Duration = Duration::from_secs(3);
+/// Connections that may wait to be accepted; the system may allow fewer.
+const BACKLOG: i32 = 1024;
 
 /// Accepts connections on this core. Several cores may listen on one address; the kernel spreads connections.
 #[derive(Debug)]
-pub struct Listener(TcpListener);
+pub struct Listener(OwnedFd);
 
 impl Listener {
     /// Listens.
@@ -29,7 +23,14 @@ impl Listener {
     /// # Errors
     /// What the system says: the address is in use or not ours.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        TcpListener::bind(address).map(Self).map_err(io::Error::from)
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        set_socket_reuseaddr(&fd, true)?;
+        set_socket_reuseport(&fd, true)?;
+        rustix::net::bind(&fd, &address)?;
+        rustix::net::listen(&fd, BACKLOG)?;
+        Ok(Self(fd))
     }
 
     /// Fails if another process listens on this address already. Since every core's listener shares its port, binding
@@ -61,154 +62,140 @@ impl Listener {
     /// # Errors
     /// What the system says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr().map_err(io::Error::from)
+        local_addr(&self.0)
     }
 
-    /// Waits for the next connection.
+    /// Takes the next connection, and the other end's address.
     ///
     /// # Errors
-    /// What the system says; out of descriptors, most of all.
-    pub async fn accept(&self) -> io::Result<Socket> {
-        let stream = self.0.accept().await.map_err(io::Error::from)?;
-        Ok(Socket::new(stream))
+    /// `WouldBlock` if there is none; else what the system says: out of descriptors, most of all.
+    pub fn try_accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (fd, peer) = rustix::net::acceptfrom_with(&self.0, flags)?;
+        // Small answers must not wait for more; a socket that is closed already fails here and is found out at reading.
+        let _ = set_tcp_nodelay(&fd, true);
+        Ok((Socket(fd), peer.and_then(|peer| SocketAddr::try_from(peer).ok())))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
 /// One TCP connection.
 #[derive(Debug)]
-pub struct Socket {
-    stream: RefCell<TcpStream>,
-    fd: RawFd,
-}
+pub struct Socket(OwnedFd);
 
 impl Socket {
-    fn new(stream: TcpStream) -> Self {
-        // Small answers must not wait for more; a socket that is closed already fails here and is found out at reading.
-        let _ = stream.set_nodelay(true);
-        let fd = stream.as_raw_fd();
-        Self { stream: RefCell::new(stream), fd }
-    }
-
-    /// The other end's address.
-    ///
-    /// # Errors
-    /// What the system says; the connection may be gone.
-    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.stream.borrow().peer_addr().map_err(io::Error::from)
-    }
-
     /// This end's address.
     ///
     /// # Errors
     /// What the system says; the connection may be gone.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        let address = rustix::net::getsockname(self.borrow_fd())?;
-        SocketAddr::try_from(address).map_err(|_| io::Error::other("not an internet address"))
+        local_addr(&self.0)
     }
 
     /// The descriptor's number, for CLIENT LIST.
     #[must_use]
     pub fn fd(&self) -> RawFd {
-        self.fd
+        self.0.as_raw_fd()
     }
 
-    /// Waits until bytes are there, then reads them into `shared` and hands them to `each`, whose result it returns.
-    /// `shared` is borrowed only while reading. No bytes: the other end has closed.
+    /// Reads what is there into `buffer`; the number of bytes. 0: the end. Fewer than asked for: nothing is left but perhaps
+    /// the end, if that was announced; what comes later is a new event.
     ///
     /// # Errors
-    /// What the system says: connection reset.
-    pub async fn read_with<R>(
-        &self,
-        shared: &RefCell<Vec<u8>>,
-        mut each: impl FnMut(&[u8]) -> R,
-    ) -> io::Result<R> {
-        poll_fn(|cx| {
-            let mut buffer = shared.borrow_mut();
-            let mut stream = self.stream.borrow_mut();
-            match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                Poll::Ready(Ok(count)) => {
-                    drop(stream);
-                    Poll::Ready(Ok(each(buffer.get(..count).unwrap_or_default())))
-                }
-            }
-        })
-        .await
+    /// `WouldBlock` if nothing is there; else what the system says: connection reset.
+    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (count, _) = rustix::net::recv(&self.0, buffer, RecvFlags::DONTWAIT)?;
+        Ok(count)
     }
 
-    /// Sends what the socket takes at once; the number of bytes.
+    /// Sends what the socket takes at once; the number of bytes. Fewer than asked for: it is full, and room is an event.
     ///
     /// # Errors
     /// `WouldBlock` if it takes nothing now; else what the system says: the connection is gone.
     pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::net::send(self.borrow_fd(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+        Ok(rustix::net::send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
     }
 
-    /// Waits until the socket takes something of `bytes`; the number of bytes.
-    ///
-    /// # Errors
-    /// What the system says: the connection is gone.
-    pub async fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes)).await
-    }
-
-    /// Ends both directions: a waiting read sees the end, a waiting send fails.
+    /// Ends both directions.
     pub fn shutdown(&self) {
-        let _ = rustix::net::shutdown(self.borrow_fd(), Shutdown::Both);
+        let _ = rustix::net::shutdown(&self.0, Shutdown::Both);
     }
+}
 
-    fn borrow_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: `fd` is the stream's own descriptor; the stream lives in `self`, never gives it up, and closes it only
-        // when dropped, so it is open as long as this borrow of `self`.
-        unsafe { BorrowedFd::borrow_raw(self.fd) }
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
+}
+
+fn local_addr(fd: &OwnedFd) -> io::Result<SocketAddr> {
+    SocketAddr::try_from(rustix::net::getsockname(fd)?)
+        .map_err(|_| io::Error::other("not an internet address"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::{CoreOptions, spawn_core};
+    use crate::runtime::Poller;
+    use std::collections::VecDeque;
     use std::io::{Read, Write};
-    use std::sync::mpsc;
+
+    /// Echoes one connection until its end, one thread, the way a core does it.
+    fn echo(listener: &Listener) {
+        let poller = Poller::new().expect("epoll");
+        poller.watch_input(listener, 0).expect("watched");
+        let mut socket = None;
+        let mut unsent = VecDeque::new();
+        let mut buffer = vec![0; 4096];
+        let (mut is_ending, mut has_ended) = (false, false);
+        while !has_ended || !unsent.is_empty() {
+            let mut can_read = false;
+            poller
+                .wait(None, |token, ready| {
+                    can_read |= token == 1 && ready.readable;
+                    is_ending |= token == 1 && ready.ended;
+                })
+                .expect("epoll");
+            if socket.is_none()
+                && let Ok((accepted, peer)) = listener.try_accept()
+            {
+                assert!(peer.is_some_and(|peer| peer.ip().is_loopback()));
+                assert_eq!(accepted.local_addr().expect("open"), listener.local_addr().expect("open"));
+                poller.watch_both(&accepted, 1).expect("watched");
+                socket = Some(accepted);
+            }
+            let Some(socket) = &socket else { continue };
+            while can_read && !has_ended {
+                match socket.try_recv(&mut buffer) {
+                    Ok(count) => {
+                        unsent.extend(buffer.iter().take(count));
+                        has_ended = count == 0;
+                        can_read = count == buffer.len() || is_ending;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => can_read = false,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            while !unsent.is_empty() {
+                match socket.try_send(unsent.make_contiguous()) {
+                    Ok(sent) => drop(unsent.drain(..sent)),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    }
 
     #[test]
     fn bytes_go_both_ways_and_the_end_is_seen() {
-        let (tell, told) = mpsc::channel();
-        let options = CoreOptions { name: "socket".into(), cpu: None };
-        let core = spawn_core(options, move || async move {
-            let listener = Listener::bind(([127, 0, 0, 1], 0).into()).expect("bind");
-            tell.send(listener.local_addr().expect("address")).expect("told");
-            let socket = listener.accept().await.expect("a client");
-            let shared = RefCell::new(vec![0; 4096]);
-            let mut seen = Vec::new();
-            loop {
-                let count = socket
-                    .read_with(&shared, |bytes| {
-                        seen.extend_from_slice(bytes);
-                        bytes.len()
-                    })
-                    .await
-                    .expect("read");
-                if count == 0 {
-                    break;
-                }
-                let mut rest = seen.as_slice();
-                while !rest.is_empty() {
-                    let sent = match socket.try_send(rest) {
-                        Ok(sent) => sent,
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            socket.send(rest).await.expect("send")
-                        }
-                        Err(error) => panic!("{error}"),
-                    };
-                    rest = rest.split_at(sent).1;
-                }
-                seen.clear();
-            }
-        })
-        .expect("a core");
-        let address = told.recv().expect("address");
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into()).expect("bind");
+        let address = listener.local_addr().expect("address");
+        let server = std::thread::spawn(move || echo(&listener));
         let mut client = std::net::TcpStream::connect(address).expect("connect");
         // More than both sockets buffer: the echo has to wait for its reader, and goes on.
         let sent: Vec<u8> = (0..8 << 20).map(|n: u32| n as u8).collect();
@@ -222,6 +209,20 @@ mod tests {
         client.write_all(&sent).expect("write");
         assert!(check.join().expect("reader") == sent);
         client.shutdown(std::net::Shutdown::Write).expect("shutdown");
-        core.join().expect("its end");
+        server.join().expect("its end");
+    }
+
+    #[test]
+    fn several_listeners_share_an_address_of_either_family() {
+        for ip in ["127.0.0.1", "::1"] {
+            let first =
+                Listener::bind(format!("{}:0", if ip == "::1" { "[::1]" } else { ip }).parse().expect("one"));
+            // A machine without IPv6 has nothing to share there.
+            let Ok(first) = first else { continue };
+            let address = first.local_addr().expect("address");
+            let second = Listener::bind(address).expect("shared");
+            assert_eq!(second.local_addr().expect("address"), address);
+            assert_eq!(second.try_accept().map(drop).map_err(|e| e.kind()), Err(io::ErrorKind::WouldBlock));
+        }
     }
 }

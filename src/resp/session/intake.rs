@@ -46,7 +46,6 @@ impl Session {
             in_flight_bytes: 0,
             stalled: false,
             reply_size_hint: super::UNKNOWN_REPLY_BYTES,
-            over_soft_since_ms: None,
             ending: Ending::No,
             scratch: Vec::new(),
             resp3: false,

@@ -2,10 +2,8 @@
 
 use super::{Ending, Session};
 
-/// Unread output that ends a connection at once, and that ends it after a while.
+/// Output that ends a connection while it is still being made, whatever the settings allow: it has to be held in memory.
 pub(super) const OUTPUT_HARD_BYTES: usize = 128 << 20;
-pub(super) const OUTPUT_SOFT_BYTES: usize = 32 << 20;
-const OUTPUT_SOFT_MS: u64 = 60_000;
 
 impl Session {
     /// What is to be written to the client.
@@ -19,16 +17,12 @@ impl Session {
         into.clear();
         std::mem::swap(&mut self.out, into);
         self.clock_is_fresh = false;
-        self.over_soft_since_ms = None;
     }
 
     /// Drops the output's first `count` bytes, which were written. Call [`Session::resume`] after.
     pub fn output_written(&mut self, count: usize) {
         self.out.drain(..count.min(self.out.len()));
         self.clock_is_fresh = false;
-        if self.out.len() <= OUTPUT_SOFT_BYTES {
-            self.over_soft_since_ms = None;
-        }
     }
 
     /// Submitted requests whose outcome has not come yet.
@@ -54,18 +48,6 @@ impl Session {
     #[must_use]
     pub fn is_aborted(&self) -> bool {
         self.ending == Ending::AtOnce || self.client.is_killed()
-    }
-
-    /// Ends the connection if its reader is too slow: over the soft limit for a minute, or over the hard one.
-    pub fn check_output(&mut self, now_ms: u64) {
-        if self.out.len() > OUTPUT_HARD_BYTES {
-            self.ending = Ending::AtOnce;
-        } else if self.out.len() > OUTPUT_SOFT_BYTES {
-            let since = *self.over_soft_since_ms.get_or_insert(now_ms);
-            if now_ms.saturating_sub(since) > OUTPUT_SOFT_MS {
-                self.ending = Ending::AtOnce;
-            }
-        }
     }
 
     /// Whether a request has begun to arrive and has not ended; for the time limit on half-sent requests.

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::resp::fake::rejected;
-use crate::resp::session::output::{OUTPUT_HARD_BYTES, OUTPUT_SOFT_BYTES};
 use corduroy_shards::Rejection;
 
 #[test]
@@ -105,21 +104,6 @@ fn large_replies_narrow_the_window() {
     talk.say_bytes(b"GET big\r\n");
     talk.session.input(&b"GET big\r\n".repeat(100), &talk.fake);
     assert!((1..=4).contains(&talk.session.in_flight()), "{}", talk.session.in_flight());
-}
-
-#[test]
-fn slow_readers_are_cut_off() {
-    let mut talk = Talk::new(1);
-    talk.session.out = vec![0; OUTPUT_SOFT_BYTES + 1];
-    talk.session.check_output(1_000);
-    talk.session.check_output(61_000);
-    assert!(!talk.session.is_aborted());
-    talk.session.check_output(61_001);
-    assert!(talk.session.is_aborted() && talk.session.should_close());
-    let mut talk = Talk::new(1);
-    talk.session.out = vec![0; OUTPUT_HARD_BYTES + 1];
-    talk.session.check_output(0);
-    assert!(talk.session.is_aborted());
 }
 
 #[test]
