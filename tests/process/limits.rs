@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use redis::Commands;
 
-use crate::server::{Server, data_dir, exchange};
+use crate::server::{Server, cpus, data_dir, exchange};
 
 #[test]
 fn one_client_too_many_is_told_and_a_leaving_one_makes_room() {
@@ -121,4 +121,24 @@ fn idle_connections_close_where_configured() {
 fn resident_bytes(pid: u32) -> u64 {
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("it runs");
     statm.split(' ').nth(1).expect("resident").parse::<u64>().expect("pages") * 4096
+}
+
+#[test]
+fn figures_may_be_asked_for_in_one_breath_with_a_write() {
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &["--cores", &cpus()[0].to_string()]);
+    let mut stream = server.connect();
+    for _ in 0..20 {
+        // Both in one read: the figures are brought up to date, then the write's turn outdates them.
+        stream.write_all(b"INFO server\r\nSET k v\r\n").expect("sent");
+        let mut told = Vec::new();
+        let mut buffer = [0; 4096];
+        while !told.ends_with(b"\r\n+OK\r\n") {
+            let count = stream.read(&mut buffer).expect("a reply");
+            assert!(count > 0, "the server is gone");
+            told.extend(buffer.iter().take(count));
+        }
+        assert!(String::from_utf8_lossy(&told).contains("process_id"));
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
