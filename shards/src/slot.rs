@@ -168,11 +168,11 @@ impl Slot {
         }
     }
 
-    /// Whether nothing waits for an outcome, for the disk or for apply.
+    /// Whether nothing waits for an outcome, for the disk or for apply. A fenced replica applies nothing any more.
     pub fn is_idle(&self) -> bool {
         self.pending.requests == 0
             && self.replica.unpersisted() == 0
-            && self.replica.applied() == self.replica.committed()
+            && (!self.replica.is_running() || self.replica.applied() == self.replica.committed())
     }
 
     /// Whether a read of this connection may run now.

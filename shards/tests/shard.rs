@@ -264,6 +264,7 @@ fn a_fault_fences_its_replica_alone() {
     assert!(matches!(after.got(1, 3), Some(Got::Rejected(Rejection::ReplicaStopped(..)))));
     assert_eq!(after.shard.counters().fenced, 3);
     assert_eq!(after.shard.status().pending_requests, 0);
+    assert!(after.shard.is_idle(), "a fenced replica keeps nobody from closing the shard");
 }
 
 #[test]
