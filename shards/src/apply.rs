@@ -127,10 +127,11 @@ impl<M: StateMachine> Applying<'_, M> {
         Ok(progress)
     }
 
-    /// Walks the entry's operations and the reads between them.
+    /// Walks the entry's operations and the reads between them. Once the operations are done, the budget does not stop
+    /// it: as long as the row is open, reads keep joining it, as many as are answered.
     fn operations(&mut self, slot: &mut Slot, entry: &AtHand<'_>) -> Progress {
         loop {
-            if self.budget.is_spent() {
+            if self.budget.is_spent() && slot.cursor.left > 0 {
                 return Progress::More;
             }
             let row = if entry.is_ours { slot.rows.front() } else { None };

@@ -128,6 +128,25 @@ fn what_was_not_proposed_in_time_is_refused_and_never_happens() {
 }
 
 #[test]
+fn reads_that_keep_coming_behind_a_write_do_not_keep_its_entry_open() {
+    let mut world = limited(|limits| limits.apply_ops = 8);
+    world.disk.set_stalled(false);
+    world.write(1, 0, "set a 1");
+    // A pipelining client: sixteen reads are under way at any time, twice as many as a turn may answer.
+    let mut asked = 0;
+    for _ in 0..20 {
+        while asked < world.order.len() + 16 {
+            asked += 1;
+            world.read(1, asked as u64, "get a");
+        }
+        world.turn();
+    }
+    assert_eq!(world.part().applied, 2, "the entry is still open after {asked} reads");
+    world.settle();
+    assert_eq!(world.value(1, asked as u64), "1");
+}
+
+#[test]
 fn a_blocked_read_does_not_wait_for_ever() {
     let mut world = World::ready(&[P]);
     world.read(1, 1, "get cold");
