@@ -383,7 +383,7 @@ fn check_backlog(core: &Rc<Core>, conn: &Rc<Conn>) {
     } else {
         let since = conn.over_soft_since_ns.get().unwrap_or(now_ns);
         conn.over_soft_since_ns.set(Some(since));
-        let is_long = now_ns - since > config.output_soft_ms.0 * 1_000_000;
+        let is_long = now_ns - since > config.output_soft_ms.0.saturating_mul(1_000_000);
         if backlog > config.output_hard_bytes.0 || is_long {
             tracing::warn!(conn = conn.id, backlog, "closing a connection that does not read its replies");
             close(core, conn);
@@ -438,11 +438,12 @@ pub fn sweep(core: &Rc<Core>) {
 
 fn is_overdue(config: &Config, conn: &Conn, now_ns: u64) -> bool {
     let idle_ns = now_ns.saturating_sub(conn.last_input_ns.get());
-    if config.idle_timeout_s > 0 && idle_ns > config.idle_timeout_s * 1_000_000_000 && conn.is_quiet() {
+    let idle_limit_ns = config.idle_timeout_s.saturating_mul(1_000_000_000);
+    if idle_limit_ns > 0 && idle_ns > idle_limit_ns && conn.is_quiet() {
         return true;
     }
     let Some((since_ns, bytes)) = conn.partial.get() else { return false };
-    let limit_ns = config.partial_timeout_ms.0 * 1_000_000;
+    let limit_ns = config.partial_timeout_ms.0.saturating_mul(1_000_000);
     if limit_ns == 0 || now_ns.saturating_sub(since_ns) <= limit_ns {
         return false;
     }

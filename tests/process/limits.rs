@@ -118,6 +118,26 @@ fn idle_connections_close_where_configured() {
     assert!(rest.is_empty(), "{rest:?}");
 }
 
+#[test]
+fn a_time_limit_may_be_set_beyond_all_bounds() {
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &[]);
+    let mut client = server.client();
+    for name in ["timeout", "timeout.partial_ms", "output.soft_ms"] {
+        let set: String =
+            redis::cmd("CONFIG").arg("SET").arg(name).arg(u64::MAX).query(&mut client).expect("a number");
+        assert_eq!(set, "OK");
+    }
+    let mut stream = server.connect();
+    stream.write_all(b"*2\r\n$3\r\nGET\r\n$4\r\nha").expect("sent");
+    // Connections are looked at once a second.
+    std::thread::sleep(Duration::from_millis(1_500));
+    stream.write_all(b"lf\r\n").expect("sent");
+    let mut reply = [0; 5];
+    stream.read_exact(&mut reply).expect("nobody was closed, and the server is there");
+    assert_eq!(&reply, b"$-1\r\n");
+}
+
 fn resident_bytes(pid: u32) -> u64 {
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("it runs");
     statm.split(' ').nth(1).expect("resident").parse::<u64>().expect("pages") * 4096
