@@ -28,7 +28,8 @@ pub struct Bare {
 }
 
 impl Bare {
-    pub fn new(folder: &Path, sync: SyncMode) -> Self {
+    /// Makes the file; every write will begin with `payload`.
+    pub fn new(folder: &Path, sync: SyncMode, payload: &[u8]) -> Self {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -44,6 +45,10 @@ impl Bare {
         file.sync_all().unwrap();
         let ring = IoUring::builder().setup_single_issuer().setup_coop_taskrun().build(64).unwrap();
         let mut buffers: Vec<_> = (0..DEPTH_MAX).map(|_| AlignedBuffer::zeroed(BUFFER_BYTES)).collect();
+        // What is written is the same as elsewhere: whatever lies below may treat zeros better.
+        for buffer in &mut buffers {
+            buffer[..payload.len()].copy_from_slice(payload);
+        }
         let table: Vec<_> = buffers
             .iter_mut()
             .map(|b| libc::iovec { iov_base: b.as_mut_ptr().cast(), iov_len: b.len() })

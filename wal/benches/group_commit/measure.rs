@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// How often each thing is measured; the variants take turns, so that a drift of the disk hits all of them.
-pub const ROUNDS: usize = 5;
+/// How often each thing is measured. Rounds are many and short and the variants take turns within each, so that a
+/// drift of the disk, which is larger than what is to be measured, hits all of them alike.
+pub const ROUNDS: usize = 40;
 
 /// Rates of one variant, in operations a second.
 #[derive(Debug, Default)]
@@ -26,17 +27,34 @@ impl Series {
         median(&self.latencies_us)
     }
 
-    /// Half of the distance between the lowest and the highest, in percent of the median.
+    /// Half of the distance between the quartiles, in percent of the median.
     pub fn spread_percent(&self) -> f64 {
-        let (low, high) = self.rates.iter().fold((f64::MAX, 0.0_f64), |(l, h), r| (l.min(*r), h.max(*r)));
-        50.0 * (high - low) / self.median()
+        spread_percent(&self.rates)
+    }
+
+    /// How many times the rate of `other` this is: the median over the rounds' own ratios, and its standard error in
+    /// percent of it.
+    pub fn ratio_to(&self, other: &Self) -> (f64, f64) {
+        let ratios: Vec<_> =
+            self.rates.iter().zip(&other.rates).map(|(ours, theirs)| ours / theirs).collect();
+        // For the middle of a bell curve: a quartile lies 0.674 deviations off, the median's error is 1.253 / sqrt(n).
+        let error = spread_percent(&ratios) / 0.674 * 1.253 / (ratios.len() as f64).sqrt();
+        (median(&ratios), error)
     }
 }
 
-fn median(values: &[f64]) -> f64 {
+fn quantile(values: &[f64], of: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
+    sorted[((sorted.len() - 1) as f64 * of).round() as usize]
+}
+
+fn median(values: &[f64]) -> f64 {
+    quantile(values, 0.5)
+}
+
+fn spread_percent(values: &[f64]) -> f64 {
+    50.0 * (quantile(values, 0.75) - quantile(values, 0.25)) / median(values)
 }
 
 /// One round's outcome.

@@ -12,6 +12,8 @@ use crate::measure::{Clock, Round};
 
 /// Released entries stay this many behind, so that reading the tail would still work.
 const KEEP: u64 = 64;
+/// Segments that are filled before anything is measured.
+const WARM_UP_SEGMENTS: u64 = 6;
 
 pub struct Ours {
     wal: Wal<UringDevice>,
@@ -25,7 +27,23 @@ impl Ours {
         let device = UringDevice::open(folder, UringOptions { sync, ..UringOptions::default() }).unwrap();
         let options = Options { max_in_flight: depth, ..Options::default() };
         let (wal, _) = Wal::open(device, options).unwrap();
-        Self { wal, next: vec![1; writers], events: Vec::new() }
+        let mut ours = Self { wal, next: vec![1; writers], events: Vec::new() };
+        ours.warm_up(options);
+        ours
+    }
+
+    /// Goes on until slots are used again and none is made any more: what is measured is the steady state.
+    fn warm_up(&mut self, options: Options) {
+        let payload = vec![0x5a; 1 << 20];
+        let bytes = u64::from(options.segment_bytes) * WARM_UP_SEGMENTS;
+        while self.wal.stats().bytes < bytes || self.wal.stats().spare_segments < 2 {
+            if self.wal.can_submit() {
+                self.append(0, &payload);
+                self.wal.submit().unwrap();
+            }
+            self.wait();
+            self.release();
+        }
     }
 
     /// What the device turned out to use.

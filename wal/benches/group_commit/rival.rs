@@ -23,6 +23,9 @@ impl MessageExt for Typed {
 
 type Rival = Engine;
 
+/// How long it runs before anything is measured.
+const WARM_UP: Duration = Duration::from_millis(500);
+
 /// An engine, and how far each writer's log has come.
 pub struct RaftEngine {
     engine: Rival,
@@ -41,7 +44,9 @@ impl RaftEngine {
             prefill_limit: prefill.then(|| ReadableSize::mb(512)),
             ..Config::default()
         };
-        Self { engine: Engine::open(config).unwrap(), next: vec![1; writers] }
+        let mut rival = Self { engine: Engine::open(config).unwrap(), next: vec![1; writers] };
+        rival.run(&[0x5a; 4 << 10], WARM_UP);
+        rival
     }
 
     /// Every writer appends one entry after another, each synced, for `length`.
