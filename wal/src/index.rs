@@ -104,13 +104,15 @@ impl SegmentIndex {
 #[derive(Default, Debug)]
 pub(crate) struct LogEntry {
     /// Differs between a log that was removed and one of the same id that came after it.
-    pub life: u64,
+    pub life: u32,
     /// The lowest entry that can be read; `last + 1` if there is none.
     pub first: Lsn,
     /// The highest entry appended.
     pub last: Lsn,
     /// The term of the entry before `first`.
     pub prev_term: Term,
+    /// Records with entries that have no place yet.
+    pub waiting: u32,
     /// Entries that have a place; `runs.last() < last` while a batch waits to be submitted.
     pub runs: Runs,
     pub hard_state: Option<HardState>,
@@ -180,7 +182,7 @@ impl LogEntry {
 #[derive(Default, Debug)]
 pub(crate) struct Index {
     logs: LogMap<LogEntry>,
-    lives: u64,
+    lives: u32,
 }
 
 impl Index {
@@ -196,7 +198,7 @@ impl Index {
     pub fn entry(&mut self, log: LogId) -> &mut LogEntry {
         let lives = &mut self.lives;
         self.logs.entry(log).or_insert_with(|| {
-            *lives += 1;
+            *lives = lives.wrapping_add(1);
             LogEntry { life: *lives, first: Lsn(1), ..LogEntry::default() }
         })
     }

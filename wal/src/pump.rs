@@ -174,6 +174,7 @@ impl<D: Device> Wal<D> {
             if meta.kind != RecordKind::Append || meta.count == 0 {
                 continue;
             }
+            entry.waiting -= 1;
             entry.base_home = segment;
             entry.runs.truncate(meta.first, |segment, count| segments.drop_live(segment, count));
             if planted::is(Planted::LostRunAtRoll) && rolled && number == 0 {

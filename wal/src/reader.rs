@@ -19,7 +19,7 @@ use crate::wal::{Purpose, Wal};
 pub(crate) struct Want {
     pub log: LogId,
     /// The log's life that the entries found so far are of.
-    pub life: Option<u64>,
+    pub life: Option<u32>,
     /// The first entry wanted.
     pub from: Lsn,
     /// The next entry to find.
@@ -182,7 +182,7 @@ impl<D: Device> Wal<D> {
         })
     }
 
-    fn life(&self, log: LogId) -> Option<u64> {
+    fn life(&self, log: LogId) -> Option<u32> {
         self.index.get(log).map(|entry| entry.life)
     }
 

@@ -134,7 +134,8 @@ impl<D: Device> Wal<D> {
         if lsn < entry.first || lsn > entry.last {
             return None;
         }
-        self.commit.waiting_term(log, lsn).or_else(|| entry.runs.find(lsn).map(|run| run.term))
+        let waiting = (entry.waiting > 0).then(|| self.commit.waiting_term(log, lsn)).flatten();
+        waiting.or_else(|| entry.runs.find(lsn).map(|run| run.term))
     }
 
     /// Whether a frame may be started now: a slot in flight is free, and there is a segment to write to.
@@ -168,6 +169,7 @@ impl<D: Device> Wal<D> {
         let entry = self.index.entry(head.log);
         if meta.count > 0 {
             entry.last = meta.last;
+            entry.waiting += 1;
         }
         if head.hard_state.is_some() {
             entry.hard_state = head.hard_state;
@@ -406,6 +408,7 @@ impl<D: Device> Wal<D> {
         let segments = &mut self.segments;
         if let Some(entry) = self.index.get_mut(log) {
             entry.runs.clear(|segment, count| segments.drop_live(segment, count));
+            entry.waiting = 0;
         }
     }
 
