@@ -1,77 +1,78 @@
-//! What every device of a real disk must do, run against each of them: the ring in its three sync modes, with and
-//! without registered buffers, and the plain one.
+//! What every device must do, run against each of them: the ring in its three sync modes, with and without registered
+//! buffers, the plain one, and the one in memory.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
 
 mod common;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::time::{Duration, Instant};
 
-use common::{Open, SLOT_BYTES, collect, create, expect, linked, pattern, run, scratch, write};
-use corduroy_wal::device::folder::slot_file_name;
+use common::{Medium, OnDisk, SLOT_BYTES, collect, create, expect, linked, pattern, run, scratch, write};
 use corduroy_wal::device::{BLOCK_BYTES, Device, DiskDevice, IoId, Op, OpenError, SlotId, SyncMode};
 
 conformance! {
-                a_new_slot_is_zeros_and_listed
-                what_is_written_is_read
-                many_in_flight_end_once_each_with_their_own_bytes
-                bad_operations_end_as_errors_and_harm_nothing
-                a_removed_slot_is_gone_and_its_number_free
-                writing_goes_on_while_a_slot_is_made
-                a_second_opening_is_refused_naming_the_holder
-                dropping_with_operations_in_flight_is_sound
-                opened_here_used_there
+    a_new_slot_is_zeros_and_listed
+    what_is_written_is_read
+    many_in_flight_end_once_each_with_their_own_bytes
+    bad_operations_end_as_errors_and_harm_nothing
+    a_removed_slot_is_gone_and_its_number_free
+    dropping_with_operations_in_flight_is_sound
 }
 
-fn a_new_slot_is_zeros_and_listed(open: Open) {
-    let dir = tempfile::tempdir_in(scratch()).unwrap();
-    let mut device = open(dir.path()).unwrap();
+mod folders {
+    use super::*;
+
+    on_disks! {
+        a_second_opening_is_refused_naming_the_holder
+        opened_here_used_there
+    }
+}
+
+fn a_new_slot_is_zeros_and_listed<M: Medium>(medium: M) {
+    let mut device = medium.open();
     assert_eq!(device.list().unwrap(), vec![]);
-    create(&mut device, 3);
-    create(&mut device, 1);
+    create::<M>(&mut device, 3);
+    create::<M>(&mut device, 1);
     let all = vec![(SlotId(1), u64::from(SLOT_BYTES)), (SlotId(3), u64::from(SLOT_BYTES))];
     assert_eq!(device.list().unwrap(), all);
     let mut buffer = device.buffer(SLOT_BYTES as usize);
     buffer.fill(7);
     device.read_blocking(SlotId(3), 0, &mut buffer, SLOT_BYTES).unwrap();
     assert!(buffer[..SLOT_BYTES as usize].iter().all(|&b| b == 0));
-    let again = run(&mut device, Op::Create { slot: SlotId(3), bytes: SLOT_BYTES });
+    let again = run::<M>(&mut device, Op::Create { slot: SlotId(3), bytes: SLOT_BYTES });
     assert_eq!(again.result.unwrap_err().kind(), ErrorKind::AlreadyExists);
 }
 
-fn what_is_written_is_read(open: Open) {
-    let dir = tempfile::tempdir_in(scratch()).unwrap();
-    let mut device = open(dir.path()).unwrap();
-    create(&mut device, 0);
+fn what_is_written_is_read<M: Medium>(medium: M) {
+    let mut device = medium.open();
+    create::<M>(&mut device, 0);
     let sizes = [4096, 8192, 65536, 4096, 131_072];
     let mut offset = 0;
     for (seed, len) in (0..).zip(sizes) {
-        write(&mut device, 0, offset, seed, len);
+        write::<M>(&mut device, 0, offset, seed, len);
         offset += len;
     }
     let mut offset = 0;
     for (seed, len) in (0..).zip(sizes) {
-        expect(&mut device, 0, offset, seed, len);
+        expect::<M>(&mut device, 0, offset, seed, len);
         offset += len;
     }
     device.sync_all().unwrap();
     drop(device);
-    let mut device = open(dir.path()).unwrap();
+    let mut device = medium.open();
     device.sync_all().unwrap();
     assert_eq!(device.list().unwrap(), vec![(SlotId(0), u64::from(SLOT_BYTES))]);
-    expect(&mut device, 0, 4096, 1, 8192);
-    write(&mut device, 0, 0, 99, 4096);
-    expect(&mut device, 0, 0, 99, 4096);
+    expect::<M>(&mut device, 0, 4096, 1, 8192);
+    write::<M>(&mut device, 0, 0, 99, 4096);
+    expect::<M>(&mut device, 0, 0, 99, 4096);
 }
 
-fn many_in_flight_end_once_each_with_their_own_bytes(open: Open) {
+fn many_in_flight_end_once_each_with_their_own_bytes<M: Medium>(medium: M) {
     // More than the ring's table takes at once, reads and writes mixed over two slots.
     const COUNT: u64 = 96;
-    let dir = tempfile::tempdir_in(scratch()).unwrap();
-    let mut device = open(dir.path()).unwrap();
-    create(&mut device, 0);
-    create(&mut device, 5000);
+    let mut device = medium.open();
+    create::<M>(&mut device, 0);
+    create::<M>(&mut device, 5000);
     let place = |n: u64| (SlotId(if n.is_multiple_of(2) { 0 } else { 5000 }), (n as u32 / 2) * 4096);
     for n in 0..COUNT {
         let (slot, offset) = place(n);
@@ -85,7 +86,7 @@ fn many_in_flight_end_once_each_with_their_own_bytes(open: Open) {
     }
     assert!(device.in_flight(IoId(COUNT)).is_none());
     let mut seen = BTreeMap::new();
-    for done in collect(&mut device, COUNT as usize) {
+    for done in collect::<M>(&mut device, COUNT as usize) {
         done.result.unwrap();
         device.recycle(done.buffer.unwrap());
         *seen.entry(done.id).or_insert(0) += 1;
@@ -97,17 +98,16 @@ fn many_in_flight_end_once_each_with_their_own_bytes(open: Open) {
         device.submit(IoId(n), Op::Read { slot, offset, buffer, len: 4096 });
         assert!(device.in_flight(IoId(n)).is_none(), "a read's buffer is not to be looked at");
     }
-    for done in collect(&mut device, COUNT as usize) {
+    for done in collect::<M>(&mut device, COUNT as usize) {
         done.result.unwrap();
         let wanted = pattern(&mut device, done.id.0, 4096);
         assert!(done.buffer.unwrap()[..4096] == wanted[..4096], "{:?} has other bytes", done.id);
     }
 }
 
-fn bad_operations_end_as_errors_and_harm_nothing(open: Open) {
-    let dir = tempfile::tempdir_in(scratch()).unwrap();
-    let mut device = open(dir.path()).unwrap();
-    create(&mut device, 0);
+fn bad_operations_end_as_errors_and_harm_nothing<M: Medium>(medium: M) {
+    let mut device = medium.open();
+    create::<M>(&mut device, 0);
     let cases = [
         (9, 0, 4096, ErrorKind::NotFound),
         (0, 100, 4096, ErrorKind::InvalidInput),
@@ -125,7 +125,7 @@ fn bad_operations_end_as_errors_and_harm_nothing(open: Open) {
             } else {
                 Op::Read { slot, offset, buffer, len }
             };
-            let done = run(&mut device, op);
+            let done = run::<M>(&mut device, op);
             assert_eq!(done.result.unwrap_err().kind(), kind, "slot {slot:?} {offset} {len} write {write}");
             assert!(done.buffer.is_some());
         }
@@ -138,77 +138,42 @@ fn bad_operations_end_as_errors_and_harm_nothing(open: Open) {
         device.read_blocking(SlotId(0), 0, &mut small, len).unwrap_err().kind(),
         ErrorKind::InvalidInput
     );
-    let done = run(&mut device, Op::WriteDurable { slot: SlotId(0), offset: 0, buffer: small, len });
+    let done = run::<M>(&mut device, Op::WriteDurable { slot: SlotId(0), offset: 0, buffer: small, len });
     assert_eq!(done.result.unwrap_err().kind(), ErrorKind::InvalidInput);
     assert_eq!(device.list().unwrap(), vec![(SlotId(0), u64::from(SLOT_BYTES))], "nothing grew");
-    write(&mut device, 0, 0, 5, 4096);
-    expect(&mut device, 0, 0, 5, 4096);
+    write::<M>(&mut device, 0, 0, 5, 4096);
+    expect::<M>(&mut device, 0, 0, 5, 4096);
 }
 
-fn a_removed_slot_is_gone_and_its_number_free(open: Open) {
-    let dir = tempfile::tempdir_in(scratch()).unwrap();
-    let mut device = open(dir.path()).unwrap();
-    create(&mut device, 2);
-    write(&mut device, 2, 0, 5, 4096);
-    run(&mut device, Op::Remove { slot: SlotId(2) }).result.unwrap();
+fn a_removed_slot_is_gone_and_its_number_free<M: Medium>(medium: M) {
+    let mut device = medium.open();
+    create::<M>(&mut device, 2);
+    write::<M>(&mut device, 2, 0, 5, 4096);
+    run::<M>(&mut device, Op::Remove { slot: SlotId(2) }).result.unwrap();
     assert_eq!(device.list().unwrap(), vec![]);
-    assert!(!dir.path().join(slot_file_name(SlotId(2))).exists());
-    let gone = run(&mut device, Op::Remove { slot: SlotId(2) });
+    medium.holds_only(&[]);
+    let gone = run::<M>(&mut device, Op::Remove { slot: SlotId(2) });
     assert_eq!(gone.result.unwrap_err().kind(), ErrorKind::NotFound);
-    create(&mut device, 2);
+    create::<M>(&mut device, 2);
     let mut buffer = device.buffer(4096);
     device.read_blocking(SlotId(2), 0, &mut buffer, 4096).unwrap();
     assert!(buffer[..4096].iter().all(|&b| b == 0), "a new file, not the old one");
-    write(&mut device, 2, 0, 6, 4096);
-    expect(&mut device, 2, 0, 6, 4096);
+    write::<M>(&mut device, 2, 0, 6, 4096);
+    expect::<M>(&mut device, 2, 0, 6, 4096);
 }
 
-fn writing_goes_on_while_a_slot_is_made(open: Open) {
-    let dir = tempfile::tempdir_in(scratch()).unwrap();
-    let mut device = open(dir.path()).unwrap();
-    create(&mut device, 0);
-    device.submit(IoId(1), Op::Create { slot: SlotId(1), bytes: 16 << 20 });
-    let mut made = false;
-    let mut writes = 0_u32;
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !made {
-        assert!(Instant::now() < deadline);
-        let buffer = pattern(&mut device, u64::from(writes), 4096);
-        let offset = writes % 64 * 4096;
-        device.submit(IoId(2), Op::WriteDurable { slot: SlotId(0), offset, buffer, len: 4096 });
-        let mut wrote = false;
-        while !wrote {
-            let mut ended = Vec::new();
-            device.poll(&mut ended);
-            for done in ended {
-                done.result.unwrap();
-                made |= done.id == IoId(1);
-                wrote |= done.id == IoId(2);
-                done.buffer.into_iter().for_each(|b| device.recycle(b));
-            }
-            if !wrote {
-                device.wait(Duration::from_secs(1)).unwrap();
-            }
-        }
-        writes += 1;
-    }
-    assert!(writes > 3, "the making of a slot held writes up: {writes}");
-}
-
-fn a_second_opening_is_refused_naming_the_holder(open: Open) {
-    let dir = tempfile::tempdir_in(scratch()).unwrap();
-    let held = open(dir.path()).unwrap();
-    let refused = open(dir.path()).map(drop).unwrap_err();
+fn a_second_opening_is_refused_naming_the_holder(disk: OnDisk) {
+    let held = disk.open();
+    let refused = (disk.open)(disk.dir.path()).map(drop).unwrap_err();
     assert!(matches!(refused, OpenError::Lock(_)));
     assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
     drop(held);
-    open(dir.path()).unwrap();
+    drop(disk.open());
 }
 
-fn dropping_with_operations_in_flight_is_sound(open: Open) {
-    let dir = tempfile::tempdir_in(scratch()).unwrap();
-    let mut device = open(dir.path()).unwrap();
-    create(&mut device, 0);
+fn dropping_with_operations_in_flight_is_sound<M: Medium>(medium: M) {
+    let mut device = medium.open();
+    create::<M>(&mut device, 0);
     for n in 0..8 {
         let buffer = pattern(&mut device, n, 16384);
         let offset = n as u32 * 16384;
@@ -216,26 +181,23 @@ fn dropping_with_operations_in_flight_is_sound(open: Open) {
     }
     device.submit(IoId(8), Op::Create { slot: SlotId(1), bytes: 64 << 20 });
     drop(device);
-    let mut device = open(dir.path()).unwrap();
+    let mut device = medium.open();
     let slots = device.list().unwrap();
     assert_eq!(slots.first(), Some(&(SlotId(0), u64::from(SLOT_BYTES))));
     assert!(slots.get(1).is_none_or(|made| *made == (SlotId(1), 64 << 20)), "half a slot: {slots:?}");
-    assert!(
-        std::fs::read_dir(dir.path()).unwrap().all(|e| e.unwrap().path().extension() != Some("tmp".as_ref()))
-    );
+    medium.holds_only(if slots.len() == 1 { &[0] } else { &[0, 1] });
     for n in 0..8 {
-        expect(&mut device, 0, n as u32 * 16384, n, 16384);
+        expect::<M>(&mut device, 0, n as u32 * 16384, n, 16384);
     }
 }
 
-fn opened_here_used_there(open: Open) {
-    let dir = tempfile::tempdir_in(scratch()).unwrap();
-    let mut device = open(dir.path()).unwrap();
+fn opened_here_used_there(disk: OnDisk) {
+    let mut device = disk.open();
     device.list().unwrap();
     let used = std::thread::spawn(move || {
-        create(&mut device, 0);
-        write(&mut device, 0, 0, 5, 4096);
-        expect(&mut device, 0, 0, 5, 4096);
+        create::<OnDisk>(&mut device, 0);
+        write::<OnDisk>(&mut device, 0, 0, 5, 4096);
+        expect::<OnDisk>(&mut device, 0, 0, 5, 4096);
     });
     used.join().unwrap();
 }
@@ -244,7 +206,7 @@ fn opened_here_used_there(open: Open) {
 fn the_sync_mode_changes_between_two_writes() {
     let dir = tempfile::tempdir_in(scratch()).unwrap();
     let mut device = linked(dir.path()).unwrap();
-    create(&mut device, 0);
+    create::<OnDisk>(&mut device, 0);
     let modes = [SyncMode::Linked, SyncMode::Dsync, SyncMode::Inline, SyncMode::Auto];
     for (n, mode) in (0..).zip(modes) {
         device.set_sync_mode(mode);
@@ -257,9 +219,9 @@ fn the_sync_mode_changes_between_two_writes() {
             Op::WriteDurable { slot: SlotId(0), offset: n as u32 * 4096, buffer, len: 4096 },
         );
     }
-    collect(&mut device, modes.len()).into_iter().for_each(|done| done.result.unwrap());
+    collect::<OnDisk>(&mut device, modes.len()).into_iter().for_each(|done| done.result.unwrap());
     for n in 0..modes.len() {
-        expect(&mut device, 0, n as u32 * 4096, n as u64, 4096);
+        expect::<OnDisk>(&mut device, 0, n as u32 * 4096, n as u64, 4096);
     }
 }
 
@@ -267,7 +229,7 @@ fn the_sync_mode_changes_between_two_writes() {
 fn the_event_fd_tells_of_every_end() {
     let dir = tempfile::tempdir_in(scratch()).unwrap();
     let mut device = linked(dir.path()).unwrap();
-    create(&mut device, 0);
+    create::<OnDisk>(&mut device, 0);
     let rung = |device: &DiskDevice, ms: i64| {
         let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: ms * 1_000_000 };
         let fd = device.event_fd();

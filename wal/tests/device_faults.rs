@@ -7,32 +7,27 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Open, create, expect, linked, pattern, run, scratch, write};
+use common::{Medium, OnDisk, create, expect, linked, pattern, run, scratch, write};
 use corduroy_wal::device::{Device, Op, OpenError, SlotId, SyncMode};
 
-conformance! { a_full_disk_leaves_nothing_behind }
+on_disks! { a_full_disk_leaves_nothing_behind }
 
-fn a_full_disk_leaves_nothing_behind(open: Open) {
-    let dir = tempfile::tempdir_in(scratch()).unwrap();
-    let Some(_mount) = SmallDisk::mount(dir.path()) else { return };
-    let mut device = match open(dir.path()) {
+fn a_full_disk_leaves_nothing_behind(disk: OnDisk) {
+    let path = disk.dir.path();
+    let Some(_mount) = SmallDisk::mount(path) else { return };
+    let mut device = match (disk.open)(path) {
         Err(OpenError::NoDirectIo { .. }) => {
             eprintln!("SKIPPED: this kernel's tmpfs has no O_DIRECT");
             return;
         }
         opened => opened.unwrap(),
     };
-    create(&mut device, 0);
-    let failed = run(&mut device, Op::Create { slot: SlotId(1), bytes: 8 << 20 });
+    create::<OnDisk>(&mut device, 0);
+    let failed = run::<OnDisk>(&mut device, Op::Create { slot: SlotId(1), bytes: 8 << 20 });
     assert_eq!(failed.result.unwrap_err().kind(), ErrorKind::StorageFull);
-    let mut names: Vec<_> = std::fs::read_dir(dir.path())
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    assert_eq!(names, ["LOCK", "slot-000000.wal"]);
-    write(&mut device, 0, 0, 5, 4096);
-    create(&mut device, 1);
+    disk.holds_only(&[0]);
+    write::<OnDisk>(&mut device, 0, 0, 5, 4096);
+    create::<OnDisk>(&mut device, 1);
 }
 
 /// Four MiB of memory as a disk; unmounted when dropped.
@@ -69,7 +64,7 @@ fn child_writes_across_the_limit() {
         let mut device = linked(dir.path()).unwrap();
         device.set_sync_mode(sync);
         if device.list().unwrap().is_empty() {
-            create(&mut device, 0);
+            create::<OnDisk>(&mut device, 0);
         }
         rustix::process::setrlimit(
             rustix::process::Resource::Fsize,
@@ -80,12 +75,13 @@ fn child_writes_across_the_limit() {
             [(limit as u32 - 8192, true), (limit as u32 - 4096, false), (limit as u32, false)]
         {
             let buffer = pattern(&mut device, 3, 8192);
-            let done = run(&mut device, Op::WriteDurable { slot: SlotId(0), offset, buffer, len: 8192 });
+            let done =
+                run::<OnDisk>(&mut device, Op::WriteDurable { slot: SlotId(0), offset, buffer, len: 8192 });
             assert_eq!(done.result.is_ok(), fine, "{sync} at {offset}: {:?}", done.result);
             assert!(done.buffer.is_some());
         }
-        write(&mut device, 0, 0, 4, 4096);
-        expect(&mut device, 0, 0, 4, 4096);
+        write::<OnDisk>(&mut device, 0, 0, 4, 4096);
+        expect::<OnDisk>(&mut device, 0, 0, 4, 4096);
     }
     println!("short writes seen");
 }

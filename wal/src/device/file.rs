@@ -1,7 +1,8 @@
 //! The plain device: blocking `pread`, `pwrite` and `fdatasync` at submission.
 //!
-//! The fallback where io_uring is refused, the device of the offline tools, and the yardstick that the ring is
-//! checked against. Slots are made and removed by the same helper thread.
+//! The fallback where io_uring is refused, the device of the offline tools, the yardstick that the ring is checked
+//! against, and the part of the ring's device that does not go through the ring: folder, buffers, the helper thread that
+//! makes and removes slots, and ends that are known at once.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::buffer::BufferPool;
-use super::folder::{DirectIo, Folder, OpenError};
+use super::folder::{DirectIo, Folder, OpenError, Slot};
 use super::prepare::{Job, Preparer};
 use super::ready::Ready;
 use super::wake::WakeFd;
@@ -19,11 +20,12 @@ use super::{AlignedBuffer, Completion, Device, IoId, Op, SlotId};
 /// A WAL folder, written by blocking calls.
 #[derive(Debug)]
 pub struct FileDevice {
-    folder: Folder,
-    preparer: Preparer,
-    ready: Ready,
-    wake: Arc<WakeFd>,
-    pool: BufferPool,
+    pub(super) folder: Folder,
+    pub(super) preparer: Preparer,
+    /// Operations that have ended and were not collected yet.
+    pub(super) ready: Ready,
+    pub(super) wake: Arc<WakeFd>,
+    pub(super) pool: BufferPool,
 }
 
 impl FileDevice {
@@ -39,7 +41,8 @@ impl FileDevice {
         Ok(Self { folder, preparer, ready: Ready::default(), wake, pool: BufferPool::default() })
     }
 
-    /// Readable whenever an operation may have ended; read 8 bytes to reset it.
+    /// Readable whenever an operation may have ended; read 8 bytes to reset it. In blocking mode, so that it can be read
+    /// through a ring.
     #[must_use]
     pub fn event_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
@@ -65,7 +68,8 @@ impl FileDevice {
         if self.ready.is_empty() { self.wake.wait(timeout).map(drop) } else { Ok(()) }
     }
 
-    fn end(&mut self, is_write: bool, completion: Completion<AlignedBuffer>) {
+    /// Reports the end of an operation.
+    pub(super) fn end(&mut self, is_write: bool, completion: Completion<AlignedBuffer>) {
         self.ready.put(is_write, completion);
         self.wake.ring();
     }
@@ -73,6 +77,24 @@ impl FileDevice {
     fn start(&mut self, job: Job, id: IoId) {
         if let Err(refused) = self.preparer.start(job) {
             self.end(false, Completion { id, result: Err(refused), buffer: None });
+        }
+    }
+
+    /// Collects what has ended; `adopt` sees every new slot's file.
+    pub(super) fn collect(
+        &mut self,
+        ended: &mut Vec<Completion<AlignedBuffer>>,
+        mut adopt: impl FnMut(SlotId, &Slot),
+    ) {
+        self.ready.collect(ended);
+        while let Some(done) = self.preparer.poll() {
+            let result = done.result.map(|made| {
+                if let Some((slot, open)) = made {
+                    adopt(slot, &open);
+                    self.folder.insert(slot, open);
+                }
+            });
+            ended.push(Completion { id: done.id, result, buffer: None });
         }
     }
 }
@@ -111,15 +133,7 @@ impl Device for FileDevice {
     }
 
     fn poll(&mut self, ended: &mut Vec<Completion<AlignedBuffer>>) {
-        self.ready.collect(ended);
-        while let Some(done) = self.preparer.poll() {
-            let result = done.result.map(|made| {
-                if let Some((slot, open)) = made {
-                    self.folder.insert(slot, open);
-                }
-            });
-            ended.push(Completion { id: done.id, result, buffer: None });
-        }
+        self.collect(ended, |_, _| {});
     }
 
     fn list(&mut self) -> io::Result<Vec<(SlotId, u64)>> {

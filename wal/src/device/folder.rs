@@ -170,21 +170,14 @@ impl Folder {
 
     /// The open file of a slot, if `offset + len` lies within it and both are whole blocks.
     pub(super) fn checked(&self, slot: SlotId, offset: u32, len: u32) -> io::Result<&Slot> {
-        let found = self.slots.get(&slot).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, format!("no file {}", slot_file_name(slot)))
-        })?;
-        let end = u64::from(offset) + u64::from(len);
-        let aligned = [offset, len].iter().all(|n| (*n as usize).is_multiple_of(BLOCK_BYTES));
-        let place = || format!("{len} bytes at {offset} of {} ({} bytes)", slot_file_name(slot), found.bytes);
-        if !aligned || len == 0 {
-            let why = format!("{} are not whole blocks", place());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        }
-        if end > found.bytes {
-            let why = format!("{} end beyond the file", place());
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
-        }
-        Ok(found)
+        let found = self.slots.get(&slot);
+        check_place(slot, found.map(|open| open.bytes), offset, len)?;
+        Ok(found.expect("its place was checked"))
+    }
+
+    /// The open slots.
+    pub(super) fn slots(&self) -> impl Iterator<Item = (SlotId, &Slot)> {
+        self.slots.iter().map(|(slot, open)| (*slot, open))
     }
 
     pub(super) fn insert(&mut self, slot: SlotId, opened: Slot) {
@@ -247,6 +240,29 @@ impl Folder {
         }
         open.file.sync_data()
     }
+}
+
+/// The error of an operation on a slot that is not there.
+pub(super) fn no_file(slot: SlotId) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("no file {}", slot_file_name(slot)))
+}
+
+/// Whether `len` bytes at `offset` are whole blocks of a slot of this size; `None` stands for a slot that is not there.
+pub(super) fn check_place(slot: SlotId, bytes: Option<u64>, offset: u32, len: u32) -> io::Result<()> {
+    let Some(bytes) = bytes else {
+        return Err(no_file(slot));
+    };
+    let place = || format!("{len} bytes at {offset} of {} ({bytes} bytes)", slot_file_name(slot));
+    let aligned = [offset, len].iter().all(|n| (*n as usize).is_multiple_of(BLOCK_BYTES));
+    if !aligned || len == 0 {
+        let why = format!("{} are not whole blocks", place());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    if u64::from(offset) + u64::from(len) > bytes {
+        let why = format!("{} end beyond the file", place());
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+    }
+    Ok(())
 }
 
 /// The error of an operation that wants more than its buffer holds.

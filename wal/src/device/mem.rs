@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 
+use crate::device::folder::no_file;
 use crate::device::{BLOCK_BYTES, IoId, SlotId};
 use crate::format::mix;
 
@@ -267,8 +268,8 @@ impl Disk {
             },
             Work::Create { slot, bytes } => (self.create(slot, bytes), None),
             Work::Remove { slot } => {
-                self.slots.remove(&slot);
-                (Ok(()), None)
+                let gone = self.slots.remove(&slot);
+                (gone.map(drop).ok_or_else(|| no_file(slot)), None)
             }
         };
         self.ended.push(Ended { id, result, data });

@@ -79,13 +79,24 @@ struct Worker {
     direct: bool,
     wake: Arc<WakeFd>,
     stop: AtomicBool,
+    /// Held by a test while no slot is to be made.
+    #[cfg(test)]
+    gate: std::sync::Mutex<()>,
 }
 
 impl Preparer {
     /// A helper for `folder`, whose handle is `dir`; `wake` is rung at the end of each job.
     pub(super) fn new(folder: &Path, dir: File, direct: bool, wake: Arc<WakeFd>) -> Self {
         let folder = folder.to_owned();
-        let worker = Arc::new(Worker { folder, dir, direct, wake, stop: AtomicBool::new(false) });
+        let worker = Arc::new(Worker {
+            folder,
+            dir,
+            direct,
+            wake,
+            stop: AtomicBool::new(false),
+            #[cfg(test)]
+            gate: std::sync::Mutex::default(),
+        });
         Self { worker, running: None, outstanding: 0 }
     }
 
@@ -162,6 +173,8 @@ impl Worker {
     }
 
     fn create(&self, slot: SlotId, bytes: u32) -> io::Result<Slot> {
+        #[cfg(test)]
+        let _open = self.gate.lock().expect("a test that failed has ended");
         let named = self.folder.join(slot_file_name(slot));
         if named.exists() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} exists", named.display())));
@@ -203,5 +216,86 @@ impl Worker {
         }
         file.sync_all()?;
         Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{
+        Completion, Device, DirectIo, FileDevice, Op, OpenError, SyncMode, UringDevice, UringOptions,
+    };
+
+    const MAKING: IoId = IoId(1);
+    const SLOT_BYTES: u32 = 256 << 10;
+
+    fn ended(device: &mut impl Device<Buffer = AlignedBuffer>) -> Vec<IoId> {
+        let mut ended = Vec::new();
+        device.poll(&mut ended);
+        ended
+            .into_iter()
+            .map(|Completion { id, result, .. }| {
+                result.unwrap();
+                id
+            })
+            .collect()
+    }
+
+    /// Writes while the helper is held in the middle of its work, then lets it go.
+    fn writes_go_on<D: Device<Buffer = AlignedBuffer>>(
+        device: &mut D,
+        preparer: impl Fn(&D) -> &Preparer,
+        wait: impl Fn(&mut D),
+    ) {
+        device.submit(IoId(0), Op::Create { slot: SlotId(0), bytes: SLOT_BYTES });
+        while ended(device).is_empty() {
+            wait(device);
+        }
+        let worker = Arc::clone(&preparer(device).worker);
+        let gate = worker.gate.lock().unwrap();
+        device.submit(MAKING, Op::Create { slot: SlotId(1), bytes: SLOT_BYTES });
+        for number in 2..10 {
+            let buffer = device.buffer(4096);
+            let op = Op::WriteDurable { slot: SlotId(0), offset: 0, buffer, len: 4096 };
+            device.submit(IoId(number), op);
+            loop {
+                match ended(device).as_slice() {
+                    [] => wait(device),
+                    [id] => break assert_eq!(*id, IoId(number), "the slot cannot have been made yet"),
+                    more => panic!("one write was under way, and these ended: {more:?}"),
+                }
+            }
+        }
+        assert_eq!(device.list().unwrap().len(), 1);
+        drop(gate);
+        loop {
+            match ended(device).as_slice() {
+                [] => wait(device),
+                made => break assert_eq!(made, [MAKING]),
+            }
+        }
+        assert_eq!(device.list().unwrap().len(), 2);
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn blocking_writes_go_on_while_a_slot_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut device = FileDevice::open(dir.path(), DirectIo::Preferred).unwrap();
+        writes_go_on(&mut device, |device| &device.preparer, |device| device.wait(PATIENCE).unwrap());
+    }
+
+    #[test]
+    fn ring_writes_go_on_while_a_slot_is_made() {
+        for sync in [SyncMode::Linked, SyncMode::Dsync, SyncMode::Inline] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = UringOptions { sync, ..UringOptions::default() };
+            let mut device = match UringDevice::open(dir.path(), options) {
+                Err(refused @ OpenError::NoDirectIo { .. }) => return eprintln!("SKIPPED: {refused}"),
+                opened => opened.unwrap(),
+            };
+            writes_go_on(&mut device, UringDevice::preparer, |device| device.wait(PATIENCE).unwrap());
+        }
     }
 }

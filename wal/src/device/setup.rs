@@ -1,19 +1,22 @@
 //! What a ring is opened with, what it turned out to get, and the registering of buffers and files.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
+use std::os::fd::AsRawFd;
 
 use io_uring::IoUring;
 
-use super::AlignedBuffer;
 use super::buffer::Registration;
 use super::flights::FLIGHTS_MAX;
+use super::folder::Slot;
 use super::sync::{DiskFacts, SyncMode};
+use super::{AlignedBuffer, SlotId};
 
 /// Submission entries: two for each flight.
 const RING_ENTRIES: u32 = 2 * FLIGHTS_MAX as u32;
 /// Places in the ring's table of files; slots numbered higher are used by their plain descriptor.
-pub(super) const FIXED_FILES_MAX: u32 = 1024;
+const FIXED_FILES_MAX: u32 = 1024;
 
 /// How to open a [`UringDevice`].
 #[derive(Clone, Copy, Debug)]
@@ -100,10 +103,49 @@ pub(super) fn register_buffers(ring: &IoUring, options: UringOptions, pool: u32)
     Vec::new()
 }
 
-/// An empty table of files, as large as the limit of open files allows.
-pub(super) fn register_file_table(ring: &IoUring) -> bool {
-    // The kernel refuses a table larger than the limit of open files.
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let places = limit.map_or(FIXED_FILES_MAX, |n| u32::try_from(n).unwrap_or(u32::MAX).min(FIXED_FILES_MAX));
-    ring.submitter().register_files_sparse(places).is_ok()
+/// The ring's table of files, and which slots have a place in it.
+#[derive(Debug)]
+pub(super) struct FixedFiles {
+    /// Slots below this number may have a place; 0 where the kernel refused the table.
+    places: u32,
+    slots: BTreeSet<SlotId>,
+}
+
+impl FixedFiles {
+    /// An empty table, as large as the limit of open files allows.
+    pub(super) fn register(ring: &IoUring) -> Self {
+        // The kernel refuses a table larger than the limit of open files.
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let places =
+            limit.map_or(FIXED_FILES_MAX, |n| u32::try_from(n).unwrap_or(u32::MAX).min(FIXED_FILES_MAX));
+        let taken = ring.submitter().register_files_sparse(places).is_ok();
+        Self { places: if taken { places } else { 0 }, slots: BTreeSet::new() }
+    }
+
+    pub(super) fn is_registered(&self) -> bool {
+        self.places > 0
+    }
+
+    /// A slot's place, if it has one.
+    pub(super) fn index(&self, slot: SlotId) -> Option<i32> {
+        self.slots.contains(&slot).then(|| i32::try_from(slot.0).expect("below the number of places"))
+    }
+
+    /// Gives a slot its place, if there is one for it.
+    pub(super) fn enter(&mut self, ring: &IoUring, slot: SlotId, open: &Slot) {
+        if slot.0 < self.places
+            && !self.slots.contains(&slot)
+            && ring.submitter().register_files_update(slot.0, &[open.file.as_raw_fd()]).is_ok()
+        {
+            self.slots.insert(slot);
+        }
+    }
+
+    /// A slot is about to be removed.
+    pub(super) fn leave(&mut self, ring: &IoUring, slot: SlotId) {
+        if self.slots.remove(&slot) {
+            // If this fails the table keeps the file open until its place is used again; nothing else changes.
+            let _ = ring.submitter().register_files_update(slot.0, &[-1]);
+        }
+    }
 }

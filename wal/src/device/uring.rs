@@ -5,13 +5,12 @@
 //! Invariant: memory that the kernel may touch is owned by the flight table; the ring is entered by one thread
 //! only, the one that submits first.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -20,15 +19,10 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::buffer::BufferPool;
 use super::flights::{Flight, Flights, Kind, Landing, Tag};
-use super::folder::{DirectIo, Folder, OpenError, Slot, beyond, slot_file_name};
-use super::prepare::{Job, Preparer};
-use super::ready::Ready;
-use super::setup::{
-    FIXED_FILES_MAX, UringOptions, UringReport, new_ring, register_buffers, register_file_table,
-};
+use super::folder::{DirectIo, OpenError, beyond, slot_file_name};
+use super::setup::{FixedFiles, UringOptions, UringReport, new_ring, register_buffers};
 use super::sync::{DiskFacts, SyncMode};
-use super::wake::WakeFd;
-use super::{AlignedBuffer, Completion, Device, IoId, Op, SlotId};
+use super::{AlignedBuffer, Completion, Device, FileDevice, IoId, Op, SlotId};
 
 /// Kernel workers for calls that block (the fdatasync of linked writes); as many as frames may be in flight.
 const WORKERS_MAX: u32 = 4;
@@ -45,13 +39,9 @@ pub struct UringDevice {
     flights: Flights,
     /// Operations for which the flight table has no place yet.
     backlog: VecDeque<Flight>,
-    /// Completions that did not come from the ring.
-    ready: Ready,
-    folder: Folder,
-    fixed_files: BTreeSet<SlotId>,
-    preparer: Preparer,
-    wake: Arc<WakeFd>,
-    pool: BufferPool,
+    /// All that does not go through the ring.
+    plain: FileDevice,
+    fixed_files: FixedFiles,
     pool_id: u32,
     report: UringReport,
 }
@@ -62,34 +52,29 @@ impl UringDevice {
     /// # Errors
     /// [`OpenError`]: held by another process, no direct I/O, io_uring refused, or what the file system says.
     pub fn open(path: &Path, options: UringOptions) -> Result<Self, OpenError> {
-        let folder = Folder::open(path, DirectIo::Required)?;
+        let mut plain = FileDevice::open(path, DirectIo::Required)?;
         let refused = |source| OpenError::UringRefused { source };
         let ring = new_ring().map_err(refused)?;
-        let wake = Arc::new(WakeFd::new().map_err(refused)?);
-        ring.submitter().register_eventfd(wake.as_raw_fd()).map_err(refused)?;
+        ring.submitter().register_eventfd(plain.wake.as_raw_fd()).map_err(refused)?;
         let pool_id = POOLS.fetch_add(1, Ordering::Relaxed);
         let buffers = register_buffers(&ring, options, pool_id);
+        let fixed_files = FixedFiles::register(&ring);
         let report = UringReport {
             requested: options.sync,
             effective: SyncMode::Linked,
             disk: DiskFacts::of(path),
             registered_bytes: buffers.iter().map(|b| b.len()).sum(),
-            registered_files: register_file_table(&ring),
+            registered_files: fixed_files.is_registered(),
         };
-        let dir = folder.clone_dir().map_err(OpenError::io("open the folder", path))?;
-        let preparer = Preparer::new(path, dir, true, Arc::clone(&wake));
+        plain.pool = BufferPool::new(buffers);
         let mut device = Self {
             ring,
             enabled: false,
             broken: None,
             flights: Flights::new(),
             backlog: VecDeque::new(),
-            ready: Ready::default(),
-            folder,
-            fixed_files: BTreeSet::new(),
-            preparer,
-            wake,
-            pool: BufferPool::new(buffers),
+            plain,
+            fixed_files,
             pool_id,
             report,
         };
@@ -113,13 +98,13 @@ impl UringDevice {
     /// be read through another ring.
     #[must_use]
     pub fn event_fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
+        self.plain.event_fd()
     }
 
     /// The folder.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        self.plain.path()
     }
 
     /// Blocks until [`Device::poll`] may have something to collect, or until `timeout`. For tools and tests; a
@@ -128,11 +113,9 @@ impl UringDevice {
     /// # Errors
     /// What the system says.
     pub fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        if !self.ready.is_empty() {
-            return Ok(());
-        }
-        if self.preparer.outstanding() > 0 || self.flights.len() == 0 {
-            return self.wake.wait(timeout).map(drop);
+        let plain = &self.plain;
+        if !plain.ready.is_empty() || plain.preparer.outstanding() > 0 || self.flights.len() == 0 {
+            return self.plain.wait(timeout);
         }
         let timeout = Timespec::new().sec(timeout.as_secs()).nsec(timeout.subsec_nanos());
         let ended = self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout));
@@ -143,19 +126,19 @@ impl UringDevice {
         }
     }
 
-    /// Reports an end that does not come from the ring.
-    fn end(&mut self, is_write: bool, completion: Completion<AlignedBuffer>) {
-        self.ready.put(is_write, completion);
-        self.wake.ring();
+    /// The helper thread, for its test.
+    #[cfg(test)]
+    pub(super) fn preparer(&self) -> &super::prepare::Preparer {
+        &self.plain.preparer
     }
 
     /// Reports a read or write that was refused before the ring.
     fn refuse(&mut self, flight: Flight, error: io::Error) {
-        self.end(flight.kind != Kind::Read, flight.ended(Err(error)));
+        self.plain.end(flight.kind != Kind::Read, flight.ended(Err(error)));
     }
 
     fn transfer(&mut self, flight: Flight) {
-        let checked = self.folder.checked(flight.slot, flight.offset, flight.len).map(drop);
+        let checked = self.plain.folder.checked(flight.slot, flight.offset, flight.len).map(drop);
         let fits = (flight.buffer.len() >= flight.len as usize)
             .then_some(())
             .ok_or_else(|| beyond(flight.buffer.len(), flight.len));
@@ -175,12 +158,11 @@ impl UringDevice {
 
     /// Puts an operation's entries into the submission queue.
     fn queue(&mut self, flight: Flight) {
-        let slot = self.folder.checked(flight.slot, flight.offset, flight.len);
+        let slot = self.plain.folder.checked(flight.slot, flight.offset, flight.len);
         let fd = slot.expect("checked on arrival, and a slot in use is not removed").file.as_raw_fd();
-        let file = match self.fixed_files.contains(&flight.slot) {
-            // An index below FIXED_FILES_MAX, so it fits.
-            true => (Fd(flight.slot.0 as i32), squeue::Flags::FIXED_FILE),
-            false => (Fd(fd), squeue::Flags::empty()),
+        let file = match self.fixed_files.index(flight.slot) {
+            Some(index) => (Fd(index), squeue::Flags::FIXED_FILE),
+            None => (Fd(fd), squeue::Flags::empty()),
         };
         let (tag, flight) = self.flights.launch(flight);
         let registered = flight.buffer.registration().filter(|r| r.pool == self.pool_id);
@@ -220,7 +202,7 @@ impl UringDevice {
                 Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
                     // Short of memory or of completion entries: the next poll tries again.
-                    self.wake.ring();
+                    self.plain.wake.ring();
                     return Ok(());
                 }
                 Err(e) => return Err(e),
@@ -235,7 +217,7 @@ impl UringDevice {
         for flight in self.flights.drain() {
             mem::forget(flight.buffer);
             let result = Err(io::Error::from_raw_os_error(errno));
-            self.end(false, Completion { id: flight.id, result, buffer: None });
+            self.plain.end(false, Completion { id: flight.id, result, buffer: None });
         }
         for flight in mem::take(&mut self.backlog) {
             self.refuse(flight, io::Error::from_raw_os_error(errno));
@@ -274,58 +256,14 @@ impl UringDevice {
         }
     }
 
-    fn collect_prepared(&mut self, ended: &mut Vec<Completion<AlignedBuffer>>) {
-        while let Some(done) = self.preparer.poll() {
-            let result = done.result.map(|made| {
-                if let Some((slot, open)) = made {
-                    self.adopt(slot, &open);
-                    self.folder.insert(slot, open);
-                }
-            });
-            ended.push(Completion { id: done.id, result, buffer: None });
-        }
-    }
-
-    /// Enters a file into the ring's table, if it has a place there.
-    fn adopt(&mut self, slot: SlotId, open: &Slot) {
-        if !self.report.registered_files || slot.0 >= FIXED_FILES_MAX {
-            return;
-        }
-        if self.ring.submitter().register_files_update(slot.0, &[open.file.as_raw_fd()]).is_ok() {
-            self.fixed_files.insert(slot);
-        }
-    }
-
     fn remove(&mut self, id: IoId, slot: SlotId) {
         if self.flights.uses(slot) || self.backlog.iter().any(|f| f.slot == slot) {
             let why = format!("{} has operations in flight", slot_file_name(slot));
             let result = Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
-            return self.end(false, Completion { id, result, buffer: None });
+            return self.plain.end(false, Completion { id, result, buffer: None });
         }
-        if self.fixed_files.remove(&slot) {
-            // If this fails the table keeps the file open until its place is used again; nothing else changes.
-            let _ = self.ring.submitter().register_files_update(slot.0, &[-1]);
-        }
-        let open = self.folder.take(slot);
-        self.start(Job::Remove { id, slot, open }, id);
-    }
-
-    fn start(&mut self, job: Job, id: IoId) {
-        if let Err(refused) = self.preparer.start(job) {
-            self.end(false, Completion { id, result: Err(refused), buffer: None });
-        }
-    }
-
-    fn write(&mut self, id: IoId, slot: SlotId, offset: u32, buffer: AlignedBuffer, len: u32) {
-        let kind = match self.report.effective {
-            SyncMode::Inline => {
-                let result = self.folder.write(slot, offset, &buffer, len);
-                return self.end(true, Completion { id, result, buffer: Some(buffer) });
-            }
-            SyncMode::Dsync => Kind::WriteDsync,
-            SyncMode::Linked | SyncMode::Auto => Kind::WriteLinked,
-        };
-        self.transfer(Flight { id, kind, slot, offset, len, buffer, attempts: 0 });
+        self.fixed_files.leave(&self.ring, slot);
+        self.plain.submit(id, Op::Remove { slot });
     }
 }
 
@@ -333,50 +271,52 @@ impl Device for UringDevice {
     type Buffer = AlignedBuffer;
 
     fn buffer(&mut self, min_bytes: usize) -> AlignedBuffer {
-        self.pool.take(min_bytes)
+        self.plain.buffer(min_bytes)
     }
 
     fn recycle(&mut self, buffer: AlignedBuffer) {
-        self.pool.put(buffer);
+        self.plain.recycle(buffer);
     }
 
     fn submit(&mut self, id: IoId, op: Op<AlignedBuffer>) {
-        match op {
-            Op::WriteDurable { slot, offset, buffer, len } => self.write(id, slot, offset, buffer, len),
-            Op::Read { slot, offset, buffer, len } => {
+        let write = match self.report.effective {
+            SyncMode::Inline => None,
+            SyncMode::Dsync => Some(Kind::WriteDsync),
+            SyncMode::Linked | SyncMode::Auto => Some(Kind::WriteLinked),
+        };
+        match (op, write) {
+            (Op::WriteDurable { slot, offset, buffer, len }, Some(kind)) => {
+                self.transfer(Flight { id, kind, slot, offset, len, buffer, attempts: 0 });
+            }
+            (Op::Read { slot, offset, buffer, len }, _) => {
                 self.transfer(Flight { id, kind: Kind::Read, slot, offset, len, buffer, attempts: 0 });
             }
-            Op::Create { slot, bytes } => self.start(Job::Create { id, slot, bytes }, id),
-            Op::Remove { slot } => self.remove(id, slot),
+            (Op::Remove { slot }, _) => self.remove(id, slot),
+            (op @ (Op::WriteDurable { .. } | Op::Create { .. }), _) => self.plain.submit(id, op),
         }
     }
 
     fn in_flight(&self, id: IoId) -> Option<&[u8]> {
         let queued = || self.backlog.iter().find_map(|f| f.written(id));
-        self.flights.written(id).or_else(queued).or_else(|| self.ready.written(id))
+        self.flights.written(id).or_else(queued).or_else(|| self.plain.in_flight(id))
     }
 
     fn poll(&mut self, ended: &mut Vec<Completion<AlignedBuffer>>) {
         self.collect_ring(ended);
-        self.collect_prepared(ended);
-        self.ready.collect(ended);
+        let (ring, fixed_files) = (&self.ring, &mut self.fixed_files);
+        self.plain.collect(ended, |slot, open| fixed_files.enter(ring, slot, open));
     }
 
     fn list(&mut self) -> io::Result<Vec<(SlotId, u64)>> {
-        let slots = self.folder.list()?;
-        for (slot, _) in &slots {
-            if !self.fixed_files.contains(slot)
-                && let Some(open) = self.folder.take(*slot)
-            {
-                self.adopt(*slot, &open);
-                self.folder.insert(*slot, open);
-            }
+        let slots = self.plain.list()?;
+        for (slot, open) in self.plain.folder.slots() {
+            self.fixed_files.enter(&self.ring, slot, open);
         }
         Ok(slots)
     }
 
     fn sync_all(&mut self) -> io::Result<()> {
-        self.folder.sync_all()
+        self.plain.sync_all()
     }
 
     fn read_blocking(
@@ -386,7 +326,7 @@ impl Device for UringDevice {
         buffer: &mut AlignedBuffer,
         len: u32,
     ) -> io::Result<()> {
-        self.folder.read(slot, offset, buffer, len)
+        self.plain.read_blocking(slot, offset, buffer, len)
     }
 }
 
@@ -411,7 +351,7 @@ impl Drop for UringDevice {
 impl fmt::Debug for UringDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UringDevice")
-            .field("folder", &self.folder)
+            .field("plain", &self.plain)
             .field("in_flight", &self.flights.len())
             .field("report", &self.report)
             .finish_non_exhaustive()

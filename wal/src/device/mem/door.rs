@@ -3,7 +3,8 @@
 use std::io;
 use std::ops::{Deref, DerefMut};
 
-use super::{MemDisk, Work, Write, copy_in};
+use super::{Ended, MemDisk, Work, Write, copy_in};
+use crate::device::folder::{beyond, check_place};
 use crate::device::{BLOCK_BYTES, Completion, Device, IoId, Op, SlotId};
 
 /// A buffer of the memory device.
@@ -37,6 +38,13 @@ impl MemDevice {
         Self { disk, lent: Vec::new(), free: Vec::new() }
     }
 
+    /// Refuses what a real disk's device refuses.
+    fn check(&self, slot: SlotId, offset: u32, buffer_bytes: usize, len: u32) -> io::Result<()> {
+        let bytes = self.disk.0.borrow().slots.get(&slot).map(|slot| slot.seen.len() as u64);
+        check_place(slot, bytes, offset, len)?;
+        if buffer_bytes < len as usize { Err(beyond(buffer_bytes, len)) } else { Ok(()) }
+    }
+
     /// The medium behind it.
     #[must_use]
     pub fn disk(&self) -> &MemDisk {
@@ -65,21 +73,24 @@ impl Device for MemDevice {
     fn submit(&mut self, id: IoId, op: Op<MemBuffer>) {
         let work = match op {
             Op::WriteDurable { slot, offset, buffer, len } => {
+                let checked = self.check(slot, offset, buffer.len(), len);
                 let data = buffer.get(..len as usize).unwrap_or_default().to_vec();
-                assert_eq!(data.len() % BLOCK_BYTES, 0, "writes are whole blocks");
-                assert_eq!(offset as usize % BLOCK_BYTES, 0, "writes are aligned");
                 self.lent.push((id, buffer, true));
-                Work::Write(Write { slot, offset: offset as usize, data })
+                checked.map(|()| Work::Write(Write { slot, offset: offset as usize, data }))
             }
             Op::Read { slot, offset, buffer, len } => {
-                assert_eq!((offset as usize | len as usize) % BLOCK_BYTES, 0, "reads are aligned");
+                let checked = self.check(slot, offset, buffer.len(), len);
                 self.lent.push((id, buffer, false));
-                Work::Read { slot, offset: offset as usize, len: len as usize }
+                checked.map(|()| Work::Read { slot, offset: offset as usize, len: len as usize })
             }
-            Op::Create { slot, bytes } => Work::Create { slot, bytes: bytes as usize },
-            Op::Remove { slot } => Work::Remove { slot },
+            Op::Create { slot, bytes } => Ok(Work::Create { slot, bytes: bytes as usize }),
+            Op::Remove { slot } => Ok(Work::Remove { slot }),
         };
-        self.disk.0.borrow_mut().pending.push((id, work));
+        let mut disk = self.disk.0.borrow_mut();
+        match work {
+            Ok(work) => disk.pending.push((id, work)),
+            Err(refused) => disk.ended.push(Ended { id, result: Err(refused), data: None }),
+        }
     }
 
     fn in_flight(&self, id: IoId) -> Option<&[u8]> {
@@ -127,6 +138,7 @@ impl Device for MemDevice {
         buffer: &mut MemBuffer,
         len: u32,
     ) -> io::Result<()> {
+        self.check(slot, offset, buffer.len(), len)?;
         let data = self.disk.0.borrow().read(slot, offset as usize, len as usize)?;
         copy_in(buffer, 0, &data);
         Ok(())
