@@ -24,7 +24,8 @@
 //! * Live entries of sealed segments are verified when they are read; a start that replays them therefore meets any
 //!   damage. Released entries are no longer data.
 //! * Bytes of an earlier use of a slot never come back: salts differ, writing after a restart goes on in a new segment
-//!   whose header says where the old one ended, and a slot is reused only after a durable frame says it is free.
+//!   whose header says where the old one ended (on a full disk in the old one, once what lies behind its end was
+//!   overwritten with zeros), and a slot is reused only after a durable frame says it is free.
 
 mod batch;
 pub mod device;
@@ -41,6 +42,7 @@ mod reader;
 mod reclaim;
 pub mod record;
 mod recovery;
+mod resume;
 mod runs;
 mod scan;
 mod segment;

@@ -45,7 +45,7 @@ impl<D: Device> Wal<D> {
 
     /// Hands closed batches to the device, as far as slots in flight and segments allow.
     pub(crate) fn start_frames(&mut self) {
-        while self.commit.in_flight.len() < self.options.max_in_flight {
+        while self.commit.in_flight.len() < self.options.max_in_flight && !self.is_wiping() {
             let Some(frame_bytes) = self.commit.ready.front().map(Batch::frame_bytes) else { return };
             let rolls = !self.fits_active(frame_bytes);
             if rolls && !self.can_roll() {
@@ -57,11 +57,19 @@ impl<D: Device> Wal<D> {
         }
     }
 
+    /// Whether the active segment takes a frame. On a full disk without a spare its second half is kept for what lets
+    /// older segments go: nobody else could make room any more.
     fn fits_active(&self, frame_bytes: usize) -> bool {
+        let kept = self.segments.spares() == 0 && self.space() == Space::Full && !self.is_freeing();
         self.segments.active.as_ref().is_some_and(|active| {
             let limit = active.bytes - footer::reserve_bytes(active.bytes);
-            active.end as usize + frame_bytes <= limit as usize
+            active.end as usize + frame_bytes <= (if kept { limit / 2 } else { limit }) as usize
         })
+    }
+
+    /// Whether older segments go as soon as frames say so.
+    fn is_freeing(&self) -> bool {
+        self.dead_segment().is_some() || self.segments.has_retired()
     }
 
     /// A roll needs a spare, and the active segment's header on the medium: so the chain of headers has no gap. The
@@ -71,7 +79,7 @@ impl<D: Device> Wal<D> {
         let Some(active) = self.segments.active.as_ref() else { return self.segments.spares() > 0 };
         let spare = match self.segments.spares() {
             0 => false,
-            1 => self.dead_segment().is_some() || self.segments.has_retired(),
+            1 => self.is_freeing(),
             _ => true,
         };
         active.first_batch <= self.commit.durable && spare

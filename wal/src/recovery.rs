@@ -16,6 +16,7 @@ use crate::ids::{BatchSeq, LogId, SegmentSeq, WalPosition};
 use crate::index::{Index, SegmentIndex};
 use crate::options::{Options, Recovered};
 use crate::planted::{self, Planted};
+use crate::resume::Unsealed;
 use crate::scan::{self, Image, Scan, Stop};
 use crate::segment::{Segment, Segments};
 
@@ -35,6 +36,8 @@ struct Used {
 pub(crate) struct Opened {
     pub index: Index,
     pub segments: Segments,
+    /// What is known of the newest segment, if it was not sealed.
+    pub unsealed: Option<Unsealed>,
     /// Blank or unfit slots to be removed.
     pub unfit: Vec<SlotId>,
     pub wal_id: Option<u64>,
@@ -148,6 +151,8 @@ struct Found {
     effects: SegmentIndex,
     end: u32,
     last_batch: BatchSeq,
+    /// Where bytes end that were written in this use of the slot, if it has no footer.
+    unsealed: Option<u32>,
     /// The log ends here: a frame was not whole and never acknowledged.
     cut: bool,
 }
@@ -157,6 +162,7 @@ impl<D: Device> Recovery<'_, D> {
         let chain = self.chain()?;
         let mut sealed = VecDeque::new();
         let mut durable = chain.first().map_or(BatchSeq::ZERO, |oldest| oldest.header.prev_batch);
+        let mut unsealed = None;
         let mut later = chain.as_slice();
         while let Some((used, rest)) = later.split_first() {
             later = rest;
@@ -173,6 +179,8 @@ impl<D: Device> Recovery<'_, D> {
                     live_entries: 0,
                     pins: 0,
                 });
+                let leftovers = found.unsealed.map(|written| found.end..written);
+                unsealed = leftovers.map(|leftovers| Unsealed { effects: found.effects.clone(), leftovers });
                 self.index.merge(used.header.seq, found.effects);
                 durable = found.last_batch;
             }
@@ -180,7 +188,7 @@ impl<D: Device> Recovery<'_, D> {
                 break;
             }
         }
-        Ok(self.finish(options, sealed, durable))
+        Ok(Opened { unsealed, ..self.finish(options, sealed, durable) })
     }
 
     fn finish(self, options: &Options, sealed: VecDeque<Segment>, durable: BatchSeq) -> Opened {
@@ -203,6 +211,7 @@ impl<D: Device> Recovery<'_, D> {
             wal_id: self.folder.used.values().next().map(|used| used.header.wal_id),
             index: self.index,
             segments,
+            unsealed: None,
             unfit,
             durable,
             recovered: self.recovered,
@@ -277,7 +286,8 @@ impl<D: Device> Recovery<'_, D> {
             let bytes = self.read(used, used.header.segment_bytes - len, len)?;
             if let Some(effects) = footer::decode(&tail, &bytes) {
                 self.recovered.by_footer += 1;
-                return Ok(Found { effects, end: tail.frames_end, last_batch: tail.last_batch, cut: false });
+                let (end, last_batch) = (tail.frames_end, tail.last_batch);
+                return Ok(Found { effects, end, last_batch, unsealed: None, cut: false });
             }
         }
         self.recovered.scanned += 1;
@@ -285,7 +295,9 @@ impl<D: Device> Recovery<'_, D> {
         let stated_end = next.map(|(end, _)| end).or(tail.map(|tail| tail.frames_end));
         let found = scan::scan(&image, before, stated_end);
         let vouched = tail.map_or(BatchSeq::ZERO, |tail| tail.last_batch);
-        self.judge(used, &image, found, vouched, later, next.map(|(_, batch)| batch))
+        let found = self.judge(used, &image, found, vouched, later, next.map(|(_, batch)| batch))?;
+        let written = image.written_end(found.end);
+        Ok(Found { unsealed: tail.is_none().then_some(written), ..found })
     }
 
     /// Decides what the place is where a scan stopped: the end, a torn tail, or damage.
@@ -326,7 +338,7 @@ impl<D: Device> Recovery<'_, D> {
         if cut && (image.any_stamped(end) || !later.is_empty()) {
             self.recovered.torn_tail = Some(WalPosition { segment: used.header.seq, offset: end });
         }
-        Ok(Found { effects, end, last_batch, cut })
+        Ok(Found { effects, end, last_batch, unsealed: None, cut })
     }
 
     /// The highest batch that anything behind a place says was durable.

@@ -69,6 +69,19 @@ impl<B: AsRef<[u8]>> Image<B> {
         sectors::count_stamped(self.from(offset), self.salt, Self::sector_number(offset)).0 > 0
     }
 
+    /// Where the last block ends that was written in this use of the slot; `offset` if none was from there on.
+    pub fn written_end(&self, offset: u32) -> u32 {
+        let block = u32::try_from(BLOCK_BYTES).expect("a small constant");
+        let stamped =
+            |at: u32, block: &[u8]| sectors::count_stamped(block, self.salt, Self::sector_number(at)).0 > 0;
+        (offset..)
+            .step_by(BLOCK_BYTES)
+            .zip(self.from(offset).chunks_exact(BLOCK_BYTES))
+            .filter(|(at, bytes)| stamped(*at, bytes))
+            .last()
+            .map_or(offset, |(at, _)| at + block)
+    }
+
     /// The log ids that the records at a damaged frame seem to carry; unverified.
     pub fn claimed_logs(&self, offset: u32) -> Vec<LogId> {
         let mut content = Vec::new();

@@ -131,6 +131,15 @@ impl Segments {
         self.active.as_ref()
     }
 
+    /// Makes the newest sealed segment the active one again, if there is none and that one has room.
+    pub fn reopen_newest(&mut self) -> bool {
+        let has_room = |newest: &Segment| crate::resume::has_room(newest.end, newest.bytes);
+        if self.active.is_none() && self.sealed.back().is_some_and(has_room) {
+            self.active = self.sealed.pop_back();
+        }
+        self.active.is_some()
+    }
+
     /// The lowest segment that was not retired: what a frame written now says is the oldest live one.
     pub fn oldest_live(&self) -> SegmentSeq {
         self.live().next().map_or(self.next_seq, |segment| segment.seq)

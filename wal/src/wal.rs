@@ -4,6 +4,7 @@
 //! is in `pump`; how reads run is in `reader`.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crate::device::{Completion, Device, IoId, SlotId};
 use crate::error::WalError;
@@ -30,6 +31,7 @@ const FIRST_BUFFER_BYTES: usize = 256 << 10;
 pub(crate) enum Purpose {
     Frame,
     Footer(SegmentSeq),
+    Wipe,
     Read,
     Create(SlotId),
     Remove,
@@ -46,6 +48,8 @@ pub struct Wal<D: Device> {
     pub(crate) commit: GroupCommit<D::Buffer>,
     /// The effect of the active segment's frames so far: its footer to be.
     pub(crate) active_index: SegmentIndex,
+    /// Bytes of the active segment that must be overwritten before a frame starts.
+    pub(crate) leftovers: Range<u32>,
     /// Footers that wait for their segment's last batch to be durable.
     pub(crate) footers: VecDeque<(SegmentSeq, BatchSeq, Vec<u8>)>,
     pub(crate) reclaim: Reclaim,
@@ -99,6 +103,7 @@ impl<D: Device> Wal<D> {
             segments: opened.segments,
             commit: GroupCommit::new(opened.durable),
             active_index: SegmentIndex::default(),
+            leftovers: 0..0,
             footers: VecDeque::new(),
             reclaim: Reclaim::default(),
             jobs: Vec::new(),
@@ -111,6 +116,7 @@ impl<D: Device> Wal<D> {
             poisoned: None,
         };
         wal.remove_slots(opened.unfit);
+        wal.resume(opened.unsealed);
         wal.make_spares();
         Ok((wal, opened.recovered))
     }
@@ -143,6 +149,7 @@ impl<D: Device> Wal<D> {
     pub fn can_submit(&self) -> bool {
         self.poisoned.is_none()
             && self.commit.ready.is_empty()
+            && !self.is_wiping()
             && self.commit.in_flight.len() < self.options.max_in_flight
             && (self.segments.active.is_some() || self.segments.spares() > 0)
     }
@@ -309,6 +316,13 @@ impl<D: Device> Wal<D> {
                 }
                 self.unpin(segment);
                 self.recycle(buffer);
+            }
+            (Purpose::Wipe, result) => {
+                self.recycle(buffer);
+                match result {
+                    Ok(()) => self.on_wiped(),
+                    Err(error) => self.poison("the overwriting of what a crash left", &error),
+                }
             }
             (Purpose::Create(slot), result) => self.on_made(slot, result.is_ok()),
             (Purpose::Remove, _) => {}

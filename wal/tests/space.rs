@@ -5,7 +5,7 @@
 mod support;
 
 use corduroy_wal::device::mem::{MemDisk, WriteFault};
-use corduroy_wal::{BatchSeq, LogId, Lsn, Space, WalError, WalEvent};
+use corduroy_wal::{BatchSeq, LogId, Lsn, Options, RecordHead, Space, Wal, WalError, WalEvent};
 use support::*;
 
 /// Fills segments with one busy log that keeps ten entries.
@@ -85,6 +85,119 @@ fn a_full_disk_is_reported_with_a_reserve_in_hand_and_passes_by_itself() {
     commit(&mut wal);
     let (wal, _) = open(&disk, 3);
     assert_eq!(wal.log_state(LogId(1)).unwrap().last, Lsn(lsn + 1));
+}
+
+/// A log of many segments on a disk that has no room left, with nineteen idle logs in the oldest one. Returns the last
+/// entry of log 1.
+fn fill(disk: &MemDisk, options: Options) -> u64 {
+    let (mut wal, _) = try_open(disk, options).unwrap();
+    for log in 2..=20 {
+        append_state(&mut wal, log, 7, 0).unwrap();
+    }
+    commit(&mut wal);
+    let mut lsn = 0;
+    while wal.space() == Space::Ok {
+        lsn += 1;
+        append(&mut wal, 1, lsn, 1, 1, 3000).unwrap();
+        commit(&mut wal);
+    }
+    lsn
+}
+
+/// What was released makes room, and writing goes on.
+fn empties(disk: &MemDisk, options: Options, lsn: u64, term: u64) {
+    let (mut wal, _) = try_open(disk, options).unwrap();
+    wal.release(LogId(1), Lsn(lsn));
+    for _ in 0..8 {
+        wal.submit().unwrap();
+        settle(&mut wal);
+    }
+    assert_eq!(wal.space(), Space::Ok, "{:?}", wal.stats());
+    let frames = 2 * u64::from(options.segment_bytes) / 4096;
+    for next in 1..=frames {
+        append(&mut wal, 1, lsn + next, 1, term, 3000).unwrap();
+        commit(&mut wal);
+        wal.release(LogId(1), Lsn(lsn + next - 1));
+    }
+    let (mut wal, _) = try_open(disk, Options { seed: 1000, ..options }).unwrap();
+    assert_eq!(read_all(&mut wal, 1).unwrap().last(), Some(&entry(1, lsn + frames, term, 3000)));
+    for log in 2..=20 {
+        assert_eq!(wal.log_state(LogId(log)).unwrap().hard_state, Some(hard_state(7, 0)), "log {log}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_left_after_any_number_of_restarts() {
+    let disk = MemDisk::new(1);
+    disk.set_max_slots(Some(4));
+    let lsn = fill(&disk, options(1));
+    let mut term = 0;
+    for life in 2..30 {
+        // The first start takes the reserve; the others have none, and go on in the same segment up to its middle.
+        let (mut wal, _) = open(&disk, life);
+        assert_eq!(wal.log_state(LogId(1)).unwrap().hard_state.map_or(0, |state| state.term.get()), term);
+        assert!(wal.can_submit(), "start {life} has nowhere to write: {:?}", wal.stats());
+        let batch = append_state(&mut wal, 1, life, lsn).unwrap();
+        wal.submit().unwrap();
+        settle(&mut wal);
+        if wal.durable() >= batch {
+            term = life;
+        }
+    }
+    assert!((6..12).contains(&term), "{term} starts of 28 could write into half a segment of 13 frames");
+    assert_eq!(disk.slots().len(), 4);
+    empties(&disk, options(30), lsn, 30);
+}
+
+/// Submits a hard state of log 1 in a frame of several blocks.
+fn submit_large(wal: &mut MemWal, term: u64, lsn: u64) {
+    let conf = [term as u8; 9000];
+    let head = RecordHead { log: LogId(1), hard_state: Some(hard_state(term, lsn)), conf: Some(&conf) };
+    append_owned(wal, head, &[]).unwrap();
+    wal.submit().unwrap();
+}
+
+#[test]
+fn a_full_disk_is_left_after_power_cuts_in_the_middle_of_frames() {
+    let mut torn = 0;
+    for seed in 0..60 {
+        let disk = MemDisk::new(seed);
+        disk.set_max_slots(Some(4));
+        let options = |seed| Options { segment_bytes: 256 << 10, ..options(seed) };
+        let lsn = fill(&disk, options(1));
+        let mut acknowledged = 0;
+        for life in 2..6 {
+            let (mut wal, recovered) = try_open(&disk, options(life)).unwrap();
+            torn += u32::from(recovered.torn_tail.is_some());
+            let found = wal.log_state(LogId(1)).unwrap().hard_state.map_or(0, |state| state.term.get());
+            let may_be = acknowledged..=acknowledged + 2;
+            assert!(may_be.contains(&found), "seed {seed}: {found} of {may_be:?} in life {life}");
+            // As large as the frame that may be torn at this place: what lies behind it would fit.
+            submit_large(&mut wal, life * 10, lsn);
+            settle(&mut wal);
+            assert_eq!(wal.in_flight(), 0);
+            acknowledged = life * 10;
+            disk.set_manual(true);
+            if life % 2 == 0 {
+                submit_large(&mut wal, life * 10 + 1, lsn);
+                append_state(&mut wal, 1, life * 10 + 2, lsn).unwrap();
+                wal.submit().unwrap();
+                assert_eq!(wal.in_flight(), 2);
+            }
+            drop(wal);
+            disk.crash();
+            if seed % 3 == 0 {
+                // Power fails again while the next start is at work on what the last one left.
+                let (mut wal, _) = Wal::open(disk.device(), options(life)).unwrap();
+                wal.poll(&mut Vec::new()).unwrap();
+                drop(wal);
+                disk.crash();
+            }
+            disk.set_manual(false);
+        }
+        empties(&disk, options(6), lsn, 100);
+    }
+    assert!(torn > 40, "only {torn} starts found a torn tail");
 }
 
 #[test]

@@ -9,6 +9,9 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
 use super::lock::{FolderLock, LockError};
 use super::{AlignedBuffer, BLOCK_BYTES, SlotId};
 
@@ -203,10 +206,16 @@ impl Folder {
         Ok(self.slots.iter().map(|(slot, open)| (*slot, open.bytes)).collect())
     }
 
-    /// Syncs every slot's file, then the folder.
+    /// Waits for writes that a process which has died left under way, syncs every slot's file, then the folder.
     pub(super) fn sync_all(&mut self) -> io::Result<()> {
         self.list()?;
-        for open in self.slots.values() {
+        for open in self.slots.values().filter(|open| open.bytes > 0) {
+            // Direct writes outlive their process, and a sync does not wait for them. Allocating does, and changes
+            // nothing here, since a slot is allocated whole.
+            match fallocate(&open.file, FallocateFlags::empty(), 0, open.bytes) {
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+                Err(errno) => return Err(errno.into()),
+            }
             open.file.sync_all()?;
         }
         self.dir.sync_all()
