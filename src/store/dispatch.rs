@@ -66,7 +66,13 @@ impl Exec<'_> {
             Err(Stop::Error(kind)) => Outcome::Error(kind),
             Err(Stop::Blocked) => unreachable!("prepare made sure of all that {op:?} needs"),
         });
-        Ok(Outcome::Array(outcomes.collect()))
+        let outcomes = outcomes.collect();
+        for op in &decoded {
+            if let Op::Keys { pattern } = op {
+                self.lookups.drop_matches(self.partition.id, pattern);
+            }
+        }
+        Ok(Outcome::Array(outcomes))
     }
 
     /// Makes sure that none of the ops will block.

@@ -116,7 +116,8 @@ impl Exec<'_> {
         let limit = self.options.max_keys_reply;
         let found: Vec<Outcome> = all.take(limit + 1).map(|key| Outcome::Bulk(key.to_vec())).collect();
         let too_many = found.len() > limit || below.is_some_and(|below| below.too_many);
-        if !self.preparing {
+        // In a transaction the answer is wanted by its other ops too: it goes when all have run.
+        if !self.preparing && !self.committed {
             self.lookups.drop_matches(id, pattern);
         }
         if too_many { Err(Stop::Error(ErrorKind::TooManyKeys)) } else { Ok(Outcome::Array(found)) }

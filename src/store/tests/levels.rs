@@ -46,6 +46,29 @@ fn a_restart_finds_what_was_handed_over_and_replays_the_rest() {
 }
 
 #[test]
+fn a_transaction_may_ask_twice_for_the_keys_of_one_pattern() {
+    let mut d = Driver::new(MemLower::default(), tiny(60_000));
+    let long = "v".repeat(200);
+    for n in 0..2000 {
+        d.run(&set(&format!("k{n}"), &long));
+    }
+    d.hand_over();
+    let ops = [bytes(&set("k1", "v")), bytes(&keys(b"k11*")), bytes(&keys(b"k11*")), bytes(&keys(b"k12*"))];
+    let ops: Vec<&[u8]> = ops.iter().map(Vec::as_slice).collect();
+    let outcome = d.run(&Op::Multi { guards: List::Args(&[]), ops: List::Args(&ops) });
+    let Outcome::Array(outcomes) = outcome else { panic!("{outcome:?}") };
+    let count = |outcome: &Outcome| if let Outcome::Array(keys) = outcome { keys.len() } else { 0 };
+    assert_eq!(outcomes.iter().map(count).collect::<Vec<_>>(), [0, 111, 111, 111]);
+    // Nothing of it is kept: the next one asks anew.
+    d.run(&set("k11000", "v"));
+    assert_eq!(count(&d.run(&keys(b"k11*"))), 112);
+}
+
+fn keys(pattern: &[u8]) -> Op<'_> {
+    Op::Keys { pattern }
+}
+
+#[test]
 fn a_new_tree_opened_again_is_the_same() {
     let folder = tempfile::tempdir().unwrap();
     for round in 0..4u64 {
