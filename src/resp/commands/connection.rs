@@ -73,7 +73,7 @@ fn authenticate(call: &mut Call<'_>, user: &[u8], password: &[u8]) -> Result<(),
         // The default user without a password takes any, as in Redis.
         None if user == b"default" => Ok(()),
         Some(wanted) if user == b"default" && same_secret(wanted.as_bytes(), password) => {
-            call.session.authenticated = true;
+            call.session.authenticate();
             Ok(())
         }
         _ => Err(WRONG_PASS),

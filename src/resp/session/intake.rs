@@ -62,6 +62,12 @@ impl Session {
         }
     }
 
+    /// The password was right. What follows in the same bytes has an authenticated client's limits already.
+    pub(in crate::resp) fn authenticate(&mut self) {
+        self.authenticated = true;
+        self.limits = self.current_limits();
+    }
+
     /// What a request may cost now.
     pub(super) fn current_limits(&self) -> Limits {
         if self.authenticated {

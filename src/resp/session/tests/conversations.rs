@@ -86,6 +86,22 @@ fn before_authentication_requests_are_small() {
 }
 
 #[test]
+fn what_comes_in_one_piece_with_the_password_may_be_large() {
+    for greeting in ["AUTH secret", "HELLO 2 AUTH default secret"] {
+        let fake = crate::resp::fake::Fake::new(1);
+        *fake.password.borrow_mut() = Some("secret".to_owned());
+        let mut talk = Talk::with(fake, Hub::new(1), 1);
+        let mut bytes = format!("{greeting}\r\n*23\r\n$4\r\nMSET\r\n").into_bytes();
+        for n in 10..21 {
+            bytes.extend_from_slice(format!("$2\r\n{n}\r\n$20000\r\n{}\r\n", "x".repeat(20_000)).as_bytes());
+        }
+        let replies = talk.say_bytes(&bytes);
+        assert!(replies.ends_with(b"+OK\r\n"), "{}", String::from_utf8_lossy(&replies));
+        assert!(!talk.session.should_close());
+    }
+}
+
+#[test]
 fn transactions() {
     let mut talk = Talk::new(1);
     talk.check("MULTI\nSET a 1\nINCR a\nGET a\nEXEC", "+OK~+QUEUED~+QUEUED~+QUEUED~*3~+OK~:2~$1~2~");
