@@ -199,6 +199,7 @@ impl Config {
             "output.soft_bytes",
             format!("{} is above output.hard_bytes ({})", self.output_soft_bytes.0, self.output_hard_bytes.0),
         );
+        check(self.max_clients > 0, "max_clients", "0 would let nobody connect".to_owned());
         check(
             (1..=64).contains(&self.pool_threads),
             "pool_threads",

@@ -140,9 +140,9 @@ impl Live {
             }
             let mut changed = self.config.clone();
             (setting.set)(&mut changed, value)?;
-            if let Some((_, why)) = changed.contradictions().into_iter().find(|(key, _)| *key == setting.key)
-            {
-                return Err(why);
+            // There was none before, so whatever setting it names, this change brings it about.
+            if let Some((key, why)) = changed.contradictions().into_iter().next() {
+                return Err(if key == setting.key { why } else { format!("{key}: {why}") });
             }
             self.config = changed;
             return Ok(());
@@ -178,6 +178,22 @@ mod tests {
         assert!(live.set("maxclients", "x").is_err());
         assert!(live.set("shards", "9").is_err());
         assert!(live.set("wal.sync", "inline").is_err());
+    }
+
+    #[test]
+    fn a_change_that_does_not_fit_another_setting_is_refused() {
+        let mut config = Config::default();
+        config.requirepass.0 = "secret".into();
+        config.listen = "0.0.0.0:7379".parse().expect("address");
+        assert_eq!(config.contradictions(), []);
+        let mut live = Live::new(config);
+        assert!(live.set("requirepass", "").expect_err("open to all").starts_with("listen: "));
+        assert!(
+            live.set("output.hard_bytes", "1").expect_err("below soft").starts_with("output.soft_bytes: ")
+        );
+        assert!(live.set("maxclients", "0").is_err());
+        assert_eq!(get(&live, "requirepass").as_deref(), Some("secret"));
+        live.set("requirepass", "other").expect("still closed");
     }
 
     #[test]
