@@ -1,5 +1,6 @@
 //! The command line. Flags of settings come from the table in `config.rs`; nothing is declared twice.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -32,11 +33,11 @@ pub enum Request {
 /// # Errors
 /// Every problem of the configuration.
 pub fn read(
-    args: impl Iterator<Item = String>,
-    environment: impl Iterator<Item = (String, String)>,
+    args: impl Iterator<Item = OsString>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Request, Vec<Problem>> {
     let matches = command().get_matches_from(args);
-    let environment: Vec<(String, String)> = environment.collect();
+    let environment: Vec<(OsString, OsString)> = environment.collect();
     match matches.subcommand() {
         Some(("serve", found)) => Ok(Request::Serve(Box::new(load(found, environment)?))),
         Some(("check-config", found)) => Ok(Request::CheckConfig(Box::new(load(found, environment)?))),
@@ -107,7 +108,7 @@ fn with_settings(command: Command) -> Command {
 }
 
 /// Puts the layers together.
-fn load(matches: &ArgMatches, environment: Vec<(String, String)>) -> Result<Loaded, Vec<Problem>> {
+fn load(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Result<Loaded, Vec<Problem>> {
     let mut layers = Layers::new();
     if let Some(path) = matches.get_one::<String>("config") {
         layers.file(Path::new(path));
@@ -168,7 +169,7 @@ mod tests {
     use super::*;
 
     fn read_words(words: &[&str]) -> Result<Request, Vec<Problem>> {
-        read(words.iter().map(|&word| word.to_owned()), std::iter::empty())
+        read(words.iter().map(OsString::from), std::iter::empty())
     }
 
     #[test]

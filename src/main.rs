@@ -15,7 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     abort_on_panic();
-    match cli::read(std::env::args(), std::env::vars()) {
+    match cli::read(std::env::args_os(), std::env::vars_os()) {
         Ok(request) => run(request),
         Err(problems) => refuse(&problems),
     }

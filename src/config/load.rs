@@ -1,5 +1,6 @@
 //! Puts the layers together: defaults, file, environment, flags. Finds every problem, not only the first.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -116,11 +117,16 @@ impl Layers {
     }
 
     /// Takes what the environment says; names that begin with `CORDUROY_` and mean nothing are problems.
-    pub fn environment(&mut self, variables: impl Iterator<Item = (String, String)>) {
+    pub fn environment<T: Into<OsString>>(&mut self, variables: impl Iterator<Item = (T, T)>) {
         for (name, text) in variables {
+            let name = name.into().to_string_lossy().into_owned();
             if !name.starts_with("CORDUROY_") || name == "CORDUROY_CONFIG" {
                 continue;
             }
+            let Ok(text) = text.into().into_string() else {
+                self.problem(Source::Environment(name), "", "the value is not UTF-8 text".to_owned());
+                continue;
+            };
             match SETTINGS.iter().find(|setting| setting.env() == name) {
                 Some(setting) => self.said.push((Source::Environment(name), setting.key.to_owned(), text)),
                 None => {
