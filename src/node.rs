@@ -155,8 +155,11 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     let topology = Topology::choose(config.cores.0.as_ref(), &affinity, limits)?;
     let memory = memory_budget(&config, limits);
     let plan = Plan::new(&identity, topology.cores());
-    Listener::check_free(config.listen)
-        .map_err(|source| StartError::Listen { address: config.listen, source })?;
+    for core in 0..topology.cores() {
+        for address in listen::addresses(&config, core) {
+            Listener::check_free(address).map_err(|source| StartError::Listen { address, source })?;
+        }
+    }
     raise_descriptor_limit();
     announce(&config, &identity, &topology, &plan, memory, &report);
 
@@ -221,7 +224,7 @@ fn run(shared: &Arc<Shared>, cores: Cores, topology: &Topology) -> Result<(), St
         }
     }
     shared.drop_pool();
-    match failure {
+    match failure.or_else(|| shared.take_failure()) {
         Some(error) => Err(error),
         None => {
             tracing::info!("stopped: all acknowledged writes are on the disk");

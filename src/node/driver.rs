@@ -17,7 +17,7 @@ use corduroy_shards::{Input, Now, Outputs, ShardError, StateMachine};
 use super::core::{Core, Host, Job, MAX_JOBS, Machine, bump};
 use super::event::Event;
 use super::shared::Phase;
-use super::{EXIT_IO, connection, listen, log};
+use super::{EXIT_IO, StartError, connection, listen, log};
 
 /// Messages taken from each core in a pass.
 const DRAIN_MAX: usize = 1024;
@@ -138,9 +138,8 @@ impl Driver {
             self.phase = phase;
             match phase {
                 Phase::Serving => {
-                    if let Err((address, error)) = listen::start(core) {
-                        tracing::error!(%address, %error, "cannot listen");
-                        core.shared.set_phase(Phase::Draining);
+                    if let Err((address, source)) = listen::start(core) {
+                        core.shared.fail(StartError::Listen { address, source });
                     }
                 }
                 Phase::Draining => begin_drain(core),

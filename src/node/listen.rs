@@ -10,6 +10,7 @@ use corduroy_shards::runtime::{Listener, Socket};
 use super::connection;
 use super::core::Core;
 use super::event::Event;
+use crate::config::Config;
 
 /// Connections accepted in a row before others of the core get their turn.
 const ACCEPT_BATCH: u32 = 32;
@@ -27,21 +28,26 @@ pub struct Listening {
     retry_at_ns: u64,
 }
 
+/// The addresses that a core listens on, the main one first.
+pub fn addresses(config: &Config, core: usize) -> Vec<SocketAddr> {
+    let mut addresses = vec![config.listen];
+    if config.core_ports > 0 {
+        let number = u16::try_from(core).unwrap_or(u16::MAX);
+        let mut own = config.listen;
+        own.set_port(config.core_ports.saturating_add(number));
+        addresses.push(own);
+    }
+    addresses
+}
+
 /// Starts listening.
 ///
 /// # Errors
 /// The address, and what the system says.
 pub fn start(core: &Core) -> Result<(), (SocketAddr, io::Error)> {
     let config = core.config();
-    let mut addresses = vec![config.listen];
-    if config.core_ports > 0 {
-        let number = u16::try_from(core.index).unwrap_or(u16::MAX);
-        let mut own = config.listen;
-        own.set_port(config.core_ports.saturating_add(number));
-        addresses.push(own);
-    }
     let mut listening = core.listening.borrow_mut();
-    for address in addresses {
+    for address in addresses(&config, core.index) {
         let failed = |error| (address, error);
         let listener = Listener::bind(address).map_err(failed)?;
         let token = Event::Listener(listening.len()).token();

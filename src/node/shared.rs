@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use corduroy_shards::runtime::{Doorbell, Pool};
 
+use super::StartError;
 use super::core::ShardFacts;
 use super::identity::Identity;
 use super::plan::Plan;
@@ -77,6 +78,7 @@ pub struct Shared {
     drain_since: Mutex<Option<Instant>>,
     pool: OnceLock<Mutex<Option<Arc<Pool>>>>,
     said_ready: AtomicBool,
+    failure: Mutex<Option<StartError>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -128,6 +130,7 @@ impl Shared {
             drain_since: Mutex::new(None),
             pool: OnceLock::new(),
             said_ready: AtomicBool::new(false),
+            failure: Mutex::new(None),
         };
         shared.apply(&shared.config());
         Arc::new(shared)
@@ -191,6 +194,18 @@ impl Shared {
     /// Lets the cores accept connections, unless the node was told to stop meanwhile.
     pub fn begin_serving(&self) {
         self.set_phase(Phase::Serving);
+    }
+
+    /// A core cannot serve: the node drains, and tells why at its end. The first reason counts.
+    pub fn fail(&self, why: StartError) {
+        lock(&self.failure).get_or_insert(why);
+        self.set_phase(Phase::Draining);
+    }
+
+    /// Why the node could not serve, if a core said so.
+    #[must_use]
+    pub fn take_failure(&self) -> Option<StartError> {
+        lock(&self.failure).take()
     }
 
     /// Since when the node drains.

@@ -1,8 +1,11 @@
 //! What a server must not start on, and what it says then.
 
+use std::ffi::OsString;
 use std::fs;
+use std::net::TcpListener;
+use std::os::unix::ffi::OsStringExt;
 
-use crate::server::{Server, cpus, data_dir, free_port, run, text};
+use crate::server::{Server, corduroy, cpus, data_dir, free_port, run, text};
 
 #[test]
 fn a_second_process_on_the_same_folder_is_refused_by_name() {
@@ -21,6 +24,27 @@ fn a_port_in_use_is_refused() {
     let mut second = Server::spawn(other.path(), first.port, &[]);
     assert_eq!(second.wait().code(), Some(78));
     assert!(second.log().contains("cannot listen on"), "{}", second.log());
+}
+
+#[test]
+fn a_port_of_one_core_in_use_is_refused() {
+    let dir = data_dir();
+    let holder = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = holder.local_addr().expect("its number").port().to_string();
+    let cpu = cpus()[0].to_string();
+    let mut server = Server::spawn(dir.path(), free_port(), &["--cores", &cpu, "--core-ports", &port]);
+    assert_eq!(server.wait().code(), Some(78));
+    assert!(server.log().contains("cannot listen on"), "{}", server.log());
+}
+
+#[test]
+fn an_environment_that_is_no_text_is_told_where_it_matters_and_ignored_elsewhere() {
+    let no_text = OsString::from_vec(vec![b'x', 0xff]);
+    let run = |name: &str| corduroy(&["check-config"]).env(name, &no_text).output().expect("it runs");
+    assert_eq!(run("SOMEBODY_ELSES").status.code(), Some(0));
+    let output = run("CORDUROY_DATA_DIR");
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("CORDUROY_DATA_DIR: the value is not UTF-8"));
 }
 
 #[test]
