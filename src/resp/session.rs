@@ -87,6 +87,8 @@ pub struct Session {
     front: u64,
     in_flight: usize,
     in_flight_bytes: usize,
+    /// Replies in the queue, behind one that is still to come.
+    held_bytes: usize,
     /// Parsing stands before a request that needs everything before it to be answered.
     stalled: bool,
     /// A recent large reply's size, for guessing what the requests in flight will bring.
@@ -182,7 +184,7 @@ impl Session {
     fn is_paused(&self) -> bool {
         self.stalled
             || self.ending != Ending::No
-            || self.out.len() > OUTPUT_PAUSE_BYTES
+            || self.out.len() + self.held_bytes > OUTPUT_PAUSE_BYTES
             || self.in_flight_bytes > MAX_IN_FLIGHT_BYTES
             || (self.in_flight > 0 && self.in_flight >= self.window())
     }
@@ -428,6 +430,7 @@ impl Session {
         if direct {
             self.out = out;
         } else if let Some(Slot { body: Body::Ready(bytes), .. }) = self.queue.back_mut() {
+            self.held_bytes += out.len() - before;
             *bytes = out;
         }
     }

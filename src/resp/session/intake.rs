@@ -44,6 +44,7 @@ impl Session {
             front: 0,
             in_flight: 0,
             in_flight_bytes: 0,
+            held_bytes: 0,
             stalled: false,
             reply_size_hint: super::UNKNOWN_REPLY_BYTES,
             ending: Ending::No,

@@ -270,6 +270,7 @@ impl Session {
         }
         self.account(at, backend);
         if at > 0 {
+            self.held_bytes += out.len();
             if let Some(slot) = self.queue.get_mut(at) {
                 slot.body = Body::Ready(out);
             }
@@ -282,6 +283,7 @@ impl Session {
         self.front += 1;
         while let Some(Slot { body: Body::Ready(bytes), .. }) = self.queue.front() {
             out.extend_from_slice(bytes);
+            self.held_bytes -= bytes.len();
             self.queue.pop_front();
             self.front += 1;
         }

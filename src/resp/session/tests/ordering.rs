@@ -97,6 +97,30 @@ fn parsing_stops_while_output_is_unread() {
 }
 
 #[test]
+fn parsing_stops_while_replies_wait_behind_another() {
+    let mut talk = Talk::new(1);
+    let one = talk.say("COMMAND DOCS").len();
+    let requests = [b"SET a 1\r\n".to_vec(), b"COMMAND DOCS\r\n".repeat(1000)].concat();
+    talk.session.input(&requests, &talk.fake);
+    assert!(!talk.session.wants_read());
+    assert!(talk.session.output().is_empty());
+    let held = talk.session.held_bytes;
+    assert!((OUTPUT_PAUSE_BYTES..2 * OUTPUT_PAUSE_BYTES).contains(&held), "{held} bytes");
+    // All is answered in the end.
+    talk.answer(false);
+    let (mut taken, mut total) = (talk.session.output().len(), 0);
+    while taken > 0 {
+        assert!(taken < 3 * OUTPUT_PAUSE_BYTES);
+        total += taken;
+        talk.session.output_written(taken);
+        talk.session.resume(&talk.fake);
+        taken = talk.session.output().len();
+    }
+    assert_eq!((total, talk.session.held_bytes), (1000 * one + "+OK\r\n".len(), 0));
+    assert!(talk.session.wants_read());
+}
+
+#[test]
 fn large_replies_narrow_the_window() {
     let mut talk = Talk::new(1);
     talk.fake.in_memory.set(false);
