@@ -78,43 +78,18 @@ impl RecordMeta<'_> {
     }
 }
 
-/// Bytes that a [`Writer`] gathers before it writes them.
-const GATHERED_BYTES: usize = 256;
-
-/// Writes a record at a logical place of a frame, piece by piece, and sums up its checksum on the way. Small pieces are
-/// gathered first: a checksum and a copy around the stamps cost more to begin than some hundred bytes of them take.
+/// Writes a record at a logical place of a frame, piece by piece, and sums up its checksum on the way.
 struct Writer<'a> {
     frame: &'a mut [u8],
     at: usize,
     crc: crc32fast::Hasher,
-    gathered: [u8; GATHERED_BYTES],
-    len: usize,
 }
 
 impl Writer<'_> {
     fn put(&mut self, bytes: &[u8]) {
-        if bytes.len() > GATHERED_BYTES - self.len {
-            self.flush();
-        }
-        match self.gathered.get_mut(self.len..self.len + bytes.len()) {
-            Some(place) => {
-                place.copy_from_slice(bytes);
-                self.len += bytes.len();
-            }
-            None => {
-                self.crc.update(bytes);
-                sectors::put(self.frame, self.at, bytes);
-                self.at += bytes.len();
-            }
-        }
-    }
-
-    fn flush(&mut self) {
-        let (bytes, _) = self.gathered.split_at(self.len);
         self.crc.update(bytes);
         sectors::put(self.frame, self.at, bytes);
-        self.at += self.len;
-        self.len = 0;
+        self.at += bytes.len();
     }
 }
 
@@ -127,9 +102,8 @@ pub fn encode<'a>(
     entries: impl Iterator<Item = EntryRef<'a>>,
 ) -> u32 {
     let len = u32::try_from(record_bytes).expect("a record is smaller than a segment");
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&len.to_le_bytes());
-    let mut writer = Writer { frame, at: at + 8, crc, gathered: [0; GATHERED_BYTES], len: 0 };
+    let mut writer = Writer { frame, at: at + 8, crc: crc32fast::Hasher::new() };
+    writer.crc.update(&len.to_le_bytes());
     let flags = (meta.kind as u32) << 8
         | meta.hard_state.map_or(0, |_| FLAG_HARD_STATE)
         | meta.conf.map_or(0, |_| FLAG_CONF);
@@ -157,7 +131,6 @@ pub fn encode<'a>(
         writer.put(&head.bytes);
         writer.put(entry.data);
     }
-    writer.flush();
     assert_eq!(writer.at, at + record_bytes, "the record is as long as it was computed to be");
     let crc = writer.crc.finalize();
     let head = super::Head::<8>::new().u32(len).u32(crc);
