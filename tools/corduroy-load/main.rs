@@ -96,6 +96,12 @@ fn check_journal(args: &CheckArgs) -> Result<bool, Failure> {
     let Some((prefix, ledger)) = journal::read(&args.journal).map_err(usage)? else {
         return Err((EXIT_USAGE, format!("journal {}: no such file", args.journal.display())));
     };
+    if ledger.keys().next().is_none() {
+        return Err((
+            EXIT_FAILED,
+            format!("journal {}: no write stands in it, so nothing can be said", args.journal.display()),
+        ));
+    }
     let patience = Duration::from_secs_f64(args.wait);
     let password = args.server.password.as_deref();
     let verdict = check::check(addr, password, patience, &prefix, &ledger).map_err(failed)?;

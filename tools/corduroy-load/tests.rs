@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::check::{Verdict, check};
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 use crate::report::{Label, Report};
 use crate::resp::{self, Reply};
 use crate::run::{Outcome, run};
@@ -292,6 +292,25 @@ fn a_journal_proves_what_a_crash_lost() {
 }
 
 /// One stall of 600 ms: in an open loop all requests that fell due in it pay, in a closed loop only those under way.
+/// A crash test whose load never ran must not pass.
+#[test]
+fn a_journal_without_a_write_proves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    for make in [
+        |path: &Path| std::fs::write(path, "").unwrap(),
+        |path: &Path| {
+            journal::Journal::begin_run(path, "key:").unwrap();
+        },
+    ] {
+        make(&path);
+        let words = ["corduroy-load", "check", path.to_str().unwrap()];
+        let Some(Command::Check(args)) = Cli::parse_from(words).command else { panic!("check") };
+        let (_, why) = crate::check_journal(&args).unwrap_err();
+        assert!(why.contains("no write stands in it"), "{why}");
+    }
+}
+
 #[test]
 fn a_stall_is_not_omitted() {
     let slow = |options: &str| {
