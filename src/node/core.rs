@@ -241,6 +241,10 @@ impl Core {
         let version = self.shared.version();
         if self.config_version.replace(version) != version {
             *self.config.borrow_mut() = Rc::new(self.shared.config());
+            // Connections that are idle already may have to go; nothing else would have them looked at.
+            if self.sweep_at_ns.get().is_none() {
+                self.sweep_at_ns.set(Some(self.now().mono_ns));
+            }
         }
         Rc::clone(&self.config.borrow())
     }

@@ -70,6 +70,8 @@ impl Driver {
         connection::read_all(core);
         // Reading took time and looked at the clock; from here on the pass has one time.
         let now = core.tick();
+        // It may have changed.
+        core.config();
         self.take_messages(core);
         take_jobs_done(core);
         let mut again = false;

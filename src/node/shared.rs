@@ -154,7 +154,7 @@ impl Shared {
         self.live.read().unwrap_or_else(PoisonError::into_inner).get(matches)
     }
 
-    /// Changes a setting for all cores.
+    /// Changes a setting for all cores, and has each look at it.
     ///
     /// # Errors
     /// As [`Live::set`].
@@ -163,6 +163,7 @@ impl Shared {
         live.set(name, value)?;
         self.apply(&live.config);
         self.version.fetch_add(1, Ordering::Release);
+        self.ring_all();
         Ok(())
     }
 

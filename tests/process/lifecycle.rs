@@ -1,12 +1,25 @@
 //! Start-up lines, a clean stop, a hurried one, and an idle server.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use redis::Commands;
 
 use crate::server::{Server, data_dir, exchange};
+
+#[test]
+fn a_time_limit_set_later_holds_for_connections_that_are_idle_already() {
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &[]);
+    let mut idle = server.connect();
+    exchange(&mut idle, b"PING\r\n", b"+PONG\r\n");
+    let mut other = server.connect();
+    exchange(&mut other, b"CONFIG SET timeout 1\r\n", b"+OK\r\n");
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).expect("the end");
+    assert!(rest.is_empty(), "{rest:?}");
+}
 
 #[test]
 fn it_says_what_it_is_at_start() {
