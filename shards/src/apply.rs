@@ -15,6 +15,7 @@ use crate::raft::proposals::{Match, Requests, Work};
 use crate::shard::inbox::Spare;
 use crate::shard::outbox::Outbox;
 use crate::slot::{Cursor, Pending, Slot};
+use crate::stages::{Answered, StageStamps};
 use crate::status::Counters;
 
 /// How far a replica's apply came.
@@ -119,12 +120,25 @@ impl<M: StateMachine> Applying<'_, M> {
             clock_ms: self.now.wall_ms.max(stamp_ms).max(slot.stamp_ms),
             is_ours: slot.rows.matching(lsn, term) == Match::Ours,
         };
+        let from = self.outbox.replies.len();
         let progress = self.operations(slot, &at_hand);
+        self.stamp(slot, from);
         if progress == Progress::Done {
             self.machine.end_entry(&at_hand.at);
             self.close(slot, stamp_ms, at_hand.is_ours);
         }
         Ok(progress)
+    }
+
+    /// Says of the replies from number `from` on, which the front row has brought, when they passed their stages.
+    fn stamp(&mut self, slot: &Slot, from: usize) {
+        let until = self.outbox.replies.len();
+        if from < until
+            && let Some(row) = slot.rows.front()
+        {
+            let stamps = StageStamps { applied_ns: self.now.mono_ns, ..row.stamps };
+            self.outbox.answered.push(Answered { from, until, stamps });
+        }
     }
 
     /// Walks the entry's operations and the reads between them. Once the operations are done, the budget does not stop
@@ -179,8 +193,8 @@ impl<M: StateMachine> Applying<'_, M> {
         slot.stamp_ms = slot.stamp_ms.max(stamp_ms);
         self.counters.entries_applied += 1;
         if let Some(row) = is_ours.then(|| slot.rows.close_front()).flatten() {
-            self.counters.queue.add(row.queued_ns, row.proposed_ns);
-            self.counters.commit.add(row.proposed_ns, self.now.mono_ns);
+            self.counters.queue.add(row.stamps.queued_ns, row.stamps.proposed_ns);
+            self.counters.commit.add(row.stamps.proposed_ns, self.now.mono_ns);
             self.spare.give(row.requests);
         }
     }

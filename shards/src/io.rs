@@ -7,6 +7,7 @@ use corduroy_wal::{Lsn, WalError};
 use crate::ids::{PartitionId, Ticket};
 use crate::machine::{Kind, StateMachine};
 use crate::raft::replica::ReplicaError;
+use crate::stages::{Answered, StageStamps, with_stamps};
 
 /// The time, handed in by the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -95,11 +96,51 @@ pub struct Outputs<M: StateMachine> {
     pub again: bool,
     /// Turn again at this monotonic time at the latest, if any timer runs.
     pub wake_at_ns: Option<u64>,
+    /// When replies passed their stages, by their numbers.
+    answered: Vec<Answered>,
 }
 
 impl<M: StateMachine> Default for Outputs<M> {
     fn default() -> Self {
-        Self { replies: Vec::new(), jobs: Vec::new(), fenced: Vec::new(), again: false, wake_at_ns: None }
+        Self {
+            replies: Vec::new(),
+            jobs: Vec::new(),
+            fenced: Vec::new(),
+            again: false,
+            wake_at_ns: None,
+            answered: Vec::new(),
+        }
+    }
+}
+
+impl<M: StateMachine> Outputs<M> {
+    /// Takes all outcomes, in order; with those of logged entries comes when they passed their stages.
+    pub fn take_replies(
+        &mut self,
+    ) -> impl Iterator<Item = (Ticket, Reply<M::Outcome>, Option<StageStamps>)> + use<'_, M> {
+        with_stamps(&mut self.replies, &mut self.answered)
+    }
+
+    /// Adds a turn's outcomes behind those that were not taken yet.
+    pub(crate) fn add_replies(
+        &mut self,
+        replies: &mut Vec<(Ticket, Reply<M::Outcome>)>,
+        answered: &mut Vec<Answered>,
+    ) {
+        if self.replies.is_empty() {
+            // Whoever took the replies alone has no use for their stamps.
+            self.answered.clear();
+            std::mem::swap(&mut self.replies, replies);
+            std::mem::swap(&mut self.answered, answered);
+        } else {
+            let shift = self.replies.len();
+            self.replies.append(replies);
+            self.answered.extend(answered.drain(..).map(|group| Answered {
+                from: group.from + shift,
+                until: group.until + shift,
+                ..group
+            }));
+        }
     }
 }
 

@@ -18,6 +18,7 @@ pub mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod slot;
+pub mod stages;
 pub mod status;
 
 pub use ::raft::StateRole as Role;
@@ -27,4 +28,5 @@ pub use io::{Input, Now, Outputs, Rejection, Reply, ShardError};
 pub use machine::{Applied, Kind, StateMachine, Step};
 pub use options::{Limits, ShardOptions};
 pub use shard::Shard;
+pub use stages::StageStamps;
 pub use status::{Counters, ReplicaStatus, ShardStatus};

@@ -180,6 +180,11 @@ impl Slot {
         self.replica.is_settled() && !self.conns.may_hold(conn) && !self.parked.holds(conn)
     }
 
+    /// The disk has finished a record: whose entries it brought is noted for those who wait for them.
+    pub fn mark_durable(&mut self, now_ns: u64) {
+        self.rows.mark_durable(self.replica.durable(), now_ns);
+    }
+
     /// Why requests are turned away, if they are.
     pub fn refusal(&self) -> Rejection {
         self.replica.ready_error().as_ref().map_or(Rejection::NoLeader(self.partition), Rejection::from)

@@ -302,6 +302,12 @@ impl Group {
         Lsn(self.node.raft.raft_log.last_index())
     }
 
+    /// The highest durable entry.
+    #[must_use]
+    pub fn durable(&self) -> Lsn {
+        Lsn(self.node.raft.raft_log.persisted)
+    }
+
     /// The election timeout in force, in ticks.
     #[must_use]
     pub fn election_timeout_ticks(&self) -> usize {

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use corduroy_wal::{Lsn, Term};
 
 use crate::ids::Ticket;
+use crate::stages::StageStamps;
 
 /// What an item of a row is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,10 +131,8 @@ pub struct Row {
     pub requests: Requests,
     /// When its requests are answered with "unknown", on the monotonic clock in ns.
     pub deadline_ns: u64,
-    /// When the first of its requests came, in ns.
-    pub queued_ns: u64,
-    /// When it was proposed, in ns.
-    pub proposed_ns: u64,
+    /// When it passed its stages.
+    pub stamps: StageStamps,
 }
 
 /// How the entry that is applied next stands to the registry.
@@ -210,6 +209,12 @@ impl Proposals {
         if expired { self.rows.pop_front() } else { None }
     }
 
+    /// Entries up to `upto` are durable: stamps the rows of those that were not.
+    pub fn mark_durable(&mut self, upto: Lsn, now_ns: u64) {
+        let rows = self.rows.iter_mut().rev().skip_while(|row| row.lsn > upto);
+        rows.take_while(|row| row.stamps.durable_ns == 0).for_each(|row| row.stamps.durable_ns = now_ns);
+    }
+
     /// Rows waiting.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -239,8 +244,7 @@ mod tests {
             term: Term(term),
             requests,
             deadline_ns: lsn * 100,
-            queued_ns: 0,
-            proposed_ns: 0,
+            stamps: StageStamps::default(),
         }
     }
 

@@ -367,6 +367,16 @@ impl Replica {
         }
     }
 
+    /// The highest entry that is durable here, as far as its records in this life tell.
+    #[must_use]
+    pub fn durable(&self) -> Lsn {
+        match &self.engine {
+            Engine::Group(group) => group.durable(),
+            Engine::Solo(solo) => solo.durable(),
+            Engine::Stopped(_) => Lsn::ZERO,
+        }
+    }
+
     /// Its role.
     #[must_use]
     pub fn role(&self) -> StateRole {

@@ -16,6 +16,7 @@ use crate::raft::group::Proposed;
 use crate::raft::proposals::{Row, Work};
 use crate::raft::ready::Persist;
 use crate::slot::ParkedRead;
+use crate::stages::StageStamps;
 
 /// What a record or an entry in it takes beside its payload, roughly, in bytes: for sizing frames.
 const RECORD_BYTES: usize = 64;
@@ -70,7 +71,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         slot.stamp_ms = stamp_ms;
         let payload = Bytes::from(entry.finish(stamp_ms));
         let proposed = slot.replica.propose(payload.clone());
-        let (deadline_ns, proposed_ns) = (self.deadline_ns(), self.now.mono_ns);
+        let (deadline_ns, now_ns) = (self.deadline_ns(), self.now.mono_ns);
         let Some(proposed) = self.fence_on_fault(place, proposed) else {
             self.stop_requests(place, requests);
             return;
@@ -78,7 +79,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let slot = self.replicas.slot_mut(place);
         match proposed {
             Proposed::At(lsn, term) => {
-                slot.rows.register(Row { lsn, term, requests, deadline_ns, queued_ns, proposed_ns });
+                let stamps = StageStamps::proposed(queued_ns, now_ns);
+                slot.rows.register(Row { lsn, term, requests, deadline_ns, stamps });
                 self.counters.entries_proposed += 1;
                 self.left_over |= !slot.batches.is_empty();
             }

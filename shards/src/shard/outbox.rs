@@ -8,11 +8,13 @@ use crate::ids::{PartitionId, Ticket};
 use crate::io::{Rejection, Reply};
 #[cfg(feature = "sim")]
 use crate::options::PlantedBug;
+use crate::stages::Answered;
 
 /// Outcomes and reports of a turn.
 #[derive(Debug)]
 pub(crate) struct Outbox<O> {
     pub replies: Vec<(Ticket, Reply<O>)>,
+    pub answered: Vec<Answered>,
     pub fenced: Vec<(PartitionId, String)>,
     #[cfg(feature = "sim")]
     pub bug: Option<PlantedBug>,
@@ -24,6 +26,7 @@ impl<O> Default for Outbox<O> {
     fn default() -> Self {
         Self {
             replies: Vec::new(),
+            answered: Vec::new(),
             fenced: Vec::new(),
             #[cfg(feature = "sim")]
             bug: None,

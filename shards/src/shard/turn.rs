@@ -142,6 +142,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     pub(super) fn persisted(&mut self, place: u32, number: u64) {
         let result = self.replicas.slot_mut(place).replica.persisted(number);
         if self.fence_on_fault(place, result).is_some() {
+            self.replicas.slot_mut(place).mark_durable(self.now.mono_ns);
             self.replicas.enlist(List::Ready, place);
         }
     }
@@ -376,11 +377,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.room.look(&mut self.wal, &mut self.machine, self.now.mono_ns);
         let more = self.machine.maintain(self.options.maintain_ns);
         self.machine.take_jobs(&mut out.jobs);
-        if out.replies.is_empty() {
-            std::mem::swap(&mut out.replies, &mut self.outbox.replies);
-        } else {
-            out.replies.append(&mut self.outbox.replies);
-        }
+        out.add_replies(&mut self.outbox.replies, &mut self.outbox.answered);
         out.fenced.append(&mut self.outbox.fenced);
         out.again = more
             || self.replicas.listed(List::Apply) > 0

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use corduroy_shards::{
-    Applied, Input, Kind, Now, Outputs, PartitionId, Rejection, Reply, Shard, ShardOptions, StateMachine,
-    Step, Ticket,
+    Applied, Input, Kind, Now, Outputs, PartitionId, Rejection, Reply, Shard, ShardOptions, StageStamps,
+    StateMachine, Step, Ticket,
 };
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{Lsn, Options, Wal};
@@ -180,6 +180,7 @@ pub struct World {
     pub jobs: Vec<Job>,
     pub replies: BTreeMap<(u64, u64), Vec<Got>>,
     pub order: Vec<(u64, u64)>,
+    pub stamps: BTreeMap<(u64, u64), StageStamps>,
     pub fenced: Vec<(PartitionId, String)>,
     pub options: ShardOptions,
     pub wal_options: Options,
@@ -223,6 +224,7 @@ impl World {
             jobs: Vec::new(),
             replies: BTreeMap::new(),
             order: Vec::new(),
+            stamps: BTreeMap::new(),
             fenced: Vec::new(),
             options,
             wal_options,
@@ -246,7 +248,10 @@ impl World {
     pub fn turn(&mut self) {
         self.now.mono_ns += 1_000;
         self.shard.turn(self.now, &mut self.out).expect("the turn goes well");
-        for (ticket, reply) in self.out.replies.drain(..) {
+        for (ticket, reply, stamps) in self.out.take_replies() {
+            if let Some(stamps) = stamps {
+                self.stamps.insert((ticket.conn, ticket.seq), stamps);
+            }
             let got = match reply {
                 Reply::Done { lsn, outcome } => Got::Done(lsn.get(), outcome),
                 Reply::Rejected(why) => Got::Rejected(why),
