@@ -15,6 +15,9 @@ pub use load::{Layers, Loaded, Problem, Source};
 use value::{Bytes, Cores, Millis, Secret, Value};
 pub use value::{LogFormat, LogLevel, Replication, WalSync};
 
+/// SLOWLOG's entries are held in memory.
+const SLOWLOG_MAX_LEN: usize = 1_000_000;
+
 /// Whether a setting may change while the node runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Heat {
@@ -117,7 +120,7 @@ settings! {
     /// Whether writes go through Raft or only through the log; off is for data that will never be replicated.
     replication: Replication = "raft", "replication", Cold;
     /// How a log write is made durable: write flagged DSYNC, write linked to a flush, or plain blocking calls.
-    wal_sync: WalSync = "auto", "wal.sync", Cold;
+    wal_sync: WalSync = "auto", "wal.sync", Hot;
     /// Size of one log segment; a multiple of 1 MiB.
     wal_segment_bytes: Bytes = "64MiB", "wal.segment_bytes", Cold;
     /// Log writes under way at a time in each shard, 1 to 4.
@@ -200,6 +203,16 @@ impl Config {
             format!("{} is above output.hard_bytes ({})", self.output_soft_bytes.0, self.output_hard_bytes.0),
         );
         check(self.max_clients > 0, "max_clients", "0 would let nobody connect".to_owned());
+        check(
+            self.slowlog_slower_than_us >= -1,
+            "slowlog.slower_than_us",
+            format!("{} is below -1, which means that nothing is logged", self.slowlog_slower_than_us),
+        );
+        check(
+            self.slowlog_max_len <= SLOWLOG_MAX_LEN,
+            "slowlog.max_len",
+            format!("{} is above {SLOWLOG_MAX_LEN}", self.slowlog_max_len),
+        );
         check(
             (1..=64).contains(&self.pool_threads),
             "pool_threads",

@@ -139,7 +139,13 @@ impl Live {
                 }
             }
             let mut changed = self.config.clone();
-            (setting.set)(&mut changed, value)?;
+            (setting.set)(&mut changed, value).map_err(|why| match setting.form {
+                // What Redis says, where the name is Redis's.
+                "N" if setting.key != name && value.parse::<i64>().is_err() => {
+                    "argument couldn't be parsed into an integer".to_owned()
+                }
+                _ => why,
+            })?;
             // There was none before, so whatever setting it names, this change brings it about.
             if let Some((key, why)) = changed.contradictions().into_iter().next() {
                 return Err(if key == setting.key { why } else { format!("{key}: {why}") });
@@ -177,7 +183,15 @@ mod tests {
         assert_eq!(live.config.max_clients, 77);
         assert!(live.set("maxclients", "x").is_err());
         assert!(live.set("shards", "9").is_err());
-        assert!(live.set("wal.sync", "inline").is_err());
+        live.set("wal.sync", "inline").expect("hot");
+        assert!(live.set("wal.max_in_flight", "3").is_err());
+        let why = live.set("slowlog-max-len", "x").expect_err("no number");
+        assert_eq!(why, "argument couldn't be parsed into an integer");
+        assert!(
+            live.set("slowlog-log-slower-than", "-2").is_err()
+                && live.set("slowlog-max-len", "1000001").is_err()
+        );
+        live.set("slowlog-log-slower-than", "-1").expect("nothing is slow");
     }
 
     #[test]

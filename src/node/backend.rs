@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use corduroy_shards::{Kind, PartitionId, Ticket};
+use corduroy_shards::{Kind, PartitionId, StageStamps, Ticket};
 
 use super::core::{Core, core_of_conn, mono_ns};
 use super::info;
@@ -67,6 +67,10 @@ impl Backend for Core {
     fn requires_password(&self) -> Option<String> {
         let config = self.config();
         (!config.requirepass.0.is_empty()).then(|| config.requirepass.0.clone())
+    }
+
+    fn stage_stamps(&self) -> Option<StageStamps> {
+        self.stages.get()
     }
 
     fn wake_connection(&self, conn: u64) {

@@ -8,15 +8,15 @@ use corduroy_shards::raft::replica::Replication as RaftOn;
 use corduroy_shards::runtime::Endpoint;
 use corduroy_shards::{Limits, ShardOptions};
 use corduroy_shards::{Shard, ShardId};
-use corduroy_wal::device::{DiskDevice, Engine, SyncMode, UringOptions};
+use corduroy_wal::device::{DiskDevice, Engine, UringOptions};
 use corduroy_wal::{Options as WalOptions, Recovered, Wal};
 
-use super::core::{Core, NodeShard};
+use super::core::{Core, NodeShard, sync_mode};
 use super::identity::Identity;
 use super::message::Message;
 use super::shared::Shared;
 use super::{EXIT_IO, StartError, driver, log, system};
-use crate::config::{Config, Replication, WalSync};
+use crate::config::{Config, Replication};
 use crate::store::{HashSeed, LsmLower, LsmShared, Options as StoreOptions, Store};
 
 /// Files of the lower level that may be open at a time, all shards of a core together.
@@ -141,15 +141,6 @@ fn open_shard(
 fn seed(shared: &Shared, shard: ShardId) -> u64 {
     let now = u64::from(std::process::id()) ^ shared.started_ms.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     now ^ shared.identity.node.rotate_left(shard.0 % 64)
-}
-
-fn sync_mode(mode: WalSync) -> SyncMode {
-    match mode {
-        WalSync::Auto => SyncMode::Auto,
-        WalSync::Dsync => SyncMode::Dsync,
-        WalSync::Linked => SyncMode::Linked,
-        WalSync::Inline => SyncMode::Inline,
-    }
 }
 
 fn wal_options(config: &Config, seed: u64) -> WalOptions {

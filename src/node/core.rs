@@ -17,16 +17,16 @@ use corduroy_shards::runtime::ring::{RingReceiver, RingSender, ring};
 use corduroy_shards::runtime::{Endpoint, Full, Poller};
 use corduroy_shards::{Counters, ReplicaStatus};
 use corduroy_shards::{
-    Input, Kind, Now, PartitionId, Rejection, Reply, Shard, ShardId, StateMachine, Ticket,
+    Input, Kind, Now, PartitionId, Rejection, Reply, Shard, ShardId, StageStamps, StateMachine, Ticket,
 };
 use corduroy_wal::WalStats;
-use corduroy_wal::device::DiskDevice;
+use corduroy_wal::device::{DiskDevice, SyncMode};
 
 use super::connection::{Conn, Conns};
 use super::listen::Listening;
 use super::message::Message;
 use super::shared::{Shared, lock, wall_ms};
-use crate::config::Config;
+use crate::config::{Config, WalSync};
 use crate::resp::SessionReply;
 use crate::store::{LsmLower, Store, StoreStats};
 
@@ -73,6 +73,8 @@ pub struct ShardFacts {
     pub replicas: Vec<ReplicaStatus>,
     /// Whether the log has room.
     pub has_space: bool,
+    /// How its writes are made durable now.
+    pub sync: SyncMode,
 }
 
 /// Where a partition lives.
@@ -113,6 +115,8 @@ pub struct Core {
     /// Something has waited for room since the connections were last told to read on. Those that were settled meanwhile
     /// were not, even if there was room again before the pass ended.
     pub held_back: Cell<bool>,
+    /// When the request passed its stages whose outcome is being handed to its session.
+    pub stages: Cell<Option<StageStamps>>,
     /// Outcomes decided here, without a shard.
     pub decided: RefCell<Vec<(Ticket, SessionReply)>>,
     /// Its connections.
@@ -190,6 +194,7 @@ impl Core {
             outbox_len: Cell::new(0),
             held_back: Cell::new(false),
             mesh: RefCell::new(mesh),
+            stages: Cell::new(None),
             decided: RefCell::default(),
             conns: RefCell::new(Conns::new(index)),
             unsettled: RefCell::default(),
@@ -333,26 +338,32 @@ impl Core {
         match message {
             Message::Request { ticket, partition, kind, op } => match self.place(partition) {
                 Some(Place::Here(at)) => self.request_here(at, ticket, partition, kind, &op),
-                _ => self.answer(ticket, Reply::Rejected(Rejection::NoPartition(partition))),
+                _ => self.answer(ticket, Reply::Rejected(Rejection::NoPartition(partition)), None),
             },
-            Message::Reply { ticket, reply } => self.deliver(ticket, reply),
+            Message::Reply { ticket, reply, stages } => {
+                self.deliver(ticket, reply, stages.map(|stages| *stages));
+            }
             Message::Look { conn } => self.look(conn),
         }
     }
 
     /// Brings an outcome to its connection's core.
-    pub fn answer(&self, ticket: Ticket, reply: SessionReply) {
+    pub fn answer(&self, ticket: Ticket, reply: SessionReply, stages: Option<StageStamps>) {
         let core = core_of_conn(ticket.conn);
         if core == self.index {
-            self.deliver(ticket, reply)
+            self.deliver(ticket, reply, stages)
         } else {
-            self.post(core, Message::Reply { ticket, reply })
+            let slowlog = &self.shared.hub.slowlog;
+            let stages = stages
+                .filter(|stages| slowlog.may_be_slow(stages.applied_ns.saturating_sub(stages.queued_ns)));
+            self.post(core, Message::Reply { ticket, reply, stages: stages.map(Box::new) })
         }
     }
 
     /// Hands an outcome to its session. The connection may be gone; then nobody wants it.
-    fn deliver(&self, ticket: Ticket, reply: SessionReply) {
+    fn deliver(&self, ticket: Ticket, reply: SessionReply, stages: Option<StageStamps>) {
         let Some(conn) = self.conns.borrow().get(ticket.conn) else { return };
+        self.stages.set(stages);
         conn.session.borrow_mut().reply(ticket, reply, self);
         self.unsettle(conn);
     }
@@ -370,6 +381,15 @@ impl Core {
         if !conn.is_listed.replace(true) {
             self.unsettled.borrow_mut().push(conn);
         }
+    }
+
+    /// Hands a changed configuration on to the shards: log writes from the next one on.
+    pub fn follow_config(&self) {
+        let mode = sync_mode(self.config().wal_sync);
+        for host in &self.hosts {
+            host.shard.borrow_mut().wal_mut().device_mut().set_sync_mode(mode);
+        }
+        self.unpublished.set(true);
     }
 
     /// This core's figures, for the other cores to read.
@@ -394,7 +414,18 @@ impl Host {
             store: shard.machine().stats(),
             replicas: status.replicas,
             has_space: status.space == corduroy_wal::Space::Ok,
+            sync: shard.wal().device().sync_mode(),
         }
+    }
+}
+
+/// A setting in the log's own words.
+pub fn sync_mode(mode: WalSync) -> SyncMode {
+    match mode {
+        WalSync::Auto => SyncMode::Auto,
+        WalSync::Dsync => SyncMode::Dsync,
+        WalSync::Linked => SyncMode::Linked,
+        WalSync::Inline => SyncMode::Inline,
     }
 }
 

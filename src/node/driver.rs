@@ -42,6 +42,7 @@ pub fn run(core: &Rc<Core>) -> io::Result<()> {
         is_counted: false,
         drained: false,
         accept_at_ns: None,
+        config_version: core.shared.version(),
     };
     loop {
         let again = driver.pass(core);
@@ -60,6 +61,8 @@ struct Driver {
     drained: bool,
     /// When connections wait to be accepted: when to.
     accept_at_ns: Option<u64>,
+    /// The version of the configuration that the shards follow.
+    config_version: u64,
 }
 
 impl Driver {
@@ -70,10 +73,12 @@ impl Driver {
         connection::read_all(core);
         // Reading took time and looked at the clock; from here on the pass has one time.
         let now = core.tick();
-        // It may have changed.
-        core.config();
         self.take_messages(core);
         take_jobs_done(core);
+        if core.shared.version() != self.config_version {
+            self.config_version = core.shared.version();
+            core.follow_config();
+        }
         let mut again = false;
         for (at, host) in core.hosts.iter().enumerate() {
             if is_due(host, now) {
@@ -102,7 +107,7 @@ impl Driver {
     fn take_messages(&mut self, core: &Rc<Core>) {
         let decided = std::mem::take(&mut *core.decided.borrow_mut());
         for (ticket, reply) in decided {
-            core.answer(ticket, reply);
+            core.answer(ticket, reply, None);
         }
         // Handling a message may post others, so the mesh must not be borrowed meanwhile.
         let mut messages = Vec::new();
@@ -127,8 +132,8 @@ impl Driver {
         if !self.out.jobs.is_empty() {
             core.jobs.waiting.borrow_mut().extend(self.out.jobs.drain(..).map(|job| task(core, at, job)));
         }
-        for (ticket, reply) in self.out.replies.drain(..) {
-            core.answer(ticket, reply);
+        for (ticket, reply, stages) in self.out.take_replies() {
+            core.answer(ticket, reply, stages);
         }
         std::mem::take(&mut self.out.again)
     }

@@ -132,12 +132,17 @@ fn memory(shared: &Shared) -> Lines {
 
 fn persistence(shared: &Shared) -> Lines {
     let shards = facts(shared);
+    // One, unless cores have yet to follow a change.
+    let mut syncs: Vec<String> = shards.iter().map(|(_, shard)| shard.sync.to_string()).collect();
+    syncs.sort();
+    syncs.dedup();
     vec![
         line("loading", 0),
         line("rdb_changes_since_last_save", 0),
         line("rdb_bgsave_in_progress", 0),
         line("aof_enabled", 1),
         line("aof_last_write_status", if shards.iter().all(|(_, s)| s.has_space) { "ok" } else { "err" }),
+        line("wal_sync", syncs.join(",")),
         line("wal_frames", total(&shards, |shard| shard.wal.frames)),
         line("wal_records", total(&shards, |shard| shard.wal.records)),
         line("wal_bytes", total(&shards, |shard| shard.wal.bytes)),

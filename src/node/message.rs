@@ -1,6 +1,6 @@
 //! What cores tell each other. A value crosses at most twice: in a request, and in its reply.
 
-use corduroy_shards::{Kind, PartitionId, Ticket};
+use corduroy_shards::{Kind, PartitionId, StageStamps, Ticket};
 
 use crate::resp::SessionReply;
 
@@ -24,6 +24,8 @@ pub enum Message {
         ticket: Ticket,
         /// What came of it.
         reply: SessionReply,
+        /// When it passed its stages, if it may be slow.
+        stages: Option<Box<StageStamps>>,
     },
     /// Look at this connection: it may have to be closed.
     Look {

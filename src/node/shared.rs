@@ -163,6 +163,7 @@ impl Shared {
         live.set(name, value)?;
         self.apply(&live.config);
         self.version.fetch_add(1, Ordering::Release);
+        drop(live);
         self.ring_all();
         Ok(())
     }
@@ -170,6 +171,8 @@ impl Shared {
     /// Hands settings on to where the sessions look for them.
     fn apply(&self, config: &Config) {
         self.hub.set_max_bulk_bytes(usize::try_from(config.max_bulk_bytes.0).unwrap_or(usize::MAX));
+        self.hub.slowlog.set_slower_than_us(config.slowlog_slower_than_us);
+        self.hub.slowlog.set_max_len(config.slowlog_max_len as u64);
     }
 
     /// Where the node is in its life.

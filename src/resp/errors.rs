@@ -102,6 +102,14 @@ impl Refusal {
         Self::owned(format!("ERR wrong number of arguments for '{full_name}' command"))
     }
 
+    /// A subcommand with arguments that it does not take, where Redis checks that itself.
+    #[must_use]
+    pub fn subcommand(name: &str, parent: &str) -> Self {
+        Self::owned(format!(
+            "ERR unknown subcommand or wrong number of arguments for '{name}'. Try {parent} HELP."
+        ))
+    }
+
     /// A time to live that is not positive, or beyond the end of time.
     #[must_use]
     pub fn expire_time(name: &str) -> Self {

@@ -5,9 +5,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use corduroy_shards::{Kind, PartitionId, Rejection, Reply, Ticket, wal::Lsn};
+use corduroy_shards::{Kind, PartitionId, Rejection, Reply, StageStamps, Ticket, wal::Lsn};
 
-use super::{Backend, Hub, Opening, Session, SessionReply, StageTimes};
+use super::{Backend, Hub, Opening, Session, SessionReply};
 use crate::store::{ErrorKind, List, Op, Outcome, SetReply, SetWhen};
 
 /// The clock of all tests.
@@ -55,7 +55,11 @@ impl Fake {
             woken: RefCell::default(),
             shutdowns: Cell::new(0),
             clock_ns: Cell::new(0),
-            settings: RefCell::new([("maxclients".to_owned(), "10000".to_owned())].into()),
+            settings: RefCell::new(
+                [("maxclients", "10000"), ("slowlog-max-len", "128")]
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .into(),
+            ),
         }
     }
 
@@ -289,8 +293,8 @@ impl Backend for Fake {
         Ok(())
     }
 
-    fn stage_times(&self, _: Ticket) -> Option<StageTimes> {
-        Some(StageTimes { queue_us: 1, append_us: 2, commit_us: 3, apply_us: 4 })
+    fn stage_stamps(&self) -> Option<StageStamps> {
+        Some(StageStamps { queued_ns: 1_000, proposed_ns: 3_000, durable_ns: 203_000, applied_ns: 213_000 })
     }
 }
 

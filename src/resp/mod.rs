@@ -19,7 +19,7 @@ pub mod stats;
 pub use clients::Hub;
 pub use session::{Opening, Session};
 
-use corduroy_shards::{Kind, PartitionId, Reply, Ticket};
+use corduroy_shards::{Kind, PartitionId, Reply, StageStamps, Ticket};
 
 use crate::store::Outcome;
 
@@ -72,24 +72,11 @@ pub trait Backend {
     /// Why not: the text after `ERR `.
     fn shutdown(&self) -> Result<(), String>;
 
-    /// Where the time of the request went whose reply is being handed to its session, if that is known. Asked for only when
-    /// the request was slow.
-    fn stage_times(&self, _ticket: Ticket) -> Option<StageTimes> {
+    /// When the request passed its stages whose reply is being handed to its session, on the clock of
+    /// [`Backend::mono_ns`]; `None` if it was not logged, or if that is not known. Asked for only when the request was slow.
+    fn stage_stamps(&self) -> Option<StageStamps> {
         None
     }
-}
-
-/// The stages of a logged request, each in µs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct StageTimes {
-    /// From submission until it was proposed: waiting for a slot of the log.
-    pub queue_us: u64,
-    /// Until its frame was durable.
-    pub append_us: u64,
-    /// Until a majority had it.
-    pub commit_us: u64,
-    /// Until it was applied.
-    pub apply_us: u64,
 }
 
 /// A reply on its way to a session.

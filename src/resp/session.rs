@@ -393,6 +393,8 @@ impl Session {
 
     /// Refuses a request before it was carried out; inside MULTI the transaction is spoilt.
     fn reject(&mut self, index: Option<u16>, refusal: &Refusal) {
+        let aborted = self.abort_exec(index, refusal);
+        let refusal = aborted.as_ref().unwrap_or(refusal);
         if let Some(transaction) = &mut self.transaction {
             transaction.spoilt = true;
         }

@@ -4,7 +4,57 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::StageTimes;
+use corduroy_shards::StageStamps;
+
+/// Where the time of a logged request went: each stage from the end of the one before, in µs. As fine as turns are: a stage
+/// ends when a turn sees it done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StageTimes {
+    /// From parsing until a turn of its shard took it in: waiting for that core.
+    pub queued_us: u64,
+    /// Until it was proposed: waiting for the log to take a frame.
+    pub proposed_us: u64,
+    /// Until its frame was durable: the disk.
+    pub durable_us: u64,
+    /// Until it was committed and its turn to be applied came: the majority, and entries before it.
+    pub applied_us: u64,
+    /// Until its reply reached its session: carrying it out, and the way back.
+    pub replied_us: u64,
+}
+
+impl StageTimes {
+    /// Of a request parsed and answered at these times, on the clock of the stamps. A stamp that is missing, or from before
+    /// the request (it joined others), makes a stage of no length.
+    #[must_use]
+    pub fn of(started_ns: u64, stamps: &StageStamps, replied_ns: u64) -> Self {
+        let mut at_ns = started_ns;
+        let mut until = |end_ns: u64| {
+            let from_ns = at_ns;
+            at_ns = from_ns.max(end_ns);
+            // In whole µs since the start, so that the stages add up to the whole.
+            (at_ns - started_ns) / 1000 - (from_ns - started_ns) / 1000
+        };
+        Self {
+            queued_us: until(stamps.queued_ns.min(replied_ns)),
+            proposed_us: until(stamps.proposed_ns.min(replied_ns)),
+            durable_us: until(stamps.durable_ns.min(replied_ns)),
+            applied_us: until(stamps.applied_ns.min(replied_ns)),
+            replied_us: until(replied_ns),
+        }
+    }
+
+    /// The stages in order, with their names.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 5] {
+        [
+            ("queued_us", self.queued_us),
+            ("proposed_us", self.proposed_us),
+            ("durable_us", self.durable_us),
+            ("applied_us", self.applied_us),
+            ("replied_us", self.replied_us),
+        ]
+    }
+}
 
 /// One slow command.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,6 +101,13 @@ impl SlowLog {
     pub fn is_slow(&self, took_ns: u64) -> bool {
         let limit = self.slower_than_us.load(Relaxed);
         limit >= 0 && took_ns / 1000 >= limit as u64
+    }
+
+    /// Whether a request that has taken so long by the time it is applied may turn out to be slow: an eighth of the limit,
+    /// since time passes before and after as well. Stages travel between cores for such requests only.
+    #[inline]
+    pub fn may_be_slow(&self, took_ns: u64) -> bool {
+        self.is_slow(took_ns.saturating_mul(8))
     }
 
     /// Records a command; the oldest goes if the log is full.
@@ -132,11 +189,34 @@ mod tests {
     }
 
     #[test]
+    fn stages_add_up_whatever_is_missing() {
+        let stamps = |queued_ns, proposed_ns, durable_ns, applied_ns| StageStamps {
+            queued_ns,
+            proposed_ns,
+            durable_ns,
+            applied_ns,
+        };
+        let us = |stamps: &StageStamps| {
+            let times = StageTimes::of(10_500, stamps, 100_000);
+            let stages = times.named().map(|(_, us)| us);
+            assert_eq!(stages.iter().sum::<u64>(), 89);
+            stages
+        };
+        assert_eq!(us(&stamps(11_500, 13_600, 53_500, 60_500)), [1, 2, 40, 7, 39]);
+        // It joined others that were queued before it came; and it was not seen to become durable.
+        assert_eq!(us(&stamps(9_000, 20_500, 0, 30_500)), [0, 10, 0, 10, 69]);
+        // The session's clock was read before the turn's.
+        assert_eq!(us(&stamps(11_500, 13_500, 50_500, 100_900)), [1, 2, 37, 49, 0]);
+    }
+
+    #[test]
     fn limits() {
         let log = SlowLog::default();
         assert!(!log.is_slow(9_999_999) && log.is_slow(10_000_000));
         log.set_slower_than_us(0);
-        assert!(log.is_slow(0));
+        assert!(log.is_slow(0) && log.may_be_slow(0));
+        log.set_slower_than_us(100);
+        assert!(log.may_be_slow(12_500) && !log.may_be_slow(12_400));
         log.set_slower_than_us(-1);
         assert!(!log.is_slow(u64::MAX));
     }

@@ -1,4 +1,4 @@
-//! Integers as Redis reads and writes them.
+//! Numbers as Redis reads and writes them.
 
 /// Reads a decimal `i64` in its one canonical form: no `+`, no leading zeros, no spaces, no `-0`.
 #[must_use]
@@ -22,6 +22,12 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
         value = if negative { value.checked_sub(digit)? } else { value.checked_add(digit)? };
     }
     Some(value)
+}
+
+/// Whether this is a finite decimal number that INCRBYFLOAT can work with.
+#[must_use]
+pub fn is_long_double(text: &[u8]) -> bool {
+    super::float::LongDouble::parse(text).is_some()
 }
 
 /// The text of an integer, without an allocation.

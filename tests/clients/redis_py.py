@@ -71,6 +71,18 @@ def pipelines_and_scans(r):
     check("dbsize", r.dbsize() >= 500, True)
 
 
+def slow_log(r):
+    check("slowlog setting", r.config_set("slowlog-log-slower-than", 0), True)
+    r.slowlog_reset()
+    r.set("py:slow", "v")
+    r.config_set("slowlog-log-slower-than", 10_000)
+    slowest = r.slowlog_get(1)[0]
+    check("slow command", slowest["command"], b"set py:slow ... (1 more arguments)")
+    check("slow time", slowest["duration"] > 0 and abs(slowest["start_time"] - time.time()) < 60, True)
+    check("slow client", slowest["client_address"].startswith(b"127.0.0.1:"), True)
+    check("slow commands", r.slowlog_len() >= 1, True)
+
+
 def introspection(r):
     check("info", "redis_version" in r.info(), True)
     check("command", "get" in r.command(), True)
@@ -86,6 +98,8 @@ def main():
         for part in (basics, expiry, transactions, pipelines_and_scans):
             part(r)
         r.close()
+    for protocol in (2, 3):
+        slow_log(redis.Redis(port=int(sys.argv[1]), protocol=protocol))
     introspection(redis.Redis(port=int(sys.argv[1]), decode_responses=True))
     print(f"redis-py {redis.__version__}: all well")
 

@@ -1,9 +1,11 @@
 //! The real binary, from outside: start, serve, kill, restart, refuse, stop.
 
 mod clients;
+
 mod languages;
 mod lifecycle;
 mod limits;
 mod refusals;
 mod restart;
 mod server;
+mod settings;

@@ -1,7 +1,7 @@
 //! Reading arguments: numbers and options, with Redis's refusals.
 
 use super::super::errors::Refusal;
-use crate::store::{glob, parse_integer};
+use crate::store::{glob, is_long_double, parse_integer};
 
 /// Whether an argument is this option, whatever its case.
 #[inline]
@@ -18,12 +18,14 @@ pub fn integer(arg: &[u8]) -> Result<i64, Refusal> {
     parse_integer(arg).ok_or(Refusal::NOT_INTEGER)
 }
 
-/// Whether an argument is a number that C's `strtold` reads whole, without leading space; infinite counts, NaN does not.
-/// `Some(true)` if finite.
+/// Whether an argument is a decimal number in the range of C's `long double`, `Some(true)`, or infinity by name,
+/// `Some(false)`.
 pub fn float_is_finite(arg: &[u8]) -> Option<bool> {
-    let text = std::str::from_utf8(arg).ok()?;
-    let value: f64 = text.parse().ok()?;
-    if value.is_nan() { None } else { Some(value.is_finite()) }
+    if is_long_double(arg) {
+        return Some(true);
+    }
+    let name = arg.strip_prefix(b"-").or(arg.strip_prefix(b"+")).unwrap_or(arg);
+    (is(name, "inf") || is(name, "infinity")).then_some(false)
 }
 
 /// Whether a name matches a glob pattern, whatever the case of both.
@@ -65,11 +67,13 @@ mod tests {
 
     #[test]
     fn floats_as_redis_reads_them() {
-        for text in ["1", "-1.5", "+2", "3e5", ".5", "5."] {
+        for text in ["1", "-1.5", "+2", "3e5", ".5", "5.", "1e400"] {
             assert_eq!(float_is_finite(text.as_bytes()), Some(true), "{text}");
         }
-        assert_eq!(float_is_finite(b"inf"), Some(false));
-        for text in ["", " 1", "1 ", "nan", "abc", "1e", "\u{fffd}"] {
+        for text in ["inf", "-inf", "+Infinity"] {
+            assert_eq!(float_is_finite(text.as_bytes()), Some(false), "{text}");
+        }
+        for text in ["1e5000", "1e-5000", "--1", "", " 1", "1 ", "nan", "abc", "1e", "\u{fffd}"] {
             assert_eq!(float_is_finite(text.as_bytes()), None, "{text}");
         }
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use super::super::clients::Hub;
-use super::args::{integer, matches_name};
+use super::super::errors::Refusal;
+use super::args::matches_name;
 use super::{Call, connection};
 use crate::resp::Backend;
 
@@ -48,13 +49,6 @@ const FIXED: &[(&str, &str)] = &[
     ("save", ""),
 ];
 
-const SLOWER_THAN: &str = "slowlog-log-slower-than";
-const MAX_LEN: &str = "slowlog-max-len";
-const MAX_BULK: &str = "proto-max-bulk-len";
-
-/// The longest argument that may be allowed: an entry has to hold it.
-const MAX_BULK_LIMIT_BYTES: i64 = 512 << 20;
-
 /// All settings with their present values; the node's own win.
 fn settings(hub: &Hub, backend: &dyn Backend, pattern: &[u8]) -> BTreeMap<String, String> {
     let mut found: BTreeMap<String, String> = BTreeMap::new();
@@ -70,10 +64,6 @@ fn settings(hub: &Hub, backend: &dyn Backend, pattern: &[u8]) -> BTreeMap<String
     for (name, value) in FIXED {
         offer(name, (*value).to_owned());
     }
-    let (slower_than_us, max_len) = hub.slowlog.settings();
-    offer(SLOWER_THAN, slower_than_us.to_string());
-    offer(MAX_LEN, max_len.to_string());
-    offer(MAX_BULK, hub.max_bulk_bytes().to_string());
     found.extend(backend.config_get(pattern));
     found
 }
@@ -82,7 +72,14 @@ fn settings(hub: &Hub, backend: &dyn Backend, pattern: &[u8]) -> BTreeMap<String
 pub fn get(call: &mut Call<'_>) {
     let mut found = BTreeMap::new();
     for pattern in call.from(2) {
-        found.extend(settings(&call.session.hub, call.backend, pattern));
+        let matching = settings(&call.session.hub, call.backend, pattern);
+        if is_literal(pattern) {
+            // Redis answers a name as it was asked for.
+            let asked = String::from_utf8_lossy(pattern);
+            found.extend(matching.into_values().map(|value| (asked.clone().into_owned(), value)));
+        } else {
+            found.extend(matching);
+        }
     }
     call.out.map(found.len());
     for (name, value) in found {
@@ -91,18 +88,22 @@ pub fn get(call: &mut Call<'_>) {
     }
 }
 
+/// Whether a pattern matches nothing but itself.
+fn is_literal(pattern: &[u8]) -> bool {
+    !pattern.iter().any(|byte| b"*?[\\".contains(byte))
+}
+
 /// Whether a setting exists, by its exact name in lower case.
 fn exists(call: &Call<'_>, name: &str) -> bool {
-    // A name with glob characters would match others.
-    let literal = !name.contains(['*', '?', '[', '\\']);
-    literal && settings(&call.session.hub, call.backend, name.as_bytes()).contains_key(name)
+    is_literal(name.as_bytes())
+        && settings(&call.session.hub, call.backend, name.as_bytes()).contains_key(name)
 }
 
 /// CONFIG SET.
 pub fn set(call: &mut Call<'_>) {
     let pairs = call.from(2);
     if !pairs.len().is_multiple_of(2) {
-        return call.out.error("ERR wrong number of arguments for 'config|set' command");
+        return call.refuse(&Refusal::SYNTAX);
     }
     let mut changes: Vec<(String, String)> = Vec::new();
     for pair in pairs.chunks_exact(2) {
@@ -118,10 +119,26 @@ pub fn set(call: &mut Call<'_>) {
         }
         changes.push((lower, String::from_utf8_lossy(value).into_owned()));
     }
+    let mut done: Vec<(&str, String)> = Vec::new();
     for (name, value) in &changes {
+        let before = settings(&call.session.hub, call.backend, name.as_bytes()).remove(name);
         if let Err(why) = change(&call.session.hub, call.backend, name, value) {
-            return call.out.error(failed(name, &why));
+            let undo = |name: &str, before: &str| change(&call.session.hub, call.backend, name, before);
+            let kept: Vec<&str> = done
+                .iter()
+                .rev()
+                .filter(|(name, before)| undo(name, before).is_err())
+                .map(|(n, _)| *n)
+                .collect();
+            // Another connection may have changed what does not fit any more.
+            let kept = if kept.is_empty() {
+                String::new()
+            } else {
+                format!("; changed all the same: {}", kept.join(" "))
+            };
+            return call.out.error(failed(name, &(why + &kept)));
         }
+        done.extend(before.map(|before| (name.as_str(), before)));
     }
     connection::ok(call);
 }
@@ -131,54 +148,22 @@ fn failed(name: &str, why: &str) -> String {
 }
 
 fn change(hub: &Hub, backend: &dyn Backend, name: &str, value: &str) -> Result<(), String> {
-    let number = |min: i64, max: i64| match integer(value.as_bytes()) {
-        Ok(number) if (min..=max).contains(&number) => Ok(number),
-        Ok(_) => Err(format!("argument must be between {min} and {max} inclusive")),
-        Err(_) => Err("argument couldn't be parsed into an integer".to_owned()),
-    };
-    match name {
-        SLOWER_THAN => hub.slowlog.set_slower_than_us(number(-1, i64::MAX)?),
-        MAX_LEN => hub.slowlog.set_max_len(number(0, 1_000_000)? as u64),
-        MAX_BULK => {
-            let text = value.to_ascii_lowercase();
-            let (digits, unit) = match text.find(|letter: char| !letter.is_ascii_digit()) {
-                Some(at) => text.split_at(at),
-                None => (text.as_str(), ""),
-            };
-            let unit = match unit {
-                "" | "b" => 1,
-                "k" => 1000,
-                "kb" => 1 << 10,
-                "m" => 1_000_000,
-                "mb" => 1 << 20,
-                _ => return Err("argument must be a memory value".to_owned()),
-            };
-            let bytes = integer(digits.as_bytes()).ok().and_then(|number| number.checked_mul(unit));
-            let bytes = bytes.ok_or("argument must be a memory value")?;
-            if !(1 << 20..=MAX_BULK_LIMIT_BYTES).contains(&bytes) {
-                return Err(format!("argument must be between 1048576 and {MAX_BULK_LIMIT_BYTES} inclusive"));
-            }
-            hub.set_max_bulk_bytes(bytes as usize);
-        }
-        _ if backend.config_get(name.as_bytes()).iter().any(|(known, _)| known == name) => {
-            backend.config_set(name, value)?;
-        }
-        _ => {
-            if let Some((_, holds)) = FIXED.iter().find(|(fixed, _)| *fixed == name) {
-                return if value.eq_ignore_ascii_case(holds) {
-                    Ok(())
-                } else {
-                    Err(format!("it is always '{holds}' here"))
-                };
-            }
-            let Some((known, _)) = REMEMBERED.iter().find(|(known, _)| *known == name) else {
-                return Err("no such setting".to_owned());
-            };
-            let mut remembered = hub.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-            // Memory stays bounded by the list of names.
-            remembered.insert(known, value.chars().take(1024).collect());
-        }
+    if backend.config_get(name.as_bytes()).iter().any(|(known, _)| known == name) {
+        return backend.config_set(name, value);
     }
+    if let Some((_, holds)) = FIXED.iter().find(|(fixed, _)| *fixed == name) {
+        return if value.eq_ignore_ascii_case(holds) {
+            Ok(())
+        } else {
+            Err(format!("it is always '{holds}' here"))
+        };
+    }
+    let Some((known, _)) = REMEMBERED.iter().find(|(known, _)| *known == name) else {
+        return Err("no such setting".to_owned());
+    };
+    let mut remembered = hub.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+    // Memory stays bounded by the list of names.
+    remembered.insert(known, value.chars().take(1024).collect());
     Ok(())
 }
 

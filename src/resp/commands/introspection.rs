@@ -7,6 +7,9 @@ use super::args::{is, matches_name};
 use super::{Call, Entry, Run, docs as syntax, table};
 use crate::resp::reply::Writer;
 
+/// SET's use of its key, which depends on its options.
+const VARIABLE: &str = "RW access update variable_flags";
+
 fn words(text: &'static str) -> Vec<&'static str> {
     text.split(' ').filter(|word| !word.is_empty()).collect()
 }
@@ -63,22 +66,34 @@ fn write_info(entry: &Entry, out: &mut Writer<'_>) {
     out.set(categories.len());
     categories.iter().for_each(|category| out.simple(&format!("@{category}")));
     let tips = words(entry.row.tips);
-    out.array(tips.len());
+    out.set(tips.len());
     tips.iter().for_each(|tip| out.bulk(tip));
     write_key_specs(entry, out);
-    out.array(entry.children.len());
+    out.set(entry.children.len());
     entry.children.iter().for_each(|&index| write_info(table().entry(index), out));
 }
 
 fn write_key_specs(entry: &Entry, out: &mut Writer<'_>) {
     let keys = entry.row.keys;
     if keys.first == 0 {
-        return out.array(0);
+        return out.set(0);
     }
-    out.array(1);
+    let specs: Vec<&'static str> = keys.access.split('|').collect();
+    out.set(specs.len());
+    if let [access] = specs.as_slice() {
+        let last = if keys.last < 0 { keys.last as i64 } else { keys.last as i64 - keys.first as i64 };
+        return write_key_spec(access, keys.first, last, keys.step, out);
+    }
+    for (at, access) in specs.iter().enumerate() {
+        write_key_spec(access, keys.first + at * keys.step, 0, 1, out);
+    }
+}
+
+/// Keys that are used alike: from argument `first` on, up to the one `last` behind it, or before the end.
+fn write_key_spec(access: &'static str, first: usize, last: i64, step: usize, out: &mut Writer<'_>) {
     out.map(3);
     out.bulk("flags");
-    let access = words(keys.access);
+    let access = words(access);
     out.set(access.len());
     access.iter().for_each(|flag| out.simple(flag));
     out.bulk("begin_search");
@@ -88,15 +103,14 @@ fn write_key_specs(entry: &Entry, out: &mut Writer<'_>) {
     out.bulk("spec");
     out.map(1);
     out.bulk("index");
-    out.int(keys.first as i64);
+    out.int(first as i64);
     out.bulk("find_keys");
     out.map(2);
     out.bulk("type");
     out.bulk("range");
     out.bulk("spec");
     out.map(3);
-    let last = if keys.last < 0 { keys.last as i64 } else { keys.last as i64 - keys.first as i64 };
-    for (name, number) in [("lastkey", last), ("keystep", keys.step as i64), ("limit", 0)] {
+    for (name, number) in [("lastkey", last), ("keystep", step as i64), ("limit", 0)] {
         out.bulk(name);
         out.int(number);
     }
@@ -219,9 +233,16 @@ pub fn getkeys(call: &mut Call<'_>) {
 pub fn getkeysandflags(call: &mut Call<'_>) {
     match keys_of(call) {
         Ok((entry, keys)) => {
-            let access = words(entry.row.keys.access);
+            let specs: Vec<&'static str> = entry.row.keys.access.split('|').collect();
             call.out.array(keys.len());
-            for key in keys {
+            for (at, key) in keys.into_iter().enumerate() {
+                let access = specs.get(at).or(specs.last()).copied().unwrap_or_default();
+                let access = words(match access {
+                    // SET reads the old value only if it is asked to.
+                    VARIABLE if call.from(5).iter().any(|option| is(option, "GET")) => "RW access update",
+                    VARIABLE => "OW update",
+                    access => access,
+                });
                 call.out.array(2);
                 call.out.bulk(key);
                 call.out.set(access.len());

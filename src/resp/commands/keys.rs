@@ -12,7 +12,9 @@ const LOOK: KeyRange = key_range(1, 1, 1, "RO");
 const LOOK_ALL: KeyRange = key_range(1, -1, 1, "RO");
 const REMOVE: KeyRange = key_range(1, -1, 1, "RM delete");
 const UPDATE: KeyRange = key_range(1, 1, 1, "RW update");
-const BOTH: KeyRange = key_range(1, 2, 1, "RW access update");
+const MOVE_OVER: KeyRange = key_range(1, 2, 1, "RW access delete|OW update");
+const MOVE_TO_FREE: KeyRange = key_range(1, 2, 1, "RW access delete|OW insert");
+const COPY: KeyRange = key_range(1, 2, 1, "RO access|OW update");
 const SUB: KeyRange = key_range(2, 2, 1, "RO");
 const KEY: Row = Row { acl: "keyspace", group: "generic", ..ROW };
 const OBJECT: Row = Row { since: "2.2.3", ..KEY };
@@ -41,11 +43,11 @@ pub const ROWS: &[Row] = &[
         summary: "Walks over the keys, a page a call.", syntax: "cursor [MATCH pattern] [COUNT count] [TYPE type]", run: Run::Op(scan, Scope::Scan), ..KEY },
     Row { name: "randomkey", arity: 1, flags: "readonly", tips: "request_policy:all_shards nondeterministic_output",
         summary: "Answers any key.", run: Run::Op(randomkey, Scope::WholeOne), ..KEY },
-    Row { name: "rename", arity: 3, flags: "write", keys: BOTH,
+    Row { name: "rename", arity: 3, flags: "write", keys: MOVE_OVER,
         summary: "Renames a key, over another if there is one.", syntax: "key newkey", run: Run::Op(rename, ONE), ..KEY },
-    Row { name: "renamenx", arity: 3, flags: "write fast", keys: BOTH,
+    Row { name: "renamenx", arity: 3, flags: "write fast", keys: MOVE_TO_FREE,
         summary: "Renames a key if the new name is free.", syntax: "key newkey", run: Run::Op(renamenx, ONE), ..KEY },
-    Row { name: "copy", arity: -3, flags: "write denyoom", keys: BOTH, since: "6.2.0", complexity: "O(N) with the length of the value",
+    Row { name: "copy", arity: -3, flags: "write denyoom", keys: COPY, since: "6.2.0", complexity: "O(N) with the length of the value",
         summary: "Copies the value and time to live of a key to another.", syntax: "source destination [DB destination-db] [REPLACE]", run: Run::Op(copy, ONE), ..KEY },
     Row { name: "expire", arity: -3, flags: "write fast", keys: UPDATE,
         summary: "Sets the time to live of a key in seconds.", syntax: "key seconds [NX|XX|GT|LT]", run: Run::Op(expire, ONE), ..KEY },
@@ -70,9 +72,9 @@ pub const ROWS: &[Row] = &[
             summary: "Answers the name of a value's encoding.", syntax: "key", run: Run::Op(encoding, ONE), ..OBJECT },
         Row { name: "refcount", arity: 3, flags: "readonly", keys: SUB, tips: "nondeterministic_output",
             summary: "Answers 1 if the key exists: values are never shared.", syntax: "key", run: Run::Op(refcount, ONE), ..OBJECT },
-        Row { name: "freq", arity: 3, flags: "readonly", keys: SUB, since: "4.0.0",
+        Row { name: "freq", arity: 3, flags: "readonly", keys: SUB, since: "4.0.0", tips: "nondeterministic_output",
             summary: "Refused: access frequencies are not tracked.", syntax: "key", run: Run::Local(freq), ..OBJECT },
-        Row { name: "idletime", arity: 3, flags: "readonly", keys: SUB,
+        Row { name: "idletime", arity: 3, flags: "readonly", keys: SUB, tips: "nondeterministic_output",
             summary: "Refused: idle times are not tracked.", syntax: "key", run: Run::Local(idletime), ..OBJECT },
         Row { name: "help", arity: 2, flags: "loading stale", since: "6.2.0",
             summary: "Lists the subcommands.", run: Run::Local(super::introspection::help), ..OBJECT },
@@ -115,9 +117,20 @@ fn keys<'a>(request: &Request<'a>) -> Planned<'a> {
     Ok(Op::Keys { pattern: request.arg(1) })
 }
 
+/// A cursor as C's `strtoul` reads it: a minus sign wraps around.
+fn cursor(text: &[u8]) -> Option<u64> {
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] => (false, digits),
+        digits => (false, digits),
+    };
+    let number: u64 =
+        std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?.parse().ok()?;
+    Some(if negative { number.wrapping_neg() } else { number })
+}
+
 fn scan<'a>(request: &Request<'a>) -> Planned<'a> {
-    let cursor = std::str::from_utf8(request.arg(1)).ok().and_then(|text| text.parse().ok());
-    let cursor = cursor.ok_or(Refusal::new("ERR invalid cursor"))?;
+    let cursor = cursor(request.arg(1)).ok_or(Refusal::new("ERR invalid cursor"))?;
     let (mut count, mut pattern, mut kind) = (10, None, None);
     let mut options = request.from(2);
     while let Some((option, rest)) = options.split_first() {

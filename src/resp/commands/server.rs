@@ -57,8 +57,8 @@ pub const ROWS: &[Row] = &[
     Row { name: "slowlog", since: "2.2.12", summary: "Looks at the commands that took long.", run: Run::Subcommands(&[
         Row { name: "get", arity: -2, complexity: "O(N) with N entries", tips: "request_policy:all_nodes nondeterministic_output",
             summary: "Answers the newest slow commands, with the times of their stages.", syntax: "[count]", run: Run::Local(slowlog_get), ..SLOWLOG },
-        Row { name: "len", arity: 2, summary: "Answers the number of slow commands kept.", run: Run::Local(slowlog_len), ..SLOWLOG },
-        Row { name: "reset", arity: 2, summary: "Forgets the slow commands.", run: Run::Local(slowlog_reset), ..SLOWLOG },
+        Row { name: "len", arity: 2, tips: "request_policy:all_nodes response_policy:agg_sum nondeterministic_output", summary: "Answers the number of slow commands kept.", run: Run::Local(slowlog_len), ..SLOWLOG },
+        Row { name: "reset", arity: 2, tips: "request_policy:all_nodes response_policy:all_succeeded", summary: "Forgets the slow commands.", run: Run::Local(slowlog_reset), ..SLOWLOG },
         Row { since: "6.2.0", ..HELP },
     ]), ..CONTAINER },
     Row { name: "memory", since: "4.0.0", summary: "Looks at the use of memory.", run: Run::Subcommands(&[
@@ -70,8 +70,8 @@ pub const ROWS: &[Row] = &[
         Row { since: "4.0.0", ..HELP },
     ]), ..CONTAINER },
     Row { name: "function", since: "7.0.0", group: "scripting", summary: "There are no functions; FLUSH and LIST say so.", run: Run::Subcommands(&[
-        Row { name: "flush", arity: -2, flags: "write noscript", summary: "Deletes all functions: there are none.", syntax: "[ASYNC|SYNC]", run: Run::Local(function_flush), ..FUNCTION },
-        Row { name: "list", arity: -2, summary: "Lists all functions: there are none.", syntax: "[LIBRARYNAME library-name-pattern] [WITHCODE]", run: Run::Local(empty), ..FUNCTION },
+        Row { name: "flush", arity: -2, flags: "write noscript", tips: "request_policy:all_shards response_policy:all_succeeded", summary: "Deletes all functions: there are none.", syntax: "[ASYNC|SYNC]", run: Run::Local(function_flush), ..FUNCTION },
+        Row { name: "list", arity: -2, tips: "nondeterministic_output_order", summary: "Lists all functions: there are none.", syntax: "[LIBRARYNAME library-name-pattern] [WITHCODE]", run: Run::Local(function_list), ..FUNCTION },
         Row { acl: "scripting", group: "scripting", since: "7.0.0", ..HELP },
     ]), ..CONTAINER },
     Row { name: "cluster", since: "3.0.0", group: "cluster", summary: "Refused: this server is not part of a cluster.", run: Run::Local(cluster), ..Row { flags: "stale", arity: -2, ..CLUSTER } },
@@ -87,7 +87,24 @@ fn time(call: &mut Call<'_>) {
     call.out.bulk((now_ms % 1000 * 1000).to_string());
 }
 
-fn empty(call: &mut Call<'_>) {
+fn function_list(call: &mut Call<'_>) {
+    let (mut pattern, mut with_code) = (false, false);
+    let mut options = call.from(2);
+    while let Some((&option, rest)) = options.split_first() {
+        options = rest;
+        if is(option, "WITHCODE") && !with_code {
+            with_code = true;
+        } else if is(option, "LIBRARYNAME") && !pattern {
+            let Some((_, rest)) = rest.split_first() else {
+                return call.out.error("ERR library name argument was not given");
+            };
+            pattern = true;
+            options = rest;
+        } else {
+            let option = String::from_utf8_lossy(option);
+            return call.out.error(format!("ERR Unknown argument {option}"));
+        }
+    }
     call.out.array(0);
 }
 
@@ -95,7 +112,8 @@ fn function_flush(call: &mut Call<'_>) {
     match call.from(2) {
         [] => call.out.ok(),
         [mode] if is(mode, "ASYNC") || is(mode, "SYNC") => call.out.ok(),
-        _ => call.out.error("ERR FUNCTION FLUSH only supports SYNC|ASYNC option"),
+        [_] => call.out.error("ERR FUNCTION FLUSH only supports SYNC|ASYNC option"),
+        _ => call.refuse(&Refusal::subcommand("FLUSH", "FUNCTION")),
     }
 }
 
@@ -113,7 +131,12 @@ fn shutdown(call: &mut Call<'_>) {
     if !call.from(1).iter().all(|option| known.iter().any(|name| is(option, name))) {
         return call.refuse(&Refusal::SYNTAX);
     }
-    if call.from(1).iter().any(|option| is(option, "ABORT")) {
+    let has = |name| call.from(1).iter().any(|option| is(option, name));
+    let others = ["NOSAVE", "SAVE", "NOW", "FORCE"].iter().any(|name| has(name));
+    if (has("SAVE") && has("NOSAVE")) || (has("ABORT") && others) {
+        return call.refuse(&Refusal::SYNTAX);
+    }
+    if has("ABORT") {
         return call.out.error("ERR No shutdown in progress.");
     }
     match call.backend.shutdown() {
@@ -152,7 +175,7 @@ fn slowlog_get(call: &mut Call<'_>) {
             Ok(count) if count >= 0 => count,
             _ => return call.out.error("ERR count should be greater than or equal to -1"),
         },
-        _ => return call.refuse(&Refusal::arity("slowlog|get")),
+        _ => return call.refuse(&Refusal::subcommand("GET", "SLOWLOG")),
     };
     let entries = call.session.hub.slowlog.newest(usize::try_from(count).unwrap_or(usize::MAX));
     call.out.array(entries.len());
@@ -170,13 +193,9 @@ fn write_slow_command(entry: &SlowCommand, out: &mut Writer<'_>) {
     out.bulk(&entry.addr);
     out.bulk(&entry.name);
     if let Some(stages) = entry.stages {
-        out.map(4);
-        for (name, us) in [
-            ("queue_us", stages.queue_us),
-            ("append_us", stages.append_us),
-            ("commit_us", stages.commit_us),
-            ("apply_us", stages.apply_us),
-        ] {
+        let stages = stages.named();
+        out.map(stages.len());
+        for (name, us) in stages {
             out.bulk(name);
             out.int(us as i64);
         }

@@ -94,6 +94,12 @@ fn is_expiry(option: &[u8]) -> bool {
     ["EX", "PX", "EXAT", "PXAT"].iter().any(|name| is(option, name))
 }
 
+/// Whether an option is a time to live that may stand behind the one that was given before, if one was: the same again
+/// replaces it, another contradicts it.
+fn may_set_time(option: &[u8], before: Option<(&[u8], &[u8])>) -> bool {
+    is_expiry(option) && before.is_none_or(|(other, _)| other.eq_ignore_ascii_case(option))
+}
+
 #[inline]
 fn set<'a>(request: &Request<'a>) -> Planned<'a> {
     let (key, value) = (request.arg(1), request.arg(2));
@@ -107,7 +113,7 @@ fn set<'a>(request: &Request<'a>) -> Planned<'a> {
 fn set_with_options<'a>(request: &Request<'a>, mut options: &'a [&'a [u8]]) -> Planned<'a> {
     let mut when = SetWhen::Always;
     let mut chosen_expiry = None;
-    let mut time = None;
+    let mut time: Option<(&[u8], &[u8])> = None;
     let mut reply = SetReply::Ok;
     while let Some((&option, rest)) = options.split_first() {
         options = rest;
@@ -127,7 +133,7 @@ fn set_with_options<'a>(request: &Request<'a>, mut options: &'a [&'a [u8]]) -> P
             options = rest;
             if is(option, "IFEQ") && unconditional {
                 when = SetWhen::Equals(argument);
-            } else if is_expiry(option) && chosen_expiry.is_none() && time.is_none() {
+            } else if may_set_time(option, time) && chosen_expiry.is_none() {
                 time = Some((option, argument));
             } else {
                 return Err(Refusal::SYNTAX);
@@ -149,13 +155,26 @@ fn getdel<'a>(request: &Request<'a>) -> Planned<'a> {
 
 fn getex<'a>(request: &Request<'a>) -> Planned<'a> {
     let key = request.arg(1);
-    match request.from(2) {
-        [] => Ok(Op::Get { key }),
-        [option] if is(option, "PERSIST") => Ok(Op::GetEx { key, expiry: Expiry::Clear }),
-        [option, amount] if is_expiry(option) => {
-            Ok(Op::GetEx { key, expiry: expiry(request, option, amount)? })
+    let (mut persist, mut time) = (false, None);
+    let mut options = request.from(2);
+    while let Some((&option, rest)) = options.split_first() {
+        if is(option, "PERSIST") && time.is_none() {
+            persist = true;
+            options = rest;
+        } else if let Some((&amount, rest)) = rest.split_first()
+            && !persist
+            && may_set_time(option, time)
+        {
+            time = Some((option, amount));
+            options = rest;
+        } else {
+            return Err(Refusal::SYNTAX);
         }
-        _ => Err(Refusal::SYNTAX),
+    }
+    match time {
+        Some((option, amount)) => Ok(Op::GetEx { key, expiry: expiry(request, option, amount)? }),
+        None if persist => Ok(Op::GetEx { key, expiry: Expiry::Clear }),
+        None => Ok(Op::Get { key }),
     }
 }
 

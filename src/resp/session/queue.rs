@@ -4,10 +4,9 @@ use std::borrow::Cow;
 
 use super::output::OUTPUT_HARD_BYTES;
 use super::{
-    Backend, Ending, Outcome, PART_BITS, PartitionId, Reply, Session, SessionReply, Ticket, Watched, Writer,
-    errors, take,
+    Backend, Ending, Outcome, PartitionId, Reply, Session, SessionReply, Watched, Writer, errors, take,
 };
-use crate::resp::slowlog::SlowCommand;
+use crate::resp::slowlog::{SlowCommand, StageTimes};
 
 /// The start of a request's arguments, kept for SLOWLOG while it is in flight.
 #[derive(Clone, Copy, Debug)]
@@ -298,7 +297,6 @@ impl Session {
         let stats = self.stats();
         stats.command(slot.entry).add(1, took_ns);
         stats.count_commands(1);
-        let ticket = Ticket { conn: self.conn, seq: (self.front + at as u64) << PART_BITS };
         if self.hub.slowlog.is_slow(took_ns) && !self.table.entry(slot.entry).traits.skip_slowlog {
             self.hub.slowlog.add(SlowCommand {
                 id: 0,
@@ -307,7 +305,9 @@ impl Session {
                 args: self.brief_args(slot),
                 addr: self.client.addr.clone(),
                 name: self.client.name(),
-                stages: backend.stage_times(ticket),
+                stages: backend
+                    .stage_stamps()
+                    .map(|stamps| StageTimes::of(slot.started_ns, &stamps, self.clock_ns)),
             });
         }
     }

@@ -143,6 +143,18 @@ impl Session {
         out.simple("RESET");
     }
 
+    /// An EXEC that cannot even be carried out ends its transaction, and says so.
+    pub(super) fn abort_exec(&mut self, index: Option<u16>, refusal: &Refusal) -> Option<Refusal> {
+        let run = self.table.entry(index?).row.run;
+        if !matches!(run, Run::Flow(Flow::Exec)) {
+            return None;
+        }
+        self.transaction = None;
+        self.watched.clear();
+        let why = refusal.0.strip_prefix("ERR ").unwrap_or(&refusal.0);
+        Some(Refusal::owned(format!("EXECABORT Transaction discarded because of: {why}")))
+    }
+
     fn watch(&mut self, entry: &'static Entry, args: &[&[u8]], backend: &dyn Backend) {
         if self.transaction.is_some() {
             return self.emit(Some(entry.index), |_, out| out.error("ERR WATCH inside MULTI is not allowed"));

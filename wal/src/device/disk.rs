@@ -115,6 +115,15 @@ impl DiskDevice {
         }
     }
 
+    /// How durability is asked for now: never [`SyncMode::Auto`].
+    #[must_use]
+    pub fn sync_mode(&self) -> SyncMode {
+        match self {
+            Self::Uring(device) => device.report().effective,
+            Self::File { .. } => SyncMode::Inline,
+        }
+    }
+
     /// What is in use, as a line for the start-up log.
     #[must_use]
     pub fn describe(&self) -> String {

@@ -259,6 +259,12 @@ fn settings() {
     );
     talk.check("CONFIG SET max* 1", "-ERR Unknown option or number of arguments for CONFIG SET - 'max*'~");
     talk.check("CONFIG SET hz", "-ERR wrong number of arguments for 'config|set' command~");
+    talk.check("CONFIG SET hz 1 timeout", "-ERR syntax error~");
+    talk.check(
+        "CONFIG SET hz 20 maxclients bad",
+        "-ERR CONFIG SET failed (possibly related to argument 'maxclients') - not a number~",
+    );
+    talk.check("CONFIG GET HZ", "*2~$2~HZ~$2~10~");
     talk.check(
         "CONFIG SET hz 1 HZ 2",
         "-ERR CONFIG SET failed (possibly related to argument 'hz') - duplicate parameter~",
@@ -272,11 +278,7 @@ fn settings() {
         "-ERR CONFIG SET failed (possibly related to argument 'appendonly') - it is always 'yes' here~",
     );
     talk.check("CONFIG SET appendonly yes save \"\"", "+OK~");
-    talk.check(
-        "CONFIG SET proto-max-bulk-len 2mb\nCONFIG GET proto-max-bulk-len",
-        "+OK~*2~$18~proto-max-bulk-len~$7~2097152~",
-    );
-    talk.check("CONFIG SET proto-max-bulk-len 1", "-ERR CONFIG SET failed (possibly related to argument 'proto-max-bulk-len') - argument must be between 1048576 and 536870912 inclusive~");
+    talk.hub.set_max_bulk_bytes(2 << 20);
     assert_eq!(
         talk.say_bytes(b"*2\r\n$3\r\nGET\r\n$2097153\r\n"),
         b"-ERR Protocol error: invalid bulk length\r\n"

@@ -190,7 +190,7 @@ fn wait_answers_after_the_writes_before_it() {
 #[test]
 fn slow_commands_are_logged_with_their_stages() {
     let mut talk = Talk::new(1);
-    talk.check("CONFIG SET slowlog-log-slower-than 100", "+OK~");
+    talk.hub.slowlog.set_slower_than_us(100);
     talk.say("CLIENT SETNAME me");
     talk.session.input(b"SET key value\r\n", &talk.fake);
     talk.fake.clock_ns.set(250_000);
@@ -200,7 +200,7 @@ fn slow_commands_are_logged_with_their_stages() {
     talk.check(
         "SLOWLOG GET",
         "*1~*7~:0~:1700000000~:250~*3~$3~set~$3~key~$22~... (1 more arguments)~$11~127.0.0.1:1~$2~me~\
-         *8~$8~queue_us~:1~$9~append_us~:2~$9~commit_us~:3~$8~apply_us~:4~",
+         *10~$9~queued_us~:1~$11~proposed_us~:2~$10~durable_us~:200~$10~applied_us~:10~$10~replied_us~:37~",
     );
     talk.check("SLOWLOG RESET\nSLOWLOG LEN\nSLOWLOG GET -1", "+OK~:0~*0~");
     talk.check("SLOWLOG GET -2", "-ERR count should be greater than or equal to -1~");
