@@ -1,5 +1,6 @@
 //! The real binary, from outside: start, serve, kill, restart, refuse, stop.
 
+mod beside;
 mod clients;
 
 mod languages;
