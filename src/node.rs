@@ -83,7 +83,7 @@ pub enum StartError {
         source: OpenError,
     },
     /// The log of a shard cannot be read.
-    #[error("shard {}: {source}", shard.0)]
+    #[error("shard {}{}: {source}", shard.0, harmed(source))]
     Wal {
         /// Which.
         shard: ShardId,
@@ -126,6 +126,17 @@ impl StartError {
             Self::System { .. } => 71,
             _ => EXIT_CONFIG,
         }
+    }
+}
+
+/// The partitions whose acknowledged data is damaged, if that is what is wrong.
+fn harmed(error: &WalError) -> String {
+    match error {
+        WalError::Damaged { logs, .. } if !logs.is_empty() => {
+            let partitions: Vec<String> = logs.iter().map(|log| log.0.to_string()).collect();
+            format!(", partition {}", partitions.join(", "))
+        }
+        _ => String::new(),
     }
 }
 

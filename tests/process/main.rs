@@ -2,6 +2,7 @@
 
 mod beside;
 mod clients;
+mod damage;
 
 mod languages;
 mod lifecycle;

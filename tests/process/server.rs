@@ -43,15 +43,25 @@ impl Server {
     /// Starts a server and waits until it takes connections.
     pub fn start(folder: &Path, more: &[&str]) -> Self {
         let mut server = Self::spawn(folder, free_port(), more);
-        let begun = Instant::now();
-        while !server.log().contains("ready for connections") {
-            if let Some(status) = server.child.try_wait().expect("a child") {
-                panic!("the server ended with {status}:\n{}", server.log());
-            }
-            assert!(begun.elapsed() < START, "not ready in time:\n{}", server.log());
-            std::thread::sleep(Duration::from_millis(5));
+        if let Err(status) = server.await_ready() {
+            panic!("the server ended with {status}:\n{}", server.log());
         }
         server
+    }
+
+    /// Waits until it takes connections, or has ended instead.
+    pub fn await_ready(&mut self) -> Result<(), ExitStatus> {
+        let begun = Instant::now();
+        while !self.log().contains("ready for connections") {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                // What it said last is read by another thread.
+                std::thread::sleep(Duration::from_millis(20));
+                return Err(status);
+            }
+            assert!(begun.elapsed() < START, "not ready in time:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     /// Starts a server without waiting.
