@@ -210,12 +210,7 @@ impl Folder {
     pub(super) fn sync_all(&mut self) -> io::Result<()> {
         self.list()?;
         for open in self.slots.values().filter(|open| open.bytes > 0) {
-            // Direct writes outlive their process, and a sync does not wait for them. Allocating does, and changes
-            // nothing here, since a slot is allocated whole.
-            match fallocate(&open.file, FallocateFlags::empty(), 0, open.bytes) {
-                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+            wait_for_direct_writes(open)?;
             open.file.sync_all()?;
         }
         self.dir.sync_all()
@@ -272,6 +267,20 @@ pub(super) fn check_place(slot: SlotId, bytes: Option<u64>, offset: u32, len: u3
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
     }
     Ok(())
+}
+
+/// Direct writes outlive their process, and a sync does not wait for them. Allocating does, and changes nothing here, since
+/// a slot is allocated whole.
+fn wait_for_direct_writes(open: &Slot) -> io::Result<()> {
+    loop {
+        match fallocate(&open.file, FallocateFlags::empty(), 0, open.bytes) {
+            Err(Errno::INTR) => {}
+            // Waited for as well: XFS sets room aside before it sees that none is needed, and the disk may be full.
+            Err(Errno::NOSPC | Errno::DQUOT) => return Ok(()),
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 /// The error of an operation that wants more than its buffer holds.
