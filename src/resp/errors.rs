@@ -129,6 +129,12 @@ pub const fn op_error(kind: ErrorKind) -> &'static str {
         ErrorKind::NoSuchKey => "ERR no such key",
         ErrorKind::BadOp => "ERR the logged operation cannot be read by this version; upgrade this node",
         ErrorKind::TooManyKeys => "ERR the reply would hold too many keys; use SCAN",
+        ErrorKind::ReplyTooLarge => {
+            "ERR the reply would be too large and is dropped (a write was done all the same); ask for less at a time"
+        }
+        ErrorKind::TooManyWalks => {
+            "ERR too many KEYS, SCAN and RANDOMKEY in one transaction: the limit is 8; nothing was done for this one"
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::exec::{Exec, Run, Stop};
 use super::lcs::Lcs;
-use super::op::{ErrorKind, List, Op, Outcome};
+use super::op::{ErrorKind, List, MAX_WALKS, Op, Outcome};
+use super::read::spend;
 use super::write::Set;
 
 impl Exec<'_> {
@@ -61,10 +62,18 @@ impl Exec<'_> {
         let decoded = decoded.map_err(|_| Stop::Error(ErrorKind::BadOp))?;
         self.prepare(&decoded)?;
         self.committed = true;
-        let outcomes = decoded.iter().map(|op| match self.run(op) {
-            Ok(outcome) => outcome,
-            Err(Stop::Error(kind)) => Outcome::Error(kind),
-            Err(Stop::Blocked) => unreachable!("prepare made sure of all that {op:?} needs"),
+        let (mut walks, mut budget) = (0, self.options.max_reply_bytes);
+        let outcomes = decoded.iter().map(|op| {
+            walks += usize::from(op.is_walk());
+            if op.is_walk() && walks > MAX_WALKS {
+                return Outcome::Error(ErrorKind::TooManyWalks);
+            }
+            // What an answer takes has no say in what is done: replicas with other limits do the same.
+            match self.run(op).and_then(|outcome| spend(&mut budget, outcome)) {
+                Ok(outcome) => outcome,
+                Err(Stop::Error(kind)) => Outcome::Error(kind),
+                Err(Stop::Blocked) => unreachable!("prepare made sure of all that {op:?} needs"),
+            }
         });
         let outcomes = outcomes.collect();
         for op in &decoded {
@@ -82,9 +91,20 @@ impl Exec<'_> {
         let keys = ops.iter().flat_map(|op| op.keys(sized));
         let mut blocked = self.know(keys).is_err();
         self.preparing = true;
-        for op in ops {
-            if matches!(op, Op::Keys { .. } | Op::Scan { .. } | Op::RandomKey { .. } | Op::DbSize) {
-                blocked |= self.run(op) == Err(Stop::Blocked);
+        let (mut walks, mut held_bytes) = (0, 0);
+        for op in ops.iter().filter(|op| op.is_walk() || matches!(op, Op::DbSize)) {
+            walks += usize::from(op.is_walk());
+            let is_keys = matches!(op, Op::Keys { .. });
+            if op.is_walk() && (walks > MAX_WALKS || (is_keys && held_bytes > self.options.max_reply_bytes)) {
+                continue;
+            }
+            blocked |= self.prepare_walk(op) == Err(Stop::Blocked);
+            if let Op::Keys { pattern } = op {
+                // One after the other: what the next may bring depends on what this one brought.
+                if blocked {
+                    break;
+                }
+                held_bytes += self.matches_bytes(pattern);
             }
         }
         self.preparing = false;
@@ -116,6 +136,12 @@ impl<'a> Iterator for Keys<'a> {
 }
 
 impl<'a> Op<'a> {
+    /// Whether it looks at more than the keys it names, and brings some of them.
+    #[must_use]
+    pub const fn is_walk(&self) -> bool {
+        matches!(self, Op::Keys { .. } | Op::Scan { .. } | Op::RandomKey { .. })
+    }
+
     /// The keys that must be known before the op runs; `blind`: those of blind writes too.
     fn keys(&self, blind: bool) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         use super::op::SetReply;

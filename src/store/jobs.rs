@@ -7,7 +7,7 @@ use corduroy_shards::PartitionId;
 use super::glob::glob;
 use super::hash::HashSeed;
 use super::ledger::Captured;
-use super::lookups::{LowerKey, LowerPage};
+use super::lookups::{LOWER_KEY_BYTES, LowerKey, LowerPage};
 use super::lower::format::{
     PartitionMeta, STORE_KEY, keyspace_end, partition_key, read_row_key, read_row_value, row_key, row_value,
     store_value,
@@ -56,6 +56,13 @@ pub(super) struct Place {
     pub(super) keyspace: u64,
 }
 
+/// How much a list of keys may hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct MatchLimit {
+    pub(super) keys: usize,
+    pub(super) bytes: usize,
+}
+
 /// What a job does.
 pub(super) enum Task {
     /// Reads keys.
@@ -63,7 +70,7 @@ pub(super) enum Task {
     /// Lists keys from a hash on.
     Range { place: Place, from: u64, asked: u32 },
     /// Lists the keys that match.
-    Matches { place: Place, pattern: Vec<u8>, limit: usize, asked: u32 },
+    Matches { place: Place, pattern: Vec<u8>, limit: MatchLimit, asked: u32 },
     /// Reads all rows from a hash on, a stretch of them.
     Warm { place: Place, from: u64, asked: u32 },
     /// Looks for expired rows from a hash on.
@@ -251,13 +258,19 @@ fn range<L: Lower>(lower: &L, place: Place, from: u64) -> Result<LowerPage, Stri
     Ok(LowerPage { partition, keyspace, from, to, pattern: None, keys, too_many: false })
 }
 
-fn matches<L: Lower>(lower: &L, place: Place, pattern: Vec<u8>, limit: usize) -> Result<LowerPage, String> {
-    let (mut keys, mut too_many) = (Vec::new(), false);
+fn matches<L: Lower>(
+    lower: &L,
+    place: Place,
+    pattern: Vec<u8>,
+    limit: MatchLimit,
+) -> Result<LowerPage, String> {
+    let (mut keys, mut bytes, mut too_many) = (Vec::new(), 0, false);
     walk(lower, place, 0, |hash, key, stamp, _| {
         if glob(&pattern, key) {
+            bytes += LOWER_KEY_BYTES + key.len();
             keys.push(LowerKey { hash, key: key.to_vec(), expire_at_ms: stamp.expire_at_ms });
         }
-        too_many = keys.len() > limit;
+        too_many = keys.len() > limit.keys || bytes > limit.bytes;
         !too_many
     })?;
     let Place { partition, keyspace } = place;

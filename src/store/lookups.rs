@@ -14,6 +14,8 @@ use hashbrown::HashSet;
 const MAX_PAGES: usize = 32;
 /// Hand-overs after which a kept answer goes, so that it does not hold rows in memory for ever.
 const MAX_PAGE_AGE: u32 = 2;
+/// What a key of an answer takes beside its bytes, roughly.
+pub(super) const LOWER_KEY_BYTES: usize = size_of::<LowerKey>();
 
 /// Something that an op needs from below.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,6 +53,30 @@ pub(super) struct LowerPage {
     pub(super) too_many: bool,
 }
 
+impl LowerPage {
+    /// Whether this answers `want`.
+    fn answers(&self, want: &Want) -> bool {
+        match (want, &self.pattern) {
+            (Want::Range { from }, None) => (self.from..=self.to).contains(from),
+            (Want::Matches { pattern }, Some(answered)) => pattern == answered,
+            _ => false,
+        }
+    }
+
+    /// What it takes in memory, roughly.
+    pub(super) fn cost_bytes(&self) -> usize {
+        self.keys.iter().map(|key| LOWER_KEY_BYTES + key.key.len()).sum()
+    }
+}
+
+/// An answer that an entry cannot do without.
+struct Held {
+    partition: PartitionId,
+    want: Want,
+    /// The last hand-over when the entry was tried last.
+    tried: u32,
+}
+
 struct Kept {
     page: LowerPage,
     read_epoch: u32,
@@ -67,6 +93,8 @@ pub(super) struct Lookups {
     /// Questions under way: the last completed hand-over when asked, and how many.
     under_way: VecDeque<(u32, u32)>,
     pages: VecDeque<Kept>,
+    /// What entries wait for: such answers stay until the entry has run, however many others come.
+    held: Vec<Held>,
 }
 
 impl Lookups {
@@ -110,15 +138,49 @@ impl Lookups {
 
     /// Keeps an answer.
     pub(super) fn keep(&mut self, page: LowerPage, read_epoch: u32, completed: u32) {
-        if self.pages.len() >= MAX_PAGES {
-            self.pages.pop_front();
+        if self.pages.len() >= MAX_PAGES
+            && let Some(oldest) = self.pages.iter().position(|kept| !is_held(&self.held, &kept.page))
+        {
+            self.pages.remove(oldest);
         }
         self.pages.push_back(Kept { page, read_epoch, kept_epoch: completed });
     }
 
-    /// A hand-over completed: answers that are too old go.
+    /// A hand-over completed: answers that are too old go, and those held for an entry that nobody tries any more.
     pub(super) fn age(&mut self, completed: u32) {
-        self.pages.retain(|kept| completed - kept.kept_epoch < MAX_PAGE_AGE);
+        self.held.retain(|held| completed - held.tried < MAX_PAGE_AGE);
+        let held = &self.held;
+        self.pages.retain(|kept| completed - kept.kept_epoch < MAX_PAGE_AGE || is_held(held, &kept.page));
+    }
+
+    /// An entry of the partition is blocked: the answers that it wants now, and wanted before, stay until it has run.
+    pub(super) fn hold(&mut self, partition: PartitionId, completed: u32) {
+        for want in &self.wants {
+            let is_page = matches!(want, Want::Range { .. } | Want::Matches { .. });
+            if is_page && !self.held.iter().any(|held| held.partition == partition && held.want == *want) {
+                self.held.push(Held { partition, want: want.clone(), tried: completed });
+            }
+        }
+        self.still_held(partition, completed);
+    }
+
+    /// A blocked entry of the partition will be tried again.
+    pub(super) fn still_held(&mut self, partition: PartitionId, completed: u32) {
+        for held in self.held.iter_mut().filter(|held| held.partition == partition) {
+            held.tried = completed;
+        }
+    }
+
+    /// The entry has run. Answers for KEYS are of no use to others.
+    pub(super) fn release(&mut self, partition: PartitionId) {
+        if self.held.is_empty() {
+            return;
+        }
+        let held = &self.held;
+        self.pages.retain(|kept| {
+            kept.page.partition != partition || kept.page.pattern.is_none() || !is_held(held, &kept.page)
+        });
+        self.held.retain(|held| held.partition != partition);
     }
 
     /// A keyspace ended: its answers go.
@@ -152,9 +214,18 @@ impl Lookups {
         })
     }
 
-    /// Drops the answer for KEYS once it has been given: the next KEYS asks anew, so memory is not held by it.
+    /// Drops the answer for KEYS once it has been given, unless an entry waits for it: the next KEYS asks anew, so
+    /// memory is not held by it.
     pub(super) fn drop_matches(&mut self, partition: PartitionId, pattern: &[u8]) {
-        self.pages
-            .retain(|kept| kept.page.partition != partition || kept.page.pattern.as_deref() != Some(pattern));
+        let held = &self.held;
+        self.pages.retain(|kept| {
+            kept.page.partition != partition
+                || kept.page.pattern.as_deref() != Some(pattern)
+                || is_held(held, &kept.page)
+        });
     }
+}
+
+fn is_held(held: &[Held], page: &LowerPage) -> bool {
+    held.iter().any(|held| held.partition == page.partition && page.answers(&held.want))
 }

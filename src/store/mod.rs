@@ -39,7 +39,7 @@ pub use hash::HashSeed;
 pub use jobs::{Job, JobDone};
 pub use lower::{Lower, LowerRow, LowerStats, LsmLower, LsmShared, MemLower};
 pub use number::{is_long_double, parse_integer};
-pub use op::{Condition, ErrorKind, Expiry, List, Op, OpError, Outcome, SetReply, SetWhen};
+pub use op::{Condition, ErrorKind, Expiry, List, MAX_WALKS, Op, OpError, Outcome, SetReply, SetWhen};
 pub use scan::CURSOR_BITS;
 pub use state::{Lookup, Options, Store};
 pub use stats::{KeyspaceStats, StoreStats};

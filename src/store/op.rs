@@ -2,6 +2,10 @@
 
 use super::codec;
 
+/// Ops of one transaction that may look at more than the keys they name (KEYS, SCAN, RANDOMKEY): what they need from
+/// below is held in memory until the transaction has run. Those beyond end in an error.
+pub const MAX_WALKS: usize = 8;
+
 /// When SET takes effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SetWhen<'a> {
@@ -202,6 +206,23 @@ pub enum Outcome {
     Error(ErrorKind),
 }
 
+impl Outcome {
+    /// What it takes in memory, roughly.
+    #[must_use]
+    pub fn cost_bytes(&self) -> usize {
+        let heap_bytes = match self {
+            Outcome::Bulk(bytes) => bytes.len(),
+            Outcome::Array(items) => items.iter().map(Outcome::cost_bytes).sum(),
+            Outcome::Map(pairs) => {
+                pairs.iter().map(|(name, value)| name.cost_bytes() + value.cost_bytes()).sum()
+            }
+            Outcome::Scan { keys, .. } => keys.iter().map(|key| size_of::<Vec<u8>>() + key.len()).sum(),
+            _ => 0,
+        };
+        size_of::<Outcome>() + heap_bytes
+    }
+}
+
 /// Errors that an op can end in; `resp::reply` gives Redis's text for each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorKind {
@@ -221,6 +242,10 @@ pub enum ErrorKind {
     BadOp,
     /// KEYS or the like would return more than the limit.
     TooManyKeys,
+    /// The answer would be larger than the limit. A write was carried out all the same.
+    ReplyTooLarge,
+    /// Too many KEYS, SCAN and RANDOMKEY in one transaction.
+    TooManyWalks,
 }
 
 /// Why an op's bytes could not be decoded.

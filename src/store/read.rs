@@ -1,8 +1,8 @@
 //! The commands that look at single keys, by Redis's rules.
 
-use super::exec::{Exec, Run};
+use super::exec::{Exec, Run, Stop};
 use super::number::parse_integer;
-use super::op::{List, Outcome};
+use super::op::{ErrorKind, List, Outcome};
 use super::row::{Encoding, NO_EXPIRY, ROW_OVERHEAD_BYTES, Row};
 use super::write::length;
 
@@ -25,7 +25,9 @@ impl Exec<'_> {
 
     pub(super) fn m_get(&mut self, keys: List<'_>) -> Run {
         self.know(keys)?;
-        keys.iter().map(|key| self.get(key)).collect::<Run<Vec<_>>>().map(Outcome::Array)
+        let mut budget = self.options.max_reply_bytes;
+        let values = keys.iter().map(|key| self.get(key).and_then(|value| spend(&mut budget, value)));
+        values.collect::<Run<Vec<_>>>().map(Outcome::Array)
     }
 
     pub(super) fn exists(&mut self, keys: List<'_>) -> Run {
@@ -70,6 +72,13 @@ impl Exec<'_> {
     pub(super) fn version_of(&mut self, key: &[u8]) -> Run<u64> {
         Ok(self.live(key)?.map_or(0, |row| row.version))
     }
+}
+
+/// Lets an answer be made of what the budget still allows.
+pub(super) fn spend(budget_bytes: &mut usize, part: Outcome) -> Run {
+    let left = budget_bytes.checked_sub(part.cost_bytes());
+    *budget_bytes = left.ok_or(Stop::Error(ErrorKind::ReplyTooLarge))?;
+    Ok(part)
 }
 
 fn encoding_of(row: &Row) -> &'static str {

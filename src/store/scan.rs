@@ -6,8 +6,9 @@
 
 use super::exec::{Exec, Run, Stop};
 use super::glob::glob;
-use super::lookups::Want;
-use super::op::{ErrorKind, Outcome};
+use super::lookups::{LowerPage, Want};
+use super::op::{ErrorKind, Op, Outcome};
+use super::read::spend;
 use super::row::Row;
 
 /// Cursors are below 2^48, so that a caller can put a partition's number above them.
@@ -16,8 +17,14 @@ pub const CURSOR_BITS: u32 = 48;
 pub(super) const CURSOR_SHIFT: u32 = 64 - CURSOR_BITS;
 /// One SCAN looks at no more than this, whatever its COUNT.
 const MAX_COUNT: u64 = 10_000;
+/// Bytes of keys above which a page of SCAN ends.
+const MAX_PAGE_BYTES: usize = 1 << 20;
 /// Empty stretches that one SCAN walks through.
 const MAX_SPANS: u32 = 64;
+/// Empty stretches after which RANDOMKEY says that there is no key; those below are read one after the other.
+const MAX_RANDOM_SPANS: u32 = 24;
+/// The same inside a transaction, which has to hold them all.
+const MAX_HELD_RANDOM_SPANS: u32 = 2;
 
 /// The live keys of a stretch of hashes, by hash.
 struct Span<'s> {
@@ -54,6 +61,40 @@ impl Exec<'_> {
         Ok(Span { end, keys })
     }
 
+    /// Makes sure that an op that looks at more than the keys it names will not block.
+    pub(super) fn prepare_walk(&mut self, op: &Op<'_>) -> Run<()> {
+        match *op {
+            Op::Keys { pattern } => self.matches_below(pattern).map(drop),
+            Op::Scan { cursor, .. } => self.span(cursor << CURSOR_SHIFT).map(drop),
+            Op::RandomKey { seed } => self.random_key(seed).map(drop),
+            Op::DbSize => self.db_size().map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is below of the keys that match; `None` if all that exists is in memory.
+    fn matches_below(&mut self, pattern: &[u8]) -> Run<Option<&LowerPage>> {
+        if self.partition.table.is_all_complete() {
+            return Ok(None);
+        }
+        let (id, keyspace) = (self.partition.id, self.partition.keyspace);
+        if self.lookups.matches(id, keyspace, pattern).is_none() {
+            if self.committed {
+                // Those before it in the transaction have brought as much as may be held.
+                return Err(Stop::Error(ErrorKind::ReplyTooLarge));
+            }
+            self.lookups.wants.push(Want::Matches { pattern: pattern.to_vec() });
+            return Err(Stop::Blocked);
+        }
+        Ok(self.lookups.matches(id, keyspace, pattern))
+    }
+
+    /// What the answer held for KEYS takes in memory.
+    pub(super) fn matches_bytes(&self, pattern: &[u8]) -> usize {
+        let below = self.lookups.matches(self.partition.id, self.partition.keyspace, pattern);
+        below.map_or(0, LowerPage::cost_bytes)
+    }
+
     pub(super) fn scan(
         &mut self,
         cursor: u64,
@@ -64,6 +105,7 @@ impl Exec<'_> {
         let wanted = kind.is_none_or(|kind| kind.eq_ignore_ascii_case(b"string"));
         let count = count.clamp(1, MAX_COUNT);
         let (mut from, mut examined, mut keys) = (cursor << CURSOR_SHIFT, 0, Vec::new());
+        let mut bytes = 0;
         for spans in 0.. {
             let page = |from: u64, keys| Ok(Outcome::Scan { cursor: from >> CURSOR_SHIFT, keys });
             if examined >= count || spans >= MAX_SPANS {
@@ -78,12 +120,13 @@ impl Exec<'_> {
             };
             let mut last = None;
             for (hash, key) in span.keys {
-                if examined >= count && last != Some(hash >> CURSOR_SHIFT) {
+                if (examined >= count || bytes >= MAX_PAGE_BYTES) && last != Some(hash >> CURSOR_SHIFT) {
                     return page(hash, keys);
                 }
                 last = Some(hash >> CURSOR_SHIFT);
                 examined += 1;
                 if wanted && pattern.is_none_or(|pattern| glob(pattern, key)) {
+                    bytes += key.len();
                     keys.push(key.to_vec());
                 }
             }
@@ -97,14 +140,8 @@ impl Exec<'_> {
 
     pub(super) fn keys(&mut self, pattern: &[u8]) -> Run {
         let (id, keyspace, now_ms) = (self.partition.id, self.partition.keyspace, self.now_ms);
-        let mut below = None;
-        if !self.partition.table.is_all_complete() {
-            below = self.lookups.matches(id, keyspace, pattern);
-            if below.is_none() {
-                self.lookups.wants.push(Want::Matches { pattern: pattern.to_vec() });
-                return Err(Stop::Blocked);
-            }
-        }
+        let is_below = self.matches_below(pattern)?.is_some();
+        let below = if is_below { self.lookups.matches(id, keyspace, pattern) } else { None };
         let table = &self.partition.table;
         let rows = table.pages().flat_map(|page| &page.rows).filter(|row| row.is_live(now_ms));
         let resident = rows.map(Row::key).filter(|key| glob(pattern, key));
@@ -114,13 +151,18 @@ impl Exec<'_> {
             .filter(|key| table.page(key.hash).is_none_or(|page| page.find(key.hash, &key.key).is_none()));
         let all = resident.chain(lower.map(|key| key.key.as_slice()));
         let limit = self.options.max_keys_reply;
-        let found: Vec<Outcome> = all.take(limit + 1).map(|key| Outcome::Bulk(key.to_vec())).collect();
-        let too_many = found.len() > limit || below.is_some_and(|below| below.too_many);
+        let mut budget = self.options.max_reply_bytes;
+        let found = all.take(limit + 1).map(|key| spend(&mut budget, Outcome::Bulk(key.to_vec())));
+        let found = found.collect::<Run<Vec<Outcome>>>();
+        let too_many = below.is_some_and(|below| below.too_many);
         // In a transaction the answer is wanted by its other ops too: it goes when all have run.
-        if !self.preparing && !self.committed {
+        if !self.committed {
             self.lookups.drop_matches(id, pattern);
         }
-        if too_many { Err(Stop::Error(ErrorKind::TooManyKeys)) } else { Ok(Outcome::Array(found)) }
+        match found {
+            Ok(found) if !too_many && found.len() <= limit => Ok(Outcome::Array(found)),
+            _ => Err(Stop::Error(ErrorKind::TooManyKeys)),
+        }
     }
 
     /// A key near a random place in hash order: every page is as likely as it is wide, every key on it alike.
@@ -131,7 +173,8 @@ impl Exec<'_> {
             from = start;
         }
         let (committed, mut wrapped) = (self.committed, false);
-        loop {
+        let max_spans = if self.preparing || committed { MAX_HELD_RANDOM_SPANS } else { MAX_RANDOM_SPANS };
+        for _ in 0..max_spans {
             let span = match self.span(from) {
                 Err(Stop::Blocked) if committed => {
                     self.lookups.wants.clear();
@@ -152,6 +195,7 @@ impl Exec<'_> {
                 }
             };
         }
+        Ok(Outcome::Nil)
     }
 
     pub(super) fn db_size(&mut self) -> Run {

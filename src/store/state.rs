@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 
 use super::exec::{Exec, Stop};
 use super::hash::{HashSeed, mix};
-use super::jobs::{Job, JobDone, Place, Task};
+use super::jobs::{Job, JobDone, MatchLimit, Place, Task};
 use super::ledger::Ledger;
 use super::lookups::{Lookups, Want};
 use super::lower::Lower;
@@ -40,6 +40,8 @@ pub struct Options {
     pub max_value_bytes: usize,
     /// The most keys that KEYS returns.
     pub max_keys_reply: usize,
+    /// The bytes of values or keys in an answer above which it becomes an error.
+    pub max_reply_bytes: usize,
     /// The hash's secret for a store that is created; an existing one keeps its own. Give all nodes of a cluster the
     /// same, so that SCAN's cursors mean the same everywhere.
     pub hash_seed: HashSeed,
@@ -56,6 +58,7 @@ impl Options {
             max_dirty_bytes: (memory_bytes / 2).min(hand_over_bytes * 4),
             max_value_bytes: (32 << 20) - (64 << 10),
             max_keys_reply: 1_000_000,
+            max_reply_bytes: 112 << 20,
             hash_seed,
         }
     }
@@ -210,14 +213,21 @@ impl<L: Lower> Store<L> {
             committed: false,
             preparing: false,
         };
-        match exec.run(op) {
-            Ok(outcome) => Step::Done(outcome),
-            Err(Stop::Error(kind)) => Step::Done(Outcome::Error(kind)),
+        let outcome = match exec.run(op) {
+            Ok(outcome) => outcome,
+            Err(Stop::Error(kind)) => Outcome::Error(kind),
             Err(Stop::Blocked) => {
+                if lsn.is_some() {
+                    self.lookups.hold(id, self.ledger.completed);
+                }
                 self.ask(id);
-                Step::Blocked
+                return Step::Blocked;
             }
+        };
+        if lsn.is_some() {
+            self.lookups.release(id);
         }
+        Step::Done(outcome)
     }
 
     /// Makes jobs of what the last op wants.
@@ -238,7 +248,8 @@ impl<L: Lower> Store<L> {
                 _ if self.asking.contains(&(id, want.clone())) => continue,
                 Want::Range { from } => Task::Range { place, from, asked },
                 Want::Matches { ref pattern } => {
-                    let (pattern, limit) = (pattern.clone(), self.options.max_keys_reply);
+                    let Options { max_keys_reply: keys, max_reply_bytes: bytes, .. } = self.options;
+                    let (pattern, limit) = (pattern.clone(), MatchLimit { keys, bytes });
                     Task::Matches { place, pattern, limit, asked }
                 }
                 // A hand-over under way resolves them, and its completion lets the op run again.
@@ -276,6 +287,7 @@ impl<L: Lower> StateMachine for Store<L> {
         // Writes outrun the hand-over under way: its completion lets them go on.
         let waiting_bytes = self.ledger.dirty_bytes + self.ledger.captured_bytes;
         if self.ledger.is_handing_over() && waiting_bytes > self.options.max_dirty_bytes {
+            self.lookups.still_held(at.partition, self.ledger.completed);
             return Step::Blocked;
         }
         let step = match Op::decode(op) {

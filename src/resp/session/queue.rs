@@ -7,6 +7,7 @@ use super::{
     Backend, Ending, Outcome, PartitionId, Reply, Session, SessionReply, Watched, Writer, errors, take,
 };
 use crate::resp::slowlog::{SlowCommand, StageTimes};
+use crate::store::ErrorKind;
 
 /// The start of a request's arguments, kept for SLOWLOG while it is in flight.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +86,8 @@ pub struct Parts {
     pub missing: usize,
     /// As they came.
     pub outcomes: Vec<Option<Outcome>>,
+    /// What they take in memory.
+    bytes: usize,
     /// The first refusal, or unknown result.
     pub failure: Option<Failure>,
     /// Whether the request changes the state.
@@ -120,13 +123,18 @@ pub enum Merge {
 impl Parts {
     /// A request of `count` parts.
     pub fn new(count: usize, writes: bool, merge: Merge) -> Self {
-        Self { missing: count, outcomes: (0..count).map(|_| None).collect(), failure: None, writes, merge }
+        let outcomes = (0..count).map(|_| None).collect();
+        Self { missing: count, outcomes, bytes: 0, failure: None, writes, merge }
     }
 
     fn take(&mut self, part: usize, reply: SessionReply) {
         self.missing -= 1;
         match reply {
-            Reply::Done { outcome, .. } => {
+            Reply::Done { mut outcome, .. } => {
+                self.bytes += outcome.cost_bytes();
+                if self.bytes > OUTPUT_HARD_BYTES {
+                    outcome = Outcome::Error(ErrorKind::ReplyTooLarge);
+                }
                 *self.outcomes.get_mut(part).expect("tickets carry the parts' own numbers") = Some(outcome);
             }
             Reply::Rejected(why) => {

@@ -9,8 +9,9 @@ use super::{
     Backend, Call, Ending, Entry, Flow, Kind, Op, Outcome, PartitionId, Refusal, ReplyMode, Request, Run,
     Session, Writer, errors, introspection, take,
 };
+use crate::resp::commands::Scope;
 use crate::resp::commands::args::integer;
-use crate::store::List;
+use crate::store::{ErrorKind, List, MAX_WALKS};
 use corduroy_shards::routing::slot_of;
 
 /// Keys that one connection may watch at a time.
@@ -22,6 +23,8 @@ pub struct Transaction {
     /// What EXEC will carry out.
     pub commands: Vec<(&'static Entry, Vec<Vec<u8>>)>,
     bytes: usize,
+    /// Of these, KEYS, SCAN and RANDOMKEY.
+    walks: usize,
     /// A command was refused: EXEC will abort.
     pub spoilt: bool,
 }
@@ -81,6 +84,10 @@ impl Session {
         {
             return self.reject(Some(entry.index), &errors::CROSSSLOT);
         }
+        let is_walk = matches!(entry.row.run, Run::Op(_, Scope::WholeJoined | Scope::WholeOne | Scope::Scan));
+        if is_walk && self.transaction.as_ref().is_some_and(|transaction| transaction.walks >= MAX_WALKS) {
+            return self.reject(Some(entry.index), &Refusal::new(errors::op_error(ErrorKind::TooManyWalks)));
+        }
         let limit = self.limits.max_request_bytes;
         let Some(transaction) = &mut self.transaction else { return };
         transaction.bytes += args.iter().map(|arg| arg.len() + 32).sum::<usize>();
@@ -89,6 +96,7 @@ impl Session {
             let text = format!("ERR the transaction exceeds the limit of {limit} bytes");
             return self.reject(Some(entry.index), &Refusal::owned(text));
         }
+        transaction.walks += usize::from(is_walk);
         transaction.commands.push((entry, args.iter().map(|arg| arg.to_vec()).collect()));
         self.emit(None, |_, out| out.simple("QUEUED"));
     }

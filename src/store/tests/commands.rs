@@ -308,6 +308,37 @@ fn walks_over_the_keyspace() {
 }
 
 #[test]
+fn no_answer_takes_more_than_the_limit() {
+    let large = "v".repeat(1000);
+    let mut d = Driver::new(MemLower::default(), Options { max_reply_bytes: 10_000, ..options() });
+    let too_large = Outcome::Error(ErrorKind::ReplyTooLarge);
+    d.run(&set("k", &large));
+    let keys: [&[u8]; 12] = [b"k"; 12];
+    assert!(
+        matches!(d.run(&Op::MGet { keys: List::Args(&keys[..8]) }), Outcome::Array(list) if list.len() == 8)
+    );
+    assert_eq!(d.run(&Op::MGet { keys: List::Args(&keys) }), too_large);
+    // In a transaction the answers add up; what it changes is changed all the same.
+    let swap = Op::GetDel { key: b"k" };
+    let mut ops = vec![bytes(&get("k")); 9];
+    ops.extend([bytes(&swap), bytes(&set("new", "v")), bytes(&get("k"))]);
+    let ops: Vec<&[u8]> = ops.iter().map(Vec::as_slice).collect();
+    let outcome = d.run(&Op::Multi { guards: List::Args(&[]), ops: List::Args(&ops) });
+    let Outcome::Array(outcomes) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(outcomes[8..], [bulk(&large), too_large, Outcome::Ok, Outcome::Nil]);
+    assert_eq!((d.run(&get("k")), d.run(&get("new"))), (Outcome::Nil, bulk("v")));
+    // KEYS, from memory and from below; SCAN makes smaller pages.
+    for n in 0..200 {
+        d.run(&set(&format!("{n:0100}"), "v"));
+    }
+    assert_eq!(d.run(&Op::Keys { pattern: b"0*" }), Outcome::Error(ErrorKind::TooManyKeys));
+    d.hand_over();
+    d.crash();
+    assert_eq!(d.run(&Op::Keys { pattern: b"0*" }), Outcome::Error(ErrorKind::TooManyKeys));
+    assert_eq!(scan_all(&mut d, 1000, |_| ()).len(), 201);
+}
+
+#[test]
 fn transactions() {
     let mut d = driver();
     let version = |d: &mut Driver<_>, key: &[u8]| match d.run(&Op::Version { key }) {

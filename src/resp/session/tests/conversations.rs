@@ -159,6 +159,14 @@ fn watches() {
         "WATCH a\nSET a 5\nMULTI\nDISCARD\nMULTI\nGET a\nEXEC",
         "+OK~+OK~+OK~+OK~+OK~+QUEUED~*1~$1~5~",
     );
+    let walks = "KEYS *\nSCAN 0\nRANDOMKEY\nGET a\n".repeat(2) + "KEYS *\nSCAN 0\n";
+    assert!(!talk.say(&format!("MULTI\n{walks}EXEC")).contains("-"));
+    let refused = talk.say(&format!("MULTI\n{walks}RANDOMKEY\nEXEC"));
+    assert!(refused.contains("-ERR too many KEYS, SCAN and RANDOMKEY in one transaction"), "{refused}");
+    assert!(
+        refused.ends_with("-EXECABORT Transaction discarded because of previous errors.\r\n"),
+        "{refused}"
+    );
     talk.check("WATCH a\nWATCH a\nSET a 6\nMULTI\nPING\nEXEC", "+OK~+OK~+OK~+OK~+QUEUED~*-1~");
     talk.check("HELLO 3\nWATCH a\nSET a 7\nMULTI\nEXEC", &(talk_hello() + "+OK~+OK~+OK~_~"));
 }
