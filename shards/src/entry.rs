@@ -7,6 +7,8 @@
 //! version u8 = 1 | stamp_ms u64 | count u32 | count x ( bytes u32 | op )        all little-endian
 //! ```
 
+use corduroy_wal::OwnedEntry;
+
 /// The version written today.
 pub const VERSION: u8 = 1;
 /// Bytes before the first operation.
@@ -147,6 +149,14 @@ pub fn decode(payload: &[u8]) -> Result<EntryHeader, EntryDamage> {
         return Err(EntryDamage::Lengths { count: header.count, bytes: payload.len(), at });
     }
     Ok(header)
+}
+
+/// The highest stamp of entries read back from the log, in ms since 1970; 0 if there is none. Damaged ones are left for
+/// apply to report.
+#[must_use]
+pub fn highest_stamp_ms(entries: &[OwnedEntry]) -> u64 {
+    let headers = entries.iter().filter_map(|entry| decode(&entry.data).ok());
+    headers.map(|header| header.stamp_ms).max().unwrap_or(0)
 }
 
 /// The operation that starts at `at`, and where the next one starts. `None` if there is no whole one.

@@ -29,4 +29,4 @@ pub use machine::{Applied, Kind, StateMachine, Step};
 pub use options::{Limits, ShardOptions};
 pub use shard::Shard;
 pub use stages::StageStamps;
-pub use status::{Counters, ReplicaStatus, ShardStatus};
+pub use status::{Counters, Groups, ReplicaStatus, ShardStatus};

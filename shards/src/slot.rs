@@ -61,6 +61,11 @@ impl ConnFilter {
         *count -= 1;
     }
 
+    /// Gives back the memory of the counters if nothing is counted.
+    pub fn rest(&mut self) {
+        self.counts.take_if(|counts| counts.iter().all(|count| *count == 0));
+    }
+
     pub fn may_hold(&self, conn: u64) -> bool {
         self.counts.as_ref().and_then(|counts| counts.get(Self::place(conn))).is_some_and(|count| *count > 0)
     }
@@ -149,6 +154,9 @@ pub(crate) struct Slot {
     pub listed: u8,
 }
 
+/// An idle partition is to stay within 4 KiB, all its parts together.
+const _: () = assert!(size_of::<Slot>() <= 384, "a replica's place has grown");
+
 impl Slot {
     pub fn new(replica: Replica, stamp_ms: u64, positions: Positions) -> Self {
         Self {
@@ -165,6 +173,17 @@ impl Slot {
             positions,
             counted_bytes: 0,
             listed: 0,
+        }
+    }
+
+    /// Gives back the memory of empty queues: the replica goes to sleep.
+    pub fn rest(&mut self) {
+        self.replica.rest();
+        self.batches.rest();
+        self.rows.rest();
+        self.conns.rest();
+        if self.parked.is_empty() {
+            self.parked = ParkedReads::default();
         }
     }
 

@@ -46,6 +46,42 @@ pub struct ReplicaStatus {
     pub error: Option<ReplicaError>,
 }
 
+/// The replicas of a shard in sum, and the first of them one by one.
+#[derive(Clone, Debug, Default)]
+pub struct Groups {
+    /// How many there are.
+    pub replicas: usize,
+    /// Those that lead.
+    pub leaders: usize,
+    /// Those that have led and served in this life and are not fenced.
+    pub ready: usize,
+    /// Those that are fenced or late.
+    pub failed: usize,
+    /// The sum of the highest entries applied.
+    pub applied: u64,
+    /// The first of them.
+    pub first: Vec<ReplicaStatus>,
+}
+
+impl Groups {
+    /// Sums up, keeping the first `kept` as they are.
+    #[must_use]
+    pub fn gather(replicas: impl Iterator<Item = ReplicaStatus>, kept: usize) -> Self {
+        let mut groups = Self::default();
+        for replica in replicas {
+            groups.replicas += 1;
+            groups.leaders += usize::from(replica.role == StateRole::Leader);
+            groups.ready += usize::from(replica.is_ready);
+            groups.failed += usize::from(replica.error.is_some());
+            groups.applied += replica.applied.get();
+            if groups.first.len() < kept {
+                groups.first.push(replica);
+            }
+        }
+        groups
+    }
+}
+
 /// A shard, as it stands.
 #[derive(Clone, Debug)]
 pub struct ShardStatus {

@@ -15,7 +15,7 @@ use std::time::Instant;
 use corduroy_shards::runtime::pool::Task;
 use corduroy_shards::runtime::ring::{RingReceiver, RingSender, ring};
 use corduroy_shards::runtime::{Endpoint, Full, Poller};
-use corduroy_shards::{Counters, ReplicaStatus};
+use corduroy_shards::{Counters, Groups};
 use corduroy_shards::{
     Input, Kind, Now, PartitionId, Rejection, Reply, Shard, ShardId, StageStamps, StateMachine, Ticket,
 };
@@ -41,6 +41,9 @@ pub type JobDone = <Machine as StateMachine>::JobDone;
 
 /// Jobs of a core that may be under way at a time.
 pub const MAX_JOBS: usize = 64;
+
+/// Replicas of a shard that are listed one by one for INFO.
+pub const MAX_GROUPS: usize = 64;
 
 /// Bytes of the buffer that all connections of a core read into.
 const READ_BUFFER_BYTES: usize = 64 << 10;
@@ -70,7 +73,7 @@ pub struct ShardFacts {
     /// Of the state.
     pub store: StoreStats,
     /// Of the replicas.
-    pub replicas: Vec<ReplicaStatus>,
+    pub groups: Groups,
     /// Whether the log has room.
     pub has_space: bool,
     /// How its writes are made durable now.
@@ -406,14 +409,13 @@ impl Core {
 impl Host {
     fn facts(&self) -> ShardFacts {
         let shard = self.shard.borrow();
-        let status = shard.status();
         ShardFacts {
             id: self.id,
-            counters: status.counters,
+            counters: *shard.counters(),
             wal: shard.wal().stats(),
             store: shard.machine().stats(),
-            replicas: status.replicas,
-            has_space: status.space == corduroy_wal::Space::Ok,
+            groups: Groups::gather(shard.replicas(), MAX_GROUPS),
+            has_space: shard.wal().space() == corduroy_wal::Space::Ok,
             sync: shard.wal().device().sync_mode(),
         }
     }

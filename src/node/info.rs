@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
-use corduroy_shards::Role;
+use corduroy_shards::Groups;
 
-use super::core::ShardFacts;
+use super::core::{MAX_GROUPS, ShardFacts};
 use super::shared::{Shared, lock};
 use crate::config::value::Bytes;
 
@@ -177,7 +177,7 @@ fn stats(shared: &Shared) -> Lines {
 
 fn replication(shared: &Shared) -> Lines {
     let shards = facts(shared);
-    let offset = total(&shards, |shard| shard.replicas.iter().map(|replica| replica.applied.get()).sum());
+    let offset = total(&shards, |shard| shard.groups.applied);
     vec![
         line("role", "master"),
         line("connected_slaves", 0),
@@ -230,7 +230,7 @@ fn shards(shared: &Shared) -> Lines {
             format!(
                 "core={core},partitions={},turns={},requests={},refused={},entries={},ops={},reads={},frames={},wal_bytes={},\
                  live_segments={},keys={}",
-                shard.replicas.len(),
+                shard.groups.replicas,
                 counters.turns,
                 counters.requests,
                 counters.refused,
@@ -247,21 +247,18 @@ fn shards(shared: &Shared) -> Lines {
     lines
 }
 
-/// At most so many partitions are listed.
-const MAX_GROUPS: usize = 64;
-
 fn raft_groups(shared: &Shared) -> Lines {
     let shards = facts(shared);
-    let replicas: Vec<_> = shards.iter().flat_map(|(_, shard)| &shard.replicas).collect();
-    let leaders = replicas.iter().filter(|replica| replica.role == Role::Leader).count();
+    let sum = |of: fn(&Groups) -> usize| shards.iter().map(|(_, shard)| of(&shard.groups)).sum::<usize>();
     let mut lines = vec![
         line("raft_mode", shared.config().replication),
-        line("raft_groups", replicas.len()),
-        line("raft_leaders", leaders),
-        line("raft_ready", replicas.iter().filter(|replica| replica.is_ready).count()),
-        line("raft_fenced", replicas.iter().filter(|replica| replica.error.is_some()).count()),
+        line("raft_groups", sum(|groups| groups.replicas)),
+        line("raft_leaders", sum(|groups| groups.leaders)),
+        line("raft_ready", sum(|groups| groups.ready)),
+        line("raft_fenced", sum(|groups| groups.failed)),
     ];
-    for replica in replicas.iter().take(MAX_GROUPS) {
+    let listed = shards.iter().flat_map(|(_, shard)| &shard.groups.first);
+    for replica in listed.take(MAX_GROUPS) {
         lines.push((
             format!("raft_group_{}", replica.partition).into(),
             format!(

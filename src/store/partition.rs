@@ -59,6 +59,9 @@ pub(super) struct Partition {
     pub(super) swept_below_hash: u64,
 }
 
+/// An idle partition is to stay within 4 KiB, all its parts together.
+const _: () = assert!(size_of::<Partition>() <= 224, "a partition has grown");
+
 /// What memory says about a key.
 pub(super) enum Found<'r> {
     Live(&'r Row),

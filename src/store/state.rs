@@ -80,7 +80,8 @@ pub struct Store<L> {
     pub(super) lower: L,
     pub(super) options: Options,
     pub(super) seed: HashSeed,
-    pub(super) partitions: HashMap<PartitionId, Partition, IdHash>,
+    /// Boxed, since the table is never full.
+    pub(super) partitions: HashMap<PartitionId, Box<Partition>, IdHash>,
     pub(super) ledger: Ledger,
     pub(super) lookups: Lookups,
     pub(super) upkeep: Upkeep,
@@ -160,7 +161,7 @@ impl<L: Lower> Store<L> {
         };
         for partition in found {
             let (id, meta) = partition.ok_or_else(|| broken("a partition's row"))?;
-            store.partitions.insert(id, Partition::restored(id, &meta));
+            store.partitions.insert(id, Box::new(Partition::restored(id, &meta)));
             store.upkeep.add_partition(id);
             store.note_dead(id, meta.keyspace);
             if meta.keys > 0 {
@@ -197,7 +198,7 @@ impl<L: Lower> Store<L> {
         let upkeep = &mut self.upkeep;
         let partition = self.partitions.entry(id).or_insert_with(|| {
             upkeep.add_partition(id);
-            Partition::new(id)
+            Box::new(Partition::new(id))
         });
         if let Some(lsn) = lsn {
             assert!(lsn > partition.applied, "partition {id}: entry {lsn} was applied already");
@@ -308,7 +309,7 @@ impl<L: Lower> StateMachine for Store<L> {
         let upkeep = &mut self.upkeep;
         let partition = self.partitions.entry(at.partition).or_insert_with(|| {
             upkeep.add_partition(at.partition);
-            Partition::new(at.partition)
+            Box::new(Partition::new(at.partition))
         });
         assert!(at.lsn > partition.applied, "partition {}: entry {} ended twice", at.partition, at.lsn);
         self.mid_entry -= u32::from(partition.ops_in_entry > 0);

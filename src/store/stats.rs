@@ -94,7 +94,7 @@ impl<L: Lower> Store<L> {
     /// A text saying what could not be read.
     pub fn state_hash(&self, id: PartitionId) -> Result<u64, String> {
         let nothing = Partition::new(id);
-        let partition = self.partitions.get(&id).unwrap_or(&nothing);
+        let partition = self.partitions.get(&id).map_or(&nothing, Box::as_ref);
         let head = [partition.applied.0, partition.clock_ms, partition.keyspace].map(u64::to_le_bytes);
         let mut sum = FIXED.hash(head.as_flattened());
         let live =

@@ -215,7 +215,8 @@ impl<L: Lower> Store<L> {
 
     /// A partition, if it still is in that keyspace.
     pub(super) fn partition_at(&mut self, place: Place) -> Option<&mut Partition> {
-        self.partitions.get_mut(&place.partition).filter(|partition| partition.keyspace == place.keyspace)
+        let partition = self.partitions.get_mut(&place.partition).map(Box::as_mut);
+        partition.filter(|partition| partition.keyspace == place.keyspace)
     }
 
     fn compact(&mut self) {

@@ -3,7 +3,7 @@
 mod beside;
 mod clients;
 mod damage;
-
+mod idle;
 mod languages;
 mod lifecycle;
 mod limits;

@@ -86,6 +86,8 @@ impl Runs {
                 return;
             }
         }
+        // Most logs are idle, with a single run.
+        self.0.reserve_exact(usize::from(self.0.capacity() == 0));
         self.0.push_back(run);
     }
 

@@ -4,6 +4,8 @@
 //! Invariant: a group of one never campaigns with an unpersisted tail (the crate asserts on it), and election
 //! timeouts come from the seed alone.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use corduroy_wal::{HardState, Lsn, Term};
 use raft::eraftpb::{Entry, Message, MessageType};
@@ -78,15 +80,24 @@ pub enum Proposed {
     Dropped,
 }
 
+/// The crate's logger, which discards everything: one for all groups.
+static LOGGER: LazyLock<slog::Logger> = LazyLock::new(|| slog::Logger::root(slog::Discard, slog::o!()));
+
 /// The node of one group.
 pub struct Group {
     node: RawNode<LogStore>,
     readies: Readies,
     campaign_due: bool,
     seed: u64,
-    draws: u64,
-    drawn_for: (u64, StateRole, u64),
+    draws: u32,
+    /// Term, leader and role that the timeout was last drawn for.
+    drawn_term: u64,
+    drawn_leader: u64,
+    drawn_role: StateRole,
 }
+
+/// An idle group is to stay within 4 KiB, all its parts together.
+const _: () = assert!(size_of::<Group>() <= 1024, "a group has left its class of the allocator");
 
 impl Group {
     /// Starts the node over `store`. `saved` is the hard state of the last record; `unsaved_conf` goes into the next.
@@ -102,16 +113,20 @@ impl Group {
         seed: u64,
     ) -> Result<Self, Fault> {
         let applied = Lsn(store.first().get() - 1);
-        let logger = slog::Logger::root(slog::Discard, slog::o!());
         let config = options.config(member, applied);
-        let node = guarded(|| RawNode::new(&config, store, &logger))?
+        let mut node = guarded(|| RawNode::new(&config, store, &LOGGER))?
             .map_err(|error| Fault(format!("Raft refuses the saved state: {error}")))?;
+        node.mut_store().forget_start();
+        // Made by the crate for each member, itself included, and again for those that messages are sent to.
+        node.raft.maybe_free_inflight_buffers();
         let mut group = Self {
             readies: Readies::new(saved, unsaved_conf),
             campaign_due: false,
             seed,
             draws: 0,
-            drawn_for: (0, StateRole::Leader, 0),
+            drawn_term: 0,
+            drawn_leader: 0,
+            drawn_role: StateRole::Leader,
             node,
         };
         group.draw_timeout();
@@ -121,14 +136,14 @@ impl Group {
     /// Replaces the crate's own random election timeout whenever it may have drawn one.
     fn draw_timeout(&mut self) {
         let raft = &mut self.node.raft;
-        let state = (raft.term, raft.state, raft.leader_id);
-        if state == self.drawn_for {
+        let drawn = (self.drawn_term, self.drawn_role, self.drawn_leader);
+        if (raft.term, raft.state, raft.leader_id) == drawn {
             return;
         }
-        self.drawn_for = state;
-        self.draws += 1;
+        (self.drawn_term, self.drawn_role, self.drawn_leader) = (raft.term, raft.state, raft.leader_id);
+        self.draws = self.draws.wrapping_add(1);
         let base = raft.election_timeout();
-        let extra = splitmix(self.seed.wrapping_add(self.draws)) % base as u64;
+        let extra = splitmix(self.seed.wrapping_add(u64::from(self.draws))) % base as u64;
         raft.set_randomized_election_timeout(base + usize::try_from(extra).unwrap_or(0));
     }
 
@@ -163,8 +178,17 @@ impl Group {
             return Ok(());
         }
         self.campaign_due = false;
+        self.make_room();
         self.call(|group| group.node.campaign())?
             .map_err(|error| Fault(format!("Raft refuses to campaign: {error}")))
+    }
+
+    /// Room for the next entry, no more: thousands of groups that wake together hold one each.
+    fn make_room(&mut self) {
+        let unstable = &mut self.node.raft.raft_log.unstable.entries;
+        if unstable.capacity() == 0 {
+            unstable.reserve_exact(1);
+        }
     }
 
     /// Whether an election waits for the tail to be durable, and now can be held.
@@ -191,6 +215,7 @@ impl Group {
     /// # Errors
     /// [`Fault`].
     pub fn propose(&mut self, data: Bytes) -> Result<Proposed, Fault> {
+        self.make_room();
         self.call(|group| {
             let raft = &mut group.node.raft;
             if raft.state != StateRole::Leader {
@@ -253,6 +278,18 @@ impl Group {
             group.node.advance_apply_to(lsn.get());
             group.node.mut_store().trim(lsn);
         })
+    }
+
+    /// Gives back the memory of empty buffers: the group is idle.
+    pub fn rest(&mut self) {
+        let raft = &mut self.node.raft;
+        raft.maybe_free_inflight_buffers();
+        let unstable = &mut raft.raft_log.unstable.entries;
+        if unstable.is_empty() {
+            unstable.shrink_to_fit();
+        }
+        self.node.mut_store().rest();
+        self.readies.rest();
     }
 
     /// The node's log.

@@ -20,8 +20,8 @@ pub struct LogStore {
     prev_term: Term,
     entries: VecDeque<Entry>,
     bytes: usize,
-    hard_state: HardState,
-    conf: ConfState,
+    /// What the crate asks for once, when it starts.
+    start: Option<Box<(HardState, ConfState)>>,
 }
 
 impl LogStore {
@@ -33,8 +33,19 @@ impl LogStore {
             prev_term: applied_term,
             entries: VecDeque::new(),
             bytes: 0,
-            hard_state,
-            conf,
+            start: Some(Box::new((hard_state, conf))),
+        }
+    }
+
+    /// Drops what only a start needs.
+    pub fn forget_start(&mut self) {
+        self.start = None;
+    }
+
+    /// Gives back the memory of the tail if it is empty.
+    pub fn rest(&mut self) {
+        if self.entries.is_empty() {
+            self.entries = VecDeque::new();
         }
     }
 
@@ -88,6 +99,10 @@ impl LogStore {
                 self.bytes -= dropped.data.len();
             }
             self.bytes += entry.data.len();
+            if self.entries.capacity() == 0 {
+                // Thousands of groups that wake together hold one entry each.
+                self.entries.reserve_exact(1);
+            }
             self.entries.push_back(entry);
         }
         Ok(())
@@ -172,7 +187,8 @@ pub const fn from_raft(state: &RaftHardState) -> HardState {
 
 impl Storage for LogStore {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(to_raft(self.hard_state), self.conf.clone()))
+        let (hard_state, conf) = self.start.as_deref().expect("the crate asks for it before it has started");
+        Ok(RaftState::new(to_raft(*hard_state), conf.clone()))
     }
 
     fn entries(

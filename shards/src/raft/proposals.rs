@@ -120,6 +120,31 @@ impl Requests {
     }
 }
 
+/// Buffers of answered requests, for reuse.
+#[derive(Debug, Default)]
+pub struct Spare {
+    requests: Vec<Requests>,
+}
+
+impl Spare {
+    const KEPT: usize = 256;
+    const KEPT_BYTES: usize = 64 << 10;
+
+    /// An empty one.
+    #[must_use]
+    pub fn take(&mut self) -> Requests {
+        self.requests.pop().unwrap_or_default()
+    }
+
+    /// Takes one back, unless there are enough or it is large.
+    pub fn give(&mut self, mut requests: Requests) {
+        if self.requests.len() < Self::KEPT && requests.capacity_bytes() <= Self::KEPT_BYTES {
+            requests.clear();
+            self.requests.push(requests);
+        }
+    }
+}
+
 /// The requests of one proposed entry.
 #[derive(Debug)]
 pub struct Row {
@@ -213,6 +238,13 @@ impl Proposals {
     pub fn mark_durable(&mut self, upto: Lsn, now_ns: u64) {
         let rows = self.rows.iter_mut().rev().skip_while(|row| row.lsn > upto);
         rows.take_while(|row| row.stamps.durable_ns == 0).for_each(|row| row.stamps.durable_ns = now_ns);
+    }
+
+    /// Gives back the memory of the registry if it is empty.
+    pub fn rest(&mut self) {
+        if self.rows.is_empty() {
+            self.rows = VecDeque::new();
+        }
     }
 
     /// Rows waiting.

@@ -48,30 +48,36 @@ struct Written {
     votes: bool,
 }
 
+/// Messages to peers: those that wait for a Ready to be durable, and those that may leave.
+#[derive(Debug, Default)]
+struct Mail {
+    held: VecDeque<(u64, Vec<Message>)>,
+    sendable: Vec<Message>,
+}
+
 /// The Readies of one group between being taken and being durable.
 #[derive(Debug)]
 pub struct Readies {
     written: VecDeque<Written>,
     last_taken: u64,
-    held: VecDeque<(u64, Vec<Message>)>,
-    sendable: Vec<Message>,
+    /// Made when there is a first message: most groups of a node that stands alone never have one.
+    mail: Option<Box<Mail>>,
     saved: HardState,
     current: HardState,
-    unsaved_conf: Option<Vec<u8>>,
+    unsaved_conf: Option<Box<[u8]>>,
 }
 
 impl Readies {
     /// For a group whose last record held `saved`; `unsaved_conf` goes into the next one.
     #[must_use]
-    pub const fn new(saved: HardState, unsaved_conf: Option<Vec<u8>>) -> Self {
+    pub fn new(saved: HardState, unsaved_conf: Option<Vec<u8>>) -> Self {
         Self {
             written: VecDeque::new(),
             last_taken: 0,
-            held: VecDeque::new(),
-            sendable: Vec::new(),
+            mail: None,
             saved,
             current: saved,
-            unsaved_conf,
+            unsaved_conf: unsaved_conf.map(Vec::into_boxed_slice),
         }
     }
 
@@ -122,17 +128,21 @@ impl Readies {
         let hard_state = (self.current != self.saved).then_some(self.current);
         self.saved = self.current;
         self.written.push_back(Written { number, votes });
-        Some(Persist { number, from: Lsn(from), to: Lsn(to), hard_state, conf: self.unsaved_conf.take() })
+        let conf = self.unsaved_conf.take().map(Vec::from);
+        Some(Persist { number, from: Lsn(from), to: Lsn(to), hard_state, conf })
     }
 
     fn queue_messages(&mut self, leader: Vec<Message>, follower: Vec<Message>) {
         let vote = self.written.iter().rev().find(|written| written.votes).map(|written| written.number);
         let last = self.written.back().map(|written| written.number);
         for (messages, until) in [(leader, vote), (follower, last)] {
+            if messages.is_empty() {
+                continue;
+            }
+            let mail = self.mail.get_or_insert_default();
             match until {
-                _ if messages.is_empty() => {}
-                Some(number) => self.held.push_back((number, messages)),
-                None => self.sendable.extend(messages),
+                Some(number) => mail.held.push_back((number, messages)),
+                None => mail.sendable.extend(messages),
             }
         }
     }
@@ -143,21 +153,31 @@ impl Readies {
             self.written.pop_front();
         }
         let upto = self.written.front().map_or(self.last_taken, |next| next.number - 1);
-        let mut waiting = VecDeque::new();
-        for (until, messages) in self.held.drain(..) {
-            if until <= number {
-                self.sendable.extend(messages);
-            } else {
-                waiting.push_back((until, messages));
+        if let Some(mail) = &mut self.mail {
+            let mut waiting = VecDeque::new();
+            for (until, messages) in mail.held.drain(..) {
+                if until <= number {
+                    mail.sendable.extend(messages);
+                } else {
+                    waiting.push_back((until, messages));
+                }
             }
+            mail.held = waiting;
         }
-        self.held = waiting;
         node.on_persist_ready(upto);
     }
 
     /// Messages that may leave now, in order.
     pub fn take_messages(&mut self) -> Vec<Message> {
-        std::mem::take(&mut self.sendable)
+        self.mail.as_mut().map(|mail| std::mem::take(&mut mail.sendable)).unwrap_or_default()
+    }
+
+    /// Gives back the memory of empty queues.
+    pub fn rest(&mut self) {
+        if self.written.is_empty() {
+            self.written = VecDeque::new();
+        }
+        self.mail.take_if(|mail| mail.held.is_empty() && mail.sendable.is_empty());
     }
 
     /// Records that are not durable yet.

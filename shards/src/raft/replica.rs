@@ -82,6 +82,7 @@ fn engine(found: Found, options: StartOptions<'_>) -> Result<(Engine, StartedAs)
         return Err(Fault(format!("the log ends at {}, but was read up to {}", log.last, store.last())));
     }
     if started_as == StartedAs::Solo {
+        store.forget_start();
         return Ok((Engine::Solo(Box::new(Solo::new(store))), started_as));
     }
     let unsaved = conf.is_none().then(|| membership::encode(&founder));
@@ -293,6 +294,15 @@ impl Replica {
     pub fn needs_ticks(&self) -> bool {
         let pulse = Pulse { leads: self.leadership.is_mine(), alone: true, settled: self.is_settled() };
         self.is_running() && needs_ticks(pulse)
+    }
+
+    /// Gives back the memory of empty buffers: nothing is going on.
+    pub fn rest(&mut self) {
+        match &mut self.engine {
+            Engine::Group(group) => group.rest(),
+            Engine::Solo(solo) => solo.rest(),
+            Engine::Stopped(_) => {}
+        }
     }
 
     /// Checks the ready latch. Returns the error once, when the timeout passes.

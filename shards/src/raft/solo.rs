@@ -82,6 +82,14 @@ impl Solo {
         self.store.trim(lsn);
     }
 
+    /// Gives back the memory of empty queues.
+    pub fn rest(&mut self) {
+        if self.in_flight.is_empty() {
+            self.in_flight = VecDeque::new();
+        }
+        self.store.rest();
+    }
+
     /// The highest durable entry.
     #[must_use]
     pub const fn durable(&self) -> Lsn {

@@ -9,7 +9,7 @@ use crate::entry::{EntryBuilder, HEADER_BYTES, OP_HEADER_BYTES};
 use crate::ids::Ticket;
 use crate::io::Rejection;
 use crate::options::Limits;
-use crate::raft::proposals::Requests;
+use crate::raft::proposals::{Requests, Spare};
 use crate::slot::{ConnFilter, Pending};
 
 /// Whether a request of `bytes` may come in. One request is always let into an empty partition.
@@ -97,30 +97,13 @@ impl Batches {
         }
     }
 
+    /// Gives back the memory of the queue if it is empty.
+    pub fn rest(&mut self) {
+        self.queue.shrink_to_fit();
+    }
+
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
-    }
-}
-
-/// Buffers of answered requests, for reuse.
-#[derive(Debug, Default)]
-pub(crate) struct Spare {
-    requests: Vec<Requests>,
-}
-
-impl Spare {
-    const KEPT: usize = 256;
-    const KEPT_BYTES: usize = 64 << 10;
-
-    pub fn take(&mut self) -> Requests {
-        self.requests.pop().unwrap_or_default()
-    }
-
-    pub fn give(&mut self, mut requests: Requests) {
-        if self.requests.len() < Self::KEPT && requests.capacity_bytes() <= Self::KEPT_BYTES {
-            requests.clear();
-            self.requests.push(requests);
-        }
     }
 }
 

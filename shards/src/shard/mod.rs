@@ -15,13 +15,15 @@ use std::collections::VecDeque;
 use corduroy_wal::device::Device;
 use corduroy_wal::{BatchSeq, Lsn, Space, Wal, WalError, WalEvent};
 
-use self::inbox::{FreshReads, Spare};
+use self::inbox::FreshReads;
 use self::outbox::Outbox;
 use self::replicas::{List, Replicas};
 use crate::apply::{Applying, Budget};
+use crate::entry::highest_stamp_ms;
 use crate::ids::{PartitionId, Ticket};
 use crate::machine::{Kind, StateMachine, Step};
 use crate::raft::positions::{Position, Positions};
+use crate::raft::proposals::Spare;
 use crate::raft::replica::{Found, Replica, StartOptions};
 use crate::room::Room;
 use crate::slot::{Pending, Slot};
@@ -109,6 +111,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         {
             shard.outbox.bug = options.bug;
         }
+        shard.replicas.reserve(partitions.len());
         for partition in partitions {
             shard.open_replica(*partition, seed)?;
         }
@@ -120,7 +123,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let mut tail_stamp_ms = 0;
         let replica = match self.find(partition, persisted)? {
             Ok(found) => {
-                tail_stamp_ms = highest_stamp(&found);
+                tail_stamp_ms = highest_stamp_ms(&found.tail);
                 let seed = seed ^ partition.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 let options = &self.options;
                 let start = StartOptions { replication: options.replication, group: &options.group, seed };
@@ -327,11 +330,16 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.replicas.find(partition).is_some_and(|place| self.replicas.slot(place).replica.is_ready())
     }
 
+    /// Its replicas, in the order they were opened.
+    pub fn replicas(&self) -> impl Iterator<Item = ReplicaStatus> + '_ {
+        self.replicas.iter().map(Slot::status)
+    }
+
     /// Everything about the shard and its replicas. Costs as much as there are replicas.
     #[must_use]
     pub fn status(&self) -> ShardStatus {
         ShardStatus {
-            replicas: self.replicas.iter().map(Slot::status).collect(),
+            replicas: self.replicas().collect(),
             counters: self.counters,
             pending_requests: self.totals.requests,
             pending_bytes: self.totals.bytes,
@@ -382,10 +390,4 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         };
         (applying, &mut self.replicas)
     }
-}
-
-/// The highest stamp of the entries that are still to be applied. Damaged ones are left for apply to report.
-fn highest_stamp(found: &Found) -> u64 {
-    let headers = found.tail.iter().filter_map(|entry| crate::entry::decode(&entry.data).ok());
-    headers.map(|header| header.stamp_ms).max().unwrap_or(0)
 }

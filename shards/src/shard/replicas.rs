@@ -43,6 +43,11 @@ pub(super) struct Replicas {
 }
 
 impl Replicas {
+    /// Makes room for so many.
+    pub fn reserve(&mut self, replicas: usize) {
+        self.slots.reserve_exact(replicas);
+    }
+
     /// Adds a replica; `None` if its partition has one.
     pub fn add(&mut self, slot: Slot) -> Option<u32> {
         let place = u32::try_from(self.slots.len()).expect("a shard has far fewer than 4 billion replicas");

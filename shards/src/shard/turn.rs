@@ -243,6 +243,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             let slot = self.replicas.slot_mut(place);
             if slot.replica.needs_ticks() || slot.pending.requests > 0 {
                 self.replicas.enlist(List::Watched, place);
+            } else {
+                slot.rest();
             }
         }
     }
