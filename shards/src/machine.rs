@@ -98,6 +98,13 @@ pub trait StateMachine {
         0
     }
 
+    /// At a start: the partition's log holds entries up to this one, and those above what is persisted are going to be
+    /// applied. Requests wait until they are, so the machine does not hold them back for the sake of its memory: what
+    /// they change was in memory before.
+    fn expect_replay(&mut self, partition: PartitionId, last: Lsn) {
+        let _ = (partition, last);
+    }
+
     /// Whether something that the machine has to write waits for room on the disk. While it does, only operations that
     /// free space are taken in, and [`StateMachine::retry`] is called about twice a second.
     fn is_out_of_room(&self) -> bool {

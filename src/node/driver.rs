@@ -135,7 +135,11 @@ impl Driver {
         for (ticket, reply, stages) in self.out.take_replies() {
             core.answer(ticket, reply, stages);
         }
-        std::mem::take(&mut self.out.again)
+        let again = std::mem::take(&mut self.out.again);
+        if again {
+            host.dirty.set(true);
+        }
+        again
     }
 
     /// Does what a new phase of the node asks for.

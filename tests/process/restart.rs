@@ -1,5 +1,7 @@
 //! What was acknowledged is there after any end of the process, on any number of cores.
 
+use std::io::{Read, Write};
+
 use redis::Commands;
 
 use crate::server::{Server, cpus, data_dir};
@@ -77,4 +79,27 @@ fn switching_replication_off_and_on_loses_nothing() {
         server.kill_9();
     }
     check(&Server::start(dir.path(), &["--replication", "off"]), 3);
+}
+
+#[test]
+fn a_long_log_of_few_keys_is_applied_without_a_pause() {
+    const WRITES: usize = 600_000;
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &["--cores", &cpus().first().expect("a CPU").to_string()]);
+    let mut stream = server.connect();
+    let mut reader = stream.try_clone().expect("clone");
+    let sender = std::thread::spawn(move || {
+        let batch = b"SET k 0123456789\r\n".repeat(1000);
+        (0..WRITES / 1000).for_each(|_| stream.write_all(&batch).expect("all is taken in"));
+        stream.write_all(b"SET k last\r\n").expect("the last one too");
+    });
+    let mut replies = vec![0; (WRITES + 1) * 5];
+    reader.read_exact(&mut replies).expect("every write is acknowledged");
+    sender.join().expect("sender");
+    server.kill_9();
+    // All of it is applied again, thousands of writes a turn. Were a turn to wait for the next tick, it would not be
+    // done before requests are refused, five seconds after the start.
+    let again = Server::start(dir.path(), &[]);
+    let value: String = again.client().get("k").expect("answered as soon as the log is applied");
+    assert_eq!(value, "last");
 }

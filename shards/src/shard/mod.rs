@@ -145,6 +145,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.recount(place);
         if running {
             self.wal.release(partition.log(), persisted);
+            self.machine.expect_replay(partition, self.replicas.slot(place).replica.last());
             self.replicas.enlist(List::Begin, place);
         }
         Ok(())

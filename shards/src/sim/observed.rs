@@ -129,6 +129,10 @@ impl<S: Subject> StateMachine for Observed<S> {
         self.inner.want_hand_over();
     }
 
+    fn expect_replay(&mut self, partition: PartitionId, last: Lsn) {
+        self.inner.expect_replay(partition, last);
+    }
+
     fn frees_space(op: &[u8]) -> bool {
         unstamp(op).is_some_and(|(_, op)| S::Machine::frees_space(op))
     }
