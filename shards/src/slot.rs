@@ -79,44 +79,49 @@ pub(crate) struct ParkedRead {
     pub deadline_ns: u64,
 }
 
-/// The reads that wait at a replica, in the order they came.
+/// The reads that wait at a replica, in the order they came. Without heap memory until there is one.
 #[derive(Debug, Default)]
-pub(crate) struct ParkedReads {
+pub(crate) struct ParkedReads(Option<Box<Parked>>);
+
+#[derive(Debug, Default)]
+struct Parked {
     queue: VecDeque<ParkedRead>,
     conns: HashMap<u64, u32>,
 }
 
 impl ParkedReads {
     pub fn push(&mut self, read: ParkedRead) {
-        *self.conns.entry(read.ticket.conn).or_default() += 1;
-        self.queue.push_back(read);
+        let parked = self.0.get_or_insert_default();
+        *parked.conns.entry(read.ticket.conn).or_default() += 1;
+        parked.queue.push_back(read);
     }
 
     pub fn pop(&mut self) -> Option<ParkedRead> {
-        let read = self.queue.pop_front()?;
-        let count = self.conns.get_mut(&read.ticket.conn).expect("the connection was counted");
+        let parked = self.0.as_mut()?;
+        let read = parked.queue.pop_front()?;
+        let count = parked.conns.get_mut(&read.ticket.conn).expect("the connection was counted");
         *count -= 1;
         if *count == 0 {
-            self.conns.remove(&read.ticket.conn);
+            parked.conns.remove(&read.ticket.conn);
         }
         Some(read)
     }
 
     pub fn front(&self) -> Option<&ParkedRead> {
-        self.queue.front()
+        self.0.as_ref().and_then(|parked| parked.queue.front())
     }
 
     pub fn len(&self) -> usize {
-        self.queue.len()
+        self.0.as_ref().map_or(0, |parked| parked.queue.len())
     }
 
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.len() == 0
     }
 
     /// Whether a read of this connection waits.
     pub fn holds(&self, conn: u64) -> bool {
-        !self.queue.is_empty() && self.conns.contains_key(&conn)
+        self.0.as_ref().is_some_and(|parked| !parked.queue.is_empty() && parked.conns.contains_key(&conn))
     }
 }
 
@@ -155,7 +160,7 @@ pub(crate) struct Slot {
 }
 
 /// An idle partition is to stay within 4 KiB, all its parts together.
-const _: () = assert!(size_of::<Slot>() <= 384, "a replica's place has grown");
+const _: () = assert!(size_of::<Slot>() <= 320, "a replica's place has grown");
 
 impl Slot {
     pub fn new(replica: Replica, stamp_ms: u64, positions: Positions) -> Self {

@@ -7,8 +7,8 @@ use crate::server::{Server, data_dir};
 
 /// Memory of an idle partition at most, in bytes, above a server with the same shards open.
 const LIMIT_BYTES: u64 = 4096;
-/// What two runs of the same server differ by at most (heaps take memory in pages and keep it for a while), in bytes.
-const NOISE_BYTES: u64 = 4 << 20;
+/// What the figures of two runs of the same server differ by at most (heaps keep free pages for a while), in bytes.
+const NOISE_BYTES: u64 = 2 << 20;
 
 /// Anonymous memory of a process, in bytes.
 fn anonymous_bytes(pid: u32) -> u64 {
