@@ -30,6 +30,16 @@ pub(super) enum Want {
     Unknown,
 }
 
+impl Want {
+    /// The hash of the key whose row is wanted, if it is one row.
+    pub(super) const fn row(&self) -> Option<u64> {
+        match self {
+            Self::Key { hash, .. } => Some(*hash),
+            Self::Range { .. } | Self::Matches { .. } | Self::Unknown => None,
+        }
+    }
+}
+
 /// A key that the lower level holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct LowerKey {

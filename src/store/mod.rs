@@ -2,7 +2,7 @@
 //!
 //! Read in this order: `op` (the operations and their outcomes) and `codec` (their bytes); `state` ([`Store`], the
 //! state machine); `exec`, `dispatch`, `write`, `read`, `scan`, `lcs` (the commands); `partition`, `table`, `row` (the
-//! upper level, in memory); `ledger` and `upkeep` (hand-overs, eviction, expiry); `lookups`, `jobs` and `warm`
+//! upper level, in memory), `gone` (what WATCH knows of absent keys); `ledger` and `upkeep` (hand-overs, eviction, expiry); `lookups`, `pins`, `jobs` and `warm`
 //! (questions to the lower level); `lower` (that level). Nothing here reads a clock, and only jobs block.
 
 mod codec;
@@ -10,6 +10,7 @@ mod dispatch;
 mod exec;
 mod float;
 mod glob;
+mod gone;
 mod hash;
 mod jobs;
 mod lcs;
@@ -19,6 +20,7 @@ mod lower;
 mod number;
 pub mod op;
 mod partition;
+mod pins;
 mod read;
 mod row;
 mod scan;

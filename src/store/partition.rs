@@ -6,6 +6,7 @@
 use corduroy_shards::PartitionId;
 use corduroy_wal::Lsn;
 
+use super::gone::Gone;
 use super::ledger::Ledger;
 use super::lower::format::PartitionMeta;
 use super::row::{BELOW, DIRTY, NO_EXPIRY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
@@ -36,6 +37,8 @@ pub(super) struct Partition {
     pub(super) exact_wanted: bool,
     pub(super) applied: Lsn,
     pub(super) persisted: Lsn,
+    /// The last entry that was in the log at the start.
+    pub(super) replay_to: Lsn,
     /// `clock_ms` as of `persisted`.
     pub(super) persisted_clock_ms: u64,
     /// The keyspace's number: the version of the flush that began it, 0 at first.
@@ -57,6 +60,10 @@ pub(super) struct Partition {
     /// The same for rows that are below only, and the hash from which that goes on.
     pub(super) swept_below_ms: u64,
     pub(super) swept_below_hash: u64,
+    /// An op has written a row since the last flush.
+    pub(super) is_written: bool,
+    /// What WATCH knows of keys that are not there.
+    pub(super) gone: Gone,
 }
 
 /// An idle partition is to stay within 4 KiB, all its parts together.
@@ -74,8 +81,7 @@ pub(super) enum Found<'r> {
 impl Partition {
     /// A partition of which nothing is stored.
     pub(super) fn new(id: PartitionId) -> Self {
-        let nothing = PartitionMeta { applied: Lsn::ZERO, keyspace: 0, clock_ms: 0, keys: 0, expiring: 0 };
-        Self::restored(id, &nothing)
+        Self::restored(id, &PartitionMeta::default())
     }
 
     /// A partition as the last hand-over left it.
@@ -90,6 +96,7 @@ impl Partition {
             exact_wanted: false,
             applied: meta.applied,
             persisted: meta.applied,
+            replay_to: meta.applied,
             persisted_clock_ms: meta.clock_ms,
             keyspace: meta.keyspace,
             persisted_keyspace: meta.keyspace,
@@ -100,6 +107,8 @@ impl Partition {
             swept_ms: 0,
             swept_below_ms: meta.clock_ms,
             swept_below_hash: 0,
+            is_written: meta.is_written,
+            gone: meta.gone.clone(),
         }
     }
 
@@ -111,6 +120,8 @@ impl Partition {
             clock_ms: self.clock_ms,
             keys: self.keys,
             expiring: self.expiring,
+            is_written: self.is_written,
+            gone: self.gone.clone(),
         }
     }
 
@@ -231,6 +242,9 @@ impl Partition {
         let table = std::mem::replace(&mut self.table, Table::new(true));
         ledger.detach(self.id, self.keyspace, table);
         self.keyspace = version;
+        if std::mem::take(&mut self.is_written) {
+            self.gone.flush(version);
+        }
         (self.keys, self.expiring, self.unknown) = (0, 0, 0);
         self.unknown_hashes = Vec::new();
         self.min_expire_ms = NO_EXPIRY;
@@ -296,14 +310,20 @@ impl Partition {
         looked_at
     }
 
-    /// Drops a page's clean rows that were not used since the last time. Returns the number of rows looked at, and
+    /// Drops a page's clean rows that were not used since the last time and are not held. Returns the number of rows looked at, and
     /// whether any went.
-    pub(super) fn evict_page(&mut self, ledger: &mut Ledger, hash: u64, safe_epoch: u32) -> (u64, bool) {
+    pub(super) fn evict_page(
+        &mut self,
+        ledger: &mut Ledger,
+        hash: u64,
+        safe_epoch: u32,
+        is_held: impl Fn(u64) -> bool,
+    ) -> (u64, bool) {
         let page = self.table.page_mut(hash);
         let looked_at = page.rows.len();
         let Page { rows, tombstones, complete, .. } = page;
         rows.retain(|row| {
-            if !row.is_clean(safe_epoch) {
+            if !row.is_clean(safe_epoch) || is_held(row.hash) {
                 return true;
             }
             if row.has(REFERENCED) {

@@ -67,10 +67,11 @@ impl Exec<'_> {
         Ok(bytes.map_or(Outcome::Nil, length))
     }
 
-    /// The version of a key for WATCH: 0 for one that does not exist. A key that is removed and does not come back
-    /// looks as if it had never been there; one that comes back has another version than before.
+    /// The version of a key for WATCH: different whenever the key may have changed in between, also where it is absent
+    /// both times; 0 for one that was never there.
     pub(super) fn version_of(&mut self, key: &[u8]) -> Run<u64> {
-        Ok(self.live(key)?.map_or(0, |row| row.version))
+        let live = self.live(key)?.map(|row| row.version);
+        Ok(live.unwrap_or_else(|| self.partition.gone.version(key)))
     }
 }
 

@@ -22,6 +22,7 @@ use super::lower::format::{
 };
 use super::op::{ErrorKind, Op, Outcome};
 use super::partition::{Found, Partition};
+use super::pins::Pins;
 use super::upkeep::Upkeep;
 
 /// Keys of blind writes that one job resolves.
@@ -85,6 +86,7 @@ pub struct Store<L> {
     pub(super) ledger: Ledger,
     pub(super) lookups: Lookups,
     pub(super) upkeep: Upkeep,
+    pub(super) pins: Pins,
     /// Jobs to be started.
     pub(super) jobs: Vec<Job<L>>,
     /// Questions under way other than for keys, so that none is asked twice.
@@ -153,6 +155,7 @@ impl<L: Lower> Store<L> {
             ledger: Ledger::default(),
             lookups: Lookups::default(),
             upkeep: Upkeep::default(),
+            pins: Pins::default(),
             jobs: Vec::new(),
             asking: Vec::new(),
             mid_entry: 0,
@@ -193,8 +196,16 @@ impl<L: Lower> Store<L> {
         }
     }
 
-    /// Runs an op in a partition. `lsn`: of the entry, for writes.
-    fn run(&mut self, id: PartitionId, op: &Op<'_>, now_ms: u64, lsn: Option<Lsn>) -> Step<Outcome> {
+    /// Runs an op, decoded from `bytes`, in a partition. `lsn`: of the entry, for writes.
+    fn run(
+        &mut self,
+        id: PartitionId,
+        bytes: &[u8],
+        op: &Op<'_>,
+        now_ms: u64,
+        lsn: Option<Lsn>,
+    ) -> Step<Outcome> {
+        let seed = self.seed;
         let upkeep = &mut self.upkeep;
         let partition = self.partitions.entry(id).or_insert_with(|| {
             upkeep.add_partition(id);
@@ -221,6 +232,8 @@ impl<L: Lower> Store<L> {
                 if lsn.is_some() {
                     self.lookups.hold(id, self.ledger.completed);
                 }
+                let rows = self.lookups.wants.iter().filter_map(Want::row);
+                self.pins.hold(id, seed.hash(bytes), rows);
                 self.ask(id);
                 return Step::Blocked;
             }
@@ -228,7 +241,17 @@ impl<L: Lower> Store<L> {
         if lsn.is_some() {
             self.lookups.release(id);
         }
+        self.pins.release(id, || seed.hash(bytes));
         Step::Done(outcome)
+    }
+
+    /// A partition; one of which nothing is stored is made.
+    fn partition_mut(&mut self, id: PartitionId) -> &mut Partition {
+        let upkeep = &mut self.upkeep;
+        self.partitions.entry(id).or_insert_with(|| {
+            upkeep.add_partition(id);
+            Box::new(Partition::new(id))
+        })
     }
 
     /// Makes jobs of what the last op wants.
@@ -287,12 +310,16 @@ impl<L: Lower> StateMachine for Store<L> {
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<Outcome> {
         // Writes outrun the hand-over under way: its completion lets them go on.
         let waiting_bytes = self.ledger.dirty_bytes + self.ledger.captured_bytes;
-        if self.ledger.is_handing_over() && waiting_bytes > self.options.max_dirty_bytes {
+        if self.ledger.is_handing_over()
+            && waiting_bytes > self.options.max_dirty_bytes
+            && self.partitions.get(&at.partition).is_none_or(|partition| at.lsn > partition.replay_to)
+        {
             self.lookups.still_held(at.partition, self.ledger.completed);
+            self.pins.still_wanted(at.partition);
             return Step::Blocked;
         }
         let step = match Op::decode(op) {
-            Ok(op) => self.run(at.partition, &op, at.stamp_ms, Some(at.lsn)),
+            Ok(decoded) => self.run(at.partition, op, &decoded, at.stamp_ms, Some(at.lsn)),
             Err(_) => Step::Done(Outcome::Error(ErrorKind::BadOp)),
         };
         if matches!(step, Step::Done(_))
@@ -332,12 +359,12 @@ impl<L: Lower> StateMachine for Store<L> {
 
     fn read(&mut self, partition: PartitionId, op: &[u8], now_ms: u64) -> Step<Outcome> {
         match Op::decode(op) {
-            Ok(op) if !op.is_write() => self.run(partition, &op, now_ms, None),
+            Ok(decoded) if !decoded.is_write() => self.run(partition, op, &decoded, now_ms, None),
             // A transaction of reads only changes nothing, so it needs no entry.
-            Ok(op @ Op::Multi { ops, .. })
+            Ok(decoded @ Op::Multi { ops, .. })
                 if ops.iter().all(|op| Op::decode(op).is_ok_and(|op| !op.is_write())) =>
             {
-                self.run(partition, &op, now_ms, None)
+                self.run(partition, op, &decoded, now_ms, None)
             }
             _ => Step::Done(Outcome::Error(ErrorKind::BadOp)),
         }
@@ -367,6 +394,11 @@ impl<L: Lower> StateMachine for Store<L> {
     fn want_hand_over(&mut self) {
         self.hand_over_wanted = true;
         self.freeze_if_due();
+    }
+
+    fn expect_replay(&mut self, id: PartitionId, last: Lsn) {
+        let partition = self.partition_mut(id);
+        partition.replay_to = partition.replay_to.max(last);
     }
 
     fn is_out_of_room(&self) -> bool {

@@ -95,8 +95,13 @@ impl<L: Lower> Store<L> {
     pub fn state_hash(&self, id: PartitionId) -> Result<u64, String> {
         let nothing = Partition::new(id);
         let partition = self.partitions.get(&id).map_or(&nothing, Box::as_ref);
-        let head = [partition.applied.0, partition.clock_ms, partition.keyspace].map(u64::to_le_bytes);
-        let mut sum = FIXED.hash(head.as_flattened());
+        let mut head = Vec::new();
+        for number in [partition.applied.0, partition.clock_ms, partition.keyspace] {
+            head.extend_from_slice(&number.to_le_bytes());
+        }
+        head.push(u8::from(partition.is_written));
+        partition.gone.encode(&mut head);
+        let mut sum = FIXED.hash(&head);
         let live =
             partition.table.pages().flat_map(|page| &page.rows).filter(|row| row.is_live(partition.clock_ms));
         for row in live {

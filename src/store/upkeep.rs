@@ -3,9 +3,11 @@
 //!
 //! Slices are measured in rows, not by a clock: the same calls do the same work everywhere.
 
+use std::collections::BTreeMap;
+
 use corduroy_shards::PartitionId;
 
-use super::jobs::{Done, Job, Loaded, Place, Task};
+use super::jobs::{BlindCounts, Done, Job, Loaded, Place, Task};
 use super::ledger::Capture;
 use super::lookups::Want;
 use super::lower::Lower;
@@ -60,6 +62,7 @@ impl<L: Lower> Store<L> {
         units = self.walk_slice(units);
         units = self.evict_slice(units);
         self.warm();
+        self.pins.next_round();
         units == 0
     }
 
@@ -132,6 +135,7 @@ impl<L: Lower> Store<L> {
     /// Takes a job's result.
     pub(super) fn take_done(&mut self, done: Done) {
         self.upkeep.stuck = false;
+        self.pins.jobs_ended = true;
         match done {
             Done::Loaded { place, rows, asked } => {
                 self.lookups.answered(asked);
@@ -163,32 +167,7 @@ impl<L: Lower> Store<L> {
                     self.put_resolved(place, &keys);
                 }
             }
-            Done::HandedOver { metas, counts, rows } => {
-                self.ledger.completed = self.ledger.epoch;
-                self.ledger.captured_bytes = 0;
-                self.ledger.totals.hand_overs += 1;
-                self.ledger.totals.handed_over_rows += rows;
-                self.lookups.age(self.ledger.completed);
-                for (place, count) in counts {
-                    if let Some(partition) = self.partition_at(place) {
-                        partition.unknown -= count.resolved;
-                        partition.keys -= count.existed;
-                        partition.expiring -= count.expiring;
-                    }
-                }
-                for (id, PartitionMeta { applied, keyspace, clock_ms, .. }) in metas {
-                    let partition = self.partitions.get_mut(&id).expect("a frozen partition exists");
-                    partition.persisted = applied;
-                    partition.persisted_clock_ms = clock_ms;
-                    let flushed = partition.persisted_keyspace != keyspace;
-                    partition.persisted_keyspace = keyspace;
-                    self.upkeep.walks.push_back(id);
-                    if flushed {
-                        self.note_dead(id, keyspace);
-                    }
-                }
-                self.compact();
-            }
+            Done::HandedOver { metas, counts, rows } => self.end_hand_over(metas, counts, rows),
             Done::NoRoom { rows, metas } => {
                 self.upkeep.stalled = Some(Task::HandOver { seed: self.seed, rows, metas });
             }
@@ -202,6 +181,39 @@ impl<L: Lower> Store<L> {
     }
 
     /// Whether a hand-over waits for room.
+    /// What was frozen is on the media.
+    fn end_hand_over(
+        &mut self,
+        metas: Vec<(PartitionId, PartitionMeta)>,
+        counts: BTreeMap<Place, BlindCounts>,
+        rows: u64,
+    ) {
+        self.ledger.completed = self.ledger.epoch;
+        self.ledger.captured_bytes = 0;
+        self.ledger.totals.hand_overs += 1;
+        self.ledger.totals.handed_over_rows += rows;
+        self.lookups.age(self.ledger.completed);
+        for (place, count) in counts {
+            if let Some(partition) = self.partition_at(place) {
+                partition.unknown -= count.resolved;
+                partition.keys -= count.existed;
+                partition.expiring -= count.expiring;
+            }
+        }
+        for (id, PartitionMeta { applied, keyspace, clock_ms, .. }) in metas {
+            let partition = self.partitions.get_mut(&id).expect("a frozen partition exists");
+            partition.persisted = applied;
+            partition.persisted_clock_ms = clock_ms;
+            let flushed = partition.persisted_keyspace != keyspace;
+            partition.persisted_keyspace = keyspace;
+            self.upkeep.walks.push_back(id);
+            if flushed {
+                self.note_dead(id, keyspace);
+            }
+        }
+        self.compact();
+    }
+
     pub(super) fn is_out_of_room(&self) -> bool {
         self.upkeep.stalled.is_some()
     }
@@ -325,7 +337,9 @@ impl<L: Lower> Store<L> {
             let mut end = u64::MAX;
             if partition.table.page(hash).is_some() {
                 end = partition.table.page_end(hash);
-                let (looked_at, evicted) = partition.evict_page(&mut self.ledger, hash, safe);
+                let pins = &self.pins;
+                let is_held = |row: u64| pins.holds(id, row);
+                let (looked_at, evicted) = partition.evict_page(&mut self.ledger, hash, safe, is_held);
                 units = units.saturating_sub(looked_at);
                 if evicted {
                     self.upkeep.idle_rounds = 0;

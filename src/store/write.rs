@@ -31,12 +31,17 @@ impl Exec<'_> {
 
     fn put(&mut self, key: &[u8], value: &[u8], expire_at_ms: u64, encoding: Encoding) {
         let (hash, stamp) = (self.hash(key), self.stamp(expire_at_ms, encoding));
+        if expire_at_ms != NO_EXPIRY {
+            self.partition.gone.mark(key, self.version);
+        }
+        self.partition.is_written = true;
         self.partition.write(self.ledger, hash, key, value, stamp);
     }
 
     /// Removes a key that exists.
     fn drop_key(&mut self, key: &[u8]) {
         let hash = self.hash(key);
+        self.partition.gone.mark(key, self.version);
         self.partition.remove(self.ledger, hash, key);
     }
 
@@ -184,6 +189,9 @@ impl Exec<'_> {
             return;
         }
         let hash = self.hash(key);
+        if at_ms != NO_EXPIRY {
+            self.partition.gone.mark(key, self.version);
+        }
         self.partition.set_expiry(self.ledger, hash, key, self.version, at_ms);
     }
 

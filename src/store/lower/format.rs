@@ -7,10 +7,13 @@
 use corduroy_shards::PartitionId;
 use corduroy_wal::Lsn;
 
+use super::super::gone::Gone;
 use super::super::hash::HashSeed;
 use super::super::row::{Encoding, Stamp};
 
 const LAYOUT: u8 = 1;
+/// A partition's row with what is known of writes and keys that went; without, it is of the first layout.
+const LAYOUT_GONE: u8 = 2;
 const ROW_HEADER_BYTES: usize = 18;
 
 /// The key of the store's own row.
@@ -31,7 +34,7 @@ pub(in super::super) fn read_store_value(value: &[u8]) -> Option<HashSeed> {
 }
 
 /// What is kept of a partition: the point of its history that the rows below stand for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(in super::super) struct PartitionMeta {
     pub(in super::super) applied: Lsn,
     /// The keyspace: the version of the flush that began it.
@@ -40,6 +43,10 @@ pub(in super::super) struct PartitionMeta {
     pub(in super::super) clock_ms: u64,
     pub(in super::super) keys: u64,
     pub(in super::super) expiring: u64,
+    /// Rows were written since the last flush.
+    pub(in super::super) is_written: bool,
+    /// Where keys went, for WATCH.
+    pub(in super::super) gone: Gone,
 }
 
 /// The key of a partition's row; `PartitionId(0)` is below all of them.
@@ -59,24 +66,39 @@ pub(in super::super) fn read_partition_key(key: &[u8]) -> Option<PartitionId> {
 
 impl PartitionMeta {
     pub(in super::super) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![LAYOUT];
+        let layout = if self.is_written || self.gone != Gone::default() { LAYOUT_GONE } else { LAYOUT };
+        let mut out = vec![layout];
         for number in [self.applied.0, self.keyspace, self.clock_ms, self.keys, self.expiring] {
             out.extend_from_slice(&number.to_le_bytes());
+        }
+        if layout == LAYOUT_GONE {
+            out.push(u8::from(self.is_written));
+            self.gone.encode(&mut out);
         }
         out
     }
 
     pub(in super::super) fn decode(value: &[u8]) -> Option<Self> {
         let mut fields = Fields(value);
-        (fields.byte()? == LAYOUT).then_some(())?;
-        let meta = Self {
+        let layout = fields.byte()?;
+        let mut meta = Self {
             applied: Lsn(fields.number()?),
             keyspace: fields.number()?,
             clock_ms: fields.number()?,
             keys: fields.number()?,
             expiring: fields.number()?,
+            is_written: false,
+            gone: Gone::default(),
         };
-        fields.0.is_empty().then_some(meta)
+        match layout {
+            LAYOUT => fields.0.is_empty().then_some(meta),
+            LAYOUT_GONE => {
+                meta.is_written = fields.byte()? == 1;
+                meta.gone = Gone::decode(fields.0)?;
+                Some(meta)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -147,7 +169,19 @@ mod tests {
 
     #[test]
     fn all_bytes_come_back() {
-        let meta = PartitionMeta { applied: Lsn(9), keyspace: 7 << 20, clock_ms: 5, keys: 3, expiring: 1 };
+        let mut meta = PartitionMeta {
+            applied: Lsn(9),
+            keyspace: 7 << 20,
+            clock_ms: 5,
+            keys: 3,
+            expiring: 1,
+            ..PartitionMeta::default()
+        };
+        assert_eq!(meta.encode().len(), 41, "the first layout");
+        assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta.clone()));
+        meta.is_written = true;
+        assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta.clone()));
+        meta.gone.mark(b"k", 4 << 20);
         assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta));
         assert_eq!(PartitionMeta::decode(&[]), None);
         assert_eq!(read_partition_key(&partition_key(PartitionId(300))), Some(PartitionId(300)));

@@ -307,6 +307,76 @@ fn walks_over_the_keyspace() {
     assert!(matches!(d.run(&Op::Keys { pattern: b"[1-5]" }), Outcome::Array(keys) if keys.len() == 5));
 }
 
+/// What WATCH remembers of a key.
+fn version(d: &mut Driver<MemLower>, key: &[u8]) -> [u8; 8] {
+    match d.run(&Op::Version { key }) {
+        Outcome::Int(version) => u64::try_from(version).unwrap().to_le_bytes(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_absent_key_that_was_there_in_between_has_changed() {
+    let mut d = driver();
+    let names: Vec<String> = (0..100).map(|n| format!("other{n}")).collect();
+    let del = |key: &'static [&'static [u8]]| Op::Del { keys: List::Args(key) };
+    let soon = |d: &Driver<_>, key: &'static [u8]| Op::Set {
+        key,
+        value: b"v",
+        when: SetWhen::Always,
+        expiry: Expiry::At(d.now_ms + 10),
+        reply: SetReply::Ok,
+    };
+    assert_eq!(version(&mut d, b"k"), [0; 8]);
+    assert_eq!(d.run(&del(&[b"k"])), int(0));
+    assert_eq!(version(&mut d, b"k"), [0; 8], "nothing was removed");
+    let mut seen = vec![version(&mut d, b"k")];
+    let mut check = |d: &mut Driver<_>, what: &str| {
+        let now = version(d, b"k");
+        assert!(!seen.contains(&now), "{what}");
+        seen.push(now);
+    };
+    d.run(&set("k", "v"));
+    d.run(&del(&[b"k"]));
+    check(&mut d, "created and deleted");
+    d.run(&set("k", "v"));
+    d.run(&Op::Rename { from: b"k", to: b"l", only_if_none: false });
+    check(&mut d, "created and renamed");
+    let op = soon(&d, b"k");
+    d.run(&op);
+    d.now_ms += 20;
+    assert_eq!(d.run(&get("k")), Outcome::Nil);
+    check(&mut d, "created and expired");
+    d.run(&set("k", "v"));
+    d.run(&Op::Expire { key: b"k", at_ms: 1, condition: Condition::Always });
+    check(&mut d, "created and expired at once");
+    let untouched = names.iter().filter(|name| version(&mut d, name.as_bytes()) == [0; 8]).count();
+    assert!(untouched > 50, "{untouched} of 100 other keys look untouched");
+    d.run(&set("k", "v"));
+    d.run(&Op::Flush);
+    check(&mut d, "created and flushed");
+    let before = version(&mut d, b"k");
+    d.run(&Op::Flush);
+    assert_eq!(version(&mut d, b"k"), before, "there was nothing to flush");
+}
+
+#[test]
+fn a_restart_judges_watched_keys_as_before() {
+    let mut d = driver();
+    d.run(&set("k", "v"));
+    d.run(&Op::Del { keys: List::Args(&[b"k"]) });
+    let seen = version(&mut d, b"k");
+    d.hand_over();
+    let guards: [&[u8]; 2] = [b"k", &seen];
+    let write = bytes(&set("written", "1"));
+    let multi = Op::Multi { guards: List::Args(&guards), ops: List::Args(&[&write]) };
+    assert_eq!(d.run(&multi), Outcome::Array(vec![Outcome::Ok]));
+    let hash = d.store.state_hash(P);
+    d.crash();
+    assert_eq!(d.store.state_hash(P), hash);
+    assert_eq!((version(&mut d, b"k"), d.run(&get("written"))), (seen, bulk("1")));
+}
+
 #[test]
 fn no_answer_takes_more_than_the_limit() {
     let large = "v".repeat(1000);
@@ -341,10 +411,6 @@ fn no_answer_takes_more_than_the_limit() {
 #[test]
 fn transactions() {
     let mut d = driver();
-    let version = |d: &mut Driver<_>, key: &[u8]| match d.run(&Op::Version { key }) {
-        Outcome::Int(version) => u64::try_from(version).unwrap().to_le_bytes(),
-        other => panic!("{other:?}"),
-    };
     d.run(&set("a", "1"));
     let (seen_a, seen_b) = (version(&mut d, b"a"), version(&mut d, b"b"));
     let ops =

@@ -1,0 +1,161 @@
+//! Rows that blocked ops wait for: they stay in memory until their op has run.
+//!
+//! An op that needs several rows may have them read by several jobs. If eviction took the first while the second is
+//! on its way, and then the other way round, the op would never run. Invariant: what an op was blocked on once is not
+//! evicted until the op has run, was not tried again for a long while, or came when too much was held already.
+
+use corduroy_shards::PartitionId;
+use hashbrown::{HashMap, HashSet};
+
+/// Rows held above which no further op gets its rows held. Those that do will run, and make room.
+const MAX_ROWS: usize = 16_384;
+/// Upkeeps after jobs, in which a blocked op is tried again each time, until one that was not is given up.
+const MAX_IDLE_ROUNDS: u32 = 64;
+
+/// An op and what it was blocked on.
+#[derive(Debug)]
+struct Waiting {
+    /// The op, by its hash.
+    op: u64,
+    /// Of keys.
+    rows: HashSet<u64>,
+    /// The round in which it was tried last.
+    tried: u32,
+}
+
+/// See the file's head.
+#[derive(Default, Debug)]
+pub(super) struct Pins {
+    waiting: HashMap<PartitionId, Vec<Waiting>>,
+    /// How many ops want a row.
+    rows: HashMap<(PartitionId, u64), u32>,
+    round: u32,
+    /// Jobs have ended since the round began.
+    pub(super) jobs_ended: bool,
+}
+
+impl Pins {
+    /// An op was blocked on rows with these hashes; it holds what it was blocked on before as well.
+    pub(super) fn hold(&mut self, partition: PartitionId, op: u64, rows: impl IntoIterator<Item = u64>) {
+        let has_room = self.rows.len() < MAX_ROWS;
+        let ops = self.waiting.entry(partition).or_default();
+        let at = ops.iter().position(|waiting| waiting.op == op).unwrap_or_else(|| {
+            ops.push(Waiting { op, rows: HashSet::new(), tried: 0 });
+            ops.len() - 1
+        });
+        let waiting = ops.get_mut(at).expect("it was found or added just now");
+        waiting.tried = self.round;
+        if !has_room && waiting.rows.is_empty() {
+            return;
+        }
+        for row in rows {
+            if waiting.rows.insert(row) {
+                *self.rows.entry((partition, row)).or_default() += 1;
+            }
+        }
+    }
+
+    /// Blocked ops of a partition were not tried, since something else must happen first.
+    pub(super) fn still_wanted(&mut self, partition: PartitionId) {
+        for waiting in self.waiting.get_mut(&partition).into_iter().flatten() {
+            waiting.tried = self.round;
+        }
+    }
+
+    /// An op has run.
+    pub(super) fn release(&mut self, partition: PartitionId, op: impl FnOnce() -> u64) {
+        let Some(ops) = self.waiting.get_mut(&partition) else { return };
+        let op = op();
+        let Some(at) = ops.iter().position(|waiting| waiting.op == op) else { return };
+        let waiting = ops.swap_remove(at);
+        if ops.is_empty() {
+            self.waiting.remove(&partition);
+        }
+        drop_rows(&mut self.rows, partition, &waiting.rows);
+    }
+
+    /// Whether a row must stay.
+    #[inline]
+    pub(super) fn holds(&self, partition: PartitionId, row: u64) -> bool {
+        self.rows.contains_key(&(partition, row))
+    }
+
+    /// After a turn: gives up ops that are not tried again any more.
+    pub(super) fn next_round(&mut self) {
+        if !std::mem::take(&mut self.jobs_ended) || self.waiting.is_empty() {
+            return;
+        }
+        self.round = self.round.wrapping_add(1);
+        let (round, rows) = (self.round, &mut self.rows);
+        self.waiting.retain(|partition, ops| {
+            ops.retain(|waiting| {
+                let stays = round.wrapping_sub(waiting.tried) <= MAX_IDLE_ROUNDS;
+                if !stays {
+                    drop_rows(rows, *partition, &waiting.rows);
+                }
+                stays
+            });
+            !ops.is_empty()
+        });
+    }
+}
+
+fn drop_rows(held: &mut HashMap<(PartitionId, u64), u32>, partition: PartitionId, rows: &HashSet<u64>) {
+    for row in rows {
+        let count = held.get_mut(&(partition, *row)).expect("each row of a waiting op is counted");
+        *count -= 1;
+        if *count == 0 {
+            held.remove(&(partition, *row));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: PartitionId = PartitionId(3);
+
+    #[test]
+    fn rows_are_held_until_the_last_op_that_wants_them_has_run() {
+        let mut pins = Pins::default();
+        pins.hold(P, 1, [10, 11]);
+        pins.hold(P, 2, [11]);
+        pins.hold(P, 1, [12, 10]);
+        assert!([10, 11, 12].iter().all(|row| pins.holds(P, *row)));
+        assert!(!pins.holds(PartitionId(4), 10));
+        pins.release(P, || 1);
+        assert_eq!([10, 11, 12].map(|row| pins.holds(P, row)), [false, true, false]);
+        pins.release(P, || 2);
+        assert!(pins.rows.is_empty() && pins.waiting.is_empty());
+        pins.release(P, || unreachable!("nothing waits, so no op has to be named"));
+    }
+
+    #[test]
+    fn an_op_that_nobody_tries_again_is_given_up() {
+        let mut pins = Pins::default();
+        pins.hold(P, 1, [10]);
+        pins.hold(P, 2, [11]);
+        for _ in 0..=MAX_IDLE_ROUNDS {
+            pins.hold(P, 2, []);
+            pins.jobs_ended = true;
+            pins.next_round();
+        }
+        assert_eq!([10, 11].map(|row| pins.holds(P, row)), [false, true]);
+        for _ in 0..MAX_IDLE_ROUNDS {
+            pins.next_round();
+        }
+        assert!(pins.holds(P, 11), "no job has ended, so nothing was to be tried");
+    }
+
+    #[test]
+    fn what_is_held_is_bounded_but_one_op_always_gets_all() {
+        let mut pins = Pins::default();
+        pins.hold(P, 1, 0..2 * MAX_ROWS as u64);
+        pins.hold(P, 2, [u64::MAX]);
+        assert!(pins.holds(P, 2 * MAX_ROWS as u64 - 1) && !pins.holds(P, u64::MAX));
+        pins.release(P, || 1);
+        pins.hold(P, 2, [u64::MAX]);
+        assert!(pins.holds(P, u64::MAX));
+    }
+}
