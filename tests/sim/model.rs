@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use corduroy::store::{Condition, ErrorKind, Expiry, Op, Outcome, SetReply, SetWhen};
+use corduroy::store::{Condition, ErrorKind, Expiry, HashSeed, List, Op, Outcome, SetReply, SetWhen};
 use corduroy_shards::Applied;
 use corduroy_shards::sim::Model;
 
@@ -10,18 +10,62 @@ use corduroy_shards::sim::Model;
 struct Entry {
     value: Vec<u8>,
     expire_at_ms: Option<u64>,
+    version: u64,
+}
+
+/// What WATCH knows of absent keys: by the leading bits of a key's hash, the last op that removed a key there or gave
+/// one a time to live. 16 places, twice as many after every fourth mark a place, up to 4096.
+#[derive(Clone, Debug)]
+struct Gone {
+    places: Vec<u64>,
+    marks: usize,
+}
+
+impl Gone {
+    fn place(&self, key: &[u8]) -> usize {
+        let hash = u128::from(HashSeed([0, 0]).hash(key));
+        usize::try_from((hash * self.places.len() as u128) >> 64).expect("a place")
+    }
+
+    fn mark(&mut self, key: &[u8], version: u64) {
+        if self.places.len() < 4096 && self.marks == 4 * self.places.len() {
+            self.places = self.places.iter().flat_map(|version| [*version; 2]).collect();
+            self.marks = 0;
+        }
+        self.marks += 1;
+        let place = self.place(key);
+        *self.places.get_mut(place).expect("a place") = version;
+    }
 }
 
 /// One partition's default keyspace.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Debug)]
 pub struct StoreModel {
     entries: BTreeMap<Vec<u8>, Entry>,
+    gone: Gone,
+    /// The version of the last flush that had something to remove, and whether something was written since.
+    flushed: u64,
+    is_written: bool,
+    /// The entry that is being applied, its ops so far, and the version of the present one.
+    lsn: u64,
+    ops: u64,
+    version: u64,
+}
+
+impl Default for StoreModel {
+    fn default() -> Self {
+        let gone = Gone { places: vec![0; 16], marks: 0 };
+        Self { entries: BTreeMap::new(), gone, flushed: 0, is_written: false, lsn: 0, ops: 0, version: 0 }
+    }
 }
 
 impl Model for StoreModel {
     type Outcome = Outcome;
 
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Outcome {
+        self.ops = if self.lsn == at.lsn.get() { self.ops + 1 } else { 0 };
+        self.lsn = at.lsn.get();
+        self.version = self.lsn << 20 | self.ops;
         self.answer(op, at.stamp_ms)
     }
 
@@ -38,6 +82,12 @@ fn integer(value: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(value).ok()?;
     let number = text.parse::<i64>().ok()?;
     (number.to_string() == text).then_some(number)
+}
+
+/// A sum of numbers that have few binary digits, as Redis writes it.
+fn sum_of_floats(old: &[u8], delta: &[u8]) -> Option<Vec<u8>> {
+    let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<f64>().ok();
+    Some((number(old)? + number(delta)?).to_string().into_bytes())
 }
 
 impl StoreModel {
@@ -59,16 +109,31 @@ impl StoreModel {
     /// Writes a key; a time in the past removes it.
     fn put(&mut self, key: &[u8], value: Vec<u8>, expire_at_ms: Option<u64>, now_ms: u64) {
         if expire_at_ms.is_some_and(|at| at <= now_ms) {
-            self.entries.remove(key);
-        } else {
-            self.entries.insert(key.to_vec(), Entry { value, expire_at_ms });
+            self.remove(key, now_ms);
+            return;
         }
+        let version = self.version;
+        if expire_at_ms.is_some() {
+            self.gone.mark(key, version);
+        }
+        self.is_written = true;
+        self.entries.insert(key.to_vec(), Entry { value, expire_at_ms, version });
     }
 
     fn remove(&mut self, key: &[u8], now_ms: u64) -> bool {
         let was = self.live(key, now_ms).is_some();
+        if was {
+            self.gone.mark(key, self.version);
+        }
         self.entries.remove(key);
         was
+    }
+
+    /// What WATCH remembers.
+    fn version(&self, key: &[u8], now_ms: u64) -> u64 {
+        let gone = self.flushed.max(self.gone.places.get(self.gone.place(key)).copied().expect("a place"));
+        let absent = if gone == 0 { 0 } else { gone | 1 << 62 };
+        self.live(key, now_ms).map_or(absent, |entry| entry.version)
     }
 
     fn run(&mut self, op: &Op<'_>, now_ms: u64) -> Outcome {
@@ -83,13 +148,23 @@ impl StoreModel {
                 Outcome::Int(i64::try_from(length).expect("short values"))
             }
             Op::IncrBy { key, delta } => self.incr_by(key, delta, now_ms),
+            Op::IncrByFloat { key, delta } => {
+                let (old, expiry) = self
+                    .live(key, now_ms)
+                    .map_or((b"0".to_vec(), None), |old| (old.value.clone(), old.expire_at_ms));
+                let Some(sum) = sum_of_floats(&old, delta) else {
+                    return Outcome::Error(ErrorKind::NotFloat);
+                };
+                self.put(key, sum.clone(), expiry, now_ms);
+                Outcome::Bulk(sum)
+            }
             Op::Del { keys } => {
                 let removed = keys.iter().filter(|key| self.remove(key, now_ms)).count();
                 Outcome::Int(i64::try_from(removed).expect("few keys"))
             }
             Op::GetDel { key } => {
                 let value = self.value(key, now_ms);
-                self.entries.remove(key);
+                self.remove(key, now_ms);
                 bulk(value)
             }
             Op::MSet { pairs, only_if_none } => self.mset(pairs.iter().collect(), only_if_none, now_ms),
@@ -97,24 +172,51 @@ impl StoreModel {
             Op::Persist { key } => {
                 let had = self.live(key, now_ms).is_some_and(|entry| entry.expire_at_ms.is_some());
                 if let Some(entry) = self.entries.get_mut(key).filter(|_| had) {
-                    entry.expire_at_ms = None;
+                    (entry.expire_at_ms, entry.version) = (None, self.version);
                 }
                 Outcome::Int(i64::from(had))
             }
             Op::Rename { from, to, only_if_none } => self.rename(from, to, only_if_none, now_ms),
+            Op::Copy { from, to, replace } => {
+                let Some(entry) = self.live(from, now_ms).cloned() else { return Outcome::Int(0) };
+                if from == to || (self.live(to, now_ms).is_some() && !replace) {
+                    return Outcome::Int(0);
+                }
+                self.put(to, entry.value, entry.expire_at_ms, now_ms);
+                Outcome::Int(1)
+            }
             Op::Flush => {
                 self.entries.clear();
+                if std::mem::take(&mut self.is_written) {
+                    self.flushed = self.version;
+                }
                 Outcome::Ok
             }
-            Op::Multi { guards, ops } if guards.is_empty() => {
-                Outcome::Array(ops.iter().map(|op| self.answer(op, now_ms)).collect())
-            }
+            Op::Multi { guards, ops } => self.multi(guards, ops, now_ms),
             ref read => self.look(read, now_ms),
         }
     }
 
+    fn multi(&mut self, guards: List<'_>, ops: List<'_>, now_ms: u64) -> Outcome {
+        let pairs = guards.iter().step_by(2).zip(guards.iter().skip(1).step_by(2));
+        for (key, version) in pairs {
+            if self.version(key, now_ms).to_le_bytes() != version {
+                return Outcome::NullArray;
+            }
+        }
+        Outcome::Array(ops.iter().map(|op| self.answer(op, now_ms)).collect())
+    }
+
     fn look(&self, op: &Op<'_>, now_ms: u64) -> Outcome {
         match *op {
+            Op::Version { key } => {
+                Outcome::Int(i64::try_from(self.version(key, now_ms)).expect("below 2^63"))
+            }
+            // All of them; how much of that a page must hold is the caller's to judge.
+            Op::Scan { .. } => {
+                let live = self.entries.keys().filter(|key| self.live(key, now_ms).is_some());
+                Outcome::Scan { cursor: 0, keys: live.cloned().collect() }
+            }
             Op::Get { key } => bulk(self.value(key, now_ms)),
             Op::StrLen { key } => {
                 let length = self.live(key, now_ms).map_or(0, |entry| entry.value.len());
@@ -227,8 +329,10 @@ impl StoreModel {
         if only_if_none && self.live(to, now_ms).is_some() {
             return Outcome::Int(0);
         }
-        self.entries.remove(from);
-        self.put(to, entry.value, entry.expire_at_ms, now_ms);
+        if from != to {
+            self.put(to, entry.value, entry.expire_at_ms, now_ms);
+            self.remove(from, now_ms);
+        }
         if only_if_none { Outcome::Int(1) } else { Outcome::Ok }
     }
 }

@@ -4,7 +4,7 @@
 mod model;
 
 use corduroy::store::{
-    Condition, Expiry, HashSeed, List, MemLower, Op, Options, Outcome, SetReply, SetWhen, Store,
+    CURSOR_BITS, Condition, Expiry, HashSeed, List, MemLower, Op, Options, Outcome, SetReply, SetWhen, Store,
 };
 use corduroy_shards::sim::{Knobs, Probes, Rng, Subject};
 use corduroy_shards::{Kind, ShardId};
@@ -14,6 +14,9 @@ use model::StoreModel;
 /// The store as the state machine of simulated shards.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreSubject;
+
+/// Of all simulated stores, so that SCAN's cursors can be judged.
+const SEED: HashSeed = HashSeed([7, 1]);
 
 fn encoded(op: &Op<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -50,7 +53,11 @@ impl StoreSubject {
                 let reply = rng.pick(&[SetReply::Ok, SetReply::Old]);
                 encoded(&Op::Set { key: &a, value: &fresh, when, expiry, reply })
             }
-            40..55 => encoded(&Op::IncrBy { key: &counter(rng.below(knobs.keys)), delta: 1 }),
+            40..51 => encoded(&Op::IncrBy { key: &counter(rng.below(knobs.keys)), delta: 1 }),
+            51..55 => {
+                let delta = rng.pick(&[&b"0.25"[..], b"-1.5", b"1000000", b"3.0e3"]);
+                encoded(&Op::IncrByFloat { key: &counter(rng.below(knobs.keys)), delta })
+            }
             55..60 => encoded(&Op::Append { key: &a, value: format!("+{unique}").as_bytes() }),
             60..68 => encoded(&Op::Del { keys: List::Args(&[&a, &b]) }),
             68..72 => encoded(&Op::GetDel { key: &a }),
@@ -65,21 +72,37 @@ impl StoreSubject {
                 encoded(&Op::Expire { key: &a, at_ms, condition })
             }
             86..89 => encoded(&Op::Persist { key: &a }),
-            89..94 => encoded(&Op::Rename { from: &a, to: &b, only_if_none: rng.chance(300) }),
-            94..99 => {
-                let first = encoded(&Op::IncrBy { key: &counter(rng.below(knobs.keys)), delta: 1 });
-                let second = encoded(&Op::Get { key: &a });
-                let third = encoded(&Op::Rename { from: &a, to: &b, only_if_none: false });
-                let guards = List::Args(&[]);
-                encoded(&Op::Multi { guards, ops: List::Args(&[&first, &second, &third]) })
-            }
+            89..92 => encoded(&Op::Rename { from: &a, to: &b, only_if_none: rng.chance(300) }),
+            92..94 => encoded(&Op::Copy { from: &a, to: &b, replace: rng.chance(500) }),
+            94..99 => Self::draw_transaction(rng, knobs, &a, &b),
             _ => encoded(&Op::Flush),
         }
     }
 
+    /// A transaction, half of the time with a watched key: as one that was never there, or with a version that it may
+    /// have.
+    fn draw_transaction(rng: &mut Rng, knobs: &Knobs, a: &[u8], b: &[u8]) -> Vec<u8> {
+        let first = encoded(&Op::IncrBy { key: &counter(rng.below(knobs.keys)), delta: 1 });
+        let second = encoded(&Op::Get { key: a });
+        let third = encoded(&Op::Rename { from: a, to: b, only_if_none: false });
+        let fourth = encoded(&Op::Copy { from: b, to: a, replace: true });
+        let some = rng.below(200) << 20 | if rng.chance(500) { 1 << 62 } else { 0 };
+        let version = rng.pick(&[0, 0, some]).to_le_bytes();
+        let watched = [a, &version];
+        let guards = if rng.chance(500) { List::Args(&watched) } else { List::Args(&[]) };
+        encoded(&Op::Multi { guards, ops: List::Args(&[&first, &second, &third, &fourth]) })
+    }
+
     fn draw_read(rng: &mut Rng, knobs: &Knobs) -> Vec<u8> {
         let (a, b) = (key(rng.below(knobs.keys)), counter(rng.below(knobs.keys)));
-        match rng.below(10) {
+        match rng.below(12) {
+            10 => encoded(&Op::Version { key: &a }),
+            11 => {
+                let some = rng.below(1 << CURSOR_BITS);
+                let cursor = rng.pick(&[0, 0, some]);
+                let count = rng.pick(&[1, 10, 1000]);
+                encoded(&Op::Scan { cursor, count, pattern: None, kind: None })
+            }
             0..5 => encoded(&Op::Get { key: &a }),
             5 => encoded(&Op::MGet { keys: List::Args(&[&a, &b]) }),
             6 => encoded(&Op::Exists { keys: List::Args(&[&a, &b, &a]) }),
@@ -102,17 +125,16 @@ impl Subject for StoreSubject {
 
     fn crash(&self, _media: &mut MemLower, _rng: &mut Rng) {}
 
-    fn open(&self, media: &mut MemLower, shard: ShardId, knobs: &Knobs) -> Result<Self::Machine, String> {
+    fn open(&self, media: &mut MemLower, _shard: ShardId, knobs: &Knobs) -> Result<Self::Machine, String> {
         let bytes = |number: u64| usize::try_from(number).expect("small sizes");
         let hand_over_bytes = bytes(knobs.hand_over_bytes);
-        // The rows of half of a shard's partitions, or less: rows are dropped and read back.
-        let rows =
-            knobs.keys * (knobs.value_bytes + 200) * knobs.partitions.div_ceil(u64::from(knobs.shards));
+        // Less than all partitions' keys take, in many worlds: rows are dropped and read back.
+        let rows = knobs.keys * (knobs.value_bytes + 200);
         let options = Options {
             memory_bytes: bytes(rows.max(2 * knobs.hand_over_bytes)),
             hand_over_bytes,
             max_dirty_bytes: hand_over_bytes * 4,
-            ..Options::with_memory(64 << 20, HashSeed([u64::from(shard.0), 1]))
+            ..Options::with_memory(64 << 20, SEED)
         };
         Store::open(media.clone(), options)
     }
@@ -135,12 +157,33 @@ impl Subject for StoreSubject {
 
     fn audit(&self, knobs: &Knobs) -> Vec<Vec<u8>> {
         let names = (0..knobs.keys).flat_map(|number| [key(number), counter(number)]).collect::<Vec<_>>();
+        let versions = names.iter().map(|name| encoded(&Op::Version { key: name })).collect::<Vec<_>>();
         let names = names.iter().map(Vec::as_slice).chain([b"last".as_slice()]).collect::<Vec<_>>();
-        vec![encoded(&Op::MGet { keys: List::Args(&names) }), encoded(&Op::Keys { pattern: b"*" })]
+        let mut reads = vec![
+            encoded(&Op::MGet { keys: List::Args(&names) }),
+            encoded(&Op::Keys { pattern: b"*" }),
+            encoded(&Op::Scan { cursor: 0, count: 10_000, pattern: None, kind: None }),
+        ];
+        reads.extend(versions);
+        reads
     }
 
-    /// KEYS answers in any order.
+    /// KEYS answers in any order; a page of SCAN holds the keys between its two cursors.
     fn same(&self, op: &[u8], model: &Outcome, machine: &Outcome) -> bool {
+        if let (
+            Ok(Op::Scan { cursor: from, .. }),
+            Outcome::Scan { keys: all, .. },
+            Outcome::Scan { cursor, keys },
+        ) = (Op::decode(op), model, machine)
+        {
+            let place = |key: &[u8]| SEED.hash(key) >> (64 - CURSOR_BITS);
+            let end = if *cursor == 0 { u64::MAX } else { *cursor };
+            let mut expected = all.clone();
+            expected.retain(|key| (from..end).contains(&place(key)));
+            let mut found = keys.clone();
+            found.sort();
+            return found == expected && (*cursor == 0 || *cursor > from);
+        }
         let sorted = |outcome: &Outcome| match outcome {
             Outcome::Array(items) => {
                 let mut keys = items.iter().map(|item| format!("{item:?}")).collect::<Vec<_>>();
