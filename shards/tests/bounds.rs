@@ -2,9 +2,10 @@
 
 mod common;
 
-use common::{Got, P, Q, World, small_wal};
+use common::{Got, P, Q, World, open_shard, small_wal};
 use corduroy_shards::raft::replica::ReplicaError;
 use corduroy_shards::{Kind, Limits, PartitionId, Rejection, ShardOptions};
+use corduroy_wal::{EntryKind, EntryRef, Lsn, Options, RecordHead, Term, Wal};
 
 fn limited(change: impl Fn(&mut Limits)) -> World {
     let mut options = ShardOptions::default();
@@ -267,4 +268,49 @@ fn what_gathered_before_the_disk_was_full_is_sifted() {
     let refused_at_the_door = world.shard.counters().refused;
     assert!(sifted > refused_at_the_door, "{sifted} refused, {refused_at_the_door} of them at the door");
     assert_eq!(world.shard.status().pending_requests, 0);
+}
+
+#[test]
+fn a_fenced_replica_does_not_fill_the_log_of_the_others() {
+    let wal_options = Options { max_segments: 6, ..small_wal() };
+    let world = World::ready(&[P]);
+    world.disk.kill();
+    let (mut wal, _) = Wal::open(world.disk.device(), Options { seed: 9, ..wal_options }).unwrap();
+    let garbage = EntryRef { lsn: Lsn(1), term: Term(0), kind: EntryKind::Normal, data: &[9, 9, 9] };
+    let head = RecordHead { log: Q.log(), ..RecordHead::default() };
+    wal.append(head, [garbage].iter().copied()).unwrap();
+    wal.submit().unwrap();
+    wal.poll(&mut Vec::new()).unwrap();
+    drop(wal);
+    world.disk.kill();
+
+    let mut after = World::new(&[]);
+    let saved = std::rc::Rc::clone(&world.saved);
+    after.wal_options = Options { seed: 10, ..wal_options };
+    after.shard = open_shard(&world.disk, &saved, after.options, after.wal_options, &[P, Q]);
+    after.settle();
+    assert_eq!(after.fenced.len(), 1, "{:?}", after.fenced);
+    let value = "x".repeat(100_000);
+    for seq in 1..=200 {
+        after.write(1, seq, &format!("set k{} {value}", seq % 4));
+        after.settle();
+        assert_eq!(after.value(1, seq), "OK", "write {seq}: {:?}", after.shard.wal().stats());
+        after.shard.machine_mut().hand_over();
+        after.turn();
+        after.run_jobs();
+        after.settle();
+    }
+    let stats = after.shard.wal().stats();
+    assert!(stats.rewritten_entries >= 3 && stats.rewritten_entries < 20, "{stats:?}");
+    assert!(stats.live_segments <= 5, "{stats:?}");
+    // The damaged entry is still there, for whoever looks into it.
+    world.disk.kill();
+    after.shard =
+        open_shard(&world.disk, &saved, after.options, Options { seed: 11, ..wal_options }, &[P, Q]);
+    after.settle();
+    assert_eq!(after.fenced.len(), 2, "{:?}", after.fenced);
+    let held = after.shard.wal().log_state(Q.log()).expect("the log is there");
+    assert_eq!((held.first, held.prev_term), (Lsn(1), Term(0)));
+    let entries = after.shard.wal_mut().read_blocking(Q.log(), Lsn(1), Lsn(1)).expect("it can be read");
+    assert_eq!(entries.first().map(|entry| entry.data.as_slice()), Some([9, 9, 9].as_slice()));
 }

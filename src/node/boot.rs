@@ -155,6 +155,7 @@ fn wal_options(config: &Config, seed: u64) -> WalOptions {
         max_in_flight: config.wal_max_in_flight,
         max_segments: config.wal_max_segments,
         seed,
+        ..WalOptions::default()
     }
 }
 

@@ -68,6 +68,7 @@ impl Dump {
                 match meta.kind {
                     RecordKind::Append if meta.count == 0 => write!(out, "states only")?,
                     RecordKind::Append => write!(out, "entries {}..={}", meta.first, meta.last)?,
+                    RecordKind::Copy => write!(out, "entries {}..={} again", meta.first, meta.last)?,
                     RecordKind::State => write!(out, "holds {}..={}", meta.first, meta.last)?,
                     RecordKind::Tombstone => write!(out, "removed")?,
                 }

@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut, Range};
 
 use crate::device::BLOCK_BYTES;
 use crate::format::frame::{FRAME_HEAD_BYTES, FrameHead};
-use crate::format::record::{self, RecordMeta};
+use crate::format::record::{self, RecordKind, RecordMeta};
 use crate::format::sectors;
 use crate::format::segment::SegmentHeader;
 use crate::ids::{BatchSeq, LogId, Lsn, SegmentSeq, Term};
@@ -80,11 +80,17 @@ impl Places {
             if place.holds(log, lsn) {
                 return Some((place.at, place.len));
             }
-            if lsn < place.meta.first {
+            if lsn < place.meta.first && place.meta.kind == RecordKind::Append {
                 *limit = (*limit).min(Lsn(place.meta.first.get() - 1));
             }
         }
         None
+    }
+
+    /// The lowest entry that a record adds to a log or replaces.
+    pub fn lowest(&self, log: LogId) -> Option<Lsn> {
+        let added = self.places.iter().filter(|place| place.has_entries_of(log));
+        added.filter(|place| place.meta.kind == RecordKind::Append).map(|place| place.meta.first).min()
     }
 
     /// The term of an entry, from the newest record that holds it.
@@ -98,14 +104,20 @@ impl Places {
     pub fn runs(&self, place: &Place, segment: SegmentSeq, offset: u32) -> impl Iterator<Item = Run> {
         let start = offset + position(place.at);
         let end = offset + position(place.at + place.len);
-        self.terms.get(place.terms.clone()).unwrap_or_default().iter().map(move |run| Run {
-            first: run.first,
-            term: run.term,
-            segment,
-            count: run.count,
-            offset: start,
-            end,
-            cut: false,
+        let mut before = place.meta.prev_term;
+        self.terms.get(place.terms.clone()).unwrap_or_default().iter().map(move |run| {
+            let prev_term = std::mem::replace(&mut before, run.term);
+            Run {
+                first: run.first,
+                term: run.term,
+                prev_term,
+                segment,
+                count: run.count,
+                offset: start,
+                end,
+                bytes: record::share_bytes(place.len, run.count, place.meta.count),
+                cut: place.meta.kind == RecordKind::Copy,
+            }
         })
     }
 

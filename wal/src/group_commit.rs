@@ -107,6 +107,11 @@ impl<B: Deref<Target = [u8]> + DerefMut> GroupCommit<B> {
         self.open.iter().chain(self.ready.iter().rev())
     }
 
+    /// The lowest entry of a log that a record without a place yet adds or replaces.
+    pub fn lowest_waiting(&self, log: LogId) -> Option<Lsn> {
+        self.waiting().filter_map(|batch| batch.places.lowest(log)).min()
+    }
+
     /// The term of an entry that has no place in a segment yet.
     pub fn waiting_term(&self, log: LogId, lsn: Lsn) -> Option<Term> {
         self.waiting().find_map(|batch| batch.places.term(log, lsn))

@@ -13,6 +13,7 @@ use crate::ids::{LogId, Lsn, SegmentSeq, Term};
 use crate::planted::{self, Planted};
 use crate::record::{HardState, LogState};
 use crate::runs::{Run, Runs};
+use crate::segment::Segments;
 
 /// Hashes a log id; ids are dense and chosen by us, so one mixing step will do.
 #[derive(Default, Debug, Clone, Copy)]
@@ -49,6 +50,8 @@ pub(crate) struct LogPart {
     pub prev_term: Term,
     /// The entries that the segment adds (and that replace older ones from their first on).
     pub runs: Runs,
+    /// New places of entries that the log holds; all lie below the runs' first, and gaps lie between them.
+    pub copies: Runs,
 }
 
 impl LogPart {
@@ -64,8 +67,14 @@ impl LogPart {
                 if self.runs.first().is_some_and(|first| first < record.first) {
                     self.prev_term = record.prev_term;
                 }
-                self.runs.drop_below(record.first, |_, _| {});
-                self.runs.truncate(record.last.next(), |_, _| {});
+                for runs in [&mut self.runs, &mut self.copies] {
+                    runs.drop_below(record.first, |_| {});
+                    runs.truncate(record.last.next(), |_| {});
+                }
+            }
+            RecordKind::Copy => {
+                runs.for_each(|run| self.copies.put(run, |_| {}));
+                return;
             }
             RecordKind::Append => {}
         }
@@ -77,9 +86,10 @@ impl LogPart {
         }
         if record.kind == RecordKind::Append && record.count > 0 {
             if self.runs.last().is_some_and(|last| last.next() < record.first) {
-                self.runs.clear(|_, _| {});
+                self.runs.clear(|_| {});
             }
-            self.runs.truncate(record.first, |_, _| {});
+            self.runs.truncate(record.first, |_| {});
+            self.copies.truncate(record.first, |_| {});
             if self.runs.is_empty() {
                 self.prev_term = record.prev_term;
             }
@@ -142,11 +152,24 @@ impl LogEntry {
             || (self.runs.is_empty() && self.base_home <= segment)
     }
 
-    /// Takes in what one later segment says. Used by recovery only.
+    /// Copies of entries have a place now; those that were released since need none.
+    pub fn take_copies(&mut self, runs: impl Iterator<Item = Run>, segments: &mut Segments) {
+        let first = self.first;
+        for run in runs.filter_map(|run| run.part(first, run.last())) {
+            let holds = self.runs.first().is_some_and(|held| held <= run.first)
+                && self.runs.last().is_some_and(|held| run.last() <= held);
+            assert!(holds, "entries up to {} are copied, but not held", run.last());
+            segments.add_live(&run);
+            self.runs.put(run, |old| segments.drop_live(old));
+        }
+    }
+
+    /// Takes in what one later segment says; may leave gaps, which copies in segments behind may fill. Used by recovery
+    /// only.
     fn merge(&mut self, segment: SegmentSeq, part: LogPart) {
         if let Some((first, last, prev_term)) = part.base {
-            self.runs.drop_below(first, |_, _| {});
-            self.runs.truncate(last.next(), |_, _| {});
+            self.runs.drop_below(first, |_| {});
+            self.runs.truncate(last.next(), |_| {});
             // Entries that it speaks of may have been released since, and their segments freed.
             if self.runs.is_empty() || self.first < first {
                 (self.first, self.prev_term) = (first, prev_term);
@@ -157,16 +180,12 @@ impl LogEntry {
             }
         }
         if let Some(first) = part.runs.first() {
-            // A gap means that the entries in between were released and their segments are gone.
-            if self.last.next() < first || first <= self.first {
-                self.runs.clear(|_, _| {});
-                (self.first, self.prev_term) = (first, part.prev_term);
-            }
-            self.runs.truncate(first, |_, _| {});
-            part.runs.iter().for_each(|run| self.runs.push(*run));
+            self.runs.truncate(first, |_| {});
+            part.runs.iter().for_each(|run| self.runs.put(*run, |_| {}));
             self.last = part.runs.last().unwrap_or(self.last);
             self.base_home = segment;
         }
+        part.copies.iter().for_each(|copy| self.runs.put(*copy, |_| {}));
         if part.hard_state.is_some() && !planted::is(Planted::SkipHardState) {
             self.hard_state = part.hard_state;
             self.hard_state_home = segment;
@@ -174,6 +193,14 @@ impl LogEntry {
         if part.conf.is_some() {
             self.conf = part.conf;
             self.conf_home = segment;
+        }
+    }
+
+    /// All segments were merged: what lies below a gap was released.
+    fn close_gaps(&mut self) {
+        self.runs.close_gaps();
+        if let (Some(front), Some(last)) = (self.runs.iter().next(), self.runs.last()) {
+            (self.first, self.prev_term, self.last) = (front.first, front.prev_term, last);
         }
     }
 }
@@ -218,7 +245,7 @@ impl Index {
         self.logs.iter().map(|(log, entry)| (*log, entry))
     }
 
-    /// Takes in what one later segment says. Used by recovery only.
+    /// Takes in what one later segment says; [`Index::close_gaps`] comes behind the last one. Used by recovery only.
     pub fn merge(&mut self, segment: SegmentSeq, effects: SegmentIndex) {
         for (log, part) in effects.logs {
             if part.removed {
@@ -227,7 +254,7 @@ impl Index {
             let alive = part.base.is_some()
                 || part.hard_state.is_some()
                 || part.conf.is_some()
-                || !part.runs.is_empty();
+                || !(part.runs.is_empty() && part.copies.is_empty());
             if alive || self.logs.contains_key(&log) {
                 let entry = self.entry(log);
                 if entry.base_home == SegmentSeq::ZERO {
@@ -236,6 +263,13 @@ impl Index {
                 entry.merge(segment, part);
             }
         }
+    }
+}
+
+impl Index {
+    /// All segments were merged.
+    pub fn close_gaps(&mut self) {
+        self.logs.values_mut().for_each(LogEntry::close_gaps);
     }
 }
 
@@ -268,10 +302,12 @@ mod tests {
             Run {
                 first: meta.first,
                 term: Term(segment.get()),
+                prev_term: meta.prev_term,
                 segment,
                 count,
                 offset: 4160,
                 end: 5000,
+                bytes: 840,
                 cut: false,
             },
         )
@@ -291,6 +327,7 @@ mod tests {
     fn merged(segments: &[(u64, SegmentIndex)]) -> Option<LogState> {
         let mut index = Index::default();
         segments.iter().for_each(|(seq, effects)| index.merge(SegmentSeq(*seq), effects.clone()));
+        index.close_gaps();
         index.get(LogId(1)).map(LogEntry::state)
     }
 
@@ -335,5 +372,46 @@ mod tests {
         let (b, rb) = append(1, 2, 2);
         let found = merged(&[one, (2, effects(&[(gone, None), (b, Some(rb))]))]).unwrap();
         assert_eq!((found.first, found.last), (Lsn(1), Lsn(2)));
+    }
+
+    fn copy(first: u64, count: u32, term: u64, segment: u64) -> (RecordMeta<'static>, Option<Run>) {
+        let (meta, run) = append(first, count, segment);
+        let (term, prev_term) = (Term(term), Term(if first == 1 { 0 } else { term }));
+        (RecordMeta { kind: RecordKind::Copy, prev_term, ..meta }, Some(Run { term, prev_term, ..run }))
+    }
+
+    #[test]
+    fn a_copy_stands_for_its_entries_whether_their_segment_is_there_or_gone() {
+        let (a, ra) = append(1, 10, 1);
+        let (b, rb) = append(11, 10, 2);
+        let one = (1, effects(&[(a, Some(ra))]));
+        let two = (2, effects(&[(b, Some(rb))]));
+        // Written in two pieces, the later one first, with other entries in between.
+        let (c, rc) = append(21, 5, 2);
+        let three = (3, effects(&[copy(6, 5, 1, 3), (c, Some(Run { segment: SegmentSeq(3), ..rc }))]));
+        let four = (4, effects(&[copy(1, 5, 1, 4)]));
+        let all = [one, two, three, four];
+        for gone in 0..2 {
+            let found = merged(&all[gone..]).unwrap();
+            assert_eq!((found.first, found.last, found.prev_term), (Lsn(1), Lsn(25), Term(0)), "{gone} gone");
+        }
+        // The first piece alone does not reach what comes behind.
+        let found = merged(&all[1..3]).unwrap();
+        assert_eq!((found.first, found.last, found.prev_term), (Lsn(6), Lsn(25), Term(1)));
+    }
+
+    #[test]
+    fn an_overwrite_behind_a_copy_counts_and_one_before_it_is_kept() {
+        let (a, ra) = append(1, 10, 1);
+        let (b, rb) = append(8, 2, 3);
+        let one = (1, effects(&[(a, Some(ra))]));
+        for order in [[copy(1, 7, 1, 3), (b, Some(rb))], [(b, Some(rb)), copy(1, 7, 1, 3)]] {
+            let found = merged(&[one.clone(), (3, effects(&order))]).unwrap();
+            assert_eq!((found.first, found.last), (Lsn(1), Lsn(9)));
+        }
+        let found = merged(&[(2, effects(&[copy(1, 10, 1, 2)])), (3, effects(&[(b, Some(rb))]))]).unwrap();
+        assert_eq!((found.first, found.last), (Lsn(1), Lsn(9)));
+        let found = merged(&[(3, effects(&[copy(1, 10, 1, 3), (state(11, 10), None)]))]).unwrap();
+        assert_eq!((found.first, found.last, found.prev_term), (Lsn(11), Lsn(10), Term(7)));
     }
 }

@@ -152,6 +152,7 @@ pub fn inspect(folder: &MappedFolder, pass: &mut dyn FnMut(Passing<'_>)) -> Resu
             break;
         }
     }
+    index.close_gaps();
     for (log, entry) in index.iter() {
         found.logs.push((log, entry.state()));
         for run in entry.runs.iter() {

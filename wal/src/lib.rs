@@ -8,6 +8,7 @@
 //!           { magic crc salt batch durable oldest_live offset content_bytes records records_crc } record ...
 //! record    { len crc log flags|kind count first last prev_term } [hard state] [conf] { len kind term data } ...
 //! sector    every 512 bytes of a frame: 508 bytes of content, 4 bytes of stamp(salt, place)
+//!           a record adds entries, states a log's bounds, ends a log, or repeats entries to free their old segment
 //! footer    at the slot's end, after all frames are durable: per log runs, states; { ... crc }
 //! ```
 //!
@@ -43,6 +44,7 @@ mod reclaim;
 pub mod record;
 mod recovery;
 mod resume;
+mod rewrite;
 mod runs;
 mod scan;
 mod segment;

@@ -15,6 +15,9 @@ pub struct Options {
     pub max_in_flight: usize,
     /// Slots that may exist at most (0: no limit but the disk).
     pub max_segments: usize,
+    /// Live segments above which the little that the oldest ones still hold is written again, so that they can go; half
+    /// of `max_segments` if that is less. On a full disk even more than a little is. Default 32.
+    pub long_segments: usize,
     /// Must differ at every opening (the core draws no random numbers itself): it salts the segments, so that
     /// bytes of an earlier life of a slot can never be taken for new ones.
     pub seed: u64,
@@ -22,7 +25,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, spare_segments: 2, max_in_flight: 2, max_segments: 0, seed: 0 }
+        Self {
+            segment_bytes: 64 << 20,
+            spare_segments: 2,
+            max_in_flight: 2,
+            max_segments: 0,
+            long_segments: 32,
+            seed: 0,
+        }
     }
 }
 
@@ -82,4 +92,8 @@ pub struct WalStats {
     pub spare_segments: u64,
     /// Bytes rewritten by reclaim.
     pub rewritten_bytes: u64,
+    /// Entries rewritten by reclaim.
+    pub rewritten_entries: u64,
+    /// Entries that reclaim could not read, and whose segment it could not free for that, at each attempt.
+    pub rewrite_errors: u64,
 }

@@ -34,6 +34,7 @@ impl<D: Device> Wal<D> {
         self.retire();
         self.reuse_freed();
         self.start_frames();
+        self.copy_oldest();
         self.run_reads(events);
         self.make_spares();
         let space = self.space();
@@ -67,9 +68,11 @@ impl<D: Device> Wal<D> {
         })
     }
 
-    /// Whether older segments go as soon as frames say so.
+    /// Whether older segments go as soon as frames have carried what lets them.
     fn is_freeing(&self) -> bool {
-        self.dead_segment().is_some() || self.segments.has_retired()
+        self.dead_segment().is_some()
+            || self.segments.has_retired()
+            || (self.space() == Space::Full && self.is_copying())
     }
 
     /// A roll needs a spare, and the active segment's header on the medium: so the chain of headers has no gap. The
@@ -117,7 +120,7 @@ impl<D: Device> Wal<D> {
             let last_frame = self.commit.in_flight.back().map_or(0, |frame| frame.offset);
             for part in index.logs.values_mut() {
                 let lost = part.runs.iter().find(|run| run.end > last_frame).map(|run| run.first);
-                lost.into_iter().for_each(|first| part.runs.truncate(first, |_, _| {}));
+                lost.into_iter().for_each(|first| part.runs.truncate(first, |_| {}));
             }
         }
         let tail = FooterTail {
@@ -149,6 +152,7 @@ impl<D: Device> Wal<D> {
         self.segments.told(seq);
         self.place(&places, segment, offset, header.is_some());
         self.stats.bytes += u64::from(len);
+        self.copying.earn(frame_bytes);
         let io = self.new_io(Purpose::Frame);
         let frame = Frame { seq, io, segment, offset, skip, places, done: None, acknowledged: false };
         self.commit.in_flight.push_back(frame);
@@ -160,12 +164,16 @@ impl<D: Device> Wal<D> {
         for (number, place) in places.iter().enumerate() {
             let meta = place.meta();
             self.active_index.apply(&meta, places.runs(place, segment, offset));
-            let segments = &mut self.segments;
             let Some(entry) = self.index.get_mut(meta.log).filter(|_| !place.is_forgotten()) else {
                 continue;
             };
             match meta.kind {
                 RecordKind::Tombstone => continue,
+                RecordKind::Copy => {
+                    let runs = places.runs(place, segment, offset);
+                    entry.take_copies(runs, &mut self.segments);
+                    continue;
+                }
                 // Of a log with entries it proves nothing alone: the last one's term is in its own record.
                 RecordKind::State if meta.first > meta.last => entry.base_home = segment,
                 RecordKind::State | RecordKind::Append => {}
@@ -184,17 +192,14 @@ impl<D: Device> Wal<D> {
             }
             entry.waiting -= 1;
             entry.base_home = segment;
-            entry.runs.truncate(meta.first, |segment, count| segments.drop_live(segment, count));
+            let segments = &mut self.segments;
+            entry.runs.truncate(meta.first, |run| segments.drop_live(run));
             if planted::is(Planted::LostRunAtRoll) && rolled && number == 0 {
                 continue;
             }
-            let first = entry.first;
-            for mut run in places.runs(place, segment, offset).filter(|run| run.last() >= first) {
-                if run.first < first {
-                    run.count -= u32::try_from(first.get() - run.first.get()).expect("inside the run");
-                    run.first = first;
-                }
-                segments.add_live(segment, u64::from(run.count));
+            let (first, runs) = (entry.first, places.runs(place, segment, offset));
+            for run in runs.filter_map(|run| run.part(first, run.last())) {
+                segments.add_live(&run);
                 entry.runs.push(run);
             }
         }
@@ -258,6 +263,7 @@ impl<D: Device> Wal<D> {
         if self.commit.open.is_none() && !pressed {
             return Ok(());
         }
+        self.add_copies()?;
         let Some(segment) = self.dead_segment().map(|dead| dead.seq) else { return self.tell_if(pressed) };
         for _ in 0..REWRITES_PER_FRAME {
             let Some(log) = self.reclaim.next() else { break };

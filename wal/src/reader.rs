@@ -61,10 +61,19 @@ impl Want {
     }
 }
 
+/// Whom a read is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reader {
+    /// The WAL's owner.
+    Owner(ReadToken),
+    /// Reclaim, which writes the entries again.
+    Reclaim,
+}
+
 /// An asynchronous read.
 #[derive(Debug)]
 pub(crate) struct Job {
-    pub token: ReadToken,
+    pub reader: Reader,
     pub want: Want,
     /// The piece under way.
     pub piece: Option<Piece>,
@@ -160,11 +169,29 @@ impl<D: Device> Wal<D> {
         max_bytes: usize,
     ) -> Result<(), WalError> {
         self.check_poison()?;
+        self.start_read(Reader::Owner(token), log, from, to, max_bytes)
+    }
+
+    pub(crate) fn start_read(
+        &mut self,
+        reader: Reader,
+        log: LogId,
+        from: Lsn,
+        to: Lsn,
+        max_bytes: usize,
+    ) -> Result<(), WalError> {
         let want = self.want(log, from, to, max_bytes)?;
-        let mut job = Job { token, want, piece: None };
+        let mut job = Job { reader, want, piece: None };
         self.step(&mut job);
         self.jobs.push(job);
         Ok(())
+    }
+
+    fn end_read(&mut self, job: Job, result: Result<Vec<OwnedEntry>, WalError>, events: &mut Vec<WalEvent>) {
+        match job.reader {
+            Reader::Owner(token) => events.push(WalEvent::Read { token, result }),
+            Reader::Reclaim => self.on_copy_read(&job.want, result),
+        }
     }
 
     fn want(&self, log: LogId, from: Lsn, to: Lsn, room_bytes: usize) -> Result<Want, WalError> {
@@ -182,7 +209,7 @@ impl<D: Device> Wal<D> {
         })
     }
 
-    fn life(&self, log: LogId) -> Option<u32> {
+    pub(crate) fn life(&self, log: LogId) -> Option<u32> {
         self.index.get(log).map(|entry| entry.life)
     }
 
@@ -278,7 +305,7 @@ impl<D: Device> Wal<D> {
                 self.step(&mut job);
                 self.jobs.push(job);
             }
-            Err(error) => events.push(WalEvent::Read { token: job.token, result: Err(error) }),
+            Err(error) => self.end_read(job, Err(error), events),
         }
     }
 
@@ -307,8 +334,7 @@ impl<D: Device> Wal<D> {
                 }
                 _ => Ok(std::mem::take(&mut want.found)),
             };
-            let token = job.token;
-            events.push(WalEvent::Read { token, result });
+            self.end_read(job, result, events);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Reclaim: frees the oldest segment once no entry in it is held, after writing again what else logs need of it.
+//! Reclaim: frees the oldest segment once no entry in it is held, after writing again what else logs need of it. Module
+//! `rewrite` writes the entries themselves again where that is worth it.
 //!
 //! The rewrites (a hard state, a configuration, the bounds of an empty log) ride in ordinary frames, a few at a time.
 //! They, and whatever else made the segment dead (an overwrite, a tombstone, a newer hard state), must be durable

@@ -177,6 +177,7 @@ impl<D: Device> Recovery<'_, D> {
                     first_batch: durable.next(),
                     last_batch: found.last_batch,
                     live_entries: 0,
+                    live_bytes: 0,
                     pins: 0,
                 });
                 let leftovers = found.unsealed.map(|written| found.end..written);
@@ -191,7 +192,7 @@ impl<D: Device> Recovery<'_, D> {
         Ok(Opened { unsealed, ..self.finish(options, sealed, durable) })
     }
 
-    fn finish(self, options: &Options, sealed: VecDeque<Segment>, durable: BatchSeq) -> Opened {
+    fn finish(mut self, options: &Options, sealed: VecDeque<Segment>, durable: BatchSeq) -> Opened {
         let mut unfit = self.folder.unfit;
         let mut spares = VecDeque::from(self.folder.blank);
         for used in self.folder.used.values() {
@@ -204,8 +205,9 @@ impl<D: Device> Recovery<'_, D> {
         }
         let newest = self.folder.used.keys().next_back().copied().unwrap_or_default();
         let mut segments = Segments::new(sealed, spares, self.folder.next_slot, newest);
+        self.index.close_gaps();
         for (_, entry) in self.index.iter() {
-            entry.runs.iter().for_each(|run| segments.add_live(run.segment, u64::from(run.count)));
+            entry.runs.iter().for_each(|run| segments.add_live(run));
         }
         Opened {
             wal_id: self.folder.used.values().next().map(|used| used.header.wal_id),

@@ -15,6 +15,8 @@ pub(crate) struct Run {
     pub first: Lsn,
     /// The term of all of them.
     pub term: Term,
+    /// The term of the entry before the first.
+    pub prev_term: Term,
     /// The segment they lie in.
     pub segment: SegmentSeq,
     /// How many; not zero.
@@ -23,6 +25,8 @@ pub(crate) struct Run {
     pub offset: u32,
     /// Where the last such record ends.
     pub end: u32,
+    /// What the entries take of their records, in bytes.
+    pub bytes: u32,
     /// The run does not grow any more: entries that followed were replaced, so older versions of the next ones may lie
     /// behind `offset`; or its last frame cannot be read across.
     pub cut: bool,
@@ -32,6 +36,22 @@ impl Run {
     /// The last entry.
     pub fn last(&self) -> Lsn {
         Lsn(self.first.get() + u64::from(self.count) - 1)
+    }
+
+    /// The part from `from` to `to`, both inclusive; `None` if nothing of the run lies there.
+    pub fn part(&self, from: Lsn, to: Lsn) -> Option<Self> {
+        let (first, last) = (self.first.max(from), self.last().min(to));
+        let count =
+            u32::try_from((last.get() + 1).checked_sub(first.get())?).expect("fewer than the run holds");
+        let bytes = |entries: u64| {
+            let share = u64::from(self.bytes) * entries / u64::from(self.count);
+            u32::try_from(share).expect("at most the run's bytes")
+        };
+        // Differences of what lies in front: so the bytes of all parts add up to those of the run.
+        let before = first.get() - self.first.get();
+        let bytes = bytes(before + u64::from(count)) - bytes(before);
+        let prev_term = if before > 0 { self.term } else { self.prev_term };
+        (count > 0).then_some(Self { first, prev_term, count, bytes, ..*self })
     }
 
     /// Takes `next` in, if it continues this run closely enough.
@@ -44,13 +64,14 @@ impl Run {
             && next.end.saturating_sub(self.offset) <= RUN_SPAN_BYTES;
         if joins {
             self.count += next.count;
+            self.bytes = self.bytes.saturating_add(next.bytes);
             self.end = next.end;
         }
         joins
     }
 }
 
-/// The runs of a log in order; contiguous. Without heap memory while empty.
+/// The runs of a log in order, and contiguous but during recovery. Without heap memory while empty.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
 pub(crate) struct Runs(VecDeque<Run>);
 
@@ -98,50 +119,81 @@ impl Runs {
         }
     }
 
-    /// Drops the entries below `first`; tells how many of which segment.
-    pub fn drop_below(&mut self, first: Lsn, mut dropped: impl FnMut(SegmentSeq, u64)) {
+    /// Drops the entries below `first`; tells what it drops.
+    pub fn drop_below(&mut self, first: Lsn, mut dropped: impl FnMut(&Run)) {
         while let Some(front) = self.0.front_mut() {
             if front.first >= first {
                 return;
             }
-            if front.last() >= first {
-                let gone = first.get() - front.first.get();
-                dropped(front.segment, gone);
-                front.first = first;
-                front.count -= u32::try_from(gone).expect("fewer than the run holds");
+            if let Some(kept) = front.part(first, front.last()) {
+                front.part(front.first, Lsn(first.get() - 1)).iter().for_each(dropped);
+                *front = kept;
                 return;
             }
-            dropped(front.segment, u64::from(front.count));
+            dropped(front);
             self.0.pop_front();
         }
         self.0 = VecDeque::new();
     }
 
-    /// Drops the entries from `from` on; tells how many of which segment.
-    pub fn truncate(&mut self, from: Lsn, mut dropped: impl FnMut(SegmentSeq, u64)) {
+    /// Drops the entries from `from` on; tells what it drops.
+    pub fn truncate(&mut self, from: Lsn, mut dropped: impl FnMut(&Run)) {
         let mut any = false;
         while let Some(back) = self.0.back_mut() {
             if back.last() < from {
                 back.cut |= any;
                 return;
             }
-            if back.first < from {
-                let kept = u32::try_from(from.get() - back.first.get()).expect("fewer than the run holds");
-                dropped(back.segment, u64::from(back.count - kept));
-                back.count = kept;
-                back.cut = true;
+            if back.first < from
+                && let Some(kept) = back.part(back.first, Lsn(from.get() - 1))
+            {
+                back.part(from, back.last()).iter().for_each(dropped);
+                *back = Run { cut: true, ..kept };
                 return;
             }
             any = true;
-            dropped(back.segment, u64::from(back.count));
+            dropped(back);
             self.0.pop_back();
         }
         self.0 = VecDeque::new();
     }
 
-    pub fn clear(&mut self, mut dropped: impl FnMut(SegmentSeq, u64)) {
-        self.0.iter().for_each(|run| dropped(run.segment, u64::from(run.count)));
+    pub fn clear(&mut self, dropped: impl FnMut(&Run)) {
+        self.0.iter().for_each(dropped);
         self.0 = VecDeque::new();
+    }
+
+    /// Sets the place of some entries, wherever they lay before; tells which places it drops for that.
+    pub fn put(&mut self, run: Run, mut dropped: impl FnMut(&Run)) {
+        let from = self.0.partition_point(|old| old.last() < run.first);
+        let to = self.0.partition_point(|old| old.first <= run.last());
+        let behind = self.0.split_off(to);
+        let mut rest = None;
+        let overlapped: Vec<Run> = self.0.drain(from..).collect();
+        for old in overlapped {
+            old.part(run.first, run.last()).iter().for_each(&mut dropped);
+            if old.first < run.first
+                && let Some(front) = old.part(old.first, Lsn(run.first.get() - 1))
+            {
+                self.0.push_back(Run { cut: true, ..front });
+            }
+            rest = old.part(run.last().next(), old.last());
+        }
+        self.0.push_back(run);
+        self.0.extend(rest);
+        self.0.extend(behind);
+    }
+
+    /// Drops what lies below a gap: entries in between were released, and their segments are gone.
+    pub fn close_gaps(&mut self) {
+        let mut first = None;
+        for run in self.0.iter().rev() {
+            if first.is_some_and(|first| run.last().next() != first) {
+                break;
+            }
+            first = Some(run.first);
+        }
+        first.into_iter().for_each(|first| self.drop_below(first, |_| {}));
     }
 }
 
@@ -153,10 +205,12 @@ mod tests {
         Run {
             first: Lsn(first),
             term: Term(1),
+            prev_term: Term(1),
             segment: SegmentSeq(segment),
             count,
             offset,
             end: offset + 100 * count,
+            bytes: 100 * count,
             cut: false,
         }
     }
@@ -179,10 +233,10 @@ mod tests {
     fn a_run_does_not_grow_over_what_was_replaced() {
         let mut runs = Runs::default();
         runs.push(run(1, 4, 1, 4096));
-        runs.truncate(Lsn(5), |_, _| {});
+        runs.truncate(Lsn(5), |_| {});
         runs.push(run(5, 4, 1, 5000));
         assert_eq!(runs.iter().len(), 1, "nothing was replaced");
-        runs.truncate(Lsn(5), |_, _| {});
+        runs.truncate(Lsn(5), |_| {});
         runs.push(run(5, 4, 1, 6000));
         assert_eq!(runs.iter().len(), 2);
     }
@@ -193,11 +247,40 @@ mod tests {
         runs.push(run(1, 10, 1, 4096));
         runs.push(run(11, 10, 2, 4096));
         let mut gone = Vec::new();
-        runs.drop_below(Lsn(4), |segment, count| gone.push((segment.get(), count)));
-        runs.truncate(Lsn(9), |segment, count| gone.push((segment.get(), count)));
+        runs.drop_below(Lsn(4), |run| gone.push((run.segment.get(), run.count)));
+        runs.truncate(Lsn(9), |run| gone.push((run.segment.get(), run.count)));
         assert_eq!(gone, [(1, 3), (2, 10), (1, 2)]);
         assert_eq!((runs.first(), runs.last()), (Some(Lsn(4)), Some(Lsn(8))));
-        runs.drop_below(Lsn(100), |_, _| {});
+        runs.drop_below(Lsn(100), |_| {});
         assert!(runs.is_empty());
+    }
+
+    #[test]
+    fn a_place_is_set_in_the_middle_and_the_bytes_add_up() {
+        let mut runs = Runs::default();
+        runs.push(run(1, 10, 1, 4096));
+        runs.push(run(11, 10, 2, 4096));
+        let mut gone = Vec::new();
+        runs.put(run(4, 9, 9, 8192), |run| gone.push((run.segment.get(), run.count, run.bytes)));
+        assert_eq!(gone, [(1, 7, 700), (2, 2, 200)]);
+        let held: Vec<_> =
+            runs.iter().map(|run| (run.first.0, run.count, run.segment.0, run.bytes)).collect();
+        assert_eq!(held, [(1, 3, 1, 300), (4, 9, 9, 900), (13, 8, 2, 800)]);
+        runs.put(run(6, 2, 10, 4096), |_| {});
+        let held: Vec<_> = runs.iter().map(|run| (run.first.0, run.count, run.segment.0)).collect();
+        assert_eq!(held, [(1, 3, 1), (4, 2, 9), (6, 2, 10), (8, 5, 9), (13, 8, 2)]);
+    }
+
+    #[test]
+    fn only_what_hangs_together_with_the_end_outlives_a_gap() {
+        let mut runs = Runs::default();
+        runs.put(run(8, 2, 2, 4096), |_| {});
+        runs.put(run(1, 3, 1, 4096), |_| {});
+        runs.put(run(10, 5, 3, 4096), |_| {});
+        runs.close_gaps();
+        assert_eq!((runs.first(), runs.last(), runs.iter().len()), (Some(Lsn(8)), Some(Lsn(14)), 2));
+        runs.put(run(4, 4, 4, 4096), |_| {});
+        runs.close_gaps();
+        assert_eq!(runs.first(), Some(Lsn(4)));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::device::BLOCK_BYTES;
 use crate::format::frame::{FRAME_HEAD_BYTES, FrameHead};
-use crate::format::record::{self, RecordView};
+use crate::format::record::{self, RecordKind, RecordView};
 use crate::format::sectors::{self, SECTOR_BYTES};
 use crate::ids::{BatchSeq, LogId, SegmentSeq};
 use crate::index::SegmentIndex;
@@ -190,18 +190,24 @@ pub(crate) fn runs(
     let (start, end) = (place(at), place(at + len));
     let mut runs: Vec<Run> = Vec::new();
     for entry in view.entries().flatten() {
+        let prev_term = runs.last().map_or(view.meta.prev_term, |run| run.term);
         match runs.last_mut() {
             Some(run) if run.term == entry.term => run.count += 1,
             _ => runs.push(Run {
                 first: entry.lsn,
                 term: entry.term,
+                prev_term,
                 segment,
                 count: 1,
                 offset: start,
                 end,
-                cut: false,
+                bytes: 0,
+                cut: view.meta.kind == RecordKind::Copy,
             }),
         }
+    }
+    for run in &mut runs {
+        run.bytes = record::share_bytes(len, run.count, view.meta.count);
     }
     runs
 }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use crate::device::SlotId;
 use crate::ids::{BatchSeq, SegmentSeq};
+use crate::runs::Run;
 
 /// A segment that holds frames.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(crate) struct Segment {
     pub last_batch: BatchSeq,
     /// Entries in it that a log still holds.
     pub live_entries: u64,
+    /// What these take of their records.
+    pub live_bytes: u64,
     /// Reads and the footer's write under way: the slot stays as it is until they have ended.
     pub pins: u32,
 }
@@ -87,16 +90,21 @@ impl Segments {
         }
     }
 
-    pub fn add_live(&mut self, seq: SegmentSeq, entries: u64) {
-        if let Some(segment) = self.get_mut(seq) {
-            segment.live_entries += entries;
+    /// A log holds these entries.
+    pub fn add_live(&mut self, run: &Run) {
+        if let Some(segment) = self.get_mut(run.segment) {
+            segment.live_entries += u64::from(run.count);
+            segment.live_bytes += u64::from(run.bytes);
         }
     }
 
-    pub fn drop_live(&mut self, seq: SegmentSeq, entries: u64) {
-        if let Some(segment) = self.get_mut(seq) {
+    /// A log does not hold these entries any more, or holds them elsewhere.
+    pub fn drop_live(&mut self, run: &Run) {
+        if let Some(segment) = self.get_mut(run.segment) {
+            let (seq, entries) = (segment.seq, u64::from(run.count));
             assert!(segment.live_entries >= entries, "segment {seq} loses more entries than it holds");
             segment.live_entries -= entries;
+            segment.live_bytes -= u64::from(run.bytes);
         }
     }
 
@@ -123,6 +131,7 @@ impl Segments {
             first_batch: batch,
             last_batch: batch,
             live_entries: 0,
+            live_bytes: 0,
             pins: 0,
         };
         if let Some(full) = self.active.replace(next) {

@@ -19,6 +19,7 @@ use crate::reader::Job;
 use crate::reclaim::Reclaim;
 use crate::record::{EntryRef, LogState, RecordHead};
 use crate::recovery;
+use crate::rewrite::Copying;
 use crate::segment::Segments;
 
 /// Smallest segment in bytes.
@@ -53,6 +54,7 @@ pub struct Wal<D: Device> {
     /// Footers that wait for their segment's last batch to be durable.
     pub(crate) footers: VecDeque<(SegmentSeq, BatchSeq, Vec<u8>)>,
     pub(crate) reclaim: Reclaim,
+    pub(crate) copying: Copying,
     pub(crate) jobs: Vec<Job>,
     pub(crate) under_way: Vec<(IoId, Purpose)>,
     next_io: u64,
@@ -106,6 +108,7 @@ impl<D: Device> Wal<D> {
             leftovers: 0..0,
             footers: VecDeque::new(),
             reclaim: Reclaim::default(),
+            copying: Copying::default(),
             jobs: Vec::new(),
             under_way: Vec::new(),
             next_io: 0,
@@ -294,9 +297,11 @@ impl<D: Device> Wal<D> {
         Ok(())
     }
 
-    /// Has the next poll try again to make the slots that there was no room for, rather than some polls later.
+    /// Has the next poll try again to make the slots that there was no room for, rather than some polls later, and to
+    /// read what it could not.
     pub fn retry_slots(&mut self) {
         self.making.wait_polls = 0;
+        self.copying.try_again();
     }
 
     fn on_ended(&mut self, completion: Completion<D::Buffer>, events: &mut Vec<WalEvent>) {
@@ -381,13 +386,14 @@ impl<D: Device> Wal<D> {
         let Some(prev_term) = self.term(log, upto).filter(|_| upto >= entry.first) else { return };
         let segments = &mut self.segments;
         let Some(entry) = self.index.get_mut(log) else { return };
-        let mut newest = SegmentSeq::ZERO;
-        entry.runs.drop_below(upto.next(), |segment, count| {
-            newest = newest.max(segment);
-            segments.drop_live(segment, count);
+        let mut home = SegmentSeq::ZERO;
+        entry.runs.drop_below(upto.next(), |run| {
+            // In the end that of the last entry, which alone proves where the log ends.
+            home = run.segment;
+            segments.drop_live(run);
         });
-        if newest > SegmentSeq::ZERO && entry.runs.is_empty() {
-            entry.base_home = newest;
+        if home > SegmentSeq::ZERO && entry.runs.is_empty() {
+            entry.base_home = home;
         }
         (entry.first, entry.prev_term) = (upto.next(), prev_term);
     }
@@ -421,7 +427,7 @@ impl<D: Device> Wal<D> {
         self.commit.forget(log);
         let segments = &mut self.segments;
         if let Some(entry) = self.index.get_mut(log) {
-            entry.runs.clear(|segment, count| segments.drop_live(segment, count));
+            entry.runs.clear(|run| segments.drop_live(run));
             entry.waiting = 0;
         }
     }

@@ -27,14 +27,18 @@ fn seeds() -> std::ops::Range<u64> {
 
 #[test]
 fn every_life_starts_with_what_was_acknowledged() {
-    let (mut reopened, mut torn, mut footers) = (0, 0, 0);
+    let (mut reopened, mut torn, mut footers, mut copied) = (0, 0, 0, 0);
     for seed in seeds() {
         let world = lives(seed, 8).unwrap_or_else(|why| panic!("seed {seed}, {why}"));
         reopened += world.reopened;
         torn += world.torn;
         footers += world.footers;
+        copied += world.copied;
     }
-    assert!(reopened > 400 && torn > 50 && footers > 400, "{reopened} {torn} {footers}");
+    assert!(
+        reopened > 400 && torn > 50 && footers > 400 && copied > 1000,
+        "{reopened} {torn} {footers} {copied}"
+    );
 }
 
 #[test]

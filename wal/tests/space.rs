@@ -54,6 +54,112 @@ fn a_held_entry_keeps_its_segment() {
     assert!(wal.stats().live_segments <= 4);
 }
 
+/// Options under which the log is long above four segments.
+fn short(seed: u64) -> Options {
+    Options { long_segments: 4, ..options(seed) }
+}
+
+#[test]
+fn a_held_entry_is_written_again_when_the_log_is_long() {
+    let disk = MemDisk::new(1);
+    let (mut wal, _) = try_open(&disk, short(1)).unwrap();
+    append(&mut wal, 1, 1, 3, 1, 100).unwrap();
+    append_state(&mut wal, 1, 2, 3).unwrap();
+    append(&mut wal, 2, 1, 1, 1, 20_000).unwrap();
+    append(&mut wal, 2, 2, 1, 1, 20_000).unwrap();
+    commit(&mut wal);
+    append(&mut wal, 1, 4, 3, 2, 100).unwrap();
+    commit(&mut wal);
+    wal.release(LogId(1), Lsn(1));
+    let held: Vec<_> =
+        (2..=3).map(|lsn| entry(1, lsn, 1, 100)).chain((4..=6).map(|lsn| entry(1, lsn, 2, 100))).collect();
+    let mut from = 1;
+    for life in 2..6 {
+        churn(&mut wal, from, 400);
+        from += 400;
+        let stats = wal.stats();
+        assert!(stats.live_segments <= 6 && disk.slots().len() <= 12, "{stats:?} {:?}", disk.slots());
+        assert!(stats.rewritten_entries > 0 && stats.rewritten_bytes * 3 < stats.bytes, "{stats:?}");
+        (wal, _) = try_open(&disk, short(life)).unwrap();
+        assert_eq!(read_all(&mut wal, 1).unwrap(), held, "life {life}");
+        assert_eq!(wal.log_state(LogId(1)).unwrap().prev_term.0, 1);
+        assert_eq!(read_all(&mut wal, 2).unwrap().len(), 2);
+    }
+    // The log goes on where it was, over entries that lie in many places.
+    append(&mut wal, 1, 5, 1, 3, 10).unwrap();
+    commit(&mut wal);
+    churn(&mut wal, from, 400);
+    (wal, _) = try_open(&disk, short(9)).unwrap();
+    let found = read_all(&mut wal, 1).unwrap();
+    assert_eq!(
+        found.iter().map(|entry| (entry.lsn.0, entry.term.0)).collect::<Vec<_>>(),
+        [(2, 1), (3, 1), (4, 2), (5, 3)]
+    );
+}
+
+#[test]
+fn what_a_full_disk_holds_of_one_log_does_not_stop_the_others() {
+    let disk = MemDisk::new(1);
+    disk.set_max_slots(Some(6));
+    let (mut wal, _) = open(&disk, 1);
+    // A fourth of each frame is held for good.
+    let mut refused = 0;
+    for lsn in 1..=400 {
+        if lsn <= 30 {
+            append(&mut wal, 1, lsn, 1, 1, 900).unwrap();
+        }
+        if wal.space() == Space::Ok {
+            append(&mut wal, 100, lsn - refused, 1, 1, 2500).unwrap();
+            commit(&mut wal);
+            wal.release(LogId(100), Lsn(lsn - refused));
+        } else {
+            refused += 1;
+            commit(&mut wal);
+        }
+    }
+    assert!(refused < 100, "{refused} of 400 refused: {:?}", wal.stats());
+    let expected: Vec<_> = (1..=30).map(|lsn| entry(1, lsn, 1, 900)).collect();
+    assert_eq!(read_all(&mut wal, 1).unwrap(), expected);
+    let (mut wal, _) = open(&disk, 2);
+    assert_eq!(read_all(&mut wal, 1).unwrap(), expected);
+}
+
+#[test]
+fn a_log_full_of_what_is_held_is_left_as_it_is() {
+    let disk = MemDisk::new(1);
+    disk.set_max_slots(Some(5));
+    let (mut wal, _) = try_open(&disk, short(1)).unwrap();
+    let mut lsn = 0;
+    while wal.space() == Space::Ok {
+        lsn += 1;
+        append(&mut wal, 1, lsn, 1, 1, 3000).unwrap();
+        commit(&mut wal);
+    }
+    let before = wal.stats();
+    for _ in 0..100 {
+        commit(&mut wal);
+    }
+    assert_eq!(wal.stats().bytes, before.bytes, "nothing is won by writing it again");
+}
+
+#[test]
+fn an_entry_that_cannot_be_read_is_kept_and_counted() {
+    let disk = MemDisk::new(1);
+    let (mut wal, _) = try_open(&disk, short(1)).unwrap();
+    append(&mut wal, 1, 1, 1, 1, 100).unwrap();
+    commit(&mut wal);
+    let slot = *disk.slots().iter().find(|slot| disk.bytes(**slot).iter().any(|byte| *byte != 0)).unwrap();
+    disk.flip(slot, 4096 + 150, 1);
+    churn(&mut wal, 1, 200);
+    let stats = wal.stats();
+    assert!(stats.rewrite_errors > 0 && stats.rewrite_errors < 100 && stats.live_segments > 10, "{stats:?}");
+    assert!(matches!(read_all(&mut wal, 1), Err(WalError::Damaged { .. })));
+    disk.flip(slot, 4096 + 150, 1);
+    churn(&mut wal, 201, 100);
+    assert!(wal.stats().live_segments <= 6, "{:?}", wal.stats());
+    assert_eq!(read_all(&mut wal, 1).unwrap(), [entry(1, 1, 1, 100)]);
+}
+
 #[test]
 fn a_full_disk_is_reported_with_a_reserve_in_hand_and_passes_by_itself() {
     let disk = MemDisk::new(1);

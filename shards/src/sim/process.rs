@@ -413,6 +413,7 @@ const fn wal_options(knobs: &Knobs, seed: u64) -> Options {
         spare_segments: knobs.spare_segments,
         max_in_flight: knobs.max_in_flight,
         max_segments: knobs.max_segments,
+        long_segments: 6,
         seed,
     }
 }

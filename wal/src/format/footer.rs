@@ -16,6 +16,8 @@ const FLAG_REMOVED: u32 = 1;
 const FLAG_BASE: u32 = 2;
 const FLAG_HARD_STATE: u32 = 4;
 const FLAG_CONF: u32 = 8;
+const FLAG_COPIES: u32 = 16;
+const CUT: u32 = 1 << 31;
 
 /// What the last bytes of a footer say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,7 +106,8 @@ fn encode_part(log: LogId, part: &LogPart, out: &mut Vec<u8>) {
     let flags = if part.removed { FLAG_REMOVED } else { 0 }
         | part.base.map_or(0, |_| FLAG_BASE)
         | part.hard_state.map_or(0, |_| FLAG_HARD_STATE)
-        | part.conf.as_ref().map_or(0, |_| FLAG_CONF);
+        | part.conf.as_ref().map_or(0, |_| FLAG_CONF)
+        | if part.copies.is_empty() { 0 } else { FLAG_COPIES };
     let runs = u32::try_from(part.runs.iter().len()).expect("fewer than entries");
     let head = Head::<24>::new().u64(log.get()).u32(flags).u32(runs).u64(part.prev_term.get());
     out.extend_from_slice(&head.bytes);
@@ -118,10 +121,21 @@ fn encode_part(log: LogId, part: &LogPart, out: &mut Vec<u8>) {
         out.extend_from_slice(&u32::try_from(conf.len()).expect("smaller than a segment").to_le_bytes());
         out.extend_from_slice(conf);
     }
-    for run in part.runs.iter() {
-        let head = Head::<32>::new().u64(run.first.get()).u64(run.term.get()).u32(run.count);
-        out.extend_from_slice(&head.u32(run.offset).u32(run.end).u32(u32::from(run.cut)).bytes);
+    part.runs.iter().for_each(|run| encode_run(run, out));
+    if !part.copies.is_empty() {
+        let copies = u32::try_from(part.copies.iter().len()).expect("fewer than entries");
+        out.extend_from_slice(&copies.to_le_bytes());
     }
+    for copy in part.copies.iter() {
+        out.extend_from_slice(&copy.prev_term.get().to_le_bytes());
+        encode_run(copy, out);
+    }
+}
+
+fn encode_run(run: &Run, out: &mut Vec<u8>) {
+    let bytes_cut = run.bytes.min(CUT - 1) | if run.cut { CUT } else { 0 };
+    let head = Head::<32>::new().u64(run.first.get()).u64(run.term.get()).u32(run.count);
+    out.extend_from_slice(&head.u32(run.offset).u32(run.end).u32(bytes_cut).bytes);
 }
 
 /// Reads the index that ends in `tail`; `footer` are the bytes that [`FooterTail::footer_bytes`] counts.
@@ -154,19 +168,31 @@ fn decode_part(fields: &mut Cursor<'_>, segment: SegmentSeq) -> Option<(LogId, L
         let len = fields.u32()? as usize;
         part.conf = Some(fields.take(len)?.into());
     }
+    let mut prev_term = part.prev_term;
     for _ in 0..runs {
-        let (first, term) = (Lsn(fields.u64()?), Term(fields.u64()?));
-        let (count, offset, end) = (fields.u32()?, fields.u32()?, fields.u32()?);
-        let cut = fields.u32()? != 0;
-        part.runs.push(Run { first, term, segment, count, offset, end, cut });
+        let run = decode_run(fields, segment, prev_term)?;
+        prev_term = run.term;
+        part.runs.push(run);
+    }
+    let copies = if flags & FLAG_COPIES != 0 { fields.u32()? } else { 0 };
+    for _ in 0..copies {
+        let prev_term = Term(fields.u64()?);
+        part.copies.put(decode_run(fields, segment, prev_term)?, |_| {});
     }
     Some((log, part))
+}
+
+fn decode_run(fields: &mut Cursor<'_>, segment: SegmentSeq, prev_term: Term) -> Option<Run> {
+    let (first, term) = (Lsn(fields.u64()?), Term(fields.u64()?));
+    let (count, offset, end, bytes_cut) = (fields.u32()?, fields.u32()?, fields.u32()?, fields.u32()?);
+    let (bytes, cut) = (bytes_cut & (CUT - 1), bytes_cut & CUT != 0);
+    Some(Run { first, term, prev_term, segment, count, offset, end, bytes, cut })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::record::RecordMeta;
+    use crate::format::record::{RecordKind, RecordMeta};
     use crate::record::HardState;
 
     fn sample() -> (FooterTail, SegmentIndex) {
@@ -185,13 +211,21 @@ mod tests {
             let run = Run {
                 first: Lsn(log),
                 term: Term(2),
+                prev_term: Term(1),
                 segment: SegmentSeq(8),
                 count: 3,
                 offset: 4160,
                 end: 4500,
-                cut: false,
+                bytes: 340,
+                cut: log % 4 == 0,
             };
             index.apply(&meta, [run].into_iter());
+            let copy = RecordMeta { kind: RecordKind::Copy, first: Lsn(1), last: Lsn(2), count: 2, ..meta };
+            let copied =
+                Run { first: Lsn(1), count: 2, offset: 8192, end: 8300, bytes: 99, cut: true, ..run };
+            if log > 20 {
+                index.apply(&copy, [copied].into_iter());
+            }
         }
         let tail = FooterTail {
             salt: 5,

@@ -29,6 +29,9 @@ pub enum RecordKind {
     State = 1,
     /// The log is gone.
     Tombstone = 2,
+    /// Entries that the log holds already, written once more so that the segment of the others can go. They replace
+    /// nothing: what follows them stays.
+    Copy = 3,
 }
 
 /// Everything of a record but its entries.
@@ -161,6 +164,12 @@ pub const fn aligned(record_bytes: usize) -> usize {
     record_bytes.next_multiple_of(RECORD_ALIGN)
 }
 
+/// What some of a record's entries take of it, in bytes.
+pub(crate) fn share_bytes(record_bytes: usize, entries: u32, of: u32) -> u32 {
+    let share = record_bytes as u64 * u64::from(entries) / u64::from(of.max(1));
+    u32::try_from(share).expect("a record is smaller than a segment")
+}
+
 /// A record read back; its checksum was right.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordView<'a> {
@@ -198,6 +207,7 @@ pub fn decode(bytes: &[u8]) -> Option<RecordView<'_>> {
         0 => RecordKind::Append,
         1 => RecordKind::State,
         2 => RecordKind::Tombstone,
+        3 => RecordKind::Copy,
         _ => return None,
     };
     let hard_state = if flags & FLAG_HARD_STATE != 0 { Some(decode_hard_state(&mut fields)?) } else { None };

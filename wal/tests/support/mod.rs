@@ -18,7 +18,14 @@ pub type MemWal = Wal<MemDevice>;
 
 /// Small segments, so that a test sees many of them.
 pub fn options(seed: u64) -> Options {
-    Options { segment_bytes: 64 << 10, spare_segments: 2, max_in_flight: 2, max_segments: 0, seed }
+    Options {
+        segment_bytes: 64 << 10,
+        spare_segments: 2,
+        max_in_flight: 2,
+        max_segments: 0,
+        long_segments: 32,
+        seed,
+    }
 }
 
 /// Opens a WAL whose spares are ready.

@@ -73,6 +73,7 @@ pub struct World {
     pub reopened: u64,
     pub torn: u64,
     pub footers: u64,
+    pub copied: u64,
 }
 
 type Check = Result<(), String>;
@@ -93,6 +94,7 @@ impl World {
                 spare_segments: 2,
                 max_in_flight: 1 + (seed % 4) as usize,
                 max_segments: 0,
+                long_segments: 1 + (seed % 5) as usize,
                 seed: 0,
             },
             random: seed,
@@ -106,6 +108,7 @@ impl World {
             reopened: 0,
             torn: 0,
             footers: 0,
+            copied: 0,
         };
         world.reopen().expect("an empty folder opens");
         world
@@ -147,7 +150,8 @@ impl World {
         let base = &self.base;
         // A removal that did not survive brings the log back, with what was released of it.
         for (log, upto) in std::mem::take(&mut self.graves) {
-            self.released.entry(log).or_insert(upto);
+            let released = self.released.entry(log).or_default();
+            *released = (*released).max(upto);
         }
         self.released.retain(|log, upto| {
             *upto = base.get(log).map_or(0, |held| held.last.min(*upto));
@@ -353,6 +357,7 @@ impl World {
     }
 
     fn end(&mut self) -> Check {
+        self.copied += self.wal.as_ref().map_or(0, |wal| wal.stats().rewritten_entries);
         loop {
             if self.draw(3) == 0 {
                 self.disk.kill();
