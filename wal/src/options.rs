@@ -15,8 +15,9 @@ pub struct Options {
     pub max_in_flight: usize,
     /// Slots that may exist at most (0: no limit but the disk).
     pub max_segments: usize,
-    /// Live segments above which the little that the oldest ones still hold is written again, so that they can go; half
-    /// of `max_segments` if that is less. On a full disk even more than a little is. Default 32.
+    /// Live segments above which the little (an eighth) that the oldest ones still hold is written again, so that they can
+    /// go; half of `max_segments` if that is less. Above twice that (three fourths of `max_segments`), and on a full disk,
+    /// half of them is. Default 32.
     pub long_segments: usize,
     /// Must differ at every opening (the core draws no random numbers itself): it salts the segments, so that
     /// bytes of an earlier life of a slot can never be taken for new ones.

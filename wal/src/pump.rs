@@ -152,7 +152,8 @@ impl<D: Device> Wal<D> {
         self.segments.told(seq);
         self.place(&places, segment, offset, header.is_some());
         self.stats.bytes += u64::from(len);
-        self.copying.earn(frame_bytes);
+        let urgent = self.is_longer_than(2);
+        self.copying.earn(frame_bytes, urgent);
         let io = self.new_io(Purpose::Frame);
         let frame = Frame { seq, io, segment, offset, skip, places, done: None, acknowledged: false };
         self.commit.in_flight.push_back(frame);

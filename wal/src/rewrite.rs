@@ -20,15 +20,17 @@ use crate::wal::Wal;
 const FRAME_COPY_BYTES: usize = 64 << 10;
 /// The same while there is no foreground, since the disk is full.
 const PRESSED_FRAME_COPY_BYTES: usize = 1 << 20;
-/// Copies take one byte of this many that frames write, as long as the disk is not full.
+/// Copies take one byte of this many that frames write, as long as there is room for a log much longer.
 const FRAME_BYTES_PER_COPY_BYTE: i64 = 4;
+/// And of this many when it has become twice as long as it should.
+const URGENT_FRAME_BYTES_PER_COPY_BYTE: i64 = 2;
 /// Frames without copies save up this many bytes for them at most.
 const CREDIT_BYTES: i64 = 1 << 20;
 /// Pieces read at a time.
 const READS: usize = 16;
 /// Segments are worth copying if they hold at most one part in this many of what they have room for.
 const LITTLE: u64 = 8;
-/// The same on a full disk.
+/// The same on a full disk, and when the log is twice as long.
 const HALF: u64 = 2;
 
 /// Entries of one log that lie in the segment.
@@ -58,8 +60,9 @@ pub(crate) struct Copying {
 
 impl Copying {
     /// A frame has been written.
-    pub fn earn(&mut self, frame_bytes: u32) {
-        let earned = i64::from(frame_bytes) / FRAME_BYTES_PER_COPY_BYTE;
+    pub fn earn(&mut self, frame_bytes: u32, urgent: bool) {
+        let per_byte = if urgent { URGENT_FRAME_BYTES_PER_COPY_BYTE } else { FRAME_BYTES_PER_COPY_BYTE };
+        let earned = i64::from(frame_bytes) / per_byte;
         self.credit_bytes = (self.credit_bytes + earned).min(CREDIT_BYTES);
     }
 
@@ -100,11 +103,14 @@ impl<D: Device> Wal<D> {
 
     /// The oldest segment, if it and those behind it hold so little together that copying it pays.
     fn worth_copying(&self) -> Option<SegmentSeq> {
-        let (live, max) = (self.segments.live().count(), self.options.max_segments);
-        let long = self.options.long_segments.min(if max > 0 { max / 2 } else { usize::MAX });
         let pressed = self.space() == Space::Full;
+        let share = match (pressed || self.is_longer_than(2), self.is_longer_than(1)) {
+            (true, _) => HALF,
+            (false, true) => LITTLE,
+            (false, false) => return None,
+        };
         let newest = self.segments.active.as_ref().map(|active| active.seq);
-        if !(pressed || live > long) || (newest.is_some() && self.copying.failed_in == newest) {
+        if newest.is_some() && self.copying.failed_in == newest {
             return None;
         }
         let oldest = self.segments.sealed.front().filter(|oldest| oldest.live_entries > 0)?;
@@ -114,11 +120,19 @@ impl<D: Device> Wal<D> {
         let pays = sealed.any(|segment| {
             held += segment.live_bytes;
             all += u64::from(segment.bytes);
-            held * (if pressed { HALF } else { LITTLE }) <= all
+            held * share <= all
         });
         // Half a segment is left to other frames, whose states must be written on a full disk too.
         let ahead_bytes = u64::from(self.options.segment_bytes / 2);
         (pays && (!pressed || self.has_room_for(oldest, ahead_bytes))).then_some(oldest.seq)
+    }
+
+    /// Whether the log is long, or twice that, or half way from there to its limit.
+    pub(crate) fn is_longer_than(&self, times: usize) -> bool {
+        let (live, long, max) =
+            (self.segments.live().count(), self.options.long_segments, self.options.max_segments);
+        let bound = if max > 0 { max - max / (2 * times) } else { usize::MAX };
+        live > bound.min(long * times)
     }
 
     fn begin_copying(&mut self, segment: SegmentSeq) {

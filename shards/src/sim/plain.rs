@@ -59,14 +59,21 @@ pub struct Plain {
     wanted: bool,
     under_way: bool,
     hand_overs: u64,
+    /// The last hand-over left a partition out.
+    lagged: bool,
 }
 
 /// Writes a copy of the whole state to the media.
 #[derive(Debug)]
 pub struct WriteBack {
     state: BTreeMap<PartitionId, Registers>,
+    /// The lowest partition is left as it is on the media.
+    lags: bool,
     media: Shared,
 }
+
+/// The lowest partition of a shard takes part in one hand-over of this many only, so that it keeps the log.
+const LAG_HAND_OVERS: u64 = 16;
 
 impl StateMachine for Plain {
     type Outcome = Option<u64>;
@@ -106,18 +113,25 @@ impl StateMachine for Plain {
     }
 
     fn take_jobs(&mut self, jobs: &mut Vec<WriteBack>) {
-        if self.wanted && self.fresh > 0 && !self.under_way {
-            (self.wanted, self.under_way, self.fresh) = (false, true, 0);
+        let lags = !self.hand_overs.is_multiple_of(LAG_HAND_OVERS);
+        if self.wanted && (self.fresh > 0 || self.lagged) && !self.under_way {
+            (self.wanted, self.under_way, self.fresh, self.lagged) = (false, true, 0, lags);
             let whole = |registers: &Registers| registers.before.as_deref().unwrap_or(registers).clone();
             let state = self.state.iter().map(|(id, registers)| (*id, whole(registers))).collect();
-            jobs.push(WriteBack { state, media: Arc::clone(&self.media) });
+            jobs.push(WriteBack { state, lags, media: Arc::clone(&self.media) });
         }
     }
 
-    fn run_job(job: WriteBack) -> Self::JobDone {
+    fn run_job(mut job: WriteBack) -> Self::JobDone {
+        let mut media = job.media.lock().unwrap_or_else(PoisonError::into_inner);
+        if job.lags
+            && let Some((lowest, registers)) = job.state.iter_mut().next()
+        {
+            *registers = media.get(lowest).cloned().unwrap_or_default();
+        }
         let persisted =
             job.state.iter().map(|(id, registers)| (*id, (registers.applied, registers.stamp_ms))).collect();
-        *job.media.lock().unwrap_or_else(PoisonError::into_inner) = job.state;
+        *media = job.state;
         persisted
     }
 
@@ -185,6 +199,7 @@ impl Subject for PlainSubject {
             wanted: false,
             under_way: false,
             hand_overs: 0,
+            lagged: false,
         })
     }
 

@@ -449,4 +449,5 @@ fn count<S: Subject>(shard: &SimShard<S>, probes: &mut Probes) {
     let stats = shard.wal().stats();
     probes.add("frames", stats.frames);
     probes.add("bytes rewritten by reclaim", stats.rewritten_bytes);
+    probes.add("entries rewritten by reclaim", stats.rewritten_entries);
 }
