@@ -11,9 +11,9 @@ use crate::io::{Now, Rejection, Reply};
 use crate::machine::{Applied, StateMachine, Step};
 use crate::raft::guard::Fault;
 use crate::raft::log_store::entry_kind;
-use crate::raft::proposals::{Match, Requests, Spare, Work};
+use crate::raft::proposals::{Item, Match, Requests, Spare, Work};
 use crate::shard::outbox::Outbox;
-use crate::slot::{Cursor, Pending, Slot};
+use crate::slot::{Cursor, ParkedRead, Pending, Slot};
 use crate::stages::{Answered, StageStamps};
 use crate::status::Counters;
 
@@ -171,7 +171,14 @@ impl<M: StateMachine> Applying<'_, M> {
                     (op.len(), step)
                 }
             };
-            let Step::Done(outcome) = step else { return Progress::Blocked };
+            let Step::Done(outcome) = step else {
+                if slot.cursor.left > 0 || ticket.is_none() {
+                    self.fetch_ahead(slot, entry);
+                    return Progress::Blocked;
+                }
+                self.answer_or_park(slot, entry);
+                return Progress::Done;
+            };
             self.budget.spend(bytes);
             if let Some(ticket) = ticket {
                 if let Some(row) = slot.rows.front_mut() {
@@ -183,6 +190,45 @@ impl<M: StateMachine> Applying<'_, M> {
                 self.outbox.done(ticket, entry.at.lsn, outcome);
             }
         }
+    }
+
+    /// Has the reads up to the next operation ask for what they need, so that one batch of jobs brings all of it.
+    fn fetch_ahead(&mut self, slot: &Slot, entry: &AtHand<'_>) {
+        let Some(row) = slot.rows.front().filter(|_| entry.is_ours) else { return };
+        for item in row.requests.rest() {
+            let Work::Read { start, bytes } = item.work else { return };
+            // The answer comes in its place; here it may be too early.
+            drop(self.machine.read(slot.partition, row.requests.read_op(start, bytes), entry.clock_ms));
+        }
+    }
+
+    /// All operations are applied, and a read behind them needs a job: it and those that come behind it on its connection
+    /// wait at the replica instead, so that the entry does not stay open for them.
+    fn answer_or_park(&mut self, slot: &mut Slot, entry: &AtHand<'_>) {
+        let row = slot.rows.front_mut().expect("a read of the row has just been tried");
+        let (deadline_ns, mut requests) = (row.deadline_ns, std::mem::take(&mut row.requests));
+        while let Some(Item { ticket, work }) = requests.peek() {
+            let Work::Read { start, bytes } = work else {
+                unreachable!("entry {} has fewer operations than requests", entry.at.lsn)
+            };
+            let op = requests.read_op(start, bytes);
+            let op_bytes = op.len();
+            self.budget.spend(op_bytes);
+            match self.machine.read(slot.partition, op, entry.clock_ms) {
+                Step::Done(outcome) if !slot.parked.holds(ticket.conn) => {
+                    slot.pending.sub(op_bytes);
+                    self.totals.sub(op_bytes);
+                    self.outbox.done(ticket, entry.at.lsn, outcome);
+                }
+                Step::Done(_) | Step::Blocked => {
+                    slot.parked.push(ParkedRead { ticket, op: op.into(), deadline_ns });
+                    self.counters.reads_parked += 1;
+                }
+            }
+            slot.conns.sub(ticket.conn);
+            requests.advance(op_bytes);
+        }
+        self.spare.give(requests);
     }
 
     /// The entry is applied.

@@ -148,6 +148,54 @@ fn reads_that_keep_coming_behind_a_write_do_not_keep_its_entry_open() {
 }
 
 #[test]
+fn cold_reads_behind_a_write_are_fetched_together_and_do_not_keep_its_entry_open() {
+    let mut world = World::ready(&[P]);
+    let (mut asked, mut turns) = (0, 0);
+    world.write(1, 0, "set a 1");
+    // A client that always has sixteen under way.
+    while asked < 2000 {
+        let answered = world.order.iter().filter(|(_, seq)| *seq > 0).count() as u64;
+        while asked < answered + 16 {
+            asked += 1;
+            world.read(1, asked, &format!("get cold{asked}"));
+        }
+        world.turn();
+        world.run_jobs();
+        turns += 1;
+        world.now.mono_ns += 50_000_000;
+        assert!(turns < 600, "{answered} of {asked} reads in {turns} turns");
+    }
+    for _ in 0..4 {
+        world.turn();
+        world.run_jobs();
+    }
+    world.settle();
+    assert!((1..=asked).all(|seq| world.value(1, seq) == "nil"), "a read was refused");
+    let order: Vec<_> = world.order.iter().map(|(_, seq)| *seq).collect();
+    assert!(order.is_sorted(), "the reads of a connection see the state in order: {order:?}");
+    assert_eq!(world.shard.status().pending_requests, 0);
+}
+
+#[test]
+fn cold_reads_between_writes_are_fetched_together() {
+    let mut world = World::ready(&[P]);
+    for seq in 0..8 {
+        world.write(1, 10 * seq, &format!("set a {seq}"));
+        world.read(1, 10 * seq + 1, "get a");
+        (2..10).for_each(|read| world.read(1, 10 * seq + read, &format!("get cold{seq}{read}")));
+    }
+    let mut turns = 0;
+    while world.got(1, 79).is_none() {
+        world.turn();
+        world.run_jobs();
+        turns += 1;
+        assert!(turns < 20, "one read a turn");
+    }
+    (0..8).for_each(|seq| assert_eq!(world.value(1, 10 * seq + 1), seq.to_string()));
+    assert_eq!(world.part().applied, 2);
+}
+
+#[test]
 fn a_blocked_read_does_not_wait_for_ever() {
     let mut world = World::ready(&[P]);
     world.read(1, 1, "get cold");

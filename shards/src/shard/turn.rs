@@ -318,6 +318,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 Some(Progress::Blocked) => self.replicas.enlist(List::Blocked, place),
                 Some(Progress::Done) | None => {}
             }
+            if !self.replicas.slot(place).parked.is_empty() {
+                self.replicas.enlist(List::Blocked, place);
+            }
             if has_settled && !self.replicas.slot(place).parked.is_empty() {
                 self.retry_parked(place);
                 self.replicas.enlist(List::Apply, place);
