@@ -129,5 +129,6 @@ fn kind(kind: RecordKind) -> &'static str {
         RecordKind::Append => "append",
         RecordKind::State => "state",
         RecordKind::Tombstone => "tombstone",
+        RecordKind::Copy => "copy",
     }
 }
