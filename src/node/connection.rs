@@ -424,7 +424,9 @@ fn want_sweep(core: &Core) {
 pub fn sweep(core: &Rc<Core>) {
     core.sweep_at_ns.set(None);
     let config = core.config();
-    for conn in core.conns.borrow().all() {
+    // Closing changes the table, so it must not be borrowed meanwhile.
+    let conns = core.conns.borrow().all();
+    for conn in conns {
         if is_overdue(&config, &conn, core.now().mono_ns) {
             close(core, &conn);
             continue;

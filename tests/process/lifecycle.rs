@@ -19,6 +19,7 @@ fn a_time_limit_set_later_holds_for_connections_that_are_idle_already() {
     let mut rest = Vec::new();
     idle.read_to_end(&mut rest).expect("the end");
     assert!(rest.is_empty(), "{rest:?}");
+    exchange(&mut server.connect(), b"PING\r\n", b"+PONG\r\n");
 }
 
 #[test]
