@@ -163,7 +163,7 @@ impl<M: StateMachine> Applying<'_, M> {
                     let (op, next) = entry::next_op(entry.payload, slot.cursor.at)
                         .expect("the whole payload was checked when it was opened");
                     let step = self.machine.apply(&entry.at, op);
-                    if matches!(step, Step::Done(_)) {
+                    if !matches!(step, Step::Blocked) {
                         slot.cursor.at = next;
                         slot.cursor.left -= 1;
                         self.counters.ops_applied += 1;
@@ -171,15 +171,19 @@ impl<M: StateMachine> Applying<'_, M> {
                     (op.len(), step)
                 }
             };
-            let Step::Done(outcome) = step else {
+            if matches!(step, Step::Blocked) {
                 if slot.cursor.left > 0 || ticket.is_none() {
                     self.fetch_ahead(slot, entry);
                     return Progress::Blocked;
                 }
                 self.answer_or_park(slot, entry);
                 return Progress::Done;
-            };
+            }
             self.budget.spend(bytes);
+            let Step::Done(outcome) = step else {
+                assert!(ticket.is_none(), "entry {} has requests, but is of an earlier life", entry.at.lsn);
+                continue;
+            };
             if let Some(ticket) = ticket {
                 if let Some(row) = slot.rows.front_mut() {
                     row.requests.advance(bytes);
@@ -220,7 +224,7 @@ impl<M: StateMachine> Applying<'_, M> {
                     self.totals.sub(op_bytes);
                     self.outbox.done(ticket, entry.at.lsn, outcome);
                 }
-                Step::Done(_) | Step::Blocked => {
+                Step::Done(_) | Step::Blocked | Step::Passed => {
                     slot.parked.push(ParkedRead { ticket, op: op.into(), deadline_ns });
                     self.counters.reads_parked += 1;
                 }
@@ -297,7 +301,7 @@ impl<M: StateMachine> Applying<'_, M> {
                 self.outbox.done(ticket, slot.replica.applied(), outcome);
                 true
             }
-            Step::Done(_) | Step::Blocked => false,
+            Step::Done(_) | Step::Blocked | Step::Passed => false,
         }
     }
 }

@@ -37,6 +37,9 @@ pub enum Step<O> {
     /// It needs something that is not in memory. A job was queued (see [`StateMachine::take_jobs`]); do this same step
     /// again after [`StateMachine::job_done`]. Nothing was changed.
     Blocked,
+    /// Applied in an earlier life, and part of what was persisted then, though the entry as a whole is not. Only
+    /// [`StateMachine::apply`] says so, and nobody waits for an outcome.
+    Passed,
 }
 
 /// A deterministic state machine holding all partitions of one shard.
@@ -61,7 +64,8 @@ pub trait StateMachine {
     /// Answers a read from the applied state. `now_ms` is the leader's wall clock.
     fn read(&mut self, partition: PartitionId, op: &[u8], now_ms: u64) -> Step<Self::Outcome>;
 
-    /// The highest entry whose effects survive a crash without the log. [`Lsn::ZERO`] if none.
+    /// The highest entry whose effects survive a crash without the log. [`Lsn::ZERO`] if none. Of the one above it, some
+    /// ops may survive too: a machine that persists in the middle of an entry passes them over when they come again.
     fn persisted(&self, partition: PartitionId) -> Lsn;
 
     /// Something the machine does by itself, sliced by `budget_ns` at most (eviction, capture for a hand-over).
@@ -99,8 +103,7 @@ pub trait StateMachine {
     }
 
     /// At a start: the partition's log holds entries up to this one, and those above what is persisted are going to be
-    /// applied. Requests wait until they are, so the machine does not hold them back for the sake of its memory: what
-    /// they change was in memory before.
+    /// applied. Requests wait until they are, so the machine may let its memory grow further than later.
     fn expect_replay(&mut self, partition: PartitionId, last: Lsn) {
         let _ = (partition, last);
     }

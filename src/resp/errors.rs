@@ -132,6 +132,9 @@ pub const fn op_error(kind: ErrorKind) -> &'static str {
         ErrorKind::ReplyTooLarge => {
             "ERR the reply would be too large and is dropped (a write was done all the same); ask for less at a time"
         }
+        ErrorKind::TransactionTooLarge => {
+            "ERR APPEND, SETRANGE and COPY of one transaction may add 128 MiB to values; nothing was done for this one"
+        }
         ErrorKind::TooManyWalks => {
             "ERR too many KEYS, SCAN and RANDOMKEY in one transaction: the limit is 8; nothing was done for this one"
         }

@@ -14,6 +14,10 @@ use super::state::Options;
 /// Longer keys are refused: the lower level's keys end at 64 KiB.
 pub const MAX_KEY_BYTES: usize = 60_000;
 
+/// What APPEND, SETRANGE and COPY may add to values in one transaction, beyond what it brings itself; those that would
+/// add more end in an error. Part of what entries mean: never changed.
+const MAX_GROWTH_BYTES: usize = 128 << 20;
+
 /// Why an op ended without an outcome of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stop {
@@ -39,6 +43,8 @@ pub(super) struct Exec<'s> {
     pub(super) version: u64,
     /// Changes were made already (later ops of a transaction): nothing may block any more.
     pub(super) committed: bool,
+    /// What a transaction has made values longer by so far.
+    pub(super) grown_bytes: usize,
     /// A dry run before a transaction: what was loaded stays for the real one.
     pub(super) preparing: bool,
 }
@@ -77,6 +83,16 @@ impl Exec<'_> {
             }
         }
         if missing { Err(Stop::Blocked) } else { Ok(()) }
+    }
+
+    /// Refuses an op of a transaction if all of it makes values longer by more than memory has to hold at once. Every
+    /// replica decides alike: by the values alone.
+    pub(super) fn grow(&mut self, bytes: usize) -> Run<()> {
+        if self.committed && self.grown_bytes + bytes > MAX_GROWTH_BYTES {
+            return Err(Stop::Error(ErrorKind::TransactionTooLarge));
+        }
+        self.grown_bytes += bytes;
+        Ok(())
     }
 
     /// Refuses a key or a value that is too long to be stored.

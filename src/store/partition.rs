@@ -51,6 +51,8 @@ pub(super) struct Partition {
     pub(super) clock_ms: u64,
     /// Ops of the running entry that have been applied.
     pub(super) ops_in_entry: u32,
+    /// Of the first entry after a restart, the ops that the state below has already.
+    pub(super) ops_below: u32,
     /// Changed since the last freeze.
     pub(super) touched: bool,
     /// No row expires before this.
@@ -102,6 +104,7 @@ impl Partition {
             persisted_keyspace: meta.keyspace,
             clock_ms: meta.clock_ms,
             ops_in_entry: 0,
+            ops_below: meta.ops_done,
             touched: false,
             min_expire_ms: NO_EXPIRY,
             swept_ms: 0,
@@ -116,6 +119,7 @@ impl Partition {
     pub(super) fn meta(&self) -> PartitionMeta {
         PartitionMeta {
             applied: self.applied,
+            ops_done: self.ops_in_entry.max(self.ops_below),
             keyspace: self.keyspace,
             clock_ms: self.clock_ms,
             keys: self.keys,

@@ -91,8 +91,6 @@ pub struct Store<L> {
     pub(super) jobs: Vec<Job<L>>,
     /// Questions under way other than for keys, so that none is asked twice.
     pub(super) asking: Vec<(PartitionId, Want)>,
-    /// Partitions in the middle of an entry: no freeze now.
-    mid_entry: u32,
     /// Partitions changed since the last freeze.
     pub(super) touched: Vec<PartitionId>,
     /// The log wants its segments back.
@@ -158,7 +156,6 @@ impl<L: Lower> Store<L> {
             pins: Pins::default(),
             jobs: Vec::new(),
             asking: Vec::new(),
-            mid_entry: 0,
             touched: Vec::new(),
             hand_over_wanted: false,
         };
@@ -223,6 +220,7 @@ impl<L: Lower> Store<L> {
             options: &self.options,
             seed: self.seed,
             committed: false,
+            grown_bytes: 0,
             preparing: false,
         };
         let outcome = match exec.run(op) {
@@ -243,6 +241,18 @@ impl<L: Lower> Store<L> {
         }
         self.pins.release(id, || seed.hash(bytes));
         Step::Done(outcome)
+    }
+
+    /// Changed rows, with those on their way below, at which an entry's ops wait: more at a start, when requests wait for
+    /// what was in memory before.
+    fn max_waiting_bytes(&self, at: &Applied) -> usize {
+        let is_replay =
+            self.partitions.get(&at.partition).is_some_and(|partition| at.lsn <= partition.replay_to);
+        if is_replay {
+            self.options.max_dirty_bytes.max(self.options.memory_bytes)
+        } else {
+            self.options.max_dirty_bytes
+        }
     }
 
     /// A partition; one of which nothing is stored is made.
@@ -295,11 +305,6 @@ impl<L: Lower> Store<L> {
             self.jobs.push(Job { lower: self.lower.clone(), task: Task::Load { place, keys, asked } });
         }
     }
-
-    /// Whether a hand-over may freeze now.
-    pub(super) fn is_between_entries(&self) -> bool {
-        self.mid_entry == 0
-    }
 }
 
 impl<L: Lower> StateMachine for Store<L> {
@@ -308,15 +313,28 @@ impl<L: Lower> StateMachine for Store<L> {
     type JobDone = JobDone;
 
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<Outcome> {
-        // Writes outrun the hand-over under way: its completion lets them go on.
+        // Writes outrun the hand-over: its completion lets them go on, also in the middle of an entry, however much
+        // its ops make of few bytes.
         let waiting_bytes = self.ledger.dirty_bytes + self.ledger.captured_bytes;
-        if self.ledger.is_handing_over()
-            && waiting_bytes > self.options.max_dirty_bytes
-            && self.partitions.get(&at.partition).is_none_or(|partition| at.lsn > partition.replay_to)
+        if waiting_bytes > self.max_waiting_bytes(at) {
+            self.freeze_if_due();
+            if self.ledger.is_handing_over() {
+                self.lookups.still_held(at.partition, self.ledger.completed);
+                self.pins.still_wanted(at.partition);
+                return Step::Blocked;
+            }
+        }
+        if let Some(partition) = self.partitions.get_mut(&at.partition)
+            && partition.ops_in_entry < partition.ops_below
         {
-            self.lookups.still_held(at.partition, self.ledger.completed);
-            self.pins.still_wanted(at.partition);
-            return Step::Blocked;
+            assert!(
+                at.lsn == partition.applied.next(),
+                "partition {}: entry {} is missing",
+                at.partition,
+                at.lsn
+            );
+            partition.ops_in_entry += 1;
+            return Step::Passed;
         }
         let step = match Op::decode(op) {
             Ok(decoded) => self.run(at.partition, op, &decoded, at.stamp_ms, Some(at.lsn)),
@@ -325,9 +343,12 @@ impl<L: Lower> StateMachine for Store<L> {
         if matches!(step, Step::Done(_))
             && let Some(partition) = self.partitions.get_mut(&at.partition)
         {
-            self.mid_entry += u32::from(partition.ops_in_entry == 0);
             partition.ops_in_entry += 1;
             partition.clock_ms = partition.clock_ms.max(at.stamp_ms);
+            if !partition.touched {
+                partition.touched = true;
+                self.touched.push(at.partition);
+            }
         }
         step
     }
@@ -339,8 +360,13 @@ impl<L: Lower> StateMachine for Store<L> {
             Box::new(Partition::new(at.partition))
         });
         assert!(at.lsn > partition.applied, "partition {}: entry {} ended twice", at.partition, at.lsn);
-        self.mid_entry -= u32::from(partition.ops_in_entry > 0);
-        partition.ops_in_entry = 0;
+        assert!(
+            partition.ops_in_entry >= partition.ops_below,
+            "partition {}: ops of entry {} are missing",
+            at.partition,
+            at.lsn
+        );
+        (partition.ops_in_entry, partition.ops_below) = (0, 0);
         partition.applied = at.lsn;
         partition.clock_ms = partition.clock_ms.max(at.stamp_ms);
         if !partition.touched {

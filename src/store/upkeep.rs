@@ -66,10 +66,11 @@ impl<L: Lower> Store<L> {
         units == 0
     }
 
-    /// Freezes a point of every touched partition, if a hand-over is due and may start.
+    /// Freezes a point of every touched partition, if a hand-over is due and may start. A point may lie between two ops
+    /// of an entry: a restart is handed that entry again, and goes on behind what is done.
     pub(super) fn freeze_if_due(&mut self) {
         let due = self.hand_over_wanted || self.ledger.dirty_bytes >= self.options.hand_over_bytes;
-        if !due || self.ledger.is_handing_over() || !self.is_between_entries() {
+        if !due || self.ledger.is_handing_over() {
             return;
         }
         self.hand_over_wanted = false;

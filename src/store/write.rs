@@ -102,6 +102,7 @@ impl Exec<'_> {
         };
         let (joined, expire_at_ms) = ([row.value(), value].concat(), row.expire_at_ms);
         self.fits(key, joined.len())?;
+        self.grow(value.len())?;
         self.put(key, &joined, expire_at_ms, Encoding::Raw);
         Ok(length(joined.len()))
     }
@@ -116,6 +117,7 @@ impl Exec<'_> {
         let end = offset.saturating_add(value.len());
         self.fits(key, end)?;
         let bytes = bytes.get_or_insert_default();
+        self.grow(end.saturating_sub(bytes.len()))?;
         if bytes.len() < end {
             bytes.resize(end, 0);
         }
@@ -266,6 +268,7 @@ impl Exec<'_> {
             return Ok(Outcome::Int(0));
         }
         let (value, stamp) = (row.value().to_vec(), row.stamp());
+        self.grow(value.len())?;
         self.put(to, &value, stamp.expire_at_ms, stamp.encoding);
         Ok(Outcome::Int(1))
     }

@@ -133,7 +133,9 @@ impl Subject for StoreSubject {
         let options = Options {
             memory_bytes: bytes(rows.max(2 * knobs.hand_over_bytes)),
             hand_over_bytes,
-            max_dirty_bytes: hand_over_bytes * 4,
+            // Entries wait for a hand-over at any of their ops: the slowest jobs must not take the whole minute in which
+            // every partition has to come back.
+            max_dirty_bytes: hand_over_bytes * 16,
             ..Options::with_memory(64 << 20, SEED)
         };
         Store::open(media.clone(), options)

@@ -299,7 +299,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 self.counters.reads_direct += 1;
                 Some(outcome)
             }
-            Step::Blocked => None,
+            Step::Blocked | Step::Passed => None,
         }
     }
 

@@ -234,14 +234,20 @@ impl<S: Subject> Books<S> {
         }
     }
 
-    /// The machine was asked to apply the op of request `id` and answered `outcome`.
-    pub fn applied_op(&mut self, at: &Applied, id: u64, op: &[u8], outcome: &S::Outcome) {
+    /// The machine was asked to apply the op of request `id` and answered `outcome`; `None`: it passed it over.
+    pub fn applied_op(&mut self, at: &Applied, id: u64, op: &[u8], outcome: Option<&S::Outcome>) {
         if let Err((invariant, what)) = self.judge_op(at, id, op, outcome) {
             self.broken(invariant, what);
         }
     }
 
-    fn judge_op(&mut self, at: &Applied, id: u64, op: &[u8], outcome: &S::Outcome) -> Result<(), Broken> {
+    fn judge_op(
+        &mut self,
+        at: &Applied,
+        id: u64,
+        op: &[u8],
+        outcome: Option<&S::Outcome>,
+    ) -> Result<(), Broken> {
         let place = (at.partition, at.lsn);
         match self.places.insert(id, place) {
             Some(before) if before != place => {
@@ -265,6 +271,10 @@ impl<S: Subject> Books<S> {
                 let what = format!("{at:?}: op {nth} was request {}, now it is {id}", first.id);
                 return Err(("an applied entry never changes", what));
             }
+            let Some(outcome) = outcome else {
+                self.probes.hit("ops passed over after a restart");
+                return Ok(());
+            };
             if !self.subject.same(op, &first.outcome, outcome) {
                 let what = format!("{at:?}: request {id} had {:?}, now {outcome:?}", first.outcome);
                 return Err(("apply is deterministic", what));
@@ -272,6 +282,9 @@ impl<S: Subject> Books<S> {
             self.probes.hit("ops applied again after a restart");
             return Ok(());
         }
+        let Some(outcome) = outcome else {
+            return Err(("only what was applied is passed over", format!("{at:?}: op {nth}, request {id}")));
+        };
         if entry.ended {
             return Err((
                 "an applied entry never changes",

@@ -70,7 +70,8 @@ impl<S: Subject> StateMachine for Observed<S> {
         let step = self.apply_inner(at, op);
         let mut books = self.books.borrow_mut();
         match &step {
-            Step::Done(outcome) => books.applied_op(at, id, op, outcome),
+            Step::Done(outcome) => books.applied_op(at, id, op, Some(outcome)),
+            Step::Passed => books.applied_op(at, id, op, None),
             Step::Blocked => books.probes.hit("applies blocked"),
         }
         step
@@ -92,7 +93,7 @@ impl<S: Subject> StateMachine for Observed<S> {
         let mut books = self.books.borrow_mut();
         match &step {
             Step::Done(outcome) => books.read_op(partition, id, op, now_ms, outcome),
-            Step::Blocked => books.probes.hit("reads blocked"),
+            Step::Blocked | Step::Passed => books.probes.hit("reads blocked"),
         }
         step
     }

@@ -14,6 +14,8 @@ use super::super::row::{Encoding, Stamp};
 const LAYOUT: u8 = 1;
 /// A partition's row with what is known of writes and keys that went; without, it is of the first layout.
 const LAYOUT_GONE: u8 = 2;
+/// Set in a partition's layout if its point lies inside an entry: how many of its ops are done follows.
+const MID_ENTRY: u8 = 0x80;
 const ROW_HEADER_BYTES: usize = 18;
 
 /// The key of the store's own row.
@@ -37,6 +39,8 @@ pub(in super::super) fn read_store_value(value: &[u8]) -> Option<HashSeed> {
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(in super::super) struct PartitionMeta {
     pub(in super::super) applied: Lsn,
+    /// Of the entry above `applied`, the ops that are done too.
+    pub(in super::super) ops_done: u32,
     /// The keyspace: the version of the flush that began it.
     pub(in super::super) keyspace: u64,
     /// The highest stamp applied.
@@ -68,6 +72,10 @@ impl PartitionMeta {
     pub(in super::super) fn encode(&self) -> Vec<u8> {
         let layout = if self.is_written || self.gone != Gone::default() { LAYOUT_GONE } else { LAYOUT };
         let mut out = vec![layout];
+        if self.ops_done > 0 {
+            out = vec![layout | MID_ENTRY];
+            out.extend_from_slice(&self.ops_done.to_le_bytes());
+        }
         for number in [self.applied.0, self.keyspace, self.clock_ms, self.keys, self.expiring] {
             out.extend_from_slice(&number.to_le_bytes());
         }
@@ -81,8 +89,11 @@ impl PartitionMeta {
     pub(in super::super) fn decode(value: &[u8]) -> Option<Self> {
         let mut fields = Fields(value);
         let layout = fields.byte()?;
+        let (layout, is_mid_entry) = (layout & !MID_ENTRY, layout & MID_ENTRY > 0);
+        let ops_done = if is_mid_entry { fields.count()? } else { 0 };
         let mut meta = Self {
             applied: Lsn(fields.number()?),
+            ops_done,
             keyspace: fields.number()?,
             clock_ms: fields.number()?,
             keys: fields.number()?,
@@ -156,6 +167,12 @@ impl Fields<'_> {
         Some(*first)
     }
 
+    fn count(&mut self) -> Option<u32> {
+        let (first, rest) = self.0.split_first_chunk::<4>()?;
+        self.0 = rest;
+        Some(u32::from_le_bytes(*first))
+    }
+
     fn number(&mut self) -> Option<u64> {
         let (first, rest) = self.0.split_first_chunk::<8>()?;
         self.0 = rest;
@@ -179,9 +196,14 @@ mod tests {
         };
         assert_eq!(meta.encode().len(), 41, "the first layout");
         assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta.clone()));
+        for ops_done in [1, u32::MAX] {
+            let inside = PartitionMeta { ops_done, ..meta.clone() };
+            assert_eq!(PartitionMeta::decode(&inside.encode()), Some(inside));
+        }
         meta.is_written = true;
         assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta.clone()));
         meta.gone.mark(b"k", 4 << 20);
+        meta.ops_done = 3;
         assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta));
         assert_eq!(PartitionMeta::decode(&[]), None);
         assert_eq!(read_partition_key(&partition_key(PartitionId(300))), Some(PartitionId(300)));

@@ -64,58 +64,6 @@ fn a_transaction_may_ask_twice_for_the_keys_of_one_pattern() {
     assert_eq!(count(&d.run(&keys(b"k11*"))), 112);
 }
 
-#[test]
-fn a_transaction_ends_whatever_it_asks_of_the_whole_keyspace_and_whatever_others_ask() {
-    let mut d = Driver::new(MemLower::default(), tiny(60_000));
-    for n in 0..60_000 {
-        d.run(&set(&format!("k{n}"), "v"));
-    }
-    d.hand_over();
-    let patterns: Vec<String> = (0..40).map(|n| format!("k1{n:02}?")).collect();
-    let all = patterns.iter().map(|pattern| bytes(&keys(pattern.as_bytes())));
-    let ops: Vec<Vec<u8>> = std::iter::once(bytes(&set("new", "v"))).chain(all).collect();
-    let outcome = d.run(&multi(&ops.iter().map(Vec::as_slice).collect::<Vec<_>>()));
-    let Outcome::Array(outcomes) = outcome else { panic!("{outcome:?}") };
-    let counts = outcomes.iter().skip(1).map(|outcome| match outcome {
-        Outcome::Array(keys) => Ok(keys.len()),
-        other => Err(other.clone()),
-    });
-    let refused = Err(Outcome::Error(ErrorKind::TooManyWalks));
-    let expected = std::iter::repeat_n(Ok(10), MAX_WALKS).chain(std::iter::repeat_n(refused, 32));
-    assert!(counts.eq(expected), "{outcomes:?}");
-    // Between any two tries others ask for more pages than are kept, and a hand-over completes.
-    let cursors = (1..7u64).map(|n| n << 45);
-    let scans = cursors.map(|cursor| Op::Scan { cursor, count: 1, pattern: None, kind: None });
-    let ops: Vec<Vec<u8>> = [set("new", "w"), keys(b"k2000?"), Op::RandomKey { seed: 3 }]
-        .into_iter()
-        .chain(scans)
-        .map(|op| bytes(&op))
-        .collect();
-    let op = bytes(&multi(&ops.iter().map(Vec::as_slice).collect::<Vec<_>>()));
-    let at = Applied { partition: P, lsn: Lsn(60_002), term: Term(1), stamp_ms: d.now_ms };
-    for tries in 0..20 {
-        match d.store.apply(&at, &op) {
-            Step::Done(Outcome::Array(outcomes)) => {
-                assert!(tries > 2, "it was to wait for several answers");
-                assert!(outcomes.iter().all(|outcome| !matches!(outcome, Outcome::Error(_))), "{outcomes:?}");
-                return;
-            }
-            Step::Done(other) => panic!("{other:?}"),
-            Step::Blocked => {}
-        }
-        for cursor in (0..60u64).map(|n| n << 42) {
-            let _ = d.store.read(P, &bytes(&Op::Scan { cursor, count: 1, pattern: None, kind: None }), 1);
-        }
-        d.run_in(PartitionId(8), &set("other", "v"));
-        d.hand_over();
-    }
-    panic!("the entry never ends");
-}
-
-fn multi<'a>(ops: &'a [&'a [u8]]) -> Op<'a> {
-    Op::Multi { guards: List::Args(&[]), ops: List::Args(ops) }
-}
-
 fn keys(pattern: &[u8]) -> Op<'_> {
     Op::Keys { pattern }
 }
@@ -177,30 +125,6 @@ fn a_hand_over_is_a_point_of_the_log() {
     d.crash();
     assert_eq!(d.store.state_hash(P), now);
     assert_eq!(d.run(&Op::DbSize), Outcome::Int(1));
-}
-
-#[test]
-fn no_freeze_in_the_middle_of_an_entry() {
-    let lower = MemLower::default();
-    let mut store = Store::open(lower.clone(), options()).unwrap();
-    let at = |lsn| Applied { partition: P, lsn: Lsn(lsn), term: Term(1), stamp_ms: 1 };
-    store.apply(&at(1), &bytes(&set("a", "1")));
-    store.end_entry(&at(1));
-    store.apply(&at(2), &bytes(&set("a", "2")));
-    store.want_hand_over();
-    store.maintain(1_000_000);
-    let mut jobs = Vec::new();
-    store.take_jobs(&mut jobs);
-    assert!(jobs.is_empty());
-    store.apply(&at(2), &bytes(&set("b", "2")));
-    store.end_entry(&at(2));
-    store.maintain(1_000_000);
-    store.take_jobs(&mut jobs);
-    for job in jobs {
-        store.job_done(Store::run_job(job)).unwrap();
-    }
-    assert_eq!(store.persisted(P), Lsn(2));
-    assert_eq!(Store::open(lower, options()).unwrap().state_hash(P), store.state_hash(P));
 }
 
 #[test]

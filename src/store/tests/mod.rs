@@ -1,5 +1,6 @@
 //! Tests of the store as a whole: a driver that runs its jobs, and helpers to write ops shortly.
 
+mod bounds;
 mod commands;
 mod levels;
 mod model;
@@ -89,6 +90,7 @@ impl<L: Lower> Driver<L> {
             loop {
                 match self.store.apply(at, op) {
                     Step::Done(outcome) => break outcomes.push(outcome),
+                    Step::Passed => break,
                     Step::Blocked => self.unblock(),
                 }
             }
@@ -117,6 +119,7 @@ impl<L: Lower> Driver<L> {
             match self.store.read(partition, &op, self.now_ms) {
                 Step::Done(outcome) => return outcome,
                 Step::Blocked => self.unblock(),
+                Step::Passed => unreachable!("reads are never passed over"),
             }
         }
     }

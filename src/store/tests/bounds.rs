@@ -1,0 +1,171 @@
+//! What one entry, one transaction and one answer may take: an entry always ends, and keeps to the memory meanwhile.
+
+use super::super::*;
+use super::*;
+
+fn tiny(memory_bytes: usize) -> Options {
+    Options::with_memory(memory_bytes, HashSeed([5, 6]))
+}
+
+fn keys(pattern: &[u8]) -> Op<'_> {
+    Op::Keys { pattern }
+}
+
+fn multi<'a>(ops: &'a [&'a [u8]]) -> Op<'a> {
+    Op::Multi { guards: List::Args(&[]), ops: List::Args(ops) }
+}
+
+#[test]
+fn a_transaction_ends_whatever_it_asks_of_the_whole_keyspace_and_whatever_others_ask() {
+    let mut d = Driver::new(MemLower::default(), tiny(60_000));
+    for n in 0..60_000 {
+        d.run(&set(&format!("k{n}"), "v"));
+    }
+    d.hand_over();
+    let patterns: Vec<String> = (0..40).map(|n| format!("k1{n:02}?")).collect();
+    let all = patterns.iter().map(|pattern| bytes(&keys(pattern.as_bytes())));
+    let ops: Vec<Vec<u8>> = std::iter::once(bytes(&set("new", "v"))).chain(all).collect();
+    let outcome = d.run(&multi(&ops.iter().map(Vec::as_slice).collect::<Vec<_>>()));
+    let Outcome::Array(outcomes) = outcome else { panic!("{outcome:?}") };
+    let counts = outcomes.iter().skip(1).map(|outcome| match outcome {
+        Outcome::Array(keys) => Ok(keys.len()),
+        other => Err(other.clone()),
+    });
+    let refused = Err(Outcome::Error(ErrorKind::TooManyWalks));
+    let expected = std::iter::repeat_n(Ok(10), MAX_WALKS).chain(std::iter::repeat_n(refused, 32));
+    assert!(counts.eq(expected), "{outcomes:?}");
+    // Between any two tries others ask for more pages than are kept, and a hand-over completes.
+    let cursors = (1..7u64).map(|n| n << 45);
+    let scans = cursors.map(|cursor| Op::Scan { cursor, count: 1, pattern: None, kind: None });
+    let ops: Vec<Vec<u8>> = [set("new", "w"), keys(b"k2000?"), Op::RandomKey { seed: 3 }]
+        .into_iter()
+        .chain(scans)
+        .map(|op| bytes(&op))
+        .collect();
+    let op = bytes(&multi(&ops.iter().map(Vec::as_slice).collect::<Vec<_>>()));
+    let at = Applied { partition: P, lsn: Lsn(60_002), term: Term(1), stamp_ms: d.now_ms };
+    for tries in 0..20 {
+        match d.store.apply(&at, &op) {
+            Step::Done(Outcome::Array(outcomes)) => {
+                assert!(tries > 2, "it was to wait for several answers");
+                assert!(outcomes.iter().all(|outcome| !matches!(outcome, Outcome::Error(_))), "{outcomes:?}");
+                return;
+            }
+            Step::Done(other) => panic!("{other:?}"),
+            Step::Blocked | Step::Passed => {}
+        }
+        for cursor in (0..60u64).map(|n| n << 42) {
+            let _ = d.store.read(P, &bytes(&Op::Scan { cursor, count: 1, pattern: None, kind: None }), 1);
+        }
+        d.run_in(PartitionId(8), &set("other", "v"));
+        d.hand_over();
+    }
+    panic!("the entry never ends");
+}
+
+#[test]
+fn a_hand_over_inside_an_entry_is_a_point_of_it() {
+    let ops: Vec<Vec<u8>> = [
+        set("a", "1"),
+        Op::IncrBy { key: b"a", delta: 2 },
+        Op::Append { key: b"b", value: b"x" },
+        Op::Del { keys: List::Args(&[b"a"]) },
+        Op::IncrBy { key: b"a", delta: 5 },
+        Op::Flush,
+        Op::Append { key: b"b", value: b"yz" },
+    ]
+    .iter()
+    .map(bytes)
+    .collect();
+    let at = |lsn| Applied { partition: P, lsn: Lsn(lsn), term: Term(1), stamp_ms: lsn };
+    let finish = |store: &mut Store<MemLower>, from: usize| {
+        apply_all(store, &at(2), &ops[from..]);
+        store.end_entry(&at(2));
+        store.state_hash(P).unwrap()
+    };
+    for first in 0..=ops.len() {
+        for second in first..=ops.len() {
+            let lower = MemLower::default();
+            let mut store = Store::open(lower.clone(), options()).unwrap();
+            store.apply(&at(1), &bytes(&set("b", "0")));
+            store.end_entry(&at(1));
+            apply_all(&mut store, &at(2), &ops[..first]);
+            hand_over(&mut store);
+            assert_eq!(store.persisted(P), Lsn(1));
+            let whole = finish(&mut store, first);
+            // A restart goes on behind what is done; so does one after it that got further, or not as far.
+            let mut store = Store::open(lower.clone(), options()).unwrap();
+            assert_eq!((store.persisted(P), store.persisted_stamp_ms(P)), (Lsn(1), 1 + u64::from(first > 0)));
+            apply_all(&mut store, &at(2), &ops[..second]);
+            hand_over(&mut store);
+            let mut again = Store::open(lower, options()).unwrap();
+            assert_eq!(finish(&mut again, 0), whole, "{first} and {second} ops");
+            assert_eq!(finish(&mut store, second), whole, "{first} and {second} ops");
+        }
+    }
+}
+
+fn apply_all(store: &mut Store<MemLower>, at: &Applied, ops: &[Vec<u8>]) {
+    for op in ops {
+        while store.apply(at, op) == Step::Blocked {
+            run_jobs(store);
+        }
+    }
+}
+
+fn hand_over(store: &mut Store<MemLower>) {
+    store.want_hand_over();
+    run_jobs(store);
+}
+
+fn run_jobs(store: &mut Store<MemLower>) {
+    let mut jobs = Vec::new();
+    loop {
+        let more = store.maintain(1_000_000);
+        store.take_jobs(&mut jobs);
+        if jobs.is_empty() && !more {
+            return;
+        }
+        for job in jobs.drain(..) {
+            store.job_done(Store::run_job(job)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn one_entry_of_few_bytes_keeps_to_the_memory() {
+    let memory_bytes = 400_000;
+    let mut d = Driver::new(MemLower::default(), tiny(memory_bytes));
+    let at = Applied { partition: P, lsn: Lsn(1), term: Term(1), stamp_ms: 1 };
+    let mut blocked = 0;
+    for n in 0..400u32 {
+        let key = n.to_string();
+        let op = match n % 3 {
+            0 => Op::SetRange { key: key.as_bytes(), offset: 9_999, value: b"x" },
+            1 => Op::Copy { from: b"0", to: key.as_bytes(), replace: false },
+            _ => Op::Append { key: b"1", value: b"y" },
+        };
+        while d.store.apply(&at, &bytes(&op)) == Step::Blocked {
+            blocked += 1;
+            d.store.maintain(1_000_000);
+            d.run_a_job(0);
+        }
+        let stats = d.store.stats();
+        let used = stats.used_bytes + stats.captured_bytes;
+        assert!(used <= memory_bytes as u64 * 3 / 2, "{used} of {memory_bytes} bytes at {n}");
+    }
+    d.store.end_entry(&at);
+    assert!(blocked > 5, "{blocked}");
+    assert_eq!(d.read_in(P, &Op::StrLen { key: b"399" }), Outcome::Int(10_000));
+    // Inside a transaction nothing can wait, so what it may add to values is bounded.
+    let mut d = Driver::new(MemLower::default(), options());
+    let keys: Vec<String> = (0..8).map(|n| n.to_string()).collect();
+    let large = |key| Op::SetRange { key, offset: 20 << 20, value: b"x" };
+    let mut ops: Vec<Vec<u8>> = keys.iter().map(|key| bytes(&large(key.as_bytes()))).collect();
+    ops.push(bytes(&large(b"0")));
+    let outcome = d.run(&multi(&ops.iter().map(Vec::as_slice).collect::<Vec<_>>()));
+    let Outcome::Array(outcomes) = outcome else { panic!("{outcome:?}") };
+    let refused = Outcome::Error(ErrorKind::TransactionTooLarge);
+    assert!(outcomes[..6].iter().chain(&outcomes[8..]).all(|outcome| matches!(outcome, Outcome::Int(_))));
+    assert_eq!(outcomes[6..8], [refused.clone(), refused]);
+}
