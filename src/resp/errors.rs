@@ -132,6 +132,7 @@ pub const fn op_error(kind: ErrorKind) -> &'static str {
         ErrorKind::ReplyTooLarge => {
             "ERR the reply would be too large and is dropped (a write was done all the same); ask for less at a time"
         }
+        ErrorKind::PatternTooCostly => "ERR the pattern takes too long to match against these keys",
         ErrorKind::TransactionTooLarge => {
             "ERR APPEND, SETRANGE and COPY of one transaction may add 128 MiB to values; nothing was done for this one"
         }

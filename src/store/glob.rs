@@ -1,56 +1,91 @@
 //! Redis's glob patterns: `*`, `?`, `[a-z]`, `[^a]`, `\` to quote. Used by KEYS, SCAN and CONFIG GET.
 //!
 //! Invariant: no recursion; at most `(text + 1) * (pattern + 1)` steps, since after a `*` only the last one is retried.
+//! For long texts and patterns that is still too much for a core, so commands have an [`Effort`] to spend.
+
+/// Steps of one text that are free of charge, beside some for each of its bytes.
+const FREE_STEPS: usize = 256;
+const FREE_STEPS_PER_BYTE: usize = 4;
+
+/// What a command may spend on matching beyond what a plain pattern takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Effort {
+    steps: usize,
+}
+
+impl Effort {
+    /// Some tens of ms.
+    pub(super) const fn of_a_command() -> Self {
+        Self { steps: 20_000_000 }
+    }
+
+    /// As [`glob`]; `None` if all is spent.
+    pub(super) fn glob(&mut self, pattern: &[u8], text: &[u8]) -> Option<bool> {
+        let free = FREE_STEPS + text.len() * FREE_STEPS_PER_BYTE;
+        let mut steps = free.saturating_add(self.steps);
+        let matches = glob_within(pattern, text, &mut steps);
+        self.steps = self.steps.min(steps);
+        matches
+    }
+}
 
 /// Whether all of `text` matches `pattern`, by Redis's rules (an unclosed `[` ends with the pattern; a `\` at the end
 /// stands for itself).
 #[must_use]
 pub fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let mut steps = usize::MAX;
+    glob_within(pattern, text, &mut steps).expect("more steps than any text takes")
+}
+
+/// As [`glob`], taking what it does from `steps`; `None` once that is nothing.
+fn glob_within(pattern: &[u8], text: &[u8], steps: &mut usize) -> Option<bool> {
     let (mut pattern, mut text) = (pattern, text);
     // Where to go on if what follows the last `*` does not fit: the pattern after it, the text it has to swallow from.
     let mut retry: Option<(&[u8], &[u8])> = None;
     loop {
         if let Some(rest) = pattern.strip_prefix(b"*") {
             if rest.is_empty() {
-                return true;
+                return Some(true);
             }
+            *steps = steps.checked_sub(1)?;
             retry = Some((rest, text));
             pattern = rest;
             continue;
         }
         match text.split_first() {
-            None if pattern.is_empty() => return true,
-            None => return false,
+            None => return Some(pattern.is_empty()),
             Some((&byte, text_rest)) => {
-                if let Some(pattern_rest) = match_one(pattern, byte) {
+                let (fits, pattern_rest) = match_one(pattern, byte);
+                *steps = steps.checked_sub(1 + pattern.len() - pattern_rest.len())?;
+                if fits {
                     (pattern, text) = (pattern_rest, text_rest);
                     continue;
                 }
             }
         }
-        let Some((after_star, swallowed_from)) = retry else { return false };
-        let Some((_, shorter)) = swallowed_from.split_first() else { return false };
+        let Some((after_star, swallowed_from)) = retry else { return Some(false) };
+        let Some((_, shorter)) = swallowed_from.split_first() else { return Some(false) };
         retry = Some((after_star, shorter));
         (pattern, text) = (after_star, shorter);
     }
 }
 
-/// The pattern left after its first element, if that element matches `byte`.
-fn match_one(pattern: &[u8], byte: u8) -> Option<&[u8]> {
-    let (&first, rest) = pattern.split_first()?;
+/// Whether the pattern's first element matches `byte`, and the pattern left after it.
+fn match_one(pattern: &[u8], byte: u8) -> (bool, &[u8]) {
+    let Some((&first, rest)) = pattern.split_first() else { return (false, pattern) };
     match first {
-        b'?' => Some(rest),
+        b'?' => (true, rest),
         b'[' => match_class(rest, byte),
         b'\\' => match rest.split_first() {
-            Some((&quoted, rest)) => (quoted == byte).then_some(rest),
-            None => (byte == b'\\').then_some(rest),
+            Some((&quoted, rest)) => (quoted == byte, rest),
+            None => (byte == b'\\', rest),
         },
-        literal => (literal == byte).then_some(rest),
+        literal => (literal == byte, rest),
     }
 }
 
 /// As [`match_one`], behind a `[`.
-fn match_class(class: &[u8], byte: u8) -> Option<&[u8]> {
+fn match_class(class: &[u8], byte: u8) -> (bool, &[u8]) {
     let (negated, mut class) = match class.strip_prefix(b"^") {
         Some(rest) => (true, rest),
         None => (false, class),
@@ -78,12 +113,12 @@ fn match_class(class: &[u8], byte: u8) -> Option<&[u8]> {
             }
         }
     }
-    (found != negated).then_some(class)
+    (found != negated, class)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::glob;
+    use super::{Effort, glob};
 
     #[test]
     fn redis_rules() {
@@ -128,5 +163,26 @@ mod tests {
         assert!(glob(&pattern, &text));
         let pattern = [b"*a".repeat(1000).as_slice(), b"b"].concat();
         assert!(!glob(&pattern, &text));
+    }
+
+    #[test]
+    fn an_effort_is_spent_by_patterns_that_are_tried_again_and_again() {
+        let (pattern, text) = ([b"*", b"a".repeat(30_000).as_slice(), b"b"].concat(), b"a".repeat(60_000));
+        let mut effort = Effort::of_a_command();
+        assert_eq!(effort.glob(&pattern, &text), None);
+        assert_eq!(effort.glob(b"*b", &text), Some(false), "what is cheap is free");
+        let class = [b"[".as_slice(), &b"x".repeat(50_000), b"]"].concat();
+        let mut effort = Effort::of_a_command();
+        let mut tried = 0;
+        while effort.glob(&class, b"a") == Some(false) {
+            tried += 1;
+        }
+        assert!((300..500).contains(&tried), "{tried}");
+        let mut effort = Effort::of_a_command();
+        for n in 0..100_000 {
+            let text = format!("user:{n}:name:of:somebody");
+            assert_eq!(effort.glob(b"*user:*9:*:some*dy", text.as_bytes()), Some(n % 10 == 9));
+        }
+        assert_eq!(effort, Effort::of_a_command());
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use corduroy_shards::PartitionId;
 
-use super::glob::glob;
+use super::glob::Effort;
 use super::hash::HashSeed;
 use super::ledger::Captured;
 use super::lookups::{LOWER_KEY_BYTES, LowerKey, LowerPage};
@@ -13,6 +13,7 @@ use super::lower::format::{
     store_value,
 };
 use super::lower::{IngestError, Lower, LowerRow};
+use super::op::ErrorKind;
 use super::row::{NO_EXPIRY, Stamp};
 use super::scan::CURSOR_SHIFT;
 
@@ -255,7 +256,7 @@ fn range<L: Lower>(lower: &L, place: Place, from: u64) -> Result<LowerPage, Stri
         true
     })?;
     let Place { partition, keyspace } = place;
-    Ok(LowerPage { partition, keyspace, from, to, pattern: None, keys, too_many: false })
+    Ok(LowerPage { partition, keyspace, from, to, pattern: None, keys, refused: None })
 }
 
 fn matches<L: Lower>(
@@ -264,17 +265,24 @@ fn matches<L: Lower>(
     pattern: Vec<u8>,
     limit: MatchLimit,
 ) -> Result<LowerPage, String> {
-    let (mut keys, mut bytes, mut too_many) = (Vec::new(), 0, false);
+    let (mut keys, mut bytes, mut refused) = (Vec::new(), 0, None);
+    let mut effort = Effort::of_a_command();
     walk(lower, place, 0, |hash, key, stamp, _| {
-        if glob(&pattern, key) {
+        let Some(matches) = effort.glob(&pattern, key) else {
+            refused = Some(ErrorKind::PatternTooCostly);
+            return false;
+        };
+        if matches {
             bytes += LOWER_KEY_BYTES + key.len();
             keys.push(LowerKey { hash, key: key.to_vec(), expire_at_ms: stamp.expire_at_ms });
         }
-        too_many = keys.len() > limit.keys || bytes > limit.bytes;
-        !too_many
+        if keys.len() > limit.keys || bytes > limit.bytes {
+            refused = Some(ErrorKind::TooManyKeys);
+        }
+        refused.is_none()
     })?;
     let Place { partition, keyspace } = place;
-    Ok(LowerPage { partition, keyspace, from: 0, to: u64::MAX, pattern: Some(pattern), keys, too_many })
+    Ok(LowerPage { partition, keyspace, from: 0, to: u64::MAX, pattern: Some(pattern), keys, refused })
 }
 
 /// A stretch of rows, and its last hash.

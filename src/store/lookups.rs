@@ -10,6 +10,8 @@ use std::collections::VecDeque;
 use corduroy_shards::PartitionId;
 use hashbrown::HashSet;
 
+use super::op::ErrorKind;
+
 /// Answers kept at a time; a client's next SCAN usually goes on in the same one.
 const MAX_PAGES: usize = 32;
 /// Hand-overs after which a kept answer goes, so that it does not hold rows in memory for ever.
@@ -59,8 +61,8 @@ pub(super) struct LowerPage {
     pub(super) pattern: Option<Vec<u8>>,
     /// By hash.
     pub(super) keys: Vec<LowerKey>,
-    /// There were more than may be answered.
-    pub(super) too_many: bool,
+    /// Why KEYS must not be answered with it.
+    pub(super) refused: Option<ErrorKind>,
 }
 
 impl LowerPage {

@@ -244,6 +244,8 @@ pub enum ErrorKind {
     TooManyKeys,
     /// The answer would be larger than the limit. A write was carried out all the same.
     ReplyTooLarge,
+    /// KEYS or SCAN with a pattern that takes too long to match.
+    PatternTooCostly,
     /// An operation of a transaction would add more to values than one transaction may. It was not carried out.
     TransactionTooLarge,
     /// Too many KEYS, SCAN and RANDOMKEY in one transaction.

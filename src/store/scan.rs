@@ -5,7 +5,7 @@
 //! table, hand-overs, evictions and restarts do not move keys, so SCAN's guarantee needs nothing else.
 
 use super::exec::{Exec, Run, Stop};
-use super::glob::glob;
+use super::glob::Effort;
 use super::lookups::{LowerPage, Want};
 use super::op::{ErrorKind, Op, Outcome};
 use super::read::spend;
@@ -105,7 +105,7 @@ impl Exec<'_> {
         let wanted = kind.is_none_or(|kind| kind.eq_ignore_ascii_case(b"string"));
         let count = count.clamp(1, MAX_COUNT);
         let (mut from, mut examined, mut keys) = (cursor << CURSOR_SHIFT, 0, Vec::new());
-        let mut bytes = 0;
+        let (mut bytes, mut effort) = (0, Effort::of_a_command());
         for spans in 0.. {
             let page = |from: u64, keys| Ok(Outcome::Scan { cursor: from >> CURSOR_SHIFT, keys });
             if examined >= count || spans >= MAX_SPANS {
@@ -125,7 +125,8 @@ impl Exec<'_> {
                 }
                 last = Some(hash >> CURSOR_SHIFT);
                 examined += 1;
-                if wanted && pattern.is_none_or(|pattern| glob(pattern, key)) {
+                let matches = pattern.map_or(Some(true), |pattern| effort.glob(pattern, key));
+                if matches.ok_or(Stop::Error(ErrorKind::PatternTooCostly))? && wanted {
                     bytes += key.len();
                     keys.push(key.to_vec());
                 }
@@ -144,24 +145,31 @@ impl Exec<'_> {
         let below = if is_below { self.lookups.matches(id, keyspace, pattern) } else { None };
         let table = &self.partition.table;
         let rows = table.pages().flat_map(|page| &page.rows).filter(|row| row.is_live(now_ms));
-        let resident = rows.map(Row::key).filter(|key| glob(pattern, key));
+        let mut effort = Effort::of_a_command();
+        let too_costly = Stop::Error(ErrorKind::PatternTooCostly);
+        let resident = rows.map(Row::key).filter_map(|key| match effort.glob(pattern, key) {
+            Some(matches) => matches.then_some(Ok(key)),
+            None => Some(Err(too_costly)),
+        });
         let lower = below.map(|below| below.keys.as_slice()).unwrap_or_default().iter();
         let lower = lower.filter(|key| key.expire_at_ms > now_ms);
         let lower = lower
             .filter(|key| table.page(key.hash).is_none_or(|page| page.find(key.hash, &key.key).is_none()));
-        let all = resident.chain(lower.map(|key| key.key.as_slice()));
+        let all = resident.chain(lower.map(|key| Ok(key.key.as_slice())));
         let limit = self.options.max_keys_reply;
         let mut budget = self.options.max_reply_bytes;
-        let found = all.take(limit + 1).map(|key| spend(&mut budget, Outcome::Bulk(key.to_vec())));
+        let found = all.take(limit + 1).map(|key| spend(&mut budget, Outcome::Bulk(key?.to_vec())));
         let found = found.collect::<Run<Vec<Outcome>>>();
-        let too_many = below.is_some_and(|below| below.too_many);
+        let refused = below.and_then(|below| below.refused);
         // In a transaction the answer is wanted by its other ops too: it goes when all have run.
         if !self.committed {
             self.lookups.drop_matches(id, pattern);
         }
-        match found {
-            Ok(found) if !too_many && found.len() <= limit => Ok(Outcome::Array(found)),
-            _ => Err(Stop::Error(ErrorKind::TooManyKeys)),
+        match (refused, found) {
+            (Some(kind), _) => Err(Stop::Error(kind)),
+            (None, Ok(found)) if found.len() <= limit => Ok(Outcome::Array(found)),
+            (None, Err(stop)) if stop == too_costly => Err(stop),
+            (None, _) => Err(Stop::Error(ErrorKind::TooManyKeys)),
         }
     }
 

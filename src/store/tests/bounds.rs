@@ -133,6 +133,25 @@ fn run_jobs(store: &mut Store<MemLower>) {
 }
 
 #[test]
+fn a_pattern_that_takes_too_long_is_refused() {
+    let mut d = Driver::new(MemLower::default(), options());
+    for n in 0..4 {
+        d.run(&set(&format!("{}{n}", "a".repeat(50_000)), "v"));
+    }
+    let pattern = format!("*{}b", "a".repeat(20_000));
+    let refused = Outcome::Error(ErrorKind::PatternTooCostly);
+    let scan = Op::Scan { cursor: 0, count: 10, pattern: Some(pattern.as_bytes()), kind: None };
+    for _ in 0..2 {
+        assert_eq!(d.run(&keys(pattern.as_bytes())), refused);
+        assert_eq!(d.run(&scan), refused);
+        assert!(matches!(d.run(&keys(b"a*?3")), Outcome::Array(keys) if keys.len() == 1));
+        // The same by the lower level.
+        d.hand_over();
+        d.crash();
+    }
+}
+
+#[test]
 fn one_entry_of_few_bytes_keeps_to_the_memory() {
     let memory_bytes = 400_000;
     let mut d = Driver::new(MemLower::default(), tiny(memory_bytes));
