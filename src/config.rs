@@ -7,6 +7,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use corduroy_shards::runtime::CpuSet;
+
 pub mod load;
 pub mod redis;
 pub mod value;
@@ -15,6 +17,8 @@ pub use load::{Layers, Loaded, Problem, Source};
 use value::{Bytes, Cores, Millis, Secret, Value};
 pub use value::{LogFormat, LogLevel, Replication, WalSync};
 
+/// Log segments that a shard cannot do without, beside its spares: the one it writes, and two on their way back.
+const MIN_SEGMENTS_IN_USE: usize = 3;
 /// SLOWLOG's entries are held in memory.
 const SLOWLOG_MAX_LEN: usize = 1_000_000;
 
@@ -141,6 +145,8 @@ settings! {
     shutdown_timeout_ms: Millis = "10000", "timeout.shutdown_ms", Hot;
     /// Close a connection with so much unread output at once.
     output_hard_bytes: Bytes = "128MiB", "output.hard_bytes", Hot;
+    /// Close the connection with the most unread output while all of a core together have more than this.
+    output_core_bytes: Bytes = "512MiB", "output.core_bytes", Hot;
     /// Close a connection with so much unread output for `output.soft_ms`.
     output_soft_bytes: Bytes = "32MiB", "output.soft_bytes", Hot;
     /// How long output may stay above `output.soft_bytes`.
@@ -191,6 +197,26 @@ impl Config {
             "wal.segment_bytes",
             format!("{segment} is not a multiple of 1 MiB between 4 MiB and 1 GiB"),
         );
+        check(
+            (1..=256).contains(&self.wal_spare_segments),
+            "wal.spare_segments",
+            format!("{} is not between 1 and 256", self.wal_spare_segments),
+        );
+        let least = self.wal_spare_segments.saturating_add(MIN_SEGMENTS_IN_USE);
+        check(
+            self.wal_max_segments == 0 || self.wal_max_segments >= least,
+            "wal.max_segments",
+            format!(
+                "{} is below {least}: {MIN_SEGMENTS_IN_USE} in use beside those of wal.spare_segments; 0 sets no limit",
+                self.wal_max_segments
+            ),
+        );
+        check(
+            self.memory_bytes.0 == 0 || self.memory_bytes.0 >= MIB,
+            "memory_bytes",
+            format!("{} is below 1 MiB; 0 takes half of the memory there is", self.memory_bytes.0),
+        );
+        self.check_core_ports(&mut check);
         let most = segment / 2;
         check(
             self.max_bulk_bytes.0 <= most.max(64 * MIB) && self.max_bulk_bytes.0 >= MIB,
@@ -201,6 +227,11 @@ impl Config {
             self.output_soft_bytes.0 <= self.output_hard_bytes.0,
             "output.soft_bytes",
             format!("{} is above output.hard_bytes ({})", self.output_soft_bytes.0, self.output_hard_bytes.0),
+        );
+        check(
+            self.output_hard_bytes.0 <= self.output_core_bytes.0,
+            "output.core_bytes",
+            format!("{} is below output.hard_bytes ({})", self.output_core_bytes.0, self.output_hard_bytes.0),
         );
         check(self.max_clients > 0, "max_clients", "0 would let nobody connect".to_owned());
         check(
@@ -227,6 +258,27 @@ impl Config {
             ),
         );
         found
+    }
+
+    /// Each core's own port has to exist, and not be the one of all.
+    fn check_core_ports(&self, check: &mut impl FnMut(bool, &'static str, String)) {
+        if self.core_ports == 0 {
+            return;
+        }
+        let cores = self.cores.0.as_ref().map(CpuSet::len);
+        let cores = cores.unwrap_or_else(|| CpuSet::of_this_thread().map_or(1, |all| all.len()));
+        let first = usize::from(self.core_ports);
+        let last = first + cores.saturating_sub(1);
+        check(
+            last <= usize::from(u16::MAX),
+            "core_ports",
+            format!("{cores} cores have the ports {first} to {last}, and there is none above {}", u16::MAX),
+        );
+        check(
+            !(first..=last).contains(&usize::from(self.listen.port())),
+            "core_ports",
+            format!("{cores} cores have the ports {first} to {last}, and listen has one of them"),
+        );
     }
 }
 
@@ -261,6 +313,28 @@ mod tests {
     fn names_of_one_setting() {
         let sync = find("wal.sync").expect("there");
         assert_eq!((sync.flag().as_str(), sync.env().as_str()), ("wal-sync", "CORDUROY_WAL_SYNC"));
+    }
+
+    #[test]
+    fn what_cannot_work_is_found_with_its_key() {
+        let text = |settings: &[(&str, &str)]| {
+            let mut config = Config::default();
+            for (key, text) in settings {
+                (find(key).expect("a setting").set)(&mut config, text).expect("a value");
+            }
+            config.contradictions().into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        assert_eq!(text(&[("wal.max_segments", "1")]), ["wal.max_segments"]);
+        assert_eq!(text(&[("wal.max_segments", "8"), ("wal.spare_segments", "6")]), ["wal.max_segments"]);
+        assert!(text(&[("wal.max_segments", "5")]).is_empty());
+        assert_eq!(text(&[("wal.spare_segments", "1000000")]), ["wal.spare_segments"]);
+        assert_eq!(text(&[("wal.spare_segments", "0")]), ["wal.spare_segments"]);
+        assert_eq!(text(&[("memory_bytes", "64")]), ["memory_bytes"]);
+        assert_eq!(text(&[("core_ports", "65535"), ("cores", "0-1")]), ["core_ports"]);
+        assert!(text(&[("core_ports", "65534"), ("cores", "0-1")]).is_empty());
+        assert_eq!(text(&[("core_ports", "7378"), ("cores", "0-1")]), ["core_ports"]);
+        assert!(text(&[("core_ports", "7380"), ("cores", "0-1")]).is_empty());
+        assert_eq!(text(&[("output.core_bytes", "1MiB")]), ["output.core_bytes"]);
     }
 
     #[test]

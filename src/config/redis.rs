@@ -121,15 +121,37 @@ impl Live {
             .collect()
     }
 
-    /// Changes one.
+    /// Changes all, or none: settings that fit only together can be changed together.
     ///
     /// # Errors
-    /// Why not: what follows `ERR CONFIG SET failed (possibly related to argument 'name') - `.
-    pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+    /// The name of one that is at fault, and why: what follows
+    /// `ERR CONFIG SET failed (possibly related to argument 'name') - `.
+    pub fn set_all(&mut self, changes: &[(String, String)]) -> Result<(), (String, String)> {
+        let mut changed = self.clone();
+        let mut keys = Vec::new();
+        for (name, value) in changes {
+            let key = changed.set(name, value).map_err(|why| (name.clone(), why))?;
+            keys.extend(key.map(|key| (key, name)));
+        }
+        // There was none before, so whatever setting it names, these changes bring it about.
+        if let Some((at_fault, why)) = changed.config.contradictions().into_iter().next() {
+            let named = keys.iter().find(|(key, _)| *key == at_fault);
+            return Err(match (named, keys.first()) {
+                (Some((_, name)), _) => ((*name).clone(), why),
+                (None, Some((_, name))) => ((*name).clone(), format!("{at_fault}: {why}")),
+                (None, None) => (at_fault.to_owned(), why),
+            });
+        }
+        *self = changed;
+        Ok(())
+    }
+
+    /// Changes one, whatever the others are. Answers the key of the setting, if it was one.
+    fn set(&mut self, name: &str, value: &str) -> Result<Option<&'static str>, String> {
         let name = name.to_ascii_lowercase();
         if let Some(setting) = SETTINGS.iter().find(|s| s.key == name || s.redis.contains(&name.as_str())) {
             if (setting.show)(&self.config) == value && setting.heat != Heat::Hot {
-                return Ok(());
+                return Ok(None);
             }
             match setting.heat {
                 Heat::Hot => {}
@@ -138,28 +160,22 @@ impl Live {
                     return Err("can't set immutable config: it is fixed by the data folder".into());
                 }
             }
-            let mut changed = self.config.clone();
-            (setting.set)(&mut changed, value).map_err(|why| match setting.form {
+            (setting.set)(&mut self.config, value).map_err(|why| match setting.form {
                 // What Redis says, where the name is Redis's.
                 "N" if setting.key != name && value.parse::<i64>().is_err() => {
                     "argument couldn't be parsed into an integer".to_owned()
                 }
                 _ => why,
             })?;
-            // There was none before, so whatever setting it names, this change brings it about.
-            if let Some((key, why)) = changed.contradictions().into_iter().next() {
-                return Err(if key == setting.key { why } else { format!("{key}: {why}") });
-            }
-            self.config = changed;
-            return Ok(());
+            return Ok(Some(setting.key));
         }
         if let Some((_, fact)) = facts(&self.config).into_iter().find(|(fact, _)| *fact == name) {
-            return if fact == value { Ok(()) } else { Err("can't set immutable config".into()) };
+            return if fact == value { Ok(None) } else { Err("can't set immutable config".into()) };
         }
         match KNOBS.iter().find(|(knob, _)| *knob == name) {
             Some((knob, _)) => {
                 self.knobs.insert(knob, value.to_owned());
-                Ok(())
+                Ok(None)
             }
             None => Err(format!("Unknown option or number of arguments for CONFIG SET - '{name}'")),
         }
@@ -170,6 +186,13 @@ impl Live {
 mod tests {
     use super::*;
 
+    fn set(live: &mut Live, name: &str, value: &str) -> Result<(), String> {
+        live.set_all(&[(name.to_owned(), value.to_owned())]).map_err(|(at_fault, why)| {
+            assert_eq!(at_fault, name);
+            why
+        })
+    }
+
     fn get(live: &Live, name: &str) -> Option<String> {
         live.get(|candidate| candidate == name).pop().map(|(_, value)| value)
     }
@@ -177,21 +200,21 @@ mod tests {
     #[test]
     fn real_settings_have_two_names() {
         let mut live = Live::new(Config::default());
-        live.set("MAXCLIENTS", "77").expect("hot");
+        set(&mut live, "MAXCLIENTS", "77").expect("hot");
         assert_eq!(get(&live, "max_clients").as_deref(), Some("77"));
         assert_eq!(get(&live, "maxclients").as_deref(), Some("77"));
         assert_eq!(live.config.max_clients, 77);
-        assert!(live.set("maxclients", "x").is_err());
-        assert!(live.set("shards", "9").is_err());
-        live.set("wal.sync", "inline").expect("hot");
-        assert!(live.set("wal.max_in_flight", "3").is_err());
-        let why = live.set("slowlog-max-len", "x").expect_err("no number");
+        assert!(set(&mut live, "maxclients", "x").is_err());
+        assert!(set(&mut live, "shards", "9").is_err());
+        set(&mut live, "wal.sync", "inline").expect("hot");
+        assert!(set(&mut live, "wal.max_in_flight", "3").is_err());
+        let why = set(&mut live, "slowlog-max-len", "x").expect_err("no number");
         assert_eq!(why, "argument couldn't be parsed into an integer");
         assert!(
-            live.set("slowlog-log-slower-than", "-2").is_err()
-                && live.set("slowlog-max-len", "1000001").is_err()
+            set(&mut live, "slowlog-log-slower-than", "-2").is_err()
+                && set(&mut live, "slowlog-max-len", "1000001").is_err()
         );
-        live.set("slowlog-log-slower-than", "-1").expect("nothing is slow");
+        set(&mut live, "slowlog-log-slower-than", "-1").expect("nothing is slow");
     }
 
     #[test]
@@ -201,24 +224,47 @@ mod tests {
         config.listen = "0.0.0.0:7379".parse().expect("address");
         assert_eq!(config.contradictions(), []);
         let mut live = Live::new(config);
-        assert!(live.set("requirepass", "").expect_err("open to all").starts_with("listen: "));
+        assert!(set(&mut live, "requirepass", "").expect_err("open to all").starts_with("listen: "));
         assert!(
-            live.set("output.hard_bytes", "1").expect_err("below soft").starts_with("output.soft_bytes: ")
+            set(&mut live, "output.hard_bytes", "1")
+                .expect_err("below soft")
+                .starts_with("output.soft_bytes: ")
         );
-        assert!(live.set("maxclients", "0").is_err());
+        assert!(set(&mut live, "maxclients", "0").is_err());
         assert_eq!(get(&live, "requirepass").as_deref(), Some("secret"));
-        live.set("requirepass", "other").expect("still closed");
+        set(&mut live, "requirepass", "other").expect("still closed");
+    }
+
+    #[test]
+    fn several_changes_are_made_together_or_not_at_all() {
+        let mut live = Live::new(Config::default());
+        let pairs = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Vec<_>>()
+        };
+        let before = live.config.clone();
+        let bad = pairs(&[("maxclients", "55"), ("hz", "99"), ("timeout", "x")]);
+        assert_eq!(live.set_all(&bad).expect_err("no number").0, "timeout");
+        let unfit = pairs(&[("proto-max-bulk-len", "2097152"), ("output.hard_bytes", "1")]);
+        let (name, why) = live.set_all(&unfit).expect_err("below soft");
+        assert!(name == "proto-max-bulk-len" && why.starts_with("output.soft_bytes: "), "{name}: {why}");
+        assert_eq!((&live.config, get(&live, "hz").as_deref()), (&before, Some("10")));
+        // Neither fits without the other.
+        live.set_all(&pairs(&[("output.soft_bytes", "200MiB"), ("output.hard_bytes", "300MiB")]))
+            .expect("both fit");
+        live.set_all(&pairs(&[("proto-max-bulk-len", "2097152")])).expect("hot");
+        live.set_all(&pairs(&[("maxclients", "100")])).expect("hot");
+        assert_eq!(get(&live, "proto-max-bulk-len").as_deref(), Some("2097152"));
     }
 
     #[test]
     fn facts_stay_and_knobs_are_remembered() {
         let mut live = Live::new(Config::default());
-        live.set("appendonly", "yes").expect("it is so");
-        assert!(live.set("appendonly", "no").is_err());
-        live.set("hash-max-ziplist-value", "99").expect("a knob");
+        set(&mut live, "appendonly", "yes").expect("it is so");
+        assert!(set(&mut live, "appendonly", "no").is_err());
+        set(&mut live, "hash-max-ziplist-value", "99").expect("a knob");
         assert_eq!(get(&live, "hash-max-ziplist-value").as_deref(), Some("99"));
         assert_eq!(get(&live, "save").as_deref(), Some(""));
-        assert!(live.set("no-such-thing", "1").expect_err("unknown").contains("Unknown option"));
+        assert!(set(&mut live, "no-such-thing", "1").expect_err("unknown").contains("Unknown option"));
         assert!(live.get(|_| true).len() > KNOBS.len() + SETTINGS.len());
     }
 }

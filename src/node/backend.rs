@@ -60,8 +60,8 @@ impl Backend for Core {
         self.shared.settings(|name| glob(&pattern, name.as_bytes()))
     }
 
-    fn config_set(&self, name: &str, value: &str) -> Result<(), String> {
-        self.shared.set(name, value)
+    fn config_set(&self, changes: &[(String, String)]) -> Result<(), (String, String)> {
+        self.shared.set(changes)
     }
 
     fn requires_password(&self) -> Option<String> {

@@ -158,9 +158,9 @@ impl Shared {
     ///
     /// # Errors
     /// As [`Live::set`].
-    pub fn set(&self, name: &str, value: &str) -> Result<(), String> {
+    pub fn set(&self, changes: &[(String, String)]) -> Result<(), (String, String)> {
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
-        live.set(name, value)?;
+        live.set_all(changes)?;
         self.apply(&live.config);
         self.version.fetch_add(1, Ordering::Release);
         drop(live);

@@ -272,11 +272,11 @@ impl Backend for Fake {
             .collect()
     }
 
-    fn config_set(&self, name: &str, value: &str) -> Result<(), String> {
-        if value == "bad" {
-            return Err("not a number".to_owned());
+    fn config_set(&self, changes: &[(String, String)]) -> Result<(), (String, String)> {
+        if let Some((name, _)) = changes.iter().find(|(_, value)| value == "bad") {
+            return Err((name.clone(), "not a number".to_owned()));
         }
-        self.settings.borrow_mut().insert(name.to_owned(), value.to_owned());
+        self.settings.borrow_mut().extend(changes.iter().cloned());
         Ok(())
     }
 

@@ -54,11 +54,12 @@ pub trait Backend {
     /// Settings that match a glob pattern, as (name, value), for CONFIG GET.
     fn config_get(&self, pattern: &[u8]) -> Vec<(String, String)>;
 
-    /// Changes a setting at run time.
+    /// Changes settings at run time: all, or none.
     ///
     /// # Errors
-    /// The text after `-ERR CONFIG SET failed ...`, if the setting is not hot or the value is bad.
-    fn config_set(&self, name: &str, value: &str) -> Result<(), String>;
+    /// The name of one that is at fault, and the text after `-ERR CONFIG SET failed ...`: it is not hot, its value is bad,
+    /// or does not fit another setting's.
+    fn config_set(&self, changes: &[(String, String)]) -> Result<(), (String, String)>;
 
     /// The password that AUTH wants, if one is configured.
     fn requires_password(&self) -> Option<String>;

@@ -119,51 +119,39 @@ pub fn set(call: &mut Call<'_>) {
         }
         changes.push((lower, String::from_utf8_lossy(value).into_owned()));
     }
-    let mut done: Vec<(&str, String)> = Vec::new();
-    for (name, value) in &changes {
-        let before = settings(&call.session.hub, call.backend, name.as_bytes()).remove(name);
-        if let Err(why) = change(&call.session.hub, call.backend, name, value) {
-            let undo = |name: &str, before: &str| change(&call.session.hub, call.backend, name, before);
-            let kept: Vec<&str> = done
-                .iter()
-                .rev()
-                .filter(|(name, before)| undo(name, before).is_err())
-                .map(|(n, _)| *n)
-                .collect();
-            // Another connection may have changed what does not fit any more.
-            let kept = if kept.is_empty() {
-                String::new()
-            } else {
-                format!("; changed all the same: {}", kept.join(" "))
-            };
-            return call.out.error(failed(name, &(why + &kept)));
-        }
-        done.extend(before.map(|before| (name.as_str(), before)));
+    match change(&call.session.hub, call.backend, changes) {
+        Ok(()) => connection::ok(call),
+        Err((name, why)) => call.out.error(failed(&name, &why)),
     }
-    connection::ok(call);
 }
 
 fn failed(name: &str, why: &str) -> String {
     format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}")
 }
 
-fn change(hub: &Hub, backend: &dyn Backend, name: &str, value: &str) -> Result<(), String> {
-    if backend.config_get(name.as_bytes()).iter().any(|(known, _)| known == name) {
-        return backend.config_set(name, value);
+/// Changes all, or none.
+fn change(hub: &Hub, backend: &dyn Backend, changes: Vec<(String, String)>) -> Result<(), (String, String)> {
+    let is_nodes =
+        |name: &str| backend.config_get(name.as_bytes()).into_iter().any(|(known, _)| known == name);
+    let (nodes, own): (Vec<_>, Vec<_>) = changes.into_iter().partition(|(name, _)| is_nodes(name));
+    let mut to_remember = Vec::new();
+    for (name, value) in own {
+        if let Some((known, _)) = REMEMBERED.iter().find(|(known, _)| *known == name) {
+            // Memory stays bounded by the list of names.
+            to_remember.push((*known, value.chars().take(1024).collect::<String>()));
+            continue;
+        }
+        let fixed = FIXED.iter().find(|(fixed, _)| *fixed == name).map(|(_, holds)| *holds);
+        match fixed {
+            Some(holds) if value.eq_ignore_ascii_case(holds) => {}
+            Some(holds) => return Err((name, format!("it is always '{holds}' here"))),
+            None => return Err((name, "no such setting".to_owned())),
+        }
     }
-    if let Some((_, holds)) = FIXED.iter().find(|(fixed, _)| *fixed == name) {
-        return if value.eq_ignore_ascii_case(holds) {
-            Ok(())
-        } else {
-            Err(format!("it is always '{holds}' here"))
-        };
+    if !nodes.is_empty() {
+        backend.config_set(&nodes)?;
     }
-    let Some((known, _)) = REMEMBERED.iter().find(|(known, _)| *known == name) else {
-        return Err("no such setting".to_owned());
-    };
-    let mut remembered = hub.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-    // Memory stays bounded by the list of names.
-    remembered.insert(known, value.chars().take(1024).collect());
+    hub.remembered.lock().unwrap_or_else(PoisonError::into_inner).extend(to_remember);
     Ok(())
 }
 
