@@ -58,6 +58,8 @@ pub(crate) struct Applying<'a, M: StateMachine> {
     pub counters: &'a mut Counters,
     pub now: Now,
     pub budget: Budget,
+    /// What outcomes of one turn may take.
+    pub outcome_bytes: usize,
     #[cfg(feature = "sim")]
     pub swap_replies: bool,
 }
@@ -144,6 +146,16 @@ impl<M: StateMachine> Applying<'_, M> {
     /// it: as long as the row is open, reads keep joining it, as many as are answered.
     fn operations(&mut self, slot: &mut Slot, entry: &AtHand<'_>) -> Progress {
         loop {
+            if self.outbox.bytes >= self.outcome_bytes {
+                self.budget.bytes = 0;
+                if slot.cursor.left > 0 {
+                    return Progress::More;
+                }
+                if entry.is_ours {
+                    self.answer_or_park(slot, entry);
+                }
+                return Progress::Done;
+            }
             if self.budget.is_spent() && slot.cursor.left > 0 {
                 return Progress::More;
             }
@@ -191,6 +203,7 @@ impl<M: StateMachine> Applying<'_, M> {
                 slot.conns.sub(ticket.conn);
                 slot.pending.sub(bytes);
                 self.totals.sub(bytes);
+                self.outbox.bytes += M::outcome_bytes(&outcome);
                 self.outbox.done(ticket, entry.at.lsn, outcome);
             }
         }
@@ -206,10 +219,11 @@ impl<M: StateMachine> Applying<'_, M> {
         }
     }
 
-    /// All operations are applied, and a read behind them needs a job: it and those that come behind it on its connection
-    /// wait at the replica instead, so that the entry does not stay open for them.
+    /// All operations are applied, and a read behind them needs a job, or the next turn, since this one has brought enough:
+    /// it and those that come behind it on its connection wait at the replica instead, so that the entry does not stay
+    /// open for them.
     fn answer_or_park(&mut self, slot: &mut Slot, entry: &AtHand<'_>) {
-        let row = slot.rows.front_mut().expect("a read of the row has just been tried");
+        let row = slot.rows.front_mut().expect("the entry is ours");
         let (deadline_ns, mut requests) = (row.deadline_ns, std::mem::take(&mut row.requests));
         while let Some(Item { ticket, work }) = requests.peek() {
             let Work::Read { start, bytes } = work else {
@@ -218,10 +232,14 @@ impl<M: StateMachine> Applying<'_, M> {
             let op = requests.read_op(start, bytes);
             let op_bytes = op.len();
             self.budget.spend(op_bytes);
-            match self.machine.read(slot.partition, op, entry.clock_ms) {
+            let is_full = self.outbox.bytes >= self.outcome_bytes;
+            let step =
+                if is_full { Step::Blocked } else { self.machine.read(slot.partition, op, entry.clock_ms) };
+            match step {
                 Step::Done(outcome) if !slot.parked.holds(ticket.conn) => {
                     slot.pending.sub(op_bytes);
                     self.totals.sub(op_bytes);
+                    self.outbox.bytes += M::outcome_bytes(&outcome);
                     self.outbox.done(ticket, entry.at.lsn, outcome);
                 }
                 Step::Done(_) | Step::Blocked | Step::Passed => {
@@ -287,9 +305,10 @@ impl<M: StateMachine> Applying<'_, M> {
     }
 
     /// Answers a read from the applied state. Returns false if it has to be parked: behind another one of its
-    /// connection, until the replica has caught up, or until a job has brought what it needs.
+    /// connection, until the replica has caught up, until a job has brought what it needs, or until the next turn, if
+    /// this one has brought enough.
     pub fn read(&mut self, slot: &mut Slot, ticket: Ticket, op: &[u8]) -> bool {
-        if !slot.replica.is_settled() {
+        if !slot.replica.is_settled() || self.outbox.bytes >= self.outcome_bytes {
             return false;
         }
         // Tried also where it has to follow another one: what it needs is then on its way already.
@@ -298,6 +317,7 @@ impl<M: StateMachine> Applying<'_, M> {
             Step::Done(outcome) if !slot.parked.holds(ticket.conn) => {
                 slot.pending.sub(op.len());
                 self.totals.sub(op.len());
+                self.outbox.bytes += M::outcome_bytes(&outcome);
                 self.outbox.done(ticket, slot.replica.applied(), outcome);
                 true
             }

@@ -94,6 +94,13 @@ pub trait StateMachine {
         false
     }
 
+    /// What an outcome takes in memory, roughly, in bytes: a turn brings no more than
+    /// [`Limits::outcome_bytes`](crate::Limits::outcome_bytes), and one more outcome.
+    fn outcome_bytes(outcome: &Self::Outcome) -> usize {
+        let _ = outcome;
+        0
+    }
+
     /// The highest stamp, in ms since 1970, of any entry of the partition that is part of what
     /// [`StateMachine::persisted`] speaks of; 0 if it is not known. New stamps never go below it, also when the
     /// wall clock was set back between two lives.

@@ -148,6 +148,47 @@ fn reads_that_keep_coming_behind_a_write_do_not_keep_its_entry_open() {
 }
 
 #[test]
+fn a_turn_brings_no_more_than_may_be_held() {
+    let mut world = limited(|limits| limits.outcome_bytes = 300);
+    world.disk.set_stalled(false);
+    world.write(1, 0, &format!("set a {}", "x".repeat(100)));
+    world.settle();
+    // Reads of their own, reads behind a write, and a write of somebody else after that.
+    for seq in 1..=20 {
+        world.read(2, seq, "get a");
+    }
+    world.write(3, 0, "set b 1");
+    for seq in 1..=20 {
+        world.read(3, seq, "get a");
+    }
+    let (mut asked, mut other) = (20, None);
+    for turn in 0.. {
+        if turn == 3 {
+            world.write(4, 0, "set c 1");
+        }
+        // One client goes on asking for as much as it gets: that holds up nobody's writes.
+        if turn < 30 {
+            asked += 4;
+            (asked - 3..=asked).for_each(|seq| world.read(3, seq, "get a"));
+        }
+        let before = world.order.len();
+        world.turn();
+        let answered = world.order.get(before..).expect("replies are added").iter();
+        let large = answered.filter(|(conn, seq)| *seq > 0 && *conn < 4).count();
+        assert!(large <= 3, "{large} of 100 bytes in turn {turn}");
+        other = other.or(world.got(4, 0).map(|_| turn));
+        if turn > 30 && !world.out.again {
+            break;
+        }
+    }
+    assert!(other.is_some_and(|turn| turn < 20), "{other:?}");
+    for conn in [2, 3] {
+        let seqs = world.order.iter().filter(|(other, _)| *other == conn).map(|(_, seq)| *seq);
+        assert!(seqs.eq(u64::from(conn == 2)..=if conn == 2 { 20 } else { asked }), "order of {conn}");
+    }
+}
+
+#[test]
 fn cold_reads_behind_a_write_are_fetched_together_and_do_not_keep_its_entry_open() {
     let mut world = World::ready(&[P]);
     let (mut asked, mut turns) = (0, 0);

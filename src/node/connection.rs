@@ -52,6 +52,8 @@ pub struct Conn {
     /// Since when a request has been arriving, and how much since.
     partial: Cell<Option<(u64, u64)>>,
     over_soft_since_ns: Cell<Option<u64>>,
+    /// What it has to send, as last counted into the core's sum.
+    counted_bytes: Cell<usize>,
 }
 
 /// Output taken from the session, and how much of it is sent.
@@ -174,6 +176,7 @@ pub fn open(core: &Rc<Core>, socket: Socket, peer: Option<SocketAddr>) {
         last_input_ns: Cell::new(core.now().mono_ns),
         partial: Cell::new(None),
         over_soft_since_ns: Cell::new(None),
+        counted_bytes: Cell::new(0),
     });
     core.conns.borrow_mut().insert(Rc::clone(&conn));
     publish_count(core);
@@ -337,6 +340,7 @@ pub fn settle(core: &Rc<Core>, conn: &Rc<Conn>) {
         close(core, conn);
         return;
     }
+    count_output(core, conn);
     check_backlog(core, conn);
     if conn.may_read(core) {
         queue(core, conn);
@@ -365,6 +369,22 @@ fn flush(core: &Rc<Core>, conn: &Rc<Conn>) -> io::Result<()> {
         }
         session.output_written(sent);
         session.resume(&**core);
+    }
+}
+
+/// Counts what a connection has to send; closes those with the most while all together have too much.
+fn count_output(core: &Rc<Core>, conn: &Conn) {
+    let session = conn.session.borrow();
+    let bytes = conn.unsent_bytes() + session.output().len() + session.held_bytes();
+    drop(session);
+    let before = conn.counted_bytes.replace(bytes);
+    core.output_bytes.set(core.output_bytes.get() + bytes - before);
+    while core.output_bytes.get() as u64 > core.config().output_core_bytes.0 {
+        let most = core.conns.borrow().all().into_iter().max_by_key(|conn| conn.counted_bytes.get());
+        let Some(most) = most else { return };
+        let (conn, backlog) = (most.id, most.counted_bytes.get());
+        tracing::warn!(conn, backlog, "closing a connection: it holds the most of too much unread output");
+        close(core, &most);
     }
 }
 
@@ -399,6 +419,7 @@ pub fn close(core: &Rc<Core>, conn: &Rc<Conn>) {
         return;
     }
     conn.socket.shutdown();
+    core.output_bytes.set(core.output_bytes.get() - conn.counted_bytes.take());
     core.conns.borrow_mut().remove(conn.id);
     core.shared.connections.fetch_sub(1, Ordering::Relaxed);
     publish_count(core);

@@ -124,6 +124,8 @@ pub struct Core {
     pub decided: RefCell<Vec<(Ticket, SessionReply)>>,
     /// Its connections.
     pub conns: RefCell<Conns>,
+    /// What all of them have to send and have not sent.
+    pub output_bytes: Cell<usize>,
     /// Connections to be settled: their sessions got replies.
     pub unsettled: RefCell<Vec<Rc<Conn>>>,
     /// Connections whose sockets may be read.
@@ -200,6 +202,7 @@ impl Core {
             stages: Cell::new(None),
             decided: RefCell::default(),
             conns: RefCell::new(Conns::new(index)),
+            output_bytes: Cell::new(0),
             unsettled: RefCell::default(),
             readable: RefCell::default(),
             listening: RefCell::default(),

@@ -40,7 +40,7 @@ const OUTPUT_PAUSE_BYTES: usize = 1 << 20;
 /// Output that the requests under way may be expected to bring.
 const EXPECTED_OUTPUT_BYTES: usize = 32 << 20;
 /// What a reply is taken to bring before any has come: the window opens as small ones come in.
-const UNKNOWN_REPLY_BYTES: usize = 256 << 10;
+const UNKNOWN_REPLY_BYTES: usize = 4 << 20;
 /// Tickets carry the slot's number above these bits and the part of a split request in them.
 const PART_BITS: u32 = 16;
 
@@ -87,6 +87,8 @@ pub struct Session {
     front: u64,
     in_flight: usize,
     in_flight_bytes: usize,
+    /// Requests under way whose replies may be large.
+    unsure: usize,
     /// Replies in the queue, behind one that is still to come.
     held_bytes: usize,
     /// Parsing stands before a request that needs everything before it to be answered.
@@ -162,7 +164,7 @@ impl Session {
         if self.stalled {
             self.stalled = self.in_flight > 0;
         }
-        if self.head < self.pending.len() && self.in_flight * 2 <= self.window() {
+        if self.in_flight * 2 <= MAX_IN_FLIGHT && self.unsure * 2 <= self.window() {
             self.resume(backend);
         }
     }
@@ -176,7 +178,7 @@ impl Session {
         self.hub.stats(self.core)
     }
 
-    /// How many requests may be in flight: fewer when replies are large.
+    /// How many requests whose replies may be large may be in flight: fewer when they are.
     fn window(&self) -> usize {
         (EXPECTED_OUTPUT_BYTES / self.reply_size_hint.max(1)).clamp(1, MAX_IN_FLIGHT)
     }
@@ -186,7 +188,8 @@ impl Session {
             || self.ending != Ending::No
             || self.out.len() + self.held_bytes > OUTPUT_PAUSE_BYTES
             || self.in_flight_bytes > MAX_IN_FLIGHT_BYTES
-            || (self.in_flight > 0 && self.in_flight >= self.window())
+            || self.in_flight >= MAX_IN_FLIGHT
+            || (self.unsure > 0 && self.unsure >= self.window())
     }
 
     /// Carries out requests from the front of `bytes`; answers how many bytes are done with.
@@ -354,6 +357,8 @@ impl Session {
         let number = self.front + self.queue.len() as u64 - 1;
         if let Some(slot) = self.queue.back_mut() {
             slot.request_bytes += self.scratch.len();
+            self.unsure += usize::from(!slot.is_unsure && queue::may_be_large(op));
+            slot.is_unsure |= queue::may_be_large(op);
         }
         self.in_flight += 1;
         self.in_flight_bytes += self.scratch.len();
@@ -370,6 +375,7 @@ impl Session {
             entry: entry.index,
             resp3: self.resp3,
             muted: self.muted,
+            is_unsure: false,
             request_bytes: 0,
             started_ns: self.clock_ns,
             brief: Brief::new(args),

@@ -435,6 +435,10 @@ impl<L: Lower> StateMachine for Store<L> {
         self.retry_hand_over();
     }
 
+    fn outcome_bytes(outcome: &Outcome) -> usize {
+        outcome.cost_bytes()
+    }
+
     fn frees_space(op: &[u8]) -> bool {
         Op::frees_space(op)
     }

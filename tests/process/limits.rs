@@ -162,3 +162,38 @@ fn figures_may_be_asked_for_in_one_breath_with_a_write() {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+#[test]
+fn unread_output_of_a_core_is_bounded_over_all_its_connections() {
+    let dir = data_dir();
+    let limits =
+        ["--output-core-bytes", "8MiB", "--output-hard-bytes", "8MiB", "--output-soft-bytes", "8MiB"];
+    let server = Server::start(dir.path(), &[&limits[..], &["--cores", "0"]].concat());
+    let mut other = server.connect();
+    exchange(&mut other, b"SETRANGE big 999999 x\r\n", b":1000000\r\n");
+    // None of them alone holds too much: reads behind writes are answered whether or not their replies are read.
+    let mut silent: Vec<_> = (0..24).map(|_| server.connect()).collect();
+    for stream in &mut silent {
+        stream.write_all(&b"SET a 1\r\nGET big\r\n".repeat(7)).expect("sent");
+    }
+    let begun = std::time::Instant::now();
+    while !server.log().contains("it holds the most of too much unread output") {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{}", server.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // Who reads is served; whoever was closed finds the end, the others all their replies.
+    exchange(&mut other, b"PING\r\n", b"+PONG\r\n");
+    let whole = 7 * ("+OK\r\n".len() + "$1000000\r\n\r\n".len() + 1_000_000);
+    let got = silent.iter_mut().map(|stream| {
+        let (mut total, mut buffer) = (0, vec![0; 1 << 16]);
+        while total < whole {
+            match stream.read(&mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => total += count,
+            }
+        }
+        total
+    });
+    let whole_ones = got.filter(|total| *total == whole).count();
+    assert!((1..24).contains(&whole_ones), "{whole_ones} of 24 got everything");
+}

@@ -386,6 +386,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             counters: &mut self.counters,
             now: self.now,
             budget,
+            outcome_bytes: self.options.limits.outcome_bytes,
             #[cfg(feature = "sim")]
             swap_replies: self.options.has(PlantedBug::SwapReplies),
         };

@@ -14,6 +14,8 @@ use crate::stages::Answered;
 #[derive(Debug)]
 pub(crate) struct Outbox<O> {
     pub replies: Vec<(Ticket, Reply<O>)>,
+    /// Bytes of the turn's outcomes.
+    pub bytes: usize,
     pub answered: Vec<Answered>,
     pub fenced: Vec<(PartitionId, String)>,
     #[cfg(feature = "sim")]
@@ -26,6 +28,7 @@ impl<O> Default for Outbox<O> {
     fn default() -> Self {
         Self {
             replies: Vec::new(),
+            bytes: 0,
             answered: Vec::new(),
             fenced: Vec::new(),
             #[cfg(feature = "sim")]

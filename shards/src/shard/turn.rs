@@ -382,9 +382,13 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.room.look(&mut self.wal, &mut self.machine, self.now.mono_ns);
         let more = self.machine.maintain(self.options.maintain_ns);
         self.machine.take_jobs(&mut out.jobs);
+        // Reads that are parked for the sake of it are tried in the next turn.
+        let was_full = std::mem::take(&mut self.outbox.bytes) >= self.options.limits.outcome_bytes;
+        self.jobs_ended |= was_full;
         out.add_replies(&mut self.outbox.replies, &mut self.outbox.answered);
         out.fenced.append(&mut self.outbox.fenced);
         out.again = more
+            || was_full
             || self.replicas.listed(List::Apply) > 0
             || (self.wal.can_submit() && (self.left_over || self.replicas.listed(List::Begin) > 0));
         let tick = (self.replicas.listed(List::Watched) > 0).then_some(self.next_tick_ns);

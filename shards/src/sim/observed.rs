@@ -134,6 +134,10 @@ impl<S: Subject> StateMachine for Observed<S> {
         self.inner.expect_replay(partition, last);
     }
 
+    fn outcome_bytes(outcome: &S::Outcome) -> usize {
+        S::Machine::outcome_bytes(outcome)
+    }
+
     fn frees_space(op: &[u8]) -> bool {
         unstamp(op).is_some_and(|(_, op)| S::Machine::frees_space(op))
     }

@@ -157,6 +157,10 @@ impl StateMachine for Kv {
         self.hand_overs_wanted += 1;
     }
 
+    fn outcome_bytes(outcome: &String) -> usize {
+        outcome.len()
+    }
+
     fn frees_space(op: &[u8]) -> bool {
         op.starts_with(b"del ")
     }

@@ -46,6 +46,7 @@ impl Session {
             in_flight_bytes: 0,
             held_bytes: 0,
             stalled: false,
+            unsure: 0,
             reply_size_hint: super::UNKNOWN_REPLY_BYTES,
             ending: Ending::No,
             scratch: Vec::new(),

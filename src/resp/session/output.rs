@@ -25,6 +25,12 @@ impl Session {
         self.clock_is_fresh = false;
     }
 
+    /// Bytes of replies that are not to be written yet, behind one that is still to come.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
     /// Submitted requests whose outcome has not come yet.
     #[must_use]
     pub fn in_flight(&self) -> usize {

@@ -7,7 +7,7 @@ use super::{
     Backend, Ending, Outcome, PartitionId, Reply, Session, SessionReply, Watched, Writer, errors, take,
 };
 use crate::resp::slowlog::{SlowCommand, StageTimes};
-use crate::store::ErrorKind;
+use crate::store::{ErrorKind, Op, SetReply};
 
 /// The start of a request's arguments, kept for SLOWLOG while it is in flight.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +45,8 @@ pub struct Slot {
     pub entry: u16,
     pub resp3: bool,
     pub muted: bool,
+    /// Its reply may be large: it counts against the window until it is there.
+    pub is_unsure: bool,
     pub request_bytes: usize,
     pub started_ns: u64,
     pub brief: Brief,
@@ -59,6 +61,7 @@ impl Slot {
             entry: 0,
             resp3,
             muted: false,
+            is_unsure: false,
             request_bytes: 0,
             started_ns: 0,
             brief,
@@ -78,6 +81,17 @@ pub enum Body {
     Parts(Box<Parts>),
     /// The outcome of EXEC.
     Exec(Box<super::transaction::Plan>),
+}
+
+/// Whether an op's answer may hold a value or many keys, and not only a number or a word.
+pub fn may_be_large(op: &Op<'_>) -> bool {
+    match op {
+        Op::Set { reply, .. } => *reply == SetReply::Old,
+        Op::GetDel { .. } | Op::GetEx { .. } | Op::Multi { .. } => true,
+        Op::Get { .. } | Op::GetRange { .. } | Op::MGet { .. } | Op::Lcs { .. } => true,
+        Op::Keys { .. } | Op::Scan { .. } | Op::RandomKey { .. } => true,
+        _ => false,
+    }
 }
 
 /// Outcomes of a split request.
@@ -266,11 +280,14 @@ impl Session {
     /// Writes the reply of the slot at this place of the queue, and lets it go if its turn has come.
     fn settle(&mut self, at: usize, backend: &dyn Backend, write: impl FnOnce(&mut Self, &mut Writer<'_>)) {
         let Some(slot) = self.queue.get(at) else { return };
-        let (resp3, muted, index) = (slot.resp3, slot.muted, slot.entry);
+        let (resp3, muted, is_unsure, index) = (slot.resp3, slot.muted, slot.is_unsure, slot.entry);
         let mut out = if at == 0 { take(&mut self.out) } else { Vec::new() };
         let before = out.len();
         write(self, &mut Writer::new(&mut out, resp3));
-        self.reply_size_hint = (self.reply_size_hint - self.reply_size_hint / 16).max(out.len() - before);
+        if is_unsure {
+            self.unsure -= 1;
+            self.reply_size_hint = (self.reply_size_hint - self.reply_size_hint / 16).max(out.len() - before);
+        }
         self.note_error(Some(index), out.get(before..).unwrap_or_default());
         if muted {
             out.truncate(before);
