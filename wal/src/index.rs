@@ -51,7 +51,7 @@ pub(crate) struct LogPart {
     /// The entries that the segment adds (and that replace older ones from their first on).
     pub runs: Runs,
     /// New places of entries that the log holds; all lie below the runs' first, and gaps lie between them.
-    pub copies: Runs,
+    pub copies: Option<Box<Runs>>,
 }
 
 impl LogPart {
@@ -67,13 +67,13 @@ impl LogPart {
                 if self.runs.first().is_some_and(|first| first < record.first) {
                     self.prev_term = record.prev_term;
                 }
-                for runs in [&mut self.runs, &mut self.copies] {
+                for runs in [Some(&mut self.runs), self.copies.as_deref_mut()].into_iter().flatten() {
                     runs.drop_below(record.first, |_| {});
                     runs.truncate(record.last.next(), |_| {});
                 }
             }
             RecordKind::Copy => {
-                runs.for_each(|run| self.copies.put(run, |_| {}));
+                runs.for_each(|run| self.copies.get_or_insert_default().put(run, |_| {}));
                 return;
             }
             RecordKind::Append => {}
@@ -89,7 +89,7 @@ impl LogPart {
                 self.runs.clear(|_| {});
             }
             self.runs.truncate(record.first, |_| {});
-            self.copies.truncate(record.first, |_| {});
+            self.copies.iter_mut().for_each(|copies| copies.truncate(record.first, |_| {}));
             if self.runs.is_empty() {
                 self.prev_term = record.prev_term;
             }
@@ -185,7 +185,7 @@ impl LogEntry {
             self.last = part.runs.last().unwrap_or(self.last);
             self.base_home = segment;
         }
-        part.copies.iter().for_each(|copy| self.runs.put(*copy, |_| {}));
+        part.copies.iter().flat_map(|copies| copies.iter()).for_each(|copy| self.runs.put(*copy, |_| {}));
         if part.hard_state.is_some() && !planted::is(Planted::SkipHardState) {
             self.hard_state = part.hard_state;
             self.hard_state_home = segment;
@@ -254,7 +254,8 @@ impl Index {
             let alive = part.base.is_some()
                 || part.hard_state.is_some()
                 || part.conf.is_some()
-                || !(part.runs.is_empty() && part.copies.is_empty());
+                || !part.runs.is_empty()
+                || part.copies.is_some();
             if alive || self.logs.contains_key(&log) {
                 let entry = self.entry(log);
                 if entry.base_home == SegmentSeq::ZERO {

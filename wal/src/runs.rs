@@ -107,6 +107,10 @@ impl Runs {
                 return;
             }
         }
+        self.add(run);
+    }
+
+    fn add(&mut self, run: Run) {
         // Most logs are idle, with a single run.
         self.0.reserve_exact(usize::from(self.0.capacity() == 0));
         self.0.push_back(run);
@@ -179,7 +183,7 @@ impl Runs {
             }
             rest = old.part(run.last().next(), old.last());
         }
-        self.0.push_back(run);
+        self.add(run);
         self.0.extend(rest);
         self.0.extend(behind);
     }

@@ -8,7 +8,7 @@ use crate::format::record::{decode_hard_state, encode_hard_state};
 use crate::format::{Cursor, Head, head_is_whole};
 use crate::ids::{BatchSeq, LogId, Lsn, SegmentSeq, Term};
 use crate::index::{LogPart, SegmentIndex};
-use crate::runs::Run;
+use crate::runs::{Run, Runs};
 
 const MAGIC: u32 = 0xF007_E401;
 const TAIL_BYTES: usize = 64;
@@ -107,7 +107,7 @@ fn encode_part(log: LogId, part: &LogPart, out: &mut Vec<u8>) {
         | part.base.map_or(0, |_| FLAG_BASE)
         | part.hard_state.map_or(0, |_| FLAG_HARD_STATE)
         | part.conf.as_ref().map_or(0, |_| FLAG_CONF)
-        | if part.copies.is_empty() { 0 } else { FLAG_COPIES };
+        | part.copies.as_ref().map_or(0, |_| FLAG_COPIES);
     let runs = u32::try_from(part.runs.iter().len()).expect("fewer than entries");
     let head = Head::<24>::new().u64(log.get()).u32(flags).u32(runs).u64(part.prev_term.get());
     out.extend_from_slice(&head.bytes);
@@ -122,11 +122,11 @@ fn encode_part(log: LogId, part: &LogPart, out: &mut Vec<u8>) {
         out.extend_from_slice(conf);
     }
     part.runs.iter().for_each(|run| encode_run(run, out));
-    if !part.copies.is_empty() {
-        let copies = u32::try_from(part.copies.iter().len()).expect("fewer than entries");
+    if let Some(copies) = &part.copies {
+        let copies = u32::try_from(copies.iter().len()).expect("fewer than entries");
         out.extend_from_slice(&copies.to_le_bytes());
     }
-    for copy in part.copies.iter() {
+    for copy in part.copies.iter().flat_map(|copies| copies.iter()) {
         out.extend_from_slice(&copy.prev_term.get().to_le_bytes());
         encode_run(copy, out);
     }
@@ -174,11 +174,13 @@ fn decode_part(fields: &mut Cursor<'_>, segment: SegmentSeq) -> Option<(LogId, L
         prev_term = run.term;
         part.runs.push(run);
     }
-    let copies = if flags & FLAG_COPIES != 0 { fields.u32()? } else { 0 };
-    for _ in 0..copies {
+    let mut copies = (flags & FLAG_COPIES != 0).then(Box::<Runs>::default);
+    for _ in 0..if copies.is_some() { fields.u32()? } else { 0 } {
         let prev_term = Term(fields.u64()?);
-        part.copies.put(decode_run(fields, segment, prev_term)?, |_| {});
+        let run = decode_run(fields, segment, prev_term)?;
+        copies.iter_mut().for_each(|copies| copies.put(run, |_| {}));
     }
+    part.copies = copies;
     Some((log, part))
 }
 
