@@ -121,8 +121,14 @@ fn open_shard(
     let folder = Identity::shard_folder(&config.data_dir, shard);
     let (wal_folder, state_folder) = (folder.join("wal"), folder.join("state"));
     for folder in [&wal_folder, &state_folder] {
-        let what = || format!("making {}", folder.display());
-        std::fs::create_dir_all(folder).map_err(|source| StartError::System { what: what(), source })?;
+        let what = || {
+            format!(
+                "looking for {}, which was made when the node was formatted (restore it from a backup; only if the shard's \
+                 data is to be given up, make the folder by hand)",
+                folder.display()
+            )
+        };
+        std::fs::read_dir(folder).map_err(|source| StartError::System { what: what(), source })?;
     }
     let seed = seed(shared, shard);
     let options = UringOptions { sync: sync_mode(config.wal_sync), ..UringOptions::default() };

@@ -16,6 +16,10 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// The copies' names.
 const COPIES: [&str; 2] = ["identity.0", "identity.1"];
+/// What the names of the shards' folders begin with.
+const SHARD: &str = "shard-";
+/// The folders in each.
+pub const SHARD_PARTS: [&str; 2] = ["wal", "state"];
 
 /// What a data folder knows of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -217,7 +221,16 @@ impl Identity {
     /// The folder of a shard.
     #[must_use]
     pub fn shard_folder(data_dir: &Path, shard: ShardId) -> PathBuf {
-        data_dir.join(format!("shard-{:04}", shard.0))
+        data_dir.join(format!("{SHARD}{:04}", shard.0))
+    }
+
+    /// Makes the folders of all shards, where they are missing. Before the identity is written: a shard's folder that is
+    /// missing beside an identity was lost.
+    fn make_shard_folders(&self, data_dir: &Path) -> Result<(), IdentityError> {
+        let shards = (0..self.shards).map(|shard| Self::shard_folder(data_dir, ShardId(shard)));
+        shards
+            .flat_map(|shard| SHARD_PARTS.map(|part| shard.join(part)))
+            .try_for_each(|path| make_folder(&path))
     }
 }
 
@@ -231,9 +244,18 @@ impl fmt::Display for Identity {
     }
 }
 
-/// Whether a folder holds data of shards.
+/// Whether a folder holds data of shards, not just folders for it.
 fn has_shards(folder: &Path) -> Result<bool, IdentityError> {
-    Ok(entries(folder)?.iter().any(|name| name.starts_with("shard-")))
+    for shard in entries(folder)?.iter().filter(|name| name.starts_with(SHARD)) {
+        let shard = folder.join(shard);
+        for name in entries(&shard)? {
+            let part = shard.join(&name);
+            if !SHARD_PARTS.contains(&name.as_str()) || !part.is_dir() || !entries(&part)?.is_empty() {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// The names in a folder.
@@ -268,11 +290,7 @@ pub fn open(config: &Config, said: impl Fn(&str) -> bool) -> Result<Identity, Id
 /// [`IdentityError::Formatted`] if there is a good identity, and others.
 pub fn format(config: &Config, recover: bool) -> Result<Identity, IdentityError> {
     let folder = &config.data_dir;
-    fs::create_dir_all(folder).map_err(|source| IdentityError::Io {
-        what: "making",
-        path: folder.clone(),
-        source,
-    })?;
+    make_folder(folder)?;
     match Identity::read(folder) {
         Ok(Some(_)) => Err(IdentityError::Formatted(folder.clone())),
         Err(IdentityError::BothBad { .. }) if recover => {
@@ -281,6 +299,7 @@ pub fn format(config: &Config, recover: bool) -> Result<Identity, IdentityError>
                 path: "/dev/urandom".into(),
                 source,
             })?;
+            identity.make_shard_folders(folder)?;
             identity.write(folder)?;
             Ok(identity)
         }
@@ -292,7 +311,9 @@ pub fn format(config: &Config, recover: bool) -> Result<Identity, IdentityError>
 /// Formats a folder that holds nothing.
 fn create(config: &Config) -> Result<Identity, IdentityError> {
     let folder = &config.data_dir;
-    let foreign = |name: &String| !matches!(name.as_str(), "LOCK" | "lost+found") && !name.ends_with(".new");
+    // Folders of shards are empty here: a format was cut short.
+    let ours = |name: &str| matches!(name, "LOCK" | "lost+found") || name.starts_with(SHARD);
+    let foreign = |name: &String| !ours(name) && !name.ends_with(".new");
     if let Some(found) = entries(folder)?.into_iter().find(foreign) {
         return Err(IdentityError::NotEmpty { folder: folder.clone(), found });
     }
@@ -301,8 +322,26 @@ fn create(config: &Config) -> Result<Identity, IdentityError> {
         path: "/dev/urandom".into(),
         source,
     })?;
+    identity.make_shard_folders(folder)?;
     identity.write(folder)?;
     Ok(identity)
+}
+
+/// Makes a folder, and those above it that are missing, durably.
+fn make_folder(path: &Path) -> Result<(), IdentityError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    };
+    make_folder(parent)?;
+    let made = fs::create_dir(path)
+        .and_then(|()| File::open(path)?.sync_all())
+        .and_then(|()| File::open(parent)?.sync_all());
+    made.map_err(|source| IdentityError::Io { what: "making", path: path.into(), source })
 }
 
 #[cfg(test)]
@@ -374,7 +413,8 @@ mod tests {
         let config = config(dir.path());
         assert!(matches!(open(&config, |_| false), Err(IdentityError::NotEmpty { .. })));
         fs::remove_file(dir.path().join("thesis.tex")).expect("remove");
-        fs::create_dir(dir.path().join("shard-0000")).expect("folder");
+        fs::create_dir_all(dir.path().join("shard-0000/wal")).expect("folder");
+        fs::write(dir.path().join("shard-0000/wal/slot"), b"x").expect("write");
         assert!(
             matches!(open(&config, |_| false), Err(IdentityError::BothBad { .. })),
             "data without an identity"
@@ -383,5 +423,17 @@ mod tests {
         let text = format!("{newer}crc32 = {:08x}\n", crc32fast::hash(newer.as_bytes()));
         fs::write(dir.path().join(COPIES[0]), text).expect("write");
         assert!(matches!(open(&config, |_| false), Err(IdentityError::TooNew { found: 99, .. })));
+    }
+
+    #[test]
+    fn a_format_that_was_cut_short_begins_again() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        fs::create_dir_all(dir.path().join("shard-0000/wal")).expect("folder");
+        let config = config(dir.path());
+        let made = open(&config, |_| false).expect("formatted");
+        for shard in 0..made.shards {
+            let shard = Identity::shard_folder(dir.path(), ShardId(shard));
+            assert!(SHARD_PARTS.iter().all(|part| shard.join(part).is_dir()), "{}", shard.display());
+        }
     }
 }
