@@ -39,7 +39,7 @@ impl Room {
             wal.retry_slots();
         }
         self.is_machine_waiting = machine.is_out_of_room();
-        let is_log_waiting = wal.space() == Space::Full || (!wal.can_submit() && wal.in_flight() == 0);
+        let is_log_waiting = wal.space() == Space::Full || wal.is_waiting_for_room();
         let at = self.look_at_ns.filter(|at| *at > now_ns).unwrap_or(now_ns + LOOK_EVERY_NS);
         self.look_at_ns = (self.is_machine_waiting || is_log_waiting).then_some(at);
     }

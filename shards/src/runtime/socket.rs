@@ -5,7 +5,9 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt::{set_socket_reuseaddr, set_socket_reuseport, set_tcp_nodelay};
+use rustix::net::sockopt::{
+    set_socket_oobinline, set_socket_reuseaddr, set_socket_reuseport, set_tcp_nodelay,
+};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType};
 
 /// How long the listener of a killed server may outlive it.
@@ -74,6 +76,8 @@ impl Listener {
         let (fd, peer) = rustix::net::acceptfrom_with(&self.0, flags)?;
         // Small answers must not wait for more; a socket that is closed already fails here and is found out at reading.
         let _ = set_tcp_nodelay(&fd, true);
+        // An urgent byte is a byte like any other: else reads would stop at it, with bytes behind it that nobody announces.
+        let _ = set_socket_oobinline(&fd, true);
         Ok((Socket(fd), peer.and_then(|peer| SocketAddr::try_from(peer).ok())))
     }
 }
