@@ -340,9 +340,10 @@ impl<D: Device> Wal<D> {
 
     pub(crate) fn on_made(&mut self, slot: SlotId, ok: bool) {
         self.segments.made(slot, ok);
-        self.making.blocked = !ok;
         if !ok {
             self.making.wait_polls = RETRY_POLLS;
         }
+        // Also after one that went well beside one that did not: the other is still to be made.
+        self.making.blocked = self.making.wait_polls > 0;
     }
 }

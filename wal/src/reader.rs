@@ -137,7 +137,7 @@ impl<D: Device> Wal<D> {
     /// Reads entries `[from, to]` blocking; used at opening to load what the state machine has not got.
     ///
     /// # Errors
-    /// [`WalError::OutOfRange`], [`WalError::Damaged`], [`WalError::Io`].
+    /// [`WalError::OutOfRange`]; [`WalError::Damaged`], also for a sector that cannot be read; [`WalError::Io`].
     pub fn read_blocking(&mut self, log: LogId, from: Lsn, to: Lsn) -> Result<Vec<OwnedEntry>, WalError> {
         let mut want = self.want(log, from, to, usize::MAX)?;
         want.to = to;
@@ -257,15 +257,22 @@ impl<D: Device> Wal<D> {
         want: &mut Want,
     ) -> Result<(), WalError> {
         let position = WalPosition { segment: piece.segment(), offset: piece.run.offset };
-        result.map_err(|source| WalError::Io {
-            what: format!("segment {position} could not be read for log {}", want.log),
-            source,
-        })?;
-        collect(piece, bytes, want).map_err(|why| WalError::Damaged {
+        let collected = match result {
+            Ok(()) => collect(piece, bytes, want).map_err(str::to_owned),
+            // A bad sector is lost as one with other bytes in it is: for the logs that have entries there.
+            Err(source) if source.raw_os_error() == Some(libc::EIO) => {
+                Err(format!("it cannot be read ({source})"))
+            }
+            Err(source) => {
+                let what = format!("segment {position} could not be read for log {}", want.log);
+                return Err(WalError::Io { what, source });
+            }
+        };
+        collected.map_err(|why| WalError::Damaged {
             position,
             slot: self.slot_of(piece),
             logs: vec![want.log],
-            why: why.to_owned(),
+            why,
             remedy: "Restore this folder from a copy, or let the replica be rebuilt from its peers",
         })
     }

@@ -133,8 +133,17 @@ fn place_slot(
         ));
     }
     if let Some(other) = folder.used.insert(header.seq, Used { slot, header }) {
-        let why = format!("{:?} claims to be the same segment", other.slot);
-        return Err(refuse(slot, header.seq, why, "Take the copy out of the folder"));
+        let told =
+            |header: &SegmentHeader| format!("salt {:016x}, behind batch {}", header.salt, header.prev_batch);
+        let why = format!(
+            "{:?} claims to be the same segment ({}; this one: {})",
+            other.slot,
+            told(&other.header),
+            told(&header)
+        );
+        let remedy = "Compare them by `corduroy-wal dump` in folders of their own, and take the one out that ends earlier; \
+                      never start with that one alone";
+        return Err(refuse(slot, header.seq, why, remedy));
     }
     Ok(())
 }
@@ -189,6 +198,11 @@ impl<D: Device> Recovery<'_, D> {
                 break;
             }
         }
+        // A slot behind the newest segment that is on its way out must be gone before frames may follow there: its old
+        // frames could be taken for what comes next. So that segment is not gone on with.
+        let newest = sealed.back().map_or(SegmentSeq::ZERO, |newest: &Segment| newest.seq);
+        let mut behind = self.folder.used.range(newest.next()..).map(|(_, used)| used.header.segment_bytes);
+        let unsealed = unsealed.filter(|_| behind.all(|bytes| bytes == options.segment_bytes));
         Ok(Opened { unsealed, ..self.finish(options, sealed, durable) })
     }
 

@@ -373,6 +373,11 @@ impl<D: Device> Wal<D> {
         self.commit.in_flight.len() + self.commit.ready.len()
     }
 
+    /// Whether frames wait for room: none is being written, and none can be started.
+    pub fn is_waiting_for_room(&self) -> bool {
+        !self.can_submit() && self.commit.in_flight.is_empty() && !self.is_wiping()
+    }
+
     /// Room for new records.
     pub fn space(&self) -> Space {
         if self.making.blocked && self.segments.spares() <= 1 { Space::Full } else { Space::Ok }

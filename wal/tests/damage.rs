@@ -169,3 +169,20 @@ fn the_planted_cut_of_damage_is_noticed() {
     planted::plant(None);
     assert!(found.unwrap() != held, "the bug shortens the log");
 }
+
+#[test]
+fn a_bad_sector_is_the_damage_of_the_logs_in_it() {
+    let disk = MemDisk::new(1);
+    let (mut wal, _) = open(&disk, 1);
+    append(&mut wal, 1, 1, 1, 1, 100).unwrap();
+    commit(&mut wal);
+    append(&mut wal, 2, 1, 1, 1, 100).unwrap();
+    commit(&mut wal);
+    let slot = *disk.slots().iter().find(|slot| disk.bytes(**slot)[4096] != 0).unwrap();
+    disk.fail_reads(slot, 4096);
+    let error = read_all(&mut wal, 1).unwrap_err();
+    assert!(matches!(&error, WalError::Damaged { logs, .. } if *logs == [LogId(1)]), "{error}");
+    assert_eq!(read_all(&mut wal, 2).unwrap(), [entry(2, 1, 1, 100)]);
+    disk.heal_reads();
+    assert_eq!(read_all(&mut wal, 1).unwrap(), [entry(1, 1, 1, 100)]);
+}

@@ -313,7 +313,7 @@ impl Disk {
 
     fn read(&self, slot: SlotId, offset: usize, len: usize) -> io::Result<Vec<u8>> {
         if self.bad_reads.iter().any(|(bad, at)| *bad == slot && (offset..offset + len).contains(at)) {
-            return Err(error(io::ErrorKind::Other, "injected read error"));
+            return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         let found = self.slots.get(&slot).ok_or_else(|| error(io::ErrorKind::NotFound, "no such slot"))?;
         let bytes = found.seen.get(offset..offset + len);
