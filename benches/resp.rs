@@ -61,7 +61,7 @@ impl Backend for Node {
         Vec::new()
     }
 
-    fn config_set(&self, _: &str, _: &str) -> Result<(), String> {
+    fn config_set(&self, _: &[(String, String)]) -> Result<(), (String, String)> {
         Ok(())
     }
 
