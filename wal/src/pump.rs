@@ -12,7 +12,7 @@ use crate::options::{Space, WalEvent};
 use crate::planted::{self, Planted};
 use crate::reclaim::REWRITES_PER_FRAME;
 use crate::segment::Segment;
-use crate::wal::{Purpose, Wal};
+use crate::wal::{Beyond, Purpose, Wal};
 
 /// Polls between attempts to make a slot after one has failed.
 const RETRY_POLLS: u32 = 256;
@@ -82,7 +82,7 @@ impl<D: Device> Wal<D> {
         let Some(active) = self.segments.active.as_ref() else { return self.segments.spares() > 0 };
         let spare = match self.segments.spares() {
             0 => false,
-            1 => self.is_freeing(),
+            1 => self.making.beyond == Beyond::Wanted || self.is_freeing(),
             _ => true,
         };
         active.first_batch <= self.commit.durable && spare
@@ -100,6 +100,9 @@ impl<D: Device> Wal<D> {
             .expect("a roll is tried only with a spare in hand");
         let (seq, salt) = (active.seq, active.salt);
         let oldest_live = self.segments.oldest_live();
+        if self.making.beyond == Beyond::Wanted {
+            self.making.beyond = Beyond::Used;
+        }
         SegmentHeader {
             wal_id,
             seq,
@@ -324,24 +327,42 @@ impl<D: Device> Wal<D> {
             return;
         }
         while self.segments.spares() + self.segments.making() < self.wanted_spares() {
-            // Every start needs a segment of its own: without one, not even an election could be written down, and what
-            // fills the log would never be handed over. So the limit does not hold for that one.
-            let stranded =
-                self.segments.active.is_none() && self.segments.spares() + self.segments.making() == 0;
-            let max = if stranded { 0 } else { self.options.max_segments };
+            let is_stranded = self.is_stranded();
+            let max = if is_stranded { 0 } else { self.options.max_segments };
             let Some(slot) = self.segments.begin_making(max) else {
                 self.making.blocked = true;
                 return;
             };
+            if is_stranded {
+                self.making.beyond = Beyond::Wanted;
+            }
             let io = self.new_io(Purpose::Create(slot));
             self.device.submit(io, Op::Create { slot, bytes: self.options.segment_bytes });
         }
+    }
+
+    /// Whether no frame can be written for want of a segment: not even an election then, so what fills the log could
+    /// never be handed over. The limit does not hold for one slot of each life.
+    fn is_stranded(&self) -> bool {
+        let is_stuck = || {
+            let next = self.commit.ready.front();
+            self.commit.in_flight.is_empty()
+                && !self.is_wiping()
+                && !self.is_freeing()
+                && next.is_some_and(|batch| !self.fits_active(batch.frame_bytes()))
+        };
+        self.making.beyond == Beyond::Unused
+            && self.segments.spares() + self.segments.making() == 0
+            && (self.segments.active.is_none() || is_stuck())
     }
 
     pub(crate) fn on_made(&mut self, slot: SlotId, ok: bool) {
         self.segments.made(slot, ok);
         if !ok {
             self.making.wait_polls = RETRY_POLLS;
+            if self.making.beyond == Beyond::Wanted {
+                self.making.beyond = Beyond::Unused;
+            }
         }
         // Also after one that went well beside one that did not: the other is still to be made.
         self.making.blocked = self.making.wait_polls > 0;

@@ -79,6 +79,20 @@ pub(crate) struct MakingState {
     pub blocked: bool,
     /// Polls until the next attempt.
     pub wait_polls: u32,
+    /// The one slot that a life may have beyond the limit.
+    pub beyond: Beyond,
+}
+
+/// What became of the slot beyond `max_segments`.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) enum Beyond {
+    /// Not needed so far.
+    #[default]
+    Unused,
+    /// It is made, or is being made, for the frame that waits.
+    Wanted,
+    /// It is part of the log.
+    Used,
 }
 
 impl<D: Device> Wal<D> {
