@@ -256,17 +256,23 @@ fn take_input(core: &Rc<Core>, conn: &Rc<Conn>, bytes: &[u8]) {
     let mut session = conn.session.borrow_mut();
     session.input(bytes, &**core);
     conn.last_input_ns.set(now.mono_ns);
-    let partial = session.is_midway().then(|| {
-        let (since, count) = conn.partial.get().unwrap_or((now.mono_ns, 0));
-        (since, count + bytes.len() as u64)
+    drop(session);
+    watch_partial(core, conn, bytes.len());
+    if let Some(facts) = core.shared.facts.get(core.index) {
+        bump(&facts.input_bytes, bytes.len() as u64);
+    }
+}
+
+/// Keeps the time since when a request has been arriving, of which `count` more bytes came.
+fn watch_partial(core: &Core, conn: &Conn, count: usize) {
+    let partial = conn.session.borrow().is_midway().then(|| {
+        let (since_ns, before) = conn.partial.get().unwrap_or((core.now().mono_ns, 0));
+        (since_ns, before + count as u64)
     });
     if partial.is_some() {
         want_sweep(core);
     }
     conn.partial.set(partial);
-    if let Some(facts) = core.shared.facts.get(core.index) {
-        bump(&facts.input_bytes, bytes.len() as u64);
-    }
 }
 
 impl Conn {
@@ -276,7 +282,13 @@ impl Conn {
             && !self.is_closed.get()
             && !core.is_congested()
             && core.shared.phase() == Phase::Serving
-            && self.session.borrow().wants_read()
+            && self.wants_read()
+    }
+
+    /// Also reads from a client that takes no replies, up to a limit.
+    fn wants_read(&self) -> bool {
+        let session = self.session.borrow();
+        session.wants_read() || (self.unsent_bytes() > 0 && session.holds_more_input())
     }
 
     /// Nothing under way and nothing left to send.
@@ -340,6 +352,8 @@ pub fn settle(core: &Rc<Core>, conn: &Rc<Conn>) {
         close(core, conn);
         return;
     }
+    // What was half a request may lie among what was kept while the session was paused.
+    watch_partial(core, conn, 0);
     count_output(core, conn);
     check_backlog(core, conn);
     if conn.may_read(core) {
@@ -372,10 +386,12 @@ fn flush(core: &Rc<Core>, conn: &Rc<Conn>) -> io::Result<()> {
     }
 }
 
-/// Counts what a connection has to send; closes those with the most while all together have too much.
+/// Counts what a connection has to send, and what was read beyond it; closes those with the most while all together have too much.
 fn count_output(core: &Rc<Core>, conn: &Conn) {
     let session = conn.session.borrow();
-    let bytes = conn.unsent_bytes() + session.output().len() + session.held_bytes();
+    let unsent_bytes = conn.unsent_bytes();
+    let input_bytes = if unsent_bytes > 0 { session.held_input_bytes() } else { 0 };
+    let bytes = unsent_bytes + session.output().len() + session.held_bytes() + input_bytes;
     drop(session);
     let before = conn.counted_bytes.replace(bytes);
     core.output_bytes.set(core.output_bytes.get() + bytes - before);

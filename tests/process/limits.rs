@@ -53,6 +53,31 @@ fn a_pipeline_without_reading_is_slowed_down_and_answered_in_order() {
 }
 
 #[test]
+fn a_client_may_send_all_it_has_before_it_reads() {
+    const VALUE_BYTES: usize = 200_000;
+    const PAIRS: usize = 60;
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &[]);
+    let mut stream = server.connect();
+    stream.set_write_timeout(Some(Duration::from_secs(20))).expect("timeout");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+    let value = vec![b'x'; VALUE_BYTES];
+    let mut batch = Vec::new();
+    for _ in 0..PAIRS {
+        batch.extend_from_slice(format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${VALUE_BYTES}\r\n").as_bytes());
+        batch.extend_from_slice(&value);
+        batch.extend_from_slice(b"\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n");
+    }
+    stream.write_all(&batch).expect("all is taken before a reply is read");
+    let mut reply = format!("+OK\r\n${VALUE_BYTES}\r\n").into_bytes();
+    reply.extend_from_slice(&value);
+    reply.extend_from_slice(b"\r\n");
+    let mut replies = vec![0; reply.len() * PAIRS];
+    stream.read_exact(&mut replies).expect("every reply");
+    assert!(replies.chunks(reply.len()).all(|chunk| chunk == reply), "replies are those of the requests");
+}
+
+#[test]
 fn no_connection_is_forgotten_when_the_rings_between_cores_run_full() {
     const CONNECTIONS: usize = 24;
     const ROUNDS: usize = 40;

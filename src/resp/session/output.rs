@@ -4,6 +4,8 @@ use super::{Ending, Session};
 
 /// Output that ends a connection while it is still being made, whatever the settings allow: it has to be held in memory.
 pub(super) const OUTPUT_HARD_BYTES: usize = 128 << 20;
+/// Requests kept for a client that does not take its replies; reading stops above it.
+const HELD_INPUT_BYTES: usize = 32 << 20;
 
 impl Session {
     /// What is to be written to the client.
@@ -41,6 +43,19 @@ impl Session {
     #[must_use]
     pub fn wants_read(&self) -> bool {
         !self.is_paused()
+    }
+
+    /// Whether bytes may be read that cannot be carried out yet, since the client does not take its replies: it may be one
+    /// that sends all its requests before it reads, and would wait for itself.
+    #[must_use]
+    pub fn holds_more_input(&self) -> bool {
+        self.ending == Ending::No && self.held_input_bytes() < HELD_INPUT_BYTES
+    }
+
+    /// Bytes received that are not carried out yet.
+    #[must_use]
+    pub fn held_input_bytes(&self) -> usize {
+        self.pending.len() - self.head
     }
 
     /// Whether the connection should be closed once [`Session::output`] is written.
