@@ -17,6 +17,8 @@ pub use load::{Layers, Loaded, Problem, Source};
 use value::{Bytes, Cores, Millis, Secret, Value};
 pub use value::{LogFormat, LogLevel, Replication, WalSync};
 
+/// Bytes.
+const MIB: u64 = 1 << 20;
 /// Log segments that a shard cannot do without, beside its spares: the one it writes, and two on their way back.
 const MIN_SEGMENTS_IN_USE: usize = 3;
 /// SLOWLOG's entries are held in memory.
@@ -169,7 +171,6 @@ impl Config {
     /// What no single setting can see: settings that do not fit together.
     #[must_use]
     pub fn contradictions(&self) -> Vec<(&'static str, String)> {
-        const MIB: u64 = 1 << 20;
         let mut found = Vec::new();
         let mut check = |holds: bool, key: &'static str, why: String| {
             if !holds {
@@ -186,6 +187,38 @@ impl Config {
             "partitions",
             format!("{} is not between 1 and 16384, the number of hash slots", self.partitions),
         );
+        self.check_wal(&mut check);
+        check(
+            self.memory_bytes.0 == 0 || self.memory_bytes.0 >= MIB,
+            "memory_bytes",
+            format!("{} is below 1 MiB; 0 takes half of the memory there is", self.memory_bytes.0),
+        );
+        self.check_core_ports(&mut check);
+        let most = self.wal_segment_bytes.0 / 2;
+        check(
+            self.max_bulk_bytes.0 <= most.max(64 * MIB) && self.max_bulk_bytes.0 >= MIB,
+            "max_bulk_bytes",
+            format!("{} is not between 1 MiB and {}", self.max_bulk_bytes.0, most.max(64 * MIB)),
+        );
+        self.check_output(&mut check);
+        check(
+            (1..=64).contains(&self.pool_threads),
+            "pool_threads",
+            format!("{} is not between 1 and 64", self.pool_threads),
+        );
+        check(
+            self.listen.ip().is_loopback() || !self.requirepass.0.is_empty(),
+            "listen",
+            format!(
+                "{} can be reached from other machines and `requirepass` is empty; set a password, or listen on 127.0.0.1",
+                self.listen
+            ),
+        );
+        found
+    }
+
+    /// The log's shape.
+    fn check_wal(&self, check: &mut impl FnMut(bool, &'static str, String)) {
         check(
             (1..=4).contains(&self.wal_max_in_flight),
             "wal.max_in_flight",
@@ -211,18 +244,10 @@ impl Config {
                 self.wal_max_segments
             ),
         );
-        check(
-            self.memory_bytes.0 == 0 || self.memory_bytes.0 >= MIB,
-            "memory_bytes",
-            format!("{} is below 1 MiB; 0 takes half of the memory there is", self.memory_bytes.0),
-        );
-        self.check_core_ports(&mut check);
-        let most = segment / 2;
-        check(
-            self.max_bulk_bytes.0 <= most.max(64 * MIB) && self.max_bulk_bytes.0 >= MIB,
-            "max_bulk_bytes",
-            format!("{} is not between 1 MiB and {}", self.max_bulk_bytes.0, most.max(64 * MIB)),
-        );
+    }
+
+    /// What clients may make the node hold for them.
+    fn check_output(&self, check: &mut impl FnMut(bool, &'static str, String)) {
         check(
             self.output_soft_bytes.0 <= self.output_hard_bytes.0,
             "output.soft_bytes",
@@ -244,20 +269,6 @@ impl Config {
             "slowlog.max_len",
             format!("{} is above {SLOWLOG_MAX_LEN}", self.slowlog_max_len),
         );
-        check(
-            (1..=64).contains(&self.pool_threads),
-            "pool_threads",
-            format!("{} is not between 1 and 64", self.pool_threads),
-        );
-        check(
-            self.listen.ip().is_loopback() || !self.requirepass.0.is_empty(),
-            "listen",
-            format!(
-                "{} can be reached from other machines and `requirepass` is empty; set a password, or listen on 127.0.0.1",
-                self.listen
-            ),
-        );
-        found
     }
 
     /// Each core's own port has to exist, and not be the one of all.

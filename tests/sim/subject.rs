@@ -6,7 +6,7 @@ mod model;
 use corduroy::store::{
     CURSOR_BITS, Condition, Expiry, HashSeed, List, MemLower, Op, Options, Outcome, SetReply, SetWhen, Store,
 };
-use corduroy_shards::sim::{Class, Knobs, Probes, Rng, Subject};
+use corduroy_shards::sim::{Knobs, Probes, Rng, Subject};
 use corduroy_shards::{Kind, ShardId};
 
 use model::StoreModel;
@@ -128,11 +128,8 @@ impl Subject for StoreSubject {
     fn open(&self, media: &mut MemLower, _shard: ShardId, knobs: &Knobs) -> Result<Self::Machine, String> {
         let bytes = |number: u64| usize::try_from(number).expect("small sizes");
         let hand_over_bytes = bytes(knobs.hand_over_bytes);
-        // Less than all partitions' keys take, in many worlds: rows are dropped and read back, one by one. Where each
-        // job takes long, an entry of many small ops would not be done within a minute, so half of the rows fit there.
-        let sharing = knobs.partitions.div_ceil(u64::from(knobs.shards));
-        let rows =
-            knobs.keys * (knobs.value_bytes + 200) * if knobs.has(Class::SlowPool) { sharing } else { 1 };
+        // Less than all partitions' keys take, in many worlds: rows are dropped and read back.
+        let rows = knobs.keys * (knobs.value_bytes + 200);
         let options = Options {
             memory_bytes: bytes(rows.max(2 * knobs.hand_over_bytes)),
             hand_over_bytes,

@@ -23,6 +23,9 @@ use crate::sim::workload::Subject;
 use crate::sim::world::{Happening, Job, JobDone, World};
 use crate::{Limits, Outputs, Shard, ShardError, ShardOptions};
 
+/// What a typical job takes at most once faults are over: the slowest pool is one of them.
+const HEALTHY_JOB_NS: u64 = 2 * MS;
+
 /// The shard as the world runs it.
 pub(super) type SimShard<S> = Shard<SimDevice, Observed<S>>;
 
@@ -257,8 +260,10 @@ impl<S: Subject> World<S> {
         if let Err(error) = turned {
             return self.exited(shard, &error.to_string());
         }
+        let knob_ns = self.plan.knobs.job_ns;
+        let job_ns = if self.faults_over { knob_ns.min(HEALTHY_JOB_NS) } else { knob_ns };
         for job in outputs.jobs {
-            let at_ns = now_ns + self.streams.job.heavy(self.plan.knobs.job_ns);
+            let at_ns = now_ns + self.streams.job.heavy(job_ns);
             self.agenda.put(at_ns, Happening::JobRun { life: self.life, shard, job: Box::new(job) });
         }
         if outputs.again {
