@@ -13,7 +13,9 @@ pub struct Options {
     pub spare_segments: usize,
     /// Frames in flight at most, 1 to 4. Default 2.
     pub max_in_flight: usize,
-    /// Slots that may exist at most (0: no limit but the disk).
+    /// Slots that may exist at most (0: no limit but the disk). One more is made, once in each life, where the frame that
+    /// waits fits nowhere and nothing is going to be freed: else elections of a start could not be written down, and what
+    /// fills the log would never be handed over.
     pub max_segments: usize,
     /// Live segments above which the little (an eighth) that the oldest ones still hold is written again, so that they can
     /// go; half of `max_segments` if that is less. Above twice that (three fourths of `max_segments`), and on a full disk,

@@ -255,6 +255,26 @@ fn a_full_disk_is_left_after_any_number_of_restarts() {
     empties(&disk, options(30), lsn, 30);
 }
 
+#[test]
+fn a_log_at_its_limit_takes_the_state_of_any_number_of_starts() {
+    let disk = MemDisk::new(1);
+    let options = |seed| Options { max_segments: 4, ..options(seed) };
+    let lsn = fill(&disk, options(1));
+    assert_eq!(disk.slots().len(), 4);
+    for life in 2..60 {
+        let (mut wal, _) = try_open(&disk, options(life)).unwrap();
+        let batch = append_state(&mut wal, 1, life, lsn).unwrap();
+        wal.submit().unwrap();
+        settle(&mut wal);
+        assert!(wal.durable() >= batch, "start {life}: {:?}", wal.stats());
+        assert!(wal.in_flight() == 0 && wal.space() == Space::Full);
+    }
+    // Each segment of 13 frames beyond the limit takes several starts.
+    assert!((5..16).contains(&disk.slots().len()), "{:?}", disk.slots());
+    empties(&disk, options(60), lsn, 60);
+    assert!(disk.slots().len() <= 6, "{:?}", disk.slots());
+}
+
 /// Submits a hard state of log 1 in a frame of several blocks.
 fn submit_large(wal: &mut MemWal, term: u64, lsn: u64) {
     let conf = [term as u8; 9000];
