@@ -306,7 +306,7 @@ impl Session {
         };
         if let Op::Get { key } = op
             && self.in_flight == 0
-            && self.get_now(entry, partition, key, backend)
+            && self.get_now(entry, partition, key, request)
         {
             return;
         }

@@ -18,8 +18,8 @@ pub struct Traits {
     pub no_multi: bool,
     /// Ends the connection.
     pub closes: bool,
-    /// Kept out of SLOWLOG.
-    pub skip_slowlog: bool,
+    /// Never slow by itself.
+    pub fast: bool,
     /// Its answers count as keyspace hits and misses.
     pub counts_hits: bool,
 }
@@ -125,7 +125,7 @@ impl Table {
             no_auth: has("no_auth"),
             no_multi: has("no_multi"),
             closes: has("closes"),
-            skip_slowlog: has("skip_slowlog"),
+            fast: has("fast"),
             counts_hits: row.keys.first > 0 && (row.keys.access.contains("access") || has("readonly")),
         };
         self.entries.push(Entry { row: *row, full_name, index, traits, children: Vec::new() });

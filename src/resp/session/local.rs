@@ -1,6 +1,6 @@
 //! Requests answered on the spot: by the session itself, or from the memory of the core.
 
-use super::{Backend, Call, Entry, PartitionId, Session, Writer, take};
+use super::{Backend, Brief, Call, Entry, PartitionId, Request, Session, Writer, take};
 
 impl Session {
     /// Answers GET from memory, if the node can.
@@ -9,8 +9,9 @@ impl Session {
         entry: &Entry,
         partition: PartitionId,
         key: &[u8],
-        backend: &dyn Backend,
+        request: &Request<'_>,
     ) -> bool {
+        let backend = request.backend;
         let mut out = take(&mut self.out);
         let before = out.len();
         let mut hit = false;
@@ -29,6 +30,8 @@ impl Session {
         if answered {
             self.stats().count_lookup(hit);
             self.count_local(entry.index, backend);
+            // A look into memory takes no time that SLOWLOG's clock would see: it is logged where everything is.
+            self.note_slow(entry, request.args, 0, backend);
         }
         answered
     }
@@ -41,11 +44,22 @@ impl Session {
         args: &[&[u8]],
         backend: &dyn Backend,
     ) {
+        let started_ns = (!entry.traits.fast).then(|| backend.mono_ns());
         self.emit(Some(entry.index), |session, out| {
             let out = Writer::new(out.out, out.resp3);
             function(&mut Call { session, backend, args, out, entry });
         });
         self.count_local(entry.index, backend);
+        let took_ns = started_ns.map_or(0, |started_ns| backend.mono_ns().saturating_sub(started_ns));
+        self.note_slow(entry, args, took_ns, backend);
+    }
+
+    /// Logs a request that was answered on the spot, if it was slow.
+    #[inline]
+    fn note_slow(&self, entry: &Entry, args: &[&[u8]], took_ns: u64, backend: &dyn Backend) {
+        if self.hub.slowlog.is_slow(took_ns) {
+            self.log_slow(entry.index, &Brief::new(args), took_ns, None, backend);
+        }
     }
 
     /// Counts a command answered on the spot; the time is shared out when the run of its like ends.

@@ -322,29 +322,43 @@ impl Session {
         let stats = self.stats();
         stats.command(slot.entry).add(1, took_ns);
         stats.count_commands(1);
-        if self.hub.slowlog.is_slow(took_ns) && !self.table.entry(slot.entry).traits.skip_slowlog {
-            self.hub.slowlog.add(SlowCommand {
-                id: 0,
-                at_s: backend.now_ms() / 1000,
-                took_us: took_ns / 1000,
-                args: self.brief_args(slot),
-                addr: self.client.addr.clone(),
-                name: self.client.name(),
-                stages: backend
-                    .stage_stamps()
-                    .map(|stamps| StageTimes::of(slot.started_ns, &stamps, self.clock_ns)),
-            });
+        if self.hub.slowlog.is_slow(took_ns) {
+            let stamps = backend.stage_stamps();
+            let stages = stamps.map(|stamps| StageTimes::of(slot.started_ns, &stamps, self.clock_ns));
+            self.log_slow(slot.entry, &slot.brief, took_ns, stages, backend);
         }
     }
 
-    fn brief_args(&self, slot: &Slot) -> Vec<Vec<u8>> {
+    /// Adds a request to SLOWLOG.
+    pub(super) fn log_slow(
+        &self,
+        entry: u16,
+        brief: &Brief,
+        took_ns: u64,
+        stages: Option<StageTimes>,
+        backend: &dyn Backend,
+    ) {
+        self.hub.slowlog.add(SlowCommand {
+            id: 0,
+            at_s: backend.now_ms() / 1000,
+            took_us: took_ns / 1000,
+            args: self.brief_args(entry, brief),
+            addr: self.client.addr.clone(),
+            name: self.client.name(),
+            stages,
+        });
+    }
+
+    fn brief_args(&self, entry: u16, brief: &Brief) -> Vec<Vec<u8>> {
+        let entry = self.table.entry(entry);
         let mut args: Vec<Vec<u8>> =
-            self.table.entry(slot.entry).full_name.split('|').map(|word| word.as_bytes().to_vec()).collect();
+            entry.full_name.split('|').map(|word| word.as_bytes().to_vec()).collect();
         let names = args.len();
-        if slot.brief.args > 1 && names == 1 {
-            args.push(slot.brief.first_arg().to_vec());
+        // What a client says before it is known may be a password.
+        if brief.args > 1 && names == 1 && !entry.traits.no_auth {
+            args.push(brief.first_arg().to_vec());
         }
-        let more = (slot.brief.args as usize).saturating_sub(args.len());
+        let more = (brief.args as usize).saturating_sub(args.len());
         if more > 0 {
             args.push(format!("... ({more} more arguments)").into_bytes());
         }

@@ -212,6 +212,20 @@ fn slow_commands_are_logged_with_their_stages() {
     talk.check("SLOWLOG GET -2", "-ERR count should be greater than or equal to -1~");
 }
 
+#[test]
+fn what_is_answered_on_the_spot_is_logged_where_everything_is() {
+    let mut talk = Talk::new(1);
+    talk.say("SET key value");
+    talk.hub.slowlog.set_slower_than_us(0);
+    talk.say("PING\nGET key\nAUTH secret\nCONFIG SET slowlog-max-len 9");
+    talk.hub.slowlog.set_slower_than_us(-1);
+    let logged = talk.say("SLOWLOG GET").replace("\r\n", "~");
+    for words in ["$4~ping~", "$3~get~$3~key~", "$4~auth~$22~... (1 more arguments)~", "$6~config~$3~set~"] {
+        assert!(logged.contains(words), "{words}: {logged}");
+    }
+    assert!(!logged.contains("secret"), "{logged}");
+}
+
 proptest::proptest! {
     #[test]
     fn arbitrary_bytes_never_panic_and_hold_no_memory(pieces in proptest::collection::vec(
