@@ -136,9 +136,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                     applying.reject(slot, item.ticket, op.len(), Rejection::DiskFull);
                 }
             }
+            kept.stamp_age(batch.queued_ns);
             applying.spare.give(batch.requests);
         }
-        kept.stamp_age(self.now.mono_ns);
         self.replicas.slot_mut(place).batches = kept;
         self.retry_parked(place);
     }
