@@ -58,7 +58,7 @@ pub(crate) struct Applying<'a, M: StateMachine> {
     pub counters: &'a mut Counters,
     pub now: Now,
     pub budget: Budget,
-    /// What outcomes of one turn may take.
+    /// What outcomes of one part of a turn may take.
     pub outcome_bytes: usize,
     #[cfg(feature = "sim")]
     pub swap_replies: bool,
@@ -70,6 +70,14 @@ struct AtHand<'a> {
     payload: &'a [u8],
     clock_ms: u64,
     is_ours: bool,
+}
+
+impl<O> Outbox<O> {
+    /// Ends a part of a turn, reads or entries: each may bring so much, so that entries go on however much clients read.
+    /// Returns whether the part brought all it may: reads that are parked for the sake of it are tried in the next turn.
+    pub fn next_part(&mut self, outcome_bytes: usize) -> bool {
+        std::mem::take(&mut self.bytes) >= outcome_bytes
+    }
 }
 
 impl<M: StateMachine> Applying<'_, M> {

@@ -94,8 +94,8 @@ pub trait StateMachine {
         false
     }
 
-    /// What an outcome takes in memory, roughly, in bytes: a turn brings no more than
-    /// [`Limits::outcome_bytes`](crate::Limits::outcome_bytes), and one more outcome.
+    /// What an outcome takes in memory, roughly, in bytes: the reads of a turn bring no more than
+    /// [`Limits::outcome_bytes`](crate::Limits::outcome_bytes), and one more outcome; so do its entries.
     fn outcome_bytes(outcome: &Self::Outcome) -> usize {
         let _ = outcome;
         0

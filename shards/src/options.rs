@@ -26,7 +26,8 @@ pub struct Limits {
     pub apply_ops: usize,
     /// Bytes of operations applied in a turn. Default 16 MiB.
     pub apply_bytes: usize,
-    /// Bytes of outcomes that a turn brings; what comes after waits for the next one. Default 64 MiB.
+    /// Bytes of outcomes that the reads of a turn bring, and as many that its entries bring; what comes after waits for
+    /// the next one. Default 32 MiB.
     pub outcome_bytes: usize,
     /// Operations of one partition applied before another's turn comes. Default 1,024.
     pub apply_slice_ops: usize,
@@ -45,7 +46,7 @@ impl Default for Limits {
             frame_bytes: 8 << 20,
             apply_ops: 8_192,
             apply_bytes: 16 << 20,
-            outcome_bytes: 64 << 20,
+            outcome_bytes: 32 << 20,
             apply_slice_ops: 1_024,
         }
     }

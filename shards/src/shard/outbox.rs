@@ -14,7 +14,7 @@ use crate::stages::Answered;
 #[derive(Debug)]
 pub(crate) struct Outbox<O> {
     pub replies: Vec<(Ticket, Reply<O>)>,
-    /// Bytes of the turn's outcomes.
+    /// Bytes of outcomes in this part of the turn.
     pub bytes: usize,
     pub answered: Vec<Answered>,
     pub fenced: Vec<(PartitionId, String)>,

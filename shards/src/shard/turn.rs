@@ -28,9 +28,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if self.has_ended {
             return Err(ShardError::Ended);
         }
-        let result = self.work(now, out);
-        self.has_ended = result.is_err();
-        result
+        self.work(now, out).inspect_err(|_| self.has_ended = true)
     }
 
     fn work(&mut self, now: Now, out: &mut Outputs<M>) -> Result<(), ShardError> {
@@ -70,7 +68,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             return Ok(());
         }
         for _ in 0..self.replicas.listed(List::Blocked) {
-            if let Some(place) = self.replicas.next(List::Blocked) {
+            // One partition's reads may take all there is: then it is the last one in the next turn.
+            let has_room = self.outbox.bytes < self.options.limits.outcome_bytes;
+            if let Some(place) = has_room.then(|| self.replicas.next(List::Blocked)).flatten() {
                 self.retry_parked(place);
                 self.replicas.enlist(List::Apply, place);
             }
@@ -296,6 +296,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     fn apply(&mut self) {
         let limits = self.options.limits;
         let was_full = self.unapplied_bytes >= limits.unapplied_bytes;
+        self.jobs_ended |= self.outbox.next_part(limits.outcome_bytes);
         let mut budget = Budget { ops: limits.apply_ops, bytes: limits.apply_bytes };
         while !budget.is_spent() {
             let Some(place) = self.replicas.next(List::Apply) else { break };
@@ -382,13 +383,11 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.room.look(&mut self.wal, &mut self.machine, self.now.mono_ns);
         let more = self.machine.maintain(self.options.maintain_ns);
         self.machine.take_jobs(&mut out.jobs);
-        // Reads that are parked for the sake of it are tried in the next turn.
-        let was_full = std::mem::take(&mut self.outbox.bytes) >= self.options.limits.outcome_bytes;
-        self.jobs_ended |= was_full;
+        self.jobs_ended |= self.outbox.next_part(self.options.limits.outcome_bytes);
         out.add_replies(&mut self.outbox.replies, &mut self.outbox.answered);
         out.fenced.append(&mut self.outbox.fenced);
         out.again = more
-            || was_full
+            || self.jobs_ended
             || self.replicas.listed(List::Apply) > 0
             || (self.wal.can_submit() && (self.left_over || self.replicas.listed(List::Begin) > 0));
         let tick = (self.replicas.listed(List::Watched) > 0).then_some(self.next_tick_ns);
