@@ -9,18 +9,25 @@ const FREE_STEPS_PER_BYTE: usize = 4;
 
 /// What a command may spend on matching beyond what a plain pattern takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Effort {
+pub struct Effort {
     steps: usize,
 }
 
 impl Effort {
     /// Some tens of ms.
-    pub(super) const fn of_a_command() -> Self {
+    #[must_use]
+    pub const fn of_a_command() -> Self {
         Self { steps: 20_000_000 }
     }
 
+    /// For a list of names: some hundreds of us.
+    #[must_use]
+    pub const fn of_a_list() -> Self {
+        Self { steps: 200_000 }
+    }
+
     /// As [`glob`]; `None` if all is spent.
-    pub(super) fn glob(&mut self, pattern: &[u8], text: &[u8]) -> Option<bool> {
+    pub fn glob(&mut self, pattern: &[u8], text: &[u8]) -> Option<bool> {
         let free = FREE_STEPS + text.len() * FREE_STEPS_PER_BYTE;
         let mut steps = free.saturating_add(self.steps);
         let matches = glob_within(pattern, text, &mut steps);

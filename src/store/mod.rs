@@ -36,7 +36,7 @@ mod write;
 pub use codec::ListIter;
 pub use exec::MAX_KEY_BYTES;
 pub use float::LongDouble;
-pub use glob::glob;
+pub use glob::{Effort, glob};
 pub use hash::HashSeed;
 pub use jobs::{Job, JobDone};
 pub use lower::{Lower, LowerRow, LowerStats, LsmLower, LsmShared, MemLower};

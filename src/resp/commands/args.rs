@@ -1,7 +1,7 @@
 //! Reading arguments: numbers and options, with Redis's refusals.
 
 use super::super::errors::Refusal;
-use crate::store::{glob, is_long_double, parse_integer};
+use crate::store::{Effort, is_long_double, parse_integer};
 
 /// Whether an argument is this option, whatever its case.
 #[inline]
@@ -28,9 +28,25 @@ pub fn float_is_finite(arg: &[u8]) -> Option<bool> {
     (is(name, "inf") || is(name, "infinity")).then_some(false)
 }
 
-/// Whether a name matches a glob pattern, whatever the case of both.
-pub fn matches_name(pattern: &[u8], name: &str) -> bool {
-    glob(&pattern.to_ascii_lowercase(), name.to_ascii_lowercase().as_bytes())
+/// The names that match a glob pattern, whatever the case of both.
+///
+/// # Errors
+/// The pattern takes more than is left of `effort`.
+pub fn matching<'n>(
+    effort: &mut Effort,
+    pattern: &[u8],
+    names: impl IntoIterator<Item = &'n str>,
+) -> Result<Vec<&'n str>, Refusal> {
+    let pattern = pattern.to_ascii_lowercase();
+    let mut found = Vec::new();
+    for name in names {
+        match effort.glob(&pattern, name.to_ascii_lowercase().as_bytes()) {
+            Some(true) => found.push(name),
+            Some(false) => {}
+            None => return Err(Refusal::new("ERR the pattern takes too long to match")),
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -86,7 +102,19 @@ mod tests {
             ("[A-C]x", "bx", true),
             ("max", "maxmemory", false),
         ] {
-            assert_eq!(matches_name(pattern.as_bytes(), name), expected, "{pattern} {name}");
+            let found = matching(&mut Effort::of_a_list(), pattern.as_bytes(), [name]);
+            assert_eq!(found.map(|found| found.len()), Ok(usize::from(expected)), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_long_list_of_characters_is_not_looked_through_for_each_name() {
+        let pattern = [b"*[".as_slice(), &b"!".repeat(100_000), b"]"].concat();
+        assert!(matching(&mut Effort::of_a_list(), &pattern, ["maxmemory"]).is_err());
+        let mut effort = Effort::of_a_list();
+        for _ in 0..100_000 {
+            let found = matching(&mut effort, b"*max[a-m]*ory*", ["maxmemory", "maxclients"]);
+            assert_eq!(found.map(|found| found.len()), Ok(1), "what is cheap is free");
         }
     }
 }

@@ -5,9 +5,10 @@ use std::sync::PoisonError;
 
 use super::super::clients::Hub;
 use super::super::errors::Refusal;
-use super::args::matches_name;
+use super::args::matching;
 use super::{Call, connection};
 use crate::resp::Backend;
+use crate::store::Effort;
 
 /// Settings of Redis that do nothing here: accepted, remembered until the next start, and answered. With Redis's defaults.
 #[rustfmt::skip]
@@ -50,35 +51,34 @@ const FIXED: &[(&str, &str)] = &[
 ];
 
 /// All settings with their present values; the node's own win.
-fn settings(hub: &Hub, backend: &dyn Backend, pattern: &[u8]) -> BTreeMap<String, String> {
-    let mut found: BTreeMap<String, String> = BTreeMap::new();
-    let mut offer = |name: &str, value: String| {
-        if matches_name(pattern, name) {
-            found.insert(name.to_owned(), value);
-        }
-    };
+fn settings(hub: &Hub, backend: &dyn Backend) -> BTreeMap<String, String> {
     let remembered = hub.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-    for (name, default) in REMEMBERED {
-        offer(name, remembered.get(name).map_or((*default).to_owned(), String::clone));
-    }
-    for (name, value) in FIXED {
-        offer(name, (*value).to_owned());
-    }
-    found.extend(backend.config_get(pattern));
-    found
+    let present = |(name, default): &(&str, &str)| {
+        ((*name).to_owned(), remembered.get(name).map_or((*default).to_owned(), String::clone))
+    };
+    let mut all: BTreeMap<String, String> = REMEMBERED.iter().map(present).collect();
+    all.extend(FIXED.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    all.extend(backend.config_get(b"*"));
+    all
 }
 
 /// CONFIG GET.
 pub fn get(call: &mut Call<'_>) {
-    let mut found = BTreeMap::new();
+    let all = settings(&call.session.hub, call.backend);
+    let (mut found, mut effort) = (BTreeMap::new(), Effort::of_a_list());
     for pattern in call.from(2) {
-        let matching = settings(&call.session.hub, call.backend, pattern);
-        if is_literal(pattern) {
-            // Redis answers a name as it was asked for.
-            let asked = String::from_utf8_lossy(pattern);
-            found.extend(matching.into_values().map(|value| (asked.clone().into_owned(), value)));
-        } else {
-            found.extend(matching);
+        let names = match matching(&mut effort, pattern, all.keys().map(String::as_str)) {
+            Ok(names) => names,
+            Err(refusal) => return call.refuse(&refusal),
+        };
+        for name in names {
+            let value = all.get(name).cloned().unwrap_or_default();
+            if is_literal(pattern) {
+                // Redis answers a name as it was asked for.
+                found.insert(String::from_utf8_lossy(pattern).into_owned(), value);
+            } else {
+                found.insert(name.to_owned(), value);
+            }
         }
     }
     call.out.map(found.len());
@@ -93,24 +93,19 @@ fn is_literal(pattern: &[u8]) -> bool {
     !pattern.iter().any(|byte| b"*?[\\".contains(byte))
 }
 
-/// Whether a setting exists, by its exact name in lower case.
-fn exists(call: &Call<'_>, name: &str) -> bool {
-    is_literal(name.as_bytes())
-        && settings(&call.session.hub, call.backend, name.as_bytes()).contains_key(name)
-}
-
 /// CONFIG SET.
 pub fn set(call: &mut Call<'_>) {
     let pairs = call.from(2);
     if !pairs.len().is_multiple_of(2) {
         return call.refuse(&Refusal::SYNTAX);
     }
+    let all = settings(&call.session.hub, call.backend);
     let mut changes: Vec<(String, String)> = Vec::new();
     for pair in pairs.chunks_exact(2) {
         let [name, value] = pair else { continue };
         let text = String::from_utf8_lossy(name);
         let lower = text.to_ascii_lowercase();
-        if !exists(call, &lower) {
+        if !all.contains_key(&lower) {
             let text = format!("ERR Unknown option or number of arguments for CONFIG SET - '{text}'");
             return call.out.error(text);
         }

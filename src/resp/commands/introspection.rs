@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 
 use super::super::errors::Refusal;
-use super::args::{is, matches_name};
+use super::args::{is, matching};
 use super::{Call, Entry, Run, docs as syntax, table};
 use crate::resp::reply::Writer;
+use crate::store::Effort;
 
 /// SET's use of its key, which depends on its options.
 const VARIABLE: &str = "RW access update variable_flags";
@@ -190,10 +191,13 @@ pub fn list(call: &mut Call<'_>) {
             .filter(|entry| categories(entry).iter().any(|known| is(category, known)))
             .map(|entry| entry.full_name.as_str())
             .collect(),
-        [by, kind, pattern] if is(by, "FILTERBY") && is(kind, "PATTERN") => every()
-            .filter(|entry| matches_name(pattern, &entry.full_name))
-            .map(|entry| entry.full_name.as_str())
-            .collect(),
+        [by, kind, pattern] if is(by, "FILTERBY") && is(kind, "PATTERN") => {
+            let names = every().map(|entry| entry.full_name.as_str());
+            match matching(&mut Effort::of_a_list(), pattern, names) {
+                Ok(names) => names,
+                Err(refusal) => return call.refuse(&refusal),
+            }
+        }
         _ => return call.refuse(&Refusal::SYNTAX),
     };
     call.out.array(names.len());
