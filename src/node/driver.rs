@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use corduroy_shards::runtime::heap;
 use corduroy_shards::runtime::pool::Task;
 use corduroy_shards::{Input, Now, Outputs, ShardError, StateMachine};
 
@@ -25,6 +26,8 @@ const DRAIN_MAX: usize = 1024;
 const RETRY: Duration = Duration::from_millis(1);
 /// How often figures are published while there is something to do.
 const PUBLISH_EVERY_NS: u64 = 100_000_000;
+/// How long a core has nothing to do, and waits for nothing, before it gives memory back.
+const REST: Duration = Duration::from_secs(5);
 
 /// Drives a core until the node has drained.
 ///
@@ -43,6 +46,7 @@ pub fn run(core: &Rc<Core>) -> io::Result<()> {
         drained: false,
         accept_at_ns: None,
         config_version: core.shared.version(),
+        has_rested: false,
     };
     loop {
         let again = driver.pass(core);
@@ -63,6 +67,8 @@ struct Driver {
     accept_at_ns: Option<u64>,
     /// The version of the configuration that the shards follow.
     config_version: u64,
+    /// Nothing came since memory was given back.
+    has_rested: bool,
 }
 
 impl Driver {
@@ -193,16 +199,25 @@ impl Driver {
     }
 
     /// Takes events; sleeps until there are any, unless another pass is due at once.
-    fn wait(&self, core: &Rc<Core>, again: bool) -> io::Result<()> {
+    fn wait(&mut self, core: &Rc<Core>, again: bool) -> io::Result<()> {
         let is_due = again || core.take_woken() || !core.readable.borrow().is_empty();
         let timeout = if is_due || !may_sleep(core) { Some(Duration::ZERO) } else { self.timeout(core) };
-        let result = core.poller.wait(timeout, |token, ready| match Event::of(token) {
-            Event::Conn(id) => connection::notice(core, id, ready),
-            Event::Bell => {}
-            Event::Log(at) => core.hosts.get(at).into_iter().for_each(|host| host.dirty.set(true)),
-            Event::Listener(at) => listen::notice(core, at),
+        let rests = timeout.is_none() && !self.has_rested;
+        let mut is_quiet = true;
+        let result = core.poller.wait(timeout.or(rests.then_some(REST)), |token, ready| {
+            is_quiet = false;
+            match Event::of(token) {
+                Event::Conn(id) => connection::notice(core, id, ready),
+                Event::Bell => {}
+                Event::Log(at) => core.hosts.get(at).into_iter().for_each(|host| host.dirty.set(true)),
+                Event::Listener(at) => listen::notice(core, at),
+            }
         });
         core.mesh.borrow().bell().awake();
+        if rests && is_quiet {
+            heap::give_back();
+        }
+        self.has_rested = is_quiet && (rests || self.has_rested);
         result
     }
 

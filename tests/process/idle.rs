@@ -64,3 +64,32 @@ fn ten_thousand_idle_partitions_take_less_than_4_kib_each() {
     let each = many.saturating_sub(few) / (MANY - FEW);
     panic!("{each} bytes a partition: {few} bytes with {FEW}, {many} with {MANY}");
 }
+
+#[test]
+fn a_server_at_rest_gives_back_what_its_load_took() {
+    const VALUE_BYTES: usize = 100_000;
+    let dir = data_dir();
+    let core = cpus().first().expect("a CPU").to_string();
+    let server = Server::start(dir.path(), &["--cores", &core]);
+    let mut client = server.client();
+    let value = vec![b'x'; VALUE_BYTES];
+    for round in 0..10 {
+        let mut pipe = redis::pipe();
+        (0..100).for_each(|key| {
+            pipe.set(format!("{round}:{key}"), &value).ignore();
+        });
+        pipe.exec(&mut client).expect("written");
+    }
+    let loaded = anonymous_bytes(server.pid());
+    redis::cmd("FLUSHALL").exec(&mut client).expect("emptied");
+    assert!(loaded > 100 << 20, "{loaded} bytes: that is not what was to be measured");
+    let mut rest = loaded;
+    for _ in 0..100 {
+        std::thread::sleep(Duration::from_millis(200));
+        rest = anonymous_bytes(server.pid());
+        if rest < loaded / 2 {
+            return;
+        }
+    }
+    panic!("{loaded} bytes under load, {rest} at rest");
+}

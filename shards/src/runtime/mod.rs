@@ -1,12 +1,13 @@
 //! The ground the shards stand on: pinned cores, the rings between them, and what a core may wait for.
 //!
 //! Nothing here knows a shard, a replica or a log. `cpuset` and `topology` say which cores there are and which shards
-//! each owns; `core` is one pinned executor; `poller` is what a core sleeps on and `socket` what comes in by it; `ring`,
+//! each owns; `core` is one pinned executor, `heap` its thread's memory; `poller` is what a core sleeps on and `socket` what comes in by it; `ring`,
 //! `doorbell` and `mesh` carry messages between cores; `pool` runs what may block, beside the cores.
 
 pub mod core;
 pub mod cpuset;
 pub mod doorbell;
+pub mod heap;
 pub mod mesh;
 pub mod poller;
 pub mod pool;
