@@ -204,6 +204,7 @@ impl<M: StateMachine> Applying<'_, M> {
                 assert!(ticket.is_none(), "entry {} has requests, but is of an earlier life", entry.at.lsn);
                 continue;
             };
+            self.outbox.bytes += self.machine.step_bytes(&outcome);
             if let Some(ticket) = ticket {
                 if let Some(row) = slot.rows.front_mut() {
                     row.requests.advance(bytes);
@@ -211,7 +212,6 @@ impl<M: StateMachine> Applying<'_, M> {
                 slot.conns.sub(ticket.conn);
                 slot.pending.sub(bytes);
                 self.totals.sub(bytes);
-                self.outbox.bytes += M::outcome_bytes(&outcome);
                 self.outbox.done(ticket, entry.at.lsn, outcome);
             }
         }
@@ -247,7 +247,7 @@ impl<M: StateMachine> Applying<'_, M> {
                 Step::Done(outcome) if !slot.parked.holds(ticket.conn) => {
                     slot.pending.sub(op_bytes);
                     self.totals.sub(op_bytes);
-                    self.outbox.bytes += M::outcome_bytes(&outcome);
+                    self.outbox.bytes += self.machine.step_bytes(&outcome);
                     self.outbox.done(ticket, entry.at.lsn, outcome);
                 }
                 Step::Done(_) | Step::Blocked | Step::Passed => {
@@ -325,7 +325,7 @@ impl<M: StateMachine> Applying<'_, M> {
             Step::Done(outcome) if !slot.parked.holds(ticket.conn) => {
                 slot.pending.sub(op.len());
                 self.totals.sub(op.len());
-                self.outbox.bytes += M::outcome_bytes(&outcome);
+                self.outbox.bytes += self.machine.step_bytes(&outcome);
                 self.outbox.done(ticket, slot.replica.applied(), outcome);
                 true
             }

@@ -94,9 +94,10 @@ pub trait StateMachine {
         false
     }
 
-    /// What an outcome takes in memory, roughly, in bytes: the reads of a turn bring no more than
-    /// [`Limits::outcome_bytes`](crate::Limits::outcome_bytes), and one more outcome; so do its entries.
-    fn outcome_bytes(outcome: &Self::Outcome) -> usize {
+    /// What the step that brought this outcome took, roughly, in bytes: the outcome's in memory, and those it moved or
+    /// looked at beyond the operation's own. The reads of a turn take no more than
+    /// [`Limits::outcome_bytes`](crate::Limits::outcome_bytes), and one more step; so do its entries.
+    fn step_bytes(&mut self, outcome: &Self::Outcome) -> usize {
         let _ = outcome;
         0
     }

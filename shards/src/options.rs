@@ -26,8 +26,8 @@ pub struct Limits {
     pub apply_ops: usize,
     /// Bytes of operations applied in a turn. Default 16 MiB.
     pub apply_bytes: usize,
-    /// Bytes of outcomes that the reads of a turn bring, and as many that its entries bring; what comes after waits for
-    /// the next one. Default 32 MiB.
+    /// Bytes of outcomes that the reads of a turn bring or move, and as many that its entries do; what comes after waits
+    /// for the next one. Default 32 MiB.
     pub outcome_bytes: usize,
     /// Operations of one partition applied before another's turn comes. Default 1,024.
     pub apply_slice_ops: usize,

@@ -45,6 +45,8 @@ pub(super) struct Exec<'s> {
     pub(super) committed: bool,
     /// What a transaction has made values longer by so far.
     pub(super) grown_bytes: usize,
+    /// What ops have moved of values, or looked at, beyond their own bytes and their outcomes'.
+    pub(super) moved_bytes: usize,
     /// A dry run before a transaction: what was loaded stays for the real one.
     pub(super) preparing: bool,
 }

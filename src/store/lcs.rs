@@ -25,6 +25,7 @@ impl Exec<'_> {
         if cells.and_then(|cells| cells.checked_mul(4)).is_none_or(|bytes| bytes > MAX_TABLE_BYTES) {
             return Err(Stop::Error(ErrorKind::StringTooLong));
         }
+        self.moved_bytes += cells.unwrap_or_default();
         Ok(longest_common(&a, &b, ask))
     }
 }

@@ -95,6 +95,8 @@ pub struct Store<L> {
     pub(super) touched: Vec<PartitionId>,
     /// The log wants its segments back.
     pub(super) hand_over_wanted: bool,
+    /// What the last op moved of values beyond its own bytes and its outcome's.
+    moved_bytes: usize,
 }
 
 /// A hash for partition ids: they are ours, so mixing is enough.
@@ -158,6 +160,7 @@ impl<L: Lower> Store<L> {
             asking: Vec::new(),
             touched: Vec::new(),
             hand_over_wanted: false,
+            moved_bytes: 0,
         };
         for partition in found {
             let (id, meta) = partition.ok_or_else(|| broken("a partition's row"))?;
@@ -221,9 +224,12 @@ impl<L: Lower> Store<L> {
             seed: self.seed,
             committed: false,
             grown_bytes: 0,
+            moved_bytes: 0,
             preparing: false,
         };
-        let outcome = match exec.run(op) {
+        let result = exec.run(op);
+        self.moved_bytes = exec.moved_bytes;
+        let outcome = match result {
             Ok(outcome) => outcome,
             Err(Stop::Error(kind)) => Outcome::Error(kind),
             Err(Stop::Blocked) => {
@@ -435,8 +441,8 @@ impl<L: Lower> StateMachine for Store<L> {
         self.retry_hand_over();
     }
 
-    fn outcome_bytes(outcome: &Outcome) -> usize {
-        outcome.cost_bytes()
+    fn step_bytes(&mut self, outcome: &Outcome) -> usize {
+        outcome.cost_bytes() + std::mem::take(&mut self.moved_bytes)
     }
 
     fn frees_space(op: &[u8]) -> bool {

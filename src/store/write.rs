@@ -103,6 +103,7 @@ impl Exec<'_> {
         let (joined, expire_at_ms) = ([row.value(), value].concat(), row.expire_at_ms);
         self.fits(key, joined.len())?;
         self.grow(value.len())?;
+        self.moved_bytes += joined.len();
         self.put(key, &joined, expire_at_ms, Encoding::Raw);
         Ok(length(joined.len()))
     }
@@ -121,6 +122,7 @@ impl Exec<'_> {
         if bytes.len() < end {
             bytes.resize(end, 0);
         }
+        self.moved_bytes += bytes.len();
         bytes.get_mut(offset..end).expect("it was just made long enough").copy_from_slice(value);
         self.put(key, bytes, expire_at_ms, Encoding::Raw);
         Ok(length(bytes.len()))
@@ -269,6 +271,7 @@ impl Exec<'_> {
         }
         let (value, stamp) = (row.value().to_vec(), row.stamp());
         self.grow(value.len())?;
+        self.moved_bytes += value.len();
         self.put(to, &value, stamp.expire_at_ms, stamp.encoding);
         Ok(Outcome::Int(1))
     }

@@ -14,7 +14,7 @@ use crate::stages::Answered;
 #[derive(Debug)]
 pub(crate) struct Outbox<O> {
     pub replies: Vec<(Ticket, Reply<O>)>,
-    /// Bytes of outcomes in this part of the turn.
+    /// Bytes that the steps of this part of the turn took.
     pub bytes: usize,
     pub answered: Vec<Answered>,
     pub fenced: Vec<(PartitionId, String)>,

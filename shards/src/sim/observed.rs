@@ -134,8 +134,8 @@ impl<S: Subject> StateMachine for Observed<S> {
         self.inner.expect_replay(partition, last);
     }
 
-    fn outcome_bytes(outcome: &S::Outcome) -> usize {
-        S::Machine::outcome_bytes(outcome)
+    fn step_bytes(&mut self, outcome: &S::Outcome) -> usize {
+        self.inner.step_bytes(outcome)
     }
 
     fn frees_space(op: &[u8]) -> bool {

@@ -157,7 +157,7 @@ impl StateMachine for Kv {
         self.hand_overs_wanted += 1;
     }
 
-    fn outcome_bytes(outcome: &String) -> usize {
+    fn step_bytes(&mut self, outcome: &String) -> usize {
         outcome.len()
     }
 

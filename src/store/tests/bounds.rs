@@ -188,3 +188,25 @@ fn one_entry_of_few_bytes_keeps_to_the_memory() {
     assert!(outcomes[..6].iter().chain(&outcomes[8..]).all(|outcome| matches!(outcome, Outcome::Int(_))));
     assert_eq!(outcomes[6..8], [refused.clone(), refused]);
 }
+
+#[test]
+fn what_an_op_moves_of_large_values_is_told() {
+    let mut d = Driver::new(MemLower::default(), options());
+    let value = "v".repeat(100_000);
+    let mut told = |op: &Op<'_>| {
+        let outcome = d.run(op);
+        (d.store.step_bytes(&outcome), outcome.cost_bytes())
+    };
+    let (set_bytes, outcome_bytes) = told(&set("k", &value));
+    assert_eq!(set_bytes, outcome_bytes, "it brought the value itself");
+    let set_range = Op::SetRange { key: b"k", offset: 7, value: b"x" };
+    let copy = Op::Copy { from: b"k", to: b"l", replace: true };
+    let lcs = Op::Lcs { a: b"k", b: b"m", len: true, idx: false, min_match_len: 0, with_match_len: false };
+    told(&set("m", "0123456789"));
+    for op in [Op::Append { key: b"k", value: b"x" }, set_range, copy, lcs] {
+        let (bytes, outcome_bytes) = told(&op);
+        assert!(bytes >= outcome_bytes + 100_000, "{op:?}: {bytes}");
+    }
+    let (bytes, outcome_bytes) = told(&get("k"));
+    assert!(bytes == outcome_bytes && bytes >= 100_000, "{bytes}");
+}
