@@ -1,6 +1,7 @@
 //! The server binary: reads the command line, and decides how the process ends.
 //!
-//! Exit codes: 0 stopped as told, 2 bad usage, 64 and above as in sysexits.h: 74 the log or the state could not be
+//! Exit codes: 0 stopped as told, 2 bad usage, 64 and above as in sysexits.h: 71 the system refused
+//! something that every server needs, 74 the log or the state could not be
 //! written or read, 78 a bad configuration or data folder. A panic aborts, since a core that lost its place in the middle
 //! of a turn must not go on; only a panic that the raft guard contains is let through to it.
 

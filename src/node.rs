@@ -41,6 +41,8 @@ use identity::{Identity, IdentityError};
 use plan::Plan;
 use shared::{Phase, Shared};
 
+/// The system refused something that every server needs.
+pub const EXIT_SYSTEM: u8 = 71;
 /// The log or the state could not be written or read.
 pub const EXIT_IO: u8 = 74;
 /// The configuration or the data folder cannot be used.
@@ -57,6 +59,14 @@ pub enum StartError {
     /// Another process uses the folder, or it cannot be locked.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// There is no data folder, and none can be made.
+    #[error("cannot make the data folder {path}: {source}; name one that this user can make, by --data-dir")]
+    Folder {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The folder or the kernel does not do what a durable log needs.
     #[error(transparent)]
     Probe(#[from] ProbeError),
@@ -123,7 +133,7 @@ impl StartError {
         match self {
             Self::Wal { source: WalError::Io { .. } | WalError::Poisoned { .. }, .. }
             | Self::State { .. } => EXIT_IO,
-            Self::System { .. } => 71,
+            Self::System { .. } => EXIT_SYSTEM,
             _ => EXIT_CONFIG,
         }
     }
@@ -157,7 +167,7 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     let mut config = loaded.config.clone();
     config.data_dir = std::path::absolute(&config.data_dir).map_err(system("reading the current folder"))?;
     std::fs::create_dir_all(&config.data_dir)
-        .map_err(system(format!("making {}", config.data_dir.display())))?;
+        .map_err(|source| StartError::Folder { path: config.data_dir.clone(), source })?;
     let lock = FolderLock::acquire(&config.data_dir)?;
     let report = probe(&config.data_dir, ProbeOptions::default())?;
     let identity = identity::open(&config, said)?;

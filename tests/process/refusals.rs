@@ -95,6 +95,20 @@ fn a_folder_of_something_else_or_of_another_layout_is_left_alone() {
 }
 
 #[test]
+fn a_data_folder_that_cannot_be_made_is_refused_with_the_remedy() {
+    let dir = data_dir();
+    let file = dir.path().join("file");
+    fs::write(&file, "x").expect("write");
+    for path in [file.clone(), file.join("data")] {
+        let mut server = Server::spawn(&path, free_port(), &[]);
+        assert_eq!(server.wait().code(), Some(78), "{}", server.log());
+        for needle in [text(&path).as_str(), "cannot make the data folder", "--data-dir"] {
+            assert!(server.log().contains(needle), "{needle} in {}", server.log());
+        }
+    }
+}
+
+#[test]
 fn cores_that_are_not_there_are_refused() {
     let dir = data_dir();
     let missing = (cpus().last().expect("a CPU") + 1000).to_string();
