@@ -178,6 +178,14 @@ mod tests {
     }
 
     #[test]
+    fn the_help_shows_choices_as_they_are_written() {
+        let mut command = command();
+        let serve = command.find_subcommand_mut("serve").expect("a subcommand");
+        let help = serve.render_long_help().to_string();
+        assert!(help.contains("--wal-sync <auto|dsync|linked|inline>"), "{help}");
+    }
+
+    #[test]
     fn flags_reach_the_configuration() {
         let words =
             ["corduroy", "serve", "--cores", "0-1", "--partitions=4", "--slowlog-slower-than-us", "-1"];

@@ -180,7 +180,7 @@ macro_rules! choice {
         pub enum $name { $($(#[$vdoc])* $variant),* }
 
         impl Value for $name {
-            const FORM: &'static str = stringify!($($variant)|*);
+            const FORM: &'static str = concat!($("|", $text),*).split_at(1).1;
 
             fn read(text: &str) -> Result<Self, String> {
                 match text.trim() {
