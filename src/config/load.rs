@@ -131,7 +131,8 @@ impl Layers {
                 Some(setting) => self.said.push((Source::Environment(name), setting.key.to_owned(), text)),
                 None => {
                     let nearest = nearest(&name, SETTINGS.iter().map(super::Setting::env));
-                    let why = format!("no setting has this name; did you mean {nearest}?");
+                    let hint = nearest.map_or(LISTED.to_owned(), |near| format!("did you mean {near}?"));
+                    let why = format!("no setting has this name; {hint}");
                     self.problem(Source::Environment(name), "", why);
                 }
             }
@@ -179,17 +180,22 @@ impl Layers {
     }
 }
 
+/// Where all names stand.
+const LISTED: &str = "`corduroy serve --help` lists all";
+
 /// What to say of a key that is none.
 fn unknown(key: &str) -> String {
-    format!(
-        "no such setting; did you mean `{}`?",
-        nearest(key, SETTINGS.iter().map(|setting| setting.key.to_owned()))
-    )
+    let nearest = nearest(key, SETTINGS.iter().map(|setting| setting.key.to_owned()));
+    let hint = nearest.map_or(LISTED.to_owned(), |near| format!("did you mean `{near}`?"));
+    format!("no such setting; {hint}")
 }
 
-/// The name that takes the fewest changes.
-fn nearest(name: &str, names: impl Iterator<Item = String>) -> String {
-    names.min_by_key(|candidate| distance(name, candidate)).unwrap_or_default()
+/// The name that takes the fewest changes, if it is near enough to be meant: at most a third of the letters are wrong.
+fn nearest(name: &str, names: impl Iterator<Item = String>) -> Option<String> {
+    let letters = |name: &str| name.trim_start_matches("CORDUROY_").chars().count();
+    let (changes, near) =
+        names.map(|near| (distance(name, &near), near)).min_by_key(|(changes, _)| *changes)?;
+    (changes * 3 <= letters(name)).then_some(near)
 }
 
 /// Levenshtein's distance: insertions, deletions and replacements from one text to the other.
@@ -274,6 +280,19 @@ mod tests {
             assert!(shown.iter().any(|problem| problem.starts_with(needle)), "{needle} in {shown:#?}");
         }
         assert_eq!(shown.len(), 7, "{shown:#?}");
+    }
+
+    #[test]
+    fn a_name_far_from_all_is_not_taken_for_another() {
+        let mut layers = Layers::new();
+        layers.toml(Path::new("f.toml"), "foo = 1\n[wal]\nnope = 2\n");
+        layers.environment([("CORDUROY_FOO".to_owned(), "1".to_owned())].into_iter());
+        let shown: Vec<String> =
+            layers.load().expect_err("problems").iter().map(ToString::to_string).collect();
+        assert_eq!(shown.len(), 3, "{shown:#?}");
+        for problem in shown {
+            assert!(problem.contains("`corduroy serve --help` lists all"), "{problem}");
+        }
     }
 
     #[test]
