@@ -41,7 +41,7 @@ impl Machine {
 
 /// Plays the simulated worlds of Corduroy: the real shard, log and store over a disk, a clock and clients that misbehave.
 #[derive(Parser)]
-#[command(name = "corduroy-sim", version, about)]
+#[command(name = "corduroy-sim", version)]
 struct Cli {
     /// The state machine of the simulated shards.
     #[arg(long, global = true, value_enum, default_value_t = Machine::Store)]
@@ -124,8 +124,15 @@ impl Which {
 fn seeds(text: &str) -> Result<Range<u64>, String> {
     let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is not a seed"));
     match text.split_once("..") {
-        Some((from, to)) => Ok(number(from)?..number(to)?),
-        None => number(text).map(|seed| seed..seed + 1),
+        Some((from, to)) => {
+            let seeds = number(from)?..number(to)?;
+            if seeds.is_empty() { Err(format!("{text:?} names no seed")) } else { Ok(seeds) }
+        }
+        None => {
+            let seed = number(text)?;
+            let to = seed.checked_add(1).ok_or_else(|| format!("{seed} is above the last seed"))?;
+            Ok(seed..to)
+        }
     }
 }
 
@@ -227,4 +234,28 @@ fn shrink_one(machine: Machine, plan: &Plan, plays: usize, out: Option<PathBuf>)
         std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_one_or_a_range_and_never_none() {
+        assert_eq!(seeds("7"), Ok(7..8));
+        assert_eq!(seeds("0..3"), Ok(0..3));
+        for wrong in ["", "x", "5..2", "4..4", "1..", "18446744073709551615"] {
+            assert!(seeds(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_help_says_what_it_does() {
+        use clap::CommandFactory;
+        let about = Cli::command().get_about().map(ToString::to_string);
+        assert!(
+            about.as_deref().is_some_and(|about| about.starts_with("Plays the simulated worlds")),
+            "{about:?}"
+        );
+    }
 }
