@@ -71,6 +71,9 @@ fn load(args: &LoadArgs) -> Result<bool, Failure> {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let plan = Arc::new(args.plan(since_1970.as_nanos() as u64).map_err(usage)?);
     let label = report::Label::gather(&plan).map_err(failed)?;
+    for path in [&args.hdr, &args.html, &args.json].into_iter().flatten() {
+        demand_writable(path)?;
+    }
     let show_progress = !args.quiet && std::io::stderr().is_terminal();
     let outcome = run::run(&plan, show_progress).map_err(failed)?;
     let report = Report::new(&plan, label, &outcome);
@@ -114,6 +117,15 @@ fn check_journal(args: &CheckArgs) -> Result<bool, Failure> {
 
 fn words(verdict: &Verdict) -> String {
     report::table::verdict(verdict)
+}
+
+/// Refuses a path that a report cannot be written to, before a long run is made for it.
+fn demand_writable(path: &Path) -> Result<(), Failure> {
+    if path == Path::new("-") {
+        return Ok(());
+    }
+    let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    opened.map(drop).map_err(|error| (EXIT_USAGE, format!("cannot write {}: {error}", path.display())))
 }
 
 /// Writes to a file, or to the standard output for `-`. A reader that went away is no error.

@@ -347,3 +347,17 @@ fn a_report_can_be_shown_in_every_form() {
     assert!(!page.contains("<script") && !page.contains("http"), "the page must stand on its own");
     assert!(page.contains("prefers-color-scheme: dark"));
 }
+
+#[test]
+fn a_report_that_cannot_be_written_is_told_before_the_run() {
+    let data = Data::default();
+    let addr = Fake::start(Fault::None, &data);
+    for option in ["--json", "--hdr", "--html"] {
+        let words = format!("corduroy-load -q -a {addr} -n 100 {option} /nonexistent/report");
+        let cli = Cli::try_parse_from(words.split(' ')).unwrap();
+        let (code, why) = crate::load(&cli.load).unwrap_err();
+        assert_eq!(code, crate::EXIT_USAGE);
+        assert!(why.contains("/nonexistent/report"), "{why}");
+    }
+    assert!(data.lock().unwrap().is_empty(), "nothing was sent");
+}
