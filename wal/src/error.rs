@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::device::SlotId;
+use crate::device::folder::slot_file_name;
 use crate::ids::{LogId, Lsn, WalPosition};
 
 /// Everything that can go wrong with a WAL.
@@ -18,7 +19,8 @@ pub enum WalError {
     },
     /// Acknowledged bytes are not what was written.
     #[error(
-        "WAL damaged at segment {position} ({slot:?}), logs {logs:?}: {why}; the data there was acknowledged and is not cut off. {remedy}"
+        "WAL damaged at segment {position} ({}), logs {}: {why}; the data there was acknowledged and is not cut off. {remedy}",
+        slot_file_name(*slot), numbers(logs)
     )]
     Damaged {
         /// Where the first bad byte's frame starts.
@@ -70,4 +72,31 @@ pub enum WalError {
         /// The limit.
         limit: usize,
     },
+}
+
+/// Logs as an operator names them: `2, 7`.
+fn numbers(logs: &[LogId]) -> String {
+    logs.iter().map(|log| log.0.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SegmentSeq;
+
+    #[test]
+    fn damage_is_named_by_file_and_numbers() {
+        let damaged = WalError::Damaged {
+            position: WalPosition { segment: SegmentSeq(3), offset: 4096 },
+            slot: SlotId(7),
+            logs: vec![LogId(2), LogId(9)],
+            why: "a checksum is wrong".into(),
+            remedy: "Restore it.",
+        };
+        let text = damaged.to_string();
+        assert!(
+            text.starts_with("WAL damaged at segment 3:4096 (slot-000007.wal), logs 2, 9: a checksum"),
+            "{text}"
+        );
+    }
 }
