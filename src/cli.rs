@@ -150,8 +150,11 @@ pub fn build_info() -> String {
     let allocator = "mimalloc";
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
     format!(
-        "corduroy {}\ntarget: {}-{}\nprofile: {profile}\nallocator: {allocator}\ndata format: {}\nprotocol: RESP2, RESP3",
+        "corduroy {}\ncommit: {}\ncompiler: {}\ntarget: {}-{}\nprofile: {profile}\nallocator: {allocator}\ndata format: {}\n\
+         protocol: RESP2, RESP3",
         env!("CARGO_PKG_VERSION"),
+        env!("CORDUROY_COMMIT"),
+        env!("CORDUROY_RUSTC"),
         std::env::consts::ARCH,
         std::env::consts::OS,
         crate::node::identity::FORMAT_VERSION,

@@ -8,7 +8,6 @@ use corduroy_shards::Groups;
 
 use super::core::{MAX_GROUPS, ShardFacts};
 use super::shared::{Shared, lock};
-use crate::config::value::Bytes;
 
 type Lines = Vec<(Cow<'static, str>, String)>;
 
@@ -111,17 +110,40 @@ fn resident_bytes() -> u64 {
     pages * rustix::param::page_size() as u64
 }
 
+/// A figure that the kernel tells in KiB, in bytes; 0 if it does not.
+fn kib_line(file: &str, name: &str) -> u64 {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let figure = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+    figure.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Bytes as Redis writes them for people: `1.50M`.
+fn human(bytes: u64) -> String {
+    let units = [(1u64 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
+    match units.iter().find(|(unit, _)| bytes >= *unit) {
+        Some((unit, name)) => format!("{:.2}{name}", bytes as f64 / *unit as f64),
+        None => format!("{bytes}B"),
+    }
+}
+
 fn memory(shared: &Shared) -> Lines {
     let shards = facts(shared);
     let used = total(&shards, |shard| shard.store.used_bytes);
     let resident = resident_bytes();
+    let peak = kib_line("/proc/self/status", "VmHWM:").max(resident);
+    let system = kib_line("/proc/meminfo", "MemTotal:");
     vec![
         line("used_memory", resident),
-        line("used_memory_human", Bytes(resident)),
+        line("used_memory_human", human(resident)),
         line("used_memory_rss", resident),
+        line("used_memory_rss_human", human(resident)),
+        line("used_memory_peak", peak),
+        line("used_memory_peak_human", human(peak)),
         line("used_memory_dataset", used),
+        line("total_system_memory", system),
+        line("total_system_memory_human", human(system)),
         line("maxmemory", shared.memory.0),
-        line("maxmemory_human", shared.memory),
+        line("maxmemory_human", human(shared.memory.0)),
         line("maxmemory_policy", "noeviction"),
         line("state_rows_bytes", used),
         line("state_dirty_bytes", total(&shards, |shard| shard.store.dirty_bytes)),
@@ -275,4 +297,14 @@ fn raft_groups(shared: &Shared) -> Lines {
         ));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_for_people_are_written_as_redis_does() {
+        assert_eq!([human(0), human(1023), human(1536), human(5 << 30)], ["0B", "1023B", "1.50K", "5.00G"]);
+    }
 }

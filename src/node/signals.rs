@@ -2,12 +2,16 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::log;
 use super::shared::{Phase, Shared};
+
+/// Signals so soon after the first are the same telling: `timeout` and shells send one to the process and one to its group.
+const ONE_TELLING: Duration = Duration::from_millis(300);
 
 /// Watches for signals on a thread of its own.
 ///
@@ -16,13 +20,18 @@ use super::shared::{Phase, Shared};
 pub fn watch(shared: Arc<Shared>) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for (count, signal) in signals.forever().enumerate() {
-            if count > 0 {
+        let mut told: Option<Instant> = None;
+        for signal in signals.forever() {
+            if let Some(told) = told {
+                if told.elapsed() < ONE_TELLING {
+                    continue;
+                }
                 tracing::warn!(signal, "told to stop again: ending at once");
                 log::flush();
                 std::process::exit(128 + signal);
             }
             tracing::info!(signal, "told to stop: finishing what is under way; once more ends at once");
+            told = Some(Instant::now());
             shared.set_phase(Phase::Draining);
         }
     })?;

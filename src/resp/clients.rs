@@ -26,6 +26,15 @@ pub struct Hub {
     pub(super) remembered: Mutex<BTreeMap<&'static str, String>>,
     stats: Vec<CoreStats>,
     max_bulk_bytes: AtomicUsize,
+    rate: Mutex<Rate>,
+}
+
+/// How many commands a second there were between two looks.
+#[derive(Clone, Copy, Default, Debug)]
+struct Rate {
+    at_ns: u64,
+    processed: u64,
+    per_s: u64,
 }
 
 impl Hub {
@@ -39,6 +48,7 @@ impl Hub {
             remembered: Mutex::default(),
             stats: (0..cores).map(|_| CoreStats::new(commands)).collect(),
             max_bulk_bytes: AtomicUsize::new(32 << 20),
+            rate: Mutex::default(),
         })
     }
 
@@ -55,6 +65,19 @@ impl Hub {
         let mut totals = Totals::default();
         self.stats.iter().for_each(|core| core.add_to(&mut totals));
         totals
+    }
+
+    /// Commands a second since somebody last asked, a second ago or more (at first: since the start), so that nobody has to
+    /// count while nobody asks.
+    pub fn commands_per_s(&self, processed: u64, now_ns: u64) -> u64 {
+        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed_ns = now_ns.saturating_sub(rate.at_ns);
+        if passed_ns >= 1_000_000_000 {
+            let more = u128::from(processed.saturating_sub(rate.processed));
+            let per_s = more * 1_000_000_000 / u128::from(passed_ns);
+            *rate = Rate { at_ns: now_ns, processed, per_s: u64::try_from(per_s).unwrap_or(u64::MAX) };
+        }
+        rate.per_s
     }
 
     /// Sets all counters to zero.
@@ -278,5 +301,21 @@ impl Client {
         )
         .expect("writing to a string cannot fail");
         line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_a_second_are_those_since_the_last_look() {
+        let hub = Hub::new(1);
+        let s = 1_000_000_000;
+        assert_eq!(hub.commands_per_s(500, 10 * s), 50, "since the start");
+        assert_eq!(hub.commands_per_s(900, 10 * s + s / 2), 50, "too soon to tell");
+        assert_eq!(hub.commands_per_s(2500, 12 * s), 1000);
+        assert_eq!(hub.commands_per_s(7, 14 * s), 0, "the counters began anew");
+        assert_eq!(hub.commands_per_s(9, 15 * s), 2);
     }
 }

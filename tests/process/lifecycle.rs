@@ -79,6 +79,24 @@ fn a_stopping_server_does_not_wait_for_idle_clients() {
 }
 
 #[test]
+fn being_told_to_stop_twice_at_once_is_being_told_once_and_later_again_ends_it() {
+    let dir = data_dir();
+    let mut server = Server::start(dir.path(), &["--timeout-shutdown-ms", "60000"]);
+    // A client that does not read its replies keeps the drain waiting.
+    let mut deaf = server.connect();
+    let big = format!("SET big {}\r\n", "x".repeat(60_000));
+    exchange(&mut deaf, big.as_bytes(), b"+OK\r\n");
+    deaf.write_all(&b"GET big\r\n".repeat(500)).expect("sent");
+    std::thread::sleep(Duration::from_millis(300));
+    server.signal("-TERM");
+    server.signal("-TERM");
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(server.exited(), None, "{}", server.log());
+    server.signal("-TERM");
+    assert_eq!(server.wait().code(), Some(143), "{}", server.log());
+}
+
+#[test]
 fn an_idle_server_uses_no_cpu() {
     let dir = data_dir();
     let server = Server::start(dir.path(), &["--partitions", "16"]);

@@ -125,6 +125,11 @@ impl Server {
         assert!(status.success());
     }
 
+    /// How it ended, if it has.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child")
+    }
+
     /// Waits for its end, which must come by itself.
     pub fn wait(&mut self) -> ExitStatus {
         let begun = Instant::now();

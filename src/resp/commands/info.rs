@@ -78,7 +78,11 @@ fn own_lines(call: &Call<'_>, section: &str) -> Lines {
             line("cluster_connections", 0),
             line("blocked_clients", 0),
         ],
-        "stats" => stats_lines(&hub.totals()),
+        "stats" => {
+            let totals = hub.totals();
+            let per_s = hub.commands_per_s(totals.processed, call.backend.mono_ns());
+            stats_lines(&totals, per_s)
+        }
         "replication" => vec![line("role", "master"), line("connected_slaves", 0)],
         "commandstats" => command_lines(&hub.totals()),
         "errorstats" => hub
@@ -92,10 +96,11 @@ fn own_lines(call: &Call<'_>, section: &str) -> Lines {
     }
 }
 
-fn stats_lines(totals: &Totals) -> Lines {
+fn stats_lines(totals: &Totals, per_s: u64) -> Lines {
     vec![
         line("total_connections_received", totals.connections),
         line("total_commands_processed", totals.processed),
+        line("instantaneous_ops_per_sec", per_s),
         line("keyspace_hits", totals.hits),
         line("keyspace_misses", totals.misses),
         line("total_error_replies", totals.errors.values().sum::<u64>()),
