@@ -11,10 +11,11 @@ fn main() {
         }
     }
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
-    say("CORDUROY_RUSTC", line_of(&rustc, &["--version"]));
-    say("CORDUROY_COMMIT", line_of("git", &["rev-parse", "--short=12", "HEAD"]));
+    say("BUILD_RUSTC", line_of(&rustc, &["--version"]));
+    say("BUILD_COMMIT", line_of("git", &["rev-parse", "--short=12", "HEAD"]));
 }
 
+/// `cargo run` puts these into the server's environment too, so they must not look like settings.
 fn say(name: &str, value: Option<String>) {
     println!("cargo::rustc-env={name}={}", value.as_deref().unwrap_or("unknown"));
 }

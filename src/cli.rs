@@ -153,8 +153,8 @@ pub fn build_info() -> String {
         "corduroy {}\ncommit: {}\ncompiler: {}\ntarget: {}-{}\nprofile: {profile}\nallocator: {allocator}\ndata format: {}\n\
          protocol: RESP2, RESP3",
         env!("CARGO_PKG_VERSION"),
-        env!("CORDUROY_COMMIT"),
-        env!("CORDUROY_RUSTC"),
+        env!("BUILD_COMMIT"),
+        env!("BUILD_RUSTC"),
         std::env::consts::ARCH,
         std::env::consts::OS,
         crate::node::identity::FORMAT_VERSION,
@@ -173,6 +173,12 @@ mod tests {
 
     fn read_words(words: &[&str]) -> Result<Request, Vec<Problem>> {
         read(words.iter().map(OsString::from), std::iter::empty())
+    }
+
+    #[test]
+    fn what_the_build_puts_into_the_environment_is_not_taken_for_a_setting() {
+        let script = include_str!("build.rs");
+        assert!(script.contains("BUILD_COMMIT") && !script.contains("\"CORDUROY_"));
     }
 
     #[test]
