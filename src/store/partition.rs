@@ -115,6 +115,14 @@ impl Partition {
         }
     }
 
+    /// Has the next freeze take a point of it.
+    pub(super) fn touch(&mut self, touched: &mut Vec<PartitionId>) {
+        if !self.touched {
+            self.touched = true;
+            touched.push(self.id);
+        }
+    }
+
     /// What a hand-over that freezes now has to keep of it.
     pub(super) fn meta(&self) -> PartitionMeta {
         PartitionMeta {

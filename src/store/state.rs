@@ -322,7 +322,7 @@ impl<L: Lower> StateMachine for Store<L> {
         // Writes outrun the hand-over: its completion lets them go on, also in the middle of an entry, however much
         // its ops make of few bytes.
         let waiting_bytes = self.ledger.dirty_bytes + self.ledger.captured_bytes;
-        if waiting_bytes > self.max_waiting_bytes(at) {
+        if waiting_bytes > self.options.max_dirty_bytes && waiting_bytes > self.max_waiting_bytes(at) {
             self.freeze_if_due();
             if self.ledger.is_handing_over() {
                 self.lookups.still_held(at.partition, self.ledger.completed);
@@ -351,10 +351,7 @@ impl<L: Lower> StateMachine for Store<L> {
         {
             partition.ops_in_entry += 1;
             partition.clock_ms = partition.clock_ms.max(at.stamp_ms);
-            if !partition.touched {
-                partition.touched = true;
-                self.touched.push(at.partition);
-            }
+            partition.touch(&mut self.touched);
         }
         step
     }
@@ -375,10 +372,7 @@ impl<L: Lower> StateMachine for Store<L> {
         (partition.ops_in_entry, partition.ops_below) = (0, 0);
         partition.applied = at.lsn;
         partition.clock_ms = partition.clock_ms.max(at.stamp_ms);
-        if !partition.touched {
-            partition.touched = true;
-            self.touched.push(at.partition);
-        }
+        partition.touch(&mut self.touched);
         if partition.wants_sweep() {
             partition.swept_ms = partition.clock_ms;
             upkeep.walks.push_back(at.partition);

@@ -298,9 +298,8 @@ impl<L: Lower> Store<L> {
             let end = partition.table.page_end(hash);
             let expired = self.ledger.totals.expired;
             units = units.saturating_sub(1 + partition.walk_page(&mut self.ledger, hash, safe));
-            if self.ledger.totals.expired > expired && !partition.touched {
-                partition.touched = true;
-                self.touched.push(id);
+            if self.ledger.totals.expired > expired {
+                partition.touch(&mut self.touched);
             }
             self.upkeep.walk_hash = match end.checked_add(1) {
                 Some(next) => next,
