@@ -51,6 +51,8 @@ pub struct Conn {
     last_input_ns: Cell<u64>,
     /// Since when a request has been arriving, and how much since.
     partial: Cell<Option<(u64, u64)>>,
+    /// Bytes read that `partial` does not count yet.
+    came_bytes: Cell<u64>,
     over_soft_since_ns: Cell<Option<u64>>,
     /// What it has to send, as last counted into the core's sum.
     counted_bytes: Cell<usize>,
@@ -175,6 +177,7 @@ pub fn open(core: &Rc<Core>, socket: Socket, peer: Option<SocketAddr>) {
         unsent: RefCell::default(),
         last_input_ns: Cell::new(core.now().mono_ns),
         partial: Cell::new(None),
+        came_bytes: Cell::new(0),
         over_soft_since_ns: Cell::new(None),
         counted_bytes: Cell::new(0),
     });
@@ -256,18 +259,18 @@ fn take_input(core: &Rc<Core>, conn: &Rc<Conn>, bytes: &[u8]) {
     let mut session = conn.session.borrow_mut();
     session.input(bytes, &**core);
     conn.last_input_ns.set(now.mono_ns);
-    drop(session);
-    watch_partial(core, conn, bytes.len());
+    conn.came_bytes.set(conn.came_bytes.get() + bytes.len() as u64);
     if let Some(facts) = core.shared.facts.get(core.index) {
         bump(&facts.input_bytes, bytes.len() as u64);
     }
 }
 
-/// Keeps the time since when a request has been arriving, of which `count` more bytes came.
-fn watch_partial(core: &Core, conn: &Conn, count: usize) {
+/// Keeps the time since when a request has been arriving, and counts what came of it.
+fn watch_partial(core: &Core, conn: &Conn) {
+    let came_bytes = conn.came_bytes.take();
     let partial = conn.session.borrow().is_midway().then(|| {
         let (since_ns, before) = conn.partial.get().unwrap_or((core.now().mono_ns, 0));
-        (since_ns, before + count as u64)
+        (since_ns, before + came_bytes)
     });
     if partial.is_some() {
         want_sweep(core);
@@ -353,7 +356,7 @@ pub fn settle(core: &Rc<Core>, conn: &Rc<Conn>) {
         return;
     }
     // What was half a request may lie among what was kept while the session was paused.
-    watch_partial(core, conn, 0);
+    watch_partial(core, conn);
     count_output(core, conn);
     check_backlog(core, conn);
     if conn.may_read(core) {
