@@ -101,15 +101,6 @@ fn clients(shared: &Shared) -> Lines {
     lines
 }
 
-/// Resident memory of the process, in bytes.
-fn resident_bytes() -> u64 {
-    let pages = std::fs::read_to_string("/proc/self/statm")
-        .ok()
-        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok())
-        .unwrap_or(0);
-    pages * rustix::param::page_size() as u64
-}
-
 /// A figure that the kernel tells in KiB, in bytes; 0 if it does not.
 fn kib_line(file: &str, name: &str) -> u64 {
     let text = std::fs::read_to_string(file).unwrap_or_default();
@@ -129,7 +120,7 @@ fn human(bytes: u64) -> String {
 fn memory(shared: &Shared) -> Lines {
     let shards = facts(shared);
     let used = total(&shards, |shard| shard.store.used_bytes);
-    let resident = resident_bytes();
+    let resident = kib_line("/proc/self/status", "VmRSS:");
     let peak = kib_line("/proc/self/status", "VmHWM:").max(resident);
     let system = kib_line("/proc/meminfo", "MemTotal:");
     vec![
