@@ -188,15 +188,24 @@ fn a_turn_brings_no_more_than_may_be_held() {
     }
 }
 
-#[test]
-fn reads_that_bring_all_that_a_turn_may_hold_do_not_hold_up_writes() {
+/// Clients that ask again whenever they have been answered, together for more than a turn brings.
+fn ask(world: &mut World, seq: u64) {
+    (10..20).for_each(|conn| world.read(conn, seq, "get a"));
+}
+
+/// A world in which they have asked for the first time.
+fn greedy() -> World {
     let mut world = limited(|limits| limits.outcome_bytes = 250);
     world.disk.set_stalled(false);
     world.write(1, 0, &format!("set a {}", "x".repeat(100)));
     world.settle();
-    // Clients that ask again whenever they have been answered, together for more than a turn brings.
-    let ask = |world: &mut World, seq| (10..20).for_each(|conn| world.read(conn, seq, "get a"));
     ask(&mut world, 0);
+    world
+}
+
+#[test]
+fn reads_that_bring_all_that_a_turn_may_hold_do_not_hold_up_writes() {
+    let mut world = greedy();
     world.turn();
     world.write(2, 0, "set b 1");
     world.write(2, 1, "set c 1");
@@ -214,12 +223,7 @@ fn reads_that_bring_all_that_a_turn_may_hold_do_not_hold_up_writes() {
 
 #[test]
 fn reads_of_one_partition_do_not_hold_up_those_of_another() {
-    let mut world = limited(|limits| limits.outcome_bytes = 250);
-    world.disk.set_stalled(false);
-    world.write(1, 0, &format!("set a {}", "x".repeat(100)));
-    world.settle();
-    let ask = |world: &mut World, seq| (10..20).for_each(|conn| world.read(conn, seq, "get a"));
-    ask(&mut world, 0);
+    let mut world = greedy();
     world.turn();
     world.request(Q, 2, 0, Kind::Read, "get b");
     for seq in 1..10 {
