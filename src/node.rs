@@ -20,6 +20,7 @@ use corduroy_wal::device::{OpenError, ProbeError, ProbeOptions, ProbeReport, pro
 
 use crate::config::value::Bytes;
 use crate::config::{Config, Loaded, SETTINGS, Source};
+use crate::store::LowerError;
 
 mod backend;
 mod boot;
@@ -101,12 +102,12 @@ pub enum StartError {
         source: WalError,
     },
     /// The state of a shard cannot be read.
-    #[error("shard {}: {why}", shard.0)]
+    #[error("shard {}: {source}", shard.0)]
     State {
         /// Which.
         shard: ShardId,
         /// Why.
-        why: String,
+        source: LowerError,
     },
     /// A shard cannot be put together.
     #[error("shard {}: {source}", shard.0)]

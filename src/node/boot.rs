@@ -17,6 +17,7 @@ use super::message::Message;
 use super::shared::Shared;
 use super::{EXIT_IO, StartError, driver, log, system};
 use crate::config::{Config, Replication};
+use crate::store::{Binding, OWNER_BYTES};
 use crate::store::{HashSeed, LsmLower, LsmShared, Options as StoreOptions, Store};
 
 /// Files of the lower level that may be open at a time, all shards of a core together.
@@ -137,8 +138,9 @@ fn open_shard(
     let description = device.describe();
     let (wal, found) =
         Wal::open(device, wal_options(config, seed)).map_err(|source| StartError::Wal { shard, source })?;
-    let state = |why| StartError::State { shard, why };
-    let lower = LsmLower::open(&state_folder, lower).map_err(state)?;
+    let state = |source| StartError::State { shard, source };
+    let binding = Binding { owner: [0; OWNER_BYTES], may_adopt: true };
+    let lower = LsmLower::open(&state_folder, lower, &binding).map_err(state)?;
     let store = Store::open(lower, store_options(shared)).map_err(state)?;
     let partitions = shared.plan.partitions_of(shard);
     let shard_options = shard_options(config, shared.plan.used_shards());

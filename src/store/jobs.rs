@@ -12,7 +12,7 @@ use super::lower::format::{
     PartitionMeta, STORE_KEY, keyspace_end, partition_key, read_row_key, read_row_value, row_key, row_value,
     store_value,
 };
-use super::lower::{IngestError, Lower, LowerRow};
+use super::lower::{IngestError, Lower, LowerError, LowerRow};
 use super::op::ErrorKind;
 use super::row::{NO_EXPIRY, Stamp};
 use super::scan::CURSOR_SHIFT;
@@ -36,7 +36,7 @@ pub struct Job<L> {
 }
 
 /// The result of a [`Job`].
-pub struct JobDone(pub(super) Result<Done, String>);
+pub struct JobDone(pub(super) Result<Done, LowerError>);
 
 impl<L> std::fmt::Debug for Job<L> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -168,10 +168,10 @@ impl<L: Lower> Job<L> {
 }
 
 impl Task {
-    fn run<L: Lower>(self, lower: &L) -> Result<Done, String> {
+    fn run<L: Lower>(self, lower: &L) -> Result<Done, LowerError> {
         match self {
             Task::Load { place, keys, asked } => {
-                let load = |(hash, key): (u64, Vec<u8>)| -> Result<Loaded, String> {
+                let load = |(hash, key): (u64, Vec<u8>)| -> Result<Loaded, LowerError> {
                     let value = read_row(lower, place, hash, &key)?;
                     Ok(Loaded { hash, key, value })
                 };
@@ -191,7 +191,7 @@ impl Task {
                 Ok(Done::ExpiredBelow { place, rows, next, asked })
             }
             Task::Resolve { place, keys, epoch } => {
-                let resolve = |(hash, key): (u64, Vec<u8>)| -> Result<_, String> {
+                let resolve = |(hash, key): (u64, Vec<u8>)| -> Result<_, LowerError> {
                     let stamp = read_row(lower, place, hash, &key)?.map(|(stamp, _)| stamp);
                     Ok((hash, key, stamp))
                 };
@@ -209,7 +209,7 @@ fn read_row<L: Lower>(
     place: Place,
     hash: u64,
     key: &[u8],
-) -> Result<Option<(Stamp, Vec<u8>)>, String> {
+) -> Result<Option<(Stamp, Vec<u8>)>, LowerError> {
     let Some(value) = lower.get(&row_key(place.partition, place.keyspace, hash, key))? else {
         return Ok(None);
     };
@@ -217,8 +217,8 @@ fn read_row<L: Lower>(
     Ok(Some((stamp, value.to_vec())))
 }
 
-fn unreadable(place: Place) -> String {
-    format!("state: a row of partition {} is in a layout that this version does not know", place.partition)
+fn unreadable(place: Place) -> LowerError {
+    LowerError::layout(format!("a row of partition {}", place.partition))
 }
 
 /// Visits the rows of a keyspace from a hash on, until `visit` returns false.
@@ -227,7 +227,7 @@ fn walk<L: Lower>(
     place: Place,
     from: u64,
     mut visit: impl FnMut(u64, &[u8], Stamp, &[u8]) -> bool,
-) -> Result<(), String> {
+) -> Result<(), LowerError> {
     let start = row_key(place.partition, place.keyspace, from, b"");
     let mut broken = false;
     lower.scan(&start, &keyspace_end(place.partition, place.keyspace), &mut |key, value| match (
@@ -244,7 +244,7 @@ fn walk<L: Lower>(
 }
 
 /// A page of keys; ends where a cursor can stand.
-fn range<L: Lower>(lower: &L, place: Place, from: u64) -> Result<LowerPage, String> {
+fn range<L: Lower>(lower: &L, place: Place, from: u64) -> Result<LowerPage, LowerError> {
     let (mut keys, mut to): (Vec<LowerKey>, u64) = (Vec::new(), u64::MAX);
     walk(lower, place, from, |hash, key, stamp, _| {
         let cursor = hash >> CURSOR_SHIFT;
@@ -264,7 +264,7 @@ fn matches<L: Lower>(
     place: Place,
     pattern: Vec<u8>,
     limit: MatchLimit,
-) -> Result<LowerPage, String> {
+) -> Result<LowerPage, LowerError> {
     let (mut keys, mut bytes, mut refused) = (Vec::new(), 0, None);
     let mut effort = Effort::of_a_command();
     walk(lower, place, 0, |hash, key, stamp, _| {
@@ -286,7 +286,7 @@ fn matches<L: Lower>(
 }
 
 /// A stretch of rows, and its last hash.
-fn warm<L: Lower>(lower: &L, place: Place, from: u64) -> Result<(Vec<Loaded>, u64), String> {
+fn warm<L: Lower>(lower: &L, place: Place, from: u64) -> Result<(Vec<Loaded>, u64), LowerError> {
     let (mut rows, mut bytes, mut to): (Vec<Loaded>, usize, u64) = (Vec::new(), 0, u64::MAX);
     walk(lower, place, from, |hash, key, stamp, value| {
         let is_full = rows.len() >= WARM_ROWS || bytes >= WARM_BYTES;
@@ -307,7 +307,7 @@ fn expired<L: Lower>(
     place: Place,
     from: u64,
     clock_ms: u64,
-) -> Result<(Vec<Loaded>, Option<u64>), String> {
+) -> Result<(Vec<Loaded>, Option<u64>), LowerError> {
     let (mut rows, mut next) = (Vec::new(), None);
     walk(lower, place, from, |hash, key, stamp, _| {
         if rows.len() >= EXPIRED_ROWS {
@@ -329,7 +329,7 @@ fn hand_over<L: Lower>(
     seed: HashSeed,
     mut rows: Vec<Captured>,
     metas: Vec<(PartitionId, PartitionMeta)>,
-) -> Result<Done, String> {
+) -> Result<Done, LowerError> {
     // In the lower level's order, so that looking for the old rows reads each of its blocks once.
     rows.sort_unstable_by(|a, b| {
         let order = (a.partition, a.keyspace, a.hash).cmp(&(b.partition, b.keyspace, b.hash));
@@ -356,7 +356,7 @@ fn hand_over<L: Lower>(
     }
 }
 
-fn count_blind<L: Lower>(lower: &L, rows: &[Captured]) -> Result<BTreeMap<Place, BlindCounts>, String> {
+fn count_blind<L: Lower>(lower: &L, rows: &[Captured]) -> Result<BTreeMap<Place, BlindCounts>, LowerError> {
     let mut counts: BTreeMap<Place, BlindCounts> = BTreeMap::new();
     for row in rows.iter().filter(|row| row.unknown) {
         let place = Place { partition: row.partition, keyspace: row.keyspace };

@@ -39,7 +39,9 @@ pub use float::LongDouble;
 pub use glob::{Effort, glob};
 pub use hash::HashSeed;
 pub use jobs::{Job, JobDone};
-pub use lower::{Lower, LowerRow, LowerStats, LsmLower, LsmShared, MemLower};
+pub use lower::{
+    Binding, Lower, LowerError, LowerRow, LowerStats, LsmLower, LsmShared, MemLower, OWNER_BYTES,
+};
 pub use number::{is_long_double, parse_integer};
 pub use op::{Condition, ErrorKind, Expiry, List, MAX_WALKS, Op, OpError, Outcome, SetReply, SetWhen};
 pub use scan::CURSOR_BITS;

@@ -16,10 +16,10 @@ use super::hash::{HashSeed, mix};
 use super::jobs::{Job, JobDone, MatchLimit, Place, Task};
 use super::ledger::Ledger;
 use super::lookups::{Lookups, Want};
-use super::lower::Lower;
 use super::lower::format::{
     PARTITIONS_END, PartitionMeta, STORE_KEY, partition_key, read_partition_key, read_store_value, row_key,
 };
+use super::lower::{Lower, LowerError};
 use super::op::{ErrorKind, Op, Outcome};
 use super::partition::{Found, Partition};
 use super::pins::Pins;
@@ -135,9 +135,9 @@ impl<L: Lower> Store<L> {
     /// Opens the state as the last hand-over left it. Blocks.
     ///
     /// # Errors
-    /// A text saying what could not be read.
-    pub fn open(lower: L, options: Options) -> Result<Self, String> {
-        let broken = |what: &str| format!("state: {what} is in a layout that this version does not know");
+    /// [`LowerError`], with what could not be read.
+    pub fn open(lower: L, options: Options) -> Result<Self, LowerError> {
+        let broken = |what: &str| LowerError::layout(what);
         let seed = match lower.get(STORE_KEY)? {
             None => options.hash_seed,
             Some(value) => read_store_value(&value).ok_or_else(|| broken("the store's own row"))?,
@@ -413,7 +413,7 @@ impl<L: Lower> StateMachine for Store<L> {
     }
 
     fn job_done(&mut self, done: JobDone) -> Result<(), String> {
-        self.take_done(done.0?);
+        self.take_done(done.0.map_err(|error| error.to_string())?);
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use corduroy_wal::Lsn;
 
 use super::hash::HashSeed;
 use super::lower::format::{keyspace_end, read_row_key, read_row_value, row_key};
-use super::lower::{Lower, LowerStats};
+use super::lower::{Lower, LowerError, LowerStats};
 use super::partition::Partition;
 use super::row::Stamp;
 use super::state::Store;
@@ -91,8 +91,8 @@ impl<L: Lower> Store<L> {
     /// whatever their hand-overs, evictions and removals of expired rows. Reads the lower level, so it blocks.
     ///
     /// # Errors
-    /// A text saying what could not be read.
-    pub fn state_hash(&self, id: PartitionId) -> Result<u64, String> {
+    /// [`LowerError`], with what could not be read.
+    pub fn state_hash(&self, id: PartitionId) -> Result<u64, LowerError> {
         let nothing = Partition::new(id);
         let partition = self.partitions.get(&id).map_or(&nothing, Box::as_ref);
         let mut head = Vec::new();

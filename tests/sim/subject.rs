@@ -138,7 +138,7 @@ impl Subject for StoreSubject {
             max_dirty_bytes: hand_over_bytes * 16,
             ..Options::with_memory(64 << 20, SEED)
         };
-        Store::open(media.clone(), options)
+        Store::open(media.clone(), options).map_err(|error| error.to_string())
     }
 
     fn model(&self) -> StoreModel {

@@ -13,7 +13,8 @@ use lsm_tree::compaction::Leveled;
 use lsm_tree::compaction::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
 use lsm_tree::{AbstractTree, AnyTree, Cache, Config, DescriptorTable, Guard, SeqNo, SequenceNumberCounter};
 
-use super::{IngestError, Lower, LowerRow, LowerStats};
+use super::manifest::{self, Manifest};
+use super::{Binding, IngestError, Lower, LowerError, LowerRow, LowerStats, OWNER_BYTES};
 
 /// Above every sequence number in use; the top bit is the crate's own.
 const ABOVE_ALL: SeqNo = (1 << 63) - 1;
@@ -93,11 +94,33 @@ pub struct LsmLower {
 }
 
 impl LsmLower {
-    /// Opens or creates the tree in the folder `path`.
+    /// Makes an empty folder the state of `owner`: its tree is made when it is opened for the first time.
     ///
     /// # Errors
-    /// A text naming the folder and what is wrong with it.
-    pub fn open(path: &Path, shared: &LsmShared) -> Result<Self, String> {
+    /// [`LowerError::Io`].
+    pub fn format(path: &Path, owner: [u8; OWNER_BYTES]) -> Result<(), LowerError> {
+        Manifest::new(owner).write(path)
+    }
+
+    /// Opens the tree in the folder `path`, if it is bound as `binding` says; makes it in a folder that was just
+    /// formatted.
+    ///
+    /// # Errors
+    /// [`LowerError`], with the file or folder and what is wrong with it.
+    pub fn open(path: &Path, shared: &LsmShared, binding: &Binding) -> Result<Self, LowerError> {
+        let manifest = match Manifest::read(path)? {
+            Some(manifest) => manifest,
+            None if binding.may_adopt => Manifest::new(binding.owner),
+            None => {
+                let file = path.join(manifest::FILE);
+                let what = "it is missing, or the folder is empty; restore the folder from a backup";
+                return Err(LowerError::damaged(&file, what));
+            }
+        };
+        if manifest.owner != binding.owner {
+            let (folder, found) = (path.to_owned(), Box::new(manifest.owner));
+            return Err(LowerError::Foreign { folder, found });
+        }
         let (sequence, visible) = (SequenceNumberCounter::default(), SequenceNumberCounter::default());
         let dead = DeadRanges::default();
         let tree = Config::new(path, sequence.clone(), visible.clone())
@@ -105,7 +128,7 @@ impl LsmLower {
             .use_descriptor_table(Some(Arc::clone(&shared.descriptors)))
             .with_compaction_filter_factory(Some(Arc::new(dead.clone())))
             .open()
-            .map_err(|error| format!("state in {}: cannot be opened: {error:?}", path.display()))?;
+            .map_err(|error| LowerError::of_tree("opening the tree", path, error))?;
         let next = tree.get_highest_seqno().map_or(1, |highest| highest + 1);
         sequence.set(next);
         visible.set(next);
@@ -114,8 +137,9 @@ impl LsmLower {
     }
 
     /// Lets the rows of a flushed keyspace go: whole tables at once, the rest when it is merged.
-    fn drop_dead(&self, from: &[u8], to: &[u8]) -> Result<(), String> {
-        let failed = |error: lsm_tree::Error| format!("state: flushed rows could not be dropped: {error:?}");
+    fn drop_dead(&self, from: &[u8], to: &[u8]) -> Result<(), LowerError> {
+        let failed =
+            |error: lsm_tree::Error| LowerError::of_tree("dropping flushed rows", &self.folder, error);
         self.dead.add(from, to);
         self.tree.drop_range(from..to).map_err(failed)?;
         let is_empty = self.tree.range(from..to, ABOVE_ALL, None).next().is_none();
@@ -126,31 +150,32 @@ impl LsmLower {
         Ok(())
     }
 
-    fn free_bytes(&self) -> Result<u64, String> {
-        let disk = rustix::fs::statvfs(self.folder.as_path()).map_err(|error| {
-            format!("state in {}: the room left cannot be told: {error}", self.folder.display())
-        })?;
+    fn free_bytes(&self) -> Result<u64, LowerError> {
+        let disk = rustix::fs::statvfs(self.folder.as_path())
+            .map_err(|error| LowerError::io("asking for the room left in", &self.folder, &error.into()))?;
         Ok(disk.f_bavail * disk.f_frsize)
     }
 
     /// One merge, if there is one to do and room for what it may write: not more than is there, nor than one level's
     /// share of it.
-    fn merge_once(&self) -> Result<bool, String> {
+    fn merge_once(&self) -> Result<bool, LowerError> {
         if self.free_bytes()? < self.tree.disk_space().min(MERGE_BYTES) + MARGIN_BYTES {
             return Ok(false);
         }
         let before = self.tree.current_version().id();
         self.tree
             .compact(Arc::clone(&self.strategy) as Arc<_>, ABOVE_ALL)
-            .map_err(|error| format!("state: compaction failed: {error:?}"))?;
+            .map_err(|error| LowerError::of_tree("a merge", &self.folder, error))?;
         Ok(self.tree.current_version().id() != before)
     }
 }
 
 impl Lower for LsmLower {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
-        let value =
-            self.tree.get(key, ABOVE_ALL).map_err(|error| format!("state: cannot be read: {error:?}"))?;
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LowerError> {
+        let value = self
+            .tree
+            .get(key, ABOVE_ALL)
+            .map_err(|error| LowerError::of_tree("reading a row", &self.folder, error))?;
         Ok(value.map(|value| value.to_vec()))
     }
 
@@ -159,13 +184,14 @@ impl Lower for LsmLower {
         from: &[u8],
         to: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), String> {
+    ) -> Result<(), LowerError> {
         if from >= to {
             return Ok(());
         }
         for item in self.tree.range(from..to, ABOVE_ALL, None) {
-            let (key, value) =
-                item.into_inner().map_err(|error| format!("state: cannot be scanned: {error:?}"))?;
+            let (key, value) = item
+                .into_inner()
+                .map_err(|error| LowerError::of_tree("reading rows", &self.folder, error))?;
             if !visit(&key, &value) {
                 break;
             }
@@ -181,7 +207,7 @@ impl Lower for LsmLower {
             return Err(IngestError::NoRoom { needed_bytes, free_bytes });
         }
         let failed = |error: lsm_tree::Error| {
-            IngestError::Failed(format!("state: a hand-over could not be written: {error:?}"))
+            IngestError::Failed(LowerError::of_tree("writing a hand-over", &self.folder, error))
         };
         let mut ingestion = self.tree.ingestion().map_err(failed)?;
         for (key, value) in rows {
@@ -193,7 +219,7 @@ impl Lower for LsmLower {
         ingestion.finish().map_err(failed)
     }
 
-    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, String> {
+    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, LowerError> {
         for (from, to) in dead {
             self.drop_dead(from, to)?;
         }

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{IngestError, Lower, LowerRow, LowerStats};
+use super::{IngestError, Lower, LowerError, LowerRow, LowerStats};
 
 /// A `BTreeMap` behind a lock.
 #[derive(Clone, Default, Debug)]
@@ -33,7 +33,7 @@ impl MemLower {
 }
 
 impl Lower for MemLower {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LowerError> {
         Ok(self.map().get(key).cloned())
     }
 
@@ -42,7 +42,7 @@ impl Lower for MemLower {
         from: &[u8],
         to: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), String> {
+    ) -> Result<(), LowerError> {
         if from >= to {
             return Ok(());
         }
@@ -68,7 +68,7 @@ impl Lower for MemLower {
         Ok(())
     }
 
-    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, String> {
+    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, LowerError> {
         let mut map = self.map();
         for (from, to) in dead {
             map.retain(|key, _| key < from || key >= to);

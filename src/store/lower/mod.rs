@@ -3,10 +3,13 @@
 //! Called from jobs only (its calls block). [`LsmLower`] is the real one, [`MemLower`] the simulator's. The bytes that
 //! lie in it are in `format`.
 
+mod error;
 pub(super) mod format;
 mod lsm;
+mod manifest;
 mod mem;
 
+pub use error::{Binding, LowerError, OWNER_BYTES};
 pub use lsm::{LsmLower, LsmShared};
 pub use mem::MemLower;
 
@@ -34,8 +37,8 @@ pub enum IngestError {
         free_bytes: u64,
     },
     /// Anything else: what the disk holds is known only after a restart.
-    #[error("{0}")]
-    Failed(String),
+    #[error(transparent)]
+    Failed(#[from] LowerError),
 }
 
 /// An ordered, durable map. Clones are handles to the same map.
@@ -43,15 +46,19 @@ pub trait Lower: Clone + Send + Sync + 'static {
     /// The value of a key.
     ///
     /// # Errors
-    /// A text saying what could not be read.
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String>;
+    /// [`LowerError`], with what could not be read.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LowerError>;
 
     /// Visits the pairs with `from <= key < to` in key order, until `visit` returns false.
     ///
     /// # Errors
-    /// A text saying what could not be read.
-    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool)
-    -> Result<(), String>;
+    /// [`LowerError`], with what could not be read.
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), LowerError>;
 
     /// Takes all rows (ascending keys, each once; `bytes` of keys and values) in one atomic step; durable on return.
     ///
@@ -63,8 +70,8 @@ pub trait Lower: Clone + Send + Sync + 'static {
     /// more is worth doing at once.
     ///
     /// # Errors
-    /// A text saying what could not be read or written.
-    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, String>;
+    /// [`LowerError`], with what could not be read or written.
+    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, LowerError>;
 
     /// Its figures; cheap.
     fn stats(&self) -> LowerStats;

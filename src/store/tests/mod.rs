@@ -13,6 +13,9 @@ use super::*;
 
 pub(super) const P: PartitionId = PartitionId(7);
 
+/// A folder of nobody, or of this owner.
+pub(super) const ADOPT: Binding = Binding { owner: [0; OWNER_BYTES], may_adopt: true };
+
 pub(super) fn options() -> Options {
     Options::with_memory(64 << 20, HashSeed([3, 4]))
 }

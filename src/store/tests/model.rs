@@ -357,7 +357,7 @@ proptest! {
     #[test]
     fn any_history_over_lsm_tree(steps in proptest::collection::vec(step(), 1..150)) {
         let folder = tempfile::tempdir().expect("a folder");
-        let lower = LsmLower::open(folder.path(), &LsmShared::new(1 << 20, 32)).expect("opens");
+        let lower = LsmLower::open(folder.path(), &LsmShared::new(1 << 20, 32), &ADOPT).expect("opens");
         check(lower, &steps);
     }
 }

@@ -1,0 +1,102 @@
+//! What can be wrong with the files of a state folder.
+//!
+//! Every error names the file or folder that it speaks of, so that whoever reads it can look at it, and every kind has
+//! one answer: damage makes requests answer `-DAMAGED`, what the system refuses is tried again, what belongs to somebody
+//! else is not opened.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Bytes that say whose a state folder is. What they mean is the node's matter; here they are only compared.
+pub const OWNER_BYTES: usize = 64;
+
+/// Whose a state folder has to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Binding {
+    /// The owner that the folder's manifest must name.
+    pub owner: [u8; OWNER_BYTES],
+    /// Whether a folder without a manifest (made by a release that wrote none, or empty) may be taken over.
+    pub may_adopt: bool,
+}
+
+/// Why the state on the disk could not be read or written.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum LowerError {
+    /// A file is not as it was written.
+    #[error("state: {} is damaged: {what}", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The folder belongs to another shard or node.
+    #[error("state: {} belongs to another shard or node; put the folder back that belongs here", folder.display())]
+    Foreign {
+        /// The folder.
+        folder: PathBuf,
+        /// The owner that its manifest names.
+        found: Box<[u8; OWNER_BYTES]>,
+    },
+    /// A file is of a format that a later release writes.
+    #[error("state: {} has format {version}, which this release does not know; start the release that wrote it", file.display())]
+    Newer {
+        /// The file.
+        file: PathBuf,
+        /// Its format's number.
+        version: u32,
+    },
+    /// A row is in a layout that this release does not know.
+    #[error("state: {what} is in a layout that this release does not know")]
+    Layout {
+        /// What.
+        what: String,
+    },
+    /// The system refused something.
+    #[error("state: {what} {}: {text}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// The kind of error.
+        kind: io::ErrorKind,
+        /// What the system said.
+        text: String,
+    },
+    /// The library that keeps the tables panicked in the middle of a change; it is opened anew before the next one.
+    #[error("state: {what} in {} ended in the middle: {why}", folder.display())]
+    Panicked {
+        /// What was done.
+        what: &'static str,
+        /// In which folder.
+        folder: PathBuf,
+        /// The panic's message.
+        why: String,
+    },
+}
+
+impl LowerError {
+    /// Of a file that is not as it was written.
+    pub fn damaged(file: &Path, what: impl Into<String>) -> Self {
+        Self::Damaged { file: file.to_owned(), what: what.into() }
+    }
+
+    /// Of a row in an unknown layout.
+    pub fn layout(what: impl Into<String>) -> Self {
+        Self::Layout { what: what.into() }
+    }
+
+    /// Of what the library said of its files in `folder` while it was doing `what`.
+    pub fn of_tree(what: &'static str, folder: &Path, error: lsm_tree::Error) -> Self {
+        match error {
+            lsm_tree::Error::Io(error) => Self::io(what, folder, &error),
+            other => Self::damaged(folder, format!("{what} failed: {other:?}")),
+        }
+    }
+
+    /// Of something that the system refused.
+    pub fn io(what: &'static str, path: &Path, error: &io::Error) -> Self {
+        Self::Io { what, path: path.to_owned(), kind: error.kind(), text: error.to_string() }
+    }
+}

@@ -1,0 +1,323 @@
+//! The manifest of a state folder: whose the folder is, and what the tree in it consists of.
+//!
+//! The tree's library stores checksums in its files and compares few of them; the manifest names every file with its size
+//! and checksum, so that one that is missing, changed, exchanged or of another folder is seen when the folder is opened.
+//! It is replaced by a rename, before a change of the tree begins (`open` counts it) and after it ended.
+//!
+//! ```text
+//!  0  8  "CRDSTATE"
+//!  8  2  format: 1
+//! 10  1  ingestions that have begun and not ended
+//! 11  1  compactions that have begun and not ended
+//! 12  8  generation: one more at each write
+//! 20 64  owner
+//! 84  8  version of the tree; all ones: there is no tree yet
+//! 92 24  the file `current`: size, checksum
+//!116 24  the file `vN` of the version: size, checksum
+//!140  8  what has begun makes tables from this number on
+//!148  4  tables, each: number 8, level 1, size 8, checksum 16, checksum of its end 16, sequence number 8,
+//!        first key and last key, each with its length 4
+//!   16  checksum of all of it
+//! ```
+//! Numbers are little endian, checksums XXH3-128.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::error::{LowerError, OWNER_BYTES};
+
+const MAGIC: &[u8; 8] = b"CRDSTATE";
+const FORMAT: u16 = 1;
+/// The manifest's name in the folder. The library removes unknown files whose names begin with `v`, and no others.
+pub(super) const FILE: &str = "manifest";
+const NEW_FILE: &str = "manifest.new";
+const NO_TREE: u64 = u64::MAX;
+
+/// The size and checksum of a file.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct FileMark {
+    /// Bytes.
+    pub bytes: u64,
+    /// XXH3-128 of all of them.
+    pub checksum: u128,
+}
+
+/// A table, as it was when it became part of the tree.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TableMark {
+    /// Its number, and file name.
+    pub number: u64,
+    /// The level in which it is.
+    pub level: u8,
+    /// The whole file.
+    pub file: FileMark,
+    /// XXH3-128 of its last 4096 bytes.
+    pub end_checksum: u128,
+    /// The sequence number that is added to those of its rows.
+    pub seqno: u64,
+    /// Its first key.
+    pub min: Vec<u8>,
+    /// Its last key.
+    pub max: Vec<u8>,
+}
+
+/// A version of the tree.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TreeMark {
+    /// Its number.
+    pub version: u64,
+    /// The file `current`.
+    pub current: FileMark,
+    /// The version's file.
+    pub file: FileMark,
+    /// Its tables, by number.
+    pub tables: Vec<TableMark>,
+}
+
+/// See the file's head.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Manifest {
+    /// One more at each write.
+    pub generation: u64,
+    /// Whose the folder is.
+    pub owner: [u8; OWNER_BYTES],
+    /// Ingestions that had begun and not ended.
+    pub ingestions: u8,
+    /// Compactions that had begun and not ended.
+    pub compactions: u8,
+    /// What had begun makes tables from this number on.
+    pub first_new: u64,
+    /// The tree; `None`: there is none yet.
+    pub tree: Option<TreeMark>,
+}
+
+impl Manifest {
+    /// Of a folder in which no tree was made yet.
+    pub(super) fn new(owner: [u8; OWNER_BYTES]) -> Self {
+        Self { generation: 1, owner, ingestions: 0, compactions: 0, first_new: 0, tree: None }
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(256);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&FORMAT.to_le_bytes());
+        out.extend_from_slice(&[self.ingestions, self.compactions]);
+        out.extend_from_slice(&self.generation.to_le_bytes());
+        out.extend_from_slice(&self.owner);
+        let none = TreeMark {
+            version: NO_TREE,
+            current: FileMark::default(),
+            file: FileMark::default(),
+            tables: Vec::new(),
+        };
+        let tree = self.tree.as_ref().unwrap_or(&none);
+        out.extend_from_slice(&tree.version.to_le_bytes());
+        put_mark(&mut out, tree.current);
+        put_mark(&mut out, tree.file);
+        out.extend_from_slice(&self.first_new.to_le_bytes());
+        out.extend_from_slice(&count(tree.tables.len()));
+        for table in &tree.tables {
+            out.extend_from_slice(&table.number.to_le_bytes());
+            out.push(table.level);
+            put_mark(&mut out, table.file);
+            out.extend_from_slice(&table.end_checksum.to_le_bytes());
+            out.extend_from_slice(&table.seqno.to_le_bytes());
+            for key in [&table.min, &table.max] {
+                out.extend_from_slice(&count(key.len()));
+                out.extend_from_slice(key);
+            }
+        }
+        let checksum = xxh3_128(&out);
+        out.extend_from_slice(&checksum.to_le_bytes());
+        out
+    }
+
+    /// Reads its bytes; `file` is named in errors.
+    ///
+    /// # Errors
+    /// [`LowerError::Damaged`], [`LowerError::Newer`].
+    pub fn decode(bytes: &[u8], file: &Path) -> Result<Self, LowerError> {
+        let broken = |what: &str| LowerError::damaged(file, what);
+        let (body, checksum) =
+            bytes.split_last_chunk::<16>().ok_or_else(|| broken("it is shorter than a manifest"))?;
+        if !body.starts_with(MAGIC) {
+            return Err(broken("it does not begin as a manifest does"));
+        }
+        if u128::from_le_bytes(*checksum) != xxh3_128(body) {
+            return Err(broken("its checksum is not that of its content"));
+        }
+        let mut fields = Fields(body.get(MAGIC.len()..).unwrap_or_default());
+        let format = fields.take().map(u16::from_le_bytes).unwrap_or_default();
+        if format != FORMAT {
+            return Err(LowerError::Newer { file: file.to_owned(), version: u32::from(format) });
+        }
+        let manifest = fields.manifest().filter(|_| fields.0.is_empty());
+        manifest.ok_or_else(|| broken("its fields do not fit its length"))
+    }
+
+    /// Reads the manifest of a folder; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`LowerError`].
+    pub fn read(folder: &Path) -> Result<Option<Self>, LowerError> {
+        let file = folder.join(FILE);
+        match fs::read(&file) {
+            Ok(bytes) => Self::decode(&bytes, &file).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(LowerError::io("reading", &file, &error)),
+        }
+    }
+
+    /// Replaces the manifest of a folder; durable on return.
+    pub(super) fn write(&self, folder: &Path) -> Result<(), LowerError> {
+        let (file, new) = (folder.join(FILE), folder.join(NEW_FILE));
+        write_new(&new, &self.encode()).map_err(|error| LowerError::io("writing", &new, &error))?;
+        fs::rename(&new, &file).map_err(|error| LowerError::io("replacing", &file, &error))?;
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| LowerError::io("syncing", folder, &error))
+    }
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn count(len: usize) -> [u8; 4] {
+    u32::try_from(len).expect("a tree has far fewer tables, and keys end at 64 KiB").to_le_bytes()
+}
+
+fn put_mark(out: &mut Vec<u8>, mark: FileMark) {
+    out.extend_from_slice(&mark.bytes.to_le_bytes());
+    out.extend_from_slice(&mark.checksum.to_le_bytes());
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (first, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn mark(&mut self) -> Option<FileMark> {
+        Some(FileMark { bytes: self.number()?, checksum: self.take().map(u128::from_le_bytes)? })
+    }
+
+    fn key(&mut self) -> Option<Vec<u8>> {
+        let len = self.take().map(u32::from_le_bytes)? as usize;
+        let (key, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(key.to_vec())
+    }
+
+    fn manifest(&mut self) -> Option<Manifest> {
+        let [ingestions, compactions] = self.take()?;
+        let (generation, owner) = (self.number()?, self.take()?);
+        let version = self.number()?;
+        let (current, file) = (self.mark()?, self.mark()?);
+        let first_new = self.number()?;
+        let tables = self.take().map(u32::from_le_bytes)?;
+        let tables = (0..tables).map(|_| self.table()).collect::<Option<Vec<_>>>()?;
+        let tree = (version != NO_TREE).then_some(TreeMark { version, current, file, tables });
+        Some(Manifest { generation, owner, ingestions, compactions, first_new, tree })
+    }
+
+    fn table(&mut self) -> Option<TableMark> {
+        let number = self.number()?;
+        let [level] = self.take()?;
+        let file = self.mark()?;
+        let end_checksum = self.take().map(u128::from_le_bytes)?;
+        let seqno = self.number()?;
+        Some(TableMark { number, level, file, end_checksum, seqno, min: self.key()?, max: self.key()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let mut owner = [0; OWNER_BYTES];
+        owner[..3].copy_from_slice(b"us!");
+        let table = TableMark {
+            number: 7,
+            level: 6,
+            file: FileMark { bytes: 65_536, checksum: 0x0123_4567_89ab_cdef_0011_2233_4455_6677 },
+            end_checksum: 5,
+            seqno: 3,
+            min: vec![0],
+            max: vec![2, 0xff],
+        };
+        Manifest {
+            generation: 9,
+            owner,
+            ingestions: 1,
+            compactions: 0,
+            first_new: 8,
+            tree: Some(TreeMark {
+                version: 4,
+                current: FileMark { bytes: 25, checksum: 1 },
+                file: FileMark { bytes: 300, checksum: 2 },
+                tables: vec![table],
+            }),
+        }
+    }
+
+    /// The bytes of format 1: never changed.
+    const FIXTURE: &str = include_str!("manifest-1.hex");
+
+    fn from_hex(text: &str) -> Vec<u8> {
+        let digits: Vec<u8> =
+            text.chars().filter_map(|c| c.to_digit(16)).map(|d| u8::try_from(d).unwrap()).collect();
+        digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+    }
+
+    #[test]
+    fn format_1_is_these_bytes() {
+        let bytes = manifest().encode();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(bytes, from_hex(FIXTURE), "{hex}");
+        assert_eq!(Manifest::decode(&from_hex(FIXTURE), Path::new("m")), Ok(manifest()));
+        let empty = Manifest::new([7; OWNER_BYTES]);
+        assert_eq!(Manifest::decode(&empty.encode(), Path::new("m")), Ok(empty));
+    }
+
+    #[test]
+    fn no_flipped_bit_and_no_other_length_is_believed() {
+        let bytes = manifest().encode();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let read = Manifest::decode(&flipped, Path::new("m"));
+            assert!(matches!(read, Err(LowerError::Damaged { .. })), "bit {bit}: {read:?}");
+        }
+        for len in 0..bytes.len() {
+            assert!(Manifest::decode(&bytes[..len], Path::new("m")).is_err(), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_later_format_is_named() {
+        let mut bytes = manifest().encode();
+        bytes[8] = 2;
+        let body = bytes.len() - 16;
+        let checksum = xxh3_128(&bytes[..body]);
+        bytes[body..].copy_from_slice(&checksum.to_le_bytes());
+        let read = Manifest::decode(&bytes, Path::new("m"));
+        assert_eq!(read, Err(LowerError::Newer { file: "m".into(), version: 2 }));
+    }
+}
