@@ -149,12 +149,15 @@ fn persistence(shared: &Shared) -> Lines {
     let mut syncs: Vec<String> = shards.iter().map(|(_, shard)| shard.sync.to_string()).collect();
     syncs.sort();
     syncs.dedup();
+    // Either has writes refused with -DISKFULL.
+    let is_log_full = shards.iter().any(|(_, shard)| !shard.has_space);
+    let is_state_full = shards.iter().any(|(_, shard)| shard.store.is_full);
     vec![
         line("loading", 0),
         line("rdb_changes_since_last_save", 0),
         line("rdb_bgsave_in_progress", 0),
         line("aof_enabled", 1),
-        line("aof_last_write_status", if shards.iter().all(|(_, s)| s.has_space) { "ok" } else { "err" }),
+        line("aof_last_write_status", if is_log_full || is_state_full { "err" } else { "ok" }),
         line("wal_sync", syncs.join(",")),
         line("wal_frames", total(&shards, |shard| shard.wal.frames)),
         line("wal_records", total(&shards, |shard| shard.wal.records)),
@@ -162,9 +165,11 @@ fn persistence(shared: &Shared) -> Lines {
         line("wal_live_segments", total(&shards, |shard| shard.wal.live_segments)),
         line("wal_spare_segments", total(&shards, |shard| shard.wal.spare_segments)),
         line("wal_rewritten_bytes", total(&shards, |shard| shard.wal.rewritten_bytes)),
-        line("wal_full", u8::from(shards.iter().any(|(_, shard)| !shard.has_space))),
+        line("wal_full", u8::from(is_log_full)),
+        line("state_full", u8::from(is_state_full)),
         line("hand_overs", total(&shards, |shard| shard.store.hand_overs)),
         line("handed_over_rows", total(&shards, |shard| shard.store.handed_over_rows)),
+        line("hand_overs_undone", total(&shards, |shard| shard.store.undone_hand_overs)),
         line("state_disk_bytes", total(&shards, |shard| shard.store.lower.disk_bytes)),
         line("state_tables", total(&shards, |shard| shard.store.lower.tables)),
     ]

@@ -12,7 +12,7 @@ use super::lower::format::{
     PartitionMeta, STORE_KEY, keyspace_end, partition_key, read_row_key, read_row_value, row_key, row_value,
     store_value,
 };
-use super::lower::{IngestError, Lower, LowerError, LowerRow};
+use super::lower::{IngestError, Lower, LowerError, LowerRow, Room};
 use super::op::ErrorKind;
 use super::row::{NO_EXPIRY, Stamp};
 use super::scan::CURSOR_SHIFT;
@@ -27,7 +27,7 @@ const WARM_BYTES: usize = 1 << 20;
 const EXPIRED_ROWS: usize = 4096;
 
 /// What a row or a partition takes in a table beside its key and value, roughly.
-const META_BYTES: u64 = 64;
+pub(super) const META_BYTES: u64 = 64;
 
 /// A job, with the lower level that it works on.
 pub struct Job<L> {
@@ -82,6 +82,8 @@ pub(super) enum Task {
     HandOver { seed: HashSeed, rows: Vec<Captured>, metas: Vec<(PartitionId, PartitionMeta)> },
     /// Merges tables.
     Compact { dead: Vec<(Vec<u8>, Vec<u8>)> },
+    /// Looks how much room the disk has.
+    Look,
 }
 
 /// What a job brought.
@@ -119,14 +121,21 @@ pub(super) enum Done {
         metas: Vec<(PartitionId, PartitionMeta)>,
         counts: BTreeMap<Place, BlindCounts>,
         rows: u64,
+        room: Room,
     },
-    /// There was no room for a hand-over: what it was to write comes back.
+    /// There was no room for a hand-over, which wanted so many bytes: what it was to write comes back.
     NoRoom {
         rows: Vec<Captured>,
         metas: Vec<(PartitionId, PartitionMeta)>,
+        needed_bytes: u64,
+        room: Room,
     },
     Compacted {
         more: bool,
+        room: Room,
+    },
+    Looked {
+        room: Room,
     },
 }
 
@@ -156,6 +165,7 @@ impl Task {
             Task::Resolve { .. } => "resolve",
             Task::HandOver { .. } => "hand-over",
             Task::Compact { .. } => "compact",
+            Task::Look => "look",
         }
     }
 }
@@ -199,7 +209,11 @@ impl Task {
                 Ok(Done::Resolved { place, keys, epoch })
             }
             Task::HandOver { seed, rows, metas } => hand_over(lower, seed, rows, metas),
-            Task::Compact { dead } => Ok(Done::Compacted { more: lower.compact(&dead)? }),
+            Task::Compact { dead } => {
+                let more = lower.compact(&dead)?;
+                Ok(Done::Compacted { more, room: lower.room()? })
+            }
+            Task::Look => Ok(Done::Looked { room: lower.room()? }),
         }
     }
 }
@@ -350,8 +364,13 @@ fn hand_over<L: Lower>(
     let store = std::iter::once((STORE_KEY.to_vec(), Some(store_value(seed))));
     let result = lower.ingest(bytes, &mut store.chain(heads).chain(rows.iter().map(lower_row)));
     match result {
-        Ok(()) => Ok(Done::HandedOver { metas: exact, counts, rows: rows.len() as u64 }),
-        Err(IngestError::NoRoom { .. }) => Ok(Done::NoRoom { rows, metas }),
+        Ok(()) => {
+            let rows = rows.len() as u64;
+            Ok(Done::HandedOver { metas: exact, counts, rows, room: lower.room()? })
+        }
+        Err(IngestError::NoRoom { needed_bytes, .. }) => {
+            Ok(Done::NoRoom { rows, metas, needed_bytes, room: lower.room()? })
+        }
         Err(IngestError::Failed(why)) => Err(why),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: `op` (the operations and their outcomes) and `codec` (their bytes); `state` ([`Store`], the
 //! state machine); `exec`, `dispatch`, `write`, `read`, `scan`, `lcs` (the commands); `partition`, `table`, `row` (the
-//! upper level, in memory), `gone` (what WATCH knows of absent keys); `ledger` and `upkeep` (hand-overs, eviction, expiry); `lookups`, `pins`, `jobs` and `warm`
+//! upper level, in memory), `gone` (what WATCH knows of absent keys); `ledger` and `upkeep` (hand-overs, eviction, expiry), `space` (a disk that is full); `lookups`, `pins`, `jobs` and `warm`
 //! (questions to the lower level); `lower` (that level). Nothing here reads a clock, and only jobs block.
 
 mod codec;
@@ -24,6 +24,7 @@ mod pins;
 mod read;
 mod row;
 mod scan;
+mod space;
 mod state;
 mod stats;
 mod table;
@@ -40,7 +41,7 @@ pub use glob::{Effort, glob};
 pub use hash::HashSeed;
 pub use jobs::{Job, JobDone};
 pub use lower::{
-    Binding, Lower, LowerError, LowerRow, LowerStats, LsmLower, LsmShared, MemLower, OWNER_BYTES,
+    Binding, Lower, LowerError, LowerRow, LowerStats, LsmLower, LsmShared, MemLower, OWNER_BYTES, Room,
 };
 pub use number::{is_long_double, parse_integer};
 pub use op::{Condition, ErrorKind, Expiry, List, MAX_WALKS, Op, OpError, Outcome, SetReply, SetWhen};

@@ -162,6 +162,7 @@ impl<L: Lower> Store<L> {
             hand_over_wanted: false,
             moved_bytes: 0,
         };
+        store.take_room(store.lower.room()?);
         for partition in found {
             let (id, meta) = partition.ok_or_else(|| broken("a partition's row"))?;
             store.partitions.insert(id, Box::new(Partition::restored(id, &meta)));
@@ -320,7 +321,7 @@ impl<L: Lower> StateMachine for Store<L> {
 
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<Outcome> {
         // Writes outrun the hand-over: its completion lets them go on, also in the middle of an entry, however much
-        // its ops make of few bytes.
+        // its ops make of few bytes. Where a hand-over has no room, nothing waits for it: there it needs deletes.
         let waiting_bytes = self.ledger.dirty_bytes + self.ledger.captured_bytes;
         if waiting_bytes > self.options.max_dirty_bytes && waiting_bytes > self.max_waiting_bytes(at) {
             self.freeze_if_due();
@@ -380,6 +381,7 @@ impl<L: Lower> StateMachine for Store<L> {
         if partition.wants_sweep_below() {
             self.sweep_below(at.partition);
         }
+        self.look_if_due();
         self.freeze_if_due();
     }
 
@@ -428,11 +430,11 @@ impl<L: Lower> StateMachine for Store<L> {
     }
 
     fn is_out_of_room(&self) -> bool {
-        self.is_out_of_room()
+        self.is_short_of_room()
     }
 
     fn retry(&mut self) {
-        self.retry_hand_over();
+        self.look();
     }
 
     fn step_bytes(&mut self, outcome: &Outcome) -> usize {

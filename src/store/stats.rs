@@ -50,6 +50,10 @@ pub struct StoreStats {
     pub hand_overs: u64,
     /// Rows that they wrote.
     pub handed_over_rows: u64,
+    /// Hand-overs that found no room on the disk.
+    pub undone_hand_overs: u64,
+    /// The disk has no room for the state: writes other than deletes are refused.
+    pub is_full: bool,
     /// The lower level.
     pub lower: LowerStats,
 }
@@ -83,6 +87,8 @@ impl<L: Lower> Store<L> {
             expired_keys: totals.expired,
             hand_overs: totals.hand_overs,
             handed_over_rows: totals.handed_over_rows,
+            undone_hand_overs: self.upkeep.space.undone,
+            is_full: self.is_short_of_room(),
             lower: self.lower.stats(),
         }
     }

@@ -42,8 +42,8 @@ pub(super) struct Upkeep {
     pub(super) dead: Vec<(Vec<u8>, Vec<u8>)>,
     /// A compaction is under way.
     compacting: bool,
-    /// A hand-over that found no room; tried again by and by.
-    stalled: Option<Task>,
+    /// The room that the lower level has, as far as is known.
+    pub(super) space: super::space::Space,
 }
 
 impl Upkeep {
@@ -70,7 +70,7 @@ impl<L: Lower> Store<L> {
     /// of an entry: a restart is handed that entry again, and goes on behind what is done.
     pub(super) fn freeze_if_due(&mut self) {
         let due = self.hand_over_wanted || self.ledger.dirty_bytes >= self.options.hand_over_bytes;
-        if !due || self.ledger.is_handing_over() {
+        if !due || self.ledger.is_handing_over() || !self.has_room_to_flush() {
             return;
         }
         self.hand_over_wanted = false;
@@ -168,11 +168,17 @@ impl<L: Lower> Store<L> {
                     self.put_resolved(place, &keys);
                 }
             }
-            Done::HandedOver { metas, counts, rows } => self.end_hand_over(metas, counts, rows),
-            Done::NoRoom { rows, metas } => {
-                self.upkeep.stalled = Some(Task::HandOver { seed: self.seed, rows, metas });
+            Done::HandedOver { metas, counts, rows, room } => {
+                self.take_room(room);
+                self.end_hand_over(metas, counts, rows);
             }
-            Done::Compacted { more } => {
+            Done::NoRoom { rows, metas, needed_bytes, room } => {
+                self.take_room(room);
+                self.undo_hand_over(rows, &metas, needed_bytes);
+            }
+            Done::Looked { room } => self.looked(room),
+            Done::Compacted { more, room } => {
+                self.take_room(room);
                 self.upkeep.compacting = false;
                 if more || !self.upkeep.dead.is_empty() {
                     self.compact();
@@ -181,7 +187,6 @@ impl<L: Lower> Store<L> {
         }
     }
 
-    /// Whether a hand-over waits for room.
     /// What was frozen is on the media.
     fn end_hand_over(
         &mut self,
@@ -215,24 +220,13 @@ impl<L: Lower> Store<L> {
         self.compact();
     }
 
-    pub(super) fn is_out_of_room(&self) -> bool {
-        self.upkeep.stalled.is_some()
-    }
-
-    /// Tries a hand-over again that found no room.
-    pub(super) fn retry_hand_over(&mut self) {
-        if let Some(task) = self.upkeep.stalled.take() {
-            self.jobs.push(Job { lower: self.lower.clone(), task });
-        }
-    }
-
     /// A partition, if it still is in that keyspace.
     pub(super) fn partition_at(&mut self, place: Place) -> Option<&mut Partition> {
         let partition = self.partitions.get_mut(&place.partition).map(Box::as_mut);
         partition.filter(|partition| partition.keyspace == place.keyspace)
     }
 
-    fn compact(&mut self) {
+    pub(super) fn compact(&mut self) {
         if !self.upkeep.compacting {
             self.upkeep.compacting = true;
             let dead = std::mem::take(&mut self.upkeep.dead);

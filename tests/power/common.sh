@@ -102,10 +102,15 @@ check_journal() {
 }
 
 # mount_image FOLDER MIB: an ext4 of its own in a file.
-mount_image() {
+mount_image() { mount_made "$1" "$2" mkfs.ext4 -q -F; }
+
+# mount_xfs FOLDER MIB: the same with XFS.
+mount_xfs() { mount_made "$1" "$2" mkfs.xfs -q -f; }
+
+mount_made() { # folder, MiB, what makes the file system
     [ "$(id -u)" = 0 ] || fail "mounting a file system needs root"
     truncate -s "$2M" "$work/disk.img"
-    mkfs.ext4 -q -F "$work/disk.img"
+    "${@:3}" "$work/disk.img"
     mkdir -p "$1"
     mount -o loop "$work/disk.img" "$1" || fail "loop mounts do not work here"
     mounted=$1

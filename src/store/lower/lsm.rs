@@ -7,17 +7,24 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use lsm_tree::compaction::Leveled;
 use lsm_tree::compaction::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
-use lsm_tree::{AbstractTree, AnyTree, Cache, Config, DescriptorTable, Guard, SeqNo, SequenceNumberCounter};
+use lsm_tree::{
+    AbstractTree, AnyTree, Cache, Config, DescriptorTable, Guard, SeqNo, SequenceNumberCounter, Table,
+};
 
 use super::manifest::{self, Manifest};
-use super::{Binding, IngestError, Lower, LowerError, LowerRow, LowerStats, OWNER_BYTES};
+use super::room::{DiskRoom, MARGIN_BYTES, is_no_room};
+use super::{
+    Binding, IngestError, Lower, LowerError, LowerRow, LowerStats, OWNER_BYTES, Room, ingested_bytes,
+};
 
 /// Above every sequence number in use; the top bit is the crate's own.
 const ABOVE_ALL: SeqNo = (1 << 63) - 1;
+/// Above every key.
+const LAST_KEY: &[u8] = &[u8::MAX];
 /// Merges in one call of `compact`.
 const COMPACTIONS_A_CALL: u32 = 4;
 /// Runs in level 0 above which an ingestion compacts first, so that reads do not have to look into ever more runs.
@@ -28,6 +35,8 @@ const MAX_L0_RUNS: usize = 16;
 const REWRITE_BYTES: u64 = 256 << 20;
 /// What one merge writes at most, roughly.
 const MERGE_BYTES: u64 = 512 << 20;
+/// What a row takes in a table beside its bytes, roughly.
+const ROW_BYTES: u64 = 32;
 /// The tables that such a rewrite makes.
 const TABLE_BYTES: u64 = 64 << 20;
 
@@ -44,6 +53,18 @@ impl DeadRanges {
         let ranges = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let at_or_before = (std::ops::Bound::Unbounded, std::ops::Bound::Included(key));
         ranges.range::<[u8], _>(at_or_before).next_back().is_some_and(|(_, to)| key < to.as_slice())
+    }
+
+    /// The ranges between them, in order.
+    fn gaps(&self) -> Vec<Range> {
+        let ranges = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let (mut gaps, mut from) = (Vec::new(), Vec::new());
+        for (dead, to) in ranges.iter() {
+            gaps.push((from, dead.clone()));
+            from = to.clone();
+        }
+        gaps.push((from, LAST_KEY.to_vec()));
+        gaps
     }
 }
 
@@ -80,17 +101,34 @@ impl LsmShared {
     }
 }
 
-/// Left free on the disk by hand-overs and merges: a file system that runs full in the middle of one leaves files
-/// behind that only a restart removes.
-const MARGIN_BYTES: u64 = 8 << 20;
+/// What errors say was tried.
+const ROOM: &str = "asking for the room left in";
+const RESERVE: &str = "giving the reserve up in";
+
+/// Runs in level 0 above which no ingestion is taken: the crate counts them in a byte.
+const L0_RUNS_END: usize = 200;
 
 /// One shard's tree.
 #[derive(Clone)]
 pub struct LsmLower {
     tree: AnyTree,
     folder: Arc<PathBuf>,
-    strategy: Arc<Leveled>,
     dead: DeadRanges,
+    /// Dead ranges whose tables are still to be dropped.
+    undropped: Arc<Mutex<Vec<Range>>>,
+    room: Arc<DiskRoom>,
+    /// The version whose rewrite found no room, and the room there was: not tried again before one has changed.
+    unfit: Arc<Mutex<Option<(u64, u64)>>>,
+}
+
+/// Keys from the first on, below the second.
+type Range = (Vec<u8>, Vec<u8>);
+
+/// How an attempt to write has ended where that is no failure.
+enum Written<T> {
+    Done(T),
+    /// The disk was full; what was written is removed.
+    NoRoom,
 }
 
 impl LsmLower {
@@ -132,28 +170,164 @@ impl LsmLower {
         let next = tree.get_highest_seqno().map_or(1, |highest| highest + 1);
         sequence.set(next);
         visible.set(next);
-        let folder = Arc::new(path.to_owned());
-        Ok(Self { tree, folder, strategy: Arc::new(Leveled::default()), dead })
+        let room =
+            DiskRoom::open(path).map_err(|error| LowerError::io("making the reserve in", path, &error))?;
+        Ok(Self {
+            tree,
+            folder: Arc::new(path.to_owned()),
+            dead,
+            undropped: Arc::default(),
+            room: Arc::new(room),
+            unfit: Arc::default(),
+        })
     }
 
-    /// Lets the rows of a flushed keyspace go: whole tables at once, the rest when it is merged.
-    fn drop_dead(&self, from: &[u8], to: &[u8]) -> Result<(), LowerError> {
-        let failed =
-            |error: lsm_tree::Error| LowerError::of_tree("dropping flushed rows", &self.folder, error);
-        self.dead.add(from, to);
-        self.tree.drop_range(from..to).map_err(failed)?;
-        let is_empty = self.tree.range(from..to, ABOVE_ALL, None).next().is_none();
-        let rewritten = self.tree.disk_space();
-        if !is_empty && rewritten <= REWRITE_BYTES && self.free_bytes()? >= rewritten + MARGIN_BYTES {
-            self.tree.major_compact(TABLE_BYTES, ABOVE_ALL).map_err(failed)?;
+    /// What the system refused in the tree's folder.
+    fn refused(&self, what: &'static str) -> impl FnOnce(std::io::Error) -> LowerError {
+        move |error| LowerError::io(what, &self.folder, &error)
+    }
+
+    /// Writes to the tree. After an error that says that the disk is full, nothing of it is left: neither in the tree's
+    /// memory, which changes as a version is on the disk, nor, by this, as files.
+    fn write<T>(
+        &self,
+        what: &'static str,
+        act: impl FnOnce() -> lsm_tree::Result<T>,
+    ) -> Result<Written<T>, LowerError> {
+        self.room.begin_write();
+        let next_table = self.tree.next_table_id();
+        let result = act();
+        let failed_from = result.is_err().then_some(next_table);
+        let named = || self.tree.current_version().iter_tables().map(Table::id).collect();
+        self.room
+            .end_write(failed_from, named)
+            .map_err(self.refused("removing what a full disk cut off in"))?;
+        match result {
+            Ok(value) => Ok(Written::Done(value)),
+            Err(lsm_tree::Error::Io(error)) if is_no_room(&error) => {
+                self.check_version()?;
+                Ok(Written::NoRoom)
+            }
+            Err(error) => Err(LowerError::of_tree(what, &self.folder, error)),
+        }
+    }
+
+    /// The version on the disk must be the one in memory: writing goes on from that.
+    fn check_version(&self) -> Result<(), LowerError> {
+        let current = self.folder.join("current");
+        let on_disk = std::fs::read(&current).map_err(|error| LowerError::io("reading", &current, &error))?;
+        let on_disk = on_disk.first_chunk::<8>().map(|id| u64::from_le_bytes(*id));
+        let in_memory = self.tree.current_version().id();
+        if on_disk == Some(in_memory) {
+            return Ok(());
+        }
+        let what = format!("a full disk cut a change off: it names version {on_disk:?}, not {in_memory}");
+        Err(LowerError::damaged(&current, what))
+    }
+
+    /// Lets the rows of flushed keyspaces go: whole tables at once, the rest when it is merged. What finds no room is
+    /// tried again with the next compaction.
+    fn drop_dead(&self, dead: &[Range]) -> Result<(), LowerError> {
+        let mut ranges = std::mem::take(&mut *self.undropped());
+        for (from, to) in dead {
+            self.dead.add(from, to);
+            ranges.push((from.clone(), to.clone()));
+        }
+        while let Some((from, to)) = ranges.pop() {
+            let drop = || self.tree.drop_range(from.as_slice()..to.as_slice());
+            let mut dropped = self.write("dropping flushed rows", drop)?;
+            if matches!(dropped, Written::NoRoom) {
+                self.give_reserve_up()?;
+                dropped = self.write("dropping flushed rows", drop)?;
+            }
+            if matches!(dropped, Written::NoRoom) {
+                ranges.push((from, to));
+                self.undropped().append(&mut ranges);
+                return Ok(());
+            }
+            self.forget_versions()?;
+            let is_empty = self.tree.range(from.as_slice()..to.as_slice(), ABOVE_ALL, None).next().is_none();
+            if !is_empty && self.tree.disk_space() <= REWRITE_BYTES {
+                self.rewrite()?;
+            }
         }
         Ok(())
     }
 
+    fn undropped(&self) -> MutexGuard<'_, Vec<Range>> {
+        self.undropped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets versions before the present one go, and with them the tables that only they name. A merge does so by itself;
+    /// the crate's `drop_range` keeps them.
+    fn forget_versions(&self) -> Result<(), LowerError> {
+        let mut versions = self.tree.get_version_history_lock();
+        versions
+            .maintenance(&self.folder, ABOVE_ALL)
+            .map_err(|error| LowerError::of_tree("removing an old version", &self.folder, error))
+    }
+
+    /// Writes the whole tree again without what is dead in it, if what is left fits. Returns whether it did.
+    fn rewrite(&self) -> Result<bool, LowerError> {
+        let version = self.tree.current_version().id();
+        let usable_bytes = self.usable_bytes()?;
+        let was_unfit = *self.unfit.lock().unwrap_or_else(PoisonError::into_inner);
+        if was_unfit.is_some_and(|(then, room)| then == version && usable_bytes <= room + room / 8) {
+            return Ok(false);
+        }
+        let live_bytes = self.live_bytes(usable_bytes)?;
+        if live_bytes < usable_bytes && self.claim(live_bytes)? {
+            let rewritten =
+                self.write("a merge of the whole state", || self.tree.major_compact(TABLE_BYTES, ABOVE_ALL))?;
+            if matches!(rewritten, Written::Done(())) {
+                return Ok(self.tree.current_version().id() != version);
+            }
+        }
+        *self.unfit.lock().unwrap_or_else(PoisonError::into_inner) = Some((version, usable_bytes));
+        Ok(false)
+    }
+
+    /// What the rows that live would take as tables, or `limit` if that is less: of a small tree they are counted, of a
+    /// large one it is told from the number of tombstones.
+    fn live_bytes(&self, limit: u64) -> Result<u64, LowerError> {
+        if self.tree.disk_space() <= REWRITE_BYTES {
+            let mut bytes = 0u64;
+            for (from, to) in self.dead.gaps() {
+                self.scan(&from, &to, &mut |key, value| {
+                    bytes += (key.len() + value.len()) as u64 + ROW_BYTES;
+                    ingested_bytes(bytes) < limit
+                })?;
+            }
+            return Ok(ingested_bytes(bytes).min(limit));
+        }
+        let version = self.tree.current_version();
+        let (mut items, mut tombstones) = (0, 0);
+        for table in version.iter_tables() {
+            items += table.metadata.item_count;
+            tombstones += table.metadata.tombstone_count;
+        }
+        // Each tombstone takes at most one row with it.
+        let rows = items.saturating_sub(tombstones).max(1);
+        let row_bytes = self.tree.disk_space() / rows + 1;
+        Ok((rows.saturating_sub(tombstones) * row_bytes).min(limit))
+    }
+
+    fn usable_bytes(&self) -> Result<u64, LowerError> {
+        self.room.usable_bytes().map_err(self.refused(ROOM))
+    }
+
     fn free_bytes(&self) -> Result<u64, LowerError> {
-        let disk = rustix::fs::statvfs(self.folder.as_path())
-            .map_err(|error| LowerError::io("asking for the room left in", &self.folder, &error.into()))?;
-        Ok(disk.f_bavail * disk.f_frsize)
+        self.room.free_bytes().map_err(self.refused(ROOM))
+    }
+
+    fn give_reserve_up(&self) -> Result<(), LowerError> {
+        self.room.release().map_err(self.refused(RESERVE))
+    }
+
+    /// Whether there is room for `bytes`, the reserve's included.
+    fn claim(&self, bytes: u64) -> Result<bool, LowerError> {
+        let claimed = self.room.claim(bytes);
+        Ok(claimed.map_err(self.refused(RESERVE))?.is_ok())
     }
 
     /// One merge, if there is one to do and room for what it may write: not more than is there, nor than one level's
@@ -163,10 +337,22 @@ impl LsmLower {
             return Ok(false);
         }
         let before = self.tree.current_version().id();
-        self.tree
-            .compact(Arc::clone(&self.strategy) as Arc<_>, ABOVE_ALL)
-            .map_err(|error| LowerError::of_tree("a merge", &self.folder, error))?;
-        Ok(self.tree.current_version().id() != before)
+        let strategy = Arc::new(Leveled::default());
+        let merged =
+            self.write("a merge", || self.tree.compact(Arc::clone(&strategy) as Arc<_>, ABOVE_ALL))?;
+        Ok(matches!(merged, Written::Done(())) && self.tree.current_version().id() != before)
+    }
+
+    /// Writes rows as new tables and the version that names them.
+    fn take_rows(&self, rows: &mut dyn Iterator<Item = LowerRow>) -> lsm_tree::Result<()> {
+        let mut ingestion = self.tree.ingestion()?;
+        for (key, value) in rows {
+            match value {
+                Some(value) => ingestion.write(key, value)?,
+                None => ingestion.write_tombstone(key)?,
+            }
+        }
+        ingestion.finish()
     }
 }
 
@@ -201,31 +387,39 @@ impl Lower for LsmLower {
 
     fn ingest(&self, bytes: u64, rows: &mut dyn Iterator<Item = LowerRow>) -> Result<(), IngestError> {
         while self.tree.l0_run_count() > MAX_L0_RUNS && self.merge_once().map_err(IngestError::Failed)? {}
-        let needed_bytes = bytes + bytes / 4 + MARGIN_BYTES;
-        let free_bytes = self.free_bytes().map_err(IngestError::Failed)?;
-        if free_bytes < needed_bytes {
-            return Err(IngestError::NoRoom { needed_bytes, free_bytes });
-        }
-        let failed = |error: lsm_tree::Error| {
-            IngestError::Failed(LowerError::of_tree("writing a hand-over", &self.folder, error))
+        let needed_bytes = ingested_bytes(bytes);
+        let no_room = || {
+            let free_bytes = self.free_bytes().map_err(IngestError::Failed)?;
+            Err(IngestError::NoRoom { needed_bytes, free_bytes })
         };
-        let mut ingestion = self.tree.ingestion().map_err(failed)?;
-        for (key, value) in rows {
-            match value {
-                Some(value) => ingestion.write(key, value).map_err(failed)?,
-                None => ingestion.write_tombstone(key).map_err(failed)?,
-            }
+        if self.tree.l0_run_count() >= L0_RUNS_END
+            || !self.claim(needed_bytes).map_err(IngestError::Failed)?
+        {
+            return no_room();
         }
-        ingestion.finish().map_err(failed)
+        let written = self.write("writing a hand-over", || self.take_rows(rows));
+        match written.map_err(IngestError::Failed)? {
+            Written::Done(()) => Ok(()),
+            Written::NoRoom => no_room(),
+        }
+    }
+
+    fn room(&self) -> Result<Room, LowerError> {
+        let is_short = !self.room.restore().map_err(self.refused("making the reserve in"))?;
+        Ok(Room {
+            is_short,
+            free_bytes: self.free_bytes()?.saturating_sub(MARGIN_BYTES),
+            usable_bytes: self.usable_bytes()?,
+            step_bytes: self.room.step_bytes(),
+        })
     }
 
     fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, LowerError> {
-        for (from, to) in dead {
-            self.drop_dead(from, to)?;
-        }
+        self.drop_dead(dead)?;
         for _ in 0..COMPACTIONS_A_CALL {
             if !self.merge_once()? {
-                return Ok(false);
+                // Merges of levels may have no room where one of all that still lives has.
+                return if self.room()?.is_short { self.rewrite() } else { Ok(false) };
             }
         }
         Ok(true)

@@ -3,16 +3,26 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{IngestError, Lower, LowerError, LowerRow, LowerStats};
+use super::{IngestError, Lower, LowerError, LowerRow, LowerStats, Room, ingested_bytes};
+
+/// What is left free for what deletes.
+const RESERVE_BYTES: u64 = 128 << 10;
 
 /// A `BTreeMap` behind a lock.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Debug)]
 pub struct MemLower {
     map: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
-    is_full: Arc<AtomicBool>,
+    /// What its rows may take.
+    capacity_bytes: Arc<AtomicU64>,
+}
+
+impl Default for MemLower {
+    fn default() -> Self {
+        Self { map: Arc::default(), capacity_bytes: Arc::new(AtomicU64::new(u64::MAX)) }
+    }
 }
 
 impl MemLower {
@@ -20,9 +30,18 @@ impl MemLower {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has it take so many bytes of keys and values at most from now on; what is there already stays.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.capacity_bytes.store(bytes, Ordering::Relaxed);
+    }
+
     /// Lets every ingestion from now on find no room, or some again.
     pub fn set_full(&self, is_full: bool) {
-        self.is_full.store(is_full, Ordering::Relaxed);
+        self.set_capacity(if is_full { 0 } else { u64::MAX });
+    }
+
+    fn left_bytes(&self) -> u64 {
+        self.capacity_bytes.load(Ordering::Relaxed).saturating_sub(self.stats().disk_bytes)
     }
 
     /// What it holds, as a copy.
@@ -53,8 +72,9 @@ impl Lower for MemLower {
     }
 
     fn ingest(&self, bytes: u64, rows: &mut dyn Iterator<Item = LowerRow>) -> Result<(), IngestError> {
-        if self.is_full.load(Ordering::Relaxed) {
-            return Err(IngestError::NoRoom { needed_bytes: bytes, free_bytes: 0 });
+        let (needed_bytes, free_bytes) = (ingested_bytes(bytes), self.left_bytes());
+        if free_bytes < needed_bytes {
+            return Err(IngestError::NoRoom { needed_bytes, free_bytes });
         }
         let rows: Vec<LowerRow> = rows.collect();
         assert!(rows.is_sorted_by(|(a, _), (b, _)| a < b), "an ingestion takes ascending keys, each once");
@@ -66,6 +86,16 @@ impl Lower for MemLower {
             }
         }
         Ok(())
+    }
+
+    fn room(&self) -> Result<Room, LowerError> {
+        let usable_bytes = self.left_bytes();
+        Ok(Room {
+            is_short: usable_bytes < RESERVE_BYTES,
+            free_bytes: usable_bytes.saturating_sub(RESERVE_BYTES),
+            usable_bytes,
+            step_bytes: if usable_bytes > u64::MAX / 2 { u64::MAX } else { RESERVE_BYTES / 4 },
+        })
     }
 
     fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, LowerError> {

@@ -8,6 +8,7 @@ pub(super) mod format;
 mod lsm;
 mod manifest;
 mod mem;
+mod room;
 
 pub use error::{Binding, LowerError, OWNER_BYTES};
 pub use lsm::{LsmLower, LsmShared};
@@ -25,10 +26,35 @@ pub struct LowerStats {
     pub tables: u64,
 }
 
+/// The room that a lower level has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    /// There is so little that only what deletes may be written: the reserve is in use, or about to be.
+    pub is_short: bool,
+    /// What may be written without touching the reserve.
+    pub free_bytes: u64,
+    /// What may be written at most.
+    pub usable_bytes: u64,
+    /// Changed bytes after which it is worth looking again.
+    pub step_bytes: u64,
+}
+
+impl Room {
+    /// No bound.
+    pub const PLENTY: Self =
+        Self { is_short: false, free_bytes: u64::MAX, usable_bytes: u64::MAX, step_bytes: u64::MAX };
+}
+
+/// What an ingestion of rows that take `bytes` writes at most, roughly.
+#[must_use]
+pub const fn ingested_bytes(bytes: u64) -> u64 {
+    bytes.saturating_add(bytes / 4).saturating_add(64 << 10)
+}
+
 /// Why rows could not be taken.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum IngestError {
-    /// The disk has no room for them. Nothing was written; try again when there may be some.
+    /// The disk has no room for them. What was written of them is gone again; try again when there may be some.
     #[error("state: no room for a hand-over: it needs {needed_bytes} bytes, the disk has {free_bytes}")]
     NoRoom {
         /// What the rows would need, with a margin.
@@ -66,8 +92,14 @@ pub trait Lower: Clone + Send + Sync + 'static {
     /// [`IngestError`]. Nothing of it may be seen after a restart.
     fn ingest(&self, bytes: u64, rows: &mut dyn Iterator<Item = LowerRow>) -> Result<(), IngestError>;
 
-    /// Does a bounded amount of compaction. `dead` lists key ranges (from, below) whose rows may go. Returns whether
-    /// more is worth doing at once.
+    /// The room there is. Makes the reserve again where it can.
+    ///
+    /// # Errors
+    /// [`LowerError`], with what could not be read or written.
+    fn room(&self) -> Result<Room, LowerError>;
+
+    /// Does a bounded amount of compaction; where room is short, what makes some. `dead` lists key ranges (from, below)
+    /// whose rows may go. Returns whether more is worth doing at once.
     ///
     /// # Errors
     /// [`LowerError`], with what could not be read or written.

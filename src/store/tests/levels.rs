@@ -144,31 +144,6 @@ fn idle_partitions_do_not_pin_the_log() {
 }
 
 #[test]
-fn a_hand_over_without_room_waits_and_loses_nothing() {
-    let lower = MemLower::default();
-    let mut d = Driver::new(lower.clone(), options());
-    d.run(&set("a", "1"));
-    lower.set_full(true);
-    d.hand_over();
-    assert!(d.store.is_out_of_room());
-    assert_eq!((d.store.persisted(P), d.store.stats().hand_overs), (Lsn::ZERO, 0));
-    d.run(&set("a", "2"));
-    d.run(&set("b", "3"));
-    StateMachine::retry(&mut d.store);
-    d.settle();
-    assert!(d.store.is_out_of_room(), "there is still none");
-    lower.set_full(false);
-    StateMachine::retry(&mut d.store);
-    d.settle();
-    assert!(!d.store.is_out_of_room());
-    assert_eq!(d.store.persisted(P), Lsn(1), "what was frozen, and no more");
-    assert_eq!(d.run(&get("a")), bulk("2"));
-    d.hand_over();
-    assert_eq!(d.run(&Op::DbSize), Outcome::Int(2));
-    assert!(d.store.persisted(P) >= Lsn(3));
-}
-
-#[test]
 fn four_times_the_memory() {
     const KEYS: usize = 4_000;
     let folder = tempfile::tempdir().unwrap();

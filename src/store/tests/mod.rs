@@ -5,6 +5,7 @@ mod commands;
 mod levels;
 mod model;
 mod ops;
+mod space;
 
 use corduroy_shards::{Applied, PartitionId, StateMachine, Step};
 use corduroy_wal::{Lsn, Term};

@@ -18,32 +18,88 @@ struct Model {
 
 #[derive(Clone, Debug)]
 enum Do {
-    Set { key: u8, value: u8, long: bool },
-    SetFor { key: u8, value: u8, ms: u64, when: u8 },
-    Append { key: u8, value: u8 },
-    Incr { key: u8, by: i8 },
-    Del { keys: [u8; 3] },
-    GetDel { key: u8 },
-    Rename { from: u8, to: u8 },
-    Copy { from: u8, to: u8 },
-    Expire { key: u8, ms: u64 },
-    Persist { key: u8 },
-    MSet { keys: [u8; 3], value: u8, only_if_none: bool },
-    Transaction { set: u8, add: u8, del: u8 },
+    Set {
+        key: u8,
+        value: u8,
+        long: bool,
+    },
+    SetFor {
+        key: u8,
+        value: u8,
+        ms: u64,
+        when: u8,
+    },
+    Append {
+        key: u8,
+        value: u8,
+    },
+    Incr {
+        key: u8,
+        by: i8,
+    },
+    Del {
+        keys: [u8; 3],
+    },
+    GetDel {
+        key: u8,
+    },
+    Rename {
+        from: u8,
+        to: u8,
+    },
+    Copy {
+        from: u8,
+        to: u8,
+    },
+    Expire {
+        key: u8,
+        ms: u64,
+    },
+    Persist {
+        key: u8,
+    },
+    MSet {
+        keys: [u8; 3],
+        value: u8,
+        only_if_none: bool,
+    },
+    Transaction {
+        set: u8,
+        add: u8,
+        del: u8,
+    },
     Flush,
-    Get { key: u8 },
-    MGet { keys: [u8; 3] },
-    Ttl { key: u8 },
+    Get {
+        key: u8,
+    },
+    MGet {
+        keys: [u8; 3],
+    },
+    Ttl {
+        key: u8,
+    },
     DbSize,
     Keys,
     Scan,
-    Random { seed: u64 },
+    Random {
+        seed: u64,
+    },
     // What happens around them.
-    Wait { ms: u64 },
+    Wait {
+        ms: u64,
+    },
     WantHandOver,
-    Maintain { slices: u8 },
-    Job { pick: usize },
+    Maintain {
+        slices: u8,
+    },
+    Job {
+        pick: usize,
+    },
     Settle,
+    /// The disk takes so many bytes from now on.
+    Capacity {
+        bytes: u64,
+    },
     Crash,
 }
 
@@ -77,6 +133,7 @@ fn step() -> impl Strategy<Value = Do> {
         4 => (1..4u8).prop_map(|slices| Do::Maintain { slices }),
         5 => any::<usize>().prop_map(|pick| Do::Job { pick }),
         1 => Just(Do::Settle),
+        2 => prop_oneof![Just(0), 60_000..80_000u64, Just(u64::MAX)].prop_map(|bytes| Do::Capacity { bytes }),
         1 => Just(Do::Crash),
     ]
 }
@@ -293,6 +350,7 @@ fn play<L: Lower>(driver: &mut Driver<L>, model: &mut Model, step: &Do) {
         Do::Maintain { slices } => (0..*slices).for_each(|_| _ = driver.store.maintain(1)),
         Do::Job { pick } => driver.run_a_job(*pick),
         Do::Settle => driver.settle(),
+        Do::Capacity { .. } => StateMachine::retry(&mut driver.store),
         Do::Crash => driver.crash(),
     }
 }
@@ -324,19 +382,25 @@ fn small() -> Options {
     }
 }
 
-fn check<L: Lower>(lower: L, steps: &[Do]) {
+fn check<L: Lower>(lower: L, steps: &[Do], set_capacity: impl Fn(u64)) {
     let mut driver = Driver::new(lower, small());
     let mut reference = Driver::new(MemLower::default(), options());
     driver.hold_jobs = true;
     let (mut model, mut other) = (Model::default(), Model::default());
     for step in steps {
+        if let Do::Capacity { bytes } = step {
+            set_capacity(*bytes);
+        }
         play(&mut driver, &mut model, step);
-        if !matches!(step, Do::Crash | Do::WantHandOver) {
+        if !matches!(step, Do::Crash | Do::WantHandOver | Do::Capacity { .. }) {
             play(&mut reference, &mut other, step);
         }
     }
     assert_eq!(driver.store.state_hash(P), reference.store.state_hash(P));
+    set_capacity(u64::MAX);
+    StateMachine::retry(&mut driver.store);
     driver.settle();
+    assert!(!driver.store.is_out_of_room(), "there is room again");
     driver.crash();
     assert_eq!(driver.store.state_hash(P), reference.store.state_hash(P));
     model.expire(driver.now_ms);
@@ -348,7 +412,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
     #[test]
     fn any_history_over_the_map(steps in proptest::collection::vec(step(), 1..150)) {
-        check(MemLower::default(), &steps);
+        let lower = MemLower::default();
+        check(lower.clone(), &steps, |bytes| lower.set_capacity(bytes));
     }
 }
 
@@ -358,6 +423,6 @@ proptest! {
     fn any_history_over_lsm_tree(steps in proptest::collection::vec(step(), 1..150)) {
         let folder = tempfile::tempdir().expect("a folder");
         let lower = LsmLower::open(folder.path(), &LsmShared::new(1 << 20, 32), &ADOPT).expect("opens");
-        check(lower, &steps);
+        check(lower, &steps, |_| ());
     }
 }
