@@ -4,9 +4,9 @@
 //! made carries the suffix `.tmp` and is removed at opening.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -14,6 +14,13 @@ use rustix::io::Errno;
 
 use super::lock::{FolderLock, LockError};
 use super::{AlignedBuffer, BLOCK_BYTES, SlotId};
+
+/// The mode of every file: what is in a log is for nobody else to read.
+pub const PRIVATE_FILE: u32 = 0o600;
+/// The mode of every folder.
+pub const PRIVATE_FOLDER: u32 = 0o700;
+/// The bits of a mode that let others in.
+pub const OF_OTHERS: u32 = 0o077;
 
 /// Why a WAL folder could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -101,11 +108,16 @@ pub(super) fn temporary_path(folder: &Path, slot: SlotId) -> PathBuf {
     folder.join(slot_file_name(slot) + ".tmp")
 }
 
+/// Makes a folder, and those above it that are missing, for this user alone.
+pub(super) fn make_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(PRIVATE_FOLDER).create(path)
+}
+
 /// Options to open or make a slot file with, direct or not.
 pub(super) fn slot_open_options(direct: bool) -> OpenOptions {
     let mut options = OpenOptions::new();
     let flags = libc::O_NOFOLLOW | if direct { libc::O_DIRECT } else { 0 };
-    options.read(true).write(true).mode(0o644).custom_flags(flags);
+    options.read(true).write(true).mode(PRIVATE_FILE).custom_flags(flags);
     options
 }
 
@@ -113,7 +125,7 @@ impl Folder {
     /// Makes the folder if need be, locks it, finds out about direct I/O and removes half-made files.
     pub(super) fn open(path: &Path, direct: DirectIo) -> Result<Self, OpenError> {
         if !path.is_dir() {
-            fs::create_dir_all(path).map_err(OpenError::io("create the folder", path))?;
+            make_folder(path).map_err(OpenError::io("create the folder", path))?;
             let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let synced = File::open(parent).and_then(|p| p.sync_all());
             synced.map_err(OpenError::io("sync the folder", parent))?;

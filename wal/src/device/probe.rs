@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{fstatfs, fstatvfs};
 use rustix::process::{Resource, getrlimit};
 
-use super::folder::slot_open_options;
+use super::folder::{make_folder, slot_open_options};
 use super::setup::new_ring;
 use super::sync::DiskFacts;
 use super::{AlignedBuffer, BLOCK_BYTES};
@@ -107,7 +107,7 @@ pub enum ProbeError {
 pub fn probe(folder: &Path, options: ProbeOptions) -> Result<ProbeReport, ProbeError> {
     let trial = Trial { folder, file_system: "unknown file system".to_owned() };
     let step = trial.step("making the folder", "the folder must be writable by this user");
-    fs::create_dir_all(folder).map_err(step)?;
+    make_folder(folder).map_err(step)?;
     let step = trial.step("opening the folder", "the folder must be readable by this user");
     let dir = File::open(folder).map_err(step)?;
     let step = trial.step("asking for the file system's type", "use a local file system such as ext4 or XFS");
