@@ -68,9 +68,10 @@ fn command() -> Command {
                     .about("Prepare a data folder (serve does it by itself where there is none)"),
             )
             .arg(
-                Arg::new("recover").long("recover").action(ArgAction::SetTrue).help(
-                    "Write a lost identity anew and keep the data; name the old --shards and --partitions",
-                ),
+                Arg::new("recover")
+                    .long("recover")
+                    .action(ArgAction::SetTrue)
+                    .help("Make a lost identity of what the shards' folders say, and keep the data"),
             ),
         )
         .subcommand(

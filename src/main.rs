@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use corduroy::cli::{self, Request};
 use corduroy::config::Problem;
-use corduroy::node::{self, EXIT_CONFIG, StartError, identity, log};
+use corduroy::node::{self, EXIT_CONFIG, StartError, access, identity, log};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -40,16 +40,19 @@ fn run(request: Request) -> ExitCode {
             print!("{}", cli::render(&loaded));
             ExitCode::SUCCESS
         }
-        Request::Format { loaded, recover } => match identity::format(&loaded.config, recover) {
-            Ok(identity) => {
-                println!("{}: formatted\n{identity}", cli::data_dir(&loaded).display());
-                ExitCode::SUCCESS
+        Request::Format { loaded, recover } => {
+            access::restrict_new_files();
+            match identity::format(&loaded.config, recover, |key| loaded.is_said(key)) {
+                Ok(identity) => {
+                    println!("{}: formatted\n{identity}", cli::data_dir(&loaded).display());
+                    ExitCode::SUCCESS
+                }
+                Err(error) => {
+                    eprintln!("corduroy: {error}");
+                    ExitCode::from(StartError::from(error).exit_code())
+                }
             }
-            Err(error) => {
-                eprintln!("corduroy: {error}");
-                ExitCode::from(StartError::from(error).exit_code())
-            }
-        },
+        }
         Request::Version { build_info: false } => {
             println!("corduroy {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -6,7 +6,7 @@
 //! turns the shards), `event` (what wakes it), `info` (figures).
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 
@@ -19,9 +19,10 @@ use corduroy_wal::device::lock::{FolderLock, LockError};
 use corduroy_wal::device::{OpenError, ProbeError, ProbeOptions, ProbeReport, probe};
 
 use crate::config::value::Bytes;
-use crate::config::{Config, Loaded, SETTINGS, Source};
+use crate::config::{Config, Loaded};
 use crate::store::LowerError;
 
+pub mod access;
 mod backend;
 mod boot;
 mod connection;
@@ -38,7 +39,7 @@ mod shared;
 mod signals;
 
 use boot::Booted;
-use identity::{Identity, IdentityError};
+use identity::{Bound, Identity, IdentityError};
 use plan::Plan;
 use shared::{Phase, Shared};
 
@@ -161,22 +162,21 @@ fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError 
 /// # Errors
 /// [`StartError`]. After the start, an error of the log ends the process here and now.
 pub fn serve(loaded: Loaded) -> Result<(), StartError> {
-    let said = |key: &str| {
-        let at = SETTINGS.iter().position(|setting| setting.key == key);
-        at.and_then(|at| loaded.sources.get(at)).is_some_and(|source| *source != Source::Default)
-    };
     let mut config = loaded.config.clone();
     config.data_dir = std::path::absolute(&config.data_dir).map_err(system("reading the current folder"))?;
+    access::restrict_new_files();
     std::fs::create_dir_all(&config.data_dir)
         .map_err(|source| StartError::Folder { path: config.data_dir.clone(), source })?;
     let lock = FolderLock::acquire(&config.data_dir)?;
     let report = probe(&config.data_dir, ProbeOptions::default())?;
-    let identity = identity::open(&config, said)?;
+    let identity = identity::open(&config, |key| loaded.is_said(key))?;
+    restrict_old_files(&config.data_dir);
     let affinity = CpuSet::of_this_thread().map_err(system("asking for the CPU affinity"))?;
     let limits = CgroupLimits::of_this_process();
     let topology = Topology::choose(config.cores.0.as_ref(), &affinity, limits)?;
     let memory = memory_budget(&config, limits);
     let plan = Plan::new(&identity, topology.cores());
+    let bound = identity::check(&identity, &config.data_dir, plan.used_shards())?;
     for core in 0..topology.cores() {
         for address in listen::addresses(&config, core) {
             Listener::check_free(address).map_err(|source| StartError::Listen { address, source })?;
@@ -189,9 +189,29 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     let shared = Shared::new(config, identity, plan, memory, bells);
     signals::watch(Arc::clone(&shared)).map_err(system("watching for signals"))?;
     let cores = start_cores(&shared, &topology)?;
-    let result = run(&shared, cores, &topology);
+    let result = run(&shared, cores, &topology, &bound);
     drop(lock);
     result
+}
+
+/// Closes to others what an earlier release, or an operator's copying, left open to them.
+fn restrict_old_files(data_dir: &Path) {
+    let done = access::restrict(data_dir);
+    if done.changed > 0 {
+        tracing::info!(
+            "{} files and folders of {} could be opened by other users, and cannot any more",
+            done.changed,
+            data_dir.display()
+        );
+    }
+    if let Some((path, error)) = done.failed {
+        tracing::warn!(
+            "{} files and folders may be open to other users: the mode of {} cannot be changed ({error}); make them \
+             this user's own",
+            done.failures,
+            path.display()
+        );
+    }
 }
 
 /// Starts the cores; each opens its shards and tells.
@@ -221,7 +241,7 @@ struct Cores {
 }
 
 /// Waits until all cores are ready, lets them serve, and waits for their end.
-fn run(shared: &Arc<Shared>, cores: Cores, topology: &Topology) -> Result<(), StartError> {
+fn run(shared: &Arc<Shared>, cores: Cores, topology: &Topology, bound: &Bound) -> Result<(), StartError> {
     let mut failure = None;
     for _ in 0..cores.handles.len() {
         match cores.told.recv() {
@@ -234,6 +254,7 @@ fn run(shared: &Arc<Shared>, cores: Cores, topology: &Topology) -> Result<(), St
     if failure.is_some() {
         shared.set_phase(Phase::Stopping);
     } else {
+        count_start(&shared.identity, bound);
         let pool = Pool::start(shared.config().pool_threads, POOL_CAPACITY, &pool_cpus(topology));
         shared.set_pool(pool.map_err(system("starting the pool"))?);
         shared.begin_serving();
@@ -252,6 +273,16 @@ fn run(shared: &Arc<Shared>, cores: Cores, topology: &Topology) -> Result<(), St
             tracing::info!("stopped: all acknowledged writes are on the disk");
             Ok(())
         }
+    }
+}
+
+/// Counts this start in the folder. One that cannot be counted (on a full disk) is no less a start: the next one finds
+/// everything as this one did.
+fn count_start(identity: &Identity, bound: &Bound) {
+    if let Err(error) = bound.renew(identity) {
+        tracing::warn!(
+            "this start is not counted, so that a copy of older files would not be noticed: {error}"
+        );
     }
 }
 

@@ -60,6 +60,15 @@ pub struct Loaded {
     pub sources: Vec<Source>,
 }
 
+impl Loaded {
+    /// Whether somebody chose the setting's value, rather than that it is the default.
+    #[must_use]
+    pub fn is_said(&self, key: &str) -> bool {
+        let at = SETTINGS.iter().position(|setting| setting.key == key);
+        at.and_then(|at| self.sources.get(at)).is_some_and(|source| *source != Source::Default)
+    }
+}
+
 /// What was said, from the weakest source to the strongest.
 #[derive(Clone, Debug, Default)]
 pub struct Layers {

@@ -1,5 +1,6 @@
 //! A core's beginning: opens its shards, tells how it went, and drives them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -7,18 +8,17 @@ use std::time::{Duration, Instant};
 use corduroy_shards::raft::replica::Replication as RaftOn;
 use corduroy_shards::runtime::Endpoint;
 use corduroy_shards::{Limits, ShardOptions};
-use corduroy_shards::{Shard, ShardId};
+use corduroy_shards::{PartitionId, Shard, ShardId};
 use corduroy_wal::device::{DiskDevice, Engine, UringOptions};
 use corduroy_wal::{Options as WalOptions, Recovered, Wal};
 
 use super::core::{Core, NodeShard, sync_mode};
-use super::identity::Identity;
+use super::identity::{Identity, IdentityError, Owner, binding_of_state};
 use super::message::Message;
 use super::shared::Shared;
 use super::{EXIT_IO, StartError, driver, log, system};
 use crate::config::{Config, Replication};
-use crate::store::{Binding, OWNER_BYTES};
-use crate::store::{HashSeed, LsmLower, LsmShared, Options as StoreOptions, Store};
+use crate::store::{HashSeed, LowerError, LsmLower, LsmShared, Options as StoreOptions, Store};
 
 /// Files of the lower level that may be open at a time, all shards of a core together.
 const OPEN_TABLES: usize = 1024;
@@ -138,15 +138,55 @@ fn open_shard(
     let description = device.describe();
     let (wal, found) =
         Wal::open(device, wal_options(config, seed)).map_err(|source| StartError::Wal { shard, source })?;
-    let state = |source| StartError::State { shard, source };
-    let binding = Binding { owner: [0; OWNER_BYTES], may_adopt: true };
+    let state = |source| state_error(&shared.identity, shard, source);
+    let binding = binding_of_state(&shared.identity, shard);
     let lower = LsmLower::open(&state_folder, lower, &binding).map_err(state)?;
     let store = Store::open(lower, store_options(shared)).map_err(state)?;
+    let logs: Vec<PartitionId> = wal.logs().iter().map(|log| PartitionId(log.0)).collect();
+    belongs_here(shared, shard, wal_folder, &logs)?;
+    belongs_here(shared, shard, state_folder, &store.partitions())?;
     let partitions = shared.plan.partitions_of(shard);
     let shard_options = shard_options(config, shared.plan.used_shards());
     let open = Shard::open(shard_options, wal, store, &partitions, seed)
         .map_err(|source| StartError::Shard { shard, source })?;
     Ok((open, Opened { shard, device: description, found, took: begun.elapsed() }))
+}
+
+/// The error of a state that cannot be opened; of one that is somebody else's, with whose it is.
+fn state_error(identity: &Identity, shard: ShardId, source: LowerError) -> StartError {
+    match source {
+        LowerError::Foreign { folder, found } => {
+            let why = Owner::of(identity, shard.0).mistaken(&found);
+            let why = why.unwrap_or_else(|| "belongs to somebody else; restore it from a backup".into());
+            StartError::Identity(IdentityError::Foreign { folder, why })
+        }
+        source => StartError::State { shard, source },
+    }
+}
+
+/// Refuses a shard in which a partition is kept that lives in another one: were it passed over, its keys would be missing.
+fn belongs_here(
+    shared: &Shared,
+    shard: ShardId,
+    part: PathBuf,
+    found: &[PartitionId],
+) -> Result<(), StartError> {
+    let stranger = found.iter().find(|&&partition| shared.plan.shard_of(partition) != Some(shard));
+    match stranger {
+        None => Ok(()),
+        Some(partition) => {
+            let home = match shared.plan.shard_of(*partition) {
+                Some(home) => format!("lives in shard {}", home.0),
+                None => "does not exist".to_owned(),
+            };
+            let why = format!(
+                "holds partition {partition}, which {home} in a node of {} shards and {} partitions: put the folder back \
+                 that was here, or restore it from a backup",
+                shared.identity.shards, shared.identity.partitions
+            );
+            Err(StartError::Identity(IdentityError::Foreign { folder: part, why }))
+        }
+    }
 }
 
 /// Differs at every opening and for every shard.

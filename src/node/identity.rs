@@ -1,18 +1,36 @@
-//! Who this node is, and how its data folder is laid out: written once, when the folder is formatted.
+//! Who this node is, and how its data folder is laid out: written when the folder is formatted, and once at each start.
 //!
 //! Two checksummed copies with a generation. One bad copy is repaired from the other; two bad ones refuse the start.
+//! `owner` says whose a shard's folders are, `bind` compares that at each start, `recover` makes a lost identity of it.
 
+use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use corduroy_shards::ShardId;
+use corduroy_wal::device::folder::{PRIVATE_FILE, PRIVATE_FOLDER};
+use corduroy_wal::device::lock::{FolderLock, LOCK_FILE};
 
 use crate::config::Config;
+use crate::store::{LowerError, LsmLower};
 
-/// The version of the data folder's layout.
-pub const FORMAT_VERSION: u32 = 1;
+mod bind;
+mod error;
+mod owner;
+mod recover;
+mod text;
+
+pub use bind::{Bound, binding_of_state, check};
+pub use error::IdentityError;
+pub use owner::Owner;
+pub use text::FORMAT_VERSION;
+
+use owner::Card;
+use text::{UNBOUND, Unreadable};
 
 /// The copies' names.
 const COPIES: [&str; 2] = ["identity.0", "identity.1"];
@@ -20,10 +38,14 @@ const COPIES: [&str; 2] = ["identity.0", "identity.1"];
 const SHARD: &str = "shard-";
 /// The folders in each.
 pub const SHARD_PARTS: [&str; 2] = ["wal", "state"];
+/// What formatting leaves in those: no data.
+const OF_FORMAT: [&str; 3] = [owner::CARD, "manifest", "manifest.new"];
 
 /// What a data folder knows of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
+    /// The folder's format: in the first one, nothing but the identity says whose the shards' folders are.
+    pub format: u32,
     /// Grows with each rewriting; the higher of two good copies counts.
     pub generation: u64,
     /// All nodes of a cluster share it.
@@ -32,133 +54,46 @@ pub struct Identity {
     pub node: u64,
     /// This disk root.
     pub storage: u64,
+    /// Its name, unique in the cluster.
+    pub storage_name: String,
+    /// Which line of history the storage is on: one more whenever a lost identity was recovered.
+    pub incarnation: u64,
+    /// How often the node has started on this folder.
+    pub starts: u64,
+    /// Ties logs to states: each shard's pair number is this one and the shard's, added.
+    pub pair: u64,
     /// Shards of the folder.
     pub shards: u32,
     /// Partitions of the default keyspace.
     pub partitions: u32,
 }
 
-/// Why a data folder cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
-    /// The system refused.
-    #[error("{what} {path}: {source}")]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Neither copy can be trusted.
-    #[error(
-        "both copies of the identity in {folder} are unusable ({first}; {second}); restore {} or {} from a backup, or run \
-         `corduroy format --recover --data-dir {folder} --shards N --partitions N` with the numbers that the folder was \
-         formatted with", COPIES[0], COPIES[1]
-    )]
-    BothBad {
-        /// The data folder.
-        folder: PathBuf,
-        /// What is wrong with one.
-        first: String,
-        /// And with the other.
-        second: String,
-    },
-    /// Written by a newer version.
-    #[error(
-        "{folder} has data format {found}, this binary knows up to {FORMAT_VERSION}; run the newer version"
-    )]
-    TooNew {
-        /// The data folder.
-        folder: PathBuf,
-        /// Its format.
-        found: u32,
-    },
-    /// There is one already.
-    #[error("{0} is formatted already; remove it first if its data is to be destroyed")]
-    Formatted(PathBuf),
-    /// It holds something else.
-    #[error("{folder} holds `{found}` and no identity: it is not a data folder; name an empty or new one")]
-    NotEmpty {
-        /// The folder.
-        folder: PathBuf,
-        /// Something in it.
-        found: String,
-    },
-    /// The configuration asks for another layout.
-    #[error(
-        "{folder} was formatted with {key} = {found} and the configuration says {wanted}; leave it out, or format a new folder"
-    )]
-    Differs {
-        /// The data folder.
-        folder: PathBuf,
-        /// The setting.
-        key: &'static str,
-        /// As formatted.
-        found: u32,
-        /// As configured.
-        wanted: u32,
-    },
-}
-
 impl Identity {
     /// A new one.
-    fn new(config: &Config) -> io::Result<Self> {
-        let mut random = [0; 32];
-        File::open("/dev/urandom")?.read_exact(&mut random)?;
-        let (cluster, rest) = random.split_at(16);
-        let (node, storage) = rest.split_at(8);
+    fn new(shards: u32, partitions: u32) -> Result<Self, IdentityError> {
+        let mut random = [0; 40];
+        let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random));
+        read.map_err(|source| IdentityError::Io { what: "reading", path: "/dev/urandom".into(), source })?;
+        let (words, _) = random.as_chunks::<8>();
+        let word = |at: usize| words.get(at).copied().map_or(0, u64::from_le_bytes);
         Ok(Self {
+            format: FORMAT_VERSION,
             generation: 1,
-            cluster: u128::from_le_bytes(cluster.try_into().expect("16 bytes")),
-            node: u64::from_le_bytes(node.try_into().expect("8 bytes")),
-            storage: u64::from_le_bytes(storage.try_into().expect("8 bytes")),
-            shards: config.shards,
-            partitions: config.partitions,
+            cluster: u128::from(word(0)) << 64 | u128::from(word(1)),
+            node: word(2),
+            storage: word(3),
+            storage_name: Self::name_of_storage(word(3)),
+            incarnation: 1,
+            starts: 0,
+            pair: word(4),
+            shards,
+            partitions,
         })
     }
 
-    /// The bytes of a copy: lines, the last of which is the checksum of those before.
-    fn encode(&self) -> String {
-        let text = format!(
-            "corduroy identity\nformat = {FORMAT_VERSION}\ngeneration = {}\ncluster = {:032x}\nnode = {:016x}\nstorage = \
-             {:016x}\nshards = {}\npartitions = {}\n",
-            self.generation, self.cluster, self.node, self.storage, self.shards, self.partitions
-        );
-        format!("{text}crc32 = {:08x}\n", crc32fast::hash(text.as_bytes()))
-    }
-
-    /// Reads a copy. The outer error: of a newer format; the inner one: damaged.
-    fn decode(text: &str) -> Result<Result<Self, String>, u32> {
-        let Some((body, crc)) = text.trim_end_matches('\n').rsplit_once("\ncrc32 = ") else {
-            return Ok(Err("no checksum".into()));
-        };
-        let body = format!("{body}\n");
-        if u32::from_str_radix(crc, 16) != Ok(crc32fast::hash(body.as_bytes())) {
-            return Ok(Err("the checksum does not match".into()));
-        }
-        let field = |name: &str| {
-            body.lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "))
-                .ok_or_else(|| format!("`{name}` is missing"))
-        };
-        match field("format").map(str::parse::<u32>) {
-            Ok(Ok(FORMAT_VERSION)) => {}
-            Ok(Ok(newer)) => return Err(newer),
-            _ => return Ok(Err("`format` is missing".into())),
-        }
-        let bad = |_| "a number cannot be read".to_owned();
-        Ok((|| {
-            Ok(Self {
-                generation: field("generation")?.parse().map_err(bad)?,
-                cluster: u128::from_str_radix(field("cluster")?, 16).map_err(bad)?,
-                node: u64::from_str_radix(field("node")?, 16).map_err(bad)?,
-                storage: u64::from_str_radix(field("storage")?, 16).map_err(bad)?,
-                shards: field("shards")?.parse().map_err(bad)?,
-                partitions: field("partitions")?.parse().map_err(bad)?,
-            })
-        })())
+    /// The name of a storage that nobody has named.
+    fn name_of_storage(storage: u64) -> String {
+        format!("storage-{storage:016x}")
     }
 
     /// Writes both copies, one after the other, each durable before the next begins.
@@ -170,7 +105,8 @@ impl Identity {
         let path = folder.join(name);
         let new = folder.join(format!("{name}.new"));
         let write = || {
-            let mut file = File::create(&new)?;
+            remove_if_there(&new)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE_FILE).open(&new)?;
             file.write_all(self.encode().as_bytes())?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
@@ -189,9 +125,13 @@ impl Identity {
         for name in COPIES {
             let path = folder.join(name);
             copies.push(match fs::read(&path) {
-                Ok(bytes) => Self::decode(&String::from_utf8_lossy(&bytes))
-                    .map_err(|found| IdentityError::TooNew { folder: folder.into(), found })?
-                    .map_err(|why| format!("{name}: {why}")),
+                Ok(bytes) => match Self::decode(&bytes) {
+                    Ok(copy) => Ok(copy),
+                    Err(Unreadable::Damaged(why)) => Err(format!("{name}: {why}")),
+                    Err(Unreadable::Newer(found)) => {
+                        return Err(IdentityError::TooNew { folder: folder.into(), found });
+                    }
+                },
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     absent += 1;
                     Err(format!("{name} is not there"))
@@ -205,6 +145,10 @@ impl Identity {
         let [first, second] = <[_; 2]>::try_from(copies).expect("there are two copies");
         let (good, repair) = match (first, second) {
             (Ok(first), Ok(second)) if first == second => return Ok(Some(first)),
+            (Ok(first), Ok(second)) if !first.is_copy_of(&second) => {
+                let (one, other) = (first.to_string(), second.to_string());
+                return Err(IdentityError::TwoOwners { folder: folder.into(), one, other });
+            }
             (Ok(first), Ok(second)) if first.generation > second.generation => (first, COPIES[1]),
             (Ok(_), Ok(second)) => (second, COPIES[0]),
             (Ok(first), Err(_)) => (first, COPIES[1]),
@@ -218,29 +162,69 @@ impl Identity {
         Ok(Some(good))
     }
 
+    /// Whether a name in the data folder is one of those that are made there.
+    #[must_use]
+    pub fn owns(name: &str) -> bool {
+        let copy = name.strip_suffix(".new").unwrap_or(name);
+        name == LOCK_FILE || COPIES.contains(&copy) || name.starts_with(SHARD)
+    }
+
+    /// Whether two copies are of the same storage, one perhaps older.
+    fn is_copy_of(&self, other: &Self) -> bool {
+        let of = |i: &Self| (i.cluster, i.node, i.storage, i.shards, i.partitions, i.pair);
+        of(self) == of(other) && self.generation != other.generation
+    }
+
+    /// The name of a shard's folder.
+    #[must_use]
+    pub fn shard_name(shard: u32) -> String {
+        format!("{SHARD}{shard:04}")
+    }
+
     /// The folder of a shard.
     #[must_use]
     pub fn shard_folder(data_dir: &Path, shard: ShardId) -> PathBuf {
-        data_dir.join(format!("{SHARD}{:04}", shard.0))
+        data_dir.join(Self::shard_name(shard.0))
     }
 
-    /// Makes the folders of all shards, where they are missing. Before the identity is written: a shard's folder that is
-    /// missing beside an identity was lost.
+    /// Makes the folders of all shards, where they are missing, and writes into each whose it is. Before the identity is
+    /// written: a shard's folder that is missing beside an identity was lost, and so was one that says nothing.
     fn make_shard_folders(&self, data_dir: &Path) -> Result<(), IdentityError> {
-        let shards = (0..self.shards).map(|shard| Self::shard_folder(data_dir, ShardId(shard)));
-        shards
-            .flat_map(|shard| SHARD_PARTS.map(|part| shard.join(part)))
-            .try_for_each(|path| make_folder(&path))
+        for shard in 0..self.shards {
+            let folder = Self::shard_folder(data_dir, ShardId(shard));
+            let owner = Owner::of(self, shard).encode();
+            for part in SHARD_PARTS.map(|part| folder.join(part)) {
+                make_folder(&part)?;
+                let written = Card { owner, starts: 0 }.write(&part);
+                written.map_err(|source| IdentityError::Io { what: "writing", path: part, source })?;
+            }
+            let state = folder.join("state");
+            LsmLower::format(&state, owner).map_err(|error| of_state(&state, error))?;
+        }
+        Ok(())
     }
+}
+
+/// An error of a state's folder when its manifest is read or written.
+fn of_state(state: &Path, error: LowerError) -> IdentityError {
+    IdentityError::Io { what: "formatting", path: state.to_owned(), source: io::Error::other(error) }
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "cluster {:032x}, node {:016x}, storage {:016x}, {} shards, {} partitions, data format {FORMAT_VERSION}",
-            self.cluster, self.node, self.storage, self.shards, self.partitions
+            "cluster {:032x}, node {:016x}, storage {:016x}, {} shards, {} partitions, data format {}",
+            self.cluster, self.node, self.storage, self.shards, self.partitions, self.format
         )
+    }
+}
+
+/// Removes what an interrupted writing left; or a link, which would be followed.
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -250,7 +234,8 @@ fn has_shards(folder: &Path) -> Result<bool, IdentityError> {
         let shard = folder.join(shard);
         for name in entries(&shard)? {
             let part = shard.join(&name);
-            if !SHARD_PARTS.contains(&name.as_str()) || !part.is_dir() || !entries(&part)?.is_empty() {
+            let is_part = SHARD_PARTS.contains(&name.as_str()) && part.is_dir();
+            if !is_part || entries(&part)?.iter().any(|name| !OF_FORMAT.contains(&name.as_str())) {
                 return Ok(true);
             }
         }
@@ -258,12 +243,17 @@ fn has_shards(folder: &Path) -> Result<bool, IdentityError> {
     Ok(false)
 }
 
+/// A file's name as text; bytes that are no text are escaped.
+fn shown(name: &OsStr) -> String {
+    name.to_str().map_or_else(|| name.as_bytes().escape_ascii().to_string(), str::to_owned)
+}
+
 /// The names in a folder.
 fn entries(folder: &Path) -> Result<Vec<String>, IdentityError> {
     let failed = |source| IdentityError::Io { what: "listing", path: folder.into(), source };
     fs::read_dir(folder)
         .map_err(failed)?
-        .map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned()))
+        .map(|entry| Ok(shown(&entry.map_err(failed)?.file_name())))
         .collect()
 }
 
@@ -284,25 +274,22 @@ pub fn open(config: &Config, said: impl Fn(&str) -> bool) -> Result<Identity, Id
     Ok(identity)
 }
 
-/// Formats `config.data_dir`, which is made if it is not there. `recover`: writes a lost identity anew and keeps the data.
+/// Formats `config.data_dir`, which is made if it is not there. `recover`: makes a lost identity of what the shards'
+/// folders say, and keeps the data; `said` tells which settings somebody chose.
 ///
 /// # Errors
 /// [`IdentityError::Formatted`] if there is a good identity, and others.
-pub fn format(config: &Config, recover: bool) -> Result<Identity, IdentityError> {
+pub fn format(
+    config: &Config,
+    recover: bool,
+    said: impl Fn(&str) -> bool,
+) -> Result<Identity, IdentityError> {
     let folder = &config.data_dir;
     make_folder(folder)?;
+    let _lock = FolderLock::acquire(folder)?;
     match Identity::read(folder) {
         Ok(Some(_)) => Err(IdentityError::Formatted(folder.clone())),
-        Err(IdentityError::BothBad { .. }) if recover => {
-            let identity = Identity::new(config).map_err(|source| IdentityError::Io {
-                what: "reading",
-                path: "/dev/urandom".into(),
-                source,
-            })?;
-            identity.make_shard_folders(folder)?;
-            identity.write(folder)?;
-            Ok(identity)
-        }
+        Err(IdentityError::BothBad { .. }) if recover => recover::recover(config, said),
         Ok(None) => create(config),
         Err(error) => Err(error),
     }
@@ -317,11 +304,7 @@ fn create(config: &Config) -> Result<Identity, IdentityError> {
     if let Some(found) = entries(folder)?.into_iter().find(foreign) {
         return Err(IdentityError::NotEmpty { folder: folder.clone(), found });
     }
-    let identity = Identity::new(config).map_err(|source| IdentityError::Io {
-        what: "reading",
-        path: "/dev/urandom".into(),
-        source,
-    })?;
+    let identity = Identity::new(config.shards, config.partitions)?;
     identity.make_shard_folders(folder)?;
     identity.write(folder)?;
     Ok(identity)
@@ -338,7 +321,9 @@ fn make_folder(path: &Path) -> Result<(), IdentityError> {
         None => path,
     };
     make_folder(parent)?;
-    let made = fs::create_dir(path)
+    let made = DirBuilder::new()
+        .mode(PRIVATE_FOLDER)
+        .create(path)
         .and_then(|()| File::open(path)?.sync_all())
         .and_then(|()| File::open(parent)?.sync_all());
     made.map_err(|source| IdentityError::Io { what: "making", path: path.into(), source })
@@ -359,7 +344,7 @@ mod tests {
         let made = open(&config, |_| false).expect("formatted");
         assert_eq!((made.shards, made.partitions), (4, 3));
         assert_eq!(open(&config, |_| true).expect("read"), made);
-        assert!(matches!(format(&config, false), Err(IdentityError::Formatted(_))));
+        assert!(matches!(format(&config, false, |_| false), Err(IdentityError::Formatted(_))));
         let other = Config { shards: 5, ..config };
         assert!(matches!(
             open(&other, |_| true),
@@ -395,15 +380,19 @@ mod tests {
     fn two_bad_copies_refuse_and_can_be_recovered() {
         let dir = tempfile::tempdir().expect("tempdir");
         let config = config(dir.path());
-        open(&config, |_| false).expect("formatted");
+        let made = open(&config, |_| false).expect("formatted");
         for name in COPIES {
             fs::write(dir.path().join(name), b"rubbish").expect("write");
         }
         let error = open(&config, |_| false).expect_err("both bad").to_string();
         assert!(error.contains("corduroy format --recover"), "{error}");
-        assert!(matches!(format(&config, false), Err(IdentityError::BothBad { .. })));
-        let anew = format(&config, true).expect("recovered");
+        assert!(matches!(format(&config, false, |_| false), Err(IdentityError::BothBad { .. })));
+        let other = Config { partitions: 8, ..config.clone() };
+        let differs = format(&other, true, |key| key == "partitions").expect_err("3 is there, not 8");
+        assert!(matches!(differs, IdentityError::Differs { found: 3, wanted: 8, .. }), "{differs}");
+        let anew = format(&other, true, |_| false).expect("the numbers are those that are there");
         assert_eq!(open(&config, |_| true).expect("good again"), anew);
+        assert_eq!(anew, Identity { incarnation: 2, ..made });
     }
 
     #[test]
@@ -426,10 +415,29 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_of_another_node_is_not_followed() {
+        let (dir, other) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
+        let made = open(&config(dir.path()), |_| false).expect("formatted");
+        open(&config(other.path()), |_| false).expect("formatted");
+        fs::copy(other.path().join(COPIES[1]), dir.path().join(COPIES[1])).expect("copy");
+        let error = open(&config(dir.path()), |_| false).expect_err("two nodes");
+        assert!(matches!(error, IdentityError::TwoOwners { .. }), "{error}");
+        fs::remove_file(dir.path().join(COPIES[1])).expect("remove");
+        assert_eq!(open(&config(dir.path()), |_| false).expect("the good one"), made);
+    }
+
+    #[test]
     fn a_format_that_was_cut_short_begins_again() {
         let dir = tempfile::tempdir().expect("tempdir");
         fs::create_dir_all(dir.path().join("shard-0000/wal")).expect("folder");
         let config = config(dir.path());
+        let first = open(&config, |_| false).expect("formatted");
+        for name in COPIES {
+            fs::remove_file(dir.path().join(name)).expect("remove");
+        }
+        let made = open(&config, |_| false).expect("formatted again");
+        assert_ne!(first, made);
+        check(&made, dir.path(), 4).expect("the folders are of the second format");
         let made = open(&config, |_| false).expect("formatted");
         for shard in 0..made.shards {
             let shard = Identity::shard_folder(dir.path(), ShardId(shard));

@@ -87,10 +87,23 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use super::super::identity::FORMAT_VERSION;
     use super::*;
 
     fn plan(shards: u32, partitions: u32, cores: usize) -> Plan {
-        let identity = Identity { generation: 1, cluster: 1, node: 1, storage: 1, shards, partitions };
+        let identity = Identity {
+            format: FORMAT_VERSION,
+            generation: 1,
+            cluster: 1,
+            node: 1,
+            storage: 1,
+            storage_name: "disk".into(),
+            incarnation: 1,
+            starts: 0,
+            pair: 1,
+            shards,
+            partitions,
+        };
         Plan::new(&identity, cores)
     }
 

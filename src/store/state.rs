@@ -175,6 +175,12 @@ impl<L: Lower> Store<L> {
         Ok(store)
     }
 
+    /// The partitions that there is any state of.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<PartitionId> {
+        self.partitions.keys().copied().collect()
+    }
+
     /// Notes that a partition's keyspaces before this one may go from below.
     pub(super) fn note_dead(&mut self, id: PartitionId, keyspace: u64) {
         if keyspace > 0 {

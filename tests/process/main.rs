@@ -1,5 +1,6 @@
 //! The real binary, from outside: start, serve, kill, restart, refuse, stop.
 
+mod access;
 mod beside;
 mod clients;
 mod damage;
@@ -7,6 +8,7 @@ mod idle;
 mod languages;
 mod lifecycle;
 mod limits;
+mod ownership;
 mod refusals;
 mod restart;
 mod server;

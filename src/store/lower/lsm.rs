@@ -140,6 +140,14 @@ impl LsmLower {
         Manifest::new(owner).write(path)
     }
 
+    /// Whose the folder `path` is; `None` if it does not say.
+    ///
+    /// # Errors
+    /// [`LowerError`], if its manifest cannot be read.
+    pub fn owner(path: &Path) -> Result<Option<[u8; OWNER_BYTES]>, LowerError> {
+        Ok(Manifest::read(path)?.map(|manifest| manifest.owner))
+    }
+
     /// Opens the tree in the folder `path`, if it is bound as `binding` says; makes it in a folder that was just
     /// formatted.
     ///

@@ -1,0 +1,302 @@
+//! At each start: are the folders of the shards this node's own, each in its place, and of the time of the last stop?
+//!
+//! The walk of a start: `check` reads the cards; the shards are opened; `Bound::renew` writes the cards with one start
+//! more, then the identity. A crash between the two leaves cards that are one ahead, which the next start takes as they
+//! are. Invariant: an identity of the second format exists only where every shard's folders say whose they are.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use corduroy_shards::ShardId;
+
+use super::owner::{CARD, Card, Found};
+use super::{FORMAT_VERSION, Identity, IdentityError, Owner, SHARD_PARTS, UNBOUND, entries, of_state};
+use crate::store::{Binding, LsmLower};
+
+/// A folder whose cards were checked.
+#[derive(Debug)]
+pub struct Bound {
+    data_dir: PathBuf,
+    used_shards: u32,
+}
+
+/// The folders of a shard's log and state.
+fn parts(data_dir: &Path, shard: u32) -> [PathBuf; 2] {
+    let folder = Identity::shard_folder(data_dir, ShardId(shard));
+    SHARD_PARTS.map(|part| folder.join(part))
+}
+
+/// Compares the cards of the first `used_shards` shards with the identity. A folder that is not there is not spoken of:
+/// opening it says more.
+///
+/// # Errors
+/// [`IdentityError::Foreign`] naming the folder, whose it is and what to do; [`IdentityError::Io`].
+pub fn check(identity: &Identity, data_dir: &Path, used_shards: u32) -> Result<Bound, IdentityError> {
+    for shard in 0..used_shards {
+        let owner = Owner::of(identity, shard);
+        for folder in parts(data_dir, shard).into_iter().filter(|folder| folder.is_dir()) {
+            let found = Card::read(&folder).map_err(|source| IdentityError::Io {
+                what: "reading",
+                path: folder.join(CARD),
+                source,
+            })?;
+            match found {
+                Found::Card(card) => {
+                    let why =
+                        owner.mistaken(&card.owner).or_else(|| other_time(card.starts, identity.starts));
+                    if let Some(why) = why {
+                        return Err(IdentityError::Foreign { folder, why });
+                    }
+                }
+                Found::Absent if identity.format == UNBOUND => {}
+                Found::Absent if is_bare(&folder)? => {
+                    let why = "is empty, and was not when the node last ran: mount the volume that holds it, or restore \
+                               it from a backup";
+                    return Err(IdentityError::Foreign { folder, why: why.into() });
+                }
+                Found::Absent | Found::Damaged => tracing::warn!(
+                    "{} is missing or damaged, so that it is not known from when the folder is; it is written anew",
+                    folder.join(CARD).display()
+                ),
+            }
+        }
+    }
+    Ok(Bound { data_dir: data_dir.to_owned(), used_shards })
+}
+
+/// Whether there is nothing in a folder but what the system and a lock leave.
+fn is_bare(folder: &Path) -> Result<bool, IdentityError> {
+    Ok(entries(folder)?.iter().all(|name| matches!(name.as_str(), "LOCK" | "lost+found")))
+}
+
+/// What is wrong with a folder that was last used at the start `found`, if the identity has seen `starts`.
+fn other_time(found: u64, starts: u64) -> Option<String> {
+    if found < starts {
+        return Some(format!(
+            "is a copy from another time: it was last used at start {found} of the node, which has started {starts} times \
+             since it was formatted; put the newest copy back, or restore the whole data folder from one backup"
+        ));
+    }
+    (found > starts + 1).then(|| {
+        format!(
+            "is newer than the identity: it was last used at start {found}, and the identity knows of {starts}; put the \
+             newest identity.0 and identity.1 back, or restore the whole data folder from one backup"
+        )
+    })
+}
+
+/// What the state of a shard has to say of whose it is.
+#[must_use]
+pub fn binding_of_state(identity: &Identity, shard: ShardId) -> Binding {
+    let owner = Owner::of(identity, shard.0).encode();
+    Binding { owner, may_adopt: identity.format == UNBOUND }
+}
+
+impl Bound {
+    /// Counts this start: in the cards, then in the identity, which becomes one of the current format. Called when all
+    /// shards have been opened.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`]: nothing is harmed, but the start is not counted.
+    pub fn renew(&self, identity: &Identity) -> Result<Identity, IdentityError> {
+        let starts = identity.starts + 1;
+        for shard in 0..self.used_shards {
+            self.name_state(identity, shard)?;
+            self.write_cards(identity, shard, starts)?;
+        }
+        if identity.format == UNBOUND {
+            for shard in self.used_shards..identity.shards {
+                let [log, state] = parts(&self.data_dir, shard);
+                // A shard that nobody used may be removed without anybody missing it.
+                if log.is_dir() && state.is_dir() {
+                    self.name_state(identity, shard)?;
+                    self.write_cards(identity, shard, 0)?;
+                }
+            }
+        }
+        let generation = identity.generation + 1;
+        let renewed = Identity { format: FORMAT_VERSION, generation, starts, ..identity.clone() };
+        renewed.write(&self.data_dir)?;
+        Ok(renewed)
+    }
+
+    /// Writes whose a shard's state is, if it does not say yet.
+    fn name_state(&self, identity: &Identity, shard: u32) -> Result<(), IdentityError> {
+        let [_, state] = parts(&self.data_dir, shard);
+        let failed = |error| of_state(&state, error);
+        match LsmLower::owner(&state).map_err(failed)? {
+            Some(_) => Ok(()),
+            None => LsmLower::format(&state, Owner::of(identity, shard).encode()).map_err(failed),
+        }
+    }
+
+    fn write_cards(&self, identity: &Identity, shard: u32, starts: u64) -> Result<(), IdentityError> {
+        let card = Card { owner: Owner::of(identity, shard).encode(), starts };
+        for folder in parts(&self.data_dir, shard) {
+            let written: io::Result<()> = card.write(&folder);
+            written.map_err(|source| IdentityError::Io {
+                what: "writing",
+                path: folder.join(CARD),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::node::identity::{COPIES, format, open};
+
+    fn config(folder: &Path) -> Config {
+        Config { data_dir: folder.into(), shards: 3, partitions: 2, ..Config::default() }
+    }
+
+    /// A folder that was started so often.
+    fn started(times: u64) -> (tempfile::TempDir, Identity) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut identity = open(&config(dir.path()), |_| false).expect("formatted");
+        for _ in 0..times {
+            identity =
+                check(&identity, dir.path(), 2).and_then(|bound| bound.renew(&identity)).expect("good");
+        }
+        assert_eq!(identity.starts, times);
+        assert_eq!(Identity::read(dir.path()).expect("good").as_ref(), Some(&identity));
+        (dir, identity)
+    }
+
+    fn refusal(dir: &Path, identity: &Identity) -> String {
+        check(identity, dir, 2).expect_err("not its own").to_string()
+    }
+
+    fn exchange(one: &Path, other: &Path) {
+        let aside = one.with_extension("aside");
+        fs::rename(one, &aside).expect("rename");
+        fs::rename(other, one).expect("rename");
+        fs::rename(aside, other).expect("rename");
+    }
+
+    #[test]
+    fn exchanged_folders_are_refused_by_name() {
+        let (dir, identity) = started(2);
+        let (other, _) = started(2);
+        let at = |path: &str| dir.path().join(path);
+        for (one, two, words) in [
+            ("shard-0000", "shard-0001", "shard-0000/wal belongs to shard 1 of this node, not to shard 0"),
+            ("shard-0000/wal", "shard-0001/wal", "shard-0000/wal belongs to shard 1 of this node"),
+            ("shard-0000/state", "shard-0001/state", "shard-0000/state belongs to shard 1 of this node"),
+            ("shard-0001", "shard-0002", "shard-0001/wal belongs to shard 2 of this node, not to shard 1"),
+        ] {
+            exchange(&at(one), &at(two));
+            let text = refusal(dir.path(), &identity);
+            assert!(text.contains(words), "{text}");
+            exchange(&at(one), &at(two));
+            check(&identity, dir.path(), 2).expect("in order again");
+        }
+        for part in ["shard-0000", "shard-0001/wal", "shard-0001/state"] {
+            exchange(&at(part), &other.path().join(part));
+            let text = refusal(dir.path(), &identity);
+            assert!(text.contains("belongs to another node") && text.contains(part), "{text}");
+            exchange(&at(part), &other.path().join(part));
+        }
+    }
+
+    #[test]
+    fn a_folder_of_another_time_is_refused() {
+        let (dir, mut identity) = started(2);
+        let part = dir.path().join("shard-0001/wal");
+        let old = fs::read(part.join(CARD)).expect("a card");
+        let copies = COPIES.map(|name| fs::read(dir.path().join(name)).expect("a copy"));
+        for _ in 0..2 {
+            identity =
+                check(&identity, dir.path(), 2).and_then(|bound| bound.renew(&identity)).expect("good");
+        }
+        let new = fs::read(part.join(CARD)).expect("a card");
+        fs::write(part.join(CARD), old).expect("write");
+        let text = refusal(dir.path(), &identity);
+        assert!(
+            text.contains("shard-0001/wal is a copy from another time") && text.contains("start 2"),
+            "{text}"
+        );
+        fs::write(part.join(CARD), new).expect("write");
+        for (name, copy) in COPIES.iter().zip(copies) {
+            fs::write(dir.path().join(name), copy).expect("write");
+        }
+        let text = refusal(dir.path(), &Identity::read(dir.path()).expect("good").expect("one"));
+        assert!(text.contains("is newer than the identity"), "{text}");
+    }
+
+    #[test]
+    fn an_emptied_folder_is_refused_and_a_lost_card_is_not() {
+        let (dir, identity) = started(1);
+        let part = dir.path().join("shard-0000/wal");
+        fs::remove_file(part.join(CARD)).expect("remove");
+        let text = refusal(dir.path(), &identity);
+        assert!(text.contains("shard-0000/wal is empty") && text.contains("mount the volume"), "{text}");
+        fs::write(part.join("slot-000000.wal"), b"x").expect("write");
+        let bound = check(&identity, dir.path(), 2).expect("its age is not known, that is all");
+        let identity = bound.renew(&identity).expect("written anew");
+        assert!(matches!(Card::read(&part), Ok(Found::Card(card)) if card.starts == 2));
+        fs::write(part.join(CARD), b"rubbish").expect("write");
+        check(&identity, dir.path(), 2).expect("its age is not known, that is all");
+    }
+
+    #[test]
+    fn a_crash_between_the_cards_and_the_identity_is_no_fault() {
+        let (dir, identity) = started(3);
+        let card = Card { owner: Owner::of(&identity, 0).encode(), starts: 4 };
+        card.write(&dir.path().join("shard-0000/wal")).expect("written");
+        let bound = check(&identity, dir.path(), 2).expect("one ahead");
+        assert_eq!(bound.renew(&identity).expect("written").starts, 4);
+        for name in COPIES {
+            fs::write(dir.path().join(name), b"rubbish").expect("write");
+        }
+        card.write(&dir.path().join("shard-0000/wal")).expect("written");
+        let five = Card { starts: 5, ..card };
+        five.write(&dir.path().join("shard-0000/state")).expect("written");
+        let recovered = format(&config(dir.path()), true, |_| false).expect("recovered");
+        assert_eq!(recovered.starts, 4);
+        check(&recovered, dir.path(), 2).expect("none is older");
+    }
+
+    #[test]
+    fn a_folder_of_the_first_format_is_upgraded_when_it_was_opened() {
+        let (dir, identity) = started(0);
+        for shard in 0..3 {
+            for part in parts(dir.path(), shard) {
+                fs::remove_file(part.join(CARD)).expect("remove");
+            }
+        }
+        let old = identity.unbound();
+        old.write(dir.path()).expect("written");
+        let read = Identity::read(dir.path()).expect("good").expect("one");
+        assert_eq!(read, old);
+        assert!(binding_of_state(&read, ShardId(0)).may_adopt);
+        let new = check(&read, dir.path(), 2).and_then(|bound| bound.renew(&read)).expect("upgraded");
+        assert_eq!((new.format, new.generation, new.starts), (FORMAT_VERSION, old.generation + 1, 1));
+        assert_eq!((new.node, new.shards, new.pair), (old.node, old.shards, old.pair));
+        for shard in 0..3 {
+            for part in parts(dir.path(), shard) {
+                assert!(matches!(Card::read(&part), Ok(Found::Card(_))), "{}", part.display());
+            }
+        }
+        assert!(!binding_of_state(&new, ShardId(0)).may_adopt);
+        check(&new, dir.path(), 2).expect("good");
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_not_recovered() {
+        let (dir, _) = started(1);
+        for name in COPIES {
+            fs::write(dir.path().join(name), b"rubbish").expect("write");
+        }
+        exchange(&dir.path().join("shard-0000/wal"), &dir.path().join("shard-0001/wal"));
+        let error = format(&config(dir.path()), true, |_| false).expect_err("exchanged");
+        assert!(matches!(error, IdentityError::Contradiction { .. }), "{error}");
+        assert!(error.to_string().contains("belongs to shard"), "{error}");
+    }
+}

@@ -1,0 +1,104 @@
+//! Why a data folder cannot be used, in words that name the file and the remedy.
+
+use std::io;
+use std::path::PathBuf;
+
+use corduroy_wal::device::lock::LockError;
+
+use super::{COPIES, FORMAT_VERSION};
+
+/// Why a data folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Somebody uses it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The system refused.
+    #[error("{what} {path}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Neither copy can be trusted.
+    #[error(
+        "both copies of the identity in {folder} are unusable ({first}; {second}); restore {} or {} from a backup, or run \
+         `corduroy format --recover --data-dir {folder}`, which takes ids and numbers from the shards' folders and keeps \
+         their data", COPIES[0], COPIES[1]
+    )]
+    BothBad {
+        /// The data folder.
+        folder: PathBuf,
+        /// What is wrong with one.
+        first: String,
+        /// And with the other.
+        second: String,
+    },
+    /// The copies are of two nodes.
+    #[error(
+        "{0}/{first} is of {one} and {0}/{second} of {other}; remove the copy that does not belong here, it is made anew \
+         from the other", folder.display(), first = COPIES[0], second = COPIES[1]
+    )]
+    TwoOwners {
+        /// The data folder.
+        folder: PathBuf,
+        /// Whose the first copy is.
+        one: String,
+        /// Whose the second copy is.
+        other: String,
+    },
+    /// Written by a newer version.
+    #[error(
+        "{folder} has data format {found}, this binary knows up to {FORMAT_VERSION}; run the newer version"
+    )]
+    TooNew {
+        /// The data folder.
+        folder: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// There is one already.
+    #[error("{0} is formatted already; remove it first if its data is to be destroyed")]
+    Formatted(PathBuf),
+    /// It holds something else.
+    #[error("{folder} holds `{found}` and no identity: it is not a data folder; name an empty or new one")]
+    NotEmpty {
+        /// The folder.
+        folder: PathBuf,
+        /// Something in it.
+        found: String,
+    },
+    /// The configuration asks for another layout.
+    #[error(
+        "{folder} was formatted with {key} = {found} and the configuration says {wanted}; leave it out, or format a new folder"
+    )]
+    Differs {
+        /// The data folder.
+        folder: PathBuf,
+        /// The setting.
+        key: &'static str,
+        /// As formatted.
+        found: u32,
+        /// As configured.
+        wanted: u32,
+    },
+    /// A shard's log or state is somebody else's, or of another time.
+    #[error("{folder} {why}")]
+    Foreign {
+        /// The folder.
+        folder: PathBuf,
+        /// Whose it is, and what to do.
+        why: String,
+    },
+    /// What the shards' folders say does not fit together, so that no identity can be made of it.
+    #[error("{folder} cannot be recovered: {why}")]
+    Contradiction {
+        /// The data folder.
+        folder: PathBuf,
+        /// What does not fit, and what to do.
+        why: String,
+    },
+}

@@ -1,0 +1,182 @@
+//! Makes a lost identity of what the shards' folders say.
+//!
+//! Cards and manifests name everything that an identity holds. Folders of the first format name nothing: there the numbers
+//! follow from the logs. Invariant: numbers that contradict what is there are refused, since keys would be looked for where
+//! they are not.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use corduroy_shards::ShardId;
+use corduroy_wal::device::mapped::MappedFolder;
+use corduroy_wal::inspect::inspect;
+
+use super::owner::{Card, Found};
+use super::{FORMAT_VERSION, Identity, IdentityError, Owner, SHARD, SHARD_PARTS, entries};
+use crate::config::Config;
+use crate::node::plan::Plan;
+use crate::store::LsmLower;
+
+/// An owner that a folder names.
+struct Witness {
+    folder: PathBuf,
+    owner: Owner,
+    /// The start at which the folder was last used, where it says so.
+    starts: Option<u64>,
+}
+
+/// Writes the identity of `config.data_dir` anew, both copies of which are bad.
+pub(super) fn recover(config: &Config, said: impl Fn(&str) -> bool) -> Result<Identity, IdentityError> {
+    let folder = &config.data_dir;
+    let witnesses = witnesses(folder)?;
+    let identity = match witnesses.split_first() {
+        Some((first, others)) => of_witnesses(folder, first, others)?,
+        None => of_logs(config, &said)?,
+    };
+    for (key, found, wanted) in
+        [("shards", identity.shards, config.shards), ("partitions", identity.partitions, config.partitions)]
+    {
+        if said(key) && found != wanted {
+            return Err(IdentityError::Differs { folder: folder.clone(), key, found, wanted });
+        }
+    }
+    identity.write(folder)?;
+    Ok(identity)
+}
+
+/// The folders of shards that are there, by number.
+fn shards(data_dir: &Path) -> Result<Vec<u32>, IdentityError> {
+    let mut shards: Vec<u32> = entries(data_dir)?
+        .iter()
+        .filter_map(|name| {
+            name.strip_prefix(SHARD)?.parse().ok().filter(|n| Identity::shard_name(*n) == *name)
+        })
+        .collect();
+    shards.sort_unstable();
+    Ok(shards)
+}
+
+fn witnesses(data_dir: &Path) -> Result<Vec<Witness>, IdentityError> {
+    let mut witnesses = Vec::new();
+    for shard in shards(data_dir)? {
+        let shard_folder = Identity::shard_folder(data_dir, ShardId(shard));
+        for folder in SHARD_PARTS.map(|part| shard_folder.join(part)) {
+            let card = Card::read(&folder).map_err(|source| IdentityError::Io {
+                what: "reading the owner of",
+                path: folder.clone(),
+                source,
+            })?;
+            let (bytes, starts) = match card {
+                Found::Card(card) => (Some(card.owner), Some(card.starts)),
+                // Its manifest knows too. One that is damaged says nothing here; opening it names the damage.
+                Found::Damaged | Found::Absent => (LsmLower::owner(&folder).unwrap_or_default(), None),
+            };
+            if let Some(owner) = bytes.and_then(|bytes| Owner::decode(&bytes).ok()) {
+                witnesses.push(Witness { folder, owner, starts });
+            }
+        }
+    }
+    Ok(witnesses)
+}
+
+/// The identity that all witnesses agree on.
+fn of_witnesses(data_dir: &Path, first: &Witness, others: &[Witness]) -> Result<Identity, IdentityError> {
+    let Owner { cluster, node, storage, shard, shards, partitions, pair } = first.owner;
+    let mut identity = Identity {
+        format: FORMAT_VERSION,
+        generation: 1,
+        cluster,
+        node,
+        storage,
+        storage_name: Identity::name_of_storage(storage),
+        incarnation: 2,
+        starts: 0,
+        pair: pair.wrapping_sub(u64::from(shard)),
+        shards,
+        partitions,
+    };
+    let used = Plan::new(&identity, 1).used_shards();
+    let mut starts = BTreeSet::new();
+    for witness in std::iter::once(first).chain(others) {
+        let place =
+            (0..shards).find(|n| witness.folder.starts_with(Identity::shard_folder(data_dir, ShardId(*n))));
+        let Some(place) = place else {
+            let why = format!(
+                "{} is there, and {} says that there are {shards} shards; move aside what does not belong here",
+                witness.folder.display(),
+                first.folder.display()
+            );
+            return Err(IdentityError::Contradiction { folder: data_dir.into(), why });
+        };
+        if let Some(why) = Owner::of(&identity, place).mistaken(&witness.owner.encode()) {
+            let why = format!(
+                "going by {}, {} {why}; move aside what does not belong here",
+                first.folder.display(),
+                witness.folder.display()
+            );
+            return Err(IdentityError::Contradiction { folder: data_dir.into(), why });
+        }
+        starts.extend(witness.starts.filter(|_| place < used));
+    }
+    // A crash may have left some of the cards one start ahead. Those that are further behind are refused at the start.
+    let last = starts.last().copied().unwrap_or(0);
+    identity.starts = if last > 0 && starts.contains(&(last - 1)) { last - 1 } else { last };
+    Ok(identity)
+}
+
+/// The identity of a folder in which nothing says whose it is: with new ids, and numbers that fit the logs.
+fn of_logs(config: &Config, said: &impl Fn(&str) -> bool) -> Result<Identity, IdentityError> {
+    let data_dir = &config.data_dir;
+    let contradiction = |why: String| IdentityError::Contradiction { folder: data_dir.clone(), why };
+    let there = shards(data_dir)?;
+    let count = u32::try_from(there.len()).unwrap_or(u32::MAX);
+    if !there.iter().copied().eq(0..count) || count == 0 {
+        let names: Vec<_> = there.iter().map(|shard| Identity::shard_name(*shard)).collect();
+        let why = format!(
+            "there are {}, with gaps: restore the folders that are missing (an unused shard's is `wal` and `state`, empty)",
+            if names.is_empty() { "no folders of shards".to_owned() } else { names.join(", ") }
+        );
+        return Err(contradiction(why));
+    }
+    let mut logs = BTreeSet::new();
+    for shard in there {
+        for log in logs_of(&Identity::shard_folder(data_dir, ShardId(shard)).join("wal"))? {
+            logs.insert((log, shard));
+        }
+    }
+    let found = u32::try_from(logs.len()).unwrap_or(u32::MAX);
+    let partitions = if found == 0 && said("partitions") { config.partitions } else { found };
+    if partitions == 0 {
+        let why = "the logs hold no partition, so that their number is not known; name it by --partitions";
+        return Err(contradiction(why.into()));
+    }
+    // Of the first format, so that the next start may take the folders over.
+    let identity = Identity::new(count, partitions)?.unbound();
+    let plan = Plan::new(&identity, 1);
+    for (partition, shard) in logs {
+        if plan.shard_of(corduroy_shards::PartitionId(partition)) != Some(ShardId(shard)) {
+            let why = format!(
+                "the log in {} holds partition {partition}, which does not live there with {count} shards and {found} \
+                 partitions; were folders of shards exchanged, or do some lack their log?",
+                Identity::shard_name(shard)
+            );
+            return Err(contradiction(why));
+        }
+    }
+    Ok(identity)
+}
+
+/// The partitions in a shard's log; none in a folder without one.
+fn logs_of(folder: &Path) -> Result<Vec<u64>, IdentityError> {
+    let has_log = entries(folder)?.iter().any(|name| name.starts_with("slot-"));
+    if !has_log {
+        return Ok(Vec::new());
+    }
+    let failed = |error| IdentityError::Contradiction {
+        folder: folder.to_owned(),
+        why: format!("its log cannot be read: {error}"),
+    };
+    let mapped = MappedFolder::open(folder).map_err(failed)?;
+    let found = inspect(&mapped, &mut |_| {}).map_err(failed)?;
+    Ok(found.logs.iter().map(|(log, _)| log.0).collect())
+}

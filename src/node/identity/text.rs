@@ -1,0 +1,264 @@
+//! An identity's copy as text: lines, the last of which is the checksum of those before.
+//!
+//! Format 1 (generation, cluster, node, storage, shards, partitions) is read for ever, format 2 is written. Invariant: what
+//! is read is what one of the two writes, to the last byte; everything else is damage and is named.
+
+use super::Identity;
+
+/// The version of the data folder's layout.
+pub const FORMAT_VERSION: u32 = 2;
+/// The first version, in which logs and states did not say whose they are.
+pub(super) const UNBOUND: u32 = 1;
+
+/// The most shards and partitions of a folder, as the configuration allows.
+const SHARDS_MAX: u32 = 1024;
+const PARTITIONS_MAX: u32 = 16_384;
+/// Longest name of a storage.
+const NAME_BYTES_MAX: usize = 64;
+
+/// Why a copy cannot be used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Unreadable {
+    /// It is not as it was written.
+    Damaged(String),
+    /// A later release wrote it.
+    Newer(u32),
+}
+
+impl Identity {
+    /// The bytes of a copy, in the format of the identity.
+    pub(super) fn encode(&self) -> String {
+        let Self { format, generation, cluster, node, storage, starts, incarnation, pair, .. } = self;
+        let begin = format!("corduroy identity\nformat = {format}\ngeneration = {generation}\n");
+        let ids = format!("cluster = {cluster:032x}\nnode = {node:016x}\nstorage = {storage:016x}\n");
+        let more = if *format == UNBOUND {
+            String::new()
+        } else {
+            let name = &self.storage_name;
+            format!(
+                "storage_name = {name}\nincarnation = {incarnation}\nstarts = {starts}\npair = {pair:016x}\n"
+            )
+        };
+        let numbers = format!("shards = {}\npartitions = {}\n", self.shards, self.partitions);
+        let text = [begin, ids, more, numbers].concat();
+        format!("{text}crc32 = {:08x}\n", crc32fast::hash(text.as_bytes()))
+    }
+
+    /// Reads a copy.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
+        let damaged = |why: &str| Unreadable::Damaged(why.to_owned());
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| damaged(&format!("byte {} is no text", error.valid_up_to())))?;
+        let body = text.strip_suffix('\n').and_then(|text| text.rsplit_once("\ncrc32 = "));
+        let (body, crc) = body.ok_or_else(|| damaged("no checksum"))?;
+        let body = format!("{body}\n");
+        if crc != format!("{:08x}", crc32fast::hash(body.as_bytes())) {
+            return Err(damaged("the checksum does not match"));
+        }
+        let fields = Fields(&body);
+        let identity = match fields.number("format")? {
+            0 => return Err(damaged("format 0 was never written")),
+            format @ (UNBOUND | FORMAT_VERSION) => fields.identity(format)?,
+            newer => return Err(Unreadable::Newer(newer)),
+        };
+        // Whatever was not looked at (lines of nobody, signs, leading zeros) shows here.
+        if identity.encode().as_bytes() != bytes {
+            return Err(damaged("it is not written as an identity is"));
+        }
+        Ok(identity)
+    }
+
+    /// The same storage in a folder of the first format.
+    pub(super) fn unbound(self) -> Self {
+        let pair = Self::pair_of_old(self.cluster, self.node, self.storage);
+        Self { format: UNBOUND, incarnation: 1, starts: 0, pair, ..self }
+    }
+
+    /// Pairs the logs and states of a folder of the first format: the same number at each attempt to upgrade it.
+    fn pair_of_old(cluster: u128, node: u64, storage: u64) -> u64 {
+        (cluster as u64) ^ ((cluster >> 64) as u64) ^ node.rotate_left(17) ^ storage.rotate_left(41)
+    }
+}
+
+struct Fields<'a>(&'a str);
+
+impl Fields<'_> {
+    fn text(&self, name: &str) -> Result<&str, Unreadable> {
+        let mut lines = self.0.lines();
+        let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
+        found.ok_or_else(|| Unreadable::Damaged(format!("`{name}` is missing")))
+    }
+
+    fn number<T: std::str::FromStr>(&self, name: &str) -> Result<T, Unreadable> {
+        let text = self.text(name)?;
+        text.parse().map_err(|_| Unreadable::Damaged(format!("`{name}` is no number that can be")))
+    }
+
+    fn hex(&self, name: &str) -> Result<u128, Unreadable> {
+        let text = self.text(name)?;
+        let bad = |_| Unreadable::Damaged(format!("`{name}` is no hexadecimal number"));
+        u128::from_str_radix(text, 16).map_err(bad)
+    }
+
+    fn hex_u64(&self, name: &str) -> Result<u64, Unreadable> {
+        let bad = |_| Unreadable::Damaged(format!("`{name}` is longer than 16 digits"));
+        u64::try_from(self.hex(name)?).map_err(bad)
+    }
+
+    fn count(&self, name: &str, max: u32) -> Result<u32, Unreadable> {
+        let count = self.number(name)?;
+        if (1..=max).contains(&count) {
+            return Ok(count);
+        }
+        Err(Unreadable::Damaged(format!("`{name}` is {count}, and must be between 1 and {max}")))
+    }
+
+    fn identity(&self, format: u32) -> Result<Identity, Unreadable> {
+        let (cluster, node, storage) =
+            (self.hex("cluster")?, self.hex_u64("node")?, self.hex_u64("storage")?);
+        let mut identity = Identity {
+            format,
+            generation: self.number("generation")?,
+            cluster,
+            node,
+            storage,
+            storage_name: Identity::name_of_storage(storage),
+            incarnation: 1,
+            starts: 0,
+            pair: Identity::pair_of_old(cluster, node, storage),
+            shards: self.count("shards", SHARDS_MAX)?,
+            partitions: self.count("partitions", PARTITIONS_MAX)?,
+        };
+        if format != UNBOUND {
+            self.text("storage_name")?.clone_into(&mut identity.storage_name);
+            identity.incarnation = self.number("incarnation")?;
+            identity.starts = self.number("starts")?;
+            identity.pair = self.hex_u64("pair")?;
+        }
+        let name = &identity.storage_name;
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Unreadable::Damaged("`storage_name` is no name".into()));
+        }
+        Ok(identity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn identity(format: u32) -> Identity {
+        let identity = Identity {
+            format: FORMAT_VERSION,
+            generation: 3,
+            cluster: 0xfeed_0000_0000_0000_0000_0000_0000_0001,
+            node: 0xb,
+            storage: 0xc,
+            storage_name: Identity::name_of_storage(0xc),
+            incarnation: 2,
+            starts: 17,
+            pair: 0xd,
+            shards: 8,
+            partitions: 4,
+        };
+        if format == UNBOUND { identity.unbound() } else { identity }
+    }
+
+    const V1: &str = "corduroy identity\nformat = 1\ngeneration = 3\ncluster = feed0000000000000000000000000001\nnode = \
+        000000000000000b\nstorage = 000000000000000c\nshards = 8\npartitions = 4\n";
+    const V2: &str = "corduroy identity\nformat = 2\ngeneration = 3\ncluster = feed0000000000000000000000000001\nnode = \
+        000000000000000b\nstorage = 000000000000000c\nstorage_name = storage-000000000000000c\nincarnation = 2\nstarts = \
+        17\npair = 000000000000000d\nshards = 8\npartitions = 4\n";
+
+    fn sealed(text: &str) -> String {
+        format!("{text}crc32 = {:08x}\n", crc32fast::hash(text.as_bytes()))
+    }
+
+    #[test]
+    fn both_formats_are_these_bytes() {
+        for (format, text) in [(1, V1), (2, V2)] {
+            assert_eq!(identity(format).encode(), sealed(text));
+            assert_eq!(Identity::decode(sealed(text).as_bytes()), Ok(identity(format)));
+        }
+    }
+
+    #[test]
+    fn a_crafted_copy_is_damage_and_its_fault_is_named() {
+        for (from, to, why) in [
+            ("shards = 8", "shards = 0", "`shards` is 0"),
+            ("shards = 8", "shards = 1025", "`shards` is 1025"),
+            ("shards = 8", "shards = 99999999999999999999", "`shards` is no number"),
+            ("shards = 8", "shards = 08", "not written as"),
+            ("shards = 8", "shards = +8", "not written as"),
+            ("shards = 8\n", "", "`shards` is missing"),
+            ("partitions = 4", "partitions = 0", "`partitions` is 0"),
+            ("partitions = 4", "partitions = 16385", "`partitions` is 16385"),
+            ("partitions = 4", "partitions = 4\npartitions = 5", "not written as"),
+            ("node = 000000000000000b", "node = xyz", "`node` is no hexadecimal"),
+            ("node = 000000000000000b", "node = 0000000000000000000b", "not written as"),
+            ("node = 000000000000000b", "node = f000000000000000b", "longer than 16"),
+            ("format = 2", "format = 0", "format 0 was never written"),
+            ("format = 2", "format = 1", "not written as"),
+            ("format = 2", "format = two", "`format` is no number"),
+            ("storage_name = storage-000000000000000c", "storage_name = a b", "is no name"),
+            ("storage_name = storage-000000000000000c", "storage_name = ", "is no name"),
+            ("generation = 3", "generation = 18446744073709551616", "`generation` is no number"),
+        ] {
+            let read = Identity::decode(sealed(&V2.replace(from, to)).as_bytes());
+            let Err(Unreadable::Damaged(text)) = &read else { panic!("{to}: {read:?}") };
+            assert!(text.contains(why), "{to}: {text}");
+        }
+        let newer = Identity::decode(sealed(&V2.replace("format = 2", "format = 3")).as_bytes());
+        assert_eq!(newer, Err(Unreadable::Newer(3)));
+        let mut bytes = sealed(V2).into_bytes();
+        bytes[20] = 0xff;
+        assert_eq!(Identity::decode(&bytes), Err(Unreadable::Damaged("byte 20 is no text".into())));
+    }
+
+    #[test]
+    fn no_flipped_bit_and_no_other_length_is_believed() {
+        for text in [sealed(V1), sealed(V2)] {
+            for bit in 0..text.len() * 8 {
+                let mut flipped = text.clone().into_bytes();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                let read = Identity::decode(&flipped);
+                assert!(matches!(read, Err(Unreadable::Damaged(_))), "bit {bit}: {read:?}");
+            }
+            for len in 0..text.len() {
+                let read = Identity::decode(text.get(..len).expect("ASCII").as_bytes());
+                assert!(matches!(read, Err(Unreadable::Damaged(_))), "{len} bytes: {read:?}");
+            }
+            assert!(Identity::decode(format!("{text}\n").as_bytes()).is_err(), "longer");
+        }
+    }
+
+    proptest! {
+        /// Lines of every kind, with a checksum that fits: what is read is what would be written.
+        #[test]
+        fn whatever_is_read_is_what_is_written(
+            lines in proptest::collection::vec((0..13usize, "[0-9a-f+ -]{0,34}|\\PC{0,12}"), 0..16),
+            raw in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            const NAMES: [&str; 13] = ["format", "generation", "cluster", "node", "storage", "storage_name", "incarnation",
+                "starts", "pair", "shards", "partitions", "crc32", ""];
+            let mut text = V2.to_owned();
+            for (name, value) in &lines {
+                let name = NAMES[*name];
+                let old = text.lines().find(|line| line.starts_with(&format!("{name} = "))).map(str::to_owned);
+                let new = format!("{name} = {value}");
+                text = match old {
+                    Some(old) => text.replacen(&old, &new, 1),
+                    None => format!("{text}{new}\n"),
+                };
+            }
+            for bytes in [sealed(&text).into_bytes(), raw] {
+                if let Ok(identity) = Identity::decode(&bytes) {
+                    prop_assert_eq!(identity.encode().into_bytes(), bytes);
+                    prop_assert!((1..=SHARDS_MAX).contains(&identity.shards));
+                    prop_assert!((1..=PARTITIONS_MAX).contains(&identity.partitions));
+                }
+            }
+        }
+    }
+}
