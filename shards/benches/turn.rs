@@ -61,6 +61,26 @@ impl StateMachine for Registers {
     fn want_hand_over(&mut self) {
         self.jobs.push(self.values.iter().map(|(partition, register)| (*partition, register.1)).collect());
     }
+
+    fn takes_when_full(&self, _op: &[u8]) -> bool {
+        false
+    }
+
+    fn step_bytes(&mut self, _outcome: &u64) -> usize {
+        0
+    }
+
+    fn persisted_stamp_ms(&self, _partition: PartitionId) -> u64 {
+        0
+    }
+
+    fn expect_replay(&mut self, _partition: PartitionId, _last: Lsn) {}
+
+    fn is_out_of_room(&self) -> bool {
+        false
+    }
+
+    fn retry(&mut self) {}
 }
 
 struct Bed {

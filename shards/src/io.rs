@@ -46,7 +46,7 @@ pub enum Rejection {
     #[error("too many requests are waiting: {0}")]
     Overloaded(&'static str),
     /// The disk (or the log's limit) is full.
-    #[error("no space left for the log")]
+    #[error("no space left for the log or the state")]
     DiskFull,
     /// No leader could be had in time.
     #[error("no leader for partition {0}")]

@@ -44,6 +44,8 @@ pub enum Step<O> {
 
 /// A deterministic state machine holding all partitions of one shard.
 ///
+/// No method has a default: a machine that wraps another one passes all of them on, or does not compile.
+///
 /// Determinism: `apply` may depend only on the state, `at` and `op`. A bad op is an outcome (an error reply), never a
 /// panic.
 pub trait StateMachine {
@@ -87,41 +89,28 @@ pub trait StateMachine {
     /// Asks for a hand-over soon, because the log wants its oldest segments back. Asked again while that lasts.
     fn want_hand_over(&mut self);
 
-    /// Whether a write only ever frees space (a deletion, a flush), so that it is still let in while the disk is
-    /// full. Every other write is refused then.
-    fn frees_space(op: &[u8]) -> bool {
-        let _ = op;
-        false
-    }
+    /// Whether a write is let in while the disk is full, since it only ever frees space (a deletion, a flush). Every other
+    /// write is refused then.
+    fn takes_when_full(&self, op: &[u8]) -> bool;
 
     /// What the step that brought this outcome took, roughly, in bytes: the outcome's in memory, and those it moved or
     /// looked at beyond the operation's own. The reads of a turn take no more than
     /// [`Limits::outcome_bytes`](crate::Limits::outcome_bytes), and one more step; so do its entries.
-    fn step_bytes(&mut self, outcome: &Self::Outcome) -> usize {
-        let _ = outcome;
-        0
-    }
+    fn step_bytes(&mut self, outcome: &Self::Outcome) -> usize;
 
     /// The highest stamp, in ms since 1970, of any entry of the partition that is part of what
     /// [`StateMachine::persisted`] speaks of; 0 if it is not known. New stamps never go below it, also when the
     /// wall clock was set back between two lives.
-    fn persisted_stamp_ms(&self, partition: PartitionId) -> u64 {
-        let _ = partition;
-        0
-    }
+    fn persisted_stamp_ms(&self, partition: PartitionId) -> u64;
 
     /// At a start: the partition's log holds entries up to this one, and those above what is persisted are going to be
     /// applied. Requests wait until they are, so the machine may let its memory grow further than later.
-    fn expect_replay(&mut self, partition: PartitionId, last: Lsn) {
-        let _ = (partition, last);
-    }
+    fn expect_replay(&mut self, partition: PartitionId, last: Lsn);
 
-    /// Whether something that the machine has to write waits for room on the disk. While it does, only operations that
-    /// free space are taken in, and [`StateMachine::retry`] is called about twice a second.
-    fn is_out_of_room(&self) -> bool {
-        false
-    }
+    /// Whether the disk has no room for what the machine has to write. While it has not, only operations that
+    /// [`StateMachine::takes_when_full`] names are taken in, and [`StateMachine::retry`] is called about twice a second.
+    fn is_out_of_room(&self) -> bool;
 
-    /// Tries again what waited for room.
-    fn retry(&mut self) {}
+    /// Looks for room again.
+    fn retry(&mut self);
 }

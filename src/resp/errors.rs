@@ -154,8 +154,7 @@ pub fn rejection(rejection: &Rejection) -> Cow<'static, str> {
         )
         .into(),
         Rejection::DiskFull => {
-            "DISKFULL no space left for the log; nothing was written; delete keys or free space on the disk"
-                .into()
+            "DISKFULL no space left; nothing was written; delete keys or free space on the disk".into()
         }
         Rejection::NoLeader(partition) => {
             format!("CLUSTERDOWN no leader for partition {partition} in time; nothing was done").into()

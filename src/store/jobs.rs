@@ -27,7 +27,7 @@ const WARM_BYTES: usize = 1 << 20;
 const EXPIRED_ROWS: usize = 4096;
 
 /// What a row or a partition takes in a table beside its key and value, roughly.
-pub(super) const META_BYTES: u64 = 64;
+pub(super) const META_BYTES: u64 = 48;
 
 /// A job, with the lower level that it works on.
 pub struct Job<L> {
@@ -123,11 +123,10 @@ pub(super) enum Done {
         rows: u64,
         room: Room,
     },
-    /// There was no room for a hand-over, which wanted so many bytes: what it was to write comes back.
+    /// There was no room for a hand-over: what it was to write comes back.
     NoRoom {
         rows: Vec<Captured>,
         metas: Vec<(PartitionId, PartitionMeta)>,
-        needed_bytes: u64,
         room: Room,
     },
     Compacted {
@@ -368,9 +367,7 @@ fn hand_over<L: Lower>(
             let rows = rows.len() as u64;
             Ok(Done::HandedOver { metas: exact, counts, rows, room: lower.room()? })
         }
-        Err(IngestError::NoRoom { needed_bytes, .. }) => {
-            Ok(Done::NoRoom { rows, metas, needed_bytes, room: lower.room()? })
-        }
+        Err(IngestError::NoRoom { .. }) => Ok(Done::NoRoom { rows, metas, room: lower.room()? }),
         Err(IngestError::Failed(why)) => Err(why),
     }
 }

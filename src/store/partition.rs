@@ -251,12 +251,31 @@ impl Partition {
 
     /// Begins an empty keyspace; the old rows go to the ledger, which frees them bit by bit.
     pub(super) fn flush(&mut self, ledger: &mut Ledger, version: u64) {
-        let table = std::mem::replace(&mut self.table, Table::new(true));
-        ledger.detach(self.id, self.keyspace, table);
-        self.keyspace = version;
+        self.begin_keyspace(ledger, version);
         if std::mem::take(&mut self.is_written) {
             self.gone.flush(version);
         }
+    }
+
+    /// Begins a keyspace because the old one has no key left: nobody sees a difference. Its number is the version that the
+    /// next op gets: above that of any flush so far.
+    pub(super) fn begin_anew(&mut self, ledger: &mut Ledger) {
+        assert!(
+            self.keys == 0 && self.unknown == 0,
+            "partition {}: only an empty keyspace ends unasked",
+            self.id
+        );
+        let ops = self.ops_in_entry.max(self.ops_below);
+        let version = self.applied.next().0 << OP_BITS | u64::from(ops.min((1 << OP_BITS) - 1));
+        if version > self.keyspace {
+            self.begin_keyspace(ledger, version);
+        }
+    }
+
+    fn begin_keyspace(&mut self, ledger: &mut Ledger, version: u64) {
+        let table = std::mem::replace(&mut self.table, Table::new(true));
+        ledger.detach(self.id, self.keyspace, table);
+        self.keyspace = version;
         (self.keys, self.expiring, self.unknown) = (0, 0, 0);
         self.unknown_hashes = Vec::new();
         self.min_expire_ms = NO_EXPIRY;

@@ -8,6 +8,7 @@ use corduroy_shards::PartitionId;
 
 use super::jobs::{Job, META_BYTES, Task};
 use super::ledger::Captured;
+use super::lookups::Want;
 use super::lower::format::PartitionMeta;
 use super::lower::{Lower, Room, ingested_bytes};
 use super::row::{DIRTY, UNKNOWN};
@@ -22,36 +23,60 @@ pub(super) struct Space {
     is_looking: bool,
     /// `dirty_bytes` as of the last look.
     looked_at_bytes: usize,
+    /// What had changed when a flush of it found no room, and the room that was told of then.
+    refused: Option<(usize, u64)>,
     /// Flushes that found no room.
     pub(super) undone: u64,
 }
 
+/// Left of the room by flushes of rows, for one that has none to write: that of an emptied partition.
+const LAST_BYTES: u64 = 64 << 10;
+
 impl Default for Space {
     fn default() -> Self {
-        Self { room: Room::PLENTY, is_looking: false, looked_at_bytes: 0, undone: 0 }
+        Self { room: Room::PLENTY, is_looking: false, looked_at_bytes: 0, refused: None, undone: 0 }
+    }
+}
+
+impl Space {
+    /// A flush found room.
+    pub(super) const fn has_flushed(&mut self) {
+        self.refused = None;
     }
 }
 
 impl<L: Lower> Store<L> {
-    /// What a flush of all that has changed would write, roughly, with `more_bytes` of further changes.
-    fn flush_bytes(&self, more_bytes: u64) -> u64 {
-        let metas = META_BYTES * self.touched.len() as u64;
-        ingested_bytes((self.ledger.dirty_bytes as u64 + metas).saturating_add(more_bytes))
+    /// What flushes of `changed` bytes of rows would write at most.
+    fn flush_bytes(&self, changed: usize) -> u64 {
+        ingested_bytes((changed as u64).saturating_add(META_BYTES * self.touched.len() as u64))
     }
 
-    /// Whether a flush may find room, the reserve's included.
+    /// Whether a flush may find room, the reserve's included. In a table small rows take half of what they take in memory,
+    /// so that is tried; if it was too much, not again until there is less to write or more room.
     pub(super) fn has_room_to_flush(&self) -> bool {
-        self.flush_bytes(0) <= self.upkeep.space.room.usable_bytes
+        let (changed, space) = (self.ledger.dirty_bytes, &self.upkeep.space);
+        let kept_bytes = if changed > 0 { LAST_BYTES } else { 0 };
+        let is_refused = space.refused.is_some_and(|(then, _)| changed >= then - then / 8);
+        !is_refused && self.flush_bytes(changed / 2).saturating_add(kept_bytes) <= space.room.usable_bytes
     }
 
-    /// Whether writes other than deletes have to be refused.
+    /// Whether writes other than deletes have to be refused: all that has changed must fit, the reserve included.
     pub(super) fn is_short_of_room(&self) -> bool {
-        self.upkeep.space.room.is_short || !self.has_room_to_flush()
+        let changed = self.ledger.dirty_bytes + self.ledger.captured_bytes;
+        let room = &self.upkeep.space.room;
+        room.is_short || self.flush_bytes(changed) > room.usable_bytes || self.upkeep.space.refused.is_some()
+    }
+
+    /// Whether even deletes have to be refused, since what they leave in memory can neither be written nor kept.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.ledger.dirty_bytes >= self.options.memory_bytes && self.is_short_of_room()
     }
 
     pub(super) fn take_room(&mut self, room: Room) {
-        self.upkeep.space.room = room;
-        self.upkeep.space.looked_at_bytes = self.ledger.dirty_bytes;
+        let space = &mut self.upkeep.space;
+        space.refused = space.refused.filter(|(_, then)| room.usable_bytes <= then + then / 8);
+        space.room = room;
+        space.looked_at_bytes = self.ledger.dirty_bytes;
     }
 
     /// Looks at the room.
@@ -76,8 +101,13 @@ impl<L: Lower> Store<L> {
     pub(super) fn looked(&mut self, room: Room) {
         self.upkeep.space.is_looking = false;
         self.take_room(room);
+        if self.is_short_of_room() {
+            self.begin_emptied_anew();
+        }
+        let ahead = self.ledger.dirty_bytes + self.ledger.captured_bytes;
+        let ahead = ahead.saturating_add(usize::try_from(room.step_bytes).unwrap_or(usize::MAX));
         let has_changes = self.ledger.dirty_bytes > 0 || !self.touched.is_empty();
-        if has_changes && (room.is_short || room.free_bytes < self.flush_bytes(room.step_bytes)) {
+        if has_changes && (self.is_short_of_room() || room.free_bytes < self.flush_bytes(ahead)) {
             self.hand_over_wanted = true;
         }
         self.freeze_if_due();
@@ -86,19 +116,34 @@ impl<L: Lower> Store<L> {
         }
     }
 
+    /// Partitions whose last key was deleted begin a keyspace, as after a flush of it: whole tables go then, and no
+    /// tombstone has to be written.
+    fn begin_emptied_anew(&mut self) {
+        if self.ledger.is_handing_over() {
+            return;
+        }
+        for at in 0..self.touched.len() {
+            let Some(id) = self.touched.get(at).copied() else { return };
+            let partition = self.partitions.get_mut(&id).expect("a touched partition exists");
+            if partition.keys > partition.unknown {
+                continue;
+            }
+            if partition.unknown > 0 {
+                // Its keys may have been fewer than it seems.
+                self.lookups.wants.push(Want::Unknown);
+                self.ask(id);
+            } else if partition.table.page_count() > 0 {
+                self.lookups.forget_pages(id);
+                partition.begin_anew(&mut self.ledger);
+            }
+        }
+    }
+
     /// A flush found no room: its rows are changed ones again, as if it had not begun. Rows that changed since are so
     /// already; of a keyspace that was flushed since nothing is left to do. All others are still in memory, since rows on
     /// their way below are not dropped.
-    pub(super) fn undo_hand_over(
-        &mut self,
-        rows: Vec<Captured>,
-        metas: &[(PartitionId, PartitionMeta)],
-        needed_bytes: u64,
-    ) {
+    pub(super) fn undo_hand_over(&mut self, rows: Vec<Captured>, metas: &[(PartitionId, PartitionMeta)]) {
         self.upkeep.space.undone += 1;
-        // The disk has said that this is too much, whatever it says is left.
-        let usable_bytes = &mut self.upkeep.space.room.usable_bytes;
-        *usable_bytes = (*usable_bytes).min(needed_bytes.saturating_sub(1));
         for (id, _) in metas {
             let partition = self.partitions.get_mut(id).expect("a frozen partition exists");
             partition.touch(&mut self.touched);
@@ -123,7 +168,8 @@ impl<L: Lower> Store<L> {
         }
         self.ledger.captured_bytes = 0;
         self.ledger.completed = self.ledger.epoch;
-        self.upkeep.space.looked_at_bytes = self.ledger.dirty_bytes;
+        let (changed, space) = (self.ledger.dirty_bytes, &mut self.upkeep.space);
+        (space.looked_at_bytes, space.refused) = (changed, Some((changed, space.room.usable_bytes)));
         self.hand_over_wanted = true;
     }
 }

@@ -278,7 +278,7 @@ impl<L: Lower> Store<L> {
     }
 
     /// Makes jobs of what the last op wants.
-    fn ask(&mut self, id: PartitionId) {
+    pub(super) fn ask(&mut self, id: PartitionId) {
         let wants = std::mem::take(&mut self.lookups.wants);
         let Some(partition) = self.partitions.get(&id) else { return };
         let place = Place { partition: id, keyspace: partition.keyspace };
@@ -447,8 +447,8 @@ impl<L: Lower> StateMachine for Store<L> {
         outcome.cost_bytes() + std::mem::take(&mut self.moved_bytes)
     }
 
-    fn frees_space(op: &[u8]) -> bool {
-        Op::frees_space(op)
+    fn takes_when_full(&self, op: &[u8]) -> bool {
+        Op::frees_space(op) && (!self.is_overfull() || matches!(Op::decode(op), Ok(Op::Flush)))
     }
 
     fn persisted_stamp_ms(&self, partition: PartitionId) -> u64 {

@@ -102,7 +102,7 @@ impl<L: Lower> Store<L> {
         let nothing = Partition::new(id);
         let partition = self.partitions.get(&id).map_or(&nothing, Box::as_ref);
         let mut head = Vec::new();
-        for number in [partition.applied.0, partition.clock_ms, partition.keyspace] {
+        for number in [partition.applied.0, partition.clock_ms] {
             head.extend_from_slice(&number.to_le_bytes());
         }
         head.push(u8::from(partition.is_written));

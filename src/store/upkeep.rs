@@ -169,12 +169,13 @@ impl<L: Lower> Store<L> {
                 }
             }
             Done::HandedOver { metas, counts, rows, room } => {
+                self.upkeep.space.has_flushed();
                 self.take_room(room);
                 self.end_hand_over(metas, counts, rows);
             }
-            Done::NoRoom { rows, metas, needed_bytes, room } => {
+            Done::NoRoom { rows, metas, room } => {
                 self.take_room(room);
-                self.undo_hand_over(rows, &metas, needed_bytes);
+                self.undo_hand_over(rows, &metas);
             }
             Done::Looked { room } => self.looked(room),
             Done::Compacted { more, room } => {

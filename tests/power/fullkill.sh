@@ -12,7 +12,8 @@ options=("$@")
 [ "${#options[@]}" -gt 0 ] || options=(--shards 1 --wal-segment-bytes 4MiB --memory-bytes 64MiB)
 disk=$work/disk
 mount_xfs "$disk" "${DISK_MIB:-300}"
-# Full from the first second on: what is left is for the server to fill.
+# Full from the first second on: what is left is for the server to fill. With STEADY=0 that stays as it is: nothing but
+# starts uses up what there is.
 fill_up() { # MiB to leave
     local free_kib
     rm -f "$disk/ballast"
@@ -71,7 +72,7 @@ for round in $(seq "$rounds"); do
     done
     sleep "0.$((RANDOM % 40 + 10))"
     # Some room comes and goes, and is made by deleting.
-    case $((round % 5)) in
+    case ${STEADY:-$((round % 5))} in
         1) ask FLUSHALL >/dev/null && rm -f "$work/journal" && touch "$work/flushed" ;;
         2) fill_up $((RANDOM % 24)) ;;
         3) fill_up $((RANDOM % 80 + 8)) ;;

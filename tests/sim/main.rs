@@ -25,6 +25,8 @@ const WANTED: &[(&str, u64)] = &[
     ("replication switched off", 20),
     ("replication switched on", 20),
     ("hand-overs", 3000),
+    ("hand-overs undone", 16),
+    ("looks at a full state", 500),
     ("ops applied again after a restart", 20_000),
     ("rows dropped from memory", 200),
     ("applies blocked", 1000),
@@ -54,13 +56,14 @@ fn worlds_are_clean_and_not_idle() {
 }
 
 /// Planted bugs that are found fastest, one for each kind of guard, and the number of seeds among which they must be.
-const FASTEST: [(&str, u64); 6] = [
+const FASTEST: [(&str, u64); 7] = [
     ("wal:AckBeforeDurable", 20),
     ("wal:StaleFrameAccepted", 20),
     ("wal:WatermarkSkipsHole", 60),
     ("shard:SkipHardState", 20),
     ("shard:ReadOvertakesWrite", 20),
     ("machine:PersistedTooEarly", 20),
+    ("machine:RetryForgotten", 60),
 ];
 
 #[test]

@@ -4,7 +4,8 @@
 mod model;
 
 use corduroy::store::{
-    CURSOR_BITS, Condition, Expiry, HashSeed, List, MemLower, Op, Options, Outcome, SetReply, SetWhen, Store,
+    CURSOR_BITS, Condition, Expiry, HashSeed, List, Lower, MemLower, Op, Options, Outcome, SetReply, SetWhen,
+    Store,
 };
 use corduroy_shards::sim::{Knobs, Probes, Rng, Subject};
 use corduroy_shards::{Kind, ShardId};
@@ -125,6 +126,10 @@ impl Subject for StoreSubject {
 
     fn crash(&self, _media: &mut MemLower, _rng: &mut Rng) {}
 
+    fn set_room(&self, media: &MemLower, bytes: Option<u64>) {
+        media.set_capacity(bytes.map_or(u64::MAX, |bytes| media.stats().disk_bytes + bytes));
+    }
+
     fn open(&self, media: &mut MemLower, _shard: ShardId, knobs: &Knobs) -> Result<Self::Machine, String> {
         let bytes = |number: u64| usize::try_from(number).expect("small sizes");
         let hand_over_bytes = bytes(knobs.hand_over_bytes);
@@ -201,6 +206,7 @@ impl Subject for StoreSubject {
     fn probe(&self, machine: &Self::Machine, probes: &mut Probes) {
         let stats = machine.stats();
         probes.add("hand-overs", stats.hand_overs);
+        probes.add("hand-overs undone", stats.undone_hand_overs);
         probes.add("rows handed over", stats.handed_over_rows);
         probes.add("rows dropped from memory", stats.evicted_keys);
         probes.add("rows read back", stats.loaded_keys);

@@ -129,7 +129,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 let (op, next) =
                     next_op(batch.entry.as_bytes(), at).expect("each write pushed its operation");
                 at = next;
-                if M::frees_space(op) {
+                if applying.machine.takes_when_full(op) {
                     kept.push_write(item.ticket, op, entry_bytes, applying.spare);
                 } else {
                     slot.conns.sub(item.ticket.conn);

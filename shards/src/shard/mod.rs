@@ -227,8 +227,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             return Err(Rejection::from(&error));
         }
         inbox::check_room(op.len(), slot.pending, self.totals, &self.options.limits)?;
-        if kind == Kind::Write && (self.space == Space::Full || self.room.is_wanted()) && !M::frees_space(op)
-        {
+        let is_full = self.space == Space::Full || self.room.is_wanted();
+        if kind == Kind::Write && is_full && !self.machine.takes_when_full(op) {
             return Err(Rejection::DiskFull);
         }
         slot.pending.add(op.len());

@@ -4,6 +4,9 @@ use crate::sim::swarm::{Fault, MS};
 use crate::sim::workload::Subject;
 use crate::sim::world::{Happening, World};
 
+/// A full disk takes less than this of a machine's state.
+const FULL_ROOM_BYTES: u64 = 120_000;
+
 impl<S: Subject> World<S> {
     /// The planned fault `index` strikes.
     pub(super) fn strike(&mut self, index: usize) {
@@ -26,6 +29,7 @@ impl<S: Subject> World<S> {
                 self.full_disk += 1;
                 self.probe("full disks");
                 self.disks.iter().for_each(|disk| disk.set_full(true));
+                self.set_room(Some(for_ns % FULL_ROOM_BYTES));
                 let number = self.full_disk;
                 self.agenda.put(self.now_ns + for_ns, Happening::FullDiskEnds { number });
             }
@@ -97,5 +101,12 @@ impl<S: Subject> World<S> {
     /// The disk has room again.
     pub(super) fn full_disk_ends(&mut self) {
         self.disks.iter().for_each(|disk| disk.set_full(false));
+        self.set_room(None);
+    }
+
+    /// How much the storage of all machines takes.
+    fn set_room(&self, bytes: Option<u64>) {
+        let books = self.books.borrow();
+        self.media.iter().for_each(|media| books.subject().set_room(media, bytes));
     }
 }

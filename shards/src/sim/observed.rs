@@ -138,8 +138,22 @@ impl<S: Subject> StateMachine for Observed<S> {
         self.inner.step_bytes(outcome)
     }
 
-    fn frees_space(op: &[u8]) -> bool {
-        unstamp(op).is_some_and(|(_, op)| S::Machine::frees_space(op))
+    fn takes_when_full(&self, op: &[u8]) -> bool {
+        unstamp(op).is_some_and(|(_, op)| self.inner.takes_when_full(op))
+    }
+
+    fn is_out_of_room(&self) -> bool {
+        let is_out = self.inner.is_out_of_room();
+        if is_out {
+            self.books.borrow_mut().probes.hit("looks at a full state");
+        }
+        is_out
+    }
+
+    fn retry(&mut self) {
+        if self.bug != Some(MachineBug::RetryForgotten) {
+            self.inner.retry();
+        }
     }
 
     fn persisted_stamp_ms(&self, partition: PartitionId) -> u64 {

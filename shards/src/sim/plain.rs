@@ -145,6 +145,22 @@ impl StateMachine for Plain {
     fn want_hand_over(&mut self) {
         self.wanted = true;
     }
+
+    fn takes_when_full(&self, _op: &[u8]) -> bool {
+        false
+    }
+
+    fn step_bytes(&mut self, _outcome: &Option<u64>) -> usize {
+        0
+    }
+
+    fn expect_replay(&mut self, _partition: PartitionId, _last: Lsn) {}
+
+    fn is_out_of_room(&self) -> bool {
+        false
+    }
+
+    fn retry(&mut self) {}
 }
 
 /// The model: the same registers, without anything around them.
@@ -184,6 +200,8 @@ impl Subject for PlainSubject {
     }
 
     fn crash(&self, _media: &mut Shared, _rng: &mut Rng) {}
+
+    fn set_room(&self, _media: &Self::Media, _bytes: Option<u64>) {}
 
     fn open(&self, media: &mut Shared, _shard: ShardId, knobs: &Knobs) -> Result<Plain, String> {
         let state = media.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -17,10 +17,13 @@ pub enum MachineBug {
     LocalClock,
     /// Every 16th result of a job is thrown away.
     LostJob,
+    /// A machine that found no room is never told to look again.
+    RetryForgotten,
 }
 
 impl MachineBug {
-    const ALL: [Self; 4] = [Self::PersistedTooEarly, Self::DoubleApply, Self::LocalClock, Self::LostJob];
+    const ALL: [Self; 5] =
+        [Self::PersistedTooEarly, Self::DoubleApply, Self::LocalClock, Self::LostJob, Self::RetryForgotten];
 }
 
 /// A planted bug.

@@ -42,6 +42,9 @@ pub trait Subject: 'static {
     /// The process has died: what the storage had not made durable is gone.
     fn crash(&self, media: &mut Self::Media, rng: &mut Rng);
 
+    /// From now on the storage takes only so many bytes more, or any number again.
+    fn set_room(&self, media: &Self::Media, bytes: Option<u64>);
+
     /// Starts the machine on what its storage holds.
     ///
     /// # Errors

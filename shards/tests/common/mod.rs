@@ -161,9 +161,17 @@ impl StateMachine for Kv {
         outcome.len()
     }
 
-    fn frees_space(op: &[u8]) -> bool {
+    fn takes_when_full(&self, op: &[u8]) -> bool {
         op.starts_with(b"del ")
     }
+
+    fn expect_replay(&mut self, _partition: PartitionId, _last: Lsn) {}
+
+    fn is_out_of_room(&self) -> bool {
+        false
+    }
+
+    fn retry(&mut self) {}
 }
 
 /// A reply in a form that can be compared.

@@ -105,8 +105,11 @@ impl LsmShared {
 const ROOM: &str = "asking for the room left in";
 const RESERVE: &str = "giving the reserve up in";
 
-/// Runs in level 0 above which no ingestion is taken: the crate counts them in a byte.
+/// Runs in level 0 above which no ingestion is taken, as the crate counts them in a byte; and one of hardly any rows, which
+/// may be what lets others go.
 const L0_RUNS_END: usize = 200;
+const L0_RUNS_LAST: usize = 250;
+const HARDLY_ANY_BYTES: u64 = 64 << 10;
 
 /// One shard's tree.
 #[derive(Clone)]
@@ -400,9 +403,8 @@ impl Lower for LsmLower {
             let free_bytes = self.free_bytes().map_err(IngestError::Failed)?;
             Err(IngestError::NoRoom { needed_bytes, free_bytes })
         };
-        if self.tree.l0_run_count() >= L0_RUNS_END
-            || !self.claim(needed_bytes).map_err(IngestError::Failed)?
-        {
+        let most_runs = if bytes <= HARDLY_ANY_BYTES { L0_RUNS_LAST } else { L0_RUNS_END };
+        if self.tree.l0_run_count() >= most_runs || !self.claim(needed_bytes).map_err(IngestError::Failed)? {
             return no_room();
         }
         let written = self.write("writing a hand-over", || self.take_rows(rows));

@@ -48,7 +48,7 @@ impl Room {
 /// What an ingestion of rows that take `bytes` writes at most, roughly.
 #[must_use]
 pub const fn ingested_bytes(bytes: u64) -> u64 {
-    bytes.saturating_add(bytes / 4).saturating_add(64 << 10)
+    bytes.saturating_add(bytes / 8).saturating_add(64 << 10)
 }
 
 /// Why rows could not be taken.

@@ -14,6 +14,14 @@ fn small() -> Options {
     }
 }
 
+/// Room for a flush of hardly any rows.
+const LITTLE_BYTES: u64 = 150_000;
+
+/// No flush unless one is asked for.
+fn lazy() -> Options {
+    Options { hand_over_bytes: 1 << 20, max_dirty_bytes: 1 << 20, ..small() }
+}
+
 fn fill(d: &mut Driver<MemLower>, keys: usize) {
     let value = "v".repeat(1000);
     for n in 0..keys {
@@ -60,14 +68,12 @@ fn a_flush_without_room_is_undone_and_loses_nothing() {
 #[test]
 fn a_flushed_database_needs_no_room_for_what_it_held() {
     let lower = MemLower::default();
-    let mut d = Driver::new(lower.clone(), small());
+    let mut d = Driver::new(lower.clone(), lazy());
     fill(&mut d, 20);
     d.hand_over();
     // Room for the least flush, not for those rows that are to be written next.
-    d.hold_jobs = true;
-    fill(&mut d, 25);
-    lower.set_capacity(lower.stats().disk_bytes + 70_000);
-    d.hold_jobs = false;
+    fill(&mut d, 100);
+    lower.set_capacity(lower.stats().disk_bytes + LITTLE_BYTES);
     d.hand_over();
     assert!(d.store.is_out_of_room());
     let persisted = d.store.persisted(P);
@@ -83,23 +89,77 @@ fn a_flushed_database_needs_no_room_for_what_it_held() {
 #[test]
 fn deleted_rows_make_their_own_flush_small_enough() {
     let lower = MemLower::default();
-    let mut d = Driver::new(lower.clone(), small());
+    let mut d = Driver::new(lower.clone(), lazy());
     fill(&mut d, 20);
     d.hand_over();
-    d.hold_jobs = true;
-    fill(&mut d, 25);
-    lower.set_capacity(lower.stats().disk_bytes + 70_000);
-    d.hold_jobs = false;
+    fill(&mut d, 100);
+    lower.set_capacity(lower.stats().disk_bytes + LITTLE_BYTES);
     d.hand_over();
     assert!(d.store.is_out_of_room());
     let persisted = d.store.persisted(P);
-    for n in 0..25 {
+    for n in 0..99 {
         let key = format!("k{n}");
         assert_eq!(d.run(&Op::Del { keys: List::Args(&[key.as_bytes()]) }), Outcome::Int(1));
     }
     retry(&mut d);
     assert!(d.store.persisted(P) > persisted, "tombstones are small");
-    assert!(lower.snapshot().keys().all(|key| key.first() != Some(&2)), "and took the rows with them");
+    let rows = lower.snapshot().keys().filter(|key| key.first() == Some(&2)).count();
+    assert_eq!(rows, 1, "and took the rows with them");
+}
+
+#[test]
+fn deleting_the_last_key_needs_no_tombstones() {
+    let lower = MemLower::default();
+    let mut d = Driver::new(lower.clone(), lazy());
+    let keys = 2000;
+    for n in 0..keys {
+        d.run(&set(&format!("k{n}"), "v"));
+    }
+    d.hand_over();
+    // Some are written blindly, so that it is not known at first how many there are.
+    d.crash();
+    (0..10).for_each(|n| _ = d.run(&set(&format!("k{n}"), "w")));
+    lower.set_capacity(lower.stats().disk_bytes + 66_000);
+    retry(&mut d);
+    let persisted = d.store.persisted(P);
+    for n in 0..keys {
+        let key = format!("k{n}");
+        assert_eq!(d.run(&Op::Del { keys: List::Args(&[key.as_bytes()]) }), Outcome::Int(1));
+        assert!(n == keys - 1 || d.store.persisted(P) == persisted, "tombstones do not fit");
+    }
+    for _ in 0..3 {
+        retry(&mut d);
+    }
+    assert!(d.store.persisted(P) > persisted);
+    assert!(lower.snapshot().keys().all(|key| key.first() != Some(&2)), "no row is left");
+    lower.set_full(false);
+    retry(&mut d);
+    d.run(&set("k1", "new"));
+    d.crash();
+    assert_eq!(d.run(&get("k1")), bulk("new"));
+    assert_eq!(d.run(&Op::DbSize), Outcome::Int(1));
+}
+
+#[test]
+fn deletes_are_refused_before_they_take_all_memory_but_a_flush_never_is() {
+    let lower = MemLower::default();
+    let mut d = Driver::new(lower.clone(), Options { memory_bytes: 100_000, ..small() });
+    for n in 0..2000 {
+        d.run(&set(&format!("k{n}"), "v"));
+    }
+    d.hand_over();
+    lower.set_full(true);
+    let (one, flush) = (bytes(&Op::Del { keys: List::Args(&[b"k1"]) }), bytes(&Op::Flush));
+    let mut deleted = 0;
+    while d.store.takes_when_full(&one) {
+        let key = format!("k{deleted}");
+        d.run(&Op::Del { keys: List::Args(&[key.as_bytes()]) });
+        deleted += 1;
+        assert!(deleted < 1999, "memory is full by now");
+    }
+    assert!(d.store.stats().dirty_bytes >= 100_000);
+    assert!(d.store.takes_when_full(&flush));
+    assert!(!d.store.takes_when_full(&bytes(&set("k", "v"))));
 }
 
 #[test]

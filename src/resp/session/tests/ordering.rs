@@ -174,7 +174,7 @@ fn refused_and_unknown_requests() {
     script(&talk, Reply::Unknown);
     talk.check(
         "SET a 1\nINCR a",
-        "-DISKFULL no space left for the log; nothing was written; delete keys or free space on the disk~\
+        "-DISKFULL no space left; nothing was written; delete keys or free space on the disk~\
          -UNKNOWNRESULT the request was logged but its result is not known; it may or may not take effect~",
     );
     assert_eq!(talk.hub.totals().errors.len(), 2);
