@@ -79,7 +79,7 @@ pub(super) enum Task {
     /// Finds out whether keys existed. `epoch`: as of this freeze.
     Resolve { place: Place, keys: Vec<(u64, Vec<u8>)>, epoch: u32 },
     /// Writes what a freeze captured.
-    HandOver { seed: HashSeed, rows: Vec<Captured>, metas: Vec<(PartitionId, PartitionMeta)> },
+    HandOver { seed: HashSeed, deletes: bool, rows: Vec<Captured>, metas: Vec<(PartitionId, PartitionMeta)> },
     /// Merges tables.
     Compact { dead: Vec<(Vec<u8>, Vec<u8>)> },
     /// Looks how much room the disk has.
@@ -207,7 +207,7 @@ impl Task {
                 let keys = keys.into_iter().map(resolve).collect::<Result<_, _>>()?;
                 Ok(Done::Resolved { place, keys, epoch })
             }
-            Task::HandOver { seed, rows, metas } => hand_over(lower, seed, rows, metas),
+            Task::HandOver { seed, deletes, rows, metas } => hand_over(lower, seed, deletes, rows, metas),
             Task::Compact { dead } => {
                 let more = lower.compact(&dead)?;
                 Ok(Done::Compacted { more, room: lower.room()? })
@@ -340,6 +340,7 @@ fn expired<L: Lower>(
 fn hand_over<L: Lower>(
     lower: &L,
     seed: HashSeed,
+    deletes: bool,
     mut rows: Vec<Captured>,
     metas: Vec<(PartitionId, PartitionMeta)>,
 ) -> Result<Done, LowerError> {
@@ -361,7 +362,7 @@ fn hand_over<L: Lower>(
     let bytes = rows.iter().map(row_bytes).sum::<u64>() + META_BYTES * exact.len() as u64;
     let heads = exact.iter().map(|(partition, meta)| (partition_key(*partition), Some(meta.encode())));
     let store = std::iter::once((STORE_KEY.to_vec(), Some(store_value(seed))));
-    let result = lower.ingest(bytes, &mut store.chain(heads).chain(rows.iter().map(lower_row)));
+    let result = lower.ingest(bytes, deletes, &mut store.chain(heads).chain(rows.iter().map(lower_row)));
     match result {
         Ok(()) => {
             let rows = rows.len() as u64;

@@ -23,22 +23,35 @@ pub(super) struct Space {
     is_looking: bool,
     /// `dirty_bytes` as of the last look.
     looked_at_bytes: usize,
+    /// Something was deleted since the last freeze, or before it: what makes room, and may have the reserve.
+    pub(super) deletes: bool,
+    pub(super) deletes_captured: bool,
     /// What had changed when a flush of it found no room, and the room that was told of then.
     refused: Option<(usize, u64)>,
     /// Flushes that found no room.
     pub(super) undone: u64,
 }
 
-/// Left of the room by flushes of rows, for one that has none to write: that of an emptied partition.
-const LAST_BYTES: u64 = 64 << 10;
-
 impl Default for Space {
     fn default() -> Self {
-        Self { room: Room::PLENTY, is_looking: false, looked_at_bytes: 0, refused: None, undone: 0 }
+        Self {
+            room: Room::PLENTY,
+            is_looking: false,
+            looked_at_bytes: 0,
+            deletes: false,
+            deletes_captured: false,
+            refused: None,
+            undone: 0,
+        }
     }
 }
 
 impl Space {
+    /// What has changed is being captured.
+    pub(super) const fn freeze(&mut self) {
+        (self.deletes_captured, self.deletes) = (self.deletes, false);
+    }
+
     /// A flush found room.
     pub(super) const fn has_flushed(&mut self) {
         self.refused = None;
@@ -51,20 +64,23 @@ impl<L: Lower> Store<L> {
         ingested_bytes((changed as u64).saturating_add(META_BYTES * self.touched.len() as u64))
     }
 
-    /// Whether a flush may find room, the reserve's included. In a table small rows take half of what they take in memory,
-    /// so that is tried; if it was too much, not again until there is less to write or more room.
+    /// Whether a flush may find room, the reserve's included if it deletes. In a table small rows take half of what they
+    /// take in memory, so that is tried; if it was too much, not again until there is less to write or more room.
     pub(super) fn has_room_to_flush(&self) -> bool {
         let (changed, space) = (self.ledger.dirty_bytes, &self.upkeep.space);
-        let kept_bytes = if changed > 0 { LAST_BYTES } else { 0 };
+        let Room { free_bytes, usable_bytes, last_bytes, .. } = space.room;
         let is_refused = space.refused.is_some_and(|(then, _)| changed >= then - then / 8);
-        !is_refused && self.flush_bytes(changed / 2).saturating_add(kept_bytes) <= space.room.usable_bytes
+        let kept_bytes = if changed > 0 { last_bytes } else { 0 };
+        let flush_bytes = self.flush_bytes(changed / 2);
+        let fits_reserve = space.deletes && flush_bytes.saturating_add(kept_bytes) <= usable_bytes;
+        !is_refused && (flush_bytes <= free_bytes || fits_reserve)
     }
 
-    /// Whether writes other than deletes have to be refused: all that has changed must fit, the reserve included.
+    /// Whether writes other than deletes have to be refused: all that has changed must fit without the reserve.
     pub(super) fn is_short_of_room(&self) -> bool {
         let changed = self.ledger.dirty_bytes + self.ledger.captured_bytes;
         let room = &self.upkeep.space.room;
-        room.is_short || self.flush_bytes(changed) > room.usable_bytes || self.upkeep.space.refused.is_some()
+        room.is_short || self.flush_bytes(changed) > room.free_bytes || self.upkeep.space.refused.is_some()
     }
 
     /// Whether even deletes have to be refused, since what they leave in memory can neither be written nor kept.
@@ -106,10 +122,11 @@ impl<L: Lower> Store<L> {
         }
         let ahead = self.ledger.dirty_bytes + self.ledger.captured_bytes;
         let ahead = ahead.saturating_add(usize::try_from(room.step_bytes).unwrap_or(usize::MAX));
-        let has_changes = self.ledger.dirty_bytes > 0 || !self.touched.is_empty();
-        if has_changes && (self.is_short_of_room() || room.free_bytes < self.flush_bytes(ahead)) {
-            self.hand_over_wanted = true;
-        }
+        let is_due = match self.is_short_of_room() {
+            true => self.upkeep.space.deletes || self.ledger.dirty_bytes > 0,
+            false => self.ledger.dirty_bytes > 0 && room.free_bytes < self.flush_bytes(ahead),
+        };
+        self.hand_over_wanted |= is_due;
         self.freeze_if_due();
         if room.is_short && !self.ledger.is_handing_over() {
             self.compact();
@@ -170,6 +187,7 @@ impl<L: Lower> Store<L> {
         self.ledger.completed = self.ledger.epoch;
         let (changed, space) = (self.ledger.dirty_bytes, &mut self.upkeep.space);
         (space.looked_at_bytes, space.refused) = (changed, Some((changed, space.room.usable_bytes)));
+        space.deletes |= space.deletes_captured;
         self.hand_over_wanted = true;
     }
 }

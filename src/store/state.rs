@@ -359,6 +359,7 @@ impl<L: Lower> StateMachine for Store<L> {
             partition.ops_in_entry += 1;
             partition.clock_ms = partition.clock_ms.max(at.stamp_ms);
             partition.touch(&mut self.touched);
+            self.upkeep.space.deletes = self.upkeep.space.deletes || Op::frees_space(op);
         }
         step
     }

@@ -86,6 +86,7 @@ impl<L: Lower> Store<L> {
             partition.unknown_hashes = Vec::new();
             frozen.push((id, partition.meta()));
         }
+        self.upkeep.space.freeze();
         self.ledger.epoch += 1;
         self.ledger.capture = Some(Capture { partitions: frozen, ..Capture::default() });
     }
@@ -129,7 +130,8 @@ impl<L: Lower> Store<L> {
     fn finish_capture(&mut self) {
         let capture = self.ledger.capture.take().expect("only called while capturing");
         let (rows, metas) = (capture.rows, capture.partitions);
-        let task = Task::HandOver { seed: self.seed, rows, metas };
+        let deletes = self.upkeep.space.deletes_captured;
+        let task = Task::HandOver { seed: self.seed, deletes, rows, metas };
         self.jobs.push(Job { lower: self.lower.clone(), task });
     }
 
@@ -294,6 +296,7 @@ impl<L: Lower> Store<L> {
             let expired = self.ledger.totals.expired;
             units = units.saturating_sub(1 + partition.walk_page(&mut self.ledger, hash, safe));
             if self.ledger.totals.expired > expired {
+                self.upkeep.space.deletes = true;
                 partition.touch(&mut self.touched);
             }
             self.upkeep.walk_hash = match end.checked_add(1) {

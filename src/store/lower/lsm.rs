@@ -105,6 +105,11 @@ impl LsmShared {
 const ROOM: &str = "asking for the room left in";
 const RESERVE: &str = "giving the reserve up in";
 
+/// What a version's change may take.
+const VERSION_BYTES: u64 = 512 << 10;
+/// Left of the reserve by flushes of rows, for those that have none to write.
+const LAST_BYTES: u64 = 1 << 20;
+
 /// Runs in level 0 above which no ingestion is taken, as the crate counts them in a byte; and one of hardly any rows, which
 /// may be what lets others go.
 const L0_RUNS_END: usize = 200;
@@ -287,7 +292,7 @@ impl LsmLower {
             return Ok(false);
         }
         let live_bytes = self.live_bytes(usable_bytes)?;
-        if live_bytes < usable_bytes && self.claim(live_bytes)? {
+        if live_bytes < usable_bytes && self.claim(live_bytes, true)? {
             let rewritten =
                 self.write("a merge of the whole state", || self.tree.major_compact(TABLE_BYTES, ABOVE_ALL))?;
             if matches!(rewritten, Written::Done(())) {
@@ -332,12 +337,12 @@ impl LsmLower {
     }
 
     fn give_reserve_up(&self) -> Result<(), LowerError> {
-        self.room.release().map_err(self.refused(RESERVE))
+        self.room.release(VERSION_BYTES).map_err(self.refused(RESERVE))
     }
 
-    /// Whether there is room for `bytes`, the reserve's included.
-    fn claim(&self, bytes: u64) -> Result<bool, LowerError> {
-        let claimed = self.room.claim(bytes);
+    /// Whether there is room for `bytes`; for what deletes, the reserve's included.
+    fn claim(&self, bytes: u64, deletes: bool) -> Result<bool, LowerError> {
+        let claimed = self.room.claim(bytes, deletes);
         Ok(claimed.map_err(self.refused(RESERVE))?.is_ok())
     }
 
@@ -396,7 +401,12 @@ impl Lower for LsmLower {
         Ok(())
     }
 
-    fn ingest(&self, bytes: u64, rows: &mut dyn Iterator<Item = LowerRow>) -> Result<(), IngestError> {
+    fn ingest(
+        &self,
+        bytes: u64,
+        deletes: bool,
+        rows: &mut dyn Iterator<Item = LowerRow>,
+    ) -> Result<(), IngestError> {
         while self.tree.l0_run_count() > MAX_L0_RUNS && self.merge_once().map_err(IngestError::Failed)? {}
         let needed_bytes = ingested_bytes(bytes);
         let no_room = || {
@@ -404,7 +414,9 @@ impl Lower for LsmLower {
             Err(IngestError::NoRoom { needed_bytes, free_bytes })
         };
         let most_runs = if bytes <= HARDLY_ANY_BYTES { L0_RUNS_LAST } else { L0_RUNS_END };
-        if self.tree.l0_run_count() >= most_runs || !self.claim(needed_bytes).map_err(IngestError::Failed)? {
+        if self.tree.l0_run_count() >= most_runs
+            || !self.claim(needed_bytes, deletes).map_err(IngestError::Failed)?
+        {
             return no_room();
         }
         let written = self.write("writing a hand-over", || self.take_rows(rows));
@@ -420,6 +432,7 @@ impl Lower for LsmLower {
             is_short,
             free_bytes: self.free_bytes()?.saturating_sub(MARGIN_BYTES),
             usable_bytes: self.usable_bytes()?,
+            last_bytes: LAST_BYTES,
             step_bytes: self.room.step_bytes(),
         })
     }

@@ -71,9 +71,15 @@ impl Lower for MemLower {
         Ok(())
     }
 
-    fn ingest(&self, bytes: u64, rows: &mut dyn Iterator<Item = LowerRow>) -> Result<(), IngestError> {
+    fn ingest(
+        &self,
+        bytes: u64,
+        deletes: bool,
+        rows: &mut dyn Iterator<Item = LowerRow>,
+    ) -> Result<(), IngestError> {
         let (needed_bytes, free_bytes) = (ingested_bytes(bytes), self.left_bytes());
-        if free_bytes < needed_bytes {
+        let kept_bytes = if deletes { 0 } else { RESERVE_BYTES };
+        if free_bytes < needed_bytes.saturating_add(kept_bytes) {
             return Err(IngestError::NoRoom { needed_bytes, free_bytes });
         }
         let rows: Vec<LowerRow> = rows.collect();
@@ -94,6 +100,7 @@ impl Lower for MemLower {
             is_short: usable_bytes < RESERVE_BYTES,
             free_bytes: usable_bytes.saturating_sub(RESERVE_BYTES),
             usable_bytes,
+            last_bytes: RESERVE_BYTES / 2,
             step_bytes: if usable_bytes > u64::MAX / 2 { u64::MAX } else { RESERVE_BYTES / 4 },
         })
     }

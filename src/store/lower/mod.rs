@@ -33,16 +33,23 @@ pub struct Room {
     pub is_short: bool,
     /// What may be written without touching the reserve.
     pub free_bytes: u64,
-    /// What may be written at most.
+    /// What may be written at most, of what deletes.
     pub usable_bytes: u64,
+    /// Of that, what rows must leave for a flush without any: the one of an emptied keyspace.
+    pub last_bytes: u64,
     /// Changed bytes after which it is worth looking again.
     pub step_bytes: u64,
 }
 
 impl Room {
     /// No bound.
-    pub const PLENTY: Self =
-        Self { is_short: false, free_bytes: u64::MAX, usable_bytes: u64::MAX, step_bytes: u64::MAX };
+    pub const PLENTY: Self = Self {
+        is_short: false,
+        free_bytes: u64::MAX,
+        usable_bytes: u64::MAX,
+        last_bytes: 0,
+        step_bytes: u64::MAX,
+    };
 }
 
 /// What an ingestion of rows that take `bytes` writes at most, roughly.
@@ -86,11 +93,17 @@ pub trait Lower: Clone + Send + Sync + 'static {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), LowerError>;
 
-    /// Takes all rows (ascending keys, each once; `bytes` of keys and values) in one atomic step; durable on return.
+    /// Takes all rows (ascending keys, each once; `bytes` of keys and values) in one atomic step; durable on return. For
+    /// rows among which there are deletes, the reserve may be used.
     ///
     /// # Errors
     /// [`IngestError`]. Nothing of it may be seen after a restart.
-    fn ingest(&self, bytes: u64, rows: &mut dyn Iterator<Item = LowerRow>) -> Result<(), IngestError>;
+    fn ingest(
+        &self,
+        bytes: u64,
+        deletes: bool,
+        rows: &mut dyn Iterator<Item = LowerRow>,
+    ) -> Result<(), IngestError>;
 
     /// The room there is. Makes the reserve again where it can.
     ///

@@ -1,14 +1,14 @@
-//! The disk space that a tree may use, and its reserve: a preallocated file that only a tree without room gives up.
+//! The disk space that a tree may use, and its reserve: a preallocated file that is given up only for what deletes.
 //!
 //! What deletes (a flush of tombstones, the version that drops dead tables, a merge that leaves rows out) has to write
-//! before anything goes. On a full disk the reserve is removed for it and made again as soon as there is space; until
+//! before anything goes. On a full disk the reserve shrinks for it, and is made whole as soon as there is space; until
 //! then the state is short of room and takes deletes only. Invariant: a failed write leaves no file behind once no other
 //! writer is at work.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -41,8 +41,8 @@ pub(super) struct DiskRoom {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The reserve's file exists.
-    in_hand: bool,
+    /// What there is of the reserve.
+    held_bytes: u64,
     /// Flushes and merges at work.
     writers: u32,
     /// One of them has failed: tables from this one on that no version names are leftovers.
@@ -74,8 +74,8 @@ impl DiskRoom {
             state: Mutex::default(),
         };
         match fs::metadata(room.path()) {
-            Ok(file) if file.len() >= room.reserve_bytes => room.state().in_hand = true,
-            Ok(_) => fs::remove_file(room.path())?,
+            // As much as is in blocks: a process that died may have made it in part.
+            Ok(file) => room.state().held_bytes = file.len().min(file.blocks() * 512).min(room.reserve_bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -106,8 +106,8 @@ impl DiskRoom {
 
     /// What may be used at most: what is left, and the reserve.
     pub(super) fn usable_bytes(&self) -> io::Result<u64> {
-        let reserve_bytes = if self.state().in_hand { self.reserve_bytes } else { 0 };
-        Ok((self.free_bytes()? + reserve_bytes).saturating_sub(SLACK_BYTES))
+        let held_bytes = self.state().held_bytes;
+        Ok((self.free_bytes()? + held_bytes).saturating_sub(SLACK_BYTES))
     }
 
     /// Bytes that may be changed between two looks at the room, so that the reserve can take their flush.
@@ -115,53 +115,56 @@ impl DiskRoom {
         self.reserve_bytes / 4
     }
 
-    /// Makes sure of `bytes` for what has to go on, and gives the reserve up for it if need be.
-    pub(super) fn claim(&self, bytes: u64) -> io::Result<Result<(), Lacking>> {
+    /// Makes sure of `bytes`; for what deletes, gives up as much of the reserve as that needs.
+    pub(super) fn claim(&self, bytes: u64, deletes: bool) -> io::Result<Result<(), Lacking>> {
         let free_bytes = self.free_bytes()?;
         if free_bytes >= bytes + MARGIN_BYTES {
             return Ok(Ok(()));
         }
-        if self.usable_bytes()? < bytes {
+        if !deletes || self.usable_bytes()? < bytes {
             return Ok(Err(Lacking { needed_bytes: bytes, free_bytes }));
         }
-        self.release()?;
+        self.release((bytes + SLACK_BYTES).saturating_sub(free_bytes))?;
         Ok(Ok(()))
     }
 
-    /// Gives the reserve up.
-    pub(super) fn release(&self) -> io::Result<()> {
+    /// Gives up so much of the reserve.
+    pub(super) fn release(&self, bytes: u64) -> io::Result<()> {
         let mut state = self.state();
-        if state.in_hand {
-            fs::remove_file(self.path())?;
-            state.in_hand = false;
+        let left = state.held_bytes.saturating_sub(bytes);
+        if left < state.held_bytes {
+            OpenOptions::new().write(true).open(self.path())?.set_len(left)?;
+            state.held_bytes = left;
         }
         Ok(())
     }
 
-    /// Makes the reserve again if there is space for it, and says whether the tree has room: the reserve, and more.
+    /// Makes the reserve whole again if there is space for it, and says whether the tree has room: the reserve, and more.
     pub(super) fn restore(&self) -> io::Result<bool> {
         let mut state = self.state();
         let free_bytes = self.free_bytes()?;
-        if state.in_hand {
+        if state.held_bytes == self.reserve_bytes {
             return Ok(free_bytes >= MARGIN_BYTES);
         }
         // While a writer is at work it may need what there is.
-        if state.writers > 0 || free_bytes < self.reserve_bytes + 2 * MARGIN_BYTES {
+        let missing_bytes = self.reserve_bytes - state.held_bytes;
+        if state.writers > 0 || free_bytes < missing_bytes + 2 * MARGIN_BYTES {
             return Ok(false);
         }
-        match self.make() {
-            Ok(()) => state.in_hand = true,
-            Err(error) => {
-                fs::remove_file(self.path())?;
-                return if is_no_room(&error) { Ok(false) } else { Err(error) };
-            }
+        if let Err(error) = self.make(state.held_bytes) {
+            let kept =
+                OpenOptions::new().write(true).open(self.path()).and_then(|f| f.set_len(state.held_bytes));
+            return if is_no_room(&error) { kept.map(|()| false) } else { Err(error) };
         }
+        state.held_bytes = self.reserve_bytes;
         Ok(true)
     }
 
-    fn make(&self) -> io::Result<()> {
+    /// Makes what is missing of the reserve.
+    fn make(&self, held_bytes: u64) -> io::Result<()> {
         let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(self.path())?;
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.path())?;
+        file.set_len(held_bytes)?;
         match fallocate(&file, FallocateFlags::empty(), 0, self.reserve_bytes) {
             Ok(()) => {}
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.write_zeros(&mut file)?,
@@ -227,29 +230,27 @@ mod tests {
 
     #[test]
     fn the_reserve_is_there_from_the_start_and_comes_back() {
-        use std::os::unix::fs::MetadataExt;
-
         let folder = tempfile::tempdir().unwrap();
         let room = DiskRoom::open(folder.path()).unwrap();
         let reserve = fs::metadata(folder.path().join(RESERVE_FILE)).unwrap();
         assert!(reserve.blocks() * 512 >= room.reserve_bytes, "its blocks are its own");
-        room.release().unwrap();
-        assert_eq!(files(folder.path()), [""; 0]);
+        let blocks = || fs::metadata(folder.path().join(RESERVE_FILE)).unwrap().blocks() * 512;
+        room.release(1 << 20).unwrap();
+        assert!((1..=room.reserve_bytes - (1 << 20)).contains(&blocks()), "the rest is kept");
+        room.release(u64::MAX).unwrap();
+        assert_eq!(blocks(), 0);
         room.begin_write();
         assert!(!room.restore().unwrap(), "not while somebody may need it");
         room.end_write(None, Vec::new).unwrap();
         assert!(room.restore().unwrap());
-        assert_eq!(files(folder.path()), [RESERVE_FILE]);
-        // Half of one is none.
-        fs::write(folder.path().join(RESERVE_FILE), b"half").unwrap();
+        assert!(blocks() >= room.reserve_bytes);
+        // One that was half made is made whole, and one that is none but in name is none.
+        let hollow = File::create(folder.path().join(RESERVE_FILE)).unwrap();
+        hollow.set_len(room.reserve_bytes).unwrap();
         fs::write(folder.path().join(".tmpAbC"), b"a current that never was").unwrap();
         DiskRoom::open(folder.path()).unwrap();
         assert_eq!(files(folder.path()), [RESERVE_FILE]);
-        assert_eq!(
-            fs::metadata(folder.path().join(RESERVE_FILE)).unwrap().len(),
-            room.reserve_bytes,
-            "made anew"
-        );
+        assert!(blocks() >= room.reserve_bytes);
     }
 
     #[test]

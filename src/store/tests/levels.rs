@@ -298,12 +298,14 @@ fn a_load_does_not_bring_back_what_changed_meanwhile() {
 #[test]
 fn another_layout_is_refused() {
     let lower = MemLower::default();
-    lower.ingest(0, &mut std::iter::once((vec![0], Some(vec![9, 9])))).unwrap();
+    lower.ingest(0, false, &mut std::iter::once((vec![0], Some(vec![9, 9])))).unwrap();
     assert!(
         Store::open(lower.clone(), options()).is_err_and(|error| matches!(error, LowerError::Layout { .. }))
     );
     let lower = MemLower::default();
-    lower.ingest(0, &mut std::iter::once(([1, 0, 0, 0, 0, 0, 0, 0, 5].to_vec(), Some(vec![9])))).unwrap();
+    lower
+        .ingest(0, false, &mut std::iter::once(([1, 0, 0, 0, 0, 0, 0, 0, 5].to_vec(), Some(vec![9]))))
+        .unwrap();
     assert!(Store::open(lower, options()).is_err_and(|error| matches!(error, LowerError::Layout { .. })));
 }
 
