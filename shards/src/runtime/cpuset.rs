@@ -136,39 +136,83 @@ impl fmt::Display for CpuSet {
     }
 }
 
+/// Version 1 writes "no limit" as the largest number of whole pages.
+const NO_V1_LIMIT_BYTES: u64 = 1 << 62;
+
 /// What the cgroup of a process allows. `None`: no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CgroupLimits {
-    /// `cpu.max` as whole CPUs, rounded up.
+    /// `cpu.max` (`cpu.cfs_quota_us` in version 1) as whole CPUs, rounded up.
     pub cpus: Option<usize>,
-    /// `memory.max`, bytes.
+    /// `memory.max` (`memory.limit_in_bytes` in version 1), bytes.
     pub memory_bytes: Option<u64>,
 }
 
 impl CgroupLimits {
-    /// The limits of this process: the tightest of its cgroup and all above it. A system without cgroup v2 has none.
+    /// The limits of this process: the tightest of its cgroups and all above them, of either version of cgroups.
     #[must_use]
     pub fn of_this_process() -> Self {
         let Ok(text) = std::fs::read_to_string("/proc/self/cgroup") else { return Self::default() };
         Self::read(Path::new("/sys/fs/cgroup"), &text)
     }
 
-    /// Walks from the cgroup named in `proc_cgroup` (the text of `/proc/self/cgroup`) up to `root`.
+    /// Walks from the cgroups named in `proc_cgroup` (the text of `/proc/self/cgroup`) up to `root`. A container that does
+    /// not see where it stands in its host's tree finds its own limits at the root.
     fn read(root: &Path, proc_cgroup: &str) -> Self {
         let mut limits = Self::default();
-        let Some(path) = proc_cgroup.lines().find_map(|line| line.strip_prefix("0::")) else { return limits };
-        let mut at = Some(Path::new(path.trim_start_matches('/')));
-        while let Some(here) = at {
-            let folder = root.join(here);
-            if let Ok(text) = std::fs::read_to_string(folder.join("cpu.max")) {
-                limits.cpus = tighter(limits.cpus, parse_cpu_max(&text));
+        for line in proc_cgroup.lines() {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+            if controllers.is_empty() {
+                limits.walk(root, path, Self::look_v2);
+                // Beside the controllers of version 1, version 2 stands in a folder of its own.
+                limits.walk(&root.join("unified"), path, Self::look_v2);
             }
-            if let Ok(text) = std::fs::read_to_string(folder.join("memory.max")) {
-                limits.memory_bytes = tighter(limits.memory_bytes, text.trim().parse().ok());
+            for controller in controllers.split(',') {
+                match controller {
+                    "memory" => limits.walk(&root.join("memory"), path, Self::look_v1_memory),
+                    "cpu" => {
+                        limits.walk(&root.join("cpu"), path, Self::look_v1_cpu);
+                        limits.walk(&root.join(controllers), path, Self::look_v1_cpu);
+                    }
+                    _ => {}
+                }
             }
-            at = here.parent();
         }
         limits
+    }
+
+    /// Looks at a cgroup and all above it.
+    fn walk(&mut self, root: &Path, path: &str, look: fn(&mut Self, &Path)) {
+        let mut at = Some(Path::new(path.trim_start_matches('/')));
+        while let Some(here) = at {
+            look(self, &root.join(here));
+            at = here.parent();
+        }
+    }
+
+    fn look_v2(&mut self, folder: &Path) {
+        if let Ok(text) = std::fs::read_to_string(folder.join("cpu.max")) {
+            self.cpus = tighter(self.cpus, parse_cpu_max(&text));
+        }
+        if let Ok(text) = std::fs::read_to_string(folder.join("memory.max")) {
+            self.memory_bytes = tighter(self.memory_bytes, text.trim().parse().ok());
+        }
+    }
+
+    fn look_v1_memory(&mut self, folder: &Path) {
+        if let Ok(text) = std::fs::read_to_string(folder.join("memory.limit_in_bytes")) {
+            let bytes = text.trim().parse().ok().filter(|bytes| *bytes < NO_V1_LIMIT_BYTES);
+            self.memory_bytes = tighter(self.memory_bytes, bytes);
+        }
+    }
+
+    fn look_v1_cpu(&mut self, folder: &Path) {
+        let read = |name: &str| std::fs::read_to_string(folder.join(name));
+        if let (Ok(quota), Ok(period)) = (read("cpu.cfs_quota_us"), read("cpu.cfs_period_us")) {
+            // -1: no quota, which is no number of that kind.
+            self.cpus = tighter(self.cpus, parse_cpu_max(&format!("{} {}", quota.trim(), period.trim())));
+        }
     }
 }
 
@@ -237,5 +281,31 @@ mod tests {
         let limits = CgroupLimits::read(root.path(), "0::/outer/inner\n");
         assert_eq!(limits, CgroupLimits { cpus: Some(2), memory_bytes: Some(4096) });
         assert_eq!(CgroupLimits::read(root.path(), "1:cpu:/x\n"), CgroupLimits::default());
+    }
+
+    #[test]
+    fn limits_of_version_1_count_as_those_of_version_2() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
+            std::fs::write(path, text).expect("write");
+        };
+        write("memory/memory.limit_in_bytes", "9223372036854771712\n");
+        write("memory/docker/memory.limit_in_bytes", "268435456\n");
+        write("memory/docker/abc/memory.limit_in_bytes", "9223372036854771712\n");
+        write("cpu,cpuacct/docker/abc/cpu.cfs_quota_us", "250000\n");
+        write("cpu,cpuacct/docker/abc/cpu.cfs_period_us", "100000\n");
+        write("cpu,cpuacct/docker/cpu.cfs_quota_us", "-1\n");
+        write("cpu,cpuacct/docker/cpu.cfs_period_us", "100000\n");
+        let text = "12:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/x\n0::/system\n";
+        let limits = CgroupLimits::read(root.path(), text);
+        assert_eq!(limits, CgroupLimits { cpus: Some(3), memory_bytes: Some(256 << 20) });
+        // What the container cannot see of its host's tree is left out; its own limits stand at the root.
+        let inside = CgroupLimits::read(root.path(), "12:memory:/elsewhere\n");
+        assert_eq!(inside, CgroupLimits::default());
+        write("memory/memory.limit_in_bytes", "536870912\n");
+        let inside = CgroupLimits::read(root.path(), "12:memory:/elsewhere\n");
+        assert_eq!(inside.memory_bytes, Some(512 << 20));
     }
 }

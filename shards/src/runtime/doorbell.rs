@@ -6,15 +6,17 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
+
+use super::asleep::Asleep;
 
 /// One core's doorbell; shared by all who may wake it.
 #[derive(Debug)]
 pub struct Doorbell {
     fd: OwnedFd,
-    asleep: AtomicBool,
+    asleep: Asleep<AtomicBool>,
     wakes: AtomicU64,
 }
 
@@ -25,7 +27,7 @@ impl Doorbell {
     /// What the system says; out of descriptors.
     pub fn new() -> io::Result<Self> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { fd, asleep: AtomicBool::new(false), wakes: AtomicU64::new(0) })
+        Ok(Self { fd, asleep: Asleep::default(), wakes: AtomicU64::new(0) })
     }
 
     /// The descriptor to wait on; each ring is an edge, read or not.
@@ -36,19 +38,17 @@ impl Doorbell {
 
     /// The owner is about to sleep; it must look at its queues once more after this.
     pub fn prepare_sleep(&self) {
-        self.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.asleep.prepare();
     }
 
     /// The owner is awake, and looks at its queues before it sleeps again.
     pub fn awake(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
+        self.asleep.end();
     }
 
     /// Wakes the owner if it sleeps. Call after the message is in its queue.
     pub fn ring(&self) {
-        fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
+        if self.asleep.must_ring() {
             self.ring_always();
         }
     }

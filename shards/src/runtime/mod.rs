@@ -2,8 +2,9 @@
 //!
 //! Nothing here knows a shard, a replica or a log. `cpuset` and `topology` say which cores there are and which shards
 //! each owns; `core` is one pinned executor, `heap` its thread's memory; `poller` is what a core sleeps on and `socket` what comes in by it; `ring`,
-//! `doorbell` and `mesh` carry messages between cores; `pool` runs what may block, beside the cores.
+//! `doorbell` (with `asleep`) and `mesh` carry messages between cores; `pool` runs what may block, beside the cores.
 
+mod asleep;
 pub mod core;
 pub mod cpuset;
 pub mod doorbell;
