@@ -240,7 +240,8 @@ impl<M: StateMachine> Applying<'_, M> {
             let op = requests.read_op(start, bytes);
             let op_bytes = op.len();
             self.budget.spend(op_bytes);
-            let is_full = self.outbox.bytes >= self.outcome_bytes;
+            let is_full =
+                self.outbox.bytes >= self.outcome_bytes && !self.machine.is_light(slot.partition, op);
             let step =
                 if is_full { Step::Blocked } else { self.machine.read(slot.partition, op, entry.clock_ms) };
             match step {
@@ -316,7 +317,8 @@ impl<M: StateMachine> Applying<'_, M> {
     /// connection, until the replica has caught up, until a job has brought what it needs, or until the next turn, if
     /// this one has brought enough.
     pub fn read(&mut self, slot: &mut Slot, ticket: Ticket, op: &[u8]) -> bool {
-        if !slot.replica.is_settled() || self.outbox.bytes >= self.outcome_bytes {
+        let is_full = self.outbox.bytes >= self.outcome_bytes;
+        if !slot.replica.is_settled() || (is_full && !self.machine.is_light(slot.partition, op)) {
             return false;
         }
         // Tried also where it has to follow another one: what it needs is then on its way already.

@@ -93,6 +93,12 @@ pub trait StateMachine {
     /// write is refused then.
     fn takes_when_full(&self, op: &[u8]) -> bool;
 
+    /// Whether a read is known to bring and to move very little: then it is answered though its turn has brought all it may,
+    /// and does not wait behind reads that bring much. Cheap; asked for only then.
+    fn is_light(&self, _partition: PartitionId, _op: &[u8]) -> bool {
+        false
+    }
+
     /// What the step that brought this outcome took, roughly, in bytes: the outcome's in memory, and those it moved or
     /// looked at beyond the operation's own. The reads of a turn take no more than
     /// [`Limits::outcome_bytes`](crate::Limits::outcome_bytes), and one more step; so do its entries.

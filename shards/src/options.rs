@@ -98,6 +98,12 @@ impl Default for ShardOptions {
 const RECORD_SLACK_BYTES: usize = 1024;
 
 impl ShardOptions {
+    /// The longest operation that is taken where a record of the log may have so many bytes.
+    #[must_use]
+    pub fn op_limit_bytes(self, record_bytes: usize) -> usize {
+        self.fitted_to(record_bytes).limits.op_bytes
+    }
+
     /// The same, with entries and operations that fit into a record of the log.
     pub(crate) fn fitted_to(mut self, record_bytes: usize) -> Self {
         let payload_bytes = record_bytes.saturating_sub(RECORD_SLACK_BYTES);

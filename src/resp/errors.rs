@@ -125,7 +125,10 @@ pub const fn op_error(kind: ErrorKind) -> &'static str {
         ErrorKind::IncrOverflow => "ERR increment or decrement would overflow",
         ErrorKind::NotFloat => "ERR value is not a valid float",
         ErrorKind::NanOrInfinity => "ERR increment would produce NaN or Infinity",
-        ErrorKind::StringTooLong => "ERR string exceeds maximum allowed size (proto-max-bulk-len)",
+        ErrorKind::StringTooLong => {
+            "ERR string exceeds maximum allowed size (33488896 bytes for a value); nothing was done"
+        }
+        ErrorKind::KeyTooLong => "ERR key exceeds maximum allowed size (60000 bytes); nothing was done",
         ErrorKind::NoSuchKey => "ERR no such key",
         ErrorKind::BadOp => "ERR the logged operation cannot be read by this version; upgrade this node",
         ErrorKind::TooManyKeys => "ERR the reply would hold too many keys; use SCAN",

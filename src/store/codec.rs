@@ -42,6 +42,12 @@ mod code {
     pub const VERSION_OF: u8 = 79;
 }
 
+/// Whether an op's first bytes leave it open that the op is heavy.
+#[inline]
+pub(super) fn may_be_heavy(op: &[u8]) -> bool {
+    matches!(op, [_, code::KEYS | code::LCS | code::SET_RANGE | code::MULTI, ..])
+}
+
 /// Appends fields to an op's bytes.
 struct Writer<'o>(&'o mut Vec<u8>);
 

@@ -14,6 +14,9 @@ use super::state::Options;
 /// Longer keys are refused: the lower level's keys end at 64 KiB.
 pub const MAX_KEY_BYTES: usize = 60_000;
 
+/// Longer values are refused, whatever made them. Part of what entries mean: never changed.
+pub const MAX_VALUE_BYTES: usize = (32 << 20) - (64 << 10);
+
 /// What APPEND, SETRANGE and COPY may add to values in one transaction, beyond what it brings itself; those that would
 /// add more end in an error. Part of what entries mean: never changed.
 const MAX_GROWTH_BYTES: usize = 128 << 20;
@@ -99,7 +102,10 @@ impl Exec<'_> {
 
     /// Refuses a key or a value that is too long to be stored.
     pub(super) fn fits(&self, key: &[u8], value_bytes: usize) -> Run<()> {
-        if key.len() > MAX_KEY_BYTES || value_bytes > self.options.max_value_bytes {
+        if key.len() > MAX_KEY_BYTES {
+            return Err(Stop::Error(ErrorKind::KeyTooLong));
+        }
+        if value_bytes > self.options.max_value_bytes {
             return Err(Stop::Error(ErrorKind::StringTooLong));
         }
         Ok(())

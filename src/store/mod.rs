@@ -32,10 +32,11 @@ mod table;
 mod tests;
 mod upkeep;
 mod warm;
+mod weight;
 mod write;
 
 pub use codec::ListIter;
-pub use exec::MAX_KEY_BYTES;
+pub use exec::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 pub use float::LongDouble;
 pub use glob::{Effort, glob};
 pub use hash::HashSeed;

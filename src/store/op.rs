@@ -1,6 +1,7 @@
 //! What an entry means: the operations of the state machine and their outcomes. Their bytes: `codec`.
 
 use super::codec;
+pub use super::weight::HEAVY_BYTES;
 
 /// Ops of one transaction that may look at more than the keys they name (KEYS, SCAN, RANDOMKEY): what they need from
 /// below is held in memory until the transaction has run. Those beyond end in an error.
@@ -234,8 +235,10 @@ pub enum ErrorKind {
     NotFloat,
     /// `ERR increment would produce NaN or Infinity`.
     NanOrInfinity,
-    /// `ERR string exceeds maximum allowed size (proto-max-bulk-len)`.
+    /// The value would be longer than a value may be.
     StringTooLong,
+    /// The key is longer than a key may be.
+    KeyTooLong,
     /// `ERR no such key`.
     NoSuchKey,
     /// The op's bytes could not be read: written by a newer version, or damaged.

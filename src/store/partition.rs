@@ -197,6 +197,27 @@ impl Partition {
         self.table.insert(row);
     }
 
+    /// Puts bytes into the value of a live row, in place; see [`Row::set_range`]. Its time to live stays.
+    pub(super) fn set_range(
+        &mut self,
+        ledger: &mut Ledger,
+        hash: u64,
+        key: &[u8],
+        (offset, bytes): (usize, &[u8]),
+        stamp: Stamp,
+    ) -> usize {
+        let Page { rows, dirty, .. } = self.table.page_mut(hash);
+        let row = find_row(rows, hash, key).expect("only called for rows that were just found");
+        let captured_bytes = ledger.captured_bytes;
+        ledger.capture_before_change(self.id, self.keyspace, row, dirty);
+        let cost_before = row.cost_bytes();
+        let moved_bytes = row.set_range(offset, bytes);
+        row.version = stamp.version;
+        row.encoding = stamp.encoding;
+        ledger.changed(row, cost_before, dirty);
+        moved_bytes + ledger.captured_bytes - captured_bytes
+    }
+
     /// Changes when a live row expires.
     pub(super) fn set_expiry(
         &mut self,

@@ -108,6 +108,30 @@ impl Row {
         difference
     }
 
+    /// Puts bytes into the value from `offset` on, with zeros before them where the value was shorter. Returns the bytes
+    /// that were moved: those that came, and all of it whenever it had to move for the sake of its growth.
+    pub(super) fn set_range(&mut self, offset: usize, bytes: &[u8]) -> usize {
+        let start = usize::from(self.key_len) + offset;
+        let (before, end) = (self.data.len(), start + bytes.len());
+        let mut moved = bytes.len();
+        if end > before {
+            moved += end - before;
+            let mut data = std::mem::take(&mut self.data).into_vec();
+            // The allocator gives what it has set aside for a block of this size without moving it; what is given back
+            // stays with the block. So a value that grows by little is moved once in an eighth of its length.
+            let room = grown_bytes(end);
+            if room != grown_bytes(before) {
+                moved += before;
+            }
+            data.reserve_exact(room - before);
+            data.resize(end, 0);
+            self.data = data.into_boxed_slice();
+        }
+        let target = self.data.get_mut(start..end).expect("it was just made long enough");
+        target.copy_from_slice(bytes);
+        moved
+    }
+
     /// What it costs.
     #[inline]
     pub(super) fn cost_bytes(&self) -> usize {
@@ -146,6 +170,13 @@ impl Row {
     }
 }
 
+/// What is asked for where a row of so many bytes has grown: the same for all lengths of a step, which are an eighth of
+/// the length apart.
+fn grown_bytes(len: usize) -> usize {
+    const SMALL_BYTES: usize = 4 << 10;
+    if len <= SMALL_BYTES { len } else { len.next_multiple_of(len.next_power_of_two() / 16) }
+}
+
 fn joined(key: &[u8], value: &[u8]) -> Box<[u8]> {
     let mut data = Vec::with_capacity(key.len() + value.len());
     data.extend_from_slice(key);
@@ -160,6 +191,25 @@ mod tests {
     #[test]
     fn stays_small() {
         assert_eq!(size_of::<Row>(), 48);
+    }
+
+    #[test]
+    fn a_range_is_written_in_place_and_growth_is_paid_by_steps() {
+        let stamp = Stamp { version: 1, expire_at_ms: NO_EXPIRY, encoding: Encoding::Auto };
+        let mut row = Row::new(7, b"key", b"value", stamp, 1, DIRTY);
+        assert_eq!(row.set_range(1, b"AL"), 2);
+        assert_eq!((row.key(), row.value()), (&b"key"[..], &b"vALue"[..]));
+        row.set_range(7, b"end");
+        assert_eq!((row.key(), row.value()), (&b"key"[..], &b"vALue\0\0end"[..]));
+        row.set_range(8 << 20, b"x");
+        let at = row.data.as_ptr();
+        assert_eq!(row.set_range(4 << 20, b"y"), 1, "only what came is moved");
+        assert_eq!(row.data.as_ptr(), at);
+        // A million bytes more, ten at a time: the value itself moves a few times.
+        let moved: usize = (0..100_000).map(|_| row.set_range(row.value().len(), b"0123456789")).sum();
+        assert_eq!(row.value().len(), (8 << 20) + 1 + 1_000_000);
+        assert!(moved < 2 * 1_000_000 + 4 * (9 << 20), "{moved} bytes moved");
+        assert_eq!((row.key(), row.value().get(..5)), (&b"key"[..], Some(&b"vALue"[..])));
     }
 
     #[test]

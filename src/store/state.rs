@@ -57,7 +57,7 @@ impl Options {
             memory_bytes,
             hand_over_bytes,
             max_dirty_bytes: (memory_bytes / 2).min(hand_over_bytes * 4),
-            max_value_bytes: (32 << 20) - (64 << 10),
+            max_value_bytes: super::exec::MAX_VALUE_BYTES,
             max_keys_reply: 1_000_000,
             max_reply_bytes: 112 << 20,
             hash_seed,
@@ -444,6 +444,10 @@ impl<L: Lower> StateMachine for Store<L> {
 
     fn retry(&mut self) {
         self.look();
+    }
+
+    fn is_light(&self, partition: PartitionId, op: &[u8]) -> bool {
+        self.brings_little(partition, op)
     }
 
     fn step_bytes(&mut self, outcome: &Outcome) -> usize {

@@ -100,32 +100,38 @@ impl Exec<'_> {
             self.put(key, value, NO_EXPIRY, Encoding::Auto);
             return Ok(length(value.len()));
         };
-        let (joined, expire_at_ms) = ([row.value(), value].concat(), row.expire_at_ms);
-        self.fits(key, joined.len())?;
+        let (before, expire_at_ms) = (row.value().len(), row.expire_at_ms);
+        self.fits(key, before + value.len())?;
         self.grow(value.len())?;
-        self.moved_bytes += joined.len();
-        self.put(key, &joined, expire_at_ms, Encoding::Raw);
-        Ok(length(joined.len()))
+        self.change(key, before, value, expire_at_ms);
+        Ok(length(before + value.len()))
     }
 
     pub(super) fn set_range(&mut self, key: &[u8], offset: u64, value: &[u8]) -> Run {
         let row = self.live(key)?;
-        let (mut bytes, expire_at_ms) = (row.map(|row| row.value().to_vec()), expiry_of(row));
+        let (before, expire_at_ms) = (row.map(|row| row.value().len()), expiry_of(row));
         if value.is_empty() {
-            return Ok(length(bytes.map_or(0, |bytes| bytes.len())));
+            return Ok(length(before.unwrap_or(0)));
         }
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = offset.saturating_add(value.len());
         self.fits(key, end)?;
-        let bytes = bytes.get_or_insert_default();
-        self.grow(end.saturating_sub(bytes.len()))?;
-        if bytes.len() < end {
-            bytes.resize(end, 0);
+        self.grow(end.saturating_sub(before.unwrap_or(0)))?;
+        if before.is_none() {
+            self.put(key, b"", NO_EXPIRY, Encoding::Raw);
         }
-        self.moved_bytes += bytes.len();
-        bytes.get_mut(offset..end).expect("it was just made long enough").copy_from_slice(value);
-        self.put(key, bytes, expire_at_ms, Encoding::Raw);
-        Ok(length(bytes.len()))
+        self.change(key, offset, value, expire_at_ms);
+        Ok(length(end.max(before.unwrap_or(0))))
+    }
+
+    /// Puts bytes into the value of a key that exists, without moving the rest of it. When it expires stays as it is.
+    fn change(&mut self, key: &[u8], offset: usize, bytes: &[u8], expire_at_ms: u64) {
+        let (hash, stamp) = (self.hash(key), self.stamp(expire_at_ms, Encoding::Raw));
+        if expire_at_ms != NO_EXPIRY {
+            self.partition.gone.mark(key, self.version);
+        }
+        self.partition.is_written = true;
+        self.moved_bytes += self.partition.set_range(self.ledger, hash, key, (offset, bytes), stamp);
     }
 
     pub(super) fn incr_by(&mut self, key: &[u8], delta: i64) -> Run {
@@ -256,6 +262,7 @@ impl Exec<'_> {
         if (only_if_none && target_exists) || from == to {
             return Ok(done);
         }
+        self.moved_bytes += 2 * value.len();
         self.put(to, &value, stamp.expire_at_ms, stamp.encoding);
         self.drop_key(from);
         Ok(done)

@@ -26,6 +26,15 @@ pub struct Options {
     pub seed: u64,
 }
 
+impl Options {
+    /// The longest record that a frame can take, in bytes.
+    #[must_use]
+    pub fn record_limit_bytes(&self) -> usize {
+        let half = self.segment_bytes / 2 - crate::format::footer::reserve_bytes(self.segment_bytes);
+        crate::format::sectors::content_bytes(half as usize) - crate::format::frame::FRAME_HEAD_BYTES
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {

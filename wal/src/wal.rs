@@ -8,7 +8,6 @@ use std::ops::Range;
 
 use crate::device::{Completion, Device, IoId, SlotId};
 use crate::error::WalError;
-use crate::format::footer;
 use crate::format::mix;
 use crate::format::record::{ENTRY_HEAD_BYTES, RecordKind, RecordMeta};
 use crate::group_commit::GroupCommit;
@@ -173,8 +172,7 @@ impl<D: Device> Wal<D> {
 
     /// The longest record that a frame can take, in bytes.
     pub fn record_limit_bytes(&self) -> usize {
-        let half = self.options.segment_bytes / 2 - footer::reserve_bytes(self.options.segment_bytes);
-        crate::format::sectors::content_bytes(half as usize) - crate::format::frame::FRAME_HEAD_BYTES
+        self.options.record_limit_bytes()
     }
 
     /// Adds one record to the open batch. Entries must be contiguous and start at or below `last + 1`; what they

@@ -203,10 +203,42 @@ fn what_an_op_moves_of_large_values_is_told() {
     let copy = Op::Copy { from: b"k", to: b"l", replace: true };
     let lcs = Op::Lcs { a: b"k", b: b"m", len: true, idx: false, min_match_len: 0, with_match_len: false };
     told(&set("m", "0123456789"));
-    for op in [Op::Append { key: b"k", value: b"x" }, set_range, copy, lcs] {
+    for op in [copy, lcs] {
         let (bytes, outcome_bytes) = told(&op);
         assert!(bytes >= outcome_bytes + 100_000, "{op:?}: {bytes}");
     }
+    // These change the row where it is.
+    for op in [Op::Append { key: b"k", value: b"x" }, set_range] {
+        let (bytes, outcome_bytes) = told(&op);
+        assert!(bytes > outcome_bytes && bytes < outcome_bytes + 100, "{op:?}: {bytes}");
+    }
     let (bytes, outcome_bytes) = told(&get("k"));
     assert!(bytes == outcome_bytes && bytes >= 100_000, "{bytes}");
+}
+
+#[test]
+fn ranges_of_large_values_are_written_in_place() {
+    const VALUE_BYTES: u64 = 8 << 20;
+    let mut d = Driver::new(MemLower::default(), options());
+    let told = |d: &mut Driver<_>, op: &Op<'_>| {
+        let outcome = d.run(op);
+        (d.store.step_bytes(&outcome), outcome)
+    };
+    let range = |offset| Op::SetRange { key: b"k", offset, value: b"x" };
+    let (first, _) = told(&mut d, &range(VALUE_BYTES - 1));
+    assert!(first >= VALUE_BYTES as usize, "it is made: {first}");
+    let moved: usize = (0..300).map(|n| told(&mut d, &range(VALUE_BYTES - 1 - n)).0).sum();
+    assert!(moved < 300 * 200, "{moved} bytes for 300 bytes written");
+    // Growing by little moves all of it a few times, not each time.
+    let append = Op::Append { key: b"k", value: b"0123456789" };
+    let moved: usize = (0..3000).map(|_| told(&mut d, &append).0).sum();
+    assert!(moved < 3000 * 200 + 2 * VALUE_BYTES as usize, "{moved} bytes for 30,000 bytes appended");
+    let (_, len) = told(&mut d, &Op::StrLen { key: b"k" });
+    assert_eq!(len, Outcome::Int(VALUE_BYTES as i64 + 30_000));
+    // A hand-over in between takes the value as it was, and what came after it stays.
+    d.hand_over();
+    told(&mut d, &range(0));
+    d.crash();
+    let outcome = d.run(&Op::GetRange { key: b"k", start: -10, end: -1 });
+    assert_eq!(outcome, Outcome::Bulk(b"0123456789".to_vec()));
 }
