@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use corduroy_shards::runtime::CpuSet;
 
+mod bounds;
 pub mod load;
 pub mod redis;
 pub mod value;
@@ -21,6 +22,8 @@ pub use value::{LogFormat, LogLevel, Replication, WalSync};
 const MIB: u64 = 1 << 20;
 /// Log segments that a shard cannot do without, beside its spares: the one it writes, and two on their way back.
 const MIN_SEGMENTS_IN_USE: usize = 3;
+/// Less would close clients for ordinary requests.
+const CLIENTS_MIN_BYTES: u64 = MIB;
 /// SLOWLOG's entries are held in memory.
 const SLOWLOG_MAX_LEN: usize = 1_000_000;
 
@@ -123,6 +126,9 @@ settings! {
     partitions: u32 = "1", "partitions", Format;
     /// Memory for the state, over all shards; 0: half of what the machine or the cgroup has.
     memory_bytes: Bytes = "0", "memory_bytes", Cold, "maxmemory";
+    /// Memory that all clients together may make the node hold (input, queued commands, replies); above it the one that holds
+    /// the most is closed. 0: half of the state's, 64 MiB to 4 GiB.
+    clients_bytes: Bytes = "0", "memory.clients_bytes", Hot, "maxmemory-clients";
     /// Whether writes go through Raft or only through the log; off is for data that will never be replicated.
     replication: Replication = "raft", "replication", Cold;
     /// How a log write is made durable: write flagged DSYNC, write linked to a flush, or plain blocking calls.
@@ -147,14 +153,12 @@ settings! {
     shutdown_timeout_ms: Millis = "10000", "timeout.shutdown_ms", Hot;
     /// Close a connection with so much unread output at once.
     output_hard_bytes: Bytes = "128MiB", "output.hard_bytes", Hot;
-    /// Close the connection with the most unread output while all of a core together have more than this.
-    output_core_bytes: Bytes = "512MiB", "output.core_bytes", Hot;
     /// Close a connection with so much unread output for `output.soft_ms`.
     output_soft_bytes: Bytes = "32MiB", "output.soft_bytes", Hot;
     /// How long output may stay above `output.soft_bytes`.
     output_soft_ms: Millis = "60000", "output.soft_ms", Hot;
-    /// Largest single argument of a request.
-    max_bulk_bytes: Bytes = "64MiB", "max_bulk_bytes", Hot, "proto-max-bulk-len";
+    /// Largest single argument of a request, a value for example; 0: what an entry of the log takes, which is the most.
+    max_bulk_bytes: Bytes = "0", "max_bulk_bytes", Hot, "proto-max-bulk-len";
     /// Log requests that take longer than this to SLOWLOG, µs; negative: none.
     slowlog_slower_than_us: i64 = "10000", "slowlog.slower_than_us", Hot, "slowlog-log-slower-than";
     /// Entries that SLOWLOG keeps.
@@ -194,11 +198,20 @@ impl Config {
             format!("{} is below 1 MiB; 0 takes half of the memory there is", self.memory_bytes.0),
         );
         self.check_core_ports(&mut check);
-        let most = self.wal_segment_bytes.0 / 2;
+        let most = self.largest_argument_bytes();
         check(
-            self.max_bulk_bytes.0 <= most.max(64 * MIB) && self.max_bulk_bytes.0 >= MIB,
+            self.max_bulk_bytes.0 == 0 || (MIB..=most).contains(&self.max_bulk_bytes.0),
             "max_bulk_bytes",
-            format!("{} is not between 1 MiB and {}", self.max_bulk_bytes.0, most.max(64 * MIB)),
+            format!(
+                "{} is not between 1 MiB and {most}, which is what an entry of the log takes (wal.segment_bytes); 0 takes \
+                 the most",
+                self.max_bulk_bytes.0
+            ),
+        );
+        check(
+            self.clients_bytes.0 == 0 || self.clients_bytes.0 >= CLIENTS_MIN_BYTES,
+            "memory.clients_bytes",
+            format!("{} is below 1 MiB; 0 takes half of the state's memory", self.clients_bytes.0),
         );
         self.check_output(&mut check);
         check(
@@ -252,11 +265,6 @@ impl Config {
             self.output_soft_bytes.0 <= self.output_hard_bytes.0,
             "output.soft_bytes",
             format!("{} is above output.hard_bytes ({})", self.output_soft_bytes.0, self.output_hard_bytes.0),
-        );
-        check(
-            self.output_hard_bytes.0 <= self.output_core_bytes.0,
-            "output.core_bytes",
-            format!("{} is below output.hard_bytes ({})", self.output_core_bytes.0, self.output_hard_bytes.0),
         );
         check(self.max_clients > 0, "max_clients", "0 would let nobody connect".to_owned());
         check(
@@ -345,7 +353,12 @@ mod tests {
         assert!(text(&[("core_ports", "65534"), ("cores", "0-1")]).is_empty());
         assert_eq!(text(&[("core_ports", "7378"), ("cores", "0-1")]), ["core_ports"]);
         assert!(text(&[("core_ports", "7380"), ("cores", "0-1")]).is_empty());
-        assert_eq!(text(&[("output.core_bytes", "1MiB")]), ["output.core_bytes"]);
+        assert_eq!(text(&[("memory.clients_bytes", "1000")]), ["memory.clients_bytes"]);
+        assert!(text(&[("memory.clients_bytes", "1MiB")]).is_empty());
+        assert!(text(&[("max_bulk_bytes", "29MiB")]).is_empty());
+        assert_eq!(text(&[("max_bulk_bytes", "30MiB")]), ["max_bulk_bytes"]);
+        assert_eq!(text(&[("max_bulk_bytes", "2MiB"), ("wal.segment_bytes", "4MiB")]), ["max_bulk_bytes"]);
+        assert!(text(&[("max_bulk_bytes", "1MiB"), ("wal.segment_bytes", "4MiB")]).is_empty());
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! The one place where configuration, state, sessions and shards meet. In the order of the walk: `identity` (whose folder
 //! it is), `plan` (what lives where), `shared` (what all cores see), `boot` (a core opens its shards), `core` (one core's
-//! state), `listen` and `connection` (bytes in and out), `backend` (what sessions ask of the core), `driver` (the loop that
-//! turns the shards), `event` (what wakes it), `info` (figures).
+//! state), `host` and `gate` (a shard on it, and what waits before it), `listen`, `connection`, `conns` and `overdue` (bytes in
+//! and out, and time limits), `budget` and `ledger` (what the node may take, and what it holds for clients), `backend` (what
+//! sessions ask of the core), `driver` (the loop that turns the shards), `event` (what wakes it), `info` (figures).
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,20 +26,27 @@ use crate::store::LowerError;
 pub mod access;
 mod backend;
 mod boot;
+mod budget;
 mod connection;
+mod conns;
 mod core;
 mod driver;
 mod event;
+mod gate;
+mod host;
 pub mod identity;
 mod info;
+mod ledger;
 mod listen;
 pub mod log;
 mod message;
+mod overdue;
 mod plan;
 mod shared;
 mod signals;
 
 use boot::Booted;
+use budget::Descriptors;
 use identity::{Bound, Identity, IdentityError};
 use plan::Plan;
 use shared::{Phase, Shared};
@@ -174,7 +182,7 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     let affinity = CpuSet::of_this_thread().map_err(system("asking for the CPU affinity"))?;
     let limits = CgroupLimits::of_this_process();
     let topology = Topology::choose(config.cores.0.as_ref(), &affinity, limits)?;
-    let memory = memory_budget(&config, limits);
+    let memory = budget::state_memory(&config, limits);
     let plan = Plan::new(&identity, topology.cores());
     let bound = identity::check(&identity, &config.data_dir, plan.used_shards())?;
     for core in 0..topology.cores() {
@@ -182,11 +190,12 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
             Listener::check_free(address).map_err(|source| StartError::Listen { address, source })?;
         }
     }
-    raise_descriptor_limit();
+    let descriptors = Descriptors::of_this_process(&plan);
+    descriptors.fit(&mut config);
     announce(&config, &identity, &topology, &plan, memory, &report);
 
     let bells = Mesh::doorbells(topology.cores()).map_err(system("making doorbells"))?;
-    let shared = Shared::new(config, identity, plan, memory, bells);
+    let shared = Shared::new(config, identity, plan, memory, descriptors, bells);
     signals::watch(Arc::clone(&shared)).map_err(system("watching for signals"))?;
     let cores = start_cores(&shared, &topology)?;
     let result = run(&shared, cores, &topology, &bound);
@@ -295,28 +304,6 @@ fn pool_cpus(topology: &Topology) -> CpuSet {
         (false, _) => quiet,
         (true, false) => topology.spare.clone(),
         (true, true) => all,
-    }
-}
-
-/// The state's memory: as configured, else half of what there is.
-fn memory_budget(config: &Config, limits: CgroupLimits) -> Bytes {
-    if config.memory_bytes.0 > 0 {
-        return config.memory_bytes;
-    }
-    let machine = rustix::system::sysinfo();
-    let machine = machine.totalram as u64 * u64::from(machine.mem_unit);
-    Bytes(limits.memory_bytes.map_or(machine, |limit| limit.min(machine)) / 2)
-}
-
-/// Connections need descriptors: takes as many as this user may have.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current < limit.maximum || limit.maximum.is_none() {
-        limit.current = limit.maximum.or(Some(1 << 20));
-        if let Err(error) = setrlimit(Resource::Nofile, limit) {
-            tracing::warn!(%error, "the limit of open files stays as it is");
-        }
     }
 }
 

@@ -104,6 +104,8 @@ impl Live {
             // As in Redis, whoever may ask for the password by name knows it.
             let value = match setting.key {
                 "requirepass" => self.config.requirepass.0.clone(),
+                // What holds, where the setting leaves it to the log.
+                "max_bulk_bytes" => self.config.argument_bytes().to_string(),
                 _ => (setting.show)(&self.config),
             };
             for name in setting.redis.iter().copied().chain([setting.key]) {

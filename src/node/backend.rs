@@ -11,6 +11,9 @@ use super::shared::Phase;
 use crate::resp::Backend;
 use crate::store::{Lookup, glob};
 
+/// Longer values are read in the turns of their shard.
+const SHORT_WAY_BYTES: usize = 256 << 10;
+
 /// No connection has this number; asks for what no connection waits for.
 const NOBODY: u64 = u64::MAX;
 
@@ -35,6 +38,8 @@ impl Backend for Core {
         }
         let now_ms = shard.read_clock_ms(partition, self.now().wall_ms);
         match shard.machine().get(partition, key, now_ms) {
+            // Many connections may ask for much in one pass; a turn of the shard brings a bounded part of it.
+            Lookup::Value(value) if value.len() > SHORT_WAY_BYTES => return false,
             Lookup::Value(value) => with(Some(value)),
             Lookup::Absent => with(None),
             Lookup::Unknown => return false,

@@ -20,12 +20,15 @@ use super::{EXIT_IO, StartError, driver, log, system};
 use crate::config::{Config, Replication};
 use crate::store::{HashSeed, LowerError, LsmLower, LsmShared, Options as StoreOptions, Store};
 
-/// Files of the lower level that may be open at a time, all shards of a core together.
-const OPEN_TABLES: usize = 1024;
-
 /// Log that all shards together may hold before they hand their state over, in bytes, as far as whole segments allow:
 /// overwrites of few keys make much log and little state. A start applies 200 to 300 MiB of small writes in a second.
 const LOG_SOFT_BYTES: u64 = 256 << 20;
+
+/// Bytes of outcomes that the reads of a turn bring or move, and its entries: little, so that turns are short whatever is
+/// asked for.
+const OUTCOME_BYTES: usize = 8 << 20;
+/// Requests that may wait in a shard, bytes, where clients may hold less than that: two of the largest.
+const WAITING_MIN_BYTES: usize = 64 << 20;
 
 /// A core that has opened its shards.
 #[derive(Debug)]
@@ -96,7 +99,7 @@ type Shards = Vec<(ShardId, NodeShard)>;
 /// Opens this core's shards. Blocking: recovery.
 fn open_shards(shared: &Shared, core: usize) -> Result<(Shards, Booted), StartError> {
     let config = shared.config();
-    let lower = LsmShared::new(block_cache_bytes(shared), OPEN_TABLES);
+    let lower = LsmShared::new(block_cache_bytes(shared), shared.descriptors.tables_a_core);
     let mut shards = Vec::new();
     let mut opened = Vec::new();
     for shard in shared.plan.shards_of_core(core) {
@@ -146,7 +149,8 @@ fn open_shard(
     belongs_here(shared, shard, wal_folder, &logs)?;
     belongs_here(shared, shard, state_folder, &store.partitions())?;
     let partitions = shared.plan.partitions_of(shard);
-    let shard_options = shard_options(config, shared.plan.used_shards());
+    let waiting = shared.ledger.limit().max(WAITING_MIN_BYTES);
+    let shard_options = shard_options(config, shared.plan.used_shards(), waiting);
     let open = Shard::open(shard_options, wal, store, &partitions, seed)
         .map_err(|source| StartError::Shard { shard, source })?;
     Ok((open, Opened { shard, device: description, found, took: begun.elapsed() }))
@@ -221,7 +225,7 @@ fn log_soft_segments(config: &Config, used_shards: u32) -> u64 {
     (share / config.wal_segment_bytes.0).clamp(2, ShardOptions::default().log_soft_segments)
 }
 
-fn shard_options(config: &Config, used_shards: u32) -> ShardOptions {
+fn shard_options(config: &Config, used_shards: u32, waiting_bytes: usize) -> ShardOptions {
     let replication = match config.replication {
         Replication::Raft => RaftOn::On,
         Replication::Off => RaftOn::Off,
@@ -233,6 +237,9 @@ fn shard_options(config: &Config, used_shards: u32) -> ShardOptions {
         op_bytes: defaults.op_bytes.min(half.saturating_sub(64 << 10)),
         entry_bytes: defaults.entry_bytes.min(half / 4),
         frame_bytes: defaults.frame_bytes.min(half / 2),
+        outcome_bytes: OUTCOME_BYTES,
+        shard_bytes: defaults.shard_bytes.min(waiting_bytes),
+        unapplied_bytes: defaults.unapplied_bytes.min(waiting_bytes),
         ..defaults
     };
     let log_soft_segments = log_soft_segments(config, used_shards);

@@ -18,15 +18,14 @@ use corduroy_shards::runtime::{Ready, Socket};
 
 use super::core::{Core, bump};
 use super::event::Event;
+use super::ledger;
+use super::overdue::{check_backlog, want_sweep, watch_partial};
 use super::shared::Phase;
-use crate::config::Config;
 use crate::resp::{Opening, Session};
 
-/// Bits of a connection's number for its place in the table; those above, up to the core's, count reuses of the place.
-const PLACE_BITS: u32 = 16;
-
-/// A request that keeps arriving must bring so many bytes in each `timeout.partial_ms`.
-const PARTIAL_MIN_BYTES: u64 = 64 << 10;
+/// Work that a connection may do in a pass; shared out where several have more to do than that, down to the least.
+const PASS_UNITS: u32 = 8192;
+const PASS_UNITS_MIN: u32 = 256;
 
 /// One connection.
 pub struct Conn {
@@ -39,6 +38,8 @@ pub struct Conn {
     pub is_listed: Cell<bool>,
     /// On the core's list of connections to read.
     is_queued: Cell<bool>,
+    /// On the core's list of connections whose share of work did not suffice.
+    is_unfinished: Cell<bool>,
     /// The socket may hold something unread.
     has_input: Cell<bool>,
     /// The end has been announced: reading goes on until it is reached, for no other event tells of it.
@@ -48,14 +49,14 @@ pub struct Conn {
     has_ended: Cell<bool>,
     /// What a full socket did not take, until all of it is sent.
     unsent: RefCell<Unsent>,
-    last_input_ns: Cell<u64>,
+    pub(super) last_input_ns: Cell<u64>,
     /// Since when a request has been arriving, and how much since.
-    partial: Cell<Option<(u64, u64)>>,
+    pub(super) partial: Cell<Option<(u64, u64)>>,
     /// Bytes read that `partial` does not count yet.
-    came_bytes: Cell<u64>,
-    over_soft_since_ns: Cell<Option<u64>>,
-    /// What it has to send, as last counted into the core's sum.
-    counted_bytes: Cell<usize>,
+    pub(super) came_bytes: Cell<u64>,
+    pub(super) over_soft_since_ns: Cell<Option<u64>>,
+    /// What it holds, as last counted into the core's sum.
+    pub(super) counted_bytes: Cell<usize>,
 }
 
 /// Output taken from the session, and how much of it is sent.
@@ -69,77 +70,6 @@ impl Unsent {
     fn rest(&self) -> &[u8] {
         self.bytes.get(self.sent..).unwrap_or_default()
     }
-}
-
-/// The connections of a core, by number.
-pub struct Conns {
-    core: usize,
-    places: Vec<(u32, Option<Rc<Conn>>)>,
-    free: Vec<usize>,
-    count: usize,
-}
-
-impl Conns {
-    /// None yet.
-    pub fn new(core: usize) -> Self {
-        Self { core, places: Vec::new(), free: Vec::new(), count: 0 }
-    }
-
-    /// A number for a new connection; `None` if the core has no place left.
-    fn reserve(&mut self) -> Option<u64> {
-        let place = match self.free.pop() {
-            Some(place) => place,
-            None if self.places.len() < 1 << PLACE_BITS => {
-                self.places.push((0, None));
-                self.places.len() - 1
-            }
-            None => return None,
-        };
-        let (uses, _) = self.places.get_mut(place)?;
-        *uses = uses.wrapping_add(1);
-        Some((self.core as u64) << 48 | u64::from(*uses) << PLACE_BITS | place as u64)
-    }
-
-    /// Gives a number back that was never used.
-    fn release(&mut self, id: u64) {
-        self.free.push(place_of(id));
-    }
-
-    fn insert(&mut self, conn: Rc<Conn>) {
-        let (_, slot) = self.places.get_mut(place_of(conn.id)).expect("it was reserved");
-        *slot = Some(conn);
-        self.count += 1;
-    }
-
-    /// The connection of this number, if it is still open.
-    pub fn get(&self, id: u64) -> Option<Rc<Conn>> {
-        let (_, conn) = self.places.get(place_of(id))?;
-        conn.as_ref().filter(|conn| conn.id == id).cloned()
-    }
-
-    fn remove(&mut self, id: u64) {
-        if let Some((_, slot)) = self.places.get_mut(place_of(id))
-            && slot.as_ref().is_some_and(|conn| conn.id == id)
-        {
-            *slot = None;
-            self.free.push(place_of(id));
-            self.count -= 1;
-        }
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
-    /// All of them.
-    pub fn all(&self) -> Vec<Rc<Conn>> {
-        self.places.iter().filter_map(|(_, conn)| conn.clone()).collect()
-    }
-}
-
-fn place_of(id: u64) -> usize {
-    (id & ((1 << PLACE_BITS) - 1)) as usize
 }
 
 /// Takes a new socket in.
@@ -170,6 +100,7 @@ pub fn open(core: &Rc<Core>, socket: Socket, peer: Option<SocketAddr>) {
         session: RefCell::new(session),
         is_listed: Cell::new(false),
         is_queued: Cell::new(false),
+        is_unfinished: Cell::new(false),
         has_input: Cell::new(true),
         is_ending: Cell::new(false),
         is_closed: Cell::new(false),
@@ -237,10 +168,11 @@ pub fn read_all(core: &Rc<Core>) {
 
 fn read(core: &Rc<Core>, conn: &Rc<Conn>) {
     let mut buffer = core.buffer.borrow_mut();
-    match conn.socket.try_recv(&mut buffer) {
+    let wanted = conn.session.borrow().read_max_bytes().min(buffer.len());
+    match conn.socket.try_recv(buffer.get_mut(..wanted).unwrap_or_default()) {
         Ok(0) => conn.has_ended.set(true),
         Ok(count) => {
-            conn.has_input.set(count == buffer.len() || conn.is_ending.get());
+            conn.has_input.set(count == wanted || conn.is_ending.get());
             take_input(core, conn, buffer.get(..count).unwrap_or_default());
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.has_input.set(false),
@@ -257,6 +189,7 @@ fn read(core: &Rc<Core>, conn: &Rc<Conn>) {
 fn take_input(core: &Rc<Core>, conn: &Rc<Conn>, bytes: &[u8]) {
     let now = core.tick();
     let mut session = conn.session.borrow_mut();
+    session.begin_turn(units(core));
     session.input(bytes, &**core);
     conn.last_input_ns.set(now.mono_ns);
     conn.came_bytes.set(conn.came_bytes.get() + bytes.len() as u64);
@@ -265,17 +198,29 @@ fn take_input(core: &Rc<Core>, conn: &Rc<Conn>, bytes: &[u8]) {
     }
 }
 
-/// Keeps the time since when a request has been arriving, and counts what came of it.
-fn watch_partial(core: &Core, conn: &Conn) {
-    let came_bytes = conn.came_bytes.take();
-    let partial = conn.session.borrow().is_midway().then(|| {
-        let (since_ns, before) = conn.partial.get().unwrap_or((core.now().mono_ns, 0));
-        (since_ns, before + came_bytes)
-    });
-    if partial.is_some() {
-        want_sweep(core);
+/// A connection's share of the work of a pass.
+fn units(core: &Core) -> u32 {
+    let sharing = u32::try_from(core.unfinished.borrow().len()).unwrap_or(u32::MAX);
+    (PASS_UNITS / sharing.saturating_add(1)).max(PASS_UNITS_MIN)
+}
+
+/// Lets connections go on whose share of work did not suffice in the last pass.
+pub fn go_on_all(core: &Rc<Core>) {
+    let units = units(core);
+    for conn in core.unfinished.take() {
+        conn.is_unfinished.set(false);
+        if conn.is_closed.get() {
+            continue;
+        }
+        let mut session = conn.session.borrow_mut();
+        session.begin_turn(units);
+        // What the socket did not take goes first.
+        if conn.unsent_bytes() == 0 {
+            session.resume(&**core);
+        }
+        drop(session);
+        settle(core, &conn);
     }
-    conn.partial.set(partial);
 }
 
 impl Conn {
@@ -294,14 +239,24 @@ impl Conn {
         session.wants_read() || (self.unsent_bytes() > 0 && session.holds_more_input())
     }
 
-    /// Nothing under way and nothing left to send.
-    fn is_quiet(&self) -> bool {
+    /// Nothing under way and nothing left to do or to send.
+    pub(super) fn is_quiet(&self) -> bool {
         let session = self.session.borrow();
-        self.unsent_bytes() == 0 && session.output().is_empty() && session.in_flight() == 0
+        self.unsent_bytes() == 0
+            && session.output().is_empty()
+            && session.in_flight() == 0
+            && !session.is_unfinished()
     }
 
-    fn unsent_bytes(&self) -> usize {
+    /// Bytes that the socket did not take yet.
+    pub(super) fn unsent_bytes(&self) -> usize {
         self.unsent.borrow().rest().len()
+    }
+
+    /// Has the node see what it holds, and answers all of it.
+    pub(super) fn held_bytes(&self) -> usize {
+        let unsent = self.unsent.borrow().bytes.capacity();
+        size_of::<Self>() + self.session.borrow_mut().publish_footprint(unsent)
     }
 
     /// Sends what an earlier send left over; whether nothing is left.
@@ -357,9 +312,13 @@ pub fn settle(core: &Rc<Core>, conn: &Rc<Conn>) {
     }
     // What was half a request may lie among what was kept while the session was paused.
     watch_partial(core, conn);
-    count_output(core, conn);
+    ledger::count(core, conn);
     check_backlog(core, conn);
-    if conn.may_read(core) {
+    if conn.session.borrow().is_unfinished() && !conn.is_closed.get() {
+        if !conn.is_unfinished.replace(true) {
+            core.unfinished.borrow_mut().push(Rc::clone(conn));
+        }
+    } else if conn.may_read(core) {
         queue(core, conn);
     }
 }
@@ -389,56 +348,18 @@ fn flush(core: &Rc<Core>, conn: &Rc<Conn>) -> io::Result<()> {
     }
 }
 
-/// Counts what a connection has to send, and what was read beyond it; closes those with the most while all together have too much.
-fn count_output(core: &Rc<Core>, conn: &Conn) {
-    let session = conn.session.borrow();
-    let unsent_bytes = conn.unsent_bytes();
-    let input_bytes = if unsent_bytes > 0 { session.held_input_bytes() } else { 0 };
-    let bytes = unsent_bytes + session.output().len() + session.held_bytes() + input_bytes;
-    drop(session);
-    let before = conn.counted_bytes.replace(bytes);
-    core.output_bytes.set(core.output_bytes.get() + bytes - before);
-    while core.output_bytes.get() as u64 > core.config().output_core_bytes.0 {
-        let most = core.conns.borrow().all().into_iter().max_by_key(|conn| conn.counted_bytes.get());
-        let Some(most) = most else { return };
-        let (conn, backlog) = (most.id, most.counted_bytes.get());
-        tracing::warn!(conn, backlog, "closing a connection: it holds the most of too much unread output");
-        close(core, &most);
-    }
-}
-
-/// Closes a connection whose reader is too slow.
-fn check_backlog(core: &Rc<Core>, conn: &Rc<Conn>) {
-    let backlog = conn.unsent_bytes() + conn.session.borrow().output().len();
-    if backlog == 0 {
-        conn.over_soft_since_ns.set(None);
-        return;
-    }
-    let config = core.config();
-    let now_ns = core.now().mono_ns;
-    let backlog = backlog as u64;
-    if backlog <= config.output_soft_bytes.0 {
-        conn.over_soft_since_ns.set(None);
-    } else {
-        let since = conn.over_soft_since_ns.get().unwrap_or(now_ns);
-        conn.over_soft_since_ns.set(Some(since));
-        let is_long = now_ns - since > config.output_soft_ms.0.saturating_mul(1_000_000);
-        if backlog > config.output_hard_bytes.0 || is_long {
-            tracing::warn!(conn = conn.id, backlog, "closing a connection that does not read its replies");
-            close(core, conn);
-            return;
-        }
-    }
-    want_sweep(core);
-}
-
 /// Ends a connection now. Outcomes still to come have nobody to go to.
 pub fn close(core: &Rc<Core>, conn: &Rc<Conn>) {
     if conn.is_closed.replace(true) {
         return;
     }
     conn.socket.shutdown();
-    core.output_bytes.set(core.output_bytes.get() - conn.counted_bytes.take());
+    ledger::leave(core, conn);
+    // Lists of this pass may hold the connection a while longer, but nothing that it has to say or do.
+    if let Ok(mut session) = conn.session.try_borrow_mut() {
+        session.abandon();
+    }
+    *conn.unsent.borrow_mut() = Unsent::default();
     core.conns.borrow_mut().remove(conn.id);
     core.shared.connections.fetch_sub(1, Ordering::Relaxed);
     publish_count(core);
@@ -450,46 +371,4 @@ fn publish_count(core: &Core) {
     if let Some(facts) = core.shared.facts.get(core.index) {
         facts.connections.store(core.conns.borrow().len(), Ordering::Relaxed);
     }
-}
-
-/// Has the time limits looked at within a second.
-fn want_sweep(core: &Core) {
-    if core.sweep_at_ns.get().is_none() {
-        core.sweep_at_ns.set(Some(core.now().mono_ns + 1_000_000_000));
-        core.wake();
-    }
-}
-
-/// Looks at all connections' time limits, and goes on doing so while any has one.
-pub fn sweep(core: &Rc<Core>) {
-    core.sweep_at_ns.set(None);
-    let config = core.config();
-    // Closing changes the table, so it must not be borrowed meanwhile.
-    let conns = core.conns.borrow().all();
-    for conn in conns {
-        if is_overdue(&config, &conn, core.now().mono_ns) {
-            close(core, &conn);
-            continue;
-        }
-        check_backlog(core, &conn);
-        if conn.partial.get().is_some() || config.idle_timeout_s > 0 {
-            want_sweep(core);
-        }
-    }
-}
-
-fn is_overdue(config: &Config, conn: &Conn, now_ns: u64) -> bool {
-    let idle_ns = now_ns.saturating_sub(conn.last_input_ns.get());
-    let idle_limit_ns = config.idle_timeout_s.saturating_mul(1_000_000_000);
-    if idle_limit_ns > 0 && idle_ns > idle_limit_ns && conn.is_quiet() {
-        return true;
-    }
-    let Some((since_ns, bytes)) = conn.partial.get() else { return false };
-    let limit_ns = config.partial_timeout_ms.0.saturating_mul(1_000_000);
-    if limit_ns == 0 || now_ns.saturating_sub(since_ns) <= limit_ns {
-        return false;
-    }
-    // A large request on a slow line makes progress; one byte a minute does not.
-    conn.partial.set(Some((now_ns, 0)));
-    bytes < PARTIAL_MIN_BYTES
 }

@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,20 +16,22 @@ use std::time::Instant;
 use corduroy_shards::runtime::pool::Task;
 use corduroy_shards::runtime::ring::{RingReceiver, RingSender, ring};
 use corduroy_shards::runtime::{Endpoint, Full, Poller};
-use corduroy_shards::{Counters, Groups};
 use corduroy_shards::{
     Input, Kind, Now, PartitionId, Rejection, Reply, Shard, ShardId, StageStamps, StateMachine, Ticket,
 };
-use corduroy_wal::WalStats;
 use corduroy_wal::device::{DiskDevice, SyncMode};
 
-use super::connection::{Conn, Conns};
-use super::listen::Listening;
+use super::connection::Conn;
+use super::conns::Conns;
+use super::gate::Heavy;
+pub use super::host::{Host, ShardFacts};
+use super::ledger::{COUNTED_OUTCOME_BYTES, Count};
+use super::listen::{self, Listening};
 use super::message::Message;
 use super::shared::{Shared, lock, wall_ms};
 use crate::config::{Config, WalSync};
 use crate::resp::SessionReply;
-use crate::store::{LsmLower, Store, StoreStats};
+use crate::store::{LsmLower, Op, Store};
 
 /// The state machine of the shards.
 pub type Machine = Store<LsmLower>;
@@ -47,38 +50,6 @@ pub const MAX_GROUPS: usize = 64;
 
 /// Bytes of the buffer that all connections of a core read into.
 const READ_BUFFER_BYTES: usize = 64 << 10;
-
-/// A shard on this core.
-#[derive(Debug)]
-pub struct Host {
-    /// Which.
-    pub id: ShardId,
-    /// The shard. Borrowed for one call at a time.
-    pub shard: RefCell<NodeShard>,
-    /// Something was put in since its last turn, or its log has news.
-    pub dirty: Cell<bool>,
-    /// When it wants to be turned at the latest, on the monotonic clock.
-    pub wake_at_ns: Cell<Option<u64>>,
-}
-
-/// A shard's figures for INFO.
-#[derive(Clone, Debug)]
-pub struct ShardFacts {
-    /// Which.
-    pub id: ShardId,
-    /// Of the heart.
-    pub counters: Counters,
-    /// Of the log.
-    pub wal: WalStats,
-    /// Of the state.
-    pub store: StoreStats,
-    /// Of the replicas.
-    pub groups: Groups,
-    /// Whether the log has room.
-    pub has_space: bool,
-    /// How its writes are made durable now.
-    pub sync: SyncMode,
-}
 
 /// Where a partition lives.
 #[derive(Clone, Copy, Debug)]
@@ -124,12 +95,18 @@ pub struct Core {
     pub decided: RefCell<Vec<(Ticket, SessionReply)>>,
     /// Its connections.
     pub conns: RefCell<Conns>,
-    /// What all of them have to send and have not sent.
-    pub output_bytes: Cell<usize>,
+    /// What all of them hold.
+    pub count: Count,
+    /// Connections whose share of work did not suffice: they go on in the next pass.
+    pub unfinished: RefCell<Vec<Rc<Conn>>>,
+    /// Shards were not turned since too many outcomes are under way to other cores.
+    pub is_held_back: Cell<bool>,
     /// Connections to be settled: their sessions got replies.
     pub unsettled: RefCell<Vec<Rc<Conn>>>,
     /// Connections whose sockets may be read.
     pub readable: RefCell<Vec<Rc<Conn>>>,
+    /// Given up to refuse a connection when there is no descriptor left.
+    pub spare_fd: RefCell<Option<OwnedFd>>,
     /// What it listens on.
     pub listening: RefCell<Vec<Listening>>,
     /// What it sleeps on.
@@ -170,16 +147,7 @@ impl Core {
     ) -> io::Result<Rc<Self>> {
         let poller = Poller::new()?;
         let index = mesh.core();
-        let hosts: Vec<Host> = shards
-            .into_iter()
-            .map(|(id, shard)| Host {
-                id,
-                shard: RefCell::new(shard),
-                // The first turn lets the replicas begin.
-                dirty: Cell::new(true),
-                wake_at_ns: Cell::new(None),
-            })
-            .collect();
+        let hosts: Vec<Host> = shards.into_iter().map(|(id, shard)| Host::new(id, shard)).collect();
         let places = shared.plan.partitions().iter().map(|&partition| {
             let shard = shared.plan.shard_of(partition);
             let here = hosts.iter().position(|host| Some(host.id) == shard);
@@ -202,9 +170,12 @@ impl Core {
             stages: Cell::new(None),
             decided: RefCell::default(),
             conns: RefCell::new(Conns::new(index)),
-            output_bytes: Cell::new(0),
+            count: Count::default(),
+            unfinished: RefCell::default(),
+            is_held_back: Cell::new(false),
             unsettled: RefCell::default(),
             readable: RefCell::default(),
+            spare_fd: RefCell::new(listen::spare_descriptor()),
             listening: RefCell::default(),
             poller,
             is_woken: Cell::new(false),
@@ -289,9 +260,27 @@ impl Core {
 
     fn request_here(&self, at: usize, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) {
         let host = self.hosts.get(at).expect("places name shards of this core");
+        if Op::is_heavy_bytes(op) {
+            let held = host.hold(self.now().mono_ns, Heavy { ticket, partition, kind, op: op.into() });
+            self.decided.borrow_mut().extend(held.err());
+            self.wake();
+            return;
+        }
         host.shard.borrow_mut().handle(Input::Request { ticket, partition, kind, op });
         host.dirty.set(true);
         self.wake();
+    }
+
+    /// Lets heavy requests into a shard, whose turn it is.
+    pub fn admit(&self, host: &Host, now: Now) {
+        let is_wanted = |ticket: Ticket| {
+            core_of_conn(ticket.conn) != self.index || self.conns.borrow().get(ticket.conn).is_some()
+        };
+        let late = host.admit(now.mono_ns, is_wanted);
+        if !late.is_empty() {
+            self.decided.borrow_mut().extend(late);
+            self.wake();
+        }
     }
 
     /// Sends to another core, or keeps what its ring has no room for.
@@ -346,8 +335,11 @@ impl Core {
                 Some(Place::Here(at)) => self.request_here(at, ticket, partition, kind, &op),
                 _ => self.answer(ticket, Reply::Rejected(Rejection::NoPartition(partition)), None),
             },
-            Message::Reply { ticket, reply, stages } => {
+            Message::Reply { ticket, reply, stages, bytes } => {
                 self.deliver(ticket, reply, stages.map(|stages| *stages));
+                if bytes > 0 && self.shared.ledger.take_outcome(bytes) {
+                    self.shared.bells.iter().for_each(|bell| bell.ring());
+                }
             }
             Message::Look { conn } => self.look(conn),
         }
@@ -362,7 +354,15 @@ impl Core {
             let slowlog = &self.shared.hub.slowlog;
             let stages = stages
                 .filter(|stages| slowlog.may_be_slow(stages.applied_ns.saturating_sub(stages.queued_ns)));
-            self.post(core, Message::Reply { ticket, reply, stages: stages.map(Box::new) })
+            let bytes = match &reply {
+                Reply::Done { outcome, .. } => outcome.cost_bytes(),
+                Reply::Rejected(_) | Reply::Unknown => 0,
+            };
+            let bytes = if bytes < COUNTED_OUTCOME_BYTES { 0 } else { bytes };
+            if bytes > 0 {
+                self.shared.ledger.send_outcome(bytes);
+            }
+            self.post(core, Message::Reply { ticket, reply, stages: stages.map(Box::new), bytes })
         }
     }
 
@@ -406,21 +406,6 @@ impl Core {
         }
         self.published_ns.set(self.now().mono_ns);
         self.unpublished.set(false);
-    }
-}
-
-impl Host {
-    fn facts(&self) -> ShardFacts {
-        let shard = self.shard.borrow();
-        ShardFacts {
-            id: self.id,
-            counters: *shard.counters(),
-            wal: shard.wal().stats(),
-            store: shard.machine().stats(),
-            groups: Groups::gather(shard.replicas(), MAX_GROUPS),
-            has_space: shard.wal().space() == corduroy_wal::Space::Ok,
-            sync: shard.wal().device().sync_mode(),
-        }
     }
 }
 

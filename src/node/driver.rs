@@ -18,7 +18,7 @@ use corduroy_shards::{Input, Now, Outputs, ShardError, StateMachine};
 use super::core::{Core, Host, Job, MAX_JOBS, Machine, bump};
 use super::event::Event;
 use super::shared::Phase;
-use super::{EXIT_IO, StartError, connection, listen, log};
+use super::{EXIT_IO, StartError, connection, listen, log, overdue};
 
 /// Messages taken from each core in a pass.
 const DRAIN_MAX: usize = 1024;
@@ -76,6 +76,7 @@ impl Driver {
     fn pass(&mut self, core: &Rc<Core>) -> bool {
         core.tick();
         self.accept_at_ns = listen::accept_all(core);
+        connection::go_on_all(core);
         connection::read_all(core);
         // Reading took time and looked at the clock; from here on the pass has one time.
         let now = core.tick();
@@ -85,15 +86,10 @@ impl Driver {
             self.config_version = core.shared.version();
             core.follow_config();
         }
-        let mut again = false;
-        for (at, host) in core.hosts.iter().enumerate() {
-            if is_due(host, now) {
-                again |= self.turn(core, at, host, now);
-            }
-        }
+        let again = self.turn_all(core, now);
         start_jobs(core);
         if core.sweep_at_ns.get().is_some_and(|at| at <= now.mono_ns) {
-            connection::sweep(core);
+            overdue::sweep(core);
         }
         settle_all(core);
         core.flush_mesh();
@@ -123,6 +119,24 @@ impl Driver {
         }
     }
 
+    /// Turns the shards that have something to do, unless other cores have yet to take too much of what they have made.
+    fn turn_all(&mut self, core: &Rc<Core>, now: Now) -> bool {
+        let mut again = false;
+        core.is_held_back.set(false);
+        for (at, host) in core.hosts.iter().enumerate() {
+            core.admit(host, now);
+            if !is_due(host, now) {
+                continue;
+            }
+            if core.shared.ledger.is_full() {
+                core.is_held_back.set(true);
+                return false;
+            }
+            again |= self.turn(core, at, host, now);
+        }
+        again
+    }
+
     /// Turns one shard and carries out what comes of it.
     fn turn(&mut self, core: &Rc<Core>, at: usize, host: &Host, now: Now) -> bool {
         host.dirty.set(false);
@@ -139,9 +153,10 @@ impl Driver {
             core.jobs.waiting.borrow_mut().extend(self.out.jobs.drain(..).map(|job| task(core, at, job)));
         }
         for (ticket, reply, stages) in self.out.take_replies() {
+            host.end(ticket);
             core.answer(ticket, reply, stages);
         }
-        let again = std::mem::take(&mut self.out.again);
+        let again = std::mem::take(&mut self.out.again) || host.dirty.get();
         if again {
             host.dirty.set(true);
         }
@@ -200,7 +215,10 @@ impl Driver {
 
     /// Takes events; sleeps until there are any, unless another pass is due at once.
     fn wait(&mut self, core: &Rc<Core>, again: bool) -> io::Result<()> {
-        let is_due = again || core.take_woken() || !core.readable.borrow().is_empty();
+        let is_due = again
+            || core.take_woken()
+            || !core.readable.borrow().is_empty()
+            || !core.unfinished.borrow().is_empty();
         let timeout = if is_due || !may_sleep(core) { Some(Duration::ZERO) } else { self.timeout(core) };
         let rests = timeout.is_none() && !self.has_rested;
         let mut is_quiet = true;
@@ -242,7 +260,8 @@ impl Driver {
 fn may_sleep(core: &Core) -> bool {
     let mesh = core.mesh.borrow();
     mesh.bell().prepare_sleep();
-    mesh.is_empty() && core.jobs.done.is_empty()
+    let is_held = !core.is_held_back.get() || core.shared.ledger.is_full();
+    mesh.is_empty() && core.jobs.done.is_empty() && is_held
 }
 
 /// Whether a shard has anything to do: a request or completion came, a timer is due, or a write is under way whose
@@ -324,3 +343,6 @@ fn end_process(host: &Host, error: &ShardError) -> ! {
     log::flush();
     std::process::exit(i32::from(EXIT_IO));
 }
+
+#[cfg(test)]
+mod tests;

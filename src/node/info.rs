@@ -91,6 +91,8 @@ fn clients(shared: &Shared) -> Lines {
         line("connected_clients", shared.connections.load(Relaxed)),
         line("maxclients", shared.config().max_clients),
         line("blocked_clients", 0),
+        line("clients_bytes", shared.ledger.total()),
+        line("clients_bytes_limit", shared.ledger.limit()),
     ];
     for (core, facts) in shared.facts.iter().enumerate() {
         lines.push((
@@ -182,6 +184,7 @@ fn stats(shared: &Shared) -> Lines {
         line("total_net_input_bytes", of_cores(|core| core.input_bytes.load(Relaxed))),
         line("total_net_output_bytes", of_cores(|core| core.output_bytes.load(Relaxed))),
         line("rejected_connections", shared.refused.load(Relaxed)),
+        line("evicted_clients", shared.ledger.evicted()),
         line("expired_keys", total(&shards, |shard| shard.store.expired_keys)),
         // Redis counts keys that it lost to make room; nothing is ever lost here.
         line("evicted_keys", 0),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
@@ -91,6 +92,7 @@ fn accept(core: &Rc<Core>, listening: &mut Listening) {
             }
             // The client gave up while it waited.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) if is_out_of_descriptors(&error) && refuse_one(core, listening) => {}
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 listening.retry_at_ns = core.now().mono_ns + RETRY_NS;
@@ -98,6 +100,31 @@ fn accept(core: &Rc<Core>, listening: &mut Listening) {
             }
         }
     }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
+}
+
+/// Takes one connection by a descriptor that is kept for this, tells it that there is no room, and lets it go. Returns
+/// whether there was one.
+fn refuse_one(core: &Core, listening: &Listening) -> bool {
+    let mut spare = core.spare_fd.borrow_mut();
+    drop(spare.take());
+    let accepted = listening.listener.try_accept();
+    let was_there = accepted.is_ok();
+    if let Ok((socket, _)) = accepted {
+        core.shared.connections.fetch_add(1, Ordering::Relaxed);
+        connection::refuse(core, &socket);
+    }
+    *spare = spare_descriptor();
+    was_there
+}
+
+/// A descriptor to be given up when there is no other left; `None` if there is not even one.
+pub fn spare_descriptor() -> Option<OwnedFd> {
+    std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
 }
 
 /// Stops accepting. Connections that were not accepted yet are reset.

@@ -26,6 +26,8 @@ pub enum Message {
         reply: SessionReply,
         /// When it passed its stages, if it may be slow.
         stages: Option<Box<StageStamps>>,
+        /// What the ledger counts of it while it is under way.
+        bytes: usize,
     },
     /// Look at this connection: it may have to be closed.
     Look {

@@ -9,8 +9,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use corduroy_shards::runtime::{Doorbell, Pool};
 
 use super::StartError;
+use super::budget::{Descriptors, clients_memory};
 use super::core::ShardFacts;
 use super::identity::Identity;
+use super::ledger::Ledger;
 use super::plan::Plan;
 use crate::config::Config;
 use crate::config::redis::Live;
@@ -56,6 +58,10 @@ pub struct Shared {
     pub plan: Plan,
     /// Memory of the state, all shards together.
     pub memory: Bytes,
+    /// What the node holds for its clients.
+    pub ledger: Ledger,
+    /// Who gets how many descriptors.
+    pub descriptors: Descriptors,
     /// What the sessions share.
     pub hub: Arc<Hub>,
     /// The cores' doorbells.
@@ -108,6 +114,7 @@ impl Shared {
         identity: Identity,
         plan: Plan,
         memory: Bytes,
+        descriptors: Descriptors,
         bells: Vec<Arc<Doorbell>>,
     ) -> Arc<Self> {
         let cores = plan.cores();
@@ -116,6 +123,8 @@ impl Shared {
             identity,
             plan,
             memory,
+            ledger: Ledger::default(),
+            descriptors,
             hub,
             bells,
             facts: (0..cores).map(|_| CoreFacts::default()).collect(),
@@ -160,7 +169,18 @@ impl Shared {
     /// As [`Live::set`].
     pub fn set(&self, changes: &[(String, String)]) -> Result<(), (String, String)> {
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
-        live.set_all(changes)?;
+        let mut changed = live.clone();
+        changed.set_all(changes)?;
+        let most = self.descriptors.clients_max;
+        if changed.config.max_clients > most.max(live.config.max_clients) {
+            let named = |(name, _): &&(String, String)| name.to_ascii_lowercase().starts_with("max");
+            let name = changes.iter().find(named).map_or("maxclients", |(name, _)| name);
+            let why = format!(
+                "The operating system is not able to handle the specified number of clients, try with {most}"
+            );
+            return Err((name.to_owned(), why));
+        }
+        *live = changed;
         self.apply(&live.config);
         self.version.fetch_add(1, Ordering::Release);
         drop(live);
@@ -170,7 +190,10 @@ impl Shared {
 
     /// Hands settings on to where the sessions look for them.
     fn apply(&self, config: &Config) {
-        self.hub.set_max_bulk_bytes(usize::try_from(config.max_bulk_bytes.0).unwrap_or(usize::MAX));
+        self.hub.set_max_bulk_bytes(usize::try_from(config.argument_bytes()).unwrap_or(usize::MAX));
+        let clients = clients_memory(config, self.memory);
+        self.ledger.set_limit(clients);
+        self.hub.shares.set_total(clients);
         self.hub.slowlog.set_slower_than_us(config.slowlog_slower_than_us);
         self.hub.slowlog.set_max_len(config.slowlog_max_len as u64);
     }

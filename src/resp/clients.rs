@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering:
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::commands;
-use super::session::Opening;
+use super::session::{Footprint, Opening};
+use super::shares::Shares;
 use super::slowlog::SlowLog;
 use super::stats::{CoreStats, Totals};
 
@@ -22,6 +23,8 @@ pub struct Hub {
     pub clients: Registry,
     /// The node's slow log.
     pub slowlog: SlowLog,
+    /// What one connection may make the node hold.
+    pub shares: Shares,
     /// Settings of Redis that are accepted and remembered without effect.
     pub(super) remembered: Mutex<BTreeMap<&'static str, String>>,
     stats: Vec<CoreStats>,
@@ -45,6 +48,7 @@ impl Hub {
         Arc::new(Self {
             clients: Registry::new(cores),
             slowlog: SlowLog::default(),
+            shares: Shares::default(),
             remembered: Mutex::default(),
             stats: (0..cores).map(|_| CoreStats::new(commands)).collect(),
             max_bulk_bytes: AtomicUsize::new(32 << 20),
@@ -98,6 +102,9 @@ impl Hub {
     }
 }
 
+/// Stands for bytes that are promised no more.
+const CLOSED: usize = usize::MAX;
+
 /// All connections of the node, by core.
 #[derive(Debug)]
 pub struct Registry {
@@ -121,15 +128,31 @@ pub struct Client {
     connected_ms: u64,
     names: Mutex<Names>,
     killed: AtomicBool,
+    /// What its end will free, if it is closed to make room; [`CLOSED`] after its end.
+    promised_bytes: AtomicUsize,
     no_evict: AtomicBool,
     no_touch: AtomicBool,
     resp3: AtomicBool,
     /// Commands queued by MULTI; `u64::MAX`: none open.
     queued: AtomicU64,
     last_ms: AtomicU64,
-    output_bytes: AtomicUsize,
-    input_bytes: AtomicUsize,
+    memory: Memory,
     last_command: AtomicU16,
+}
+
+/// What a connection holds, as its core published it last: a [`Footprint`].
+#[derive(Debug, Default)]
+struct Memory {
+    input: AtomicUsize,
+    input_free: AtomicUsize,
+    arguments: AtomicUsize,
+    queued: AtomicUsize,
+    output: AtomicUsize,
+    output_reserved: AtomicUsize,
+    output_peak: AtomicUsize,
+    unsent: AtomicUsize,
+    names: AtomicUsize,
+    total: AtomicUsize,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -155,13 +178,13 @@ impl Registry {
             connected_ms: now_ms,
             names: Mutex::default(),
             killed: AtomicBool::new(false),
+            promised_bytes: AtomicUsize::new(0),
             no_evict: AtomicBool::new(false),
             no_touch: AtomicBool::new(false),
             resp3: AtomicBool::new(false),
             queued: AtomicU64::new(u64::MAX),
             last_ms: AtomicU64::new(now_ms),
-            output_bytes: AtomicUsize::new(0),
-            input_bytes: AtomicUsize::new(0),
+            memory: Memory::default(),
             last_command: AtomicU16::new(u16::MAX),
         });
         if let Some(core) = self.cores.get(opening.core) {
@@ -185,6 +208,28 @@ impl Registry {
         all
     }
 
+    /// The connections that hold the most, until they hold `excess` bytes together: those that may be closed to make
+    /// room. Those that asked to be spared (CLIENT NO-EVICT) come last; those that are being closed are left out.
+    #[must_use]
+    pub fn largest(&self, excess: usize) -> Vec<(Arc<Client>, usize)> {
+        let mut all: Vec<(bool, usize, Arc<Client>)> = Vec::new();
+        for core in &self.cores {
+            let clients = lock(core);
+            let open = clients.values().filter(|client| !client.is_killed());
+            all.extend(
+                open.map(|client| (!client.no_evict.load(Relaxed), client.total_bytes(), Arc::clone(client))),
+            );
+        }
+        all.sort_unstable_by_key(|(may_go, bytes, client)| std::cmp::Reverse((*may_go, *bytes, client.id)));
+        let mut found = 0;
+        let wanted = all.into_iter().take_while(|(_, bytes, _)| {
+            let is_wanted = found < excess;
+            found += bytes;
+            is_wanted
+        });
+        wanted.map(|(_, bytes, client)| (client, bytes)).collect()
+    }
+
     /// How many connections there are.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -205,6 +250,23 @@ impl Client {
         self.killed.store(true, Relaxed);
     }
 
+    /// Marks it for closing, which will free so many bytes. False if it is closed or marked already.
+    pub fn promise(&self, bytes: usize) -> bool {
+        let is_first =
+            self.promised_bytes.compare_exchange(0, bytes.clamp(1, CLOSED - 1), Relaxed, Relaxed).is_ok();
+        if is_first {
+            self.kill();
+        }
+        is_first
+    }
+
+    /// Its end has come: answers what was promised for it, 0 if it came by itself.
+    pub fn end(&self) -> usize {
+        self.kill();
+        let promised = self.promised_bytes.swap(CLOSED, Relaxed);
+        if promised == CLOSED { 0 } else { promised }
+    }
+
     /// Its name, empty if it has none.
     #[must_use]
     pub fn name(&self) -> String {
@@ -212,7 +274,9 @@ impl Client {
     }
 
     pub(super) fn set_name(&self, name: &str) {
-        name.clone_into(&mut lock(&self.names).name);
+        let mut names = lock(&self.names);
+        name.clone_into(&mut names.name);
+        self.count_names(&names);
     }
 
     pub(super) fn set_lib(&self, lib_name: Option<&str>, lib_ver: Option<&str>) {
@@ -223,6 +287,26 @@ impl Client {
         if let Some(text) = lib_ver {
             text.clone_into(&mut names.lib_ver);
         }
+        self.count_names(&names);
+    }
+
+    fn count_names(&self, names: &Names) {
+        let bytes = names.name.capacity() + names.lib_name.capacity() + names.lib_ver.capacity();
+        self.memory.names.store(bytes, Relaxed);
+    }
+
+    /// Memory of its name and its library's.
+    #[must_use]
+    #[inline]
+    pub fn names_bytes(&self) -> usize {
+        self.memory.names.load(Relaxed)
+    }
+
+    /// All that it holds, as its core published it last.
+    #[must_use]
+    #[inline]
+    pub fn total_bytes(&self) -> usize {
+        self.memory.total.load(Relaxed)
     }
 
     pub(super) fn set_no_evict(&self, on: bool) {
@@ -233,11 +317,26 @@ impl Client {
         self.no_touch.store(on, Relaxed);
     }
 
-    pub(super) fn publish(&self, resp3: bool, queued: Option<usize>, output: usize, input: usize) {
+    pub(super) fn set_state(&self, resp3: bool, queued: Option<usize>) {
         self.resp3.store(resp3, Relaxed);
         self.queued.store(queued.map_or(u64::MAX, |count| count as u64), Relaxed);
-        self.output_bytes.store(output, Relaxed);
-        self.input_bytes.store(input, Relaxed);
+    }
+
+    pub(super) fn publish(&self, footprint: &Footprint) {
+        let memory = &self.memory;
+        for (figure, bytes) in [
+            (&memory.input, footprint.input),
+            (&memory.input_free, footprint.input_free),
+            (&memory.arguments, footprint.arguments),
+            (&memory.queued, footprint.queued),
+            (&memory.output, footprint.output),
+            (&memory.output_reserved, footprint.output_reserved),
+            (&memory.output_peak, footprint.output_peak),
+            (&memory.unsent, footprint.unsent),
+            (&memory.total, footprint.total()),
+        ] {
+            figure.store(bytes, Relaxed);
+        }
     }
 
     pub(super) fn set_last(&self, now_ms: u64, command: u16) {
@@ -278,7 +377,6 @@ impl Client {
         }
         let last = self.last_command.load(Relaxed);
         let last = if last == u16::MAX { "NULL" } else { &commands::table().entry(last).full_name };
-        let (input, output) = (self.input_bytes.load(Relaxed), self.output_bytes.load(Relaxed));
         let mut line = format!(
             "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={flags} db=0 sub=0 psub=0 ssub=0 multi={}",
             self.id,
@@ -290,11 +388,24 @@ impl Client {
             now_ms.saturating_sub(self.last_ms()) / 1000,
             queued as i64,
         );
+        let of = |figure: &AtomicUsize| figure.load(Relaxed);
+        let memory = &self.memory;
+        let is_behind = of(&memory.unsent) > 0;
         write!(
             line,
-            " qbuf={input} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output} oll=0 omem={output} \
-             tot-mem={} events=r cmd={last} user=default redir=-1 resp={} lib-name={} lib-ver={}",
-            input + output,
+            " qbuf={} qbuf-free={} argv-mem={} multi-mem={} rbs={} rbp={} obl={} oll={} omem={} tot-mem={} events={} \
+             cmd={last} user=default redir=-1 resp={} lib-name={} lib-ver={}",
+            of(&memory.input),
+            of(&memory.input_free),
+            of(&memory.arguments),
+            of(&memory.queued),
+            of(&memory.output_reserved),
+            of(&memory.output_peak),
+            of(&memory.output),
+            u8::from(is_behind),
+            of(&memory.unsent),
+            of(&memory.total),
+            if is_behind { "rw" } else { "r" },
             if self.resp3.load(Relaxed) { 3 } else { 2 },
             names.lib_name,
             names.lib_ver,

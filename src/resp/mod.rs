@@ -13,6 +13,7 @@ mod inline;
 pub mod parse;
 pub mod reply;
 pub mod session;
+pub mod shares;
 pub mod slowlog;
 pub mod stats;
 

@@ -8,6 +8,11 @@ use smallvec::SmallVec;
 
 use super::inline;
 
+mod oversize;
+
+use oversize::Oversize;
+pub use oversize::TooBig;
+
 /// The arguments of one request, the command's name first.
 pub type Args<'a> = SmallVec<[&'a [u8]; 32]>;
 
@@ -25,18 +30,18 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For a connection that has to authenticate first.
+    /// For a connection that has to authenticate first: what it may make the node hold is small.
     pub const UNAUTHENTICATED: Self = Self {
         max_bulk_bytes: 16 << 10,
         max_args: 10,
         max_inline_bytes: 16 << 10,
-        max_request_bytes: 192 << 10,
+        max_request_bytes: 17 << 10,
     };
 
     /// For everyone else, if arguments may have `max_bulk_bytes` each.
     #[must_use]
     pub const fn with_max_bulk(max_bulk_bytes: usize) -> Self {
-        let max_request_bytes = max_bulk_bytes.saturating_mul(2).saturating_add(32 << 20);
+        let max_request_bytes = max_bulk_bytes.saturating_add(32 << 20);
         // Spans are 32 bits wide.
         let max_request_bytes =
             if max_request_bytes > 4_000_000_000 { 4_000_000_000 } else { max_request_bytes };
@@ -77,7 +82,7 @@ pub enum ProtocolError {
     /// Quotes of an inline request that do not close, or close inside a word.
     #[error("unbalanced quotes in request")]
     UnbalancedQuotes,
-    /// The whole request is larger than one may be.
+    /// The whole request is larger than one may be, even one that is only read to be refused.
     #[error("request exceeds the limit of {0} bytes")]
     RequestTooBig(usize),
 }
@@ -98,6 +103,10 @@ pub enum Parsed {
     Nothing(usize),
     /// A whole request of this many bytes; see [`Parser::args`].
     Request(usize),
+    /// So many bytes of a request that exceeds a limit: to be skipped. More of it is to come.
+    Dropped(usize),
+    /// The last so many bytes of such a request: to be skipped, and to be answered with the reason.
+    TooBig(usize, TooBig),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -123,6 +132,8 @@ pub struct Parser {
     /// Length of the argument under way.
     bulk_len: usize,
     unquoted: Vec<u8>,
+    /// The request under way exceeds a limit: what it still brings is dropped.
+    oversize: Option<Oversize>,
 }
 
 /// A line with a number at the front of `bytes`: the number and the bytes after its CR LF.
@@ -159,6 +170,9 @@ impl Parser {
     /// [`ProtocolError`] if no more bytes can make it a request; the connection must be closed.
     #[inline]
     pub fn parse(&mut self, bytes: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
+        if self.oversize.is_some() {
+            return self.drop_more(bytes);
+        }
         if matches!(self.state, State::Start | State::Done | State::DoneInline) {
             self.reset();
             match bytes.first() {
@@ -180,6 +194,9 @@ impl Parser {
         while self.missing > 0 {
             if !self.bulk(bytes, limits)? {
                 return Ok(Parsed::Incomplete);
+            }
+            if self.oversize.is_some() {
+                return Ok(Parsed::Dropped(std::mem::take(&mut self.at)));
             }
         }
         self.state = State::Done;
@@ -250,16 +267,10 @@ impl Parser {
                 return Ok(false);
             };
             self.bulk_len = usize::try_from(len).map_err(|_| ProtocolError::BulkLength)?;
-            if self.bulk_len > limits.max_bulk_bytes {
-                return Err(if *limits == Limits::UNAUTHENTICATED {
-                    ProtocolError::UnauthenticatedBulk
-                } else {
-                    ProtocolError::BulkLength
-                });
-            }
             self.at += 1 + used;
-            if self.at + self.bulk_len + 2 > limits.max_request_bytes {
-                return Err(ProtocolError::RequestTooBig(limits.max_request_bytes));
+            if self.bulk_len > limits.max_bulk_bytes || self.at + self.bulk_len + 2 > limits.max_request_bytes
+            {
+                return self.begin_to_drop(limits).map(|()| true);
             }
             self.state = State::Bulk;
         }
@@ -322,7 +333,11 @@ mod tests {
                 let rest = &bytes[start..end];
                 match parser.parse(rest, limits) {
                     Ok(Parsed::Incomplete) => break,
-                    Ok(Parsed::Nothing(used)) => start += used,
+                    Ok(Parsed::Nothing(used) | Parsed::Dropped(used)) => start += used,
+                    Ok(Parsed::TooBig(used, why)) => {
+                        found.push(vec![why.to_string().into_bytes()]);
+                        start += used;
+                    }
                     Ok(Parsed::Request(used)) => {
                         found.push(parser.args(rest).iter().map(|arg| arg.to_vec()).collect());
                         start += used;
@@ -376,7 +391,7 @@ mod tests {
         {
             check(bytes, &[], Some("invalid multibulk length"));
         }
-        for bytes in [&b"*1\r\n$x\r\n"[..], b"*1\r\n$-1\r\n", b"*1\r\n$1001\r\n", b"*1\r\n$\r\n"] {
+        for bytes in [&b"*1\r\n$x\r\n"[..], b"*1\r\n$-1\r\n", b"*1\r\n$536870913\r\n", b"*1\r\n$\r\n"] {
             check(bytes, &[], Some("invalid bulk length"));
         }
         check(b"*1\r\n:5\r\n", &[], Some("expected '$', got ':'"));
@@ -391,7 +406,11 @@ mod tests {
         assert_eq!(run(b"12345678\n").1, None);
         assert_eq!(run(b"123456789\n").1, Some(ProtocolError::InlineTooBig));
         assert_eq!(run(b"123456789").1, Some(ProtocolError::InlineTooBig));
-        assert_eq!(run(b"*2\r\n$4\r\nabcd\r\n$4\r\nabcd\r\n").1, Some(ProtocolError::RequestTooBig(23)));
+        let too_big = run(b"*2\r\n$4\r\nabcd\r\n$4\r\nabcd\r\n");
+        assert_eq!(
+            (too_big.0[0].concat(), too_big.1),
+            (TooBig::Request { limit: 23 }.to_string().into(), None)
+        );
         assert_eq!(run(b"*2\r\n$4\r\nabcd\r\n$3\r\nabc\r\n").1, None);
         assert_eq!(run(b"*3\r\n").1, Some(ProtocolError::MultibulkLength));
         let run = |bytes: &[u8]| requests(bytes, 0, &Limits::UNAUTHENTICATED).1;

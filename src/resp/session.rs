@@ -13,12 +13,15 @@ use super::clients::{Client, Hub};
 use super::commands::introspection;
 use super::commands::{self, Call, Entry, Flow, Request, Run, Scope};
 use super::errors::{self, Refusal};
-use super::parse::{Limits, Parsed, Parser, ProtocolError};
+use super::parse::{Limits, Parser, ProtocolError};
 use super::reply::Writer;
 use super::stats::CoreStats;
 use super::{Backend, SessionReply};
+use crate::store::op::HEAVY_BYTES;
 use crate::store::{Op, Outcome};
 
+mod footprint;
+mod input;
 mod intake;
 mod local;
 mod output;
@@ -26,6 +29,7 @@ mod queue;
 mod spread;
 mod transaction;
 
+pub use footprint::Footprint;
 pub use intake::Opening;
 use queue::{Body, Brief, Slot};
 use transaction::{Transaction, Watched};
@@ -34,12 +38,17 @@ use transaction::{Transaction, Watched};
 const MAX_IN_FLIGHT: usize = 1024;
 /// Arguments of a command that the session answers by itself: each may bring a long reply.
 const MAX_LOCAL_ARGS: usize = 1024;
-/// Bytes of requests of one connection that may be under way at a time.
-const MAX_IN_FLIGHT_BYTES: usize = 64 << 20;
 /// Unread output above which parsing stops.
 const OUTPUT_PAUSE_BYTES: usize = 1 << 20;
-/// Output that the requests under way may be expected to bring.
-const EXPECTED_OUTPUT_BYTES: usize = 32 << 20;
+/// The same for a client that has not given the password.
+const UNAUTHENTICATED_OUTPUT_BYTES: usize = 1 << 10;
+/// Replies from this size on are large: writes behind reads that may bring them wait for them.
+const LARGE_REPLY_BYTES: usize = 64 << 10;
+/// Work that a request is, at least; and one that is carried out at once and not known to be quick.
+const UNITS_A_REQUEST: u32 = 1;
+const UNITS_A_SLOW_REQUEST: u32 = 256;
+/// Bytes of replies that are as much work as a small request.
+const BYTES_A_UNIT: usize = 512;
 /// What a reply is taken to bring before any has come: the window opens as small ones come in.
 const UNKNOWN_REPLY_BYTES: usize = 4 << 20;
 /// Tickets carry the slot's number above these bits and the part of a split request in them.
@@ -88,8 +97,20 @@ pub struct Session {
     front: u64,
     in_flight: usize,
     in_flight_bytes: usize,
-    /// Requests under way whose replies may be large.
+    /// Outcomes of split requests whose other parts are still to come, bytes.
+    parts_bytes: usize,
+    /// Keys that are watched, bytes.
+    watched_bytes: usize,
+    /// The largest output so far.
+    peak_output_bytes: usize,
+    /// Work that may be done before others get their turn.
+    units: u32,
+    /// Bytes of the request being carried out, and with those behind it that were read with it.
+    request_bytes: usize,
+    unparsed_bytes: usize,
+    /// Requests under way whose replies may be large, and those of them that only read.
     unsure: usize,
+    unsure_reads: usize,
     /// Replies in the queue, behind one that is still to come.
     held_bytes: usize,
     /// Parsing stands before a request that needs everything before it to be answered.
@@ -116,41 +137,6 @@ pub struct Session {
 }
 
 impl Session {
-    /// Takes bytes from the client and carries out as many requests as the bounds permit. The rest is kept.
-    pub fn input(&mut self, bytes: &[u8], backend: &dyn Backend) {
-        if self.ending != Ending::No {
-            return;
-        }
-        if self.head == self.pending.len() {
-            self.pending.clear();
-            self.head = 0;
-            let used = self.drive(bytes, backend);
-            self.pending.extend_from_slice(bytes.get(used..).unwrap_or_default());
-        } else {
-            self.pending.extend_from_slice(bytes);
-            self.resume(backend);
-        }
-    }
-
-    /// Goes on with requests that were received but not carried out; to be called after output was taken. Cheap if there
-    /// is nothing to do.
-    pub fn resume(&mut self, backend: &dyn Backend) {
-        if self.head == self.pending.len() || self.is_paused() {
-            return;
-        }
-        let pending = take(&mut self.pending);
-        self.head += self.drive(pending.get(self.head..).unwrap_or_default(), backend);
-        self.pending = pending;
-        if self.head * 2 >= self.pending.len() {
-            self.pending.drain(..self.head);
-            self.head = 0;
-            // One huge request must not pin its memory for the life of the connection.
-            if self.pending.capacity() > 1 << 20 && self.pending.len() < 1 << 16 {
-                self.pending.shrink_to(1 << 16);
-            }
-        }
-    }
-
     /// Takes the outcome of a request that was submitted with this ticket.
     pub fn reply(&mut self, ticket: Ticket, reply: SessionReply, backend: &dyn Backend) {
         assert_eq!(ticket.conn, self.conn, "a reply came to the wrong connection");
@@ -181,49 +167,14 @@ impl Session {
 
     /// How many requests whose replies may be large may be in flight: fewer when they are.
     fn window(&self) -> usize {
-        (EXPECTED_OUTPUT_BYTES / self.reply_size_hint.max(1)).clamp(1, MAX_IN_FLIGHT)
+        (self.hub.shares.expected_output() / self.reply_size_hint.max(1)).clamp(1, MAX_IN_FLIGHT)
     }
 
-    fn is_paused(&self) -> bool {
-        self.stalled
-            || self.ending != Ending::No
-            || self.out.len() + self.held_bytes > OUTPUT_PAUSE_BYTES
-            || self.in_flight_bytes > MAX_IN_FLIGHT_BYTES
-            || self.in_flight >= MAX_IN_FLIGHT
-            || (self.unsure > 0 && self.unsure >= self.window())
-    }
-
-    /// Carries out requests from the front of `bytes`; answers how many bytes are done with.
-    fn drive(&mut self, bytes: &[u8], backend: &dyn Backend) -> usize {
-        let mut parser = take(&mut self.parser);
-        self.clock_ns = backend.mono_ns();
-        self.clock_is_fresh = true;
-        self.limits = self.current_limits();
-        let mut used = 0;
-        while !self.is_paused() {
-            let rest = bytes.get(used..).unwrap_or_default();
-            match parser.parse(rest, &self.limits) {
-                Ok(Parsed::Incomplete) => break,
-                Ok(Parsed::Nothing(len)) => used += len,
-                Ok(Parsed::Request(len)) => {
-                    let args = parser.args(rest);
-                    if !self.request(&args, backend) {
-                        self.stalled = true;
-                        break;
-                    }
-                    used += len;
-                }
-                Err(error) => {
-                    self.protocol_error(error);
-                    used = bytes.len();
-                }
-            }
-        }
-        self.parser = parser;
-        self.end_run(backend);
-        self.clock_is_fresh = false;
-        self.publish(backend);
-        used
+    /// Refuses a request that was read only to be dropped.
+    fn too_big(&mut self, refusal: &Refusal) {
+        self.muted = self.reply_mode != ReplyMode::On;
+        self.end_skip();
+        self.reject(None, refusal);
     }
 
     fn protocol_error(&mut self, error: ProtocolError) {
@@ -262,6 +213,7 @@ impl Session {
         {
             return false;
         }
+        let reply_mode = self.reply_mode;
         self.end_skip();
         if self.transaction.is_some() && !is_immediate_in_transaction(entry) {
             self.queue_in_transaction(entry, args, backend);
@@ -271,6 +223,10 @@ impl Session {
             Run::Op(plan, scope) => {
                 let request = Request { name: entry.row.name, args, backend };
                 match plan(&request) {
+                    Ok(op) if self.must_follow(&op) => {
+                        self.reply_mode = reply_mode;
+                        return false;
+                    }
                     Ok(op) => self.op(entry, plan, scope, &op, &request),
                     Err(refusal) => self.refuse(entry, &refusal),
                 }
@@ -301,7 +257,11 @@ impl Session {
             [only] => *only,
             _ => match self.one_partition(entry, scope, request) {
                 Some(partition) => partition,
-                None => return self.spread(entry, plan, scope, op, request),
+                None => {
+                    self.spread(entry, plan, scope, op, request);
+                    self.stalled |= self.in_flight > 0 && self.is_heavy(op);
+                    return;
+                }
             },
         };
         if let Op::Get { key } = op
@@ -312,6 +272,23 @@ impl Session {
         }
         self.push_slot(entry, Body::Waiting, request.args);
         self.submit(partition, 0, op, backend);
+        self.stalled |= self.is_heavy(op);
+    }
+
+    /// Whether an op may keep its shard busy for long: then it is the only request of this connection under way, so that
+    /// nothing of others has to wait behind it for the sake of order.
+    fn is_heavy(&self, op: &Op<'_>) -> bool {
+        self.request_bytes > HEAVY_BYTES || op.is_heavy()
+    }
+
+    /// Whether an op must wait for what is in flight: a heavy one for all of it, a write for reads that may bring much.
+    fn must_follow(&self, op: &Op<'_>) -> bool {
+        self.in_flight > 0 && (self.is_heavy(op) || (op.is_write() && self.awaits_much()))
+    }
+
+    /// Whether reads are in flight whose replies are likely to be large: they may have to wait for their turn.
+    fn awaits_much(&self) -> bool {
+        self.unsure_reads > 0 && self.reply_size_hint >= LARGE_REPLY_BYTES
     }
 
     /// Encodes an op and submits it for the newest slot.
@@ -334,8 +311,11 @@ impl Session {
         let number = self.front + self.queue.len() as u64 - 1;
         if let Some(slot) = self.queue.back_mut() {
             slot.request_bytes += self.scratch.len();
-            self.unsure += usize::from(!slot.is_unsure && queue::may_be_large(op));
-            slot.is_unsure |= queue::may_be_large(op);
+            let is_unsure = !slot.is_unsure && queue::may_be_large(op);
+            slot.is_unsure |= is_unsure;
+            slot.is_read = kind == Kind::Read;
+            self.unsure += usize::from(is_unsure);
+            self.unsure_reads += usize::from(is_unsure && slot.is_read);
         }
         self.in_flight += 1;
         self.in_flight_bytes += self.scratch.len();
@@ -353,6 +333,7 @@ impl Session {
             resp3: self.resp3,
             muted: self.muted,
             is_unsure: false,
+            is_read: false,
             request_bytes: 0,
             started_ns: self.clock_ns,
             brief: Brief::new(args),
@@ -420,7 +401,8 @@ impl Session {
     pub(super) fn publish(&mut self, backend: &dyn Backend) {
         let queued = self.transaction.as_ref().map(|transaction| transaction.commands.len());
         self.client.set_last(backend.now_ms(), self.last_command);
-        self.client.publish(self.resp3, queued, self.out.len(), self.pending.len());
+        self.client.set_state(self.resp3, queued);
+        self.client.publish(&self.footprint());
     }
 }
 

@@ -81,7 +81,39 @@ pub struct SlowLog {
     slower_than_us: AtomicI64,
     max_len: AtomicU64,
     next_id: AtomicU64,
-    entries: Mutex<VecDeque<SlowCommand>>,
+    entries: Mutex<Entries>,
+}
+
+/// The entries, and what they take.
+#[derive(Debug, Default)]
+struct Entries {
+    newest_first: VecDeque<SlowCommand>,
+    bytes: usize,
+}
+
+/// What all entries may take, however many are wanted and however long their arguments are; the oldest go first.
+const MAX_BYTES: usize = 16 << 20;
+
+impl SlowCommand {
+    fn held_bytes(&self) -> usize {
+        let args: usize = self.args.iter().map(|arg| arg.capacity() + size_of::<Vec<u8>>()).sum();
+        size_of::<Self>() + args + self.addr.capacity() + self.name.capacity()
+    }
+}
+
+impl Entries {
+    fn push(&mut self, command: SlowCommand, max_len: u64) {
+        self.bytes += command.held_bytes();
+        self.newest_first.push_front(command);
+        self.truncate(max_len);
+    }
+
+    fn truncate(&mut self, max_len: u64) {
+        while self.newest_first.len() as u64 > max_len || self.bytes > MAX_BYTES {
+            let Some(oldest) = self.newest_first.pop_back() else { return };
+            self.bytes -= oldest.held_bytes();
+        }
+    }
 }
 
 impl Default for SlowLog {
@@ -113,19 +145,17 @@ impl SlowLog {
     /// Records a command; the oldest goes if the log is full.
     pub fn add(&self, mut command: SlowCommand) {
         command.id = self.next_id.fetch_add(1, Relaxed);
-        let mut entries = self.lock();
-        entries.push_front(command);
-        entries.truncate(self.max_len.load(Relaxed) as usize);
+        self.lock().push(command, self.max_len.load(Relaxed));
     }
 
     /// The newest `count`, newest first.
     pub fn newest(&self, count: usize) -> Vec<SlowCommand> {
-        self.lock().iter().take(count).cloned().collect()
+        self.lock().newest_first.iter().take(count).cloned().collect()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().newest_first.len()
     }
 
     /// Whether there are none.
@@ -135,7 +165,7 @@ impl SlowLog {
 
     /// Forgets all.
     pub fn reset(&self) {
-        self.lock().clear();
+        *self.lock() = Entries::default();
     }
 
     /// The limit in µs (negative: nothing is slow) and the longest length.
@@ -151,10 +181,10 @@ impl SlowLog {
     /// Sets the longest length.
     pub fn set_max_len(&self, len: u64) {
         self.max_len.store(len, Relaxed);
-        self.lock().truncate(len as usize);
+        self.lock().truncate(len);
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<SlowCommand>> {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -186,6 +216,19 @@ mod tests {
         assert_eq!(log.len(), 1);
         log.reset();
         assert!(log.is_empty());
+    }
+
+    #[test]
+    fn long_entries_do_not_add_up() {
+        let log = SlowLog::default();
+        log.set_max_len(1_000_000);
+        for _ in 0..100 {
+            log.add(SlowCommand { args: vec![vec![b'x'; 1 << 20]], ..command(1) });
+        }
+        assert!((1..=16).contains(&log.len()), "{} entries of 1 MiB", log.len());
+        assert_eq!(log.newest(1).first().map(|entry| entry.id), Some(99));
+        log.set_max_len(0);
+        assert_eq!((log.len(), log.lock().bytes), (0, 0));
     }
 
     #[test]

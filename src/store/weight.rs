@@ -24,7 +24,7 @@ impl Op<'_> {
             Op::SetRange { offset, value, .. } => {
                 !value.is_empty() && offset.saturating_add(value.len() as u64) > HEAVY_BYTES as u64
             }
-            Op::Multi { ops, .. } => ops.len() > HEAVY_OPS || ops.iter().any(|op| Self::is_heavy_bytes(op)),
+            Op::Multi { ops, .. } => ops.len() > HEAVY_OPS || ops.iter().any(Self::is_heavy_bytes),
             _ => false,
         }
     }

@@ -51,6 +51,17 @@ impl Server {
         server
     }
 
+    /// The same for a server that may have so many files open.
+    pub fn start_limited(folder: &Path, files: usize, more: &[&str]) -> Self {
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -n $0 && exec \"$@\"", &files.to_string()]);
+        let mut server = Self::spawn_by(Some(limited), folder, free_port(), more);
+        if let Err(status) = server.await_ready() {
+            panic!("the server ended with {status}:\n{}", server.log());
+        }
+        server
+    }
+
     /// Waits until it takes connections, or has ended instead.
     pub fn await_ready(&mut self) -> Result<(), ExitStatus> {
         let begun = Instant::now();
@@ -68,9 +79,28 @@ impl Server {
 
     /// Starts a server without waiting.
     pub fn spawn(folder: &Path, port: u16, more: &[&str]) -> Self {
+        Self::spawn_by(None, folder, port, more)
+    }
+
+    /// The same, started by a command that is given its command line.
+    fn spawn_by(by: Option<Command>, folder: &Path, port: u16, more: &[&str]) -> Self {
         let listen = format!("127.0.0.1:{port}");
         let folder = folder.to_str().expect("an ordinary path");
-        let mut child = corduroy(&["serve", "--data-dir", folder, "--listen", &listen])
+        let serve = corduroy(&["serve", "--data-dir", folder, "--listen", &listen]);
+        let mut command = match by {
+            None => serve,
+            Some(mut by) => {
+                by.arg(serve.get_program()).args(serve.get_args());
+                for (name, value) in serve.get_envs() {
+                    match value {
+                        Some(value) => by.env(name, value),
+                        None => by.env_remove(name),
+                    };
+                }
+                by
+            }
+        };
+        let mut child = command
             // Small segments: the disk is shared with other tests.
             .args(["--wal-segment-bytes", "4MiB", "--max-bulk-bytes", "1MiB", "--memory-bytes", "64MiB"])
             .args(["--log-format", "text"])

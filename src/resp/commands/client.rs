@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::super::clients::Client;
 use super::super::errors::Refusal;
 use super::args::{integer, is};
-use super::connection::client_name;
+use super::connection::{MAX_NAME_BYTES, client_name};
 use super::{Call, ROW, Row, Run};
 use crate::resp::session::ReplyMode;
 
@@ -62,6 +62,10 @@ fn setinfo(call: &mut Call<'_>) {
     if !lib_name && !lib_ver {
         let attribute = String::from_utf8_lossy(attribute);
         return call.out.error(format!("ERR Unrecognized option '{attribute}'"));
+    }
+    if value.len() > MAX_NAME_BYTES {
+        let attribute = if lib_name { "lib-name" } else { "lib-ver" };
+        return call.out.error(format!("ERR {attribute} cannot be longer than {MAX_NAME_BYTES} bytes"));
     }
     let Ok(value) = client_name(value) else {
         let attribute = if lib_name { "lib-name" } else { "lib-ver" };

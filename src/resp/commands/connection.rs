@@ -96,11 +96,17 @@ fn auth(call: &mut Call<'_>) {
     }
 }
 
-/// Checks a connection's name: printable, without spaces.
+/// The longest name of a connection or a library, bytes: each is held as long as the connection, and listed.
+pub const MAX_NAME_BYTES: usize = 1024;
+
+/// Checks a connection's name: printable, without spaces, not too long.
 ///
 /// # Errors
-/// Redis's text.
+/// Redis's text; ours if it is too long.
 pub fn client_name(name: &[u8]) -> Result<&str, Refusal> {
+    if name.len() > MAX_NAME_BYTES {
+        return Err(Refusal::owned(format!("ERR Client names cannot be longer than {MAX_NAME_BYTES} bytes")));
+    }
     let text =
         std::str::from_utf8(name).ok().filter(|text| text.bytes().all(|byte| (b'!'..=b'~').contains(&byte)));
     text.ok_or(Refusal::new("ERR Client names cannot contain spaces, newlines or special characters."))

@@ -44,6 +44,9 @@ impl Session {
         args: &[&[u8]],
         backend: &dyn Backend,
     ) {
+        if !entry.traits.fast {
+            self.work(super::UNITS_A_SLOW_REQUEST);
+        }
         let started_ns = (!entry.traits.fast).then(|| backend.mono_ns());
         self.emit(Some(entry.index), |session, out| {
             let out = Writer::new(out.out, out.resp3);

@@ -4,8 +4,8 @@ use super::{Ending, Session};
 
 /// Output that ends a connection while it is still being made, whatever the settings allow: it has to be held in memory.
 pub(super) const OUTPUT_HARD_BYTES: usize = 128 << 20;
-/// Requests kept for a client that does not take its replies; reading stops above it.
-const HELD_INPUT_BYTES: usize = 32 << 20;
+/// Requests kept for a client that has not given the password; reading stops above it.
+const UNAUTHENTICATED_INPUT_BYTES: usize = 16 << 10;
 
 impl Session {
     /// What is to be written to the client.
@@ -49,7 +49,11 @@ impl Session {
     /// that sends all its requests before it reads, and would wait for itself.
     #[must_use]
     pub fn holds_more_input(&self) -> bool {
-        self.ending == Ending::No && self.held_input_bytes() < HELD_INPUT_BYTES
+        let limit = match self.authenticated {
+            true => self.hub.shares.held_input(),
+            false => UNAUTHENTICATED_INPUT_BYTES,
+        };
+        self.ending == Ending::No && self.held_input_bytes() < limit
     }
 
     /// Bytes received that are not carried out yet.
@@ -74,7 +78,16 @@ impl Session {
     /// Whether a request has begun to arrive and has not ended; for the time limit on half-sent requests.
     #[must_use]
     pub fn is_midway(&self) -> bool {
-        !self.is_paused() && self.head < self.pending.len()
+        !self.is_paused() && (self.head < self.pending.len() || self.parser.is_dropping())
+    }
+
+    /// Drops all that was to be carried out or sent: the connection is closed.
+    pub fn abandon(&mut self) {
+        self.ending = Ending::AtOnce;
+        (self.pending, self.head, self.out) = (Vec::new(), 0, Vec::new());
+        self.transaction = None;
+        self.queue.iter_mut().for_each(|slot| slot.body = super::Body::default());
+        self.held_bytes = 0;
     }
 
     /// Bytes that this session holds on the heap for input and output.

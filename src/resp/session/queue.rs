@@ -47,6 +47,8 @@ pub struct Slot {
     pub muted: bool,
     /// Its reply may be large: it counts against the window until it is there.
     pub is_unsure: bool,
+    /// It changes nothing.
+    pub is_read: bool,
     pub request_bytes: usize,
     pub started_ns: u64,
     pub brief: Brief,
@@ -62,6 +64,7 @@ impl Slot {
             resp3,
             muted: false,
             is_unsure: false,
+            is_read: false,
             request_bytes: 0,
             started_ns: 0,
             brief,
@@ -215,10 +218,13 @@ impl Session {
     pub(super) fn take_reply(&mut self, at: usize, part: usize, reply: SessionReply, backend: &dyn Backend) {
         let slot = self.queue.get_mut(at).expect("a ticket's slot stays queued until its outcomes have come");
         if let Body::Parts(parts) = &mut slot.body {
+            let before = parts.bytes;
             parts.take(part, reply);
+            self.parts_bytes += parts.bytes - before;
             if parts.missing > 0 {
                 return;
             }
+            self.parts_bytes -= parts.bytes;
             let Body::Parts(parts) = take(&mut slot.body) else { return };
             return self.settle(at, backend, |session, out| session.finish_parts(*parts, out));
         }
@@ -254,6 +260,7 @@ impl Session {
         if let Merge::Watch(keys) = &mut parts.merge {
             for ((key, partition), outcome) in take(keys).into_iter().zip(&parts.outcomes) {
                 if let Some(Outcome::Int(version)) = outcome {
+                    self.watched_bytes += key.len();
                     self.watched.push(Watched { key, partition, version: *version as u64 });
                 }
             }
@@ -281,11 +288,13 @@ impl Session {
     fn settle(&mut self, at: usize, backend: &dyn Backend, write: impl FnOnce(&mut Self, &mut Writer<'_>)) {
         let Some(slot) = self.queue.get(at) else { return };
         let (resp3, muted, is_unsure, index) = (slot.resp3, slot.muted, slot.is_unsure, slot.entry);
+        let is_unsure_read = is_unsure && slot.is_read;
         let mut out = if at == 0 { take(&mut self.out) } else { Vec::new() };
         let before = out.len();
         write(self, &mut Writer::new(&mut out, resp3));
         if is_unsure {
             self.unsure -= 1;
+            self.unsure_reads -= usize::from(is_unsure_read);
             self.reply_size_hint = (self.reply_size_hint - self.reply_size_hint / 16).max(out.len() - before);
         }
         self.note_error(Some(index), out.get(before..).unwrap_or_default());

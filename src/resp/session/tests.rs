@@ -3,6 +3,7 @@
 use super::*;
 use crate::resp::fake::Talk;
 
+mod bounds;
 mod conversations;
 mod ordering;
 mod plans;

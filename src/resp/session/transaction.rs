@@ -11,6 +11,7 @@ use super::{
 };
 use crate::resp::commands::Scope;
 use crate::resp::commands::args::integer;
+use crate::store::op::HEAVY_BYTES;
 use crate::store::{ErrorKind, List, MAX_WALKS};
 use corduroy_shards::routing::slot_of;
 
@@ -27,6 +28,13 @@ pub struct Transaction {
     walks: usize,
     /// A command was refused: EXEC will abort.
     pub spoilt: bool,
+}
+
+impl Transaction {
+    /// Memory that it holds.
+    pub fn held_bytes(&self) -> usize {
+        self.bytes + self.commands.capacity() * size_of::<(&'static Entry, Vec<Vec<u8>>)>()
+    }
 }
 
 /// A key of WATCH and the version that it had.
@@ -58,13 +66,40 @@ enum Item {
     Ready(Vec<u8>),
 }
 
+impl Item {
+    fn held_bytes(&self) -> usize {
+        let heap_bytes = match self {
+            Self::Outcome(_) => 0,
+            Self::Local(_, args) => args.iter().map(|arg| arg.len() + size_of::<Vec<u8>>()).sum(),
+            Self::Ready(bytes) => bytes.len(),
+        };
+        size_of::<Self>() + heap_bytes
+    }
+}
+
+/// Bytes of a transaction's ops.
+fn ops_bytes(op: &Op<'_>) -> usize {
+    match op {
+        Op::Multi { ops, .. } => ops.iter().map(<[u8]>::len).sum(),
+        _ => 0,
+    }
+}
+
 impl Session {
     /// Whether a command has to wait for everything in flight.
     pub(super) fn must_stall(&self, flow: Flow) -> bool {
         match flow {
             Flow::Wait => self.transaction.is_none() && self.in_flight > 0,
+            // What it changes must not have to wait for reads that others wait for too.
+            Flow::Exec => self.watches_in_flight > 0 || self.awaits_much(),
             _ => self.watches_in_flight > 0,
         }
+    }
+
+    /// Forgets the watched keys.
+    fn unwatch(&mut self) {
+        self.watched = Vec::new();
+        self.watched_bytes = 0;
     }
 
     /// Remembers a command for EXEC.
@@ -119,11 +154,11 @@ impl Session {
             Flow::Discard if !in_transaction => out.error("ERR DISCARD without MULTI"),
             Flow::Discard => {
                 session.transaction = None;
-                session.watched.clear();
+                session.unwatch();
                 out.ok();
             }
             Flow::Unwatch => {
-                session.watched.clear();
+                session.unwatch();
                 out.ok();
             }
             Flow::Wait => match wait_arguments(args) {
@@ -141,7 +176,7 @@ impl Session {
 
     fn reset(&mut self, backend: &dyn Backend, out: &mut Writer<'_>) {
         self.transaction = None;
-        self.watched.clear();
+        self.unwatch();
         self.resp3 = false;
         self.reply_mode = ReplyMode::On;
         self.muted = false;
@@ -158,7 +193,7 @@ impl Session {
             return None;
         }
         self.transaction = None;
-        self.watched.clear();
+        self.unwatch();
         let why = refusal.0.strip_prefix("ERR ").unwrap_or(&refusal.0);
         Some(Refusal::owned(format!("EXECABORT Transaction discarded because of: {why}")))
     }
@@ -194,6 +229,7 @@ impl Session {
         let Some(transaction) = self.transaction.take() else {
             return self.refuse(entry, &Refusal::new("ERR EXEC without MULTI"));
         };
+        self.watched_bytes = 0;
         let watched = take(&mut self.watched);
         if transaction.spoilt {
             let text = "EXECABORT Transaction discarded because of previous errors.";
@@ -208,6 +244,7 @@ impl Session {
         }
         partitions.dedup();
         let has_local = items.iter().any(|item| matches!(item, Item::Local(..)));
+        let plan_bytes = items.iter().map(Item::held_bytes).sum();
         let plan = Plan { items };
         match partitions.as_slice() {
             [] => {
@@ -218,9 +255,11 @@ impl Session {
             }
             [partition] => {
                 self.push_slot(entry, Body::Exec(Box::new(plan)), args);
-                self.submit_transaction(*partition, &ops, &watched, backend);
-                // What its local commands change must be seen by those that follow.
-                self.stalled = has_local;
+                let is_heavy = self.submit_transaction(*partition, &ops, &watched, backend);
+                self.hold_for_slot(plan_bytes);
+                // What its local commands change must be seen by those that follow; and one that may take long is the only
+                // one of its connection under way.
+                self.stalled = has_local || is_heavy;
             }
             _ => self.refuse(entry, &errors::CROSSSLOT),
         }
@@ -270,7 +309,7 @@ impl Session {
         ops: &Ops,
         watched: &[Watched],
         backend: &dyn Backend,
-    ) {
+    ) -> bool {
         let versions: Vec<[u8; 8]> = watched.iter().map(|watched| watched.version.to_le_bytes()).collect();
         let guards: Vec<&[u8]> =
             watched.iter().zip(&versions).flat_map(|(watched, version)| [&*watched.key, version]).collect();
@@ -278,6 +317,16 @@ impl Session {
         let ops: Vec<&[u8]> = ops.encoded.iter().map(Vec::as_slice).collect();
         let op = Op::Multi { guards: List::Args(&guards), ops: List::Args(&ops) };
         self.submit_as(kind, partition, 0, &op, backend);
+        let bytes: usize = ops_bytes(&op);
+        bytes > HEAVY_BYTES || op.is_heavy()
+    }
+
+    /// Counts what the newest slot holds beside its request.
+    fn hold_for_slot(&mut self, bytes: usize) {
+        if let Some(slot) = self.queue.back_mut() {
+            slot.request_bytes += bytes;
+            self.in_flight_bytes += bytes;
+        }
     }
 
     /// EXEC's reply; its local commands are carried out now, at their place.

@@ -1,0 +1,138 @@
+//! What the node may take of the machine: memory for the state and for clients, and descriptors for files and connections.
+//!
+//! Invariant: what the log and the state need to go on is set aside first; clients get what is left.
+
+use corduroy_shards::runtime::cpuset::CgroupLimits;
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use super::plan::Plan;
+use crate::config::Config;
+use crate::config::value::Bytes;
+
+/// Memory that a node takes whatever it holds: code, heaps, buffers of the log.
+const FIXED_MEMORY_BYTES: u64 = 96 << 20;
+/// What clients get at least and at most where nothing is configured.
+const CLIENTS_MIN_BYTES: u64 = 64 << 20;
+const CLIENTS_MAX_BYTES: u64 = 4 << 30;
+
+/// Descriptors of a process beside those of its cores and shards.
+const BASE_DESCRIPTORS: usize = 32;
+/// Of a core: what it sleeps on, its executor's rings, its listeners.
+const CORE_DESCRIPTORS: usize = 16;
+/// Of a shard: its log's ring, folders and open segments, and the files that a hand-over and a merge write.
+const SHARD_DESCRIPTORS: usize = 64;
+/// Tables of the state that a core may hold open, at most and at least.
+const OPEN_TABLES_MAX: usize = 1024;
+const OPEN_TABLES_MIN: usize = 16;
+
+/// The state's memory: as configured, else half of what there is beside what every node takes.
+pub fn state_memory(config: &Config, limits: CgroupLimits) -> Bytes {
+    if config.memory_bytes.0 > 0 {
+        return config.memory_bytes;
+    }
+    let machine = rustix::system::sysinfo();
+    let machine = machine.totalram as u64 * u64::from(machine.mem_unit);
+    Bytes(half_beside_fixed(limits.memory_bytes.map_or(machine, |limit| limit.min(machine))))
+}
+
+fn half_beside_fixed(all: u64) -> u64 {
+    (all.saturating_sub(FIXED_MEMORY_BYTES) / 2).max(all / 8)
+}
+
+/// What all clients together may make the node hold: as configured, else half as much as the state may.
+pub fn clients_memory(config: &Config, state: Bytes) -> usize {
+    let bytes = match config.clients_bytes.0 {
+        0 => (state.0 / 2).clamp(CLIENTS_MIN_BYTES, CLIENTS_MAX_BYTES),
+        configured => configured,
+    };
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// Who gets how many descriptors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Descriptors {
+    /// How many the process may have.
+    pub limit: usize,
+    /// Set aside for log, state and cores, tables included.
+    pub reserved: usize,
+    /// Tables of the state that each core may hold open.
+    pub tables_a_core: usize,
+    /// Connections that there may be at most.
+    pub clients_max: usize,
+}
+
+impl Descriptors {
+    /// Raises the process's limit as far as it may, and deals.
+    pub fn of_this_process(plan: &Plan) -> Self {
+        let mut limit = getrlimit(Resource::Nofile);
+        if limit.current < limit.maximum || limit.maximum.is_none() {
+            limit.current = limit.maximum.or(Some(1 << 20));
+            if let Err(error) = setrlimit(Resource::Nofile, limit) {
+                tracing::warn!(%error, "the limit of open files stays as it is");
+            }
+        }
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
+        Self::deal(usize::try_from(limit).unwrap_or(usize::MAX), plan.cores(), plan.used_shards() as usize)
+    }
+
+    /// Deals so many descriptors.
+    fn deal(limit: usize, cores: usize, shards: usize) -> Self {
+        let fixed = BASE_DESCRIPTORS + cores * CORE_DESCRIPTORS + shards * SHARD_DESCRIPTORS;
+        let tables = limit.saturating_sub(fixed) / 4 / cores.max(1);
+        let tables_a_core = tables.clamp(OPEN_TABLES_MIN, OPEN_TABLES_MAX);
+        let reserved = fixed + tables_a_core * cores;
+        Self { limit, reserved, tables_a_core, clients_max: limit.saturating_sub(reserved).max(1) }
+    }
+
+    /// Lowers the number of connections to what there are descriptors for, and tells it.
+    pub fn fit(&self, config: &mut Config) {
+        if config.max_clients > self.clients_max {
+            tracing::warn!(
+                "max_clients is lowered from {} to {}: this process may have {} files open, and {} of them are set aside for \
+                 the log and the state; for so many clients raise the limit of open files (ulimit -n) to {}",
+                config.max_clients,
+                self.clients_max,
+                self.limit,
+                self.reserved,
+                config.max_clients.saturating_add(self.reserved)
+            );
+            config.max_clients = self.clients_max;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_and_state_come_first() {
+        let plenty = Descriptors::deal(1 << 20, 2, 8);
+        assert_eq!((plenty.tables_a_core, plenty.clients_max > 1_000_000), (OPEN_TABLES_MAX, true));
+        for (limit, cores, shards) in [(1024, 2, 1), (1024, 8, 8), (256, 1, 1), (4096, 4, 8)] {
+            let dealt = Descriptors::deal(limit, cores, shards);
+            assert_eq!(dealt.reserved + dealt.clients_max, limit, "{dealt:?}");
+            assert!(dealt.tables_a_core >= OPEN_TABLES_MIN);
+        }
+        assert_eq!(Descriptors::deal(10, 8, 8).clients_max, 1);
+    }
+
+    #[test]
+    fn max_clients_is_lowered_to_what_there_is() {
+        let dealt = Descriptors::deal(1024, 2, 1);
+        let mut config = Config::default();
+        dealt.fit(&mut config);
+        assert_eq!(config.max_clients, dealt.clients_max);
+        config.max_clients = 7;
+        dealt.fit(&mut config);
+        assert_eq!(config.max_clients, 7);
+    }
+
+    #[test]
+    fn a_small_container_leaves_room_for_what_every_node_takes() {
+        let state = half_beside_fixed(256 << 20);
+        let clients = clients_memory(&Config::default(), Bytes(state)) as u64;
+        assert!(state + clients + FIXED_MEMORY_BYTES <= 256 << 20, "{state} and {clients}");
+        assert_eq!(half_beside_fixed(64 << 20), 8 << 20);
+    }
+}

@@ -1,0 +1,151 @@
+//! The gate before a shard: heavy requests (see [`Op::is_heavy`](crate::store::Op::is_heavy)) wait here and go in one after
+//! the other, so that in each turn light ones get between them.
+//!
+//! Invariant: at most one heavy request is in the shard, or several large ones of [`ROOM_BYTES`] together; those that wait
+//! go in as they came. Nothing is reordered within a connection: its session has no other request under way beside a heavy
+//! one (but those that came before it, which may be done before it).
+
+use std::collections::VecDeque;
+
+use corduroy_shards::{Kind, PartitionId, Ticket};
+
+use crate::store::op::HEAVY_BYTES;
+
+/// What may be in the shard at a time; one request always may.
+const ROOM_BYTES: usize = 4 * HEAVY_BYTES;
+/// Requests that may wait.
+const WAITING_MAX: usize = 16_384;
+/// How long one may wait: as long as a request has in the shard.
+const WAIT_NS: u64 = 10_000_000_000;
+
+/// A heavy request.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Heavy {
+    /// Whose.
+    pub ticket: Ticket,
+    /// For which partition.
+    pub partition: PartitionId,
+    /// Logged or not.
+    pub kind: Kind,
+    /// The encoded operation.
+    pub op: Box<[u8]>,
+}
+
+impl Heavy {
+    /// What it counts: its length, or all there is room for if it is heavy though it be short.
+    fn weight(&self) -> usize {
+        if self.op.len() > HEAVY_BYTES { self.op.len() } else { ROOM_BYTES }
+    }
+}
+
+/// See the file's head.
+#[derive(Debug, Default)]
+pub struct Gate {
+    waiting: VecDeque<(u64, Heavy)>,
+    inside: Vec<(Ticket, usize)>,
+}
+
+impl Gate {
+    /// Takes a request that has come.
+    ///
+    /// # Errors
+    /// The request itself, if too many wait.
+    pub fn push(&mut self, now_ns: u64, heavy: Heavy) -> Result<(), Heavy> {
+        if self.waiting.len() >= WAITING_MAX {
+            return Err(heavy);
+        }
+        self.waiting.push_back((now_ns, heavy));
+        Ok(())
+    }
+
+    /// The next request that may go in.
+    pub fn next(&mut self) -> Option<Heavy> {
+        let (_, first) = self.waiting.front()?;
+        let weight = first.weight();
+        let inside: usize = self.inside.iter().map(|(_, weight)| weight).sum();
+        if !self.inside.is_empty() && inside + weight > ROOM_BYTES {
+            return None;
+        }
+        let (_, heavy) = self.waiting.pop_front()?;
+        self.inside.push((heavy.ticket, weight));
+        Some(heavy)
+    }
+
+    /// A request has its outcome. Returns whether others wait for what it leaves.
+    pub fn done(&mut self, ticket: Ticket) -> bool {
+        let before = self.inside.len();
+        self.inside.retain(|(inside, _)| *inside != ticket);
+        self.inside.len() < before && !self.waiting.is_empty()
+    }
+
+    /// Whether nothing is in the shard or waits for it.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        self.inside.is_empty() && self.waiting.is_empty()
+    }
+
+    /// A request that has waited for too long: it was not done, and will not be.
+    pub fn take_late(&mut self, now_ns: u64) -> Option<Heavy> {
+        let late =
+            self.waiting.front().is_some_and(|(since_ns, _)| now_ns.saturating_sub(*since_ns) > WAIT_NS);
+        if late { self.waiting.pop_front().map(|(_, heavy)| heavy) } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heavy(seq: u64, bytes: usize) -> Heavy {
+        let ticket = Ticket { conn: seq, seq };
+        Heavy { ticket, partition: PartitionId(2), kind: Kind::Read, op: vec![0; bytes].into() }
+    }
+
+    fn inside(gate: &mut Gate) -> Vec<u64> {
+        std::iter::from_fn(|| gate.next()).map(|heavy| heavy.ticket.seq).collect()
+    }
+
+    #[test]
+    fn one_heavy_request_is_inside_at_a_time_and_all_get_in_as_they_came() {
+        let mut gate = Gate::default();
+        for seq in 0..100 {
+            gate.push(0, heavy(seq, 10)).expect("room");
+        }
+        for seq in 0..100 {
+            assert_eq!(inside(&mut gate), [seq]);
+            assert!(!gate.done(Ticket { conn: 7, seq: 1000 }), "not one of these");
+            assert_eq!(gate.done(Ticket { conn: seq, seq }), seq < 99);
+        }
+        assert!(gate.is_idle());
+    }
+
+    #[test]
+    fn large_requests_share_the_room() {
+        let mut gate = Gate::default();
+        for seq in 0..5 {
+            gate.push(0, heavy(seq, 2 << 20)).expect("room");
+        }
+        gate.push(0, heavy(5, 30 << 20)).expect("room");
+        assert_eq!(inside(&mut gate), [0, 1]);
+        assert!(gate.done(Ticket { conn: 0, seq: 0 }));
+        assert_eq!(inside(&mut gate), [2]);
+        for seq in 1..5 {
+            gate.done(Ticket { conn: seq, seq });
+            inside(&mut gate);
+        }
+        assert!(!gate.is_idle() && gate.waiting.is_empty(), "the longest one is inside, alone");
+        assert_eq!(gate.inside, [(Ticket { conn: 5, seq: 5 }, 30 << 20)]);
+    }
+
+    #[test]
+    fn waiting_is_bounded_in_number_and_time() {
+        let mut gate = Gate::default();
+        for seq in 0..WAITING_MAX as u64 {
+            gate.push(seq, heavy(seq, 1)).expect("room");
+        }
+        assert!(gate.push(0, heavy(0, 1)).is_err());
+        assert_eq!(gate.take_late(WAIT_NS), None);
+        assert_eq!(gate.take_late(WAIT_NS + 1).map(|late| late.ticket.seq), Some(0));
+        assert_eq!(gate.take_late(WAIT_NS + 1), None);
+    }
+}

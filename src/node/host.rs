@@ -1,0 +1,114 @@
+//! A shard on its core: the gate before it, when it is to be turned, and its figures.
+
+use std::cell::{Cell, RefCell};
+
+use corduroy_shards::{Counters, Groups, Input, Rejection, Reply, ShardId, Ticket};
+use corduroy_wal::WalStats;
+use corduroy_wal::device::SyncMode;
+
+use super::core::{MAX_GROUPS, NodeShard};
+use super::gate::{Gate, Heavy};
+use crate::resp::SessionReply;
+use crate::store::StoreStats;
+
+/// A shard on this core.
+#[derive(Debug)]
+pub struct Host {
+    /// Which.
+    pub id: ShardId,
+    /// The shard. Borrowed for one call at a time.
+    pub shard: RefCell<NodeShard>,
+    /// Something was put in since its last turn, or its log has news.
+    pub dirty: Cell<bool>,
+    /// When it wants to be turned at the latest, on the monotonic clock.
+    pub wake_at_ns: Cell<Option<u64>>,
+    /// Where heavy requests wait for their turn.
+    pub gate: RefCell<Gate>,
+}
+
+/// A shard's figures for INFO.
+#[derive(Clone, Debug)]
+pub struct ShardFacts {
+    /// Which.
+    pub id: ShardId,
+    /// Of the heart.
+    pub counters: Counters,
+    /// Of the log.
+    pub wal: WalStats,
+    /// Of the state.
+    pub store: StoreStats,
+    /// Of the replicas.
+    pub groups: Groups,
+    /// Whether the log has room.
+    pub has_space: bool,
+    /// How its writes are made durable now.
+    pub sync: SyncMode,
+}
+
+impl Host {
+    /// Its figures now.
+    pub fn facts(&self) -> ShardFacts {
+        let shard = self.shard.borrow();
+        ShardFacts {
+            id: self.id,
+            counters: *shard.counters(),
+            wal: shard.wal().stats(),
+            store: shard.machine().stats(),
+            groups: Groups::gather(shard.replicas(), MAX_GROUPS),
+            has_space: shard.wal().space() == corduroy_wal::Space::Ok,
+            sync: shard.wal().device().sync_mode(),
+        }
+    }
+
+    /// A shard that has just been opened: its first turn lets the replicas begin.
+    pub fn new(id: ShardId, shard: NodeShard) -> Self {
+        Self {
+            id,
+            shard: RefCell::new(shard),
+            dirty: Cell::new(true),
+            wake_at_ns: Cell::new(None),
+            gate: RefCell::default(),
+        }
+    }
+
+    /// Takes a heavy request, to be let in when its turn comes.
+    ///
+    /// # Errors
+    /// The refusal, if too many wait.
+    pub fn hold(&self, now_ns: u64, heavy: Heavy) -> Result<(), (Ticket, SessionReply)> {
+        self.dirty.set(true);
+        self.gate.borrow_mut().push(now_ns, heavy).map_err(|heavy| {
+            (heavy.ticket, Reply::Rejected(Rejection::Overloaded("heavy requests of the shard")))
+        })
+    }
+
+    /// Lets heavy requests in, as many as may be in the shard; those that `is_wanted` says nobody waits for are dropped.
+    /// Answers the refusals of those that have waited for too long.
+    pub fn admit(&self, now_ns: u64, is_wanted: impl Fn(Ticket) -> bool) -> Vec<(Ticket, SessionReply)> {
+        let mut gate = self.gate.borrow_mut();
+        let mut late = Vec::new();
+        if gate.is_idle() {
+            return late;
+        }
+        while let Some(Heavy { ticket, .. }) = gate.take_late(now_ns) {
+            late.push((ticket, Reply::Rejected(Rejection::Overloaded("it was not done in time"))));
+        }
+        while let Some(Heavy { ticket, partition, kind, op }) = gate.next() {
+            if is_wanted(ticket) {
+                self.shard.borrow_mut().handle(Input::Request { ticket, partition, kind, op: &op });
+                self.dirty.set(true);
+            } else {
+                gate.done(ticket);
+            }
+        }
+        late
+    }
+
+    /// A request has its outcome: if it was a heavy one, the next may come in.
+    pub fn end(&self, ticket: Ticket) {
+        let mut gate = self.gate.borrow_mut();
+        if !gate.is_idle() && gate.done(ticket) {
+            self.dirty.set(true);
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The node's ledger: what it holds for its clients, all connections of all cores together, and who goes when that is more
+//! than it may be.
+//!
+//! Each core counts its own connections and adds the difference here now and then, so that no request pays for it.
+//! Invariant: after a core has counted, all clients together are within the limit, but for what connections hold that are
+//! being closed and for the steps in which cores publish. The connection that holds the most goes first.
+
+use std::rc::Rc;
+use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering};
+
+use super::connection::{self, Conn};
+use super::core::{Core, core_of_conn};
+use crate::resp::Backend;
+
+/// A core adds what it has counted to the node's sum when it differs by so much.
+const STEP_BYTES: usize = 64 << 10;
+/// Outcomes from this size on are counted while they are under way to another core.
+pub const COUNTED_OUTCOME_BYTES: usize = 4 << 10;
+
+/// See the file's head.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// As published by the cores; one may take back what another has not added yet.
+    total: AtomicIsize,
+    /// Of that, what connections hold that are marked for closing.
+    leaving: AtomicUsize,
+    /// What all may hold.
+    limit: AtomicUsize,
+    /// Connections closed for want of room.
+    evicted: AtomicU64,
+    /// Large outcomes on their way from the core that made them to their connection's.
+    under_way: AtomicUsize,
+}
+
+impl Ledger {
+    /// Sets what all clients together may hold.
+    pub fn set_limit(&self, bytes: usize) {
+        self.limit.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What they may hold.
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// What they hold, as published.
+    pub fn total(&self) -> usize {
+        usize::try_from(self.total.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// Connections closed because all together held too much.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    /// How much too much is held, beside what is about to be freed.
+    fn excess(&self) -> usize {
+        self.total().saturating_sub(self.leaving.load(Ordering::Relaxed)).saturating_sub(self.limit())
+    }
+
+    /// Counts an outcome that leaves its core.
+    pub fn send_outcome(&self, bytes: usize) {
+        self.under_way.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    /// Counts an outcome that has come to its core. Returns whether cores that waited for it may go on.
+    pub fn take_outcome(&self, bytes: usize) -> bool {
+        let before = self.under_way.fetch_sub(bytes, Ordering::SeqCst);
+        let limit = self.under_way_limit();
+        before >= limit && before - bytes < limit
+    }
+
+    /// Whether so much is under way between cores that no more is to be made of it.
+    pub fn is_full(&self) -> bool {
+        self.under_way.load(Ordering::SeqCst) >= self.under_way_limit()
+    }
+
+    fn under_way_limit(&self) -> usize {
+        (self.limit() / 4).max(1)
+    }
+}
+
+/// What a core has counted.
+#[derive(Debug, Default)]
+pub struct Count {
+    now: std::cell::Cell<usize>,
+    published: std::cell::Cell<usize>,
+}
+
+impl Count {
+    fn replace(&self, before: usize, after: usize) {
+        self.now.set(self.now.get() + after - before);
+    }
+
+    fn publish(&self, ledger: &Ledger) {
+        let difference = self.now.get().cast_signed() - self.published.replace(self.now.get()).cast_signed();
+        ledger.total.fetch_add(difference, Ordering::Relaxed);
+    }
+}
+
+/// Counts what a connection holds, and makes room if all of them hold too much.
+pub fn count(core: &Rc<Core>, conn: &Conn) {
+    let bytes = conn.held_bytes();
+    core.count.replace(conn.counted_bytes.replace(bytes), bytes);
+    if core.count.now.get().abs_diff(core.count.published.get()) >= STEP_BYTES {
+        core.count.publish(&core.shared.ledger);
+        make_room(core);
+    }
+}
+
+/// A connection is closed: it holds nothing any more.
+pub fn leave(core: &Core, conn: &Conn) {
+    core.count.replace(conn.counted_bytes.take(), 0);
+    core.count.publish(&core.shared.ledger);
+    let promised = conn.session.borrow().client().end();
+    core.shared.ledger.leaving.fetch_sub(promised, Ordering::Relaxed);
+}
+
+/// Closes the connections that hold the most, until the others are within the limit.
+fn make_room(core: &Rc<Core>) {
+    let ledger = &core.shared.ledger;
+    let excess = ledger.excess();
+    if excess == 0 {
+        return;
+    }
+    for (client, bytes) in core.shared.hub.clients.largest(excess) {
+        let bytes = bytes.max(1);
+        // Before the promise, for its end may come at once.
+        ledger.leaving.fetch_add(bytes, Ordering::Relaxed);
+        if !client.promise(bytes) {
+            ledger.leaving.fetch_sub(bytes, Ordering::Relaxed);
+            continue;
+        }
+        ledger.evicted.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(
+            id = client.id,
+            addr = client.addr,
+            bytes,
+            limit = ledger.limit(),
+            "closing a connection: it holds the most, and all clients together hold more than memory.clients_bytes"
+        );
+        let here = (core_of_conn(client.conn) == core.index).then(|| core.conns.borrow().get(client.conn));
+        match here.flatten() {
+            Some(conn) => connection::close(core, &conn),
+            None => core.wake_connection(client.conn),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_about_to_be_freed_is_no_excess() {
+        let ledger = Ledger::default();
+        ledger.set_limit(100);
+        let (one, other) = (Count::default(), Count::default());
+        one.replace(0, 90);
+        other.replace(0, 60);
+        assert_eq!(ledger.total(), 0, "nothing is published");
+        one.publish(&ledger);
+        other.publish(&ledger);
+        assert_eq!((ledger.total(), ledger.excess()), (150, 50));
+        ledger.leaving.fetch_add(60, Ordering::Relaxed);
+        assert_eq!(ledger.excess(), 0);
+        other.replace(60, 0);
+        other.publish(&ledger);
+        ledger.leaving.fetch_sub(60, Ordering::Relaxed);
+        assert_eq!((ledger.total(), ledger.excess()), (90, 0));
+    }
+
+    #[test]
+    fn outcomes_under_way_stop_and_free_those_who_make_them() {
+        let ledger = Ledger::default();
+        ledger.set_limit(400);
+        ledger.send_outcome(60);
+        assert!(!ledger.is_full());
+        ledger.send_outcome(60);
+        assert!(ledger.is_full());
+        assert!(ledger.take_outcome(60), "the waiting ones are to be woken");
+        assert!(!ledger.is_full());
+        assert!(!ledger.take_outcome(60), "and only then");
+    }
+}

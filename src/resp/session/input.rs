@@ -1,0 +1,152 @@
+//! Bytes in: what is kept of them, how far they are carried out now, and what stops that.
+//!
+//! Invariant: memory follows the bytes that came, and a request that is known to end is given no more than it needs. A
+//! session does a bounded amount of work in a turn, whatever it was sent.
+
+use super::{
+    Backend, Ending, LARGE_REPLY_BYTES, MAX_IN_FLIGHT, OUTPUT_PAUSE_BYTES, Refusal, Session,
+    UNAUTHENTICATED_OUTPUT_BYTES, UNITS_A_REQUEST, take,
+};
+use crate::resp::parse::{Limits, Parsed};
+
+/// Memory for input that a connection keeps when it has none.
+const SPARE_BYTES: usize = 64 << 10;
+
+impl Session {
+    /// Gives the session its share of work for a turn: a request is a unit, one that takes longer is more. What it has
+    /// left undone then waits for the next turn; see [`Session::is_unfinished`].
+    pub fn begin_turn(&mut self, units: u32) {
+        self.units = units;
+    }
+
+    /// Whether requests are kept that the share of work did not suffice for.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.units == 0 && self.head < self.pending.len() && self.ending == Ending::No
+    }
+
+    /// Takes bytes from the client and carries out as many requests as the bounds permit. The rest is kept.
+    pub fn input(&mut self, bytes: &[u8], backend: &dyn Backend) {
+        if self.ending != Ending::No {
+            return;
+        }
+        if self.head == self.pending.len() {
+            self.pending.clear();
+            self.head = 0;
+            let used = self.drive(bytes, backend);
+            self.keep(bytes.get(used..).unwrap_or_default());
+        } else {
+            self.keep(bytes);
+            self.resume(backend);
+        }
+        self.shrink_input();
+    }
+
+    /// Goes on with requests that were received but not carried out; to be called after output was taken. Cheap if there
+    /// is nothing to do.
+    pub fn resume(&mut self, backend: &dyn Backend) {
+        if self.head == self.pending.len() || self.is_paused() {
+            return;
+        }
+        let (pending, head) = (take(&mut self.pending), take(&mut self.head));
+        let used = self.drive(pending.get(head..).unwrap_or_default(), backend);
+        (self.pending, self.head) = (pending, head + used);
+        if self.head * 2 >= self.pending.len() {
+            self.pending.drain(..self.head);
+            self.head = 0;
+            self.shrink_input();
+        }
+    }
+
+    /// One huge request must not pin its memory for the life of the connection.
+    fn shrink_input(&mut self) {
+        if self.pending.is_empty() && self.pending.capacity() > SPARE_BYTES {
+            self.pending = Vec::new();
+        } else if self.pending.capacity() > 1 << 20 && self.pending.len() < SPARE_BYTES {
+            self.pending.shrink_to(SPARE_BYTES);
+        }
+    }
+
+    /// Keeps bytes for later. Of a request whose end is known no more is reserved than it takes, and never more than twice
+    /// what has come.
+    fn keep(&mut self, bytes: &[u8]) {
+        let needed = self.pending.len() + bytes.len();
+        if needed > self.pending.capacity() {
+            let end = self.head + self.parser.expected_bytes();
+            let target = if end > needed { end.min(2 * needed) } else { needed + needed / 4 };
+            self.pending.reserve_exact(target - self.pending.len());
+        }
+        self.pending.extend_from_slice(bytes);
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        let output = if self.authenticated { OUTPUT_PAUSE_BYTES } else { UNAUTHENTICATED_OUTPUT_BYTES };
+        self.stalled
+            || self.units == 0
+            || self.ending != Ending::No
+            || self.out.len() + self.held_bytes > output
+            || self.in_flight_bytes > self.hub.shares.in_flight()
+            || self.in_flight >= MAX_IN_FLIGHT
+            || (self.unsure > 0 && self.unsure >= self.window())
+    }
+
+    /// Bytes that may be read at once: few from a client that has not given the password.
+    #[must_use]
+    pub fn read_max_bytes(&self) -> usize {
+        if self.authenticated {
+            usize::MAX
+        } else {
+            Limits::UNAUTHENTICATED.max_request_bytes.saturating_sub(self.held_input_bytes()).max(1)
+        }
+    }
+
+    /// Carries out requests from the front of `bytes`; answers how many bytes are done with.
+    fn drive(&mut self, bytes: &[u8], backend: &dyn Backend) -> usize {
+        let mut parser = take(&mut self.parser);
+        self.clock_ns = backend.mono_ns();
+        self.clock_is_fresh = true;
+        self.limits = self.current_limits();
+        let mut used = 0;
+        while !self.is_paused() {
+            let rest = bytes.get(used..).unwrap_or_default();
+            match parser.parse(rest, &self.limits) {
+                Ok(Parsed::Incomplete) => break,
+                Ok(Parsed::Nothing(len) | Parsed::Dropped(len)) => used += len,
+                Ok(Parsed::TooBig(len, why)) => {
+                    used += len;
+                    self.too_big(&Refusal::owned(format!("ERR {why}")));
+                }
+                Ok(Parsed::Request(len)) => {
+                    let args = parser.args(rest);
+                    (self.request_bytes, self.unparsed_bytes) = (len, rest.len());
+                    let before = self.out.len();
+                    let is_done = self.request(&args, backend);
+                    (self.request_bytes, self.unparsed_bytes) = (0, 0);
+                    if !is_done {
+                        self.stalled = true;
+                        break;
+                    }
+                    used += len;
+                    let brought = self.out.len().saturating_sub(before) / super::BYTES_A_UNIT;
+                    self.work(UNITS_A_REQUEST.saturating_add(u32::try_from(brought).unwrap_or(u32::MAX)));
+                }
+                Err(error) => {
+                    self.protocol_error(error);
+                    used = bytes.len();
+                }
+            }
+        }
+        self.parser = parser;
+        self.end_run(backend);
+        self.clock_is_fresh = false;
+        self.publish(backend);
+        used
+    }
+
+    /// Counts work done in this turn.
+    pub(super) fn work(&mut self, units: u32) {
+        self.units = self.units.saturating_sub(units);
+    }
+}
+
+const _: () = assert!(LARGE_REPLY_BYTES < OUTPUT_PAUSE_BYTES, "a large reply may still be one of several");

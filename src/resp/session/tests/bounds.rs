@@ -1,0 +1,218 @@
+//! What a connection may make the node hold and do: before the password, in MULTI, by heavy requests, in a turn.
+
+use super::*;
+use crate::resp::Hub;
+
+#[test]
+fn before_the_password_output_and_input_stay_small() {
+    let fake = crate::resp::fake::Fake::new(1);
+    *fake.password.borrow_mut() = Some("secret".to_owned());
+    let mut talk = Talk::with(fake, Hub::new(1), 1);
+    let flood = b"GET a\r\n".repeat(10_000);
+    let mut fed = 0;
+    while talk.session.wants_read() || talk.session.holds_more_input() {
+        let piece = talk.session.read_max_bytes().min(flood.len());
+        talk.session.input(&flood[..piece], &talk.fake);
+        fed += piece;
+        assert!(fed < 100_000, "it is not read on");
+    }
+    assert!(talk.session.output().len() < 1200, "{} bytes to send", talk.session.output().len());
+    assert!(talk.session.buffered_bytes() < 48 << 10, "{} bytes held", talk.session.buffered_bytes());
+    // Once it is read, it goes on.
+    assert!(talk.output().starts_with(b"-NOAUTH"));
+    assert!(!talk.session.output().is_empty());
+}
+
+#[test]
+fn before_the_password_a_request_is_small() {
+    let fake = crate::resp::fake::Fake::new(1);
+    *fake.password.borrow_mut() = Some("secret".to_owned());
+    let mut talk = Talk::with(fake, Hub::new(1), 1);
+    let argument = format!("$10000\r\n{}\r\n", "x".repeat(10_000));
+    let reply = talk.say_bytes(format!("*3\r\n$4\r\nAUTH\r\n{argument}{argument}").as_bytes());
+    assert_eq!(
+        String::from_utf8_lossy(&reply),
+        "-ERR Protocol error: request exceeds the limit of 17408 bytes\r\n"
+    );
+    assert!(talk.session.should_close());
+}
+
+#[test]
+fn too_long_an_argument_is_refused_and_the_connection_goes_on() {
+    let mut talk = Talk::new(1);
+    talk.hub.set_max_bulk_bytes(1 << 20);
+    talk.session.input(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$40000000\r\n", &talk.fake);
+    let piece = vec![b'x'; 1 << 20];
+    let mut left = 40_000_000;
+    while left > 0 {
+        let here = left.min(piece.len());
+        talk.session.input(&piece[..here], &talk.fake);
+        assert!(talk.session.buffered_bytes() < 100_000, "nothing of it is kept");
+        assert!(talk.session.is_midway(), "its time limit holds");
+        left -= here;
+    }
+    let reply = talk.say_bytes(b"\r\nPING\r\n");
+    assert_eq!(
+        String::from_utf8_lossy(&reply),
+        "-ERR an argument of 40000000 bytes exceeds the limit of 1048576 (max_bulk_bytes, proto-max-bulk-len); nothing was \
+         done\r\n+PONG\r\n"
+    );
+    // In a transaction it spoils it.
+    talk.check("MULTI", "+OK~");
+    talk.say_bytes(format!("*2\r\n$4\r\nECHO\r\n$2000000\r\n{}\r\n", "x".repeat(2_000_000)).as_bytes());
+    talk.check("EXEC", "-EXECABORT Transaction discarded because of previous errors.~");
+}
+
+#[test]
+fn what_a_connection_holds_is_told_by_kind() {
+    let field = |list: &str, name: &str| -> usize {
+        let found = list.split(' ').find_map(|field| field.strip_prefix(&format!("{name}=")));
+        found.unwrap_or_else(|| panic!("{name} in {list}")).parse().expect("a number")
+    };
+    let mut talk = Talk::new(1);
+    let idle = talk.say("CLIENT INFO");
+    assert_eq!(field(&idle, "qbuf"), "CLIENT INFO\r\n".len());
+    assert_eq!(field(&idle, "argv-mem"), "CLIENT INFO\r\n".len());
+    assert_eq!((field(&idle, "multi-mem"), field(&idle, "oll"), field(&idle, "omem")), (0, 0, 0));
+    let all = field(&idle, "tot-mem");
+    assert!(all > 1000, "a connection is not for nothing: {idle}");
+    // Half a request.
+    talk.say_bytes(&[b"*2\r\n$4\r\nECHO\r\n$500000\r\n".as_slice(), &vec![b'x'; 300_000]].concat());
+    let me = talk.session.client().clone();
+    talk.session.publish_footprint(0);
+    let half = me.describe(0);
+    assert_eq!(field(&half, "qbuf"), 300_023);
+    assert!(field(&half, "qbuf-free") <= 300_023 && field(&half, "tot-mem") >= all + 300_023, "{half}");
+    talk.say_bytes(&[vec![b'x'; 200_000], b"\r\n".to_vec()].concat());
+    assert_eq!(field(&me.describe(0), "qbuf"), 0);
+    // Queued commands.
+    talk.say("MULTI");
+    talk.say_bytes(format!("*2\r\n$4\r\nECHO\r\n$100000\r\n{}\r\n", "x".repeat(100_000)).as_bytes());
+    talk.session.publish_footprint(0);
+    let queued = me.describe(0);
+    assert!((100_000..110_000).contains(&field(&queued, "multi-mem")), "{queued}");
+    talk.say("DISCARD");
+    // Requests under way, and replies.
+    talk.session.input(
+        format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$70000\r\n{}\r\n", "x".repeat(70_000)).as_bytes(),
+        &talk.fake,
+    );
+    talk.session.publish_footprint(0);
+    assert!((70_000..71_000).contains(&field(&me.describe(0), "argv-mem")));
+    talk.answer(false);
+    talk.output();
+    talk.session.input(b"GET k\r\n", &talk.fake);
+    talk.session.publish_footprint(123);
+    let replied = me.describe(0);
+    assert_eq!(field(&replied, "obl"), 70_010);
+    assert!(field(&replied, "rbs") >= 70_010 && field(&replied, "rbp") >= 70_010, "{replied}");
+    assert_eq!((field(&replied, "oll"), field(&replied, "omem"), field(&replied, "argv-mem")), (1, 123, 0));
+    talk.output();
+    talk.session.publish_footprint(0);
+    let read = me.describe(0);
+    assert_eq!((field(&read, "obl"), field(&read, "oll")), (0, 0));
+    assert!(field(&read, "rbs") < 10_000 && field(&read, "tot-mem") < field(&replied, "tot-mem"), "{read}");
+}
+
+#[test]
+fn names_are_bounded() {
+    let mut talk = Talk::new(1);
+    let name = "n".repeat(1024);
+    talk.check(&format!("CLIENT SETNAME {name}"), "+OK~");
+    talk.check(&format!("CLIENT SETNAME {name}x"), "-ERR Client names cannot be longer than 1024 bytes~");
+    talk.check(&format!("HELLO 3 SETNAME {name}x"), "-ERR Client names cannot be longer than 1024 bytes~");
+    talk.check(
+        &format!("CLIENT SETINFO LIB-NAME {name}x"),
+        "-ERR lib-name cannot be longer than 1024 bytes~",
+    );
+    assert!(talk.session.footprint().names >= 1024);
+}
+
+#[test]
+fn a_heavy_request_is_the_only_one_of_its_connection_under_way() {
+    let mut talk = Talk::new(1);
+    talk.fake.in_memory.set(false);
+    let submitted = |talk: &Talk| talk.fake.submitted.borrow().len();
+    talk.session.input(b"SET a 1\r\nKEYS *\r\nSET b 1\r\nGET a\r\n", &talk.fake);
+    assert_eq!(submitted(&talk), 1, "it waits for those before it");
+    let next = |talk: &mut Talk| {
+        let (ticket, reply) = talk.fake.carry_out(false).expect("one is under way");
+        talk.session.reply(ticket, reply, &talk.fake);
+    };
+    next(&mut talk);
+    assert_eq!(submitted(&talk), 1, "those behind it wait for it");
+    next(&mut talk);
+    assert_eq!(submitted(&talk), 2);
+    talk.answer(false);
+    assert_eq!(talk.output(), b"+OK\r\n*1\r\n$1\r\na\r\n+OK\r\n$1\r\n1\r\n");
+    // CLIENT REPLY SKIP stays with the request that it was said for, however often that one is looked at.
+    talk.session.input(b"SET a 1\r\nCLIENT REPLY SKIP\r\nKEYS *\r\nPING\r\n", &talk.fake);
+    talk.answer(false);
+    assert_eq!(talk.output(), b"+OK\r\n+PONG\r\n");
+    // A long range and a long value are heavy as well.
+    for request in [
+        b"SETRANGE k 30000000 x\r\n".to_vec(),
+        [b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2000000\r\n".as_slice(), &vec![b'x'; 2_000_000], b"\r\n"].concat(),
+    ] {
+        talk.session.input(&request.repeat(3), &talk.fake);
+        assert_eq!(submitted(&talk), 1);
+        talk.answer(false);
+        talk.output();
+    }
+}
+
+#[test]
+fn a_write_waits_for_reads_that_may_bring_much() {
+    let mut talk = Talk::new(1);
+    talk.fake.in_memory.set(false);
+    talk.session.input(b"GET a\r\nSET a 1\r\nMULTI\r\nSET a 2\r\nEXEC\r\n", &talk.fake);
+    assert_eq!(talk.fake.submitted.borrow().len(), 1, "what a read brings is not known at first");
+    talk.answer(false);
+    assert_eq!(talk.output(), b"$-1\r\n+OK\r\n+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n");
+    // Replies were small for a while.
+    for _ in 0..100 {
+        talk.say("GET b");
+    }
+    talk.session.input(b"GET a\r\nSET a 1\r\nGET a\r\nSET a 3\r\n", &talk.fake);
+    assert_eq!(talk.fake.submitted.borrow().len(), 4);
+    talk.answer(false);
+}
+
+#[test]
+fn a_turn_has_so_much_work_and_the_rest_waits() {
+    let mut talk = Talk::new(1);
+    let answered = |talk: &mut Talk| {
+        let mut out = Vec::new();
+        talk.session.take_output(&mut out);
+        out.split(|byte| *byte == b'\n').count() - 1
+    };
+    talk.session.begin_turn(8192);
+    talk.session.input(&b"PING\r\n".repeat(10_000), &talk.fake);
+    assert_eq!(answered(&mut talk), 8192);
+    assert!(talk.session.is_unfinished() && !talk.session.wants_read());
+    talk.session.begin_turn(100);
+    talk.session.resume(&talk.fake);
+    assert_eq!(answered(&mut talk), 100);
+    talk.session.begin_turn(8192);
+    talk.session.resume(&talk.fake);
+    assert_eq!(answered(&mut talk), 10_000 - 8292);
+    assert!(!talk.session.is_unfinished() && talk.session.wants_read());
+    // What is not known to be quick counts more, and so do long replies.
+    talk.session.begin_turn(8192);
+    talk.session.input(&b"CLIENT ID\r\n".repeat(100), &talk.fake);
+    assert_eq!(answered(&mut talk), 32);
+}
+
+#[test]
+fn input_takes_no_more_memory_than_its_request_needs() {
+    let mut talk = Talk::new(1);
+    talk.session.input(b"*2\r\n$4\r\nECHO\r\n$20000000\r\n", &talk.fake);
+    let piece = vec![b'x'; 64 << 10];
+    let mut came = 0;
+    while came + piece.len() < 20_000_000 {
+        talk.session.input(&piece, &talk.fake);
+        came += piece.len();
+        let held = talk.session.buffered_bytes();
+        assert!(held <= (2 * came + 1000).min(20_000_100), "{held} bytes held of {came}");
+    }
+}
