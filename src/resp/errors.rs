@@ -40,7 +40,7 @@ pub const PREFIXES: &[ErrorPrefix] = &[
     prefix("OVERLOADED", "a queue is full; never appended", "yes, after a pause"),
     prefix(
         "DISKFULL",
-        "no space for the log; never appended",
+        "no space for the log or the state; never appended",
         "yes, once there is space; reads and deletes work",
     ),
     prefix("ABORTED", "the entry was seen to be replaced by another leader's", "yes, nothing was done"),
