@@ -3,7 +3,7 @@
 //! Exit codes: 0 stopped as told, 2 bad usage, 64 and above as in sysexits.h: 71 the system refused
 //! something that every server needs, 74 the log or the state could not be
 //! written or read, 78 a bad configuration or data folder. A panic aborts, since a core that lost its place in the middle
-//! of a turn must not go on; only a panic that the raft guard contains is let through to it.
+//! of a turn must not go on; only a panic of a library that is called behind the guard is let through to it.
 
 use std::process::ExitCode;
 
@@ -77,7 +77,7 @@ fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         if corduroy_shards::raft::guard::is_guarded() {
-            tracing::error!("contained a panic of the raft crate: {info}");
+            tracing::error!("contained a panic of a library: {info}");
             return;
         }
         log::flush();

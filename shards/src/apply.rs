@@ -8,7 +8,7 @@ use corduroy_wal::{EntryKind, Lsn, Term};
 use crate::entry::{self, EntryHeader, HEADER_BYTES};
 use crate::ids::Ticket;
 use crate::io::{Now, Rejection, Reply};
-use crate::machine::{Applied, StateMachine, Step};
+use crate::machine::{Applied, StateMachine, Step, Unreadable};
 use crate::raft::guard::Fault;
 use crate::raft::log_store::entry_kind;
 use crate::raft::proposals::{Item, Match, Requests, Spare, Work};
@@ -132,6 +132,7 @@ impl<M: StateMachine> Applying<'_, M> {
         let from = self.outbox.replies.len();
         let progress = self.operations(slot, &at_hand);
         self.stamp(slot, from);
+        let progress = progress?;
         if progress == Progress::Done {
             self.machine.end_entry(&at_hand.at);
             self.close(slot, stamp_ms, at_hand.is_ours);
@@ -152,20 +153,20 @@ impl<M: StateMachine> Applying<'_, M> {
 
     /// Walks the entry's operations and the reads between them. Once the operations are done, the budget does not stop
     /// it: as long as the row is open, reads keep joining it, as many as are answered.
-    fn operations(&mut self, slot: &mut Slot, entry: &AtHand<'_>) -> Progress {
+    fn operations(&mut self, slot: &mut Slot, entry: &AtHand<'_>) -> Result<Progress, Fault> {
         loop {
             if self.outbox.bytes >= self.outcome_bytes {
                 self.budget.bytes = 0;
                 if slot.cursor.left > 0 {
-                    return Progress::More;
+                    return Ok(Progress::More);
                 }
                 if entry.is_ours {
                     self.answer_or_park(slot, entry);
                 }
-                return Progress::Done;
+                return Ok(Progress::Done);
             }
             if self.budget.is_spent() && slot.cursor.left > 0 {
-                return Progress::More;
+                return Ok(Progress::More);
             }
             let row = if entry.is_ours { slot.rows.front() } else { None };
             let item = row.and_then(|row| row.requests.peek().map(|item| (item, &row.requests)));
@@ -178,12 +179,12 @@ impl<M: StateMachine> Applying<'_, M> {
                 Some((Work::Write, _)) | None => {
                     if slot.cursor.left == 0 {
                         assert!(item.is_none(), "entry {} has fewer operations than requests", entry.at.lsn);
-                        return Progress::Done;
+                        return Ok(Progress::Done);
                     }
                     let (op, next) = entry::next_op(entry.payload, slot.cursor.at)
                         .expect("the whole payload was checked when it was opened");
                     let step = self.machine.apply(&entry.at, op);
-                    if !matches!(step, Step::Blocked) {
+                    if !matches!(step, Step::Blocked | Step::Unreadable(_)) {
                         slot.cursor.at = next;
                         slot.cursor.left -= 1;
                         self.counters.ops_applied += 1;
@@ -194,26 +195,42 @@ impl<M: StateMachine> Applying<'_, M> {
             if matches!(step, Step::Blocked) {
                 if slot.cursor.left > 0 || ticket.is_none() {
                     self.fetch_ahead(slot, entry);
-                    return Progress::Blocked;
+                    return Ok(Progress::Blocked);
                 }
                 self.answer_or_park(slot, entry);
-                return Progress::Done;
+                return Ok(Progress::Done);
             }
+            let is_read = matches!(item.map(|(item, _)| item.work), Some(Work::Read { .. }));
             self.budget.spend(bytes);
-            let Step::Done(outcome) = step else {
+            let Some(answer) = self.answer_in_entry(step, is_read, entry.at.lsn)? else {
                 assert!(ticket.is_none(), "entry {} has requests, but is of an earlier life", entry.at.lsn);
                 continue;
             };
-            self.outbox.bytes += self.machine.step_bytes(&outcome);
             if let Some(ticket) = ticket {
                 if let Some(row) = slot.rows.front_mut() {
                     row.requests.advance(bytes);
                 }
                 slot.conns.sub(ticket.conn);
-                slot.pending.sub(bytes);
-                self.totals.sub(bytes);
-                self.outbox.done(ticket, entry.at.lsn, outcome);
+                self.answer(slot, ticket, bytes, entry.at.lsn, answer);
             }
+        }
+    }
+
+    /// What the request of an entry's step is answered with; `None`: nobody waits for it.
+    fn answer_in_entry(
+        &mut self,
+        step: Step<M::Outcome>,
+        is_read: bool,
+        lsn: Lsn,
+    ) -> Result<Option<Result<M::Outcome, Unreadable>>, Fault> {
+        match step {
+            Step::Done(outcome) => {
+                self.outbox.bytes += self.machine.step_bytes(&outcome);
+                Ok(Some(Ok(outcome)))
+            }
+            Step::Unreadable(why) if is_read => Ok(Some(Err(why))),
+            Step::Unreadable(why) => Err(Fault(format!("entry {lsn} cannot be applied: {why}"))),
+            Step::Passed | Step::Blocked => Ok(None),
         }
     }
 
@@ -244,14 +261,12 @@ impl<M: StateMachine> Applying<'_, M> {
                 self.outbox.bytes >= self.outcome_bytes && !self.machine.is_light(slot.partition, op);
             let step =
                 if is_full { Step::Blocked } else { self.machine.read(slot.partition, op, entry.clock_ms) };
-            match step {
-                Step::Done(outcome) if !slot.parked.holds(ticket.conn) => {
-                    slot.pending.sub(op_bytes);
-                    self.totals.sub(op_bytes);
-                    self.outbox.bytes += self.machine.step_bytes(&outcome);
-                    self.outbox.done(ticket, entry.at.lsn, outcome);
+            match Self::answer_of(step) {
+                Some(answer) if !slot.parked.holds(ticket.conn) => {
+                    self.weigh(&answer);
+                    self.answer(slot, ticket, op_bytes, entry.at.lsn, answer);
                 }
-                Step::Done(_) | Step::Blocked | Step::Passed => {
+                Some(_) | None => {
                     slot.parked.push(ParkedRead { ticket, op: op.into(), deadline_ns });
                     self.counters.reads_parked += 1;
                 }
@@ -323,15 +338,46 @@ impl<M: StateMachine> Applying<'_, M> {
         }
         // Tried also where it has to follow another one: what it needs is then on its way already.
         let step = self.machine.read(slot.partition, op, self.now.wall_ms.max(slot.stamp_ms));
-        match step {
-            Step::Done(outcome) if !slot.parked.holds(ticket.conn) => {
-                slot.pending.sub(op.len());
-                self.totals.sub(op.len());
-                self.outbox.bytes += self.machine.step_bytes(&outcome);
-                self.outbox.done(ticket, slot.replica.applied(), outcome);
+        match Self::answer_of(step) {
+            Some(answer) if !slot.parked.holds(ticket.conn) => {
+                self.weigh(&answer);
+                self.answer(slot, ticket, op.len(), slot.replica.applied(), answer);
                 true
             }
-            Step::Done(_) | Step::Blocked | Step::Passed => false,
+            Some(_) | None => false,
+        }
+    }
+
+    /// Counts what an answer takes.
+    fn weigh(&mut self, answer: &Result<M::Outcome, Unreadable>) {
+        if let Ok(outcome) = answer {
+            self.outbox.bytes += self.machine.step_bytes(outcome);
+        }
+    }
+
+    /// What a read is answered with, if it can be.
+    fn answer_of(step: Step<M::Outcome>) -> Option<Result<M::Outcome, Unreadable>> {
+        match step {
+            Step::Done(outcome) => Some(Ok(outcome)),
+            Step::Unreadable(why) => Some(Err(why)),
+            Step::Blocked | Step::Passed => None,
+        }
+    }
+
+    /// Answers one request that is in no row or batch any more.
+    fn answer(
+        &mut self,
+        slot: &mut Slot,
+        ticket: Ticket,
+        bytes: usize,
+        lsn: Lsn,
+        answer: Result<M::Outcome, Unreadable>,
+    ) {
+        slot.pending.sub(bytes);
+        self.totals.sub(bytes);
+        match answer {
+            Ok(outcome) => self.outbox.done(ticket, lsn, outcome),
+            Err(why) => self.outbox.reject(ticket, Rejection::unreadable(slot.partition, why)),
         }
     }
 }

@@ -5,7 +5,7 @@
 use corduroy_wal::{Lsn, WalError};
 
 use crate::ids::{PartitionId, Ticket};
-use crate::machine::{Kind, StateMachine};
+use crate::machine::{Kind, StateMachine, Unreadable};
 use crate::raft::replica::ReplicaError;
 use crate::stages::{Answered, StageStamps, with_stamps};
 
@@ -57,6 +57,12 @@ pub enum Rejection {
     /// The replica was fenced or stopped before the entry was appended.
     #[error("replica of partition {0} is stopped: {1}")]
     ReplicaStopped(PartitionId, String),
+    /// What the request needs of the state is damaged on the disk.
+    #[error("partition {0}: {1}")]
+    Damaged(PartitionId, String),
+    /// What the request needs of the state could not be read now.
+    #[error("partition {0}: {1}")]
+    Unreadable(PartitionId, String),
     /// The request is larger than an entry may be.
     #[error("the request of {bytes} bytes exceeds the limit of {limit}")]
     TooLarge {
@@ -159,6 +165,17 @@ pub enum ShardError {
     /// It ended earlier with another error.
     #[error("the shard ended with an earlier error")]
     Ended,
+}
+
+impl Rejection {
+    /// Of a request of the partition that needs what cannot be read.
+    #[must_use]
+    pub fn unreadable(partition: PartitionId, why: Unreadable) -> Self {
+        match why {
+            Unreadable::Damaged(what) => Self::Damaged(partition, what),
+            Unreadable::Refused(what) => Self::Unreadable(partition, what),
+        }
+    }
 }
 
 impl From<&ReplicaError> for Rejection {

@@ -14,6 +14,7 @@ pub mod raft;
 mod room;
 pub mod routing;
 pub mod runtime;
+mod screen;
 pub mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -25,7 +26,7 @@ pub use ::raft::StateRole as Role;
 pub use corduroy_wal as wal;
 pub use ids::{PartitionId, ShardId, Ticket};
 pub use io::{Input, Now, Outputs, Rejection, Reply, ShardError};
-pub use machine::{Applied, Kind, StateMachine, Step};
+pub use machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable};
 pub use options::{Limits, ShardOptions};
 pub use shard::Shard;
 pub use stages::StageStamps;

@@ -29,6 +29,17 @@ pub struct Applied {
     pub stamp_ms: u64,
 }
 
+/// Why something of the state could not be read.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// It is not as it was written, and does not become so by itself.
+    #[error("{0}")]
+    Damaged(String),
+    /// The system refused to read it, and may let it be read later.
+    #[error("{0}")]
+    Refused(String),
+}
+
 /// The result of one step of the machine.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step<O> {
@@ -40,6 +51,20 @@ pub enum Step<O> {
     /// Applied in an earlier life, and part of what was persisted then, though the entry as a whole is not. Only
     /// [`StateMachine::apply`] says so, and nobody waits for an outcome.
     Passed,
+    /// It needs something that cannot be read. Nothing was changed. A read is answered with that; an operation of an entry
+    /// cannot be passed over, so its replica is stopped (see [`StateMachine::prepare`]).
+    Unreadable(Unreadable),
+}
+
+/// Whether an operation has all it needs in memory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Prepared {
+    /// It has, or needs nothing.
+    Ready,
+    /// Jobs were queued that bring it; ask again after [`StateMachine::job_done`].
+    Blocked,
+    /// Something that it needs cannot be read: it must not be proposed.
+    Unreadable(Unreadable),
 }
 
 /// A deterministic state machine holding all partitions of one shard.
@@ -58,6 +83,20 @@ pub trait StateMachine {
 
     /// Applies one op of the entry at `at`.
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<Self::Outcome>;
+
+    /// Before an operation is proposed: whether what it needs of the state is in memory. An operation that needs what cannot
+    /// be read is refused while that is still possible: in the log, it would have to be applied by every replica alike. What
+    /// is ready here may have to be read once more when it is applied.
+    fn prepare(&mut self, partition: PartitionId, op: &[u8]) -> Prepared {
+        let _ = (partition, op);
+        Prepared::Ready
+    }
+
+    /// Whether [`StateMachine::prepare`] may say anything but ready for an operation of the partition; cheap.
+    fn may_need_reads(&self, partition: PartitionId) -> bool {
+        let _ = partition;
+        false
+    }
 
     /// All ops of the entry have been applied (entries without ops come here too): the partition's applied LSN
     /// moves. In the same atomic step as their effects, as far as persistence is concerned.

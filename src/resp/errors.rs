@@ -49,6 +49,16 @@ pub const PREFIXES: &[ErrorPrefix] = &[
         "the partition's replica here is fenced or stopping; never appended",
         "yes, later or elsewhere",
     ),
+    prefix(
+        "DAMAGED",
+        "a file that the request needs is damaged on this disk; the partition and the file are named",
+        "no use until the file is restored; nothing was done, and other keys are served",
+    ),
+    prefix(
+        "IOERR",
+        "the system refused to read a file that the request needs; nothing was done",
+        "yes, after a pause",
+    ),
     prefix("TOOLARGE", "the request is larger than an entry may be", "no use: split it"),
     prefix("CROSSSLOT", "the keys live in several partitions", "no use: give them one hash tag"),
     prefix(
@@ -166,6 +176,12 @@ pub fn rejection(rejection: &Rejection) -> Cow<'static, str> {
         Rejection::ReplicaStopped(partition, why) => {
             format!("STOPPED the replica of partition {partition} is stopped: {why}; nothing was done").into()
         }
+        Rejection::Damaged(partition, what) => {
+            format!("DAMAGED partition {partition}: {what}; nothing was done").into()
+        }
+        Rejection::Unreadable(partition, what) => {
+            format!("IOERR partition {partition}: {what}; nothing was done, retry after a pause").into()
+        }
         Rejection::TooLarge { bytes, limit } => {
             format!("TOOLARGE the request of {bytes} bytes exceeds the limit of {limit} for one entry").into()
         }
@@ -191,6 +207,8 @@ mod tests {
             rejection(&Rejection::DiskFull),
             rejection(&Rejection::NoLeader(p)),
             rejection(&Rejection::ReplicaStopped(p, "x".into())),
+            rejection(&Rejection::Damaged(p, "x".into())),
+            rejection(&Rejection::Unreadable(p, "x".into())),
             rejection(&Rejection::TooLarge { bytes: 2, limit: 1 }),
             UNKNOWN_RESULT.into(),
             PARTLY_DONE.into(),

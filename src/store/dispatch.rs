@@ -84,6 +84,19 @@ impl Exec<'_> {
         Ok(Outcome::Array(outcomes))
     }
 
+    /// Makes sure that all that an op needs of the state is in memory, without running it.
+    pub(super) fn needs(&mut self, op: &Op<'_>) -> Run<()> {
+        match *op {
+            Op::Multi { guards, ops } => {
+                self.know(guards.iter().step_by(2))?;
+                let decoded: Result<Vec<Op<'_>>, _> = ops.iter().map(Op::decode).collect();
+                let decoded = decoded.map_err(|_| Stop::Error(ErrorKind::BadOp))?;
+                self.prepare(&decoded)
+            }
+            _ => self.know(op.keys(false)),
+        }
+    }
+
     /// Makes sure that none of the ops will block.
     fn prepare(&mut self, ops: &[Op<'_>]) -> Run<()> {
         // Blind writes would make the size unknown that a later op of the transaction has to tell.

@@ -7,14 +7,14 @@ use corduroy_shards::PartitionId;
 use super::glob::Effort;
 use super::hash::HashSeed;
 use super::ledger::Captured;
-use super::lookups::{LOWER_KEY_BYTES, LowerKey, LowerPage};
+use super::lookups::{LOWER_KEY_BYTES, LowerKey, LowerPage, Want};
 use super::lower::format::{
     PartitionMeta, STORE_KEY, keyspace_end, partition_key, read_row_key, read_row_value, row_key, row_value,
     store_value,
 };
 use super::lower::{IngestError, Lower, LowerError, LowerRow, Room};
 use super::op::ErrorKind;
-use super::row::{NO_EXPIRY, Stamp};
+use super::row::{Encoding, NO_EXPIRY, Stamp};
 use super::scan::CURSOR_SHIFT;
 
 /// Keys that a page for SCAN holds, a few more where hashes are close.
@@ -36,7 +36,7 @@ pub struct Job<L> {
 }
 
 /// The result of a [`Job`].
-pub struct JobDone(pub(super) Result<Done, LowerError>);
+pub struct JobDone(pub(super) Done);
 
 impl<L> std::fmt::Debug for Job<L> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -46,7 +46,7 @@ impl<L> std::fmt::Debug for Job<L> {
 
 impl std::fmt::Debug for JobDone {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_ok() { "done" } else { "failed" })
+        f.write_str(if matches!(self.0, Done::Failed { .. }) { "failed" } else { "done" })
     }
 }
 
@@ -88,9 +88,11 @@ pub(super) enum Task {
 
 /// What a job brought.
 pub(super) enum Done {
+    /// `failed`: hashes of keys that could not be read, and why.
     Loaded {
         place: Place,
         rows: Vec<Loaded>,
+        failed: Vec<(u64, LowerError)>,
         asked: u32,
     },
     Page {
@@ -136,6 +138,24 @@ pub(super) enum Done {
     Looked {
         room: Room,
     },
+    /// Something could not be read: what was asked, if it was asked by ops, and the state of flushes then.
+    Failed {
+        place: Place,
+        failed: Failed,
+        asked: u32,
+        why: LowerError,
+    },
+}
+
+/// What could not be done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Failed {
+    /// What ops want.
+    Want(Want),
+    /// The warm-up.
+    Warm,
+    /// The search for expired rows.
+    Expired,
 }
 
 /// A key read from below; `None`: it is not there.
@@ -177,43 +197,83 @@ impl<L: Lower> Job<L> {
 }
 
 impl Task {
-    fn run<L: Lower>(self, lower: &L) -> Result<Done, LowerError> {
+    fn run<L: Lower>(self, lower: &L) -> Done {
         match self {
             Task::Load { place, keys, asked } => {
-                let load = |(hash, key): (u64, Vec<u8>)| -> Result<Loaded, LowerError> {
-                    let value = read_row(lower, place, hash, &key)?;
-                    Ok(Loaded { hash, key, value })
-                };
-                let rows = keys.into_iter().map(load).collect::<Result<_, _>>()?;
-                Ok(Done::Loaded { place, rows, asked })
+                let (mut rows, mut failed) = (Vec::with_capacity(keys.len()), Vec::new());
+                for (hash, key) in keys {
+                    match read_row(lower, place, hash, &key) {
+                        Ok(value) => rows.push(Loaded { hash, key, value }),
+                        Err(why) => failed.push((hash, why)),
+                    }
+                }
+                Done::Loaded { place, rows, failed, asked }
             }
-            Task::Range { place, from, asked } => Ok(Done::Page { page: range(lower, place, from)?, asked }),
+            Task::Range { place, from, asked } => {
+                let page = range(lower, place, from).map(|page| Done::Page { page, asked });
+                page.unwrap_or_else(|why| failed(place, Failed::Want(Want::Range { from }), asked, why))
+            }
             Task::Matches { place, pattern, limit, asked } => {
-                Ok(Done::Page { page: matches(lower, place, pattern, limit)?, asked })
+                let page =
+                    matches(lower, place, pattern.clone(), limit).map(|page| Done::Page { page, asked });
+                page.unwrap_or_else(|why| failed(place, Failed::Want(Want::Matches { pattern }), asked, why))
             }
             Task::Warm { place, from, asked } => {
-                let (rows, to) = warm(lower, place, from)?;
-                Ok(Done::Warmed { place, from, to, rows, asked })
+                let warmed = warm(lower, place, from);
+                let warmed = warmed.map(|(rows, to)| Done::Warmed { place, from, to, rows, asked });
+                warmed.unwrap_or_else(|why| failed(place, Failed::Warm, asked, why))
             }
             Task::Expired { place, from, clock_ms, asked } => {
-                let (rows, next) = expired(lower, place, from, clock_ms)?;
-                Ok(Done::ExpiredBelow { place, rows, next, asked })
+                let expired = expired(lower, place, from, clock_ms);
+                let expired = expired.map(|(rows, next)| Done::ExpiredBelow { place, rows, next, asked });
+                expired.unwrap_or_else(|why| failed(place, Failed::Expired, asked, why))
             }
             Task::Resolve { place, keys, epoch } => {
                 let resolve = |(hash, key): (u64, Vec<u8>)| -> Result<_, LowerError> {
-                    let stamp = read_row(lower, place, hash, &key)?.map(|(stamp, _)| stamp);
+                    let stamp = stamp_below(lower, place, hash, &key)?;
                     Ok((hash, key, stamp))
                 };
-                let keys = keys.into_iter().map(resolve).collect::<Result<_, _>>()?;
-                Ok(Done::Resolved { place, keys, epoch })
+                let keys = keys.into_iter().map(resolve).collect::<Result<_, _>>();
+                let resolved = keys.map(|keys| Done::Resolved { place, keys, epoch });
+                resolved.unwrap_or_else(|why| failed(place, Failed::Want(Want::Unknown), epoch, why))
             }
             Task::HandOver { seed, deletes, rows, metas } => hand_over(lower, seed, deletes, rows, metas),
             Task::Compact { dead } => {
-                let more = lower.compact(&dead)?;
-                Ok(Done::Compacted { more, room: lower.room()? })
+                let more = lower.compact(&dead).unwrap_or_else(|why| {
+                    tracing::warn!("{why}; tables are merged again after the next flush");
+                    false
+                });
+                Done::Compacted { more, room: room(lower) }
             }
-            Task::Look => Ok(Done::Looked { room: lower.room()? }),
+            Task::Look => Done::Looked { room: room(lower) },
         }
+    }
+}
+
+fn failed(place: Place, failed: Failed, asked: u32, why: LowerError) -> Done {
+    Done::Failed { place, failed, asked, why }
+}
+
+/// The room there is; where it cannot be asked for, none.
+fn room<L: Lower>(lower: &L) -> Room {
+    lower.room().unwrap_or_else(|why| {
+        tracing::warn!("{why}; writes are refused until it can be asked for");
+        Room { is_short: true, free_bytes: 0, usable_bytes: 0, last_bytes: 0, step_bytes: 1 << 20 }
+    })
+}
+
+/// The stamp of a key that is about to be, or was, written blindly; `None` if it is not below. A row in a damaged block
+/// counts as one that existed: its key has been written over, and only the number of keys may be one too low.
+fn stamp_below<L: Lower>(
+    lower: &L,
+    place: Place,
+    hash: u64,
+    key: &[u8],
+) -> Result<Option<Stamp>, LowerError> {
+    match read_row(lower, place, hash, key) {
+        Ok(row) => Ok(row.map(|(stamp, _)| stamp)),
+        Err(LowerError::Io { what, path, kind, text }) => Err(LowerError::Io { what, path, kind, text }),
+        Err(_) => Ok(Some(Stamp { version: 0, expire_at_ms: NO_EXPIRY, encoding: Encoding::Auto })),
     }
 }
 
@@ -343,13 +403,16 @@ fn hand_over<L: Lower>(
     deletes: bool,
     mut rows: Vec<Captured>,
     metas: Vec<(PartitionId, PartitionMeta)>,
-) -> Result<Done, LowerError> {
+) -> Done {
     // In the lower level's order, so that looking for the old rows reads each of its blocks once.
     rows.sort_unstable_by(|a, b| {
         let order = (a.partition, a.keyspace, a.hash).cmp(&(b.partition, b.keyspace, b.hash));
         order.then_with(|| a.key.cmp(&b.key))
     });
-    let counts = count_blind(lower, &rows)?;
+    let counts = match count_blind(lower, &rows) {
+        Ok(counts) => counts,
+        Err(why) => return not_handed_over(lower, rows, metas, &why),
+    };
     let mut exact = metas.clone();
     exact.sort_unstable_by_key(|(partition, _)| *partition);
     for (partition, meta) in &mut exact {
@@ -366,11 +429,23 @@ fn hand_over<L: Lower>(
     match result {
         Ok(()) => {
             let rows = rows.len() as u64;
-            Ok(Done::HandedOver { metas: exact, counts, rows, room: lower.room()? })
+            Done::HandedOver { metas: exact, counts, rows, room: room(lower) }
         }
-        Err(IngestError::NoRoom { .. }) => Ok(Done::NoRoom { rows, metas, room: lower.room()? }),
-        Err(IngestError::Failed(why)) => Err(why),
+        Err(IngestError::NoRoom { .. }) => Done::NoRoom { rows, metas, room: room(lower) },
+        Err(IngestError::Failed(why)) => not_handed_over(lower, rows, metas, &why),
     }
+}
+
+/// A flush that failed is as one that found no room: it is tried again, and until then writes are refused. Nothing of it
+/// is part of the tree, and all of it is in memory and in the log.
+fn not_handed_over<L: Lower>(
+    lower: &L,
+    rows: Vec<Captured>,
+    metas: Vec<(PartitionId, PartitionMeta)>,
+    why: &LowerError,
+) -> Done {
+    tracing::warn!("{why}; the flush is tried again, and writes are refused until then");
+    Done::NoRoom { rows, metas, room: Room { is_short: true, usable_bytes: 0, ..room(lower) } }
 }
 
 fn count_blind<L: Lower>(lower: &L, rows: &[Captured]) -> Result<BTreeMap<Place, BlindCounts>, LowerError> {
@@ -379,7 +454,7 @@ fn count_blind<L: Lower>(lower: &L, rows: &[Captured]) -> Result<BTreeMap<Place,
         let place = Place { partition: row.partition, keyspace: row.keyspace };
         let count = counts.entry(place).or_default();
         count.resolved += 1;
-        if let Some((stamp, _)) = read_row(lower, place, row.hash, &row.key)? {
+        if let Some(stamp) = stamp_below(lower, place, row.hash, &row.key)? {
             count.existed += 1;
             count.expiring += u64::from(stamp.expire_at_ms != NO_EXPIRY);
         }

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use corduroy_shards::PartitionId;
+use corduroy_shards::{PartitionId, Unreadable};
 use hashbrown::HashSet;
 
 use super::op::ErrorKind;
@@ -18,6 +18,11 @@ const MAX_PAGES: usize = 32;
 const MAX_PAGE_AGE: u32 = 2;
 /// What a key of an answer takes beside its bytes, roughly.
 pub(super) const LOWER_KEY_BYTES: usize = size_of::<LowerKey>();
+
+/// Failures kept at a time; who misses one asks again.
+const MAX_FAILED: usize = 1024;
+/// Looks, about twice a second, after which an entry whose rows the system refuses to read is given up.
+const MAX_REFUSED_LOOKS: u32 = 120;
 
 /// Something that an op needs from below.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,7 +37,23 @@ pub(super) enum Want {
     Unknown,
 }
 
+/// What comes of an op that wants what could not be read.
+pub(super) enum Failure {
+    /// It cannot be done.
+    Final(Unreadable),
+    /// The system may let it be read later.
+    Waits,
+}
+
 impl Want {
+    /// Whether this asks for the same.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self.row(), other.row()) {
+            (Some(hash), Some(other)) => hash == other,
+            _ => self == other,
+        }
+    }
+
     /// The hash of the key whose row is wanted, if it is one row.
     pub(super) const fn row(&self) -> Option<u64> {
         match self {
@@ -105,6 +126,10 @@ pub(super) struct Lookups {
     /// Questions under way: the last completed hand-over when asked, and how many.
     under_way: VecDeque<(u32, u32)>,
     pages: VecDeque<Kept>,
+    /// What could not be read, until an op that wants it is told, or it is asked for again.
+    failed: Vec<(PartitionId, Want, Unreadable)>,
+    /// Looks at what the system refused to read for an entry.
+    pub(super) refused_looks: u32,
     /// What entries wait for: such answers stay until the entry has run, however many others come.
     held: Vec<Held>,
 }
@@ -124,6 +149,43 @@ impl Lookups {
 
     pub(super) fn end_load(&mut self, partition: PartitionId, hash: u64) {
         self.loading.remove(&(partition, hash));
+    }
+
+    /// Notes that something that is wanted could not be read.
+    pub(super) fn fail(&mut self, partition: PartitionId, want: Want, why: Unreadable) {
+        if self.failed.len() >= MAX_FAILED {
+            self.failed.clear();
+        }
+        self.failed.push((partition, want, why));
+    }
+
+    /// Why something that the op wants could not be read, if that was found out; it is asked for again when the next op
+    /// wants it. `is_entry`: the op cannot be refused any more, so what the system refused is waited for.
+    pub(super) fn take_failure(&mut self, partition: PartitionId, is_entry: bool) -> Option<Failure> {
+        let Self { failed, wants, .. } = self;
+        let is_wanted = |(of, want, _): &(PartitionId, Want, Unreadable)| {
+            *of == partition && wants.iter().any(|wanted| wanted.is_same(want))
+        };
+        let at = failed.iter().position(is_wanted)?;
+        let is_refused = matches!(failed.get(at), Some((_, _, Unreadable::Refused(_))));
+        if is_entry && is_refused && self.refused_looks < MAX_REFUSED_LOOKS {
+            return Some(Failure::Waits);
+        }
+        let (_, _, why) = self.failed.swap_remove(at);
+        Some(Failure::Final(why))
+    }
+
+    /// Whether an entry may wait for what the system refused to read.
+    pub(super) fn has_refusals(&self) -> bool {
+        self.failed.iter().any(|(_, _, why)| matches!(why, Unreadable::Refused(_)))
+    }
+
+    /// Has what the system refused be asked for again.
+    pub(super) fn retry_refused(&mut self) {
+        if self.has_refusals() {
+            self.refused_looks += 1;
+            self.failed.retain(|(_, _, why)| matches!(why, Unreadable::Damaged(_)));
+        }
     }
 
     /// Notes a question asked when the hand-over `completed` was the last.

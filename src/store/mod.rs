@@ -21,6 +21,7 @@ mod number;
 pub mod op;
 mod partition;
 mod pins;
+mod prepare;
 mod read;
 mod row;
 mod scan;

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use corduroy_shards::{Applied, PartitionId, StateMachine, Step};
+use corduroy_shards::{Applied, PartitionId, Prepared, StateMachine, Step};
 use corduroy_wal::Lsn;
 use hashbrown::HashMap;
 
@@ -15,7 +15,7 @@ use super::exec::{Exec, Stop};
 use super::hash::{HashSeed, mix};
 use super::jobs::{Job, JobDone, MatchLimit, Place, Task};
 use super::ledger::Ledger;
-use super::lookups::{Lookups, Want};
+use super::lookups::{Failure, Lookups, Want};
 use super::lower::format::{
     PARTITIONS_END, PartitionMeta, STORE_KEY, partition_key, read_partition_key, read_store_value, row_key,
 };
@@ -240,6 +240,18 @@ impl<L: Lower> Store<L> {
             Ok(outcome) => outcome,
             Err(Stop::Error(kind)) => Outcome::Error(kind),
             Err(Stop::Blocked) => {
+                match self.lookups.take_failure(id, lsn.is_some()) {
+                    Some(Failure::Final(why)) => {
+                        self.lookups.wants.clear();
+                        self.pins.release(id, || seed.hash(bytes));
+                        return Step::Unreadable(why);
+                    }
+                    Some(Failure::Waits) => {
+                        self.lookups.wants.clear();
+                        return Step::Blocked;
+                    }
+                    None => {}
+                }
                 if lsn.is_some() {
                     self.lookups.hold(id, self.ledger.completed);
                 }
@@ -251,6 +263,7 @@ impl<L: Lower> Store<L> {
         };
         if lsn.is_some() {
             self.lookups.release(id);
+            self.lookups.refused_looks = 0;
         }
         self.pins.release(id, || seed.hash(bytes));
         Step::Done(outcome)
@@ -423,9 +436,21 @@ impl<L: Lower> StateMachine for Store<L> {
         job.run()
     }
 
+    /// Whatever the disk refuses, the store goes on: it answers with that, or tries again.
     fn job_done(&mut self, done: JobDone) -> Result<(), String> {
-        self.take_done(done.0.map_err(|error| error.to_string())?);
+        self.take_done(done.0);
         Ok(())
+    }
+
+    fn prepare(&mut self, partition: PartitionId, op: &[u8]) -> Prepared {
+        match Op::decode(op) {
+            Ok(decoded) => self.prepare_op(partition, op, &decoded),
+            Err(_) => Prepared::Ready,
+        }
+    }
+
+    fn may_need_reads(&self, partition: PartitionId) -> bool {
+        self.partitions.get(&partition).is_some_and(|partition| !partition.table.is_all_complete())
     }
 
     fn want_hand_over(&mut self) {
@@ -439,10 +464,11 @@ impl<L: Lower> StateMachine for Store<L> {
     }
 
     fn is_out_of_room(&self) -> bool {
-        self.is_short_of_room()
+        self.is_short_of_room() || self.lookups.has_refusals()
     }
 
     fn retry(&mut self) {
+        self.lookups.retry_refused();
         self.look();
     }
 

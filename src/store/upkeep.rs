@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 
 use corduroy_shards::PartitionId;
 
-use super::jobs::{BlindCounts, Done, Job, Loaded, Place, Task};
+use super::jobs::{BlindCounts, Done, Failed, Job, Loaded, Place, Task};
 use super::ledger::Capture;
 use super::lookups::Want;
-use super::lower::Lower;
 use super::lower::format::PartitionMeta;
+use super::lower::{Lower, LowerError};
 use super::partition::Partition;
 use super::row::{BELOW, DIRTY, Encoding, NO_EXPIRY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
 use super::state::{Queue, Store};
@@ -140,8 +140,14 @@ impl<L: Lower> Store<L> {
         self.upkeep.stuck = false;
         self.pins.jobs_ended = true;
         match done {
-            Done::Loaded { place, rows, asked } => {
+            Done::Failed { place, failed, asked, why } => self.take_failed(place, failed, asked, why),
+            Done::Loaded { place, rows, failed, asked } => {
                 self.lookups.answered(asked);
+                for (hash, why) in failed {
+                    self.lookups.end_load(place.partition, hash);
+                    let want = Want::Key { hash, key: Vec::new() };
+                    self.lookups.fail(place.partition, want, why.into());
+                }
                 for row in rows {
                     self.lookups.end_load(place.partition, row.hash);
                     self.put_loaded(place, &row);
@@ -187,6 +193,26 @@ impl<L: Lower> Store<L> {
                     self.compact();
                 }
             }
+        }
+    }
+
+    /// Something could not be read. Ops that want it are answered with that; what the store does by itself stops there.
+    fn take_failed(&mut self, place: Place, failed: Failed, asked: u32, why: LowerError) {
+        match failed {
+            Failed::Want(want) => {
+                if want != Want::Unknown {
+                    self.lookups.answered(asked);
+                }
+                self.asking.retain(|asking| asking != &(place.partition, want.clone()));
+                self.lookups.fail(place.partition, want, why.into());
+            }
+            Failed::Warm => {
+                self.lookups.answered(asked);
+                self.upkeep.warming = None;
+                self.upkeep.cold.pop_front();
+            }
+            // The next search begins there again.
+            Failed::Expired => self.lookups.answered(asked),
         }
     }
 

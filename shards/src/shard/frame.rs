@@ -6,16 +6,16 @@ use bytes::Bytes;
 use corduroy_wal::device::Device;
 use corduroy_wal::{RecordHead, Space, Term, WalError};
 
-use super::inbox::{Batch, Batches};
+use super::inbox::Batch;
 use super::replicas::List;
 use super::{Rejection, Reply, Shard, ShardError};
 use crate::apply::Budget;
-use crate::entry::{EntryBuilder, HEADER_BYTES, next_op};
+use crate::entry::EntryBuilder;
 use crate::machine::StateMachine;
 use crate::raft::group::Proposed;
-use crate::raft::proposals::{Row, Work};
+use crate::raft::proposals::Row;
 use crate::raft::ready::Persist;
-use crate::slot::ParkedRead;
+use crate::screen::Screened;
 use crate::stages::StageStamps;
 
 /// What a record or an entry in it takes beside its payload, roughly, in bytes: for sizing frames.
@@ -56,7 +56,17 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// Proposes the oldest batch of a replica, if it has one and may.
     fn propose(&mut self, place: u32) {
         if self.space == Space::Full {
-            self.sift(place);
+            self.sift(place, |machine, _, op| (!machine.takes_when_full(op)).then_some(Rejection::DiskFull));
+        }
+        let (mut applying, replicas) = self.applying(Budget::NONE);
+        match applying.screen(replicas.slot_mut(place)) {
+            Screened::Ready => {}
+            Screened::Waits => return self.replicas.enlist(List::Blocked, place),
+            Screened::Refused(at, why) => {
+                self.sift(place, |_, number, _| (number == at).then(|| why.clone()));
+                self.left_over = true;
+                return self.replicas.enlist(List::Propose, place);
+            }
         }
         let is_full = self.unapplied_bytes >= self.options.limits.unapplied_bytes;
         let stamp_ms = self.next_stamp_ms(place);
@@ -67,7 +77,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
             return;
         }
-        let Some(Batch { entry, requests, queued_ns }) = slot.batches.pop() else { return };
+        let Some(Batch { entry, requests, queued_ns, .. }) = slot.batches.pop() else { return };
         slot.stamp_ms = stamp_ms;
         let payload = Bytes::from(entry.finish(stamp_ms));
         let proposed = slot.replica.propose(payload.clone());
@@ -86,7 +96,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
             Proposed::Dropped => {
                 let entry = EntryBuilder::reopen(payload.into());
-                slot.batches.put_back(Batch { entry, requests, queued_ns });
+                slot.batches.put_back(Batch { entry, requests, queued_ns, screened: 0 });
             }
         }
         if !slot.batches.is_empty() {
@@ -104,42 +114,11 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         wall_ms.max(self.replicas.slot(place).stamp_ms)
     }
 
-    /// On a full disk: refuses what gathered before that was known, except what frees space.
-    fn sift(&mut self, place: u32) {
-        let entry_bytes = self.options.limits.entry_bytes;
-        let deadline_ns = self.deadline_ns();
+    /// Refuses what gathered and must not be proposed; the rest keeps its order.
+    fn sift(&mut self, place: u32, refused: impl FnMut(&M, usize, &[u8]) -> Option<Rejection>) {
+        let (entry_bytes, deadline_ns) = (self.options.limits.entry_bytes, self.deadline_ns());
         let (mut applying, replicas) = self.applying(Budget::NONE);
-        let slot = replicas.slot_mut(place);
-        let mut kept = Batches::default();
-        while let Some(batch) = slot.batches.pop() {
-            let mut at = HEADER_BYTES;
-            for item in batch.requests.rest() {
-                if let Work::Read { start, bytes } = item.work {
-                    let op = batch.requests.read_op(start, bytes);
-                    if let Some(open) = kept.open_mut() {
-                        open.requests.push_read(item.ticket, op);
-                    } else if let Some(row) = slot.rows.back_mut() {
-                        row.requests.push_read(item.ticket, op);
-                    } else {
-                        slot.conns.sub(item.ticket.conn);
-                        slot.parked.push(ParkedRead { ticket: item.ticket, op: op.into(), deadline_ns });
-                    }
-                    continue;
-                }
-                let (op, next) =
-                    next_op(batch.entry.as_bytes(), at).expect("each write pushed its operation");
-                at = next;
-                if applying.machine.takes_when_full(op) {
-                    kept.push_write(item.ticket, op, entry_bytes, applying.spare);
-                } else {
-                    slot.conns.sub(item.ticket.conn);
-                    applying.reject(slot, item.ticket, op.len(), Rejection::DiskFull);
-                }
-            }
-            kept.stamp_age(batch.queued_ns);
-            applying.spare.give(batch.requests);
-        }
-        self.replicas.slot_mut(place).batches = kept;
+        applying.sift(replicas.slot_mut(place), entry_bytes, deadline_ns, refused);
         self.retry_parked(place);
     }
 

@@ -44,6 +44,8 @@ pub(crate) struct Batch {
     pub requests: Requests,
     /// When it was begun; 0 until the turn after.
     pub queued_ns: u64,
+    /// How far into its entry the operations have been found ready to be proposed.
+    pub screened: usize,
 }
 
 /// The batches of one partition that are not proposed yet; the last one is open.
@@ -60,7 +62,7 @@ impl Batches {
         if self.queue.back().is_none_or(|batch| grown(batch) > entry_bytes) {
             let capacity = self.last_bytes.max(HEADER_BYTES + OP_HEADER_BYTES + op.len());
             let entry = EntryBuilder::with_capacity(capacity);
-            self.queue.push_back(Batch { entry, requests: spare.take(), queued_ns: 0 });
+            self.queue.push_back(Batch { entry, requests: spare.take(), queued_ns: 0, screened: 0 });
         }
         let batch = self.queue.back_mut().expect("a batch was just made sure of");
         batch.entry.push(op);

@@ -299,7 +299,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 self.counters.reads_direct += 1;
                 Some(outcome)
             }
-            Step::Blocked | Step::Passed => None,
+            // The long way answers with what is wrong.
+            Step::Blocked | Step::Passed | Step::Unreadable(_) => None,
         }
     }
 

@@ -73,6 +73,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             if let Some(place) = has_room.then(|| self.replicas.next(List::Blocked)).flatten() {
                 self.retry_parked(place);
                 self.replicas.enlist(List::Apply, place);
+                self.replicas.enlist(List::Propose, place);
             }
         }
         self.release_persisted();

@@ -192,6 +192,8 @@ const fn reason_name(reason: &crate::io::Rejection) -> &'static str {
         R::NoLeader(_) => "rejected: no leader",
         R::Obsoleted => "rejected: obsoleted",
         R::ReplicaStopped(..) => "rejected: replica stopped",
+        R::Damaged(..) => "rejected: damaged",
+        R::Unreadable(..) => "rejected: unreadable",
         R::TooLarge { .. } => "rejected: too large",
     }
 }

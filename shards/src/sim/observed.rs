@@ -6,7 +6,7 @@ use std::rc::Rc;
 use corduroy_wal::Lsn;
 
 use crate::ids::PartitionId;
-use crate::machine::{Applied, StateMachine, Step};
+use crate::machine::{Applied, Prepared, StateMachine, Step};
 use crate::sim::check::Books;
 use crate::sim::planted::MachineBug;
 use crate::sim::workload::{Subject, unstamp};
@@ -73,6 +73,7 @@ impl<S: Subject> StateMachine for Observed<S> {
             Step::Done(outcome) => books.applied_op(at, id, op, Some(outcome)),
             Step::Passed => books.applied_op(at, id, op, None),
             Step::Blocked => books.probes.hit("applies blocked"),
+            Step::Unreadable(_) => books.probes.hit("applies of what is damaged"),
         }
         step
     }
@@ -94,8 +95,25 @@ impl<S: Subject> StateMachine for Observed<S> {
         match &step {
             Step::Done(outcome) => books.read_op(partition, id, op, now_ms, outcome),
             Step::Blocked | Step::Passed => books.probes.hit("reads blocked"),
+            Step::Unreadable(_) => books.probes.hit("reads of what is damaged"),
         }
         step
+    }
+
+    fn prepare(&mut self, partition: PartitionId, op: &[u8]) -> Prepared {
+        let Some((_, op)) = unstamp(op) else { return Prepared::Ready };
+        let prepared = self.inner.prepare(partition, op);
+        let mut books = self.books.borrow_mut();
+        match &prepared {
+            Prepared::Ready => {}
+            Prepared::Blocked => books.probes.hit("proposals that wait for rows"),
+            Prepared::Unreadable(_) => books.probes.hit("proposals of what is damaged"),
+        }
+        prepared
+    }
+
+    fn may_need_reads(&self, partition: PartitionId) -> bool {
+        self.inner.may_need_reads(partition)
     }
 
     fn persisted(&self, partition: PartitionId) -> Lsn {

@@ -7,6 +7,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use corduroy_shards::Unreadable;
+
 /// Bytes that say whose a state folder is. What they mean is the node's matter; here they are only compared.
 pub const OWNER_BYTES: usize = 64;
 
@@ -95,8 +97,26 @@ impl LowerError {
         }
     }
 
+    /// Whether the disk, or its owner's share of it, is full.
+    pub(super) fn is_no_room(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { kind: StorageFull | QuotaExceeded, .. })
+    }
+
     /// Of something that the system refused.
     pub fn io(what: &'static str, path: &Path, error: &io::Error) -> Self {
         Self::Io { what, path: path.to_owned(), kind: error.kind(), text: error.to_string() }
+    }
+}
+
+impl From<LowerError> for Unreadable {
+    fn from(error: LowerError) -> Self {
+        match error {
+            LowerError::Io { .. } | LowerError::Panicked { .. } => Self::Refused(error.to_string()),
+            LowerError::Damaged { .. }
+            | LowerError::Foreign { .. }
+            | LowerError::Newer { .. }
+            | LowerError::Layout { .. } => Self::Damaged(error.to_string()),
+        }
     }
 }

@@ -23,7 +23,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -34,6 +34,8 @@ const FORMAT: u16 = 1;
 /// The manifest's name in the folder. The library removes unknown files whose names begin with `v`, and no others.
 pub(super) const FILE: &str = "manifest";
 const NEW_FILE: &str = "manifest.new";
+/// Bytes at the end of a table whose checksum the manifest has: its trailer, table of contents and description lie there.
+pub(super) const END_BYTES: u64 = 4096;
 const NO_TREE: u64 = u64::MAX;
 
 /// The size and checksum of a file.
@@ -43,6 +45,12 @@ pub struct FileMark {
     pub bytes: u64,
     /// XXH3-128 of all of them.
     pub checksum: u128,
+}
+
+impl FileMark {
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.len() as u64, checksum: xxh3_128(bytes) }
+    }
 }
 
 /// A table, as it was when it became part of the tree.
@@ -181,6 +189,16 @@ impl Manifest {
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
         synced.map_err(|error| LowerError::io("syncing", folder, &error))
     }
+}
+
+/// The path of a table in a state folder.
+pub(super) fn table_file(folder: &Path, number: u64) -> PathBuf {
+    folder.join("tables").join(number.to_string())
+}
+
+/// The path of a version's file in a state folder.
+pub(super) fn version_file(folder: &Path, version: u64) -> PathBuf {
+    folder.join(format!("v{version}"))
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -3,12 +3,19 @@
 //! Called from jobs only (its calls block). [`LsmLower`] is the real one, [`MemLower`] the simulator's. The bytes that
 //! lie in it are in `format`.
 
+pub mod check;
+mod dead;
 mod error;
+mod folder;
 pub(super) mod format;
+mod guard;
 mod lsm;
 mod manifest;
 mod mem;
 mod room;
+#[cfg(test)]
+mod tests;
+mod tree;
 
 pub use error::{Binding, LowerError, OWNER_BYTES};
 pub use lsm::{LsmLower, LsmShared};

@@ -53,6 +53,7 @@ fn a_transaction_ends_whatever_it_asks_of_the_whole_keyspace_and_whatever_others
             }
             Step::Done(other) => panic!("{other:?}"),
             Step::Blocked | Step::Passed => {}
+            Step::Unreadable(why) => panic!("{why}"),
         }
         for cursor in (0..60u64).map(|n| n << 42) {
             let _ = d.store.read(P, &bytes(&Op::Scan { cursor, count: 1, pattern: None, kind: None }), 1);

@@ -96,6 +96,7 @@ impl<L: Lower> Driver<L> {
                     Step::Done(outcome) => break outcomes.push(outcome),
                     Step::Passed => break,
                     Step::Blocked => self.unblock(),
+                    Step::Unreadable(why) => panic!("{why}"),
                 }
             }
         }
@@ -124,6 +125,7 @@ impl<L: Lower> Driver<L> {
                 Step::Done(outcome) => return outcome,
                 Step::Blocked => self.unblock(),
                 Step::Passed => unreachable!("reads are never passed over"),
+                Step::Unreadable(why) => panic!("{why}"),
             }
         }
     }

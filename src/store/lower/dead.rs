@@ -1,0 +1,57 @@
+//! The rows of flushed keyspaces, which merges leave out.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use lsm_tree::compaction::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
+
+/// Keys from the first on, below the second.
+pub(super) type Range = (Vec<u8>, Vec<u8>);
+
+/// Above every key.
+const LAST_KEY: &[u8] = &[u8::MAX];
+
+/// The rows of flushed keyspaces, which merges leave out: key ranges, from their first key to above their last.
+#[derive(Clone, Default)]
+pub(super) struct DeadRanges(Arc<RwLock<BTreeMap<Vec<u8>, Vec<u8>>>>);
+
+impl DeadRanges {
+    pub(super) fn add(&self, from: &[u8], to: &[u8]) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(from.to_vec(), to.to_vec());
+    }
+
+    fn contains(&self, key: &[u8]) -> bool {
+        let ranges = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let at_or_before = (std::ops::Bound::Unbounded, std::ops::Bound::Included(key));
+        ranges.range::<[u8], _>(at_or_before).next_back().is_some_and(|(_, to)| key < to.as_slice())
+    }
+
+    /// The ranges between them, in order.
+    pub(super) fn gaps(&self) -> Vec<Range> {
+        let ranges = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let (mut gaps, mut from) = (Vec::new(), Vec::new());
+        for (dead, to) in ranges.iter() {
+            gaps.push((from, dead.clone()));
+            from = to.clone();
+        }
+        gaps.push((from, LAST_KEY.to_vec()));
+        gaps
+    }
+}
+
+impl Factory for DeadRanges {
+    fn name(&self) -> &'static str {
+        "flushed-keyspaces"
+    }
+
+    fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
+        Box::new(self.clone())
+    }
+}
+
+impl CompactionFilter for DeadRanges {
+    /// All versions of such a row are dead, so none can come back when one goes.
+    fn filter_item(&mut self, item: ItemAccessor<'_>, _: &Context) -> lsm_tree::Result<Verdict> {
+        Ok(if self.contains(item.key()) { Verdict::Destroy } else { Verdict::Keep })
+    }
+}

@@ -1,0 +1,183 @@
+//! A state folder as a whole: opened only as it was left, and noted in its manifest after every change of its tree.
+//!
+//! A change of the tree is the library's: it writes tables, then the file of a version, then renames `current`. Before it
+//! begins, the manifest counts it as begun (durably); after it ended, the manifest names what came of it. So a crash in
+//! between is neither taken for damage nor believed blindly: the version may be ahead of the manifest by as many changes
+//! as had begun, and what they added is compared as a whole with the checksums that the version names. If the note after a
+//! change cannot be written, the one before it still counts the change as begun; the next change writes it first, or is
+//! not begun.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lsm_tree::{AbstractTree, AnyTree};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::check::{self, Present};
+use super::error::{Binding, LowerError};
+use super::manifest::{self, FileMark, Manifest, TableMark, TreeMark, table_file};
+
+/// What a change does to the tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Change {
+    /// Adds tables.
+    Ingestion,
+    /// Merges, moves or drops tables.
+    Compaction,
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub(super) struct StateFolder {
+    path: PathBuf,
+    noted: Mutex<Noted>,
+}
+
+#[derive(Debug)]
+struct Noted {
+    manifest: Manifest,
+    /// The tree has changed since; what is on the disk still counts that change as begun.
+    is_stale: bool,
+}
+
+/// Looks at the tree and its files until both are of one version: other changes may end meanwhile.
+const LOOKS: u32 = 100;
+
+impl StateFolder {
+    /// Compares the folder with its manifest, or takes over one that has none, if that is allowed.
+    pub fn open(path: &Path, binding: &Binding) -> Result<Self, LowerError> {
+        let manifest = match Manifest::read(path)? {
+            Some(manifest) if manifest.owner != binding.owner => {
+                let (folder, found) = (path.to_owned(), Box::new(manifest.owner));
+                return Err(LowerError::Foreign { folder, found });
+            }
+            Some(manifest) => {
+                check::compare(path, &manifest)?;
+                manifest
+            }
+            None if binding.may_adopt => {
+                check::compare_unnamed(path)?;
+                Manifest::new(binding.owner)
+            }
+            None => {
+                let file = path.join(manifest::FILE);
+                let what = "it is missing, or the folder is empty; restore the shard's folder from a backup";
+                return Err(LowerError::damaged(&file, what));
+            }
+        };
+        let noted = Mutex::new(Noted { manifest, is_stale: false });
+        Ok(Self { path: path.to_owned(), noted })
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the tree that was opened in it; changes of a process before are over.
+    pub fn opened(&self, tree: &AnyTree) -> Result<(), LowerError> {
+        let mut noted = self.noted();
+        let mark = self.mark(&noted.manifest, tree)?;
+        let manifest = &mut noted.manifest;
+        if manifest.ingestions + manifest.compactions > 0 || manifest.tree.as_ref() != Some(&mark) {
+            (manifest.ingestions, manifest.compactions) = (0, 0);
+            manifest.tree = Some(mark);
+            self.write(manifest)?;
+        }
+        Ok(())
+    }
+
+    /// Notes that a change begins. Without an error, [`StateFolder::end`] must follow.
+    pub fn begin(&self, change: Change, tree: &AnyTree) -> Result<(), LowerError> {
+        let mut noted = self.noted();
+        let mut manifest = noted.manifest.clone();
+        if noted.is_stale {
+            manifest.tree = Some(self.mark(&manifest, tree)?);
+        }
+        if manifest.ingestions + manifest.compactions == 0 {
+            manifest.first_new = tree.next_table_id();
+        }
+        *begun(&mut manifest, change) += 1;
+        self.write(&mut manifest)?;
+        *noted = Noted { manifest, is_stale: false };
+        Ok(())
+    }
+
+    /// Notes what came of a change, whether it was done or not.
+    pub fn end(&self, change: Change, tree: &AnyTree) {
+        let mut noted = self.noted();
+        *begun(&mut noted.manifest, change) -= 1;
+        let marked = self.mark(&noted.manifest, tree).and_then(|mark| {
+            noted.manifest.tree = Some(mark);
+            self.write(&mut noted.manifest)
+        });
+        noted.is_stale = marked.is_err();
+        if let Err(error) = marked {
+            tracing::warn!("{error}; the manifest is written with the next change");
+        }
+    }
+
+    /// Whether the files name the version that the tree has in memory. After a change that failed they may not.
+    pub fn agrees(&self, tree: &AnyTree) -> bool {
+        (0..LOOKS)
+            .any(|_| self.is_present(tree.current_version().id()).is_ok_and(|present| present.is_some()))
+    }
+
+    fn write(&self, manifest: &mut Manifest) -> Result<(), LowerError> {
+        manifest.generation += 1;
+        manifest.write(&self.path)
+    }
+
+    /// The version in the files, if it is this one.
+    fn is_present(&self, version: u64) -> Result<Option<Present>, LowerError> {
+        Ok(check::present(&self.path)?.filter(|present| present.version == version))
+    }
+
+    /// What the manifest has to say of the tree as it is.
+    fn mark(&self, manifest: &Manifest, tree: &AnyTree) -> Result<TreeMark, LowerError> {
+        let known: BTreeMap<u64, &TableMark> =
+            manifest.tree.iter().flat_map(|tree| &tree.tables).map(|table| (table.number, table)).collect();
+        let mut looks = (0..LOOKS).map(|_| tree.current_version());
+        let (present, version) = loop {
+            let Some(version) = looks.next() else {
+                let what = "it does not name the version of the tree that is in use";
+                return Err(LowerError::damaged(&self.path.join(check::CURRENT), what));
+            };
+            if let Some(present) = self.is_present(version.id())? {
+                break (present, version);
+            }
+        };
+        let mut tables = Vec::with_capacity(version.table_count());
+        for (level, runs) in (0_u8..).zip(version.iter_levels()) {
+            for table in runs.iter().flat_map(|run| run.iter()) {
+                let (number, checksum) = (table.id(), table.checksum().into_u128());
+                let found = known.get(&number).filter(|known| known.file.checksum == checksum);
+                let mark = match found {
+                    Some(&known) => TableMark { level, ..known.clone() },
+                    None => {
+                        let (bytes, end) = check::read_end(&table_file(&self.path, number))?;
+                        TableMark {
+                            number,
+                            level,
+                            file: FileMark { bytes, checksum },
+                            end_checksum: xxh3_128(&end),
+                            seqno: table.global_seqno(),
+                            min: table.metadata.key_range.min().to_vec(),
+                            max: table.metadata.key_range.max().to_vec(),
+                        }
+                    }
+                };
+                tables.push(mark);
+            }
+        }
+        tables.sort_unstable_by_key(|table| table.number);
+        Ok(TreeMark { version: present.version, current: present.current, file: present.file, tables })
+    }
+}
+
+fn begun(manifest: &mut Manifest, change: Change) -> &mut u8 {
+    match change {
+        Change::Ingestion => &mut manifest.ingestions,
+        Change::Compaction => &mut manifest.compactions,
+    }
+}

@@ -1,0 +1,287 @@
+//! One shard's tree behind the guard: what is read is read as it was written, or is an error; what changes the tree is
+//! noted in the manifest; what a change leaves half done is opened anew from the files.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use lsm_tree::{
+    AbstractTree, AnyTree, Cache, Config, DescriptorTable, Guard, SeqNo, SequenceNumberCounter, Table,
+    UserKey, UserValue,
+};
+
+use super::dead::DeadRanges;
+use super::error::{Binding, LowerError, OWNER_BYTES};
+use super::folder::{Change, StateFolder};
+use super::room::{DiskRoom, is_no_room};
+use super::{guard, manifest};
+
+/// Above every sequence number in use; the top bit is the crate's own.
+pub(super) const ABOVE_ALL: SeqNo = (1 << 63) - 1;
+/// Rows of a table that are read to find out whether it is the damaged one.
+const LOCATE_ROWS: usize = 1 << 16;
+
+/// What the trees of a node share.
+#[derive(Clone)]
+pub struct LsmShared {
+    cache: Arc<Cache>,
+    descriptors: Arc<DescriptorTable>,
+}
+
+impl LsmShared {
+    /// A block cache of `cache_bytes` and at most `open_files` open table files.
+    #[must_use]
+    pub fn new(cache_bytes: u64, open_files: usize) -> Self {
+        let descriptors = Arc::new(DescriptorTable::new(open_files.max(16)));
+        Self { cache: Arc::new(Cache::with_capacity_bytes(cache_bytes)), descriptors }
+    }
+}
+
+/// How an attempt to write has ended where that is no failure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Written<T> {
+    Done(T),
+    /// The disk was full; what was written is removed.
+    NoRoom,
+}
+
+/// See the file's head.
+pub(super) struct GuardedTree {
+    shared: LsmShared,
+    owner: [u8; OWNER_BYTES],
+    path: PathBuf,
+    opened: RwLock<Opened>,
+    /// Held shared by changes of the tree, alone while it is opened anew.
+    changes: RwLock<()>,
+    /// A change ended in a way after which the tree in memory must not be changed again.
+    must_reopen: AtomicBool,
+    dead: DeadRanges,
+    /// Files that were found damaged, and what is wrong with each.
+    damaged: Mutex<BTreeMap<PathBuf, String>>,
+}
+
+/// A tree, and the folder that it was opened from.
+#[derive(Clone)]
+pub(super) struct Opened {
+    pub(super) tree: AnyTree,
+    pub(super) folder: Arc<StateFolder>,
+}
+
+impl Opened {
+    fn open(
+        path: &Path,
+        shared: &LsmShared,
+        dead: &DeadRanges,
+        binding: &Binding,
+    ) -> Result<Self, LowerError> {
+        let folder = Arc::new(StateFolder::open(path, binding)?);
+        let (sequence, visible) = (SequenceNumberCounter::default(), SequenceNumberCounter::default());
+        let config = Config::new(path, sequence.clone(), visible.clone())
+            .use_cache(Arc::clone(&shared.cache))
+            .use_descriptor_table(Some(Arc::clone(&shared.descriptors)))
+            .with_compaction_filter_factory(Some(Arc::new(dead.clone())));
+        let tree = guard::reading("opening the tree", path, || config.open())?;
+        let next = tree.get_highest_seqno().map_or(1, |highest| highest + 1);
+        sequence.set(next);
+        visible.set(next);
+        folder.opened(&tree)?;
+        Ok(Self { tree, folder })
+    }
+}
+
+impl GuardedTree {
+    /// Opens the tree in a folder that is bound as `binding` says.
+    pub(super) fn open(
+        path: &Path,
+        shared: &LsmShared,
+        dead: DeadRanges,
+        binding: &Binding,
+    ) -> Result<Self, LowerError> {
+        Ok(Self {
+            shared: shared.clone(),
+            owner: binding.owner,
+            path: path.to_owned(),
+            opened: RwLock::new(Opened::open(path, shared, &dead, binding)?),
+            changes: RwLock::default(),
+            must_reopen: AtomicBool::new(false),
+            dead,
+            damaged: Mutex::default(),
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn opened(&self) -> Opened {
+        self.opened.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The tree to read from and to change: opened anew where that is due.
+    fn usable(&self) -> Result<Opened, LowerError> {
+        if self.must_reopen.load(Ordering::Acquire) {
+            let _alone = self.changes.write().unwrap_or_else(PoisonError::into_inner);
+            if self.must_reopen.load(Ordering::Acquire) {
+                let binding = Binding { owner: self.owner, may_adopt: false };
+                let opened = Opened::open(&self.path, &self.shared, &self.dead, &binding)?;
+                *self.opened.write().unwrap_or_else(PoisonError::into_inner) = opened;
+                self.must_reopen.store(false, Ordering::Release);
+            }
+        }
+        Ok(self.opened())
+    }
+
+    /// Looks at the tree without reading its tables.
+    pub(super) fn look<T>(&self, figure: impl FnOnce(&AnyTree) -> T) -> Result<T, LowerError> {
+        let tree = self.usable()?.tree;
+        guard::reading("looking at the tree", &self.path, || Ok(figure(&tree)))
+    }
+
+    /// Changes the tree, and notes that in the manifest. After an error that says that the disk is full, nothing of it is
+    /// left: neither in the tree's memory, which changes as a version is on the disk, nor, by this, as files. If the
+    /// change ended in a panic, or the files and the tree in memory disagree after an error, the tree is opened anew
+    /// before the next one.
+    pub(super) fn change<T>(
+        &self,
+        what: &'static str,
+        change: Change,
+        room: &DiskRoom,
+        act: impl FnOnce(&AnyTree) -> lsm_tree::Result<T>,
+    ) -> Result<Written<T>, LowerError> {
+        drop(self.usable()?);
+        let _running = self.changes.read().unwrap_or_else(PoisonError::into_inner);
+        let Opened { tree, folder } = self.opened();
+        match guard::changing("noting a change", &self.path, || folder.begin(change, &tree)) {
+            Ok(()) => {}
+            Err(error) if error.is_no_room() => return Ok(Written::NoRoom),
+            Err(error) => return Err(error),
+        }
+        room.begin_write();
+        let next_table = tree.next_table_id();
+        let result = guard::changing(what, &self.path, || Ok(act(&tree)));
+        let is_noted = guard::changing("noting a change", &self.path, || {
+            folder.end(change, &tree);
+            Ok(folder.agrees(&tree))
+        });
+        let failed = !matches!(result, Ok(Ok(_)));
+        if result.is_err() || (failed && is_noted != Ok(true)) {
+            self.must_reopen.store(true, Ordering::Release);
+        }
+        // What the files name is told only where they agree with memory; opening anew removes the rest.
+        let failed_from = (failed && is_noted == Ok(true)).then_some(next_table);
+        let named = || tree.current_version().iter_tables().map(Table::id).collect();
+        let cleared = guard::changing("removing what a change left", &self.path, || {
+            room.end_write(failed_from, named)
+                .map_err(|error| LowerError::io("removing what a change left in", &self.path, &error))
+        });
+        match result? {
+            Ok(value) => Ok(Written::Done(value)),
+            Err(lsm_tree::Error::Io(error)) if is_no_room(&error) && is_noted == Ok(true) => {
+                cleared.map(|()| Written::NoRoom)
+            }
+            Err(error) => Err(LowerError::of_tree(what, &self.path, error)),
+        }
+    }
+
+    /// Reads a row.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LowerError> {
+        let tree = self.usable()?.tree;
+        match guard::reading("reading a row", &self.path, || tree.get(key, ABOVE_ALL)) {
+            Ok(value) => Ok(value.map(|value| value.to_vec())),
+            // A filter may be what is damaged: the row can be read without it.
+            Err(LowerError::Damaged { .. }) => self
+                .get_unfiltered(&tree, key)
+                .map_err(|error| self.locate(&tree, key, Bound::Included(key), error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn get_unfiltered(&self, tree: &AnyTree, key: &[u8]) -> Result<Option<Vec<u8>>, LowerError> {
+        guard::reading("reading a row", &self.path, || {
+            let item = tree.range(key..=key, ABOVE_ALL, None).next();
+            let row = item.map(Guard::into_inner).transpose()?;
+            Ok(row.map(|(_, value)| value.to_vec()))
+        })
+    }
+
+    /// Visits rows in order. What visits them is not the library's: its panics are not contained.
+    pub(super) fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), LowerError> {
+        if from >= to {
+            return Ok(());
+        }
+        let tree = self.usable()?.tree;
+        let mut items =
+            guard::reading("reading rows", &self.path, || Ok(tree.range(from..to, ABOVE_ALL, None)))?;
+        let mut last: UserKey = from.into();
+        loop {
+            let next = || -> lsm_tree::Result<Option<(UserKey, UserValue)>> {
+                items.next().map(Guard::into_inner).transpose()
+            };
+            match guard::reading("reading rows", &self.path, next) {
+                Ok(None) => return Ok(()),
+                Ok(Some((key, value))) => {
+                    if !visit(&key, &value) {
+                        return Ok(());
+                    }
+                    last = key;
+                }
+                Err(error) => return Err(self.locate(&tree, &last, Bound::Excluded(to), error)),
+            }
+        }
+    }
+
+    /// Names the table in an error of reading keys in a range, and keeps in mind that it is damaged.
+    fn locate(&self, tree: &AnyTree, from: &[u8], to: Bound<&[u8]>, error: LowerError) -> LowerError {
+        let LowerError::Damaged { what, .. } = &error else { return error };
+        let version = guard::reading("looking at the tree", &self.path, || Ok(tree.current_version()));
+        let Ok(version) = version else { return error };
+        for table in version.iter_tables() {
+            let bounds: (Bound<UserKey>, Bound<UserKey>) = (Bound::Included(from.into()), to.map(Into::into));
+            let read = guard::reading("reading a table", &self.path, || {
+                table.range(bounds).take(LOCATE_ROWS).try_for_each(|row| row.map(drop))
+            });
+            if read.is_err() {
+                let file = manifest::table_file(&self.path, table.id());
+                self.note_damage(&file, what);
+                return LowerError::damaged(&file, what.clone());
+            }
+        }
+        error
+    }
+
+    fn damaged_files(&self) -> MutexGuard<'_, BTreeMap<PathBuf, String>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps in mind, and logs once, that a file is damaged.
+    pub(super) fn note_damage(&self, file: &Path, what: &str) {
+        if self.damaged_files().insert(file.to_owned(), what.to_owned()).is_none() {
+            tracing::error!("state: {} is damaged: {what}; what lies in it answers DAMAGED", file.display());
+        }
+    }
+
+    /// The files that were found damaged and are still part of the tree.
+    pub(super) fn damage(&self) -> Vec<(PathBuf, String)> {
+        let mut damaged = self.damaged_files();
+        if damaged.is_empty() {
+            return Vec::new();
+        }
+        let tree = self.opened().tree;
+        let present = guard::reading("looking at the tree", &self.path, || {
+            let version = tree.current_version();
+            Ok(version.iter_tables().map(|table| manifest::table_file(&self.path, table.id())).collect())
+        });
+        if let Ok(present) = present {
+            let present: std::collections::BTreeSet<PathBuf> = present;
+            damaged.retain(|file, _| present.contains(file));
+        }
+        damaged.iter().map(|(file, what)| (file.clone(), what.clone())).collect()
+    }
+}

@@ -1,0 +1,43 @@
+//! Before a write is proposed: what it needs of the rows below is read, so that one that needs damaged rows is refused
+//! while it can be.
+
+use corduroy_shards::{PartitionId, Prepared};
+
+use super::exec::{Exec, Stop};
+use super::lookups::{Failure, Want};
+use super::lower::Lower;
+use super::op::Op;
+use super::state::Store;
+
+impl<L: Lower> Store<L> {
+    /// Looks whether an op has all rows that it needs in memory.
+    pub(super) fn prepare_op(&mut self, id: PartitionId, bytes: &[u8], op: &Op<'_>) -> Prepared {
+        let seed = self.seed;
+        let Some(partition) = self.partitions.get_mut(&id) else { return Prepared::Ready };
+        let mut exec = Exec {
+            now_ms: partition.clock_ms,
+            version: 0,
+            partition,
+            ledger: &mut self.ledger,
+            lookups: &mut self.lookups,
+            options: &self.options,
+            seed,
+            committed: false,
+            grown_bytes: 0,
+            moved_bytes: 0,
+            preparing: true,
+        };
+        match exec.needs(op) {
+            Ok(()) | Err(Stop::Error(_)) => return Prepared::Ready,
+            Err(Stop::Blocked) => {}
+        }
+        if let Some(Failure::Final(why)) = self.lookups.take_failure(id, false) {
+            self.lookups.wants.clear();
+            return Prepared::Unreadable(why);
+        }
+        let rows = self.lookups.wants.iter().filter_map(Want::row);
+        self.pins.hold(id, seed.hash(bytes), rows);
+        self.ask(id);
+        Prepared::Blocked
+    }
+}
