@@ -5,6 +5,7 @@
 //! turn), with the slots of its replicas and apply beside it.
 
 mod apply;
+mod closing;
 pub mod entry;
 pub mod ids;
 pub mod io;

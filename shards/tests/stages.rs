@@ -20,6 +20,9 @@ fn waits_for_a_slot_and_for_the_disk(replication: Replication) {
     let options = ShardOptions { replication, ..ShardOptions::default() };
     let mut world = World::with(options, common::small_wal(), &[P]);
     world.settle();
+    // The first frame of a segment waits for more than itself.
+    world.write(9, 1, "set a 0");
+    world.settle();
     world.disk.set_manual(true);
     world.write(1, 1, "set a 1");
     let first = turn(&mut world);

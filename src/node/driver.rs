@@ -204,12 +204,11 @@ impl Driver {
         }
         if core.shared.busy.load(Ordering::Acquire) == 0 {
             for host in &core.hosts {
-                let mut shard = host.shard.borrow_mut();
-                shard.close();
-                host.dirty.set(true);
+                host.shard.borrow_mut().close();
+                mark_end(host);
             }
-            let is_idle = core.hosts.iter().all(|host| host.shard.borrow().is_idle());
-            self.drained = is_idle || is_late;
+            let is_closed = core.hosts.iter().all(|host| host.shard.borrow().is_closed());
+            self.drained = is_closed || is_late;
         }
     }
 
@@ -233,6 +232,7 @@ impl Driver {
         });
         core.mesh.borrow().bell().awake();
         if rests && is_quiet {
+            core.hosts.iter().for_each(mark_end);
             heap::give_back();
         }
         self.has_rested = is_quiet && (rests || self.has_rested);
@@ -254,6 +254,17 @@ impl Driver {
         let next = timers.chain(sweep).chain(accept).chain(publish).chain(retry).chain(drain).min();
         next.map(|next| next.saturating_duration_since(now))
     }
+}
+
+/// Has an idle shard's log write down where it ends.
+fn mark_end(host: &Host) {
+    let mut shard = host.shard.borrow_mut();
+    if shard.is_idle()
+        && let Err(error) = shard.mark_end()
+    {
+        end_process(host, &error);
+    }
+    host.dirty.set(true);
 }
 
 /// Says to the doorbell that the core is about to sleep, and looks once more at what it rings for.

@@ -28,6 +28,15 @@ fn print_text(folder: &Path, found: &Inspection, out: &mut dyn Write) -> io::Res
         found.spare.len(),
         found.faults.len()
     )?;
+    if let Some(manifest) = &found.manifest {
+        writeln!(
+            out,
+            "manifest: newest segment {} in {}, durable up to batch {}",
+            manifest.newest,
+            slot_file_name(manifest.slot),
+            manifest.durable
+        )?;
+    }
     writeln!(
         out,
         "{:>10} {:>16} {:>10} {:>21} {:>8} {:>9} {:>10} {:>10} {:>7}",
@@ -87,6 +96,9 @@ fn print_json(folder: &Path, found: &Inspection, out: &mut dyn Write) -> io::Res
         "folder": folder.to_string_lossy(),
         "wal_id": found.wal_id.map(|id| format!("{id:016x}")),
         "sound": found.faults.is_empty(),
+        "manifest": found.manifest.map_or(Value::Null, |manifest| json!({
+            "newest": manifest.newest.get(), "slot": manifest.slot.0, "durable": manifest.durable.get(),
+        })),
         "spare": found.spare.iter().map(|slot| slot.0).collect::<Vec<_>>(),
         "segments": segments.collect::<Vec<_>>(),
         "logs": logs.collect::<Vec<_>>(),

@@ -5,6 +5,7 @@ use std::io;
 use crate::device::SlotId;
 use crate::device::folder::slot_file_name;
 use crate::ids::{LogId, Lsn, WalPosition};
+use crate::options::OWNER_BYTES;
 
 /// Everything that can go wrong with a WAL.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,29 @@ pub enum WalError {
         slot: SlotId,
         /// Logs known or suspected to have entries there.
         logs: Vec<LogId>,
+        /// What was found.
+        why: String,
+        /// What the operator can do.
+        remedy: &'static str,
+    },
+    /// The folder is another owner's.
+    #[error(
+        "WAL folder {folder} belongs to another owner ({}; expected {}); put the folder back that belongs here",
+        hex(found.as_slice()), hex(expected.as_slice())
+    )]
+    Foreign {
+        /// The folder, or what stands for it.
+        folder: String,
+        /// The owner that its manifest names.
+        found: Box<[u8; OWNER_BYTES]>,
+        /// The owner that was to be.
+        expected: Box<[u8; OWNER_BYTES]>,
+    },
+    /// The folder's manifest is missing, cannot be read, or names what is not there.
+    #[error("WAL damaged: {file}: {why}. {remedy}")]
+    Lost {
+        /// The file that is missing or damaged.
+        file: String,
         /// What was found.
         why: String,
         /// What the operator can do.
@@ -77,6 +101,12 @@ pub enum WalError {
 /// Logs as an operator names them: `2, 7`.
 fn numbers(logs: &[LogId]) -> String {
     logs.iter().map(|log| log.0.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// Bytes as digits, the zeros at their end left out.
+fn hex(bytes: &[u8]) -> String {
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
+    bytes.iter().take(used).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! The bytes of the WAL: sectors, segment headers, frames, records, footers. Encode and decode, nothing else.
+//! The bytes of the WAL: sectors, segment headers, frames, records, footers, the manifest. Encode and decode, nothing else.
 //!
 //! All numbers are little-endian. Decoding never trusts a length before a checksum covered it, and never panics.
 
 pub mod footer;
 pub mod frame;
+pub mod manifest;
 pub mod record;
 pub mod sectors;
 pub mod segment;

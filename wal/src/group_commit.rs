@@ -87,11 +87,13 @@ impl<B: Deref<Target = [u8]> + DerefMut> GroupCommit<B> {
         }
     }
 
-    /// Moves the watermark over the frames that are on the medium; hands those out that nothing waits for any more.
-    pub fn advance(&mut self) -> Vec<Frame<B>> {
+    /// Moves the watermark over the frames that are on the medium, in segments up to the one that the manifest names; hands
+    /// those out that nothing waits for any more.
+    pub fn advance(&mut self, named: SegmentSeq) -> Vec<Frame<B>> {
         let mut hole = false;
         for frame in &mut self.in_flight {
-            hole |= frame.done.is_none() && !planted::is(Planted::AckBeforeDurable);
+            let waits = frame.done.is_none() || frame.segment > named;
+            hole |= waits && !planted::is(Planted::AckBeforeDurable);
             if !hole || (planted::is(Planted::WatermarkSkipsHole) && frame.done.is_some()) {
                 frame.acknowledged = true;
                 self.durable = self.durable.max(frame.seq);

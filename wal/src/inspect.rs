@@ -11,6 +11,8 @@ use crate::device::mapped::{MappedFolder, MappedSlot};
 use crate::device::{BLOCK_BYTES, OpenError, SlotId};
 use crate::format::footer::FooterTail;
 use crate::format::frame::FrameHead;
+use crate::format::manifest;
+pub use crate::format::manifest::Manifest;
 pub use crate::format::record::{RecordKind, RecordMeta};
 use crate::format::segment::{FORMAT_VERSION, SegmentHeader, SlotRole, slot_role};
 use crate::ids::{BatchSeq, LogId, SegmentSeq, Term, WalPosition};
@@ -79,6 +81,8 @@ pub struct SegmentSummary {
 pub struct Inspection {
     /// The WAL's id; `None` for one that was never written to.
     pub wal_id: Option<u64>,
+    /// What the manifest says, if there is a good one.
+    pub manifest: Option<Manifest>,
     /// The live segments, oldest first.
     pub segments: Vec<SegmentSummary>,
     /// Slots that hold nothing live: blank ones, and those of segments that were freed.
@@ -131,7 +135,9 @@ impl Used<'_> {
 /// A file that cannot be opened or mapped. Faults of what is in the files are no errors.
 pub fn inspect(folder: &MappedFolder, pass: &mut dyn FnMut(Passing<'_>)) -> Result<Inspection, OpenError> {
     let mut found = Inspection::default();
+    read_manifest(folder, &mut found)?;
     let mut used = read_headers(folder, &mut found)?;
+    check_newest(&used, &mut found);
     let chain = chain(&mut used, &mut found);
     found.spare.extend(used.values().map(|retired| retired.slot));
     found.spare.sort_unstable();
@@ -142,7 +148,8 @@ pub fn inspect(folder: &MappedFolder, pass: &mut dyn FnMut(Passing<'_>)) -> Resu
     while let Some((segment, later)) = rest.split_first() {
         rest = later;
         pass(Passing::Segment(segment.slot, &segment.header));
-        let walked = Walk::new(segment, later, before, pass).run();
+        let known = found.manifest.map_or(BatchSeq::ZERO, |manifest| manifest.durable);
+        let walked = Walk::new(segment, later, (before, known), pass).run();
         before = later.first().map_or(walked.summary.last_batch, |next| next.header.prev_batch);
         index.merge(segment.header.seq, walked.effects);
         found.segments.push(walked.summary);
@@ -163,6 +170,37 @@ pub fn inspect(folder: &MappedFolder, pass: &mut dyn FnMut(Passing<'_>)) -> Resu
     }
     found.logs.sort_unstable_by_key(|(log, _)| *log);
     Ok(found)
+}
+
+fn read_manifest(folder: &MappedFolder, found: &mut Inspection) -> Result<(), OpenError> {
+    match folder.manifest()?.map(|file| manifest::read(&file)) {
+        None => {}
+        Some(Ok((manifest, _))) => {
+            found.wal_id = Some(manifest.wal_id);
+            found.manifest = Some(manifest);
+        }
+        Some(Err(why)) => found.faults.push(Fault {
+            slot: SlotId::MANIFEST,
+            position: WalPosition { segment: SegmentSeq::ZERO, offset: 0 },
+            bytes: 0,
+            why,
+            logs: Vec::new(),
+        }),
+    }
+    Ok(())
+}
+
+/// The segment that the manifest names must be there.
+fn check_newest(used: &BTreeMap<SegmentSeq, Used<'_>>, found: &mut Inspection) {
+    let Some(named) = found.manifest.filter(|manifest| manifest.newest > SegmentSeq::ZERO) else { return };
+    if used.get(&named.newest).is_none_or(|used| used.header.salt != named.salt) {
+        let why = format!(
+            "it held segment {}, the newest of the log, which is missing; batches up to {} are known to be durable",
+            named.newest, named.durable
+        );
+        let position = WalPosition { segment: named.newest, offset: 0 };
+        found.faults.push(Fault { slot: named.slot, position, bytes: 0, why, logs: Vec::new() });
+    }
 }
 
 /// Maps every slot and sorts them by what their headers say.

@@ -22,6 +22,9 @@
 //! * A place that is not what was written is cut off only if it cannot have been acknowledged: some sector of it never
 //!   arrived (its stamp is not there), and nothing written later knows it as durable. All else is refused as damage. A
 //!   damaged stamp alone is harmless, since checksums cover content only.
+//! * What a log's end says about the end stands in a second place, the manifest: no frame of a new segment is reported
+//!   durable before the manifest names the segment, and at a clean stop or at rest the manifest knows the last batch. A
+//!   tail that it knows and that is missing is damage, wherever the damage is.
 //! * Live entries of sealed segments are verified when they are read; a start that replays them therefore meets any
 //!   damage. Released entries are no longer data.
 //! * Bytes of an earlier use of a slot never come back: salts differ, writing after a restart goes on in a new segment
@@ -36,6 +39,7 @@ mod group_commit;
 pub mod ids;
 mod index;
 pub mod inspect;
+mod manifest;
 pub mod options;
 pub mod planted;
 mod pump;
@@ -52,6 +56,6 @@ pub mod wal;
 
 pub use error::WalError;
 pub use ids::{BatchSeq, LogId, Lsn, SegmentSeq, Term, WalPosition};
-pub use options::{Options, ReadToken, Recovered, Space, WalEvent, WalStats};
+pub use options::{Binding, OWNER_BYTES, Options, ReadToken, Recovered, Space, WalEvent, WalStats};
 pub use record::{EntryKind, EntryRef, HardState, LogState, OwnedEntry, RecordHead};
 pub use wal::Wal;

@@ -4,6 +4,25 @@ use crate::error::WalError;
 use crate::ids::{BatchSeq, WalPosition};
 use crate::record::OwnedEntry;
 
+/// Bytes that say whose a WAL folder is.
+pub const OWNER_BYTES: usize = 64;
+
+/// Whose a WAL folder has to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Binding {
+    /// The owner that the folder's manifest must name. What the bytes mean is the owner's matter; here they are compared.
+    pub owner: [u8; OWNER_BYTES],
+    /// Whether a folder without a manifest (made by a release that wrote none, or empty) may be taken over. If not, such
+    /// a folder is damage: it was lost, or its volume is not mounted.
+    pub may_adopt: bool,
+}
+
+impl Default for Binding {
+    fn default() -> Self {
+        Self { owner: [0; OWNER_BYTES], may_adopt: true }
+    }
+}
+
 /// The WAL's sizes and limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -24,6 +43,22 @@ pub struct Options {
     /// Must differ at every opening (the core draws no random numbers itself): it salts the segments, so that
     /// bytes of an earlier life of a slot can never be taken for new ones.
     pub seed: u64,
+    /// Whose the folder has to be.
+    pub binding: Binding,
+}
+
+/// Smallest segment in bytes.
+const MIN_SEGMENT_BYTES: u32 = 64 << 10;
+
+impl Options {
+    /// Asserts that they make sense.
+    pub(crate) fn check(&self) {
+        assert!(
+            self.segment_bytes >= MIN_SEGMENT_BYTES && self.segment_bytes.is_multiple_of(MIN_SEGMENT_BYTES),
+            "segment_bytes is a multiple of 64 KiB"
+        );
+        assert!((1..=4).contains(&self.max_in_flight), "max_in_flight is 1 to 4");
+    }
 }
 
 impl Options {
@@ -44,6 +79,7 @@ impl Default for Options {
             max_segments: 0,
             long_segments: 32,
             seed: 0,
+            binding: Binding::default(),
         }
     }
 }

@@ -22,7 +22,8 @@ const EXTRA_SPARES: usize = 2;
 impl<D: Device> Wal<D> {
     /// Everything that may have become possible since the last call.
     pub(crate) fn pump(&mut self, events: &mut Vec<WalEvent>) {
-        for mut frame in self.commit.advance() {
+        self.name_segment();
+        for mut frame in self.commit.advance(self.naming.named()) {
             self.recycle(frame.done.take());
         }
         if self.reported.durable < self.commit.durable {

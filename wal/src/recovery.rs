@@ -8,20 +8,20 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::device::folder::slot_file_name;
 use crate::device::{BLOCK_BYTES, Device, SlotId};
 use crate::error::WalError;
 use crate::format::footer::{self, FooterTail};
 use crate::format::segment::{FORMAT_VERSION, SegmentHeader, SlotRole, slot_role};
 use crate::ids::{BatchSeq, LogId, SegmentSeq, WalPosition};
 use crate::index::{Index, SegmentIndex};
+use crate::manifest::{self, Found as FoundManifest, RESTORE, lost};
 use crate::options::{Options, Recovered};
 use crate::planted::{self, Planted};
 use crate::resume::Unsealed;
 use crate::scan::{self, Image, Scan, Stop};
 use crate::segment::{Segment, Segments};
 
-const RESTORE: &str =
-    "Restore this folder from a copy, or delete it and let the replica be rebuilt from its peers";
 const READ_BYTES: u32 = 1 << 20;
 
 /// A slot with a header.
@@ -41,6 +41,7 @@ pub(crate) struct Opened {
     /// Blank or unfit slots to be removed.
     pub unfit: Vec<SlotId>,
     pub wal_id: Option<u64>,
+    pub manifest: Option<FoundManifest>,
     /// The last batch of the log; all of it is durable.
     pub durable: BatchSeq,
     pub recovered: Recovered,
@@ -53,12 +54,54 @@ struct Folder {
     blank: Vec<SlotId>,
     unfit: Vec<SlotId>,
     next_slot: u32,
+    manifest: Option<FoundManifest>,
+}
+
+impl Folder {
+    fn wal_id(&self) -> Option<u64> {
+        let of_manifest = self.manifest.map(|found| found.manifest.wal_id);
+        of_manifest.or_else(|| self.used.values().next().map(|used| used.header.wal_id))
+    }
+
+    /// What the manifest knows as durable.
+    fn known(&self) -> BatchSeq {
+        self.manifest.map_or(BatchSeq::ZERO, |found| found.manifest.durable)
+    }
+
+    /// The segment that the manifest names must be there.
+    fn check_newest(&self) -> Result<(), WalError> {
+        let Some(named) = self.manifest.map(|found| found.manifest) else { return Ok(()) };
+        if named.newest == SegmentSeq::ZERO {
+            return Ok(());
+        }
+        let file = slot_file_name(named.slot);
+        match self.used.get(&named.newest) {
+            Some(used) if used.header.salt == named.salt => Ok(()),
+            Some(used) => {
+                let why = format!("it is not the segment {} that was written last", named.newest);
+                Err(lost(slot_file_name(used.slot), why))
+            }
+            None => {
+                let is_there = self.blank.iter().chain(&self.unfit).any(|slot| *slot == named.slot);
+                let what =
+                    if is_there { "its header is not what was written" } else { "the file is missing" };
+                Err(lost(
+                    file,
+                    format!(
+                        "{what}, but it held segment {}, the newest of the log, and batches up to {} are known to be durable",
+                        named.newest, named.durable
+                    ),
+                ))
+            }
+        }
+    }
 }
 
 /// Reads the folder.
 pub(crate) fn open<D: Device>(device: &mut D, options: &Options) -> Result<Opened, WalError> {
     device.sync_all().map_err(|source| io_error("could not be synced before reading it", source))?;
     let folder = read_folder(device, options)?;
+    folder.check_newest()?;
     Recovery { device, folder, index: Index::default(), recovered: Recovered::default() }.run(options)
 }
 
@@ -71,8 +114,13 @@ fn refuse(slot: SlotId, segment: SegmentSeq, why: String, remedy: &'static str) 
 }
 
 fn read_folder<D: Device>(device: &mut D, options: &Options) -> Result<Folder, WalError> {
-    let slots = device.list().map_err(|source| io_error("folder could not be listed", source))?;
+    let mut slots = device.list().map_err(|source| io_error("folder could not be listed", source))?;
     let mut folder = Folder::default();
+    if let Some(at) = slots.iter().position(|(slot, _)| *slot == SlotId::MANIFEST) {
+        let (_, bytes) = slots.remove(at);
+        folder.manifest = Some(manifest::read(device, bytes)?);
+    }
+    manifest::check_binding(&options.binding, folder.manifest.as_ref())?;
     let mut buffer = device.buffer(BLOCK_BYTES);
     for (slot, bytes) in slots {
         folder.next_slot = folder.next_slot.max(slot.0 + 1);
@@ -123,8 +171,8 @@ fn place_slot(
         let why = format!("the file has {bytes} bytes, its header says {}", header.segment_bytes);
         return Err(refuse(slot, header.seq, why, RESTORE));
     }
-    if let Some(other) = folder.used.values().find(|used| used.header.wal_id != header.wal_id) {
-        let why = format!("it belongs to another WAL than {:?}", other.slot);
+    if folder.wal_id().is_some_and(|wal_id| wal_id != header.wal_id) {
+        let why = "it belongs to another WAL than the manifest or the slots before it".to_owned();
         return Err(refuse(
             slot,
             header.seq,
@@ -198,6 +246,13 @@ impl<D: Device> Recovery<'_, D> {
                 break;
             }
         }
+        if durable < self.folder.known() {
+            let why = format!(
+                "it ends with batch {durable}, but batch {} is known to be durable",
+                self.folder.known()
+            );
+            return Err(lost("the log".to_owned(), why));
+        }
         // A slot behind the newest segment that is on its way out must be gone before frames may follow there: its old
         // frames could be taken for what comes next. So that segment is not gone on with.
         let newest = sealed.back().map_or(SegmentSeq::ZERO, |newest: &Segment| newest.seq);
@@ -207,6 +262,7 @@ impl<D: Device> Recovery<'_, D> {
     }
 
     fn finish(mut self, options: &Options, sealed: VecDeque<Segment>, durable: BatchSeq) -> Opened {
+        let (wal_id, manifest) = (self.folder.wal_id(), self.folder.manifest);
         let mut unfit = self.folder.unfit;
         let mut spares = VecDeque::from(self.folder.blank);
         for used in self.folder.used.values() {
@@ -224,7 +280,8 @@ impl<D: Device> Recovery<'_, D> {
             entry.runs.iter().for_each(|run| segments.add_live(run));
         }
         Opened {
-            wal_id: self.folder.used.values().next().map(|used| used.header.wal_id),
+            wal_id,
+            manifest,
             index: self.index,
             segments,
             unsealed: None,
@@ -310,7 +367,7 @@ impl<D: Device> Recovery<'_, D> {
         let image = self.load(used)?;
         let stated_end = next.map(|(end, _)| end).or(tail.map(|tail| tail.frames_end));
         let found = scan::scan(&image, before, stated_end);
-        let vouched = tail.map_or(BatchSeq::ZERO, |tail| tail.last_batch);
+        let vouched = tail.map_or(BatchSeq::ZERO, |tail| tail.last_batch).max(self.folder.known());
         let found = self.judge(used, &image, found, vouched, later, next.map(|(_, batch)| batch))?;
         let written = image.written_end(found.end);
         Ok(Found { unsealed: tail.is_none().then_some(written), ..found })

@@ -13,6 +13,7 @@ use crate::format::record::{ENTRY_HEAD_BYTES, RecordKind, RecordMeta};
 use crate::group_commit::GroupCommit;
 use crate::ids::{BatchSeq, LogId, Lsn, SegmentSeq, Term};
 use crate::index::{Index, SegmentIndex};
+use crate::manifest::{self, Naming};
 use crate::options::{Options, Recovered, Space, WalEvent, WalStats};
 use crate::reader::Job;
 use crate::reclaim::Reclaim;
@@ -21,8 +22,6 @@ use crate::recovery;
 use crate::rewrite::Copying;
 use crate::segment::Segments;
 
-/// Smallest segment in bytes.
-const MIN_SEGMENT_BYTES: u32 = 64 << 10;
 /// What a batch starts with; larger batches move to a larger buffer.
 const FIRST_BUFFER_BYTES: usize = 256 << 10;
 
@@ -31,6 +30,7 @@ const FIRST_BUFFER_BYTES: usize = 256 << 10;
 pub(crate) enum Purpose {
     Frame,
     Footer(SegmentSeq),
+    Manifest,
     Wipe,
     Read,
     Create(SlotId),
@@ -60,6 +60,7 @@ pub struct Wal<D: Device> {
     pub(crate) ended: Vec<Completion<D::Buffer>>,
     pub(crate) reported: Reported,
     pub(crate) making: MakingState,
+    pub(crate) naming: Naming,
     pub(crate) stats: WalStats,
     poisoned: Option<(&'static str, String)>,
 }
@@ -98,22 +99,22 @@ impl<D: Device> Wal<D> {
     /// Opens the WAL in the device's folder, or starts one where the folder is empty. Blocking: recovery.
     ///
     /// # Errors
-    /// [`WalError::Io`], [`WalError::Damaged`].
+    /// [`WalError::Io`], [`WalError::Damaged`], [`WalError::Lost`], [`WalError::Foreign`].
     ///
     /// # Panics
     /// If the options make no sense: `segment_bytes` not a multiple of 64 KiB, or `max_in_flight` not 1 to 4.
     pub fn open(mut device: D, options: Options) -> Result<(Self, Recovered), WalError> {
-        assert!(
-            options.segment_bytes >= MIN_SEGMENT_BYTES
-                && options.segment_bytes.is_multiple_of(MIN_SEGMENT_BYTES),
-            "segment_bytes is a multiple of 64 KiB"
-        );
-        assert!((1..=4).contains(&options.max_in_flight), "max_in_flight is 1 to 4");
+        options.check();
         let opened = recovery::open(&mut device, &options)?;
+        let wal_id = opened.wal_id.unwrap_or_else(|| mix(options.seed));
+        let newest = opened.segments.live().next_back();
+        let naming =
+            manifest::bring_up(&mut device, opened.manifest, wal_id, &options, newest, opened.durable)?;
         let mut wal = Self {
             device,
             options,
-            wal_id: opened.wal_id.unwrap_or_else(|| mix(options.seed)),
+            wal_id,
+            naming,
             index: opened.index,
             segments: opened.segments,
             commit: GroupCommit::new(opened.durable),
@@ -333,6 +334,13 @@ impl<D: Device> Wal<D> {
                 }
                 self.unpin(segment);
                 self.recycle(buffer);
+            }
+            (Purpose::Manifest, result) => {
+                self.recycle(buffer);
+                match result {
+                    Ok(()) => self.on_manifest_written(),
+                    Err(error) => self.poison("the manifest's write", &error),
+                }
             }
             (Purpose::Wipe, result) => {
                 self.recycle(buffer);

@@ -8,9 +8,11 @@ use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 
+use corduroy_wal::Wal;
 use corduroy_wal::device::mem::{MemBuffer, MemDevice, MemDisk, WriteFault};
 use corduroy_wal::device::{Completion, Device, IoId, Op, SlotId};
 
+use crate::sim::process::wal_options;
 use crate::sim::rng::Rng;
 use crate::sim::swarm::{Class, Knobs};
 
@@ -144,6 +146,16 @@ impl Device for SimDevice {
         self.shared.burn()?;
         self.inner.read_blocking(slot, offset, buffer, len)
     }
+
+    fn write_blocking(&mut self, slot: SlotId, offset: u32, buffer: &MemBuffer, len: u32) -> io::Result<()> {
+        self.shared.burn()?;
+        self.inner.write_blocking(slot, offset, buffer, len)
+    }
+
+    fn create_blocking(&mut self, slot: SlotId, content: &[u8]) -> io::Result<()> {
+        self.shared.burn()?;
+        self.inner.create_blocking(slot, content)
+    }
 }
 
 /// The disk of one shard.
@@ -167,6 +179,7 @@ impl Disk {
     pub(super) fn new(seed: u64, shard: u32, knobs: &Knobs) -> Self {
         let medium = MemDisk::new(Rng::new(seed, &format!("disk {shard}")).next_u64());
         medium.set_manual(true);
+        Wal::create(&mut medium.device(), &wal_options(knobs, seed)).expect("an empty disk takes a log");
         medium.set_lying(knobs.has(Class::LyingFlush));
         Self {
             medium,

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use corduroy_wal::device::IoId;
-use corduroy_wal::{Options, Wal, WalError};
+use corduroy_wal::{Binding, Options, Wal, WalError};
 
 use crate::ids::{PartitionId, ShardId};
 use crate::io::Input;
@@ -116,7 +116,9 @@ impl<S: Subject> World<S> {
         }
         opened.map_err(|error| match error {
             _ if self.disks.get(shard).is_some_and(Disk::fuse_blown) => NotOpened::CutOff,
-            ShardError::Wal(damage @ WalError::Damaged { .. }) => NotOpened::Damaged(damage.to_string()),
+            ShardError::Wal(damage @ (WalError::Damaged { .. } | WalError::Lost { .. })) => {
+                NotOpened::Damaged(damage.to_string())
+            }
             other => NotOpened::Failed(other.to_string()),
         })
     }
@@ -273,7 +275,21 @@ impl<S: Subject> World<S> {
             self.turn_at(shard, self.clock.world_ns(wake_ns).max(now_ns + 1000));
         }
         self.note_positions(shard);
+        self.mark_end(shard);
         self.begin_io(shard);
+    }
+
+    /// A shard that closes, or seems to be at rest, has its log write down where it ends.
+    fn mark_end(&mut self, shard: usize) {
+        let is_due = self.stopping || self.streams.rest.chance(20);
+        let Some(unit) = self.node.as_mut().and_then(|node| node.units.get_mut(shard)) else { return };
+        if is_due && unit.shard.is_idle() {
+            let marked = unit.shard.mark_end();
+            self.probe("ends marked");
+            if let Err(error) = marked {
+                self.exited(shard, &error.to_string());
+            }
+        }
     }
 
     /// A replica has been fenced: right only where acknowledged bytes were changed.
@@ -349,7 +365,7 @@ impl<S: Subject> World<S> {
     pub(super) fn is_quiet(&self) -> bool {
         let Some(node) = &self.node else { return false };
         self.books.borrow().outstanding() == 0
-            && node.units.iter().all(|unit| unit.jobs == 0 && unit.shard.is_idle())
+            && node.units.iter().all(|unit| unit.jobs == 0 && unit.shard.is_closed())
             && self.disks.iter().all(|disk| disk.in_flight() == 0)
     }
 
@@ -358,7 +374,7 @@ impl<S: Subject> World<S> {
         let Some(node) = &self.node else { return "the process is down".to_owned() };
         let units = node.units.iter().zip(&self.disks).enumerate().map(|(shard, (unit, disk))| {
             let (jobs, writes) = (unit.jobs, disk.in_flight());
-            let idle = if unit.shard.is_idle() { "idle" } else { "not idle" };
+            let idle = if unit.shard.is_closed() { "closed" } else { "not closed" };
             format!("shard {shard}: {idle}, {jobs} jobs, {writes} disk operations")
         });
         let open = self.books.borrow().outstanding();
@@ -412,7 +428,7 @@ impl<S: Subject> World<S> {
     }
 }
 
-const fn wal_options(knobs: &Knobs, seed: u64) -> Options {
+pub(super) fn wal_options(knobs: &Knobs, seed: u64) -> Options {
     Options {
         segment_bytes: knobs.segment_bytes,
         spare_segments: knobs.spare_segments,
@@ -420,6 +436,8 @@ const fn wal_options(knobs: &Knobs, seed: u64) -> Options {
         max_segments: knobs.max_segments,
         long_segments: 6,
         seed,
+        // The folder was made before the first process: one without a manifest was lost.
+        binding: Binding { may_adopt: false, ..Binding::default() },
     }
 }
 

@@ -130,6 +130,7 @@ pub(super) struct Streams {
     pub(super) turn: Rng,
     pub(super) job: Rng,
     pub(super) workload: Rng,
+    pub(super) rest: Rng,
 }
 
 /// Plays a plan.
@@ -175,6 +176,7 @@ impl<S: Subject> World<S> {
                 turn: Rng::new(seed, "turn"),
                 job: Rng::new(seed, "job"),
                 workload: Rng::new(seed, "workload"),
+                rest: Rng::new(seed, "rest"),
             },
             plan,
             watch,

@@ -178,6 +178,20 @@ impl Device for DiskDevice {
     ) -> io::Result<()> {
         either!(self, device => device.read_blocking(slot, offset, buffer, len))
     }
+
+    fn write_blocking(
+        &mut self,
+        slot: SlotId,
+        offset: u32,
+        buffer: &AlignedBuffer,
+        len: u32,
+    ) -> io::Result<()> {
+        either!(self, device => device.write_blocking(slot, offset, buffer, len))
+    }
+
+    fn create_blocking(&mut self, slot: SlotId, content: &[u8]) -> io::Result<()> {
+        either!(self, device => device.create_blocking(slot, content))
+    }
 }
 
 #[cfg(test)]

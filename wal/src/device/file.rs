@@ -153,4 +153,18 @@ impl Device for FileDevice {
     ) -> io::Result<()> {
         self.folder.read(slot, offset, buffer, len)
     }
+
+    fn write_blocking(
+        &mut self,
+        slot: SlotId,
+        offset: u32,
+        buffer: &AlignedBuffer,
+        len: u32,
+    ) -> io::Result<()> {
+        self.folder.write(slot, offset, buffer, len)
+    }
+
+    fn create_blocking(&mut self, slot: SlotId, content: &[u8]) -> io::Result<()> {
+        self.folder.create(slot, content)
+    }
 }

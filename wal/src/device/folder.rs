@@ -89,15 +89,21 @@ pub(super) struct Folder {
     _lock: FolderLock,
 }
 
+/// The name of the manifest's file.
+pub const MANIFEST_FILE: &str = "manifest.wal";
+
 /// The name of a slot's file.
 #[must_use]
 pub fn slot_file_name(slot: SlotId) -> String {
-    format!("slot-{:06}.wal", slot.0)
+    if slot == SlotId::MANIFEST { MANIFEST_FILE.to_owned() } else { format!("slot-{:06}.wal", slot.0) }
 }
 
 /// The slot that a file name stands for, if it is one of a slot.
 #[must_use]
 pub fn parse_slot_file_name(name: &str) -> Option<SlotId> {
+    if name == MANIFEST_FILE {
+        return Some(SlotId::MANIFEST);
+    }
     let number = name.strip_prefix("slot-")?.strip_suffix(".wal")?.parse().ok()?;
     let slot = SlotId(number);
     (slot_file_name(slot) == name).then_some(slot)
@@ -226,6 +232,24 @@ impl Folder {
             open.file.sync_all()?;
         }
         self.dir.sync_all()
+    }
+
+    /// Makes a file with this content under a temporary name, and names it once it is durable.
+    pub(super) fn create(&mut self, slot: SlotId, content: &[u8]) -> io::Result<()> {
+        let named = self.path.join(slot_file_name(slot));
+        if named.exists() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} exists", named.display())));
+        }
+        let mut aligned = AlignedBuffer::zeroed(content.len());
+        aligned.get_mut(..content.len()).expect("as large as asked for").copy_from_slice(content);
+        let temporary = temporary_path(&self.path, slot);
+        let file = slot_open_options(self.direct).create(true).truncate(true).open(&temporary)?;
+        file.write_all_at(aligned.get(..content.len()).expect("as large as asked for"), 0)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &named)?;
+        self.dir.sync_all()?;
+        self.insert(slot, Slot { file, bytes: content.len() as u64 });
+        Ok(())
     }
 
     /// Reads exactly `buffer[..len]`.

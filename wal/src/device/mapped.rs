@@ -18,6 +18,7 @@ use super::lock::FolderLock;
 #[derive(Debug)]
 pub struct MappedFolder {
     slots: Vec<(SlotId, PathBuf)>,
+    manifest: Option<PathBuf>,
     _lock: FolderLock,
 }
 
@@ -52,11 +53,24 @@ impl MappedFolder {
             }
         }
         if slots.is_empty() {
-            let none = io::Error::new(io::ErrorKind::NotFound, "there are no files slot-*.wal in it");
+            let none = io::Error::new(
+                io::ErrorKind::NotFound,
+                "there are no files slot-*.wal and no manifest.wal in it",
+            );
             return Err(OpenError::io("use as a WAL folder", path)(none));
         }
         slots.sort_unstable();
-        Ok(Self { slots, _lock: FolderLock::acquire(path)? })
+        let manifest = slots.pop_if(|(slot, _)| *slot == SlotId::MANIFEST).map(|(_, path)| path);
+        Ok(Self { slots, manifest, _lock: FolderLock::acquire(path)? })
+    }
+
+    /// The bytes of the manifest, if there is one.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn manifest(&self) -> Result<Option<Vec<u8>>, OpenError> {
+        let read = |path: &PathBuf| fs::read(path).map_err(OpenError::io("read", path));
+        self.manifest.as_ref().map(read).transpose()
     }
 
     /// The slots, by number.

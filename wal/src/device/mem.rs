@@ -196,10 +196,10 @@ impl MemDisk {
         disk.ended.clear();
     }
 
-    /// The slots there are.
+    /// The slots there are, without the manifest.
     #[must_use]
     pub fn slots(&self) -> Vec<SlotId> {
-        self.0.borrow().slots.keys().copied().collect()
+        self.0.borrow().slots.keys().copied().filter(|slot| *slot != SlotId::MANIFEST).collect()
     }
 
     /// A slot's bytes as a read would see them.
@@ -321,13 +321,18 @@ impl Disk {
     }
 
     fn create(&mut self, slot: SlotId, bytes: usize) -> io::Result<()> {
-        if self.max_slots.is_some_and(|max| self.slots.len() >= max) {
+        let slots = self.slots.keys().filter(|slot| **slot != SlotId::MANIFEST).count();
+        if self.max_slots.is_some_and(|max| slots >= max) {
             return Err(error(io::ErrorKind::StorageFull, "no space left on the memory disk"));
         }
+        self.create_with(slot, vec![0; bytes])
+    }
+
+    fn create_with(&mut self, slot: SlotId, content: Vec<u8>) -> io::Result<()> {
         if self.slots.contains_key(&slot) {
             return Err(error(io::ErrorKind::AlreadyExists, "the slot exists"));
         }
-        self.slots.insert(slot, Slot { media: vec![0; bytes], seen: vec![0; bytes] });
+        self.slots.insert(slot, Slot { media: content.clone(), seen: content });
         Ok(())
     }
 

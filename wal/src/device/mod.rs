@@ -41,6 +41,11 @@ pub const BLOCK_BYTES: usize = 4096;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SlotId(pub u32);
 
+impl SlotId {
+    /// The manifest: not a slot, but a file of two blocks that is read and written like one.
+    pub const MANIFEST: Self = Self(u32::MAX);
+}
+
 /// Names an operation in flight; chosen by the caller, unique among those in flight.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct IoId(pub u64);
@@ -116,7 +121,7 @@ pub trait Device {
     /// Collects operations that have ended, in any order. Never blocks.
     fn poll(&mut self, ended: &mut Vec<Completion<Self::Buffer>>);
 
-    /// All slots and their sizes in bytes. Blocking; used at opening, after `sync_all`.
+    /// All slots and their sizes in bytes, the manifest among them. Blocking; used at opening, after `sync_all`.
     ///
     /// # Errors
     /// What the file system says.
@@ -140,4 +145,22 @@ pub trait Device {
         buffer: &mut Self::Buffer,
         len: u32,
     ) -> io::Result<()>;
+
+    /// Writes `buffer[..len]` and makes it durable, blocking; used at opening only.
+    ///
+    /// # Errors
+    /// What the file system says.
+    fn write_blocking(
+        &mut self,
+        slot: SlotId,
+        offset: u32,
+        buffer: &Self::Buffer,
+        len: u32,
+    ) -> io::Result<()>;
+
+    /// Makes a file with this content (whole blocks), durably and whole or not at all. Blocking; used at opening only.
+    ///
+    /// # Errors
+    /// What the file system says; `AlreadyExists`.
+    fn create_blocking(&mut self, slot: SlotId, content: &[u8]) -> io::Result<()>;
 }

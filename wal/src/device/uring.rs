@@ -328,6 +328,20 @@ impl Device for UringDevice {
     ) -> io::Result<()> {
         self.plain.read_blocking(slot, offset, buffer, len)
     }
+
+    fn write_blocking(
+        &mut self,
+        slot: SlotId,
+        offset: u32,
+        buffer: &AlignedBuffer,
+        len: u32,
+    ) -> io::Result<()> {
+        self.plain.write_blocking(slot, offset, buffer, len)
+    }
+
+    fn create_blocking(&mut self, slot: SlotId, content: &[u8]) -> io::Result<()> {
+        self.plain.create_blocking(slot, content)
+    }
 }
 
 impl Drop for UringDevice {

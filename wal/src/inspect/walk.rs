@@ -21,6 +21,8 @@ pub(super) struct Walk<'a, 'p> {
     segment: &'a Used<'a>,
     later: &'a [Used<'a>],
     pass: &'p mut dyn FnMut(Passing<'_>),
+    /// The last batch that the manifest knows as durable.
+    known: BatchSeq,
     /// The batch that comes next.
     expected: BatchSeq,
     at: u32,
@@ -28,11 +30,12 @@ pub(super) struct Walk<'a, 'p> {
 }
 
 impl<'a, 'p> Walk<'a, 'p> {
-    /// `before` is the last batch in front of the segment, `later` are the segments behind it.
+    /// `before` is the last batch in front of the segment, `known` the last one that the manifest knows as durable, `later`
+    /// are the segments behind it.
     pub(super) fn new(
         segment: &'a Used<'a>,
         later: &'a [Used<'a>],
-        before: BatchSeq,
+        (before, known): (BatchSeq, BatchSeq),
         pass: &'p mut dyn FnMut(Passing<'_>),
     ) -> Self {
         let at = u32::try_from(BLOCK_BYTES).expect("a small constant");
@@ -50,7 +53,7 @@ impl<'a, 'p> Walk<'a, 'p> {
             footer: segment.tail().is_some(),
         };
         let walked = Walked { summary, effects: SegmentIndex::default(), faults: Vec::new(), torn: None };
-        Self { segment, later, pass, expected: before.next(), at, walked }
+        Self { segment, later, pass, known, expected: before.next(), at, walked }
     }
 
     pub(super) fn run(mut self) -> Walked {
@@ -135,7 +138,7 @@ impl<'a, 'p> Walk<'a, 'p> {
 
     /// The highest batch that anything behind this place says was durable.
     fn vouched(&self) -> BatchSeq {
-        let here = self.segment.vouches_for(self.at);
+        let here = self.segment.vouches_for(self.at).max(self.known);
         self.later.iter().map(|later| later.vouches_for(0)).max().unwrap_or_default().max(here)
     }
 

@@ -25,6 +25,7 @@ pub fn options(seed: u64) -> Options {
         max_segments: 0,
         long_segments: 32,
         seed,
+        ..Options::default()
     }
 }
 

@@ -96,6 +96,7 @@ impl World {
                 max_segments: 0,
                 long_segments: 1 + (seed % 5) as usize,
                 seed: 0,
+                ..Options::default()
             },
             random: seed,
             base: Model::new(),
@@ -137,8 +138,15 @@ impl World {
     pub fn reopen(&mut self) -> Check {
         self.options.seed = self.draw(u64::MAX >> 33) + (self.reopened << 40);
         self.reopened += 1;
-        let (wal, recovered) =
-            Wal::open(self.disk.device(), self.options).map_err(|error| format!("refused: {error}"))?;
+        let opened = match Wal::open(self.disk.device(), self.options) {
+            // The manifest's write at the opening has failed: the process ends, and another one starts.
+            Err(WalError::Io { .. }) => {
+                self.disk.crash();
+                Wal::open(self.disk.device(), self.options)
+            }
+            opened => opened,
+        };
+        let (wal, recovered) = opened.map_err(|error| format!("refused: {error}"))?;
         let durable = wal.durable();
         self.torn += u64::from(recovered.torn_tail.is_some());
         self.footers += recovered.by_footer;
@@ -343,6 +351,9 @@ impl World {
                 }
                 13 => self.random_release(),
                 14 => self.random_read(),
+                _ if self.draw(4) == 0 => {
+                    self.wal.as_mut().expect("open").mark_end().map_err(|error| error.to_string())?;
+                }
                 _ => {}
             }
             if self.draw(400) == 0 {

@@ -143,4 +143,14 @@ impl Device for MemDevice {
         copy_in(buffer, 0, &data);
         Ok(())
     }
+
+    fn write_blocking(&mut self, slot: SlotId, offset: u32, buffer: &MemBuffer, len: u32) -> io::Result<()> {
+        self.check(slot, offset, buffer.len(), len)?;
+        let data = buffer.get(..len as usize).unwrap_or_default().to_vec();
+        self.disk.0.borrow_mut().write(Write { slot, offset: offset as usize, data })
+    }
+
+    fn create_blocking(&mut self, slot: SlotId, content: &[u8]) -> io::Result<()> {
+        self.disk.0.borrow_mut().create_with(slot, content.to_vec())
+    }
 }
