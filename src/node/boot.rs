@@ -1,6 +1,6 @@
 //! A core's beginning: opens its shards, tells how it went, and drives them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use corduroy_shards::runtime::Endpoint;
 use corduroy_shards::{Limits, ShardOptions};
 use corduroy_shards::{PartitionId, Shard, ShardId};
 use corduroy_wal::device::{DiskDevice, Engine, UringOptions};
-use corduroy_wal::{Options as WalOptions, Recovered, Wal};
+use corduroy_wal::{Binding, OWNER_BYTES, Options as WalOptions, Recovered, Wal, WalError};
 
 use super::core::{Core, NodeShard, sync_mode};
-use super::identity::{Identity, IdentityError, Owner, binding_of_state};
+use super::identity::{Identity, IdentityError, Owner, binding_of};
 use super::message::Message;
 use super::shared::Shared;
 use super::{EXIT_IO, StartError, driver, log, system};
@@ -139,10 +139,10 @@ fn open_shard(
     let device = DiskDevice::open(&wal_folder, Engine::Auto, options)
         .map_err(|source| StartError::Device { shard, source })?;
     let description = device.describe();
-    let (wal, found) =
-        Wal::open(device, wal_options(config, seed)).map_err(|source| StartError::Wal { shard, source })?;
+    let binding = binding_of(&shared.identity, shard);
+    let (wal, found) = Wal::open(device, wal_options(config, seed, binding))
+        .map_err(|source| log_error(&shared.identity, shard, &wal_folder, source))?;
     let state = |source| state_error(&shared.identity, shard, source);
-    let binding = binding_of_state(&shared.identity, shard);
     let lower = LsmLower::open(&state_folder, lower, &binding).map_err(state)?;
     let store = Store::open(lower, store_options(shared)).map_err(state)?;
     let logs: Vec<PartitionId> = wal.logs().iter().map(|log| PartitionId(log.0)).collect();
@@ -156,14 +156,24 @@ fn open_shard(
     Ok((open, Opened { shard, device: description, found, took: begun.elapsed() }))
 }
 
+/// The error of a log that cannot be opened; of one that is somebody else's, with whose it is.
+fn log_error(identity: &Identity, shard: ShardId, folder: &Path, source: WalError) -> StartError {
+    match source {
+        WalError::Foreign { found, .. } => foreign(identity, shard, folder.to_owned(), &found),
+        source => StartError::Wal { shard, source },
+    }
+}
+
+fn foreign(identity: &Identity, shard: ShardId, folder: PathBuf, found: &[u8; OWNER_BYTES]) -> StartError {
+    let why = Owner::of(identity, shard.0).mistaken(found);
+    let why = why.unwrap_or_else(|| "belongs to somebody else; restore it from a backup".into());
+    StartError::Identity(IdentityError::Foreign { folder, why })
+}
+
 /// The error of a state that cannot be opened; of one that is somebody else's, with whose it is.
 fn state_error(identity: &Identity, shard: ShardId, source: LowerError) -> StartError {
     match source {
-        LowerError::Foreign { folder, found } => {
-            let why = Owner::of(identity, shard.0).mistaken(&found);
-            let why = why.unwrap_or_else(|| "belongs to somebody else; restore it from a backup".into());
-            StartError::Identity(IdentityError::Foreign { folder, why })
-        }
+        LowerError::Foreign { folder, found } => foreign(identity, shard, folder, &found),
         source => StartError::State { shard, source },
     }
 }
@@ -199,7 +209,7 @@ fn seed(shared: &Shared, shard: ShardId) -> u64 {
     now ^ shared.identity.node.rotate_left(shard.0 % 64)
 }
 
-fn wal_options(config: &Config, seed: u64) -> WalOptions {
+fn wal_options(config: &Config, seed: u64, binding: Binding) -> WalOptions {
     WalOptions {
         segment_bytes: u32::try_from(config.wal_segment_bytes.0)
             .expect("the configuration allows 1 GiB at most"),
@@ -207,6 +217,7 @@ fn wal_options(config: &Config, seed: u64) -> WalOptions {
         max_in_flight: config.wal_max_in_flight,
         max_segments: config.wal_max_segments,
         seed,
+        binding,
         ..WalOptions::default()
     }
 }

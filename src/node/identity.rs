@@ -24,7 +24,7 @@ mod owner;
 mod recover;
 mod text;
 
-pub use bind::{Bound, binding_of_state, check};
+pub use bind::{Bound, binding_of, check};
 pub use error::IdentityError;
 pub use owner::Owner;
 pub use text::FORMAT_VERSION;
@@ -39,7 +39,7 @@ const SHARD: &str = "shard-";
 /// The folders in each.
 pub const SHARD_PARTS: [&str; 2] = ["wal", "state"];
 /// What formatting leaves in those: no data.
-const OF_FORMAT: [&str; 3] = [owner::CARD, "manifest", "manifest.new"];
+const OF_FORMAT: [&str; 5] = [owner::CARD, "manifest", "manifest.new", "manifest.wal", "LOCK"];
 
 /// What a data folder knows of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -198,6 +198,7 @@ impl Identity {
                 let written = Card { owner, starts: 0 }.write(&part);
                 written.map_err(|source| IdentityError::Io { what: "writing", path: part, source })?;
             }
+            bind::create_log(&folder.join("wal"), owner)?;
             let state = folder.join("state");
             LsmLower::format(&state, owner).map_err(|error| of_state(&state, error))?;
         }

@@ -181,15 +181,22 @@ fn offset_of(copy: usize) -> u32 {
 }
 
 impl<D: Device> Wal<D> {
-    /// Makes an empty WAL in the device's folder, so that [`Wal::open`] needs not adopt it. Done again, it changes
-    /// nothing. Blocking.
+    /// Makes an empty WAL in the device's folder, so that [`Wal::open`] needs not adopt it. Of one that was never written
+    /// to the owner changes; of any other nothing. Blocking.
     ///
     /// # Errors
     /// [`WalError::Io`], also where the folder holds slots without a manifest; [`WalError::Foreign`].
     pub fn create(device: &mut D, options: &Options) -> Result<(), WalError> {
         let files = device.list().map_err(failed("looked for"))?;
         if let Some((_, bytes)) = files.iter().find(|(slot, _)| *slot == SlotId::MANIFEST) {
-            return check_binding(&options.binding, Some(&read(device, *bytes)?));
+            let mut found = read(device, *bytes)?;
+            let was_written = files.len() > 1 || found.manifest.newest > SegmentSeq::ZERO;
+            if was_written || found.manifest.owner == options.binding.owner {
+                return check_binding(&options.binding, Some(&found));
+            }
+            (found.manifest.owner, found.is_whole) = (options.binding.owner, false);
+            let wal_id = found.manifest.wal_id;
+            return bring_up(device, Some(found), wal_id, options, None, BatchSeq::ZERO).map(drop);
         }
         if !files.is_empty() {
             let source =

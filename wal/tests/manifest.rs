@@ -164,6 +164,11 @@ fn another_owners_folder_and_another_logs_segments_are_refused() {
     Wal::create(&mut disk.device(), &bound(7)).unwrap();
     assert_eq!(contents(&disk).unwrap().len(), 5, "made again, it is left as it is");
 
+    let unused = MemDisk::new(4);
+    Wal::create(&mut unused.device(), &bound(7)).unwrap();
+    Wal::create(&mut unused.device(), &other).unwrap();
+    assert!(Wal::open(unused.device(), other).is_ok(), "a formatting that was cut short is done again");
+
     let second = MemDisk::new(4);
     Wal::create(&mut second.device(), &bound(77)).unwrap();
     let (mut wal, _) = try_open(&second, bound(77)).unwrap();

@@ -8,10 +8,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use corduroy_shards::ShardId;
+use corduroy_wal::device::folder::MANIFEST_FILE;
+use corduroy_wal::device::{DirectIo, FileDevice};
+use corduroy_wal::{Options, Wal};
 
 use super::owner::{CARD, Card, Found};
 use super::{FORMAT_VERSION, Identity, IdentityError, Owner, SHARD_PARTS, UNBOUND, entries, of_state};
-use crate::store::{Binding, LsmLower};
+use crate::store::{Binding, LsmLower, OWNER_BYTES};
 
 /// A folder whose cards were checked.
 #[derive(Debug)]
@@ -85,9 +88,9 @@ fn other_time(found: u64, starts: u64) -> Option<String> {
     })
 }
 
-/// What the state of a shard has to say of whose it is.
+/// What the log and the state of a shard have to say of whose they are.
 #[must_use]
-pub fn binding_of_state(identity: &Identity, shard: ShardId) -> Binding {
+pub fn binding_of(identity: &Identity, shard: ShardId) -> Binding {
     let owner = Owner::of(identity, shard.0).encode();
     Binding { owner, may_adopt: identity.format == UNBOUND }
 }
@@ -101,7 +104,7 @@ impl Bound {
     pub fn renew(&self, identity: &Identity) -> Result<Identity, IdentityError> {
         let starts = identity.starts + 1;
         for shard in 0..self.used_shards {
-            self.name_state(identity, shard)?;
+            self.name_parts(identity, shard)?;
             self.write_cards(identity, shard, starts)?;
         }
         if identity.format == UNBOUND {
@@ -109,7 +112,10 @@ impl Bound {
                 let [log, state] = parts(&self.data_dir, shard);
                 // A shard that nobody used may be removed without anybody missing it.
                 if log.is_dir() && state.is_dir() {
-                    self.name_state(identity, shard)?;
+                    self.name_parts(identity, shard)?;
+                    if !log.join(MANIFEST_FILE).exists() {
+                        create_log(&log, Owner::of(identity, shard).encode())?;
+                    }
                     self.write_cards(identity, shard, 0)?;
                 }
             }
@@ -121,7 +127,7 @@ impl Bound {
     }
 
     /// Writes whose a shard's state is, if it does not say yet.
-    fn name_state(&self, identity: &Identity, shard: u32) -> Result<(), IdentityError> {
+    fn name_parts(&self, identity: &Identity, shard: u32) -> Result<(), IdentityError> {
         let [_, state] = parts(&self.data_dir, shard);
         let failed = |error| of_state(&state, error);
         match LsmLower::owner(&state).map_err(failed)? {
@@ -142,6 +148,33 @@ impl Bound {
         }
         Ok(())
     }
+}
+
+/// Makes an empty log, or looks whether the one that is there is this owner's.
+///
+/// # Errors
+/// [`IdentityError::Io`].
+pub(super) fn create_log(log: &Path, owner: [u8; OWNER_BYTES]) -> Result<(), IdentityError> {
+    let failed = |error: &dyn std::error::Error| IdentityError::Io {
+        what: "formatting",
+        path: log.to_owned(),
+        source: io::Error::other(error.to_string()),
+    };
+    let mut device = FileDevice::open(log, DirectIo::Preferred).map_err(|error| failed(&error))?;
+    let options = Options {
+        binding: Binding { owner, may_adopt: false },
+        seed: random_seed(&owner),
+        ..Options::default()
+    };
+    Wal::create(&mut device, &options).map_err(|error| failed(&error))
+}
+
+/// A seed for the log's id: the owner holds random numbers of the node's and the shard's own.
+fn random_seed(owner: &[u8; OWNER_BYTES]) -> u64 {
+    owner.chunks_exact(8).fold(0, |seed: u64, word| {
+        let word = u64::from_le_bytes(word.try_into().expect("chunks of eight bytes"));
+        (seed ^ word).rotate_left(23).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    })
 }
 
 #[cfg(test)]
@@ -234,7 +267,9 @@ mod tests {
     fn an_emptied_folder_is_refused_and_a_lost_card_is_not() {
         let (dir, identity) = started(1);
         let part = dir.path().join("shard-0000/wal");
-        fs::remove_file(part.join(CARD)).expect("remove");
+        for file in entries(&part).expect("listed") {
+            fs::remove_file(part.join(file)).expect("remove");
+        }
         let text = refusal(dir.path(), &identity);
         assert!(text.contains("shard-0000/wal is empty") && text.contains("mount the volume"), "{text}");
         fs::write(part.join("slot-000000.wal"), b"x").expect("write");
@@ -275,7 +310,7 @@ mod tests {
         old.write(dir.path()).expect("written");
         let read = Identity::read(dir.path()).expect("good").expect("one");
         assert_eq!(read, old);
-        assert!(binding_of_state(&read, ShardId(0)).may_adopt);
+        assert!(binding_of(&read, ShardId(0)).may_adopt);
         let new = check(&read, dir.path(), 2).and_then(|bound| bound.renew(&read)).expect("upgraded");
         assert_eq!((new.format, new.generation, new.starts), (FORMAT_VERSION, old.generation + 1, 1));
         assert_eq!((new.node, new.shards, new.pair), (old.node, old.shards, old.pair));
@@ -284,7 +319,7 @@ mod tests {
                 assert!(matches!(Card::read(&part), Ok(Found::Card(_))), "{}", part.display());
             }
         }
-        assert!(!binding_of_state(&new, ShardId(0)).may_adopt);
+        assert!(!binding_of(&new, ShardId(0)).may_adopt);
         check(&new, dir.path(), 2).expect("good");
     }
 

@@ -8,18 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use corduroy_shards::Unreadable;
-
-/// Bytes that say whose a state folder is. What they mean is the node's matter; here they are only compared.
-pub const OWNER_BYTES: usize = 64;
-
-/// Whose a state folder has to be.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Binding {
-    /// The owner that the folder's manifest must name.
-    pub owner: [u8; OWNER_BYTES],
-    /// Whether a folder without a manifest (made by a release that wrote none, or empty) may be taken over.
-    pub may_adopt: bool,
-}
+pub use corduroy_wal::{Binding, OWNER_BYTES};
 
 /// Why the state on the disk could not be read or written.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
