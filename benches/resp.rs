@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::hint::black_box;
 
+use corduroy::config::redis::Refused;
 use corduroy::resp::parse::{Limits, Parsed, Parser};
 use corduroy::resp::reply::Writer;
 use corduroy::resp::{Backend, Hub, Opening, Session};
@@ -49,6 +50,10 @@ impl Backend for Node {
         1_700_000_000_000
     }
 
+    fn now_us(&self) -> u64 {
+        self.now_ms() * 1000
+    }
+
     fn mono_ns(&self) -> u64 {
         self.started.elapsed().as_nanos() as u64
     }
@@ -57,11 +62,15 @@ impl Backend for Node {
         None
     }
 
-    fn config_get(&self, _: &[u8]) -> Vec<(String, String)> {
+    fn settings(&self) -> Vec<(&'static str, String)> {
         Vec::new()
     }
 
-    fn config_set(&self, _: &[(String, String)]) -> Result<(), (String, String)> {
+    fn setting(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn config_set(&self, _: &[(String, Vec<u8>)]) -> Result<(), Refused> {
         Ok(())
     }
 

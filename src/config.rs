@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use corduroy_shards::runtime::CpuSet;
 
 mod bounds;
+pub mod knobs;
 pub mod load;
 pub mod redis;
 pub mod value;
@@ -166,7 +167,7 @@ settings! {
     /// Threads beside the cores for work that blocks (hand-over of the state, compaction).
     pool_threads: usize = "2", "pool_threads", Cold;
     /// What is logged: error, warn, info, debug or trace.
-    log_level: LogLevel = "info", "log.level", Cold;
+    log_level: LogLevel = "info", "log.level", Hot;
     /// How: text, json, or auto (text on a terminal).
     log_format: LogFormat = "auto", "log.format", Cold;
 }

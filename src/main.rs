@@ -12,7 +12,7 @@ use corduroy::config::Problem;
 use corduroy::node::{self, EXIT_CONFIG, StartError, access, identity, log};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: corduroy_shards::runtime::heap::Counted = corduroy_shards::runtime::heap::Counted;
 
 fn main() -> ExitCode {
     abort_on_panic();

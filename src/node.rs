@@ -20,7 +20,7 @@ use corduroy_wal::device::lock::{FolderLock, LockError};
 use corduroy_wal::device::{OpenError, ProbeError, ProbeOptions, ProbeReport, probe};
 
 use crate::config::value::Bytes;
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, Source};
 use crate::store::LowerError;
 
 pub mod access;
@@ -44,6 +44,7 @@ mod overdue;
 mod plan;
 mod shared;
 mod signals;
+mod waits;
 
 use boot::Booted;
 use budget::Descriptors;
@@ -196,6 +197,11 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
 
     let bells = Mesh::doorbells(topology.cores()).map_err(system("making doorbells"))?;
     let shared = Shared::new(config, identity, plan, memory, descriptors, bells);
+    if let Some(Source::File(path)) = loaded.sources.iter().find(|source| matches!(source, Source::File(_))) {
+        shared.set_config_file(
+            std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string(),
+        );
+    }
     signals::watch(Arc::clone(&shared)).map_err(system("watching for signals"))?;
     let cores = start_cores(&shared, &topology)?;
     let result = run(&shared, cores, &topology, &bound);

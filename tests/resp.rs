@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
+use corduroy::config::Config;
+use corduroy::config::redis::{Live, Refused};
 use corduroy::resp::commands::table;
 use corduroy::resp::errors::PREFIXES;
 use corduroy::resp::parse::{Limits, Parsed, Parser};
@@ -22,6 +24,7 @@ struct Node {
     partitions: Vec<PartitionId>,
     submitted: RefCell<VecDeque<Submitted>>,
     now_ms: Cell<u64>,
+    live: RefCell<Live>,
 }
 
 impl Backend for Node {
@@ -45,6 +48,10 @@ impl Backend for Node {
         self.now_ms.get()
     }
 
+    fn now_us(&self) -> u64 {
+        self.now_ms() * 1000
+    }
+
     fn mono_ns(&self) -> u64 {
         0
     }
@@ -53,12 +60,16 @@ impl Backend for Node {
         None
     }
 
-    fn config_get(&self, _: &[u8]) -> Vec<(String, String)> {
-        Vec::new()
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        self.live.borrow().all()
     }
 
-    fn config_set(&self, _: &[(String, String)]) -> Result<(), (String, String)> {
-        Ok(())
+    fn setting(&self, name: &str) -> Option<String> {
+        self.live.borrow().get(name)
+    }
+
+    fn config_set(&self, changes: &[(String, Vec<u8>)]) -> Result<(), Refused> {
+        self.live.borrow_mut().set_all(changes)
     }
 
     fn requires_password(&self) -> Option<String> {
@@ -85,6 +96,7 @@ impl Talk {
             partitions: (2..2 + partitions).map(PartitionId).collect(),
             submitted: RefCell::default(),
             now_ms: Cell::new(1_700_000_000_000),
+            live: RefCell::new(Live::new(Config::default(), 0)),
         };
         let state =
             Store::open(MemLower::default(), Options::with_memory(64 << 20, HashSeed([1, 2]))).unwrap();

@@ -7,9 +7,10 @@ use corduroy_shards::{Kind, PartitionId, StageStamps, Ticket};
 use super::core::{Core, core_of_conn, mono_ns};
 use super::info;
 use super::message::Message;
-use super::shared::Phase;
+use super::shared::{Phase, wall_us};
+use crate::config::redis::Refused;
 use crate::resp::Backend;
-use crate::store::{Lookup, glob};
+use crate::store::Lookup;
 
 /// Longer values are read in the turns of their shard.
 const SHORT_WAY_BYTES: usize = 256 << 10;
@@ -51,6 +52,10 @@ impl Backend for Core {
         self.now().wall_ms
     }
 
+    fn now_us(&self) -> u64 {
+        wall_us()
+    }
+
     fn mono_ns(&self) -> u64 {
         mono_ns(self.shared.started)
     }
@@ -60,18 +65,25 @@ impl Backend for Core {
         info::section(&self.shared, section)
     }
 
-    fn config_get(&self, pattern: &[u8]) -> Vec<(String, String)> {
-        let pattern = pattern.to_ascii_lowercase();
-        self.shared.settings(|name| glob(&pattern, name.as_bytes()))
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        self.shared.settings()
     }
 
-    fn config_set(&self, changes: &[(String, String)]) -> Result<(), (String, String)> {
+    fn setting(&self, name: &str) -> Option<String> {
+        self.shared.setting(name)
+    }
+
+    fn config_set(&self, changes: &[(String, Vec<u8>)]) -> Result<(), Refused> {
         self.shared.set(changes)
     }
 
     fn requires_password(&self) -> Option<String> {
         let config = self.config();
         (!config.requirepass.0.is_empty()).then(|| config.requirepass.0.clone())
+    }
+
+    fn ran_ns(&self) -> u64 {
+        self.ran_ns.get()
     }
 
     fn stage_stamps(&self) -> Option<StageStamps> {

@@ -195,6 +195,7 @@ fn take_input(core: &Rc<Core>, conn: &Rc<Conn>, bytes: &[u8]) {
     conn.came_bytes.set(conn.came_bytes.get() + bytes.len() as u64);
     if let Some(facts) = core.shared.facts.get(core.index) {
         bump(&facts.input_bytes, bytes.len() as u64);
+        bump(&facts.reads, 1);
     }
 }
 
@@ -236,7 +237,8 @@ impl Conn {
     /// Also reads from a client that takes no replies, up to a limit.
     fn wants_read(&self) -> bool {
         let session = self.session.borrow();
-        session.wants_read() || (self.unsent_bytes() > 0 && session.holds_more_input())
+        let holds_back = self.unsent_bytes() > 0 || session.waits_until_ns().is_some();
+        session.wants_read() || (holds_back && session.holds_more_input())
     }
 
     /// Nothing under way and nothing left to do or to send.
@@ -280,6 +282,7 @@ impl Conn {
                 Ok(sent) => {
                     if let Some(facts) = core.shared.facts.get(core.index) {
                         bump(&facts.output_bytes, sent as u64);
+                        bump(&facts.writes, 1);
                     }
                     return Ok(sent);
                 }
@@ -312,6 +315,7 @@ pub fn settle(core: &Rc<Core>, conn: &Rc<Conn>) {
     }
     // What was half a request may lie among what was kept while the session was paused.
     watch_partial(core, conn);
+    core.waits.note(conn);
     ledger::count(core, conn);
     check_backlog(core, conn);
     if conn.session.borrow().is_unfinished() && !conn.is_closed.get() {

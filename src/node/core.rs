@@ -29,6 +29,7 @@ use super::ledger::{COUNTED_OUTCOME_BYTES, Count};
 use super::listen::{self, Listening};
 use super::message::Message;
 use super::shared::{Shared, lock, wall_ms};
+use super::waits::Waits;
 use crate::config::{Config, WalSync};
 use crate::resp::SessionReply;
 use crate::store::{LsmLower, Op, Store};
@@ -91,6 +92,10 @@ pub struct Core {
     pub held_back: Cell<bool>,
     /// When the request passed its stages whose outcome is being handed to its session.
     pub stages: Cell<Option<StageStamps>>,
+    /// How long it took to carry out the request whose outcome is being handed to its session.
+    pub ran_ns: Cell<u64>,
+    /// Connections that wait for a time.
+    pub waits: Waits,
     /// Outcomes decided here, without a shard.
     pub decided: RefCell<Vec<(Ticket, SessionReply)>>,
     /// Its connections.
@@ -168,6 +173,8 @@ impl Core {
             held_back: Cell::new(false),
             mesh: RefCell::new(mesh),
             stages: Cell::new(None),
+            ran_ns: Cell::new(0),
+            waits: Waits::default(),
             decided: RefCell::default(),
             conns: RefCell::new(Conns::new(index)),
             count: Count::default(),
@@ -335,7 +342,8 @@ impl Core {
                 Some(Place::Here(at)) => self.request_here(at, ticket, partition, kind, &op),
                 _ => self.answer(ticket, Reply::Rejected(Rejection::NoPartition(partition)), None),
             },
-            Message::Reply { ticket, reply, stages, bytes } => {
+            Message::Reply { ticket, reply, ran_ns, stages, bytes } => {
+                self.ran_ns.set(ran_ns.into());
                 self.deliver(ticket, reply, stages.map(|stages| *stages));
                 if bytes > 0 && self.shared.ledger.take_outcome(bytes) {
                     self.shared.bells.iter().for_each(|bell| bell.ring());
@@ -362,7 +370,9 @@ impl Core {
             if bytes > 0 {
                 self.shared.ledger.send_outcome(bytes);
             }
-            self.post(core, Message::Reply { ticket, reply, stages: stages.map(Box::new), bytes })
+            let ran_ns = u32::try_from(self.ran_ns.get()).unwrap_or(u32::MAX);
+            let stages = stages.map(Box::new);
+            self.post(core, Message::Reply { ticket, reply, ran_ns, stages, bytes })
         }
     }
 

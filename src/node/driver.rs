@@ -15,10 +15,10 @@ use corduroy_shards::runtime::heap;
 use corduroy_shards::runtime::pool::Task;
 use corduroy_shards::{Input, Now, Outputs, ShardError, StateMachine};
 
-use super::core::{Core, Host, Job, MAX_JOBS, Machine, bump};
+use super::core::{Core, Host, Job, MAX_JOBS, Machine, bump, mono_ns};
 use super::event::Event;
 use super::shared::Phase;
-use super::{EXIT_IO, StartError, connection, listen, log, overdue};
+use super::{EXIT_IO, StartError, connection, listen, log, overdue, waits};
 
 /// Messages taken from each core in a pass.
 const DRAIN_MAX: usize = 1024;
@@ -47,6 +47,7 @@ pub fn run(core: &Rc<Core>) -> io::Result<()> {
         accept_at_ns: None,
         config_version: core.shared.version(),
         has_rested: false,
+        ran_ns: 0,
     };
     loop {
         let again = driver.pass(core);
@@ -69,12 +70,14 @@ struct Driver {
     config_version: u64,
     /// Nothing came since memory was given back.
     has_rested: bool,
+    /// What the turns took that have brought no outcome yet.
+    ran_ns: u64,
 }
 
 impl Driver {
     /// One pass. Returns whether another is due at once.
     fn pass(&mut self, core: &Rc<Core>) -> bool {
-        core.tick();
+        let began = core.tick();
         self.accept_at_ns = listen::accept_all(core);
         connection::go_on_all(core);
         connection::read_all(core);
@@ -91,6 +94,7 @@ impl Driver {
         if core.sweep_at_ns.get().is_some_and(|at| at <= now.mono_ns) {
             overdue::sweep(core);
         }
+        waits::end_due(core);
         settle_all(core);
         core.flush_mesh();
         if core.held_back.get() && !core.is_congested() {
@@ -102,12 +106,14 @@ impl Driver {
         }
         if let Some(facts) = core.shared.facts.get(core.index) {
             bump(&facts.passes, 1);
+            bump(&facts.pass_ns, mono_ns(core.shared.started).saturating_sub(began.mono_ns));
         }
         again
     }
 
     fn take_messages(&mut self, core: &Rc<Core>) {
         let decided = std::mem::take(&mut *core.decided.borrow_mut());
+        core.ran_ns.set(0);
         for (ticket, reply) in decided {
             core.answer(ticket, reply, None);
         }
@@ -140,6 +146,7 @@ impl Driver {
     /// Turns one shard and carries out what comes of it.
     fn turn(&mut self, core: &Rc<Core>, at: usize, host: &Host, now: Now) -> bool {
         host.dirty.set(false);
+        let began_ns = mono_ns(core.shared.started);
         let result = host.shard.borrow_mut().turn(now, &mut self.out);
         if let Err(error) = result {
             end_process(host, &error);
@@ -151,6 +158,11 @@ impl Driver {
         }
         if !self.out.jobs.is_empty() {
             core.jobs.waiting.borrow_mut().extend(self.out.jobs.drain(..).map(|job| task(core, at, job)));
+        }
+        // What the turns since the last outcomes took is shared by those that they brought.
+        self.ran_ns += mono_ns(core.shared.started) - began_ns;
+        if !self.out.replies.is_empty() {
+            core.ran_ns.set(std::mem::take(&mut self.ran_ns) / self.out.replies.len() as u64);
         }
         for (ticket, reply, stages) in self.out.take_replies() {
             host.end(ticket);
@@ -246,12 +258,14 @@ impl Driver {
         let now = Instant::now();
         let timers = core.hosts.iter().filter_map(|host| host.wake_at_ns.get()).map(at);
         let sweep = core.sweep_at_ns.get().map(at);
+        let wait = core.waits.next_ns().map(at);
         let accept = self.accept_at_ns.map(at);
         let publish = core.unpublished.get().then(|| at(core.published_ns.get() + PUBLISH_EVERY_NS));
         let needs_retry = core.is_congested() || !core.jobs.waiting.borrow().is_empty();
         let retry = needs_retry.then(|| now + RETRY);
         let drain = (self.phase == Phase::Draining).then(|| now + 10 * RETRY);
-        let next = timers.chain(sweep).chain(accept).chain(publish).chain(retry).chain(drain).min();
+        let next =
+            timers.chain(sweep).chain(wait).chain(accept).chain(publish).chain(retry).chain(drain).min();
         next.map(|next| next.saturating_duration_since(now))
     }
 }

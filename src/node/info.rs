@@ -1,7 +1,8 @@
 //! The node's part of INFO: fields as Redis names them where it has them, and sections of our own.
 
+mod redis;
+
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use corduroy_shards::Groups;
@@ -13,7 +14,7 @@ type Lines = Vec<(Cow<'static, str>, String)>;
 
 /// The fields of a section; `None` for a section that the node does not fill.
 pub fn section(shared: &Shared, name: &str) -> Option<Lines> {
-    let lines = match name {
+    let mut lines = match name {
         "server" => server(shared),
         "clients" => clients(shared),
         "memory" => memory(shared),
@@ -27,6 +28,11 @@ pub fn section(shared: &Shared, name: &str) -> Option<Lines> {
         "raft" => raft_groups(shared),
         _ => return None,
     };
+    for (name, value) in redis::more(shared, name) {
+        if !lines.iter().any(|(known, _)| *known == name) {
+            lines.push((name, value));
+        }
+    }
     Some(lines)
 }
 
@@ -90,7 +96,6 @@ fn clients(shared: &Shared) -> Lines {
     let mut lines = vec![
         line("connected_clients", shared.connections.load(Relaxed)),
         line("maxclients", shared.config().max_clients),
-        line("blocked_clients", 0),
         line("clients_bytes", shared.ledger.total()),
         line("clients_bytes_limit", shared.ledger.limit()),
     ];
@@ -126,13 +131,9 @@ fn memory(shared: &Shared) -> Lines {
     let peak = kib_line("/proc/self/status", "VmHWM:").max(resident);
     let system = kib_line("/proc/meminfo", "MemTotal:");
     vec![
-        line("used_memory", resident),
-        line("used_memory_human", human(resident)),
         line("used_memory_rss", resident),
         line("used_memory_rss_human", human(resident)),
-        line("used_memory_peak", peak),
-        line("used_memory_peak_human", human(peak)),
-        line("used_memory_dataset", used),
+        line("used_memory_rss_peak", peak),
         line("total_system_memory", system),
         line("total_system_memory_human", human(system)),
         line("maxmemory", shared.memory.0),
@@ -211,21 +212,19 @@ fn replication(shared: &Shared) -> Lines {
     ]
 }
 
+/// User and system time of a process or thread, seconds.
+fn cpu_seconds(file: &str) -> [f64; 2] {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    // Fields after the name, which may hold anything: 12 and 13 are user and system time in ticks.
+    let fields: Vec<&str> = text.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
+    let hertz = rustix::param::clock_ticks_per_second() as f64;
+    let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
+    [ticks(11) / hertz, ticks(12) / hertz]
+}
+
 fn cpu() -> Lines {
-    let mut usage = BTreeMap::new();
-    if let Ok(text) = std::fs::read_to_string("/proc/self/stat") {
-        // Fields after the name, which may hold anything: 12 and 13 are user and system time in ticks.
-        let fields: Vec<&str> = text.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
-        let hertz = rustix::param::clock_ticks_per_second() as f64;
-        for (name, at) in [("used_cpu_user", 11), ("used_cpu_sys", 12)] {
-            let ticks = fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
-            usage.insert(name, ticks / hertz);
-        }
-    }
-    ["used_cpu_sys", "used_cpu_user"]
-        .into_iter()
-        .map(|name| line(name, format!("{:.6}", usage.get(name).copied().unwrap_or(0.0))))
-        .collect()
+    let [user, system] = cpu_seconds("/proc/self/stat");
+    vec![line("used_cpu_sys", format!("{system:.6}")), line("used_cpu_user", format!("{user:.6}"))]
 }
 
 fn keyspace(shared: &Shared) -> Lines {

@@ -3,9 +3,9 @@
 //! Invariant: a line is written whole or not at all. When the queue is full, lines are dropped and the number is logged.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -20,6 +20,10 @@ const QUEUE_LINES: usize = 4096;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 static WRITER: OnceLock<SyncSender<Item>> = OnceLock::new();
+/// The level in force, and what changes it.
+static LEVEL: OnceLock<Mutex<(LogLevel, Change)>> = OnceLock::new();
+/// Puts a level in force; whether it is.
+type Change = Box<dyn Fn(LogLevel) -> bool + Send + Sync>;
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 enum Item {
@@ -44,14 +48,37 @@ pub fn start(level: LogLevel, format: LogFormat) {
         LogFormat::Text => false,
         LogFormat::Auto => !terminal,
     };
-    // Other crates' events are theirs to care about, unless they warn.
-    let filter =
-        EnvFilter::new(format!("warn,corduroy={level},corduroy_wal={level},corduroy_shards={level}"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Queue);
+    let builder = tracing_subscriber::fmt().with_writer(Queue);
     if json {
-        builder.json().flatten_event(true).with_target(false).init();
+        let builder = builder.json().flatten_event(true).with_target(false);
+        let builder = builder.with_env_filter(filter(level)).with_filter_reloading();
+        let handle = builder.reload_handle();
+        remember(level, move |level| handle.reload(filter(level)).is_ok());
+        builder.init();
     } else {
-        builder.with_ansi(terminal).with_target(false).init();
+        let builder = builder.with_ansi(terminal).with_target(false);
+        let builder = builder.with_env_filter(filter(level)).with_filter_reloading();
+        let handle = builder.reload_handle();
+        remember(level, move |level| handle.reload(filter(level)).is_ok());
+        builder.init();
+    }
+}
+
+/// What is logged at a level. Other crates' events are theirs to care about, unless they warn.
+fn filter(level: LogLevel) -> EnvFilter {
+    EnvFilter::new(format!("warn,corduroy={level},corduroy_wal={level},corduroy_shards={level}"))
+}
+
+fn remember(level: LogLevel, reload: impl Fn(LogLevel) -> bool + Send + Sync + 'static) {
+    let _ = LEVEL.set(Mutex::new((level, Box::new(reload))));
+}
+
+/// Changes what is logged from now on. Does nothing before [`start`].
+pub fn set_level(level: LogLevel) {
+    let Some(current) = LEVEL.get() else { return };
+    let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
+    if current.0 != level && (current.1)(level) {
+        current.0 = level;
     }
 }
 

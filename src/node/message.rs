@@ -24,6 +24,8 @@ pub enum Message {
         ticket: Ticket,
         /// What came of it.
         reply: SessionReply,
+        /// How long it took to carry out, ns; at most some seconds.
+        ran_ns: u32,
         /// When it passed its stages, if it may be slow.
         stages: Option<Box<StageStamps>>,
         /// What the ledger counts of it while it is under way.

@@ -76,7 +76,8 @@ pub fn sweep(core: &Rc<Core>) {
 fn is_overdue(config: &Config, conn: &Conn, now_ns: u64) -> bool {
     let idle_ns = now_ns.saturating_sub(conn.last_input_ns.get());
     let idle_limit_ns = config.idle_timeout_s.saturating_mul(1_000_000_000);
-    if idle_limit_ns > 0 && idle_ns > idle_limit_ns && conn.is_quiet() {
+    let waits = conn.session.borrow().waits_until_ns().is_some();
+    if idle_limit_ns > 0 && idle_ns > idle_limit_ns && conn.is_quiet() && !waits {
         return true;
     }
     let Some((since_ns, bytes)) = conn.partial.get() else { return false };

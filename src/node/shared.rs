@@ -3,21 +3,23 @@
 //! Written rarely or by one core alone; no request waits for anything here.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use corduroy_shards::runtime::{Doorbell, Pool};
+use corduroy_shards::runtime::{Doorbell, Pool, heap};
 
-use super::StartError;
 use super::budget::{Descriptors, clients_memory};
 use super::core::ShardFacts;
 use super::identity::Identity;
 use super::ledger::Ledger;
 use super::plan::Plan;
+use super::{StartError, log};
 use crate::config::Config;
-use crate::config::redis::Live;
+use crate::config::knobs::percentiles;
+use crate::config::redis::{Live, Refused};
 use crate::config::value::Bytes;
 use crate::resp::Hub;
+use crate::resp::stats::Rate;
 
 /// Where the node is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -44,6 +46,12 @@ pub struct CoreFacts {
     pub output_bytes: AtomicU64,
     /// Passes of the driver since the start.
     pub passes: AtomicU64,
+    /// Time that its passes took since the start, ns.
+    pub pass_ns: AtomicU64,
+    /// Reads of sockets that brought something, since the start.
+    pub reads: AtomicU64,
+    /// Writes to sockets that took something, since the start.
+    pub writes: AtomicU64,
     /// Messages sent to other cores since the start.
     pub hops: AtomicU64,
     /// Its shards, as of the driver's last pass.
@@ -78,6 +86,10 @@ pub struct Shared {
     pub connections: AtomicUsize,
     /// Cores that still have connections or requests while draining.
     pub busy: AtomicUsize,
+    /// Between looks at INFO: bytes received and sent, passes, and their time in ns.
+    pub rates: Mutex<[Rate; 4]>,
+    config_file: OnceLock<String>,
+    startup_bytes: OnceLock<u64>,
     live: RwLock<Live>,
     version: AtomicU64,
     phase: AtomicU8,
@@ -107,6 +119,12 @@ pub fn wall_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
+/// The wall clock, µs since 1970.
+#[must_use]
+pub fn wall_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+}
+
 impl Shared {
     /// The state of a node that starts.
     pub fn new(
@@ -133,7 +151,10 @@ impl Shared {
             refused: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
             busy: AtomicUsize::new(cores),
-            live: RwLock::new(Live::new(config)),
+            rates: Mutex::default(),
+            config_file: OnceLock::new(),
+            startup_bytes: OnceLock::new(),
+            live: RwLock::new(Live::new(config, memory.0)),
             version: AtomicU64::new(1),
             phase: AtomicU8::new(Phase::Starting as u8),
             drain_since: Mutex::new(None),
@@ -141,14 +162,18 @@ impl Shared {
             said_ready: AtomicBool::new(false),
             failure: Mutex::new(None),
         };
-        shared.apply(&shared.config());
+        shared.apply(&shared.live());
         Arc::new(shared)
+    }
+
+    fn live(&self) -> RwLockReadGuard<'_, Live> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A copy of the configuration.
     #[must_use]
     pub fn config(&self) -> Config {
-        self.live.read().unwrap_or_else(PoisonError::into_inner).config.clone()
+        self.live().config.clone()
     }
 
     /// Grows with each change of the configuration.
@@ -157,45 +182,56 @@ impl Shared {
         self.version.load(Ordering::Acquire)
     }
 
-    /// Settings for CONFIG GET.
+    /// Settings for CONFIG GET, but for the hidden ones.
     #[must_use]
-    pub fn settings(&self, matches: impl Fn(&str) -> bool) -> Vec<(String, String)> {
-        self.live.read().unwrap_or_else(PoisonError::into_inner).get(matches)
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        self.live().all()
     }
 
-    /// Changes a setting for all cores, and has each look at it.
+    /// The setting of this name, hidden or not.
+    #[must_use]
+    pub fn setting(&self, name: &str) -> Option<String> {
+        self.live().get(name)
+    }
+
+    /// Changes settings for all cores, and has each look at them.
     ///
     /// # Errors
-    /// As [`Live::set`].
-    pub fn set(&self, changes: &[(String, String)]) -> Result<(), (String, String)> {
+    /// As [`Live::set_all`].
+    pub fn set(&self, changes: &[(String, Vec<u8>)]) -> Result<(), Refused> {
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
         let mut changed = live.clone();
         changed.set_all(changes)?;
         let most = self.descriptors.clients_max;
         if changed.config.max_clients > most.max(live.config.max_clients) {
-            let named = |(name, _): &&(String, String)| name.to_ascii_lowercase().starts_with("max");
+            let named = |(name, _): &&(String, Vec<u8>)| name.to_ascii_lowercase().starts_with("max");
             let name = changes.iter().find(named).map_or("maxclients", |(name, _)| name);
             let why = format!(
                 "The operating system is not able to handle the specified number of clients, try with {most}"
             );
-            return Err((name.to_owned(), why));
+            return Err(Refused::Unfit(name.to_owned(), why));
         }
         *live = changed;
-        self.apply(&live.config);
+        self.apply(&live);
         self.version.fetch_add(1, Ordering::Release);
         drop(live);
         self.ring_all();
         Ok(())
     }
 
-    /// Hands settings on to where the sessions look for them.
-    fn apply(&self, config: &Config) {
+    /// Hands settings on to where they are looked for.
+    fn apply(&self, live: &Live) {
+        let config = &live.config;
         self.hub.set_max_bulk_bytes(usize::try_from(config.argument_bytes()).unwrap_or(usize::MAX));
         let clients = clients_memory(config, self.memory);
         self.ledger.set_limit(clients);
         self.hub.shares.set_total(clients);
         self.hub.slowlog.set_slower_than_us(config.slowlog_slower_than_us);
         self.hub.slowlog.set_max_len(config.slowlog_max_len as u64);
+        let knob = |name: &str| live.get(name).unwrap_or_default();
+        self.hub.set_latency_tracking(knob("latency-tracking") == "yes");
+        self.hub.set_percentiles(percentiles(&knob("latency-tracking-info-percentiles")).unwrap_or_default());
+        log::set_level(config.log_level);
     }
 
     /// Where the node is in its life.
@@ -218,8 +254,32 @@ impl Shared {
         self.ring_all();
     }
 
+    /// Notes the file that settings came from.
+    pub fn set_config_file(&self, path: String) {
+        let _ = self.config_file.set(path);
+    }
+
+    /// The file that settings came from; empty if there was none.
+    #[must_use]
+    pub fn config_file(&self) -> &str {
+        self.config_file.get().map_or("", String::as_str)
+    }
+
+    /// Bytes that were allocated when the node began to serve.
+    #[must_use]
+    pub fn startup_bytes(&self) -> u64 {
+        self.startup_bytes.get().copied().unwrap_or(0)
+    }
+
+    /// The wall clock in seconds.
+    #[must_use]
+    pub fn wall_s(&self) -> u64 {
+        wall_ms() / 1000
+    }
+
     /// Lets the cores accept connections, unless the node was told to stop meanwhile.
     pub fn begin_serving(&self) {
+        let _ = self.startup_bytes.set(heap::in_use().in_use);
         self.set_phase(Phase::Serving);
     }
 

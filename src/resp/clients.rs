@@ -1,5 +1,5 @@
-//! What the sessions of all cores share: the registry of connections (CLIENT LIST, CLIENT KILL), statistics, the slow log,
-//! and remembered settings. Touched when a connection comes and goes; a session publishes its state with plain stores.
+//! What the sessions of all cores share: the registry of connections (CLIENT LIST, CLIENT KILL), statistics and the slow
+//! log. Touched when a connection comes and goes; a session publishes its state with plain stores.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use super::commands;
 use super::session::{Footprint, Opening};
 use super::shares::Shares;
 use super::slowlog::SlowLog;
-use super::stats::{CoreStats, Totals};
+use super::stats::{CoreStats, Rate, Times, Totals};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -25,19 +25,14 @@ pub struct Hub {
     pub slowlog: SlowLog,
     /// What one connection may make the node hold.
     pub shares: Shares,
-    /// Settings of Redis that are accepted and remembered without effect.
-    pub(super) remembered: Mutex<BTreeMap<&'static str, String>>,
+    /// Whether the times of commands are kept for INFO latencystats.
+    latency_tracking: AtomicBool,
+    /// The percentiles that it shows.
+    percentiles: Mutex<Vec<f64>>,
     stats: Vec<CoreStats>,
     max_bulk_bytes: AtomicUsize,
+    blocked: AtomicUsize,
     rate: Mutex<Rate>,
-}
-
-/// How many commands a second there were between two looks.
-#[derive(Clone, Copy, Default, Debug)]
-struct Rate {
-    at_ns: u64,
-    processed: u64,
-    per_s: u64,
 }
 
 impl Hub {
@@ -49,9 +44,11 @@ impl Hub {
             clients: Registry::new(cores),
             slowlog: SlowLog::default(),
             shares: Shares::default(),
-            remembered: Mutex::default(),
+            latency_tracking: AtomicBool::new(true),
+            percentiles: Mutex::new(vec![50.0, 99.0, 99.9]),
             stats: (0..cores).map(|_| CoreStats::new(commands)).collect(),
             max_bulk_bytes: AtomicUsize::new(32 << 20),
+            blocked: AtomicUsize::new(0),
             rate: Mutex::default(),
         })
     }
@@ -71,22 +68,59 @@ impl Hub {
         totals
     }
 
-    /// Commands a second since somebody last asked, a second ago or more (at first: since the start), so that nobody has to
-    /// count while nobody asks.
+    /// Commands a second between the last two looks; see [`Rate`].
     pub fn commands_per_s(&self, processed: u64, now_ns: u64) -> u64 {
-        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed_ns = now_ns.saturating_sub(rate.at_ns);
-        if passed_ns >= 1_000_000_000 {
-            let more = u128::from(processed.saturating_sub(rate.processed));
-            let per_s = more * 1_000_000_000 / u128::from(passed_ns);
-            *rate = Rate { at_ns: now_ns, processed, per_s: u64::try_from(per_s).unwrap_or(u64::MAX) };
+        lock(&self.rate).per_s(processed, now_ns)
+    }
+
+    /// How long the calls of the command with this index took, if any was timed.
+    #[must_use]
+    pub fn times(&self, index: usize) -> Option<Times> {
+        let mut times = None;
+        self.stats.iter().for_each(|core| core.add_times(index, &mut times));
+        times
+    }
+
+    /// Connections that wait in WAIT.
+    #[must_use]
+    pub fn blocked(&self) -> usize {
+        self.blocked.load(Relaxed)
+    }
+
+    pub(super) fn add_blocked(&self, is_blocked: bool) {
+        if is_blocked {
+            self.blocked.fetch_add(1, Relaxed);
+        } else {
+            self.blocked.fetch_sub(1, Relaxed);
         }
-        rate.per_s
     }
 
     /// Sets all counters to zero.
     pub fn reset_stats(&self) {
         self.stats.iter().for_each(CoreStats::reset);
+    }
+
+    /// Whether the times of commands are kept for INFO latencystats (`latency-tracking`).
+    #[must_use]
+    #[inline]
+    pub fn tracks_latency(&self) -> bool {
+        self.latency_tracking.load(Relaxed)
+    }
+
+    /// Sets whether the times of commands are kept.
+    pub fn set_latency_tracking(&self, on: bool) {
+        self.latency_tracking.store(on, Relaxed);
+    }
+
+    /// The percentiles that INFO latencystats shows.
+    #[must_use]
+    pub fn percentiles(&self) -> Vec<f64> {
+        lock(&self.percentiles).clone()
+    }
+
+    /// Sets the percentiles that INFO latencystats shows (`latency-tracking-info-percentiles`).
+    pub fn set_percentiles(&self, percentiles: Vec<f64>) {
+        *lock(&self.percentiles) = percentiles;
     }
 
     /// The longest argument that a request may have, bytes.
@@ -132,6 +166,7 @@ pub struct Client {
     promised_bytes: AtomicUsize,
     no_evict: AtomicBool,
     no_touch: AtomicBool,
+    blocked: AtomicBool,
     resp3: AtomicBool,
     /// Commands queued by MULTI; `u64::MAX`: none open.
     queued: AtomicU64,
@@ -181,6 +216,7 @@ impl Registry {
             promised_bytes: AtomicUsize::new(0),
             no_evict: AtomicBool::new(false),
             no_touch: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
             resp3: AtomicBool::new(false),
             queued: AtomicU64::new(u64::MAX),
             last_ms: AtomicU64::new(now_ms),
@@ -228,6 +264,27 @@ impl Registry {
             is_wanted
         });
         wanted.map(|(_, bytes, client)| (client, bytes)).collect()
+    }
+
+    /// The most that a connection has sent and not been answered, and the most that waits to be sent to one, bytes.
+    #[must_use]
+    pub fn recent_max(&self) -> (usize, usize) {
+        self.fold((0, 0), |(input, output), client| {
+            let memory = &client.memory;
+            (input.max(memory.input.load(Relaxed)), output.max(memory.output.load(Relaxed)))
+        })
+    }
+
+    /// What the connections hold together, bytes.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> usize {
+        self.fold(0, |sum, client| sum + client.total_bytes())
+    }
+
+    fn fold<T>(&self, start: T, mut with: impl FnMut(T, &Client) -> T) -> T {
+        self.cores
+            .iter()
+            .fold(start, |sum, core| lock(core).values().fold(sum, |sum, client| with(sum, client)))
     }
 
     /// How many connections there are.
@@ -317,6 +374,10 @@ impl Client {
         self.no_touch.store(on, Relaxed);
     }
 
+    pub(super) fn set_blocked(&self, on: bool) {
+        self.blocked.store(on, Relaxed);
+    }
+
     pub(super) fn set_state(&self, resp3: bool, queued: Option<usize>) {
         self.resp3.store(resp3, Relaxed);
         self.queued.store(queued.map_or(u64::MAX, |count| count as u64), Relaxed);
@@ -363,6 +424,7 @@ impl Client {
         let queued = self.queued.load(Relaxed);
         let mut flags = String::new();
         for (flag, set) in [
+            ('b', self.blocked.load(Relaxed)),
             ('x', queued != u64::MAX),
             ('e', self.no_evict.load(Relaxed)),
             ('T', self.no_touch.load(Relaxed)),
@@ -412,21 +474,5 @@ impl Client {
         )
         .expect("writing to a string cannot fail");
         line
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_a_second_are_those_since_the_last_look() {
-        let hub = Hub::new(1);
-        let s = 1_000_000_000;
-        assert_eq!(hub.commands_per_s(500, 10 * s), 50, "since the start");
-        assert_eq!(hub.commands_per_s(900, 10 * s + s / 2), 50, "too soon to tell");
-        assert_eq!(hub.commands_per_s(2500, 12 * s), 1000);
-        assert_eq!(hub.commands_per_s(7, 14 * s), 0, "the counters began anew");
-        assert_eq!(hub.commands_per_s(9, 15 * s), 2);
     }
 }

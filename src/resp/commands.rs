@@ -11,12 +11,14 @@ use crate::store::Op;
 
 pub mod args;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod connection;
 pub mod docs;
 pub mod info;
 pub mod introspection;
 pub mod keys;
+pub mod memory;
 pub mod server;
 pub mod strings;
 mod table;
@@ -141,7 +143,7 @@ impl<'c> Call<'c> {
 
     /// Answers with an error.
     pub fn refuse(&mut self, refusal: &Refusal) {
-        self.out.error(refusal.0.as_bytes());
+        self.out.error(&refusal.0);
     }
 }
 

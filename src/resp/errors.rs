@@ -84,19 +84,26 @@ pub const CROSSSLOT: Refusal = Refusal::new("CROSSSLOT Keys in request don't has
 
 /// A request that is refused, with the whole text of the error: prefix first.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Refusal(pub Cow<'static, str>);
+pub struct Refusal(pub Cow<'static, [u8]>);
 
 impl Refusal {
     /// A fixed text.
     #[must_use]
     pub const fn new(text: &'static str) -> Self {
-        Self(Cow::Borrowed(text))
+        Self(Cow::Borrowed(text.as_bytes()))
     }
 
     /// A text made for the occasion.
     #[must_use]
-    pub const fn owned(text: String) -> Self {
-        Self(Cow::Owned(text))
+    pub fn owned(text: impl Into<Vec<u8>>) -> Self {
+        Self(Cow::Owned(text.into()))
+    }
+
+    /// A text around bytes of the client's, as they are; as C's strings do in Redis, they end at a zero byte.
+    #[must_use]
+    pub fn quoting(before: &str, bytes: &[u8], after: &str) -> Self {
+        let quoted = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+        Self::owned([before.as_bytes(), quoted, after.as_bytes()].concat())
     }
 
     /// An option that the command does not know, or one that contradicts another.
@@ -114,10 +121,9 @@ impl Refusal {
 
     /// A subcommand with arguments that it does not take, where Redis checks that itself.
     #[must_use]
-    pub fn subcommand(name: &str, parent: &str) -> Self {
-        Self::owned(format!(
-            "ERR unknown subcommand or wrong number of arguments for '{name}'. Try {parent} HELP."
-        ))
+    pub fn subcommand(typed: &[u8], parent: &str) -> Self {
+        let before = "ERR unknown subcommand or wrong number of arguments for '";
+        Self::quoting(before, typed.get(..128).unwrap_or(typed), &format!("'. Try {parent} HELP."))
     }
 
     /// A time to live that is not positive, or beyond the end of time.
@@ -212,7 +218,6 @@ mod tests {
             rejection(&Rejection::TooLarge { bytes: 2, limit: 1 }),
             UNKNOWN_RESULT.into(),
             PARTLY_DONE.into(),
-            CROSSSLOT.0,
         ] {
             known(&text);
         }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use corduroy_shards::{Kind, PartitionId, Rejection, Reply, StageStamps, Ticket, wal::Lsn};
 
 use super::{Backend, Hub, Opening, Session, SessionReply};
+use crate::config::Config;
+use crate::config::redis::{Live, Refused};
 use crate::store::{ErrorKind, List, Op, Outcome, SetReply, SetWhen};
 
 /// The clock of all tests.
@@ -39,7 +41,7 @@ pub struct Fake {
     pub woken: RefCell<Vec<u64>>,
     pub shutdowns: Cell<u32>,
     pub clock_ns: Cell<u64>,
-    pub settings: RefCell<BTreeMap<String, String>>,
+    pub live: RefCell<Live>,
 }
 
 impl Fake {
@@ -55,11 +57,7 @@ impl Fake {
             woken: RefCell::default(),
             shutdowns: Cell::new(0),
             clock_ns: Cell::new(0),
-            settings: RefCell::new(
-                [("maxclients", "10000"), ("slowlog-max-len", "128")]
-                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                    .into(),
-            ),
+            live: RefCell::new(Live::new(Config::default(), 0)),
         }
     }
 
@@ -247,6 +245,10 @@ impl Backend for Fake {
         NOW_MS
     }
 
+    fn now_us(&self) -> u64 {
+        NOW_MS * 1000 + 456
+    }
+
     fn mono_ns(&self) -> u64 {
         self.clock_ns.get()
     }
@@ -262,22 +264,16 @@ impl Backend for Fake {
         }
     }
 
-    fn config_get(&self, pattern: &[u8]) -> Vec<(String, String)> {
-        let matches = |name: &str| pattern == b"*" || name.as_bytes().eq_ignore_ascii_case(pattern);
-        let settings = self.settings.borrow();
-        settings
-            .iter()
-            .filter(|(name, _)| matches(name))
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect()
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        self.live.borrow().all()
     }
 
-    fn config_set(&self, changes: &[(String, String)]) -> Result<(), (String, String)> {
-        if let Some((name, _)) = changes.iter().find(|(_, value)| value == "bad") {
-            return Err((name.clone(), "not a number".to_owned()));
-        }
-        self.settings.borrow_mut().extend(changes.iter().cloned());
-        Ok(())
+    fn setting(&self, name: &str) -> Option<String> {
+        self.live.borrow().get(name)
+    }
+
+    fn config_set(&self, changes: &[(String, Vec<u8>)]) -> Result<(), Refused> {
+        self.live.borrow_mut().set_all(changes)
     }
 
     fn requires_password(&self) -> Option<String> {

@@ -22,6 +22,7 @@ pub use session::{Opening, Session};
 
 use corduroy_shards::{Kind, PartitionId, Reply, StageStamps, Ticket};
 
+use crate::config::redis::Refused;
 use crate::store::Outcome;
 
 /// What a session needs from the node it runs on. Implemented by `node.rs`, and by a fake in the tests.
@@ -45,6 +46,9 @@ pub trait Backend {
     /// The wall clock, ms since 1970, as of this turn.
     fn now_ms(&self) -> u64;
 
+    /// The wall clock, µs since 1970, as of now.
+    fn now_us(&self) -> u64;
+
     /// A monotonic clock in ns, for latency figures. Read at the time of the call, a few times a batch of requests.
     fn mono_ns(&self) -> u64;
 
@@ -52,15 +56,17 @@ pub trait Backend {
     /// `raft`, `cpu`, `replication`, `keyspace` ... `None` for a section that it does not know.
     fn info(&self, section: &str) -> Option<Vec<(Cow<'static, str>, String)>>;
 
-    /// Settings that match a glob pattern, as (name, value), for CONFIG GET.
-    fn config_get(&self, pattern: &[u8]) -> Vec<(String, String)>;
+    /// All settings that CONFIG GET shows for patterns, as (name, value).
+    fn settings(&self) -> Vec<(&'static str, String)>;
+
+    /// The setting of this name, whatever its case, hidden or not.
+    fn setting(&self, name: &str) -> Option<String>;
 
     /// Changes settings at run time: all, or none.
     ///
     /// # Errors
-    /// The name of one that is at fault, and the text after `-ERR CONFIG SET failed ...`: it is not hot, its value is bad,
-    /// or does not fit another setting's.
-    fn config_set(&self, changes: &[(String, String)]) -> Result<(), (String, String)>;
+    /// Which one is at fault, and why.
+    fn config_set(&self, changes: &[(String, Vec<u8>)]) -> Result<(), Refused>;
 
     /// The password that AUTH wants, if one is configured.
     fn requires_password(&self) -> Option<String>;
@@ -73,6 +79,12 @@ pub trait Backend {
     /// # Errors
     /// Why not: the text after `ERR `.
     fn shutdown(&self) -> Result<(), String>;
+
+    /// How long it took to carry out the request whose reply is being handed to its session, ns: its share of the turns that
+    /// did.
+    fn ran_ns(&self) -> u64 {
+        0
+    }
 
     /// When the request passed its stages whose reply is being handed to its session, on the clock of
     /// [`Backend::mono_ns`]; `None` if it was not logged, or if that is not known. Asked for only when the request was slow.

@@ -15,6 +15,7 @@ use super::commands::{self, Call, Entry, Flow, Request, Run, Scope};
 use super::errors::{self, Refusal};
 use super::parse::{Limits, Parser, ProtocolError};
 use super::reply::Writer;
+use super::slowlog::Brief;
 use super::stats::CoreStats;
 use super::{Backend, SessionReply};
 use crate::store::op::HEAVY_BYTES;
@@ -28,10 +29,11 @@ mod output;
 mod queue;
 mod spread;
 mod transaction;
+mod wait;
 
 pub use footprint::Footprint;
 pub use intake::Opening;
-use queue::{Body, Brief, Slot};
+use queue::{Body, Slot};
 use transaction::{Transaction, Watched};
 
 /// Requests of one connection that may be under way at a time.
@@ -132,6 +134,8 @@ pub struct Session {
     clock_is_fresh: bool,
     /// The newest request's command.
     last_command: u16,
+    /// WAIT is under way: until then.
+    waits_until_ns: Option<u64>,
     /// Local commands of one kind since `clock_ns`, timed together.
     run: (u16, u64),
 }
@@ -336,7 +340,8 @@ impl Session {
             is_read: false,
             request_bytes: 0,
             started_ns: self.clock_ns,
-            brief: Brief::new(args),
+            ran_ns: 0,
+            brief: if self.hub.slowlog.is_on() { Brief::new(args) } else { Brief::default() },
         });
     }
 
@@ -350,13 +355,13 @@ impl Session {
         if let Some(index) = index {
             self.stats().command(index).count_rejected();
         }
-        self.emit(None, |_, out| out.error(refusal.0.as_bytes()));
+        self.emit(None, |_, out| out.error(&refusal.0));
     }
 
     /// Answers a command with an error found while carrying it out.
     fn refuse(&mut self, entry: &Entry, refusal: &Refusal) {
-        self.stats().command(entry.index).add(1, 0);
-        self.emit(Some(entry.index), |_, out| out.error(refusal.0.as_bytes()));
+        self.stats().command(entry.index).add(1, 0, 0);
+        self.emit(Some(entry.index), |_, out| out.error(&refusal.0));
     }
 
     /// Writes a reply at its place: to the output, or behind what is in flight.
@@ -416,6 +421,7 @@ fn is_immediate_in_transaction(entry: &Entry) -> bool {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.forget_wait();
         self.hub.clients.remove(&self.client);
     }
 }

@@ -1,10 +1,14 @@
 //! SLOWLOG: the last commands that took longer than a limit, with the times of their stages. One for the node.
 
+mod brief;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use corduroy_shards::StageStamps;
+
+pub use brief::Brief;
 
 /// Where the time of a logged request went: each stage from the end of the one before, in µs. As fine as turns are: a stage
 /// ends when a turn sees it done.
@@ -65,7 +69,7 @@ pub struct SlowCommand {
     pub at_s: u64,
     /// From parsing to the reply, µs.
     pub took_us: u64,
-    /// Its name and the start of its arguments.
+    /// Its arguments as they are shown, the name first.
     pub args: Vec<Vec<u8>>,
     /// The client's address.
     pub addr: String,
@@ -128,6 +132,12 @@ impl Default for SlowLog {
 }
 
 impl SlowLog {
+    /// Whether anything can be slow enough to be recorded.
+    #[inline]
+    pub fn is_on(&self) -> bool {
+        self.slower_than_us.load(Relaxed) >= 0
+    }
+
     /// Whether a command that took so long belongs in the log.
     #[inline]
     pub fn is_slow(&self, took_ns: u64) -> bool {

@@ -46,6 +46,10 @@ pub fn glob(pattern: &[u8], text: &[u8]) -> bool {
 
 /// As [`glob`], taking what it does from `steps`; `None` once that is nothing.
 fn glob_within(pattern: &[u8], text: &[u8], steps: &mut usize) -> Option<bool> {
+    // Redis takes a lone `*` for everything without looking; but an empty text it matches with an empty pattern only.
+    if text.is_empty() {
+        return Some(pattern.is_empty() || pattern == b"*");
+    }
     let (mut pattern, mut text) = (pattern, text);
     // Where to go on if what follows the last `*` does not fit: the pattern after it, the text it has to swallow from.
     let mut retry: Option<(&[u8], &[u8])> = None;

@@ -150,8 +150,9 @@ impl Exec<'_> {
         let not_float = Stop::Error(ErrorKind::NotFloat);
         let (old, expire_at_ms) = (row.map(|row| LongDouble::parse(row.value())), expiry_of(row));
         let old = old.unwrap_or(Some(LongDouble::ZERO)).ok_or(not_float)?;
-        let delta = LongDouble::parse(delta).ok_or(not_float)?;
-        let sum = old.add(&delta).ok_or(Stop::Error(ErrorKind::NanOrInfinity))?;
+        // What is no number was refused before; what is left is infinity by name.
+        let sum = LongDouble::parse(delta).and_then(|delta| old.add(&delta));
+        let sum = sum.ok_or(Stop::Error(ErrorKind::NanOrInfinity))?;
         let text = sum.to_text();
         self.put(key, &text, expire_at_ms, Encoding::Text);
         Ok(Outcome::Bulk(text))

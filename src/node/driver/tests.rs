@@ -78,6 +78,7 @@ impl World {
             accept_at_ns: None,
             config_version: core.shared.version(),
             has_rested: false,
+            ran_ns: 0,
         };
         let listener = Listener::bind(([127, 0, 0, 1], 0).into()).expect("a port");
         Self { core, other, driver, listener, _bells: bells }
@@ -199,7 +200,7 @@ const NOBODY: u64 = 1 << 48 | 0xffff;
 
 fn reply(conn: u64, bytes: usize) -> Message {
     let reply = Reply::Done { lsn: Lsn(1), outcome: Outcome::Ok };
-    Message::Reply { ticket: Ticket { conn, seq: 0 }, reply, stages: None, bytes }
+    Message::Reply { ticket: Ticket { conn, seq: 0 }, reply, ran_ns: 0, stages: None, bytes }
 }
 
 #[test]

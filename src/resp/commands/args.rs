@@ -18,14 +18,24 @@ pub fn integer(arg: &[u8]) -> Result<i64, Refusal> {
     parse_integer(arg).ok_or(Refusal::NOT_INTEGER)
 }
 
-/// Whether an argument is a decimal number in the range of C's `long double`, `Some(true)`, or infinity by name,
-/// `Some(false)`.
-pub fn float_is_finite(arg: &[u8]) -> Option<bool> {
-    if is_long_double(arg) {
-        return Some(true);
+/// The number of a database, of which there is one.
+///
+/// # Errors
+/// Redis's texts.
+pub fn only_database(arg: &[u8]) -> Result<(), Refusal> {
+    match integer(arg)? {
+        0 => Ok(()),
+        number if i32::try_from(number).is_err() => {
+            Err(Refusal::new("ERR value is out of range, value must between -2147483648 and 2147483647"))
+        }
+        _ => Err(Refusal::new("ERR DB index is out of range")),
     }
+}
+
+/// Whether an argument is a decimal number in the range of C's `long double`, or infinity by name.
+pub fn is_float(arg: &[u8]) -> bool {
     let name = arg.strip_prefix(b"-").or(arg.strip_prefix(b"+")).unwrap_or(arg);
-    (is(name, "inf") || is(name, "infinity")).then_some(false)
+    is_long_double(arg) || is(name, "inf") || is(name, "infinity")
 }
 
 /// The names that match a glob pattern, whatever the case of both.
@@ -84,13 +94,13 @@ mod tests {
     #[test]
     fn floats_as_redis_reads_them() {
         for text in ["1", "-1.5", "+2", "3e5", ".5", "5.", "1e400"] {
-            assert_eq!(float_is_finite(text.as_bytes()), Some(true), "{text}");
+            assert!(is_float(text.as_bytes()), "{text}");
         }
         for text in ["inf", "-inf", "+Infinity"] {
-            assert_eq!(float_is_finite(text.as_bytes()), Some(false), "{text}");
+            assert!(is_float(text.as_bytes()), "{text}");
         }
         for text in ["1e5000", "1e-5000", "--1", "", " 1", "1 ", "nan", "abc", "1e", "\u{fffd}"] {
-            assert_eq!(float_is_finite(text.as_bytes()), None, "{text}");
+            assert!(!is_float(text.as_bytes()), "{text}");
         }
     }
 

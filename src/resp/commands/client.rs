@@ -60,8 +60,7 @@ fn setinfo(call: &mut Call<'_>) {
     let (attribute, value) = (call.arg(2), call.arg(3));
     let (lib_name, lib_ver) = (is(attribute, "LIB-NAME"), is(attribute, "LIB-VER"));
     if !lib_name && !lib_ver {
-        let attribute = String::from_utf8_lossy(attribute);
-        return call.out.error(format!("ERR Unrecognized option '{attribute}'"));
+        return call.refuse(&Refusal::quoting("ERR Unrecognized option '", attribute, "'"));
     }
     if value.len() > MAX_NAME_BYTES {
         let attribute = if lib_name { "lib-name" } else { "lib-ver" };
@@ -92,7 +91,7 @@ fn check_type(name: &[u8]) -> Result<bool, Refusal> {
     if ["master", "replica", "slave", "pubsub"].iter().any(|known| is(name, known)) {
         return Ok(false);
     }
-    Err(Refusal::owned(format!("ERR Unknown client type '{}'", String::from_utf8_lossy(name))))
+    Err(Refusal::quoting("ERR Unknown client type '", name, "'"))
 }
 
 fn list(call: &mut Call<'_>) {
@@ -150,10 +149,7 @@ impl<'a> Filter<'a> {
                 filter.local = Some(value);
             } else if is(option, "USER") {
                 if *value != b"default" {
-                    return Err(Refusal::owned(format!(
-                        "ERR No such user '{}'",
-                        String::from_utf8_lossy(value)
-                    )));
+                    return Err(Refusal::quoting("ERR No such user '", value, "'"));
                 }
             } else if is(option, "SKIPME") {
                 filter.spare_me = match *value {

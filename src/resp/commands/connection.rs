@@ -1,7 +1,7 @@
 //! Commands about the connection itself: greeting, authentication, protocol version.
 
 use super::super::errors::Refusal;
-use super::args::{integer, is};
+use super::args::{integer, is, only_database};
 use super::{Call, Flow, ROW, Row, Run};
 use crate::resp::reply::Writer;
 
@@ -30,9 +30,9 @@ pub const ROWS: &[Row] = &[
     Row { name: "reset", arity: 1, since: "6.2.0",
         summary: "Puts the connection back into the state it began in.", run: Run::Flow(Flow::Reset), ..GREETING },
     Row { name: "readonly", arity: 1, flags: "loading stale fast", since: "3.0.0", group: "cluster",
-        summary: "Accepted without effect: reads are linearizable.", run: Run::Local(ok), ..CONNECTION },
+        summary: "Refused: this server is not part of a cluster.", run: Run::Local(super::cluster::refuse), ..CONNECTION },
     Row { name: "readwrite", arity: 1, flags: "loading stale fast", since: "3.0.0", group: "cluster",
-        summary: "Accepted without effect: reads are linearizable.", run: Run::Local(ok), ..CONNECTION },
+        summary: "Refused: this server is not part of a cluster.", run: Run::Local(super::cluster::refuse), ..CONNECTION },
 ];
 
 /// Answers OK.
@@ -54,9 +54,8 @@ fn echo(call: &mut Call<'_>) {
 }
 
 fn select(call: &mut Call<'_>) {
-    match integer(call.arg(1)) {
-        Ok(0) => call.out.ok(),
-        Ok(_) => call.out.error("ERR DB index is out of range"),
+    match only_database(call.arg(1)) {
+        Ok(()) => call.out.ok(),
         Err(refusal) => call.refuse(&refusal),
     }
 }
@@ -143,8 +142,7 @@ fn greet(call: &mut Call<'_>) -> Result<(), Refusal> {
                 rest
             }
             [option, ..] => {
-                let option = String::from_utf8_lossy(option);
-                return Err(Refusal::owned(format!("ERR Syntax error in HELLO option '{option}'")));
+                return Err(Refusal::quoting("ERR Syntax error in HELLO option '", option, "'"));
             }
         };
     }

@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 use super::args::is;
 use super::connection::REDIS_VERSION;
 use super::{Call, table};
+use crate::resp::clients::Hub;
 use crate::resp::stats::Totals;
+use hdrhistogram::Histogram;
 
 type Lines = Vec<(Cow<'static, str>, String)>;
 
@@ -19,13 +21,18 @@ const SECTIONS: &[(&str, bool)] = &[
     ("Stats", true),
     ("Replication", true),
     ("CPU", true),
+    ("Modules", true),
     ("Commandstats", false),
     ("Errorstats", true),
+    ("Latencystats", false),
     ("Cluster", true),
     ("Keyspace", true),
     ("Shards", true),
     ("Raft", true),
 ];
+
+/// Sections that are shown though there is nothing to say.
+const MAY_BE_EMPTY: [&str; 5] = ["modules", "commandstats", "errorstats", "latencystats", "keyspace"];
 
 /// INFO.
 pub fn info(call: &mut Call<'_>) {
@@ -45,7 +52,7 @@ pub fn info(call: &mut Call<'_>) {
                     lines.push((name, value));
                 }
             }
-        } else if lines.is_empty() && !matches!(lower.as_str(), "commandstats" | "errorstats" | "keyspace") {
+        } else if lines.is_empty() && !MAY_BE_EMPTY.contains(&lower.as_str()) {
             continue;
         }
         if !text.is_empty() {
@@ -71,12 +78,16 @@ fn own_lines(call: &Call<'_>, section: &str) -> Lines {
             line("redis_version", REDIS_VERSION),
             line("corduroy_version", env!("CARGO_PKG_VERSION")),
             line("redis_mode", "standalone"),
-            line("server_time_usec", call.backend.now_ms().saturating_mul(1000)),
+            line("server_time_usec", call.backend.now_us()),
         ],
         "clients" => vec![
             line("connected_clients", hub.clients.count()),
             line("cluster_connections", 0),
-            line("blocked_clients", 0),
+            line("client_recent_max_input_buffer", hub.clients.recent_max().0),
+            line("client_recent_max_output_buffer", hub.clients.recent_max().1),
+            line("blocked_clients", hub.blocked()),
+            line("tracking_clients", 0),
+            line("clients_in_timeout_table", hub.blocked()),
         ],
         "stats" => {
             let totals = hub.totals();
@@ -85,6 +96,7 @@ fn own_lines(call: &Call<'_>, section: &str) -> Lines {
         }
         "replication" => vec![line("role", "master"), line("connected_slaves", 0)],
         "commandstats" => command_lines(&hub.totals()),
+        "latencystats" => latency_lines(hub),
         "errorstats" => hub
             .totals()
             .errors
@@ -112,13 +124,40 @@ fn command_lines(totals: &Totals) -> Lines {
     let used = totals.commands.iter().zip(&table.entries);
     used.filter(|(total, _)| total.calls + total.rejected + total.failed > 0)
         .map(|(total, entry)| {
-            let us = total.ns / 1000;
-            let per_call = if total.calls == 0 { 0.0 } else { total.ns as f64 / 1000.0 / total.calls as f64 };
+            let per_call =
+                |ns: u64| if total.calls == 0 { 0.0 } else { ns as f64 / 1000.0 / total.calls as f64 };
+            // Redis's fields first; then the time until the reply was there, the wait for the disk included.
             let value = format!(
-                "calls={},usec={us},usec_per_call={per_call:.2},rejected_calls={},failed_calls={}",
-                total.calls, total.rejected, total.failed
+                "calls={},usec={},usec_per_call={:.2},rejected_calls={},failed_calls={},took_usec={},took_usec_per_call={:.2}",
+                total.calls,
+                total.ran_ns / 1000,
+                per_call(total.ran_ns),
+                total.rejected,
+                total.failed,
+                total.took_ns / 1000,
+                per_call(total.took_ns),
             );
             (format!("cmdstat_{}", entry.full_name).into(), value)
         })
         .collect()
+}
+
+/// Percentiles of each command's times: to carry it out, as in Redis, and until its reply was there.
+fn latency_lines(hub: &Hub) -> Lines {
+    let percentiles = hub.percentiles();
+    let show = |times: &Histogram<u64>| {
+        let shown = percentiles.iter().map(|percentile| {
+            let us = times.value_at_quantile(percentile / 100.0) as f64 / 1000.0;
+            format!("p{percentile}={us:.3}")
+        });
+        shown.collect::<Vec<_>>().join(",")
+    };
+    let mut lines = Lines::new();
+    for (index, entry) in table().entries.iter().enumerate() {
+        if let Some(times) = hub.times(index) {
+            lines.push((format!("latency_percentiles_usec_{}", entry.full_name).into(), show(&times.ran)));
+            lines.push((format!("took_percentiles_usec_{}", entry.full_name).into(), show(&times.took)));
+        }
+    }
+    lines
 }

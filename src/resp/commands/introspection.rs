@@ -70,7 +70,11 @@ fn write_info(entry: &Entry, out: &mut Writer<'_>) {
     out.set(tips.len());
     tips.iter().for_each(|tip| out.bulk(tip));
     write_key_specs(entry, out);
-    out.set(entry.children.len());
+    if entry.children.is_empty() {
+        out.set(0)
+    } else {
+        out.array(entry.children.len())
+    }
     entry.children.iter().for_each(|&index| write_info(table().entry(index), out));
 }
 
@@ -183,9 +187,10 @@ fn write_docs(entry: &Entry, out: &mut Writer<'_>) {
 
 /// COMMAND LIST.
 pub fn list(call: &mut Call<'_>) {
+    // Subcommands too, as Redis lists them.
     let every = || table().entries.iter().filter(|entry| entry.is_listed());
     let names: Vec<&str> = match call.from(2) {
-        [] => listed().map(|entry| entry.full_name.as_str()).collect(),
+        [] => every().map(|entry| entry.full_name.as_str()).collect(),
         [by, kind, _] if is(by, "FILTERBY") && is(kind, "MODULE") => Vec::new(),
         [by, kind, category] if is(by, "FILTERBY") && is(kind, "ACLCAT") => every()
             .filter(|entry| categories(entry).iter().any(|known| is(category, known)))
@@ -207,13 +212,14 @@ pub fn list(call: &mut Call<'_>) {
 /// The command that COMMAND GETKEYS was given, and its keys.
 fn keys_of<'a>(call: &Call<'a>) -> Result<(&'static Entry, Vec<&'a [u8]>), Refusal> {
     let args = call.from(2);
-    let entry = match table().resolve(args) {
-        Ok(entry) => entry,
-        Err((Some(_), refusal)) if refusal.0.contains("wrong number") => {
-            return Err(Refusal::new("ERR Invalid number of arguments specified for command"));
-        }
-        Err(_) => return Err(Refusal::new("ERR Invalid command specified")),
-    };
+    let entry = table().named(args).ok().filter(|entry| entry.is_listed());
+    let entry = entry.ok_or(Refusal::new("ERR Invalid command specified"))?;
+    if entry.row.keys.first == 0 {
+        return Err(Refusal::new("ERR The command has no key arguments"));
+    }
+    if !entry.fits(args.len()) {
+        return Err(Refusal::new("ERR Invalid number of arguments specified for command"));
+    }
     let keys: Vec<&[u8]> = entry.keys(args).collect();
     if keys.is_empty() {
         Err(Refusal::new("ERR The command has no key arguments"))

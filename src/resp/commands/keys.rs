@@ -1,7 +1,7 @@
 //! Commands on keys of any type, and on the whole keyspace: rows, and arguments to ops.
 
 use super::super::errors::Refusal;
-use super::args::{integer, is};
+use super::args::{integer, is, only_database};
 use super::{Call, KeyRange, ROW, Request, Row, Run, Scope, key_range};
 use crate::store::{Condition, List, Op};
 
@@ -67,7 +67,7 @@ pub const ROWS: &[Row] = &[
         summary: "Answers when a key expires, in milliseconds since 1970; -1 never, -2 no key.", syntax: "key", run: Run::Op(pexpiretime, ONE), ..KEY },
     Row { name: "persist", arity: 2, flags: "write fast", keys: UPDATE, since: "2.2.0",
         summary: "Removes the time to live of a key.", syntax: "key", run: Run::Op(persist, ONE), ..KEY },
-    Row { name: "object", arity: -2, complexity: "Depends on subcommand.", summary: "Looks at how a value is kept.", run: Run::Subcommands(&[
+    Row { name: "object", arity: -2, acl: "", complexity: "Depends on subcommand.", summary: "Looks at how a value is kept.", run: Run::Subcommands(&[
         Row { name: "encoding", arity: 3, flags: "readonly", keys: SUB, tips: "nondeterministic_output",
             summary: "Answers the name of a value's encoding.", syntax: "key", run: Run::Op(encoding, ONE), ..OBJECT },
         Row { name: "refcount", arity: 3, flags: "readonly", keys: SUB, tips: "nondeterministic_output",
@@ -89,14 +89,11 @@ pub const ROWS: &[Row] = &[
 
 /// MEMORY USAGE, whose row stands with its siblings in [`super::server`].
 pub(super) fn memory_usage<'a>(request: &Request<'a>) -> Planned<'a> {
-    match request.from(3) {
-        [] => {}
-        [option, samples] if is(option, "SAMPLES") => {
-            if integer(samples)? < 0 {
-                return Err(Refusal::SYNTAX);
-            }
+    for option in request.from(3).chunks(2) {
+        match option {
+            [option, samples] if is(option, "SAMPLES") && integer(samples)? >= 0 => {}
+            _ => return Err(Refusal::SYNTAX),
         }
-        _ => return Err(Refusal::SYNTAX),
     }
     Ok(Op::MemoryUsage { key: request.arg(2) })
 }
@@ -117,8 +114,12 @@ fn keys<'a>(request: &Request<'a>) -> Planned<'a> {
     Ok(Op::Keys { pattern: request.arg(1) })
 }
 
-/// A cursor as C's `strtoul` reads it: a minus sign wraps around.
+/// A cursor as C's `strtoul` reads it: nothing is 0, a minus sign wraps around, and a zero byte ends it.
 fn cursor(text: &[u8]) -> Option<u64> {
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    if text.is_empty() {
+        return Some(0);
+    }
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
         [b'+', digits @ ..] => (false, digits),
@@ -175,9 +176,7 @@ fn copy<'a>(request: &Request<'a>) -> Planned<'a> {
             replace = true;
         } else if let (true, Some((db, rest))) = (is(option, "DB"), rest.split_first()) {
             options = rest;
-            if integer(db)? != 0 {
-                return Err(Refusal::new("ERR DB index is out of range"));
-            }
+            only_database(db)?;
         } else {
             return Err(Refusal::SYNTAX);
         }
@@ -195,8 +194,7 @@ fn expire_condition(options: &[&[u8]]) -> Result<Condition, Refusal> {
         match known.into_iter().find(|(name, _)| is(option, name)) {
             Some((_, chosen)) => *chosen = true,
             None => {
-                let option = String::from_utf8_lossy(option);
-                return Err(Refusal::owned(format!("ERR Unsupported option {option}")));
+                return Err(Refusal::quoting("ERR Unsupported option ", option, ""));
             }
         }
     }

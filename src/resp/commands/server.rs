@@ -1,11 +1,9 @@
 //! Commands about the server: rows, and the small ones of them.
 
 use super::super::errors::Refusal;
-use super::super::slowlog::SlowCommand;
 use super::args::{integer, is};
 use super::connection::{REDIS_VERSION, ok};
-use super::{Call, ROW, Row, Run, Scope, config, info, introspection, key_range, keys};
-use crate::resp::reply::Writer;
+use super::{Call, ROW, Row, Run, Scope, cluster, config, info, introspection, key_range, keys, memory};
 
 const LOCAL: Row = Row { acl: "connection", flags: "loading stale", since: "2.8.13", ..ROW };
 const HELP: Row = Row {
@@ -20,7 +18,7 @@ const CONFIG: Row = Row { flags: "admin noscript loading stale", since: "2.0.0",
 const FUNCTION: Row = Row { flags: "noscript", acl: "scripting", group: "scripting", since: "7.0.0", ..ROW };
 const SLOWLOG: Row = Row { flags: "admin loading stale", since: "2.2.12", ..ROW };
 const MEMORY: Row = Row { since: "4.0.0", ..ROW };
-const CLUSTER: Row = Row { flags: "stale", group: "cluster", since: "3.0.0", ..ROW };
+const EACH_SHARD: &str = "nondeterministic_output request_policy:all_shards response_policy:special";
 const CONTAINER: Row = Row { complexity: "Depends on subcommand.", arity: -2, ..ROW };
 
 /// The rows.
@@ -56,7 +54,10 @@ pub const ROWS: &[Row] = &[
         summary: "Answers the server's clock: seconds and microseconds.", run: Run::Local(time), ..ROW },
     Row { name: "slowlog", since: "2.2.12", summary: "Looks at the commands that took long.", run: Run::Subcommands(&[
         Row { name: "get", arity: -2, complexity: "O(N) with N entries", tips: "request_policy:all_nodes nondeterministic_output",
-            summary: "Answers the newest slow commands, with the times of their stages.", syntax: "[count]", run: Run::Local(slowlog_get), ..SLOWLOG },
+            summary: "Answers the newest slow commands.", syntax: "[count]", run: Run::Local(slowlog_get), ..SLOWLOG },
+        Row { name: "stages", arity: -2, complexity: "O(N) with N entries", tips: "request_policy:all_nodes nondeterministic_output",
+            summary: "Answers where the time of the newest slow commands that went through the log went: the number of each, and the length of its stages in µs.",
+            syntax: "[count]", run: Run::Local(slowlog_stages), ..SLOWLOG },
         Row { name: "len", arity: 2, tips: "request_policy:all_nodes response_policy:agg_sum nondeterministic_output", summary: "Answers the number of slow commands kept.", run: Run::Local(slowlog_len), ..SLOWLOG },
         Row { name: "reset", arity: 2, tips: "request_policy:all_nodes response_policy:all_succeeded", summary: "Forgets the slow commands.", run: Run::Local(slowlog_reset), ..SLOWLOG },
         Row { since: "6.2.0", ..HELP },
@@ -64,9 +65,9 @@ pub const ROWS: &[Row] = &[
     Row { name: "memory", since: "4.0.0", summary: "Looks at the use of memory.", run: Run::Subcommands(&[
         Row { name: "usage", arity: -3, flags: "readonly", keys: key_range(2, 2, 1, "RO"), summary: "Answers the bytes that a key and its value take.",
             syntax: "key [SAMPLES count]", run: Run::Op(keys::memory_usage, Scope::OnePartition), ..MEMORY },
-        Row { name: "doctor", arity: 2, summary: "Answers advice about memory.", run: Run::Local(memory_doctor), ..MEMORY },
-        Row { name: "stats", arity: 2, tips: "nondeterministic_output", summary: "Answers figures about memory.", run: Run::Local(memory_stats), ..MEMORY },
-        Row { name: "purge", arity: 2, summary: "Accepted without effect: freed memory is returned by itself.", run: Run::Local(ok), ..MEMORY },
+        Row { name: "doctor", arity: 2, tips: EACH_SHARD, summary: "Answers advice about memory.", run: Run::Local(memory_doctor), ..MEMORY },
+        Row { name: "stats", arity: 2, tips: EACH_SHARD, summary: "Answers figures about memory.", run: Run::Local(memory::stats), ..MEMORY },
+        Row { name: "purge", arity: 2, tips: "request_policy:all_shards response_policy:all_succeeded", summary: "Accepted without effect: freed memory is returned by itself.", run: Run::Local(ok), ..MEMORY },
         Row { since: "4.0.0", ..HELP },
     ]), ..CONTAINER },
     Row { name: "function", since: "7.0.0", group: "scripting", summary: "There are no functions; FLUSH and LIST say so.", run: Run::Subcommands(&[
@@ -74,17 +75,17 @@ pub const ROWS: &[Row] = &[
         Row { name: "list", arity: -2, tips: "nondeterministic_output_order", summary: "Lists all functions: there are none.", syntax: "[LIBRARYNAME library-name-pattern] [WITHCODE]", run: Run::Local(function_list), ..FUNCTION },
         Row { acl: "scripting", group: "scripting", since: "7.0.0", ..HELP },
     ]), ..CONTAINER },
-    Row { name: "cluster", since: "3.0.0", group: "cluster", summary: "Refused: this server is not part of a cluster.", run: Run::Local(cluster), ..Row { flags: "stale", arity: -2, ..CLUSTER } },
+    Row { name: "cluster", since: "3.0.0", group: "cluster", summary: "Refused: this server is not part of a cluster.", run: Run::Subcommands(cluster::ROWS), ..CONTAINER },
     Row { name: "shutdown", arity: -1, flags: "admin noscript loading stale no_multi allow_busy",
         summary: "Answers what is under way, then ends the server.", syntax: "[NOSAVE|SAVE] [NOW] [FORCE] [ABORT]", run: Run::Local(shutdown), ..ROW },
     Row { name: "lolwut", arity: -1, flags: "readonly fast", since: "5.0.0", summary: "Answers the version.", syntax: "[VERSION version]", run: Run::Local(lolwut), ..ROW },
 ];
 
 fn time(call: &mut Call<'_>) {
-    let now_ms = call.backend.now_ms();
+    let now_us = call.backend.now_us();
     call.out.array(2);
-    call.out.bulk((now_ms / 1000).to_string());
-    call.out.bulk((now_ms % 1000 * 1000).to_string());
+    call.out.bulk((now_us / 1_000_000).to_string());
+    call.out.bulk((now_us % 1_000_000).to_string());
 }
 
 fn function_list(call: &mut Call<'_>) {
@@ -101,8 +102,7 @@ fn function_list(call: &mut Call<'_>) {
             pattern = true;
             options = rest;
         } else {
-            let option = String::from_utf8_lossy(option);
-            return call.out.error(format!("ERR Unknown argument {option}"));
+            return call.refuse(&Refusal::quoting("ERR Unknown argument ", option, ""));
         }
     }
     call.out.array(0);
@@ -113,12 +113,11 @@ fn function_flush(call: &mut Call<'_>) {
         [] => call.out.ok(),
         [mode] if is(mode, "ASYNC") || is(mode, "SYNC") => call.out.ok(),
         [_] => call.out.error("ERR FUNCTION FLUSH only supports SYNC|ASYNC option"),
-        _ => call.refuse(&Refusal::subcommand("FLUSH", "FUNCTION")),
+        _ => {
+            let refusal = Refusal::subcommand(call.arg(1), "FUNCTION");
+            call.refuse(&refusal);
+        }
     }
-}
-
-fn cluster(call: &mut Call<'_>) {
-    call.out.error("ERR This instance has cluster support disabled");
 }
 
 fn lolwut(call: &mut Call<'_>) {
@@ -152,52 +151,57 @@ fn memory_doctor(call: &mut Call<'_>) {
     );
 }
 
-fn memory_stats(call: &mut Call<'_>) {
-    let lines = call.backend.info("memory").unwrap_or_default();
-    let clients = call.session.hub.clients.count();
-    call.out.map(lines.len() + 1);
-    for (name, value) in &lines {
-        call.out.bulk(name.as_bytes());
-        match value.parse() {
-            Ok(number) => call.out.int(number),
-            Err(_) => call.out.bulk(value),
-        }
-    }
-    call.out.bulk("clients.count");
-    call.out.int(clients as i64);
-}
-
-fn slowlog_get(call: &mut Call<'_>) {
+/// How many entries SLOWLOG is asked for.
+fn slowlog_count(call: &Call<'_>) -> Result<usize, Refusal> {
     let count = match call.from(2) {
         [] => 10,
         [count] => match integer(count) {
             Ok(-1) => i64::MAX,
             Ok(count) if count >= 0 => count,
-            _ => return call.out.error("ERR count should be greater than or equal to -1"),
+            _ => return Err(Refusal::new("ERR count should be greater than or equal to -1")),
         },
-        _ => return call.refuse(&Refusal::subcommand("GET", "SLOWLOG")),
+        _ => return Err(Refusal::subcommand(call.arg(1), "SLOWLOG")),
     };
-    let entries = call.session.hub.slowlog.newest(usize::try_from(count).unwrap_or(usize::MAX));
-    call.out.array(entries.len());
-    entries.iter().for_each(|entry| write_slow_command(entry, &mut call.out));
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
-/// Redis's six fields; if the stages are known, a seventh with their times in µs.
-fn write_slow_command(entry: &SlowCommand, out: &mut Writer<'_>) {
-    out.array(if entry.stages.is_some() { 7 } else { 6 });
-    out.int(entry.id as i64);
-    out.int(entry.at_s as i64);
-    out.int(entry.took_us as i64);
-    out.array(entry.args.len());
-    entry.args.iter().for_each(|arg| out.bulk(arg));
-    out.bulk(&entry.addr);
-    out.bulk(&entry.name);
-    if let Some(stages) = entry.stages {
-        let stages = stages.named();
-        out.map(stages.len());
+/// SLOWLOG GET, in Redis's six fields.
+fn slowlog_get(call: &mut Call<'_>) {
+    let count = match slowlog_count(call) {
+        Ok(count) => count,
+        Err(refusal) => return call.refuse(&refusal),
+    };
+    let entries = call.session.hub.slowlog.newest(count);
+    call.out.array(entries.len());
+    for entry in &entries {
+        call.out.array(6);
+        call.out.int(entry.id as i64);
+        call.out.int(entry.at_s as i64);
+        call.out.int(entry.took_us as i64);
+        call.out.array(entry.args.len());
+        entry.args.iter().for_each(|arg| call.out.bulk(arg));
+        call.out.bulk(&entry.addr);
+        call.out.bulk(&entry.name);
+    }
+}
+
+/// SLOWLOG STAGES: numbers of entries, each with its stages.
+fn slowlog_stages(call: &mut Call<'_>) {
+    let count = match slowlog_count(call) {
+        Ok(count) => count,
+        Err(refusal) => return call.refuse(&refusal),
+    };
+    let entries = call.session.hub.slowlog.newest(usize::MAX);
+    let known = entries.iter().filter_map(|entry| Some((entry.id, entry.stages?.named())));
+    let known: Vec<_> = known.take(count).collect();
+    call.out.array(known.len());
+    for (id, stages) in known {
+        call.out.array(2);
+        call.out.int(id as i64);
+        call.out.map(stages.len());
         for (name, us) in stages {
-            out.bulk(name);
-            out.int(us as i64);
+            call.out.bulk(name);
+            call.out.int(us as i64);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! String commands: rows, and arguments to ops.
 
 use super::super::errors::Refusal;
-use super::args::{float_is_finite, integer, is};
+use super::args::{integer, is, is_float};
 use super::{KeyRange, ROW, Request, Row, Run, Scope, key_range};
 use crate::store::{Expiry, List, Op, SetReply, SetWhen};
 
@@ -255,10 +255,11 @@ fn decrby<'a>(request: &Request<'a>) -> Planned<'a> {
 }
 
 fn incrbyfloat<'a>(request: &Request<'a>) -> Planned<'a> {
-    match float_is_finite(request.arg(2)) {
-        Some(true) => Ok(Op::IncrByFloat { key: request.arg(1), delta: request.arg(2) }),
-        Some(false) => Err(Refusal::new("ERR increment would produce NaN or Infinity")),
-        None => Err(Refusal::NOT_FLOAT),
+    // Infinity too: whether the key holds a number comes first.
+    if is_float(request.arg(2)) {
+        Ok(Op::IncrByFloat { key: request.arg(1), delta: request.arg(2) })
+    } else {
+        Err(Refusal::NOT_FLOAT)
     }
 }
 

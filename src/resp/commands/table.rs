@@ -176,50 +176,59 @@ impl Table {
     /// Redis's texts for an unknown command or subcommand, or a wrong number of arguments.
     #[inline]
     pub fn resolve(&'static self, args: &[&[u8]]) -> Result<&'static Entry, (Option<u16>, Refusal)> {
-        let name = args.first().copied().unwrap_or_default();
-        let Some(entry) = self.find(name) else {
-            return Err((None, unknown_command(args)));
-        };
-        let entry = match entry.row.run {
-            Run::Subcommands(_) if args.len() > 1 => {
-                let child = args.get(1).copied().unwrap_or_default();
-                self.find_child(entry, child)
-                    .ok_or_else(|| (Some(entry.index), unknown_subcommand(entry, child)))?
-            }
-            _ => entry,
-        };
+        let entry = self.named(args)?;
         if entry.fits(args.len()) {
             Ok(entry)
         } else {
             Err((Some(entry.index), Refusal::arity(&entry.full_name)))
         }
     }
+
+    /// As `resolve`, whatever the number of arguments.
+    ///
+    /// # Errors
+    /// Redis's texts for an unknown command or subcommand.
+    #[inline]
+    pub fn named(&'static self, args: &[&[u8]]) -> Result<&'static Entry, (Option<u16>, Refusal)> {
+        let name = args.first().copied().unwrap_or_default();
+        let Some(entry) = self.find(name) else {
+            return Err((None, unknown_command(args)));
+        };
+        match entry.row.run {
+            Run::Subcommands(_) if args.len() > 1 => {
+                let child = args.get(1).copied().unwrap_or_default();
+                self.find_child(entry, child)
+                    .ok_or_else(|| (Some(entry.index), unknown_subcommand(entry, child)))
+            }
+            _ => Ok(entry),
+        }
+    }
 }
 
-fn quoted(bytes: &[u8], max: usize) -> String {
+/// The start of what a client sent, up to a zero byte.
+fn quoted(bytes: &[u8], max: usize) -> &[u8] {
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len()).min(max);
-    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+    bytes.get(..end).unwrap_or_default()
 }
 
 fn unknown_command(args: &[&[u8]]) -> Refusal {
-    let mut text = format!(
-        "ERR unknown command '{}', with args beginning with: ",
-        quoted(args.first().copied().unwrap_or_default(), 128)
-    );
+    let name = quoted(args.first().copied().unwrap_or_default(), 128);
+    let mut text = [b"ERR unknown command '", name, b"', with args beginning with: "].concat();
     let start = text.len();
     for arg in args.iter().skip(1) {
         let used = text.len() - start;
         if used >= 128 {
             break;
         }
-        text.push_str(&format!("'{}' ", quoted(arg, 128 - used)));
+        text.extend_from_slice(&[b"'", quoted(arg, 128 - used), b"' "].concat());
     }
     Refusal::owned(text)
 }
 
 fn unknown_subcommand(parent: &Entry, child: &[u8]) -> Refusal {
     let parent = parent.row.name.to_ascii_uppercase();
-    Refusal::owned(format!("ERR unknown subcommand '{}'. Try {parent} HELP.", quoted(child, 128)))
+    let after = format!("'. Try {parent} HELP.");
+    Refusal::quoting("ERR unknown subcommand '", quoted(child, 128), &after)
 }
 
 static TABLE: LazyLock<Table> = LazyLock::new(Table::build);
@@ -275,7 +284,9 @@ mod tests {
 
     #[test]
     fn refusals_have_the_texts_of_redis() {
-        let text = |args: &[&[u8]]| table().resolve(args).err().map(|(_, refusal)| refusal.0.into_owned());
+        let text = |args: &[&[u8]]| {
+            table().resolve(args).err().map(|(_, refusal)| String::from_utf8_lossy(&refusal.0).into_owned())
+        };
         let check = |args: &[&[u8]], expected: &str| assert_eq!(text(args).as_deref(), Some(expected));
         check(&[b"FOO"], "ERR unknown command 'FOO', with args beginning with: ");
         check(&[b"foo", b"a", b"b\0c"], "ERR unknown command 'foo', with args beginning with: 'a' 'b' ");

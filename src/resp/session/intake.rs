@@ -67,6 +67,7 @@ impl Session {
             clock_ns: 0,
             clock_is_fresh: false,
             last_command: u16::MAX,
+            waits_until_ns: None,
             run: (0, 0),
         }
     }

@@ -1,6 +1,7 @@
 //! Requests answered on the spot: by the session itself, or from the memory of the core.
 
-use super::{Backend, Brief, Call, Entry, PartitionId, Request, Session, Writer, take};
+use super::{Backend, Call, Entry, PartitionId, Request, Session, Writer, take};
+use crate::resp::slowlog::Brief;
 
 impl Session {
     /// Answers GET from memory, if the node can.
@@ -61,7 +62,7 @@ impl Session {
     #[inline]
     fn note_slow(&self, entry: &Entry, args: &[&[u8]], took_ns: u64, backend: &dyn Backend) {
         if self.hub.slowlog.is_slow(took_ns) {
-            self.log_slow(entry.index, &Brief::new(args), took_ns, None, backend);
+            self.log_slow(&Brief::without_secrets(entry, args), took_ns, None, backend);
         }
     }
 
@@ -78,7 +79,12 @@ impl Session {
         let (index, calls) = take(&mut self.run);
         if calls > 0 {
             let now = backend.mono_ns();
-            self.stats().command(index).add(calls, now.saturating_sub(self.clock_ns));
+            let took_ns = now.saturating_sub(self.clock_ns);
+            let command = self.stats().command(index);
+            command.add(calls, took_ns, took_ns);
+            if self.hub.tracks_latency() {
+                command.keep_times(calls, took_ns, took_ns);
+            }
             self.stats().count_commands(calls);
             self.clock_ns = now;
         }

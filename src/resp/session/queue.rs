@@ -6,38 +6,8 @@ use super::output::OUTPUT_HARD_BYTES;
 use super::{
     Backend, Ending, Outcome, PartitionId, Reply, Session, SessionReply, Watched, Writer, errors, take,
 };
-use crate::resp::slowlog::{SlowCommand, StageTimes};
+use crate::resp::slowlog::{Brief, SlowCommand, StageTimes};
 use crate::store::{ErrorKind, Op, SetReply};
-
-/// The start of a request's arguments, kept for SLOWLOG while it is in flight.
-#[derive(Clone, Copy, Debug)]
-pub struct Brief {
-    /// Arguments, the name included.
-    pub args: u32,
-    len: u8,
-    bytes: [u8; 43],
-}
-
-impl Brief {
-    /// Keeps the first argument after the name, or its start.
-    #[inline]
-    pub fn new(args: &[&[u8]]) -> Self {
-        let mut brief = Self { args: args.len() as u32, len: 0, bytes: [0; 43] };
-        if let Some(first) = args.get(1) {
-            let len = first.len().min(brief.bytes.len());
-            brief.len = len as u8;
-            for (to, from) in brief.bytes.iter_mut().zip(first.iter()) {
-                *to = *from;
-            }
-        }
-        brief
-    }
-
-    /// What was kept.
-    pub fn first_arg(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
-    }
-}
 
 /// One place in the order of replies.
 pub struct Slot {
@@ -51,13 +21,14 @@ pub struct Slot {
     pub is_read: bool,
     pub request_bytes: usize,
     pub started_ns: u64,
+    /// What carrying it out took.
+    pub ran_ns: u64,
     pub brief: Brief,
 }
 
 impl Slot {
     /// A place for replies that are known already.
     pub fn ready(resp3: bool) -> Self {
-        let brief = Brief::new(&[]);
         Self {
             body: Body::Ready(Vec::new()),
             entry: 0,
@@ -67,7 +38,8 @@ impl Slot {
             is_read: false,
             request_bytes: 0,
             started_ns: 0,
-            brief,
+            ran_ns: 0,
+            brief: Brief::default(),
         }
     }
 }
@@ -217,6 +189,7 @@ impl Session {
     /// Puts an outcome into the slot at this place of the queue.
     pub(super) fn take_reply(&mut self, at: usize, part: usize, reply: SessionReply, backend: &dyn Backend) {
         let slot = self.queue.get_mut(at).expect("a ticket's slot stays queued until its outcomes have come");
+        slot.ran_ns += backend.ran_ns();
         if let Body::Parts(parts) = &mut slot.body {
             let before = parts.bytes;
             parts.take(part, reply);
@@ -329,19 +302,22 @@ impl Session {
         let took_ns = self.clock_ns.saturating_sub(slot.started_ns);
         self.in_flight_bytes -= slot.request_bytes;
         let stats = self.stats();
-        stats.command(slot.entry).add(1, took_ns);
+        let command = stats.command(slot.entry);
+        command.add(1, slot.ran_ns, took_ns);
+        if self.hub.tracks_latency() {
+            command.keep_times(1, slot.ran_ns, took_ns);
+        }
         stats.count_commands(1);
         if self.hub.slowlog.is_slow(took_ns) {
             let stamps = backend.stage_stamps();
             let stages = stamps.map(|stamps| StageTimes::of(slot.started_ns, &stamps, self.clock_ns));
-            self.log_slow(slot.entry, &slot.brief, took_ns, stages, backend);
+            self.log_slow(&slot.brief, took_ns, stages, backend);
         }
     }
 
     /// Adds a request to SLOWLOG.
     pub(super) fn log_slow(
         &self,
-        entry: u16,
         brief: &Brief,
         took_ns: u64,
         stages: Option<StageTimes>,
@@ -351,27 +327,11 @@ impl Session {
             id: 0,
             at_s: backend.now_ms() / 1000,
             took_us: took_ns / 1000,
-            args: self.brief_args(entry, brief),
+            args: brief.shown(),
             addr: self.client.addr.clone(),
             name: self.client.name(),
             stages,
         });
-    }
-
-    fn brief_args(&self, entry: u16, brief: &Brief) -> Vec<Vec<u8>> {
-        let entry = self.table.entry(entry);
-        let mut args: Vec<Vec<u8>> =
-            entry.full_name.split('|').map(|word| word.as_bytes().to_vec()).collect();
-        let names = args.len();
-        // What a client says before it is known may be a password.
-        if brief.args > 1 && names == 1 && !entry.traits.no_auth {
-            args.push(brief.first_arg().to_vec());
-        }
-        let more = (brief.args as usize).saturating_sub(args.len());
-        if more > 0 {
-            args.push(format!("... ({more} more arguments)").into_bytes());
-        }
-        args
     }
 }
 

@@ -5,12 +5,12 @@
 
 use super::output::OUTPUT_HARD_BYTES;
 use super::queue::{Body, Merge, Parts};
+use super::wait;
 use super::{
     Backend, Call, Ending, Entry, Flow, Kind, Op, Outcome, PartitionId, Refusal, ReplyMode, Request, Run,
     Session, Writer, errors, introspection, take,
 };
 use crate::resp::commands::Scope;
-use crate::resp::commands::args::integer;
 use crate::store::op::HEAVY_BYTES;
 use crate::store::{ErrorKind, List, MAX_WALKS};
 use corduroy_shards::routing::slot_of;
@@ -141,6 +141,7 @@ impl Session {
         match flow {
             Flow::Exec => return self.exec(entry, args, backend),
             Flow::Watch => return self.watch(entry, args, backend),
+            Flow::Wait => return self.wait(entry, args, backend),
             _ => {}
         }
         self.count_local(entry.index, backend);
@@ -161,16 +162,12 @@ impl Session {
                 session.unwatch();
                 out.ok();
             }
-            Flow::Wait => match wait_arguments(args) {
-                Ok(()) => out.int(0),
-                Err(refusal) => out.error(refusal.0.as_bytes()),
-            },
             Flow::Quit => {
                 session.ending = Ending::AfterReplies;
                 out.ok();
             }
             Flow::Reset => session.reset(backend, out),
-            Flow::Exec | Flow::Watch => unreachable!("taken care of above"),
+            Flow::Exec | Flow::Watch | Flow::Wait => unreachable!("taken care of above"),
         });
     }
 
@@ -194,8 +191,8 @@ impl Session {
         }
         self.transaction = None;
         self.unwatch();
-        let why = refusal.0.strip_prefix("ERR ").unwrap_or(&refusal.0);
-        Some(Refusal::owned(format!("EXECABORT Transaction discarded because of: {why}")))
+        let why = refusal.0.strip_prefix(b"ERR ").unwrap_or(&refusal.0);
+        Some(Refusal::owned([b"EXECABORT Transaction discarded because of: ", why].concat()))
     }
 
     fn watch(&mut self, entry: &'static Entry, args: &[&[u8]], backend: &dyn Backend) {
@@ -239,7 +236,7 @@ impl Session {
         let mut items = Vec::new();
         let mut partitions: Vec<PartitionId> = watched.iter().map(|watched| watched.partition).collect();
         for (entry, args) in transaction.commands {
-            self.stats().command(entry.index).add(1, 0);
+            self.stats().command(entry.index).add(1, 0, 0);
             items.push(self.exec_item(entry, args, backend, &mut ops, &mut partitions));
         }
         partitions.dedup();
@@ -292,11 +289,17 @@ impl Session {
                         }
                         return Item::Outcome(entry);
                     }
-                    Err(refusal) => out.error(refusal.0.as_bytes()),
+                    Err(refusal) => out.error(&refusal.0),
                 }
             }
             Run::Local(_) | Run::Subcommands(_) => return Item::Local(entry, args),
-            Run::Flow(Flow::Wait) => out.int(0),
+            Run::Flow(Flow::Wait) => {
+                let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
+                match wait::arguments(&args, backend.now_ms()) {
+                    Ok(_) => out.int(0),
+                    Err(refusal) => out.error(&refusal.0),
+                }
+            }
             Run::Flow(_) => out.ok(),
             Run::Refused(reason) => out.error(reason),
         }
@@ -357,6 +360,8 @@ impl Session {
                     let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
                     let writer = Writer::new(out.out, self.resp3);
                     function(&mut Call { session: self, backend, args: &args, out: writer, entry });
+                    // HELLO acts on the replies behind its own.
+                    out.resp3 = self.resp3;
                 }
             }
             let index = match item {
@@ -373,12 +378,4 @@ fn partition_of(key: &[u8], backend: &dyn Backend) -> PartitionId {
         [only] => *only,
         _ => backend.partition_of_slot(slot_of(key)),
     }
-}
-
-fn wait_arguments(args: &[&[u8]]) -> Result<(), Refusal> {
-    let [_, replicas, timeout] = args else { return Err(Refusal::SYNTAX) };
-    integer(replicas)?;
-    let timeout =
-        integer(timeout).map_err(|_| Refusal::new("ERR timeout is not an integer or out of range"))?;
-    if timeout < 0 { Err(Refusal::new("ERR timeout is negative")) } else { Ok(()) }
 }

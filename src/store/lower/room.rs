@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Seek as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,10 +18,8 @@ use rustix::io::Errno;
 
 /// Left free on the disk by flushes and merges that do not have to go on at any price.
 pub(super) const MARGIN_BYTES: u64 = 8 << 20;
-/// What a use of the reserve takes beside what it writes: for version files, and for what a file system adds.
-const SLACK_BYTES: u64 = 256 << 10;
-/// What the reserve leaves of the room when it takes back what there is.
-const LEFT_BYTES: u64 = 64 << 10;
+/// What a use of the reserve leaves of it: for version files, and for what a file system adds.
+const SLACK_BYTES: u64 = 512 << 10;
 /// The reserve is this part of the disk, within these bounds.
 const RESERVE_SHARE: u64 = 32;
 const RESERVE_MIN_BYTES: u64 = 2 << 20;
@@ -123,8 +121,7 @@ impl DiskRoom {
         if free_bytes >= bytes + MARGIN_BYTES {
             return Ok(Ok(()));
         }
-        // The last of it goes without slack: then there is nothing to lose.
-        if !deletes || free_bytes + self.state().held_bytes < bytes {
+        if !deletes || self.usable_bytes()? < bytes {
             return Ok(Err(Lacking { needed_bytes: bytes, free_bytes }));
         }
         self.release((bytes + SLACK_BYTES).saturating_sub(free_bytes))?;
@@ -142,39 +139,49 @@ impl DiskRoom {
         Ok(())
     }
 
-    /// Takes back for the reserve what there is, until it is whole. Says whether the tree has room: the reserve, and more.
+    /// Makes the reserve whole again if there is space for it, and says whether the tree has room: the reserve, and more.
     pub(super) fn restore(&self) -> io::Result<bool> {
         let mut state = self.state();
         let free_bytes = self.free_bytes()?;
-        let missing_bytes = self.reserve_bytes - state.held_bytes;
-        if missing_bytes == 0 {
+        if state.held_bytes == self.reserve_bytes {
             return Ok(free_bytes >= MARGIN_BYTES);
         }
         // While a writer is at work it may need what there is.
-        let taken_bytes = missing_bytes.min(free_bytes.saturating_sub(LEFT_BYTES));
-        if state.writers > 0 || taken_bytes == 0 {
+        let missing_bytes = self.reserve_bytes - state.held_bytes;
+        if state.writers > 0 || free_bytes < missing_bytes + 2 * MARGIN_BYTES {
             return Ok(false);
         }
-        if let Err(error) = self.make(state.held_bytes, taken_bytes) {
+        if let Err(error) = self.make(state.held_bytes) {
             let kept =
                 OpenOptions::new().write(true).open(self.path()).and_then(|f| f.set_len(state.held_bytes));
             return if is_no_room(&error) { kept.map(|()| false) } else { Err(error) };
         }
-        state.held_bytes += taken_bytes;
-        Ok(taken_bytes == missing_bytes && free_bytes - taken_bytes >= MARGIN_BYTES)
+        state.held_bytes = self.reserve_bytes;
+        Ok(true)
     }
 
-    /// Makes more of the reserve.
-    fn make(&self, held_bytes: u64, more_bytes: u64) -> io::Result<()> {
+    /// Makes what is missing of the reserve.
+    fn make(&self, held_bytes: u64) -> io::Result<()> {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.path())?;
         file.set_len(held_bytes)?;
-        match fallocate(&file, FallocateFlags::empty(), held_bytes, more_bytes) {
+        match fallocate(&file, FallocateFlags::empty(), 0, self.reserve_bytes) {
             Ok(()) => {}
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(&mut file, held_bytes, more_bytes)?,
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.write_zeros(&mut file)?,
             Err(errno) => return Err(errno.into()),
         }
         file.sync_all()
+    }
+
+    fn write_zeros(&self, file: &mut File) -> io::Result<()> {
+        let zeros = vec![0; STEP_BYTES];
+        let mut left = self.reserve_bytes;
+        while left > 0 {
+            let (now, _) = zeros.split_at(usize::try_from(left).unwrap_or(STEP_BYTES).min(STEP_BYTES));
+            file.write_all(now)?;
+            left -= now.len() as u64;
+        }
+        Ok(())
     }
 
     /// A flush or a merge begins.
@@ -210,18 +217,6 @@ impl DiskRoom {
     }
 }
 
-fn write_zeros(file: &mut File, from: u64, bytes: u64) -> io::Result<()> {
-    let zeros = vec![0; STEP_BYTES];
-    file.seek(io::SeekFrom::Start(from))?;
-    let mut left = bytes;
-    while left > 0 {
-        let (now, _) = zeros.split_at(usize::try_from(left).unwrap_or(STEP_BYTES).min(STEP_BYTES));
-        file.write_all(now)?;
-        left -= now.len() as u64;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,12 +245,8 @@ mod tests {
         assert!(room.restore().unwrap());
         assert!(blocks() >= room.reserve_bytes);
         // One that was half made is made whole, and one that is none but in name is none.
-        let mut hollow = File::create(folder.path().join(RESERVE_FILE)).unwrap();
+        let hollow = File::create(folder.path().join(RESERVE_FILE)).unwrap();
         hollow.set_len(room.reserve_bytes).unwrap();
-        DiskRoom::open(folder.path()).unwrap();
-        assert!(blocks() >= room.reserve_bytes);
-        write_zeros(&mut hollow, 0, room.reserve_bytes).unwrap();
-        assert_eq!(hollow.metadata().unwrap().len(), room.reserve_bytes);
         fs::write(folder.path().join(".tmpAbC"), b"a current that never was").unwrap();
         DiskRoom::open(folder.path()).unwrap();
         assert_eq!(files(folder.path()), [RESERVE_FILE]);

@@ -185,14 +185,36 @@ fn refused_and_unknown_requests() {
 #[test]
 fn wait_answers_after_the_writes_before_it() {
     let mut talk = Talk::new(1);
-    talk.session.input(b"SET a 1\r\nWAIT 1 0\r\nPING\r\n", &talk.fake);
+    talk.session.input(b"SET a 1\r\nWAIT 0 0\r\nPING\r\n", &talk.fake);
     assert_eq!(talk.session.in_flight(), 1);
     assert!(!talk.session.wants_read());
     talk.answer(false);
     assert_eq!(talk.output(), b"+OK\r\n:0\r\n+PONG\r\n");
     talk.check("WAIT x 0", "-ERR value is not an integer or out of range~");
     talk.check("WAIT 0 -1", "-ERR timeout is negative~");
+    talk.check("WAIT 2 9223372036854775807", "-ERR timeout is out of range~");
     talk.check("MULTI\nSET a 1\nWAIT 0 0\nEXEC", "+OK~+QUEUED~+QUEUED~*2~+OK~:0~");
+}
+
+#[test]
+fn a_wait_for_copies_ends_with_its_time() {
+    let mut talk = Talk::new(1);
+    talk.check("WAIT 1 1000\nPING", "");
+    assert_eq!(talk.session.waits_until_ns(), Some(1_000_000_000));
+    assert!(!talk.session.wants_read() && talk.hub.blocked() == 1);
+    talk.session.end_wait(999_999_999, &talk.fake);
+    assert!(talk.session.output().is_empty());
+    talk.session.end_wait(1_000_000_000, &talk.fake);
+    assert_eq!(talk.output(), b":0\r\n+PONG\r\n");
+    assert_eq!(talk.hub.blocked(), 0);
+    talk.check(
+        "MULTI\nWAIT 1 0\nWAIT x 0\nEXEC",
+        "+OK~+QUEUED~+QUEUED~*2~:0~-ERR value is not an integer or out of range~",
+    );
+    talk.check("WAIT 1 0", "");
+    assert_eq!(talk.session.waits_until_ns(), Some(u64::MAX));
+    drop(talk.session);
+    assert_eq!(talk.hub.blocked(), 0, "its client has left");
 }
 
 #[test]
@@ -206,8 +228,8 @@ fn slow_commands_are_logged_with_their_stages() {
     talk.output();
     talk.check("SLOWLOG LEN", ":1~");
     talk.check(
-        "SLOWLOG GET",
-        "*1~*7~:0~:1700000000~:250~*3~$3~set~$3~key~$22~... (1 more arguments)~$11~127.0.0.1:1~$2~me~\
+        "SLOWLOG GET\nSLOWLOG STAGES",
+        "*1~*6~:0~:1700000000~:250~*3~$3~SET~$3~key~$5~value~$11~127.0.0.1:1~$2~me~*1~*2~:0~\
          *10~$9~queued_us~:1~$11~proposed_us~:2~$10~durable_us~:200~$10~applied_us~:10~$10~replied_us~:37~",
     );
     talk.check("SLOWLOG RESET\nSLOWLOG LEN\nSLOWLOG GET -1", "+OK~:0~*0~");
@@ -222,7 +244,9 @@ fn what_is_answered_on_the_spot_is_logged_where_everything_is() {
     talk.say("PING\nGET key\nAUTH secret\nCONFIG SET slowlog-max-len 9");
     talk.hub.slowlog.set_slower_than_us(-1);
     let logged = talk.say("SLOWLOG GET").replace("\r\n", "~");
-    for words in ["$4~ping~", "$3~get~$3~key~", "$4~auth~$22~... (1 more arguments)~", "$6~config~$3~set~"] {
+    for words in
+        ["$4~PING~", "$3~GET~$3~key~", "$4~AUTH~$10~(redacted)~", "$6~CONFIG~$3~SET~$15~slowlog-max-len~"]
+    {
         assert!(logged.contains(words), "{words}: {logged}");
     }
     assert!(!logged.contains("secret"), "{logged}");
@@ -250,7 +274,7 @@ proptest::proptest! {
             let name = table.entries[at % table.entries.len()].full_name.replace('|', " ");
             let line = format!("{name} {}\r\n", args.join(" "));
             let out = talk.say_bytes(line.as_bytes());
-            let closes = talk.session.should_close() || talk.session.reply_mode != ReplyMode::On || talk.session.muted;
+            let closes = talk.session.should_close() || talk.session.waits_until_ns().is_some() || talk.session.reply_mode != ReplyMode::On || talk.session.muted;
             proptest::prop_assert!(closes || !out.is_empty(), "{} got no reply", line);
             proptest::prop_assert_eq!(talk.session.in_flight(), 0);
         }

@@ -1,0 +1,47 @@
+//! Connections that wait in WAIT, by when their time is over. A connection that has ended is found to be so then.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use super::connection::{self, Conn};
+use super::core::Core;
+
+/// The waits of a core, the next to end first: when, and the connection's number.
+#[derive(Debug, Default)]
+pub struct Waits(RefCell<BTreeSet<(u64, u64)>>);
+
+impl Waits {
+    /// Takes note of a connection's wait, if it has begun one.
+    pub fn note(&self, conn: &Conn) {
+        // One without an end needs no clock: only the client ends it.
+        if let Some(until_ns) = conn.session.borrow().waits_until_ns()
+            && until_ns != u64::MAX
+        {
+            self.0.borrow_mut().insert((until_ns, conn.id));
+        }
+    }
+
+    /// When the next one is over, on the monotonic clock.
+    pub fn next_ns(&self) -> Option<u64> {
+        self.0.borrow().first().map(|(until_ns, _)| *until_ns)
+    }
+
+    fn take_due(&self, now_ns: u64) -> Option<u64> {
+        let mut waits = self.0.borrow_mut();
+        if waits.first()?.0 > now_ns {
+            return None;
+        }
+        waits.pop_first().map(|(_, conn)| conn)
+    }
+}
+
+/// Answers those whose time is over.
+pub fn end_due(core: &Rc<Core>) {
+    let now_ns = core.now().mono_ns;
+    while let Some(id) = core.waits.take_due(now_ns) {
+        let Some(conn) = core.conns.borrow().get(id) else { continue };
+        conn.session.borrow_mut().end_wait(now_ns, &**core);
+        connection::settle(core, &conn);
+    }
+}
