@@ -1,0 +1,283 @@
+//! Random requests to this server and to a redis-server beside it: replies must be the same to the byte, but for what
+//! `rules.rs` says. Each round is drawn from one seed; a difference is told with its seed and the fewest steps that show it.
+//!
+//! `CORDUROY_BESIDE_SEED=N` starts at that seed, `CORDUROY_BESIDE_COMMANDS=N` plays so many requests instead of a minute's,
+//! `CORDUROY_BESIDE_ALL=1` tells all differences, not the first. Left out where redis-server is not installed.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod draw;
+mod forms;
+mod generate;
+mod peer;
+mod rules;
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../process/server.rs"]
+mod server;
+
+use std::time::{Duration, Instant};
+
+use draw::Dice;
+use generate::Step;
+use peer::{Redis, Reply, Side, packed};
+use server::{Server, data_dir};
+
+/// How long to play if nobody says otherwise.
+const PLAY: Duration = Duration::from_secs(50);
+/// Steps from one seed.
+const ROUND: usize = 300;
+/// Requests sent at a time.
+const PIPELINE: usize = 12;
+
+/// What is known of a connection from Redis's replies.
+#[derive(Default, Clone)]
+struct Talk {
+    in_multi: bool,
+    queue: Vec<Vec<Vec<u8>>>,
+}
+
+impl Talk {
+    fn note(&mut self, args: &[Vec<u8>], reply: &Reply) {
+        let name = args[0].to_ascii_lowercase();
+        match (name.as_slice(), reply) {
+            (_, Reply::Closed) | (b"exec" | b"discard" | b"reset", _)
+                if *reply != Reply::Line(b"+QUEUED".to_vec()) =>
+            {
+                *self = Self::default();
+            }
+            (b"multi", Reply::Line(line)) if line == b"+OK" => self.in_multi = true,
+            (_, Reply::Line(line)) if line == b"+QUEUED" => self.queue.push(args.to_vec()),
+            _ => {}
+        }
+    }
+}
+
+/// A step whose replies differed.
+struct Difference {
+    step: Step,
+    theirs: Reply,
+    ours: Reply,
+}
+
+struct Match {
+    theirs: Side,
+    ours: Side,
+    resp3: bool,
+    talks: [Talk; 2],
+}
+
+impl Match {
+    fn begin(&mut self, resp3: bool) {
+        self.resp3 = resp3;
+        self.talks = Default::default();
+        for side in [&mut self.theirs, &mut self.ours] {
+            side.begin(resp3);
+            let flushed = side.ask(0, &[b"FLUSHALL".to_vec()]);
+            assert_eq!(flushed, Reply::Line(b"+OK".to_vec()));
+            for (name, value) in DEFAULTS {
+                let set: Vec<Vec<u8>> =
+                    ["CONFIG", "SET", name, value].iter().map(|arg| arg.as_bytes().to_vec()).collect();
+                side.ask(0, &set);
+            }
+        }
+    }
+
+    /// Whether the order of what follows, or the tracking of transactions, needs the reply.
+    fn ends_batch(args: &[Vec<u8>]) -> bool {
+        let name = args[0].to_ascii_lowercase();
+        [&b"multi"[..], b"exec", b"discard", b"reset", b"quit", b"hello", b"client", b"wait"]
+            .contains(&name.as_slice())
+    }
+
+    /// Plays requests of one connection, sent together; answers how many, and the first difference.
+    fn ask(&mut self, conn: usize, batch: &[&Vec<Vec<u8>>]) -> Option<Difference> {
+        let bytes: Vec<u8> = batch.iter().flat_map(|args| packed(args)).collect();
+        self.theirs.send(conn, &bytes);
+        self.ours.send(conn, &bytes);
+        // All are read, whatever is found: what is still under way would get into what comes next.
+        let mut found = None;
+        for args in batch {
+            let (theirs, ours) = (self.theirs.read(conn), self.ours.read(conn));
+            let talk = &mut self.talks[conn];
+            let queue = std::mem::take(&mut talk.queue);
+            let is_same = rules::same(args, &queue, &theirs, &ours);
+            talk.queue = queue;
+            talk.note(args, &theirs);
+            let is_closed = theirs == Reply::Closed || ours == Reply::Closed;
+            if !is_same && found.is_none() {
+                found = Some(Difference { step: Step::Ask(conn, args.to_vec()), theirs, ours });
+            }
+            if is_closed {
+                break;
+            }
+        }
+        found
+    }
+
+    fn other(&mut self, step: &Step) -> Option<Difference> {
+        let (theirs, ours) = match step {
+            Step::Ask(..) => unreachable!("asked in batches"),
+            Step::Over(conn, set, look) => {
+                let made = [self.theirs.ask(*conn, set), self.ours.ask(*conn, set)];
+                std::thread::sleep(Duration::from_millis(20));
+                let [theirs, ours] = made;
+                let more = |first, second| Reply::List(b' ', vec![first, second]);
+                (more(theirs, self.theirs.ask(*conn, look)), more(ours, self.ours.ask(*conn, look)))
+            }
+            Step::Raw(bytes) => (self.theirs.raw(bytes), self.ours.raw(bytes)),
+            Step::Walk(conn, options) => (self.theirs.walk(*conn, options), self.ours.walk(*conn, options)),
+        };
+        (theirs != ours && !rules::same_bytes(step, &theirs, &ours)).then(|| Difference {
+            step: step.clone(),
+            theirs,
+            ours,
+        })
+    }
+
+    /// Plays steps; the first difference ends it.
+    fn play(&mut self, steps: &[Step]) -> Option<Difference> {
+        let mut at = 0;
+        while let Some(step) = steps.get(at) {
+            let Step::Ask(conn, _) = step else {
+                if let Some(difference) = self.other(step) {
+                    return Some(difference);
+                }
+                at += 1;
+                continue;
+            };
+            let mut batch = Vec::new();
+            while let Some(Step::Ask(other, args)) = steps.get(at)
+                && other == conn
+                && batch.len() < PIPELINE
+            {
+                at += 1;
+                batch.push(args);
+                if Self::ends_batch(args) {
+                    break;
+                }
+            }
+            if let Some(difference) = self.ask(*conn, &batch) {
+                return Some(difference);
+            }
+        }
+        None
+    }
+
+    /// Draws and plays a round; answers its steps, and the first difference.
+    fn round(&mut self, seed: u64) -> (Vec<Step>, Option<Difference>) {
+        self.begin(seed % 2 == 1);
+        let mut dice = Dice::new(seed);
+        let mut steps = Vec::new();
+        while steps.len() < ROUND {
+            let in_multi = [self.talks[0].in_multi, self.talks[1].in_multi];
+            let mut fresh = Vec::new();
+            // A few at a time, so that they can be sent together.
+            while fresh.len() < PIPELINE {
+                let drawn = generate::next(&mut dice, in_multi);
+                let ends =
+                    drawn.iter().any(|step| matches!(step, Step::Ask(_, args) if Self::ends_batch(args)));
+                fresh.extend(drawn);
+                if ends {
+                    break;
+                }
+            }
+            let difference = self.play(&fresh);
+            steps.extend(fresh);
+            if difference.is_some() {
+                return (steps, difference);
+            }
+        }
+        (steps, None)
+    }
+
+    /// Leaves out what the difference does not need.
+    fn shrink(&mut self, mut steps: Vec<Step>, mut difference: Difference) -> (Vec<Step>, Difference) {
+        let mut size = steps.len() / 2;
+        while size > 0 {
+            let mut at = 0;
+            while at < steps.len() {
+                let mut fewer = steps.clone();
+                fewer.drain(at..(at + size).min(fewer.len()));
+                self.begin(self.resp3);
+                match self.play(&fewer) {
+                    Some(found) => (steps, difference) = (fewer, found),
+                    None => at += size,
+                }
+            }
+            size /= 2;
+        }
+        (steps, difference)
+    }
+}
+
+/// Settings that a round may have changed and the next must find as they were.
+const DEFAULTS: [(&str, &str); 4] = [
+    ("hz", "10"),
+    ("latency-tracking", "yes"),
+    ("latency-tracking-info-percentiles", "50 99 99.9"),
+    ("notify-keyspace-events", ""),
+];
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+fn show(step: &Step) -> String {
+    let request = |args: &[Vec<u8>]| {
+        args.iter().map(|arg| format!("\"{}\"", arg.escape_ascii())).collect::<Vec<_>>().join(" ")
+    };
+    match step {
+        Step::Ask(conn, args) => format!("{} {}", conn + 1, request(args)),
+        Step::Walk(conn, options) => format!("{} SCAN 0 to its end {}", conn + 1, request(options)),
+        Step::Raw(bytes) => format!("raw \"{}\"", bytes.escape_ascii()),
+        Step::Over(conn, set, look) => format!("{} {} ; (20 ms) ; {}", conn + 1, request(set), request(look)),
+    }
+}
+
+#[test]
+fn random_commands_get_the_replies_of_redis() {
+    let Some(redis) = Redis::start() else {
+        println!("left out: redis-server is not installed");
+        return;
+    };
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &[]);
+    let mut both = Match {
+        theirs: Side::new(redis.port),
+        ours: Side::new(server.port),
+        resp3: false,
+        talks: Default::default(),
+    };
+    let wanted = number("CORDUROY_BESIDE_COMMANDS");
+    let tells_all = number("CORDUROY_BESIDE_ALL").is_some();
+    let mut seed = number("CORDUROY_BESIDE_SEED").unwrap_or(1);
+    let (begun, mut played, mut differences) = (Instant::now(), 0, Vec::new());
+    while wanted.map_or(begun.elapsed() < PLAY, |wanted| played < wanted) {
+        let (steps, difference) = both.round(seed);
+        played += steps.len() as u64;
+        if let Some(difference) = difference {
+            let (steps, difference) = both.shrink(steps, difference);
+            let steps: Vec<String> = steps.iter().map(show).collect();
+            let text = format!(
+                "seed {seed}, RESP{}:\n    {}\n  at {}\n  redis {:?}\n  ours  {:?}",
+                if both.resp3 { 3 } else { 2 },
+                steps.join("\n    "),
+                show(&difference.step),
+                difference.theirs,
+                difference.ours
+            );
+            println!("{text}");
+            differences.push(text);
+            if !tells_all {
+                break;
+            }
+        }
+        seed += 1;
+    }
+    println!("{played} requests in {:?}, {} differences", begun.elapsed(), differences.len());
+    assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
+    assert!(played >= 300, "nothing was played");
+    server.stop();
+}
