@@ -13,7 +13,7 @@ use corduroy_wal::device::{DiskDevice, Engine, UringOptions};
 use corduroy_wal::{Binding, OWNER_BYTES, Options as WalOptions, Recovered, Wal, WalError};
 
 use super::core::{Core, NodeShard, sync_mode};
-use super::identity::{Identity, IdentityError, Owner, binding_of};
+use super::identity::{Identity, IdentityError, Owner, binding_of, unbind};
 use super::message::Message;
 use super::shared::Shared;
 use super::{EXIT_IO, StartError, driver, log, system};
@@ -146,8 +146,10 @@ fn open_shard(
     let lower = LsmLower::open(&state_folder, lower, &binding).map_err(state)?;
     let store = Store::open(lower, store_options(shared)).map_err(state)?;
     let logs: Vec<PartitionId> = wal.logs().iter().map(|log| PartitionId(log.0)).collect();
-    belongs_here(shared, shard, wal_folder, &logs)?;
-    belongs_here(shared, shard, state_folder, &store.partitions())?;
+    belongs_here(shared, shard, wal_folder, &logs)
+        .and_then(|()| belongs_here(shared, shard, state_folder, &store.partitions()))
+        // What was just taken over must not stay bound to the wrong shard.
+        .inspect_err(|_| unbind(&shared.identity, &config.data_dir, shard))?;
     let partitions = shared.plan.partitions_of(shard);
     let waiting = shared.ledger.limit().max(WAITING_MIN_BYTES);
     let shard_options = shard_options(config, shared.plan.used_shards(), waiting);

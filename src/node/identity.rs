@@ -24,7 +24,7 @@ mod owner;
 mod recover;
 mod text;
 
-pub use bind::{Bound, binding_of, check};
+pub use bind::{Bound, binding_of, check, unbind};
 pub use error::IdentityError;
 pub use owner::Owner;
 pub use text::FORMAT_VERSION;

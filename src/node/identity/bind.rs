@@ -95,6 +95,22 @@ pub fn binding_of(identity: &Identity, shard: ShardId) -> Binding {
     Binding { owner, may_adopt: identity.format == UNBOUND }
 }
 
+/// Undoes the taking over of a shard's folders that proved to be another's. Folders of the second format keep what they say.
+pub fn unbind(identity: &Identity, data_dir: &Path, shard: ShardId) {
+    if identity.format != UNBOUND {
+        return;
+    }
+    let [log, state] = parts(data_dir, shard.0);
+    for manifest in [log.join(MANIFEST_FILE), LsmLower::manifest(&state)] {
+        match std::fs::remove_file(&manifest) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("{} names the wrong shard and cannot be removed: {error}", manifest.display());
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
 impl Bound {
     /// Counts this start: in the cards, then in the identity, which becomes one of the current format. Called when all
     /// shards have been opened.

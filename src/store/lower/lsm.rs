@@ -76,6 +76,12 @@ impl LsmLower {
         Manifest::new(owner).write(path)
     }
 
+    /// The file in the folder `path` that says whose it is.
+    #[must_use]
+    pub fn manifest(path: &Path) -> std::path::PathBuf {
+        path.join(super::manifest::FILE)
+    }
+
     /// Whose the folder `path` is; `None` if it does not say.
     ///
     /// # Errors
