@@ -147,6 +147,25 @@ pub(super) fn compare_unnamed(folder: &Path) -> Result<Option<Present>, LowerErr
     }
 }
 
+/// What a manifest has to say of a tree that was found without one; the tables' keys are added when it is opened.
+pub(super) fn marks(folder: &Path, found: &Present) -> Result<TreeMark, LowerError> {
+    let mark = |table: &NamedTable| {
+        let (bytes, end) = read_end(&table_file(folder, table.number))?;
+        Ok(TableMark {
+            number: table.number,
+            level: table.level,
+            file: FileMark { bytes, checksum: table.checksum },
+            end_checksum: xxh3_128(&end),
+            seqno: table.seqno,
+            min: Vec::new(),
+            max: Vec::new(),
+        })
+    };
+    let mut tables = found.tables.iter().map(mark).collect::<Result<Vec<_>, LowerError>>()?;
+    tables.sort_unstable_by_key(|table| table.number);
+    Ok(TreeMark { version: found.version, current: found.current, file: found.file, tables })
+}
+
 fn compare_tree(
     folder: &Path,
     manifest: &Manifest,

@@ -47,18 +47,20 @@ const LOOKS: u32 = 100;
 impl StateFolder {
     /// Compares the folder with its manifest, or takes over one that has none, if that is allowed.
     pub fn open(path: &Path, binding: &Binding) -> Result<Self, LowerError> {
-        let manifest = match Manifest::read(path)? {
+        let (manifest, is_unnamed) = match Manifest::read(path)? {
             Some(manifest) if manifest.owner != binding.owner => {
                 let (folder, found) = (path.to_owned(), Box::new(manifest.owner));
                 return Err(LowerError::Foreign { folder, found });
             }
             Some(manifest) => {
                 check::compare(path, &manifest)?;
-                manifest
+                (manifest, false)
             }
+            // Whose it is stays unsaid until something is changed, or `LsmLower::format` says it: whoever opened it may find
+            // by what it holds that it does not belong here.
             None if binding.may_adopt => {
                 check::compare_unnamed(path)?;
-                Manifest::new(binding.owner)
+                (Manifest::new(binding.owner), true)
             }
             None => {
                 let file = path.join(manifest::FILE);
@@ -66,7 +68,7 @@ impl StateFolder {
                 return Err(LowerError::damaged(&file, what));
             }
         };
-        let noted = Mutex::new(Noted { manifest, is_stale: false });
+        let noted = Mutex::new(Noted { manifest, is_stale: is_unnamed });
         Ok(Self { path: path.to_owned(), noted })
     }
 
@@ -78,6 +80,10 @@ impl StateFolder {
     pub fn opened(&self, tree: &AnyTree) -> Result<(), LowerError> {
         let mut noted = self.noted();
         let mark = self.mark(&noted.manifest, tree)?;
+        if noted.is_stale {
+            noted.manifest.tree = Some(mark);
+            return Ok(());
+        }
         let manifest = &mut noted.manifest;
         if manifest.ingestions + manifest.compactions > 0 || manifest.tree.as_ref() != Some(&mark) {
             (manifest.ingestions, manifest.compactions) = (0, 0);
@@ -151,7 +157,9 @@ impl StateFolder {
         for (level, runs) in (0_u8..).zip(version.iter_levels()) {
             for table in runs.iter().flat_map(|run| run.iter()) {
                 let (number, checksum) = (table.id(), table.checksum().into_u128());
-                let found = known.get(&number).filter(|known| known.file.checksum == checksum);
+                let found = known
+                    .get(&number)
+                    .filter(|known| known.file.checksum == checksum && !known.max.is_empty());
                 let mark = match found {
                     Some(&known) => TableMark { level, ..known.clone() },
                     None => {

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lsm_tree::compaction::Leveled;
 use lsm_tree::{AbstractTree, AnyTree};
 
+use super::check;
 use super::dead::{DeadRanges, Range};
 use super::folder::Change;
 use super::guard;
@@ -68,12 +69,17 @@ pub struct LsmLower {
 }
 
 impl LsmLower {
-    /// Makes an empty folder the state of `owner`: its tree is made when it is opened for the first time.
+    /// Makes a folder without a manifest the state of `owner`, as it is. The tree of an empty one is made when it is opened
+    /// for the first time.
     ///
     /// # Errors
-    /// [`LowerError::Io`].
+    /// [`LowerError`], if what it holds does not agree with itself or the manifest cannot be written.
     pub fn format(path: &Path, owner: [u8; OWNER_BYTES]) -> Result<(), LowerError> {
-        Manifest::new(owner).write(path)
+        let mut manifest = Manifest::new(owner);
+        if let Some(found) = check::compare_unnamed(path)? {
+            manifest.tree = Some(check::marks(path, &found)?);
+        }
+        manifest.write(path)
     }
 
     /// The file in the folder `path` that says whose it is.

@@ -251,7 +251,20 @@ fn a_folder_without_a_manifest_is_taken_over_where_that_is_allowed() {
     let lower = LsmLower::open(folder.path(), &shared, &adopt).expect("is taken over");
     assert_eq!(rows(&lower), Ok(expected.clone()));
     drop(lower);
-    assert_eq!(rows(&open(folder.path()).expect("it has a manifest now")), Ok(expected));
+    assert!(open(folder.path()).is_err(), "opening does not say whose it is");
+    LsmLower::format(folder.path(), OURS.owner).expect("says it");
+    let lower = open(folder.path()).expect("it has a manifest now");
+    assert_eq!(rows(&lower), Ok(expected));
+    let known = Manifest::read(folder.path()).expect("reads").expect("there is one").tree.expect("a tree");
+    assert!(known.tables.iter().all(|table| !table.max.is_empty()), "the keys are known from now on");
+    // A change says it as well.
+    drop(lower);
+    fs::remove_file(folder.path().join(manifest::FILE)).expect("removes");
+    let lower = LsmLower::open(folder.path(), &shared, &adopt).expect("is taken over");
+    ingest(&lower, 3, 0..9);
+    let after = rows(&lower);
+    drop(lower);
+    assert_eq!(rows(&open(folder.path()).expect("it has a manifest now")), after);
 }
 
 /// A change of the tree of which the manifest has the beginning only: a crash came before the note of its end.
