@@ -45,7 +45,7 @@ pub use jobs::{Job, JobDone};
 pub use lower::{
     Binding, Lower, LowerError, LowerRow, LowerStats, LsmLower, LsmShared, MemLower, OWNER_BYTES, Room,
 };
-pub use number::{is_long_double, parse_integer};
+pub use number::{is_infinity, is_long_double, parse_integer};
 pub use op::{Condition, ErrorKind, Expiry, List, MAX_WALKS, Op, OpError, Outcome, SetReply, SetWhen};
 pub use scan::CURSOR_BITS;
 pub use state::{Lookup, Options, Store};

@@ -24,6 +24,13 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
     Some(value)
 }
 
+/// Whether this is infinity, by one of its names.
+#[must_use]
+pub fn is_infinity(text: &[u8]) -> bool {
+    let name = text.strip_prefix(b"-").or(text.strip_prefix(b"+")).unwrap_or(text);
+    name.eq_ignore_ascii_case(b"inf") || name.eq_ignore_ascii_case(b"infinity")
+}
+
 /// Whether this is a finite decimal number that INCRBYFLOAT can work with.
 #[must_use]
 pub fn is_long_double(text: &[u8]) -> bool {

@@ -2,7 +2,7 @@
 
 use super::exec::{Exec, Run, Stop};
 use super::float::LongDouble;
-use super::number::{IntegerText, parse_integer};
+use super::number::{IntegerText, is_infinity, parse_integer};
 use super::op::{Condition, ErrorKind, Expiry, List, Outcome, SetReply, SetWhen};
 use super::row::{Encoding, NO_EXPIRY, Row, Stamp};
 
@@ -148,6 +148,9 @@ impl Exec<'_> {
         self.fits(key, 0)?;
         let row = self.live(key)?;
         let not_float = Stop::Error(ErrorKind::NotFloat);
+        if row.is_some_and(|row| is_infinity(row.value())) {
+            return Err(Stop::Error(ErrorKind::NanOrInfinity));
+        }
         let (old, expire_at_ms) = (row.map(|row| LongDouble::parse(row.value())), expiry_of(row));
         let old = old.unwrap_or(Some(LongDouble::ZERO)).ok_or(not_float)?;
         // What is no number was refused before; what is left is infinity by name.

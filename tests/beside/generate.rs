@@ -292,6 +292,8 @@ fn may_be_sent(args: &[Vec<u8>]) -> bool {
         b"copy" => !(3..args.len()).any(is_database),
         // 7.0 keeps the name though an option behind it is wrong.
         b"hello" => !has("SETNAME") || args.len() <= 4,
+        // Who is killed may still be answered: when it ends is chance.
+        b"client" if has("kill") && has("normal") => has("maybe"),
         b"client" => !has("OFF") || has("NO-EVICT"),
         _ => true,
     }

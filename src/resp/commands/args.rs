@@ -1,7 +1,7 @@
 //! Reading arguments: numbers and options, with Redis's refusals.
 
 use super::super::errors::Refusal;
-use crate::store::{Effort, is_long_double, parse_integer};
+use crate::store::{Effort, is_infinity, is_long_double, parse_integer};
 
 /// Whether an argument is this option, whatever its case.
 #[inline]
@@ -34,8 +34,7 @@ pub fn only_database(arg: &[u8]) -> Result<(), Refusal> {
 
 /// Whether an argument is a decimal number in the range of C's `long double`, or infinity by name.
 pub fn is_float(arg: &[u8]) -> bool {
-    let name = arg.strip_prefix(b"-").or(arg.strip_prefix(b"+")).unwrap_or(arg);
-    is_long_double(arg) || is(name, "inf") || is(name, "infinity")
+    is_long_double(arg) || is_infinity(arg)
 }
 
 /// The names that match a glob pattern, whatever the case of both.
