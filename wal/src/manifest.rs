@@ -15,7 +15,7 @@ use crate::segment::Segment;
 use crate::wal::{Purpose, Wal};
 
 /// What an operator can do about a manifest or a segment that is missing.
-pub(crate) const RESTORE: &str = "If its volume is not mounted, mount it; else restore the folder from a copy, or delete it and let \
+const RESTORE: &str = "If its volume is not mounted, mount it; else restore the folder from a copy, or delete it and let \
                                   the replica be rebuilt from its peers";
 
 /// A manifest as it was found in a folder.

@@ -15,13 +15,15 @@ use crate::format::footer::{self, FooterTail};
 use crate::format::segment::{FORMAT_VERSION, SegmentHeader, SlotRole, slot_role};
 use crate::ids::{BatchSeq, LogId, SegmentSeq, WalPosition};
 use crate::index::{Index, SegmentIndex};
-use crate::manifest::{self, Found as FoundManifest, RESTORE, lost};
+use crate::manifest::{self, Found as FoundManifest, lost};
 use crate::options::{Options, Recovered};
 use crate::planted::{self, Planted};
 use crate::resume::Unsealed;
 use crate::scan::{self, Image, Scan, Stop};
 use crate::segment::{Segment, Segments};
 
+const RESTORE: &str =
+    "Restore this folder from a copy, or delete it and let the replica be rebuilt from its peers";
 const READ_BYTES: u32 = 1 << 20;
 
 /// A slot with a header.

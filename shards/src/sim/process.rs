@@ -456,6 +456,8 @@ fn shard_options(plan: &Plan, replicated: bool) -> ShardOptions {
             apply_slice_ops: knobs.apply_ops.div_ceil(2),
             ..Limits::default()
         },
+        // Shorter than the longest stalls, so that some requests get no outcome in time.
+        request_timeout_ms: 2_000,
         log_soft_segments: 4,
         bug: Planted::of_shard(plan.planted),
         ..ShardOptions::default()
