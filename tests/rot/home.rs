@@ -210,8 +210,8 @@ impl Home {
                 }
             }
             if round == 3 && recipe.is_killed {
-                // So that the log comes to rest: what was written until now must never be missing without a word.
-                std::thread::sleep(Duration::from_millis(2500));
+                // A core is at rest after 5 s: what was written until now must never be missing without a word.
+                std::thread::sleep(Duration::from_millis(6500));
                 for n in 0..6 {
                     let key = format!("key:{}", 100 + n * 7);
                     let before = oracle.remove(key.as_bytes()).unwrap_or_default();
