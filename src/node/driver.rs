@@ -217,6 +217,7 @@ impl Driver {
         if core.shared.busy.load(Ordering::Acquire) == 0 {
             for host in &core.hosts {
                 host.shard.borrow_mut().close();
+                host.dirty.set(true);
                 mark_end(host);
             }
             let is_closed = core.hosts.iter().all(|host| host.shard.borrow().is_closed());
@@ -270,12 +271,13 @@ impl Driver {
     }
 }
 
-/// Has an idle shard's log write down where it ends.
+/// Has an idle shard's log write down where it ends, if it has not yet.
 fn mark_end(host: &Host) {
     let mut shard = host.shard.borrow_mut();
-    if shard.is_idle()
-        && let Err(error) = shard.mark_end()
-    {
+    if shard.wal().is_end_marked() || !shard.is_idle() {
+        return;
+    }
+    if let Err(error) = shard.mark_end() {
         end_process(host, &error);
     }
     host.dirty.set(true);
