@@ -50,7 +50,7 @@ info() {
     exec 3>&-
 }
 
-# A write goes through within 30 s.
+# A write goes through within 30 s, and then neither the log nor the state finds the disk full within 30 s more.
 goes_on() {
     for _ in $(seq 60); do
         answer=$(ask SET another value)
@@ -59,8 +59,13 @@ goes_on() {
     done
     expect "a write" "+OK" "$answer"
     expect "its key" "value" "$(ask GET another)"
-    expect "the status of writes" "ok" "$(info aof_last_write_status)"
-    expect "the log and the state" "0 0" "$(info wal_full) $(info state_full)"
+    # A write needs room in the log alone; the state finds the room when it next tries to flush.
+    for _ in $(seq 60); do
+        answer="$(info wal_full) $(info state_full) $(info aof_last_write_status)"
+        [ "$answer" = "0 0 ok" ] && break
+        sleep 0.5
+    done
+    expect "the log, the state, the status of writes" "0 0 ok" "$answer"
 }
 
 # stop_server: as an operator does; within 5 s.
