@@ -100,4 +100,4 @@ for run in $(seq "$runs"); do
     printf '%4s %10s %10s %9s %12s %10s\n' "$run" $((pinged - begun)) $((got - begun)) $((live * 64)) "$files" $((rss >> 10))
     start_load
 done
-grep -E 'shard opened|finishing|cut' "$work/log" | tail -n 8
+grep -E 'shard .* opened|finishing|cut' "$work/log" | tail -n 8

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::config::{Heat, Layers, Loaded, Problem, SETTINGS};
+use crate::config::{Heat, Layers, Loaded, LogFormat, Problem, SETTINGS, Setting};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -28,6 +28,15 @@ pub enum Request {
     },
 }
 
+/// A configuration that cannot be used.
+#[derive(Debug)]
+pub struct Refused {
+    /// All that is wrong.
+    pub problems: Vec<Problem>,
+    /// How to write it.
+    pub format: LogFormat,
+}
+
 /// Reads the command line, the environment and the file. Help and bad usage end the process (exit 0 and 2).
 ///
 /// # Errors
@@ -35,7 +44,7 @@ pub enum Request {
 pub fn read(
     args: impl Iterator<Item = OsString>,
     environment: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<Request, Vec<Problem>> {
+) -> Result<Request, Refused> {
     let matches = command().get_matches_from(args);
     let environment: Vec<(OsString, OsString)> = environment.collect();
     match matches.subcommand() {
@@ -63,9 +72,10 @@ fn command() -> Command {
                 .about("Show the configuration and where each value comes from, or all that is wrong"),
         ))
         .subcommand(
-            with_settings(
+            with_flags(
                 Command::new("format")
                     .about("Prepare a data folder (serve does it by itself where there is none)"),
+                is_for_format,
             )
             .arg(
                 Arg::new("recover")
@@ -84,14 +94,33 @@ fn command() -> Command {
         )
 }
 
+/// Whether formatting a folder depends on a setting.
+fn is_for_format(setting: &Setting) -> bool {
+    setting.heat == Heat::Format || matches!(setting.key, "data_dir" | "log.format")
+}
+
+/// The flag for the port alone.
+const PORT: &str = "port";
+/// A configuration file named without `--config`.
+const FILE: &str = "file";
+
 /// Adds a flag for every setting.
 fn with_settings(command: Command) -> Command {
+    with_flags(command, |_| true)
+}
+
+/// All flags are taken, so that the same words may follow each command; the help has those that it depends on.
+fn with_flags(command: Command, is_shown: impl Fn(&Setting) -> bool) -> Command {
     let config = Arg::new("config")
         .long("config")
         .value_name("FILE")
         .env("CORDUROY_CONFIG")
         .help("Configuration file (TOML)");
-    SETTINGS.iter().fold(command.arg(config), |command, setting| {
+    // Not shown: what people type who come from Redis.
+    let port = Arg::new(PORT).long("port").value_name("PORT").hide(true).conflicts_with("listen");
+    let file = Arg::new(FILE).value_name("FILE").hide(true).conflicts_with("config");
+    let command = command.arg(config).arg(port).arg(file);
+    SETTINGS.iter().fold(command, |command, setting| {
         let default = if setting.default.is_empty() {
             String::new()
         } else {
@@ -103,16 +132,19 @@ fn with_settings(command: Command) -> Command {
                 .long(setting.flag())
                 .value_name(setting.form)
                 .allow_hyphen_values(true)
+                .hide(!is_shown(setting))
                 .help(format!("{}{default}{heat}", setting.doc.trim())),
         )
     })
 }
 
 /// Puts the layers together.
-fn load(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Result<Loaded, Vec<Problem>> {
+fn load(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Result<Loaded, Refused> {
     let mut layers = Layers::new();
-    if let Some(path) = matches.get_one::<String>("config") {
-        layers.file(Path::new(path));
+    for name in ["config", FILE] {
+        if let Some(path) = matches.get_one::<String>(name) {
+            layers.file(Path::new(path));
+        }
     }
     layers.environment(environment.into_iter());
     for setting in SETTINGS {
@@ -120,7 +152,11 @@ fn load(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Result<
             layers.flag(&setting.flag(), setting.key, text);
         }
     }
-    layers.load()
+    if let Some(port) = matches.get_one::<String>(PORT) {
+        layers.flag(PORT, "listen", port);
+    }
+    let format = layers.log_format();
+    layers.load().map_err(|problems| Refused { problems, format })
 }
 
 /// The configuration as a TOML file with a comment on each line: what it does, and where the value comes from.
@@ -172,7 +208,7 @@ pub fn data_dir(loaded: &Loaded) -> PathBuf {
 mod tests {
     use super::*;
 
-    fn read_words(words: &[&str]) -> Result<Request, Vec<Problem>> {
+    fn read_words(words: &[&str]) -> Result<Request, Refused> {
         read(words.iter().map(OsString::from), std::iter::empty())
     }
 
@@ -193,6 +229,29 @@ mod tests {
         let serve = command.find_subcommand_mut("serve").expect("a subcommand");
         let help = serve.render_long_help().to_string();
         assert!(help.contains("--wal-sync <auto|dsync|linked|inline>"), "{help}");
+    }
+
+    #[test]
+    fn the_help_of_format_shows_what_format_takes() {
+        let mut command = command();
+        let format = command.find_subcommand_mut("format").expect("a subcommand");
+        let help = format.render_long_help().to_string();
+        let flags: Vec<&str> = help.split_whitespace().filter(|word| word.starts_with("--")).collect();
+        let mut expected =
+            vec!["--config", "--data-dir", "--shards", "--partitions", "--log-format", "--recover", "--help"];
+        assert!(expected.iter().all(|flag| flags.contains(flag)), "{help}");
+        // The text on --recover names two of them.
+        expected.extend(["--partitions\n", "--shards"]);
+        assert!(flags.iter().all(|flag| expected.contains(flag)), "{flags:?}");
+    }
+
+    #[test]
+    fn a_port_alone_is_the_port_of_this_machine() {
+        for words in [["--port", "7000"], ["--listen", "7000"], ["--listen", "localhost:7000"]] {
+            let words: Vec<&str> = ["corduroy", "serve"].into_iter().chain(words).collect();
+            let Ok(Request::Serve(loaded)) = read_words(&words) else { panic!("{words:?}") };
+            assert_eq!(loaded.config.listen.to_string(), "127.0.0.1:7000");
+        }
     }
 
     #[test]
@@ -220,8 +279,10 @@ mod tests {
 
     #[test]
     fn all_problems_come_at_once() {
-        let problems =
+        let refused =
             read_words(&["corduroy", "serve", "--shards", "x", "--partitions", "0"]).expect_err("two");
-        assert_eq!(problems.len(), 2);
+        assert_eq!((refused.problems.len(), refused.format), (2, LogFormat::Text));
+        let json = ["corduroy", "serve", "--shards", "x", "--log-format", "json"];
+        assert_eq!(read_words(&json).expect_err("one").format, LogFormat::Json);
     }
 }

@@ -10,13 +10,15 @@ use std::path::PathBuf;
 use corduroy_shards::runtime::CpuSet;
 
 mod bounds;
+mod foreign;
 pub mod knobs;
 pub mod load;
+pub mod machine;
 pub mod redis;
 pub mod value;
 
 pub use load::{Layers, Loaded, Problem, Source};
-use value::{Bytes, Cores, Millis, Secret, Value};
+use value::{Bytes, Cores, Millis, Mode, OptionalPath, Secret, Value};
 pub use value::{LogFormat, LogLevel, Replication, WalSync};
 
 /// Bytes.
@@ -117,6 +119,10 @@ settings! {
     data_dir: PathBuf = "data", "data_dir", Cold;
     /// Address that clients connect to.
     listen: SocketAddr = "127.0.0.1:7379", "listen", Cold;
+    /// Path of a Unix socket that clients on this machine may connect to, too; empty: none.
+    unix_socket: OptionalPath = "", "unix_socket", Cold, "unixsocket";
+    /// Permissions of the Unix socket.
+    unix_socket_mode: Mode = "600", "unix_socket_mode", Cold, "unixsocketperm";
     /// First of the ports on which each core listens for itself (core 0 on this one, core 1 on the next); 0: none.
     core_ports: u16 = "0", "core_ports", Cold;
     /// CPUs to pin one core each to, like 0-3,8; empty: all that the process may use.
@@ -146,6 +152,8 @@ settings! {
     max_clients: usize = "10000", "max_clients", Hot, "maxclients";
     /// Password that clients must give by AUTH; empty: none.
     requirepass: Secret = "", "requirepass", Hot, "requirepass";
+    /// File that holds the password, so that neither the command line nor the environment does; a line end is not part of it.
+    requirepass_file: OptionalPath = "", "requirepass_file", Cold;
     /// Close a connection that has been idle for so many seconds; 0: never.
     idle_timeout_s: u64 = "0", "timeout.idle_s", Hot, "timeout";
     /// Close a connection whose request began to arrive and did not end for so long; 0: never.
@@ -168,8 +176,8 @@ settings! {
     pool_threads: usize = "2", "pool_threads", Cold;
     /// What is logged: error, warn, info, debug or trace.
     log_level: LogLevel = "info", "log.level", Hot;
-    /// How: text, json, or auto (text on a terminal).
-    log_format: LogFormat = "auto", "log.format", Cold;
+    /// How logs and start errors are written: text or json.
+    log_format: LogFormat = "text", "log.format", Cold;
 }
 
 impl Config {
@@ -193,11 +201,7 @@ impl Config {
             format!("{} is not between 1 and 16384, the number of hash slots", self.partitions),
         );
         self.check_wal(&mut check);
-        check(
-            self.memory_bytes.0 == 0 || self.memory_bytes.0 >= MIB,
-            "memory_bytes",
-            format!("{} is below 1 MiB; 0 takes half of the memory there is", self.memory_bytes.0),
-        );
+        self.check_memory(&mut check);
         self.check_core_ports(&mut check);
         let most = self.largest_argument_bytes();
         check(
@@ -229,6 +233,21 @@ impl Config {
             ),
         );
         found
+    }
+
+    /// The state's memory has to be there.
+    fn check_memory(&self, check: &mut impl FnMut(bool, &'static str, String)) {
+        check(
+            self.memory_bytes.0 == 0 || self.memory_bytes.0 >= MIB,
+            "memory_bytes",
+            format!("{} is below 1 MiB; 0 takes half of the memory there is", self.memory_bytes.0),
+        );
+        let (there, whose) = machine::memory();
+        check(
+            self.memory_bytes.0 <= there.0,
+            "memory_bytes",
+            format!("{} is more than the {there} that {whose} has; 0 takes half of it", self.memory_bytes),
+        );
     }
 
     /// The log's shape.
@@ -350,6 +369,7 @@ mod tests {
         assert_eq!(text(&[("wal.spare_segments", "1000000")]), ["wal.spare_segments"]);
         assert_eq!(text(&[("wal.spare_segments", "0")]), ["wal.spare_segments"]);
         assert_eq!(text(&[("memory_bytes", "64")]), ["memory_bytes"]);
+        assert_eq!(text(&[("memory_bytes", "4096tb")]), ["memory_bytes"], "no machine has so much");
         assert_eq!(text(&[("core_ports", "65535"), ("cores", "0-1")]), ["core_ports"]);
         assert!(text(&[("core_ports", "65534"), ("cores", "0-1")]).is_empty());
         assert_eq!(text(&[("core_ports", "7378"), ("cores", "0-1")]), ["core_ports"]);

@@ -1,15 +1,17 @@
 //! The server binary: reads the command line, and decides how the process ends.
 //!
-//! Exit codes: 0 stopped as told, 2 bad usage, 64 and above as in sysexits.h: 71 the system refused
-//! something that every server needs, 74 the log or the state could not be
-//! written or read, 78 a bad configuration or data folder. A panic aborts, since a core that lost its place in the middle
-//! of a turn must not go on; only a panic of a library that is called behind the guard is let through to it.
+//! Exit codes: 0 stopped as told, 2 bad usage, 64 and above as in sysexits.h: 65 the data is damaged and needs a person,
+//! 71 the system refused something that every server needs, 74 the log or the state could not be written or read, 78 a bad
+//! configuration or data folder. A panic aborts, since a core that lost its place in the middle of a turn must not go on;
+//! only a panic of a library that is called behind the guard is let through to it.
 
+use std::fmt::Display;
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use corduroy::cli::{self, Request};
-use corduroy::config::Problem;
-use corduroy::node::{self, EXIT_CONFIG, StartError, access, identity, log};
+use corduroy::cli::{self, Refused, Request};
+use corduroy::config::LogFormat;
+use corduroy::node::{self, EXIT_CONFIG, EXIT_IO, access, identity, log};
 
 #[global_allocator]
 static ALLOCATOR: corduroy_shards::runtime::heap::Counted = corduroy_shards::runtime::heap::Counted;
@@ -18,57 +20,61 @@ fn main() -> ExitCode {
     abort_on_panic();
     match cli::read(std::env::args_os(), std::env::vars_os()) {
         Ok(request) => run(request),
-        Err(problems) => refuse(&problems),
+        Err(refused) => refuse(&refused),
     }
 }
 
 fn run(request: Request) -> ExitCode {
     match request {
         Request::Serve(loaded) => {
-            log::start(loaded.config.log_level, loaded.config.log_format);
+            let format = loaded.config.log_format;
+            log::start(loaded.config.log_level, format);
             let code = match node::serve(*loaded) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    tracing::error!("cannot start: {error}");
+                    log::last_words(format, &[format!("cannot start: {error}")]);
                     ExitCode::from(error.exit_code())
                 }
             };
             log::flush();
             code
         }
-        Request::CheckConfig(loaded) => {
-            print!("{}", cli::render(&loaded));
-            ExitCode::SUCCESS
-        }
+        Request::CheckConfig(loaded) => say(cli::render(&loaded).trim_end()),
         Request::Format { loaded, recover } => {
             access::restrict_new_files();
-            match identity::format(&loaded.config, recover, |key| loaded.is_said(key)) {
-                Ok(identity) => {
-                    println!("{}: formatted\n{identity}", cli::data_dir(&loaded).display());
-                    ExitCode::SUCCESS
-                }
+            let formatted = node::check_data_folder(&loaded.config.data_dir)
+                .and_then(|()| Ok(identity::format(&loaded.config, recover, |key| loaded.is_said(key))?));
+            match formatted {
+                Ok(identity) => say(format!("{}: formatted\n{identity}", cli::data_dir(&loaded).display())),
                 Err(error) => {
-                    eprintln!("corduroy: {error}");
-                    ExitCode::from(StartError::from(error).exit_code())
+                    log::last_words(loaded.config.log_format, &[format!("cannot format: {error}")]);
+                    ExitCode::from(error.exit_code())
                 }
             }
         }
-        Request::Version { build_info: false } => {
-            println!("corduroy {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
-        Request::Version { build_info: true } => {
-            println!("{}", cli::build_info());
-            ExitCode::SUCCESS
-        }
+        Request::Version { build_info: false } => say(format!("corduroy {}", env!("CARGO_PKG_VERSION"))),
+        Request::Version { build_info: true } => say(cli::build_info()),
     }
 }
 
-fn refuse(problems: &[Problem]) -> ExitCode {
-    eprintln!("corduroy: the configuration has {} problem(s):", problems.len());
-    for problem in problems {
-        eprintln!("  {problem}");
+/// Writes what was asked for to stdout. A reader that has seen enough is no failure.
+fn say(text: impl Display) -> ExitCode {
+    let mut out = std::io::stdout();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            log::last_words(LogFormat::Text, &[format!("cannot write to stdout: {error}")]);
+            ExitCode::from(EXIT_IO)
+        }
+        _ => ExitCode::SUCCESS,
     }
+}
+
+fn refuse(refused: &Refused) -> ExitCode {
+    let count = refused.problems.len();
+    let noun = if count == 1 { "problem" } else { "problems" };
+    let mut lines = vec![format!("the configuration has {count} {noun}:")];
+    lines.extend(refused.problems.iter().map(|problem| format!("  {problem}")));
+    log::last_words(refused.format, &lines);
     ExitCode::from(EXIT_CONFIG)
 }
 

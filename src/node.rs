@@ -6,14 +6,13 @@
 //! and out, and time limits), `budget` and `ledger` (what the node may take, and what it holds for clients), `backend` (what
 //! sessions ask of the core), `driver` (the loop that turns the shards), `event` (what wakes it), `info` (figures).
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 
 use corduroy_shards::runtime::cpuset::CgroupLimits;
 use corduroy_shards::runtime::topology::{NotAllowed, disk_interrupt_cpus};
-use corduroy_shards::runtime::{CoreHandle, CoreOptions, CpuSet, Listener, Mesh, Pool, Topology, spawn_core};
+use corduroy_shards::runtime::{CoreHandle, CoreOptions, CpuSet, Mesh, Pool, Topology, spawn_core};
 use corduroy_shards::{ShardError, ShardId};
 use corduroy_wal::WalError;
 use corduroy_wal::device::lock::{FolderLock, LockError};
@@ -40,6 +39,7 @@ mod ledger;
 mod listen;
 pub mod log;
 mod message;
+mod notify;
 mod overdue;
 mod plan;
 mod shared;
@@ -49,9 +49,12 @@ mod waits;
 use boot::Booted;
 use budget::Descriptors;
 use identity::{Bound, Identity, IdentityError};
+use listen::{Address, Listeners, Listening};
 use plan::Plan;
 use shared::{Phase, Shared};
 
+/// The data is damaged or incomplete: only a person can say what is to become of it, and starting again changes nothing.
+pub const EXIT_DAMAGED: u8 = 65;
 /// The system refused something that every server needs.
 pub const EXIT_SYSTEM: u8 = 71;
 /// The log or the state could not be written or read.
@@ -71,12 +74,14 @@ pub enum StartError {
     #[error(transparent)]
     Lock(#[from] LockError),
     /// There is no data folder, and none can be made.
-    #[error("cannot make the data folder {path}: {source}; name one that this user can make, by --data-dir")]
+    #[error(
+        "cannot make the data folder {path}: {why}; name one by --data-dir, as an absolute path, that this user can make"
+    )]
     Folder {
         /// Where.
         path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+        /// What is in the way.
+        why: String,
     },
     /// The folder or the kernel does not do what a durable log needs.
     #[error(transparent)]
@@ -88,10 +93,10 @@ pub enum StartError {
     #[error(transparent)]
     Cores(#[from] NotAllowed),
     /// Nobody can connect.
-    #[error("cannot listen on {address}: {source}; choose another address by --listen")]
+    #[error("cannot listen on {address}: {source}; {}", elsewhere(address))]
     Listen {
         /// Where.
-        address: SocketAddr,
+        address: Address,
         /// What the system said.
         source: std::io::Error,
     },
@@ -110,6 +115,19 @@ pub enum StartError {
         shard: ShardId,
         /// Why.
         source: WalError,
+    },
+    /// A folder of a shard is not there, or cannot be looked into.
+    #[error(
+        "shard {}: {folder} was made when the node was formatted and cannot be read ({source}); restore it from a backup (only \
+         if the shard's data is to be given up, make the folder by hand)", shard.0
+    )]
+    Missing {
+        /// Which.
+        shard: ShardId,
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
     },
     /// The state of a shard cannot be read.
     #[error("shard {}: {source}", shard.0)]
@@ -142,11 +160,38 @@ impl StartError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Wal { source: WalError::Io { .. } | WalError::Poisoned { .. }, .. }
-            | Self::State { .. } => EXIT_IO,
+            Self::Wal { source, .. } => wal_exit_code(source),
+            Self::Shard { source: ShardError::Wal(source), .. } => wal_exit_code(source),
+            Self::Shard { source: ShardError::Machine(_), .. }
+            | Self::State { source: LowerError::Io { .. }, .. } => EXIT_IO,
+            Self::State { source: LowerError::Newer { .. } | LowerError::Foreign { .. }, .. } => EXIT_CONFIG,
+            Self::State { .. } | Self::Missing { .. } | Self::Identity(IdentityError::BothBad { .. }) => {
+                EXIT_DAMAGED
+            }
             Self::System { .. } => EXIT_SYSTEM,
             _ => EXIT_CONFIG,
         }
+    }
+}
+
+/// The exit code of a log that cannot be opened: what the system refused may pass, what the log holds does not.
+fn wal_exit_code(error: &WalError) -> u8 {
+    match error {
+        WalError::Io { .. } | WalError::Poisoned { .. } => EXIT_IO,
+        WalError::Foreign { .. } => EXIT_CONFIG,
+        WalError::Damaged { .. }
+        | WalError::Lost { .. }
+        | WalError::OutOfRange { .. }
+        | WalError::BadAppend { .. }
+        | WalError::TooLarge { .. } => EXIT_DAMAGED,
+    }
+}
+
+/// What to do about an address that cannot be had.
+fn elsewhere(address: &Address) -> &'static str {
+    match address {
+        Address::Tcp(_) => "choose another address by --listen",
+        Address::Unix(_) => "remove what is there if nobody uses it, or choose another path by --unix-socket",
     }
 }
 
@@ -172,40 +217,46 @@ fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError 
 /// [`StartError`]. After the start, an error of the log ends the process here and now.
 pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     let mut config = loaded.config.clone();
-    config.data_dir = std::path::absolute(&config.data_dir).map_err(system("reading the current folder"))?;
+    config.data_dir = std::path::absolute(&config.data_dir).map_err(|source| StartError::Folder {
+        path: config.data_dir.clone(),
+        why: format!("the current folder is gone or hidden ({source})"),
+    })?;
+    if let Some(path) = &mut config.unix_socket.0 {
+        let address = Address::Unix(path.clone());
+        *path = std::path::absolute(&path).map_err(|source| StartError::Listen { address, source })?;
+    }
+    if std::env::current_dir().is_err() {
+        // All paths are absolute from here on; the tree's library, though, asks where it is.
+        std::env::set_current_dir("/").map_err(system("leaving a folder that is gone"))?;
+    }
+    access::warn_of_open_secrets(&loaded);
     access::restrict_new_files();
-    std::fs::create_dir_all(&config.data_dir)
-        .map_err(|source| StartError::Folder { path: config.data_dir.clone(), source })?;
+    let limits = CgroupLimits::of_this_process();
+    let topology = Topology::choose(config.cores.0.as_ref(), &usable_cpus(), limits)?;
+    let Listeners { cores: listening, unix } = listen::claim(&config, topology.cores())?;
+    make_data_folder(&config.data_dir)?;
     let lock = FolderLock::acquire(&config.data_dir)?;
     let report = probe(&config.data_dir, ProbeOptions::default())?;
     let identity = identity::open(&config, |key| loaded.is_said(key))?;
     restrict_old_files(&config.data_dir);
-    let affinity = CpuSet::of_this_thread().map_err(system("asking for the CPU affinity"))?;
-    let limits = CgroupLimits::of_this_process();
-    let topology = Topology::choose(config.cores.0.as_ref(), &affinity, limits)?;
     let memory = budget::state_memory(&config, limits);
     let plan = Plan::new(&identity, topology.cores());
     let bound = identity::check(&identity, &config.data_dir, plan.used_shards())?;
-    for core in 0..topology.cores() {
-        for address in listen::addresses(&config, core) {
-            Listener::check_free(address).map_err(|source| StartError::Listen { address, source })?;
-        }
-    }
     let descriptors = Descriptors::of_this_process(&plan);
     descriptors.fit(&mut config);
     announce(&config, &identity, &topology, &plan, memory, &report);
 
     let bells = Mesh::doorbells(topology.cores()).map_err(system("making doorbells"))?;
-    let shared = Shared::new(config, identity, plan, memory, descriptors, bells);
+    let shared = Shared::new(config, identity, plan, memory, descriptors, bells, report.uring_refused);
     if let Some(Source::File(path)) = loaded.sources.iter().find(|source| matches!(source, Source::File(_))) {
         shared.set_config_file(
             std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string(),
         );
     }
     signals::watch(Arc::clone(&shared)).map_err(system("watching for signals"))?;
-    let cores = start_cores(&shared, &topology)?;
+    let cores = start_cores(&shared, &topology, listening)?;
     let result = run(&shared, cores, &topology, &bound);
-    drop(lock);
+    drop((lock, unix));
     result
 }
 
@@ -229,17 +280,45 @@ fn restrict_old_files(data_dir: &Path) {
     }
 }
 
+/// Makes the data folder, if it is not there.
+fn make_data_folder(path: &Path) -> Result<(), StartError> {
+    check_data_folder(path)?;
+    let failed =
+        |source: std::io::Error| StartError::Folder { path: path.to_owned(), why: source.to_string() };
+    std::fs::create_dir_all(path).map_err(failed)
+}
+
+/// Whether a file is in the way of the data folder.
+///
+/// # Errors
+/// [`StartError::Folder`], naming the file.
+pub fn check_data_folder(path: &Path) -> Result<(), StartError> {
+    let there = path.ancestors().find(|part| part.exists());
+    match there.filter(|part| !part.is_dir()) {
+        None => Ok(()),
+        Some(file) => {
+            let why = format!("{} is a file, not a folder", file.display());
+            Err(StartError::Folder { path: path.to_owned(), why })
+        }
+    }
+}
+
 /// Starts the cores; each opens its shards and tells.
-fn start_cores(shared: &Arc<Shared>, topology: &Topology) -> Result<Cores, StartError> {
+fn start_cores(
+    shared: &Arc<Shared>,
+    topology: &Topology,
+    listening: Vec<Vec<Listening>>,
+) -> Result<Cores, StartError> {
     let (tell, told) = mpsc::channel();
     let (end, ended) = mpsc::channel();
     let ends = Mesh::endpoints(&shared.bells, MESH_CAPACITY);
+    let has_uring = shared.uring_refused.is_none();
     let mut handles = Vec::new();
-    for (mesh, &cpu) in ends.into_iter().zip(topology.cpus.cpus()) {
+    for ((mesh, &cpu), listening) in ends.into_iter().zip(topology.cpus.cpus()).zip(listening) {
         let (shared, tell, end) = (Arc::clone(shared), tell.clone(), end.clone());
-        let options = CoreOptions { name: format!("core-{}", mesh.core()), cpu: Some(cpu) };
+        let options = CoreOptions { name: format!("core-{}", mesh.core()), cpu: Some(cpu), has_uring };
         let handle = spawn_core(options, move || {
-            boot::run(shared, mesh, tell);
+            boot::run(shared, mesh, listening, tell);
             // Nobody listens any more if another core could not start.
             let _ = end.send(());
         });
@@ -301,6 +380,20 @@ fn count_start(identity: &Identity, bound: &Bound) {
     }
 }
 
+/// The CPUs that this process may use. Where the system does not tell, those it has; none of them may turn out to be
+/// forbidden, and its core then runs elsewhere.
+fn usable_cpus() -> CpuSet {
+    match CpuSet::of_this_thread() {
+        Ok(cpus) if !cpus.is_empty() => cpus,
+        answer => {
+            let count = std::thread::available_parallelism().map_or(1, usize::from);
+            let why = answer.err().map_or_else(|| "none".to_owned(), |error| error.to_string());
+            tracing::warn!("the system does not tell which CPUs may be used ({why}): taking {count}");
+            CpuSet::new(0..count)
+        }
+    }
+}
+
 /// Where work that blocks runs: beside the cores and off the disk's interrupts, where there is a choice.
 fn pool_cpus(topology: &Topology) -> CpuSet {
     let interrupts = std::fs::read_to_string("/proc/interrupts").map(|text| disk_interrupt_cpus(&text));
@@ -326,12 +419,11 @@ fn announce(
     tracing::info!("corduroy {} starting, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
     tracing::info!("data folder {}: {identity}", dir.display());
     tracing::info!("{}", report.to_string().trim_end().replace('\n', "; "));
+    let working = usize::try_from(plan.used_shards()).unwrap_or(usize::MAX).min(plan.cores());
     tracing::info!(
-        "cores: CPUs {} ({}), {} of {} shards in use",
+        "cores: CPUs {} ({}); all of them serve connections, {working} of them execute commands",
         cores.cpus,
-        cores.from,
-        plan.used_shards(),
-        identity.shards
+        cores.from
     );
     if identity.partitions == 1 {
         tracing::info!("one partition: every command is atomic over all keys, as in Redis");

@@ -38,21 +38,22 @@ fn round_trips(rounds: u64, batch: u64) -> Duration {
     let mut asker = ends.pop().expect("two ends");
     let cpus = corduroy_shards::runtime::CpuSet::of_this_thread().expect("affinity");
     let cpu = |n: usize| Some(*cpus.cpus().get(n % cpus.len()).expect("a CPU"));
-    let echo_core = spawn_core(CoreOptions { name: "echo".into(), cpu: cpu(1) }, move || {
-        let poller = poller_of(&echo);
-        let mut left = rounds * batch;
-        let mut answers = Vec::new();
-        while left > 0 {
-            receive(&mut echo, &poller, |message| answers.push(message));
-            left -= answers.len() as u64;
-            for answer in answers.drain(..) {
-                echo.send(0, answer).expect("room for a batch");
+    let echo_core =
+        spawn_core(CoreOptions { name: "echo".into(), cpu: cpu(1), has_uring: true }, move || {
+            let poller = poller_of(&echo);
+            let mut left = rounds * batch;
+            let mut answers = Vec::new();
+            while left > 0 {
+                receive(&mut echo, &poller, |message| answers.push(message));
+                left -= answers.len() as u64;
+                for answer in answers.drain(..) {
+                    echo.send(0, answer).expect("room for a batch");
+                }
+                echo.flush();
             }
-            echo.flush();
-        }
-    })
-    .expect("a core");
-    let ask_core = spawn_core(CoreOptions { name: "ask".into(), cpu: cpu(0) }, move || {
+        })
+        .expect("a core");
+    let ask_core = spawn_core(CoreOptions { name: "ask".into(), cpu: cpu(0), has_uring: true }, move || {
         let poller = poller_of(&asker);
         let start = Instant::now();
         for _ in 0..rounds {

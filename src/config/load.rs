@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{Config, SETTINGS, find};
+use super::foreign::redis_file;
+use super::value::{OptionalPath, Secret, Value};
+use super::{Config, LogFormat, SETTINGS, find};
 
 /// Where a value comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -96,7 +98,10 @@ impl Layers {
         let source = Source::File(path.into());
         match text.parse::<toml::Table>() {
             Ok(table) => self.table(&source, "", &table),
-            Err(error) => self.problem(source, "", error.to_string().trim_end().to_owned()),
+            Err(error) => {
+                let why = redis_file(text).unwrap_or_else(|| error.to_string().trim_end().to_owned());
+                self.problem(source, "", why);
+            }
         }
     }
 
@@ -157,6 +162,13 @@ impl Layers {
         self.problems.push(Problem { source, key: key.to_owned(), why });
     }
 
+    /// How logs are to be written, as far as that was said in a way that can be read: problems are written so, too.
+    #[must_use]
+    pub fn log_format(&self) -> LogFormat {
+        let said = self.said.iter().filter(|(_, key, _)| key == "log.format");
+        said.filter_map(|(_, _, text)| LogFormat::read(text).ok()).next_back().unwrap_or(LogFormat::Text)
+    }
+
     /// The configuration that all this makes.
     ///
     /// # Errors
@@ -180,13 +192,35 @@ impl Layers {
                 Err(why) => self.problem(source, &key, why),
             }
         }
-        for (key, why) in config.contradictions() {
+        let source = |key: &str| {
             let at = SETTINGS.iter().position(|setting| setting.key == key);
-            let source = at.and_then(|at| sources.get(at)).cloned().unwrap_or(Source::Default);
-            self.problem(source, key, why);
+            at.and_then(|at| sources.get(at)).cloned().unwrap_or(Source::Default)
+        };
+        if let Err(why) = read_password(&mut config) {
+            self.problem(source("requirepass_file"), "requirepass_file", why);
+        }
+        for (key, why) in config.contradictions() {
+            self.problem(source(key), key, why);
         }
         if self.problems.is_empty() { Ok(Loaded { config, sources }) } else { Err(self.problems) }
     }
+}
+
+/// Takes the password from its file, if one is named.
+fn read_password(config: &mut Config) -> Result<(), String> {
+    let OptionalPath(Some(path)) = &config.requirepass_file else { return Ok(()) };
+    if !config.requirepass.0.is_empty() {
+        return Err("there is a password in `requirepass`, too; set one of the two".to_owned());
+    }
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    if line.is_empty() || line.contains('\n') {
+        return Err(format!("{} must hold one line, the password", path.display()));
+    }
+    config.requirepass = Secret(line.to_owned());
+    Ok(())
 }
 
 /// Where all names stand.
@@ -302,6 +336,32 @@ mod tests {
         for problem in shown {
             assert!(problem.contains("`corduroy serve --help` lists all"), "{problem}");
         }
+    }
+
+    #[test]
+    fn a_password_is_taken_from_its_file_as_it_stands_there() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("password");
+        let load = |text: &str, more: &[(&str, &str)]| {
+            std::fs::write(&path, text).expect("written");
+            let mut layers = Layers::new();
+            layers.flag("requirepass-file", "requirepass_file", path.to_str().expect("text"));
+            more.iter().for_each(|(key, text)| layers.flag(key, key, text));
+            layers
+                .load()
+                .map(|loaded| loaded.config.requirepass.0)
+                .map_err(|problems| problems[0].to_string())
+        };
+        for (text, password) in
+            [("secret\n", "secret"), ("secret", "secret"), (" \n", " "), ("a b \r\n", "a b ")]
+        {
+            assert_eq!(load(text, &[]).as_deref(), Ok(password), "{text:?}");
+        }
+        for text in ["", "\n", "one\ntwo\n"] {
+            assert!(load(text, &[]).expect_err("no password").contains("one line"), "{text:?}");
+        }
+        assert!(load("x", &[("requirepass", "y")]).expect_err("two").contains("one of the two"));
+        assert_eq!(load("x\n", &[("listen", "0.0.0.0:1")]).as_deref(), Ok("x"), "it counts as one");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The types of settings: how a value is read from text, and written back.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use corduroy_shards::runtime::CpuSet;
@@ -51,13 +51,76 @@ impl Value for PathBuf {
     }
 }
 
+/// A path, or none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OptionalPath(pub Option<PathBuf>);
+
+impl Value for OptionalPath {
+    const FORM: &'static str = "PATH";
+
+    fn read(text: &str) -> Result<Self, String> {
+        Ok(Self((!text.is_empty()).then(|| text.into())))
+    }
+
+    fn show(&self) -> String {
+        self.0.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+    }
+}
+
+/// Permissions of a file, written in octal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mode(pub u32);
+
+impl Value for Mode {
+    const FORM: &'static str = "MODE";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let mode = u32::from_str_radix(text.trim(), 8).ok().filter(|mode| *mode <= 0o777);
+        mode.map(Self).ok_or_else(|| format!("`{text}` is no mode like 600 or 770"))
+    }
+
+    fn show(&self) -> String {
+        format!("{:o}", self.0)
+    }
+}
+
+/// The port where an address is given without one.
+const DEFAULT_PORT: u16 = 7379;
+
 impl Value for SocketAddr {
     const FORM: &'static str = "IP:PORT";
 
     fn read(text: &str) -> Result<Self, String> {
-        text.trim()
-            .parse()
-            .map_err(|_| format!("`{text}` is not an address like 127.0.0.1:7379 or [::1]:7379"))
+        let word = text.trim();
+        let (host, port) = match word.rsplit_once(':') {
+            Some((host, port)) if !word.ends_with(']') => (host, port),
+            _ => (word, ""),
+        };
+        let local = |port: u16| Self::from(([127, 0, 0, 1], port));
+        if let Ok(address) = word.parse() {
+            return Ok(address);
+        }
+        if let Ok(ip) = word.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            return Ok(Self::new(ip, DEFAULT_PORT));
+        }
+        if port.is_empty()
+            && let Ok(port) = word.parse()
+        {
+            return Ok(local(port));
+        }
+        let Ok(number) = (if port.is_empty() { Ok(DEFAULT_PORT) } else { port.parse::<u16>() }) else {
+            return Err(format!("`{text}` is not an address like 127.0.0.1:7379 or [::1]:7379"));
+        };
+        match host {
+            "localhost" => Ok(local(number)),
+            "" | "*" => Err(format!(
+                "`{text}` names no address: write 127.0.0.1:{number} for clients on this machine, 0.0.0.0:{number} for all \
+                 (they need a password then)"
+            )),
+            name => Err(format!(
+                "`{text}` is not an address like 127.0.0.1:{number} or [::1]:{number}: of `{name}`, write the number"
+            )),
+        }
     }
 
     fn show(&self) -> String {
@@ -245,10 +308,10 @@ choice! {
 choice! {
     /// How logs are written.
     LogFormat {
-        /// Text on a terminal, JSON elsewhere.
-        Auto = "auto",
-        /// For people.
+        /// For people; in colours on a terminal.
         Text = "text",
+        /// The same: what it was called when it depended on the terminal.
+        Auto = "auto",
         /// For programs.
         Json = "json",
     }
@@ -274,10 +337,39 @@ mod tests {
     }
 
     #[test]
+    fn addresses_as_people_write_them() {
+        for (text, address) in [
+            ("10.0.0.1:1", "10.0.0.1:1"),
+            ("[::1]:2", "[::1]:2"),
+            ("localhost:3", "127.0.0.1:3"),
+            ("localhost", "127.0.0.1:7379"),
+            ("4", "127.0.0.1:4"),
+            ("10.0.0.1", "10.0.0.1:7379"),
+            ("::1", "[::1]:7379"),
+            ("[::1]", "[::1]:7379"),
+        ] {
+            assert_eq!(SocketAddr::read(text), Ok(address.parse().expect(address)), "{text}");
+        }
+        for (text, hint) in [
+            (":5", "127.0.0.1:5"),
+            ("*:5", "0.0.0.0:5"),
+            ("", "0.0.0.0:7379"),
+            ("db.example.com:5", "of `db.example.com`, write the number"),
+            ("localhost:x", "like 127.0.0.1:7379"),
+            ("70000", "write the number"),
+        ] {
+            let why = SocketAddr::read(text).expect_err(text);
+            assert!(why.contains(hint), "{text}: {why}");
+        }
+    }
+
+    #[test]
     fn choices_and_secrets() {
         assert_eq!(WalSync::read("linked"), Ok(WalSync::Linked));
         assert_eq!(WalSync::read("fast"), Err("`fast` is none of auto, dsync, linked, inline".into()));
         assert_eq!(format!("{:?}", Secret("hunter2".into())), "(set)");
+        assert_eq!((Mode::read("0770"), Mode(0o660).show()), (Ok(Mode(0o770)), "660".to_owned()));
+        assert!(Mode::read("1777").is_err() && Mode::read("9").is_err());
         assert_eq!(Cores::read(""), Ok(Cores(None)));
         assert!(Cores::read("x").is_err());
     }

@@ -13,10 +13,29 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::umask;
 
 use super::identity::Identity;
+use crate::config::{Loaded, SETTINGS, Source};
 
 /// From now on this process makes files and folders for its own user alone, whatever mask it was started with.
 pub fn restrict_new_files() {
     umask(Mode::from_raw_mode(OF_OTHERS));
+}
+
+/// What others on this machine can see though it is secret.
+pub fn warn_of_open_secrets(loaded: &Loaded) {
+    let source = SETTINGS.iter().zip(&loaded.sources).find(|(setting, _)| setting.key == "requirepass");
+    if let Some((_, Source::Flag(flag))) = source
+        && !loaded.config.requirepass.0.is_empty()
+    {
+        tracing::warn!(
+            "all users of this machine can read the password of --{flag} in the list of processes: use --requirepass-file, or \
+             CORDUROY_REQUIREPASS in the environment"
+        );
+    }
+    if let Some(path) = &loaded.config.requirepass_file.0
+        && std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o077 != 0)
+    {
+        tracing::warn!("others than its owner may read the password in {}: chmod 600", path.display());
+    }
 }
 
 /// What [`restrict`] did.

@@ -7,6 +7,7 @@ use corduroy_shards::{Kind, PartitionId, StageStamps, Ticket};
 use super::core::{Core, core_of_conn, mono_ns};
 use super::info;
 use super::message::Message;
+use super::notify;
 use super::shared::{Phase, wall_us};
 use crate::config::redis::Refused;
 use crate::resp::Backend;
@@ -97,6 +98,7 @@ impl Backend for Core {
 
     fn shutdown(&self) -> Result<(), String> {
         tracing::info!("told to stop by a client");
+        notify::say("STOPPING=1");
         self.shared.set_phase(Phase::Draining);
         Ok(())
     }

@@ -14,6 +14,7 @@ use corduroy_wal::{Binding, OWNER_BYTES, Options as WalOptions, Recovered, Wal, 
 
 use super::core::{Core, NodeShard, sync_mode};
 use super::identity::{Identity, IdentityError, Owner, binding_of, unbind};
+use super::listen::Listening;
 use super::message::Message;
 use super::shared::Shared;
 use super::{EXIT_IO, StartError, driver, log, system};
@@ -49,12 +50,12 @@ impl Booted {
     pub fn tell(&self) {
         for opened in &self.shards {
             let (found, took_ms) = (&opened.found, opened.took.as_millis() as u64);
+            let segments = found.by_footer + found.scanned;
             tracing::info!(
-                shard = opened.shard.0,
-                took_ms,
-                by_footer = found.by_footer,
-                scanned = found.scanned,
-                "shard opened: {}",
+                "shard {} opened in {took_ms} ms, after reading {segments} log file{} ({} from end to end); {}",
+                opened.shard.0,
+                if segments == 1 { "" } else { "s" },
+                found.scanned,
                 opened.device
             );
             if let Some(place) = found.torn_tail {
@@ -68,7 +69,12 @@ impl Booted {
 }
 
 /// A core's main task.
-pub fn run(shared: Arc<Shared>, mesh: Endpoint<Message>, tell: Sender<Result<Booted, StartError>>) {
+pub fn run(
+    shared: Arc<Shared>,
+    mesh: Endpoint<Message>,
+    listening: Vec<Listening>,
+    tell: Sender<Result<Booted, StartError>>,
+) {
     let opened = open_shards(&shared, mesh.core());
     let (shards, booted) = match opened {
         Ok(opened) => opened,
@@ -78,7 +84,7 @@ pub fn run(shared: Arc<Shared>, mesh: Endpoint<Message>, tell: Sender<Result<Boo
             return;
         }
     };
-    let core = match Core::new(shared, mesh, shards) {
+    let core = match Core::new(shared, mesh, shards, listening) {
         Ok(core) => core,
         Err(source) => {
             let _ = tell.send(Err(system("making what a core sleeps on")(source)));
@@ -125,18 +131,14 @@ fn open_shard(
     let folder = Identity::shard_folder(&config.data_dir, shard);
     let (wal_folder, state_folder) = (folder.join("wal"), folder.join("state"));
     for folder in [&wal_folder, &state_folder] {
-        let what = || {
-            format!(
-                "looking for {}, which was made when the node was formatted (restore it from a backup; only if the shard's \
-                 data is to be given up, make the folder by hand)",
-                folder.display()
-            )
-        };
-        std::fs::read_dir(folder).map_err(|source| StartError::System { what: what(), source })?;
+        let folder = folder.clone();
+        std::fs::read_dir(&folder).map_err(|source| StartError::Missing { shard, folder, source })?;
     }
     let seed = seed(shared, shard);
     let options = UringOptions { sync: sync_mode(config.wal_sync), ..UringOptions::default() };
-    let device = DiskDevice::open(&wal_folder, Engine::Auto, options)
+    // Asked once for the whole node: what the kernel refuses while it runs is an error then, and no reason to fall back.
+    let engine = if shared.uring_refused.is_some() { Engine::File } else { Engine::Auto };
+    let device = DiskDevice::open(&wal_folder, engine, options)
         .map_err(|source| StartError::Device { shard, source })?;
     let description = device.describe();
     let binding = binding_of(&shared.identity, shard);

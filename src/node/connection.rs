@@ -10,7 +10,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
@@ -19,6 +18,7 @@ use corduroy_shards::runtime::{Ready, Socket};
 use super::core::{Core, bump};
 use super::event::Event;
 use super::ledger;
+use super::listen::Ends;
 use super::overdue::{check_backlog, want_sweep, watch_partial};
 use super::shared::Phase;
 use crate::resp::{Opening, Session};
@@ -73,8 +73,7 @@ impl Unsent {
 }
 
 /// Takes a new socket in.
-pub fn open(core: &Rc<Core>, socket: Socket, peer: Option<SocketAddr>) {
-    let name = |address: Option<SocketAddr>| address.map_or_else(|| "?:0".into(), |a| a.to_string());
+pub fn open(core: &Rc<Core>, socket: Socket, ends: &Ends) {
     let Some(id) = core.conns.borrow_mut().reserve() else {
         refuse(core, &socket);
         return;
@@ -85,13 +84,8 @@ pub fn open(core: &Rc<Core>, socket: Socket, peer: Option<SocketAddr>) {
         refuse(core, &socket);
         return;
     }
-    let opening = Opening {
-        conn: id,
-        core: core.index,
-        peer: name(peer),
-        local: name(socket.local_addr().ok()),
-        fd: socket.fd(),
-    };
+    let opening =
+        Opening { conn: id, core: core.index, peer: ends.peer(), local: ends.local(), fd: socket.fd() };
     core.tick();
     let session = Session::new(&core.shared.hub, opening, &**core);
     let conn = Rc::new(Conn {

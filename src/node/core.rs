@@ -149,6 +149,7 @@ impl Core {
         shared: Arc<Shared>,
         mesh: Endpoint<Message>,
         shards: Vec<(ShardId, NodeShard)>,
+        listening: Vec<Listening>,
     ) -> io::Result<Rc<Self>> {
         let poller = Poller::new()?;
         let index = mesh.core();
@@ -183,7 +184,7 @@ impl Core {
             unsettled: RefCell::default(),
             readable: RefCell::default(),
             spare_fd: RefCell::new(listen::spare_descriptor()),
-            listening: RefCell::default(),
+            listening: RefCell::new(listening),
             poller,
             is_woken: Cell::new(false),
             buffer: RefCell::new(vec![0; READ_BUFFER_BYTES]),

@@ -76,7 +76,11 @@ fn server(shared: &Shared) -> Lines {
         line("os", os),
         line("arch_bits", usize::BITS),
         line("monotonic_clock", "POSIX clock_gettime"),
-        line("multiplexing_api", "io_uring"),
+        line("multiplexing_api", "epoll"),
+        line(
+            "io_uring",
+            shared.uring_refused.as_ref().map_or("used".to_owned(), |why| format!("refused: {why}")),
+        ),
         line("process_id", std::process::id()),
         line(
             "run_id",

@@ -1,16 +1,24 @@
-//! Accepts connections: every core listens on the main port, and on one of its own where configured.
+//! Accepts connections: every core listens on the main port, on one of its own where configured, and on the Unix socket.
+//!
+//! Everything is listened on before anything else is touched: whoever starts a second server is told at once. Connections
+//! that come meanwhile wait in the system's queue.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use corduroy_shards::runtime::{Listener, Socket};
 
+use super::StartError;
 use super::connection;
 use super::core::Core;
 use super::event::Event;
+use super::shared::Phase;
 use crate::config::Config;
 
 /// Connections accepted in a row before others of the core get their turn.
@@ -19,44 +27,176 @@ const ACCEPT_BATCH: u32 = 32;
 /// again.
 const RETRY_NS: u64 = 100_000_000;
 
+/// Where clients connect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Address {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// The addresses of a connection's two ends, where they are known.
+#[derive(Debug)]
+pub struct Ends {
+    /// The client's.
+    pub peer: Option<Address>,
+    /// The one it connected to.
+    pub local: Option<Address>,
+}
+
+/// An address as Redis writes it: both ends of a Unix socket bear its path.
+fn name(address: Option<&Address>) -> String {
+    match address {
+        None => "?:0".to_owned(),
+        Some(Address::Tcp(address)) => address.to_string(),
+        Some(Address::Unix(path)) => format!("{}:0", path.display()),
+    }
+}
+
+impl Ends {
+    /// The client's.
+    pub fn peer(&self) -> String {
+        name(self.peer.as_ref())
+    }
+
+    /// The one it connected to.
+    pub fn local(&self) -> String {
+        name(self.local.as_ref())
+    }
+}
+
 /// One address that a core listens on.
 #[derive(Debug)]
 pub struct Listening {
     listener: Listener,
+    address: Address,
     /// Connections may be waiting.
     has_waiting: bool,
     /// Not before this time, on the monotonic clock.
     retry_at_ns: u64,
 }
 
-/// The addresses that a core listens on, the main one first.
-pub fn addresses(config: &Config, core: usize) -> Vec<SocketAddr> {
-    let mut addresses = vec![config.listen];
-    if config.core_ports > 0 {
-        let number = u16::try_from(core).unwrap_or(u16::MAX);
-        let mut own = config.listen;
-        own.set_port(config.core_ports.saturating_add(number));
-        addresses.push(own);
-    }
-    addresses
+/// All that a node listens on.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For each core.
+    pub cores: Vec<Vec<Listening>>,
+    /// Removed when it is dropped.
+    pub unix: Option<UnixFile>,
 }
 
-/// Starts listening.
+/// Listens on everything, for so many cores.
+///
+/// # Errors
+/// [`StartError::Listen`].
+pub fn claim(config: &Config, cores: usize) -> Result<Listeners, StartError> {
+    let mut listeners = Vec::new();
+    // With port 0 the system chooses, once for all cores.
+    let mut main = config.listen;
+    for core in 0..cores {
+        let mut own = Vec::new();
+        own.push(if core == 0 { tcp(main, Listener::claim)? } else { tcp(main, Listener::bind)? });
+        if let Some(Listening { listener, .. }) = own.first() {
+            main = listener.local_addr().unwrap_or(main);
+        }
+        if config.core_ports > 0 {
+            let number = u16::try_from(core).unwrap_or(u16::MAX);
+            let mut address = config.listen;
+            address.set_port(config.core_ports.saturating_add(number));
+            own.push(tcp(address, Listener::claim)?);
+        }
+        listeners.push(own);
+    }
+    let mut unix = None;
+    if let Some(path) = &config.unix_socket.0 {
+        let address = Address::Unix(path.clone());
+        let failed = |source| StartError::Listen { address: address.clone(), source };
+        remove_dead(path).map_err(failed)?;
+        let listener = Listener::bind_path(path, config.unix_socket_mode.0).map_err(failed)?;
+        unix = Some(UnixFile::of(path).map_err(failed)?);
+        for own in &mut listeners {
+            own.push(Listening::new(listener.try_clone().map_err(failed)?, address.clone()));
+        }
+    }
+    Ok(Listeners { cores: listeners, unix })
+}
+
+fn tcp(
+    address: SocketAddr,
+    listen: impl FnOnce(SocketAddr) -> io::Result<Listener>,
+) -> Result<Listening, StartError> {
+    let named = Address::Tcp(address);
+    match listen(address) {
+        Ok(listener) => Ok(Listening::new(listener, named)),
+        Err(source) => Err(StartError::Listen { address: named, source }),
+    }
+}
+
+/// Removes a socket that a server left behind; one that somebody listens on, or a file of any other kind, stays and is in
+/// the way.
+fn remove_dead(path: &Path) -> io::Result<()> {
+    let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    let is_dead =
+        || UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    let is_ours = found.uid() == rustix::process::geteuid().as_raw();
+    if found.file_type().is_socket() && is_ours && is_dead() { std::fs::remove_file(path) } else { Ok(()) }
+}
+
+/// The Unix socket's file: removed at the end, unless another has taken its place.
+#[derive(Debug)]
+pub struct UnixFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl UnixFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), inode: inode(path)? })
+    }
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+impl Drop for UnixFile {
+    fn drop(&mut self) {
+        if inode(&self.path).is_ok_and(|now| now == self.inode) {
+            // What cannot be removed is found dead at the next start.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Listening {
+    fn new(listener: Listener, address: Address) -> Self {
+        Self { listener, address, has_waiting: true, retry_at_ns: 0 }
+    }
+}
+
+/// Starts accepting.
 ///
 /// # Errors
 /// The address, and what the system says.
-pub fn start(core: &Core) -> Result<(), (SocketAddr, io::Error)> {
-    let config = core.config();
-    let mut listening = core.listening.borrow_mut();
-    for address in addresses(&config, core.index) {
-        let failed = |error| (address, error);
-        let listener = Listener::bind(address).map_err(failed)?;
-        let token = Event::Listener(listening.len()).token();
-        core.poller.watch_input(&listener, token).map_err(failed)?;
-        if address == config.listen {
-            core.shared.say_ready(listener.local_addr().unwrap_or(address));
-        }
-        listening.push(Listening { listener, has_waiting: true, retry_at_ns: 0 });
+pub fn start(core: &Core) -> Result<(), (Address, io::Error)> {
+    let listening = core.listening.borrow();
+    for (at, own) in listening.iter().enumerate() {
+        let watched = core.poller.watch_input(&own.listener, Event::Listener(at).token());
+        watched.map_err(|error| (own.address.clone(), error))?;
+    }
+    if let Some(Listening { listener, .. }) = listening.first() {
+        core.shared.say_ready(listener.local_addr().unwrap_or(core.config().listen));
     }
     Ok(())
 }
@@ -70,6 +210,9 @@ pub fn notice(core: &Core, at: usize) {
 
 /// Accepts what waits, some at a time. Answers when to look again, on the monotonic clock, if any still wait.
 pub fn accept_all(core: &Rc<Core>) -> Option<u64> {
+    if core.shared.phase() != Phase::Serving {
+        return None;
+    }
     let mut again = None;
     for listening in core.listening.borrow_mut().iter_mut() {
         if listening.has_waiting && listening.retry_at_ns <= core.now().mono_ns {
@@ -85,7 +228,7 @@ pub fn accept_all(core: &Rc<Core>) -> Option<u64> {
 fn accept(core: &Rc<Core>, listening: &mut Listening) {
     for _ in 0..ACCEPT_BATCH {
         match listening.listener.try_accept() {
-            Ok((socket, peer)) => admit(core, socket, peer),
+            Ok((socket, peer)) => admit(core, socket, peer, &listening.address),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 listening.has_waiting = false;
                 return;
@@ -133,11 +276,15 @@ pub fn stop(core: &Core) {
 }
 
 /// Takes a connection in, if there is room for one more.
-fn admit(core: &Rc<Core>, socket: Socket, peer: Option<SocketAddr>) {
+fn admit(core: &Rc<Core>, socket: Socket, peer: Option<SocketAddr>, listening: &Address) {
     let before = core.shared.connections.fetch_add(1, Ordering::Relaxed);
     if before >= core.config().max_clients {
         connection::refuse(core, &socket);
     } else {
-        connection::open(core, socket, peer);
+        let (peer, local) = match listening {
+            Address::Tcp(_) => (peer.map(Address::Tcp), socket.local_addr().ok().map(Address::Tcp)),
+            Address::Unix(_) => (Some(listening.clone()), Some(listening.clone())),
+        };
+        connection::open(core, socket, &Ends { peer, local });
     }
 }

@@ -39,17 +39,12 @@ pub fn start(level: LogLevel, format: LogFormat) {
     }
     let thread = std::thread::Builder::new().name("log".into()).spawn(move || write_all(&receiver));
     if let Err(error) = thread {
-        eprintln!("corduroy: no thread for logs ({error}); there will be none");
+        last_words(LogFormat::Text, &[format!("no thread for logs ({error}); there will be none")]);
         return;
     }
     let terminal = io::stderr().is_terminal();
-    let json = match format {
-        LogFormat::Json => true,
-        LogFormat::Text => false,
-        LogFormat::Auto => !terminal,
-    };
     let builder = tracing_subscriber::fmt().with_writer(Queue);
-    if json {
+    if format == LogFormat::Json {
         let builder = builder.json().flatten_event(true).with_target(false);
         let builder = builder.with_env_filter(filter(level)).with_filter_reloading();
         let handle = builder.reload_handle();
@@ -79,6 +74,23 @@ pub fn set_level(level: LogLevel) {
     let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
     if current.0 != level && (current.1)(level) {
         current.0 = level;
+    }
+}
+
+/// Says why the process ends, after all that was logged: as plain text, or as an event of its own where logs are JSON.
+/// Whether logging was started does not matter.
+pub fn last_words(format: LogFormat, lines: &[String]) {
+    if format == LogFormat::Json {
+        start(LogLevel::Info, format);
+        lines.iter().for_each(|line| tracing::error!("{}", line.trim()));
+        flush();
+        return;
+    }
+    flush();
+    let mut stderr = io::stderr().lock();
+    for (at, line) in lines.iter().enumerate() {
+        // If stderr is gone, there is nobody left to tell.
+        let _ = writeln!(stderr, "{}{line}", if at == 0 { "corduroy: " } else { "" });
     }
 }
 

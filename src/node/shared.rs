@@ -12,6 +12,7 @@ use super::budget::{Descriptors, clients_memory};
 use super::core::ShardFacts;
 use super::identity::Identity;
 use super::ledger::Ledger;
+use super::notify;
 use super::plan::Plan;
 use super::{StartError, log};
 use crate::config::Config;
@@ -84,6 +85,8 @@ pub struct Shared {
     pub refused: AtomicU64,
     /// Connections now, all cores.
     pub connections: AtomicUsize,
+    /// Why the kernel allows no io_uring, if it does not: then cores run and the log is written without.
+    pub uring_refused: Option<String>,
     /// Cores that still have connections or requests while draining.
     pub busy: AtomicUsize,
     /// Between looks at INFO: bytes received and sent, passes, and their time in ns.
@@ -134,6 +137,7 @@ impl Shared {
         memory: Bytes,
         descriptors: Descriptors,
         bells: Vec<Arc<Doorbell>>,
+        uring_refused: Option<String>,
     ) -> Arc<Self> {
         let cores = plan.cores();
         let hub = Hub::new(cores);
@@ -150,6 +154,7 @@ impl Shared {
             started_ms: wall_ms(),
             refused: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
+            uring_refused,
             busy: AtomicUsize::new(cores),
             rates: Mutex::default(),
             config_file: OnceLock::new(),
@@ -310,6 +315,7 @@ impl Shared {
     pub fn say_ready(&self, address: std::net::SocketAddr) {
         if !self.said_ready.swap(true, Ordering::Relaxed) {
             tracing::info!("ready for connections on {address}");
+            notify::say("READY=1");
         }
     }
 

@@ -1,13 +1,14 @@
-//! SIGTERM and SIGINT: the first drains, the second ends at once.
+//! SIGTERM and SIGINT: the first drains, the second ends at once. SIGHUP changes nothing, and says so.
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::log;
+use super::notify;
 use super::shared::{Phase, Shared};
 
 /// Signals so soon after the first are the same telling: `timeout` and shells send one to the process and one to its group.
@@ -18,10 +19,16 @@ const ONE_TELLING: Duration = Duration::from_millis(300);
 /// # Errors
 /// What the system says.
 pub fn watch(shared: Arc<Shared>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         let mut told: Option<Instant> = None;
         for signal in signals.forever() {
+            if signal == SIGHUP {
+                tracing::info!(
+                    "SIGHUP changes nothing: logs go to stderr, and settings change by CONFIG SET or a restart"
+                );
+                continue;
+            }
             if let Some(told) = told {
                 if told.elapsed() < ONE_TELLING {
                     continue;
@@ -32,6 +39,7 @@ pub fn watch(shared: Arc<Shared>) -> io::Result<()> {
             }
             tracing::info!(signal, "told to stop: finishing what is under way; once more ends at once");
             told = Some(Instant::now());
+            notify::say("STOPPING=1");
             shared.set_phase(Phase::Draining);
         }
     })?;

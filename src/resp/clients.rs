@@ -425,6 +425,8 @@ impl Client {
         let mut flags = String::new();
         for (flag, set) in [
             ('b', self.blocked.load(Relaxed)),
+            // Both ends of a Unix socket bear its path; no other connection has one address twice.
+            ('U', self.addr == self.local),
             ('x', queued != u64::MAX),
             ('e', self.no_evict.load(Relaxed)),
             ('T', self.no_touch.load(Relaxed)),

@@ -82,7 +82,7 @@ fn judge(folder: &Path, acknowledged: &BTreeMap<String, String>) -> End {
     let mut server = Server::spawn(folder, free_port(), &LAYOUT);
     if let Err(status) = server.await_ready() {
         let log = server.log();
-        assert_eq!(status.code(), Some(78), "{log}");
+        assert_eq!(status.code(), Some(65), "{log}");
         let refusal = log.lines().find(|line| line.contains("cannot start")).unwrap_or_default();
         assert!(names_the_place(refusal) && refusal.contains("shard 0, partition "), "{log}");
         return End::Refused;
@@ -145,4 +145,21 @@ fn a_flipped_byte_is_refused_or_harmless() {
     let seen = |end| ends.get(&end).copied().unwrap_or(0);
     assert!(seen(End::Harmless) >= 4, "spare slots are nobody's: {ends:?}");
     assert!(seen(End::Refused) + seen(End::Stopped) >= 2, "values take most of what is written: {ends:?}");
+}
+
+#[test]
+fn what_needs_a_person_has_an_exit_code_that_the_sample_unit_knows() {
+    let home = data_dir();
+    Server::start(home.path(), &LAYOUT).stop();
+    fs::remove_dir_all(home.path().join("shard-0000/state")).expect("removed");
+    let mut server = Server::spawn(home.path(), free_port(), &LAYOUT);
+    let code = server.wait().code().expect("it ends by itself");
+    assert_eq!(code, 65, "{}", server.log());
+    assert!(server.log().contains("shard-0000/state") && server.log().contains("backup"), "{}", server.log());
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/corduroy.service");
+    let unit = fs::read_to_string(unit).expect("the sample unit");
+    let codes = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus=")).expect("a line");
+    for code in ["2", "65", "78"] {
+        assert!(codes.split(' ').any(|listed| listed == code), "{code} in {codes}");
+    }
 }

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::{Duration, Instant};
 
 use redis::Commands;
 
-use crate::server::{Server, data_dir, exchange};
+use crate::server::{Server, data_dir, exchange, free_port};
 
 #[test]
 fn a_time_limit_set_later_holds_for_connections_that_are_idle_already() {
@@ -38,6 +40,110 @@ fn it_says_what_it_is_at_start() {
     ] {
         assert!(log.contains(needle), "{needle} in\n{log}");
     }
+    for word in ["by_footer", "scanned", "FUA", "8 shards in use", "took_ms"] {
+        assert!(!log.contains(word), "{word} is a word of ours in\n{log}");
+    }
+}
+
+/// What a service manager was told next.
+fn told(manager: &UnixDatagram) -> String {
+    manager.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    let mut bytes = [0; 256];
+    let count = manager.recv(&mut bytes).expect("it is told");
+    String::from_utf8_lossy(bytes.get(..count).expect("within the buffer")).into_owned()
+}
+
+#[test]
+fn a_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
+    let dir = data_dir();
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("bound");
+    let variable = format!("NOTIFY_SOCKET={}", path.display());
+    let server = Server::start_under(&["env", &variable], &dir.path().join("data"), &[]);
+    assert_eq!(told(&manager), "READY=1");
+    server.stop();
+    assert_eq!(told(&manager), "STOPPING=1");
+}
+
+#[test]
+fn a_terminal_that_hangs_up_does_not_end_it() {
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &[]);
+    server.signal("-HUP");
+    let begun = Instant::now();
+    while !server.log().contains("SIGHUP changes nothing") {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", server.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    exchange(&mut server.connect(), b"PING\r\n", b"+PONG\r\n");
+    server.stop();
+}
+
+#[test]
+fn clients_of_the_machine_may_come_by_a_unix_socket() {
+    let dir = data_dir();
+    let (folder, path) = (dir.path().join("data"), dir.path().join("socket"));
+    let flags =
+        ["--unix-socket", path.to_str().expect("text"), "--unix-socket-mode", "640", "--partitions", "4"];
+    let server = Server::start(&folder, &flags);
+    assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o640);
+    let mut stream = UnixStream::connect(&path).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("timeout");
+    let mut ask = |request: &[u8], wanted: &str| {
+        stream.write_all(request).expect("sent");
+        let mut got = String::new();
+        while !got.contains(wanted) {
+            let mut bytes = [0; 4096];
+            let count = stream.read(&mut bytes).expect("a reply");
+            assert!(count > 0, "{got}");
+            got.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+        got
+    };
+    ask(b"MSET {a}1 x {a}2 y\r\nGET {a}1\r\n", "+OK\r\n$1\r\nx\r\n");
+    let listed = ask(b"CLIENT LIST\r\n", "lib-ver");
+    let shown = format!("addr={0}:0 laddr={0}:0 ", path.display());
+    assert!(listed.contains(&shown) && listed.contains("flags=U"), "{listed}");
+    // A second server is told, and leaves the socket of the first alone.
+    let mut second = Server::spawn(&dir.path().join("other"), free_port(), &flags);
+    assert_eq!(second.wait().code(), Some(78), "{}", second.log());
+    assert!(second.log().contains("--unix-socket"), "{}", second.log());
+    ask(b"PING\r\n", "+PONG\r\n");
+    server.kill_9();
+    assert!(path.exists(), "what a killed server leaves behind");
+    let server = Server::start(&folder, &flags);
+    UnixStream::connect(&path).expect("the dead socket was replaced");
+    server.stop();
+    assert!(!path.exists(), "a clean stop removes it");
+    // What is no socket is nobody's to remove.
+    fs::write(&path, "precious").expect("written");
+    let mut server = Server::spawn(&folder, free_port(), &flags);
+    assert_eq!(server.wait().code(), Some(78), "{}", server.log());
+    assert_eq!(fs::read(&path).expect("left alone"), b"precious");
+}
+
+#[test]
+fn the_password_on_the_command_line_is_warned_of_and_one_in_a_file_is_not() {
+    let dir = data_dir();
+    let folder = dir.path().join("data");
+    let server = Server::start(&folder, &["--requirepass", " "]);
+    assert!(server.log().contains("--requirepass-file"), "{}", server.log());
+    exchange(
+        &mut server.connect(),
+        b"GET a\r\nAUTH \" \"\r\nGET a\r\n",
+        b"-NOAUTH Authentication required.\r\n+OK\r\n$-1\r\n",
+    );
+    server.stop();
+    let file = dir.path().join("password");
+    fs::write(&file, "a b\n").expect("written");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("changed");
+    let server = Server::start(&folder, &["--requirepass-file", file.to_str().expect("text")]);
+    assert!(!server.log().contains("WARN"), "{}", server.log());
+    exchange(&mut server.connect(), b"AUTH \"a b\"\r\nPING\r\n", b"+OK\r\n+PONG\r\n");
+    server.stop();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("changed");
+    let server = Server::start(&folder, &["--requirepass-file", file.to_str().expect("text")]);
+    assert!(server.log().contains("chmod 600"), "{}", server.log());
 }
 
 #[test]

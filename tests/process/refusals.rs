@@ -18,12 +18,57 @@ fn a_second_process_on_the_same_folder_is_refused_by_name() {
 }
 
 #[test]
-fn a_port_in_use_is_refused() {
+fn a_port_in_use_is_refused_before_the_folder_is_touched() {
     let (one, other) = (data_dir(), data_dir());
     let first = Server::start(one.path(), &[]);
-    let mut second = Server::spawn(other.path(), first.port, &[]);
+    let mut second = Server::spawn(&other.path().join("new"), first.port, &[]);
     assert_eq!(second.wait().code(), Some(78));
     assert!(second.log().contains("cannot listen on"), "{}", second.log());
+    assert_eq!(fs::read_dir(other.path()).expect("a folder").count(), 0, "nothing was made");
+}
+
+#[test]
+fn start_errors_have_one_format_text_unless_json_is_asked_for() {
+    let dir = data_dir();
+    let file = dir.path().join("file");
+    fs::write(&file, "x").expect("written");
+    let path = text(&file);
+    let bad_folder = ["serve", "--data-dir", &path, "--listen", "127.0.0.1:0"];
+    let bad_setting = ["serve", "--shards", "x"];
+    for args in [&bad_folder[..], &bad_setting[..], &["format", "--data-dir", &path]] {
+        let (code, _, stderr) = run(args);
+        assert_eq!(code, Some(78), "{stderr}");
+        let line = stderr.lines().find(|line| line.starts_with("corduroy: ")).unwrap_or_default();
+        assert!(line.contains("cannot") || line.contains("the configuration has 1 problem:"), "{stderr}");
+        assert!(!stderr.contains('{'), "{stderr}");
+        let (code, _, stderr) = run(&[args, &["--log-format", "json"]].concat());
+        assert_eq!(code, Some(78), "{stderr}");
+        assert!(stderr.contains("\"level\":\"ERROR\""), "{stderr}");
+        assert!(stderr.lines().all(|line| line.starts_with('{') && line.ends_with('}')), "{stderr}");
+    }
+}
+
+#[test]
+fn what_people_type_who_come_from_redis_works_or_is_explained() {
+    let (code, stdout, _) = run(&["check-config", "--port", "7000"]);
+    assert_eq!((code, stdout.contains("listen = \"127.0.0.1:7000\"")), (Some(0), true), "{stdout}");
+    let dir = data_dir();
+    let file = dir.path().join("redis.conf");
+    fs::write(&file, "port 6380\nbind 127.0.0.1\nmaxclients 50\nappendonly yes\n").expect("written");
+    for args in [&["serve", "--config", &text(&file)][..], &["serve", &text(&file)]] {
+        let (code, _, stderr) = run(args);
+        assert_eq!(code, Some(78), "{stderr}");
+        for needle in [
+            "configuration of Redis",
+            "listen = \"127.0.0.1:6380\"",
+            "max_clients = 50",
+            "appendonly: leave it out",
+        ] {
+            assert!(stderr.contains(needle), "{needle} in {stderr}");
+        }
+    }
+    let (code, _, stderr) = run(&["check-config", "--memory-bytes", "4096tb"]);
+    assert_eq!((code, stderr.contains("more than the")), (Some(78), true), "{stderr}");
 }
 
 #[test]
@@ -56,7 +101,7 @@ fn a_bad_configuration_lists_all_its_problems() {
         let (code, _, stderr) = run(&[command, "--config", &text(&file), "--cores", "3-1"]);
         assert_eq!(code, Some(78), "{command}");
         for needle in [
-            "4 problem(s)",
+            "the configuration has 4 problems:",
             "shard: no such setting; did you mean `shards`?",
             "partitions: 0",
             "wal.sync: `never`",
@@ -102,7 +147,7 @@ fn a_data_folder_that_cannot_be_made_is_refused_with_the_remedy() {
     for path in [file.clone(), file.join("data")] {
         let mut server = Server::spawn(&path, free_port(), &[]);
         assert_eq!(server.wait().code(), Some(78), "{}", server.log());
-        for needle in [text(&path).as_str(), "cannot make the data folder", "--data-dir"] {
+        for needle in [text(&path).as_str(), "cannot make the data folder", "is a file", "--data-dir"] {
             assert!(server.log().contains(needle), "{needle} in {}", server.log());
         }
     }

@@ -31,7 +31,14 @@ pub fn free_port() -> u16 {
 
 /// The binary with these arguments and none of the environment's settings.
 pub fn corduroy(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_corduroy"));
+    corduroy_under(&[], args)
+}
+
+/// The same, started by another program, which becomes it.
+pub fn corduroy_under(launcher: &[&str], args: &[&str]) -> Command {
+    let mut words = launcher.iter().copied().chain([env!("CARGO_BIN_EXE_corduroy")]);
+    let mut command = Command::new(words.next().expect("the binary at least"));
+    command.args(words);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CORDUROY_")) {
         command.env_remove(name);
     }
@@ -77,9 +84,28 @@ impl Server {
         Ok(())
     }
 
+    /// Starts a server by way of another program and waits until it takes connections.
+    pub fn start_under(launcher: &[&str], folder: &Path, more: &[&str]) -> Self {
+        let mut server = Self::spawn_under(launcher, folder, free_port(), more);
+        if let Err(status) = server.await_ready() {
+            panic!("the server ended with {status}:\n{}", server.log());
+        }
+        server
+    }
+
     /// Starts a server without waiting.
     pub fn spawn(folder: &Path, port: u16, more: &[&str]) -> Self {
         Self::spawn_by(None, folder, port, more)
+    }
+
+    /// Starts a server by way of another program, which becomes it, without waiting.
+    pub fn spawn_under(launcher: &[&str], folder: &Path, port: u16, more: &[&str]) -> Self {
+        let by = launcher.split_first().map(|(program, words)| {
+            let mut by = Command::new(program);
+            by.args(words);
+            by
+        });
+        Self::spawn_by(by, folder, port, more)
     }
 
     /// The same, started by a command that is given its command line.

@@ -46,6 +46,18 @@ impl CpuSet {
         Ok(Self::new((0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu))))
     }
 
+    /// Has this thread run on these CPUs only.
+    ///
+    /// # Errors
+    /// What the system says: none of them is there, or a filter forbids the call.
+    pub fn pin_this_thread(&self) -> std::io::Result<()> {
+        let mut set = rustix::thread::CpuSet::new();
+        for &cpu in self.0.iter().filter(|&&cpu| cpu < rustix::thread::CpuSet::MAX_CPU) {
+            set.set(cpu);
+        }
+        Ok(rustix::thread::sched_setaffinity(None, &set)?)
+    }
+
     /// The numbers, ascending.
     #[must_use]
     pub fn cpus(&self) -> &[usize] {

@@ -60,11 +60,7 @@ fn place(cpus: &CpuSet) {
     if cpus.is_empty() {
         return;
     }
-    let mut set = rustix::thread::CpuSet::new();
-    for &cpu in cpus.cpus().iter().filter(|&&cpu| cpu < rustix::thread::CpuSet::MAX_CPU) {
-        set.set(cpu);
-    }
-    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+    if let Err(error) = cpus.pin_this_thread() {
         tracing::warn!(%cpus, %error, "a pool thread could not be placed");
     }
 }

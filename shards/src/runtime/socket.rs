@@ -1,62 +1,89 @@
-//! TCP on a core: a listener and a socket, neither of which ever waits. The [`Poller`](super::Poller) tells when to try.
+//! Connections on a core: a listener and a socket, neither of which ever waits. The [`Poller`](super::Poller) tells when to try.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::fs::Mode;
 use rustix::net::sockopt::{
     set_socket_oobinline, set_socket_reuseaddr, set_socket_reuseport, set_tcp_nodelay,
 };
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 
-/// How long the listener of a killed server may outlive it.
-const GHOST_WAIT: Duration = Duration::from_secs(3);
+/// How long the listener of a process that was killed just now may outlive it.
+const GHOST_WAIT: Duration = Duration::from_millis(200);
 /// Connections that may wait to be accepted; the system may allow fewer.
 const BACKLOG: i32 = 1024;
+
+/// Of every socket.
+const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
 /// Accepts connections on this core. Several cores may listen on one address; the kernel spreads connections.
 #[derive(Debug)]
 pub struct Listener(OwnedFd);
 
 impl Listener {
-    /// Listens.
+    /// Listens on an address that nobody else listens on, and lets others of this user share it from then on: this
+    /// process's other cores, by [`Listener::bind`]. What a killed server leaves behind does not count: its connections,
+    /// which hold the address for a minute, and its listener, which may be there a moment longer.
+    ///
+    /// # Errors
+    /// What the system says: the address is in use or not ours.
+    pub fn claim(address: SocketAddr) -> io::Result<Self> {
+        let begun = Instant::now();
+        loop {
+            match Self::listen(address, false) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < GHOST_WAIT => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(error) => return Err(error),
+                Ok(listener) => {
+                    set_socket_reuseport(&listener.0, true)?;
+                    return Ok(listener);
+                }
+            }
+        }
+    }
+
+    /// Listens on an address that this process has claimed.
     ///
     /// # Errors
     /// What the system says: the address is in use or not ours.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        Self::listen(address, true)
+    }
+
+    fn listen(address: SocketAddr, shared: bool) -> io::Result<Self> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        let fd = rustix::net::socket_with(family, SocketType::STREAM, FLAGS, None)?;
         set_socket_reuseaddr(&fd, true)?;
-        set_socket_reuseport(&fd, true)?;
+        set_socket_reuseport(&fd, shared)?;
         rustix::net::bind(&fd, &address)?;
         rustix::net::listen(&fd, BACKLOG)?;
         Ok(Self(fd))
     }
 
-    /// Fails if another process listens on this address already. Since every core's listener shares its port, binding
-    /// alone would not notice a second server. What a killed server leaves behind does not count: its connections, which
-    /// hold the address for a minute, and its listener, which lives on until the kernel has wound up its io_uring.
+    /// Listens on a path of the file system, with these permissions.
     ///
     /// # Errors
-    /// What the system says: the address is in use or not ours.
-    pub fn check_free(address: impl ToSocketAddrs) -> io::Result<()> {
-        let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
-        let is_refused = |address: &SocketAddr| {
-            std::net::TcpStream::connect_timeout(address, GHOST_WAIT)
-                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-        };
-        let begun = Instant::now();
-        loop {
-            match std::net::TcpListener::bind(addresses.as_slice()) {
-                Ok(_listener) => return Ok(()),
-                Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(error),
-                Err(_) if addresses.iter().all(is_refused) => return Ok(()),
-                Err(error) if begun.elapsed() >= GHOST_WAIT => return Err(error),
-                Err(_) => std::thread::sleep(Duration::from_millis(20)),
-            }
-        }
+    /// `AddrInUse` if something is there; else what the system says.
+    pub fn bind_path(path: &Path, mode: u32) -> io::Result<Self> {
+        let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
+        rustix::net::bind(&fd, &SocketAddrUnix::new(path)?)?;
+        // Nobody can connect yet, so nobody does with other permissions.
+        rustix::fs::chmod(path, Mode::from_raw_mode(mode))?;
+        rustix::net::listen(&fd, BACKLOG)?;
+        Ok(Self(fd))
+    }
+
+    /// The same listener for another core.
+    ///
+    /// # Errors
+    /// What the system says: out of descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self(self.0.try_clone()?))
     }
 
     /// The address listened on (with the port chosen by the system, if it was 0).
@@ -72,8 +99,7 @@ impl Listener {
     /// # Errors
     /// `WouldBlock` if there is none; else what the system says: out of descriptors, most of all.
     pub fn try_accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (fd, peer) = rustix::net::acceptfrom_with(&self.0, flags)?;
+        let (fd, peer) = rustix::net::acceptfrom_with(&self.0, FLAGS)?;
         // Small answers must not wait for more; a socket that is closed already fails here and is found out at reading.
         let _ = set_tcp_nodelay(&fd, true);
         // An urgent byte is a byte like any other: else reads would stop at it, with bytes behind it that nobody announces.
@@ -88,7 +114,7 @@ impl AsFd for Listener {
     }
 }
 
-/// One TCP connection.
+/// One connection.
 #[derive(Debug)]
 pub struct Socket(OwnedFd);
 
@@ -219,12 +245,15 @@ mod tests {
     #[test]
     fn several_listeners_share_an_address_of_either_family() {
         for ip in ["127.0.0.1", "::1"] {
-            let first =
-                Listener::bind(format!("{}:0", if ip == "::1" { "[::1]" } else { ip }).parse().expect("one"));
+            let first = Listener::claim(
+                format!("{}:0", if ip == "::1" { "[::1]" } else { ip }).parse().expect("one"),
+            );
             // A machine without IPv6 has nothing to share there.
             let Ok(first) = first else { continue };
             let address = first.local_addr().expect("address");
             let second = Listener::bind(address).expect("shared");
+            let refused = Listener::claim(address).expect_err("another process would be told");
+            assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
             assert_eq!(second.local_addr().expect("address"), address);
             assert_eq!(second.try_accept().map(drop).map_err(|e| e.kind()), Err(io::ErrorKind::WouldBlock));
         }

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::config::value::Bytes;
 use crate::node::budget::Descriptors;
 use crate::node::identity::{FORMAT_VERSION, Identity};
+use crate::node::listen::{Address, Ends};
 use crate::node::message::Message;
 use crate::node::plan::Plan;
 use crate::node::shared::Shared;
@@ -66,9 +67,9 @@ impl World {
         let mut ends = Mesh::endpoints(&bells, ring);
         let (mine, other) = (ends.pop().expect("two"), ends.pop().expect("two"));
         let dealt = Descriptors { limit: 1024, reserved: 24, tables_a_core: 16, clients_max: 1000 };
-        let shared = Shared::new(config, identity, plan, Bytes(64 << 20), dealt, bells.clone());
+        let shared = Shared::new(config, identity, plan, Bytes(64 << 20), dealt, bells.clone(), None);
         shared.begin_serving();
-        let core = Core::new(shared, mine, Vec::new()).expect("a core");
+        let core = Core::new(shared, mine, Vec::new(), Vec::new()).expect("a core");
         let driver = Driver {
             out: Outputs::default(),
             // Nothing listens: the test brings the connections.
@@ -96,7 +97,8 @@ impl World {
         };
         set_socket_send_buffer_size(socket.as_fd(), 8 << 10).expect("set");
         self.core.shared.connections.fetch_add(1, Ordering::Relaxed);
-        connection::open(&self.core, socket, peer);
+        let ends = Ends { peer: peer.map(Address::Tcp), local: None };
+        connection::open(&self.core, socket, &ends);
         client.set_nonblocking(true).expect("set");
         client
     }

@@ -132,7 +132,7 @@ impl DiskDevice {
             Self::File { device, because } => {
                 let cache = if device.is_direct() { "O_DIRECT" } else { "through the page cache" };
                 let because = because.as_ref().map_or(String::new(), |why| format!(" because {why}"));
-                format!("blocking writes and fdatasync, {cache}{because}")
+                format!("blocking log writes, each with a flush behind it, {cache}{because}")
             }
         }
     }
@@ -202,7 +202,7 @@ mod tests {
     fn the_blocking_device_is_there_when_asked_for() {
         let dir = tempfile::tempdir().unwrap();
         let device = DiskDevice::open(dir.path(), Engine::File, UringOptions::default()).unwrap();
-        assert!(device.describe().starts_with("blocking writes"), "{}", device.describe());
+        assert!(device.describe().starts_with("blocking log writes"), "{}", device.describe());
         let held = DiskDevice::open(dir.path(), Engine::Auto, UringOptions::default()).unwrap_err();
         assert!(matches!(held, OpenError::Lock(_)), "a held folder is no reason to fall back: {held}");
     }

@@ -14,12 +14,15 @@ use rustix::fs::{fstatfs, fstatvfs};
 use rustix::process::{Resource, getrlimit};
 
 use super::folder::{make_folder, slot_open_options};
-use super::setup::new_ring;
+use super::setup::refusal;
 use super::sync::DiskFacts;
 use super::{AlignedBuffer, BLOCK_BYTES};
 
 /// Durable writes made to learn what one costs.
 const TRIALS: usize = 8;
+
+/// Lockable memory below which the log's buffers cannot all be registered with its ring.
+const SMALL_MEMLOCK_BYTES: u64 = 8 << 20;
 
 /// What to insist on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -126,7 +129,7 @@ pub fn probe(folder: &Path, options: ProbeOptions) -> Result<ProbeReport, ProbeE
         let (folder, needed_bytes) = (folder.to_owned(), options.min_free_bytes);
         return Err(ProbeError::Full { folder, free_bytes, needed_bytes });
     }
-    let uring_refused = new_ring().err().map(|e| e.to_string());
+    let uring_refused = refusal().map(|e| e.to_string());
     if let Some(reason) = uring_refused.clone().filter(|_| options.require_uring) {
         return Err(ProbeError::Uring { reason });
     }
@@ -222,17 +225,25 @@ fn is_volatile(file_system: &str) -> bool {
 
 impl fmt::Display for ProbeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let disk = self.disk.as_ref().map_or_else(|| "disk unknown".to_owned(), ToString::to_string);
-        writeln!(f, "{}: {}, {disk}", self.folder.display(), self.file_system)?;
+        let disk = self.disk.as_ref().map_or_else(|| "an unknown disk".to_owned(), ToString::to_string);
+        writeln!(f, "{}: {} on {disk}", self.folder.display(), self.file_system)?;
         let micros = self.durable_write.as_micros();
-        writeln!(f, "durable 4 KiB write {micros} us, {} MiB free", self.free_bytes >> 20)?;
+        writeln!(f, "a durable write of 4 KiB takes {micros} µs, {} MiB are free", self.free_bytes >> 20)?;
         match &self.uring_refused {
-            None => write!(f, "io_uring allowed")?,
-            Some(reason) => write!(f, "io_uring refused ({reason}): blocking writes are used")?,
+            None => write!(f, "io_uring is used")?,
+            Some(reason) => {
+                write!(f, "io_uring refused ({reason}): served without it, each log write blocks its core")?;
+            }
         }
         match self.memlock_bytes {
-            None => write!(f, ", memlock unlimited"),
-            Some(bytes) => write!(f, ", memlock {} KiB", bytes >> 10),
+            Some(bytes) if bytes < SMALL_MEMLOCK_BYTES => {
+                write!(
+                    f,
+                    "; only {} KiB may be locked in memory, with more a log write costs less",
+                    bytes >> 10
+                )
+            }
+            _ => Ok(()),
         }
     }
 }

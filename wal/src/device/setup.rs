@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
 
-use io_uring::IoUring;
+use io_uring::{IoUring, Probe, opcode};
 
 use super::buffer::Registration;
 use super::flights::FLIGHTS_MAX;
@@ -15,6 +15,8 @@ use super::{AlignedBuffer, SlotId};
 
 /// Submission entries: two for each flight.
 const RING_ENTRIES: u32 = 2 * FLIGHTS_MAX as u32;
+/// Entries of a ring that is only tried.
+const TRIAL_ENTRIES: u32 = 4;
 /// Places in the ring's table of files; slots numbered higher are used by their plain descriptor.
 const FIXED_FILES_MAX: u32 = 1024;
 
@@ -52,17 +54,18 @@ pub struct UringReport {
 
 impl fmt::Display for UringReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "io_uring, sync {} ({})", self.effective, self.requested)?;
-        match &self.disk {
-            Some(disk) => write!(f, " on {disk}")?,
-            None => write!(f, " on an unknown disk")?,
-        }
-        match self.registered_bytes {
-            0 => write!(f, ", buffers not registered (raise the memlock limit)")?,
-            bytes => write!(f, ", {} KiB of buffers registered", bytes >> 10)?,
+        let way = match self.effective {
+            SyncMode::Dsync => "write through to the medium",
+            SyncMode::Auto | SyncMode::Linked => "write with a flush behind it",
+            SyncMode::Inline => "blocking write with a flush behind it",
+        };
+        let chosen = if self.requested == SyncMode::Auto { "as suits the disk" } else { "as set" };
+        write!(f, "log writes by io_uring, each a {way}, {chosen}")?;
+        if self.registered_bytes == 0 {
+            write!(f, "; no buffers registered, for too little memory may be locked")?;
         }
         if !self.registered_files {
-            write!(f, ", files not registered")?;
+            write!(f, "; no files registered")?;
         }
         Ok(())
     }
@@ -78,6 +81,20 @@ pub(super) fn new_ring() -> io::Result<IoUring> {
         .setup_r_disabled()
         .dontfork()
         .build(RING_ENTRIES)
+}
+
+/// Why io_uring is not to be had, if it is not: all of its calls are tried, for filters may refuse any of them.
+pub(super) fn refusal() -> Option<io::Error> {
+    let attempt = || {
+        new_ring()?;
+        let mut ring = IoUring::new(TRIAL_ENTRIES)?;
+        ring.submitter().register_probe(&mut Probe::new())?;
+        // SAFETY: the entry names no memory and no file.
+        let pushed = unsafe { ring.submission().push(&opcode::Nop::new().build()) };
+        pushed.map_err(|_| io::Error::other("a new ring is full"))?;
+        ring.submit_and_wait(1).map(drop)
+    };
+    attempt().err()
 }
 
 /// Buffers known to the ring; smaller ones, then none, where the memlock limit is too low.

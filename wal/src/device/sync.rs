@@ -102,9 +102,12 @@ impl DiskFacts {
 
 impl fmt::Display for DiskFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cache = if self.volatile_cache { "write back" } else { "write through" };
-        let fua = if self.fua { "yes" } else { "no" };
-        write!(f, "{} (cache {cache}, FUA {fua})", self.name)
+        let way = match (self.volatile_cache, self.fua) {
+            (false, _) => "what is written is on the medium",
+            (true, true) => "its cache forgets at a power cut; log writes go past it",
+            (true, false) => "its cache forgets at a power cut; each log write has it flushed",
+        };
+        write!(f, "{} ({way})", self.name)
     }
 }
 
