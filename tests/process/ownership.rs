@@ -54,7 +54,8 @@ fn exchange(one: &Path, other: &Path) {
 /// What a start says that must be refused.
 fn refusal(folder: &Path) -> String {
     let mut server = Server::spawn(folder, free_port(), &[]);
-    assert_eq!(server.wait().code(), Some(78), "{}", server.log());
+    // Whoever is to decide is a person in both cases: about what is lost, or about whose it is.
+    assert!(matches!(server.wait().code(), Some(65 | 78)), "{}", server.log());
     // What it said last is read by another thread.
     while !server.log().contains("cannot start") {
         std::thread::sleep(std::time::Duration::from_millis(5));
