@@ -299,13 +299,28 @@ fn of_names(files: &Files, kind: Kind, folder: &Path, dice: &mut Dice) -> Option
     }
 }
 
-/// The files of which a sweep flips every bit, one after the other: the small ones.
-pub fn small_files(files: &Files) -> Vec<PathBuf> {
-    let is_small = |path: &&PathBuf| {
-        let len = files.get(*path).map_or(0, |content| content.len);
-        matches!(class(path), "identity" | "state's small files" | "log's other files") && len <= 4096
+/// At how many bits of a log or a table a sweep looks at most.
+const LARGE_FLIPS: u64 = 2000;
+
+/// Each `step`th bit of the small files and, as far as it can be done in minutes, bits all over a table and the log.
+pub fn bits_to_flip(files: &Files, step: u64) -> Vec<(PathBuf, u64)> {
+    let used = |path: &PathBuf| files.get(path).map_or(0, |content| content.used().min(content.len));
+    let mut paths: Vec<&PathBuf> = files.keys().filter(|path| used(path) > 0).collect();
+    paths.sort_by_key(|path| (class(path), used(path)));
+    // Of tables, the smallest one.
+    paths.dedup_by_key(|path| if class(path) == "table" { Path::new("table") } else { path.as_path() });
+    let bits = |path: &PathBuf| {
+        let bits = used(path) * 8;
+        let step = match class(path) {
+            "log" | "table" => step.max(bits / LARGE_FLIPS) | 1,
+            _ => step,
+        };
+        (0..bits)
+            .step_by(usize::try_from(step).expect("a step"))
+            .map(|bit| (path.clone(), bit))
+            .collect::<Vec<_>>()
     };
-    files.keys().filter(is_small).cloned().collect()
+    paths.into_iter().flat_map(bits).collect()
 }
 
 /// Flips one bit of one file of a home's folder.

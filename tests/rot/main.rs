@@ -4,8 +4,8 @@
 //!
 //! `ROT_DAMAGES` says how many (40), `ROT_SEED` with which draws, `ROT_FIRST` from which one on, so that one can be played
 //! again: nodes are made anew each time, so it is the same damage to a folder of the same history, not to the same bytes.
-//! `ROT_SERVER` names another binary. `ROT_SWEEP=N` flips each Nth bit (1: every) of the small files of one node, one after the other. `tests/power/rot.sh` runs
-//! it at length.
+//! `ROT_SERVER` names another binary. `ROT_SWEEP=N` flips each Nth bit (1: every) of the small files of two nodes, one after the
+//! other, and 2,000 bits of each table and log that it picks. `tests/power/rot.sh` runs it at length.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,11 +21,11 @@ mod judge;
 mod server;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use damage::{Dice, KINDS, damage, flip, small_files};
+use damage::{Dice, KINDS, bits_to_flip, damage, flip};
 use home::{Files, Home, recipes, write_folder};
 use judge::{End, judge};
 
@@ -167,21 +167,24 @@ fn damaged_files_are_never_believed() {
 }
 
 #[test]
-fn every_bit_of_the_small_files() {
-    // Without being asked for: a bit or two of each file.
-    let step = number("ROT_SWEEP", 2003) as usize;
+fn every_bit_of_a_node() {
+    // Without being asked for: a few bits of each file.
+    let step = number("ROT_SWEEP", 20_011);
     let work = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    let home = Home::make(recipes()[1], "sweep", work.path());
-    let mut flips = Vec::new();
-    for path in small_files(&home.files) {
-        let bits = home.files.get(&path).map_or(0, |content| content.len * 8);
-        flips.extend((0..bits).step_by(step).map(|bit| (path.clone(), bit)));
-    }
+    // Stopped in order: one with all in the log, and one with a flushed state.
+    let homes = [0, 1].map(|at| Home::make(recipes()[at], &format!("sweep-{at}"), work.path()));
+    let flips: Vec<(&Home, PathBuf, u64)> = homes
+        .iter()
+        .flat_map(|home| {
+            bits_to_flip(&home.files, step).into_iter().map(move |(path, bit)| (home, path, bit))
+        })
+        .collect();
+    println!("ROT_SWEEP={step}: {} flips", flips.len());
     let table = Mutex::new(Table::default());
     on_threads(0, flips.len() as u64, work.path(), |number, folder| {
-        let (path, bit) = &flips[number as usize];
-        let what = flip(&home, path, *bit, folder);
-        let end = judge(&home, folder, false);
+        let (home, path, bit) = &flips[number as usize];
+        let what = flip(home, path, *bit, folder);
+        let end = judge(home, folder, false);
         let row = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         table.lock().expect("table").add(row, &end, what);
     });
