@@ -1,8 +1,12 @@
 //! The report of a run: one structure, shown as a table, as JSON, as a page. No number without its label.
 
+mod axis;
 pub mod hdr;
 pub mod html;
+mod plot;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -306,24 +310,48 @@ pub fn verdict_json(verdict: &Verdict) -> String {
     text
 }
 
-/// Answers a second over time, in at most `points` steps: (s, answers a second, slowest in ms).
+/// What came in a step of time, from the end of the warm-up on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Step {
+    /// Where it begins, ns.
+    pub from_ns: u64,
+    /// Where it ends, ns.
+    pub to_ns: u64,
+    /// Answers in it, errors included.
+    pub answers: u64,
+    /// The slowest of them, ns.
+    pub slowest_ns: u64,
+}
+
+impl Step {
+    /// Answers a second.
+    #[must_use]
+    pub fn per_s(&self) -> f64 {
+        let took_s = (self.to_ns - self.from_ns) as f64 / 1e9;
+        if took_s > 0.0 { self.answers as f64 / took_s } else { 0.0 }
+    }
+}
+
+/// All answers over time, in at most `points` steps without gaps. The last ends with the last answer.
 #[must_use]
-pub fn over_time(recorder: &Recorder, points: usize) -> Vec<(f64, f64, f64)> {
-    let bin_s = BIN_NS as f64 / 1e9;
-    let step = recorder.bins.len().div_ceil(points.max(1)).max(1);
-    // The last bin is only partly filled: its rate would look like a drop.
-    let whole = recorder.bins.len().saturating_sub(1).max(1).min(recorder.bins.len());
-    recorder
-        .bins
-        .get(..whole)
-        .unwrap_or_default()
-        .chunks(step)
-        .enumerate()
-        .map(|(at, bins)| {
-            let answers: u64 = bins.iter().map(|bin| bin.answers).sum();
-            let slowest_ns = bins.iter().map(|bin| bin.slowest_ns).max().unwrap_or(0);
-            let middle_s = (at * step) as f64 * bin_s + bins.len() as f64 * bin_s / 2.0;
-            (middle_s, answers as f64 / (bins.len() as f64 * bin_s), slowest_ns as f64 / 1e6)
-        })
-        .collect()
+pub fn over_time(recorder: &Recorder, points: usize) -> Vec<Step> {
+    let bins = recorder.bins.len().div_ceil(points.max(1)).max(1);
+    let step_ns = bins as u64 * BIN_NS;
+    let mut steps: Vec<Step> = Vec::new();
+    for (number, bins) in recorder.bins.chunks(bins).enumerate() {
+        let from_ns = number as u64 * step_ns;
+        let to_ns = (from_ns + step_ns).min(recorder.elapsed_ns.max(from_ns));
+        let answers = bins.iter().map(|bin| bin.answers).sum();
+        let slowest_ns = bins.iter().map(|bin| bin.slowest_ns).max().unwrap_or(0);
+        match steps.last_mut() {
+            // A rate over next to no time says nothing: what came in a short last step belongs to the one before.
+            Some(before) if (to_ns - from_ns) * 2 < step_ns => {
+                before.to_ns = to_ns;
+                before.answers += answers;
+                before.slowest_ns = before.slowest_ns.max(slowest_ns);
+            }
+            _ => steps.push(Step { from_ns, to_ns, answers, slowest_ns }),
+        }
+    }
+    steps
 }

@@ -1,40 +1,75 @@
 //! The report as a table for people.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::{Figures, Report, Trouble};
 use crate::check::Verdict;
 
+/// What was measured where, in lines.
+pub(super) fn label(report: &Report) -> Vec<String> {
+    let (load, label) = (&report.load, &report.label);
+    let mut lines = vec![
+        load.loop_kind.to_owned(),
+        format!(
+            "{}, pipeline {}, {}; {}, {}; values of {}",
+            count(load.connections as u64, "connection"),
+            load.pipeline,
+            count(load.threads as u64, "thread"),
+            count(load.keyspace, "key"),
+            load.keys,
+            count(load.value_bytes as u64, "byte")
+        ),
+    ];
+    let machine = [
+        label.cpu.clone(),
+        if label.cores > 0 { count(label.cores as u64, "core") } else { String::new() },
+        if label.kernel.is_empty() { String::new() } else { format!("Linux {}", label.kernel) },
+    ];
+    let machine: Vec<String> = machine.into_iter().filter(|part| !part.is_empty()).collect();
+    for (what, words) in [
+        ("server", pairs(&label.server)),
+        ("settings", pairs(&label.settings)),
+        ("machine of the load", machine.join(", ")),
+    ] {
+        lines.push(format!("{what}: {}", if words.is_empty() { "not known" } else { &words }));
+    }
+    lines
+}
+
+/// So many of these.
+fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// How long a run was.
+fn span(seconds: f64) -> String {
+    if seconds < 1.0 { format!("{:.3} ms", seconds * 1e3) } else { format!("{seconds:.1} s") }
+}
+
+/// Names with their values; one that is empty is shown as such.
+fn pairs(map: &BTreeMap<String, String>) -> String {
+    let value = |value: &String| if value.is_empty() { "\"\"".to_owned() } else { value.clone() };
+    let pairs: Vec<_> = map.iter().map(|(name, it)| format!("{name} {}", value(it))).collect();
+    pairs.join(", ")
+}
+
 /// The whole report.
 #[must_use]
 pub fn render(report: &Report) -> String {
     let mut out = String::new();
-    let load = &report.load;
     let mut line = |text: String| {
         out.push_str(&text);
         out.push('\n');
     };
-    line(format!("{} on {}: {}", load.workload, load.addr, load.loop_kind));
-    line(format!(
-        "  {} connections, pipeline {}, {} thread{}; {} keys, {}; values of {} bytes",
-        load.connections,
-        load.pipeline,
-        load.threads,
-        if load.threads == 1 { "" } else { "s" },
-        load.keyspace,
-        load.keys,
-        load.value_bytes
-    ));
-    let pairs = |map: &std::collections::BTreeMap<String, String>| {
-        let pairs: Vec<_> = map.iter().map(|(name, value)| format!("{name} {value}")).collect();
-        pairs.join(", ")
-    };
-    line(format!("  server: {}", pairs(&report.label.server)));
-    line(format!("  settings: {}", pairs(&report.label.settings)));
-    line(format!(
-        "  machine: {}, {} cores, Linux {}",
-        report.label.cpu, report.label.cores, report.label.kernel
-    ));
+    for (number, text) in label(report).into_iter().enumerate() {
+        let load = &report.load;
+        line(if number == 0 {
+            format!("{} on {}: {text}", load.workload, load.addr)
+        } else {
+            format!("  {text}")
+        });
+    }
     line(String::new());
     line(format!(
         "{:<18} {:>10} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
@@ -72,28 +107,34 @@ fn row(figures: &Figures) -> String {
 pub(super) fn remarks(report: &Report) -> Vec<String> {
     let mut out = Vec::new();
     if let Some(offered) = report.load.offered_per_s {
-        out.push(format!("offered {offered:.0} a second for {:.1} s", report.elapsed_s));
+        out.push(format!("offered {offered} a second for {}", span(report.elapsed_s)));
     } else {
-        out.push(format!("{} requests sent; measured for {:.1} s", report.sent, report.elapsed_s));
+        let sent = count(report.sent, "request");
+        out.push(format!("{sent} sent; measured for {}", span(report.elapsed_s)));
     }
     if report.unsent > 0 {
         out.push(format!(
-            "THE SERVER DID NOT KEEP UP: {} requests were due and found no connection with room \
+            "THE SERVER DID NOT KEEP UP: {}, due and never sent, found no connection with room \
              (their latency is not in the table)",
-            report.unsent
+            count(report.unsent, "request")
         ));
     }
-    let trouble =
-        |what: &str, it: &Trouble| format!("{what} {}: {} times, first: {}", it.kind, it.count, it.example);
+    let trouble = |what: &str, it: &Trouble| {
+        let kind = if it.kind.is_empty() { "without a word" } else { &it.kind };
+        let times = count(it.count, "time");
+        let example = if it.example.is_empty() { "\"\"" } else { &it.example };
+        format!("{what} {kind}: {times}, first: {example}")
+    };
     out.extend(report.errors.iter().map(|it| trouble("ERROR REPLIES", it)));
     out.extend(report.violations.iter().map(|it| trouble("BROKEN PROMISE:", it)));
     if report.disconnects > 0 {
         out.push(format!(
-            "{} connections were closed by the server; {} requests were not answered",
-            report.disconnects, report.unanswered
+            "the server closed {}; without an answer: {}",
+            count(report.disconnects, "connection"),
+            count(report.unanswered, "request")
         ));
     } else if report.unanswered > 0 {
-        out.push(format!("{} REQUESTS WERE NOT ANSWERED in time", report.unanswered));
+        out.push(format!("NOT ANSWERED in time: {}", count(report.unanswered, "request")));
     }
     if report.until_disconnect && !report.server_went_away {
         out.push("the server did not go away".to_owned());
