@@ -87,6 +87,11 @@ impl<B: Deref<Target = [u8]> + DerefMut> GroupCommit<B> {
         }
     }
 
+    /// The frames in flight that are on the medium together with all before them, in order.
+    pub fn done_in_order(&self) -> impl Iterator<Item = &Frame<B>> {
+        self.in_flight.iter().take_while(|frame| frame.done.is_some())
+    }
+
     /// Moves the watermark over the frames that are on the medium, in segments up to the one that the manifest names; hands
     /// those out that nothing waits for any more.
     pub fn advance(&mut self, named: SegmentSeq) -> Vec<Frame<B>> {

@@ -183,7 +183,7 @@ fn read_manifest(folder: &MappedFolder, found: &mut Inspection) -> Result<(), Op
             slot: SlotId::MANIFEST,
             position: WalPosition { segment: SegmentSeq::ZERO, offset: 0 },
             bytes: 0,
-            why,
+            why: why.to_string(),
             logs: Vec::new(),
         }),
     }

@@ -1,13 +1,13 @@
 //! The manifest of an open WAL: written at opening, when a segment begins, and when the log comes to rest.
 //!
 //! Invariant: no batch of a segment counts as durable before a copy of the manifest that names the segment is on the
-//! medium, and the segment is named only once its header is. So a named segment that is missing was lost, never cut off
+//! medium, and the segment is named only once its header and all frames before it are. So a named segment that is missing was lost, never cut off
 //! by a crash. The two copies are written in turn, so that a whole one is always there.
 
 use crate::device::folder::MANIFEST_FILE;
 use crate::device::{BLOCK_BYTES, Device, Op, SlotId};
 use crate::error::WalError;
-use crate::format::manifest::{self, COPIES, MANIFEST_BYTES, Manifest};
+use crate::format::manifest::{self, COPIES, MANIFEST_BYTES, Manifest, ManifestFault};
 use crate::format::mix;
 use crate::ids::{BatchSeq, SegmentSeq};
 use crate::options::{Binding, Options};
@@ -17,6 +17,12 @@ use crate::wal::{Purpose, Wal};
 /// What an operator can do about a manifest or a segment that is missing.
 const RESTORE: &str = "If its volume is not mounted, mount it; else restore the folder from a copy, or delete it and let \
                                   the replica be rebuilt from its peers";
+
+/// The same about one that a later program wrote.
+const UPGRADE: &str = "Start the version that wrote it; nothing was changed";
+/// The same about one that was cut short, but of which a copy is whole.
+const LENGTHEN: &str = "Give it its length again (truncate -s 8192 FILE): what it lost is then written anew";
+const _: () = assert!(MANIFEST_BYTES == 8192, "the remedy names the length");
 
 /// A manifest as it was found in a folder.
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +130,17 @@ pub(crate) fn read<D: Device>(device: &mut D, bytes: u64) -> Result<Found, WalEr
         file.extend_from_slice(buffer.get(..whole).unwrap_or_default());
         device.recycle(buffer);
     }
-    let (manifest, copy) = manifest::read(&file).map_err(|why| lost(MANIFEST_FILE.to_owned(), why))?;
+    let (manifest, copy) = manifest::read(&file).map_err(|fault| {
+        let remedy = match fault {
+            ManifestFault::Version(_) => UPGRADE,
+            ManifestFault::Unreadable => RESTORE,
+        };
+        WalError::Lost { file: MANIFEST_FILE.to_owned(), why: fault.to_string(), remedy }
+    })?;
+    if bytes < MANIFEST_BYTES as u64 {
+        let why = format!("it was cut to {bytes} bytes");
+        return Err(WalError::Lost { file: MANIFEST_FILE.to_owned(), why, remedy: LENGTHEN });
+    }
     let is_whole = bytes == MANIFEST_BYTES as u64 && file == manifest.file();
     Ok(Found { manifest, is_whole, copy })
 }
@@ -228,10 +244,12 @@ impl<D: Device> Wal<D> {
         self.in_flight() == 0 && self.commit.open.is_none() && self.naming.knows(self.commit.durable)
     }
 
-    /// What the manifest is to say of the newest segment: one that is not named yet, once its header is on the medium.
+    /// What the manifest is to say of the newest segment: one that is not named yet, once its header is on the medium and
+    /// so is all before it. Recovery cuts the log at a frame that is missing, and throws away a segment that begins
+    /// behind the cut: one that was named would be missed at each later opening.
     fn newest_named(&self) -> Manifest {
         let wanted = self.naming.wanted;
-        let begun = self.commit.in_flight.iter().rev().find(|frame| frame.skip > 0 && frame.done.is_some());
+        let begun = self.commit.done_in_order().filter(|frame| frame.skip > 0).last();
         let segment = begun.and_then(|frame| self.segments.get(frame.segment));
         match segment.filter(|segment| segment.seq > wanted.newest) {
             Some(begun) => Manifest { newest: begun.seq, salt: begun.salt, slot: begun.slot, ..wanted },

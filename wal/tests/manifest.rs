@@ -192,3 +192,76 @@ fn one_bad_copy_is_written_anew_and_two_are_refused() {
     disk.flip(SlotId::MANIFEST, BLOCK + 40, 1);
     assert!(matches!(contents(&disk), Err(WalError::Lost { why, .. }) if why.contains("neither copy")));
 }
+
+#[test]
+fn a_segment_that_recovery_throws_away_was_not_named() {
+    let disk = MemDisk::new(3);
+    let small = Options { spare_segments: 1, ..options(1) };
+    let (mut wal, _) = try_open(&disk, small).unwrap();
+    let mut lsn = 0;
+    let mut append_one = |wal: &mut MemWal| {
+        lsn += 1;
+        append(wal, 1, lsn, 1, 1, 1500).unwrap();
+    };
+    // Two frames under way at a time, and now and then one, until the second of two begins a segment.
+    disk.set_manual(true);
+    let mut events = Vec::new();
+    let mut steps = 0..200;
+    let (before, begun) = loop {
+        let step = steps.next().expect("the second of two frames began a segment");
+        for _ in 0..1 + u32::from(step % 5 != 0) {
+            append_one(&mut wal);
+            wal.submit().unwrap();
+        }
+        match disk.writes_under_way()[..] {
+            [(before, old), (begun, new)] if step > 0 && old != new && new != SlotId::MANIFEST => {
+                break (before, begun);
+            }
+            _ => {}
+        }
+        while disk.pending() > 0 {
+            disk.complete_all();
+            wal.poll(&mut events).unwrap();
+        }
+    };
+    let is_naming = || disk.writes_under_way().iter().any(|(_, slot)| *slot == SlotId::MANIFEST);
+    assert!(disk.complete(begun));
+    wal.poll(&mut events).unwrap();
+    assert!(!is_naming(), "the frame before it is still under way");
+    assert!(disk.complete(before));
+    wal.poll(&mut events).unwrap();
+    assert!(is_naming(), "now all before it is on the medium");
+}
+
+#[test]
+fn a_manifest_that_was_cut_short_says_how_it_gets_its_length_back() {
+    let (disk, wal) = log_of(5);
+    drop(wal);
+    disk.truncate(SlotId::MANIFEST, BLOCK);
+    match contents(&disk) {
+        Err(WalError::Lost { why, remedy, .. }) => {
+            assert!(why.contains("4096 bytes") && remedy.contains("truncate -s 8192"), "{why}: {remedy}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_later_versions_manifest_is_not_to_be_deleted() {
+    let (disk, wal) = log_of(5);
+    drop(wal);
+    for copy in 0..2 {
+        let mut block = disk.bytes(SlotId::MANIFEST)[copy * BLOCK..][..BLOCK].to_vec();
+        block[8] = 9;
+        let crc = crc32fast::hash(&block[8..160]).to_le_bytes();
+        block[4..8].copy_from_slice(&crc);
+        disk.overwrite(SlotId::MANIFEST, copy * BLOCK, &block);
+    }
+    match contents(&disk) {
+        Err(WalError::Lost { why, remedy, .. }) => {
+            assert!(why.contains("version 9") && remedy.contains("version that wrote it"), "{why}: {remedy}");
+            assert!(!remedy.contains("delete"), "{remedy}");
+        }
+        other => panic!("{other:?}"),
+    }
+}

@@ -153,6 +153,17 @@ impl MemDisk {
         self.0.borrow().pending.iter().filter(|(_, work)| matches!(work, Work::Write(_))).count()
     }
 
+    /// The slots of these writes, each with its place in the order of arrival of all operations.
+    #[must_use]
+    pub fn writes_under_way(&self) -> Vec<(usize, SlotId)> {
+        let disk = self.0.borrow();
+        let slot = |(at, (_, work)): (usize, &(IoId, Work))| match work {
+            Work::Write(write) => Some((at, write.slot)),
+            Work::Read { .. } | Work::Create { .. } | Work::Remove { .. } => None,
+        };
+        disk.pending.iter().enumerate().filter_map(slot).collect()
+    }
+
     /// Ends the operation that is `at`-th in order of arrival. False if there is none.
     pub fn complete(&self, at: usize) -> bool {
         self.0.borrow_mut().complete(at)
@@ -225,6 +236,14 @@ impl MemDisk {
         let mut disk = self.0.borrow_mut();
         disk.see(&write);
         disk.persist(&write);
+    }
+
+    /// Cuts a slot's file short.
+    pub fn truncate(&self, slot: SlotId, bytes: usize) {
+        if let Some(slot) = self.0.borrow_mut().slots.get_mut(&slot) {
+            slot.media.truncate(bytes);
+            slot.seen.truncate(bytes);
+        }
     }
 
     /// Takes a slot away.

@@ -127,18 +127,27 @@ impl Manifest {
     }
 }
 
+/// Why a manifest cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ManifestFault {
+    /// A later program wrote it.
+    #[error("it has version {0}, this program reads {MANIFEST_VERSION}")]
+    Version(u32),
+    /// Both copies are damaged.
+    #[error("neither copy in it can be read")]
+    Unreadable,
+}
+
 /// Reads the file: the copy that counts, and which of them that is.
 ///
 /// # Errors
-/// What is wrong, if neither copy can be used.
-pub fn read(file: &[u8]) -> Result<(Manifest, usize), String> {
+/// [`ManifestFault`], if neither copy can be used.
+pub fn read(file: &[u8]) -> Result<(Manifest, usize), ManifestFault> {
     let mut best: Option<(Manifest, usize)> = None;
     for copy in 0..COPIES {
         match Manifest::decode(file.get(copy * BLOCK_BYTES..).unwrap_or_default()) {
             ManifestCopy::Foreign(version) => {
-                return Err(format!(
-                    "it has version {version}, this program reads {MANIFEST_VERSION}: start the version that wrote it"
-                ));
+                return Err(ManifestFault::Version(version));
             }
             ManifestCopy::Good(manifest)
                 if best.is_none_or(|(best, _)| best.generation < manifest.generation) =>
@@ -148,7 +157,7 @@ pub fn read(file: &[u8]) -> Result<(Manifest, usize), String> {
             ManifestCopy::Good(_) | ManifestCopy::Bad => {}
         }
     }
-    best.ok_or_else(|| "neither copy in it can be read".to_owned())
+    best.ok_or(ManifestFault::Unreadable)
 }
 
 #[cfg(test)]
@@ -189,8 +198,8 @@ mod tests {
             new.encode(&mut file[newer * BLOCK_BYTES..][..BLOCK_BYTES]);
             assert_eq!(read(&file), Ok((new, newer)));
         }
-        assert!(read(&[0; MANIFEST_BYTES]).unwrap_err().contains("neither copy"));
-        assert!(read(&[]).unwrap_err().contains("neither copy"));
+        assert_eq!(read(&[0; MANIFEST_BYTES]), Err(ManifestFault::Unreadable));
+        assert_eq!(read(&[]), Err(ManifestFault::Unreadable));
         assert_eq!(read(&manifest().file()[..BLOCK_BYTES]), Ok((manifest(), 0)), "cut short");
     }
 
@@ -200,7 +209,7 @@ mod tests {
         file[8] = 9;
         let crc = crc32fast::hash(&file[8..COPY_BYTES]).to_le_bytes();
         file[4..8].copy_from_slice(&crc);
-        assert!(read(&file).unwrap_err().contains("version 9"));
+        assert_eq!(read(&file), Err(ManifestFault::Version(9)));
     }
 
     /// The bytes as the first version wrote them: they are read for ever.
