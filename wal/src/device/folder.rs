@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
+use super::calls;
 use super::lock::{FolderLock, LockError};
 use super::{AlignedBuffer, BLOCK_BYTES, SlotId};
 
@@ -133,7 +134,7 @@ impl Folder {
         if !path.is_dir() {
             make_folder(path).map_err(OpenError::io("create the folder", path))?;
             let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let synced = File::open(parent).and_then(|p| p.sync_all());
+            let synced = File::open(parent).and_then(|p| calls::sync_all(&p));
             synced.map_err(OpenError::io("sync the folder", parent))?;
         }
         let lock = FolderLock::acquire(path)?;
@@ -229,9 +230,9 @@ impl Folder {
         self.list()?;
         for open in self.slots.values().filter(|open| open.bytes > 0) {
             wait_for_direct_writes(open)?;
-            open.file.sync_all()?;
+            calls::sync_all(&open.file)?;
         }
-        self.dir.sync_all()
+        calls::sync_all(&self.dir)
     }
 
     /// Makes a file with this content under a temporary name, and names it once it is durable.
@@ -244,10 +245,10 @@ impl Folder {
         aligned.get_mut(..content.len()).expect("as large as asked for").copy_from_slice(content);
         let temporary = temporary_path(&self.path, slot);
         let file = slot_open_options(self.direct).create(true).truncate(true).open(&temporary)?;
-        file.write_all_at(aligned.get(..content.len()).expect("as large as asked for"), 0)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &named)?;
-        self.dir.sync_all()?;
+        calls::write_all_at(&file, aligned.get(..content.len()).expect("as large as asked for"), 0)?;
+        calls::sync_all(&file)?;
+        calls::rename(&temporary, &named)?;
+        calls::sync_all(&self.dir)?;
         self.insert(slot, Slot { file, bytes: content.len() as u64 });
         Ok(())
     }
@@ -270,7 +271,7 @@ impl Folder {
         let open = self.checked(slot, offset, len)?;
         let source = buffer.get(..len as usize).ok_or_else(|| beyond(buffer.len(), len))?;
         let written = loop {
-            match open.file.write_at(source, u64::from(offset)) {
+            match calls::write_at(&open.file, source, u64::from(offset)) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => break other?,
             }
@@ -278,7 +279,7 @@ impl Folder {
         if written != source.len() {
             return Err(short("write", written, len));
         }
-        open.file.sync_data()
+        calls::sync_data(&open.file)
     }
 }
 

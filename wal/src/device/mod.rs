@@ -5,6 +5,7 @@
 //! durable write changes no file metadata. A slot's place in the log is told by its header block alone.
 
 pub mod buffer;
+mod calls;
 pub mod disk;
 pub mod file;
 mod flights;

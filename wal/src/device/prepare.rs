@@ -6,7 +6,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 use rustix::io::Errno;
 
+use super::calls;
 use super::folder::{Slot, slot_file_name, slot_open_options, temporary_path};
 use super::wake::WakeFd;
 use super::{AlignedBuffer, IoId, SlotId};
@@ -165,8 +165,8 @@ impl Worker {
             Job::Create { slot, bytes, .. } => self.create(slot, bytes).map(|made| Some((slot, made))),
             Job::Remove { slot, open, .. } => {
                 drop(open);
-                fs::remove_file(self.folder.join(slot_file_name(slot)))?;
-                self.dir.sync_all()?;
+                calls::remove(&self.folder.join(slot_file_name(slot)))?;
+                calls::sync_all(&self.dir)?;
                 Ok(None)
             }
         }
@@ -182,8 +182,8 @@ impl Worker {
         let temporary = temporary_path(&self.folder, slot);
         // The first error is the one to report; what cannot be removed now is removed at the next opening.
         let file = self.create_at(&temporary, bytes).inspect_err(|_| drop(fs::remove_file(&temporary)))?;
-        fs::rename(&temporary, &named).inspect_err(|_| drop(fs::remove_file(&temporary)))?;
-        self.dir.sync_all().inspect_err(|_| drop(fs::remove_file(&named)))?;
+        calls::rename(&temporary, &named).inspect_err(|_| drop(fs::remove_file(&temporary)))?;
+        calls::sync_all(&self.dir).inspect_err(|_| drop(fs::remove_file(&named)))?;
         Ok(Slot { file, bytes: u64::from(bytes) })
     }
 
@@ -208,13 +208,13 @@ impl Worker {
             let left = usize::try_from(u64::from(bytes) - offset).unwrap_or(usize::MAX);
             let step = zeros.get(..left.min(zeros.len())).expect("cut to the buffer's length");
             let begun = Instant::now();
-            file.write_all_at(step, offset)?;
+            calls::write_all_at(&file, step, offset)?;
             offset += step.len() as u64;
             if offset < u64::from(bytes) {
                 thread::sleep(begun.elapsed().clamp(PAUSE_MIN, PAUSE_MAX));
             }
         }
-        file.sync_all()?;
+        calls::sync_all(&file)?;
         Ok(file)
     }
 }

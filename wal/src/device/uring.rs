@@ -18,6 +18,7 @@ use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 
 use super::buffer::BufferPool;
+use super::calls;
 use super::flights::{Flight, Flights, Kind, Landing, Tag};
 use super::folder::{DirectIo, OpenError, beyond, slot_file_name};
 use super::setup::{FixedFiles, UringOptions, UringReport, new_ring, register_buffers};
@@ -159,10 +160,10 @@ impl UringDevice {
     /// Puts an operation's entries into the submission queue.
     fn queue(&mut self, flight: Flight) {
         let slot = self.plain.folder.checked(flight.slot, flight.offset, flight.len);
-        let fd = slot.expect("checked on arrival, and a slot in use is not removed").file.as_raw_fd();
+        let open = &slot.expect("checked on arrival, and a slot in use is not removed").file;
         let file = match self.fixed_files.index(flight.slot) {
             Some(index) => (Fd(index), squeue::Flags::FIXED_FILE),
-            None => (Fd(fd), squeue::Flags::empty()),
+            None => (Fd(open.as_raw_fd()), squeue::Flags::empty()),
         };
         let (tag, flight) = self.flights.launch(flight);
         let registered = flight.buffer.registration().filter(|r| r.pool == self.pool_id);
@@ -173,6 +174,7 @@ impl UringDevice {
         });
         let mut queue = self.ring.submission();
         for entry in [Some(transfer), sync].into_iter().flatten() {
+            calls::entry(open, &entry);
             // SAFETY: the buffer lies in the flight table until the completion of this very entry (or of the
             // write that cancels it) has been seen, or is leaked; its length was checked; the file is open or
             // in the ring's table, and a slot with operations in flight is not removed.
