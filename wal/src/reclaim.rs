@@ -45,3 +45,22 @@ impl Reclaim {
         self.todo.is_empty() && self.superseded_in <= durable
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_goes_only_once_all_that_replaces_it_is_durable() {
+        let mut reclaim = Reclaim::default();
+        // Nothing is to be written again: what replaced it may be on its way all the same.
+        reclaim.start(SegmentSeq(3), Vec::new(), BatchSeq(9));
+        assert!(reclaim.is_for(SegmentSeq(3)) && !reclaim.is_for(SegmentSeq(4)));
+        assert!(!reclaim.is_done(BatchSeq(8)) && reclaim.is_done(BatchSeq(9)));
+        reclaim.start(SegmentSeq(4), vec![LogId(1)], BatchSeq(9));
+        assert!(!reclaim.is_done(BatchSeq(20)), "a state is still to be written");
+        assert_eq!((reclaim.next(), reclaim.next()), (Some(LogId(1)), None));
+        reclaim.rewritten(BatchSeq(11));
+        assert!(!reclaim.is_done(BatchSeq(10)) && reclaim.is_done(BatchSeq(11)));
+    }
+}
