@@ -22,7 +22,7 @@ fn seeds() -> std::ops::Range<u64> {
         .as_deref()
         .and_then(|range| range.split_once(".."))
         .map(|(from, to)| from.parse().expect("a number before ..")..to.parse().expect("a number after .."));
-    parsed.unwrap_or(0..60)
+    parsed.unwrap_or(0..700)
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn every_life_starts_with_what_was_acknowledged() {
         copied += world.copied;
     }
     assert!(
-        reopened > 400 && torn > 50 && footers > 400 && copied > 1000,
+        reopened > 5000 && torn > 500 && footers > 5000 && copied > 10_000,
         "{reopened} {torn} {footers} {copied}"
     );
 }
