@@ -20,12 +20,14 @@ use crate::store::{LowerError, LsmLower};
 
 mod bind;
 mod error;
+mod look;
 mod owner;
 mod recover;
 mod text;
 
 pub use bind::{Bound, binding_of, check, unbind};
 pub use error::IdentityError;
+pub use look::{Ownership, ownership};
 pub use owner::Owner;
 pub use text::FORMAT_VERSION;
 

@@ -43,7 +43,8 @@ pub use glob::{Effort, glob};
 pub use hash::HashSeed;
 pub use jobs::{Job, JobDone};
 pub use lower::{
-    Binding, Lower, LowerError, LowerRow, LowerStats, LsmLower, LsmShared, MemLower, OWNER_BYTES, Room,
+    Binding, Content, DumpedRow, Finding, Inspection, Lower, LowerError, LowerRow, LowerStats, LsmLower,
+    LsmShared, MemLower, OWNER_BYTES, Room, TableFacts, dump, inspect, is_state,
 };
 pub use number::{is_infinity, is_long_double, parse_integer};
 pub use op::{Condition, ErrorKind, Expiry, List, MAX_WALKS, Op, OpError, Outcome, SetReply, SetWhen};

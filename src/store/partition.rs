@@ -15,6 +15,11 @@ use super::table::{Page, Table, find_row};
 /// The bits of a version that count the ops of an entry; the rest is the entry's LSN.
 const OP_BITS: u32 = 20;
 
+/// The entry of a version.
+pub(super) const fn lsn_of(version: u64) -> u64 {
+    version >> OP_BITS
+}
+
 /// Looks for expired rows are this far apart at least, by the partition's clock.
 const SWEEP_INTERVAL_MS: u64 = 500;
 /// The same for rows that are below only: that takes a scan of the lower level.

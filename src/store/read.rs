@@ -55,7 +55,7 @@ impl Exec<'_> {
     }
 
     pub(super) fn object_encoding(&mut self, key: &[u8]) -> Run {
-        Ok(self.live(key)?.map_or(Outcome::Nil, |row| Outcome::Bulk(encoding_of(row).as_bytes().to_vec())))
+        Ok(self.live(key)?.map_or(Outcome::Nil, row_encoding))
     }
 
     pub(super) fn object_refcount(&mut self, key: &[u8]) -> Run {
@@ -82,11 +82,16 @@ pub(super) fn spend(budget_bytes: &mut usize, part: Outcome) -> Run {
     Ok(part)
 }
 
-fn encoding_of(row: &Row) -> &'static str {
-    match row.encoding {
-        Encoding::Auto if parse_integer(row.value()).is_some() => "int",
-        Encoding::Auto | Encoding::Text if row.value().len() <= EMBSTR_BYTES => "embstr",
-        _ => "raw",
+fn row_encoding(row: &Row) -> Outcome {
+    Outcome::Bulk(encoding_of(row.encoding, row.value()).as_bytes().to_vec())
+}
+
+/// The name that OBJECT ENCODING has for a value.
+pub(super) fn encoding_of(encoding: Encoding, value: &[u8]) -> &'static str {
+    match encoding {
+        Encoding::Auto if parse_integer(value).is_some() => "int",
+        Encoding::Auto | Encoding::Text if value.len() <= EMBSTR_BYTES => "embstr",
+        Encoding::Auto | Encoding::Text | Encoding::Raw => "raw",
     }
 }
 

@@ -73,7 +73,7 @@ fn is_bare(folder: &Path) -> Result<bool, IdentityError> {
 }
 
 /// What is wrong with a folder that was last used at the start `found`, if the identity has seen `starts`.
-fn other_time(found: u64, starts: u64) -> Option<String> {
+pub(super) fn other_time(found: u64, starts: u64) -> Option<String> {
     if found < starts {
         return Some(format!(
             "is a copy from another time: it was last used at start {found} of the node, which has started {starts} times \

@@ -158,6 +158,46 @@ pub(in super::super) fn read_row_value(bytes: &[u8]) -> Option<(Stamp, &[u8])> {
     Some((stamp, fields.0))
 }
 
+/// A row of a key, read.
+pub(in super::super) struct RowOf<'a> {
+    pub(in super::super) partition: PartitionId,
+    pub(in super::super) keyspace: u64,
+    pub(in super::super) key: &'a [u8],
+    pub(in super::super) stamp: Stamp,
+    pub(in super::super) value: &'a [u8],
+}
+
+/// Reads a row of a key.
+pub(in super::super) fn read_row<'a>(key: &'a [u8], value: &'a [u8]) -> Option<RowOf<'a>> {
+    let (partition, keyspace) = read_keyspace(key)?;
+    let (_, name) = read_row_key(key)?;
+    let (stamp, value) = read_row_value(value)?;
+    Some(RowOf { partition, keyspace, key: name, stamp, value })
+}
+
+/// The partition and the keyspace in the key of a row.
+fn read_keyspace(key: &[u8]) -> Option<(PartitionId, u64)> {
+    let (partition, rest) = key.strip_prefix(&[2])?.split_first_chunk::<8>()?;
+    let keyspace = rest.first_chunk::<8>()?;
+    Some((PartitionId(u64::from_be_bytes(*partition)), u64::from_be_bytes(*keyspace)))
+}
+
+/// Which row a key is of, for people.
+pub(in super::super) fn key_in_words(key: &[u8]) -> String {
+    if key == STORE_KEY {
+        return "the store's own row".to_owned();
+    }
+    if let Some(partition) = read_partition_key(key) {
+        return format!("partition {partition}'s own row");
+    }
+    match read_keyspace(key).zip(read_row_key(key)) {
+        Some(((partition, _), (_, name))) => {
+            format!("key \"{}\" of partition {partition}", name.escape_ascii())
+        }
+        None => format!("\"{}\"", key.escape_ascii()),
+    }
+}
+
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {

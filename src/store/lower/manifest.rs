@@ -29,7 +29,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::error::{LowerError, OWNER_BYTES};
 
-const MAGIC: &[u8; 8] = b"CRDSTATE";
+pub(super) const MAGIC: &[u8; 8] = b"CRDSTATE";
 const FORMAT: u16 = 1;
 /// The manifest's name in the folder. The library removes unknown files whose names begin with `v`, and no others.
 pub(super) const FILE: &str = "manifest";

@@ -5,10 +5,13 @@
 
 pub mod check;
 mod dead;
+mod dump;
 mod error;
 mod folder;
 pub(super) mod format;
+mod gap;
 mod guard;
+mod inspect;
 mod lsm;
 mod manifest;
 mod mem;
@@ -17,7 +20,9 @@ mod room;
 mod tests;
 mod tree;
 
+pub use dump::{Content, DumpedRow, dump};
 pub use error::{Binding, LowerError, OWNER_BYTES};
+pub use inspect::{Finding, Inspection, TableFacts, inspect, is_state};
 pub use lsm::{LsmLower, LsmShared};
 pub use mem::MemLower;
 
