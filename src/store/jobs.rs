@@ -14,7 +14,7 @@ use super::lower::format::{
 };
 use super::lower::{IngestError, Lower, LowerError, LowerRow, Room};
 use super::op::ErrorKind;
-use super::row::{Encoding, NO_EXPIRY, Stamp};
+use super::row::{NO_EXPIRY, Stamp};
 use super::scan::CURSOR_SHIFT;
 
 /// Keys that a page for SCAN holds, a few more where hashes are close.
@@ -262,8 +262,9 @@ fn room<L: Lower>(lower: &L) -> Room {
     })
 }
 
-/// The stamp of a key that is about to be, or was, written blindly; `None` if it is not below. A row in a damaged block
-/// counts as one that existed: its key has been written over, and only the number of keys may be one too low.
+/// The stamp of a key that is about to be, or was, written blindly; `None` if it is not below. Where a damaged block hides
+/// that, it counts as one that is not: its key has been written over, and the number of keys may only be one too high. Were
+/// it too low, a keyspace could look empty that is not.
 fn stamp_below<L: Lower>(
     lower: &L,
     place: Place,
@@ -272,8 +273,14 @@ fn stamp_below<L: Lower>(
 ) -> Result<Option<Stamp>, LowerError> {
     match read_row(lower, place, hash, key) {
         Ok(row) => Ok(row.map(|(stamp, _)| stamp)),
-        Err(LowerError::Io { what, path, kind, text }) => Err(LowerError::Io { what, path, kind, text }),
-        Err(_) => Ok(Some(Stamp { version: 0, expire_at_ms: NO_EXPIRY, encoding: Encoding::Auto })),
+        Err(error @ LowerError::Io { .. }) => Err(error),
+        Err(
+            LowerError::Damaged { .. }
+            | LowerError::Foreign { .. }
+            | LowerError::Newer { .. }
+            | LowerError::Layout { .. }
+            | LowerError::Panicked { .. },
+        ) => Ok(None),
     }
 }
 

@@ -243,6 +243,10 @@ impl<L: Lower> Store<L> {
                 match self.lookups.take_failure(id, lsn.is_some()) {
                     Some(Failure::Final(why)) => {
                         self.lookups.wants.clear();
+                        // A blind write was made to look for its row only so that the number of keys can be told.
+                        if lsn.is_some() && self.may_stay_unknown(id) {
+                            return self.run(id, bytes, op, now_ms, lsn);
+                        }
                         self.pins.release(id, || seed.hash(bytes));
                         return Step::Unreadable(why);
                     }
@@ -267,6 +271,11 @@ impl<L: Lower> Store<L> {
         }
         self.pins.release(id, || seed.hash(bytes));
         Step::Done(outcome)
+    }
+
+    /// Lets blind writes of a partition be blind again, if they were not.
+    fn may_stay_unknown(&mut self, id: PartitionId) -> bool {
+        self.partitions.get_mut(&id).is_some_and(|partition| std::mem::take(&mut partition.exact_wanted))
     }
 
     /// Changed rows, with those on their way below, at which an entry's ops wait: more at a start, when requests wait for

@@ -145,29 +145,38 @@ impl LsmLower {
             self.dead.add(from, to);
             ranges.push((from.clone(), to.clone()));
         }
-        while let Some((from, to)) = ranges.pop() {
-            let drop = |tree: &AnyTree| tree.drop_range(from.as_slice()..to.as_slice());
-            let mut dropped = self.compaction("dropping flushed rows", drop)?;
-            if matches!(dropped, Written::NoRoom) {
-                self.give_reserve_up()?;
-                dropped = self.compaction("dropping flushed rows", drop)?;
-            }
-            if matches!(dropped, Written::NoRoom) {
-                ranges.push((from, to));
+        while let Some(range) = ranges.pop() {
+            let dropped = self.drop_range(&range);
+            if !matches!(dropped, Ok(Written::Done(()))) {
+                ranges.push(range);
                 self.undropped().append(&mut ranges);
-                return Ok(());
-            }
-            self.forget_versions()?;
-            let mut is_empty = true;
-            self.tree.scan(&from, &to, &mut |_, _| {
-                is_empty = false;
-                false
-            })?;
-            if !is_empty && self.disk_space()? <= REWRITE_BYTES {
-                self.rewrite()?;
+                return dropped.map(drop);
             }
         }
         Ok(())
+    }
+
+    /// Lets the rows of one flushed keyspace go, if there is room for that.
+    fn drop_range(&self, (from, to): &Range) -> Result<Written<()>, LowerError> {
+        let drop = |tree: &AnyTree| tree.drop_range(from.as_slice()..to.as_slice());
+        let mut dropped = self.compaction("dropping flushed rows", drop)?;
+        if matches!(dropped, Written::NoRoom) {
+            self.give_reserve_up()?;
+            dropped = self.compaction("dropping flushed rows", drop)?;
+        }
+        if matches!(dropped, Written::NoRoom) {
+            return Ok(dropped);
+        }
+        self.forget_versions()?;
+        let mut is_empty = true;
+        self.tree.scan(from, to, &mut |_, _| {
+            is_empty = false;
+            false
+        })?;
+        if !is_empty && self.disk_space()? <= REWRITE_BYTES {
+            self.rewrite()?;
+        }
+        Ok(dropped)
     }
 
     fn undropped(&self) -> MutexGuard<'_, Vec<Range>> {

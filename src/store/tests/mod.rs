@@ -2,6 +2,7 @@
 
 mod bounds;
 mod commands;
+mod damage;
 mod levels;
 mod model;
 mod ops;
