@@ -1,7 +1,7 @@
 //! Clients that ask for too much: they are told, or slowed down, and others do not notice.
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use redis::Commands;
@@ -75,6 +75,68 @@ fn a_client_may_send_all_it_has_before_it_reads() {
     let mut replies = vec![0; reply.len() * PAIRS];
     stream.read_exact(&mut replies).expect("every reply");
     assert!(replies.chunks(reply.len()).all(|chunk| chunk == reply), "replies are those of the requests");
+}
+
+#[test]
+fn a_client_whose_requests_use_up_its_share_of_work_is_read_on() {
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &[]);
+    let value = |bytes: usize| [format!("${bytes}\r\n").as_bytes(), &vec![b'x'; bytes], b"\r\n"].concat();
+    let quarter = value(256 << 10);
+    let mut setter = server.connect();
+    exchange(&mut setter, &[b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n".as_slice(), &quarter].concat(), b"+OK\r\n");
+    let inputs = [
+        (b"GET k\r\n".repeat(16), quarter.repeat(16).len()),
+        (b"PING\r\n".repeat(8192), 8192 * "+PONG\r\n".len()),
+        (b"CLIENT ID\r\n".repeat(32), 0),
+    ];
+    for (requests, reply_bytes) in &inputs {
+        for turn in 0..3 {
+            let mut stream = server.connect();
+            let mut writer = stream.try_clone().expect("clone");
+            std::thread::scope(|scope| {
+                scope.spawn(move || writer.write_all(requests).expect("all is taken"));
+                read_replies(&mut stream, *reply_bytes, 32);
+            });
+            exchange(&mut stream, b"PING\r\n", b"+PONG\r\n");
+            stream.write_all(requests).expect("written");
+            read_replies(&mut stream, *reply_bytes, 32);
+            stream.shutdown(Shutdown::Write).expect("half-close");
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).expect("the end is seen");
+            assert_eq!(rest, b"", "turn {turn}");
+        }
+    }
+}
+
+/// Reads replies of so many bytes, or of so many lines where their length is not known.
+fn read_replies(stream: &mut TcpStream, bytes: usize, lines: usize) {
+    let mut left = lines;
+    let mut reply = vec![0; if bytes > 0 { bytes } else { 1 }];
+    while left > 0 {
+        stream.read_exact(&mut reply).expect("every reply");
+        left = if bytes > 0 { 0 } else { left - usize::from(reply == b"\n") };
+    }
+}
+
+#[test]
+fn shares_of_work_that_many_use_up_at_once_leave_none_of_them_waiting() {
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &[]);
+    let clients: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    std::thread::scope(|scope| {
+        for mut stream in clients {
+            scope.spawn(move || {
+                // Those of one client have less to do than those of another, which are unfinished meanwhile.
+                for count in [8192, 256, 10_000, 512, 4096, 512, 256, 2048, 1024, 256, 10_240] {
+                    stream.write_all(&b"PING\r\n".repeat(count)).expect("written");
+                    read_replies(&mut stream, count * "+PONG\r\n".len(), 1);
+                }
+                stream.shutdown(Shutdown::Write).expect("half-close");
+                assert_eq!(stream.read(&mut [0]).expect("the end is seen"), 0);
+            });
+        }
+    });
 }
 
 #[test]

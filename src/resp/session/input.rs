@@ -45,7 +45,7 @@ impl Session {
     /// Goes on with requests that were received but not carried out; to be called after output was taken. Cheap if there
     /// is nothing to do.
     pub fn resume(&mut self, backend: &dyn Backend) {
-        if self.head == self.pending.len() || self.is_paused() {
+        if self.head == self.pending.len() || !self.may_go_on() {
             return;
         }
         let (pending, head) = (take(&mut self.pending), take(&mut self.head));
@@ -79,11 +79,17 @@ impl Session {
         self.pending.extend_from_slice(bytes);
     }
 
+    /// Whether a request may be carried out now.
+    fn may_go_on(&self) -> bool {
+        self.units > 0 && !self.is_paused()
+    }
+
+    /// Whether something else than its share of work stops it. That it is used up stops nothing where nothing is left to
+    /// do: what comes next brings a turn of its own.
     pub(super) fn is_paused(&self) -> bool {
         let output = if self.authenticated { OUTPUT_PAUSE_BYTES } else { UNAUTHENTICATED_OUTPUT_BYTES };
         self.stalled
             || self.waits_until_ns.is_some()
-            || self.units == 0
             || self.ending != Ending::No
             || self.out.len() + self.held_bytes > output
             || self.in_flight_bytes > self.hub.shares.in_flight()
@@ -108,7 +114,7 @@ impl Session {
         self.clock_is_fresh = true;
         self.limits = self.current_limits();
         let mut used = 0;
-        while !self.is_paused() {
+        while self.may_go_on() {
             let rest = bytes.get(used..).unwrap_or_default();
             match parser.parse(rest, &self.limits) {
                 Ok(Parsed::Incomplete) => break,

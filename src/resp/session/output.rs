@@ -42,7 +42,7 @@ impl Session {
     /// Whether more bytes should be read from the client now.
     #[must_use]
     pub fn wants_read(&self) -> bool {
-        !self.is_paused()
+        !self.is_paused() && !self.is_unfinished()
     }
 
     /// Whether bytes may be read that cannot be carried out yet, since the client does not take its replies: it may be one
@@ -78,7 +78,7 @@ impl Session {
     /// Whether a request has begun to arrive and has not ended; for the time limit on half-sent requests.
     #[must_use]
     pub fn is_midway(&self) -> bool {
-        !self.is_paused() && (self.head < self.pending.len() || self.parser.is_dropping())
+        self.wants_read() && (self.head < self.pending.len() || self.parser.is_dropping())
     }
 
     /// Drops all that was to be carried out or sent: the connection is closed.

@@ -204,6 +204,45 @@ fn a_turn_has_so_much_work_and_the_rest_waits() {
 }
 
 #[test]
+fn a_share_of_work_that_is_used_up_exactly_stops_nothing() {
+    let long = [b"*2\r\n$4\r\nECHO\r\n$4194304\r\n", vec![b'x'; 4 << 20].as_slice(), b"\r\n"].concat();
+    let (short, slow) = (b"PING\r\n".to_vec(), b"CLIENT ID\r\n".to_vec());
+    for units in [1_u32, 2, 256, 512, 4096, 8192] {
+        for (request, cost) in [(&short, 1_u32), (&slow, 257), (&long, 8193)] {
+            // As many as the last of them uses up the share.
+            let count = units.div_ceil(cost) as usize;
+            let mut talk = Talk::new(1);
+            for turn in 0..3 {
+                talk.session.begin_turn(units);
+                talk.session.input(&request.repeat(count), &talk.fake);
+                let mut out = Vec::new();
+                talk.session.take_output(&mut out);
+                talk.session.resume(&talk.fake);
+                let session = &talk.session;
+                assert_eq!(session.held_input_bytes(), 0, "{count} of {cost} units are done with {units}");
+                assert!(
+                    session.wants_read(),
+                    "turn {turn}: {count} of {cost} units of {units}, and more is read"
+                );
+                assert!(!session.is_unfinished() && !session.is_midway());
+            }
+            talk.session.begin_turn(units);
+            talk.session.input(&request.repeat(count + 1), &talk.fake);
+            talk.session.take_output(&mut Vec::new());
+            talk.session.resume(&talk.fake);
+            assert!(
+                talk.session.is_unfinished() && !talk.session.wants_read(),
+                "one more waits for its turn"
+            );
+            talk.session.begin_turn(1);
+            talk.session.resume(&talk.fake);
+            talk.session.take_output(&mut Vec::new());
+            assert!(!talk.session.is_unfinished() && talk.session.wants_read());
+        }
+    }
+}
+
+#[test]
 fn input_takes_no_more_memory_than_its_request_needs() {
     let mut talk = Talk::new(1);
     talk.session.input(b"*2\r\n$4\r\nECHO\r\n$20000000\r\n", &talk.fake);
