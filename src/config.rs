@@ -140,7 +140,7 @@ settings! {
     replication: Replication = "raft", "replication", Cold;
     /// How a log write is made durable: write flagged DSYNC, write linked to a flush, or plain blocking calls.
     wal_sync: WalSync = "auto", "wal.sync", Hot;
-    /// Size of one log segment; a multiple of 1 MiB.
+    /// Size of one log segment; a multiple of 1 MiB. A log's first ones are smaller, unless wal.max_segments is set.
     wal_segment_bytes: Bytes = "64MiB", "wal.segment_bytes", Cold;
     /// Log writes under way at a time in each shard, 1 to 4.
     wal_max_in_flight: usize = "2", "wal.max_in_flight", Cold;

@@ -70,7 +70,7 @@ pub struct ShardOptions {
     pub request_timeout_ms: u64,
     /// What the state machine may spend on itself in a turn, in ns. Default 100,000.
     pub maintain_ns: u64,
-    /// Live segments of the log above which a hand-over is asked for. Default 16 (1 GiB of 64 MiB segments).
+    /// Live segments of the log, counted in full ones, above which a hand-over is asked for. Default 16 (1 GiB of 64 MiB segments).
     pub log_soft_segments: u64,
     /// A bug to run with, so that the simulator can show that it would be found.
     #[cfg(feature = "sim")]
@@ -95,7 +95,7 @@ impl Default for ShardOptions {
 }
 
 /// What a record takes beside the operations of its entry at most, in bytes.
-const RECORD_SLACK_BYTES: usize = 1024;
+pub(crate) const RECORD_SLACK_BYTES: usize = 1024;
 
 impl ShardOptions {
     /// The longest operation that is taken where a record of the log may have so many bytes.

@@ -2,12 +2,28 @@
 //! ever turn an idle shard.
 
 use corduroy_wal::device::Device;
-use corduroy_wal::{Space, Wal};
+use corduroy_wal::{Fit, Wal};
 
 use crate::machine::StateMachine;
+use crate::options::RECORD_SLACK_BYTES;
 
 /// How often they look, in ns.
 const LOOK_EVERY_NS: u64 = 500_000_000;
+
+/// Whether the log has room for an entry behind what the frame holds already. A large one may have to wait until a slot
+/// is made that takes it, or until the next frame.
+pub(crate) fn fit<D: Device>(wal: &mut Wal<D>, frame_bytes: usize, entry_bytes: usize) -> Fit {
+    let record_bytes = entry_bytes + RECORD_SLACK_BYTES;
+    if frame_bytes > 0 && !wal.has_room(frame_bytes + record_bytes) {
+        return Fit::Coming;
+    }
+    wal.fit(record_bytes)
+}
+
+/// The longest entry that surely has room now.
+pub(crate) fn entry_bytes<D: Device>(wal: &Wal<D>) -> usize {
+    wal.ready_record_bytes().saturating_sub(2 * RECORD_SLACK_BYTES)
+}
 
 /// Who waits for room, and when they are to look next.
 #[derive(Debug, Default)]
@@ -39,7 +55,7 @@ impl Room {
             wal.retry_slots();
         }
         self.is_machine_waiting = machine.is_out_of_room();
-        let is_log_waiting = wal.space() == Space::Full || wal.is_waiting_for_room();
+        let is_log_waiting = wal.is_short_of_slots() || wal.is_waiting_for_room();
         let at = self.look_at_ns.filter(|at| *at > now_ns).unwrap_or(now_ns + LOOK_EVERY_NS);
         self.look_at_ns = (self.is_machine_waiting || is_log_waiting).then_some(at);
     }

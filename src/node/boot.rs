@@ -234,7 +234,8 @@ fn store_options(shared: &Shared) -> StoreOptions {
     StoreOptions::with_memory(usize::try_from(share).unwrap_or(usize::MAX), hash_seed)
 }
 
-/// Live segments of a shard's log above which it asks for a hand-over: a start after a crash applies what they hold.
+/// Live segments of a shard's log, counted in full ones, above which it asks for a hand-over: a start after a crash
+/// applies what they hold.
 fn log_soft_segments(config: &Config, used_shards: u32) -> u64 {
     let share = LOG_SOFT_BYTES / u64::from(used_shards.max(1));
     (share / config.wal_segment_bytes.0).clamp(2, ShardOptions::default().log_soft_segments)

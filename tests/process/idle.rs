@@ -1,10 +1,11 @@
-//! What partitions cost that nobody uses: memory, and nothing else.
+//! What partitions cost that nobody uses: memory, and nothing else; and what an empty node takes of the disk.
 
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::server::{Server, cpus, data_dir};
+use crate::server::{Server, corduroy, cpus, data_dir, free_port};
 
 /// Memory of an idle partition at most, in bytes, above a server with the same shards open.
 const LIMIT_BYTES: u64 = 4096;
@@ -92,4 +93,62 @@ fn a_server_at_rest_gives_back_what_its_load_took() {
         }
     }
     panic!("{loaded} bytes under load, {rest} at rest");
+}
+
+/// What an empty node takes of the disk at most, in bytes: the state's reserve is 16 MiB of it.
+const EMPTY_BYTES: u64 = 24 << 20;
+
+/// Bytes of the disk that a folder and all in it take.
+fn disk_bytes(path: &Path) -> u64 {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let of_entry = |path: &Path| match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => disk_bytes(path),
+        Ok(found) => found.blocks() * 512,
+        // Gone since the folder was listed.
+        Err(_) => 0,
+    };
+    entries.map(|entry| of_entry(&entry.path())).sum()
+}
+
+/// The figure of this name in `INFO`.
+fn figure(client: &mut redis::Connection, name: &str) -> u64 {
+    let info: String = redis::cmd("INFO").arg("all").query(client).expect("INFO");
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.and_then(|figure| figure.trim().parse().ok()).unwrap_or_else(|| panic!("no {name} in {info}"))
+}
+
+/// A process that ends with its test.
+struct Ends(std::process::Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn an_empty_node_takes_little_of_the_disk() {
+    // As people start it: all sizes are those that hold if nothing is said.
+    let (dir, port) = (data_dir(), free_port());
+    let folder = dir.path().to_str().expect("an ordinary path");
+    let listen = format!("127.0.0.1:{port}");
+    let mut serve = corduroy(&["serve", "--data-dir", folder, "--listen", &listen]);
+    let _server = Ends(serve.stderr(std::process::Stdio::null()).spawn().expect("the binary starts"));
+    let client = redis::Client::open(format!("redis://{listen}/")).expect("an address");
+    let connected = || {
+        std::thread::sleep(Duration::from_millis(50));
+        client.get_connection().ok()
+    };
+    let mut client = (0..600).find_map(|_| connected()).expect("the server comes up");
+    // The log is whole: a segment that is written, and its spares.
+    let begun = std::time::Instant::now();
+    while figure(&mut client, "wal_spare_segments") < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "no spares are made");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    redis::cmd("SET").arg("a").arg("1").exec(&mut client).expect("written");
+    let found = disk_bytes(dir.path());
+    assert!(found <= EMPTY_BYTES, "an empty node takes {found} bytes of the disk");
+    assert!(found > 3 << 20, "{found} bytes: that is not what was to be measured");
 }

@@ -36,6 +36,7 @@ pub mod device;
 pub mod error;
 pub mod format;
 mod group_commit;
+mod growth;
 pub mod ids;
 mod index;
 pub mod inspect;
@@ -56,6 +57,6 @@ pub mod wal;
 
 pub use error::WalError;
 pub use ids::{BatchSeq, LogId, Lsn, SegmentSeq, Term, WalPosition};
-pub use options::{Binding, OWNER_BYTES, Options, ReadToken, Recovered, Space, WalEvent, WalStats};
+pub use options::{Binding, Fit, OWNER_BYTES, Options, ReadToken, Recovered, Space, WalEvent, WalStats};
 pub use record::{EntryKind, EntryRef, HardState, LogState, OwnedEntry, RecordHead};
 pub use wal::Wal;

@@ -28,6 +28,9 @@ impl Default for Binding {
 pub struct Options {
     /// Size of a segment's file; a multiple of 1 MiB (tests go down to 64 KiB). Default 64 MiB.
     pub segment_bytes: u32,
+    /// Size of the first segments' files, if that is less; each that is filled doubles the next ones' size. Without effect
+    /// where `max_segments` is set. A multiple of 64 KiB. Default 1 MiB.
+    pub first_segment_bytes: u32,
     /// Zero-written slots kept ready. Default 2.
     pub spare_segments: usize,
     /// Frames in flight at most, 1 to 4. Default 2.
@@ -36,7 +39,7 @@ pub struct Options {
     /// waits fits nowhere and nothing is going to be freed: else elections of a start could not be written down, and what
     /// fills the log would never be handed over.
     pub max_segments: usize,
-    /// Live segments above which the little (an eighth) that the oldest ones still hold is written again, so that they can
+    /// Live segments, counted in full ones, above which the little (an eighth) that the oldest ones still hold is written again, so that they can
     /// go; half of `max_segments` if that is less. Above twice that (three fourths of `max_segments`), and on a full disk,
     /// half of them is. Default 32.
     pub long_segments: usize,
@@ -48,7 +51,7 @@ pub struct Options {
 }
 
 /// Smallest segment in bytes.
-const MIN_SEGMENT_BYTES: u32 = 64 << 10;
+pub(crate) const MIN_SEGMENT_BYTES: u32 = 64 << 10;
 
 impl Options {
     /// Asserts that they make sense.
@@ -56,6 +59,11 @@ impl Options {
         assert!(
             self.segment_bytes >= MIN_SEGMENT_BYTES && self.segment_bytes.is_multiple_of(MIN_SEGMENT_BYTES),
             "segment_bytes is a multiple of 64 KiB"
+        );
+        let first = self.first_segment_bytes;
+        assert!(
+            first >= MIN_SEGMENT_BYTES && first.is_multiple_of(MIN_SEGMENT_BYTES),
+            "first_segment_bytes is a multiple of 64 KiB"
         );
         assert!((1..=4).contains(&self.max_in_flight), "max_in_flight is 1 to 4");
     }
@@ -74,6 +82,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             segment_bytes: 64 << 20,
+            first_segment_bytes: 1 << 20,
             spare_segments: 2,
             max_in_flight: 2,
             max_segments: 0,
@@ -96,6 +105,17 @@ pub enum Space {
     /// The last spare is in hand and no more could be made (full disk, or `max_segments`): refuse new proposals;
     /// what must still be written (hard states, releases, rewrites) goes into the reserve.
     Full,
+}
+
+/// Whether the log has room for a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fit {
+    /// A slot at hand takes it.
+    Ready,
+    /// A larger slot is being made for it.
+    Coming,
+    /// It needs a larger slot, and none could be made the last time.
+    Lacking,
 }
 
 /// What [`Wal::poll`] reports.
@@ -136,6 +156,10 @@ pub struct WalStats {
     pub bytes: u64,
     /// Segments that hold live data, the active one included.
     pub live_segments: u64,
+    /// Bytes of their files.
+    pub live_bytes: u64,
+    /// Their length in segments of full size, rounded up: what the first, small ones come to.
+    pub live_full_segments: u64,
     /// Zero-written or recycled slots ready for use.
     pub spare_segments: u64,
     /// Bytes rewritten by reclaim.

@@ -50,11 +50,12 @@ impl<D: Device> Wal<D> {
         while self.commit.in_flight.len() < self.options.max_in_flight && !self.is_wiping() {
             let Some(frame_bytes) = self.commit.ready.front().map(Batch::frame_bytes) else { return };
             let rolls = !self.fits_active(frame_bytes);
-            if rolls && !self.can_roll() {
+            if rolls && !self.can_roll(frame_bytes) {
+                self.want_room_for(frame_bytes);
                 return;
             }
             let Some(batch) = self.commit.ready.pop_front() else { return };
-            let header = if rolls { Some(self.roll(batch.seq)) } else { None };
+            let header = if rolls { Some(self.roll(batch.seq, frame_bytes)) } else { None };
             self.start_frame(batch, header.as_ref());
         }
     }
@@ -76,30 +77,31 @@ impl<D: Device> Wal<D> {
             || (self.space() == Space::Full && self.is_copying())
     }
 
-    /// A roll needs a spare, and the active segment's header on the medium: so the chain of headers has no gap. The
+    /// A roll needs a spare that takes the frame, and the active segment's header on the medium: so the chain of headers has no gap. The
     /// last spare is the reserve: it is taken only where that lets older segments go (their telling and what must be
     /// written again ride in it), and by the first frame after a start.
-    fn can_roll(&self) -> bool {
-        let Some(active) = self.segments.active.as_ref() else { return self.segments.spares() > 0 };
+    fn can_roll(&self, frame_bytes: usize) -> bool {
+        let fits = self.segments.spare_for(frame_bytes).is_some();
+        let Some(active) = self.segments.active.as_ref() else { return fits };
         let spare = match self.segments.spares() {
             0 => false,
             1 => self.making.beyond == Beyond::Wanted || self.is_freeing(),
             _ => true,
         };
-        active.first_batch <= self.commit.durable && spare
+        active.first_batch <= self.commit.durable && fits && spare
     }
 
     /// Makes a spare the active segment; returns its header.
-    fn roll(&mut self, batch: BatchSeq) -> SegmentHeader {
+    fn roll(&mut self, batch: BatchSeq, frame_bytes: usize) -> SegmentHeader {
         let prev = self.segments.live().next_back().map(|segment| (segment.seq, segment.end));
         let (prev, prev_end) = prev.unwrap_or_default();
         self.seal_active();
-        let (wal_id, seed, bytes) = (self.wal_id, self.options.seed, self.options.segment_bytes);
+        let (wal_id, seed) = (self.wal_id, self.options.seed);
         let active = self
             .segments
-            .roll(bytes, |seq| salt(wal_id, seq, seed), batch)
-            .expect("a roll is tried only with a spare in hand");
-        let (seq, salt) = (active.seq, active.salt);
+            .roll(frame_bytes, |seq| salt(wal_id, seq, seed), batch)
+            .expect("a roll is tried only with a spare in hand that takes the frame");
+        let (seq, salt, bytes) = (active.seq, active.salt, active.bytes);
         let oldest_live = self.segments.oldest_live();
         if self.making.beyond == Beyond::Wanted {
             self.making.beyond = Beyond::Used;
@@ -137,8 +139,10 @@ impl<D: Device> Wal<D> {
             index_bytes: 0,
             index_crc: 0,
         };
-        let bytes = footer::encode(tail, &index, footer::reserve_bytes(active.bytes));
+        let slot_bytes = active.bytes;
+        let bytes = footer::encode(tail, &index, footer::reserve_bytes(slot_bytes));
         self.footers.push_back((active.seq, active.last_batch, bytes));
+        self.grow_from(slot_bytes);
     }
 
     fn start_frame(&mut self, batch: Batch<D::Buffer>, header: Option<&SegmentHeader>) {
@@ -150,6 +154,12 @@ impl<D: Device> Wal<D> {
         let offset = write_offset + u32::try_from(skip).expect("a small constant");
         let around = Surroundings { salt: active.salt, durable: self.commit.durable, oldest_live, offset };
         active.end = offset + frame_bytes;
+        assert!(
+            active.end <= active.bytes - footer::reserve_bytes(active.bytes),
+            "batch {} does not fit into segment {}",
+            batch.seq,
+            active.seq
+        );
         active.last_batch = batch.seq;
         let (slot, segment, seq) = (active.slot, active.seq, batch.seq);
         let (buffer, len, places) = batch.finish(around, header);
@@ -295,8 +305,10 @@ impl<D: Device> Wal<D> {
         let early = planted::is(Planted::RecycleTooEarly);
         while let Some((slot, bytes)) = self.segments.take_freed(self.commit.durable, early) {
             let wanted = self.wanted_spares() + EXTRA_SPARES;
-            if bytes == self.options.segment_bytes && self.segments.spares() < wanted {
-                self.segments.add_spare(slot);
+            // A small one is replaced by a larger one, where that can be had.
+            let is_large = bytes >= self.making.bytes || self.making.blocked;
+            if is_large && self.options.takes_slot(bytes) && self.segments.spares() < wanted {
+                self.segments.add_spare(slot, bytes);
                 self.making.wait_polls = 0;
             } else {
                 self.segments.removed();
@@ -319,7 +331,8 @@ impl<D: Device> Wal<D> {
 
     /// Keeps spares ready; on a full disk or at the limit, tries again later.
     pub(crate) fn make_spares(&mut self) {
-        if self.segments.spares() >= self.wanted_spares() {
+        let bytes = self.making.bytes;
+        if self.segments.spares() >= self.wanted_spares() && self.segments.has_spare_of(bytes, false) {
             self.making.blocked = false;
             return;
         }
@@ -327,10 +340,12 @@ impl<D: Device> Wal<D> {
             self.making.wait_polls -= 1;
             return;
         }
-        while self.segments.spares() + self.segments.making() < self.wanted_spares() {
+        while self.segments.spares() + self.segments.making() < self.wanted_spares()
+            || !self.segments.has_spare_of(bytes, true)
+        {
             let is_stranded = self.is_stranded();
             let max = if is_stranded { 0 } else { self.options.max_segments };
-            let Some(slot) = self.segments.begin_making(max) else {
+            let Some(slot) = self.segments.begin_making(bytes, max) else {
                 self.making.blocked = true;
                 return;
             };
@@ -338,7 +353,7 @@ impl<D: Device> Wal<D> {
                 self.making.beyond = Beyond::Wanted;
             }
             let io = self.new_io(Purpose::Create(slot));
-            self.device.submit(io, Op::Create { slot, bytes: self.options.segment_bytes });
+            self.device.submit(io, Op::Create { slot, bytes });
         }
     }
 

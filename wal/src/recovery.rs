@@ -38,6 +38,8 @@ struct Used {
 pub(crate) struct Opened {
     pub index: Index,
     pub segments: Segments,
+    /// The size of the slots that are to be made.
+    pub slot_bytes: u32,
     /// What is known of the newest segment, if it was not sealed.
     pub unsealed: Option<Unsealed>,
     /// Blank or unfit slots to be removed.
@@ -53,7 +55,7 @@ pub(crate) struct Opened {
 #[derive(Debug, Default)]
 struct Folder {
     used: BTreeMap<SegmentSeq, Used>,
-    blank: Vec<SlotId>,
+    blank: Vec<(SlotId, u32)>,
     unfit: Vec<SlotId>,
     next_slot: u32,
     manifest: Option<FoundManifest>,
@@ -84,7 +86,12 @@ impl Folder {
                 Err(lost(slot_file_name(used.slot), why))
             }
             None => {
-                let is_there = self.blank.iter().chain(&self.unfit).any(|slot| *slot == named.slot);
+                let is_there = self
+                    .blank
+                    .iter()
+                    .map(|(slot, _)| slot)
+                    .chain(&self.unfit)
+                    .any(|slot| *slot == named.slot);
                 let what =
                     if is_there { "its header is not what was written" } else { "the file is missing" };
                 Err(lost(
@@ -151,12 +158,11 @@ fn place_slot(
     options: &Options,
 ) -> Result<(), WalError> {
     let header = match role {
-        SlotRole::Blank if bytes == u64::from(options.segment_bytes) => {
-            folder.blank.push(slot);
-            return Ok(());
-        }
         SlotRole::Blank => {
-            folder.unfit.push(slot);
+            match u32::try_from(bytes).ok().filter(|bytes| options.takes_slot(*bytes)) {
+                Some(bytes) => folder.blank.push((slot, bytes)),
+                None => folder.unfit.push(slot),
+            }
             return Ok(());
         }
         SlotRole::Foreign(version) => {
@@ -259,7 +265,7 @@ impl<D: Device> Recovery<'_, D> {
         // frames could be taken for what comes next. So that segment is not gone on with.
         let newest = sealed.back().map_or(SegmentSeq::ZERO, |newest: &Segment| newest.seq);
         let mut behind = self.folder.used.range(newest.next()..).map(|(_, used)| used.header.segment_bytes);
-        let unsealed = unsealed.filter(|_| behind.all(|bytes| bytes == options.segment_bytes));
+        let unsealed = unsealed.filter(|_| behind.all(|bytes| options.takes_slot(bytes)));
         Ok(Opened { unsealed, ..self.finish(options, sealed, durable) })
     }
 
@@ -269,13 +275,15 @@ impl<D: Device> Recovery<'_, D> {
         let mut spares = VecDeque::from(self.folder.blank);
         for used in self.folder.used.values() {
             let live = sealed.iter().any(|segment| segment.seq == used.header.seq);
-            if !live && used.header.segment_bytes == options.segment_bytes {
-                spares.push_back(used.slot);
+            if !live && options.takes_slot(used.header.segment_bytes) {
+                spares.push_back((used.slot, used.header.segment_bytes));
             } else if !live {
                 unfit.push(used.slot);
             }
         }
         let newest = self.folder.used.keys().next_back().copied().unwrap_or_default();
+        let of_spares = spares.iter().map(|(_, bytes)| *bytes);
+        let slot_bytes = options.slot_bytes(of_spares.chain(sealed.iter().map(|segment| segment.bytes)));
         let mut segments = Segments::new(sealed, spares, self.folder.next_slot, newest);
         self.index.close_gaps();
         for (_, entry) in self.index.iter() {
@@ -286,6 +294,7 @@ impl<D: Device> Recovery<'_, D> {
             manifest,
             index: self.index,
             segments,
+            slot_bytes,
             unsealed: None,
             unfit,
             durable,

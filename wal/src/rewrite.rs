@@ -123,16 +123,8 @@ impl<D: Device> Wal<D> {
             held * share <= all
         });
         // Half a segment is left to other frames, whose states must be written on a full disk too.
-        let ahead_bytes = u64::from(self.options.segment_bytes / 2);
+        let ahead_bytes = self.batch_bytes() as u64;
         (pays && (!pressed || self.has_room_for(oldest, ahead_bytes))).then_some(oldest.seq)
-    }
-
-    /// Whether the log is long, or twice that, or half way from there to its limit.
-    pub(crate) fn is_longer_than(&self, times: usize) -> bool {
-        let (live, long, max) =
-            (self.segments.live().count(), self.options.long_segments, self.options.max_segments);
-        let bound = if max > 0 { max - max / (2 * times) } else { usize::MAX };
-        live > bound.min(long * times)
     }
 
     fn begin_copying(&mut self, segment: SegmentSeq) {
@@ -163,7 +155,11 @@ impl<D: Device> Wal<D> {
         let usable = |bytes: u32, end: u32| (bytes - footer::reserve_bytes(bytes)).saturating_sub(end);
         let active = self.segments.active.as_ref().map_or(0, |active| usable(active.bytes, active.end));
         let block = u32::try_from(BLOCK_BYTES).expect("a small constant");
-        let spares = u64::from(usable(self.options.segment_bytes, block)) * self.segments.spares() as u64;
+        let spares: u64 = self.segments.spare_bytes().map(|bytes| u64::from(usable(bytes, block))).sum();
+        // What came in one frame there must fit into one here.
+        if self.segments.spares() > 0 && !self.segments.has_spare_of(segment.bytes, false) {
+            return false;
+        }
         let frames =
             segment.live_bytes / self.copy_bytes() as u64 + (self.copying.todo.len() / READS) as u64 + 2;
         // A frame's head and padding, and the records that ride along.
@@ -181,7 +177,7 @@ impl<D: Device> Wal<D> {
             Space::Full => PRESSED_FRAME_COPY_BYTES,
             Space::Ok => FRAME_COPY_BYTES,
         };
-        most.min(self.record_limit_bytes() / 2)
+        most.min(self.record_limit_bytes() / 2).min(self.batch_bytes() / 2)
     }
 
     /// Starts reading what the next frame can take.

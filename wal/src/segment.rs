@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::device::SlotId;
+use crate::growth::frame_room;
 use crate::ids::{BatchSeq, SegmentSeq};
 use crate::runs::Run;
 
@@ -47,8 +48,9 @@ pub(crate) struct Segments {
     /// Full or left behind at a restart, oldest first.
     pub sealed: VecDeque<Segment>,
     retired: VecDeque<Retired>,
-    spares: VecDeque<SlotId>,
-    making: Vec<SlotId>,
+    /// With their sizes, as all slots.
+    spares: VecDeque<(SlotId, u32)>,
+    making: Vec<(SlotId, u32)>,
     next_slot: u32,
     next_seq: SegmentSeq,
     /// Slots that exist or are being made.
@@ -58,7 +60,7 @@ pub(crate) struct Segments {
 impl Segments {
     pub fn new(
         sealed: VecDeque<Segment>,
-        spares: VecDeque<SlotId>,
+        spares: VecDeque<(SlotId, u32)>,
         next_slot: u32,
         newest: SegmentSeq,
     ) -> Self {
@@ -112,14 +114,30 @@ impl Segments {
         self.spares.len()
     }
 
-    /// Seals the active segment and makes a spare the new active one. `None` without a spare.
+    /// The sizes of the spares.
+    pub fn spare_bytes(&self) -> impl Iterator<Item = u32> {
+        self.spares.iter().map(|(_, bytes)| *bytes)
+    }
+
+    /// The first spare that takes a frame of this size.
+    pub fn spare_for(&self, frame_bytes: usize) -> Option<usize> {
+        self.spare_bytes().position(|bytes| frame_room(bytes) >= frame_bytes)
+    }
+
+    /// Whether a spare has this size at least; with `or_making` also one that is being made.
+    pub fn has_spare_of(&self, bytes: u32, or_making: bool) -> bool {
+        let making = self.making.iter().filter(|_| or_making).map(|(_, bytes)| *bytes);
+        self.spare_bytes().chain(making).any(|of| of >= bytes)
+    }
+
+    /// Seals the active segment and makes a spare that takes such a frame the new active one. `None` without one.
     pub fn roll(
         &mut self,
-        bytes: u32,
+        frame_bytes: usize,
         salt: impl Fn(SegmentSeq) -> u64,
         batch: BatchSeq,
     ) -> Option<&Segment> {
-        let slot = self.spares.pop_front()?;
+        let (slot, bytes) = self.spares.remove(self.spare_for(frame_bytes)?)?;
         let seq = self.next_seq;
         self.next_seq = seq.next();
         let next = Segment {
@@ -189,8 +207,8 @@ impl Segments {
         self.retired.pop_front().map(|retired| (retired.segment.slot, retired.segment.bytes))
     }
 
-    pub fn add_spare(&mut self, slot: SlotId) {
-        self.spares.push_back(slot);
+    pub fn add_spare(&mut self, slot: SlotId, bytes: u32) {
+        self.spares.push_back((slot, bytes));
     }
 
     /// A slot leaves the folder.
@@ -198,23 +216,26 @@ impl Segments {
         self.slots -= 1;
     }
 
-    /// Numbers a slot that is to be made; `None` at the limit (`max` slots, 0 for none).
-    pub fn begin_making(&mut self, max: usize) -> Option<SlotId> {
+    /// Numbers a slot that is to be made of this size; `None` at the limit (`max` slots, 0 for none).
+    pub fn begin_making(&mut self, bytes: u32, max: usize) -> Option<SlotId> {
         if max > 0 && self.slots >= max {
             return None;
         }
         let slot = SlotId(self.next_slot);
         self.next_slot += 1;
         self.slots += 1;
-        self.making.push(slot);
+        self.making.push((slot, bytes));
         Some(slot)
     }
 
     /// The making has ended.
     pub fn made(&mut self, slot: SlotId, ok: bool) {
-        self.making.retain(|making| *making != slot);
+        let Some(at) = self.making.iter().position(|(making, _)| *making == slot) else {
+            unreachable!("the making of {slot:?} has ended, which was not under way")
+        };
+        let made = self.making.swap_remove(at);
         if ok {
-            self.spares.push_back(slot);
+            self.spares.push_back(made);
         } else {
             self.slots -= 1;
         }

@@ -75,6 +75,8 @@ pub(crate) struct Reported {
 /// How the making of spares goes.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct MakingState {
+    /// The size of the slots that are made.
+    pub bytes: u32,
     /// The last attempt failed, or the limit is reached.
     pub blocked: bool,
     /// Polls until the next attempt.
@@ -128,7 +130,7 @@ impl<D: Device> Wal<D> {
             next_io: 0,
             ended: Vec::new(),
             reported: Reported { durable: opened.durable, space: Space::Ok },
-            making: MakingState::default(),
+            making: MakingState { bytes: opened.slot_bytes, ..MakingState::default() },
             stats: WalStats::default(),
             poisoned: None,
         };
@@ -169,11 +171,6 @@ impl<D: Device> Wal<D> {
             && !self.is_wiping()
             && self.commit.in_flight.len() < self.options.max_in_flight
             && (self.segments.active.is_some() || self.segments.spares() > 0)
-    }
-
-    /// The longest record that a frame can take, in bytes.
-    pub fn record_limit_bytes(&self) -> usize {
-        self.options.record_limit_bytes()
     }
 
     /// Adds one record to the open batch. Entries must be contiguous and start at or below `last + 1`; what they
@@ -257,7 +254,8 @@ impl<D: Device> Wal<D> {
             return Err(WalError::TooLarge { log: meta.log, bytes, limit });
         }
         let most = (self.options.segment_bytes / 2) as usize;
-        if self.commit.open.as_ref().is_some_and(|open| open.frame_bytes_with(bytes) > most) {
+        let together = self.batch_bytes();
+        if self.commit.open.as_ref().is_some_and(|open| open.frame_bytes_with(bytes) > together) {
             self.commit.close();
         }
         let batch = match self.commit.open.as_mut() {
@@ -308,13 +306,6 @@ impl<D: Device> Wal<D> {
         self.check_poison()?;
         self.pump(events);
         Ok(())
-    }
-
-    /// Has the next poll try again to make the slots that there was no room for, rather than some polls later, and to
-    /// read what it could not.
-    pub fn retry_slots(&mut self) {
-        self.making.wait_polls = 0;
-        self.copying.try_again();
     }
 
     fn on_ended(&mut self, completion: Completion<D::Buffer>, events: &mut Vec<WalEvent>) {
@@ -393,16 +384,6 @@ impl<D: Device> Wal<D> {
         self.commit.in_flight.len() + self.commit.ready.len()
     }
 
-    /// Whether frames wait for room: none is being written, and none can be started.
-    pub fn is_waiting_for_room(&self) -> bool {
-        !self.can_submit() && self.commit.in_flight.is_empty() && !self.is_wiping()
-    }
-
-    /// Room for new records.
-    pub fn space(&self) -> Space {
-        if self.making.blocked && self.segments.spares() <= 1 { Space::Full } else { Space::Ok }
-    }
-
     /// Says that entries up to `upto` (inclusive) are no longer needed by anybody. In memory only: after a restart
     /// entries may be back, and the owner's own persisted position counts.
     pub fn release(&mut self, log: LogId, upto: Lsn) {
@@ -478,6 +459,8 @@ impl<D: Device> Wal<D> {
     pub fn stats(&self) -> WalStats {
         WalStats {
             live_segments: self.segments.live().count() as u64,
+            live_bytes: self.segments.live().map(|segment| u64::from(segment.bytes)).sum(),
+            live_full_segments: self.live_full_segments(),
             spare_segments: self.segments.spares() as u64,
             ..self.stats
         }

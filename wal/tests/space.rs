@@ -289,7 +289,8 @@ fn a_full_disk_is_left_after_power_cuts_in_the_middle_of_frames() {
     for seed in 0..60 {
         let disk = MemDisk::new(seed);
         disk.set_max_slots(Some(4));
-        let options = |seed| Options { segment_bytes: 256 << 10, ..options(seed) };
+        let options =
+            |seed| Options { segment_bytes: 256 << 10, first_segment_bytes: 256 << 10, ..options(seed) };
         let lsn = fill(&disk, options(1));
         let mut acknowledged = 0;
         for life in 2..6 {

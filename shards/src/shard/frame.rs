@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use corduroy_wal::device::Device;
-use corduroy_wal::{RecordHead, Space, Term, WalError};
+use corduroy_wal::{Fit, RecordHead, Space, Term, WalError};
 
 use super::inbox::Batch;
 use super::replicas::List;
@@ -15,6 +15,7 @@ use crate::machine::StateMachine;
 use crate::raft::group::Proposed;
 use crate::raft::proposals::Row;
 use crate::raft::ready::Persist;
+use crate::room;
 use crate::screen::Screened;
 use crate::stages::StageStamps;
 
@@ -33,7 +34,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 self.left_over = true;
                 break;
             }
-            self.propose(place);
+            self.propose(place, frame_bytes);
             frame_bytes += self.take_ready(place)?;
         }
         for _ in 0..self.replicas.listed(List::Ready) {
@@ -47,16 +48,25 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             frame_bytes += self.take_ready(place)?;
         }
         if can_submit && self.wal.submit()?.is_some() {
-            let live = self.wal.stats().live_segments;
+            let live = self.wal.stats().live_full_segments;
             self.is_log_long = live > self.options.log_soft_segments;
         }
         Ok(())
     }
 
     /// Proposes the oldest batch of a replica, if it has one and may.
-    fn propose(&mut self, place: u32) {
+    fn propose(&mut self, place: u32, frame_bytes: usize) {
         if self.space == Space::Full {
             self.sift(place, |machine, _, op| (!machine.takes_when_full(op)).then_some(Rejection::DiskFull));
+        }
+        let fit = room::fit(&mut self.wal, frame_bytes, self.replicas.slot(place).batches.front_bytes());
+        if fit != Fit::Ready {
+            if fit == Fit::Lacking {
+                let most = room::entry_bytes(&self.wal);
+                self.sift(place, |_, _, op| (op.len() > most).then_some(Rejection::DiskFull));
+            }
+            self.left_over |= fit == Fit::Lacking || frame_bytes > 0;
+            return self.replicas.enlist(List::Propose, place);
         }
         let (mut applying, replicas) = self.applying(Budget::NONE);
         match applying.screen(replicas.slot_mut(place)) {
@@ -116,7 +126,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// Refuses what gathered and must not be proposed; the rest keeps its order.
     fn sift(&mut self, place: u32, refused: impl FnMut(&M, usize, &[u8]) -> Option<Rejection>) {
-        let (entry_bytes, deadline_ns) = (self.options.limits.entry_bytes, self.deadline_ns());
+        let entry_bytes = self.options.limits.entry_bytes.min(room::entry_bytes(&self.wal));
+        let deadline_ns = self.deadline_ns();
         let (mut applying, replicas) = self.applying(Budget::NONE);
         applying.sift(replicas.slot_mut(place), entry_bytes, deadline_ns, refused);
         self.retry_parked(place);

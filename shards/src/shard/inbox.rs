@@ -79,6 +79,11 @@ impl Batches {
         self.queue.front_mut()
     }
 
+    /// The length of the oldest batch's entry; 0 if there is none.
+    pub fn front_bytes(&self) -> usize {
+        self.queue.front().map_or(0, |batch| batch.entry.len_bytes())
+    }
+
     /// Takes the oldest batch.
     pub fn pop(&mut self) -> Option<Batch> {
         let batch = self.queue.pop_front()?;

@@ -431,6 +431,7 @@ impl<S: Subject> World<S> {
 pub(super) fn wal_options(knobs: &Knobs, seed: u64) -> Options {
     Options {
         segment_bytes: knobs.segment_bytes,
+        first_segment_bytes: 64 << 10,
         spare_segments: knobs.spare_segments,
         max_in_flight: knobs.max_in_flight,
         max_segments: knobs.max_segments,

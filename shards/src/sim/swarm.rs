@@ -178,7 +178,8 @@ impl Knobs {
             reads_per_mille: rng.pick(&[100, 300, 600]),
             keys: rng.pick(&[2, 8, 40]),
             value_bytes: rng.pick(&[16, 200, 3000, 9000]),
-            segment_bytes: 64 << 10,
+            // The first ones have 64 KiB in any case. Drawn apart, so that the other knobs stay as they are.
+            segment_bytes: Rng::new(seed, "segments").pick(&[64 << 10, 64 << 10, 64 << 10, 256 << 10]),
             max_segments: rng.pick(&[0, 0, 12, 24]),
             spare_segments: rng.pick(&[1, 2]),
             max_in_flight: rng.pick(&[1, 2, 2, 3, 4]),

@@ -112,8 +112,7 @@ fn memory(shared: &Shared) -> Lines {
 fn persistence(shared: &Shared) -> Lines {
     let shards = facts(shared);
     let written = if shards.iter().all(|(_, shard)| shard.has_space) { "ok" } else { "err" };
-    let segment = shared.config().wal_segment_bytes.0;
-    let log_bytes = total(&shards, |shard| shard.wal.live_segments) * segment;
+    let log_bytes = total(&shards, |shard| shard.wal.live_bytes);
     let mut lines = vec![
         line("current_fork_perc", "0.00"),
         line("rdb_last_save_time", shared.wall_s()),

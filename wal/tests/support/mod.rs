@@ -20,6 +20,7 @@ pub type MemWal = Wal<MemDevice>;
 pub fn options(seed: u64) -> Options {
     Options {
         segment_bytes: 64 << 10,
+        first_segment_bytes: 64 << 10,
         spare_segments: 2,
         max_in_flight: 2,
         max_segments: 0,

@@ -76,6 +76,10 @@ pub struct World {
     pub copied: u64,
 }
 
+fn grows(seed: u64) -> bool {
+    seed.is_multiple_of(4)
+}
+
 type Check = Result<(), String>;
 
 macro_rules! check {
@@ -90,7 +94,9 @@ impl World {
             disk,
             wal: None,
             options: Options {
-                segment_bytes: 64 << 10,
+                // Every fourth log has small segments first.
+                segment_bytes: if grows(seed) { 512 << 10 } else { 64 << 10 },
+                first_segment_bytes: 64 << 10,
                 spare_segments: 2,
                 max_in_flight: 1 + (seed % 4) as usize,
                 max_segments: 0,
@@ -255,7 +261,12 @@ impl World {
                 let back = if pick < 12 { self.draw(8) } else { 0 };
                 let first = (held.last + 1).saturating_sub(back).max(low);
                 let term = if first <= held.last { last_term + 1 } else { last_term.max(1) };
-                let longest = [40, 600, 3900][self.draw(3) as usize];
+                // The largest take a slot larger than the first.
+                let longest = if self.options.segment_bytes > self.options.first_segment_bytes {
+                    [40, 600, 3900, 30_000][self.draw(4) as usize]
+                } else {
+                    [40, 600, 3900][self.draw(3) as usize]
+                };
                 let lens = (0..=self.draw(5)).map(|_| self.draw(longest) as usize).collect();
                 Change::Entries { first, term, lens }
             }

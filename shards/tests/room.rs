@@ -1,0 +1,73 @@
+//! A log whose slots are small at first: what no slot takes waits for a larger one, and is refused where none can be had.
+
+mod common;
+
+use common::{Got, P, Q, World};
+use corduroy_shards::{Kind, Rejection, ShardOptions};
+use corduroy_wal::{Options, Space};
+
+/// A log that begins with slots of 64 KiB.
+fn growing() -> World {
+    let wal_options = Options {
+        segment_bytes: 1 << 20,
+        first_segment_bytes: 64 << 10,
+        spare_segments: 4,
+        ..Options::default()
+    };
+    let mut world = World::with(ShardOptions::default(), wal_options, &[P, Q]);
+    settle(&mut world);
+    world
+}
+
+/// Lets what waits for a slot go on: the end of its making wakes the shard.
+fn settle(world: &mut World) {
+    for _ in 0..4 {
+        world.settle();
+    }
+}
+
+#[test]
+fn a_large_write_waits_for_a_slot_that_takes_it() {
+    let mut world = growing();
+    assert!(world.shard.wal().ready_record_bytes() < 64 << 10);
+    let value = "v".repeat(300_000);
+    world.write(1, 1, "set before 1");
+    world.write(1, 2, &format!("set large {value}"));
+    world.write(1, 3, "set after 1");
+    world.request(Q, 2, 1, Kind::Write, "set other 1");
+    settle(&mut world);
+    for (conn, seq) in [(1, 1), (1, 2), (1, 3), (2, 1)] {
+        assert_eq!(world.value(conn, seq), "OK", "request {conn}/{seq}");
+    }
+    assert_eq!(world.key("large"), Some(value));
+    assert!(world.shard.wal().ready_record_bytes() > 300_000);
+    world.check_history();
+}
+
+#[test]
+fn what_no_slot_takes_on_a_full_disk_is_refused_and_the_rest_is_not() {
+    let mut world = growing();
+    world.disk.set_max_slots(Some(world.disk.slots().len()));
+    let value = "v".repeat(300_000);
+    world.write(1, 1, &format!("set large {value}"));
+    // Together more than a slot takes, one by one not.
+    let small = "s".repeat(2_000);
+    for seq in 2..=31 {
+        world.write(1, seq, &format!("set small{seq} {small}"));
+    }
+    settle(&mut world);
+    assert!(matches!(world.got(1, 1), Some(Got::Rejected(Rejection::DiskFull))), "{:?}", world.got(1, 1));
+    for seq in 2..=31 {
+        assert_eq!(world.value(1, seq), "OK", "request {seq}");
+    }
+    assert_eq!(world.shard.status().pending_requests, 0);
+    world.disk.set_max_slots(None);
+    world.at(1);
+    settle(&mut world);
+    world.turns(300);
+    assert_eq!(world.shard.status().space, Space::Ok);
+    world.write(1, 32, &format!("set large {value}"));
+    settle(&mut world);
+    assert_eq!(world.value(1, 32), "OK");
+    world.check_history();
+}
