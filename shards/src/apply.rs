@@ -5,6 +5,7 @@
 
 use corduroy_wal::{EntryKind, Lsn, Term};
 
+use crate::clock::Clocks;
 use crate::entry::{self, EntryHeader, HEADER_BYTES};
 use crate::ids::Ticket;
 use crate::io::{Now, Rejection, Reply};
@@ -56,6 +57,7 @@ pub(crate) struct Applying<'a, M: StateMachine> {
     pub totals: &'a mut Pending,
     pub spare: &'a mut Spare,
     pub counters: &'a mut Counters,
+    pub clocks: &'a mut Clocks,
     pub now: Now,
     pub budget: Budget,
     /// What outcomes of one part of a turn may take.
@@ -126,7 +128,7 @@ impl<M: StateMachine> Applying<'_, M> {
         let at_hand = AtHand {
             at: Applied { partition: slot.partition, lsn, term, stamp_ms },
             payload: &payload,
-            clock_ms: self.now.wall_ms.max(stamp_ms).max(slot.stamp_ms),
+            clock_ms: self.clocks.read(&mut slot.clock, self.now).max(stamp_ms),
             is_ours: slot.rows.matching(lsn, term) == Match::Ours,
         };
         let from = self.outbox.replies.len();
@@ -281,7 +283,7 @@ impl<M: StateMachine> Applying<'_, M> {
     fn close(&mut self, slot: &mut Slot, stamp_ms: u64, is_ours: bool) {
         slot.cursor = Cursor::default();
         slot.applied_stamp_ms = slot.applied_stamp_ms.max(stamp_ms);
-        slot.stamp_ms = slot.stamp_ms.max(stamp_ms);
+        slot.clock.raise(stamp_ms, self.now);
         self.counters.entries_applied += 1;
         if let Some(row) = is_ours.then(|| slot.rows.close_front()).flatten() {
             self.counters.queue.add(row.stamps.queued_ns, row.stamps.proposed_ns);
@@ -337,7 +339,7 @@ impl<M: StateMachine> Applying<'_, M> {
             return false;
         }
         // Tried also where it has to follow another one: what it needs is then on its way already.
-        let step = self.machine.read(slot.partition, op, self.now.wall_ms.max(slot.stamp_ms));
+        let step = self.machine.read(slot.partition, op, self.clocks.read(&mut slot.clock, self.now));
         match Self::answer_of(step) {
             Some(answer) if !slot.parked.holds(ticket.conn) => {
                 self.weigh(&answer);

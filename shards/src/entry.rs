@@ -1,4 +1,5 @@
-//! An entry's payload: the operations that a partition collected in a turn, and the time they were stamped with.
+//! An entry's payload: the operations that a partition collected in a turn, and the time they were stamped with. One
+//! without operations only moves the partition's clock.
 //!
 //! Invariant: bytes that [`decode`] accepts can be walked to their end with [`next_op`]; anything else is an
 //! [`EntryDamage`], never a panic. An empty payload (Raft's own entries) is no frame and is not decoded.
@@ -85,6 +86,15 @@ impl EntryBuilder {
         self.bytes.splice(..HEADER_BYTES, header);
         self.bytes
     }
+}
+
+/// The payload of an entry without operations: all it does is to move the partition's clock.
+#[must_use]
+pub fn of_time(stamp_ms: u64) -> Vec<u8> {
+    let mut bytes = vec![VERSION];
+    bytes.extend_from_slice(&stamp_ms.to_le_bytes());
+    bytes.extend_from_slice(&0u32.to_le_bytes());
+    bytes
 }
 
 /// What stands before the operations.
@@ -201,6 +211,14 @@ mod tests {
     fn bytes_are_pinned() {
         let bytes = payload(&[b"ab"], 258);
         assert_eq!(bytes, [1, 2, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, b'a', b'b']);
+    }
+
+    #[test]
+    fn an_entry_of_time_carries_nothing_else() {
+        let bytes = of_time(258);
+        assert_eq!(bytes, [1, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(decode(&bytes), Ok(EntryHeader { stamp_ms: 258, count: 0 }));
+        assert_eq!(next_op(&bytes, HEADER_BYTES), None);
     }
 
     #[test]

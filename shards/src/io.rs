@@ -4,6 +4,7 @@
 
 use corduroy_wal::{Lsn, WalError};
 
+use crate::clock::ClockReport;
 use crate::ids::{PartitionId, Ticket};
 use crate::machine::{Kind, StateMachine, Unreadable};
 use crate::raft::replica::ReplicaError;
@@ -98,6 +99,8 @@ pub struct Outputs<M: StateMachine> {
     pub jobs: Vec<M::Job>,
     /// Replicas that were fenced or could not start, and why.
     pub fenced: Vec<(PartitionId, String)>,
+    /// Stamps have got ahead of the wall clock, or have come together with it again.
+    pub clock: Option<ClockReport>,
     /// Turn again at once: more work is left than a turn may do.
     pub again: bool,
     /// Turn again at this monotonic time at the latest, if any timer runs.
@@ -112,6 +115,7 @@ impl<M: StateMachine> Default for Outputs<M> {
             replies: Vec::new(),
             jobs: Vec::new(),
             fenced: Vec::new(),
+            clock: None,
             again: false,
             wake_at_ns: None,
             answered: Vec::new(),

@@ -4,7 +4,9 @@
 //! [`entry`] (an entry's payload), [`raft`] (one replica), [`shard`] (the heart: all replicas of a shard, turn by
 //! turn), with the slots of its replicas and apply beside it.
 
+mod alarms;
 mod apply;
+pub mod clock;
 mod closing;
 pub mod entry;
 pub mod ids;
@@ -22,8 +24,11 @@ pub mod sim;
 mod slot;
 pub mod stages;
 pub mod status;
+#[cfg(test)]
+mod tests;
 
 pub use ::raft::StateRole as Role;
+pub use clock::ClockReport;
 pub use corduroy_wal as wal;
 pub use ids::{PartitionId, ShardId, Ticket};
 pub use io::{Input, Now, Outputs, Rejection, Reply, ShardError};

@@ -152,6 +152,13 @@ pub trait StateMachine {
     /// applied. Requests wait until they are, so the machine may let its memory grow further than later.
     fn expect_replay(&mut self, partition: PartitionId, last: Lsn);
 
+    /// Moves the partitions into `partitions` whose [`StateMachine::alarm_ms`] has become sooner, or is there again.
+    fn take_alarms(&mut self, partitions: &mut Vec<PartitionId>);
+
+    /// When an entry would do the partition good that only moves its clock, in ms since 1970: the leader logs one once its
+    /// clock has come there, whatever requests come. `None`: no time is better than another.
+    fn alarm_ms(&mut self, partition: PartitionId) -> Option<u64>;
+
     /// Whether the disk has no room for what the machine has to write. While it has not, only operations that
     /// [`StateMachine::takes_when_full`] names are taken in, and [`StateMachine::retry`] is called about twice a second.
     fn is_out_of_room(&self) -> bool;

@@ -1,5 +1,8 @@
 //! A shard's settings and bounds, and the bugs that the simulator may plant.
 
+#[cfg(feature = "sim")]
+use corduroy_wal::{LogState, Lsn};
+
 use crate::raft::group::GroupOptions;
 use crate::raft::replica::Replication;
 
@@ -112,6 +115,19 @@ impl ShardOptions {
         self
     }
 
+    /// What is taken for persisted at a restart: plays the planted bugs of it.
+    #[cfg(feature = "sim")]
+    pub(crate) fn misplaced(&self, log: Option<LogState>, persisted: Lsn) -> Lsn {
+        let Some(log) = log else { return persisted };
+        if self.has(PlantedBug::SkipTailAfterRestart) {
+            return log.last.max(persisted);
+        }
+        if self.has(PlantedBug::DoubleApplyAfterRestart) && log.first <= persisted {
+            return Lsn(persisted.get().saturating_sub(1));
+        }
+        persisted
+    }
+
     #[cfg(feature = "sim")]
     pub(crate) fn has(&self, bug: PlantedBug) -> bool {
         self.bug == Some(bug)
@@ -143,12 +159,14 @@ pub enum PlantedBug {
     ReleaseUnpersisted,
     /// Stamps follow the wall clock also when it goes back.
     StampGoesBack,
+    /// A clock that is ahead of the wall clock stands still until that has caught up.
+    ClockStandsStill,
 }
 
 #[cfg(feature = "sim")]
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AckBeforeDurable,
         Self::SkipHardState,
         Self::DoubleApplyAfterRestart,
@@ -159,5 +177,6 @@ impl PlantedBug {
         Self::SecondOutcome,
         Self::ReleaseUnpersisted,
         Self::StampGoesBack,
+        Self::ClockStandsStill,
     ];
 }

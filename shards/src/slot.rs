@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
+use crate::alarms::NEVER;
+use crate::clock::PartitionClock;
 use crate::ids::{PartitionId, Ticket};
 use crate::io::Rejection;
 use crate::raft::positions::Positions;
@@ -125,6 +127,22 @@ impl ParkedReads {
     }
 }
 
+/// Reads that came since the last turn and follow no write of their connection.
+#[derive(Debug, Default)]
+pub(crate) struct FreshReads {
+    pub list: Vec<(u32, Ticket, usize)>,
+    pub ops: Vec<u8>,
+    pub conns: ConnFilter,
+}
+
+impl FreshReads {
+    pub fn push(&mut self, slot: u32, ticket: Ticket, op: &[u8]) {
+        self.ops.extend_from_slice(op);
+        self.list.push((slot, ticket, op.len()));
+        self.conns.add(ticket.conn);
+    }
+}
+
 /// Where apply stands inside an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Cursor {
@@ -148,8 +166,12 @@ pub(crate) struct Slot {
     pub conns: ConnFilter,
     pub pending: Pending,
     pub cursor: Cursor,
-    /// The highest stamp in the log: of what is applied, proposed or found at the start.
-    pub stamp_ms: u64,
+    /// Never behind a stamp in the log, applied, proposed or found at the start.
+    pub clock: PartitionClock,
+    /// When its alarm goes off, and whether it has and an entry is to be proposed for it.
+    pub alarm_ns: u64,
+    /// See `alarm_ns`.
+    pub wants_time: bool,
     /// The highest stamp applied.
     pub applied_stamp_ms: u64,
     pub positions: Positions,
@@ -160,10 +182,11 @@ pub(crate) struct Slot {
 }
 
 /// An idle partition is to stay within 4 KiB, all its parts together.
-const _: () = assert!(size_of::<Slot>() <= 320, "a replica's place has grown");
+const _: () = assert!(size_of::<Slot>() <= 344, "a replica's place has grown");
 
 impl Slot {
-    pub fn new(replica: Replica, stamp_ms: u64, positions: Positions) -> Self {
+    /// `stamp_ms`: the highest stamp applied; `log_stamp_ms`: the highest in the log.
+    pub fn new(replica: Replica, stamp_ms: u64, log_stamp_ms: u64, positions: Positions) -> Self {
         Self {
             partition: replica.partition(),
             replica,
@@ -173,7 +196,9 @@ impl Slot {
             conns: ConnFilter::default(),
             pending: Pending::default(),
             cursor: Cursor::default(),
-            stamp_ms,
+            clock: PartitionClock::last_at(log_stamp_ms.max(stamp_ms)),
+            alarm_ns: NEVER,
+            wants_time: false,
             applied_stamp_ms: stamp_ms,
             positions,
             counted_bytes: 0,

@@ -125,6 +125,8 @@ pub struct Counters {
     pub refused: u64,
     /// Entries proposed here.
     pub entries_proposed: u64,
+    /// Of those, the ones without operations: they only moved a partition's clock.
+    pub times_proposed: u64,
     /// Entries applied.
     pub entries_applied: u64,
     /// Operations in them.
@@ -139,6 +141,8 @@ pub struct Counters {
     pub fenced: u64,
     /// Ready timeouts.
     pub ready_timeouts: u64,
+    /// How often the stamps of entries began to be ahead of the wall clock by more than a second.
+    pub clocks_ahead: u64,
     /// From the first request of a batch to its proposal.
     pub queue: Stage,
     /// From the proposal to the end of apply: log, commit and state.

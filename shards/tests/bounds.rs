@@ -111,6 +111,27 @@ fn a_proposed_write_that_takes_too_long_is_unknown_and_may_still_happen() {
 }
 
 #[test]
+fn a_stalled_write_gets_its_outcome_however_often_the_shard_looks_before() {
+    let mut world = World::ready(&[P]);
+    world.disk.set_stalled(true);
+    world.write(1, 1, "set a 1");
+    world.turn();
+    // A driver turns whenever the shard asks for it, ten times a second.
+    for _ in 0..99 {
+        let wake_ns = world.out.wake_at_ns.take().expect("a request waits, so a timer runs");
+        assert!(wake_ns <= world.now.mono_ns + 100_000_000);
+        world.now.mono_ns = wake_ns.max(world.now.mono_ns);
+        world.turn();
+        assert_eq!(world.got(1, 1), None);
+    }
+    for _ in 0..3 {
+        world.now.mono_ns += 100_000_000;
+        world.turn();
+    }
+    assert_eq!(world.got(1, 1), Some(Got::Unknown));
+}
+
+#[test]
 fn what_was_not_proposed_in_time_is_refused_and_never_happens() {
     let mut world = World::ready(&[P]);
     world.disk.set_stalled(true);

@@ -105,7 +105,22 @@ fn stamps_are_monotone(bug: Option<PlantedBug>) -> bool {
     world.value(1, 2) >= world.value(1, 1)
 }
 
-const CHECKS: [(&str, Check); 8] = [
+fn clocks_keep_time(bug: Option<PlantedBug>) -> bool {
+    let mut world = world(bug);
+    world.write(1, 1, "clock");
+    world.settle();
+    world.now.wall_ms -= 3_600_000;
+    let start_ms: u64 = world.value(1, 1).parse().expect("a time");
+    world.at(50);
+    world.read(1, 2, "clock");
+    world.write(1, 3, "clock");
+    world.settle();
+    let passed_ms = [2, 3].map(|seq| world.value(1, seq).parse::<u64>().expect("a time") - start_ms);
+    let read_now = world.shard.read_now(P, 1, b"clock", world.now);
+    read_now == Some(world.value(1, 2)) && passed_ms == [49_950; 2]
+}
+
+const CHECKS: [(&str, Check); 9] = [
     ("durable before acknowledged", durable_before_acknowledged),
     ("hard state survives", hard_state_survives),
     ("restart applies each entry once", restart_applies_each_entry_once),
@@ -114,6 +129,7 @@ const CHECKS: [(&str, Check); 8] = [
     ("every request has one outcome", every_request_has_one_outcome),
     ("the log keeps what is not persisted", the_log_keeps_what_is_not_persisted),
     ("stamps are monotone", stamps_are_monotone),
+    ("clocks keep time", clocks_keep_time),
 ];
 
 fn failed(bug: Option<PlantedBug>) -> Vec<&'static str> {
@@ -140,6 +156,7 @@ fn every_planted_bug_fails_the_check_made_for_it() {
             PlantedBug::LostOutcome | PlantedBug::SecondOutcome => "every request has one outcome",
             PlantedBug::ReleaseUnpersisted => "the log keeps what is not persisted",
             PlantedBug::StampGoesBack => "stamps are monotone",
+            PlantedBug::ClockStandsStill => "clocks keep time",
         };
         let failed = failed(Some(bug));
         assert!(failed.contains(&expected), "{bug:?} failed only {failed:?}");

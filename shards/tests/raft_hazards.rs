@@ -141,6 +141,22 @@ fn follower_messages_of_an_empty_ready_wait_for_earlier_records() {
     assert_eq!(kinds(&group.take_messages()), [MessageType::MsgHeartbeatResponse]);
 }
 
+/// With several records under way, messages wait for their own: the newest when they were made.
+#[test]
+fn follower_messages_wait_for_the_newest_record_not_for_the_oldest() {
+    let mut group = group(&conf(&[1, 2, 3], &[]), 1);
+    let taken = |group: &mut Group, index| {
+        group.step(append_from(2, 1, index)).unwrap();
+        group.take().unwrap().unwrap().persist.unwrap().number
+    };
+    let records = [1, 2, 3].map(|index| taken(&mut group, index));
+    assert_eq!(kinds(&group.take_messages()), []);
+    for number in records {
+        group.persisted(number).unwrap();
+        assert_eq!(kinds(&group.take_messages()), [MessageType::MsgAppendResponse], "record {number}");
+    }
+}
+
 /// A vote leaves only when it is durable.
 #[test]
 fn votes_wait_for_the_disk() {

@@ -34,11 +34,11 @@ impl Backend for Core {
 
     fn get_now(&self, partition: PartitionId, key: &[u8], with: &mut dyn FnMut(Option<&[u8]>)) -> bool {
         let Some(host) = self.host_of(partition) else { return false };
-        let shard = host.shard.borrow();
+        let mut shard = host.shard.borrow_mut();
         if !shard.is_readable(partition, NOBODY) {
             return false;
         }
-        let now_ms = shard.read_clock_ms(partition, self.now().wall_ms);
+        let now_ms = shard.read_clock_ms(partition, self.now());
         match shard.machine().get(partition, key, now_ms) {
             // Many connections may ask for much in one pass; a turn of the shard brings a bounded part of it.
             Lookup::Value(value) if value.len() > SHORT_WAY_BYTES => return false,

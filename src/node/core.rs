@@ -411,7 +411,7 @@ impl Core {
 
     /// This core's figures, for the other cores to read.
     pub fn publish(&self) {
-        let facts = self.hosts.iter().map(Host::facts).collect();
+        let facts = self.hosts.iter().map(|host| host.facts(self.now())).collect();
         if let Some(mine) = self.shared.facts.get(self.index) {
             *lock(&mine.shards) = facts;
         }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use corduroy_shards::runtime::heap;
 use corduroy_shards::runtime::pool::Task;
-use corduroy_shards::{Input, Now, Outputs, ShardError, StateMachine};
+use corduroy_shards::{ClockReport, Input, Now, Outputs, ShardError, StateMachine};
 
 use super::core::{Core, Host, Job, MAX_JOBS, Machine, bump, mono_ns};
 use super::event::Event;
@@ -155,6 +155,9 @@ impl Driver {
         host.wake_at_ns.set(self.out.wake_at_ns.take());
         for (partition, why) in self.out.fenced.drain(..) {
             tracing::error!(shard = host.id.0, partition = partition.0, "partition fenced: {why}");
+        }
+        if let Some(report) = self.out.clock.take() {
+            log_clock(host, report);
         }
         if !self.out.jobs.is_empty() {
             core.jobs.waiting.borrow_mut().extend(self.out.jobs.drain(..).map(|job| task(core, at, job)));
@@ -359,6 +362,21 @@ fn begin_drain(core: &Rc<Core>) {
         core.unsettle(conn);
     }
     settle_all(core);
+}
+
+/// Says that the wall clock is behind what was written, or that it has caught up.
+fn log_clock(host: &Host, report: ClockReport) {
+    match report {
+        ClockReport::Ahead { by_ms } => tracing::warn!(
+            shard = host.id.0,
+            "the wall clock is {by_ms} ms behind the times that the log holds: it was set back, or was wrong before. \
+             Times to live last as long as they should; EXPIREAT, PEXPIREAT and EXPIRETIME are off by as much until the \
+             clocks have come together (INFO: clock_ahead_ms)"
+        ),
+        ClockReport::Together => {
+            tracing::info!(shard = host.id.0, "the wall clock has caught up with the log's times")
+        }
+    }
 }
 
 /// The log or the state is not to be trusted any more: only a restart reads back what the disk holds.

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use corduroy_shards::{Counters, Groups, Input, Rejection, Reply, ShardId, Ticket};
+use corduroy_shards::{Counters, Groups, Input, Now, Rejection, Reply, ShardId, Ticket};
 use corduroy_wal::WalStats;
 use corduroy_wal::device::SyncMode;
 
@@ -39,6 +39,8 @@ pub struct ShardFacts {
     pub store: StoreStats,
     /// Of the replicas.
     pub groups: Groups,
+    /// By how much stamps are ahead of the wall clock, in ms.
+    pub ahead_ms: u64,
     /// Whether the log has room.
     pub has_space: bool,
     /// How its writes are made durable now.
@@ -47,7 +49,7 @@ pub struct ShardFacts {
 
 impl Host {
     /// Its figures now.
-    pub fn facts(&self) -> ShardFacts {
+    pub fn facts(&self, now: Now) -> ShardFacts {
         let shard = self.shard.borrow();
         ShardFacts {
             id: self.id,
@@ -55,6 +57,7 @@ impl Host {
             wal: shard.wal().stats(),
             store: shard.machine().stats(),
             groups: Groups::gather(shard.replicas(), MAX_GROUPS),
+            ahead_ms: shard.ahead_ms(now),
             has_space: shard.wal().space() == corduroy_wal::Space::Ok,
             sync: shard.wal().device().sync_mode(),
         }

@@ -195,6 +195,8 @@ fn stats(shared: &Shared) -> Lines {
         line("evicted_keys", 0),
         line("rows_dropped_from_memory", total(&shards, |shard| shard.store.evicted_keys)),
         line("rows_loaded_from_disk", total(&shards, |shard| shard.store.loaded_keys)),
+        line("clock_ahead_ms", shards.iter().map(|(_, shard)| shard.ahead_ms).max().unwrap_or(0)),
+        line("clock_ahead_episodes", total(&shards, |shard| shard.counters.clocks_ahead)),
         line("core_hops", of_cores(|core| core.hops.load(Relaxed))),
         line("driver_passes", of_cores(|core| core.passes.load(Relaxed))),
         line("core_wakes", shared.bells.iter().map(|bell| bell.wakes()).sum::<u64>()),

@@ -204,6 +204,7 @@ fn apply(map: &mut Map, op: &Op<'_>) -> Outcome {
             let next = cursor as usize + keys.len();
             Outcome::Scan { cursor: if next < map.values.len() { next as u64 } else { 0 }, keys }
         }
+        Op::Watch { key } => Outcome::Int(*map.versions.entry(key.to_vec()).or_insert(1 << 40) as i64),
         Op::Version { key } => Outcome::Int(map.versions.get(key).copied().unwrap_or_default() as i64),
         Op::Type { .. } => Outcome::Simple("string"),
         // The tests that need more script their outcomes.

@@ -23,7 +23,10 @@ mod code {
     pub const RENAME: u8 = 12;
     pub const COPY: u8 = 13;
     pub const FLUSH: u8 = 14;
-    pub const MULTI: u8 = 15;
+    pub const MARKED_MULTI: u8 = 15;
+    pub const EXPIRE_IN: u8 = 16;
+    pub const WATCH: u8 = 17;
+    pub const MULTI: u8 = 18;
     pub const GET: u8 = 64;
     pub const STR_LEN: u8 = 65;
     pub const GET_RANGE: u8 = 66;
@@ -101,6 +104,7 @@ impl Writer<'_> {
             Expiry::Clear => self.byte(0),
             Expiry::Keep => self.byte(1),
             Expiry::At(at_ms) => self.byte(2).number(at_ms),
+            Expiry::In(in_ms) => self.byte(3).number(in_ms),
         }
     }
 }
@@ -164,6 +168,7 @@ impl<'a> Reader<'a> {
             0 => Ok(Expiry::Clear),
             1 => Ok(Expiry::Keep),
             2 => Ok(Expiry::At(self.number()?)),
+            3 => Ok(Expiry::In(self.number()?)),
             _ => Err(OpError("unknown kind of expiry")),
         }
     }
@@ -203,7 +208,7 @@ impl<'a> Reader<'a> {
     }
 
     /// `ops` must all decode, none of them a `Multi`: nothing of a transaction runs if a part of it is unreadable.
-    fn multi(&mut self) -> Result<Op<'a>, OpError> {
+    fn multi(&mut self) -> Result<(List<'a>, List<'a>), OpError> {
         let (guards, ops) = (self.list()?, self.list()?);
         if guards.len() % 2 != 0 {
             return Err(OpError("a guard without a version"));
@@ -212,12 +217,12 @@ impl<'a> Reader<'a> {
             return Err(OpError("a guard's version is not 8 bytes"));
         }
         for op in ops {
-            if op.get(1) == Some(&code::MULTI) {
+            if matches!(op.get(1), Some(&(code::MULTI | code::MARKED_MULTI))) {
                 return Err(OpError("a transaction inside a transaction"));
             }
             Op::decode(op)?;
         }
-        Ok(Op::Multi { guards, ops })
+        Ok((guards, ops))
     }
 
     fn write_op(&mut self, opcode: u8) -> Result<Op<'a>, OpError> {
@@ -242,13 +247,24 @@ impl<'a> Reader<'a> {
             code::EXPIRE => {
                 Op::Expire { condition: self.condition()?, at_ms: self.signed()?, key: self.string()? }
             }
+            code::EXPIRE_IN => {
+                Op::ExpireIn { condition: self.condition()?, in_ms: self.signed()?, key: self.string()? }
+            }
             code::PERSIST => Op::Persist { key: self.string()? },
             code::RENAME => {
                 Op::Rename { only_if_none: self.flag()?, from: self.string()?, to: self.string()? }
             }
             code::COPY => Op::Copy { replace: self.flag()?, from: self.string()?, to: self.string()? },
             code::FLUSH => Op::Flush,
-            code::MULTI => self.multi()?,
+            code::WATCH => Op::Watch { key: self.string()? },
+            code::MULTI => {
+                let (guards, ops) = self.multi()?;
+                Op::Multi { guards, ops }
+            }
+            code::MARKED_MULTI => {
+                let (guards, ops) = self.multi()?;
+                Op::MarkedMulti { guards, ops }
+            }
             _ => return Err(OpError("unknown operation")),
         })
     }
@@ -347,6 +363,9 @@ impl<'a> Op<'a> {
             Op::Expire { key, at_ms, condition } => {
                 to.byte(code::EXPIRE).byte(condition_byte(*condition)).signed(*at_ms).string(key);
             }
+            Op::ExpireIn { key, in_ms, condition } => {
+                to.byte(code::EXPIRE_IN).byte(condition_byte(*condition)).signed(*in_ms).string(key);
+            }
             Op::Persist { key } => _ = to.byte(code::PERSIST).string(key),
             Op::Rename { from, to: target, only_if_none } => {
                 to.byte(code::RENAME).flag(*only_if_none).string(from).string(target);
@@ -354,7 +373,9 @@ impl<'a> Op<'a> {
             Op::Copy { from, to: target, replace } => {
                 to.byte(code::COPY).flag(*replace).string(from).string(target);
             }
+            Op::Watch { key } => _ = to.byte(code::WATCH).string(key),
             Op::Multi { guards, ops } => _ = to.byte(code::MULTI).list(guards).list(ops),
+            Op::MarkedMulti { guards, ops } => _ = to.byte(code::MARKED_MULTI).list(guards).list(ops),
             _ => _ = to.byte(code::FLUSH),
         }
     }
@@ -415,8 +436,8 @@ impl<'a> Op<'a> {
     pub fn frees_space(bytes: &'a [u8]) -> bool {
         match bytes {
             [_, code::DEL | code::GET_DEL | code::FLUSH, ..] => true,
-            [_, code::MULTI, ..] => match Op::decode(bytes) {
-                Ok(Op::Multi { ops, .. }) => ops
+            [_, code::MULTI | code::MARKED_MULTI, ..] => match Op::decode(bytes) {
+                Ok(Op::Multi { ops, .. } | Op::MarkedMulti { ops, .. }) => ops
                     .iter()
                     .all(|op| Op::frees_space(op) || op.get(1).is_some_and(|opcode| *opcode >= code::GET)),
                 _ => false,

@@ -19,11 +19,14 @@ impl Exec<'_> {
             Op::GetEx { key, expiry } => self.get_ex(key, expiry),
             Op::MSet { pairs, only_if_none } => self.m_set(pairs, only_if_none),
             Op::Expire { key, at_ms, condition } => self.expire(key, at_ms, condition),
+            Op::ExpireIn { key, in_ms, condition } => self.expire(key, self.after(in_ms), condition),
             Op::Persist { key } => self.persist(key),
             Op::Rename { from, to, only_if_none } => self.rename(from, to, only_if_none),
             Op::Copy { from, to, replace } => self.copy(from, to, replace),
             Op::Flush => Ok(self.flush()),
-            Op::Multi { guards, ops } => self.multi(guards, ops),
+            Op::Watch { key } => self.watch(key),
+            Op::Multi { guards, ops } => self.multi(guards, ops, |exec, key| exec.version_of(key).map(Some)),
+            Op::MarkedMulti { guards, ops } => self.multi(guards, ops, Self::marked_version_of),
             Op::Get { key } => self.get(key),
             Op::StrLen { key } => self.str_len(key),
             Op::GetRange { key, start, end } => self.get_range(key, start, end),
@@ -50,11 +53,17 @@ impl Exec<'_> {
 
     /// Runs the ops as one: first everything that any of them needs is made sure of, then all run to their end. An
     /// op that fails leaves its error in its place; the others run, as in Redis.
-    fn multi(&mut self, guards: List<'_>, ops: List<'_>) -> Run {
+    fn multi(
+        &mut self,
+        guards: List<'_>,
+        ops: List<'_>,
+        version_of: impl Fn(&mut Self, &[u8]) -> Run<Option<u64>>,
+    ) -> Run {
         let guarded = || guards.iter().step_by(2);
         self.know(guarded())?;
         for (key, expected) in guarded().zip(guards.iter().skip(1).step_by(2)) {
-            if self.version_of(key)?.to_le_bytes().as_slice() != expected {
+            let version = version_of(self, key)?.map(u64::to_le_bytes);
+            if version.as_ref().map(<[u8; 8]>::as_slice) != Some(expected) {
                 return Ok(Outcome::NullArray);
             }
         }
@@ -176,6 +185,7 @@ impl<'a> Op<'a> {
             | Op::GetDel { key }
             | Op::GetEx { key, .. }
             | Op::Expire { key, .. }
+            | Op::ExpireIn { key, .. }
             | Op::Persist { key }
             | Op::Get { key }
             | Op::StrLen { key }
@@ -185,9 +195,11 @@ impl<'a> Op<'a> {
             | Op::ObjectEncoding { key }
             | Op::ObjectRefcount { key }
             | Op::MemoryUsage { key }
+            | Op::Watch { key }
             | Op::Version { key } => Keys::One(std::iter::once(key)),
             Op::Flush
             | Op::Multi { .. }
+            | Op::MarkedMulti { .. }
             | Op::Keys { .. }
             | Op::Scan { .. }
             | Op::RandomKey { .. }

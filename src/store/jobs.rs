@@ -68,8 +68,8 @@ pub(super) struct MatchLimit {
 pub(super) enum Task {
     /// Reads keys.
     Load { place: Place, keys: Vec<(u64, Vec<u8>)>, asked: u32 },
-    /// Lists keys from a hash on.
-    Range { place: Place, from: u64, asked: u32 },
+    /// Lists keys from a hash on that have not expired.
+    Range { place: Place, from: u64, clock_ms: u64, asked: u32 },
     /// Lists the keys that match.
     Matches { place: Place, pattern: Vec<u8>, limit: MatchLimit, asked: u32 },
     /// Reads all rows from a hash on, a stretch of them.
@@ -107,11 +107,9 @@ pub(super) enum Done {
         rows: Vec<Loaded>,
         asked: u32,
     },
-    /// `next`: there may be more from this hash on.
     ExpiredBelow {
         place: Place,
-        rows: Vec<Loaded>,
-        next: Option<u64>,
+        found: Expired,
         asked: u32,
     },
     Resolved {
@@ -165,6 +163,19 @@ pub(super) struct Loaded {
     pub(super) value: Option<(Stamp, Vec<u8>)>,
 }
 
+/// What a part of a sweep found.
+#[derive(Default)]
+pub(super) struct Expired {
+    /// Expired rows, without their values.
+    pub(super) rows: Vec<Loaded>,
+    /// There may be more from this hash on.
+    pub(super) next: Option<u64>,
+    /// When the first of the other rows expires.
+    pub(super) min_expire_ms: u64,
+    pub(super) rows_read: u64,
+    pub(super) bytes_read: u64,
+}
+
 /// Of the blind writes of a keyspace in a hand-over: all, those whose key existed below, those of them that expire.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct BlindCounts {
@@ -209,8 +220,8 @@ impl Task {
                 }
                 Done::Loaded { place, rows, failed, asked }
             }
-            Task::Range { place, from, asked } => {
-                let page = range(lower, place, from).map(|page| Done::Page { page, asked });
+            Task::Range { place, from, clock_ms, asked } => {
+                let page = range(lower, place, from, clock_ms).map(|page| Done::Page { page, asked });
                 page.unwrap_or_else(|why| failed(place, Failed::Want(Want::Range { from }), asked, why))
             }
             Task::Matches { place, pattern, limit, asked } => {
@@ -224,9 +235,9 @@ impl Task {
                 warmed.unwrap_or_else(|why| failed(place, Failed::Warm, asked, why))
             }
             Task::Expired { place, from, clock_ms, asked } => {
-                let expired = expired(lower, place, from, clock_ms);
-                let expired = expired.map(|(rows, next)| Done::ExpiredBelow { place, rows, next, asked });
-                expired.unwrap_or_else(|why| failed(place, Failed::Expired, asked, why))
+                let found = expired(lower, place, from, clock_ms);
+                let found = found.map(|found| Done::ExpiredBelow { place, found, asked });
+                found.unwrap_or_else(|why| failed(place, Failed::Expired, asked, why))
             }
             Task::Resolve { place, keys, epoch } => {
                 let resolve = |(hash, key): (u64, Vec<u8>)| -> Result<_, LowerError> {
@@ -323,10 +334,13 @@ fn walk<L: Lower>(
     if broken { Err(unreadable(place)) } else { Ok(()) }
 }
 
-/// A page of keys; ends where a cursor can stand.
-fn range<L: Lower>(lower: &L, place: Place, from: u64) -> Result<LowerPage, LowerError> {
+/// A page of keys; ends where a cursor can stand. Expired ones are left out: the partition's clock never goes back.
+fn range<L: Lower>(lower: &L, place: Place, from: u64, clock_ms: u64) -> Result<LowerPage, LowerError> {
     let (mut keys, mut to): (Vec<LowerKey>, u64) = (Vec::new(), u64::MAX);
     walk(lower, place, from, |hash, key, stamp, _| {
+        if stamp.expire_at_ms <= clock_ms {
+            return true;
+        }
         let cursor = hash >> CURSOR_SHIFT;
         if keys.len() >= PAGE_KEYS && keys.last().is_some_and(|last| last.hash >> CURSOR_SHIFT != cursor) {
             to = (cursor << CURSOR_SHIFT) - 1;
@@ -381,25 +395,24 @@ fn warm<L: Lower>(lower: &L, place: Place, from: u64) -> Result<(Vec<Loaded>, u6
     Ok((rows, to))
 }
 
-/// Expired rows, without their values, and where to go on.
-fn expired<L: Lower>(
-    lower: &L,
-    place: Place,
-    from: u64,
-    clock_ms: u64,
-) -> Result<(Vec<Loaded>, Option<u64>), LowerError> {
-    let (mut rows, mut next) = (Vec::new(), None);
-    walk(lower, place, from, |hash, key, stamp, _| {
-        if rows.len() >= EXPIRED_ROWS {
-            next = Some(hash);
+/// Looks for expired rows from a hash on.
+fn expired<L: Lower>(lower: &L, place: Place, from: u64, clock_ms: u64) -> Result<Expired, LowerError> {
+    let mut found = Expired { min_expire_ms: NO_EXPIRY, ..Expired::default() };
+    walk(lower, place, from, |hash, key, stamp, value| {
+        if found.rows.len() >= EXPIRED_ROWS {
+            found.next = Some(hash);
             return false;
         }
+        found.rows_read += 1;
+        found.bytes_read += (key.len() + value.len()) as u64;
         if stamp.expire_at_ms <= clock_ms {
-            rows.push(Loaded { hash, key: key.to_vec(), value: Some((stamp, Vec::new())) });
+            found.rows.push(Loaded { hash, key: key.to_vec(), value: Some((stamp, Vec::new())) });
+        } else {
+            found.min_expire_ms = found.min_expire_ms.min(stamp.expire_at_ms);
         }
         true
     })?;
-    Ok((rows, next))
+    Ok(found)
 }
 
 /// Writes rows and partitions in one step. The counts of blind writes become exact here, since the lower level is

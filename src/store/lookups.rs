@@ -16,6 +16,8 @@ use super::op::ErrorKind;
 const MAX_PAGES: usize = 32;
 /// Hand-overs after which a kept answer goes, so that it does not hold rows in memory for ever.
 const MAX_PAGE_AGE: u32 = 2;
+/// Searches of RANDOMKEY that are remembered while they wait.
+const MAX_SEARCHES: usize = 64;
 /// What a key of an answer takes beside its bytes, roughly.
 pub(super) const LOWER_KEY_BYTES: usize = size_of::<LowerKey>();
 
@@ -116,6 +118,9 @@ struct Kept {
     kept_epoch: u32,
 }
 
+/// A search of RANDOMKEY: partition, keyspace, seed.
+pub(super) type Search = (PartitionId, u64, u64);
+
 /// See the file's head.
 #[derive(Default)]
 pub(super) struct Lookups {
@@ -130,11 +135,32 @@ pub(super) struct Lookups {
     failed: Vec<(PartitionId, Want, Unreadable)>,
     /// Looks at what the system refused to read for an entry.
     pub(super) refused_looks: u32,
+    /// Where searches wait: the next hash, and whether they have gone past the last one.
+    searches: VecDeque<(Search, (u64, bool))>,
     /// What entries wait for: such answers stay until the entry has run, however many others come.
     held: Vec<Held>,
 }
 
 impl Lookups {
+    /// Where a search goes on, if it has begun.
+    pub(super) fn searched(&self, search: Search) -> Option<(u64, bool)> {
+        self.searches.iter().find(|(other, _)| *other == search).map(|(_, at)| *at)
+    }
+
+    /// A search waits. Those that nobody goes on with are the first to be forgotten: they would begin anew.
+    pub(super) fn note_search(&mut self, search: Search, at: (u64, bool)) {
+        self.end_search(search);
+        if self.searches.len() >= MAX_SEARCHES {
+            self.searches.pop_front();
+        }
+        self.searches.push_back((search, at));
+    }
+
+    /// A search has ended.
+    pub(super) fn end_search(&mut self, search: Search) {
+        self.searches.retain(|(other, _)| *other != search);
+    }
+
     pub(super) fn want_key(&mut self, hash: u64, key: &[u8]) {
         let want = Want::Key { hash, key: key.to_vec() };
         if !self.wants.contains(&want) || self.wants.len() > 64 {
@@ -302,4 +328,35 @@ impl Lookups {
 
 fn is_held(held: &[Held], page: &LowerPage) -> bool {
     held.iter().any(|held| held.partition == page.partition && page.answers(&held.want))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_of_its_partition_keyspace_and_stretch_alone() {
+        let (mut lookups, partition) = (Lookups::default(), PartitionId(3));
+        let page = LowerPage {
+            partition,
+            keyspace: 5,
+            from: 100,
+            to: 200,
+            pattern: None,
+            keys: Vec::new(),
+            refused: None,
+        };
+        lookups.keep(page.clone(), 0, 0);
+        lookups.keep(LowerPage { pattern: Some(b"*".to_vec()), ..page }, 0, 0);
+        let found = |partition, keyspace, hash| lookups.page(partition, keyspace, hash).is_some();
+        assert!(found(partition, 5, 100) && found(partition, 5, 200));
+        assert!(!found(partition, 6, 150), "the keyspace was flushed since");
+        assert!(!found(PartitionId(4), 5, 150) && !found(partition, 5, 99) && !found(partition, 5, 201));
+        assert!(lookups.matches(partition, 5, b"*").is_some());
+        assert!(
+            lookups.matches(partition, 6, b"*").is_none() && lookups.matches(partition, 5, b"a").is_none()
+        );
+        lookups.forget_pages(partition);
+        assert!(lookups.page(partition, 5, 150).is_none() && lookups.matches(partition, 5, b"*").is_none());
+    }
 }

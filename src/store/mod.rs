@@ -2,8 +2,8 @@
 //!
 //! Read in this order: `op` (the operations and their outcomes) and `codec` (their bytes); `state` ([`Store`], the
 //! state machine); `exec`, `dispatch`, `write`, `read`, `scan`, `lcs` (the commands); `partition`, `table`, `row` (the
-//! upper level, in memory), `gone` (what WATCH knows of absent keys); `ledger` and `upkeep` (hand-overs, eviction, expiry), `space` (a disk that is full); `lookups`, `pins`, `jobs` and `warm`
-//! (questions to the lower level); `lower` (that level). Nothing here reads a clock, and only jobs block.
+//! upper level, in memory), `gone` (what WATCH knows of absent keys); `ledger` and `upkeep` (hand-overs, eviction, expiry), `space` (a disk that is full); `lookups`, `pins`, `jobs`, `warm`
+//! and `sweep` (questions to the lower level); `lower` (that level). Nothing here reads a clock, and only jobs block.
 
 mod codec;
 mod dispatch;
@@ -28,6 +28,7 @@ mod scan;
 mod space;
 mod state;
 mod stats;
+mod sweep;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,8 @@ pub enum Expiry {
     Keep,
     /// At this time, ms since 1970. In the past: the key is deleted.
     At(u64),
+    /// So many ms after the stamp of the entry that says so: that long, whatever the wall clock does.
+    In(u64),
 }
 
 /// What SET answers.
@@ -127,8 +129,10 @@ pub enum Op<'a> {
     GetEx { key: &'a [u8], expiry: Expiry },
     /// MSET (`only_if_none` false: OK), MSETNX (true: 1 or 0). `pairs` alternates key, value.
     MSet { pairs: List<'a>, only_if_none: bool },
-    /// The EXPIRE family: 1 or 0.
+    /// EXPIREAT, PEXPIREAT: 1 or 0.
     Expire { key: &'a [u8], at_ms: i64, condition: Condition },
+    /// EXPIRE, PEXPIRE: so many ms after the entry's stamp; 1 or 0.
+    ExpireIn { key: &'a [u8], in_ms: i64, condition: Condition },
     /// PERSIST: 1 or 0.
     Persist { key: &'a [u8] },
     /// RENAME (OK) and RENAMENX (1 or 0).
@@ -137,9 +141,14 @@ pub enum Op<'a> {
     Copy { from: &'a [u8], to: &'a [u8], replace: bool },
     /// FLUSHDB, FLUSHALL: OK. Takes O(1).
     Flush,
+    /// WATCH of a key that is absent: as Version; if the key still is, it is registered, and answers the same number until
+    /// it has changed.
+    Watch { key: &'a [u8] },
     /// EXEC: `ops` is a list of encoded ops (reads too, never Multi), run as one. `guards` is a list of key, version
-    /// (8 bytes LE, as answered by Version) from WATCH; if any differs, nothing runs and the outcome is NullArray.
+    /// (8 bytes LE, as answered by Version and Watch); if any differs, nothing runs and the outcome is NullArray.
     Multi { guards: List<'a>, ops: List<'a> },
+    /// EXEC as logged before absent keys were registered: guards hold what Version answered then.
+    MarkedMulti { guards: List<'a>, ops: List<'a> },
 
     /// GET.
     Get { key: &'a [u8] },
@@ -172,8 +181,8 @@ pub enum Op<'a> {
     DbSize,
     /// LCS: `len` only the length; `idx` the matches with `min_match_len` and `with_match_len`.
     Lcs { a: &'a [u8], b: &'a [u8], len: bool, idx: bool, min_match_len: u64, with_match_len: bool },
-    /// For WATCH: Int with a number that changes with every change of the key (its version LSN; 0 for a key never
-    /// seen), expiry counted as a change.
+    /// For WATCH: Int with a number that changes with every change of the key, expiry counted as one; 0 for a key that is
+    /// absent and not registered: ask Watch.
     Version { key: &'a [u8] },
 }
 
@@ -276,11 +285,14 @@ impl Op<'_> {
                 | Op::GetEx { .. }
                 | Op::MSet { .. }
                 | Op::Expire { .. }
+                | Op::ExpireIn { .. }
                 | Op::Persist { .. }
                 | Op::Rename { .. }
                 | Op::Copy { .. }
                 | Op::Flush
+                | Op::Watch { .. }
                 | Op::Multi { .. }
+                | Op::MarkedMulti { .. }
         )
     }
 }

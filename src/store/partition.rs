@@ -10,6 +10,7 @@ use super::gone::Gone;
 use super::ledger::Ledger;
 use super::lower::format::PartitionMeta;
 use super::row::{BELOW, DIRTY, NO_EXPIRY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
+use super::sweep::SWEEP_BELOW_INTERVAL_MS;
 use super::table::{Page, Table, find_row};
 
 /// The bits of a version that count the ops of an entry; the rest is the entry's LSN.
@@ -22,10 +23,8 @@ pub(super) const fn lsn_of(version: u64) -> u64 {
 
 /// Looks for expired rows are this far apart at least, by the partition's clock.
 const SWEEP_INTERVAL_MS: u64 = 500;
-/// The same for rows that are below only: that takes a scan of the lower level.
-const SWEEP_BELOW_INTERVAL_MS: u64 = 600_000;
 
-/// A partition. About 200 bytes while it has no rows.
+/// A partition. About 250 bytes while it has no rows.
 #[derive(Debug)]
 pub(super) struct Partition {
     pub(super) id: PartitionId,
@@ -64,9 +63,15 @@ pub(super) struct Partition {
     pub(super) min_expire_ms: u64,
     /// When the last sweep for expired rows began, by `clock_ms`.
     pub(super) swept_ms: u64,
-    /// The same for rows that are below only, and the hash from which that goes on.
+    /// No row that is only below expires before this; 0: it is not known.
+    pub(super) min_expire_below_ms: u64,
+    /// When the last search for those began, and how long after it the next one may.
     pub(super) swept_below_ms: u64,
-    pub(super) swept_below_hash: u64,
+    pub(super) sweep_below_after_ms: u64,
+    /// How often it is queued to be walked for expired rows.
+    pub(super) walks: u32,
+    /// The time that was announced last as the one at which an entry is wanted.
+    pub(super) alarm_ms: u64,
     /// An op has written a row since the last flush.
     pub(super) is_written: bool,
     /// What WATCH knows of keys that are not there.
@@ -74,7 +79,7 @@ pub(super) struct Partition {
 }
 
 /// An idle partition is to stay within 4 KiB, all its parts together.
-const _: () = assert!(size_of::<Partition>() <= 224, "a partition has grown");
+const _: () = assert!(size_of::<Partition>() <= 256, "a partition has grown");
 
 /// What memory says about a key.
 pub(super) enum Found<'r> {
@@ -113,8 +118,11 @@ impl Partition {
             touched: false,
             min_expire_ms: NO_EXPIRY,
             swept_ms: 0,
+            min_expire_below_ms: if meta.expiring > 0 { 0 } else { NO_EXPIRY },
             swept_below_ms: meta.clock_ms,
-            swept_below_hash: 0,
+            sweep_below_after_ms: SWEEP_BELOW_INTERVAL_MS,
+            walks: 0,
+            alarm_ms: NO_EXPIRY,
             is_written: meta.is_written,
             gone: meta.gone.clone(),
         }
@@ -304,19 +312,26 @@ impl Partition {
         self.keyspace = version;
         (self.keys, self.expiring, self.unknown) = (0, 0, 0);
         self.unknown_hashes = Vec::new();
-        self.min_expire_ms = NO_EXPIRY;
+        (self.min_expire_ms, self.min_expire_below_ms) = (NO_EXPIRY, NO_EXPIRY);
     }
 
-    /// Whether it is worth looking for expired rows: some are due, and the last look was a while ago.
-    pub(super) fn wants_sweep(&self) -> bool {
-        self.min_expire_ms <= self.clock_ms
-            && self.clock_ms.saturating_sub(self.swept_ms) >= SWEEP_INTERVAL_MS
+    /// From when on it is worth looking for expired rows: some are due, and the last look was a while ago.
+    pub(super) fn sweep_at_ms(&self) -> u64 {
+        self.min_expire_ms.max(self.swept_ms.saturating_add(SWEEP_INTERVAL_MS))
     }
 
-    /// Whether it is worth looking for expired rows below.
-    pub(super) fn wants_sweep_below(&self) -> bool {
-        let since_ms = self.clock_ms.saturating_sub(self.swept_below_ms);
-        self.expiring > 0 && since_ms >= SWEEP_BELOW_INTERVAL_MS
+    /// The same for those that are only below.
+    pub(super) fn sweep_below_at_ms(&self) -> u64 {
+        self.min_expire_below_ms.max(self.swept_below_ms.saturating_add(self.sweep_below_after_ms))
+    }
+
+    /// When an entry would help whose stamp lets expired rows go; `None`: never, as things are.
+    pub(super) fn wanted_at_ms(&self) -> Option<u64> {
+        // A walk under way finds out when the next row expires.
+        let here_ms = (self.min_expire_ms < NO_EXPIRY && self.walks == 0).then(|| self.sweep_at_ms());
+        let has_expiring_below = self.expiring > 0 && self.min_expire_below_ms < NO_EXPIRY;
+        let below_ms = has_expiring_below.then(|| self.sweep_below_at_ms());
+        here_ms.into_iter().chain(below_ms).min()
     }
 
     /// Keys of blind writes that are not resolved, at most `limit`.
@@ -376,6 +391,7 @@ impl Partition {
         safe_epoch: u32,
         is_held: impl Fn(u64) -> bool,
     ) -> (u64, bool) {
+        let mut min_expire_below_ms = self.min_expire_below_ms;
         let page = self.table.page_mut(hash);
         let looked_at = page.rows.len();
         let Page { rows, tombstones, complete, .. } = page;
@@ -392,12 +408,14 @@ impl Partition {
                 *tombstones -= 1;
             } else {
                 *complete = false;
+                min_expire_below_ms = min_expire_below_ms.min(row.expire_at_ms);
                 ledger.totals.evicted += 1;
             }
             false
         });
         let evicted = rows.len() < looked_at;
         page.shrink();
+        self.min_expire_below_ms = min_expire_below_ms;
         (looked_at as u64, evicted)
     }
 }

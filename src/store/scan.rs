@@ -21,10 +21,8 @@ const MAX_COUNT: u64 = 10_000;
 const MAX_PAGE_BYTES: usize = 1 << 20;
 /// Empty stretches that one SCAN walks through.
 const MAX_SPANS: u32 = 64;
-/// Empty stretches after which RANDOMKEY says that there is no key; those below are read one after the other.
-const MAX_RANDOM_SPANS: u32 = 24;
-/// The same inside a transaction, which has to hold them all.
-const MAX_HELD_RANDOM_SPANS: u32 = 2;
+/// Stretches below after which RANDOMKEY says in a transaction that there is no key: it has to hold them all.
+const MAX_HELD_RANDOM_SPANS: usize = 2;
 
 /// The live keys of a stretch of hashes, by hash.
 struct Span<'s> {
@@ -173,37 +171,54 @@ impl Exec<'_> {
         }
     }
 
-    /// A key near a random place in hash order: every page is as likely as it is wide, every key on it alike.
+    /// A key near a random position in hash order: every page is as likely as it is wide, every key on it alike. Goes on
+    /// until there is one, or all hashes were looked at; where it has to wait for what is below, it goes on from there.
     pub(super) fn random_key(&mut self, seed: u64) -> Run {
         let start = super::hash::mix(seed);
-        let mut from = self.partition.table.page_start(start);
-        if !self.partition.table.is_complete(start) {
-            from = start;
-        }
-        let (committed, mut wrapped) = (self.committed, false);
-        let max_spans = if self.preparing || committed { MAX_HELD_RANDOM_SPANS } else { MAX_RANDOM_SPANS };
-        for _ in 0..max_spans {
+        let search = (self.partition.id, self.partition.keyspace, seed);
+        let first = if self.partition.table.is_complete(start) {
+            self.partition.table.page_start(start)
+        } else {
+            start
+        };
+        let (mut from, mut wrapped) = self.lookups.searched(search).unwrap_or((first, false));
+        let (is_held, mut held_spans) = (self.preparing || self.committed, 0);
+        let found = loop {
+            held_spans += usize::from(is_held && !self.partition.table.is_complete(from));
+            if held_spans > MAX_HELD_RANDOM_SPANS {
+                break None;
+            }
+            self.moved_bytes +=
+                self.partition.table.page(from).map_or(0, |page| page.rows.len() * size_of::<Row>());
+            let committed = self.committed;
             let span = match self.span(from) {
                 Err(Stop::Blocked) if committed => {
                     self.lookups.wants.clear();
-                    return Ok(Outcome::Nil);
+                    break None;
                 }
-                span => span?,
+                Err(stop) => {
+                    self.lookups.note_search(search, (from, wrapped));
+                    return Err(stop);
+                }
+                Ok(span) => span,
             };
             let choice = usize::try_from(seed >> 8).unwrap_or(0) % span.keys.len().max(1);
-            if let Some((_, key)) = span.keys.get(choice) {
-                return Ok(Outcome::Bulk(key.to_vec()));
+            let (end, key) = (span.end, span.keys.get(choice).map(|(_, key)| key.to_vec()));
+            if key.is_some() {
+                break key;
             }
-            from = match span.end.checked_add(1) {
-                Some(next) => next,
-                None if wrapped => return Ok(Outcome::Nil),
-                None => {
-                    wrapped = true;
-                    0
-                }
+            (from, wrapped) = match end.checked_add(1) {
+                Some(next) if wrapped && next > start => break None,
+                Some(next) => (next, wrapped),
+                None if wrapped => break None,
+                None => (0, true),
             };
+        };
+        // What was made sure of before a transaction is looked for again in it.
+        if !self.preparing {
+            self.lookups.end_search(search);
         }
-        Ok(Outcome::Nil)
+        Ok(found.map_or(Outcome::Nil, Outcome::Bulk))
     }
 
     pub(super) fn db_size(&mut self) -> Run {

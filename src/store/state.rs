@@ -23,6 +23,7 @@ use super::lower::{Lower, LowerError};
 use super::op::{ErrorKind, Op, Outcome};
 use super::partition::{Found, Partition};
 use super::pins::Pins;
+use super::row::NO_EXPIRY;
 use super::upkeep::Upkeep;
 
 /// Keys of blind writes that one job resolves.
@@ -171,6 +172,7 @@ impl<L: Lower> Store<L> {
             if meta.keys > 0 {
                 store.upkeep.cold.push_back(id);
             }
+            store.announce(id);
         }
         Ok(store)
     }
@@ -315,7 +317,7 @@ impl<L: Lower> Store<L> {
                     continue;
                 }
                 _ if self.asking.contains(&(id, want.clone())) => continue,
-                Want::Range { from } => Task::Range { place, from, asked },
+                Want::Range { from } => Task::Range { place, from, clock_ms: partition.clock_ms, asked },
                 Want::Matches { ref pattern } => {
                     let Options { max_keys_reply: keys, max_reply_bytes: bytes, .. } = self.options;
                     let (pattern, limit) = (pattern.clone(), MatchLimit { keys, bytes });
@@ -403,14 +405,20 @@ impl<L: Lower> StateMachine for Store<L> {
         partition.applied = at.lsn;
         partition.clock_ms = partition.clock_ms.max(at.stamp_ms);
         partition.touch(&mut self.touched);
-        if partition.wants_sweep() {
-            partition.swept_ms = partition.clock_ms;
-            upkeep.walks.push_back(at.partition);
+        let clock_ms = partition.clock_ms;
+        if partition.alarm_ms <= clock_ms {
+            partition.alarm_ms = NO_EXPIRY;
         }
-        if partition.wants_sweep_below() {
+        let wants_sweep_below = partition.expiring > 0 && partition.sweep_below_at_ms() <= clock_ms;
+        if partition.sweep_at_ms() <= clock_ms {
+            partition.swept_ms = clock_ms;
+            self.queue_walk(at.partition);
+        }
+        if wants_sweep_below {
             self.sweep_below(at.partition);
         }
         self.look_if_due();
+        self.announce(at.partition);
         self.freeze_if_due();
     }
 
@@ -418,7 +426,7 @@ impl<L: Lower> StateMachine for Store<L> {
         match Op::decode(op) {
             Ok(decoded) if !decoded.is_write() => self.run(partition, op, &decoded, now_ms, None),
             // A transaction of reads only changes nothing, so it needs no entry.
-            Ok(decoded @ Op::Multi { ops, .. })
+            Ok(decoded @ (Op::Multi { ops, .. } | Op::MarkedMulti { ops, .. }))
                 if ops.iter().all(|op| Op::decode(op).is_ok_and(|op| !op.is_write())) =>
             {
                 self.run(partition, op, &decoded, now_ms, None)
@@ -481,6 +489,17 @@ impl<L: Lower> StateMachine for Store<L> {
 
     fn is_light(&self, partition: PartitionId, op: &[u8]) -> bool {
         self.brings_little(partition, op)
+    }
+
+    fn take_alarms(&mut self, partitions: &mut Vec<PartitionId>) {
+        partitions.append(&mut self.upkeep.alarms);
+    }
+
+    fn alarm_ms(&mut self, id: PartitionId) -> Option<u64> {
+        let partition = self.partitions.get_mut(&id)?;
+        let wanted_at_ms = partition.wanted_at_ms();
+        partition.alarm_ms = wanted_at_ms.unwrap_or(NO_EXPIRY);
+        wanted_at_ms
     }
 
     fn step_bytes(&mut self, outcome: &Outcome) -> usize {

@@ -15,6 +15,7 @@ use super::lower::{Lower, LowerError};
 use super::partition::Partition;
 use super::row::{BELOW, DIRTY, Encoding, NO_EXPIRY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
 use super::state::{Queue, Store};
+use super::sweep::Sweeps;
 use super::table::find_row;
 
 /// What one row costs in a slice, roughly.
@@ -36,6 +37,10 @@ pub(super) struct Upkeep {
     idle_rounds: u32,
     /// Partitions whose rows are still to be read into memory after a start.
     pub(super) cold: Queue,
+    /// Searches for expired rows below.
+    pub(super) sweeps: Sweeps,
+    /// Partitions that want an entry sooner than the shard was told.
+    pub(super) alarms: Vec<PartitionId>,
     /// How far the first of them has got.
     pub(super) warming: Option<super::warm::Warming>,
     /// Key ranges of flushed keyspaces, for the next compaction.
@@ -62,6 +67,7 @@ impl<L: Lower> Store<L> {
         units = self.walk_slice(units);
         units = self.evict_slice(units);
         self.warm();
+        self.sweep_on();
         self.pins.next_round();
         units == 0
     }
@@ -152,6 +158,7 @@ impl<L: Lower> Store<L> {
                     self.lookups.end_load(place.partition, row.hash);
                     self.put_loaded(place, &row);
                 }
+                self.announce(place.partition);
             }
             Done::Page { page, asked } => {
                 self.lookups.answered(asked);
@@ -166,9 +173,9 @@ impl<L: Lower> Store<L> {
                 self.lookups.answered(asked);
                 self.put_warmed(place, from, to, &rows);
             }
-            Done::ExpiredBelow { place, rows, next, asked } => {
+            Done::ExpiredBelow { place, found, asked } => {
                 self.lookups.answered(asked);
-                self.put_expired(place, &rows, next);
+                self.put_expired(place, &found);
             }
             Done::Resolved { place, keys, epoch } => {
                 self.asking.retain(|asking| asking != &(place.partition, Want::Unknown));
@@ -241,6 +248,7 @@ impl<L: Lower> Store<L> {
             partition.persisted_clock_ms = clock_ms;
             let flushed = partition.persisted_keyspace != keyspace;
             partition.persisted_keyspace = keyspace;
+            partition.walks += 1;
             self.upkeep.walks.push_back(id);
             if flushed {
                 self.note_dead(id, keyspace);
@@ -314,8 +322,7 @@ impl<L: Lower> Store<L> {
                 partition.min_expire_ms = NO_EXPIRY;
             }
             if partition.table.page(hash).is_none() {
-                self.upkeep.walks.pop_front();
-                self.upkeep.walk_hash = 0;
+                self.end_walk(id);
                 continue;
             }
             let end = partition.table.page_end(hash);
@@ -328,12 +335,37 @@ impl<L: Lower> Store<L> {
             self.upkeep.walk_hash = match end.checked_add(1) {
                 Some(next) => next,
                 None => {
-                    self.upkeep.walks.pop_front();
+                    self.end_walk(id);
                     0
                 }
             };
         }
         units
+    }
+
+    /// Has a partition walked for expired rows and spent tombstones.
+    pub(super) fn queue_walk(&mut self, id: PartitionId) {
+        let partition = self.partitions.get_mut(&id).expect("only called for partitions that there are");
+        partition.walks += 1;
+        self.upkeep.walks.push_back(id);
+    }
+
+    /// The first walk of the queue is done: it is known when the next row expires.
+    fn end_walk(&mut self, id: PartitionId) {
+        self.upkeep.walks.pop_front();
+        self.upkeep.walk_hash = 0;
+        let partition = self.partitions.get_mut(&id).expect("a queued partition exists");
+        partition.walks -= 1;
+        self.announce(id);
+    }
+
+    /// Tells the shard of a partition that wants an entry sooner than it was told.
+    pub(super) fn announce(&mut self, id: PartitionId) {
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        if let Some(at_ms) = partition.wanted_at_ms().filter(|at_ms| *at_ms < partition.alarm_ms) {
+            partition.alarm_ms = at_ms;
+            self.upkeep.alarms.push(id);
+        }
     }
 
     /// Drops clean rows while memory is over its budget: those not used since the hand last came by.
@@ -367,6 +399,7 @@ impl<L: Lower> Store<L> {
                 units = units.saturating_sub(looked_at);
                 if evicted {
                     self.upkeep.idle_rounds = 0;
+                    self.announce(id);
                 }
             }
             match end.checked_add(1) {

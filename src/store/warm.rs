@@ -1,11 +1,11 @@
-//! Reading rows into memory without being asked: the warm-up after a start, and the search for expired rows that only
-//! the lower level still has.
+//! Reading rows into memory without being asked: the warm-up after a start.
 //!
-//! Warm-up invariant: a page becomes complete only if all rows of its hashes were read in one go, from the first hash
+//! Invariant: a page becomes complete only if all rows of its hashes were read in one go, from the first hash
 //! on, and nothing was evicted meanwhile. It ends where memory is nearly full.
 
 use super::jobs::{Job, Loaded, Place, Task};
 use super::lower::Lower;
+use super::row::NO_EXPIRY;
 use super::state::Store;
 
 /// The warm-up of a partition.
@@ -61,35 +61,10 @@ impl<L: Lower> Store<L> {
         if is_whole && let Some(partition) = self.partition_at(place) {
             partition.table.page_mut(0);
             partition.table.complete_pages(from, to);
+            if is_done && partition.table.is_all_complete() {
+                partition.min_expire_below_ms = NO_EXPIRY;
+            }
         }
-    }
-
-    /// Looks for expired rows below, unless all rows are in memory anyway.
-    pub(super) fn sweep_below(&mut self, id: corduroy_shards::PartitionId) {
-        let partition =
-            self.partitions.get_mut(&id).expect("called for a partition that just ended an entry");
-        partition.swept_below_ms = partition.clock_ms;
-        if partition.table.is_all_complete() {
-            return;
-        }
-        let place = Place { partition: id, keyspace: partition.keyspace };
-        let (from, clock_ms, asked) = (partition.swept_below_hash, partition.clock_ms, self.ledger.completed);
-        self.lookups.ask(asked);
-        let task = Task::Expired { place, from, clock_ms, asked };
-        self.jobs.push(Job { lower: self.lower.clone(), task });
-    }
-
-    /// Puts expired rows into memory, from where the walk for expired rows removes them for good.
-    pub(super) fn put_expired(&mut self, place: Place, rows: &[Loaded], next: Option<u64>) {
-        for row in rows {
-            self.put_loaded(place, row);
-        }
-        let Some(partition) = self.partition_at(place) else { return };
-        partition.swept_below_hash = next.unwrap_or(0);
-        if next.is_some() {
-            partition.swept_below_ms = 0;
-        }
-        // Now, before eviction drops them again.
-        self.upkeep.walks.push_back(place.partition);
+        self.announce(place.partition);
     }
 }

@@ -31,9 +31,7 @@ impl Exec<'_> {
 
     fn put(&mut self, key: &[u8], value: &[u8], expire_at_ms: u64, encoding: Encoding) {
         let (hash, stamp) = (self.hash(key), self.stamp(expire_at_ms, encoding));
-        if expire_at_ms != NO_EXPIRY {
-            self.partition.gone.mark(key, self.version);
-        }
+        self.partition.gone.written(key, self.version, expire_at_ms != NO_EXPIRY);
         self.partition.is_written = true;
         self.partition.write(self.ledger, hash, key, value, stamp);
     }
@@ -41,7 +39,7 @@ impl Exec<'_> {
     /// Removes a key that exists.
     fn drop_key(&mut self, key: &[u8]) {
         let hash = self.hash(key);
-        self.partition.gone.mark(key, self.version);
+        self.partition.gone.removed(key, self.version);
         self.partition.remove(self.ledger, hash, key);
     }
 
@@ -73,6 +71,7 @@ impl Exec<'_> {
             Expiry::Clear => NO_EXPIRY,
             Expiry::Keep => expiry_of(row),
             Expiry::At(at_ms) => at_ms.min(NO_EXPIRY - 1),
+            Expiry::In(in_ms) => now_ms.saturating_add(in_ms).min(NO_EXPIRY - 1),
         };
         if expire_at_ms > now_ms {
             self.put(set.key, set.value, expire_at_ms, Encoding::Auto);
@@ -90,7 +89,8 @@ impl Exec<'_> {
         match set.expiry {
             Expiry::Clear => Some(NO_EXPIRY),
             Expiry::At(at_ms) if at_ms > self.now_ms => Some(at_ms.min(NO_EXPIRY - 1)),
-            Expiry::At(_) | Expiry::Keep => None,
+            Expiry::In(in_ms) if in_ms > 0 => Some(self.now_ms.saturating_add(in_ms).min(NO_EXPIRY - 1)),
+            Expiry::At(_) | Expiry::In(_) | Expiry::Keep => None,
         }
     }
 
@@ -127,9 +127,7 @@ impl Exec<'_> {
     /// Puts bytes into the value of a key that exists, without moving the rest of it. When it expires stays as it is.
     fn change(&mut self, key: &[u8], offset: usize, bytes: &[u8], expire_at_ms: u64) {
         let (hash, stamp) = (self.hash(key), self.stamp(expire_at_ms, Encoding::Raw));
-        if expire_at_ms != NO_EXPIRY {
-            self.partition.gone.mark(key, self.version);
-        }
+        self.partition.gone.written(key, self.version, expire_at_ms != NO_EXPIRY);
         self.partition.is_written = true;
         self.moved_bytes += self.partition.set_range(self.ledger, hash, key, (offset, bytes), stamp);
     }
@@ -189,6 +187,7 @@ impl Exec<'_> {
             Expiry::Keep => current,
             Expiry::Clear => NO_EXPIRY,
             Expiry::At(at_ms) => at_ms.min(NO_EXPIRY - 1),
+            Expiry::In(in_ms) => self.now_ms.saturating_add(in_ms).min(NO_EXPIRY - 1),
         };
         if at_ms != current {
             self.expire_at(key, at_ms);
@@ -203,9 +202,7 @@ impl Exec<'_> {
             return;
         }
         let hash = self.hash(key);
-        if at_ms != NO_EXPIRY {
-            self.partition.gone.mark(key, self.version);
-        }
+        self.partition.gone.written(key, self.version, at_ms != NO_EXPIRY);
         self.partition.set_expiry(self.ledger, hash, key, self.version, at_ms);
     }
 
@@ -228,6 +225,11 @@ impl Exec<'_> {
             self.put(key, value, NO_EXPIRY, Encoding::Auto);
         }
         Ok(if only_if_none { Outcome::Int(1) } else { Outcome::Ok })
+    }
+
+    /// The time so many ms from the op's own, on the scale of EXPIREAT.
+    pub(super) fn after(&self, in_ms: i64) -> i64 {
+        i64::try_from(self.now_ms).unwrap_or(i64::MAX).saturating_add(in_ms)
     }
 
     pub(super) fn expire(&mut self, key: &[u8], at_ms: i64, condition: Condition) -> Run {

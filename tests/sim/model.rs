@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use corduroy::store::{Condition, ErrorKind, Expiry, HashSeed, List, Op, Outcome, SetReply, SetWhen};
+use corduroy::store::{Condition, ErrorKind, Expiry, List, Op, Outcome, SetReply, SetWhen};
 use corduroy_shards::Applied;
 use corduroy_shards::sim::Model;
 
@@ -13,50 +13,16 @@ struct Entry {
     version: u64,
 }
 
-/// What WATCH knows of absent keys: by the leading bits of a key's hash, the last op that removed a key there or gave
-/// one a time to live. 16 places, twice as many after every fourth mark a place, up to 4096.
-#[derive(Clone, Debug)]
-struct Gone {
-    places: Vec<u64>,
-    marks: usize,
-}
-
-impl Gone {
-    fn place(&self, key: &[u8]) -> usize {
-        let hash = u128::from(HashSeed([0, 0]).hash(key));
-        usize::try_from((hash * self.places.len() as u128) >> 64).expect("a place")
-    }
-
-    fn mark(&mut self, key: &[u8], version: u64) {
-        if self.places.len() < 4096 && self.marks == 4 * self.places.len() {
-            self.places = self.places.iter().flat_map(|version| [*version; 2]).collect();
-            self.marks = 0;
-        }
-        self.marks += 1;
-        let place = self.place(key);
-        *self.places.get_mut(place).expect("a place") = version;
-    }
-}
-
 /// One partition's default keyspace.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct StoreModel {
     entries: BTreeMap<Vec<u8>, Entry>,
-    gone: Gone,
-    /// The version of the last flush that had something to remove, and whether something was written since.
-    flushed: u64,
-    is_written: bool,
+    /// Absent keys that are watched and have not come since: the version of the op that registered them.
+    watched: BTreeMap<Vec<u8>, u64>,
     /// The entry that is being applied, its ops so far, and the version of the present one.
     lsn: u64,
     ops: u64,
     version: u64,
-}
-
-impl Default for StoreModel {
-    fn default() -> Self {
-        let gone = Gone { places: vec![0; 16], marks: 0 };
-        Self { entries: BTreeMap::new(), gone, flushed: 0, is_written: false, lsn: 0, ops: 0, version: 0 }
-    }
 }
 
 impl Model for StoreModel {
@@ -113,26 +79,19 @@ impl StoreModel {
             return;
         }
         let version = self.version;
-        if expire_at_ms.is_some() {
-            self.gone.mark(key, version);
-        }
-        self.is_written = true;
+        self.watched.remove(key);
         self.entries.insert(key.to_vec(), Entry { value, expire_at_ms, version });
     }
 
     fn remove(&mut self, key: &[u8], now_ms: u64) -> bool {
         let was = self.live(key, now_ms).is_some();
-        if was {
-            self.gone.mark(key, self.version);
-        }
         self.entries.remove(key);
         was
     }
 
     /// What WATCH remembers.
     fn version(&self, key: &[u8], now_ms: u64) -> u64 {
-        let gone = self.flushed.max(self.gone.places.get(self.gone.place(key)).copied().expect("a place"));
-        let absent = if gone == 0 { 0 } else { gone | 1 << 62 };
+        let absent = self.watched.get(key).map_or(0, |version| version | 1 << 62);
         self.live(key, now_ms).map_or(absent, |entry| entry.version)
     }
 
@@ -169,6 +128,10 @@ impl StoreModel {
             }
             Op::MSet { pairs, only_if_none } => self.mset(pairs.iter().collect(), only_if_none, now_ms),
             Op::Expire { key, at_ms, condition } => self.expire(key, at_ms, condition, now_ms),
+            Op::ExpireIn { key, in_ms, condition } => {
+                let now = i64::try_from(now_ms).expect("times of this century");
+                self.expire(key, now.saturating_add(in_ms), condition, now_ms)
+            }
             Op::Persist { key } => {
                 let had = self.live(key, now_ms).is_some_and(|entry| entry.expire_at_ms.is_some());
                 if let Some(entry) = self.entries.get_mut(key).filter(|_| had) {
@@ -187,10 +150,13 @@ impl StoreModel {
             }
             Op::Flush => {
                 self.entries.clear();
-                if std::mem::take(&mut self.is_written) {
-                    self.flushed = self.version;
-                }
                 Outcome::Ok
+            }
+            Op::Watch { key } => {
+                if self.live(key, now_ms).is_none() {
+                    self.watched.entry(key.to_vec()).or_insert(self.version);
+                }
+                Outcome::Int(i64::try_from(self.version(key, now_ms)).expect("below 2^63"))
             }
             Op::Multi { guards, ops } => self.multi(guards, ops, now_ms),
             ref read => self.look(read, now_ms),
@@ -265,6 +231,7 @@ impl StoreModel {
                 Expiry::Clear => None,
                 Expiry::Keep => old.as_ref().and_then(|old| old.expire_at_ms),
                 Expiry::At(at) => Some(at),
+                Expiry::In(ms) => Some(now_ms + ms),
             };
             self.put(key, value.to_vec(), expire_at_ms, now_ms);
         }

@@ -3,6 +3,9 @@
 #[path = "model.rs"]
 mod model;
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
 use corduroy::store::{
     CURSOR_BITS, Condition, Expiry, HashSeed, List, Lower, MemLower, Op, Options, Outcome, SetReply, SetWhen,
     Store,
@@ -13,8 +16,14 @@ use corduroy_shards::{Kind, ShardId};
 use model::StoreModel;
 
 /// The store as the state machine of simulated shards.
-#[derive(Clone, Copy, Debug)]
-pub struct StoreSubject;
+#[derive(Clone, Default, Debug)]
+pub struct StoreSubject {
+    /// What watchers were answered of late: key and version.
+    told: RefCell<VecDeque<(Vec<u8>, u64)>>,
+}
+
+/// Answers to watchers that are remembered.
+const TOLD: usize = 64;
 
 /// Of all simulated stores, so that SCAN's cursors can be judged.
 const SEED: HashSeed = HashSeed([7, 1]);
@@ -43,14 +52,21 @@ fn value(rng: &mut Rng, unique: u64, most: u64) -> Vec<u8> {
 }
 
 impl StoreSubject {
-    fn draw_write(rng: &mut Rng, knobs: &Knobs, unique: u64, now_ms: u64) -> Vec<u8> {
+    fn draw_write(&self, rng: &mut Rng, knobs: &Knobs, unique: u64, now_ms: u64) -> Vec<u8> {
         let (a, b) = (key(rng.below(knobs.keys)), key(rng.below(knobs.keys)));
         let fresh = value(rng, unique, knobs.value_bytes);
         let soon_ms = now_ms.saturating_add(rng.between(0, 2000)).saturating_sub(100);
+        let in_ms = rng.between(0, 2000);
         match rng.below(100) {
             0..40 => {
                 let when = rng.pick(&[SetWhen::Always, SetWhen::Always, SetWhen::Absent, SetWhen::Present]);
-                let expiry = rng.pick(&[Expiry::Clear, Expiry::Clear, Expiry::Keep, Expiry::At(soon_ms)]);
+                let expiry = rng.pick(&[
+                    Expiry::Clear,
+                    Expiry::Clear,
+                    Expiry::Keep,
+                    Expiry::At(soon_ms),
+                    Expiry::In(in_ms),
+                ]);
                 let reply = rng.pick(&[SetReply::Ok, SetReply::Old]);
                 encoded(&Op::Set { key: &a, value: &fresh, when, expiry, reply })
             }
@@ -69,29 +85,40 @@ impl StoreSubject {
             78..86 => {
                 let condition =
                     rng.pick(&[Condition::Always, Condition::Later, Condition::NoExpiry, Condition::Sooner]);
-                let at_ms = i64::try_from(soon_ms).expect("times of this century");
-                encoded(&Op::Expire { key: &a, at_ms, condition })
+                let signed = |ms: u64| i64::try_from(ms).expect("times of this century");
+                if rng.chance(500) {
+                    encoded(&Op::Expire { key: &a, at_ms: signed(soon_ms), condition })
+                } else {
+                    encoded(&Op::ExpireIn { key: &a, in_ms: signed(in_ms) - 100, condition })
+                }
             }
             86..89 => encoded(&Op::Persist { key: &a }),
             89..92 => encoded(&Op::Rename { from: &a, to: &b, only_if_none: rng.chance(300) }),
             92..94 => encoded(&Op::Copy { from: &a, to: &b, replace: rng.chance(500) }),
-            94..99 => Self::draw_transaction(rng, knobs, &a, &b),
+            94..97 => self.draw_transaction(rng, knobs, &a, &b),
+            97..99 => encoded(&Op::Watch { key: &a }),
             _ => encoded(&Op::Flush),
         }
     }
 
-    /// A transaction, half of the time with a watched key: as one that was never there, or with a version that it may
-    /// have.
-    fn draw_transaction(rng: &mut Rng, knobs: &Knobs, a: &[u8], b: &[u8]) -> Vec<u8> {
+    /// A transaction with some watched keys: as watchers were answered of late, or with a version that it may have.
+    fn draw_transaction(&self, rng: &mut Rng, knobs: &Knobs, a: &[u8], b: &[u8]) -> Vec<u8> {
         let first = encoded(&Op::IncrBy { key: &counter(rng.below(knobs.keys)), delta: 1 });
         let second = encoded(&Op::Get { key: a });
         let third = encoded(&Op::Rename { from: a, to: b, only_if_none: false });
         let fourth = encoded(&Op::Copy { from: b, to: a, replace: true });
-        let some = rng.below(200) << 20 | if rng.chance(500) { 1 << 62 } else { 0 };
-        let version = rng.pick(&[0, 0, some]).to_le_bytes();
-        let watched = [a, &version];
-        let guards = if rng.chance(500) { List::Args(&watched) } else { List::Args(&[]) };
-        encoded(&Op::Multi { guards, ops: List::Args(&[&first, &second, &third, &fourth]) })
+        let told = self.told.borrow();
+        let mut guards = Vec::new();
+        for _ in 0..rng.pick(&[0, 0, 1, 1, 2, 3]) {
+            let some = rng.below(200) << 20 | if rng.chance(500) { 1 << 62 } else { 0 };
+            let guessed = (a.to_vec(), rng.pick(&[0, 0, some]));
+            let at = usize::try_from(rng.below(TOLD as u64)).expect("small");
+            guards.push(told.get(at).filter(|_| rng.chance(800)).cloned().unwrap_or(guessed));
+        }
+        let guards = guards.iter().map(|(key, version)| (key, version.to_le_bytes())).collect::<Vec<_>>();
+        let guards = guards.iter().flat_map(|(key, version)| [key.as_slice(), version]).collect::<Vec<_>>();
+        let ops = List::Args(&[&first, &second, &third, &fourth]);
+        encoded(&Op::Multi { guards: List::Args(&guards), ops })
     }
 
     fn draw_read(rng: &mut Rng, knobs: &Knobs) -> Vec<u8> {
@@ -154,7 +181,7 @@ impl Subject for StoreSubject {
         if rng.chance(knobs.reads_per_mille) {
             (Kind::Read, Self::draw_read(rng, knobs))
         } else {
-            (Kind::Write, Self::draw_write(rng, knobs, unique, now_ms))
+            (Kind::Write, self.draw_write(rng, knobs, unique, now_ms))
         }
     }
 
@@ -190,6 +217,15 @@ impl Subject for StoreSubject {
             let mut found = keys.clone();
             found.sort();
             return found == expected && (*cursor == 0 || *cursor > from);
+        }
+        if let (Ok(Op::Watch { key } | Op::Version { key }), Outcome::Int(version)) =
+            (Op::decode(op), machine)
+        {
+            let mut told = self.told.borrow_mut();
+            if told.len() == TOLD {
+                told.pop_front();
+            }
+            told.push_back((key.to_vec(), u64::try_from(*version).unwrap_or(0)));
         }
         let sorted = |outcome: &Outcome| match outcome {
             Outcome::Array(items) => {

@@ -26,14 +26,14 @@ enum Machine {
 impl Machine {
     fn run(self, plan: Plan, watch: Watch) -> Report {
         match self {
-            Self::Store => run(StoreSubject, plan, watch),
+            Self::Store => run(StoreSubject::default(), plan, watch),
             Self::Plain => run(PlainSubject, plan, watch),
         }
     }
 
     fn play(self, batch: &Batch) -> Summary {
         match self {
-            Self::Store => play(batch, || StoreSubject),
+            Self::Store => play(batch, StoreSubject::default),
             Self::Plain => play(batch, || PlainSubject),
         }
     }

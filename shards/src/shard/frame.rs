@@ -10,7 +10,7 @@ use super::inbox::Batch;
 use super::replicas::List;
 use super::{Rejection, Reply, Shard, ShardError};
 use crate::apply::Budget;
-use crate::entry::EntryBuilder;
+use crate::entry::{EntryBuilder, of_time};
 use crate::machine::StateMachine;
 use crate::raft::group::Proposed;
 use crate::raft::proposals::Row;
@@ -79,7 +79,6 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
         }
         let is_full = self.unapplied_bytes >= self.options.limits.unapplied_bytes;
-        let stamp_ms = self.next_stamp_ms(place);
         let slot = self.replicas.slot_mut(place);
         if !slot.replica.can_propose() || is_full {
             if !slot.batches.is_empty() {
@@ -87,9 +86,13 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
             return;
         }
-        let Some(Batch { entry, requests, queued_ns, .. }) = slot.batches.pop() else { return };
-        slot.stamp_ms = stamp_ms;
-        let payload = Bytes::from(entry.finish(stamp_ms));
+        let wants_time = std::mem::take(&mut slot.wants_time);
+        let Some(Batch { entry, requests, queued_ns, .. }) = slot.batches.pop() else {
+            return if wants_time {
+                self.propose_time(place)
+            };
+        };
+        let payload = Bytes::from(entry.finish(self.clocks.stamp(&mut slot.clock, self.now)));
         let proposed = slot.replica.propose(payload.clone());
         let (deadline_ns, now_ns) = (self.deadline_ns(), self.now.mono_ns);
         let Some(proposed) = self.fence_on_fault(place, proposed) else {
@@ -114,14 +117,14 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         }
     }
 
-    /// The stamp of the partition's next entry: the wall clock, but never behind the stamp before.
-    fn next_stamp_ms(&self, place: u32) -> u64 {
-        let wall_ms = self.now.wall_ms;
-        #[cfg(feature = "sim")]
-        if self.options.has(super::PlantedBug::StampGoesBack) {
-            return wall_ms;
+    /// Proposes an entry that only moves the partition's clock.
+    fn propose_time(&mut self, place: u32) {
+        let slot = self.replicas.slot_mut(place);
+        let proposed = slot.replica.propose(of_time(self.clocks.stamp(&mut slot.clock, self.now)).into());
+        if let Some(Proposed::At(..)) = self.fence_on_fault(place, proposed) {
+            self.counters.entries_proposed += 1;
+            self.counters.times_proposed += 1;
         }
-        wall_ms.max(self.replicas.slot(place).stamp_ms)
     }
 
     /// Refuses what gathered and must not be proposed; the rest keeps its order.

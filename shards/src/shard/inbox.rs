@@ -10,7 +10,7 @@ use crate::ids::Ticket;
 use crate::io::Rejection;
 use crate::options::Limits;
 use crate::raft::proposals::{Requests, Spare};
-use crate::slot::{ConnFilter, Pending};
+use crate::slot::Pending;
 
 /// Whether a request of `bytes` may come in. One request is always let into an empty partition.
 pub(crate) fn check_room(
@@ -111,21 +111,5 @@ impl Batches {
 
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
-    }
-}
-
-/// Reads that came since the last turn and follow no write of their connection.
-#[derive(Debug, Default)]
-pub(crate) struct FreshReads {
-    pub list: Vec<(u32, Ticket, usize)>,
-    pub ops: Vec<u8>,
-    pub conns: ConnFilter,
-}
-
-impl FreshReads {
-    pub fn push(&mut self, slot: u32, ticket: Ticket, op: &[u8]) {
-        self.ops.extend_from_slice(op);
-        self.list.push((slot, ticket, op.len()));
-        self.conns.add(ticket.conn);
     }
 }

@@ -7,7 +7,7 @@
 mod frame;
 pub(crate) mod inbox;
 pub(crate) mod outbox;
-mod replicas;
+pub(crate) mod replicas;
 mod turn;
 
 use std::collections::VecDeque;
@@ -15,10 +15,11 @@ use std::collections::VecDeque;
 use corduroy_wal::device::Device;
 use corduroy_wal::{BatchSeq, Lsn, Space, Wal, WalError, WalEvent};
 
-use self::inbox::FreshReads;
 use self::outbox::Outbox;
 use self::replicas::{List, Replicas};
+use crate::alarms::Alarms;
 use crate::apply::{Applying, Budget};
+use crate::clock::Clocks;
 use crate::entry::highest_stamp_ms;
 use crate::ids::{PartitionId, Ticket};
 use crate::machine::{Kind, StateMachine, Step};
@@ -26,7 +27,7 @@ use crate::raft::positions::{Position, Positions};
 use crate::raft::proposals::Spare;
 use crate::raft::replica::{Found, Replica, StartOptions};
 use crate::room::Room;
-use crate::slot::{Pending, Slot};
+use crate::slot::{FreshReads, Pending, Slot};
 
 pub use crate::io::{Input, Now, Outputs, Rejection, Reply, ShardError};
 #[cfg(feature = "sim")]
@@ -48,6 +49,8 @@ pub struct Shard<D: Device, M: StateMachine> {
     in_flight: VecDeque<(BatchSeq, u32, u64)>,
     events: Vec<WalEvent>,
     counters: Counters,
+    clocks: Clocks,
+    alarms: Alarms,
     now: Now,
     next_tick_ns: u64,
     room: Room,
@@ -95,6 +98,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             in_flight: VecDeque::new(),
             events: Vec::new(),
             counters: Counters::default(),
+            clocks: Clocks::default(),
+            alarms: Alarms::default(),
             now: Now::default(),
             next_tick_ns: 0,
             room: Room::default(),
@@ -109,7 +114,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         };
         #[cfg(feature = "sim")]
         {
-            shard.outbox.bug = options.bug;
+            (shard.outbox.bug, shard.clocks.bug) = (options.bug, options.bug);
         }
         shard.replicas.reserve(partitions.len());
         for partition in partitions {
@@ -138,9 +143,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             self.outbox.fenced.push((partition, why.to_string()));
             self.counters.fenced += 1;
         }
-        let mut slot = Slot::new(replica, self.machine.persisted_stamp_ms(partition), positions);
+        let stamp_ms = self.machine.persisted_stamp_ms(partition);
         // What is proposed before the tail is applied must not be stamped before it.
-        slot.stamp_ms = slot.stamp_ms.max(tail_stamp_ms);
+        let slot = Slot::new(replica, stamp_ms, tail_stamp_ms, positions);
+        self.clocks.found(tail_stamp_ms.max(stamp_ms));
         let place = self.replicas.add(slot).ok_or(ShardError::ListedTwice(partition))?;
         self.recount(place);
         if running {
@@ -155,7 +161,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     fn find(&mut self, partition: PartitionId, persisted: Lsn) -> Result<Result<Found, String>, ShardError> {
         let log = partition.log();
         #[cfg(feature = "sim")]
-        let persisted = self.misplace(partition, persisted);
+        let persisted = self.options.misplaced(self.wal.log_state(log), persisted);
         let Some(state) = self.wal.log_state(log) else {
             return Ok(Ok(Found { applied: persisted, ..Found::default() }));
         };
@@ -177,19 +183,6 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         };
         let applied_term = self.wal.term(log, persisted).unwrap_or(state.prev_term);
         Ok(Ok(Found { log: Some(state), tail, applied: persisted, applied_term }))
-    }
-
-    /// Plays the planted bugs of a restart.
-    #[cfg(feature = "sim")]
-    fn misplace(&self, partition: PartitionId, persisted: Lsn) -> Lsn {
-        let Some(state) = self.wal.log_state(partition.log()) else { return persisted };
-        if self.options.has(PlantedBug::SkipTailAfterRestart) {
-            return state.last.max(persisted);
-        }
-        if self.options.has(PlantedBug::DoubleApplyAfterRestart) && state.first <= persisted {
-            return Lsn(persisted.get().saturating_sub(1));
-        }
-        persisted
     }
 
     /// Takes an input in. Nothing is done with it before the next turn; refusals come out of that as well.
@@ -273,27 +266,25 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             && self.replicas.find(partition).is_some_and(|place| self.replicas.slot(place).is_readable(conn))
     }
 
-    /// The clock, in ms since 1970, that a read of this partition must be answered by: never behind a stamp that was
-    /// applied.
+    /// The clock, in ms since 1970, that a read of this partition must be answered by: it never goes back.
+    pub fn read_clock_ms(&mut self, partition: PartitionId, now: Now) -> u64 {
+        let Some(place) = self.replicas.find(partition) else { return now.wall_ms };
+        self.clocks.read(&mut self.replicas.slot_mut(place).clock, now)
+    }
+
+    /// By how much stamps are ahead of the wall clock, in ms.
     #[must_use]
-    pub fn read_clock_ms(&self, partition: PartitionId, wall_ms: u64) -> u64 {
-        let place = self.replicas.find(partition);
-        place.map_or(wall_ms, |place| wall_ms.max(self.replicas.slot(place).stamp_ms))
+    pub fn ahead_ms(&self, now: Now) -> u64 {
+        self.clocks.ahead_ms(now)
     }
 
     /// Answers a read at once where [`Shard::is_readable`] holds and the state machine has all it needs in memory.
     /// `None`: hand it in as a request.
-    pub fn read_now(
-        &mut self,
-        partition: PartitionId,
-        conn: u64,
-        op: &[u8],
-        wall_ms: u64,
-    ) -> Option<M::Outcome> {
+    pub fn read_now(&mut self, partition: PartitionId, conn: u64, op: &[u8], now: Now) -> Option<M::Outcome> {
         if !self.is_readable(partition, conn) {
             return None;
         }
-        let clock_ms = self.read_clock_ms(partition, wall_ms);
+        let clock_ms = self.read_clock_ms(partition, now);
         match self.machine.read(partition, op, clock_ms) {
             Step::Done(outcome) => {
                 self.counters.reads_direct += 1;
@@ -385,6 +376,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             totals: &mut self.totals,
             spare: &mut self.spare,
             counters: &mut self.counters,
+            clocks: &mut self.clocks,
             now: self.now,
             budget,
             outcome_bytes: self.options.limits.outcome_bytes,

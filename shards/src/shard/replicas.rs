@@ -13,7 +13,7 @@ use crate::slot::Slot;
 /// Something that a replica may have to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub(super) enum List {
+pub(crate) enum List {
     /// Start: the first election.
     Begin = 0,
     /// Batches wait to be proposed.
@@ -36,7 +36,7 @@ const LISTS: usize = 8;
 
 /// All replicas of a shard.
 #[derive(Default)]
-pub(super) struct Replicas {
+pub(crate) struct Replicas {
     slots: Vec<Slot>,
     by_partition: HashMap<PartitionId, u32>,
     lists: [VecDeque<u32>; LISTS],

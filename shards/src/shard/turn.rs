@@ -53,6 +53,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if can_submit {
             self.begin();
         }
+        if !self.is_closing {
+            self.alarms.ring(&mut self.replicas, &mut self.machine, &mut self.clocks, now);
+        }
         self.gather(can_submit)?;
         self.apply();
         self.finish(out);
@@ -345,7 +348,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Stops one replica; the others go on. Its log stays as it is. What may be in the log gets "unknown".
-    pub(super) fn fence(&mut self, place: u32, why: String) {
+    pub(crate) fn fence(&mut self, place: u32, why: String) {
         let slot = self.replicas.slot_mut(place);
         slot.replica.stop(why.clone());
         slot.cursor = Cursor::default();
@@ -384,14 +387,17 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.room.look(&mut self.wal, &mut self.machine, self.now.mono_ns);
         let more = self.machine.maintain(self.options.maintain_ns);
         self.machine.take_jobs(&mut out.jobs);
+        self.alarms.follow(&mut self.replicas, &mut self.machine, &mut self.clocks, self.now);
         self.jobs_ended |= self.outbox.next_part(self.options.limits.outcome_bytes);
         out.add_replies(&mut self.outbox.replies, &mut self.outbox.answered);
         out.fenced.append(&mut self.outbox.fenced);
+        out.clock = self.clocks.look(self.now, &mut self.counters).or(out.clock);
         out.again = more
             || self.jobs_ended
             || self.replicas.listed(List::Apply) > 0
             || (self.wal.can_submit() && (self.left_over || self.replicas.listed(List::Begin) > 0));
         let tick = (self.replicas.listed(List::Watched) > 0).then_some(self.next_tick_ns);
-        out.wake_at_ns = self.room.wake_by(tick);
+        let alarm = self.alarms.next_ns().filter(|_| !self.is_closing);
+        out.wake_at_ns = self.room.wake_by(tick.into_iter().chain(alarm).min());
     }
 }

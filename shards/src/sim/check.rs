@@ -10,9 +10,10 @@ use std::fmt;
 use corduroy_wal::{Lsn, Term};
 
 use crate::ids::{PartitionId, Ticket};
-use crate::io::Reply;
+use crate::io::{Now, Reply};
 use crate::machine::{Applied, Kind};
 use crate::raft::replica::StartedAs;
+use crate::sim::pace::Pace;
 use crate::sim::probes::Probes;
 use crate::sim::workload::{Model, Sent, Subject};
 
@@ -96,8 +97,10 @@ pub struct Books<S: Subject> {
     pub probes: Probes,
     /// Whether this life's logs are kept by Raft groups.
     pub replicated: bool,
-    /// The node's wall clock, for the planted bug that looks at it.
-    pub wall_ms: u64,
+    /// The node's clocks, and what its partitions' clocks make of them.
+    pub now: Now,
+    /// See `now`.
+    pub pace: Pace,
 }
 
 impl<S: Subject> Books<S> {
@@ -124,7 +127,8 @@ impl<S: Subject> Books<S> {
             violation: None,
             probes: Probes::default(),
             replicated: true,
-            wall_ms: 0,
+            now: Now::default(),
+            pace: Pace::default(),
         }
     }
 
@@ -206,6 +210,7 @@ impl<S: Subject> Books<S> {
             self.probes.hit("requests cut off by a crash");
         }
         self.last_done.clear();
+        self.pace.crashed();
         self.partitions.values_mut().for_each(|books| books.open = false);
     }
 
@@ -262,7 +267,7 @@ impl<S: Subject> Books<S> {
             return Err(("a rejected request has no effect", format!("request {id} applied at {place:?}")));
         }
         let books = self.partitions.get_mut(&at.partition).ok_or_else(|| unknown_partition(at))?;
-        let index = books.begin(at, false)?;
+        let index = books.begin(at)?;
         let nth = books.ops;
         books.ops += 1;
         let entry = books.entries.get_mut(index).expect("begin() made sure that it is there");
@@ -311,6 +316,9 @@ impl<S: Subject> Books<S> {
 
     /// The machine answered the read of request `id`.
     pub fn read_op(&mut self, partition: PartitionId, id: u64, op: &[u8], now_ms: u64, outcome: &S::Outcome) {
+        if let Some(what) = self.pace.show(partition, now_ms, self.now) {
+            self.broken("a partition's clock keeps time", what);
+        }
         let Some(books) = self.partitions.get_mut(&partition) else { return };
         let ended = books.ended();
         let ops = books.entries.last().filter(|entry| !entry.ended).map_or(0, |entry| entry.ops.len());
@@ -442,9 +450,8 @@ impl<S: Subject> Partition<S> {
         self.entries.len() as u64 - u64::from(open)
     }
 
-    /// The place in `entries` of the entry that is being applied; makes a new one where it was never seen. An entry
-    /// without ops carries no stamp of its own.
-    fn begin(&mut self, at: &Applied, empty: bool) -> Result<usize, Broken> {
+    /// The place in `entries` of the entry that is being applied; makes a new one where it was never seen.
+    fn begin(&mut self, at: &Applied) -> Result<usize, Broken> {
         if at.lsn != self.applied.next() {
             let what = format!("{at:?} is applied while the machine stands at {}", self.applied);
             return Err(("entries are applied in order, once", what));
@@ -452,7 +459,7 @@ impl<S: Subject> Partition<S> {
         let index = usize::try_from(self.applied.get()).expect("as many entries as fit into memory");
         let before = self.entries.get(index.wrapping_sub(1));
         let before = before.map_or((Term::ZERO, 0), |before| (before.term, before.stamp_ms));
-        let stamp_ms = if empty { before.1 } else { at.stamp_ms };
+        let stamp_ms = at.stamp_ms;
         match self.entries.get(index) {
             Some(first) if first.term != at.term || first.stamp_ms != stamp_ms => {
                 let what = format!("{at:?} had term {} and stamp {} before", first.term, first.stamp_ms);
@@ -471,7 +478,7 @@ impl<S: Subject> Partition<S> {
     }
 
     fn end(&mut self, at: &Applied, grouped: bool) -> Result<(), Broken> {
-        let index = self.begin(at, self.ops == 0)?;
+        let index = self.begin(at)?;
         let entry = self.entries.get_mut(index).expect("begin() made sure that it is there");
         if entry.ops.len() != self.ops {
             let what = format!("{at:?} ends after {} ops, before it had {}", self.ops, entry.ops.len());

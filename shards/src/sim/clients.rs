@@ -129,8 +129,9 @@ impl<S: Subject> World<S> {
 
     /// The short way of a read: answered at once, if the shard can. Returns whether it was.
     fn read_now(&mut self, shard: usize, ticket: Ticket, partition: PartitionId, id: u64, op: &[u8]) -> bool {
-        let wall_ms = self.clock.now(self.now_ns).wall_ms;
-        let answer = self.with_shard(shard, |shard| shard.read_now(partition, ticket.conn, op, wall_ms));
+        let now = self.clock.now(self.now_ns);
+        self.books.borrow_mut().now = now;
+        let answer = self.with_shard(shard, |shard| shard.read_now(partition, ticket.conn, op, now));
         let Some(outcome) = answer.flatten() else { return false };
         let lsn = self.books.borrow().read_outcome(id).map(|(lsn, _)| lsn).unwrap_or_default();
         self.probe("reads answered at once");

@@ -47,6 +47,7 @@ impl<S: Subject> World<S> {
             Fault::ClockJump { by_ms } => {
                 self.probe("clock jumps");
                 self.clock.jump(by_ms);
+                self.books.borrow_mut().pace.jump(by_ms);
             }
             Fault::CleanStop => self.ask_to_stop(None),
             Fault::Replication { on } => self.ask_to_stop(Some(on)),

@@ -13,6 +13,7 @@ mod clock;
 mod disk;
 mod faults;
 mod observed;
+mod pace;
 mod plain;
 mod plan;
 mod planted;

@@ -42,7 +42,7 @@ impl<S: Subject> Observed<S> {
     fn apply_inner(&mut self, at: &Applied, op: &[u8]) -> Step<S::Outcome> {
         let mut at = *at;
         if self.bug == Some(MachineBug::LocalClock) {
-            at.stamp_ms = self.books.borrow().wall_ms;
+            at.stamp_ms = self.books.borrow().now.wall_ms;
         }
         let step = self.inner.apply(&at, op);
         if let Step::Done(_) = step {
@@ -150,6 +150,14 @@ impl<S: Subject> StateMachine for Observed<S> {
 
     fn expect_replay(&mut self, partition: PartitionId, last: Lsn) {
         self.inner.expect_replay(partition, last);
+    }
+
+    fn take_alarms(&mut self, partitions: &mut Vec<PartitionId>) {
+        self.inner.take_alarms(partitions);
+    }
+
+    fn alarm_ms(&mut self, partition: PartitionId) -> Option<u64> {
+        self.inner.alarm_ms(partition)
     }
 
     fn step_bytes(&mut self, outcome: &S::Outcome) -> usize {

@@ -156,6 +156,12 @@ impl StateMachine for Plain {
 
     fn expect_replay(&mut self, _partition: PartitionId, _last: Lsn) {}
 
+    fn take_alarms(&mut self, _partitions: &mut Vec<PartitionId>) {}
+
+    fn alarm_ms(&mut self, _partition: PartitionId) -> Option<u64> {
+        None
+    }
+
     fn is_out_of_room(&self) -> bool {
         false
     }

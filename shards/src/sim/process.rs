@@ -249,7 +249,7 @@ impl<S: Subject> World<S> {
         }
         unit.due_ns = None;
         let mut outputs = Outputs::default();
-        self.books.borrow_mut().wall_ms = now.wall_ms;
+        self.books.borrow_mut().now = now;
         let turned = unit.shard.turn(now, &mut outputs);
         unit.jobs += outputs.jobs.len();
         self.note("turn", shard as u64, outputs.replies.len() as u64, outputs.jobs.len() as u64);
@@ -470,6 +470,8 @@ fn count<S: Subject>(shard: &SimShard<S>, probes: &mut Probes) {
     let counters = shard.counters();
     probes.add("turns", counters.turns);
     probes.add("entries applied", counters.entries_applied);
+    probes.add("entries of time", counters.times_proposed);
+    probes.add("clocks ahead", counters.clocks_ahead);
     probes.add("reads parked", counters.reads_parked);
     probes.add("ready timeouts", counters.ready_timeouts);
     let stats = shard.wal().stats();

@@ -42,6 +42,10 @@ pub struct Kv {
     pub warm: BTreeSet<String>,
     pub hand_overs_wanted: u64,
     pub reads: u64,
+    /// When a partition wants an entry; what the shard was not told of yet; how often it has asked.
+    pub alarms: BTreeMap<u64, u64>,
+    pub announced: Vec<PartitionId>,
+    pub alarms_asked: u64,
 }
 
 impl Kv {
@@ -166,6 +170,16 @@ impl StateMachine for Kv {
     }
 
     fn expect_replay(&mut self, _partition: PartitionId, _last: Lsn) {}
+
+    fn take_alarms(&mut self, partitions: &mut Vec<PartitionId>) {
+        partitions.append(&mut self.announced);
+    }
+
+    fn alarm_ms(&mut self, partition: PartitionId) -> Option<u64> {
+        self.alarms_asked += 1;
+        let stamp_ms = self.parts.get(&partition.0).map_or(0, |part| part.stamp_ms);
+        self.alarms.get(&partition.0).copied().filter(|at_ms| *at_ms > stamp_ms)
+    }
 
     fn is_out_of_room(&self) -> bool {
         false

@@ -218,9 +218,13 @@ fn expire_at<'a>(request: &Request<'a>, seconds: bool, relative: bool) -> Planne
     let amount = integer(request.arg(2))?;
     let bad = || Refusal::expire_time(request.name);
     let ms = if seconds { amount.checked_mul(1000).ok_or_else(bad)? } else { amount };
-    let base = if relative { request.backend.now_ms() as i64 } else { 0 };
-    let at_ms = ms.checked_add(base).ok_or_else(bad)?;
-    Ok(Op::Expire { key: request.arg(1), at_ms, condition })
+    let key = request.arg(1);
+    if !relative {
+        return Ok(Op::Expire { key, at_ms: ms, condition });
+    }
+    // As Redis, which counts from its clock, refuses what that clock could not reach.
+    ms.checked_add(request.backend.now_ms() as i64).ok_or_else(bad)?;
+    Ok(Op::ExpireIn { key, in_ms: ms, condition })
 }
 
 fn expire<'a>(request: &Request<'a>) -> Planned<'a> {

@@ -73,7 +73,7 @@ fn get<'a>(request: &Request<'a>) -> Planned<'a> {
     Ok(Op::Get { key: request.arg(1) })
 }
 
-/// The time to live of an option such as `EX 10`, as an absolute time.
+/// The time to live of an option such as `EX 10`: a relative one stays so, and counts from the entry's stamp.
 ///
 /// # Errors
 /// Redis's refusals.
@@ -86,8 +86,12 @@ pub fn expiry(request: &Request<'_>, option: &[u8], amount: &[u8]) -> Result<Exp
         return Err(bad());
     }
     let ms = if seconds { amount.checked_mul(1000).ok_or_else(bad)? } else { amount };
-    let base = if relative { request.backend.now_ms() as i64 } else { 0 };
-    Ok(Expiry::At(ms.checked_add(base).ok_or_else(bad)? as u64))
+    if !relative {
+        return Ok(Expiry::At(ms as u64));
+    }
+    // As Redis, which counts from its clock, refuses what that clock could not reach.
+    ms.checked_add(request.backend.now_ms() as i64).ok_or_else(bad)?;
+    Ok(Expiry::In(ms as u64))
 }
 
 fn is_expiry(option: &[u8]) -> bool {

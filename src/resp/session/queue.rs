@@ -116,6 +116,14 @@ impl Parts {
         Self { missing: count, outcomes, bytes: 0, failure: None, writes, merge }
     }
 
+    /// The watched key of this part, if it is absent and has to be registered: then a change is seen though it be undone.
+    fn absent(&self, part: usize, reply: &SessionReply) -> Option<(Vec<u8>, PartitionId)> {
+        match (&self.merge, reply) {
+            (Merge::Watch(keys), Reply::Done { outcome: Outcome::Int(0), .. }) => keys.get(part).cloned(),
+            _ => None,
+        }
+    }
+
     fn take(&mut self, part: usize, reply: SessionReply) {
         self.missing -= 1;
         match reply {
@@ -191,6 +199,10 @@ impl Session {
         let slot = self.queue.get_mut(at).expect("a ticket's slot stays queued until its outcomes have come");
         slot.ran_ns += backend.ran_ns();
         if let Body::Parts(parts) = &mut slot.body {
+            if let Some((key, partition)) = parts.absent(part, &reply) {
+                assert_eq!(at + 1, self.queue.len(), "nothing is sent behind a WATCH before it is answered");
+                return self.submit(partition, part, &Op::Watch { key: &key }, backend);
+            }
             let before = parts.bytes;
             parts.take(part, reply);
             self.parts_bytes += parts.bytes - before;

@@ -220,6 +220,8 @@ impl Session {
         for (part, (key, partition)) in keys.iter().enumerate() {
             self.submit(*partition, part, &Op::Version { key }, backend);
         }
+        // Keys that are absent are asked for twice: what comes behind must not get in between.
+        self.stalled = true;
     }
 
     fn exec(&mut self, entry: &'static Entry, args: &[&[u8]], backend: &dyn Backend) {

@@ -14,6 +14,8 @@ use super::super::row::{Encoding, Stamp};
 const LAYOUT: u8 = 1;
 /// A partition's row with what is known of writes and keys that went; without, it is of the first layout.
 const LAYOUT_GONE: u8 = 2;
+/// The same with the absent keys that are watched, in the place of what went.
+const LAYOUT_WATCHED: u8 = 3;
 /// Set in a partition's layout if its point lies inside an entry: how many of its ops are done follows.
 const MID_ENTRY: u8 = 0x80;
 const ROW_HEADER_BYTES: usize = 18;
@@ -70,7 +72,11 @@ pub(in super::super) fn read_partition_key(key: &[u8]) -> Option<PartitionId> {
 
 impl PartitionMeta {
     pub(in super::super) fn encode(&self) -> Vec<u8> {
-        let layout = if self.is_written || self.gone != Gone::default() { LAYOUT_GONE } else { LAYOUT };
+        let layout = match self {
+            _ if self.gone.is_of_watched() => LAYOUT_WATCHED,
+            _ if self.is_written || self.gone != Gone::default() => LAYOUT_GONE,
+            _ => LAYOUT,
+        };
         let mut out = vec![layout];
         if self.ops_done > 0 {
             out = vec![layout | MID_ENTRY];
@@ -79,7 +85,7 @@ impl PartitionMeta {
         for number in [self.applied.0, self.keyspace, self.clock_ms, self.keys, self.expiring] {
             out.extend_from_slice(&number.to_le_bytes());
         }
-        if layout == LAYOUT_GONE {
+        if layout != LAYOUT {
             out.push(u8::from(self.is_written));
             self.gone.encode(&mut out);
         }
@@ -103,9 +109,10 @@ impl PartitionMeta {
         };
         match layout {
             LAYOUT => fields.0.is_empty().then_some(meta),
-            LAYOUT_GONE => {
+            LAYOUT_GONE | LAYOUT_WATCHED => {
                 meta.is_written = fields.byte()? == 1;
-                meta.gone = Gone::decode(fields.0)?;
+                let decode = if layout == LAYOUT_GONE { Gone::decode_marks } else { Gone::decode_watched };
+                meta.gone = decode(fields.0)?;
                 Some(meta)
             }
             _ => None,
@@ -242,9 +249,15 @@ mod tests {
         }
         meta.is_written = true;
         assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta.clone()));
-        meta.gone.mark(b"k", 4 << 20);
+        meta.gone.removed(b"k", 4 << 20);
         meta.ops_done = 3;
-        assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta));
+        assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta.clone()));
+        assert_eq!(meta.encode().first(), Some(&(2 | 0x80)));
+        let _told = meta.gone.watch(b"k", 5 << 20);
+        assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta.clone()));
+        assert_eq!(meta.encode().first(), Some(&(3 | 0x80)));
+        meta.gone.written(b"k", 6 << 20, false);
+        assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta), "no key is registered any more");
         assert_eq!(PartitionMeta::decode(&[]), None);
         assert_eq!(read_partition_key(&partition_key(PartitionId(300))), Some(PartitionId(300)));
         let seed = HashSeed([1, 2]);

@@ -1,21 +1,28 @@
 //! Every command's replies, as Redis 7.2 gives them.
 
 use super::super::*;
+use super::watch::version;
 use super::*;
 
-fn driver() -> Driver<MemLower> {
+pub(super) fn driver() -> Driver<MemLower> {
     Driver::new(MemLower::default(), options())
 }
 
-fn set_with<'a>(key: &'a str, value: &'a str, when: SetWhen<'a>, expiry: Expiry, reply: SetReply) -> Op<'a> {
+pub(super) fn set_with<'a>(
+    key: &'a str,
+    value: &'a str,
+    when: SetWhen<'a>,
+    expiry: Expiry,
+    reply: SetReply,
+) -> Op<'a> {
     Op::Set { key: key.as_bytes(), value: value.as_bytes(), when, expiry, reply }
 }
 
-fn ttl(key: &str) -> Op<'_> {
+pub(super) fn ttl(key: &str) -> Op<'_> {
     Op::Ttl { key: key.as_bytes(), absolute: false, seconds: false }
 }
 
-fn int(number: i64) -> Outcome {
+pub(super) fn int(number: i64) -> Outcome {
     Outcome::Int(number)
 }
 
@@ -208,42 +215,6 @@ fn getex_changes_the_expiry() {
 }
 
 #[test]
-fn an_expired_key_is_never_seen_and_never_comes_back() {
-    let mut d = driver();
-    let at = d.now_ms + 100;
-    d.run(&set_with("k", "v", SetWhen::Always, Expiry::At(at), SetReply::Ok));
-    d.now_ms += 100;
-    assert_eq!(d.run(&get("k")), Outcome::Nil);
-    assert_eq!(d.store.get(P, b"k", d.now_ms), Lookup::Absent);
-    assert_eq!(d.run(&Op::Append { key: b"other", value: b"x" }), int(1));
-    // A leader whose clock is behind: the key stays gone, in apply and in reads.
-    d.now_ms -= 50;
-    assert_eq!(d.run(&Op::Exists { keys: List::Args(&[b"k"]) }), int(0));
-    assert_eq!(d.run(&Op::Append { key: b"k", value: b"new" }), int(3));
-    assert_eq!(d.run(&ttl("k")), int(-1));
-}
-
-#[test]
-fn expired_rows_are_removed_in_time() {
-    let mut d = driver();
-    for n in 0..1000 {
-        let at = d.now_ms + 10 + n % 2 * 1_000_000;
-        d.run(&set_with(&format!("k{n}"), "v", SetWhen::Always, Expiry::At(at), SetReply::Ok));
-    }
-    assert_eq!(d.store.keyspace_stats(P).expiring_keys, 1000);
-    d.hand_over();
-    d.now_ms += 2000;
-    d.run(&set("x", "y"));
-    d.settle();
-    assert_eq!(d.run(&Op::DbSize), int(501));
-    assert_eq!(d.store.keyspace_stats(P).expiring_keys, 500);
-    d.hand_over();
-    d.crash();
-    assert_eq!(d.run(&Op::DbSize), int(501));
-    assert_eq!(scan_all(&mut d, 10, |_| ()).len(), 501);
-}
-
-#[test]
 fn encodings() {
     let mut d = driver();
     let encoding = |d: &mut Driver<_>| d.run(&Op::ObjectEncoding { key: b"k" });
@@ -305,76 +276,6 @@ fn walks_over_the_keyspace() {
     assert_eq!(d.run(&Op::Keys { pattern: b"*" }), Outcome::Error(ErrorKind::TooManyKeys));
     d.run(&Op::Del { keys: List::Args(&[b"0"]) });
     assert!(matches!(d.run(&Op::Keys { pattern: b"[1-5]" }), Outcome::Array(keys) if keys.len() == 5));
-}
-
-/// What WATCH remembers of a key.
-fn version(d: &mut Driver<MemLower>, key: &[u8]) -> [u8; 8] {
-    match d.run(&Op::Version { key }) {
-        Outcome::Int(version) => u64::try_from(version).unwrap().to_le_bytes(),
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn an_absent_key_that_was_there_in_between_has_changed() {
-    let mut d = driver();
-    let names: Vec<String> = (0..100).map(|n| format!("other{n}")).collect();
-    let del = |key: &'static [&'static [u8]]| Op::Del { keys: List::Args(key) };
-    let soon = |d: &Driver<_>, key: &'static [u8]| Op::Set {
-        key,
-        value: b"v",
-        when: SetWhen::Always,
-        expiry: Expiry::At(d.now_ms + 10),
-        reply: SetReply::Ok,
-    };
-    assert_eq!(version(&mut d, b"k"), [0; 8]);
-    assert_eq!(d.run(&del(&[b"k"])), int(0));
-    assert_eq!(version(&mut d, b"k"), [0; 8], "nothing was removed");
-    let mut seen = vec![version(&mut d, b"k")];
-    let mut check = |d: &mut Driver<_>, what: &str| {
-        let now = version(d, b"k");
-        assert!(!seen.contains(&now), "{what}");
-        seen.push(now);
-    };
-    d.run(&set("k", "v"));
-    d.run(&del(&[b"k"]));
-    check(&mut d, "created and deleted");
-    d.run(&set("k", "v"));
-    d.run(&Op::Rename { from: b"k", to: b"l", only_if_none: false });
-    check(&mut d, "created and renamed");
-    let op = soon(&d, b"k");
-    d.run(&op);
-    d.now_ms += 20;
-    assert_eq!(d.run(&get("k")), Outcome::Nil);
-    check(&mut d, "created and expired");
-    d.run(&set("k", "v"));
-    d.run(&Op::Expire { key: b"k", at_ms: 1, condition: Condition::Always });
-    check(&mut d, "created and expired at once");
-    let untouched = names.iter().filter(|name| version(&mut d, name.as_bytes()) == [0; 8]).count();
-    assert!(untouched > 50, "{untouched} of 100 other keys look untouched");
-    d.run(&set("k", "v"));
-    d.run(&Op::Flush);
-    check(&mut d, "created and flushed");
-    let before = version(&mut d, b"k");
-    d.run(&Op::Flush);
-    assert_eq!(version(&mut d, b"k"), before, "there was nothing to flush");
-}
-
-#[test]
-fn a_restart_judges_watched_keys_as_before() {
-    let mut d = driver();
-    d.run(&set("k", "v"));
-    d.run(&Op::Del { keys: List::Args(&[b"k"]) });
-    let seen = version(&mut d, b"k");
-    d.hand_over();
-    let guards: [&[u8]; 2] = [b"k", &seen];
-    let write = bytes(&set("written", "1"));
-    let multi = Op::Multi { guards: List::Args(&guards), ops: List::Args(&[&write]) };
-    assert_eq!(d.run(&multi), Outcome::Array(vec![Outcome::Ok]));
-    let hash = d.store.state_hash(P);
-    d.crash();
-    assert_eq!(d.store.state_hash(P), hash);
-    assert_eq!((version(&mut d, b"k"), d.run(&get("written"))), (seen, bulk("1")));
 }
 
 #[test]

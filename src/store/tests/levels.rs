@@ -345,16 +345,79 @@ fn expired_rows_that_are_only_below_go_in_time() {
     }
     d.hand_over();
     assert!(d.store.stats().evicted_keys > 2000);
-    for _ in 0..8 {
-        d.now_ms += 600_000;
-        d.run(&set("x", "y"));
-        d.settle();
-    }
+    d.run(&set("x", "y"));
+    // Nobody writes from here on.
+    let entries = d.pass_until(at + 60_000);
+    assert!((1..=6).contains(&entries), "{entries}");
     assert_eq!(d.run(&Op::DbSize), Outcome::Int(1));
     d.hand_over();
     assert!(d.store.stats().lower.disk_bytes < 40_000, "the partition's row alone");
+    assert_eq!(d.pass_until(at + 100_000_000), 0, "nothing expires any more");
     d.crash();
     assert_eq!(d.run(&Op::DbSize), Outcome::Int(1));
+}
+
+/// Of very many keys, all but a few expire.
+fn with_few_left(d: &mut Driver<MemLower>, keys: u64) {
+    for n in 0..keys {
+        let (key, when, reply) = (format!("k{n}"), SetWhen::Always, SetReply::Ok);
+        d.run(&Op::Set { key: key.as_bytes(), value: b"v", when, expiry: Expiry::In(1_000_000), reply });
+    }
+    for key in ["one", "two", "three"] {
+        d.run(&set(key, "v"));
+    }
+}
+
+fn random_keys(d: &mut Driver<MemLower>) -> std::collections::BTreeSet<Vec<u8>> {
+    let mut found = std::collections::BTreeSet::new();
+    for seed in 0..100u64 {
+        match d.run(&Op::RandomKey { seed: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) }) {
+            Outcome::Bulk(key) => found.insert(key),
+            other => panic!("{other:?} though there are keys"),
+        };
+    }
+    found
+}
+
+#[test]
+fn a_random_key_is_found_among_very_many_expired_ones() {
+    let few = ["one", "three", "two"].map(|key| key.as_bytes().to_vec());
+    for (memory, deletes) in [(64 << 20, false), (100_000, false), (2_000_000, true)] {
+        let mut d = Driver::new(MemLower::default(), tiny(memory));
+        with_few_left(&mut d, 20_000);
+        d.hand_over();
+        if deletes {
+            // Below they are still there; memory says that they are not.
+            for n in 0..20_000 {
+                d.run(&Op::Del { keys: List::Args(&[format!("k{n}").as_bytes()]) });
+            }
+        } else {
+            d.now_ms += 2_000_000;
+        }
+        let found = random_keys(&mut d);
+        assert!(found.len() > 1 && found.iter().all(|key| few.contains(key)), "{found:?}");
+        let keys: Vec<&[u8]> = few.iter().map(Vec::as_slice).collect();
+        d.run(&Op::Del { keys: List::Args(&keys) });
+        assert_eq!(d.run(&Op::RandomKey { seed: 7 }), Outcome::Nil);
+    }
+}
+
+#[test]
+fn a_search_for_expired_rows_below_waits_for_the_first_of_them_and_costs_what_it_takes() {
+    let mut d = Driver::new(MemLower::default(), tiny(60_000));
+    let at = d.now_ms + 10_000_000;
+    for n in 0..5000u64 {
+        let (key, expiry) = (format!("k{n}"), Expiry::At(at + n * 2));
+        let (when, reply) = (SetWhen::Always, SetReply::Ok);
+        d.run(&Op::Set { key: key.as_bytes(), value: b"v", when, expiry, reply });
+    }
+    d.hand_over();
+    assert!(d.store.stats().evicted_keys > 2000);
+    assert_eq!(d.pass_until(at - 1), 0);
+    // For ten seconds keys expire one by one.
+    let entries = d.pass_until(at + 60_000);
+    assert!((2..=45).contains(&entries), "{entries}: at most two a second, and a few for what is below");
+    assert_eq!(d.run(&Op::DbSize), Outcome::Int(0));
 }
 
 #[test]

@@ -3,10 +3,13 @@
 mod bounds;
 mod commands;
 mod damage;
+mod expiry;
 mod levels;
 mod model;
 mod ops;
 mod space;
+mod upkeep;
+mod watch;
 
 use corduroy_shards::{Applied, PartitionId, StateMachine, Step};
 use corduroy_wal::{Lsn, Term};
@@ -32,6 +35,8 @@ pub(super) struct Driver<L: Lower> {
     /// Jobs wait until asked for, or until an op is blocked.
     pub(super) hold_jobs: bool,
     pub(super) now_ms: u64,
+    /// The store has announced an alarm that did not go off yet.
+    is_alarmed: bool,
     next: std::collections::BTreeMap<PartitionId, u64>,
 }
 
@@ -46,6 +51,7 @@ impl<L: Lower> Driver<L> {
             held: Vec::new(),
             hold_jobs: false,
             now_ms: 1_000_000,
+            is_alarmed: false,
             next: std::collections::BTreeMap::new(),
         }
     }
@@ -117,6 +123,34 @@ impl<L: Lower> Driver<L> {
         let ops: Vec<Vec<u8>> = ops.iter().map(bytes).collect();
         self.log.push((at, ops.clone()));
         self.apply_entry(&at, &ops)
+    }
+
+    /// The version that the only op of the next entry gives what it changes.
+    pub(super) fn next_version(&self) -> u64 {
+        (self.next.get(&P).copied().unwrap_or(0) + 1) << 20
+    }
+
+    /// What the shard does when an alarm of the store goes off: time passes, and an entry without operations says so.
+    /// Returns the number of entries that were wanted until this time.
+    pub(super) fn pass_until(&mut self, until_ms: u64) -> u32 {
+        let mut entries = 0;
+        loop {
+            self.settle();
+            let mut alarms = Vec::new();
+            self.store.take_alarms(&mut alarms);
+            assert!(alarms.iter().all(|id| *id == P), "{alarms:?}");
+            if !alarms.is_empty() {
+                self.is_alarmed = true;
+            }
+            let at_ms = self.store.alarm_ms(P).filter(|at_ms| self.is_alarmed && *at_ms <= until_ms);
+            let Some(at_ms) = at_ms else { break };
+            self.now_ms = self.now_ms.max(at_ms);
+            self.entry(P, &[]);
+            entries += 1;
+            assert!(entries < 10_000, "there is no end to them");
+        }
+        self.now_ms = until_ms;
+        entries
     }
 
     pub(super) fn read_in(&mut self, partition: PartitionId, op: &Op<'_>) -> Outcome {

@@ -21,7 +21,7 @@ struct Parts {
 fn parts() -> impl Strategy<Value = Parts> {
     let text = || proptest::collection::vec(any::<u8>(), 0..20);
     let list = proptest::collection::vec(text(), 0..6);
-    (0..30u8, text(), text(), any::<u64>(), any::<i64>(), any::<[bool; 3]>(), any::<u8>(), list)
+    (0..32u8, text(), text(), any::<u64>(), any::<i64>(), any::<[bool; 3]>(), any::<u8>(), list)
         .prop_map(|(which, a, b, n, i, flags, choice, list)| Parts { which, a, b, n, i, flags, choice, list })
 }
 
@@ -30,7 +30,7 @@ fn with_op<T>(parts: &Parts, then: impl FnOnce(Op<'_>) -> T) -> T {
     let [x, y, z] = parts.flags;
     let items: Vec<&[u8]> = parts.list.iter().map(Vec::as_slice).collect();
     let even = &items[..items.len() / 2 * 2];
-    let expiry = [Expiry::Clear, Expiry::Keep, Expiry::At(n)][usize::from(parts.choice % 3)];
+    let expiry = [Expiry::Clear, Expiry::Keep, Expiry::At(n), Expiry::In(n)][usize::from(parts.choice % 4)];
     let when = [SetWhen::Always, SetWhen::Absent, SetWhen::Present, SetWhen::Equals(b)];
     let condition = [
         Condition::Always,
@@ -71,6 +71,8 @@ fn with_op<T>(parts: &Parts, then: impl FnOnce(Op<'_>) -> T) -> T {
         25 => Op::Scan { cursor: n, count: n / 2, pattern: x.then_some(a), kind: y.then_some(b) },
         26 => Op::RandomKey { seed: n },
         27 => Op::DbSize,
+        29 => Op::ExpireIn { key: a, in_ms: i, condition },
+        30 => Op::Watch { key: a },
         28 => Op::Lcs { a, b, len: x, idx: y, min_match_len: n, with_match_len: z },
         _ => Op::Version { key: a },
     })
@@ -109,6 +111,10 @@ proptest! {
         assert!(read_guards.iter().eq(guards) && read_ops.iter().eq(ops));
         let nested = bytes(&Op::Multi { guards: List::Args(&[]), ops: List::Args(&[&multi]) });
         assert!(Op::decode(&nested).is_err());
+        let marked = bytes(&Op::MarkedMulti { guards: List::Args(&guards), ops: List::Args(&[]) });
+        assert!(matches!(Op::decode(&marked), Ok(Op::MarkedMulti { .. })));
+        let nested = bytes(&Op::Multi { guards: List::Args(&[]), ops: List::Args(&[&marked]) });
+        assert!(Op::decode(&nested).is_err());
     }
 
     #[test]
@@ -137,6 +143,17 @@ fn bytes_once_written_stay_readable() {
     };
     assert_eq!(Op::decode(&written), Ok(expected));
     assert_eq!(bytes(&expected), written);
+    // EXPIRE with the absolute time that the node had made of a relative one, and EXEC with one watched key.
+    let expire = [&[1u8, 10, 0, 232, 3, 0, 0, 0, 0, 0, 0][..], &[1, 0, 0, 0, b'k']].concat();
+    let expected = Op::Expire { key: b"k", at_ms: 1000, condition: Condition::Always };
+    assert_eq!(Op::decode(&expire), Ok(expected));
+    let exec = [&[1u8, 15, 2, 0, 0, 0, 1, 0, 0, 0, b'k', 8, 0, 0, 0, 0, 0, 80, 0, 0, 0, 0, 64][..], &[0; 4]]
+        .concat();
+    let Ok(Op::MarkedMulti { guards, ops }) = Op::decode(&exec) else { panic!() };
+    assert_eq!(
+        (guards.iter().collect::<Vec<_>>(), ops.len()),
+        (vec![&b"k"[..], &[0, 0, 80, 0, 0, 0, 0, 64]], 0)
+    );
     assert_eq!(Op::decode(&[1, 14]), Ok(Op::Flush));
     assert_eq!(Op::decode(&[1, 77]), Ok(Op::DbSize));
     assert!(Op::decode(&[2, 14]).is_err());

@@ -1,7 +1,6 @@
 //! What is submitted for each command and each of its options, and what is refused before.
 
 use super::*;
-use crate::resp::fake::NOW_MS;
 use crate::store::{Condition, Expiry, List, SetReply, SetWhen};
 
 fn submitted(talk: &Talk) -> Vec<Vec<u8>> {
@@ -34,20 +33,20 @@ fn set(when: SetWhen<'static>, expiry: Expiry, reply: SetReply) -> Op<'static> {
 
 #[test]
 fn set_and_its_options() {
-    use Expiry::{At, Clear, Keep};
+    use Expiry::{At, Clear, In, Keep};
     use SetWhen::{Absent, Always, Equals, Present};
     plan("SET k v", &set(Always, Clear, SetReply::Ok));
     plan("SET k v NX", &set(Absent, Clear, SetReply::Ok));
     plan("set k v xx keepttl", &set(Present, Keep, SetReply::Ok));
     plan("SET k v GET NX", &set(Absent, Clear, SetReply::Old));
     plan("SET k v IFEQ old GET", &set(Equals(b"old"), Clear, SetReply::Old));
-    plan("SET k v EX 10", &set(Always, At(NOW_MS + 10_000), SetReply::Ok));
-    plan("SET k v PX 10 XX", &set(Present, At(NOW_MS + 10), SetReply::Ok));
+    plan("SET k v EX 10", &set(Always, In(10_000), SetReply::Ok));
+    plan("SET k v PX 10 XX", &set(Present, In(10), SetReply::Ok));
     plan("SET k v EXAT 10", &set(Always, At(10_000), SetReply::Ok));
     plan("SET k v PXAT 10", &set(Always, At(10), SetReply::Ok));
     plan("SETNX k v", &set(Absent, Clear, SetReply::Done));
-    plan("SETEX k 5 v", &set(Always, At(NOW_MS + 5_000), SetReply::Ok));
-    plan("PSETEX k 5 v", &set(Always, At(NOW_MS + 5), SetReply::Ok));
+    plan("SETEX k 5 v", &set(Always, In(5_000), SetReply::Ok));
+    plan("PSETEX k 5 v", &set(Always, In(5), SetReply::Ok));
     plan("GETSET k v", &set(Always, Clear, SetReply::Old));
     for line in [
         "NX XX",
@@ -80,7 +79,7 @@ fn strings() {
     plan("GETDEL k", &Op::GetDel { key: K });
     plan("GETEX k", &Op::Get { key: K });
     plan("GETEX k PERSIST", &Op::GetEx { key: K, expiry: Expiry::Clear });
-    plan("GETEX k EX 1", &Op::GetEx { key: K, expiry: Expiry::At(NOW_MS + 1000) });
+    plan("GETEX k EX 1", &Op::GetEx { key: K, expiry: Expiry::In(1000) });
     plan("GETEX k PXAT 7", &Op::GetEx { key: K, expiry: Expiry::At(7) });
     plan("MGET k v", &Op::MGet { keys: List::Args(&[K, V]) });
     plan("MSET k v", &Op::MSet { pairs: List::Args(&[K, V]), only_if_none: false });
@@ -160,11 +159,11 @@ fn keys() {
 
 #[test]
 fn times_to_live() {
-    let now = NOW_MS as i64;
     let expire = |at_ms, condition| Op::Expire { key: K, at_ms, condition };
-    plan("EXPIRE k 10", &expire(now + 10_000, Condition::Always));
-    plan("EXPIRE k -10", &expire(now - 10_000, Condition::Always));
-    plan("PEXPIRE k 10 NX", &expire(now + 10, Condition::NoExpiry));
+    let expire_in = |in_ms, condition| Op::ExpireIn { key: K, in_ms, condition };
+    plan("EXPIRE k 10", &expire_in(10_000, Condition::Always));
+    plan("EXPIRE k -10", &expire_in(-10_000, Condition::Always));
+    plan("PEXPIRE k 10 NX", &expire_in(10, Condition::NoExpiry));
     plan("EXPIREAT k 10 XX", &expire(10_000, Condition::HasExpiry));
     plan("PEXPIREAT k 10 gt", &expire(10, Condition::Later));
     plan("PEXPIREAT k 10 LT", &expire(10, Condition::Sooner));

@@ -1,0 +1,102 @@
+//! The search for expired rows that only the lower level still has.
+//!
+//! It reads all rows of a partition, so it begins when one of them has expired for certain, and the longer it took, the
+//! longer it is until the next one. What it finds is put into memory, from where the walk for expired rows removes it for
+//! good; what comes behind is read once that is done. Invariant: no row below expires before `min_expire_below_ms` of its
+//! partition, except while its sweep is under way.
+
+use super::jobs::{Expired, Job, Place, Task};
+use super::lower::Lower;
+use super::row::NO_EXPIRY;
+use super::state::{Queue, Store};
+
+/// Sweeps of a partition are this far apart at least, by its clock.
+pub(super) const SWEEP_BELOW_INTERVAL_MS: u64 = 10_000;
+/// A sweep reads no more rows a ms than this...
+const ROWS_PER_MS: u64 = 50;
+/// ... and no more bytes, the time until the next one included.
+const BYTES_PER_MS: u64 = 10_000;
+
+/// The sweeps of a store, one at a time.
+#[derive(Default, Debug)]
+pub(super) struct Sweeps {
+    /// Partitions to be swept.
+    waiting: Queue,
+    running: Option<Sweep>,
+}
+
+/// A sweep under way.
+#[derive(Clone, Copy, Debug)]
+struct Sweep {
+    place: Place,
+    /// The next hash to read; `None` while a job is under way.
+    next: Option<u64>,
+    /// What it has met so far: the first time at which a row expires that has not yet, rows, bytes.
+    min_expire_ms: u64,
+    rows: u64,
+    bytes: u64,
+}
+
+impl<L: Lower> Store<L> {
+    /// Has a partition swept that just ended an entry.
+    pub(super) fn sweep_below(&mut self, id: corduroy_shards::PartitionId) {
+        let partition = self.partitions.get_mut(&id).expect("only called for partitions that there are");
+        partition.swept_below_ms = partition.clock_ms;
+        // From here on those count that are evicted while it runs.
+        partition.min_expire_below_ms = NO_EXPIRY;
+        if !self.upkeep.sweeps.waiting.contains(&id) {
+            self.upkeep.sweeps.waiting.push_back(id);
+        }
+    }
+
+    /// Goes on with the sweeps, one job at a time.
+    pub(super) fn sweep_on(&mut self) {
+        let Some(id) = self.upkeep.sweeps.waiting.front().copied() else { return };
+        let partition = self.partitions.get(&id).expect("a partition never goes");
+        let place = Place { partition: id, keyspace: partition.keyspace };
+        let (clock_ms, is_walked) = (partition.clock_ms, partition.walks == 0);
+        let fresh = Sweep { place, next: Some(0), min_expire_ms: NO_EXPIRY, rows: 0, bytes: 0 };
+        let sweep = self.upkeep.sweeps.running.get_or_insert(fresh);
+        let Some(from) = sweep.next else { return };
+        if sweep.place != place || partition.table.is_all_complete() {
+            // Flushed, or in memory by now: there is nothing below that is not known.
+            self.upkeep.sweeps.waiting.pop_front();
+            self.upkeep.sweeps.running = None;
+            return;
+        }
+        let is_full = self.ledger.dirty_bytes + self.ledger.captured_bytes > self.options.max_dirty_bytes / 2;
+        if !is_walked || (is_full && self.ledger.is_handing_over()) {
+            return;
+        }
+        sweep.next = None;
+        let asked = self.ledger.completed;
+        self.lookups.ask(asked);
+        let task = Task::Expired { place, from, clock_ms, asked };
+        self.jobs.push(Job { lower: self.lower.clone(), task });
+    }
+
+    /// Takes what a job of a sweep found.
+    pub(super) fn put_expired(&mut self, place: Place, found: &Expired) {
+        for row in &found.rows {
+            self.put_loaded(place, row);
+        }
+        let Some(sweep) = &mut self.upkeep.sweeps.running else { return };
+        sweep.next = found.next;
+        sweep.min_expire_ms = sweep.min_expire_ms.min(found.min_expire_ms);
+        sweep.rows += found.rows_read;
+        sweep.bytes += found.bytes_read;
+        let sweep = *sweep;
+        if found.next.is_none() {
+            self.upkeep.sweeps.waiting.pop_front();
+            self.upkeep.sweeps.running = None;
+        }
+        let Some(partition) = self.partition_at(place) else { return };
+        if found.next.is_none() {
+            partition.min_expire_below_ms = partition.min_expire_below_ms.min(sweep.min_expire_ms);
+            let took_ms = (sweep.rows / ROWS_PER_MS).max(sweep.bytes / BYTES_PER_MS);
+            partition.sweep_below_after_ms = took_ms.max(SWEEP_BELOW_INTERVAL_MS);
+        }
+        // Now, before eviction drops them again.
+        self.queue_walk(place.partition);
+    }
+}

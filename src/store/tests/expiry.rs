@@ -1,0 +1,154 @@
+//! Times to live: when keys go, for clients and from memory and disk.
+
+use super::super::*;
+use super::commands::{driver, int, set_with, ttl};
+use super::*;
+
+#[test]
+fn a_relative_time_to_live_counts_from_the_stamp() {
+    let mut d = driver();
+    let (long, short) = (Expiry::In(50_000), Expiry::In(100));
+    let pttl = |d: &mut Driver<_>, key: &'static str| {
+        d.run(&Op::Ttl { key: key.as_bytes(), absolute: false, seconds: false })
+    };
+    let absolute = |d: &mut Driver<_>, key: &'static str| {
+        d.run(&Op::Ttl { key: key.as_bytes(), absolute: true, seconds: false })
+    };
+    d.run(&set_with("set", "v", SetWhen::Always, long, SetReply::Ok));
+    d.run(&set_with("nx", "v", SetWhen::Absent, long, SetReply::Ok));
+    for key in ["expire", "getex", "now", "past"] {
+        d.run(&set(key, "v"));
+    }
+    let expire =
+        |key: &'static str, in_ms| Op::ExpireIn { key: key.as_bytes(), in_ms, condition: Condition::Always };
+    assert_eq!(d.run(&expire("expire", 50_000)), int(1));
+    assert_eq!(d.run(&Op::GetEx { key: b"getex", expiry: long }), bulk("v"));
+    assert_eq!((d.run(&expire("now", 0)), d.run(&expire("past", i64::MIN))), (int(1), int(1)));
+    assert_eq!((d.run(&get("now")), d.run(&get("past"))), (Outcome::Nil, Outcome::Nil));
+    let at = int(i64::try_from(d.now_ms + 50_000).unwrap());
+    for key in ["set", "nx", "expire", "getex"] {
+        assert_eq!((pttl(&mut d, key), absolute(&mut d, key)), (int(50_000), at.clone()), "{key}");
+    }
+    assert_eq!(d.run(&Op::ExpireIn { key: b"set", in_ms: 60_000, condition: Condition::Sooner }), int(0));
+    assert_eq!(d.run(&Op::ExpireIn { key: b"set", in_ms: 60_000, condition: Condition::Later }), int(1));
+    assert_eq!(pttl(&mut d, "set"), int(60_000));
+    d.run(&set_with("short", "v", SetWhen::Always, short, SetReply::Ok));
+    // The log says the same again, whenever it is read.
+    d.crash();
+    d.now_ms += 99;
+    assert_eq!(d.run(&get("short")), bulk("v"));
+    d.now_ms += 1;
+    assert_eq!((d.run(&get("short")), pttl(&mut d, "nx")), (Outcome::Nil, int(49_900)));
+    d.run(&set_with("ever", "v", SetWhen::Always, Expiry::In(u64::MAX), SetReply::Ok));
+    assert_eq!(d.run(&get("ever")), bulk("v"));
+}
+
+#[test]
+fn an_expired_key_is_never_seen_and_never_comes_back() {
+    let mut d = driver();
+    let at = d.now_ms + 100;
+    d.run(&set_with("k", "v", SetWhen::Always, Expiry::At(at), SetReply::Ok));
+    d.now_ms += 100;
+    assert_eq!(d.run(&get("k")), Outcome::Nil);
+    assert_eq!(d.store.get(P, b"k", d.now_ms), Lookup::Absent);
+    assert_eq!(d.run(&Op::Append { key: b"other", value: b"x" }), int(1));
+    // A leader whose clock is behind: the key stays gone, in apply and in reads.
+    d.now_ms -= 50;
+    assert_eq!(d.run(&Op::Exists { keys: List::Args(&[b"k"]) }), int(0));
+    assert_eq!(d.run(&Op::Append { key: b"k", value: b"new" }), int(3));
+    assert_eq!(d.run(&ttl("k")), int(-1));
+}
+
+#[test]
+fn expired_rows_are_removed_in_time() {
+    let mut d = driver();
+    for n in 0..1000 {
+        let at = d.now_ms + 10 + n % 2 * 1_000_000;
+        d.run(&set_with(&format!("k{n}"), "v", SetWhen::Always, Expiry::At(at), SetReply::Ok));
+    }
+    assert_eq!(d.store.keyspace_stats(P).expiring_keys, 1000);
+    d.hand_over();
+    d.now_ms += 2000;
+    d.run(&set("x", "y"));
+    d.settle();
+    assert_eq!(d.run(&Op::DbSize), int(501));
+    assert_eq!(d.store.keyspace_stats(P).expiring_keys, 500);
+    d.hand_over();
+    d.crash();
+    assert_eq!(d.run(&Op::DbSize), int(501));
+    assert_eq!(scan_all(&mut d, 10, |_| ()).len(), 501);
+}
+
+#[test]
+fn the_count_of_expiring_keys_follows_every_change() {
+    let mut d = driver();
+    let expiring = |d: &Driver<_>| d.store.keyspace_stats(P).expiring_keys;
+    let (in_an_hour, always, ok) = (Expiry::In(3_600_000), SetWhen::Always, SetReply::Ok);
+    for round in 0..2 {
+        d.run(&set_with("k", "1", always, in_an_hour, ok));
+        d.run(&set_with("k", "2", always, in_an_hour, ok));
+        assert_eq!(expiring(&d), 1, "set twice");
+        d.run(&set("k", "3"));
+        assert_eq!(expiring(&d), 0, "set without");
+        d.run(&Op::ExpireIn { key: b"k", in_ms: 1000, condition: Condition::Always });
+        d.run(&Op::ExpireIn { key: b"k", in_ms: 2000, condition: Condition::Always });
+        assert_eq!(expiring(&d), 1, "expire twice");
+        d.run(&Op::Persist { key: b"k" });
+        assert_eq!(expiring(&d), 0, "persist");
+        d.run(&set_with("k", "4", always, in_an_hour, ok));
+        d.run(&Op::Append { key: b"k", value: b"x" });
+        d.run(&Op::Rename { from: b"k", to: b"l", only_if_none: false });
+        d.run(&Op::Copy { from: b"l", to: b"k", replace: true });
+        assert_eq!(expiring(&d), 2, "renamed and copied");
+        d.run(&Op::Del { keys: List::Args(&[b"k"]) });
+        assert_eq!(expiring(&d), 1, "deleted");
+        if round == 0 {
+            d.hand_over();
+            d.run(&Op::GetDel { key: b"l" });
+            d.run(&set_with("l", "5", always, in_an_hour, ok));
+            assert_eq!(expiring(&d), 1, "deleted and set again");
+        }
+        d.run(&Op::Flush);
+        assert_eq!(expiring(&d), 0, "flushed");
+    }
+}
+
+#[test]
+fn expired_rows_go_though_nobody_writes() {
+    let mut d = driver();
+    d.run(&Op::Flush);
+    d.run(&set_with("a", "1", SetWhen::Always, Expiry::In(100), SetReply::Ok));
+    let start_ms = d.now_ms;
+    assert_eq!(d.pass_until(start_ms + 99), 0, "it is there");
+    assert_eq!(d.run(&Op::DbSize), int(1));
+    assert_eq!(d.pass_until(start_ms + 100_000), 1, "one entry is enough");
+    assert_eq!(d.run(&Op::DbSize), int(0));
+    // Keys whose times are far apart take an entry each, those that are close share one; without any, none is wanted.
+    for n in 0..1000u64 {
+        let in_ms = Expiry::In(1000 + n / 100 * 10_000 + n % 100 * 3);
+        d.run(&set_with(&format!("k{n}"), "v", SetWhen::Always, in_ms, SetReply::Ok));
+    }
+    d.run(&set("stays", "v"));
+    let start_ms = d.now_ms;
+    let entries = d.pass_until(start_ms + 1_000_000);
+    assert!((10..=20).contains(&entries), "{entries}");
+    assert_eq!((d.run(&Op::DbSize), d.store.keyspace_stats(P).expiring_keys), (int(1), 0));
+    d.hand_over();
+    d.crash();
+    let start_ms = d.now_ms;
+    assert_eq!(d.pass_until(start_ms + 1_000_000_000), 0);
+}
+
+#[test]
+fn after_a_restart_expired_rows_go_as_well() {
+    let mut d = driver();
+    for n in 0..1000 {
+        d.run(&set_with(&format!("k{n}"), "v", SetWhen::Always, Expiry::In(1000 + n), SetReply::Ok));
+    }
+    d.hand_over();
+    d.crash();
+    let start_ms = d.now_ms;
+    let entries = d.pass_until(start_ms + 1_000_000);
+    assert!((1..=6).contains(&entries), "{entries}");
+    assert_eq!((d.run(&Op::DbSize), d.store.stats().expired_keys), (int(0), 1000));
+}

@@ -1,0 +1,105 @@
+//! What a store does by itself, where the order of its jobs decides.
+
+use super::super::*;
+use super::commands::int;
+use super::*;
+
+fn driver(memory_bytes: usize) -> Driver<MemLower> {
+    Driver::new(MemLower::default(), Options::with_memory(memory_bytes, HashSeed([5, 6])))
+}
+
+/// Runs all jobs that wait; their results are handed over when the caller wants.
+fn run_jobs(d: &mut Driver<MemLower>) -> Vec<JobDone> {
+    let mut jobs = Vec::new();
+    d.store.take_jobs(&mut jobs);
+    jobs.into_iter().map(Store::<MemLower>::run_job).collect()
+}
+
+fn deliver(d: &mut Driver<MemLower>, done: Vec<JobDone>) {
+    done.into_iter().for_each(|done| d.store.job_done(done).expect("job"));
+}
+
+#[test]
+fn tombstones_go_when_the_lower_level_has_them() {
+    let mut d = driver(64 << 20);
+    for n in 0..2000 {
+        d.run(&set(&format!("k{n}"), "v"));
+    }
+    d.hand_over();
+    for n in 0..2000 {
+        d.run(&Op::Del { keys: List::Args(&[format!("k{n}").as_bytes()]) });
+    }
+    assert!(d.store.stats().used_bytes > 100_000, "the lower level does not know yet");
+    d.hand_over();
+    d.settle();
+    assert_eq!((d.store.stats().used_bytes, d.run(&Op::DbSize)), (0, int(0)));
+}
+
+#[test]
+fn a_stale_answer_about_blind_writes_is_not_counted() {
+    let mut d = driver(2000);
+    let large = "v".repeat(3000);
+    d.run(&set("other", &large));
+    d.hand_over();
+    d.settle();
+    assert_eq!(d.store.get(P, b"other", 1), Lookup::Unknown, "memory is too small for it");
+    d.hold_jobs = true;
+    let size = bytes(&Op::DbSize);
+    let at = |n| Applied { partition: P, lsn: Lsn(n), term: Term(1), stamp_ms: 1_000_000 };
+    let write = |d: &mut Driver<MemLower>, n| {
+        assert_eq!(d.store.apply(&at(n), &bytes(&set("k", &large))), Step::Done(Outcome::Ok));
+        d.store.end_entry(&at(n));
+    };
+    // Written blindly; the answer to the question whether it had been there, "no", comes much later.
+    write(&mut d, 2);
+    assert_eq!(d.store.read(P, &size, 1_000_000), Step::Blocked);
+    let stale = run_jobs(&mut d);
+    assert_eq!(stale.len(), 1);
+    // Meanwhile a hand-over has answered it, the key is dropped from memory and written blindly once more.
+    d.store.want_hand_over();
+    while d.store.get(P, b"k", 1) != Lookup::Unknown {
+        d.store.maintain(1_000_000);
+        let done = run_jobs(&mut d);
+        deliver(&mut d, done);
+    }
+    assert_eq!(d.store.read(P, &size, 1_000_000), Step::Done(int(2)));
+    write(&mut d, 3);
+    assert_eq!(d.store.keyspace_stats(P).unresolved_keys, 1);
+    deliver(&mut d, stale);
+    assert_eq!(d.store.keyspace_stats(P).unresolved_keys, 1, "it speaks of another write");
+    d.settle();
+    assert_eq!(d.run(&Op::DbSize), int(2));
+}
+
+#[test]
+fn a_page_that_lost_rows_during_the_warm_up_is_not_complete() {
+    let large = "v".repeat(100_000);
+    let mut d = driver(2_000_000);
+    for n in 0..15 {
+        d.run(&set(&format!("k{n}"), &large));
+        d.hand_over();
+    }
+    d.crash();
+    d.hold_jobs = true;
+    d.store.maintain(1_000_000);
+    let first = run_jobs(&mut d);
+    deliver(&mut d, first);
+    let here = (0..15).filter(|n| d.store.get(P, format!("k{n}").as_bytes(), 1) != Lookup::Unknown).count();
+    assert!((5..15).contains(&here), "{here}: one job reads a part");
+    d.store.maintain(1_000_000);
+    let second = run_jobs(&mut d);
+    assert_eq!(second.len(), 1);
+    // While it is under way, a large value drives rows of the first part out.
+    let at = Applied { partition: P, lsn: Lsn(16), term: Term(1), stamp_ms: 1_000_000 };
+    assert_eq!(d.store.apply(&at, &bytes(&set("new", &"n".repeat(1_500_000)))), Step::Done(Outcome::Ok));
+    d.store.end_entry(&at);
+    for _ in 0..8 {
+        d.store.maintain(1_000_000);
+    }
+    assert!(d.store.stats().evicted_keys > 0);
+    deliver(&mut d, second);
+    d.hold_jobs = false;
+    for n in 0..15 {
+        assert_eq!(d.run(&get(&format!("k{n}"))), bulk(&large), "k{n}");
+    }
+}
