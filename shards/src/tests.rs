@@ -40,7 +40,7 @@ fn a_fence_says_unknown_of_what_may_be_in_the_log_and_gives_its_bytes_back() {
     settle(&mut shard, &mut now);
     let mut put = subject.write(1);
     put.resize(400, 0);
-    let mut write = |shard: &mut Shard<_, _>, partition, seq| {
+    let write = |shard: &mut Shard<_, _>, partition, seq| {
         let (ticket, kind) = (Ticket { conn: 1, seq }, Kind::Write);
         shard.handle(Input::Request { ticket, partition, kind, op: &put });
     };
