@@ -37,7 +37,9 @@ fn tombstones_go_when_the_lower_level_has_them() {
 
 #[test]
 fn a_stale_answer_about_blind_writes_is_not_counted() {
-    let mut d = driver(2000);
+    let options = Options::with_memory(2000, HashSeed([5, 6]));
+    let options = Options { hand_over_bytes: 1 << 20, max_dirty_bytes: 4 << 20, ..options };
+    let mut d = Driver::new(MemLower::default(), options);
     let large = "v".repeat(3000);
     d.run(&set("other", &large));
     d.hand_over();
