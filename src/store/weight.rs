@@ -24,7 +24,9 @@ impl Op<'_> {
             Op::SetRange { offset, value, .. } => {
                 !value.is_empty() && offset.saturating_add(value.len() as u64) > HEAVY_BYTES as u64
             }
-            Op::Multi { ops, .. } => ops.len() > HEAVY_OPS || ops.iter().any(Self::is_heavy_bytes),
+            Op::Multi { ops, .. } | Op::MarkedMulti { ops, .. } => {
+                ops.len() > HEAVY_OPS || ops.iter().any(Self::is_heavy_bytes)
+            }
             _ => false,
         }
     }
@@ -83,11 +85,14 @@ impl<L: Lower> Store<L> {
             | Op::GetEx { .. }
             | Op::MSet { .. }
             | Op::Expire { .. }
+            | Op::ExpireIn { .. }
+            | Op::Watch { .. }
             | Op::Persist { .. }
             | Op::Rename { .. }
             | Op::Copy { .. }
             | Op::Flush
-            | Op::Multi { .. } => false,
+            | Op::Multi { .. }
+            | Op::MarkedMulti { .. } => false,
         }
     }
 }
