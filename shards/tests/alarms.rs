@@ -20,7 +20,7 @@ fn stamp_ms(world: &World, partition: corduroy_shards::PartitionId) -> u64 {
 fn sleep_until(world: &mut World, until_ns: u64) -> u64 {
     let turns = world.shard.counters().turns;
     loop {
-        let wake_ns = world.out.wake_at_ns.take().filter(|wake_ns| *wake_ns <= until_ns);
+        let wake_ns = world.out.wake_at_ns.filter(|wake_ns| *wake_ns <= until_ns);
         let to_ns = wake_ns.unwrap_or(until_ns).max(world.now.mono_ns);
         world.now.wall_ms += (to_ns - world.now.mono_ns) / 1_000_000;
         world.now.mono_ns = to_ns;

@@ -48,7 +48,7 @@ mod code {
 /// Whether an op's first bytes leave it open that the op is heavy.
 #[inline]
 pub(super) fn may_be_heavy(op: &[u8]) -> bool {
-    matches!(op, [_, code::KEYS | code::LCS | code::SET_RANGE | code::MULTI, ..])
+    matches!(op, [_, code::KEYS | code::LCS | code::SET_RANGE | code::MULTI | code::MARKED_MULTI, ..])
 }
 
 /// Appends fields to an op's bytes.

@@ -96,7 +96,7 @@ impl Exec<'_> {
     /// Makes sure that all that an op needs of the state is in memory, without running it.
     pub(super) fn needs(&mut self, op: &Op<'_>) -> Run<()> {
         match *op {
-            Op::Multi { guards, ops } => {
+            Op::Multi { guards, ops } | Op::MarkedMulti { guards, ops } => {
                 self.know(guards.iter().step_by(2))?;
                 let decoded: Result<Vec<Op<'_>>, _> = ops.iter().map(Op::decode).collect();
                 let decoded = decoded.map_err(|_| Stop::Error(ErrorKind::BadOp))?;

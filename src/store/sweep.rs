@@ -16,6 +16,8 @@ pub(super) const SWEEP_BELOW_INTERVAL_MS: u64 = 10_000;
 const ROWS_PER_MS: u64 = 50;
 /// ... and no more bytes, the time until the next one included.
 const BYTES_PER_MS: u64 = 10_000;
+/// After failures the next one comes later and later, up to this.
+const LONGEST_INTERVAL_MS: u64 = 3_600_000;
 
 /// The sweeps of a store, one at a time.
 #[derive(Default, Debug)]
@@ -98,5 +100,17 @@ impl<L: Lower> Store<L> {
         }
         // Now, before eviction drops them again.
         self.queue_walk(place.partition);
+    }
+
+    /// A job of a sweep could not read: it ends, and what it would have found is left to a later one.
+    pub(super) fn fail_sweep(&mut self, place: Place) {
+        if self.upkeep.sweeps.running.take().is_some() {
+            self.upkeep.sweeps.waiting.pop_front();
+        }
+        let Some(partition) = self.partition_at(place) else { return };
+        partition.min_expire_below_ms = 0;
+        let after_ms = partition.sweep_below_after_ms.saturating_mul(2);
+        partition.sweep_below_after_ms = after_ms.min(LONGEST_INTERVAL_MS);
+        self.announce(place.partition);
     }
 }

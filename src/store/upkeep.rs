@@ -218,8 +218,10 @@ impl<L: Lower> Store<L> {
                 self.upkeep.warming = None;
                 self.upkeep.cold.pop_front();
             }
-            // The next search begins there again.
-            Failed::Expired => self.lookups.answered(asked),
+            Failed::Expired => {
+                self.lookups.answered(asked);
+                self.fail_sweep(place);
+            }
         }
     }
 

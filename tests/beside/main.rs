@@ -64,15 +64,12 @@ struct Match {
     ours: Side,
     resp3: bool,
     talks: [Talk; 2],
-    /// The two have gone different ways, as they may: nothing more can be compared.
-    has_parted: bool,
 }
 
 impl Match {
     fn begin(&mut self, resp3: bool) {
         self.resp3 = resp3;
         self.talks = Default::default();
-        self.has_parted = false;
         for side in [&mut self.theirs, &mut self.ours] {
             side.begin(resp3);
             let flushed = side.ask(0, &[b"FLUSHALL".to_vec()]);
@@ -106,7 +103,6 @@ impl Match {
             let is_same = rules::same(args, &queue, &theirs, &ours);
             talk.queue = queue;
             talk.note(args, &theirs);
-            self.has_parted |= rules::was_cautious(args, &theirs, &ours);
             let is_closed = theirs == Reply::Closed || ours == Reply::Closed;
             if !is_same && found.is_none() {
                 found = Some(Difference { step: Step::Ask(conn, args.to_vec()), theirs, ours });
@@ -141,9 +137,7 @@ impl Match {
     /// Plays steps; the first difference ends it.
     fn play(&mut self, steps: &[Step]) -> Option<Difference> {
         let mut at = 0;
-        while let Some(step) = steps.get(at)
-            && !self.has_parted
-        {
+        while let Some(step) = steps.get(at) {
             let Step::Ask(conn, _) = step else {
                 if let Some(difference) = self.other(step) {
                     return Some(difference);
@@ -174,7 +168,7 @@ impl Match {
         self.begin(seed % 2 == 1);
         let mut dice = Dice::new(seed);
         let mut steps = Vec::new();
-        while steps.len() < ROUND && !self.has_parted {
+        while steps.len() < ROUND {
             let in_multi = [self.talks[0].in_multi, self.talks[1].in_multi];
             let mut fresh = Vec::new();
             // A few at a time, so that they can be sent together.
@@ -255,7 +249,6 @@ fn random_commands_get_the_replies_of_redis() {
         ours: Side::new(server.port),
         resp3: false,
         talks: Default::default(),
-        has_parted: false,
     };
     let wanted = number("CORDUROY_BESIDE_COMMANDS").unwrap_or(PLAY);
     let tells_all = number("CORDUROY_BESIDE_ALL").is_some();

@@ -1,5 +1,7 @@
 //! What a store does by itself, where the order of its jobs decides.
 
+use super::super::jobs::{Done, Failed, Task};
+use super::super::lower::LowerError;
 use super::super::*;
 use super::commands::int;
 use super::*;
@@ -104,4 +106,56 @@ fn a_page_that_lost_rows_during_the_warm_up_is_not_complete() {
     for n in 0..15 {
         assert_eq!(d.run(&get(&format!("k{n}"))), bulk(&large), "k{n}");
     }
+}
+
+#[test]
+fn a_search_for_expired_rows_that_could_not_read_is_made_again_later() {
+    let mut d = driver(60_000);
+    let at_ms = d.now_ms + 1000;
+    for n in 0..5000 {
+        let (key, expiry) = (format!("k{n}"), Expiry::At(at_ms));
+        let (when, reply) = (SetWhen::Always, SetReply::Ok);
+        d.run(&Op::Set { key: key.as_bytes(), value: b"v", when, expiry, reply });
+    }
+    d.hand_over();
+    d.settle();
+    assert!(d.store.stats().evicted_keys > 2000);
+    // From here on no job that searches can read.
+    let mut failures = 0;
+    let mut fail = |d: &mut Driver<MemLower>| {
+        d.store.maintain(1_000_000);
+        let mut jobs = Vec::new();
+        d.store.take_jobs(&mut jobs);
+        for job in jobs {
+            let done = match &job.task {
+                Task::Expired { place, asked, .. } => {
+                    failures += 1;
+                    let why = LowerError::damaged(std::path::Path::new("table"), "a block");
+                    JobDone(Done::Failed { place: *place, failed: Failed::Expired, asked: *asked, why })
+                }
+                _ => Store::<MemLower>::run_job(job),
+            };
+            d.store.job_done(done).expect("job");
+        }
+        failures
+    };
+    d.hold_jobs = true;
+    d.now_ms = at_ms + 20_000;
+    let mut next_ms = None;
+    for _ in 0..4 {
+        let before = fail(&mut d);
+        d.entry(P, &[]);
+        (0..200).for_each(|_| _ = fail(&mut d));
+        assert!(fail(&mut d) <= before + 1, "not at once again");
+        let wanted_ms = d.store.alarm_ms(P).expect("it is not given up");
+        assert!(wanted_ms > d.now_ms, "{wanted_ms} at {}", d.now_ms);
+        assert!(next_ms < Some(wanted_ms - d.now_ms), "later and later");
+        next_ms = Some(wanted_ms - d.now_ms);
+        d.now_ms = wanted_ms;
+    }
+    assert_eq!(fail(&mut d), 4);
+    // The disk can be read again.
+    d.hold_jobs = false;
+    d.pass_until(d.now_ms + 100_000);
+    assert_eq!(d.run(&Op::DbSize), int(0));
 }
