@@ -23,7 +23,6 @@ use super::lower::{Lower, LowerError};
 use super::op::{ErrorKind, Op, Outcome};
 use super::partition::{Found, Partition};
 use super::pins::Pins;
-use super::row::NO_EXPIRY;
 use super::upkeep::Upkeep;
 
 /// Keys of blind writes that one job resolves.
@@ -389,11 +388,7 @@ impl<L: Lower> StateMachine for Store<L> {
     }
 
     fn end_entry(&mut self, at: &Applied) {
-        let upkeep = &mut self.upkeep;
-        let partition = self.partitions.entry(at.partition).or_insert_with(|| {
-            upkeep.add_partition(at.partition);
-            Box::new(Partition::new(at.partition))
-        });
+        let partition = self.partition_mut(at.partition);
         assert!(at.lsn > partition.applied, "partition {}: entry {} ended twice", at.partition, at.lsn);
         assert!(
             partition.ops_in_entry >= partition.ops_below,
@@ -404,19 +399,8 @@ impl<L: Lower> StateMachine for Store<L> {
         (partition.ops_in_entry, partition.ops_below) = (0, 0);
         partition.applied = at.lsn;
         partition.clock_ms = partition.clock_ms.max(at.stamp_ms);
-        partition.touch(&mut self.touched);
-        let clock_ms = partition.clock_ms;
-        if partition.alarm_ms <= clock_ms {
-            partition.alarm_ms = NO_EXPIRY;
-        }
-        let wants_sweep_below = partition.expiring > 0 && partition.sweep_below_at_ms() <= clock_ms;
-        if partition.sweep_at_ms() <= clock_ms {
-            partition.swept_ms = clock_ms;
-            self.queue_walk(at.partition);
-        }
-        if wants_sweep_below {
-            self.sweep_below(at.partition);
-        }
+        self.touch(at.partition);
+        self.sweep_if_due(at.partition);
         self.look_if_due();
         self.announce(at.partition);
         self.freeze_if_due();
@@ -496,10 +480,7 @@ impl<L: Lower> StateMachine for Store<L> {
     }
 
     fn alarm_ms(&mut self, id: PartitionId) -> Option<u64> {
-        let partition = self.partitions.get_mut(&id)?;
-        let wanted_at_ms = partition.wanted_at_ms();
-        partition.alarm_ms = wanted_at_ms.unwrap_or(NO_EXPIRY);
-        wanted_at_ms
+        self.take_alarm(id)
     }
 
     fn step_bytes(&mut self, outcome: &Outcome) -> usize {

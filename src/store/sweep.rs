@@ -40,8 +40,25 @@ struct Sweep {
 }
 
 impl<L: Lower> Store<L> {
+    /// An entry has ended: has expired rows looked for, in memory and below, if it is time.
+    pub(super) fn sweep_if_due(&mut self, id: corduroy_shards::PartitionId) {
+        let partition = self.partitions.get_mut(&id).expect("only called for partitions that there are");
+        let clock_ms = partition.clock_ms;
+        if partition.alarm_ms <= clock_ms {
+            partition.alarm_ms = NO_EXPIRY;
+        }
+        let wants_sweep_below = partition.expiring > 0 && partition.sweep_below_at_ms() <= clock_ms;
+        if partition.sweep_at_ms() <= clock_ms {
+            partition.swept_ms = clock_ms;
+            self.queue_walk(id);
+        }
+        if wants_sweep_below {
+            self.sweep_below(id);
+        }
+    }
+
     /// Has a partition swept that just ended an entry.
-    pub(super) fn sweep_below(&mut self, id: corduroy_shards::PartitionId) {
+    fn sweep_below(&mut self, id: corduroy_shards::PartitionId) {
         let partition = self.partitions.get_mut(&id).expect("only called for partitions that there are");
         partition.swept_below_ms = partition.clock_ms;
         // From here on those count that are evicted while it runs.

@@ -361,6 +361,20 @@ impl<L: Lower> Store<L> {
         self.announce(id);
     }
 
+    /// Has the next freeze take a point of a partition.
+    pub(super) fn touch(&mut self, id: PartitionId) {
+        let partition = self.partitions.get_mut(&id).expect("only called for partitions that there are");
+        partition.touch(&mut self.touched);
+    }
+
+    /// When a partition wants an entry; the shard is told, so it is not announced again.
+    pub(super) fn take_alarm(&mut self, id: PartitionId) -> Option<u64> {
+        let partition = self.partitions.get_mut(&id)?;
+        let wanted_at_ms = partition.wanted_at_ms();
+        partition.alarm_ms = wanted_at_ms.unwrap_or(NO_EXPIRY);
+        wanted_at_ms
+    }
+
     /// Tells the shard of a partition that wants an entry sooner than it was told.
     pub(super) fn announce(&mut self, id: PartitionId) {
         let Some(partition) = self.partitions.get_mut(&id) else { return };

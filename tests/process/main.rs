@@ -4,6 +4,7 @@ mod access;
 mod beside;
 mod clients;
 mod damage;
+mod expiry;
 mod hosts;
 mod idle;
 mod languages;

@@ -232,6 +232,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_partition_s_row_once_written_stays_readable() {
+        let numbers = |numbers: &[u64]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<_>>();
+        let head = numbers(&[9, 7 << 20, 5, 3, 1]);
+        let meta = PartitionMeta {
+            applied: Lsn(9),
+            keyspace: 7 << 20,
+            clock_ms: 5,
+            keys: 3,
+            expiring: 1,
+            ..PartitionMeta::default()
+        };
+        let first = [&[1][..], &head].concat();
+        assert_eq!((meta.encode(), PartitionMeta::decode(&first)), (first.clone(), Some(meta)));
+        let marks = [numbers(&[6 << 20]), 2u32.to_le_bytes().to_vec(), numbers(&[4; 16])].concat();
+        let keys = numbers(&[11, 12, 8 << 20, 13, 14, 9 << 20]);
+        for (layout, known) in [(2, marks), (3, keys), (3, Vec::new())] {
+            let written = [&[layout][..], &head, &[1], &known].concat();
+            let meta = PartitionMeta::decode(&written).unwrap();
+            assert!(meta.is_written && meta.gone.is_of_watched() == (layout == 3));
+            assert_eq!(meta.encode(), written);
+        }
+        assert_eq!(PartitionMeta::decode(&[&[4][..], &head, &[1]].concat()), None);
+    }
+
+    #[test]
     fn all_bytes_come_back() {
         let mut meta = PartitionMeta {
             applied: Lsn(9),

@@ -154,6 +154,23 @@ fn bytes_once_written_stay_readable() {
         (guards.iter().collect::<Vec<_>>(), ops.len()),
         (vec![&b"k"[..], &[0, 0, 80, 0, 0, 0, 0, 64]], 0)
     );
+    // Times that count from the entry's stamp, and EXEC with a key that was registered.
+    let set =
+        [&[1u8, 1, 0, 0, 3, 232, 3, 0, 0, 0, 0, 0, 0][..], &[1, 0, 0, 0, b'k', 1, 0, 0, 0, b'v']].concat();
+    let (when, expiry, reply) = (SetWhen::Always, Expiry::In(1000), SetReply::Ok);
+    let expire = [&[1u8, 16, 1, 24, 252, 255, 255, 255, 255, 255, 255][..], &[1, 0, 0, 0, b'k']].concat();
+    let version = [0, 0, 80, 0, 0, 0, 0, 64];
+    let exec = [&[1u8, 18, 2, 0, 0, 0, 1, 0, 0, 0, b'k', 8, 0, 0, 0][..], &version, &[0; 4]].concat();
+    let guards = [&b"k"[..], &version];
+    for (written, expected) in [
+        (set, Op::Set { key: b"k", value: b"v", when, expiry, reply }),
+        (expire, Op::ExpireIn { key: b"k", in_ms: -1000, condition: Condition::NoExpiry }),
+        (vec![1, 17, 1, 0, 0, 0, b'k'], Op::Watch { key: b"k" }),
+        (exec, Op::Multi { guards: List::Args(&guards), ops: List::Args(&[]) }),
+    ] {
+        assert_eq!(bytes(&expected), written, "{expected:?}");
+        assert_eq!(Op::decode(&written).map(|op| bytes(&op)), Ok(written));
+    }
     assert_eq!(Op::decode(&[1, 14]), Ok(Op::Flush));
     assert_eq!(Op::decode(&[1, 77]), Ok(Op::DbSize));
     assert!(Op::decode(&[2, 14]).is_err());
