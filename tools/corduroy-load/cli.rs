@@ -42,11 +42,14 @@ pub enum Command {
     Check(CheckArgs),
 }
 
+/// Where the server is if nobody says otherwise.
+pub const DEFAULT_ADDR: &str = "127.0.0.1:7379";
+
 /// Where the server is.
 #[derive(Debug, Args)]
 pub struct ServerArgs {
     /// The server.
-    #[arg(long, short = 'a', value_name = "HOST:PORT", default_value = "127.0.0.1:7379")]
+    #[arg(long, short = 'a', value_name = "HOST:PORT", default_value = DEFAULT_ADDR)]
     pub addr: String,
     /// For AUTH. Better given in the environment, where others do not see it.
     #[arg(long, env = "CORDUROY_PASSWORD", hide_env_values = true)]
@@ -58,9 +61,12 @@ pub struct ServerArgs {
 pub struct CheckArgs {
     /// The journal.
     pub journal: PathBuf,
-    /// The server.
-    #[command(flatten)]
-    pub server: ServerArgs,
+    /// The server [default: that of the journal's last run]
+    #[arg(long, short = 'a', value_name = "HOST:PORT")]
+    pub addr: Option<String>,
+    /// For AUTH. Better given in the environment, where others do not see it.
+    #[arg(long, env = "CORDUROY_PASSWORD", hide_env_values = true)]
+    pub password: Option<String>,
     /// How long to wait for the server to be ready.
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds)]
     pub wait: f64,
@@ -193,16 +199,14 @@ pub enum UsageError {
     },
 }
 
-impl ServerArgs {
-    /// The address.
-    ///
-    /// # Errors
-    /// If it cannot be resolved.
-    pub fn addr(&self) -> Result<SocketAddr, UsageError> {
-        let bad = |problem| UsageError::Addr { addr: self.addr.clone(), problem };
-        let mut found = self.addr.to_socket_addrs().map_err(|error| bad(error.to_string()))?;
-        found.next().ok_or_else(|| bad("no such host".to_owned()))
-    }
+/// The address of a server.
+///
+/// # Errors
+/// If it cannot be resolved.
+pub fn resolved(addr: &str) -> Result<SocketAddr, UsageError> {
+    let bad = |problem| UsageError::Addr { addr: addr.to_owned(), problem };
+    let mut found = addr.to_socket_addrs().map_err(|error| bad(error.to_string()))?;
+    found.next().ok_or_else(|| bad("no such host".to_owned()))
 }
 
 impl LoadArgs {
@@ -229,7 +233,8 @@ impl LoadArgs {
             None => Stop::After(Duration::from_secs_f64(self.duration.unwrap_or(10.0))),
         };
         Ok(Plan {
-            addr: self.server.addr()?,
+            server: self.server.addr.clone(),
+            addr: resolved(&self.server.addr)?,
             password: self.server.password.clone(),
             threads: threads as usize,
             connections: self.connections as usize,
@@ -274,7 +279,7 @@ impl LoadArgs {
     /// Tracked runs judge all that their keys hold, so nobody else may have written them.
     fn prefix(&self, tracked: bool, nonce: u64) -> Result<String, UsageError> {
         let earlier = match &self.journal {
-            Some(path) => journal::read(path)?.map(|(prefix, _)| prefix).filter(|prefix| !prefix.is_empty()),
+            Some(path) => journal::read(path)?.map(|kept| kept.prefix).filter(|prefix| !prefix.is_empty()),
             None => None,
         };
         match (earlier, &self.prefix) {

@@ -3,7 +3,9 @@
 //! A text file that is only appended to; several runs may follow each other in one. Lines:
 //!
 //! ```text
-//! corduroy-load journal 1 PREFIX    a run begins
+//! corduroy-load journal 2 server=HOST:PORT auth=yes|no prefix=PREFIX
+//!                                   a run begins, on this server; whether with a password, which never stands here
+//! corduroy-load journal 1 PREFIX    the same, as older versions wrote it
 //! S KEY VERSION                     this version of a value is about to be sent
 //! A KEY VERSION                     it was acknowledged
 //! I KEY MOST                        an increment is about to be sent; the counter may now be up to MOST
@@ -20,7 +22,29 @@ use std::path::{Path, PathBuf};
 use crate::ledger::{KEYS_MAX, Kind, Ledger};
 use crate::resp::put_decimal;
 
-const MAGIC: &str = "corduroy-load journal 1 ";
+const MAGIC: &str = "corduroy-load journal 2 ";
+/// Without a server.
+const MAGIC_1: &str = "corduroy-load journal 1 ";
+
+/// The server that a run was on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RunServer {
+    /// Its host and port, as they were given.
+    pub addr: String,
+    /// Whether the run gave a password.
+    pub with_password: bool,
+}
+
+/// What a journal says.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Kept {
+    /// What the names of its keys start with.
+    pub prefix: String,
+    /// The server of the last run; older versions did not note it.
+    pub server: Option<RunServer>,
+    /// The marks of all keys.
+    pub ledger: Ledger,
+}
 
 /// Why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,13 +84,16 @@ impl Journal {
     ///
     /// # Errors
     /// If the file cannot be opened or written.
-    pub fn begin_run(path: &Path, prefix: &str) -> Result<(), JournalError> {
+    pub fn begin_run(path: &Path, server: &RunServer, prefix: &str) -> Result<(), JournalError> {
         let torn = ends_torn(path);
         let mut journal = Self::open(path)?;
         if torn {
             journal.lines.extend_from_slice(b" torn\n");
         }
-        journal.lines.extend_from_slice(format!("{MAGIC}{prefix}\n").as_bytes());
+        let RunServer { addr, with_password } = server;
+        let auth = if *with_password { "yes" } else { "no" };
+        let line = format!("{MAGIC}server={addr} auth={auth} prefix={prefix}\n");
+        journal.lines.extend_from_slice(line.as_bytes());
         journal.flush()
     }
 
@@ -136,11 +163,11 @@ fn ends_torn(path: &Path) -> bool {
     read.is_ok() && last != [b'\n']
 }
 
-/// What a journal says: the marks of all keys, and the prefix of their names. `None` if there is no such file.
+/// What a journal says. `None` if there is no such file.
 ///
 /// # Errors
 /// If it cannot be read, or holds lines that no run wrote.
-pub fn read(path: &Path) -> Result<Option<(String, Ledger)>, JournalError> {
+pub fn read(path: &Path) -> Result<Option<Kept>, JournalError> {
     let io = |source| JournalError::Io { path: path.to_owned(), doing: "read it", source };
     let file = match File::open(path) {
         Ok(file) => file,
@@ -148,8 +175,7 @@ pub fn read(path: &Path) -> Result<Option<(String, Ledger)>, JournalError> {
         Err(error) => return Err(io(error)),
     };
     let mut reader = BufReader::with_capacity(1 << 20, file);
-    let (mut ledger, mut prefix, mut line, mut number) =
-        (Ledger::default(), None::<String>, String::new(), 0);
+    let (mut kept, mut has_begun, mut line, mut number) = (Kept::default(), false, String::new(), 0);
     loop {
         line.clear();
         number += 1;
@@ -159,18 +185,34 @@ pub fn read(path: &Path) -> Result<Option<(String, Ledger)>, JournalError> {
         // Torn: either still without its end, or ended by the run that came after.
         let Some(text) = line.strip_suffix('\n').filter(|text| !text.ends_with(" torn")) else { continue };
         let bad = |problem| JournalError::Line { path: path.to_owned(), line: number, problem };
-        if let Some(name) = text.strip_prefix(MAGIC) {
-            if prefix.as_deref().is_some_and(|earlier| earlier != name) {
+        if let Some((server, prefix)) = beginning(text) {
+            if has_begun && kept.prefix != prefix {
                 return Err(bad("an earlier run used another key prefix; use another journal"));
             }
-            prefix = Some(name.to_owned());
-        } else if prefix.is_none() {
-            return Err(bad("this is not a journal of corduroy-load"));
+            (has_begun, kept.prefix) = (true, prefix.to_owned());
+            kept.server = server.or(kept.server);
+        } else if has_begun {
+            apply(&mut kept.ledger, text).map_err(bad)?;
         } else {
-            apply(&mut ledger, text).map_err(bad)?;
+            return Err(bad("this is not a journal of corduroy-load, or a later version's"));
         }
     }
-    Ok(Some((prefix.unwrap_or_default(), ledger)))
+    Ok(Some(kept))
+}
+
+/// What the line says with which a run begins: its server, if it names one, and the prefix of its keys.
+fn beginning(line: &str) -> Option<(Option<RunServer>, &str)> {
+    if let Some(prefix) = line.strip_prefix(MAGIC_1) {
+        return Some((None, prefix));
+    }
+    let (addr, rest) = line.strip_prefix(MAGIC)?.strip_prefix("server=")?.split_once(' ')?;
+    let (auth, prefix) = rest.strip_prefix("auth=")?.split_once(' ')?;
+    let with_password = match auth {
+        "yes" => true,
+        "no" => false,
+        _ => return None,
+    };
+    Some((Some(RunServer { addr: addr.to_owned(), with_password }), prefix.strip_prefix("prefix=")?))
 }
 
 fn apply(ledger: &mut Ledger, line: &str) -> Result<(), &'static str> {
@@ -218,10 +260,14 @@ mod tests {
     use super::*;
     use crate::ledger::Marks;
 
+    fn server() -> RunServer {
+        RunServer { addr: "db.example:7379".to_owned(), with_password: true }
+    }
+
     fn written() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
-        Journal::begin_run(&path, "key:").unwrap();
+        Journal::begin_run(&path, &server(), "key:").unwrap();
         let mut journal = Journal::open(&path).unwrap();
         journal.value_sent(7, 1);
         journal.value_sent(7, 2);
@@ -236,11 +282,28 @@ mod tests {
     #[test]
     fn what_was_written_is_read_back() {
         let (_folder, path) = written();
-        let (prefix, ledger) = read(&path).unwrap().unwrap();
-        assert_eq!(prefix, "key:");
+        let Kept { prefix, server: named, ledger } = read(&path).unwrap().unwrap();
+        assert_eq!((prefix.as_str(), named), ("key:", Some(server())));
         assert_eq!(ledger.marks(Kind::Value, 7), Marks { acked: 1, sent: 2, waiting: 0 });
         assert_eq!(ledger.marks(Kind::Counter, 3), Marks { acked: 1, sent: 2, waiting: 0 });
         assert_eq!(read(&path.with_extension("none")).unwrap(), None);
+    }
+
+    /// A journal of an older version is read and gone on with; the last server that any run named counts.
+    #[test]
+    fn a_journal_without_a_server_is_read_and_gone_on_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        std::fs::write(&path, "corduroy-load journal 1 a prefix \nS 7 1\nA 7 1\n").unwrap();
+        let kept = read(&path).unwrap().unwrap();
+        assert_eq!((kept.prefix.as_str(), kept.server), ("a prefix ", None));
+        assert_eq!(kept.ledger.marks(Kind::Value, 7).acked, 1);
+        for addr in ["one:1", "[::1]:2"] {
+            let server = RunServer { addr: addr.to_owned(), with_password: false };
+            Journal::begin_run(&path, &server, "a prefix ").unwrap();
+            assert_eq!(read(&path).unwrap().unwrap().server, Some(server));
+        }
+        assert_eq!(read(&path).unwrap().unwrap().ledger.marks(Kind::Value, 7).acked, 1);
     }
 
     /// Wherever the last line is cut, it counts for nothing, and a later run can go on behind it.
@@ -250,15 +313,15 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         for torn in ["A 7 2", "A 7 ", "A", "S 9 1"] {
             std::fs::write(&path, [&whole, torn.as_bytes()].concat()).unwrap();
-            let (_, ledger) = read(&path).unwrap().unwrap();
+            let ledger = read(&path).unwrap().unwrap().ledger;
             assert_eq!(ledger.marks(Kind::Value, 7).acked, 1, "{torn:?}");
             assert_eq!(ledger.marks(Kind::Value, 9).sent, 0, "{torn:?}");
 
-            Journal::begin_run(&path, "key:").unwrap();
+            Journal::begin_run(&path, &server(), "key:").unwrap();
             let mut journal = Journal::open(&path).unwrap();
             journal.value_sent(7, 3);
             journal.flush().unwrap();
-            let (_, ledger) = read(&path).unwrap().unwrap();
+            let ledger = read(&path).unwrap().unwrap().ledger;
             assert_eq!(ledger.marks(Kind::Value, 7), Marks { acked: 1, sent: 3, waiting: 0 }, "{torn:?}");
         }
     }
@@ -275,6 +338,9 @@ mod tests {
             "C 3 0 2\n",
             "S x 1\n",
             "corduroy-load journal 1 other:\n",
+            "corduroy-load journal 2 server=a:1 auth=no prefix=other:\n",
+            "corduroy-load journal 2 server=a:1 auth=maybe prefix=key:\n",
+            "corduroy-load journal 3 server=a:1 auth=no prefix=key:\n",
         ] {
             std::fs::write(&path, format!("{whole}{bad}S 8 1\n")).unwrap();
             assert!(matches!(read(&path), Err(JournalError::Line { .. })), "{bad:?}");

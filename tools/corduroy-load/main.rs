@@ -32,7 +32,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Parser;
 
 use crate::check::Verdict;
-use crate::cli::{CheckArgs, Cli, Command, LoadArgs};
+use crate::cli::{CheckArgs, Cli, Command, DEFAULT_ADDR, LoadArgs};
 use crate::report::Report;
 
 /// Errors, or a broken promise.
@@ -95,22 +95,31 @@ fn load(args: &LoadArgs) -> Result<bool, Failure> {
 }
 
 fn check_journal(args: &CheckArgs) -> Result<bool, Failure> {
-    let addr = args.server.addr().map_err(usage)?;
-    let Some((prefix, ledger)) = journal::read(&args.journal).map_err(usage)? else {
-        return Err((EXIT_USAGE, format!("journal {}: no such file", args.journal.display())));
+    let journal = args.journal.display();
+    let Some(kept) = journal::read(&args.journal).map_err(usage)? else {
+        return Err((EXIT_USAGE, format!("journal {journal}: no such file")));
     };
-    if ledger.keys().next().is_none() {
-        return Err((
-            EXIT_FAILED,
-            format!("journal {}: no write stands in it, so nothing can be said", args.journal.display()),
-        ));
+    if kept.ledger.keys().next().is_none() {
+        let why = format!("journal {journal}: no write stands in it, so nothing can be said");
+        return Err((EXIT_FAILED, why));
+    }
+    let (server, why) = match (&args.addr, &kept.server) {
+        (Some(addr), _) => (addr.as_str(), "as --addr says"),
+        (None, Some(server)) => (server.addr.as_str(), "as the journal says; --addr names another"),
+        (None, None) => (DEFAULT_ADDR, "since the journal names none; --addr does"),
+    };
+    let addr = cli::resolved(server).map_err(usage)?;
+    let password = args.password.as_deref();
+    if password.is_none() && kept.server.as_ref().is_some_and(|server| server.with_password) {
+        let why = format!("journal {journal}: its run gave a password; set it in CORDUROY_PASSWORD");
+        return Err((EXIT_USAGE, why));
     }
     let patience = Duration::from_secs_f64(args.wait);
-    let password = args.server.password.as_deref();
-    let verdict = check::check(addr, password, patience, &prefix, &ledger).map_err(failed)?;
+    let verdict = check::check(addr, password, patience, &kept.prefix, &kept.ledger)
+        .map_err(|error| (EXIT_FAILED, format!("{error}\n  the server is {server}, {why}")))?;
     match &args.json {
         Some(path) => write_file(path, &report::verdict_json(&verdict))?,
-        None => write_file(Path::new("-"), &words(&verdict))?,
+        None => write_file(Path::new("-"), &format!("{journal} on {server}, {why}\n{}", words(&verdict)))?,
     }
     Ok(verdict.is_good())
 }

@@ -132,6 +132,8 @@ pub enum Stop {
 /// A run.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Plan {
+    /// The server as it was named: host and port.
+    pub server: String,
     /// The server.
     pub addr: SocketAddr,
     /// For AUTH.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::check::{CheckError, Verdict, check};
 use crate::conn::{Conn, ConnectError, connect};
 use crate::driver::{Driver, DriverError, Phase, Share};
-use crate::journal::{self, Journal, JournalError};
+use crate::journal::{self, Journal, JournalError, RunServer};
 use crate::keys::{KeyCount, Random};
 use crate::ledger::Ledger;
 use crate::pace::Schedule;
@@ -90,8 +90,9 @@ pub fn run(plan: &Arc<Plan>, show_progress: bool) -> Result<Outcome, RunError> {
 fn begin_journal(plan: &Plan) -> Result<Ledger, RunError> {
     let Some(path) = &plan.journal else { return Ok(Ledger::default()) };
     let earlier = journal::read(path)?;
-    Journal::begin_run(path, &plan.prefix)?;
-    Ok(earlier.map(|(_, ledger)| ledger).unwrap_or_default())
+    let server = RunServer { addr: plan.server.clone(), with_password: plan.password.is_some() };
+    Journal::begin_run(path, &server, &plan.prefix)?;
+    Ok(earlier.map(|kept| kept.ledger).unwrap_or_default())
 }
 
 fn connect_all(plan: &Plan) -> Result<Vec<Conn>, RunError> {

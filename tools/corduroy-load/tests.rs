@@ -266,8 +266,8 @@ fn crash_and_check(spoil: impl Fn(&Data)) -> Verdict {
 }
 
 fn check_journal(path: &Path, addr: SocketAddr) -> Verdict {
-    let (prefix, ledger) = journal::read(path).unwrap().unwrap();
-    check(addr, None, Duration::from_secs(5), &prefix, &ledger).unwrap()
+    let kept = journal::read(path).unwrap().unwrap();
+    check(addr, None, Duration::from_secs(5), &kept.prefix, &kept.ledger).unwrap()
 }
 
 #[test]
@@ -291,7 +291,44 @@ fn a_journal_proves_what_a_crash_lost() {
     assert!((1..=2).contains(&verdict.lost) && verdict.never_written == 0, "{verdict:?}");
 }
 
-/// One stall of 600 ms: in an open loop all requests that fell due in it pay, in a closed loop only those under way.
+fn check_words(words: &[&str]) -> Result<bool, (u8, String)> {
+    let words = ["corduroy-load", "check"].iter().chain(words);
+    let Some(Command::Check(args)) = Cli::try_parse_from(words).unwrap().command else { panic!("check") };
+    crate::check_journal(&args)
+}
+
+/// Without an address the run's own server is asked, and no other.
+#[test]
+fn a_check_remembers_the_server_of_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let addr = Fake::start(Fault::None, &Data::default());
+    load(addr, &format!("--journal {} -c 4 -n 400 -r 100", path.display()));
+    let journal = path.to_str().unwrap();
+    assert_eq!(check_words(&[journal]), Ok(true));
+    // Another server has none of it.
+    let other = Fake::start(Fault::None, &Data::default()).to_string();
+    assert_eq!(check_words(&[journal, "--addr", &other]), Ok(false));
+    // One that is not there is named, with what named it.
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace(&addr.to_string(), "127.0.0.1:1")).unwrap();
+    let (code, why) = check_words(&[journal, "--wait", "0"]).unwrap_err();
+    assert!(code == crate::EXIT_FAILED && why.contains("127.0.0.1:1, as the journal says"), "{why}");
+}
+
+#[test]
+fn a_password_is_asked_for_and_never_written_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let server = journal::RunServer { addr: "127.0.0.1:1".to_owned(), with_password: true };
+    journal::Journal::begin_run(&path, &server, "key:").unwrap();
+    let mut journal = journal::Journal::open(&path).unwrap();
+    journal.value_sent(1, 1);
+    journal.flush().unwrap();
+    let (code, why) = check_words(&[path.to_str().unwrap(), "--wait", "0"]).unwrap_err();
+    assert!(code == crate::EXIT_USAGE && why.contains("CORDUROY_PASSWORD"), "{why}");
+}
+
 /// A crash test whose load never ran must not pass.
 #[test]
 fn a_journal_without_a_write_proves_nothing() {
@@ -300,17 +337,17 @@ fn a_journal_without_a_write_proves_nothing() {
     for make in [
         |path: &Path| std::fs::write(path, "").unwrap(),
         |path: &Path| {
-            journal::Journal::begin_run(path, "key:").unwrap();
+            let server = journal::RunServer { addr: "127.0.0.1:1".to_owned(), with_password: false };
+            journal::Journal::begin_run(path, &server, "key:").unwrap();
         },
     ] {
         make(&path);
-        let words = ["corduroy-load", "check", path.to_str().unwrap()];
-        let Some(Command::Check(args)) = Cli::parse_from(words).command else { panic!("check") };
-        let (_, why) = crate::check_journal(&args).unwrap_err();
+        let (_, why) = check_words(&[path.to_str().unwrap()]).unwrap_err();
         assert!(why.contains("no write stands in it"), "{why}");
     }
 }
 
+/// One stall of 600 ms: in an open loop all requests that fell due in it pay, in a closed loop only those under way.
 #[test]
 fn a_stall_is_not_omitted() {
     let slow = |options: &str| {
