@@ -6,12 +6,15 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use corduroy_shards::sim::{
-    Batch, Ending, PlainSubject, Plan, Planted, Report, Summary, Watch, play, run, shrink,
+    Batch, Ending, PlainSubject, Plan, Planted, Report, Summary, Watch, play_watched, run, shrink,
 };
 
+mod progress;
 #[path = "../../tests/sim/subject.rs"]
 mod subject;
+mod verdict;
 
+use progress::Progress;
 use subject::StoreSubject;
 
 /// Which state machine the simulated shards have.
@@ -31,10 +34,10 @@ impl Machine {
         }
     }
 
-    fn play(self, batch: &Batch) -> Summary {
+    fn play(self, batch: &Batch, seen: impl Fn(&Summary) + Sync) -> Summary {
         match self {
-            Self::Store => play(batch, StoreSubject::default),
-            Self::Plain => play(batch, || PlainSubject),
+            Self::Store => play_watched(batch, StoreSubject::default, seen),
+            Self::Plain => play_watched(batch, || PlainSubject, seen),
         }
     }
 }
@@ -162,8 +165,10 @@ fn act(machine: Machine, command: Command) -> Result<bool, String> {
     match command {
         Command::Run { seeds, planted, threads, keep_going, twice_every } => {
             let batch = Batch { seeds, planted, threads, stop_at_first: !keep_going, twice_every };
-            let summary = machine.play(&batch);
-            tell_batch(&summary, planted);
+            let progress = Progress::of(batch.seeds.end - batch.seeds.start);
+            let summary = machine.play(&batch, |summary| progress.seen(summary));
+            progress.end();
+            print!("{}{}", summary.probes, verdict::words(&batch, &summary, &options(machine, planted)));
             Ok(summary.failed.is_empty())
         }
         Command::Replay { which, trace, until } => {
@@ -182,17 +187,18 @@ fn act(machine: Machine, command: Command) -> Result<bool, String> {
     }
 }
 
-fn tell_batch(summary: &Summary, planted: Option<Planted>) {
-    print!("{}", summary.probes);
-    let (played, events, seconds) = (summary.played, summary.events, summary.took.as_secs_f64());
-    println!("{played} seeds, {} safe halts, {events} events, {seconds:.1} s", summary.safe_halts);
-    for (seed, why) in &summary.failed {
-        println!("seed {seed}: {why}");
+/// What a replay of a seed of this batch needs besides the seed.
+fn options(machine: Machine, planted: Option<Planted>) -> String {
+    let mut options = String::new();
+    if let Some(planted) = planted {
+        options.push_str(" --planted ");
+        options.push_str(&planted.name());
     }
-    if let Some((seed, _)) = summary.failed.first_key_value() {
-        let planted = planted.map_or(String::new(), |planted| format!(" --planted {}", planted.name()));
-        println!("to see it: corduroy-sim replay {seed}{planted}");
+    match machine {
+        Machine::Store => {}
+        Machine::Plain => options.push_str(" --machine plain"),
     }
+    options
 }
 
 fn tell(plan: &Plan, report: &Report) {
@@ -246,6 +252,20 @@ mod tests {
         assert_eq!(seeds("0..3"), Ok(0..3));
         for wrong in ["", "x", "5..2", "4..4", "1..", "18446744073709551615"] {
             assert!(seeds(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    /// What a run says about a failure leads to the same failure.
+    #[test]
+    fn a_replay_has_the_options_of_its_run() {
+        let planted = Planted::all()[0];
+        for machine in [Machine::Store, Machine::Plain] {
+            for planted in [None, Some(planted)] {
+                let line = format!("corduroy-sim replay 7{} --trace", options(machine, planted));
+                let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+                let Command::Replay { which, .. } = cli.command else { panic!("{line}") };
+                assert!((cli.machine, which.seed, which.planted) == (machine, Some(7), planted), "{line}");
+            }
         }
     }
 

@@ -32,6 +32,8 @@ pub struct Batch {
 pub struct Summary {
     /// Seeds played.
     pub played: u64,
+    /// Those among them that were played a second time, to compare the traces.
+    pub played_twice: u64,
     /// Seeds that ended in a safe halt.
     pub safe_halts: u64,
     /// Events of all.
@@ -46,6 +48,15 @@ pub struct Summary {
 
 /// Plays a batch.
 pub fn play<S: Subject>(batch: &Batch, subject: impl Fn() -> S + Sync) -> Summary {
+    play_watched(batch, subject, |_| {})
+}
+
+/// Plays a batch; `seen` gets the summary so far after each seed.
+pub fn play_watched<S: Subject>(
+    batch: &Batch,
+    subject: impl Fn() -> S + Sync,
+    seen: impl Fn(&Summary) + Sync,
+) -> Summary {
     let started = Instant::now();
     let next = AtomicU64::new(batch.seeds.start);
     let stop = AtomicBool::new(false);
@@ -61,6 +72,8 @@ pub fn play<S: Subject>(batch: &Batch, subject: impl Fn() -> S + Sync) -> Summar
                     let (report, failure) = play_one(batch, &subject, seed);
                     let mut summary = summary.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     summary.add(seed, &report, failure);
+                    summary.played_twice += u64::from(batch.is_twice(seed));
+                    seen(&summary);
                     if batch.stop_at_first && !summary.failed.is_empty() {
                         stop.store(true, Ordering::Relaxed);
                     }
@@ -80,7 +93,7 @@ fn play_one<S: Subject>(batch: &Batch, subject: &impl Fn() -> S, seed: u64) -> (
         Ending::Violated(violation) => Some(violation.to_string()),
         Ending::Clean | Ending::SafeHalt(_) => None,
     };
-    if batch.twice_every > 0 && seed.is_multiple_of(batch.twice_every) {
+    if batch.is_twice(seed) {
         let again = run(subject(), plan, Watch::default());
         if again.trace_hash != report.trace_hash && failure.is_none() {
             let (first, second) = (report.trace_hash, again.trace_hash);
@@ -88,6 +101,13 @@ fn play_one<S: Subject>(batch: &Batch, subject: &impl Fn() -> S, seed: u64) -> (
         }
     }
     (report, failure)
+}
+
+impl Batch {
+    /// Whether a seed is played twice.
+    const fn is_twice(&self, seed: u64) -> bool {
+        self.twice_every > 0 && seed.is_multiple_of(self.twice_every)
+    }
 }
 
 impl Summary {

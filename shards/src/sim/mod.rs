@@ -28,7 +28,7 @@ mod trace;
 mod workload;
 mod world;
 
-pub use batch::{Batch, Summary, play};
+pub use batch::{Batch, Summary, play, play_watched};
 pub use check::Violation;
 pub use plain::PlainSubject;
 pub use plan::Plan;
