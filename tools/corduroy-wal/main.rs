@@ -1,15 +1,20 @@
 //! corduroy-wal: looks into the write-ahead logs of a stopped node. It never changes them.
 //!
-//! `dump` prints every frame and record, `verify` every place that is not as it was written, `stats` what the logs
+//! `dump` prints every frame and record, with what clients asked for in words, `verify` every place that is not as it was written, `stats` what the logs
 //! hold. Exit status: 0 all is sound, 1 damage was found, 2 a folder could not be read (in use by a running node,
 //! say, which is named by its process id).
 
+mod content;
 mod dump;
 mod folders;
+mod home;
 mod stats;
 mod verify;
+mod words;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,11 +34,17 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print every segment, frame and record.
+    /// Print every segment, frame and record, and every operation as a user of Redis would write it.
     Dump {
-        /// Only records of this log.
+        /// Only this partition. Its log has the same number; partitions of keys begin with 2.
+        #[arg(long, visible_alias = "log", value_name = "N")]
+        partition: Option<u64>,
+        /// Only operations on this key, and those on all keys.
         #[arg(long)]
-        log: Option<u64>,
+        key: Option<OsString>,
+        /// Most bytes of a value to show.
+        #[arg(long, default_value_t = 64, value_name = "N")]
+        value_bytes: usize,
         /// WAL folders, or a node's data folder to find them in.
         #[arg(required = true)]
         folders: Vec<PathBuf>,
@@ -94,12 +105,23 @@ fn main() -> ExitCode {
 fn run(args: &Args, out: &mut dyn Write) -> Result<bool, ToolError> {
     let (Command::Dump { folders, .. } | Command::Verify { folders } | Command::Stats { folders }) =
         &args.command;
+    let wanted = match &args.command {
+        Command::Dump { partition, key, value_bytes, .. } => {
+            let key = key.as_ref().map(|key| key.as_bytes().to_vec());
+            let filter = content::Filter { partition: *partition, key };
+            Some(dump::Wanted { filter, json: args.json, value_bytes: *value_bytes })
+        }
+        Command::Verify { .. } | Command::Stats { .. } => None,
+    };
+    if wanted.is_some() && !args.json {
+        dump::legend(out)?;
+    }
     let mut sound = true;
     for folder in folders::find(folders)? {
-        sound &= match &args.command {
-            Command::Dump { log, .. } => dump::run(&folder, *log, args.json, out)?,
-            Command::Verify { .. } => verify::run(&folder, args.json, out)?,
-            Command::Stats { .. } => stats::run(&folder, args.json, out)?,
+        sound &= match (&args.command, &wanted) {
+            (Command::Stats { .. }, _) => stats::run(&folder, args.json, out)?,
+            (_, Some(wanted)) => dump::run(&folder, wanted, out)?,
+            (_, None) => verify::run(&folder, args.json, out)?,
         };
     }
     Ok(sound)

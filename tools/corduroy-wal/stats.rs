@@ -9,6 +9,7 @@ use corduroy_wal::inspect::{Inspection, inspect};
 use serde_json::{Value, json};
 
 use crate::ToolError;
+use crate::words::count;
 
 /// Prints the figures; whether the folder is sound.
 pub fn run(folder: &Path, json: bool, out: &mut dyn Write) -> Result<bool, ToolError> {
@@ -23,10 +24,10 @@ fn print_text(folder: &Path, found: &Inspection, out: &mut dyn Write) -> io::Res
     let id = found.wal_id.map_or_else(|| "never written".to_owned(), |id| format!("id {id:016x}"));
     writeln!(
         out,
-        "{}: {id}, {} spare slots, {} faults",
+        "{}: {id}, {}, {}",
         folder.display(),
-        found.spare.len(),
-        found.faults.len()
+        count(found.spare.len() as u64, "spare slot"),
+        count(found.faults.len() as u64, "fault")
     )?;
     if let Some(manifest) = &found.manifest {
         writeln!(
@@ -60,7 +61,7 @@ fn print_text(folder: &Path, found: &Inspection, out: &mut dyn Write) -> io::Res
     writeln!(
         out,
         "{:>20} {:>12} {:>12} {:>10} {:>10} {:>12}",
-        "log", "first", "last", "entries", "term", "commit"
+        "partition", "first", "last", "entries", "term", "commit"
     )?;
     for (log, state) in &found.logs {
         let hard = state.hard_state.unwrap_or_default();

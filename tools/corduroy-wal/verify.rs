@@ -9,6 +9,7 @@ use corduroy_wal::inspect::{Fault, Inspection, inspect};
 use serde_json::{Value, json};
 
 use crate::ToolError;
+use crate::words::count;
 
 /// Checks the folder; whether it is sound.
 pub fn run(folder: &Path, json: bool, out: &mut dyn Write) -> Result<bool, ToolError> {
@@ -35,11 +36,13 @@ fn print_text(folder: &Path, found: &Inspection, out: &mut dyn Write) -> io::Res
     let records: u64 = found.segments.iter().map(|segment| segment.records).sum();
     writeln!(
         out,
-        "{}: {verdict}: {} segments, {frames} frames, {records} records, {} logs, {} faults",
+        "{}: {verdict}: {}, {}, {}, {}, {}",
         folder.display(),
-        found.segments.len(),
-        found.logs.len(),
-        found.faults.len()
+        count(found.segments.len() as u64, "segment"),
+        count(frames, "frame"),
+        count(records, "record"),
+        count(found.logs.len() as u64, "partition"),
+        count(found.faults.len() as u64, "fault")
     )
 }
 
@@ -67,7 +70,7 @@ pub fn fault_text(fault: &Fault) -> String {
         [] => String::new(),
         logs => {
             let ids: Vec<_> = logs.iter().map(ToString::to_string).collect();
-            format!("; logs {}", ids.join(", "))
+            format!("; of partitions {}", ids.join(", "))
         }
     };
     format!(

@@ -8,32 +8,83 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use corduroy::store::{Expiry, List, Op, SetReply, SetWhen};
+use corduroy_shards::entry::EntryBuilder;
+use corduroy_shards::ids::MemberId;
+use corduroy_shards::raft::membership;
 use corduroy_wal::device::{DiskDevice, Engine, UringOptions};
-use corduroy_wal::{EntryKind, EntryRef, LogId, Lsn, Options, RecordHead, Term, Wal};
+use corduroy_wal::{EntryKind, EntryRef, HardState, LogId, Lsn, Options, RecordHead, Term, Wal};
 use serde_json::Value;
 
 const FRAMES: u64 = 5;
 
-fn write_log(path: &Path) -> Wal<DiskDevice> {
+fn open(path: &Path) -> Wal<DiskDevice> {
     let device = DiskDevice::open(path, Engine::File, UringOptions::default()).unwrap();
     let options = Options { segment_bytes: 64 << 10, seed: 1, ..Options::default() };
-    let (mut wal, _) = Wal::open(device, options).unwrap();
+    Wal::open(device, options).unwrap().0
+}
+
+/// Appends a record with one entry, in a frame of its own.
+fn append(wal: &mut Wal<DiskDevice>, head: RecordHead<'_>, lsn: u64, kind: EntryKind, data: &[u8]) {
     let mut events = Vec::new();
+    while !wal.can_submit() {
+        wal.device_mut().wait(Duration::from_secs(5)).unwrap();
+        wal.poll(&mut events).unwrap();
+    }
+    let entry = EntryRef { lsn: Lsn(lsn), term: Term(3), kind, data };
+    wal.append(head, std::iter::once(entry)).unwrap();
+    let batch = wal.submit().unwrap().unwrap();
+    while wal.durable() < batch {
+        wal.device_mut().wait(Duration::from_secs(5)).unwrap();
+        wal.poll(&mut events).unwrap();
+    }
+}
+
+fn write_log(path: &Path) -> Wal<DiskDevice> {
+    let mut wal = open(path);
     for lsn in 1..=FRAMES {
-        while !wal.can_submit() {
-            wal.device_mut().wait(Duration::from_secs(5)).unwrap();
-            wal.poll(&mut events).unwrap();
-        }
         let head = RecordHead { log: LogId(42), ..RecordHead::default() };
-        let entry = EntryRef { lsn: Lsn(lsn), term: Term(3), kind: EntryKind::Normal, data: &[7; 900] };
-        wal.append(head, std::iter::once(entry)).unwrap();
-        let batch = wal.submit().unwrap().unwrap();
-        while wal.durable() < batch {
-            wal.device_mut().wait(Duration::from_secs(5)).unwrap();
-            wal.poll(&mut events).unwrap();
-        }
+        append(&mut wal, head, lsn, EntryKind::Normal, &[7; 900]);
     }
     wal
+}
+
+fn payload(ops: &[Op<'_>]) -> Vec<u8> {
+    let mut entry = EntryBuilder::default();
+    for op in ops {
+        let mut bytes = Vec::new();
+        op.encode(&mut bytes);
+        entry.push(&bytes);
+    }
+    entry.finish(951_782_400_000)
+}
+
+fn set<'a>(key: &'a [u8], value: &'a [u8]) -> Op<'a> {
+    Op::Set { key, value, when: SetWhen::Always, expiry: Expiry::Clear, reply: SetReply::Ok }
+}
+
+/// The log of two partitions as a node writes it: a leader's first entry, operations, a transaction.
+fn write_operations(path: &Path) {
+    let mut wal = open(path);
+    let head = |log| RecordHead { log: LogId(log), ..RecordHead::default() };
+    let state = HardState { term: Term(3), vote: 1, commit: Lsn(0) };
+    let conf = membership::encode(&membership::founding(MemberId::FIRST));
+    let first = RecordHead { hard_state: Some(state), conf: Some(&conf), ..head(2) };
+    append(&mut wal, first, 1, EntryKind::Normal, &[]);
+    let long = [b'x'; 5000];
+    append(
+        &mut wal,
+        head(2),
+        2,
+        EntryKind::Normal,
+        &payload(&[set(b"a\r\n", b"1"), set(b"b", &long), Op::Del { keys: List::Args(&[b"c", b"d"]) }]),
+    );
+    let mut incr = Vec::new();
+    Op::IncrBy { key: b"n", delta: 1 }.encode(&mut incr);
+    let guards = [&b"b"[..], &2_u64.to_le_bytes()];
+    let multi = Op::Multi { guards: List::Args(&guards), ops: List::Args(&[&incr]) };
+    append(&mut wal, head(3), 1, EntryKind::Normal, &payload(&[multi]));
+    append(&mut wal, head(3), 2, EntryKind::Normal, &payload(&[Op::Flush]));
 }
 
 fn run(args: &[&str], path: &Path) -> Output {
@@ -53,7 +104,8 @@ fn a_sound_folder_is_dumped_verified_and_counted() {
     let verified = run(&["verify"], dir.path());
     assert_eq!(verified.status.code(), Some(0), "{verified:?}");
     assert!(
-        String::from_utf8_lossy(&verified.stdout).contains("sound: 1 segments, 5 frames, 5 records, 1 logs")
+        String::from_utf8_lossy(&verified.stdout)
+            .contains("sound: 1 segment, 5 frames, 5 records, 1 partition, 0 faults")
     );
     let stats = &lines(&run(&["stats", "--json"], &wal))[0];
     assert_eq!(
@@ -67,7 +119,58 @@ fn a_sound_folder_is_dumped_verified_and_counted() {
     let other = lines(&run(&["dump", "--json", "--log", "1"], &wal));
     assert!(other.iter().all(|line| line.get("log").is_none()) && other.len() == dump.len() - records.len());
     let text = run(&["dump"], &wal);
-    assert!(String::from_utf8_lossy(&text.stdout).contains("log 42 entries 5..=5 term 3"), "{text:?}");
+    assert!(String::from_utf8_lossy(&text.stdout).contains("entry 5, term 3: 900 bytes that"), "{text:?}");
+}
+
+#[test]
+fn a_dump_says_what_clients_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    write_operations(dir.path());
+    let text = String::from_utf8(run(&["dump", "--value-bytes", "4"], dir.path()).stdout).unwrap();
+    for wanted in [
+        "    partition 2: entry 1 (",
+        "      raft's hard state: term 3, vote for member 1, committed up to entry 0\n      members: voters 1\n",
+        "      entry 1, term 3: a new leader's first entry, without an operation\n",
+        concat!(
+            "      entry 2, term 3, 2000-02-29 00:00:00.000 UTC: 3 operations\n",
+            "        SET \"a\\r\\n\" \"1\"\n",
+            "        SET \"b\" \"xxxx\"... (5000 bytes)\n",
+            "        DEL \"c\" \"d\"\n",
+        ),
+        concat!(
+            "        MULTI\n          only if \"b\" is unchanged since version 2 (WATCH)\n",
+            "          INCRBY \"n\" 1\n        EXEC\n",
+        ),
+        "        FLUSHALL\n",
+        "# A partition has a log of its own in it, of the same number.",
+    ] {
+        assert!(text.contains(wanted), "{wanted:?} is not in\n{text}");
+    }
+}
+
+#[test]
+fn a_dump_shows_what_happened_to_a_key_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    write_operations(dir.path());
+    let text = String::from_utf8(run(&["dump", "--key", "b"], dir.path()).stdout).unwrap();
+    for (word, times) in
+        [("SET", 1), ("DEL", 0), ("MULTI", 1), ("FLUSHALL", 1), ("segment 1 in", 1), ("frame at", 3)]
+    {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let seen = lines.filter(|line| line.trim_start().starts_with(word)).count();
+        assert_eq!(seen, times, "{word}\n{text}");
+    }
+    assert!(text.contains("and 2 more on other keys"), "{text}");
+    let text =
+        String::from_utf8(run(&["dump", "--key", "b", "--partition", "3"], dir.path()).stdout).unwrap();
+    assert!(!text.contains("SET \"b\"") && text.contains("MULTI"), "{text}");
+    let records = lines(&run(&["dump", "--json", "--key", "b"], dir.path()));
+    let records: Vec<_> = records.iter().filter(|line| line.get("log").is_some()).collect();
+    assert_eq!(records.len(), 3, "{records:?}");
+    assert_eq!(records[0]["entries"][0]["stamp_ms"], 951_782_400_000_u64);
+    let operations = &records[1]["entries"][0]["operations"];
+    let wanted = "MULTI\n  only if \"b\" is unchanged since version 2 (WATCH)\n  INCRBY \"n\" 1\nEXEC";
+    assert_eq!(operations[0], wanted);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::format::footer::FooterTail;
 use crate::format::frame::FrameHead;
 use crate::format::manifest;
 pub use crate::format::manifest::Manifest;
-pub use crate::format::record::{RecordKind, RecordMeta};
+pub use crate::format::record::{RecordKind, RecordMeta, RecordView};
 use crate::format::segment::{FORMAT_VERSION, SegmentHeader, SlotRole, slot_role};
 use crate::ids::{BatchSeq, LogId, SegmentSeq, Term, WalPosition};
 use crate::index::Index;
@@ -43,8 +43,8 @@ pub enum Passing<'a> {
     Segment(SlotId, &'a SegmentHeader),
     /// A whole frame, and its bytes in the file.
     Frame(&'a FrameHead, u32),
-    /// A whole record of the frame: what it says, its bytes, and the terms of its first and last entry.
-    Record(&'a RecordMeta<'a>, usize, Option<(Term, Term)>),
+    /// A whole record of the frame: what it says and its entries, its bytes, and the terms of its first and last entry.
+    Record(&'a RecordView<'a>, usize, Option<(Term, Term)>),
     /// Something that is not whole.
     Fault(&'a Fault),
 }

@@ -87,9 +87,11 @@ fn a_sound_log_is_read_whole() {
             assert_eq!(head.batch.get(), frames);
             assert_eq!(bytes % 4096, 0);
         }
-        Passing::Record(meta, _, terms) => {
+        Passing::Record(view, _, terms) => {
             records += 1;
-            entries += u64::from(meta.count);
+            entries += u64::from(view.meta.count);
+            let read: Vec<u64> = view.entries().map(|entry| entry.unwrap().lsn.get()).collect();
+            assert_eq!(read, (view.meta.first.get()..=view.meta.last.get()).collect::<Vec<_>>());
             assert_eq!(terms, Some((Term(1), Term(1))));
         }
         Passing::Segment(..) => {}

@@ -110,6 +110,17 @@ impl Owner {
         }
     }
 
+    /// The owner that a folder of a log or a state names; `None` if it names none that can be read. Changes nothing.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn read(folder: &Path) -> io::Result<Option<Self>> {
+        Ok(match Card::read(folder)? {
+            Found::Card(card) => Self::decode(&card.owner).ok(),
+            Found::Damaged | Found::Absent => None,
+        })
+    }
+
     /// Whose a folder is instead of this owner's, and what to do; `None` if it is this owner's.
     #[must_use]
     pub fn mistaken(&self, found: &[u8; OWNER_BYTES]) -> Option<String> {

@@ -89,7 +89,7 @@ impl<'a, 'p> Walk<'a, 'p> {
             let mut entries = view.entries().flatten().map(|entry| entry.term);
             let first = entries.next();
             let terms: Option<(Term, Term)> = first.map(|term| (term, entries.last().unwrap_or(term)));
-            (self.pass)(Passing::Record(&view.meta, record::aligned(len), terms));
+            (self.pass)(Passing::Record(&view, record::aligned(len), terms));
             let runs = scan::runs(&view, self.segment.header.seq, self.at, at, len);
             self.walked.effects.apply(&view.meta, runs.into_iter());
             summary.records += 1;
