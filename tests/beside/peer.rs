@@ -170,11 +170,13 @@ pub struct Side {
     port: u16,
     hello: &'static [u8],
     connections: [Option<Connection>; 2],
+    /// All settings, names and values in turn, as they were when the first round began.
+    settings: Vec<Reply>,
 }
 
 impl Side {
     pub fn new(port: u16) -> Self {
-        Self { port, hello: b"HELLO 2\r\n", connections: [None, None] }
+        Self { port, hello: b"HELLO 2\r\n", connections: [None, None], settings: Vec::new() }
     }
 
     /// Starts anew with this version of the protocol.
@@ -183,6 +185,28 @@ impl Side {
         self.connections = [None, None];
         self.open(0);
         self.open(1);
+    }
+
+    /// Sets all settings to what they were when this was asked for the first time.
+    pub fn restore_settings(&mut self) {
+        let words = ["CONFIG", "GET", "*"].map(|word| word.as_bytes().to_vec());
+        let Reply::List(_, now) = self.ask(0, &words) else { panic!("no settings") };
+        if self.settings.is_empty() {
+            self.settings = now;
+            return;
+        }
+        let changed: Vec<(Reply, Reply)> = self
+            .settings
+            .chunks(2)
+            .filter(|first| !now.chunks(2).any(|now| now == *first))
+            .map(|first| (first[0].clone(), first[1].clone()))
+            .collect();
+        for (name, value) in changed {
+            let (Reply::Bulk(_, name), Reply::Bulk(_, value)) = (name, value) else { panic!("no setting") };
+            let set = [b"CONFIG".to_vec(), b"SET".to_vec(), name, value];
+            let reply = self.ask(0, &set);
+            assert_eq!(reply, Reply::Line(b"+OK".to_vec()), "{}", set[2].escape_ascii());
+        }
     }
 
     fn open(&mut self, at: usize) {
