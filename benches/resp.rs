@@ -78,6 +78,8 @@ impl Backend for Node {
         None
     }
 
+    fn report_guesses(&self, _: &corduroy::resp::guesses::Report) {}
+
     fn wake_connection(&self, _: u64) {}
 
     fn shutdown(&self) -> Result<(), String> {

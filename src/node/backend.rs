@@ -11,6 +11,7 @@ use super::notify;
 use super::shared::{Phase, wall_us};
 use crate::config::redis::Refused;
 use crate::resp::Backend;
+use crate::resp::guesses::{PER_SECOND, Report};
 use crate::store::Lookup;
 
 /// Longer values are read in the turns of their shard.
@@ -89,6 +90,14 @@ impl Backend for Core {
 
     fn stage_stamps(&self) -> Option<StageStamps> {
         self.stages.get()
+    }
+
+    fn report_guesses(&self, report: &Report) {
+        tracing::warn!(
+            "wrong password from {}: {} so far; more than {PER_SECOND} a second have to wait",
+            report.source,
+            report.wrong
+        );
     }
 
     fn wake_connection(&self, conn: u64) {

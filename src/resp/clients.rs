@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering:
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::commands;
+use super::guesses::Guesses;
 use super::session::{Footprint, Opening};
 use super::shares::Shares;
 use super::slowlog::SlowLog;
@@ -25,6 +26,8 @@ pub struct Hub {
     pub slowlog: SlowLog,
     /// What one connection may make the node hold.
     pub shares: Shares,
+    /// Who does not know the password.
+    pub guesses: Guesses,
     /// Whether the times of commands are kept for INFO latencystats.
     latency_tracking: AtomicBool,
     /// The percentiles that it shows.
@@ -44,6 +47,7 @@ impl Hub {
             clients: Registry::new(cores),
             slowlog: SlowLog::default(),
             shares: Shares::default(),
+            guesses: Guesses::default(),
             latency_tracking: AtomicBool::new(true),
             percentiles: Mutex::new(vec![50.0, 99.0, 99.9]),
             stats: (0..cores).map(|_| CoreStats::new(commands)).collect(),
@@ -98,6 +102,7 @@ impl Hub {
     /// Sets all counters to zero.
     pub fn reset_stats(&self) {
         self.stats.iter().for_each(CoreStats::reset);
+        self.guesses.reset();
     }
 
     /// Whether the times of commands are kept for INFO latencystats (`latency-tracking`).

@@ -37,7 +37,11 @@ pub const PREFIXES: &[ErrorPrefix] = &[
         "only if doing it twice is harmless: read first",
     ),
     prefix("CLUSTERDOWN", "no leader in time; never appended", "yes, nothing was done"),
-    prefix("OVERLOADED", "a queue is full; never appended", "yes, after a pause"),
+    prefix(
+        "OVERLOADED",
+        "a queue is full, or too many wrong passwords came; never appended",
+        "yes, after a pause",
+    ),
     prefix(
         "DISKFULL",
         "no space for the log or the state; never appended",
@@ -78,6 +82,11 @@ pub const UNKNOWN_RESULT: &str =
 /// The reply to a split request of which some partitions' parts were done and others were not.
 pub const PARTLY_DONE: &str =
     "UNKNOWNRESULT the keys live in several partitions, and the request was done in some of them only";
+
+/// An attempt at the password by somebody who was wrong too often.
+pub const TOO_MANY_GUESSES: Refusal = Refusal::new(
+    "OVERLOADED too many wrong passwords came from this address; this one was not looked at, retry after a pause",
+);
 
 /// Keys of several partitions in a request that needs one.
 pub const CROSSSLOT: Refusal = Refusal::new("CROSSSLOT Keys in request don't hash to the same slot");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use corduroy_shards::{Kind, PartitionId, Rejection, Reply, StageStamps, Ticket, wal::Lsn};
 
+use super::guesses::Report;
 use super::{Backend, Hub, Opening, Session, SessionReply};
 use crate::config::Config;
 use crate::config::redis::{Live, Refused};
@@ -41,6 +42,8 @@ pub struct Fake {
     pub woken: RefCell<Vec<u64>>,
     pub shutdowns: Cell<u32>,
     pub clock_ns: Cell<u64>,
+    /// Wrong passwords that were to be logged.
+    pub reported: RefCell<Vec<u64>>,
     pub live: RefCell<Live>,
 }
 
@@ -57,6 +60,7 @@ impl Fake {
             woken: RefCell::default(),
             shutdowns: Cell::new(0),
             clock_ns: Cell::new(0),
+            reported: RefCell::default(),
             live: RefCell::new(Live::new(Config::default(), 0)),
         }
     }
@@ -279,6 +283,10 @@ impl Backend for Fake {
 
     fn requires_password(&self) -> Option<String> {
         self.password.borrow().clone()
+    }
+
+    fn report_guesses(&self, report: &Report) {
+        self.reported.borrow_mut().push(report.wrong);
     }
 
     fn wake_connection(&self, conn: u64) {

@@ -9,6 +9,7 @@ pub mod commands;
 pub mod errors;
 #[cfg(test)]
 mod fake;
+pub mod guesses;
 mod inline;
 pub mod parse;
 pub mod reply;
@@ -85,6 +86,9 @@ pub trait Backend {
     fn ran_ns(&self) -> u64 {
         0
     }
+
+    /// Somebody does not know the password.
+    fn report_guesses(&self, report: &guesses::Report);
 
     /// When the request passed its stages whose reply is being handed to its session, on the clock of
     /// [`Backend::mono_ns`]; `None` if it was not logged, or if that is not known. Asked for only when the request was slow.

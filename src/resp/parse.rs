@@ -6,6 +6,7 @@
 
 use smallvec::SmallVec;
 
+use super::errors::Refusal;
 use super::inline;
 
 mod oversize;
@@ -52,6 +53,19 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self::with_max_bulk(32 << 20)
+    }
+}
+
+impl ProtocolError {
+    /// The error that the client gets, with its byte as it came.
+    #[must_use]
+    pub fn refusal(self) -> Refusal {
+        match self {
+            Self::ExpectedBulk(byte) => {
+                Refusal::quoting("ERR Protocol error: expected '$', got '", &[byte], "'")
+            }
+            other => Refusal::owned(format!("ERR Protocol error: {other}")),
+        }
     }
 }
 

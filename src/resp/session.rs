@@ -10,9 +10,10 @@ use std::sync::Arc;
 use corduroy_shards::{Kind, PartitionId, Reply, Ticket};
 
 use super::clients::{Client, Hub};
-use super::commands::introspection;
 use super::commands::{self, Call, Entry, Flow, Request, Run, Scope};
+use super::commands::{connection, introspection};
 use super::errors::{self, Refusal};
+use super::guesses::Turn;
 use super::parse::{Limits, Parser, ProtocolError};
 use super::reply::Writer;
 use super::slowlog::Brief;
@@ -35,6 +36,7 @@ pub use footprint::Footprint;
 pub use intake::Opening;
 use queue::{Body, Slot};
 use transaction::{Transaction, Watched};
+use wait::Pause;
 
 /// Requests of one connection that may be under way at a time.
 const MAX_IN_FLIGHT: usize = 1024;
@@ -134,8 +136,10 @@ pub struct Session {
     clock_is_fresh: bool,
     /// The newest request's command.
     last_command: u16,
-    /// WAIT is under way: until then.
-    waits_until_ns: Option<u64>,
+    /// It is paused.
+    pause: Option<Pause>,
+    /// The time has come that was kept for an attempt at the password.
+    may_guess: bool,
     /// Local commands of one kind since `clock_ns`, timed together.
     run: (u16, u64),
 }
@@ -183,8 +187,7 @@ impl Session {
 
     fn protocol_error(&mut self, error: ProtocolError) {
         self.muted = false;
-        let refusal = Refusal::owned(format!("ERR Protocol error: {error}"));
-        self.reject(None, &refusal);
+        self.reject(None, &error.refusal());
         self.ending = Ending::AfterReplies;
     }
 
@@ -204,6 +207,18 @@ impl Session {
             self.end_skip();
             self.reject(Some(entry.index), &Refusal::new("NOAUTH Authentication required."));
             return true;
+        }
+        if entry.traits.no_auth && connection::is_guess(entry, args) {
+            match self.guess(backend) {
+                Turn::Now => {}
+                Turn::At(_) => return false,
+                Turn::Never => {
+                    self.end_skip();
+                    self.reject(Some(entry.index), &errors::TOO_MANY_GUESSES);
+                    self.ending = Ending::AfterReplies;
+                    return true;
+                }
+            }
         }
         if args.len() > MAX_LOCAL_ARGS && matches!(entry.row.run, Run::Local(_)) {
             self.end_skip();

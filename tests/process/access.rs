@@ -1,13 +1,15 @@
 //! Nobody but the node's user reads its files or keeps it from starting, whatever the mask and the modes were before.
 
 use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use redis::Commands;
 
-use crate::server::{Server, data_dir, free_port, text};
+use crate::server::{Server, data_dir, exchange, free_port, text};
 
 /// Everything in a folder, itself included.
 fn everything(folder: &Path) -> Vec<PathBuf> {
@@ -107,4 +109,42 @@ fn a_link_in_the_locks_stead_is_refused_and_not_written_through() {
         assert!(log.contains(place) && log.contains("symbolic link") && log.contains("remove it"), "{log}");
         assert_eq!(fs::read_to_string(&victim).expect("read"), "precious");
     }
+}
+
+#[test]
+fn a_machine_tries_passwords_no_faster_than_a_person_and_is_logged() {
+    const ATTEMPTS: usize = 400;
+    let dir = data_dir();
+    let file = dir.path().join("password");
+    fs::write(&file, "right\n").expect("written");
+    let server = Server::start(&dir.path().join("data"), &["--requirepass-file", &text(&file)]);
+    let mut good = server.connect();
+    exchange(&mut good, b"AUTH right\r\n", b"+OK\r\n");
+    let begun = Instant::now();
+    let mut attackers: Vec<_> = (0..ATTEMPTS).map(|_| BufReader::new(server.connect())).collect();
+    for attacker in &mut attackers {
+        attacker.get_mut().write_all(b"AUTH wrong\r\n").expect("sent");
+    }
+    exchange(&mut good, b"SET key value\r\nGET key\r\n", b"+OK\r\n$5\r\nvalue\r\n");
+    let (mut wrong, mut refused) = (0, 0);
+    for attacker in &mut attackers {
+        let mut line = String::new();
+        attacker.read_line(&mut line).expect("an answer");
+        match line.split(' ').next() {
+            Some("-WRONGPASS") => wrong += 1,
+            Some("-OVERLOADED") => refused += 1,
+            _ => panic!("{line}"),
+        }
+    }
+    // At most twenty at once, twenty a second, and one that each core had begun with.
+    let permitted = 20 + 20 * (begun.elapsed().as_secs() + 1) + 2;
+    assert!(wrong <= permitted && refused > 0, "{wrong} of {permitted} looked at, {refused} refused");
+    let mut again = server.connect();
+    exchange(&mut again, b"AUTH right\r\n", b"+OK\r\n");
+    let mut client = server.client_with_password("right");
+    let info: redis::InfoDict = redis::cmd("INFO").arg("stats").query(&mut client).expect("INFO");
+    assert_eq!(info.get::<u64>("acl_access_denied_auth"), Some(wrong));
+    let log = server.log();
+    let lines = log.matches("wrong password from 127.0.0.1: ").count();
+    assert!((2..=5).contains(&lines) && log.contains("127.0.0.1: 10 so far"), "{log}");
 }

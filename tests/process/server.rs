@@ -166,6 +166,13 @@ impl Server {
             .expect("connect")
     }
 
+    /// The same of a client that has the password.
+    pub fn client_with_password(&self, password: &str) -> redis::Connection {
+        redis::Client::open(format!("redis://:{password}@127.0.0.1:{}/", self.port))
+            .and_then(|client| client.get_connection())
+            .expect("connect")
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -2,7 +2,7 @@
 
 use super::super::errors::Refusal;
 use super::args::{integer, is, only_database};
-use super::{Call, Flow, ROW, Row, Run};
+use super::{Call, Entry, Flow, ROW, Row, Run};
 use crate::resp::reply::Writer;
 
 /// The Redis version that clients are told: they choose features by it.
@@ -75,8 +75,17 @@ fn authenticate(call: &mut Call<'_>, user: &[u8], password: &[u8]) -> Result<(),
             call.session.authenticate();
             Ok(())
         }
-        _ => Err(WRONG_PASS),
+        _ => {
+            call.session.count_wrong_password(call.backend);
+            Err(WRONG_PASS)
+        }
     }
+}
+
+/// Whether a request tries a password.
+pub fn is_guess(entry: &Entry, args: &[&[u8]]) -> bool {
+    entry.row.name == "auth"
+        || (entry.row.name == "hello" && args.iter().skip(2).any(|option| is(option, "AUTH")))
 }
 
 fn auth(call: &mut Call<'_>) {

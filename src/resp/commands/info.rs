@@ -92,7 +92,14 @@ fn own_lines(call: &Call<'_>, section: &str) -> Lines {
         "stats" => {
             let totals = hub.totals();
             let per_s = hub.commands_per_s(totals.processed, call.backend.mono_ns());
-            stats_lines(&totals, per_s)
+            let mut lines = stats_lines(&totals, per_s);
+            lines.push(line("acl_access_denied_auth", hub.guesses.denied()));
+            // There is one user, who may do everything.
+            lines.extend(
+                ["cmd", "key", "channel"]
+                    .map(|of| (format!("acl_access_denied_{of}").into(), "0".to_owned())),
+            );
+            lines
         }
         "replication" => vec![line("role", "master"), line("connected_slaves", 0)],
         "commandstats" => command_lines(&hub.totals()),

@@ -89,7 +89,7 @@ impl Session {
     pub(super) fn is_paused(&self) -> bool {
         let output = if self.authenticated { OUTPUT_PAUSE_BYTES } else { UNAUTHENTICATED_OUTPUT_BYTES };
         self.stalled
-            || self.waits_until_ns.is_some()
+            || self.pause.is_some()
             || self.ending != Ending::No
             || self.out.len() + self.held_bytes > output
             || self.in_flight_bytes > self.hub.shares.in_flight()

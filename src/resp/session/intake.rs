@@ -67,7 +67,8 @@ impl Session {
             clock_ns: 0,
             clock_is_fresh: false,
             last_command: u16::MAX,
-            waits_until_ns: None,
+            pause: None,
+            may_guess: false,
             run: (0, 0),
         }
     }
@@ -75,6 +76,7 @@ impl Session {
     /// The password was right. What follows in the same bytes has an authenticated client's limits already.
     pub(in crate::resp) fn authenticate(&mut self) {
         self.authenticated = true;
+        self.may_guess = false;
         self.limits = self.current_limits();
     }
 

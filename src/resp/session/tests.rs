@@ -5,6 +5,7 @@ use crate::resp::fake::Talk;
 
 mod bounds;
 mod conversations;
+mod guesses;
 mod ordering;
 mod plans;
 mod splitting;

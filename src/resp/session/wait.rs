@@ -1,11 +1,20 @@
-//! WAIT: a connection that waits for copies which nobody makes here is answered when its time is over. Until then it is
-//! paused, and nothing of the core waits with it.
+//! Pauses of a connection, with which nothing else of the core waits: WAIT for copies which nobody makes here, answered when
+//! its time is over, and attempts at the password beyond what a source may try.
 
-use super::{Backend, Entry, Refusal, Session};
+use super::{Backend, Entry, Refusal, Session, Turn, take};
 use crate::resp::commands::args::integer;
+use crate::resp::guesses::Source;
 
 /// A time that never comes.
 const NEVER: u64 = u64::MAX;
+
+/// See the file's head.
+#[derive(Clone, Copy, Debug)]
+pub struct Pause {
+    until_ns: u64,
+    /// Of a WAIT; else of a request that is carried out then.
+    is_wait: bool,
+}
 
 /// What WAIT was told: copies to wait for, and for how long, ms; 0: for ever.
 pub fn arguments(args: &[&[u8]], now_ms: u64) -> Result<(i64, u64), Refusal> {
@@ -31,31 +40,61 @@ impl Session {
             Ok((replicas, _)) if replicas <= 0 => self.emit(Some(entry.index), |_, out| out.int(0)),
             Ok((_, timeout_ms)) => {
                 let until_ns = backend.mono_ns().saturating_add(timeout_ms.saturating_mul(1_000_000));
-                self.waits_until_ns = Some(if timeout_ms == 0 { NEVER } else { until_ns });
+                let until_ns = if timeout_ms == 0 { NEVER } else { until_ns };
+                self.pause = Some(Pause { until_ns, is_wait: true });
                 self.hub.add_blocked(true);
                 self.client.set_blocked(true);
             }
         }
     }
 
-    /// When [`Session::end_wait`] is to be called, on the clock of [`Backend::mono_ns`]; `None` if it does not wait.
-    #[must_use]
-    pub fn waits_until_ns(&self) -> Option<u64> {
-        self.waits_until_ns
+    /// Whether an attempt at the password may be looked at. If not now, the connection is paused, and the request to be
+    /// given again then.
+    pub(super) fn guess(&mut self, backend: &dyn Backend) -> Turn {
+        if self.may_guess || backend.requires_password().is_none() {
+            return Turn::Now;
+        }
+        let turn = self.hub.guesses.turn(Source::of(&self.client.addr), backend.mono_ns());
+        if let Turn::At(until_ns) = turn {
+            self.pause = Some(Pause { until_ns, is_wait: false });
+        }
+        turn
     }
 
-    /// Answers a WAIT whose time is over, and goes on with what came behind it.
-    pub fn end_wait(&mut self, now_ns: u64, backend: &dyn Backend) {
-        if self.waits_until_ns.is_some_and(|until_ns| until_ns <= now_ns) {
-            self.forget_wait();
-            self.emit(None, |_, out| out.int(0));
-            self.resume(backend);
+    /// Counts an attempt at the password that failed.
+    pub(in crate::resp) fn count_wrong_password(&mut self, backend: &dyn Backend) {
+        let guesses = &self.hub.guesses;
+        if backend.requires_password().is_none() {
+            return guesses.count_denied();
         }
+        let source = Source::of(&self.client.addr);
+        if let Some(report) = guesses.wrong(source, take(&mut self.may_guess), backend.mono_ns()) {
+            backend.report_guesses(&report);
+        }
+    }
+
+    /// When [`Session::end_wait`] is to be called, on the clock of [`Backend::mono_ns`]; `None` if it is not paused.
+    #[must_use]
+    pub fn waits_until_ns(&self) -> Option<u64> {
+        self.pause.map(|pause| pause.until_ns)
+    }
+
+    /// Ends a pause whose time is over, and goes on with what came behind it.
+    pub fn end_wait(&mut self, now_ns: u64, backend: &dyn Backend) {
+        let Some(pause) = self.pause.filter(|pause| pause.until_ns <= now_ns) else { return };
+        self.forget_wait();
+        if pause.is_wait {
+            self.emit(None, |_, out| out.int(0));
+        } else {
+            self.may_guess = true;
+            self.stalled = self.in_flight > 0;
+        }
+        self.resume(backend);
     }
 
     /// Waits no more.
     pub(super) fn forget_wait(&mut self) {
-        if self.waits_until_ns.take().is_some() {
+        if self.pause.take().is_some_and(|pause| pause.is_wait) {
             self.hub.add_blocked(false);
             self.client.set_blocked(false);
         }
