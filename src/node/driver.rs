@@ -19,6 +19,7 @@ use super::core::{Core, Host, Job, MAX_JOBS, Machine, bump, mono_ns};
 use super::event::Event;
 use super::shared::Phase;
 use super::{EXIT_IO, StartError, connection, listen, log, overdue, waits};
+use crate::resp::latency::SlowEvent;
 
 /// Messages taken from each core in a pass.
 const DRAIN_MAX: usize = 1024;
@@ -163,12 +164,19 @@ impl Driver {
             core.jobs.waiting.borrow_mut().extend(self.out.jobs.drain(..).map(|job| task(core, at, job)));
         }
         // What the turns since the last outcomes took is shared by those that they brought.
-        self.ran_ns += mono_ns(core.shared.started) - began_ns;
+        let turn_ns = mono_ns(core.shared.started) - began_ns;
+        let latency = &core.shared.hub.latency;
+        latency.note(SlowEvent::ShardTurn, turn_ns, now.wall_ms);
+        self.ran_ns += turn_ns;
         if !self.out.replies.is_empty() {
             core.ran_ns.set(std::mem::take(&mut self.ran_ns) / self.out.replies.len() as u64);
         }
         for (ticket, reply, stages) in self.out.take_replies() {
             host.end(ticket);
+            if let Some(stages) = &stages {
+                let write_ns = stages.durable_ns.saturating_sub(stages.proposed_ns);
+                latency.note(SlowEvent::LogWrite, write_ns, now.wall_ms);
+            }
             core.answer(ticket, reply, stages);
         }
         let again = std::mem::take(&mut self.out.again) || host.dirty.get();

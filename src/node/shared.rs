@@ -234,6 +234,8 @@ impl Shared {
         self.hub.slowlog.set_slower_than_us(config.slowlog_slower_than_us);
         self.hub.slowlog.set_max_len(config.slowlog_max_len as u64);
         let knob = |name: &str| live.get(name).unwrap_or_default();
+        let threshold_ms = knob("latency-monitor-threshold").parse();
+        self.hub.latency.set_threshold_ms(threshold_ms.expect("settings are checked to be numbers"));
         self.hub.set_latency_tracking(knob("latency-tracking") == "yes");
         self.hub.set_percentiles(percentiles(&knob("latency-tracking-info-percentiles")).unwrap_or_default());
         log::set_level(config.log_level);

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::commands;
 use super::guesses::Guesses;
+use super::latency::Latency;
 use super::session::{Footprint, Opening};
 use super::shares::Shares;
 use super::slowlog::SlowLog;
@@ -28,6 +29,8 @@ pub struct Hub {
     pub shares: Shares,
     /// Who does not know the password.
     pub guesses: Guesses,
+    /// What took long.
+    pub latency: Latency,
     /// Whether the times of commands are kept for INFO latencystats.
     latency_tracking: AtomicBool,
     /// The percentiles that it shows.
@@ -48,6 +51,7 @@ impl Hub {
             slowlog: SlowLog::default(),
             shares: Shares::default(),
             guesses: Guesses::default(),
+            latency: Latency::default(),
             latency_tracking: AtomicBool::new(true),
             percentiles: Mutex::new(vec![50.0, 99.0, 99.9]),
             stats: (0..cores).map(|_| CoreStats::new(commands)).collect(),

@@ -18,6 +18,7 @@ pub mod docs;
 pub mod info;
 pub mod introspection;
 pub mod keys;
+mod latency;
 pub mod memory;
 pub mod server;
 pub mod strings;

@@ -11,6 +11,7 @@ pub mod errors;
 mod fake;
 pub mod guesses;
 mod inline;
+pub mod latency;
 pub mod parse;
 pub mod reply;
 pub mod session;

@@ -134,3 +134,47 @@ fn the_way_of_a_durable_write_changes_under_load_and_loses_nothing() {
         assert_eq!(client.get::<_, u64>(format!("counter:{n}")).expect("it was acknowledged"), acknowledged);
     }
 }
+
+#[test]
+fn latency_shows_what_took_longer_than_the_threshold_and_by_what() {
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &[]);
+    let mut client = server.client();
+    client.set::<_, _, ()>("key", "before anybody looks").expect("written");
+    let latest = |client: &mut redis::Connection| -> Vec<(String, u64, u64, u64)> {
+        redis::cmd("LATENCY").arg("LATEST").query(client).expect("LATENCY")
+    };
+    let mut other = server.client();
+    assert!(latest(&mut other).is_empty());
+    set(&mut other, "latency-monitor-threshold", "10");
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let stop = Arc::clone(&stop);
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                client.set::<_, _, ()>("key", "value").expect("written");
+            }
+        }
+    });
+    // Whatever is under way when the process is stopped takes longer than the threshold: nearly always a log write.
+    let wanted = ["command", "aof-fsync-always"];
+    let mut events = Vec::new();
+    for _ in 0..200 {
+        server.signal("-STOP");
+        std::thread::sleep(Duration::from_millis(20));
+        server.signal("-CONT");
+        events = latest(&mut other);
+        if wanted.iter().all(|name| events.iter().any(|(event, ..)| event == name)) {
+            break;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.join().expect("all were written");
+    for wanted in wanted {
+        let (_, at_s, ms, max_ms) = events.iter().find(|(name, ..)| name == wanted).expect(wanted);
+        assert!(*at_s > 0 && *ms >= 10 && max_ms >= ms, "{events:?}");
+    }
+    let histogram: redis::Value =
+        redis::cmd("LATENCY").arg("HISTOGRAM").arg("set").query(&mut other).expect("LATENCY");
+    assert!(format!("{histogram:?}").contains("histogram_usec"), "{histogram:?}");
+}

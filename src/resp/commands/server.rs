@@ -3,10 +3,13 @@
 use super::super::errors::Refusal;
 use super::args::{integer, is};
 use super::connection::{REDIS_VERSION, ok};
-use super::{Call, ROW, Row, Run, Scope, cluster, config, info, introspection, key_range, keys, memory};
+use super::{
+    Call, ROW, Row, Run, Scope, cluster, config, info, introspection, key_range, keys, latency, memory,
+};
 
 const LOCAL: Row = Row { acl: "connection", flags: "loading stale", since: "2.8.13", ..ROW };
-const HELP: Row = Row {
+/// HELP of a command that has subcommands.
+pub const HELP: Row = Row {
     name: "help",
     arity: 2,
     flags: "loading stale",
@@ -62,6 +65,7 @@ pub const ROWS: &[Row] = &[
         Row { name: "reset", arity: 2, tips: "request_policy:all_nodes response_policy:all_succeeded", summary: "Forgets the slow commands.", run: Run::Local(slowlog_reset), ..SLOWLOG },
         Row { since: "6.2.0", ..HELP },
     ]), ..CONTAINER },
+    Row { name: "latency", since: "2.8.13", summary: "Looks at what took long, and at how long commands take.", run: Run::Subcommands(latency::ROWS), ..CONTAINER },
     Row { name: "memory", since: "4.0.0", summary: "Looks at the use of memory.", run: Run::Subcommands(&[
         Row { name: "usage", arity: -3, flags: "readonly", keys: key_range(2, 2, 1, "RO"), summary: "Answers the bytes that a key and its value take.",
             syntax: "key [SAMPLES count]", run: Run::Op(keys::memory_usage, Scope::OnePartition), ..MEMORY },

@@ -1,6 +1,7 @@
 //! Requests answered on the spot: by the session itself, or from the memory of the core.
 
 use super::{Backend, Call, Entry, PartitionId, Request, Session, Writer, take};
+use crate::resp::latency::SlowEvent;
 use crate::resp::slowlog::Brief;
 
 impl Session {
@@ -61,6 +62,7 @@ impl Session {
     /// Logs a request that was answered on the spot, if it was slow.
     #[inline]
     fn note_slow(&self, entry: &Entry, args: &[&[u8]], took_ns: u64, backend: &dyn Backend) {
+        self.hub.latency.note(SlowEvent::of(entry.traits.fast), took_ns, backend.now_ms());
         if self.hub.slowlog.is_slow(took_ns) {
             self.log_slow(&Brief::without_secrets(entry, args), took_ns, None, backend);
         }

@@ -6,6 +6,7 @@ use super::output::OUTPUT_HARD_BYTES;
 use super::{
     Backend, Ending, Outcome, PartitionId, Reply, Session, SessionReply, Watched, Writer, errors, take,
 };
+use crate::resp::latency::SlowEvent;
 use crate::resp::slowlog::{Brief, SlowCommand, StageTimes};
 use crate::store::{ErrorKind, Op, SetReply};
 
@@ -320,6 +321,8 @@ impl Session {
             command.keep_times(1, slot.ran_ns, took_ns);
         }
         stats.count_commands(1);
+        let is_fast = self.table.entry(slot.entry).traits.fast;
+        self.hub.latency.note(SlowEvent::of(is_fast), took_ns, backend.now_ms());
         if self.hub.slowlog.is_slow(took_ns) {
             let stamps = backend.stage_stamps();
             let stages = stamps.map(|stamps| StageTimes::of(slot.started_ns, &stamps, self.clock_ns));

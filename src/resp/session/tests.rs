@@ -6,6 +6,7 @@ use crate::resp::fake::Talk;
 mod bounds;
 mod conversations;
 mod guesses;
+mod latency;
 mod ordering;
 mod plans;
 mod splitting;
