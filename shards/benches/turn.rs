@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::hint::black_box;
 
 use corduroy_shards::{
-    Applied, Input, Kind, Now, Outputs, PartitionId, Shard, ShardOptions, StateMachine, Step, Ticket,
+    Applied, Input, Kind, Now, Outputs, PartitionId, Prepared, Shard, ShardOptions, StateMachine, Step,
+    Ticket,
 };
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{Lsn, Options, Wal};
@@ -82,7 +83,23 @@ impl StateMachine for Registers {
         None
     }
 
+    fn prepare(&mut self, _partition: PartitionId, _op: &[u8]) -> Prepared {
+        Prepared::Ready
+    }
+
+    fn may_need_reads(&self, _partition: PartitionId) -> bool {
+        false
+    }
+
+    fn is_light(&self, _partition: PartitionId, _op: &[u8]) -> bool {
+        false
+    }
+
     fn is_out_of_room(&self) -> bool {
+        false
+    }
+
+    fn wants_retry(&self) -> bool {
         false
     }
 

@@ -87,16 +87,10 @@ pub trait StateMachine {
     /// Before an operation is proposed: whether what it needs of the state is in memory. An operation that needs what cannot
     /// be read is refused while that is still possible: in the log, it would have to be applied by every replica alike. What
     /// is ready here may have to be read once more when it is applied.
-    fn prepare(&mut self, partition: PartitionId, op: &[u8]) -> Prepared {
-        let _ = (partition, op);
-        Prepared::Ready
-    }
+    fn prepare(&mut self, partition: PartitionId, op: &[u8]) -> Prepared;
 
     /// Whether [`StateMachine::prepare`] may say anything but ready for an operation of the partition; cheap.
-    fn may_need_reads(&self, partition: PartitionId) -> bool {
-        let _ = partition;
-        false
-    }
+    fn may_need_reads(&self, partition: PartitionId) -> bool;
 
     /// All ops of the entry have been applied (entries without ops come here too): the partition's applied LSN
     /// moves. In the same atomic step as their effects, as far as persistence is concerned.
@@ -134,9 +128,7 @@ pub trait StateMachine {
 
     /// Whether a read is known to bring and to move very little: then it is answered though its turn has brought all it may,
     /// and does not wait behind reads that bring much. Cheap; asked for only then.
-    fn is_light(&self, _partition: PartitionId, _op: &[u8]) -> bool {
-        false
-    }
+    fn is_light(&self, partition: PartitionId, op: &[u8]) -> bool;
 
     /// What the step that brought this outcome took, roughly, in bytes: the outcome's in memory, and those it moved or
     /// looked at beyond the operation's own. The reads of a turn take no more than
@@ -163,6 +155,10 @@ pub trait StateMachine {
     /// [`StateMachine::takes_when_full`] names are taken in, and [`StateMachine::retry`] is called about twice a second.
     fn is_out_of_room(&self) -> bool;
 
-    /// Looks for room again.
+    /// Whether something else waits for [`StateMachine::retry`], which is called as often then: what the system refused to
+    /// read, for an entry that cannot do without. Operations are taken in all the same.
+    fn wants_retry(&self) -> bool;
+
+    /// Looks for room again, and tries again what the system refused.
     fn retry(&mut self);
 }

@@ -1,5 +1,5 @@
-//! Waiting for room on a full disk: log and state machine are told now and then to look again, since nothing else may
-//! ever turn an idle shard.
+//! Waiting for room on a full disk, or for what the system refuses: log and state machine are told now and then to look
+//! again, since nothing else may ever turn an idle shard. Invariant: only the room has a say in what is taken in.
 
 use corduroy_wal::device::Device;
 use corduroy_wal::{Fit, Wal};
@@ -25,7 +25,7 @@ pub(crate) fn entry_bytes<D: Device>(wal: &Wal<D>) -> usize {
     wal.ready_record_bytes().saturating_sub(2 * RECORD_SLACK_BYTES)
 }
 
-/// Who waits for room, and when they are to look next.
+/// Who waits for room, and when all who wait are to look next.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     is_machine_waiting: bool,
@@ -57,6 +57,7 @@ impl Room {
         self.is_machine_waiting = machine.is_out_of_room();
         let is_log_waiting = wal.is_short_of_slots() || wal.is_waiting_for_room();
         let at = self.look_at_ns.filter(|at| *at > now_ns).unwrap_or(now_ns + LOOK_EVERY_NS);
-        self.look_at_ns = (self.is_machine_waiting || is_log_waiting).then_some(at);
+        let is_waiting = self.is_machine_waiting || is_log_waiting || machine.wants_retry();
+        self.look_at_ns = is_waiting.then_some(at);
     }
 }

@@ -463,7 +463,11 @@ impl<L: Lower> StateMachine for Store<L> {
     }
 
     fn is_out_of_room(&self) -> bool {
-        self.is_short_of_room() || self.lookups.has_refusals()
+        self.is_short_of_room()
+    }
+
+    fn wants_retry(&self) -> bool {
+        self.lookups.has_refusals()
     }
 
     fn retry(&mut self) {

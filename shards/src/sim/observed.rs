@@ -116,6 +116,10 @@ impl<S: Subject> StateMachine for Observed<S> {
         self.inner.may_need_reads(partition)
     }
 
+    fn is_light(&self, partition: PartitionId, op: &[u8]) -> bool {
+        unstamp(op).is_some_and(|(_, op)| self.inner.is_light(partition, op))
+    }
+
     fn persisted(&self, partition: PartitionId) -> Lsn {
         if self.bug == Some(MachineBug::PersistedTooEarly) {
             return self.books.borrow().applied(partition);
@@ -174,6 +178,10 @@ impl<S: Subject> StateMachine for Observed<S> {
             self.books.borrow_mut().probes.hit("looks at a full state");
         }
         is_out
+    }
+
+    fn wants_retry(&self) -> bool {
+        self.inner.wants_retry()
     }
 
     fn retry(&mut self) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use corduroy_wal::Lsn;
 
 use crate::ids::{PartitionId, ShardId};
-use crate::machine::{Applied, Kind, StateMachine, Step};
+use crate::machine::{Applied, Kind, Prepared, StateMachine, Step};
 use crate::sim::probes::Probes;
 use crate::sim::rng::Rng;
 use crate::sim::swarm::Knobs;
@@ -162,7 +162,23 @@ impl StateMachine for Plain {
         None
     }
 
+    fn prepare(&mut self, _partition: PartitionId, _op: &[u8]) -> Prepared {
+        Prepared::Ready
+    }
+
+    fn may_need_reads(&self, _partition: PartitionId) -> bool {
+        false
+    }
+
+    fn is_light(&self, _partition: PartitionId, _op: &[u8]) -> bool {
+        false
+    }
+
     fn is_out_of_room(&self) -> bool {
+        false
+    }
+
+    fn wants_retry(&self) -> bool {
         false
     }
 

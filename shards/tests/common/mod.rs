@@ -1,13 +1,13 @@
 //! A small key-value state machine and a world of one shard around it: a disk that can crash, a clock, jobs.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use corduroy_shards::{
-    Applied, Input, Kind, Now, Outputs, PartitionId, Rejection, Reply, Shard, ShardOptions, StageStamps,
-    StateMachine, Step, Ticket,
+    Applied, Input, Kind, Now, Outputs, PartitionId, Prepared, Rejection, Reply, Shard, ShardOptions,
+    StageStamps, StateMachine, Step, Ticket, Unreadable,
 };
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{Lsn, Options, Wal};
@@ -46,6 +46,14 @@ pub struct Kv {
     pub alarms: BTreeMap<u64, u64>,
     pub announced: Vec<PartitionId>,
     pub alarms_asked: u64,
+    /// Whether operations are looked at before they are proposed; those of keys that start with `bad` are refused then.
+    pub screens: bool,
+    /// How often that was asked, and whether an operation is let in while the disk is full.
+    pub prepared: u64,
+    pub asked_when_full: Cell<u64>,
+    /// Something waits to be tried again.
+    pub wants_retry: bool,
+    pub retries: u64,
 }
 
 impl Kv {
@@ -166,7 +174,25 @@ impl StateMachine for Kv {
     }
 
     fn takes_when_full(&self, op: &[u8]) -> bool {
+        self.asked_when_full.set(self.asked_when_full.get() + 1);
         op.starts_with(b"del ")
+    }
+
+    fn prepare(&mut self, _partition: PartitionId, op: &[u8]) -> Prepared {
+        self.prepared += 1;
+        match words(op).get(1) {
+            Some(key) if key.starts_with("bad") => Prepared::Unreadable(Unreadable::Damaged((*key).into())),
+            Some(key) if self.is_cold(key) => Prepared::Blocked,
+            Some(_) | None => Prepared::Ready,
+        }
+    }
+
+    fn may_need_reads(&self, _partition: PartitionId) -> bool {
+        self.screens
+    }
+
+    fn is_light(&self, _partition: PartitionId, _op: &[u8]) -> bool {
+        false
     }
 
     fn expect_replay(&mut self, _partition: PartitionId, _last: Lsn) {}
@@ -185,7 +211,13 @@ impl StateMachine for Kv {
         false
     }
 
-    fn retry(&mut self) {}
+    fn wants_retry(&self) -> bool {
+        self.wants_retry
+    }
+
+    fn retry(&mut self) {
+        self.retries += 1;
+    }
 }
 
 /// A reply in a form that can be compared.
