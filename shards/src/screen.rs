@@ -1,13 +1,18 @@
 //! What must not be proposed is taken out of a batch before it becomes an entry.
 //!
-//! Invariant: the requests that stay keep their order, and a read keeps its place behind the writes of its connection.
+//! Walk: each operation of the oldest batch is looked at once; one that waits for what jobs bring is looked at again
+//! after jobs, and as long as one waits the batch takes no further ones; what must not be proposed is taken out when none
+//! waits any more, all of it at once. Invariant: the requests that stay keep their order, and a read keeps its place behind
+//! the writes of its connection.
+
+use std::collections::BTreeMap;
 
 use crate::apply::Applying;
-use crate::entry::{HEADER_BYTES, next_op};
+use crate::entry::{HEADER_BYTES, OP_HEADER_BYTES, next_op};
 use crate::io::Rejection;
 use crate::machine::{Prepared, StateMachine};
 use crate::raft::proposals::Work;
-use crate::shard::inbox::Batches;
+use crate::shard::inbox::{Batch, Batches};
 use crate::slot::{ParkedRead, Slot};
 
 /// Operations of a batch that have rows read for them at a time.
@@ -20,77 +25,154 @@ pub(crate) enum Screened {
     Ready,
     /// Jobs bring what its operations need.
     Waits,
-    /// Its operation of this number must not be proposed.
-    Refused(usize, Rejection),
+    /// Some of its operations were refused; what is left is to be looked at again.
+    Refused,
+}
+
+/// An operation of an entry: its number, and where it starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Mark {
+    number: usize,
+    at: usize,
+}
+
+impl Mark {
+    const FIRST: Self = Self { number: 0, at: HEADER_BYTES };
+
+    /// The operation here, and the mark behind it.
+    fn op(self, entry: &[u8]) -> Option<(&[u8], Self)> {
+        next_op(entry, self.at).map(|(op, at)| (op, Self { number: self.number + 1, at }))
+    }
+}
+
+/// What is known of a batch's operations.
+#[derive(Debug)]
+pub(crate) struct Screening {
+    /// Those before it were prepared, or found to need nothing.
+    prepared: Mark,
+    /// Those of them that were not ready.
+    waiting: Vec<Mark>,
+    /// Those before it were looked at while the disk was full.
+    fit: Mark,
+    /// Those that must not be proposed.
+    refused: BTreeMap<usize, Rejection>,
+}
+
+impl Default for Screening {
+    fn default() -> Self {
+        Self { prepared: Mark::FIRST, waiting: Vec::new(), fit: Mark::FIRST, refused: BTreeMap::new() }
+    }
+}
+
+impl Batch {
+    /// Its last operation came from another batch: what was known of it there is known here.
+    fn note_moved(&mut self, op: &[u8], from: Mark, known: &Screening) {
+        let end = Mark { number: self.entry.count() as usize, at: self.entry.len_bytes() };
+        if from.number < known.prepared.number {
+            self.screening.prepared = end;
+        }
+        if from.number < known.fit.number {
+            self.screening.fit = end;
+        }
+        if known.waiting.binary_search_by_key(&from.number, |mark| mark.number).is_ok() {
+            let at = end.at - OP_HEADER_BYTES - op.len();
+            self.screening.waiting.push(Mark { number: end.number - 1, at });
+        }
+    }
+
+    /// On a full disk: what does not free some of it must not be proposed. Each operation is looked at once. Returns whether
+    /// there are any.
+    pub fn refuse_growth(&mut self, machine: &impl StateMachine) -> bool {
+        let Screening { fit, refused, .. } = &mut self.screening;
+        while let Some((op, next)) = fit.op(self.entry.as_bytes()) {
+            if !machine.takes_when_full(op) {
+                refused.entry(fit.number).or_insert(Rejection::DiskFull);
+            }
+            *fit = next;
+        }
+        !refused.is_empty()
+    }
+
+    /// What is longer must not be proposed, since the log has no room for it.
+    pub fn refuse_longer(&mut self, most: usize) {
+        let mut here = Mark::FIRST;
+        while let Some((op, next)) = here.op(self.entry.as_bytes()) {
+            if op.len() > most {
+                self.screening.refused.entry(here.number).or_insert(Rejection::DiskFull);
+            }
+            here = next;
+        }
+    }
 }
 
 impl<M: StateMachine> Applying<'_, M> {
     /// Looks whether all that the oldest batch's operations need of the state can be read. An operation that was found ready
-    /// once is not looked at again, so that a batch is proposed in the end however little memory holds.
+    /// once is not looked at again, so that a batch is proposed in the end however little memory holds, and however many
+    /// others come.
     pub fn screen(&mut self, slot: &mut Slot) -> Screened {
-        if !self.machine.may_need_reads(slot.partition) {
-            return Screened::Ready;
-        }
+        let may_need_reads = self.machine.may_need_reads(slot.partition);
         let Some(batch) = slot.batches.front_mut() else { return Screened::Ready };
-        let (mut number, mut at, mut waiting) = (0, HEADER_BYTES, 0);
-        while let Some((op, next)) = next_op(batch.entry.as_bytes(), at) {
-            if at >= batch.screened {
-                match self.machine.prepare(slot.partition, op) {
-                    Prepared::Ready if waiting == 0 => batch.screened = next,
-                    Prepared::Ready => {}
-                    Prepared::Blocked => waiting += 1,
-                    Prepared::Unreadable(why) => {
-                        return Screened::Refused(number, Rejection::unreadable(slot.partition, why));
-                    }
-                }
+        let Screening { prepared, waiting, refused, .. } = &mut batch.screening;
+        let entry = batch.entry.as_bytes();
+        let mut is_waiting = |mark: &Mark, op: &[u8]| match self.machine.prepare(slot.partition, op) {
+            Prepared::Ready => false,
+            Prepared::Blocked => true,
+            Prepared::Unreadable(why) => {
+                refused.insert(mark.number, Rejection::unreadable(slot.partition, why));
+                false
             }
-            if waiting == AHEAD {
-                break;
+        };
+        waiting.retain(|mark| mark.op(entry).is_some_and(|(op, _)| is_waiting(mark, op)));
+        while may_need_reads
+            && waiting.len() < AHEAD
+            && let Some((op, next)) = prepared.op(entry)
+        {
+            if is_waiting(prepared, op) {
+                waiting.push(*prepared);
             }
-            (number, at) = (number + 1, next);
+            *prepared = next;
         }
-        if waiting > 0 { Screened::Waits } else { Screened::Ready }
+        if !waiting.is_empty() {
+            batch.is_sealed = true;
+            return Screened::Waits;
+        }
+        if refused.is_empty() { Screened::Ready } else { Screened::Refused }
     }
 
-    /// Refuses the writes that `refused` names, by their number over all batches and their operation.
-    pub fn sift(
-        &mut self,
-        slot: &mut Slot,
-        entry_bytes: usize,
-        deadline_ns: u64,
-        mut refused: impl FnMut(&M, usize, &[u8]) -> Option<Rejection>,
-    ) {
-        let (mut kept, mut number) = (Batches::default(), 0);
-        while let Some(batch) = slot.batches.pop() {
-            let mut at = HEADER_BYTES;
-            for item in batch.requests.rest() {
-                if let Work::Read { start, bytes } = item.work {
-                    let op = batch.requests.read_op(start, bytes);
-                    if let Some(open) = kept.open_mut() {
-                        open.requests.push_read(item.ticket, op);
-                    } else if let Some(row) = slot.rows.back_mut() {
-                        row.requests.push_read(item.ticket, op);
-                    } else {
-                        slot.conns.sub(item.ticket.conn);
-                        slot.parked.push(ParkedRead { ticket: item.ticket, op: op.into(), deadline_ns });
-                    }
-                    continue;
+    /// Takes the writes out of the oldest batch that must not be proposed, and cuts it into entries of so many bytes.
+    pub fn sift(&mut self, slot: &mut Slot, entry_bytes: usize, deadline_ns: u64) {
+        let Some(mut batch) = slot.batches.pop() else { return };
+        let mut kept = Batches::default();
+        let mut here = Mark::FIRST;
+        for item in batch.requests.rest() {
+            if let Work::Read { start, bytes } = item.work {
+                let op = batch.requests.read_op(start, bytes);
+                if let Some(open) = kept.open_mut() {
+                    open.requests.push_read(item.ticket, op);
+                } else if let Some(row) = slot.rows.back_mut() {
+                    row.requests.push_read(item.ticket, op);
+                } else {
+                    slot.conns.sub(item.ticket.conn);
+                    slot.parked.push(ParkedRead { ticket: item.ticket, op: op.into(), deadline_ns });
                 }
-                let (op, next) =
-                    next_op(batch.entry.as_bytes(), at).expect("each write pushed its operation");
-                at = next;
-                match refused(self.machine, number, op) {
-                    None => kept.push_write(item.ticket, op, entry_bytes, self.spare),
-                    Some(why) => {
-                        slot.conns.sub(item.ticket.conn);
-                        self.reject(slot, item.ticket, op.len(), why);
-                    }
-                }
-                number += 1;
+                continue;
             }
-            kept.stamp_age(batch.queued_ns);
-            self.spare.give(batch.requests);
+            let (op, next) = here.op(batch.entry.as_bytes()).expect("each write pushed its operation");
+            if let Some(why) = batch.screening.refused.remove(&here.number) {
+                slot.conns.sub(item.ticket.conn);
+                self.reject(slot, item.ticket, op.len(), why);
+            } else {
+                kept.push_write(item.ticket, op, entry_bytes, self.spare);
+                if let Some(open) = kept.open_mut() {
+                    open.note_moved(op, here, &batch.screening);
+                }
+            }
+            here = next;
         }
-        slot.batches = kept;
+        while let Some(mut moved) = kept.pop_newest() {
+            (moved.queued_ns, moved.is_sealed) = (batch.queued_ns, batch.is_sealed);
+            slot.batches.put_back(moved);
+        }
+        self.spare.give(batch.requests);
     }
 }

@@ -56,14 +56,17 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// Proposes the oldest batch of a replica, if it has one and may.
     fn propose(&mut self, place: u32, frame_bytes: usize) {
-        if self.space == Space::Full {
-            self.sift(place, |machine, _, op| (!machine.takes_when_full(op)).then_some(Rejection::DiskFull));
+        let front = self.replicas.slot_mut(place).batches.front_mut();
+        if self.space == Space::Full && front.is_some_and(|batch| batch.refuse_growth(&self.machine)) {
+            self.sift(place);
         }
         let fit = room::fit(&mut self.wal, frame_bytes, self.replicas.slot(place).batches.front_bytes());
         if fit != Fit::Ready {
             if fit == Fit::Lacking {
                 let most = room::entry_bytes(&self.wal);
-                self.sift(place, |_, _, op| (op.len() > most).then_some(Rejection::DiskFull));
+                let front = self.replicas.slot_mut(place).batches.front_mut();
+                front.into_iter().for_each(|batch| batch.refuse_longer(most));
+                self.sift(place);
             }
             self.left_over |= fit == Fit::Lacking || frame_bytes > 0;
             return self.replicas.enlist(List::Propose, place);
@@ -72,8 +75,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         match applying.screen(replicas.slot_mut(place)) {
             Screened::Ready => {}
             Screened::Waits => return self.replicas.enlist(List::Blocked, place),
-            Screened::Refused(at, why) => {
-                self.sift(place, |_, number, _| (number == at).then(|| why.clone()));
+            Screened::Refused => {
+                self.sift(place);
                 self.left_over = true;
                 return self.replicas.enlist(List::Propose, place);
             }
@@ -87,7 +90,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             return;
         }
         let wants_time = std::mem::take(&mut slot.wants_time);
-        let Some(Batch { entry, requests, queued_ns, .. }) = slot.batches.pop() else {
+        let Some(Batch { entry, requests, queued_ns, screening, is_sealed }) = slot.batches.pop() else {
             return if wants_time {
                 self.propose_time(place)
             };
@@ -109,7 +112,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
             Proposed::Dropped => {
                 let entry = EntryBuilder::reopen(payload.into());
-                slot.batches.put_back(Batch { entry, requests, queued_ns, screened: 0 });
+                slot.batches.put_back(Batch { entry, requests, queued_ns, screening, is_sealed });
             }
         }
         if !slot.batches.is_empty() {
@@ -128,11 +131,11 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Refuses what gathered and must not be proposed; the rest keeps its order.
-    fn sift(&mut self, place: u32, refused: impl FnMut(&M, usize, &[u8]) -> Option<Rejection>) {
+    fn sift(&mut self, place: u32) {
         let entry_bytes = self.options.limits.entry_bytes.min(room::entry_bytes(&self.wal));
         let deadline_ns = self.deadline_ns();
         let (mut applying, replicas) = self.applying(Budget::NONE);
-        applying.sift(replicas.slot_mut(place), entry_bytes, deadline_ns, refused);
+        applying.sift(replicas.slot_mut(place), entry_bytes, deadline_ns);
         self.retry_parked(place);
     }
 

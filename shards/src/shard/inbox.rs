@@ -10,6 +10,7 @@ use crate::ids::Ticket;
 use crate::io::Rejection;
 use crate::options::Limits;
 use crate::raft::proposals::{Requests, Spare};
+use crate::screen::Screening;
 use crate::slot::Pending;
 
 /// Whether a request of `bytes` may come in. One request is always let into an empty partition.
@@ -44,11 +45,13 @@ pub(crate) struct Batch {
     pub requests: Requests,
     /// When it was begun; 0 until the turn after.
     pub queued_ns: u64,
-    /// How far into its entry the operations have been found ready to be proposed.
-    pub screened: usize,
+    /// What is known of its operations.
+    pub screening: Screening,
+    /// It takes no further writes: it waits for what its operations need, and must not wait for ever more of them.
+    pub is_sealed: bool,
 }
 
-/// The batches of one partition that are not proposed yet; the last one is open.
+/// The batches of one partition that are not proposed yet; the last one is open, unless it is sealed.
 #[derive(Debug, Default)]
 pub(crate) struct Batches {
     queue: VecDeque<Batch>,
@@ -59,17 +62,17 @@ impl Batches {
     /// Adds a write, to the open batch or, where that is full, to a new one.
     pub fn push_write(&mut self, ticket: Ticket, op: &[u8], entry_bytes: usize, spare: &mut Spare) {
         let grown = |batch: &Batch| batch.entry.len_bytes() + OP_HEADER_BYTES + op.len();
-        if self.queue.back().is_none_or(|batch| grown(batch) > entry_bytes) {
+        if self.queue.back().is_none_or(|batch| batch.is_sealed || grown(batch) > entry_bytes) {
             let capacity = self.last_bytes.max(HEADER_BYTES + OP_HEADER_BYTES + op.len());
             let entry = EntryBuilder::with_capacity(capacity);
-            self.queue.push_back(Batch { entry, requests: spare.take(), queued_ns: 0, screened: 0 });
+            self.queue.push_back(Batch { entry, requests: spare.take(), ..Batch::default() });
         }
         let batch = self.queue.back_mut().expect("a batch was just made sure of");
         batch.entry.push(op);
         batch.requests.push_write(ticket, op.len());
     }
 
-    /// The open batch, if there is one: reads that follow its writes ride in it.
+    /// The newest batch, if there is one: reads that follow its writes ride in it.
     pub fn open_mut(&mut self) -> Option<&mut Batch> {
         self.queue.back_mut()
     }
@@ -95,6 +98,11 @@ impl Batches {
     /// Puts a batch back to the front.
     pub fn put_back(&mut self, batch: Batch) {
         self.queue.push_front(batch);
+    }
+
+    /// Takes the newest batch.
+    pub fn pop_newest(&mut self) -> Option<Batch> {
+        self.queue.pop_back()
     }
 
     /// Batches that were begun since the last turn learn the time.
