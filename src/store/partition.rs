@@ -167,14 +167,16 @@ impl Partition {
                 row.set(REFERENCED);
                 if row.is_live(now_ms) { Found::Live(row) } else { Found::Absent }
             }
-            None if page.complete => Found::Absent,
+            None if page.is_complete() => Found::Absent,
             None => Found::Unknown,
         }
     }
 
     /// Writes a row, whatever was there.
     pub(super) fn write(&mut self, ledger: &mut Ledger, hash: u64, key: &[u8], value: &[u8], stamp: Stamp) {
-        let Page { rows, complete, dirty, tombstones, min_expire_ms, .. } = self.table.page_mut(hash);
+        let page = self.table.page_mut(hash);
+        let is_complete = page.is_complete();
+        let Page { rows, dirty, tombstones, min_expire_ms, .. } = page;
         self.min_expire_ms = self.min_expire_ms.min(stamp.expire_at_ms);
         let expires = stamp.expire_at_ms != NO_EXPIRY;
         if let Some(row) = find_row(rows, hash, key) {
@@ -197,7 +199,7 @@ impl Partition {
             return;
         }
         let mut flags = DIRTY | REFERENCED;
-        if !*complete {
+        if !is_complete {
             flags |= UNKNOWN | BELOW;
             self.unknown += 1;
             self.unknown_hashes.push(hash);
@@ -256,7 +258,8 @@ impl Partition {
     /// Removes a row that is stored; the lower level learns of it by a tombstone, if it has to.
     pub(super) fn remove(&mut self, ledger: &mut Ledger, hash: u64, key: &[u8]) {
         let page = self.table.page_mut(hash);
-        let Page { rows, dirty, tombstones, complete, .. } = &mut *page;
+        let is_complete = page.is_complete();
+        let Page { rows, dirty, tombstones, .. } = &mut *page;
         let row = find_row(rows, hash, key).expect("only called for rows that were just found");
         assert!(!row.has(TOMBSTONE), "a row is removed once");
         ledger.capture_before_change(self.id, self.keyspace, row, dirty);
@@ -264,7 +267,7 @@ impl Partition {
         self.expiring -= u64::from(row.expire_at_ms != NO_EXPIRY);
         let cost_before = row.cost_bytes();
         let below = row.has(BELOW);
-        if below || !*complete {
+        if below || !is_complete {
             let _ = row.set_value(b"");
             row.expire_at_ms = NO_EXPIRY;
             row.set(TOMBSTONE);
@@ -367,7 +370,7 @@ impl Partition {
             page.min_expire_ms = expiries.min().unwrap_or(NO_EXPIRY);
         }
         self.min_expire_ms = self.min_expire_ms.min(page.min_expire_ms);
-        if page.complete && page.tombstones > 0 {
+        if page.is_complete() && page.tombstones > 0 {
             looked_at += page.rows.len() as u64;
             let Page { rows, tombstones, .. } = page;
             rows.retain(|row| {
@@ -394,7 +397,8 @@ impl Partition {
         let mut min_expire_below_ms = self.min_expire_below_ms;
         let page = self.table.page_mut(hash);
         let looked_at = page.rows.len();
-        let Page { rows, tombstones, complete, .. } = page;
+        let Page { rows, tombstones, .. } = page;
+        let mut has_dropped = false;
         rows.retain(|row| {
             if !row.is_clean(safe_epoch) || is_held(row.hash) {
                 return true;
@@ -407,7 +411,7 @@ impl Partition {
             if row.has(TOMBSTONE) {
                 *tombstones -= 1;
             } else {
-                *complete = false;
+                has_dropped = true;
                 min_expire_below_ms = min_expire_below_ms.min(row.expire_at_ms);
                 ledger.totals.evicted += 1;
             }
@@ -416,6 +420,9 @@ impl Partition {
         let evicted = rows.len() < looked_at;
         page.shrink();
         self.min_expire_below_ms = min_expire_below_ms;
+        if has_dropped {
+            self.table.note_dropped(hash);
+        }
         (looked_at as u64, evicted)
     }
 }

@@ -19,8 +19,8 @@ pub(super) struct Page {
     pub(super) rows: HashTable<Row>,
     /// The number of leading hash bits that its rows share.
     depth: u8,
-    /// Everything that exists in this run of hashes is in memory; a miss is an answer.
-    pub(super) complete: bool,
+    /// Everything that exists in this run of hashes is in memory; a miss is an answer. Counted by the table.
+    complete: bool,
     /// Rows that are dirty.
     pub(super) dirty: u32,
     /// Rows that are tombstones.
@@ -44,6 +44,12 @@ fn bucket_hash(hash: u64) -> u64 {
 impl Page {
     fn new(depth: u8, complete: bool) -> Self {
         Self { rows: HashTable::new(), depth, complete, dirty: 0, tombstones: 0, min_expire_ms: NO_EXPIRY }
+    }
+
+    /// Whether a key of these hashes that is not here does not exist.
+    #[inline]
+    pub(super) const fn is_complete(&self) -> bool {
+        self.complete
     }
 
     #[inline]
@@ -84,12 +90,14 @@ pub(super) struct Table {
     complete: bool,
     directory: Vec<u32>,
     pages: Vec<Page>,
+    /// Pages that are not complete.
+    incomplete: u32,
 }
 
 impl Table {
     /// An empty table.
     pub(super) fn new(complete: bool) -> Self {
-        Self { depth: 0, complete, directory: Vec::new(), pages: Vec::new() }
+        Self { depth: 0, complete, directory: Vec::new(), pages: Vec::new(), incomplete: 0 }
     }
 
     #[inline]
@@ -114,6 +122,7 @@ impl Table {
         if self.pages.is_empty() {
             self.pages.push(Page::new(0, self.complete));
             self.directory.push(0);
+            self.incomplete += u32::from(!self.complete);
         }
         let page = self.directory.get(self.slot(hash)).copied().expect("the directory covers all hashes");
         self.pages.get_mut(page as usize).expect("the directory names pages that exist")
@@ -125,9 +134,28 @@ impl Table {
         self.page(hash).map_or(self.complete, |page| page.complete)
     }
 
-    /// Whether all keys that exist are here.
-    pub(super) fn is_all_complete(&self) -> bool {
-        if self.pages.is_empty() { self.complete } else { self.pages.iter().all(|page| page.complete) }
+    /// Whether all keys that exist are here. Costs the same however many there are.
+    #[inline]
+    pub(super) const fn is_all_complete(&self) -> bool {
+        if self.pages.is_empty() { self.complete } else { self.incomplete == 0 }
+    }
+
+    /// Checks what is counted against the pages.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let incomplete = self.pages.iter().filter(|page| !page.complete).count();
+        assert_eq!(self.incomplete as usize, incomplete, "incomplete ones of {} pages", self.pages.len());
+    }
+
+    /// Notes whether everything that exists on the page of `hash` is here.
+    fn set_complete(&mut self, hash: u64, is_complete: bool) {
+        let before = std::mem::replace(&mut self.page_mut(hash).complete, is_complete);
+        self.incomplete = self.incomplete + u32::from(before) - u32::from(is_complete);
+    }
+
+    /// Notes that a row was dropped from the page of `hash` that the lower level has.
+    pub(super) fn note_dropped(&mut self, hash: u64) {
+        self.set_complete(hash, false);
     }
 
     /// The highest hash on the page of `hash`.
@@ -155,7 +183,7 @@ impl Table {
             if end > to {
                 return;
             }
-            self.page_mut(hash).complete = true;
+            self.set_complete(hash, true);
             match end.checked_add(1) {
                 Some(next) => hash = next,
                 None => return,
@@ -195,6 +223,7 @@ impl Table {
             if row.hash & half_bit == 0 { low.add(row) } else { high.add(row) }
         }
         *page = low;
+        self.incomplete += u32::from(!high.complete);
         if depth > self.depth {
             self.depth = depth;
             self.directory = self.directory.iter().flat_map(|page| [*page, *page]).collect();
@@ -220,7 +249,9 @@ impl Table {
     /// Takes the last page for freeing; the table must not be used for lookups any more.
     pub(super) fn pop_page(&mut self) -> Option<Page> {
         self.directory = Vec::new();
-        self.pages.pop()
+        let page = self.pages.pop()?;
+        self.incomplete -= u32::from(!page.complete);
+        Some(page)
     }
 }
 
@@ -256,6 +287,40 @@ mod tests {
         for n in 0..20_000u64 {
             let hash = super::super::hash::mix(n);
             assert!(table.page(hash).and_then(|page| page.find(hash, &n.to_le_bytes())).is_some());
+        }
+    }
+
+    #[test]
+    fn pages_that_are_not_complete_are_counted_whatever_becomes_of_them() {
+        use super::super::hash::mix;
+        let empty = |complete| Table::new(complete).is_all_complete();
+        assert!(empty(true) && !empty(false));
+        let mut table = Table::new(false);
+        (0..5_000u64).for_each(|n| table.insert(row(mix(n), &n.to_le_bytes())));
+        table.check();
+        assert_eq!(
+            table.incomplete as usize,
+            table.page_count(),
+            "as the first one, so those that it was split into"
+        );
+        table.complete_pages(0, u64::MAX / 2);
+        table.check();
+        assert!(table.incomplete > 0 && (table.incomplete as usize) < table.page_count());
+        table.complete_pages(0, u64::MAX);
+        table.complete_pages(0, u64::MAX);
+        table.check();
+        assert!(table.is_all_complete());
+        (5_000..6_000u64).for_each(|n| table.insert(row(mix(n), &n.to_le_bytes())));
+        table.check();
+        assert!(table.is_all_complete());
+        [1, 1, 2].into_iter().for_each(|n| table.note_dropped(mix(n)));
+        table.check();
+        assert!((1..=2).contains(&table.incomplete));
+        (6_000..30_000u64).for_each(|n| table.insert(row(mix(n), &n.to_le_bytes())));
+        table.check();
+        assert!(table.incomplete > 2, "their parts are not complete either");
+        while table.pop_page().is_some() {
+            table.check();
         }
     }
 

@@ -278,7 +278,7 @@ impl<L: Lower> Store<L> {
         let Some(partition) = self.partition_at(place) else { return };
         let Loaded { hash, key, value } = loaded;
         let page = partition.table.page_mut(*hash);
-        if page.complete || page.find(*hash, key).is_some() {
+        if page.is_complete() || page.find(*hash, key).is_some() {
             return;
         }
         let row = match value {

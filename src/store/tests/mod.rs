@@ -108,6 +108,7 @@ impl<L: Lower> Driver<L> {
             }
         }
         self.store.end_entry(at);
+        self.store.partitions.values().for_each(|partition| partition.table.check());
         if !self.hold_jobs {
             self.store.maintain(20_000);
             self.run_jobs();
