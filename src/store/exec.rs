@@ -52,6 +52,8 @@ pub(super) struct Exec<'s> {
     pub(super) moved_bytes: usize,
     /// A dry run before a transaction: what was loaded stays for the real one.
     pub(super) preparing: bool,
+    /// Where it is wanted: the rows that were looked up before anything ran, by the hashes of their keys.
+    pub(super) known: Option<Vec<u64>>,
 }
 
 impl Exec<'_> {
@@ -82,6 +84,7 @@ impl Exec<'_> {
         let mut missing = false;
         for key in keys.into_iter().filter(|key| key.len() <= MAX_KEY_BYTES) {
             let hash = self.seed.hash(key);
+            self.known.as_mut().into_iter().for_each(|known| known.push(hash));
             if matches!(self.partition.find(hash, key, self.now_ms), Found::Unknown) {
                 self.lookups.want_key(hash, key);
                 missing = true;

@@ -1,32 +1,41 @@
-//! Rows that blocked ops wait for: they stay in memory until their op has run.
+//! Rows that ops wait for, and those that an op to be proposed was found to have: they stay in memory until their op has
+//! run.
 //!
 //! An op that needs several rows may have them read by several jobs. If eviction took the first while the second is
-//! on its way, and then the other way round, the op would never run. Invariant: what an op was blocked on once is not
-//! evicted until the op has run, was not tried again for a long while, or came when too much was held already.
+//! on its way, and then the other way round, the op would never run. And an op that was proposed since its rows were here
+//! must find them here: of those that have to be read once more, one may turn out to be damaged by then. Invariant: what an
+//! op was blocked on once, or had when it was found ready, is not evicted until the op has run, was not tried again for a
+//! long while, or came when too much was held already.
 
 use corduroy_shards::PartitionId;
+use hashbrown::hash_map::Entry;
 use hashbrown::{HashMap, HashSet};
 
 /// Rows held above which no further op gets its rows held. Those that do will run, and make room.
 const MAX_ROWS: usize = 16_384;
+/// The same for ops that are ready: they are many more, and wait for the disk alone.
+const MAX_READY_ROWS: usize = 65_536;
 /// Upkeeps after jobs, in which a blocked op is tried again each time, until one that was not is given up.
 const MAX_IDLE_ROUNDS: u32 = 64;
+/// The same for an op that is ready: it is not tried again before its entry is applied, if it ever is.
+const MAX_READY_ROUNDS: u32 = 16_384;
 
-/// An op and what it was blocked on.
-#[derive(Debug)]
+/// What an op was blocked on, or has.
+#[derive(Default, Debug)]
 struct Waiting {
-    /// The op, by its hash.
-    op: u64,
     /// Of keys.
     rows: HashSet<u64>,
     /// The round in which it was tried last.
     tried: u32,
+    /// How many like it were found ready, and have not run yet.
+    ready: u32,
 }
 
 /// See the file's head.
 #[derive(Default, Debug)]
 pub(super) struct Pins {
-    waiting: HashMap<PartitionId, Vec<Waiting>>,
+    /// Of each partition, by the hash of the op.
+    waiting: HashMap<PartitionId, HashMap<u64, Waiting>>,
     /// How many ops want a row.
     rows: HashMap<(PartitionId, u64), u32>,
     round: u32,
@@ -37,27 +46,37 @@ pub(super) struct Pins {
 impl Pins {
     /// An op was blocked on rows with these hashes; it holds what it was blocked on before as well.
     pub(super) fn hold(&mut self, partition: PartitionId, op: u64, rows: impl IntoIterator<Item = u64>) {
-        let has_room = self.rows.len() < MAX_ROWS;
-        let ops = self.waiting.entry(partition).or_default();
-        let at = ops.iter().position(|waiting| waiting.op == op).unwrap_or_else(|| {
-            ops.push(Waiting { op, rows: HashSet::new(), tried: 0 });
-            ops.len() - 1
-        });
-        let waiting = ops.get_mut(at).expect("it was found or added just now");
+        self.add(partition, op, rows, MAX_ROWS);
+    }
+
+    /// An op has the rows with these hashes, and is going to be proposed.
+    pub(super) fn keep(&mut self, partition: PartitionId, op: u64, rows: impl IntoIterator<Item = u64>) {
+        self.add(partition, op, rows, MAX_READY_ROWS).ready += 1;
+    }
+
+    fn add(
+        &mut self,
+        partition: PartitionId,
+        op: u64,
+        rows: impl IntoIterator<Item = u64>,
+        max_rows: usize,
+    ) -> &mut Waiting {
+        let has_room = self.rows.len() < max_rows;
+        let waiting = self.waiting.entry(partition).or_default().entry(op).or_default();
         waiting.tried = self.round;
-        if !has_room && waiting.rows.is_empty() {
-            return;
-        }
-        for row in rows {
-            if waiting.rows.insert(row) {
-                *self.rows.entry((partition, row)).or_default() += 1;
+        if has_room || !waiting.rows.is_empty() {
+            for row in rows {
+                if waiting.rows.insert(row) {
+                    *self.rows.entry((partition, row)).or_default() += 1;
+                }
             }
         }
+        waiting
     }
 
     /// Blocked ops of a partition were not tried, since something else must happen first.
     pub(super) fn still_wanted(&mut self, partition: PartitionId) {
-        for waiting in self.waiting.get_mut(&partition).into_iter().flatten() {
+        for waiting in self.waiting.get_mut(&partition).into_iter().flat_map(HashMap::values_mut) {
             waiting.tried = self.round;
         }
     }
@@ -65,9 +84,12 @@ impl Pins {
     /// An op has run.
     pub(super) fn release(&mut self, partition: PartitionId, op: impl FnOnce() -> u64) {
         let Some(ops) = self.waiting.get_mut(&partition) else { return };
-        let op = op();
-        let Some(at) = ops.iter().position(|waiting| waiting.op == op) else { return };
-        let waiting = ops.swap_remove(at);
+        let Entry::Occupied(mut found) = ops.entry(op()) else { return };
+        if found.get().ready > 1 {
+            found.get_mut().ready -= 1;
+            return;
+        }
+        let waiting = found.remove();
         if ops.is_empty() {
             self.waiting.remove(&partition);
         }
@@ -88,8 +110,9 @@ impl Pins {
         self.round = self.round.wrapping_add(1);
         let (round, rows) = (self.round, &mut self.rows);
         self.waiting.retain(|partition, ops| {
-            ops.retain(|waiting| {
-                let stays = round.wrapping_sub(waiting.tried) <= MAX_IDLE_ROUNDS;
+            ops.retain(|_, waiting| {
+                let max_rounds = if waiting.ready > 0 { MAX_READY_ROUNDS } else { MAX_IDLE_ROUNDS };
+                let stays = round.wrapping_sub(waiting.tried) <= max_rounds;
                 if !stays {
                     drop_rows(rows, *partition, &waiting.rows);
                 }
@@ -146,6 +169,31 @@ mod tests {
             pins.next_round();
         }
         assert!(pins.holds(P, 11), "no job has ended, so nothing was to be tried");
+    }
+
+    #[test]
+    fn ops_that_are_ready_hold_their_rows_until_as_many_have_run() {
+        let mut pins = Pins::default();
+        pins.hold(P, 1, [10]);
+        pins.keep(P, 1, [10, 11]);
+        pins.keep(P, 1, [10, 11]);
+        pins.keep(P, 2, [12]);
+        for _ in 0..=2 * MAX_IDLE_ROUNDS {
+            pins.jobs_ended = true;
+            pins.next_round();
+        }
+        let held = |pins: &Pins| [10, 11, 12].map(|row| pins.holds(P, row));
+        assert_eq!(held(&pins), [true; 3], "an entry may wait for the disk for long");
+        pins.release(P, || 1);
+        assert_eq!(held(&pins), [true; 3]);
+        pins.release(P, || 1);
+        assert_eq!(held(&pins), [false, false, true]);
+        // Its entry was never proposed, or another leader's came in its place.
+        for _ in 0..=MAX_READY_ROUNDS {
+            pins.jobs_ended = true;
+            pins.next_round();
+        }
+        assert!(pins.rows.is_empty() && pins.waiting.is_empty());
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Before a write is proposed: what it needs of the rows below is read, so that one that needs damaged rows is refused
-//! while it can be.
+//! while it can be; and what it has is held until it has run, so that nothing has to be read again by then.
 
 use corduroy_shards::{PartitionId, Prepared};
 
@@ -26,9 +26,16 @@ impl<L: Lower> Store<L> {
             grown_bytes: 0,
             moved_bytes: 0,
             preparing: true,
+            known: Some(Vec::new()),
         };
-        match exec.needs(op) {
-            Ok(()) | Err(Stop::Error(_)) => return Prepared::Ready,
+        let needs = exec.needs(op);
+        let known = exec.known.take().unwrap_or_default();
+        match needs {
+            Ok(()) | Err(Stop::Error(_)) if known.is_empty() => return Prepared::Ready,
+            Ok(()) | Err(Stop::Error(_)) => {
+                self.pins.keep(id, seed.hash(bytes), known);
+                return Prepared::Ready;
+            }
             Err(Stop::Blocked) => {}
         }
         if let Some(Failure::Final(why)) = self.lookups.take_failure(id, false) {
@@ -39,5 +46,10 @@ impl<L: Lower> Store<L> {
         self.pins.hold(id, seed.hash(bytes), rows);
         self.ask(id);
         Prepared::Blocked
+    }
+
+    /// Whether eviction may begin before what is proposed now is applied: then what that needs is to be held.
+    pub(super) const fn is_about_to_evict(&self) -> bool {
+        self.ledger.used_bytes + self.ledger.captured_bytes > self.options.memory_bytes / 16 * 15
     }
 }

@@ -234,6 +234,7 @@ impl<L: Lower> Store<L> {
             grown_bytes: 0,
             moved_bytes: 0,
             preparing: false,
+            known: None,
         };
         let result = exec.run(op);
         self.moved_bytes = exec.moved_bytes;
@@ -277,18 +278,6 @@ impl<L: Lower> Store<L> {
     /// Lets blind writes of a partition be blind again, if they were not.
     fn may_stay_unknown(&mut self, id: PartitionId) -> bool {
         self.partitions.get_mut(&id).is_some_and(|partition| std::mem::take(&mut partition.exact_wanted))
-    }
-
-    /// Changed rows, with those on their way below, at which an entry's ops wait: more at a start, when requests wait for
-    /// what was in memory before.
-    fn max_waiting_bytes(&self, at: &Applied) -> usize {
-        let is_replay =
-            self.partitions.get(&at.partition).is_some_and(|partition| at.lsn <= partition.replay_to);
-        if is_replay {
-            self.options.max_dirty_bytes.max(self.options.memory_bytes)
-        } else {
-            self.options.max_dirty_bytes
-        }
     }
 
     /// A partition; one of which nothing is stored is made.
@@ -449,7 +438,8 @@ impl<L: Lower> StateMachine for Store<L> {
     }
 
     fn may_need_reads(&self, partition: PartitionId) -> bool {
-        self.partitions.get(&partition).is_some_and(|partition| !partition.table.is_all_complete())
+        let found = self.partitions.get(&partition);
+        found.is_some_and(|found| !found.table.is_all_complete() || self.is_about_to_evict())
     }
 
     fn want_hand_over(&mut self) {

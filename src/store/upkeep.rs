@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use corduroy_shards::PartitionId;
+use corduroy_shards::{Applied, PartitionId};
 
 use super::jobs::{BlindCounts, Done, Failed, Job, Loaded, Place, Task};
 use super::ledger::Capture;
@@ -95,6 +95,18 @@ impl<L: Lower> Store<L> {
         self.upkeep.space.freeze();
         self.ledger.epoch += 1;
         self.ledger.capture = Some(Capture { partitions: frozen, ..Capture::default() });
+    }
+
+    /// Changed rows, with those on their way below, at which an entry's ops wait: more at a start, when requests wait for
+    /// what was in memory before.
+    pub(super) fn max_waiting_bytes(&self, at: &Applied) -> usize {
+        let is_replay =
+            self.partitions.get(&at.partition).is_some_and(|partition| at.lsn <= partition.replay_to);
+        if is_replay {
+            self.options.max_dirty_bytes.max(self.options.memory_bytes)
+        } else {
+            self.options.max_dirty_bytes
+        }
     }
 
     /// Copies frozen rows; the last slice makes the job.

@@ -7,6 +7,7 @@ mod expiry;
 mod levels;
 mod model;
 mod ops;
+mod screening;
 mod space;
 mod upkeep;
 mod watch;

@@ -1,0 +1,180 @@
+//! What is looked at before it is proposed, over a lower level that can be told not to be readable any more.
+
+use std::sync::{Arc, Mutex};
+
+use corduroy_shards::{Prepared, Unreadable};
+
+use super::super::*;
+use super::*;
+use crate::store::lower::{IngestError, LowerError, LowerRow, LowerStats, Room};
+
+/// The map, and why nothing of it can be read, if so.
+#[derive(Clone, Default)]
+struct Flaky {
+    inner: MemLower,
+    broken: Arc<Mutex<Option<LowerError>>>,
+}
+
+impl Flaky {
+    fn set(&self, broken: Option<LowerError>) {
+        *self.broken.lock().expect("no panic") = broken;
+    }
+
+    fn check(&self) -> Result<(), LowerError> {
+        self.broken.lock().expect("no panic").clone().map_or(Ok(()), Err)
+    }
+}
+
+impl Lower for Flaky {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LowerError> {
+        self.check()?;
+        self.inner.get(key)
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), LowerError> {
+        self.check()?;
+        self.inner.scan(from, to, visit)
+    }
+
+    fn ingest(
+        &self,
+        bytes: u64,
+        deletes: bool,
+        rows: &mut dyn Iterator<Item = LowerRow>,
+    ) -> Result<(), IngestError> {
+        self.inner.ingest(bytes, deletes, rows)
+    }
+
+    fn room(&self) -> Result<Room, LowerError> {
+        self.inner.room()
+    }
+
+    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, LowerError> {
+        self.inner.compact(dead)
+    }
+
+    fn stats(&self) -> LowerStats {
+        self.inner.stats()
+    }
+}
+
+fn damage() -> LowerError {
+    LowerError::damaged("table".as_ref(), "a block's checksum")
+}
+
+fn refusal() -> LowerError {
+    LowerError::io("reading", "table".as_ref(), &std::io::ErrorKind::PermissionDenied.into())
+}
+
+const MEMORY_BYTES: usize = 200_000;
+
+/// A store that holds a small part of its rows in memory.
+fn over(lower: &Flaky) -> Driver<Flaky> {
+    let mut d = Driver::new(lower.clone(), Options::with_memory(MEMORY_BYTES, HashSeed([5, 6])));
+    let value = "7".repeat(18);
+    for n in 0..8_000 {
+        d.run(&set(&format!("k{n}"), &value));
+    }
+    d.hand_over();
+    assert!(d.store.stats().evicted_keys > 0);
+    d
+}
+
+fn incr(key: &str) -> Op<'_> {
+    Op::IncrBy { key: key.as_bytes(), delta: 1 }
+}
+
+/// Has so much read that all rows go that nothing keeps.
+fn crowd_out(d: &mut Driver<Flaky>) {
+    for n in 1_000..8_000 {
+        d.run(&get(&format!("k{n}")));
+        d.store.maintain(1_000_000);
+    }
+    d.settle();
+}
+
+/// The next entry, of one op, as the shard would have it applied.
+fn apply(d: &mut Driver<Flaky>, lsn: u64, op: &Op<'_>) -> Step<Outcome> {
+    let at = Applied { partition: P, lsn: Lsn(lsn), term: Term(1), stamp_ms: d.now_ms };
+    let step = d.store.apply(&at, &bytes(op));
+    if matches!(step, Step::Done(_)) {
+        d.store.end_entry(&at);
+    }
+    step
+}
+
+#[test]
+fn what_a_proposed_write_had_in_memory_is_there_when_it_is_applied() {
+    let lower = Flaky::default();
+    let mut d = over(&lower);
+    let pair: [&[u8]; 2] = [b"k2", b"k3"];
+    let ops = [incr("k1"), Op::Del { keys: List::Args(&pair) }];
+    for key in ["k1", "k2", "k3"] {
+        d.run(&get(key));
+    }
+    for op in &ops {
+        assert_eq!(d.store.prepare(P, &bytes(op)), Prepared::Ready);
+    }
+    crowd_out(&mut d);
+    lower.set(Some(damage()));
+    assert_eq!(apply(&mut d, 8_001, &ops[0]), Step::Done(Outcome::Int(777_777_777_777_777_778)));
+    assert_eq!(apply(&mut d, 8_002, &ops[1]), Step::Done(Outcome::Int(2)));
+    // Nothing is held any more.
+    lower.set(None);
+    d.hand_over();
+    crowd_out(&mut d);
+    lower.set(Some(damage()));
+    d.store.prepare(P, &bytes(&ops[0]));
+    d.settle();
+    assert!(matches!(d.store.prepare(P, &bytes(&ops[0])), Prepared::Unreadable(Unreadable::Damaged(_))));
+}
+
+#[test]
+fn what_is_proposed_before_memory_runs_full_is_held_too() {
+    let lower = Flaky::default();
+    let mut d = Driver::new(lower.clone(), Options::with_memory(MEMORY_BYTES, HashSeed([5, 6])));
+    let mut n = 0;
+    while !d.store.may_need_reads(P) {
+        n += 1;
+        d.run(&set(&format!("k{n}"), "777777777777777777"));
+        assert!(d.store.stats().evicted_keys == 0, "rows go, and no write was looked at");
+    }
+    d.hand_over();
+    assert_eq!(d.store.prepare(P, &bytes(&incr("k1"))), Prepared::Ready);
+    for more in n + 1..8_000 {
+        d.run(&set(&format!("k{more}"), "777777777777777777"));
+    }
+    d.hand_over();
+    crowd_out(&mut d);
+    lower.set(Some(damage()));
+    assert_eq!(apply(&mut d, 8_000, &incr("k1")), Step::Done(Outcome::Int(777_777_777_777_777_778)));
+}
+
+#[test]
+fn what_the_system_refuses_to_read_is_no_want_of_room() {
+    let lower = Flaky::default();
+    let mut d = over(&lower);
+    crowd_out(&mut d);
+    lower.set(Some(refusal()));
+    assert_eq!(apply(&mut d, 8_001, &incr("k1")), Step::Blocked);
+    d.settle();
+    assert_eq!(apply(&mut d, 8_001, &incr("k1")), Step::Blocked, "it waits for the system");
+    assert!(d.store.wants_retry() && !d.store.is_out_of_room());
+    StateMachine::retry(&mut d.store);
+    d.settle();
+    assert_eq!(apply(&mut d, 8_001, &incr("k1")), Step::Blocked);
+    d.settle();
+    assert!(d.store.wants_retry() && !d.store.is_out_of_room());
+    lower.set(None);
+    StateMachine::retry(&mut d.store);
+    d.settle();
+    assert_eq!(apply(&mut d, 8_001, &incr("k1")), Step::Blocked, "it is asked for again");
+    d.settle();
+    assert_eq!(apply(&mut d, 8_001, &incr("k1")), Step::Done(Outcome::Int(777_777_777_777_777_778)));
+    assert!(!d.store.wants_retry());
+}
