@@ -42,6 +42,7 @@ mod message;
 mod notify;
 mod overdue;
 mod plan;
+mod rest;
 mod shared;
 mod signals;
 mod waits;

@@ -27,7 +27,7 @@ const DRAIN_MAX: usize = 1024;
 const RETRY: Duration = Duration::from_millis(1);
 /// How often figures are published while there is something to do.
 const PUBLISH_EVERY_NS: u64 = 100_000_000;
-/// How long a core has nothing to do, and waits for nothing, before it gives memory back.
+/// How long a core has nothing to do, and nothing is due, before it gives memory back.
 const REST: Duration = Duration::from_secs(5);
 
 /// Drives a core until the node has drained.
@@ -96,6 +96,12 @@ impl Driver {
             overdue::sweep(core);
         }
         waits::end_due(core);
+        core.hosts.iter().filter(|host| host.rest.take_due(now.mono_ns)).for_each(|host| {
+            // What is under way makes itself heard when it ends.
+            if host.shard.borrow().wal().in_flight() == 0 {
+                mark_end(host);
+            }
+        });
         settle_all(core);
         core.flush_mesh();
         if core.held_back.get() && !core.is_congested() {
@@ -154,6 +160,11 @@ impl Driver {
         }
         core.unpublished.set(true);
         host.wake_at_ns.set(self.out.wake_at_ns.take());
+        let (durable, is_marked) = {
+            let shard = host.shard.borrow();
+            (shard.wal().durable(), shard.wal().is_end_marked())
+        };
+        host.rest.follow(durable, is_marked, now.mono_ns);
         for (partition, why) in self.out.fenced.drain(..) {
             tracing::error!(shard = host.id.0, partition = partition.0, "partition fenced: {why}");
         }
@@ -229,7 +240,9 @@ impl Driver {
             for host in &core.hosts {
                 host.shard.borrow_mut().close();
                 host.dirty.set(true);
-                mark_end(host);
+                if host.shard.borrow().is_idle() {
+                    mark_end(host);
+                }
             }
             let is_closed = core.hosts.iter().all(|host| host.shard.borrow().is_closed());
             self.drained = is_closed || is_late;
@@ -256,7 +269,6 @@ impl Driver {
         });
         core.mesh.borrow().bell().awake();
         if rests && is_quiet {
-            core.hosts.iter().for_each(mark_end);
             heap::give_back();
         }
         self.has_rested = is_quiet && (rests || self.has_rested);
@@ -269,6 +281,7 @@ impl Driver {
         let at = |ns: u64| started + Duration::from_nanos(ns);
         let now = Instant::now();
         let timers = core.hosts.iter().filter_map(|host| host.wake_at_ns.get()).map(at);
+        let rests = core.hosts.iter().filter_map(|host| host.rest.next_ns()).map(at);
         let sweep = core.sweep_at_ns.get().map(at);
         let wait = core.waits.next_ns().map(at);
         let accept = self.accept_at_ns.map(at);
@@ -276,16 +289,23 @@ impl Driver {
         let needs_retry = core.is_congested() || !core.jobs.waiting.borrow().is_empty();
         let retry = needs_retry.then(|| now + RETRY);
         let drain = (self.phase == Phase::Draining).then(|| now + 10 * RETRY);
-        let next =
-            timers.chain(sweep).chain(wait).chain(accept).chain(publish).chain(retry).chain(drain).min();
+        let next = timers
+            .chain(rests)
+            .chain(sweep)
+            .chain(wait)
+            .chain(accept)
+            .chain(publish)
+            .chain(retry)
+            .chain(drain)
+            .min();
         next.map(|next| next.saturating_duration_since(now))
     }
 }
 
-/// Has an idle shard's log write down where it ends, if it has not yet.
+/// Has a shard's log write down how far it is durable, if it has not yet.
 fn mark_end(host: &Host) {
     let mut shard = host.shard.borrow_mut();
-    if shard.wal().is_end_marked() || !shard.is_idle() {
+    if shard.wal().is_end_marked() {
         return;
     }
     if let Err(error) = shard.mark_end() {

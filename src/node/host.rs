@@ -8,6 +8,7 @@ use corduroy_wal::device::SyncMode;
 
 use super::core::{MAX_GROUPS, NodeShard};
 use super::gate::{Gate, Heavy};
+use super::rest::Rest;
 use crate::resp::SessionReply;
 use crate::store::StoreStats;
 
@@ -22,6 +23,8 @@ pub struct Host {
     pub dirty: Cell<bool>,
     /// When it wants to be turned at the latest, on the monotonic clock.
     pub wake_at_ns: Cell<Option<u64>>,
+    /// When its log is at rest.
+    pub rest: Rest,
     /// Where heavy requests wait for their turn.
     pub gate: RefCell<Gate>,
 }
@@ -70,6 +73,7 @@ impl Host {
             shard: RefCell::new(shard),
             dirty: Cell::new(true),
             wake_at_ns: Cell::new(None),
+            rest: Rest::default(),
             gate: RefCell::default(),
         }
     }

@@ -152,3 +152,33 @@ fn an_empty_node_takes_little_of_the_disk() {
     assert!(found <= EMPTY_BYTES, "an empty node takes {found} bytes of the disk");
     assert!(found > 3 << 20, "{found} bytes: that is not what was to be measured");
 }
+
+#[test]
+fn a_log_writes_down_where_it_ends_while_its_core_goes_on() {
+    let dir = data_dir();
+    let core = cpus().first().expect("a CPU").to_string();
+    let server = Server::start(dir.path(), &["--cores", &core, "--shards", "2", "--partitions", "2"]);
+    let mut client = server.client();
+    let manifests = || {
+        let folders = ["shard-0000", "shard-0001"].map(|shard| dir.path().join(shard).join("wal"));
+        folders.map(|folder| std::fs::read(folder.join("manifest.wal")).expect("a manifest"))
+    };
+    // Both shards, and from here on one write a second to the one, and many requests that write nothing.
+    (0..100).for_each(|n| redis::cmd("SET").arg(n).arg(n).exec(&mut client).expect("written"));
+    let mut before = manifests();
+    for round in 0..600 {
+        if round % 10 == 0 {
+            redis::cmd("SET").arg("one").arg(round).exec(&mut client).expect("written");
+        }
+        redis::cmd("PING").exec(&mut client).expect("a reply");
+        redis::cmd("GET").arg(round % 100).exec(&mut client).expect("a reply");
+        std::thread::sleep(Duration::from_millis(100));
+        let now = manifests();
+        if round == 20 {
+            before = now;
+        } else if round > 20 && now != before {
+            return;
+        }
+    }
+    panic!("no log has written down where it ends in a minute");
+}
