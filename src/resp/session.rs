@@ -278,7 +278,6 @@ impl Session {
                 Some(partition) => partition,
                 None => {
                     self.spread(entry, plan, scope, op, request);
-                    self.stalled |= self.in_flight > 0 && self.is_heavy(op);
                     return;
                 }
             },
@@ -291,11 +290,11 @@ impl Session {
         }
         self.push_slot(entry, Body::Waiting, request.args);
         self.submit(partition, 0, op, backend);
-        self.stalled |= self.is_heavy(op);
     }
 
     /// Whether an op may keep its shard busy for long: then it is the only request of this connection under way, so that
-    /// nothing of others has to wait behind it for the sake of order.
+    /// nothing of others has to wait behind it for the sake of order. By the request, for its op is not encoded yet; what
+    /// follows it goes by the op's own length, as its shard does.
     fn is_heavy(&self, op: &Op<'_>) -> bool {
         self.request_bytes > HEAVY_BYTES || op.is_heavy()
     }
@@ -339,6 +338,8 @@ impl Session {
         self.in_flight += 1;
         self.in_flight_bytes += self.scratch.len();
         let ticket = Ticket { conn: self.conn, seq: number << PART_BITS | part as u64 };
+        // Those behind it wait whenever it waits for its turn, or they would overtake it.
+        self.stalled |= Op::is_heavy_bytes(&self.scratch);
         backend.submit(ticket, partition, kind, &self.scratch);
         if self.scratch.capacity() > 1 << 20 {
             self.scratch = Vec::new();

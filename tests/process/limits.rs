@@ -196,6 +196,19 @@ fn half_a_request_is_not_waited_for_for_ever() {
 }
 
 #[test]
+fn a_transaction_that_waits_for_its_turn_is_not_overtaken() {
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &[]);
+    let mut stream = server.connect();
+    for bytes in (1 << 20) - 36..(1 << 20) - 16 {
+        exchange(&mut stream, b"DEL k\r\n", if bytes == (1 << 20) - 36 { b":0\r\n" } else { b":1\r\n" });
+        let set = format!("MULTI\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${bytes}\r\n");
+        let requests = [set.as_bytes(), &vec![b'x'; bytes], b"\r\nEXEC\r\nSTRLEN k\r\n"].concat();
+        exchange(&mut stream, &requests, format!("+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n:{bytes}\r\n").as_bytes());
+    }
+}
+
+#[test]
 fn idle_connections_close_where_configured() {
     let dir = data_dir();
     let server = Server::start(dir.path(), &["--timeout-idle-s", "1"]);

@@ -11,7 +11,6 @@ use super::{
     Session, Writer, errors, introspection, take,
 };
 use crate::resp::commands::Scope;
-use crate::store::op::HEAVY_BYTES;
 use crate::store::{ErrorKind, List, MAX_WALKS};
 use corduroy_shards::routing::slot_of;
 
@@ -74,14 +73,6 @@ impl Item {
             Self::Ready(bytes) => bytes.len(),
         };
         size_of::<Self>() + heap_bytes
-    }
-}
-
-/// Bytes of a transaction's ops.
-fn ops_bytes(op: &Op<'_>) -> usize {
-    match op {
-        Op::Multi { ops, .. } => ops.iter().map(<[u8]>::len).sum(),
-        _ => 0,
     }
 }
 
@@ -254,11 +245,10 @@ impl Session {
             }
             [partition] => {
                 self.push_slot(entry, Body::Exec(Box::new(plan)), args);
-                let is_heavy = self.submit_transaction(*partition, &ops, &watched, backend);
+                self.submit_transaction(*partition, &ops, &watched, backend);
                 self.hold_for_slot(plan_bytes);
-                // What its local commands change must be seen by those that follow; and one that may take long is the only
-                // one of its connection under way.
-                self.stalled = has_local || is_heavy;
+                // What its local commands change must be seen by those that follow.
+                self.stalled |= has_local;
             }
             _ => self.refuse(entry, &errors::CROSSSLOT),
         }
@@ -314,7 +304,7 @@ impl Session {
         ops: &Ops,
         watched: &[Watched],
         backend: &dyn Backend,
-    ) -> bool {
+    ) {
         let versions: Vec<[u8; 8]> = watched.iter().map(|watched| watched.version.to_le_bytes()).collect();
         let guards: Vec<&[u8]> =
             watched.iter().zip(&versions).flat_map(|(watched, version)| [&*watched.key, version]).collect();
@@ -322,8 +312,6 @@ impl Session {
         let ops: Vec<&[u8]> = ops.encoded.iter().map(Vec::as_slice).collect();
         let op = Op::Multi { guards: List::Args(&guards), ops: List::Args(&ops) };
         self.submit_as(kind, partition, 0, &op, backend);
-        let bytes: usize = ops_bytes(&op);
-        bytes > HEAVY_BYTES || op.is_heavy()
     }
 
     /// Counts what the newest slot holds beside its request.

@@ -162,6 +162,29 @@ fn a_heavy_request_is_the_only_one_of_its_connection_under_way() {
 }
 
 #[test]
+fn a_request_that_waits_for_its_turn_is_not_overtaken() {
+    let set = |bytes: usize| {
+        [format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${bytes}\r\n").as_bytes(), &vec![b'x'; bytes], b"\r\n"]
+            .concat()
+    };
+    let mut judged = [0, 0];
+    for bytes in (1 << 20) - 60..=1 << 20 {
+        for (before, after) in [("", ""), ("MULTI\r\n", "EXEC\r\n")] {
+            let mut talk = Talk::new(1);
+            let requests = [before.as_bytes(), &set(bytes), after.as_bytes(), b"EXISTS k\r\n"].concat();
+            talk.session.input(&requests, &talk.fake);
+            let heavy = Op::is_heavy_bytes(&talk.fake.submitted.borrow()[0].op);
+            assert_eq!(talk.fake.submitted.borrow().len(), if heavy { 1 } else { 2 }, "{before:?} {bytes}");
+            talk.answer(false);
+            let reply = String::from_utf8(talk.output()).expect("text");
+            assert!(reply.ends_with("OK\r\n:1\r\n"), "{reply}");
+            judged[usize::from(heavy)] += 1;
+        }
+    }
+    assert!(judged.iter().all(|count| *count > 0), "on both sides of the limit: {judged:?}");
+}
+
+#[test]
 fn a_write_waits_for_reads_that_may_bring_much() {
     let mut talk = Talk::new(1);
     talk.fake.in_memory.set(false);
