@@ -153,8 +153,7 @@ fn open_shard(
         // What was just taken over must not stay bound to the wrong shard.
         .inspect_err(|_| unbind(&shared.identity, &config.data_dir, shard))?;
     let partitions = shared.plan.partitions_of(shard);
-    let waiting = shared.ledger.limit().max(WAITING_MIN_BYTES);
-    let shard_options = shard_options(config, shared.plan.used_shards(), waiting);
+    let shard_options = shard_options(config, shared.plan.used_shards(), waiting_bytes(shared));
     let open = Shard::open(shard_options, wal, store, &partitions, seed)
         .map_err(|source| StartError::Shard { shard, source })?;
     Ok((open, Opened { shard, device: description, found, took: begun.elapsed() }))
@@ -241,6 +240,11 @@ fn log_soft_segments(config: &Config, used_shards: u32) -> u64 {
     (share / config.wal_segment_bytes.0).clamp(2, ShardOptions::default().log_soft_segments)
 }
 
+/// Bytes of requests that may wait in a shard, and of heavy ones that may wait before it.
+pub fn waiting_bytes(shared: &Shared) -> usize {
+    Limits::default().shard_bytes.min(shared.ledger.limit().max(WAITING_MIN_BYTES))
+}
+
 fn shard_options(config: &Config, used_shards: u32, waiting_bytes: usize) -> ShardOptions {
     let replication = match config.replication {
         Replication::Raft => RaftOn::On,
@@ -254,7 +258,7 @@ fn shard_options(config: &Config, used_shards: u32, waiting_bytes: usize) -> Sha
         entry_bytes: defaults.entry_bytes.min(half / 4),
         frame_bytes: defaults.frame_bytes.min(half / 2),
         outcome_bytes: OUTCOME_BYTES,
-        shard_bytes: defaults.shard_bytes.min(waiting_bytes),
+        shard_bytes: waiting_bytes,
         unapplied_bytes: defaults.unapplied_bytes.min(waiting_bytes),
         ..defaults
     };

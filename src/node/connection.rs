@@ -355,6 +355,10 @@ pub fn close(core: &Rc<Core>, conn: &Rc<Conn>) {
     ledger::leave(core, conn);
     // Lists of this pass may hold the connection a while longer, but nothing that it has to say or do.
     if let Ok(mut session) = conn.session.try_borrow_mut() {
+        core.waits.forget(session.waits_until_ns(), conn.id);
+        if session.may_await_heavy() {
+            core.drop_heavy(conn.id);
+        }
         session.abandon();
     }
     *conn.unsent.borrow_mut() = Unsent::default();

@@ -21,6 +21,7 @@ use corduroy_shards::{
 };
 use corduroy_wal::device::{DiskDevice, SyncMode};
 
+use super::boot;
 use super::connection::Conn;
 use super::conns::Conns;
 use super::gate::Heavy;
@@ -153,7 +154,9 @@ impl Core {
     ) -> io::Result<Rc<Self>> {
         let poller = Poller::new()?;
         let index = mesh.core();
-        let hosts: Vec<Host> = shards.into_iter().map(|(id, shard)| Host::new(id, shard)).collect();
+        let waiting_bytes = boot::waiting_bytes(&shared);
+        let hosts: Vec<Host> =
+            shards.into_iter().map(|(id, shard)| Host::new(id, shard, waiting_bytes)).collect();
         let places = shared.plan.partitions().iter().map(|&partition| {
             let shard = shared.plan.shard_of(partition);
             let here = hosts.iter().position(|host| Some(host.id) == shard);
@@ -291,6 +294,19 @@ impl Core {
         }
     }
 
+    /// Drops what waits of a closed connection before the shards of this node: here and on the other cores.
+    pub fn drop_heavy(&self, conn: u64) {
+        self.forget_heavy(conn);
+        let others = self.outbox.borrow().len();
+        (0..others)
+            .filter(|&core| core != self.index)
+            .for_each(|core| self.post(core, Message::Closed { conn }));
+    }
+
+    fn forget_heavy(&self, conn: u64) {
+        self.hosts.iter().for_each(|host| host.gate.borrow_mut().forget(conn));
+    }
+
     /// Sends to another core, or keeps what its ring has no room for.
     pub fn post(&self, core: usize, message: Message) {
         self.wake();
@@ -351,6 +367,7 @@ impl Core {
                 }
             }
             Message::Look { conn } => self.look(conn),
+            Message::Closed { conn } => self.forget_heavy(conn),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The gate before a shard: heavy requests (see [`Op::is_heavy`](crate::store::Op::is_heavy)) wait here and go in one after
 //! the other, so that in each turn light ones get between them.
 //!
+//! What waits is bounded in number, bytes and time; of a closed connection nothing waits.
+//!
 //! Invariant: at most one heavy request is in the shard, or several large ones of [`ROOM_BYTES`] together; those that wait
 //! go in as they came. Nothing is reordered within a connection: its session has no other request under way beside a heavy
 //! one (but those that came before it, which may be done before it).
@@ -42,20 +44,30 @@ impl Heavy {
 #[derive(Debug, Default)]
 pub struct Gate {
     waiting: VecDeque<(u64, Heavy)>,
+    /// Bytes of the ops that wait.
+    waiting_bytes: usize,
     inside: Vec<(Ticket, usize)>,
 }
 
 impl Gate {
-    /// Takes a request that has come.
+    /// Takes a request that has come. Those that wait take at most `limit_bytes`; one alone may be of any length.
     ///
     /// # Errors
-    /// The request itself, if too many wait.
-    pub fn push(&mut self, now_ns: u64, heavy: Heavy) -> Result<(), Heavy> {
-        if self.waiting.len() >= WAITING_MAX {
+    /// The request itself, if too many wait, or too much.
+    pub fn push(&mut self, now_ns: u64, heavy: Heavy, limit_bytes: usize) -> Result<(), Heavy> {
+        let bytes = self.waiting_bytes + heavy.op.len();
+        if self.waiting.len() >= WAITING_MAX || (bytes > limit_bytes && !self.waiting.is_empty()) {
             return Err(heavy);
         }
+        self.waiting_bytes = bytes;
         self.waiting.push_back((now_ns, heavy));
         Ok(())
+    }
+
+    /// Drops what waits of a connection that is closed.
+    pub fn forget(&mut self, conn: u64) {
+        self.waiting.retain(|(_, heavy)| heavy.ticket.conn != conn);
+        self.waiting_bytes = self.waiting.iter().map(|(_, heavy)| heavy.op.len()).sum();
     }
 
     /// The next request that may go in.
@@ -67,6 +79,7 @@ impl Gate {
             return None;
         }
         let (_, heavy) = self.waiting.pop_front()?;
+        self.waiting_bytes -= heavy.op.len();
         self.inside.push((heavy.ticket, weight));
         Some(heavy)
     }
@@ -88,7 +101,9 @@ impl Gate {
     pub fn take_late(&mut self, now_ns: u64) -> Option<Heavy> {
         let late =
             self.waiting.front().is_some_and(|(since_ns, _)| now_ns.saturating_sub(*since_ns) > WAIT_NS);
-        if late { self.waiting.pop_front().map(|(_, heavy)| heavy) } else { None }
+        let (_, heavy) = if late { self.waiting.pop_front()? } else { return None };
+        self.waiting_bytes -= heavy.op.len();
+        Some(heavy)
     }
 }
 
@@ -101,6 +116,9 @@ mod tests {
         Heavy { ticket, partition: PartitionId(2), kind: Kind::Read, op: vec![0; bytes].into() }
     }
 
+    /// More than any of these tests has wait.
+    const NO_LIMIT: usize = usize::MAX;
+
     fn inside(gate: &mut Gate) -> Vec<u64> {
         std::iter::from_fn(|| gate.next()).map(|heavy| heavy.ticket.seq).collect()
     }
@@ -109,7 +127,7 @@ mod tests {
     fn one_heavy_request_is_inside_at_a_time_and_all_get_in_as_they_came() {
         let mut gate = Gate::default();
         for seq in 0..100 {
-            gate.push(0, heavy(seq, 10)).expect("room");
+            gate.push(0, heavy(seq, 10), NO_LIMIT).expect("room");
         }
         for seq in 0..100 {
             assert_eq!(inside(&mut gate), [seq]);
@@ -123,9 +141,9 @@ mod tests {
     fn large_requests_share_the_room() {
         let mut gate = Gate::default();
         for seq in 0..5 {
-            gate.push(0, heavy(seq, 2 << 20)).expect("room");
+            gate.push(0, heavy(seq, 2 << 20), NO_LIMIT).expect("room");
         }
-        gate.push(0, heavy(5, 30 << 20)).expect("room");
+        gate.push(0, heavy(5, 30 << 20), NO_LIMIT).expect("room");
         assert_eq!(inside(&mut gate), [0, 1]);
         assert!(gate.done(Ticket { conn: 0, seq: 0 }));
         assert_eq!(inside(&mut gate), [2]);
@@ -141,11 +159,49 @@ mod tests {
     fn waiting_is_bounded_in_number_and_time() {
         let mut gate = Gate::default();
         for seq in 0..WAITING_MAX as u64 {
-            gate.push(seq, heavy(seq, 1)).expect("room");
+            gate.push(seq, heavy(seq, 1), NO_LIMIT).expect("room");
         }
-        assert!(gate.push(0, heavy(0, 1)).is_err());
+        assert!(gate.push(0, heavy(0, 1), NO_LIMIT).is_err());
         assert_eq!(gate.take_late(WAIT_NS), None);
         assert_eq!(gate.take_late(WAIT_NS + 1).map(|late| late.ticket.seq), Some(0));
         assert_eq!(gate.take_late(WAIT_NS + 1), None);
+    }
+
+    #[test]
+    fn waiting_is_bounded_in_bytes() {
+        let mut gate = Gate::default();
+        let limit = 64 << 20;
+        gate.push(0, heavy(0, limit + 1), limit).expect("one alone, whatever it takes");
+        assert!(gate.push(0, heavy(1, 10), limit).is_err(), "and nothing beside it");
+        assert_eq!(inside(&mut gate), [0]);
+        for seq in 2..18 {
+            gate.push(seq, heavy(seq, 4 << 20), limit).expect("room");
+        }
+        assert!(gate.push(17, heavy(18, 1), limit).is_err(), "it is full");
+        gate.take_late(WAIT_NS + 3).expect("the first is late");
+        gate.push(17, heavy(18, 4 << 20), limit).expect("as much has left");
+        assert!(gate.push(17, heavy(19, 1), limit).is_err());
+        gate.done(Ticket { conn: 0, seq: 0 });
+        assert_eq!(inside(&mut gate), [3]);
+        gate.push(17, heavy(19, 4 << 20), limit).expect("as much has gone in");
+        assert!(gate.push(17, heavy(20, 1), limit).is_err());
+    }
+
+    #[test]
+    fn what_waits_of_a_closed_connection_is_dropped_at_once() {
+        let mut gate = Gate::default();
+        for seq in 0..6 {
+            let ticket = Ticket { conn: seq % 2, seq };
+            gate.push(0, Heavy { ticket, ..heavy(seq, 4 << 20) }, 24 << 20).expect("room");
+        }
+        assert_eq!(inside(&mut gate), [0]);
+        gate.forget(0);
+        assert_eq!(gate.waiting_bytes, 12 << 20);
+        assert!(gate.done(Ticket { conn: 0, seq: 0 }), "what is inside stays until it has its outcome");
+        for seq in [1, 3, 5] {
+            assert_eq!(inside(&mut gate), [seq]);
+            gate.done(Ticket { conn: 1, seq });
+        }
+        assert!(gate.is_idle() && gate.waiting_bytes == 0);
     }
 }

@@ -27,6 +27,8 @@ pub struct Host {
     pub rest: Rest,
     /// Where heavy requests wait for their turn.
     pub gate: RefCell<Gate>,
+    /// What may wait there, bytes.
+    waiting_bytes: usize,
 }
 
 /// A shard's figures for INFO.
@@ -67,7 +69,7 @@ impl Host {
     }
 
     /// A shard that has just been opened: its first turn lets the replicas begin.
-    pub fn new(id: ShardId, shard: NodeShard) -> Self {
+    pub fn new(id: ShardId, shard: NodeShard, waiting_bytes: usize) -> Self {
         Self {
             id,
             shard: RefCell::new(shard),
@@ -75,16 +77,17 @@ impl Host {
             wake_at_ns: Cell::new(None),
             rest: Rest::default(),
             gate: RefCell::default(),
+            waiting_bytes,
         }
     }
 
     /// Takes a heavy request, to be let in when its turn comes.
     ///
     /// # Errors
-    /// The refusal, if too many wait.
+    /// The refusal, if too many wait, or too much.
     pub fn hold(&self, now_ns: u64, heavy: Heavy) -> Result<(), (Ticket, SessionReply)> {
         self.dirty.set(true);
-        self.gate.borrow_mut().push(now_ns, heavy).map_err(|heavy| {
+        self.gate.borrow_mut().push(now_ns, heavy, self.waiting_bytes).map_err(|heavy| {
             (heavy.ticket, Reply::Rejected(Rejection::Overloaded("heavy requests of the shard")))
         })
     }

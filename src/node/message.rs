@@ -31,6 +31,11 @@ pub enum Message {
         /// What the ledger counts of it while it is under way.
         bytes: usize,
     },
+    /// This connection is closed: nobody waits for what it has asked for.
+    Closed {
+        /// Which.
+        conn: u64,
+    },
     /// Look at this connection: it may have to be closed.
     Look {
         /// Which.

@@ -1,4 +1,4 @@
-//! Connections that wait in WAIT, by when their time is over. A connection that has ended is found to be so then.
+//! Connections that wait in WAIT, by when their time is over; those that end before are taken off.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -14,11 +14,22 @@ pub struct Waits(RefCell<BTreeSet<(u64, u64)>>);
 impl Waits {
     /// Takes note of a connection's wait, if it has begun one.
     pub fn note(&self, conn: &Conn) {
+        if let Some(until_ns) = conn.session.borrow().waits_until_ns() {
+            self.add(until_ns, conn.id);
+        }
+    }
+
+    fn add(&self, until_ns: u64, conn: u64) {
         // One without an end needs no clock: only the client ends it.
-        if let Some(until_ns) = conn.session.borrow().waits_until_ns()
-            && until_ns != u64::MAX
-        {
-            self.0.borrow_mut().insert((until_ns, conn.id));
+        if until_ns != u64::MAX {
+            self.0.borrow_mut().insert((until_ns, conn));
+        }
+    }
+
+    /// Forgets the wait of a connection that is closed, if it has one.
+    pub fn forget(&self, until_ns: Option<u64>, conn: u64) {
+        if let Some(until_ns) = until_ns {
+            self.0.borrow_mut().remove(&(until_ns, conn));
         }
     }
 
@@ -43,5 +54,27 @@ pub fn end_due(core: &Rc<Core>) {
         let Some(conn) = core.conns.borrow().get(id) else { continue };
         conn.session.borrow_mut().end_wait(now_ns, &**core);
         connection::settle(core, &conn);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_kept_of_a_wait_that_its_connection_does_not_outlive() {
+        let waits = Waits::default();
+        for conn in 0..1000 {
+            waits.add(5000 - conn, conn);
+            waits.add(u64::MAX, conn);
+        }
+        assert_eq!(waits.next_ns(), Some(4001));
+        assert_eq!((waits.take_due(4001), waits.take_due(4001)), (Some(999), None));
+        for conn in 0..1000 {
+            waits.forget(Some(5000 - conn), conn);
+            waits.forget(Some(u64::MAX), conn);
+            waits.forget(None, conn);
+        }
+        assert_eq!((waits.next_ns(), waits.0.borrow().len()), (None, 0));
     }
 }

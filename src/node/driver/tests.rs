@@ -115,7 +115,7 @@ impl World {
         let mut got = Vec::new();
         self.other.drain(max, |message| match message {
             Message::Request { ticket, .. } => got.push(ticket.seq),
-            Message::Look { conn } => got.push(conn),
+            Message::Look { conn } | Message::Closed { conn } => got.push(conn),
             Message::Reply { ticket, .. } => got.push(ticket.seq),
         });
         got
@@ -359,4 +359,36 @@ fn heavy_requests_are_told_by_their_session_and_others_come_between() {
         })
         .collect();
     assert_eq!(kinds, [Kind::Read, Kind::Write, Kind::Write, Kind::Write], "one heavy request a connection");
+}
+
+#[test]
+fn what_waits_of_a_closed_connection_is_forgotten_everywhere() {
+    let mut world = World::new(64);
+    let (mut heavy, mut light, mut idle) = (world.connect(), world.connect(), world.connect());
+    heavy.write_all(b"KEYS *\r\n").expect("sent");
+    light.write_all(b"SET k v\r\n").expect("sent");
+    idle.write_all(b"WAIT 1 3600000\r\n").expect("sent");
+    let mut requests = Vec::new();
+    while requests.len() < 2 || world.core.waits.next_ns().is_none() {
+        world.pass();
+        world.other.drain(9, |message| requests.push(message));
+    }
+    let asker = requests.iter().find_map(|message| match message {
+        Message::Request { ticket, kind: Kind::Read, .. } => Some(ticket.conn),
+        _ => None,
+    });
+    let mut told = Vec::new();
+    let conns = world.core.conns.borrow().all();
+    conns.iter().for_each(|conn| connection::close(&world.core, conn));
+    world.pass();
+    world.other.drain(9, |message| told.push(message));
+    let closed: Vec<_> = told
+        .iter()
+        .map(|message| match message {
+            Message::Closed { conn } => Some(*conn),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(closed, [asker], "the other core is told, of a heavy request alone");
+    assert_eq!(world.core.waits.next_ns(), None, "nothing is waited for");
 }

@@ -39,6 +39,12 @@ impl Session {
         self.in_flight
     }
 
+    /// Whether those behind wait for a request under way: a heavy one may be.
+    #[must_use]
+    pub fn may_await_heavy(&self) -> bool {
+        self.stalled && self.in_flight > 0
+    }
+
     /// Whether more bytes should be read from the client now.
     #[must_use]
     pub fn wants_read(&self) -> bool {
