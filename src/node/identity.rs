@@ -42,6 +42,8 @@ const SHARD: &str = "shard-";
 pub const SHARD_PARTS: [&str; 2] = ["wal", "state"];
 /// What formatting leaves in those: no data.
 const OF_FORMAT: [&str; 5] = [owner::CARD, "manifest", "manifest.new", "manifest.wal", "LOCK"];
+/// How the name of a file of a log ends that was being made: it holds nothing yet.
+const HALF_MADE: &str = ".tmp";
 
 /// What a data folder knows of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -231,6 +233,11 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether a file of a shard is one that formatting leaves, finished or cut short.
+fn is_of_format(name: &str) -> bool {
+    OF_FORMAT.contains(&name) || name.ends_with(HALF_MADE)
+}
+
 /// Whether a folder holds data of shards, not just folders for it.
 fn has_shards(folder: &Path) -> Result<bool, IdentityError> {
     for shard in entries(folder)?.iter().filter(|name| name.starts_with(SHARD)) {
@@ -238,7 +245,7 @@ fn has_shards(folder: &Path) -> Result<bool, IdentityError> {
         for name in entries(&shard)? {
             let part = shard.join(&name);
             let is_part = SHARD_PARTS.contains(&name.as_str()) && part.is_dir();
-            if !is_part || entries(&part)?.iter().any(|name| !OF_FORMAT.contains(&name.as_str())) {
+            if !is_part || entries(&part)?.iter().any(|name| !is_of_format(name)) {
                 return Ok(true);
             }
         }
@@ -427,6 +434,36 @@ mod tests {
         assert!(matches!(error, IdentityError::TwoOwners { .. }), "{error}");
         fs::remove_file(dir.path().join(COPIES[1])).expect("remove");
         assert_eq!(open(&config(dir.path()), |_| false).expect("the good one"), made);
+    }
+
+    #[test]
+    fn a_format_may_be_cut_short_at_any_file_it_makes() {
+        let half_made = [
+            "wal/direct-io.tmp",
+            "wal/manifest.wal.tmp",
+            "wal/owner",
+            "wal/LOCK",
+            "state/owner",
+            "state/manifest.new",
+        ];
+        // In the first shard there is, or behind one that was finished.
+        for (name, shard) in half_made.iter().flat_map(|name| [(name, 0), (name, 1)]) {
+            let dir = tempfile::tempdir().expect("tempdir");
+            let config = config(dir.path());
+            if shard > 0 {
+                open(&config, |_| false).expect("formatted");
+                COPIES.iter().for_each(|name| fs::remove_file(dir.path().join(name)).expect("remove"));
+            }
+            let cut_short = Identity::shard_folder(dir.path(), ShardId(shard));
+            for part in SHARD_PARTS.map(|part| cut_short.join(part)) {
+                let _ = fs::remove_dir_all(&part);
+                fs::create_dir_all(part).expect("folder");
+            }
+            fs::write(cut_short.join(name), b"").expect("write");
+            let made = open(&config, |_| false).unwrap_or_else(|error| panic!("{name}: {error}"));
+            check(&made, dir.path(), 4).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(!cut_short.join("wal/manifest.wal.tmp").exists(), "{name}");
+        }
     }
 
     #[test]
