@@ -12,7 +12,9 @@ const PARTIAL_MIN_BYTES: u64 = 64 << 10;
 /// Keeps the time since when a request has been arriving, and counts what came of it.
 pub fn watch_partial(core: &Core, conn: &Conn) {
     let came_bytes = conn.came_bytes.take();
-    let partial = conn.session.borrow().is_midway().then(|| {
+    // What is kept while the client does not take its replies may well be whole.
+    let is_midway = conn.unsent_bytes() == 0 && conn.session.borrow().is_midway();
+    let partial = is_midway.then(|| {
         let (since_ns, before) = conn.partial.get().unwrap_or((core.now().mono_ns, 0));
         (since_ns, before + came_bytes)
     });

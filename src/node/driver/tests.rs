@@ -392,3 +392,24 @@ fn what_waits_of_a_closed_connection_is_forgotten_everywhere() {
     assert_eq!(closed, [asker], "the other core is told, of a heavy request alone");
     assert_eq!(world.core.waits.next_ns(), None, "nothing is waited for");
 }
+
+#[test]
+fn whole_requests_that_wait_for_a_slow_reader_are_not_half_sent() {
+    const REQUESTS: usize = 400;
+    let mut world = World::new(4);
+    let client = world.connect();
+    let batch = [b"ECHO ".as_slice(), &vec![b'x'; 8 << 10], b"\r\n"].concat().repeat(REQUESTS);
+    let (mut sent, mut blocked) = (0, 0);
+    while sent < batch.len() && blocked < 200 {
+        match (&client).write(&batch[sent..]) {
+            Ok(count) => (sent, blocked) = (sent + count, 0),
+            Err(_) => blocked += 1,
+        }
+        world.pass();
+    }
+    (0..50).for_each(|_| world.pass());
+    let conns = world.core.conns.borrow().all();
+    let conn = conns.first().expect("one");
+    assert!(conn.unsent_bytes() > 0 && conn.session.borrow().held_input_bytes() > 0, "it is a slow reader");
+    assert_eq!(conn.partial.get(), None, "no time limit runs");
+}
