@@ -109,6 +109,10 @@ impl Session {
 
     /// Carries out requests from the front of `bytes`; answers how many bytes are done with.
     fn drive(&mut self, bytes: &[u8], backend: &dyn Backend) -> usize {
+        if !self.authenticated && backend.requires_password().is_none() {
+            // There was one when it came.
+            self.authenticate();
+        }
         let mut parser = take(&mut self.parser);
         self.clock_ns = backend.mono_ns();
         self.clock_is_fresh = true;

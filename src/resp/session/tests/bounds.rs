@@ -278,3 +278,21 @@ fn input_takes_no_more_memory_than_its_request_needs() {
         assert!(held <= (2 * came + 1000).min(20_000_100), "{held} bytes held of {came}");
     }
 }
+
+#[test]
+fn whoever_came_before_the_password_was_removed_is_let_in() {
+    let fake = crate::resp::fake::Fake::new(1);
+    *fake.password.borrow_mut() = Some("secret".to_owned());
+    let mut talk = Talk::with(fake, Hub::new(1), 1);
+    talk.check("GET a", "-NOAUTH Authentication required.~");
+    // Half a request has come that only a client with the password may send.
+    let long = format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$20000\r\n{}\r\n", "x".repeat(20_000));
+    let (first, rest) = long.as_bytes().split_at(12);
+    talk.session.input(first, &talk.fake);
+    *talk.fake.password.borrow_mut() = None;
+    assert_eq!(talk.say_bytes(rest), b"+OK\r\n");
+    talk.check("AUTH default x\nEXISTS a", "+OK~:1~");
+    // As one that came while there was none.
+    *talk.fake.password.borrow_mut() = Some("other".to_owned());
+    talk.check("EXISTS a", ":1~");
+}
