@@ -74,16 +74,18 @@ fn a_server_at_rest_gives_back_what_its_load_took() {
     let server = Server::start(dir.path(), &["--cores", &core]);
     let mut client = server.client();
     let value = vec![b'x'; VALUE_BYTES];
+    let mut loaded = 0;
     for round in 0..10 {
         let mut pipe = redis::pipe();
         (0..100).for_each(|key| {
             pipe.set(format!("{round}:{key}"), &value).ignore();
         });
         pipe.exec(&mut client).expect("written");
+        // What was handed to the disk meanwhile is given back already.
+        loaded = loaded.max(anonymous_bytes(server.pid()));
     }
-    let loaded = anonymous_bytes(server.pid());
     redis::cmd("FLUSHALL").exec(&mut client).expect("emptied");
-    assert!(loaded > 100 << 20, "{loaded} bytes: that is not what was to be measured");
+    assert!(loaded > 80 << 20, "{loaded} bytes: that is not what was to be measured");
     let mut rest = loaded;
     for _ in 0..100 {
         std::thread::sleep(Duration::from_millis(200));
