@@ -217,10 +217,13 @@ fn of_state(state: &Path, error: LowerError) -> IdentityError {
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (shards, partitions) = (self.shards, self.partitions);
+        let shard = if shards == 1 { "shard" } else { "shards" };
+        let partition = if partitions == 1 { "partition" } else { "partitions" };
         write!(
             f,
-            "cluster {:032x}, node {:016x}, storage {:016x}, {} shards, {} partitions, data format {}",
-            self.cluster, self.node, self.storage, self.shards, self.partitions, self.format
+            "cluster {:032x}, node {:016x}, storage {:016x}, {shards} {shard}, {partitions} {partition}, data format {}",
+            self.cluster, self.node, self.storage, self.format
         )
     }
 }

@@ -31,7 +31,7 @@ fn it_says_what_it_is_at_start() {
     let log = server.log();
     for needle in [
         "data folder",
-        "8 shards",
+        "8 shards, 1 partition, data format",
         "one partition",
         "cores: CPUs",
         "wal.sync auto",
