@@ -235,19 +235,22 @@ impl Config {
         found
     }
 
-    /// The state's memory has to be there.
+    /// The state's memory has to be enough for anything.
     fn check_memory(&self, check: &mut impl FnMut(bool, &'static str, String)) {
         check(
             self.memory_bytes.0 == 0 || self.memory_bytes.0 >= MIB,
             "memory_bytes",
             format!("{} is below 1 MiB; 0 takes half of the memory there is", self.memory_bytes.0),
         );
+    }
+
+    /// What the machine does not have, when the node starts: what it has later may change, and nothing is at fault then.
+    #[must_use]
+    pub fn beyond_the_machine(&self) -> Option<(&'static str, String)> {
         let (there, whose) = machine::memory();
-        check(
-            self.memory_bytes.0 <= there.0,
-            "memory_bytes",
-            format!("{} is more than the {there} that {whose} has; 0 takes half of it", self.memory_bytes),
-        );
+        let why =
+            format!("{} is more than the {there} that {whose} has; 0 takes half of it", self.memory_bytes);
+        (self.memory_bytes.0 > there.0).then_some(("memory_bytes", why))
     }
 
     /// The log's shape.
@@ -361,7 +364,8 @@ mod tests {
             for (key, text) in settings {
                 (find(key).expect("a setting").set)(&mut config, text).expect("a value");
             }
-            config.contradictions().into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+            let wrong = config.contradictions().into_iter().chain(config.beyond_the_machine());
+            wrong.map(|(key, _)| key).collect::<Vec<_>>()
         };
         assert_eq!(text(&[("wal.max_segments", "1")]), ["wal.max_segments"]);
         assert_eq!(text(&[("wal.max_segments", "8"), ("wal.spare_segments", "6")]), ["wal.max_segments"]);

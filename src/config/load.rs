@@ -199,7 +199,7 @@ impl Layers {
         if let Err(why) = read_password(&mut config) {
             self.problem(source("requirepass_file"), "requirepass_file", why);
         }
-        for (key, why) in config.contradictions() {
+        for (key, why) in config.contradictions().into_iter().chain(config.beyond_the_machine()) {
             self.problem(source(key), key, why);
         }
         if self.problems.is_empty() { Ok(Loaded { config, sources }) } else { Err(self.problems) }

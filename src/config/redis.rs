@@ -347,6 +347,16 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_that_shrinks_forbids_no_change() {
+        let mut config = Config::default();
+        config.memory_bytes.0 = u64::MAX;
+        assert_eq!(config.beyond_the_machine().map(|(key, _)| key), Some("memory_bytes"));
+        let mut live = Live::new(config, 0);
+        set(&mut live, "maxclients", "77").expect("it has nothing to do with memory");
+        assert_eq!(live.config.max_clients, 77);
+    }
+
+    #[test]
     fn several_changes_are_made_together_or_not_at_all() {
         let mut live = live();
         let pairs = |pairs: &[(&str, &str)]| {
