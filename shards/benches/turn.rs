@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use corduroy_shards::{
     Applied, Input, Kind, Now, Outputs, PartitionId, Prepared, Shard, ShardOptions, StateMachine, Step,
-    Ticket,
+    Ticket, Unreadable,
 };
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{Lsn, Options, Wal};
@@ -104,6 +104,16 @@ impl StateMachine for Registers {
     }
 
     fn retry(&mut self) {}
+
+    fn stalled_by(&self) -> Option<Unreadable> {
+        None
+    }
+
+    fn verify_in_ns(&self) -> Option<u64> {
+        None
+    }
+
+    fn verify(&mut self) {}
 }
 
 struct Bed {

@@ -161,4 +161,14 @@ pub trait StateMachine {
 
     /// Looks for room again, and tries again what the system refused.
     fn retry(&mut self);
+
+    /// Where what has to be written waits for something else than room: what could not be written, and why. Writes are
+    /// refused with that then.
+    fn stalled_by(&self) -> Option<Unreadable>;
+
+    /// In how many ns from now [`StateMachine::verify`] is to be called; `None`: not until something else turns the shard.
+    fn verify_in_ns(&self) -> Option<u64>;
+
+    /// Goes on comparing what the media hold with what was written, by one job.
+    fn verify(&mut self);
 }

@@ -1,9 +1,12 @@
-//! Waiting for room on a full disk, or for what the system refuses: log and state machine are told now and then to look
-//! again, since nothing else may ever turn an idle shard. Invariant: only the room has a say in what is taken in.
+//! What is done by time alone, since nothing else may ever turn an idle shard: waiting for room on a full disk, or for what the
+//! system refuses, of which log and state machine are told now and then to look again; and reading what nobody reads, to
+//! find damage. Invariant: only the room has a say in what is taken in.
 
 use corduroy_wal::device::Device;
 use corduroy_wal::{Fit, Wal};
 
+use crate::ids::PartitionId;
+use crate::io::Rejection;
 use crate::machine::StateMachine;
 use crate::options::RECORD_SLACK_BYTES;
 
@@ -30,6 +33,13 @@ pub(crate) fn entry_bytes<D: Device>(wal: &Wal<D>) -> usize {
 pub(crate) struct Room {
     is_machine_waiting: bool,
     look_at_ns: Option<u64>,
+    /// When the state machine goes on verifying.
+    verify_at_ns: Option<u64>,
+}
+
+/// Why a write for the partition is refused while log or state are full.
+pub(crate) fn refusal<M: StateMachine>(machine: &M, partition: PartitionId) -> Rejection {
+    machine.stalled_by().map_or(Rejection::DiskFull, |why| Rejection::unreadable(partition, why))
 }
 
 impl Room {
@@ -40,7 +50,7 @@ impl Room {
 
     /// When to come back: for this or at `other`, whichever is sooner.
     pub(crate) fn wake_by(&self, other: Option<u64>) -> Option<u64> {
-        self.look_at_ns.into_iter().chain(other).min()
+        self.look_at_ns.into_iter().chain(self.verify_at_ns).chain(other).min()
     }
 
     /// Lets log and state machine try again if it is time.
@@ -54,6 +64,11 @@ impl Room {
             machine.retry();
             wal.retry_slots();
         }
+        if self.verify_at_ns.take_if(|at| *at <= now_ns).is_some() {
+            machine.verify();
+        }
+        let verify_at_ns = machine.verify_in_ns().map(|in_ns| now_ns.saturating_add(in_ns));
+        self.verify_at_ns = verify_at_ns.map(|at| self.verify_at_ns.map_or(at, |before| before.min(at)));
         self.is_machine_waiting = machine.is_out_of_room();
         let is_log_waiting = wal.is_short_of_slots() || wal.is_waiting_for_room();
         let at = self.look_at_ns.filter(|at| *at > now_ns).unwrap_or(now_ns + LOOK_EVERY_NS);

@@ -41,7 +41,8 @@ const SHARD: &str = "shard-";
 /// The folders in each.
 pub const SHARD_PARTS: [&str; 2] = ["wal", "state"];
 /// What formatting leaves in those: no data.
-const OF_FORMAT: [&str; 5] = [owner::CARD, "manifest", "manifest.new", "manifest.wal", "LOCK"];
+const OF_FORMAT: [&str; 7] =
+    [owner::CARD, "manifest", "manifest.new", "manifest.copy", "manifest.copy.new", "manifest.wal", "LOCK"];
 /// How the name of a file of a log ends that was being made: it holds nothing yet.
 const HALF_MADE: &str = ".tmp";
 

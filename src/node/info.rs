@@ -179,6 +179,10 @@ fn persistence(shared: &Shared) -> Lines {
         line("hand_overs_undone", total(&shards, |shard| shard.store.undone_hand_overs)),
         line("state_disk_bytes", total(&shards, |shard| shard.store.lower.disk_bytes)),
         line("state_tables", total(&shards, |shard| shard.store.lower.tables)),
+        line("state_damaged_tables", total(&shards, |shard| shard.store.lower.damaged_tables)),
+        line("state_damaged_reads", total(&shards, |shard| shard.store.lower.damaged_reads)),
+        line("state_verified_bytes", total(&shards, |shard| shard.store.lower.verified_bytes)),
+        line("state_verified_rounds", total(&shards, |shard| shard.store.lower.verified_rounds)),
     ]
 }
 

@@ -16,6 +16,7 @@ use super::lower::{IngestError, Lower, LowerError, LowerRow, Room};
 use super::op::ErrorKind;
 use super::row::{NO_EXPIRY, Stamp};
 use super::scan::CURSOR_SHIFT;
+use super::space::room;
 
 /// Keys that a page for SCAN holds, a few more where hashes are close.
 const PAGE_KEYS: usize = 1024;
@@ -84,6 +85,8 @@ pub(super) enum Task {
     Compact { dead: Vec<(Vec<u8>, Vec<u8>)> },
     /// Looks how much room the disk has.
     Look,
+    /// Compares a piece of what lies below with what was written.
+    Verify,
 }
 
 /// What a job brought.
@@ -123,8 +126,9 @@ pub(super) enum Done {
         rows: u64,
         room: Room,
     },
-    /// There was no room for a hand-over: what it was to write comes back.
+    /// There was no room for a hand-over, or it failed otherwise: what it was to write comes back.
     NoRoom {
+        why: Option<LowerError>,
         rows: Vec<Captured>,
         metas: Vec<(PartitionId, PartitionMeta)>,
         room: Room,
@@ -135,6 +139,9 @@ pub(super) enum Done {
     },
     Looked {
         room: Room,
+    },
+    Verified {
+        is_round: bool,
     },
     /// Something could not be read: what was asked, if it was asked by ops, and the state of flushes then.
     Failed {
@@ -196,6 +203,7 @@ impl Task {
             Task::HandOver { .. } => "hand-over",
             Task::Compact { .. } => "compact",
             Task::Look => "look",
+            Task::Verify => "verify",
         }
     }
 }
@@ -257,20 +265,13 @@ impl Task {
                 Done::Compacted { more, room: room(lower) }
             }
             Task::Look => Done::Looked { room: room(lower) },
+            Task::Verify => Done::Verified { is_round: lower.verify() },
         }
     }
 }
 
 fn failed(place: Place, failed: Failed, asked: u32, why: LowerError) -> Done {
     Done::Failed { place, failed, asked, why }
-}
-
-/// The room there is; where it cannot be asked for, none.
-fn room<L: Lower>(lower: &L) -> Room {
-    lower.room().unwrap_or_else(|why| {
-        tracing::warn!("{why}; writes are refused until it can be asked for");
-        Room { is_short: true, free_bytes: 0, usable_bytes: 0, last_bytes: 0, step_bytes: 1 << 20 }
-    })
 }
 
 /// The stamp of a key that is about to be, or was, written blindly; `None` if it is not below. Where a damaged block hides
@@ -431,7 +432,7 @@ fn hand_over<L: Lower>(
     });
     let counts = match count_blind(lower, &rows) {
         Ok(counts) => counts,
-        Err(why) => return not_handed_over(lower, rows, metas, &why),
+        Err(why) => return not_handed_over(lower, rows, metas, why),
     };
     let mut exact = metas.clone();
     exact.sort_unstable_by_key(|(partition, _)| *partition);
@@ -451,21 +452,22 @@ fn hand_over<L: Lower>(
             let rows = rows.len() as u64;
             Done::HandedOver { metas: exact, counts, rows, room: room(lower) }
         }
-        Err(IngestError::NoRoom { .. }) => Done::NoRoom { rows, metas, room: room(lower) },
-        Err(IngestError::Failed(why)) => not_handed_over(lower, rows, metas, &why),
+        Err(IngestError::NoRoom { .. }) => Done::NoRoom { rows, metas, room: room(lower), why: None },
+        Err(IngestError::Failed(why)) => not_handed_over(lower, rows, metas, why),
     }
 }
 
-/// A flush that failed is as one that found no room: it is tried again, and until then writes are refused. Nothing of it
+/// A flush that failed is tried again as one that found no room, and until then writes are refused with the reason. Nothing of it
 /// is part of the tree, and all of it is in memory and in the log.
 fn not_handed_over<L: Lower>(
     lower: &L,
     rows: Vec<Captured>,
     metas: Vec<(PartitionId, PartitionMeta)>,
-    why: &LowerError,
+    why: LowerError,
 ) -> Done {
     tracing::warn!("{why}; the flush is tried again, and writes are refused until then");
-    Done::NoRoom { rows, metas, room: Room { is_short: true, usable_bytes: 0, ..room(lower) } }
+    let room = Room { is_short: true, usable_bytes: 0, ..room(lower) };
+    Done::NoRoom { rows, metas, room, why: Some(why) }
 }
 
 fn count_blind<L: Lower>(lower: &L, rows: &[Captured]) -> Result<BTreeMap<Place, BlindCounts>, LowerError> {

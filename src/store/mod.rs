@@ -2,7 +2,7 @@
 //!
 //! Read in this order: `op` (the operations and their outcomes) and `codec` (their bytes); `state` ([`Store`], the
 //! state machine); `exec`, `dispatch`, `write`, `read`, `scan`, `lcs` (the commands); `partition`, `table`, `row` (the
-//! upper level, in memory), `gone` (what WATCH knows of absent keys); `ledger` and `upkeep` (hand-overs, eviction, expiry), `space` (a disk that is full); `lookups`, `pins`, `jobs`, `warm`
+//! upper level, in memory), `gone` (what WATCH knows of absent keys); `ledger` and `upkeep` (hand-overs, eviction, expiry), `space` (a disk that is full), `verify` (what is read to find damage); `lookups`, `pins`, `jobs`, `warm`
 //! and `sweep` (questions to the lower level); `lower` (that level). Nothing here reads a clock, and only jobs block.
 
 mod codec;
@@ -33,6 +33,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod verify;
 mod warm;
 mod weight;
 mod write;

@@ -4,7 +4,7 @@
 //! When there is none: a flush that found no room is undone, so that the next one writes what is left by then, not what
 //! was deleted since; nothing waits for it. It is tried again when it may fit: in what is left, or in the reserve.
 
-use corduroy_shards::PartitionId;
+use corduroy_shards::{PartitionId, Unreadable};
 
 use super::jobs::{Job, META_BYTES, Task};
 use super::ledger::Captured;
@@ -30,6 +30,8 @@ pub(super) struct Space {
     refused: Option<(usize, u64)>,
     /// Flushes that found no room.
     pub(super) undone: u64,
+    /// Why the last flush could not be written, if that was not for want of room.
+    pub(super) stalled: Option<Unreadable>,
 }
 
 impl Default for Space {
@@ -42,6 +44,7 @@ impl Default for Space {
             deletes_captured: false,
             refused: None,
             undone: 0,
+            stalled: None,
         }
     }
 }
@@ -53,9 +56,17 @@ impl Space {
     }
 
     /// A flush found room.
-    pub(super) const fn has_flushed(&mut self) {
-        self.refused = None;
+    pub(super) fn has_flushed(&mut self) {
+        (self.refused, self.stalled) = (None, None);
     }
+}
+
+/// The room there is; where it cannot be asked for, none.
+pub(super) fn room<L: Lower>(lower: &L) -> Room {
+    lower.room().unwrap_or_else(|why| {
+        tracing::warn!("{why}; writes are refused until it can be asked for");
+        Room { is_short: true, free_bytes: 0, usable_bytes: 0, last_bytes: 0, step_bytes: 1 << 20 }
+    })
 }
 
 impl<L: Lower> Store<L> {
@@ -79,8 +90,9 @@ impl<L: Lower> Store<L> {
     /// Whether writes other than deletes have to be refused: all that has changed must fit without the reserve.
     pub(super) fn is_short_of_room(&self) -> bool {
         let changed = self.ledger.dirty_bytes + self.ledger.captured_bytes;
-        let room = &self.upkeep.space.room;
-        room.is_short || self.flush_bytes(changed) > room.free_bytes || self.upkeep.space.refused.is_some()
+        let Space { room, refused, stalled, .. } = &self.upkeep.space;
+        let waits = refused.is_some() || stalled.is_some();
+        waits || room.is_short || self.flush_bytes(changed) > room.free_bytes
     }
 
     /// Whether even deletes have to be refused, since what they leave in memory can neither be written nor kept.

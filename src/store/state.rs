@@ -7,12 +7,12 @@
 
 use std::collections::VecDeque;
 
-use corduroy_shards::{Applied, PartitionId, Prepared, StateMachine, Step};
+use corduroy_shards::{Applied, PartitionId, Prepared, StateMachine, Step, Unreadable};
 use corduroy_wal::Lsn;
 use hashbrown::HashMap;
 
 use super::exec::{Exec, Stop};
-use super::hash::{HashSeed, mix};
+use super::hash::{HashSeed, IdHash};
 use super::jobs::{Job, JobDone, MatchLimit, Place, Task};
 use super::ledger::Ledger;
 use super::lookups::{Failure, Lookups, Want};
@@ -99,38 +99,6 @@ pub struct Store<L> {
     moved_bytes: usize,
 }
 
-/// A hash for partition ids: they are ours, so mixing is enough.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct IdHash;
-
-/// See [`IdHash`].
-#[derive(Clone, Copy, Default, Debug)]
-pub struct IdHasher(u64);
-
-impl std::hash::BuildHasher for IdHash {
-    type Hasher = IdHasher;
-
-    fn build_hasher(&self) -> IdHasher {
-        IdHasher(0)
-    }
-}
-
-impl std::hash::Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = mix(self.0 ^ number.wrapping_add(0x9e37_79b9_7f4a_7c15));
-    }
-}
-
 impl<L: Lower> Store<L> {
     /// Opens the state as the last hand-over left it. Blocks.
     ///
@@ -167,6 +135,7 @@ impl<L: Lower> Store<L> {
             let (id, meta) = partition.ok_or_else(|| broken("a partition's row"))?;
             store.partitions.insert(id, Box::new(Partition::restored(id, &meta)));
             store.upkeep.add_partition(id);
+            store.upkeep.verifying.has_tables();
             store.note_dead(id, meta.keyspace);
             if meta.keys > 0 {
                 store.upkeep.cold.push_back(id);
@@ -463,6 +432,18 @@ impl<L: Lower> StateMachine for Store<L> {
     fn retry(&mut self) {
         self.lookups.retry_refused();
         self.look();
+    }
+
+    fn stalled_by(&self) -> Option<Unreadable> {
+        self.upkeep.space.stalled.clone()
+    }
+
+    fn verify_in_ns(&self) -> Option<u64> {
+        self.upkeep.verifying.in_ns()
+    }
+
+    fn verify(&mut self) {
+        self.verify_piece();
     }
 
     fn is_light(&self, partition: PartitionId, op: &[u8]) -> bool {

@@ -49,6 +49,8 @@ pub(super) struct Upkeep {
     compacting: bool,
     /// The room that the lower level has, as far as is known.
     pub(super) space: super::space::Space,
+    /// How far what lies below was compared with what was written.
+    pub(super) verifying: super::verify::Verifying,
 }
 
 impl Upkeep {
@@ -197,14 +199,17 @@ impl<L: Lower> Store<L> {
             }
             Done::HandedOver { metas, counts, rows, room } => {
                 self.upkeep.space.has_flushed();
+                self.upkeep.verifying.has_tables();
                 self.take_room(room);
                 self.end_hand_over(metas, counts, rows);
             }
-            Done::NoRoom { rows, metas, room } => {
+            Done::NoRoom { rows, metas, room, why } => {
+                self.upkeep.space.stalled = why.map(Into::into);
                 self.take_room(room);
                 self.undo_hand_over(rows, &metas);
             }
             Done::Looked { room } => self.looked(room),
+            Done::Verified { is_round } => self.upkeep.verifying.ended(is_round),
             Done::Compacted { more, room } => {
                 self.take_room(room);
                 self.upkeep.compacting = false;

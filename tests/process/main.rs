@@ -15,3 +15,4 @@ mod refusals;
 mod restart;
 mod server;
 mod settings;
+mod state;

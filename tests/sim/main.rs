@@ -41,6 +41,10 @@ const WANTED: &[(&str, u64)] = &[
     ("outcome unknown", 40),
     ("entries of time", 500),
     ("clocks ahead", 100),
+    ("rows damaged", 50),
+    ("reads of what is damaged", 20),
+    ("proposals of what is damaged", 5),
+    ("rejected: damaged", 20),
 ];
 
 fn threads() -> usize {
@@ -58,7 +62,7 @@ fn worlds_are_clean_and_not_idle() {
 }
 
 /// Planted bugs that are found fastest, one for each kind of guard, and the number of seeds among which they must be.
-const FASTEST: [(&str, u64); 7] = [
+const FASTEST: [(&str, u64); 8] = [
     ("wal:AckBeforeDurable", 20),
     ("wal:StaleFrameAccepted", 20),
     ("wal:WatermarkSkipsHole", 60),
@@ -66,6 +70,7 @@ const FASTEST: [(&str, u64); 7] = [
     ("shard:ReadOvertakesWrite", 20),
     ("machine:PersistedTooEarly", 20),
     ("machine:RetryForgotten", 60),
+    ("machine:DamageServed", 120),
 ];
 
 #[test]

@@ -157,6 +157,16 @@ impl Subject for StoreSubject {
         media.set_capacity(bytes.map_or(u64::MAX, |bytes| media.stats().disk_bytes + bytes));
     }
 
+    fn damage(&self, media: &MemLower, rng: &mut Rng, is_served: bool) -> u64 {
+        let mut draw = |below| usize::try_from(rng.below(below)).expect("small numbers");
+        let (first, rows) = (draw(1 << 20), 1 + draw(4));
+        media.damage(first, rows, is_served) as u64
+    }
+
+    fn restore(&self, media: &MemLower) {
+        media.restore();
+    }
+
     fn open(&self, media: &mut MemLower, _shard: ShardId, knobs: &Knobs) -> Result<Self::Machine, String> {
         let bytes = |number: u64| usize::try_from(number).expect("small sizes");
         let hand_over_bytes = bytes(knobs.hand_over_bytes);

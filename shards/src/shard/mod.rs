@@ -26,7 +26,7 @@ use crate::machine::{Kind, StateMachine, Step};
 use crate::raft::positions::{Position, Positions};
 use crate::raft::proposals::Spare;
 use crate::raft::replica::{Found, Replica, StartOptions};
-use crate::room::Room;
+use crate::room::{self, Room};
 use crate::slot::{FreshReads, Pending, Slot};
 
 pub use crate::io::{Input, Now, Outputs, Rejection, Reply, ShardError};
@@ -222,7 +222,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         inbox::check_room(op.len(), slot.pending, self.totals, &self.options.limits)?;
         let is_full = self.space == Space::Full || self.room.is_wanted();
         if kind == Kind::Write && is_full && !self.machine.takes_when_full(op) {
-            return Err(Rejection::DiskFull);
+            return Err(room::refusal(&self.machine, partition));
         }
         slot.pending.add(op.len());
         self.totals.add(op.len());

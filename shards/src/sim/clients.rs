@@ -3,7 +3,7 @@
 //! A client's numbers never repeat in a world, so an outcome that belongs to an earlier life is known at once.
 
 use crate::ids::{PartitionId, Ticket};
-use crate::io::{Input, Reply};
+use crate::io::{Input, Rejection, Reply};
 use crate::machine::Kind;
 use crate::sim::swarm::{Knobs, MS};
 use crate::sim::workload::{Sent, Subject, stamp};
@@ -145,6 +145,9 @@ impl<S: Subject> World<S> {
             Reply::Done { lsn, .. } => ("done", lsn.get(), None),
             Reply::Rejected(reason) => {
                 self.probe(reason_name(reason));
+                if matches!(reason, Rejection::Damaged(..)) && !self.is_state_damaged {
+                    self.broken("only what is damaged is called so", reason.to_string());
+                }
                 ("rejected", 0, Some(reason.to_string()))
             }
             Reply::Unknown => ("unknown", 0, Some("unknown".to_owned())),

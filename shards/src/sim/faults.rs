@@ -1,5 +1,6 @@
 //! Faults strike: what each planned fault does to the world.
 
+use crate::sim::planted::{MachineBug, Planted};
 use crate::sim::swarm::{Fault, MS};
 use crate::sim::workload::Subject;
 use crate::sim::world::{Happening, World};
@@ -49,6 +50,7 @@ impl<S: Subject> World<S> {
                 self.clock.jump(by_ms);
                 self.books.borrow_mut().pace.jump(by_ms);
             }
+            Fault::StateDamage { shard } => self.damage_state(shard as usize),
             Fault::CleanStop => self.ask_to_stop(None),
             Fault::Replication { on } => self.ask_to_stop(Some(on)),
         }
@@ -71,6 +73,28 @@ impl<S: Subject> World<S> {
             self.may_refuse = true;
             self.probe("bits flipped, anywhere");
             self.note("flip", shard as u64, u64::from(slot.0), byte);
+        }
+    }
+
+    /// Something that a machine has stored cannot be read any more.
+    fn damage_state(&mut self, shard: usize) {
+        let Some(media) = self.media.get(shard) else { return };
+        let is_served = Planted::of_machine(self.plan.planted) == Some(MachineBug::DamageServed);
+        let mut books = self.books.borrow_mut();
+        let damaged = books.subject().damage(media, &mut self.streams.flip, is_served);
+        books.probes.add("rows damaged", damaged);
+        drop(books);
+        self.is_state_damaged |= damaged > 0;
+        self.note("damage", shard as u64, damaged, 0);
+    }
+
+    /// The storage is restored: everything must be there again. What was stopped by the damage starts anew.
+    pub(super) fn restore_state(&mut self) {
+        if self.is_state_damaged {
+            let books = self.books.borrow();
+            self.media.iter().for_each(|media| books.subject().restore(media));
+            drop(books);
+            self.crash();
         }
     }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use corduroy_wal::Lsn;
 
 use crate::ids::PartitionId;
-use crate::machine::{Applied, Prepared, StateMachine, Step};
+use crate::machine::{Applied, Prepared, StateMachine, Step, Unreadable};
 use crate::sim::check::Books;
 use crate::sim::planted::MachineBug;
 use crate::sim::workload::{Subject, unstamp};
@@ -188,6 +188,19 @@ impl<S: Subject> StateMachine for Observed<S> {
         if self.bug != Some(MachineBug::RetryForgotten) {
             self.inner.retry();
         }
+    }
+
+    fn stalled_by(&self) -> Option<Unreadable> {
+        self.inner.stalled_by()
+    }
+
+    fn verify_in_ns(&self) -> Option<u64> {
+        self.inner.verify_in_ns()
+    }
+
+    fn verify(&mut self) {
+        self.books.borrow_mut().probes.hit("verifications");
+        self.inner.verify();
     }
 
     fn persisted_stamp_ms(&self, partition: PartitionId) -> u64 {

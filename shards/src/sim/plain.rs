@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use corduroy_wal::Lsn;
 
 use crate::ids::{PartitionId, ShardId};
-use crate::machine::{Applied, Kind, Prepared, StateMachine, Step};
+use crate::machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable};
 use crate::sim::probes::Probes;
 use crate::sim::rng::Rng;
 use crate::sim::swarm::Knobs;
@@ -183,6 +183,16 @@ impl StateMachine for Plain {
     }
 
     fn retry(&mut self) {}
+
+    fn stalled_by(&self) -> Option<Unreadable> {
+        None
+    }
+
+    fn verify_in_ns(&self) -> Option<u64> {
+        None
+    }
+
+    fn verify(&mut self) {}
 }
 
 /// The model: the same registers, without anything around them.

@@ -138,6 +138,7 @@ impl Class {
             Self::ClockJump => "clock-jump",
             Self::SlowPool => "slow-pool",
             Self::CleanStop => "clean-stop",
+            Self::StateDamage => "state-damage",
             Self::Replication => "replication",
             Self::LyingFlush => "lying-flush",
         }
@@ -146,7 +147,7 @@ impl Class {
     /// The class of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        CLASSES.into_iter().chain([Self::LyingFlush]).find(|class| class.name() == name)
+        CLASSES.into_iter().chain([Self::StateDamage, Self::LyingFlush]).find(|class| class.name() == name)
     }
 }
 
@@ -159,6 +160,7 @@ fn fault_words(fault: Fault) -> (&'static str, u64, i64) {
         Fault::FlipUnacked { bits } => ("flip-unacknowledged", u64::from(bits), 0),
         Fault::FlipAnywhere { shard } => ("flip-anywhere", u64::from(shard), 0),
         Fault::ClockJump { by_ms } => ("clock-jump", 0, by_ms),
+        Fault::StateDamage { shard } => ("state-damage", u64::from(shard), 0),
         Fault::CleanStop => ("clean-stop", 0, 0),
         Fault::Replication { on } => ("replication", u64::from(on), 0),
     }
@@ -173,6 +175,7 @@ fn fault_named(name: &str, a: &str, b: &str) -> Result<Fault, String> {
         "flip-unacknowledged" => Fault::FlipUnacked { bits: number(a)? },
         "flip-anywhere" => Fault::FlipAnywhere { shard: number(a)? },
         "clock-jump" => Fault::ClockJump { by_ms: number(b)? },
+        "state-damage" => Fault::StateDamage { shard: number(a)? },
         "clean-stop" => Fault::CleanStop,
         "replication" => Fault::Replication { on: number::<u64>(a)? != 0 },
         _ => return Err("no such fault".to_owned()),

@@ -19,11 +19,19 @@ pub enum MachineBug {
     LostJob,
     /// A machine that found no room is never told to look again.
     RetryForgotten,
+    /// What is damaged in the machine's storage is served as it is.
+    DamageServed,
 }
 
 impl MachineBug {
-    const ALL: [Self; 5] =
-        [Self::PersistedTooEarly, Self::DoubleApply, Self::LocalClock, Self::LostJob, Self::RetryForgotten];
+    const ALL: [Self; 6] = [
+        Self::PersistedTooEarly,
+        Self::DoubleApply,
+        Self::LocalClock,
+        Self::LostJob,
+        Self::RetryForgotten,
+        Self::DamageServed,
+    ];
 }
 
 /// A planted bug.

@@ -295,7 +295,9 @@ impl<S: Subject> World<S> {
     /// A replica has been fenced: right only where acknowledged bytes were changed.
     fn fenced(&mut self, partition: PartitionId, why: &str) {
         self.note("fenced", partition.0, 0, 0);
-        if self.may_refuse {
+        if self.is_state_damaged && why.contains("cannot be applied") && why.contains("damaged") {
+            self.probe("partitions stopped by damage");
+        } else if self.may_refuse {
             self.probe("safe halts");
             self.halted = Some(format!("partition {partition}: {why}"));
         } else {

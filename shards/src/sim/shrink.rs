@@ -50,6 +50,7 @@ const fn class_of(fault: Fault) -> Class {
         Fault::ClockJump { .. } => Class::ClockJump,
         Fault::CleanStop => Class::CleanStop,
         Fault::Replication { .. } => Class::Replication,
+        Fault::StateDamage { .. } => Class::StateDamage,
     }
 }
 
@@ -90,9 +91,10 @@ fn fits(plan: &Plan) -> bool {
     let shards = plan.knobs.shards;
     u64::from(shards) <= plan.knobs.partitions
         && plan.faults.iter().all(|planned| match planned.fault {
-            Fault::WriteError { shard } | Fault::Stall { shard, .. } | Fault::FlipAnywhere { shard } => {
-                shard < shards
-            }
+            Fault::WriteError { shard }
+            | Fault::StateDamage { shard }
+            | Fault::Stall { shard, .. }
+            | Fault::FlipAnywhere { shard } => shard < shards,
             _ => true,
         })
 }

@@ -35,6 +35,9 @@ pub enum Class {
     CleanStop,
     /// Partitions run with replication off in some lives.
     Replication,
+    /// Some of what the machine's storage holds cannot be read any more: requests that need it are refused with that, until
+    /// the storage is restored. Not among those that are drawn together: it is on in a tenth of the seeds, whatever else is.
+    StateDamage,
     /// The medium forgets acknowledged writes at a crash. Off unless asked for: a violation is then expected.
     LyingFlush,
 }
@@ -93,6 +96,11 @@ pub enum Fault {
     ClockJump {
         /// ms, negative for back.
         by_ms: i64,
+    },
+    /// Some of what a shard's machine has stored becomes unreadable.
+    StateDamage {
+        /// Whose.
+        shard: u32,
     },
     /// The node stops when everything is answered, and starts again.
     CleanStop,
@@ -202,6 +210,10 @@ impl Knobs {
                 knobs.classes.insert(Class::Crash);
             }
         }
+        // A stream of its own, so that nothing else is drawn otherwise.
+        if Rng::new(seed, "state-damage-on").chance(100) {
+            knobs.classes.insert(Class::StateDamage);
+        }
         if knobs.classes.contains(&Class::SlowPool) {
             knobs.job_ns = 200 * MS;
         }
@@ -248,6 +260,7 @@ impl Knobs {
             Class::ClockJump => Fault::ClockJump {
                 by_ms: rng.pick(&[-86_400_000, -60_000, -3000, -10, 10, 3000, 60_000, 86_400_000]),
             },
+            Class::StateDamage => Fault::StateDamage { shard },
             Class::CleanStop => Fault::CleanStop,
             Class::Replication => Fault::Replication { on: rng.chance(500) },
             Class::SlowPool | Class::LyingFlush => return None,
@@ -263,7 +276,7 @@ impl Class {
             Self::NestedCrash | Self::WriteError | Self::FlipUnacked | Self::Replication => rng.between(1, 4),
             Self::FullDisk | Self::Stall | Self::CleanStop => rng.between(1, 3),
             Self::FlipAnywhere => 1,
-            Self::ClockJump => rng.between(1, 10),
+            Self::ClockJump | Self::StateDamage => rng.between(1, 10),
             Self::SlowPool | Self::LyingFlush => 0,
         }
     }

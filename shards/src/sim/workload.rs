@@ -45,6 +45,18 @@ pub trait Subject: 'static {
     /// From now on the storage takes only so many bytes more, or any number again.
     fn set_room(&self, media: &Self::Media, bytes: Option<u64>);
 
+    /// Makes some of what the storage holds unreadable, and returns how much. `is_served`: it is read all the same, other than it
+    /// was written.
+    fn damage(&self, media: &Self::Media, rng: &mut Rng, is_served: bool) -> u64 {
+        let _ = (media, rng, is_served);
+        0
+    }
+
+    /// Puts what was damaged back as it was.
+    fn restore(&self, media: &Self::Media) {
+        let _ = media;
+    }
+
     /// Starts the machine on what its storage holds.
     ///
     /// # Errors

@@ -110,6 +110,8 @@ pub(super) struct World<S: Subject> {
     pub(super) nested: u32,
     /// A flip changed bytes that may have been acknowledged: refusing to start is right from now on.
     pub(super) may_refuse: bool,
+    /// Some of a machine's storage was damaged: requests may be refused with that.
+    pub(super) is_state_damaged: bool,
     /// The number of the last full-disk period; an earlier one's end does not end it.
     pub(super) full_disk: u64,
     pub(super) halted: Option<String>,
@@ -163,6 +165,7 @@ impl<S: Subject> World<S> {
             clients: Clients::new(knobs),
             nested: 0,
             may_refuse: false,
+            is_state_damaged: false,
             full_disk: 0,
             halted: None,
             faults_over: false,
@@ -296,6 +299,7 @@ impl<S: Subject> World<S> {
         self.nested = 0;
         self.full_disk_ends();
         self.disks.iter_mut().for_each(Disk::heal);
+        self.restore_state();
         self.pump(self.now_ns + SETTLE_NS, |world| world.node.is_some())
     }
 

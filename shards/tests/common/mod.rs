@@ -218,6 +218,16 @@ impl StateMachine for Kv {
     fn retry(&mut self) {
         self.retries += 1;
     }
+
+    fn stalled_by(&self) -> Option<Unreadable> {
+        None
+    }
+
+    fn verify_in_ns(&self) -> Option<u64> {
+        None
+    }
+
+    fn verify(&mut self) {}
 }
 
 /// A reply in a form that can be compared.

@@ -101,7 +101,7 @@ pub fn unbind(identity: &Identity, data_dir: &Path, shard: ShardId) {
         return;
     }
     let [log, state] = parts(data_dir, shard.0);
-    for manifest in [log.join(MANIFEST_FILE), LsmLower::manifest(&state)] {
+    for manifest in LsmLower::manifests(&state).into_iter().chain([log.join(MANIFEST_FILE)]) {
         match std::fs::remove_file(&manifest) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!("{} names the wrong shard and cannot be removed: {error}", manifest.display());

@@ -81,6 +81,13 @@ impl LowerError {
     /// Of what the library said of its files in `folder` while it was doing `what`.
     pub fn of_tree(what: &'static str, folder: &Path, error: lsm_tree::Error) -> Self {
         match error {
+            // A file that is shorter than it was is damaged: what is missing does not come back.
+            lsm_tree::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Self::damaged(folder, format!("{what} failed: it is shorter than it was"))
+            }
+            lsm_tree::Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                Self::damaged(folder, format!("{what} failed: a file is missing"))
+            }
             lsm_tree::Error::Io(error) => Self::io(what, folder, &error),
             other => Self::damaged(folder, format!("{what} failed: {other:?}")),
         }

@@ -16,7 +16,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::check::{self, Present};
 use super::error::{Binding, LowerError};
-use super::manifest::{self, FileMark, Manifest, TableMark, TreeMark, table_file};
+use super::manifest::{self, FileMark, Manifest, Read, TableMark, TreeMark, table_file};
 
 /// What a change does to the tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +39,8 @@ struct Noted {
     manifest: Manifest,
     /// The tree has changed since; what is on the disk still counts that change as begun.
     is_stale: bool,
+    /// One of the copies on the disk is missing, bad or older.
+    is_uneven: bool,
 }
 
 /// Looks at the tree and its files until both are of one version: other changes may end meanwhile.
@@ -47,13 +49,18 @@ const LOOKS: u32 = 100;
 impl StateFolder {
     /// Compares the folder with its manifest, or takes over one that has none, if that is allowed.
     pub fn open(path: &Path, binding: &Binding) -> Result<Self, LowerError> {
-        let (manifest, is_unnamed) = match Manifest::read(path)? {
-            Some(manifest) if manifest.owner != binding.owner => {
+        let mut is_uneven = false;
+        let (manifest, is_unnamed) = match Manifest::read_copies(path)? {
+            Some(Read { manifest, .. }) if manifest.owner != binding.owner => {
                 let (folder, found) = (path.to_owned(), Box::new(manifest.owner));
                 return Err(LowerError::Foreign { folder, found });
             }
-            Some(manifest) => {
+            Some(Read { manifest, is_even, bad }) => {
+                if let Some(bad) = bad {
+                    tracing::warn!("{bad}; it is written anew of the other copy");
+                }
                 check::compare(path, &manifest)?;
+                is_uneven = !is_even;
                 (manifest, false)
             }
             // Whose it is stays unsaid until something is changed, or `LsmLower::format` says it: whoever opened it may find
@@ -68,7 +75,7 @@ impl StateFolder {
                 return Err(LowerError::damaged(&file, what));
             }
         };
-        let noted = Mutex::new(Noted { manifest, is_stale: is_unnamed });
+        let noted = Mutex::new(Noted { manifest, is_stale: is_unnamed, is_uneven });
         Ok(Self { path: path.to_owned(), noted })
     }
 
@@ -84,8 +91,12 @@ impl StateFolder {
             noted.manifest.tree = Some(mark);
             return Ok(());
         }
+        let is_uneven = std::mem::take(&mut noted.is_uneven);
         let manifest = &mut noted.manifest;
-        if manifest.ingestions + manifest.compactions > 0 || manifest.tree.as_ref() != Some(&mark) {
+        if is_uneven
+            || manifest.ingestions + manifest.compactions > 0
+            || manifest.tree.as_ref() != Some(&mark)
+        {
             (manifest.ingestions, manifest.compactions) = (0, 0);
             manifest.tree = Some(mark);
             self.write(manifest)?;
@@ -105,7 +116,7 @@ impl StateFolder {
         }
         *begun(&mut manifest, change) += 1;
         self.write(&mut manifest)?;
-        *noted = Noted { manifest, is_stale: false };
+        *noted = Noted { manifest, is_stale: false, is_uneven: false };
         Ok(())
     }
 
@@ -187,5 +198,42 @@ fn begun(manifest: &mut Manifest, change: Change) -> &mut u8 {
     match change {
         Change::Ingestion => &mut manifest.ingestions,
         Change::Compaction => &mut manifest.compactions,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::tests::{filled, flips, open, rows};
+    use super::*;
+
+    #[test]
+    fn one_bad_copy_of_the_manifest_is_made_anew_and_two_are_refused() {
+        let folder = filled();
+        let [one, two] = manifest::COPIES.map(|name| folder.path().join(name));
+        let expected = rows(&open(folder.path()).expect("opens"));
+        let sound = fs::read(&one).expect("reads");
+        assert_eq!(sound, fs::read(&two).expect("reads"), "both say the same");
+        for (number, flipped) in flips(&sound, (0..sound.len() * 8).step_by(7)).enumerate() {
+            let (bad, good) = if number % 2 == 0 { (&one, &two) } else { (&two, &one) };
+            fs::write(bad, &flipped).expect("writes");
+            if number % 16 < 2 {
+                assert_eq!(rows(&open(folder.path()).expect("one is good")), expected);
+                assert_eq!(fs::read(bad).expect("reads"), fs::read(good).expect("reads"), "made anew");
+            }
+            fs::write(&one, &flipped).and_then(|()| fs::write(&two, &flipped)).expect("writes");
+            let refused = open(folder.path()).err().expect("refused");
+            assert!(matches!(refused, LowerError::Damaged { .. }), "{refused}");
+            fs::write(&one, &sound).and_then(|()| fs::write(&two, &sound)).expect("writes");
+        }
+        // A missing one, and an older one, are as bad ones.
+        fs::remove_file(&one).expect("removes");
+        assert_eq!(rows(&open(folder.path()).expect("one is there")), expected);
+        let mut older = Manifest::decode(&sound, &one).expect("reads");
+        older.generation -= 1;
+        fs::write(&one, older.encode()).expect("writes");
+        assert_eq!(rows(&open(folder.path()).expect("one is the later")), expected);
+        assert_eq!(fs::read(&one).expect("reads"), fs::read(&two).expect("reads"));
     }
 }

@@ -96,8 +96,9 @@ impl Inspection {
 #[must_use]
 pub fn is_state(folder: &Path) -> bool {
     let has = |name: &str| folder.join(name).exists();
-    let is_manifest = |bytes: Vec<u8>| bytes.starts_with(manifest::MAGIC);
-    has(CURRENT) || has(check::TABLES) || fs::read(folder.join(manifest::FILE)).is_ok_and(is_manifest)
+    let is_manifest =
+        |name: &str| fs::read(folder.join(name)).is_ok_and(|bytes| bytes.starts_with(manifest::MAGIC));
+    has(CURRENT) || has(check::TABLES) || manifest::COPIES.into_iter().any(is_manifest)
 }
 
 /// Reads all of a state folder.
@@ -106,8 +107,24 @@ pub fn is_state(folder: &Path) -> bool {
 /// [`LowerError::Io`] if the folder cannot be listed; what is wrong with its files is part of the answer.
 pub fn inspect(folder: &Path) -> Result<Inspection, LowerError> {
     let mut found = Inspection::default();
-    let manifest = match Manifest::read(folder) {
-        Ok(manifest) => manifest,
+    let manifest = match Manifest::read_copies(folder) {
+        Ok(Some(read)) => {
+            let other = "the other copy is good, and the next start writes this one anew of it";
+            let missing = manifest::COPIES.into_iter().find(|name| !folder.join(name).exists());
+            match (read.bad, missing) {
+                (Some(bad), _) => {
+                    let mut bad = Finding::of(bad, folder);
+                    bad.what = format!("{}; {other}", bad.what);
+                    found.fault(bad);
+                }
+                (None, Some(name)) => {
+                    found.notes.push(Finding::new(folder.join(name), format!("it is missing; {other}")));
+                }
+                (None, None) => {}
+            }
+            Some(read.manifest)
+        }
+        Ok(None) => None,
         Err(error) => {
             found.fault(Finding::of(error, folder));
             None
@@ -271,4 +288,5 @@ fn note_others(folder: &Path, present: Option<&Present>, found: &mut Inspection)
 }
 
 /// What lies in a state folder beside versions.
-const KNOWN: [&str; 6] = [manifest::FILE, CURRENT, check::TABLES, "reserve", "owner", "LOCK"];
+const KNOWN: [&str; 7] =
+    [manifest::FILE, manifest::SECOND_FILE, CURRENT, check::TABLES, "reserve", "owner", "LOCK"];

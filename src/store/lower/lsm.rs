@@ -18,6 +18,7 @@ use super::folder::Change;
 use super::guard;
 use super::manifest::Manifest;
 use super::room::{DiskRoom, MARGIN_BYTES};
+use super::scrub::Scrub;
 pub use super::tree::LsmShared;
 use super::tree::{ABOVE_ALL, GuardedTree, Opened, Written};
 use super::{
@@ -66,6 +67,7 @@ pub struct LsmLower {
     room: Arc<DiskRoom>,
     /// The version whose rewrite found no room, and the room there was: not tried again before one has changed.
     unfit: Arc<Mutex<Option<(u64, u64)>>>,
+    scrub: Arc<Scrub>,
 }
 
 impl LsmLower {
@@ -82,10 +84,10 @@ impl LsmLower {
         manifest.write(path)
     }
 
-    /// The file in the folder `path` that says whose it is.
+    /// The files in the folder `path` that say whose it is: two copies.
     #[must_use]
-    pub fn manifest(path: &Path) -> std::path::PathBuf {
-        path.join(super::manifest::FILE)
+    pub fn manifests(path: &Path) -> [std::path::PathBuf; 2] {
+        super::manifest::COPIES.map(|name| path.join(name))
     }
 
     /// Whose the folder `path` is; `None` if it does not say.
@@ -113,6 +115,7 @@ impl LsmLower {
             undropped: Arc::default(),
             room: Arc::new(room),
             unfit: Arc::default(),
+            scrub: Arc::default(),
         })
     }
 
@@ -372,9 +375,27 @@ impl Lower for LsmLower {
         Ok(true)
     }
 
+    fn verify(&self) -> bool {
+        self.scrub.step(&self.tree).unwrap_or_else(|error| {
+            tracing::warn!("{error}; the state is verified again later");
+            true
+        })
+    }
+
     fn stats(&self) -> LowerStats {
         let Opened { tree, .. } = self.tree.opened();
-        let stats = || LowerStats { disk_bytes: tree.disk_space(), tables: tree.table_count() as u64 };
-        guard::reading("looking at the tree", self.tree.path(), || Ok(stats())).unwrap_or_default()
+        let looked = guard::reading("looking at the tree", self.tree.path(), || {
+            Ok((tree.disk_space(), tree.table_count() as u64))
+        });
+        let (disk_bytes, tables) = looked.unwrap_or_default();
+        let (verified_bytes, verified_rounds) = self.scrub.figures();
+        LowerStats {
+            disk_bytes,
+            tables,
+            damaged_tables: self.tree.damage().len() as u64,
+            damaged_reads: self.tree.damaged_reads(),
+            verified_bytes,
+            verified_rounds,
+        }
     }
 }

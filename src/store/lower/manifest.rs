@@ -2,7 +2,8 @@
 //!
 //! The tree's library stores checksums in its files and compares few of them; the manifest names every file with its size
 //! and checksum, so that one that is missing, changed, exchanged or of another folder is seen when the folder is opened.
-//! It is replaced by a rename, before a change of the tree begins (`open` counts it) and after it ended.
+//! It is replaced by a rename, before a change of the tree begins (which it counts as begun) and after it ended. There are two
+//! copies, each written before anything goes on: one that is bad is made anew of the other.
 //!
 //! ```text
 //!  0  8  "CRDSTATE"
@@ -33,7 +34,9 @@ pub(super) const MAGIC: &[u8; 8] = b"CRDSTATE";
 const FORMAT: u16 = 1;
 /// The manifest's name in the folder. The library removes unknown files whose names begin with `v`, and no others.
 pub(super) const FILE: &str = "manifest";
-const NEW_FILE: &str = "manifest.new";
+/// The second copy's.
+pub(super) const SECOND_FILE: &str = "manifest.copy";
+pub(super) const COPIES: [&str; 2] = [FILE, SECOND_FILE];
 /// Bytes at the end of a table whose checksum the manifest has: its trailer, table of contents and description lie there.
 pub(super) const END_BYTES: u64 = 4096;
 const NO_TREE: u64 = u64::MAX;
@@ -83,6 +86,17 @@ pub struct TreeMark {
     pub file: FileMark,
     /// Its tables, by number.
     pub tables: Vec<TableMark>,
+}
+
+/// What the copies in a folder say.
+#[derive(Debug)]
+pub(super) struct Read {
+    /// The one that counts.
+    pub(super) manifest: Manifest,
+    /// Both say the same.
+    pub(super) is_even: bool,
+    /// What is wrong with the other, if it cannot be read.
+    pub(super) bad: Option<LowerError>,
 }
 
 /// See the file's head.
@@ -171,21 +185,48 @@ impl Manifest {
     /// Reads the manifest of a folder; `None` if there is none.
     ///
     /// # Errors
-    /// [`LowerError`].
+    /// [`LowerError`], if there is no good copy.
     pub fn read(folder: &Path) -> Result<Option<Self>, LowerError> {
-        let file = folder.join(FILE);
-        match fs::read(&file) {
-            Ok(bytes) => Self::decode(&bytes, &file).map(Some),
+        Ok(Self::read_copies(folder)?.map(|read| read.manifest))
+    }
+
+    /// Reads both copies: the later one counts, and one that is not as it was written does not.
+    ///
+    /// # Errors
+    /// [`LowerError`], if there is no good copy, or one of a later release.
+    pub(super) fn read_copies(folder: &Path) -> Result<Option<Read>, LowerError> {
+        let [first, second] = COPIES.map(|name| Self::read_copy(&folder.join(name)));
+        let (first, second) = match (first, second) {
+            (Err(error @ LowerError::Newer { .. }), _) | (_, Err(error @ LowerError::Newer { .. })) => {
+                return Err(error);
+            }
+            (Ok(None), Ok(None)) => return Ok(None),
+            (Err(error), Err(_) | Ok(None)) | (Ok(None), Err(error)) => return Err(error),
+            (first, second) => (first, second),
+        };
+        let bad = first.as_ref().err().or(second.as_ref().err()).cloned();
+        let is_even = first == second;
+        let copies = [first, second].into_iter().filter_map(Result::ok).flatten();
+        let manifest = copies.max_by_key(|copy| copy.generation);
+        Ok(manifest.map(|manifest| Read { manifest, is_even, bad }))
+    }
+
+    fn read_copy(file: &Path) -> Result<Option<Self>, LowerError> {
+        match fs::read(file) {
+            Ok(bytes) => Self::decode(&bytes, file).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(LowerError::io("reading", &file, &error)),
+            Err(error) => Err(LowerError::io("reading", file, &error)),
         }
     }
 
-    /// Replaces the manifest of a folder; durable on return.
+    /// Replaces both copies of the manifest of a folder; durable on return.
     pub(super) fn write(&self, folder: &Path) -> Result<(), LowerError> {
-        let (file, new) = (folder.join(FILE), folder.join(NEW_FILE));
-        write_new(&new, &self.encode()).map_err(|error| LowerError::io("writing", &new, &error))?;
-        fs::rename(&new, &file).map_err(|error| LowerError::io("replacing", &file, &error))?;
+        let bytes = self.encode();
+        for name in COPIES {
+            let (file, new) = (folder.join(name), folder.join(format!("{name}.new")));
+            write_new(&new, &bytes).map_err(|error| LowerError::io("writing", &new, &error))?;
+            fs::rename(&new, &file).map_err(|error| LowerError::io("replacing", &file, &error))?;
+        }
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
         synced.map_err(|error| LowerError::io("syncing", folder, &error))
     }

@@ -1,13 +1,16 @@
 //! The lower level in memory, for the simulator and the tests. Clones share the map, so it survives the store that
-//! used it, as a disk does; an ingestion is seen whole or not at all.
+//! used it, as a disk does; an ingestion is seen whole or not at all. Rows can be damaged, and restored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{IngestError, Lower, LowerError, LowerRow, LowerStats, Room, ingested_bytes};
 
+/// What the keys of keys' rows begin with.
+const ROW_TAG: u8 = 2;
 /// What is left free for what deletes.
 const RESERVE_BYTES: u64 = 128 << 10;
 
@@ -17,11 +20,24 @@ pub struct MemLower {
     map: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
     /// What its rows may take.
     capacity_bytes: Arc<AtomicU64>,
+    damage: Arc<Mutex<Damage>>,
+}
+
+/// Rows that cannot be read, as long as they are not written over.
+#[derive(Debug, Default)]
+struct Damage {
+    keys: BTreeSet<Vec<u8>>,
+    /// They are read all the same, other than they were written.
+    is_served: bool,
 }
 
 impl Default for MemLower {
     fn default() -> Self {
-        Self { map: Arc::default(), capacity_bytes: Arc::new(AtomicU64::new(u64::MAX)) }
+        Self {
+            map: Arc::default(),
+            capacity_bytes: Arc::new(AtomicU64::new(u64::MAX)),
+            damage: Arc::default(),
+        }
     }
 }
 
@@ -44,6 +60,40 @@ impl MemLower {
         self.capacity_bytes.load(Ordering::Relaxed).saturating_sub(self.stats().disk_bytes)
     }
 
+    fn damaged(&self) -> MutexGuard<'_, Damage> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Damages some rows of keys, from the `first` one on (counted round), as a block of a table would be. Returns how many. With
+    /// `is_served` they are read all the same, other than they were written: nobody notices.
+    pub fn damage(&self, first: usize, rows: usize, is_served: bool) -> usize {
+        let map = self.map();
+        let keys: Vec<&Vec<u8>> = map.keys().filter(|key| key.first() == Some(&ROW_TAG)).collect();
+        let from = first % keys.len().max(1);
+        let mut damaged = self.damaged();
+        damaged.is_served = is_served;
+        let taken = keys.into_iter().skip(from).take(rows).map(|key| damaged.keys.insert(key.clone()));
+        taken.filter(|is_new| *is_new).count()
+    }
+
+    /// Puts all rows back as they were written.
+    pub fn restore(&self) {
+        self.damaged().keys.clear();
+    }
+
+    /// What is read of a row.
+    fn read(&self, key: &[u8], value: &[u8]) -> Result<Vec<u8>, LowerError> {
+        let damaged = self.damaged();
+        let mut value = value.to_vec();
+        if damaged.keys.contains(key) {
+            if !damaged.is_served {
+                return Err(LowerError::damaged(Path::new("memory"), "a row is damaged"));
+            }
+            value.iter_mut().next_back().into_iter().for_each(|byte| *byte ^= 1);
+        }
+        Ok(value)
+    }
+
     /// What it holds, as a copy.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
@@ -53,7 +103,8 @@ impl MemLower {
 
 impl Lower for MemLower {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LowerError> {
-        Ok(self.map().get(key).cloned())
+        let value = self.map().get(key).cloned();
+        value.map(|value| self.read(key, &value)).transpose()
     }
 
     fn scan(
@@ -66,8 +117,11 @@ impl Lower for MemLower {
             return Ok(());
         }
         let map = self.map();
-        let mut range = map.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
-        range.all(|(key, value)| visit(key, value));
+        for (key, value) in map.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))) {
+            if !visit(key, &self.read(key, value)?) {
+                break;
+            }
+        }
         Ok(())
     }
 
@@ -85,7 +139,9 @@ impl Lower for MemLower {
         let rows: Vec<LowerRow> = rows.collect();
         assert!(rows.is_sorted_by(|(a, _), (b, _)| a < b), "an ingestion takes ascending keys, each once");
         let mut map = self.map();
+        let mut damaged = self.damaged();
         for (key, value) in rows {
+            damaged.keys.remove(&key);
             match value {
                 Some(value) => _ = map.insert(key, value),
                 None => _ = map.remove(&key),
@@ -109,13 +165,18 @@ impl Lower for MemLower {
         let mut map = self.map();
         for (from, to) in dead {
             map.retain(|key, _| key < from || key >= to);
+            self.damaged().keys.retain(|key| key < from || key >= to);
         }
         Ok(false)
+    }
+
+    fn verify(&self) -> bool {
+        true
     }
 
     fn stats(&self) -> LowerStats {
         let map = self.map();
         let bytes = map.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-        LowerStats { disk_bytes: bytes as u64, tables: 1 }
+        LowerStats { disk_bytes: bytes as u64, tables: 1, ..LowerStats::default() }
     }
 }

@@ -16,6 +16,7 @@ mod lsm;
 mod manifest;
 mod mem;
 mod room;
+mod scrub;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -36,6 +37,14 @@ pub struct LowerStats {
     pub disk_bytes: u64,
     /// Tables (files).
     pub tables: u64,
+    /// Of those, the ones in which damage was found.
+    pub damaged_tables: u64,
+    /// Reads that met damage since the start.
+    pub damaged_reads: u64,
+    /// Bytes of tables that were compared with what was written since the start, in the background.
+    pub verified_bytes: u64,
+    /// How often all tables were.
+    pub verified_rounds: u64,
 }
 
 /// The room that a lower level has.
@@ -129,6 +138,10 @@ pub trait Lower: Clone + Send + Sync + 'static {
     /// # Errors
     /// [`LowerError`], with what could not be read or written.
     fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, LowerError>;
+
+    /// Goes on comparing all that it holds with what was written, by a bounded piece. Returns whether it is through with it:
+    /// then the next piece is the first one again. What is found is part of the figures, and logged.
+    fn verify(&self) -> bool;
 
     /// Its figures; cheap.
     fn stats(&self) -> LowerStats;

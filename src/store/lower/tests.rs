@@ -13,9 +13,9 @@ use super::*;
 const OURS: Binding = Binding { owner: [7; OWNER_BYTES], may_adopt: false };
 const OTHERS: Binding = Binding { owner: [8; OWNER_BYTES], may_adopt: true };
 
-type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+pub(super) type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
-fn open(folder: &Path) -> Result<LsmLower, LowerError> {
+pub(super) fn open(folder: &Path) -> Result<LsmLower, LowerError> {
     LsmLower::open(folder, &LsmShared::new(1 << 20, 32), &OURS)
 }
 
@@ -29,7 +29,7 @@ fn ingest(lower: &LsmLower, round: u32, numbers: impl Iterator<Item = u32>) {
 }
 
 /// A formatted folder with a few tables in several levels.
-fn filled() -> tempfile::TempDir {
+pub(super) fn filled() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("folder");
     LsmLower::format(folder.path(), OURS.owner).expect("formats");
     let lower = open(folder.path()).expect("opens");
@@ -42,7 +42,7 @@ fn filled() -> tempfile::TempDir {
     folder
 }
 
-fn rows(lower: &LsmLower) -> Result<Rows, LowerError> {
+pub(super) fn rows(lower: &LsmLower) -> Result<Rows, LowerError> {
     let mut rows = Vec::new();
     lower.scan(b"", b"z", &mut |key, value| {
         rows.push((key.to_vec(), value.to_vec()));
@@ -81,10 +81,16 @@ fn version_file(folder: &Path) -> PathBuf {
     manifest::version_file(folder, version)
 }
 
-fn tables(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn tables(folder: &Path) -> Vec<PathBuf> {
     let named =
         Manifest::read(folder).expect("a manifest").expect("there is one").tree.expect("a tree").tables;
     named.iter().map(|table| manifest::table_file(folder, table.number)).collect()
+}
+
+fn remove_manifests(folder: &Path) {
+    for name in manifest::COPIES {
+        fs::remove_file(folder.join(name)).expect("removes");
+    }
 }
 
 fn copy(from: &Path) -> tempfile::TempDir {
@@ -127,7 +133,7 @@ fn check_each(folder: &Path, file: &Path, changes: impl Iterator<Item = Vec<u8>>
     (tried, refused)
 }
 
-fn flips(bytes: &[u8], bits: impl Iterator<Item = usize>) -> impl Iterator<Item = Vec<u8>> {
+pub(super) fn flips(bytes: &[u8], bits: impl Iterator<Item = usize>) -> impl Iterator<Item = Vec<u8>> {
     bits.map(move |bit| {
         let mut flipped = bytes.to_vec();
         flipped[bit / 8] ^= 1 << (bit % 8);
@@ -138,9 +144,7 @@ fn flips(bytes: &[u8], bits: impl Iterator<Item = usize>) -> impl Iterator<Item 
 #[test]
 fn no_flipped_bit_of_the_version_is_believed() {
     let folder = filled();
-    for file in
-        [version_file(folder.path()), folder.path().join("current"), folder.path().join(manifest::FILE)]
-    {
+    for file in [version_file(folder.path()), folder.path().join("current")] {
         let bytes = fs::read(&file).expect("reads");
         let (tried, refused) = check_each(folder.path(), &file, flips(&bytes, 0..bytes.len() * 8));
         assert_eq!(tried, refused, "{}", file.display());
@@ -236,7 +240,7 @@ fn a_folder_without_a_manifest_is_taken_over_where_that_is_allowed() {
     let lower = open(folder.path()).expect("opens");
     let expected = rows(&lower).expect("reads");
     drop(lower);
-    fs::remove_file(folder.path().join(manifest::FILE)).expect("removes");
+    remove_manifests(folder.path());
     assert!(matches!(open(folder.path()), Err(LowerError::Damaged { .. })));
     let adopt = Binding { may_adopt: true, ..OURS };
     let shared = LsmShared::new(1 << 20, 32);
@@ -259,7 +263,7 @@ fn a_folder_without_a_manifest_is_taken_over_where_that_is_allowed() {
     assert!(known.tables.iter().all(|table| !table.max.is_empty()), "the keys are known from now on");
     // A change says it as well.
     drop(lower);
-    fs::remove_file(folder.path().join(manifest::FILE)).expect("removes");
+    remove_manifests(folder.path());
     let lower = LsmLower::open(folder.path(), &shared, &adopt).expect("is taken over");
     ingest(&lower, 3, 0..9);
     let after = rows(&lower);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use lsm_tree::{
@@ -16,7 +16,7 @@ use super::dead::DeadRanges;
 use super::error::{Binding, LowerError, OWNER_BYTES};
 use super::folder::{Change, StateFolder};
 use super::room::{DiskRoom, is_no_room};
-use super::{guard, manifest};
+use super::{check, gap, guard, manifest};
 
 /// Above every sequence number in use; the top bit is the crate's own.
 pub(super) const ABOVE_ALL: SeqNo = (1 << 63) - 1;
@@ -60,6 +60,7 @@ pub(super) struct GuardedTree {
     dead: DeadRanges,
     /// Files that were found damaged, and what is wrong with each.
     damaged: Mutex<BTreeMap<PathBuf, String>>,
+    damaged_reads: AtomicU64,
 }
 
 /// A tree, and the folder that it was opened from.
@@ -108,6 +109,7 @@ impl GuardedTree {
             must_reopen: AtomicBool::new(false),
             dead,
             damaged: Mutex::default(),
+            damaged_reads: AtomicU64::new(0),
         })
     }
 
@@ -194,7 +196,7 @@ impl GuardedTree {
             Err(LowerError::Damaged { .. }) => self
                 .get_unfiltered(&tree, key)
                 .map_err(|error| self.locate(&tree, key, Bound::Included(key), error)),
-            Err(error) => Err(error),
+            Err(error) => Err(self.locate(&tree, key, Bound::Included(key), error)),
         }
     }
 
@@ -237,9 +239,12 @@ impl GuardedTree {
         }
     }
 
-    /// Names the table in an error of reading keys in a range, and keeps in mind that it is damaged.
+    /// Names the table in an error of reading keys in a range, and keeps in mind if it is damaged.
     fn locate(&self, tree: &AnyTree, from: &[u8], to: Bound<&[u8]>, error: LowerError) -> LowerError {
-        let LowerError::Damaged { what, .. } = &error else { return error };
+        let is_refused = matches!(error, LowerError::Io { .. });
+        if !is_refused {
+            self.damaged_reads.fetch_add(1, Ordering::Relaxed);
+        }
         let version = guard::reading("looking at the tree", &self.path, || Ok(tree.current_version()));
         let Ok(version) = version else { return error };
         for table in version.iter_tables() {
@@ -247,10 +252,20 @@ impl GuardedTree {
             let read = guard::reading("reading a table", &self.path, || {
                 table.range(bounds).take(LOCATE_ROWS).try_for_each(|row| row.map(drop))
             });
-            if read.is_err() {
-                let file = manifest::table_file(&self.path, table.id());
-                self.note_damage(&file, what);
-                return LowerError::damaged(&file, what.clone());
+            let file = manifest::table_file(&self.path, table.id());
+            match (read, &error) {
+                (Err(LowerError::Io { .. }), LowerError::Io { what, kind, text, .. }) => {
+                    return LowerError::Io { what, path: file, kind: *kind, text: text.clone() };
+                }
+                (Err(LowerError::Damaged { .. }), LowerError::Damaged { what, .. }) => {
+                    if !self.damaged_files().contains_key(&file) {
+                        let rows = gap::find(table).map(|gap| format!("{what}; {}", gap.in_words()));
+                        let what = rows.as_ref().unwrap_or(what);
+                        self.note_damage(&file, &format!("{what}; {}", check::ADVICE));
+                    }
+                    return LowerError::damaged(&file, what.clone());
+                }
+                (Ok(()) | Err(_), _) => {}
             }
         }
         error
@@ -260,10 +275,18 @@ impl GuardedTree {
         self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reads that met damage.
+    pub(super) fn damaged_reads(&self) -> u64 {
+        self.damaged_reads.load(Ordering::Relaxed)
+    }
+
     /// Keeps in mind, and logs once, that a file is damaged.
     pub(super) fn note_damage(&self, file: &Path, what: &str) {
         if self.damaged_files().insert(file.to_owned(), what.to_owned()).is_none() {
-            tracing::error!("state: {} is damaged: {what}; what lies in it answers DAMAGED", file.display());
+            tracing::error!(
+                "state: {} is damaged: {what}; what needs the damaged part answers DAMAGED",
+                file.display()
+            );
         }
     }
 

@@ -7,6 +7,7 @@ mod expiry;
 mod levels;
 mod model;
 mod ops;
+mod refused;
 mod screening;
 mod space;
 mod upkeep;

@@ -1,0 +1,86 @@
+//! What the system refuses to write: it is tried again, and until then writes are refused with what was refused.
+
+use std::fs;
+
+use corduroy_shards::Unreadable;
+
+use super::super::*;
+use super::*;
+
+#[test]
+fn a_flush_that_is_refused_says_so_and_is_tried_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let lower = LsmLower::open(folder.path(), &LsmShared::new(1 << 20, 32), &ADOPT).expect("opens");
+    let mut d = Driver::new(lower, options());
+    d.run(&set("a", "1"));
+    d.hand_over();
+    assert_eq!(d.store.persisted(P), Lsn(1));
+    // A folder has the name of the file that is to be written.
+    let blocker = folder.path().join("manifest.new");
+    fs::create_dir(&blocker).expect("a folder");
+    d.run(&set("b", "2"));
+    d.hand_over();
+    for _ in 0..3 {
+        assert!(d.store.is_out_of_room());
+        let Some(Unreadable::Refused(why)) = d.store.stalled_by() else {
+            panic!("{:?}", d.store.stalled_by())
+        };
+        assert!(why.contains("manifest.new") && why.contains("Is a directory"), "{why}");
+        d.store.retry();
+        let mut looks = Vec::new();
+        d.store.take_jobs(&mut looks);
+        for look in looks {
+            d.store.job_done(Store::<LsmLower>::run_job(look)).expect("job");
+            assert!(d.store.is_out_of_room(), "also while it is tried again");
+        }
+        d.settle();
+    }
+    assert_eq!(d.run(&get("b")), bulk("2"), "reads go on");
+    fs::remove_dir(&blocker).expect("removes");
+    d.store.retry();
+    d.settle();
+    assert_eq!((d.store.persisted(P), d.store.is_out_of_room(), d.store.stalled_by()), (Lsn(2), false, None));
+    d.crash();
+    assert_eq!(d.run(&get("b")), bulk("2"));
+}
+
+#[test]
+fn a_full_disk_is_no_refusal() {
+    let lower = MemLower::default();
+    let mut d = Driver::new(lower.clone(), options());
+    d.run(&set("a", "1"));
+    lower.set_full(true);
+    d.hand_over();
+    assert!(d.store.is_out_of_room());
+    assert_eq!(d.store.stalled_by(), None, "DISKFULL says it");
+}
+
+#[test]
+fn a_table_that_the_system_refuses_is_read_again_later_and_one_that_is_missing_is_damaged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let shared = LsmShared::new(1 << 20, 32);
+    let lower = LsmLower::open(folder.path(), &shared, &ADOPT).expect("opens");
+    lower
+        .ingest(3, false, &mut std::iter::once((b"key".to_vec(), Some(b"value".to_vec()))))
+        .expect("there is room");
+    drop(lower);
+    LsmLower::format(folder.path(), ADOPT.owner).expect("says whose it is");
+    let lower = LsmLower::open(folder.path(), &LsmShared::new(1 << 20, 32), &ADOPT).expect("opens");
+    let table = fs::read_dir(folder.path().join("tables"))
+        .expect("lists")
+        .next()
+        .expect("one")
+        .expect("a table")
+        .path();
+    let aside = folder.path().join("aside");
+    fs::rename(&table, &aside).expect("renames");
+    let missing = lower.get(b"key").expect_err("it is missing");
+    assert!(missing.to_string().contains(table.to_str().expect("text")), "{missing}");
+    assert!(matches!(Unreadable::from(missing), Unreadable::Damaged(_)));
+    fs::create_dir(&table).expect("a folder in its stead");
+    let refused = lower.get(b"key").expect_err("a folder cannot be read");
+    assert!(matches!(&refused, LowerError::Io { path, .. } if *path == table), "{refused}");
+    assert!(matches!(Unreadable::from(refused), Unreadable::Refused(_)));
+    fs::remove_dir(&table).and_then(|()| fs::rename(&aside, &table)).expect("back");
+    assert_eq!(lower.get(b"key"), Ok(Some(b"value".to_vec())));
+}
