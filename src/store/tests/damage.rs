@@ -59,6 +59,10 @@ impl Lower for Rotten {
         self.lower.compact(dead)
     }
 
+    fn verify(&self) -> bool {
+        self.lower.verify()
+    }
+
     fn stats(&self) -> LowerStats {
         self.lower.stats()
     }

@@ -58,6 +58,10 @@ impl Lower for Flaky {
         self.inner.compact(dead)
     }
 
+    fn verify(&self) -> bool {
+        self.inner.verify()
+    }
+
     fn stats(&self) -> LowerStats {
         self.inner.stats()
     }
