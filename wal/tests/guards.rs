@@ -4,7 +4,7 @@
 
 mod support;
 
-use corduroy_wal::device::mem::MemDisk;
+use corduroy_wal::device::mem::{MemDisk, WriteFault};
 use corduroy_wal::device::{BLOCK_BYTES, SlotId};
 use corduroy_wal::{LogId, Lsn, Options, OwnedEntry, ReadToken, Wal, WalError, WalEvent};
 use support::*;
@@ -196,4 +196,56 @@ fn frames_fill_a_segment_up_to_its_footers_place_and_no_further() {
     append(&mut wal, 1, FRAMES + 1, 1, 1, 100).unwrap();
     commit(&mut wal);
     assert_eq!(used(&disk).len(), 2);
+}
+
+#[test]
+fn a_whole_frame_out_of_sequence_is_damage() {
+    let disk = MemDisk::new(1);
+    let (mut wal, _) = open(&disk, 1);
+    append(&mut wal, 1, 1, 1, 1, 100).unwrap();
+    commit(&mut wal);
+    drop(wal);
+    // Two ways to go on in the same segment: three frames of a block each, and one of two blocks.
+    disk.set_max_slots(Some(disk.slots().len()));
+    let (one, other) = (disk.fork(), disk.fork());
+    let write = |disk: &MemDisk, lens: &[usize]| {
+        let (mut wal, _) = open(disk, 2);
+        for (lsn, len) in (2..).zip(lens) {
+            append(&mut wal, 1, lsn, 1, 1, *len).unwrap();
+            commit(&mut wal);
+        }
+    };
+    write(&one, &[100, 100, 100]);
+    write(&other, &[6000]);
+    let slot = *used(&one).iter().find(|slot| !used(&disk).contains(slot)).unwrap();
+    let third = 3 * BLOCK_BYTES;
+    other.overwrite(slot, third, &one.bytes(slot)[third..third + BLOCK_BYTES]);
+    match try_open(&other, options(3)) {
+        Err(WalError::Damaged { position, .. }) => assert_eq!(position.offset as usize, third),
+        opened => panic!("a frame was taken for another: {:?}", opened.map(|(_, found)| found)),
+    }
+}
+
+#[test]
+fn a_failed_footer_poisons() {
+    let disk = MemDisk::new(1);
+    let (mut wal, _) = open(&disk, 1);
+    let mut lsn = 0;
+    while used(&disk).len() < 2 {
+        disk.set_manual(false);
+        settle(&mut wal);
+        disk.set_manual(true);
+        lsn += 1;
+        append(&mut wal, 1, lsn, 1, 1, 3000).unwrap();
+        wal.submit().unwrap();
+        disk.complete_all();
+    }
+    // The frame that begins the second segment has come to the medium; the first one's footer is on its way next.
+    let sealed = used(&disk)[0];
+    wal.poll(&mut Vec::new()).unwrap();
+    let footer = disk.writes_under_way().into_iter().find(|(_, slot)| *slot == sealed);
+    let (at, _) = footer.expect("the footer is under way");
+    disk.fail_next_write(WriteFault::Eio);
+    assert!(disk.complete(at));
+    assert!(matches!(wal.poll(&mut Vec::new()), Err(WalError::Poisoned { .. })));
 }
