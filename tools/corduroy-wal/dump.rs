@@ -192,8 +192,10 @@ impl Dump<'_> {
             Passing::Record(view, bytes, terms) => {
                 let Some(content) = self.wanted.filter.content(view, self.words) else { return Ok(()) };
                 let mut line = self.record_json(view, *bytes, &content);
-                line["first_term"] = json!(terms.map(|terms| terms.0.get()));
-                line["last_term"] = json!(terms.map(|terms| terms.1.get()));
+                if let Some(line) = line.as_object_mut() {
+                    line.insert("first_term".into(), json!(terms.map(|terms| terms.0.get())));
+                    line.insert("last_term".into(), json!(terms.map(|terms| terms.1.get())));
+                }
                 return writeln!(out, "{line}");
             }
             Passing::Fault(fault) => return writeln!(out, "{}", fault_json(fault)),
