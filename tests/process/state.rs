@@ -74,6 +74,20 @@ fn error<T: std::fmt::Debug>(result: RedisResult<T>) -> String {
     result.expect_err("refused").to_string()
 }
 
+/// The error of a transaction.
+fn exec(client: &mut redis::Connection, commands: &[&[&str]]) -> String {
+    let mut run = |words: &[&str]| {
+        let mut command = redis::Cmd::new();
+        words.iter().for_each(|word| _ = command.arg(*word));
+        command.query::<redis::Value>(client)
+    };
+    run(&["MULTI"]).expect("begins");
+    for command in commands {
+        run(command).expect("is queued");
+    }
+    error(run(&["EXEC"]))
+}
+
 /// Reads everything: each key has its value, or is damaged, which names its partition and the table.
 fn damaged_keys(client: &mut redis::Connection, all: &BTreeMap<String, String>, table: &Path) -> Vec<String> {
     let mut damaged = Vec::new();
@@ -117,18 +131,19 @@ fn a_damaged_table_harms_its_own_rows_only_and_says_which() {
     let server = Server::start(folder.path(), &LAYOUT);
     let mut client = server.client();
     let key = harmed.first().expect("one at least").clone();
+    let fresh = format!("{{{key}}}in the same partition");
     for refused in [
         error(client.append::<_, _, i64>(&key, "x")),
         error(client.incr::<_, _, i64>(&key, 1)),
         error(client.del::<_, i64>(&key)),
-        error(client.rename::<_, _, ()>(&key, "other")),
-        error(redis::pipe().atomic().append(&key, "x").append("fresh", "x").query::<(i64, i64)>(&mut client)),
+        error(client.rename::<_, _, ()>(&key, &fresh)),
+        exec(&mut client, &[&["APPEND", &key, "x"], &["APPEND", &fresh, "x"]]),
         error(client.mget::<_, Vec<Option<String>>>(&[key.as_str(), key.as_str()])),
     ] {
         assert!(refused.contains("DAMAGED") && refused.contains("nothing was done"), "{refused}");
     }
     assert_eq!(
-        client.get::<_, Option<String>>("fresh").expect("served"),
+        client.get::<_, Option<String>>(&fresh).expect("served"),
         None,
         "the whole transaction was refused"
     );

@@ -42,9 +42,9 @@ const WANTED: &[(&str, u64)] = &[
     ("entries of time", 500),
     ("clocks ahead", 100),
     ("rows damaged", 50),
-    ("reads of what is damaged", 20),
-    ("proposals of what is damaged", 5),
-    ("rejected: damaged", 20),
+    ("reads of what is damaged", 8),
+    ("proposals of what is damaged", 4),
+    ("rejected: damaged", 10),
 ];
 
 fn threads() -> usize {

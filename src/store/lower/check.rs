@@ -115,7 +115,7 @@ fn take<const N: usize>(fields: &mut &[u8]) -> Option<[u8; N]> {
 /// # Errors
 /// [`LowerError`], naming the first file that is not as it should be.
 pub(super) fn compare(folder: &Path, manifest: &Manifest) -> Result<Option<Present>, LowerError> {
-    let found = present(folder)?;
+    let found = present(folder).map_err(|error| blamed(folder, manifest, error))?;
     let files = table_files(folder)?;
     match (&manifest.tree, &found) {
         (None, None) if files.is_empty() => {}
@@ -128,6 +128,18 @@ pub(super) fn compare(folder: &Path, manifest: &Manifest) -> Result<Option<Prese
         (Some(tree), Some(found)) => compare_tree(folder, manifest, tree, found)?,
     }
     Ok(found)
+}
+
+/// The error of a version that does not fit `current`: where the manifest says that `current` is the one that changed, of that.
+fn blamed(folder: &Path, manifest: &Manifest, error: LowerError) -> LowerError {
+    let file = folder.join(CURRENT);
+    let begun = manifest.ingestions + manifest.compactions;
+    match (&manifest.tree, fs::read(&file)) {
+        (Some(tree), Ok(current)) if begun == 0 && FileMark::of(&current) != tree.current => {
+            damaged(&file, "it is not the one that the manifest names")
+        }
+        _ => error,
+    }
 }
 
 /// Compares the tree of a folder that has no manifest yet with itself, as far as that goes.
