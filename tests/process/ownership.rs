@@ -133,7 +133,8 @@ fn make_old(folder: &Path) {
         fs::write(folder.join(name), as_first_format(&identity)).expect("write");
     }
     for shard in ["shard-0000", "shard-0001"] {
-        for file in ["wal/owner", "state/owner", "wal/manifest.wal", "state/manifest"] {
+        for file in ["wal/owner", "state/owner", "wal/manifest.wal", "state/manifest", "state/manifest.copy"]
+        {
             _ = fs::remove_file(folder.join(shard).join(file));
         }
     }

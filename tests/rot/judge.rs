@@ -68,7 +68,11 @@ fn of_exit(status: ExitStatus, log: &str) -> End {
     if log.contains("panicked at") || log.contains("contained a panic") || status.code().is_none() {
         return End::Panicked(format!("{status}: {}", tail(log)));
     }
-    let said = log.lines().rev().find(|line| line.contains("ERROR")).unwrap_or_default();
+    let said = log
+        .lines()
+        .rev()
+        .find(|line| ["ERROR", "cannot start"].iter().any(|word| line.contains(word)))
+        .unwrap_or_default();
     let is_refusal = status.code().is_some_and(|code| (64..=78).contains(&code));
     if is_refusal && names_a_place(said) {
         End::Refused
