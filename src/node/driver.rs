@@ -256,9 +256,10 @@ impl Driver {
             || !core.readable.borrow().is_empty()
             || !core.unfinished.borrow().is_empty();
         let timeout = if is_due || !may_sleep(core) { Some(Duration::ZERO) } else { self.timeout(core) };
-        let rests = timeout.is_none() && !self.has_rested;
+        let rests = timeout.is_none_or(|timeout| timeout > REST) && !self.has_rested;
+        let timeout = if rests { Some(REST) } else { timeout };
         let mut is_quiet = true;
-        let result = core.poller.wait(timeout.or(rests.then_some(REST)), |token, ready| {
+        let result = core.poller.wait(timeout, |token, ready| {
             is_quiet = false;
             match Event::of(token) {
                 Event::Conn(id) => connection::notice(core, id, ready),
