@@ -60,7 +60,7 @@ pub const PREFIXES: &[ErrorPrefix] = &[
     ),
     prefix(
         "IOERR",
-        "the system refused to read a file that the request needs; nothing was done",
+        "the system refused to read a file that the request needs, or to write the state; the file is named, nothing was done",
         "yes, after a pause",
     ),
     prefix("TOOLARGE", "the request is larger than an entry may be", "no use: split it"),

@@ -50,7 +50,13 @@ impl StateFolder {
     /// Compares the folder with its manifest, or takes over one that has none, if that is allowed.
     pub fn open(path: &Path, binding: &Binding) -> Result<Self, LowerError> {
         let mut is_uneven = false;
-        let (manifest, is_unnamed) = match Manifest::read_copies(path)? {
+        let copies = Manifest::read_copies(path).map_err(|error| match error {
+            LowerError::Damaged { file, what } => {
+                LowerError::damaged(&file, format!("{what}; {}", check::ADVICE))
+            }
+            other => other,
+        });
+        let (manifest, is_unnamed) = match copies? {
             Some(Read { manifest, .. }) if manifest.owner != binding.owner => {
                 let (folder, found) = (path.to_owned(), Box::new(manifest.owner));
                 return Err(LowerError::Foreign { folder, found });
