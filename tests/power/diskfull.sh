@@ -153,7 +153,7 @@ deleted_by() { # flush or delete, server options
 delete_all() {
     local answers
     local prefix
-    prefix=$(head -n 1 "$work/journal" | cut -d ' ' -f 4)
+    prefix=$(sed -n '1s/.* prefix=//p' "$work/journal")
     grep -a '^A ' "$work/journal" | cut -d ' ' -f 2 | sort -un | while read -r key; do printf '%s%012d\n' "$prefix" "$key"; done >"$work/keys"
     { exec 3<>"/dev/tcp/127.0.0.1/$port"; } || fail "no connection"
     { sed 's/^/DEL /' "$work/keys"; printf 'DEL sentinel-1 sentinel-2\r\nQUIT\r\n'; } >&3 &
