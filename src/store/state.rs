@@ -340,7 +340,9 @@ impl<L: Lower> StateMachine for Store<L> {
             partition.ops_in_entry += 1;
             partition.clock_ms = partition.clock_ms.max(at.stamp_ms);
             partition.touch(&mut self.touched);
-            self.upkeep.space.deletes = self.upkeep.space.deletes || Op::frees_space(op);
+            // One that found nothing to delete makes no room.
+            let is_idle = matches!(step, Step::Done(Outcome::Int(0) | Outcome::Nil));
+            self.upkeep.space.deletes |= !is_idle && Op::frees_space(op);
         }
         step
     }

@@ -134,6 +134,11 @@ deleted_by() { # flush or delete, server options
     cat /dev/zero >"$disk/neighbour" 2>/dev/null || true
     expect "the room that is left" "0" "$(df --output=avail -k "$disk" | tail -n 1 | tr -d ' ')"
     expect "a write" "-DISKFULL*" "$(ask SET another value)"
+    kill_server
+    start_server "$disk/data" "${options[@]}" "$@"
+    check_journal "$work/journal"
+    cat /dev/zero >>"$disk/neighbour" 2>/dev/null || true
+    expect "a write after a restart" "-DISKFULL*" "$(ask SET another value)"
     keys=$(ask DBSIZE)
     expect "all keys are counted" ":[1-9]*" "$keys"
     if [ "$how" = flush ]; then
