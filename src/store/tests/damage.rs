@@ -1,76 +1,11 @@
 //! What a damaged row below may change, and what not.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
-
+use super::faulty::Faulty;
 use super::*;
-use crate::store::lower::{IngestError, LowerRow, LowerStats, Room};
-
-/// A lower level of which some keys cannot be read.
-#[derive(Clone, Default)]
-struct Rotten {
-    lower: MemLower,
-    bad: Arc<Mutex<BTreeSet<Vec<u8>>>>,
-}
-
-impl Rotten {
-    /// Whatever is asked of a key that ends so is damaged from now on.
-    fn damage(&self, key: &str) {
-        self.bad.lock().unwrap().insert(key.as_bytes().to_vec());
-    }
-}
-
-impl Lower for Rotten {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LowerError> {
-        if self.bad.lock().unwrap().iter().any(|bad| key.ends_with(bad)) {
-            return Err(LowerError::damaged(Path::new("tables/7"), "a block of it"));
-        }
-        self.lower.get(key)
-    }
-
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), LowerError> {
-        // The partitions' own rows are read at the start, and are whole.
-        if from.first() != Some(&1) && !self.bad.lock().unwrap().is_empty() {
-            return Err(LowerError::damaged(Path::new("tables/7"), "a block of it"));
-        }
-        self.lower.scan(from, to, visit)
-    }
-
-    fn ingest(
-        &self,
-        bytes: u64,
-        deletes: bool,
-        rows: &mut dyn Iterator<Item = LowerRow>,
-    ) -> Result<(), IngestError> {
-        self.lower.ingest(bytes, deletes, rows)
-    }
-
-    fn room(&self) -> Result<Room, LowerError> {
-        self.lower.room()
-    }
-
-    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, LowerError> {
-        self.lower.compact(dead)
-    }
-
-    fn verify(&self) -> bool {
-        self.lower.verify()
-    }
-
-    fn stats(&self) -> LowerStats {
-        self.lower.stats()
-    }
-}
 
 /// A store after a restart, with `a` below and nothing in memory, where `b` cannot be looked for.
-fn restarted() -> (Driver<Rotten>, Rotten) {
-    let lower = Rotten::default();
+fn restarted() -> (Driver<Faulty>, Faulty) {
+    let lower = Faulty::default();
     let mut d = Driver::new(lower.clone(), options());
     d.run(&set("a", "1"));
     d.hand_over();

@@ -4,6 +4,7 @@ mod bounds;
 mod commands;
 mod damage;
 mod expiry;
+mod faulty;
 mod levels;
 mod model;
 mod ops;

@@ -1,71 +1,11 @@
 //! What is looked at before it is proposed, over a lower level that can be told not to be readable any more.
 
-use std::sync::{Arc, Mutex};
-
 use corduroy_shards::{Prepared, Unreadable};
 
 use super::super::*;
+use super::faulty::Faulty;
 use super::*;
-use crate::store::lower::{IngestError, LowerError, LowerRow, LowerStats, Room};
-
-/// The map, and why nothing of it can be read, if so.
-#[derive(Clone, Default)]
-struct Flaky {
-    inner: MemLower,
-    broken: Arc<Mutex<Option<LowerError>>>,
-}
-
-impl Flaky {
-    fn set(&self, broken: Option<LowerError>) {
-        *self.broken.lock().expect("no panic") = broken;
-    }
-
-    fn check(&self) -> Result<(), LowerError> {
-        self.broken.lock().expect("no panic").clone().map_or(Ok(()), Err)
-    }
-}
-
-impl Lower for Flaky {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LowerError> {
-        self.check()?;
-        self.inner.get(key)
-    }
-
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), LowerError> {
-        self.check()?;
-        self.inner.scan(from, to, visit)
-    }
-
-    fn ingest(
-        &self,
-        bytes: u64,
-        deletes: bool,
-        rows: &mut dyn Iterator<Item = LowerRow>,
-    ) -> Result<(), IngestError> {
-        self.inner.ingest(bytes, deletes, rows)
-    }
-
-    fn room(&self) -> Result<Room, LowerError> {
-        self.inner.room()
-    }
-
-    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, LowerError> {
-        self.inner.compact(dead)
-    }
-
-    fn verify(&self) -> bool {
-        self.inner.verify()
-    }
-
-    fn stats(&self) -> LowerStats {
-        self.inner.stats()
-    }
-}
+use crate::store::lower::LowerError;
 
 fn damage() -> LowerError {
     LowerError::damaged("table".as_ref(), "a block's checksum")
@@ -78,7 +18,7 @@ fn refusal() -> LowerError {
 const MEMORY_BYTES: usize = 200_000;
 
 /// A store that holds a small part of its rows in memory.
-fn over(lower: &Flaky) -> Driver<Flaky> {
+fn over(lower: &Faulty) -> Driver<Faulty> {
     let mut d = Driver::new(lower.clone(), Options::with_memory(MEMORY_BYTES, HashSeed([5, 6])));
     let value = "7".repeat(18);
     for n in 0..8_000 {
@@ -94,7 +34,7 @@ fn incr(key: &str) -> Op<'_> {
 }
 
 /// Has so much read that all rows go that nothing keeps.
-fn crowd_out(d: &mut Driver<Flaky>) {
+fn crowd_out(d: &mut Driver<Faulty>) {
     for n in 1_000..8_000 {
         d.run(&get(&format!("k{n}")));
         d.store.maintain(1_000_000);
@@ -103,7 +43,7 @@ fn crowd_out(d: &mut Driver<Flaky>) {
 }
 
 /// The next entry, of one op, as the shard would have it applied.
-fn apply(d: &mut Driver<Flaky>, lsn: u64, op: &Op<'_>) -> Step<Outcome> {
+fn apply(d: &mut Driver<Faulty>, lsn: u64, op: &Op<'_>) -> Step<Outcome> {
     let at = Applied { partition: P, lsn: Lsn(lsn), term: Term(1), stamp_ms: d.now_ms };
     let step = d.store.apply(&at, &bytes(op));
     if matches!(step, Step::Done(_)) {
@@ -114,7 +54,7 @@ fn apply(d: &mut Driver<Flaky>, lsn: u64, op: &Op<'_>) -> Step<Outcome> {
 
 #[test]
 fn what_a_proposed_write_had_in_memory_is_there_when_it_is_applied() {
-    let lower = Flaky::default();
+    let lower = Faulty::default();
     let mut d = over(&lower);
     let pair: [&[u8]; 2] = [b"k2", b"k3"];
     let ops = [incr("k1"), Op::Del { keys: List::Args(&pair) }];
@@ -140,7 +80,7 @@ fn what_a_proposed_write_had_in_memory_is_there_when_it_is_applied() {
 
 #[test]
 fn what_is_proposed_before_memory_runs_full_is_held_too() {
-    let lower = Flaky::default();
+    let lower = Faulty::default();
     let mut d = Driver::new(lower.clone(), Options::with_memory(MEMORY_BYTES, HashSeed([5, 6])));
     let mut n = 0;
     while !d.store.may_need_reads(P) {
@@ -161,7 +101,7 @@ fn what_is_proposed_before_memory_runs_full_is_held_too() {
 
 #[test]
 fn what_the_system_refuses_to_read_is_no_want_of_room() {
-    let lower = Flaky::default();
+    let lower = Faulty::default();
     let mut d = over(&lower);
     crowd_out(&mut d);
     lower.set(Some(refusal()));
