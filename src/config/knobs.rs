@@ -75,6 +75,7 @@ pub fn is_secret(name: &str) -> bool {
 pub static KNOBS: &[Knob] = &[
     // What acts.
     knob("client-output-buffer-limit", "", "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60", BufferLimits, Real),
+    knob("latency-monitor-threshold", "", "0", Integer(0, MAX), Real),
     knob("latency-tracking", "", "yes", Flag, Real),
     knob("latency-tracking-info-percentiles", "", "50 99 99.9", Percentiles, Real),
     knob("loglevel", "", "notice", Choice(&["debug", "verbose", "notice", "warning"]), Real),
@@ -202,7 +203,6 @@ pub static KNOBS: &[Knob] = &[
     knob("hz", "", "10", Integer(0, INT), Remembered),
     knob("ignore-warnings", "", "", Text, Remembered),
     knob("jemalloc-bg-thread", "", "yes", Flag, Remembered),
-    knob("latency-monitor-threshold", "", "0", Integer(0, MAX), Real),
     knob("lazyfree-lazy-eviction", "", "no", Flag, Remembered),
     knob("lazyfree-lazy-expire", "", "no", Flag, Remembered),
     knob("lazyfree-lazy-server-del", "", "no", Flag, Remembered),
