@@ -164,8 +164,9 @@ impl<'a> Op<'a> {
         matches!(self, Op::Keys { .. } | Op::Scan { .. } | Op::RandomKey { .. })
     }
 
-    /// The keys that must be known before the op runs; `blind`: those of blind writes too.
-    fn keys(&self, blind: bool) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    /// The keys that it names and that must be known before it runs, none for a transaction; `blind`: those of blind writes
+    /// too, so all.
+    pub fn keys(&self, blind: bool) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         use super::op::SetReply;
         use super::op::{Expiry, SetWhen};
         match *self {

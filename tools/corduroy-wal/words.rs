@@ -282,37 +282,12 @@ fn condition_words(condition: Condition) -> &'static str {
 /// Whether an operation may change or read this key. One that goes over all keys does.
 #[must_use]
 pub fn touches(op: &Op<'_>, wanted: &[u8]) -> bool {
-    match op {
-        Op::Set { key, .. }
-        | Op::Append { key, .. }
-        | Op::SetRange { key, .. }
-        | Op::IncrBy { key, .. }
-        | Op::IncrByFloat { key, .. }
-        | Op::GetDel { key }
-        | Op::GetEx { key, .. }
-        | Op::Expire { key, .. }
-        | Op::ExpireIn { key, .. }
-        | Op::Persist { key }
-        | Op::Watch { key }
-        | Op::Get { key }
-        | Op::StrLen { key }
-        | Op::GetRange { key, .. }
-        | Op::Type { key }
-        | Op::Ttl { key, .. }
-        | Op::ObjectEncoding { key }
-        | Op::ObjectRefcount { key }
-        | Op::MemoryUsage { key }
-        | Op::Version { key } => *key == wanted,
-        Op::Rename { from, to, .. } | Op::Copy { from, to, .. } => *from == wanted || *to == wanted,
-        Op::Lcs { a, b, .. } => *a == wanted || *b == wanted,
-        Op::Del { keys } | Op::MGet { keys } | Op::Exists { keys } => keys.iter().any(|key| key == wanted),
-        Op::MSet { pairs, .. } => pairs.iter().step_by(2).any(|key| key == wanted),
-        Op::Multi { guards, ops } | Op::MarkedMulti { guards, ops } => {
-            guards.iter().step_by(2).any(|key| key == wanted)
-                || ops.iter().any(|op| Op::decode(op).is_ok_and(|op| touches(&op, wanted)))
-        }
-        Op::Flush | Op::Keys { .. } | Op::Scan { .. } | Op::RandomKey { .. } | Op::DbSize => true,
+    if let Op::Multi { guards, ops } | Op::MarkedMulti { guards, ops } = op {
+        return guards.iter().step_by(2).any(|key| key == wanted)
+            || ops.iter().any(|op| Op::decode(op).is_ok_and(|op| touches(&op, wanted)));
     }
+    let is_of_all = op.is_walk() || matches!(op, Op::Flush | Op::DbSize);
+    is_of_all || op.keys(true).any(|key| key == wanted)
 }
 
 #[cfg(test)]
