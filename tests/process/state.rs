@@ -118,7 +118,7 @@ fn a_damaged_table_harms_its_own_rows_only_and_says_which() {
         assert!((1..=4).contains(&found.len()), "a block holds few rows: {found:?}");
         assert!(start == 0 || found == harmed, "at each start the same");
         harmed = found;
-        assert_eq!(info(&mut client, "state_damaged_tables"), "1");
+        await_info(&mut client, "state_damaged_tables", "1");
         assert!(info(&mut client, "state_damaged_reads").parse::<u64>().expect("a number") > 0);
         let log = server.log();
         let told = log.lines().filter(|line| line.contains(table.to_str().expect("text")));
