@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,8 +18,10 @@ use rustix::io::Errno;
 
 /// Left free on the disk by flushes and merges that do not have to go on at any price.
 pub(super) const MARGIN_BYTES: u64 = 8 << 20;
-/// What a use of the reserve leaves of it: for version files, and for what a file system adds.
-const SLACK_BYTES: u64 = 512 << 10;
+/// What a use of the reserve takes beside what it writes: for version files, and for what a file system adds.
+const SLACK_BYTES: u64 = 256 << 10;
+/// What the reserve leaves of the room when it takes back what there is.
+const LEFT_BYTES: u64 = 64 << 10;
 /// The reserve is this part of the disk, within these bounds.
 const RESERVE_SHARE: u64 = 32;
 const RESERVE_MIN_BYTES: u64 = 2 << 20;
@@ -37,6 +39,9 @@ pub(super) struct DiskRoom {
     folder: PathBuf,
     reserve_bytes: u64,
     state: Mutex<State>,
+    /// What the folder may take in a test; 0: what the disk has.
+    #[cfg(test)]
+    pub(super) capacity_bytes: std::sync::atomic::AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +77,8 @@ impl DiskRoom {
             folder: folder.to_owned(),
             reserve_bytes: share.clamp(RESERVE_MIN_BYTES, RESERVE_MAX_BYTES),
             state: Mutex::default(),
+            #[cfg(test)]
+            capacity_bytes: 0.into(),
         };
         match fs::metadata(room.path()) {
             // As much as is in blocks: a process that died may have made it in part.
@@ -101,7 +108,26 @@ impl DiskRoom {
     /// What the disk has left.
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
         let disk = statvfs(&self.folder)?;
+        #[cfg(test)]
+        if let Some(free_bytes) = self.left_of_capacity()? {
+            return Ok(free_bytes);
+        }
         Ok(disk.f_bavail * disk.f_frsize)
+    }
+
+    #[cfg(test)]
+    fn left_of_capacity(&self) -> io::Result<Option<u64>> {
+        let capacity_bytes = self.capacity_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        if capacity_bytes == 0 {
+            return Ok(None);
+        }
+        let mut used_bytes = 0;
+        for folder in [self.folder.clone(), self.folder.join(TABLES_FOLDER)] {
+            for entry in fs::read_dir(folder)? {
+                used_bytes += entry?.metadata()?.len();
+            }
+        }
+        Ok(Some(capacity_bytes.saturating_sub(used_bytes)))
     }
 
     /// What may be used at most: what is left, and the reserve.
@@ -121,7 +147,8 @@ impl DiskRoom {
         if free_bytes >= bytes + MARGIN_BYTES {
             return Ok(Ok(()));
         }
-        if !deletes || self.usable_bytes()? < bytes {
+        // The last of it goes without slack: then there is nothing to lose.
+        if !deletes || free_bytes + self.state().held_bytes < bytes {
             return Ok(Err(Lacking { needed_bytes: bytes, free_bytes }));
         }
         self.release((bytes + SLACK_BYTES).saturating_sub(free_bytes))?;
@@ -139,49 +166,39 @@ impl DiskRoom {
         Ok(())
     }
 
-    /// Makes the reserve whole again if there is space for it, and says whether the tree has room: the reserve, and more.
+    /// Takes back for the reserve what there is, until it is whole. Says whether the tree has room: the reserve, and more.
     pub(super) fn restore(&self) -> io::Result<bool> {
         let mut state = self.state();
         let free_bytes = self.free_bytes()?;
-        if state.held_bytes == self.reserve_bytes {
+        let missing_bytes = self.reserve_bytes - state.held_bytes;
+        if missing_bytes == 0 {
             return Ok(free_bytes >= MARGIN_BYTES);
         }
         // While a writer is at work it may need what there is.
-        let missing_bytes = self.reserve_bytes - state.held_bytes;
-        if state.writers > 0 || free_bytes < missing_bytes + 2 * MARGIN_BYTES {
+        let taken_bytes = missing_bytes.min(free_bytes.saturating_sub(LEFT_BYTES));
+        if state.writers > 0 || taken_bytes == 0 {
             return Ok(false);
         }
-        if let Err(error) = self.make(state.held_bytes) {
+        if let Err(error) = self.make(state.held_bytes, taken_bytes) {
             let kept =
                 OpenOptions::new().write(true).open(self.path()).and_then(|f| f.set_len(state.held_bytes));
             return if is_no_room(&error) { kept.map(|()| false) } else { Err(error) };
         }
-        state.held_bytes = self.reserve_bytes;
-        Ok(true)
+        state.held_bytes += taken_bytes;
+        Ok(taken_bytes == missing_bytes && free_bytes - taken_bytes >= MARGIN_BYTES)
     }
 
-    /// Makes what is missing of the reserve.
-    fn make(&self, held_bytes: u64) -> io::Result<()> {
+    /// Makes more of the reserve.
+    fn make(&self, held_bytes: u64, more_bytes: u64) -> io::Result<()> {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.path())?;
         file.set_len(held_bytes)?;
-        match fallocate(&file, FallocateFlags::empty(), 0, self.reserve_bytes) {
+        match fallocate(&file, FallocateFlags::empty(), held_bytes, more_bytes) {
             Ok(()) => {}
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.write_zeros(&mut file)?,
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(&mut file, held_bytes, more_bytes)?,
             Err(errno) => return Err(errno.into()),
         }
         file.sync_all()
-    }
-
-    fn write_zeros(&self, file: &mut File) -> io::Result<()> {
-        let zeros = vec![0; STEP_BYTES];
-        let mut left = self.reserve_bytes;
-        while left > 0 {
-            let (now, _) = zeros.split_at(usize::try_from(left).unwrap_or(STEP_BYTES).min(STEP_BYTES));
-            file.write_all(now)?;
-            left -= now.len() as u64;
-        }
-        Ok(())
     }
 
     /// A flush or a merge begins.
@@ -217,6 +234,18 @@ impl DiskRoom {
     }
 }
 
+fn write_zeros(file: &mut File, from: u64, bytes: u64) -> io::Result<()> {
+    let zeros = vec![0; STEP_BYTES];
+    file.seek(io::SeekFrom::Start(from))?;
+    let mut left = bytes;
+    while left > 0 {
+        let (now, _) = zeros.split_at(usize::try_from(left).unwrap_or(STEP_BYTES).min(STEP_BYTES));
+        file.write_all(now)?;
+        left -= now.len() as u64;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,8 +274,12 @@ mod tests {
         assert!(room.restore().unwrap());
         assert!(blocks() >= room.reserve_bytes);
         // One that was half made is made whole, and one that is none but in name is none.
-        let hollow = File::create(folder.path().join(RESERVE_FILE)).unwrap();
+        let mut hollow = File::create(folder.path().join(RESERVE_FILE)).unwrap();
         hollow.set_len(room.reserve_bytes).unwrap();
+        DiskRoom::open(folder.path()).unwrap();
+        assert!(blocks() >= room.reserve_bytes);
+        write_zeros(&mut hollow, 0, room.reserve_bytes).unwrap();
+        assert_eq!(hollow.metadata().unwrap().len(), room.reserve_bytes);
         fs::write(folder.path().join(".tmpAbC"), b"a current that never was").unwrap();
         DiskRoom::open(folder.path()).unwrap();
         assert_eq!(files(folder.path()), [RESERVE_FILE]);
