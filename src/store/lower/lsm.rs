@@ -212,9 +212,8 @@ impl LsmLower {
         if live_bytes < usable_bytes && self.claim(live_bytes, true)? {
             let rewritten = self
                 .compaction("a merge of the whole state", |tree| tree.major_compact(TABLE_BYTES, ABOVE_ALL));
-            if self.checked(rewritten)? == Written::Done(()) {
-                return Ok(self.version()? != version);
-            }
+            // One that did not fit after all fits once whoever took its room has gone: that is tried again.
+            return Ok(self.checked(rewritten)? == Written::Done(()) && self.version()? != version);
         }
         *self.unfit.lock().unwrap_or_else(PoisonError::into_inner) = Some((version, usable_bytes));
         Ok(false)
@@ -243,6 +242,22 @@ impl LsmLower {
         let rows = u64::saturating_sub(items, tombstones).max(1);
         let row_bytes = disk_bytes / rows + 1;
         Ok((rows.saturating_sub(tombstones) * row_bytes).min(limit))
+    }
+
+    /// Whether a small tree that holds much that was overwritten could not be rewritten any more after a flush of so
+    /// many bytes: what is dead would take its space for ever then, while what lives has not grown.
+    fn would_choke(&self, needed_bytes: u64) -> bool {
+        let chokes = || {
+            let (disk_bytes, free_bytes) = (self.disk_space()?, self.free_bytes()?);
+            if disk_bytes > REWRITE_BYTES || free_bytes >= needed_bytes + disk_bytes + MARGIN_BYTES {
+                return Ok::<_, LowerError>(false);
+            }
+            let live_bytes = self.live_bytes(disk_bytes)?;
+            let is_mostly_live = disk_bytes <= live_bytes + live_bytes / 4;
+            Ok(!is_mostly_live && free_bytes < needed_bytes + live_bytes + MARGIN_BYTES)
+        };
+        // Of a damaged tree it is not known, and it is not rewritten.
+        chokes().unwrap_or(false)
     }
 
     fn usable_bytes(&self) -> Result<u64, LowerError> {
@@ -339,9 +354,13 @@ impl Lower for LsmLower {
             }
         }
         let needed_bytes = ingested_bytes(bytes);
+        if !deletes && self.would_choke(needed_bytes) {
+            self.rewrite()?;
+        }
         let no_room = || Err(IngestError::NoRoom { needed_bytes, free_bytes: self.free_bytes()? });
         let most_runs = if bytes <= HARDLY_ANY_BYTES { L0_RUNS_LAST } else { L0_RUNS_END };
-        if runs()? >= most_runs || !self.claim(needed_bytes, deletes)? {
+        let chokes = || !deletes && self.would_choke(needed_bytes);
+        if runs()? >= most_runs || chokes() || !self.claim(needed_bytes, deletes)? {
             return no_room();
         }
         let written = self
@@ -396,6 +415,39 @@ impl Lower for LsmLower {
             damaged_reads: self.tree.damaged_reads(),
             verified_bytes,
             verified_rounds,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{OURS, open};
+    use super::*;
+
+    #[test]
+    fn rows_that_are_written_over_and_over_do_not_fill_a_small_disk() {
+        const ROWS: u32 = 1000;
+        const VALUE_BYTES: usize = 16 << 10;
+        let folder = tempfile::tempdir().expect("folder");
+        LsmLower::format(folder.path(), OURS.owner).expect("formats");
+        let lower = open(folder.path()).expect("opens");
+        let reserve_bytes =
+            lower.room().expect("is asked").usable_bytes - lower.room().expect("is asked").free_bytes;
+        // 16 MB live; twice that and a flush of 4 MB fit.
+        let bytes = u64::from(ROWS) * (VALUE_BYTES as u64);
+        lower.room.capacity_bytes.store(reserve_bytes + 2 * bytes + (16 << 20), Ordering::Relaxed);
+        let mut refused = 0;
+        for round in 0..60_u32 {
+            let numbers = (0..ROWS / 4).map(|number| number * 4 + round % 4);
+            let mut rows = numbers.map(|number| {
+                (format!("key {number:05}").into_bytes(), Some(vec![round as u8; VALUE_BYTES]))
+            });
+            refused += u32::from(lower.ingest(bytes / 4, false, &mut rows).is_err());
+        }
+        assert_eq!(refused, 0);
+        for number in 0..ROWS {
+            let value = lower.get(format!("key {number:05}").as_bytes()).expect("reads").expect("is there");
+            assert_eq!(value.first(), Some(&(56 + (number % 4) as u8)), "row {number}");
         }
     }
 }

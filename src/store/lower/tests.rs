@@ -10,7 +10,7 @@ use super::manifest::{self, Manifest};
 use super::room::DiskRoom;
 use super::*;
 
-const OURS: Binding = Binding { owner: [7; OWNER_BYTES], may_adopt: false };
+pub(super) const OURS: Binding = Binding { owner: [7; OWNER_BYTES], may_adopt: false };
 const OTHERS: Binding = Binding { owner: [8; OWNER_BYTES], may_adopt: true };
 
 pub(super) type Rows = Vec<(Vec<u8>, Vec<u8>)>;
