@@ -87,7 +87,7 @@ impl Exec<'_> {
         let outcomes = outcomes.collect();
         for op in &decoded {
             if let Op::Keys { pattern } = op {
-                self.lookups.drop_matches(self.partition.id, pattern);
+                self.drop_gathered(pattern);
             }
         }
         Ok(Outcome::Array(outcomes))
@@ -126,7 +126,7 @@ impl Exec<'_> {
                 if blocked {
                     break;
                 }
-                held_bytes += self.matches_bytes(pattern);
+                held_bytes += self.gathered_bytes(pattern);
             }
         }
         self.preparing = false;

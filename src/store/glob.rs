@@ -6,6 +6,8 @@
 /// Steps of one text that are free of charge, beside some for each of its bytes.
 const FREE_STEPS: usize = 256;
 const FREE_STEPS_PER_BYTE: usize = 4;
+/// Steps that one text may take beside those: it is not put aside half done, so this is how long others wait for it.
+const MAX_STEPS_PER_TEXT: usize = 2_000_000;
 
 /// What a command may spend on matching beyond what a plain pattern takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,13 +28,20 @@ impl Effort {
         Self { steps: 200_000 }
     }
 
-    /// As [`glob`]; `None` if all is spent.
+    /// As [`glob`]; `None` if all is spent, or more than one text may take.
     pub fn glob(&mut self, pattern: &[u8], text: &[u8]) -> Option<bool> {
+        self.glob_counted(pattern, text).0
+    }
+
+    /// The same, with the steps that it took, those free of charge included.
+    pub fn glob_counted(&mut self, pattern: &[u8], text: &[u8]) -> (Option<bool>, usize) {
         let free = FREE_STEPS + text.len() * FREE_STEPS_PER_BYTE;
-        let mut steps = free.saturating_add(self.steps);
+        let all = free + self.steps.min(MAX_STEPS_PER_TEXT);
+        let mut steps = all;
         let matches = glob_within(pattern, text, &mut steps);
-        self.steps = self.steps.min(steps);
-        matches
+        let taken = all - steps;
+        self.steps -= taken.saturating_sub(free);
+        (matches, taken)
     }
 }
 

@@ -87,6 +87,7 @@ pub(super) enum Task {
     Look,
     /// Compares a piece of what lies below with what was written.
     Verify,
+    Nothing,
 }
 
 /// What a job brought.
@@ -143,6 +144,7 @@ pub(super) enum Done {
     Verified {
         is_round: bool,
     },
+    Nothing,
     /// Something could not be read: what was asked, if it was asked by ops, and the state of flushes then.
     Failed {
         place: Place,
@@ -204,6 +206,7 @@ impl Task {
             Task::Compact { .. } => "compact",
             Task::Look => "look",
             Task::Verify => "verify",
+            Task::Nothing => "nothing",
         }
     }
 }
@@ -266,6 +269,7 @@ impl Task {
             }
             Task::Look => Done::Looked { room: room(lower) },
             Task::Verify => Done::Verified { is_round: lower.verify() },
+            Task::Nothing => Done::Nothing,
         }
     }
 }

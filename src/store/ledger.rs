@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use corduroy_shards::PartitionId;
 
+use super::listing::Listings;
 use super::lower::format::PartitionMeta;
 use super::row::{BELOW, DIRTY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
 use super::table::Table;
@@ -75,6 +76,8 @@ pub(super) struct Ledger {
     /// Copies on their way to the lower level.
     pub(super) captured_bytes: usize,
     pub(super) totals: Totals,
+    /// KEYS under way, which follow every change.
+    pub(super) listings: Listings,
 }
 
 impl Ledger {

@@ -97,11 +97,6 @@ impl LowerPage {
             _ => false,
         }
     }
-
-    /// What it takes in memory, roughly.
-    pub(super) fn cost_bytes(&self) -> usize {
-        self.keys.iter().map(|key| LOWER_KEY_BYTES + key.key.len()).sum()
-    }
 }
 
 /// An answer that an entry cannot do without.

@@ -1,7 +1,7 @@
 //! The state of a shard's partitions: what an entry means, and where it goes.
 //!
 //! Read in this order: `op` (the operations and their outcomes) and `codec` (their bytes); `state` ([`Store`], the
-//! state machine); `exec`, `dispatch`, `write`, `read`, `scan`, `lcs` (the commands); `partition`, `table`, `row` (the
+//! state machine); `exec`, `dispatch`, `write`, `read`, `scan`, `listing`, `lcs` (the commands); `partition`, `table`, `row` (the
 //! upper level, in memory), `gone` (what WATCH knows of absent keys); `ledger` and `upkeep` (hand-overs, eviction, expiry), `space` (a disk that is full), `verify` (what is read to find damage); `lookups`, `pins`, `jobs`, `warm`
 //! and `sweep` (questions to the lower level); `lower` (that level). Nothing here reads a clock, and only jobs block.
 
@@ -15,6 +15,7 @@ mod hash;
 mod jobs;
 mod lcs;
 mod ledger;
+mod listing;
 mod lookups;
 mod lower;
 mod number;

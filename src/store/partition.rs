@@ -174,6 +174,7 @@ impl Partition {
 
     /// Writes a row, whatever was there.
     pub(super) fn write(&mut self, ledger: &mut Ledger, hash: u64, key: &[u8], value: &[u8], stamp: Stamp) {
+        ledger.listings.changed(self.id, hash, key, Some(stamp.expire_at_ms));
         let page = self.table.page_mut(hash);
         let is_complete = page.is_complete();
         let Page { rows, dirty, tombstones, min_expire_ms, .. } = page;
@@ -242,6 +243,7 @@ impl Partition {
         version: u64,
         at_ms: u64,
     ) {
+        ledger.listings.changed(self.id, hash, key, Some(at_ms));
         let Page { rows, dirty, min_expire_ms, .. } = self.table.page_mut(hash);
         let row = find_row(rows, hash, key).expect("only called for rows that were just found");
         ledger.capture_before_change(self.id, self.keyspace, row, dirty);
@@ -257,6 +259,7 @@ impl Partition {
 
     /// Removes a row that is stored; the lower level learns of it by a tombstone, if it has to.
     pub(super) fn remove(&mut self, ledger: &mut Ledger, hash: u64, key: &[u8]) {
+        ledger.listings.changed(self.id, hash, key, None);
         let page = self.table.page_mut(hash);
         let is_complete = page.is_complete();
         let Page { rows, dirty, tombstones, .. } = &mut *page;
@@ -312,6 +315,7 @@ impl Partition {
     fn begin_keyspace(&mut self, ledger: &mut Ledger, version: u64) {
         let table = std::mem::replace(&mut self.table, Table::new(true));
         ledger.detach(self.id, self.keyspace, table);
+        ledger.listings.flushed(self.id);
         self.keyspace = version;
         (self.keys, self.expiring, self.unknown) = (0, 0, 0);
         self.unknown_hashes = Vec::new();

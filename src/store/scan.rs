@@ -1,4 +1,4 @@
-//! The commands that walk a keyspace: SCAN, KEYS, RANDOMKEY, DBSIZE.
+//! The commands that look through a keyspace: SCAN, RANDOMKEY, DBSIZE; KEYS is in `listing`.
 //!
 //! Both levels lie in hash order, so one pass merges them: a row in memory speaks for its key (a tombstone too), and
 //! what only the lower level has is asked for in stretches. A cursor is the next hash's upper 48 bits; growth of the
@@ -6,9 +6,8 @@
 
 use super::exec::{Exec, Run, Stop};
 use super::glob::Effort;
-use super::lookups::{LowerPage, Want};
+use super::lookups::Want;
 use super::op::{ErrorKind, Op, Outcome};
-use super::read::spend;
 use super::row::Row;
 
 /// Cursors are below 2^48, so that a caller can put a partition's number above them.
@@ -19,6 +18,11 @@ pub(super) const CURSOR_SHIFT: u32 = 64 - CURSOR_BITS;
 const MAX_COUNT: u64 = 10_000;
 /// Bytes of keys above which a page of SCAN ends.
 const MAX_PAGE_BYTES: usize = 1 << 20;
+/// Steps of the pattern above which a page of SCAN ends: some ms.
+const MAX_PAGE_STEPS: usize = 1_000_000;
+/// What a look at a row, and a step of a pattern, count among what an op moves: about as long as it takes to copy so much.
+const ROW_BYTES: usize = 256;
+const STEP_BYTES: usize = 16;
 /// Empty stretches that one SCAN walks through.
 const MAX_SPANS: u32 = 64;
 /// Stretches below after which RANDOMKEY says in a transaction that there is no key: it has to hold them all.
@@ -62,35 +66,12 @@ impl Exec<'_> {
     /// Makes sure that an op that looks at more than the keys it names will not block.
     pub(super) fn prepare_walk(&mut self, op: &Op<'_>) -> Run<()> {
         match *op {
-            Op::Keys { pattern } => self.matches_below(pattern).map(drop),
+            Op::Keys { pattern } => self.gather(pattern),
             Op::Scan { cursor, .. } => self.span(cursor << CURSOR_SHIFT).map(drop),
             Op::RandomKey { seed } => self.random_key(seed).map(drop),
             Op::DbSize => self.db_size().map(drop),
             _ => Ok(()),
         }
-    }
-
-    /// What is below of the keys that match; `None` if all that exists is in memory.
-    fn matches_below(&mut self, pattern: &[u8]) -> Run<Option<&LowerPage>> {
-        if self.partition.table.is_all_complete() {
-            return Ok(None);
-        }
-        let (id, keyspace) = (self.partition.id, self.partition.keyspace);
-        if self.lookups.matches(id, keyspace, pattern).is_none() {
-            if self.committed {
-                // Those before it in the transaction have brought as much as may be held.
-                return Err(Stop::Error(ErrorKind::ReplyTooLarge));
-            }
-            self.lookups.wants.push(Want::Matches { pattern: pattern.to_vec() });
-            return Err(Stop::Blocked);
-        }
-        Ok(self.lookups.matches(id, keyspace, pattern))
-    }
-
-    /// What the answer held for KEYS takes in memory.
-    pub(super) fn matches_bytes(&self, pattern: &[u8]) -> usize {
-        let below = self.lookups.matches(self.partition.id, self.partition.keyspace, pattern);
-        below.map_or(0, LowerPage::cost_bytes)
     }
 
     pub(super) fn scan(
@@ -99,6 +80,21 @@ impl Exec<'_> {
         count: u64,
         pattern: Option<&[u8]>,
         kind: Option<&[u8]>,
+    ) -> Run {
+        let (mut looked_at, mut steps) = (0, 0);
+        let page = self.scan_page(cursor, count, pattern, kind, (&mut looked_at, &mut steps));
+        self.moved_bytes += looked_at * ROW_BYTES + steps * STEP_BYTES;
+        page
+    }
+
+    /// A page of SCAN; counts the rows that it looked at, and the steps that their patterns took.
+    fn scan_page(
+        &mut self,
+        cursor: u64,
+        count: u64,
+        pattern: Option<&[u8]>,
+        kind: Option<&[u8]>,
+        (looked_at, steps): (&mut usize, &mut usize),
     ) -> Run {
         let wanted = kind.is_none_or(|kind| kind.eq_ignore_ascii_case(b"string"));
         let count = count.clamp(1, MAX_COUNT);
@@ -116,14 +112,18 @@ impl Exec<'_> {
                 }
                 span => span?,
             };
+            *looked_at += span.keys.len();
             let mut last = None;
             for (hash, key) in span.keys {
-                if (examined >= count || bytes >= MAX_PAGE_BYTES) && last != Some(hash >> CURSOR_SHIFT) {
+                let is_full = examined >= count || bytes >= MAX_PAGE_BYTES || *steps >= MAX_PAGE_STEPS;
+                if is_full && last != Some(hash >> CURSOR_SHIFT) {
                     return page(hash, keys);
                 }
                 last = Some(hash >> CURSOR_SHIFT);
                 examined += 1;
-                let matches = pattern.map_or(Some(true), |pattern| effort.glob(pattern, key));
+                let (matches, taken) =
+                    pattern.map_or((Some(true), 0), |pattern| effort.glob_counted(pattern, key));
+                *steps += taken;
                 if matches.ok_or(Stop::Error(ErrorKind::PatternTooCostly))? && wanted {
                     bytes += key.len();
                     keys.push(key.to_vec());
@@ -135,40 +135,6 @@ impl Exec<'_> {
             }
         }
         Ok(Outcome::Scan { cursor: 0, keys })
-    }
-
-    pub(super) fn keys(&mut self, pattern: &[u8]) -> Run {
-        let (id, keyspace, now_ms) = (self.partition.id, self.partition.keyspace, self.now_ms);
-        let is_below = self.matches_below(pattern)?.is_some();
-        let below = if is_below { self.lookups.matches(id, keyspace, pattern) } else { None };
-        let table = &self.partition.table;
-        let rows = table.pages().flat_map(|page| &page.rows).filter(|row| row.is_live(now_ms));
-        let mut effort = Effort::of_a_command();
-        let too_costly = Stop::Error(ErrorKind::PatternTooCostly);
-        let resident = rows.map(Row::key).filter_map(|key| match effort.glob(pattern, key) {
-            Some(matches) => matches.then_some(Ok(key)),
-            None => Some(Err(too_costly)),
-        });
-        let lower = below.map(|below| below.keys.as_slice()).unwrap_or_default().iter();
-        let lower = lower.filter(|key| key.expire_at_ms > now_ms);
-        let lower = lower
-            .filter(|key| table.page(key.hash).is_none_or(|page| page.find(key.hash, &key.key).is_none()));
-        let all = resident.chain(lower.map(|key| Ok(key.key.as_slice())));
-        let limit = self.options.max_keys_reply;
-        let mut budget = self.options.max_reply_bytes;
-        let found = all.take(limit + 1).map(|key| spend(&mut budget, Outcome::Bulk(key?.to_vec())));
-        let found = found.collect::<Run<Vec<Outcome>>>();
-        let refused = below.and_then(|below| below.refused);
-        // In a transaction the answer is wanted by its other ops too: it goes when all have run.
-        if !self.committed {
-            self.lookups.drop_matches(id, pattern);
-        }
-        match (refused, found) {
-            (Some(kind), _) => Err(Stop::Error(kind)),
-            (None, Ok(found)) if found.len() <= limit => Ok(Outcome::Array(found)),
-            (None, Err(stop)) if stop == too_costly => Err(stop),
-            (None, _) => Err(Stop::Error(ErrorKind::TooManyKeys)),
-        }
     }
 
     /// A key near a random position in hash order: every page is as likely as it is wide, every key on it alike. Goes on

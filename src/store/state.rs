@@ -43,6 +43,8 @@ pub struct Options {
     pub max_keys_reply: usize,
     /// The bytes of values or keys in an answer above which it becomes an error.
     pub max_reply_bytes: usize,
+    /// Rows, or as much work, that KEYS looks at before others are served.
+    pub gather_rows: u64,
     /// The hash's secret for a store that is created; an existing one keeps its own. Give all nodes of a cluster the
     /// same, so that SCAN's cursors mean the same everywhere.
     pub hash_seed: HashSeed,
@@ -60,6 +62,7 @@ impl Options {
             max_value_bytes: super::exec::MAX_VALUE_BYTES,
             max_keys_reply: 1_000_000,
             max_reply_bytes: 112 << 20,
+            gather_rows: 4096,
             hash_seed,
         }
     }

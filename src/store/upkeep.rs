@@ -70,8 +70,9 @@ impl<L: Lower> Store<L> {
         units = self.evict_slice(units);
         self.warm();
         self.sweep_on();
+        let gathers = self.gather_slice(self.pins.jobs_ended);
         self.pins.next_round();
-        units == 0
+        units == 0 || gathers
     }
 
     /// Freezes a point of every touched partition, if a hand-over is due and may start. A point may lie between two ops
@@ -210,6 +211,7 @@ impl<L: Lower> Store<L> {
             }
             Done::Looked { room } => self.looked(room),
             Done::Verified { is_round } => self.upkeep.verifying.ended(is_round),
+            Done::Nothing => {}
             Done::Compacted { more, room } => {
                 self.take_room(room);
                 self.upkeep.compacting = false;

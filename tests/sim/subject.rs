@@ -178,6 +178,8 @@ impl Subject for StoreSubject {
             // Entries wait for a hand-over at any of their ops: the slowest jobs must not take the whole minute in which
             // every partition has to come back.
             max_dirty_bytes: hand_over_bytes * 16,
+            // Far fewer than there are keys: others come between the slices of KEYS.
+            gather_rows: 1 + knobs.keys / 8,
             ..Options::with_memory(64 << 20, SEED)
         };
         Store::open(media.clone(), options).map_err(|error| error.to_string())

@@ -378,6 +378,8 @@ fn small() -> Options {
         memory_bytes: 3_000,
         hand_over_bytes: 1_500,
         max_dirty_bytes: 4_000,
+        // KEYS goes on slice by slice.
+        gather_rows: 1,
         ..Options::with_memory(0, HashSeed([1, 2]))
     }
 }

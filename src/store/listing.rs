@@ -1,0 +1,345 @@
+//! KEYS under way: the keys of a partition that match a pattern, gathered in slices while others are served in between.
+//!
+//! The rows are walked in hash order, some in a slice. What changes in the stretch that is gathered already is followed
+//! change by change. Invariant: of the hashes below `next`, exactly the keys that are stored and match are in `found`,
+//! whatever was written since. So a list that is complete is the state as of one moment, the present one, and stays so
+//! until it is given to its op.
+
+use std::collections::BTreeMap;
+
+use corduroy_shards::PartitionId;
+
+use super::exec::{Exec, Run, Stop};
+use super::glob::Effort;
+use super::jobs::{Job, MatchLimit, Task};
+use super::lookups::{Lookups, LowerPage, Want};
+use super::lower::Lower;
+use super::op::{ErrorKind, Outcome};
+use super::partition::Partition;
+use super::state::Store;
+
+/// Steps of a pattern that take as long as a look at a row.
+const STEPS_A_UNIT: usize = 16;
+/// Jobs that end without the list being asked for, until it is given up: its op is tried again each time.
+const MAX_IDLE_JOBS: u32 = 64;
+
+/// See the file's head.
+#[derive(Clone, Debug)]
+struct Listing {
+    partition: PartitionId,
+    pattern: Vec<u8>,
+    /// The first hash that is not gathered; `None`: all are.
+    next: Option<u64>,
+    /// What is found: by hash and key, with the time at which each expires.
+    found: BTreeMap<(u64, Vec<u8>), u64>,
+    bytes: usize,
+    effort: Effort,
+    /// The work it has taken so far.
+    units: u64,
+    /// Why there is no answer.
+    refused: Option<ErrorKind>,
+    /// It cannot go on without what the lower level has.
+    wants_lower: bool,
+    /// A transaction wants it: it stays until that has run.
+    is_held: bool,
+    idle_jobs: u32,
+}
+
+/// What a list may hold, and what time it is.
+#[derive(Clone, Copy)]
+struct Terms {
+    limit: MatchLimit,
+    now_ms: u64,
+}
+
+/// All lists under way.
+#[derive(Debug, Default)]
+pub(super) struct Listings(Vec<Listing>);
+
+impl Listing {
+    fn new(partition: PartitionId, pattern: &[u8]) -> Self {
+        Self {
+            partition,
+            pattern: pattern.to_vec(),
+            next: Some(0),
+            found: BTreeMap::new(),
+            bytes: 0,
+            effort: Effort::of_a_command(),
+            units: 0,
+            refused: None,
+            wants_lower: false,
+            is_held: false,
+            idle_jobs: 0,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.next.is_none() || self.refused.is_some()
+    }
+
+    fn refuse(&mut self, why: ErrorKind) {
+        self.refused = Some(why);
+        self.found = BTreeMap::new();
+        self.bytes = 0;
+    }
+
+    /// Looks whether a key matches, and takes what that costs.
+    fn matches(&mut self, key: &[u8], units: &mut u64) -> bool {
+        let (matches, steps) = self.effort.glob_counted(&self.pattern, key);
+        *units = units.saturating_sub(1 + (steps / STEPS_A_UNIT) as u64);
+        if matches.is_none() {
+            self.refuse(ErrorKind::PatternTooCostly);
+        }
+        matches == Some(true)
+    }
+
+    fn insert(&mut self, hash: u64, key: &[u8], expire_at_ms: u64, limit: MatchLimit) {
+        if self.found.insert((hash, key.to_vec()), expire_at_ms).is_none() {
+            self.bytes += size_of::<Outcome>() + key.len();
+        }
+        if self.found.len() > limit.keys || self.bytes > limit.bytes {
+            self.refuse(ErrorKind::TooManyKeys);
+        }
+    }
+
+    fn remove(&mut self, hash: u64, key: &[u8]) {
+        if self.found.remove(&(hash, key.to_vec())).is_some() {
+            self.bytes -= size_of::<Outcome>() + key.len();
+        }
+    }
+
+    /// Goes on until the units are used up, all is gathered, or the lower level has to be asked.
+    fn advance(&mut self, partition: &Partition, lookups: &Lookups, terms: Terms, units: &mut u64) {
+        let before = *units;
+        self.gather(partition, lookups, terms, units);
+        self.units += before - *units;
+    }
+
+    fn gather(&mut self, partition: &Partition, lookups: &Lookups, terms: Terms, units: &mut u64) {
+        self.wants_lower = false;
+        while let Some(next) = self.next.filter(|_| *units > 0 && self.refused.is_none()) {
+            let below = if partition.table.is_complete(next) {
+                None
+            } else {
+                let Some(below) = lookups.matches(partition.id, partition.keyspace, &self.pattern) else {
+                    self.wants_lower = true;
+                    return;
+                };
+                if let Some(why) = below.refused {
+                    return self.refuse(why);
+                }
+                Some(below)
+            };
+            self.next = self.page(partition, below, next, terms, units);
+        }
+    }
+
+    /// Gathers what is left of the page of the hash `from`, hash by hash. Returns where to go on.
+    fn page(
+        &mut self,
+        partition: &Partition,
+        below: Option<&LowerPage>,
+        from: u64,
+        Terms { limit, now_ms }: Terms,
+        units: &mut u64,
+    ) -> Option<u64> {
+        let end = partition.table.page_end(from);
+        let page = partition.table.page(from);
+        let rows = page.into_iter().flat_map(|page| &page.rows).filter(|row| row.hash >= from);
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_unstable_by_key(|row| row.hash);
+        let below = below.map(|below| below.keys.as_slice()).unwrap_or_default();
+        let below = below.get(below.partition_point(|key| key.hash < from)..).unwrap_or_default();
+        let mut below = below.iter().take_while(|key| key.hash <= end).peekable();
+        *units = units.saturating_sub(1);
+        let mut rows = rows.into_iter().peekable();
+        // However few units there are, it comes further.
+        let mut is_first = true;
+        loop {
+            let hashes = [rows.peek().map(|row| row.hash), below.peek().map(|key| key.hash)];
+            let Some(hash) = hashes.into_iter().flatten().min() else { return end.checked_add(1) };
+            // All keys of a hash are gathered together: a list ends between two hashes.
+            if (*units == 0 && !is_first) || self.refused.is_some() {
+                return Some(hash);
+            }
+            is_first = false;
+            while let Some(row) = rows.next_if(|row| row.hash == hash) {
+                if row.is_live(now_ms) && self.matches(row.key(), units) {
+                    self.insert(hash, row.key(), row.expire_at_ms, limit);
+                }
+            }
+            while let Some(key) = below.next_if(|key| key.hash == hash) {
+                *units = units.saturating_sub(1);
+                let is_known = page.is_some_and(|page| page.find(hash, &key.key).is_some());
+                if !is_known && key.expire_at_ms > now_ms {
+                    self.insert(hash, &key.key, key.expire_at_ms, limit);
+                }
+            }
+        }
+    }
+
+    fn answer(self, now_ms: u64) -> Run {
+        if let Some(why) = self.refused {
+            return Err(Stop::Error(why));
+        }
+        let live = self.found.into_iter().filter(|(_, expire_at_ms)| *expire_at_ms > now_ms);
+        Ok(Outcome::Array(live.map(|((_, key), _)| Outcome::Bulk(key)).collect()))
+    }
+}
+
+impl Listings {
+    fn find(&mut self, partition: PartitionId, pattern: &[u8]) -> Option<&mut Listing> {
+        self.0.iter_mut().find(|listing| listing.partition == partition && listing.pattern == pattern)
+    }
+
+    fn take(&mut self, partition: PartitionId, pattern: &[u8]) -> Option<Listing> {
+        let is_it = |listing: &Listing| listing.partition == partition && listing.pattern == pattern;
+        let at = self.0.iter().position(is_it)?;
+        Some(self.0.swap_remove(at))
+    }
+
+    /// A key was written (and expires then), or removed (`None`).
+    #[inline]
+    pub(super) fn changed(
+        &mut self,
+        partition: PartitionId,
+        hash: u64,
+        key: &[u8],
+        expire_at_ms: Option<u64>,
+    ) {
+        if !self.0.is_empty() {
+            self.follow(partition, hash, key, expire_at_ms);
+        }
+    }
+
+    fn follow(&mut self, partition: PartitionId, hash: u64, key: &[u8], expire_at_ms: Option<u64>) {
+        let concerned = self.0.iter_mut().filter(|listing| {
+            listing.partition == partition
+                && listing.refused.is_none()
+                && listing.next.is_none_or(|next| hash < next)
+        });
+        for listing in concerned {
+            match expire_at_ms {
+                // It is counted when the list is asked for: one more than was allowed by then is no harm.
+                Some(expire_at_ms) if listing.matches(key, &mut 0) => {
+                    listing.insert(
+                        hash,
+                        key,
+                        expire_at_ms,
+                        MatchLimit { keys: usize::MAX, bytes: usize::MAX },
+                    );
+                }
+                Some(_) => {}
+                None => listing.remove(hash, key),
+            }
+        }
+    }
+
+    /// A partition's keyspace ended, and an empty one began.
+    pub(super) fn flushed(&mut self, partition: PartitionId) {
+        for listing in self.0.iter_mut().filter(|listing| listing.partition == partition) {
+            (listing.next, listing.wants_lower) = (None, false);
+            listing.found = BTreeMap::new();
+            listing.bytes = 0;
+        }
+    }
+
+    /// Jobs have ended, so that ops that wait are tried again: lists that nobody asks for any more go.
+    fn age(&mut self) {
+        self.0.retain_mut(|listing| {
+            listing.idle_jobs += 1;
+            listing.idle_jobs <= MAX_IDLE_JOBS
+        });
+    }
+}
+
+impl Exec<'_> {
+    const fn terms(&self) -> Terms {
+        let limit = MatchLimit { keys: self.options.max_keys_reply, bytes: self.options.max_reply_bytes };
+        Terms { limit, now_ms: self.now_ms }
+    }
+
+    /// Makes sure that the keys that match are gathered.
+    pub(super) fn gather(&mut self, pattern: &[u8]) -> Run<()> {
+        let (id, terms) = (self.partition.id, self.terms());
+        let is_new = self.ledger.listings.find(id, pattern).is_none();
+        if is_new && !self.committed {
+            self.ledger.listings.0.push(Listing::new(id, pattern));
+        }
+        // Those before it in the transaction have brought as much as may be held.
+        let too_large = Stop::Error(ErrorKind::ReplyTooLarge);
+        let listing = self.ledger.listings.find(id, pattern).ok_or(too_large)?;
+        listing.idle_jobs = 0;
+        listing.is_held |= self.preparing;
+        if is_new || listing.wants_lower {
+            listing.advance(self.partition, self.lookups, terms, &mut self.options.gather_rows.clone());
+        }
+        if listing.is_done() {
+            return Ok(());
+        }
+        if self.committed {
+            return Err(too_large);
+        }
+        if listing.wants_lower {
+            self.lookups.wants.push(Want::Matches { pattern: pattern.to_vec() });
+        }
+        Err(Stop::Blocked)
+    }
+
+    /// What the list of a pattern takes in memory.
+    pub(super) fn gathered_bytes(&mut self, pattern: &[u8]) -> usize {
+        self.ledger.listings.find(self.partition.id, pattern).map_or(0, |listing| listing.bytes)
+    }
+
+    pub(super) fn keys(&mut self, pattern: &[u8]) -> Run {
+        self.gather(pattern)?;
+        let (id, listings) = (self.partition.id, &mut self.ledger.listings);
+        let Some(listing) = listings.take(id, pattern) else { return Err(Stop::Blocked) };
+        if listing.is_held {
+            listings.0.push(listing.clone());
+        } else {
+            self.lookups.drop_matches(id, pattern);
+        }
+        listing.answer(self.now_ms)
+    }
+
+    /// The transaction that wanted it has run.
+    pub(super) fn drop_gathered(&mut self, pattern: &[u8]) {
+        self.ledger.listings.take(self.partition.id, pattern);
+        self.lookups.drop_matches(self.partition.id, pattern);
+    }
+}
+
+impl<L: Lower> Store<L> {
+    /// A slice of the lists under way, those first that have had the least. Returns whether more is to be gathered.
+    pub(super) fn gather_slice(&mut self, jobs_ended: bool) -> bool {
+        let listings = &mut self.ledger.listings;
+        if jobs_ended {
+            listings.age();
+        }
+        let limit = MatchLimit { keys: self.options.max_keys_reply, bytes: self.options.max_reply_bytes };
+        let mut units = self.options.gather_rows;
+        listings.0.sort_by_key(|listing| listing.units);
+        for listing in listings.0.iter_mut().filter(|listing| !listing.is_done() && !listing.wants_lower) {
+            let partition = self.partitions.get(&listing.partition).expect("a partition never goes");
+            let terms = Terms { limit, now_ms: partition.clock_ms };
+            listing.advance(partition, &self.lookups, terms, &mut units);
+            if listing.is_done() || listing.wants_lower {
+                // Whoever waits for it is tried again when a job has ended.
+                self.jobs.push(Job { lower: self.lower.clone(), task: Task::Nothing });
+            }
+            if units == 0 {
+                break;
+            }
+        }
+        self.ledger.listings.0.iter().any(|listing| !listing.is_done() && !listing.wants_lower)
+    }
+}
+
+#[cfg(test)]
+impl<L: Lower> Store<L> {
+    /// The work that the lists under way have taken.
+    pub(super) fn gathered_units(&self) -> u64 {
+        self.ledger.listings.0.iter().map(|listing| listing.units).sum()
+    }
+}
