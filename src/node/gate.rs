@@ -4,8 +4,8 @@
 //! What waits is bounded in number, bytes and time; of a closed connection nothing waits.
 //!
 //! Invariant: at most one heavy request is in the shard, or several large ones of [`ROOM_BYTES`] together; those that wait
-//! go in as they came. Nothing is reordered within a connection: its session has no other request under way beside a heavy
-//! one (but those that came before it, which may be done before it).
+//! go in as they came, and while the state has much to write, reads alone. Nothing is reordered within a connection: its
+//! session has no other request under way beside a heavy one (but those that came before it, which may be done before it).
 
 use std::collections::VecDeque;
 
@@ -70,15 +70,15 @@ impl Gate {
         self.waiting_bytes = self.waiting.iter().map(|(_, heavy)| heavy.op.len()).sum();
     }
 
-    /// The next request that may go in.
-    pub fn next(&mut self) -> Option<Heavy> {
-        let (_, first) = self.waiting.front()?;
-        let weight = first.weight();
+    /// The next request that may go in; `takes_writes`: writes may.
+    pub fn next(&mut self, takes_writes: bool) -> Option<Heavy> {
+        let at = self.waiting.iter().position(|(_, heavy)| takes_writes || heavy.kind == Kind::Read)?;
+        let weight = self.waiting.get(at)?.1.weight();
         let inside: usize = self.inside.iter().map(|(_, weight)| weight).sum();
         if !self.inside.is_empty() && inside + weight > ROOM_BYTES {
             return None;
         }
-        let (_, heavy) = self.waiting.pop_front()?;
+        let (_, heavy) = self.waiting.remove(at)?;
         self.waiting_bytes -= heavy.op.len();
         self.inside.push((heavy.ticket, weight));
         Some(heavy)
@@ -120,7 +120,7 @@ mod tests {
     const NO_LIMIT: usize = usize::MAX;
 
     fn inside(gate: &mut Gate) -> Vec<u64> {
-        std::iter::from_fn(|| gate.next()).map(|heavy| heavy.ticket.seq).collect()
+        std::iter::from_fn(|| gate.next(true)).map(|heavy| heavy.ticket.seq).collect()
     }
 
     #[test]
@@ -153,6 +153,22 @@ mod tests {
         }
         assert!(!gate.is_idle() && gate.waiting.is_empty(), "the longest one is inside, alone");
         assert_eq!(gate.inside, [(Ticket { conn: 5, seq: 5 }, 30 << 20)]);
+    }
+
+    #[test]
+    fn writes_wait_while_the_state_is_behind_and_reads_pass_them() {
+        let mut gate = Gate::default();
+        for seq in 0..6 {
+            let kind = if seq % 3 == 2 { Kind::Read } else { Kind::Write };
+            gate.push(0, Heavy { kind, ..heavy(seq, 10) }, NO_LIMIT).expect("room");
+        }
+        let mut next = |takes_writes| {
+            let heavy = gate.next(takes_writes)?;
+            gate.done(heavy.ticket);
+            Some(heavy.ticket.seq)
+        };
+        assert_eq!([next(false), next(true), next(false), next(false)], [Some(2), Some(0), Some(5), None]);
+        assert_eq!([next(true), next(true), next(true), next(true)], [Some(1), Some(3), Some(4), None]);
     }
 
     #[test]

@@ -45,6 +45,20 @@ const LIGHT_BYTES: usize = 4 << 10;
 const LIGHT_KEYS: usize = 64;
 
 impl<L: Lower> Store<L> {
+    /// Whether heavy writes may come: while a flush is under way and half of what may be changed meanwhile is, the rest is
+    /// kept for light ones, which would have to wait for the flush too.
+    #[must_use]
+    pub fn takes_heavy_writes(&self) -> bool {
+        let waiting_bytes = self.ledger.dirty_bytes + self.ledger.captured_bytes;
+        waiting_bytes <= self.options.max_dirty_bytes / 2 || !self.is_flushing()
+    }
+
+    /// Whether a flush is under way, or about to be.
+    fn is_flushing(&self) -> bool {
+        let is_due = self.ledger.dirty_bytes >= self.options.hand_over_bytes;
+        self.ledger.is_handing_over() || (is_due && self.has_room_to_flush())
+    }
+
     /// Whether a read brings little, as far as memory tells: one that has to ask the lower level first waits anyway.
     pub(super) fn brings_little(&self, id: PartitionId, op: &[u8]) -> bool {
         let Ok(op) = Op::decode(op) else { return false };

@@ -245,6 +245,30 @@ fn ranges_of_large_values_are_written_in_place() {
 }
 
 #[test]
+fn heavy_writes_leave_room_for_light_ones_while_a_flush_is_under_way() {
+    let options = options();
+    let mut d = Driver::new(MemLower::default(), options);
+    d.hold_jobs = true;
+    let value = "v".repeat(1 << 20);
+    let mut heavy = 0;
+    // As the gate does it: one after the other, as long as the store takes them.
+    while d.store.takes_heavy_writes() {
+        d.entry(P, &[set(&heavy.to_string(), &value)]);
+        d.store.maintain(1_000_000);
+        heavy += 1;
+        assert!(heavy <= options.max_dirty_bytes >> 20, "they are never stopped");
+    }
+    assert!(heavy > options.max_dirty_bytes >> 22, "{heavy}");
+    // The flush does not end, for its job would be run only if something was blocked; and light ones go on.
+    for n in 0..20_000 {
+        d.entry(P, &[set(&format!("light:{n}"), "v")]);
+    }
+    assert_eq!(d.store.stats().hand_overs, 0, "a light write had to wait for it");
+    d.settle();
+    assert!(d.store.takes_heavy_writes() && d.store.stats().hand_overs > 0);
+}
+
+#[test]
 fn keys_are_gathered_in_slices_between_which_others_are_served() {
     const KEYS: usize = 30_000;
     let pattern = b"*a*a*a*a*b";
