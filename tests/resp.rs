@@ -123,8 +123,7 @@ impl Talk {
                 self.session.reply(ticket, Reply::Done { lsn: Lsn(self.lsn), outcome }, &self.node);
                 continue;
             }
-            let mut some = Vec::new();
-            self.session.take_output(&mut some);
+            let some = self.session.take_output().to_vec();
             out.extend_from_slice(&some);
             self.session.resume(&self.node);
             if some.is_empty() && self.node.submitted.borrow().is_empty() {

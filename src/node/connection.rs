@@ -21,11 +21,23 @@ use super::ledger;
 use super::listen::Ends;
 use super::overdue::{check_backlog, want_sweep, watch_partial};
 use super::shared::Phase;
-use crate::resp::{Opening, Session};
+use crate::resp::{Opening, Output, Session};
 
 /// Work that a connection may do in a pass; shared out where several have more to do than that, down to the least.
 const PASS_UNITS: u32 = 8192;
 const PASS_UNITS_MIN: u32 = 256;
+/// Work of a pass for all connections whose turns are long; the others are served in each pass.
+const PASS_LONG_UNITS: u32 = 16_384;
+/// A turn of so much work is long.
+const LONG_UNITS: u32 = 512;
+/// Connections that a core closes in a pass because others said so.
+const PASS_CLOSINGS: usize = 256;
+/// Bytes that the connections of a core send in a pass, before those that have much to send wait for the next one.
+const PASS_SEND_BYTES: usize = 1 << 20;
+/// Who has no more than this to send does not wait.
+const SHORT_SEND_BYTES: usize = 64 << 10;
+/// Memory for output that a connection keeps when it has none.
+const SPARE_OUTPUT_BYTES: usize = 256 << 10;
 
 /// One connection.
 pub struct Conn {
@@ -38,8 +50,10 @@ pub struct Conn {
     pub is_listed: Cell<bool>,
     /// On the core's list of connections to read.
     is_queued: Cell<bool>,
-    /// On the core's list of connections whose share of work did not suffice.
+    /// On the core's list of connections whose turns are long.
     is_unfinished: Cell<bool>,
+    /// Its last turn was long.
+    is_long: Cell<bool>,
     /// The socket may hold something unread.
     has_input: Cell<bool>,
     /// The end has been announced: reading goes on until it is reached, for no other event tells of it.
@@ -48,7 +62,7 @@ pub struct Conn {
     /// The client will send no more, and all it sent is read.
     has_ended: Cell<bool>,
     /// What a full socket did not take, until all of it is sent.
-    unsent: RefCell<Unsent>,
+    unsent: RefCell<Output>,
     pub(super) last_input_ns: Cell<u64>,
     /// Since when a request has been arriving, and how much since.
     pub(super) partial: Cell<Option<(u64, u64)>>,
@@ -59,17 +73,14 @@ pub struct Conn {
     pub(super) counted_bytes: Cell<usize>,
 }
 
-/// Output taken from the session, and how much of it is sent.
-#[derive(Default)]
-struct Unsent {
-    bytes: Vec<u8>,
-    sent: usize,
-}
-
-impl Unsent {
-    fn rest(&self) -> &[u8] {
-        self.bytes.get(self.sent..).unwrap_or_default()
-    }
+/// How far sending came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    All,
+    /// The socket is full.
+    Full,
+    /// Others send first: it goes on in the next pass.
+    Later,
 }
 
 /// Takes a new socket in.
@@ -95,6 +106,7 @@ pub fn open(core: &Rc<Core>, socket: Socket, ends: &Ends) {
         is_listed: Cell::new(false),
         is_queued: Cell::new(false),
         is_unfinished: Cell::new(false),
+        is_long: Cell::new(false),
         has_input: Cell::new(true),
         is_ending: Cell::new(false),
         is_closed: Cell::new(false),
@@ -132,7 +144,7 @@ pub fn notice(core: &Rc<Core>, id: u64, ready: Ready) {
         conn.has_input.set(true);
         queue(core, &conn);
     }
-    if ready.writable && !conn.unsent.borrow().rest().is_empty() {
+    if ready.writable && !conn.unsent.borrow().is_empty() {
         core.unsettle(conn);
     }
 }
@@ -144,13 +156,16 @@ pub fn queue(core: &Core, conn: &Rc<Conn>) {
     }
 }
 
-/// Reads what has come, one buffer of each connection, and sends what can be answered at once.
+/// Reads what has come, one buffer of each connection, and sends what can be answered at once. Those whose turns are long
+/// wait until it is their turn among their like.
 pub fn read_all(core: &Rc<Core>) {
     let mut readable = core.readable.take();
     for conn in readable.drain(..) {
         conn.is_queued.set(false);
-        if conn.may_read(core) {
-            read(core, &conn);
+        if conn.is_long.get() {
+            put_off(core, &conn);
+        } else if conn.may_read(core) {
+            read(core, &conn, units(core));
         }
     }
     // Reading may have listed others; the emptied list is kept for its memory.
@@ -160,14 +175,14 @@ pub fn read_all(core: &Rc<Core>) {
     }
 }
 
-fn read(core: &Rc<Core>, conn: &Rc<Conn>) {
+fn read(core: &Rc<Core>, conn: &Rc<Conn>, units: u32) {
     let mut buffer = core.buffer.borrow_mut();
     let wanted = conn.session.borrow().read_max_bytes().min(buffer.len());
     match conn.socket.try_recv(buffer.get_mut(..wanted).unwrap_or_default()) {
         Ok(0) => conn.has_ended.set(true),
         Ok(count) => {
             conn.has_input.set(count == wanted || conn.is_ending.get());
-            take_input(core, conn, buffer.get(..count).unwrap_or_default());
+            take_input(core, conn, buffer.get(..count).unwrap_or_default(), units);
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.has_input.set(false),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -180,11 +195,12 @@ fn read(core: &Rc<Core>, conn: &Rc<Conn>) {
     settle(core, conn);
 }
 
-fn take_input(core: &Rc<Core>, conn: &Rc<Conn>, bytes: &[u8]) {
+fn take_input(core: &Rc<Core>, conn: &Rc<Conn>, bytes: &[u8], units: u32) {
     let now = core.tick();
     let mut session = conn.session.borrow_mut();
-    session.begin_turn(units(core));
+    session.begin_turn(units);
     session.input(bytes, &**core);
+    conn.is_long.set(session.worked() >= LONG_UNITS.min(units));
     conn.last_input_ns.set(now.mono_ns);
     conn.came_bytes.set(conn.came_bytes.get() + bytes.len() as u64);
     if let Some(facts) = core.shared.facts.get(core.index) {
@@ -199,23 +215,49 @@ fn units(core: &Core) -> u32 {
     (PASS_UNITS / sharing.saturating_add(1)).max(PASS_UNITS_MIN)
 }
 
-/// Lets connections go on whose share of work did not suffice in the last pass.
+/// Has a connection go on when it is its turn among those whose turns are long.
+fn put_off(core: &Core, conn: &Rc<Conn>) {
+    if !conn.is_unfinished.replace(true) {
+        core.unfinished.borrow_mut().push_back(Rc::clone(conn));
+    }
+}
+
+/// Lets connections go on whose turns are long, one after the other, as far as the work of a pass goes. None of those that
+/// are listed meanwhile: their turn comes in the next pass.
 pub fn go_on_all(core: &Rc<Core>) {
     let units = units(core);
-    for conn in core.unfinished.take() {
+    let listed = core.unfinished.borrow().len();
+    let mut left = PASS_LONG_UNITS;
+    for _ in 0..listed {
+        let Some(conn) = core.unfinished.borrow_mut().pop_front() else { break };
         conn.is_unfinished.set(false);
-        if conn.is_closed.get() {
-            continue;
+        if !conn.is_closed.get() {
+            left = left.saturating_sub(go_on(core, &conn, units));
         }
-        let mut session = conn.session.borrow_mut();
-        session.begin_turn(units);
-        // What the socket did not take goes first.
-        if conn.unsent_bytes() == 0 {
-            session.resume(&**core);
+        if left == 0 {
+            break;
         }
-        drop(session);
-        settle(core, &conn);
     }
+}
+
+/// Lets one go on: with what it holds, else with what has come. Returns the work that it took.
+fn go_on(core: &Rc<Core>, conn: &Rc<Conn>, units: u32) -> u32 {
+    conn.is_long.set(false);
+    let mut session = conn.session.borrow_mut();
+    session.begin_turn(units);
+    // What the socket did not take goes first.
+    if conn.unsent_bytes() == 0 {
+        session.resume(&**core);
+    }
+    let worked = session.worked();
+    drop(session);
+    if worked == 0 && conn.may_read(core) {
+        read(core, conn, units);
+    } else {
+        conn.is_long.set(worked >= LONG_UNITS.min(units));
+        settle(core, conn);
+    }
+    conn.session.borrow().worked()
 }
 
 impl Conn {
@@ -246,27 +288,42 @@ impl Conn {
 
     /// Bytes that the socket did not take yet.
     pub(super) fn unsent_bytes(&self) -> usize {
-        self.unsent.borrow().rest().len()
+        self.unsent.borrow().len()
+    }
+
+    /// Bytes of replies that were copied and not sent yet; large values are not.
+    #[cfg(test)]
+    pub(super) fn copied_bytes(&self) -> usize {
+        self.unsent.borrow().copied_bytes() + self.session.borrow().output().copied_bytes()
     }
 
     /// Has the node see what it holds, and answers all of it.
     pub(super) fn held_bytes(&self) -> usize {
-        let unsent = self.unsent.borrow().bytes.capacity();
+        let unsent = self.unsent.borrow().held_bytes();
         size_of::<Self>() + self.session.borrow_mut().publish_footprint(unsent)
     }
 
-    /// Sends what an earlier send left over; whether nothing is left.
-    fn send_rest(&self, core: &Core) -> io::Result<bool> {
-        let mut unsent = self.unsent.borrow_mut();
-        while !unsent.rest().is_empty() {
-            match self.try_send(core, unsent.rest())? {
-                0 => return Ok(false),
-                sent => unsent.sent += sent,
+    /// Sends as much as the socket takes, and the pass has left for those who have much to send.
+    fn send(&self, core: &Core, output: &mut Output) -> io::Result<Sent> {
+        let is_short = output.len() <= SHORT_SEND_BYTES;
+        while !output.is_empty() {
+            let left = PASS_SEND_BYTES.saturating_sub(core.sent_bytes.get());
+            let most = if is_short { SHORT_SEND_BYTES } else { left };
+            if most == 0 {
+                return Ok(Sent::Later);
+            }
+            let front = output.front();
+            match self.try_send(core, front.get(..most).unwrap_or(front))? {
+                0 => return Ok(Sent::Full),
+                sent => {
+                    core.sent_bytes.set(core.sent_bytes.get() + sent);
+                    output.advance(sent);
+                }
             }
         }
         // One huge reply must not pin its memory for the life of the connection.
-        *unsent = Unsent::default();
-        Ok(true)
+        output.shrink(SPARE_OUTPUT_BYTES);
+        Ok(Sent::All)
     }
 
     /// Sends what the socket takes; 0 if it is full.
@@ -294,7 +351,18 @@ pub fn settle(core: &Rc<Core>, conn: &Rc<Conn>) {
     if conn.is_closed.get() {
         return;
     }
-    if conn.session.borrow().is_aborted() || flush(core, conn).is_err() {
+    if conn.session.borrow().is_aborted() {
+        // Many may be closed by one command; those who are not have to be served meanwhile.
+        if core.closings.get() < PASS_CLOSINGS {
+            core.closings.set(core.closings.get() + 1);
+            close(core, conn);
+        } else {
+            core.unsettle(Rc::clone(conn));
+            core.wake();
+        }
+        return;
+    }
+    if flush(core, conn).is_err() {
         close(core, conn);
         return;
     }
@@ -313,9 +381,7 @@ pub fn settle(core: &Rc<Core>, conn: &Rc<Conn>) {
     ledger::count(core, conn);
     check_backlog(core, conn);
     if conn.session.borrow().is_unfinished() && !conn.is_closed.get() {
-        if !conn.is_unfinished.replace(true) {
-            core.unfinished.borrow_mut().push(Rc::clone(conn));
-        }
+        put_off(core, conn);
     } else if conn.may_read(core) {
         queue(core, conn);
     }
@@ -323,27 +389,30 @@ pub fn settle(core: &Rc<Core>, conn: &Rc<Conn>) {
 
 /// Sends as long as the socket takes everything and the session goes on with what it had kept back.
 fn flush(core: &Rc<Core>, conn: &Rc<Conn>) -> io::Result<()> {
+    let mut sent = Sent::All;
     if conn.unsent_bytes() > 0 {
-        if !conn.send_rest(core)? {
-            return Ok(());
+        sent = conn.send(core, &mut conn.unsent.borrow_mut())?;
+        if sent == Sent::All {
+            conn.session.borrow_mut().resume(&**core);
         }
-        conn.session.borrow_mut().resume(&**core);
     }
-    loop {
+    while sent == Sent::All {
         let mut session = conn.session.borrow_mut();
         if session.output().is_empty() {
             return Ok(());
         }
-        let sent = conn.try_send(core, session.output())?;
-        if sent < session.output().len() {
-            let mut unsent = conn.unsent.borrow_mut();
-            session.take_output(&mut unsent.bytes);
-            unsent.sent = sent;
-            return Ok(());
+        sent = conn.send(core, session.output_mut())?;
+        if sent == Sent::All {
+            session.resume(&**core);
+        } else {
+            *conn.unsent.borrow_mut() = session.take_output();
         }
-        session.output_written(sent);
-        session.resume(&**core);
     }
+    if sent == Sent::Later {
+        core.unsettle(Rc::clone(conn));
+        core.wake();
+    }
+    Ok(())
 }
 
 /// Ends a connection now. Outcomes still to come have nobody to go to.
@@ -361,7 +430,7 @@ pub fn close(core: &Rc<Core>, conn: &Rc<Conn>) {
         }
         session.abandon();
     }
-    *conn.unsent.borrow_mut() = Unsent::default();
+    *conn.unsent.borrow_mut() = Output::default();
     core.conns.borrow_mut().remove(conn.id);
     core.shared.connections.fetch_sub(1, Ordering::Relaxed);
     publish_count(core);

@@ -103,10 +103,15 @@ pub struct Core {
     pub conns: RefCell<Conns>,
     /// What all of them hold.
     pub count: Count,
-    /// Connections whose share of work did not suffice: they go on in the next pass.
-    pub unfinished: RefCell<Vec<Rc<Conn>>>,
+    /// Connections whose turns are long: whose share of work did not suffice, or which have more to read after such a turn.
+    /// They go on in the next passes, as far as these go.
+    pub unfinished: RefCell<VecDeque<Rc<Conn>>>,
+    /// Connections closed in this pass because others said so.
+    pub closings: Cell<usize>,
     /// Shards were not turned since too many outcomes are under way to other cores.
     pub is_held_back: Cell<bool>,
+    /// What its connections have sent in this pass.
+    pub sent_bytes: Cell<usize>,
     /// Connections to be settled: their sessions got replies.
     pub unsettled: RefCell<Vec<Rc<Conn>>>,
     /// Connections whose sockets may be read.
@@ -183,7 +188,9 @@ impl Core {
             conns: RefCell::new(Conns::new(index)),
             count: Count::default(),
             unfinished: RefCell::default(),
+            closings: Cell::new(0),
             is_held_back: Cell::new(false),
+            sent_bytes: Cell::new(0),
             unsettled: RefCell::default(),
             readable: RefCell::default(),
             spare_fd: RefCell::new(listen::spare_descriptor()),

@@ -79,6 +79,8 @@ impl Driver {
     /// One pass. Returns whether another is due at once.
     fn pass(&mut self, core: &Rc<Core>) -> bool {
         let began = core.tick();
+        core.sent_bytes.set(0);
+        core.closings.set(0);
         self.accept_at_ns = listen::accept_all(core);
         connection::go_on_all(core);
         connection::read_all(core);

@@ -17,6 +17,9 @@ const STEP_BYTES: usize = 64 << 10;
 /// Outcomes from this size on are counted while they are under way to another core.
 pub const COUNTED_OUTCOME_BYTES: usize = 4 << 10;
 
+/// When too much is held, this part of the limit is freed beyond that.
+const ROOM_PART: usize = 32;
+
 /// See the file's head.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -56,6 +59,14 @@ impl Ledger {
     /// How much too much is held, beside what is about to be freed.
     fn excess(&self) -> usize {
         self.total().saturating_sub(self.leaving.load(Ordering::Relaxed)).saturating_sub(self.limit())
+    }
+
+    /// What has to be freed: if anything has, then somewhat more, since whoever frees looks at all connections first.
+    fn wanted_room(&self) -> usize {
+        match self.excess() {
+            0 => 0,
+            excess => excess + self.limit() / ROOM_PART,
+        }
     }
 
     /// Counts an outcome that leaves its core.
@@ -119,11 +130,11 @@ pub fn leave(core: &Core, conn: &Conn) {
 /// Closes the connections that hold the most, until the others are within the limit.
 fn make_room(core: &Rc<Core>) {
     let ledger = &core.shared.ledger;
-    let excess = ledger.excess();
-    if excess == 0 {
+    let wanted = ledger.wanted_room();
+    if wanted == 0 {
         return;
     }
-    for (client, bytes) in core.shared.hub.clients.largest(excess) {
+    for (client, bytes) in core.shared.hub.clients.largest(wanted) {
         let bytes = bytes.max(1);
         // Before the promise, for its end may come at once.
         ledger.leaving.fetch_add(bytes, Ordering::Relaxed);
@@ -162,8 +173,9 @@ mod tests {
         one.publish(&ledger);
         other.publish(&ledger);
         assert_eq!((ledger.total(), ledger.excess()), (150, 50));
+        assert_eq!(ledger.wanted_room(), 50 + 100 / ROOM_PART);
         ledger.leaving.fetch_add(60, Ordering::Relaxed);
-        assert_eq!(ledger.excess(), 0);
+        assert_eq!((ledger.excess(), ledger.wanted_room()), (0, 0));
         other.replace(60, 0);
         other.publish(&ledger);
         ledger.leaving.fetch_sub(60, Ordering::Relaxed);

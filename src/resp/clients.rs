@@ -2,7 +2,6 @@
 //! log. Touched when a connection comes and goes; a session publishes its state with plain stores.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +12,8 @@ use super::session::{Footprint, Opening};
 use super::shares::Shares;
 use super::slowlog::SlowLog;
 use super::stats::{CoreStats, Rate, Times, Totals};
+
+mod line;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -244,13 +245,24 @@ impl Registry {
         }
     }
 
-    /// All connections in the order in which they came.
+    /// The number of the newest connection so far.
     #[must_use]
-    pub fn all(&self) -> Vec<Arc<Client>> {
-        let mut all: Vec<_> =
-            self.cores.iter().flat_map(|core| lock(core).values().cloned().collect::<Vec<_>>()).collect();
-        all.sort_by_key(|client| client.id);
-        all
+    pub fn last_id(&self) -> u64 {
+        self.next_id.load(Relaxed) - 1
+    }
+
+    /// The first few connections with these numbers, in the order in which they came.
+    #[must_use]
+    pub fn some_from(&self, from: u64, last: u64, count: usize) -> Vec<Arc<Client>> {
+        let mut some = Vec::new();
+        if from <= last {
+            for core in &self.cores {
+                some.extend(lock(core).range(from..=last).take(count).map(|(_, client)| Arc::clone(client)));
+            }
+        }
+        some.sort_by_key(|client| client.id);
+        some.truncate(count);
+        some
     }
 
     /// The connections that hold the most, until they hold `excess` bytes together: those that may be closed to make
@@ -424,66 +436,5 @@ impl Client {
     #[must_use]
     pub fn age_ms(&self, now_ms: u64) -> u64 {
         now_ms.saturating_sub(self.connected_ms)
-    }
-
-    /// Its line of CLIENT LIST, as Redis 7.2 writes it, without a line end.
-    #[must_use]
-    pub fn describe(&self, now_ms: u64) -> String {
-        let names = lock(&self.names).clone();
-        let queued = self.queued.load(Relaxed);
-        let mut flags = String::new();
-        for (flag, set) in [
-            ('b', self.blocked.load(Relaxed)),
-            // Both ends of a Unix socket bear its path; no other connection has one address twice.
-            ('U', self.addr == self.local),
-            ('x', queued != u64::MAX),
-            ('e', self.no_evict.load(Relaxed)),
-            ('T', self.no_touch.load(Relaxed)),
-            ('A', self.is_killed()),
-        ] {
-            if set {
-                flags.push(flag);
-            }
-        }
-        if flags.is_empty() {
-            flags.push('N');
-        }
-        let last = self.last_command.load(Relaxed);
-        let last = if last == u16::MAX { "NULL" } else { &commands::table().entry(last).full_name };
-        let mut line = format!(
-            "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={flags} db=0 sub=0 psub=0 ssub=0 multi={}",
-            self.id,
-            self.addr,
-            self.local,
-            self.fd,
-            names.name,
-            self.age_ms(now_ms) / 1000,
-            now_ms.saturating_sub(self.last_ms()) / 1000,
-            queued as i64,
-        );
-        let of = |figure: &AtomicUsize| figure.load(Relaxed);
-        let memory = &self.memory;
-        let is_behind = of(&memory.unsent) > 0;
-        write!(
-            line,
-            " qbuf={} qbuf-free={} argv-mem={} multi-mem={} rbs={} rbp={} obl={} oll={} omem={} tot-mem={} events={} \
-             cmd={last} user=default redir=-1 resp={} lib-name={} lib-ver={}",
-            of(&memory.input),
-            of(&memory.input_free),
-            of(&memory.arguments),
-            of(&memory.queued),
-            of(&memory.output_reserved),
-            of(&memory.output_peak),
-            of(&memory.output),
-            u8::from(is_behind),
-            of(&memory.unsent),
-            of(&memory.total),
-            if is_behind { "rw" } else { "r" },
-            if self.resp3.load(Relaxed) { 3 } else { 2 },
-            names.lib_name,
-            names.lib_ver,
-        )
-        .expect("writing to a string cannot fail");
-        line
     }
 }

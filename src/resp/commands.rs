@@ -127,6 +127,8 @@ pub struct Call<'c> {
     pub out: Writer<'c>,
     /// The row.
     pub entry: &'static Entry,
+    /// Whether it may be done in several turns; not inside a transaction.
+    pub may_pause: bool,
 }
 
 impl<'c> Call<'c> {

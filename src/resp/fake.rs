@@ -117,8 +117,7 @@ impl Talk {
     }
 
     pub fn output(&mut self) -> Vec<u8> {
-        let mut out = Vec::new();
-        self.session.take_output(&mut out);
+        let out = self.session.take_output().to_vec();
         self.session.resume(&self.fake);
         out
     }

@@ -12,6 +12,7 @@ mod fake;
 pub mod guesses;
 mod inline;
 pub mod latency;
+pub mod output;
 pub mod parse;
 pub mod reply;
 pub mod session;
@@ -20,6 +21,7 @@ pub mod slowlog;
 pub mod stats;
 
 pub use clients::Hub;
+pub use output::Output;
 pub use session::{Opening, Session};
 
 use corduroy_shards::{Kind, PartitionId, Reply, StageStamps, Ticket};

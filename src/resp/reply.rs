@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::errors;
+use super::output::Output;
 use crate::store::Outcome;
 
 /// Appends a number's decimal digits.
@@ -38,21 +39,21 @@ pub fn push_i64(out: &mut Vec<u8>, value: i64) {
 #[derive(Debug)]
 pub struct Writer<'a> {
     /// Where to.
-    pub out: &'a mut Vec<u8>,
+    pub out: &'a mut Output,
     /// RESP3 instead of RESP2.
     pub resp3: bool,
 }
 
 impl<'a> Writer<'a> {
     /// A writer to the end of `out`.
-    pub fn new(out: &'a mut Vec<u8>, resp3: bool) -> Self {
+    pub fn new(out: &'a mut Output, resp3: bool) -> Self {
         Self { out, resp3 }
     }
 
     #[inline]
     fn header(&mut self, kind: u8, count: usize) {
         self.out.push(kind);
-        push_u64(self.out, count as u64);
+        push_u64(self.out.bytes_mut(), count as u64);
         self.out.extend_from_slice(b"\r\n");
     }
 
@@ -72,7 +73,7 @@ impl<'a> Writer<'a> {
     /// An error: prefix, space, text. Line breaks become spaces, since the text may quote the client's bytes.
     pub fn error(&mut self, text: impl AsRef<[u8]>) {
         self.out.push(b'-');
-        self.out.extend(
+        self.out.bytes_mut().extend(
             text.as_ref().iter().map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }),
         );
         self.out.extend_from_slice(b"\r\n");
@@ -82,7 +83,7 @@ impl<'a> Writer<'a> {
     #[inline]
     pub fn int(&mut self, value: i64) {
         self.out.push(b':');
-        push_i64(self.out, value);
+        push_i64(self.out.bytes_mut(), value);
         self.out.extend_from_slice(b"\r\n");
     }
 
@@ -90,7 +91,7 @@ impl<'a> Writer<'a> {
     #[inline]
     pub fn bulk(&mut self, bytes: impl AsRef<[u8]>) {
         let bytes = bytes.as_ref();
-        self.out.reserve(bytes.len() + 16);
+        self.out.bytes_mut().reserve(bytes.len() + 16);
         self.header(b'$', bytes.len());
         self.out.extend_from_slice(bytes);
         self.out.extend_from_slice(b"\r\n");
@@ -179,6 +180,11 @@ impl<'a> Writer<'a> {
             Outcome::NullArray => self.null_array(),
             Outcome::Int(value) => self.int(*value),
             Outcome::Bulk(bytes) => self.bulk(bytes),
+            Outcome::Shared(bytes) => {
+                self.header(b'$', bytes.len());
+                self.out.push_shared(bytes);
+                self.out.extend_from_slice(b"\r\n");
+            }
             Outcome::Simple(text) => self.simple(text),
             Outcome::Array(items) => {
                 self.array(items.len());
@@ -212,9 +218,9 @@ mod tests {
 
     fn both(write: impl Fn(&mut Writer<'_>)) -> (String, String) {
         let render = |resp3| {
-            let mut out = Vec::new();
+            let mut out = Output::default();
             write(&mut Writer::new(&mut out, resp3));
-            String::from_utf8(out).unwrap()
+            String::from_utf8(out.to_vec()).unwrap()
         };
         (render(false), render(true))
     }

@@ -14,6 +14,7 @@ use super::commands::{self, Call, Entry, Flow, Request, Run, Scope};
 use super::commands::{connection, introspection};
 use super::errors::{self, Refusal};
 use super::guesses::Turn;
+use super::output::Output;
 use super::parse::{Limits, Parser, ProtocolError};
 use super::reply::Writer;
 use super::slowlog::Brief;
@@ -22,6 +23,7 @@ use super::{Backend, SessionReply};
 use crate::store::op::HEAVY_BYTES;
 use crate::store::{Op, Outcome};
 
+mod census;
 mod footprint;
 mod input;
 mod intake;
@@ -32,6 +34,7 @@ mod spread;
 mod transaction;
 mod wait;
 
+pub use census::{Census, Visit};
 pub use footprint::Footprint;
 pub use intake::Opening;
 use queue::{Body, Slot};
@@ -51,6 +54,8 @@ const LARGE_REPLY_BYTES: usize = 64 << 10;
 /// Work that a request is, at least; and one that is carried out at once and not known to be quick.
 const UNITS_A_REQUEST: u32 = 1;
 const UNITS_A_SLOW_REQUEST: u32 = 256;
+/// Time that is as much work as a small request.
+const NS_A_UNIT: u64 = 1_000;
 /// Bytes of replies that are as much work as a small request.
 const BYTES_A_UNIT: usize = 512;
 /// What a reply is taken to bring before any has come: the window opens as small ones come in.
@@ -94,7 +99,7 @@ pub struct Session {
     /// Bytes received and not parsed yet, from `head` on.
     pending: Vec<u8>,
     head: usize,
-    out: Vec<u8>,
+    out: Output,
     /// Replies that wait for their turn, the oldest first; empty if and only if nothing is in flight.
     queue: VecDeque<Slot>,
     /// The number of the queue's first slot.
@@ -109,6 +114,8 @@ pub struct Session {
     peak_output_bytes: usize,
     /// Work that may be done before others get their turn.
     units: u32,
+    /// Work done since it got that share.
+    worked: u32,
     /// Bytes of the request being carried out, and with those behind it that were read with it.
     request_bytes: usize,
     unparsed_bytes: usize,
@@ -136,6 +143,8 @@ pub struct Session {
     clock_is_fresh: bool,
     /// The newest request's command.
     last_command: u16,
+    /// CLIENT LIST or CLIENT KILL is under way.
+    census: Option<Box<Census>>,
     /// It is paused.
     pause: Option<Pause>,
     /// The time has come that was kept for an attempt at the password.
@@ -389,15 +398,15 @@ impl Session {
             Some(Slot { body: Body::Ready(bytes), .. }) => take(bytes),
             Some(_) => {
                 self.queue.push_back(Slot::ready(self.resp3));
-                Vec::new()
+                Output::default()
             }
         };
-        let before = out.len();
+        let (before, mark) = (out.len(), out.mark());
         let resp3 = self.resp3;
         write(self, &mut Writer::new(&mut out, resp3));
-        self.note_error(index, out.get(before..).unwrap_or_default());
+        self.note_error(index, out.since(mark));
         if self.muted {
-            out.truncate(before);
+            out.truncate(mark);
         }
         if direct {
             self.out = out;

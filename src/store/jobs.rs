@@ -20,7 +20,6 @@ use super::space::room;
 
 /// Keys that a page for SCAN holds, a few more where hashes are close.
 const PAGE_KEYS: usize = 1024;
-
 /// Rows that one job of the warm-up reads, and the bytes of values at which it ends sooner.
 const WARM_ROWS: usize = 2048;
 const WARM_BYTES: usize = 1 << 20;
@@ -68,59 +67,26 @@ pub(super) struct MatchLimit {
 /// What a job does.
 pub(super) enum Task {
     /// Reads keys.
-    Load {
-        place: Place,
-        keys: Vec<(u64, Vec<u8>)>,
-        asked: u32,
-    },
+    Load { place: Place, keys: Vec<(u64, Vec<u8>)>, asked: u32 },
     /// Lists keys from a hash on that have not expired.
-    Range {
-        place: Place,
-        from: u64,
-        clock_ms: u64,
-        asked: u32,
-    },
+    Range { place: Place, from: u64, clock_ms: u64, asked: u32 },
     /// Lists the keys that match.
-    Matches {
-        place: Place,
-        pattern: Vec<u8>,
-        limit: MatchLimit,
-        asked: u32,
-    },
+    Matches { place: Place, pattern: Vec<u8>, limit: MatchLimit, asked: u32 },
     /// Reads all rows from a hash on, a stretch of them.
-    Warm {
-        place: Place,
-        from: u64,
-        asked: u32,
-    },
+    Warm { place: Place, from: u64, asked: u32 },
     /// Looks for expired rows from a hash on.
-    Expired {
-        place: Place,
-        from: u64,
-        clock_ms: u64,
-        asked: u32,
-    },
+    Expired { place: Place, from: u64, clock_ms: u64, asked: u32 },
     /// Finds out whether keys existed. `epoch`: as of this freeze.
-    Resolve {
-        place: Place,
-        keys: Vec<(u64, Vec<u8>)>,
-        epoch: u32,
-    },
+    Resolve { place: Place, keys: Vec<(u64, Vec<u8>)>, epoch: u32 },
     /// Writes what a freeze captured.
-    HandOver {
-        seed: HashSeed,
-        deletes: bool,
-        rows: Vec<Captured>,
-        metas: Vec<(PartitionId, PartitionMeta)>,
-    },
+    HandOver { seed: HashSeed, deletes: bool, rows: Vec<Captured>, metas: Vec<(PartitionId, PartitionMeta)> },
     /// Merges tables.
-    Compact {
-        dead: Vec<(Vec<u8>, Vec<u8>)>,
-    },
+    Compact { dead: Vec<(Vec<u8>, Vec<u8>)> },
     /// Looks how much room the disk has.
     Look,
     /// Compares a piece of what lies below with what was written.
     Verify,
+    /// Ends, so that ops that wait for the store itself are tried again.
     Nothing,
 }
 

@@ -220,7 +220,7 @@ impl Listings {
         });
         for listing in concerned {
             match expire_at_ms {
-                // It is counted when the list is asked for: one more than was allowed by then is no harm.
+                // What is gathered is bounded; the few that are written meanwhile are no harm.
                 Some(expire_at_ms) if listing.matches(key, &mut 0) => {
                     listing.insert(
                         hash,

@@ -1,7 +1,7 @@
 //! The state of a shard's partitions: what an entry means, and where it goes.
 //!
 //! Read in this order: `op` (the operations and their outcomes) and `codec` (their bytes); `state` ([`Store`], the
-//! state machine); `exec`, `dispatch`, `write`, `read`, `scan`, `listing`, `lcs` (the commands); `partition`, `table`, `row` (the
+//! state machine); `exec`, `dispatch`, `write`, `read`, `scan`, `listing`, `lcs` (the commands); `partition`, `table`, `row`, `shared` (the
 //! upper level, in memory), `gone` (what WATCH knows of absent keys); `ledger` and `upkeep` (hand-overs, eviction, expiry), `space` (a disk that is full), `verify` (what is read to find damage); `lookups`, `pins`, `jobs`, `warm`
 //! and `sweep` (questions to the lower level); `lower` (that level). Nothing here reads a clock, and only jobs block.
 
@@ -26,6 +26,7 @@ mod prepare;
 mod read;
 mod row;
 mod scan;
+mod shared;
 mod space;
 mod state;
 mod stats;
@@ -50,6 +51,7 @@ pub use lower::{
     LsmShared, MemLower, OWNER_BYTES, Room, TableFacts, dump, inspect, is_state,
 };
 pub use number::{is_infinity, is_long_double, parse_integer};
+pub use op::SharedBytes;
 pub use op::{Condition, ErrorKind, Expiry, List, MAX_WALKS, Op, OpError, Outcome, SetReply, SetWhen};
 pub use scan::CURSOR_BITS;
 pub use state::{Lookup, Options, Store};

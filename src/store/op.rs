@@ -1,6 +1,7 @@
 //! What an entry means: the operations of the state machine and their outcomes. Their bytes: `codec`.
 
 use super::codec;
+pub use super::shared::SharedBytes;
 pub use super::weight::HEAVY_BYTES;
 
 /// Ops of one transaction that may look at more than the keys they name (KEYS, SCAN, RANDOMKEY): what they need from
@@ -199,6 +200,8 @@ pub enum Outcome {
     Int(i64),
     /// A byte string.
     Bulk(Vec<u8>),
+    /// A byte string that its row holds too: a large value.
+    Shared(SharedBytes),
     /// A simple string.
     Simple(&'static str),
     /// A list.
@@ -222,6 +225,7 @@ impl Outcome {
     pub fn cost_bytes(&self) -> usize {
         let heap_bytes = match self {
             Outcome::Bulk(bytes) => bytes.len(),
+            Outcome::Shared(bytes) => bytes.len(),
             Outcome::Array(items) => items.iter().map(Outcome::cost_bytes).sum(),
             Outcome::Map(pairs) => {
                 pairs.iter().map(|(name, value)| name.cost_bytes() + value.cost_bytes()).sum()
@@ -230,6 +234,29 @@ impl Outcome {
             _ => 0,
         };
         size_of::<Outcome>() + heap_bytes
+    }
+
+    /// Of that, what had to be copied for it: all but shares of large values.
+    #[must_use]
+    pub fn copied_bytes(&self) -> usize {
+        match self {
+            Outcome::Shared(_) => size_of::<Outcome>(),
+            Outcome::Array(items) => {
+                size_of::<Outcome>() + items.iter().map(Outcome::copied_bytes).sum::<usize>()
+            }
+            Outcome::Map(pairs) => {
+                let copied = pairs.iter().map(|(name, value)| name.copied_bytes() + value.copied_bytes());
+                size_of::<Outcome>() + copied.sum::<usize>()
+            }
+            Outcome::Ok
+            | Outcome::Nil
+            | Outcome::NullArray
+            | Outcome::Int(_)
+            | Outcome::Bulk(_)
+            | Outcome::Simple(_)
+            | Outcome::Scan { .. }
+            | Outcome::Error(_) => self.cost_bytes(),
+        }
     }
 }
 

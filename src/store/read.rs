@@ -1,5 +1,7 @@
 //! The commands that look at single keys, by Redis's rules.
 
+use std::ops::Range;
+
 use super::exec::{Exec, Run, Stop};
 use super::number::parse_integer;
 use super::op::{ErrorKind, List, Outcome};
@@ -11,7 +13,7 @@ const EMBSTR_BYTES: usize = 44;
 
 impl Exec<'_> {
     pub(super) fn get(&mut self, key: &[u8]) -> Run {
-        Ok(self.live(key)?.map_or(Outcome::Nil, |row| Outcome::Bulk(row.value().to_vec())))
+        Ok(self.live(key)?.map_or(Outcome::Nil, |row| row.answer(..)))
     }
 
     pub(super) fn str_len(&mut self, key: &[u8]) -> Run {
@@ -19,8 +21,8 @@ impl Exec<'_> {
     }
 
     pub(super) fn get_range(&mut self, key: &[u8], start: i64, end: i64) -> Run {
-        let range = self.live(key)?.map(|row| range_of(row.value(), start, end).to_vec());
-        Ok(Outcome::Bulk(range.unwrap_or_default()))
+        let part = self.live(key)?.map(|row| row.answer(range_of(row.value().len(), start, end)));
+        Ok(part.unwrap_or_else(|| Outcome::Bulk(Vec::new())))
     }
 
     pub(super) fn m_get(&mut self, keys: List<'_>) -> Run {
@@ -108,19 +110,18 @@ pub(super) fn encoding_of(encoding: Encoding, value: &[u8]) -> &'static str {
     }
 }
 
-/// The bytes from `start` to `end`, both included, negative ones counted from the end.
-fn range_of(value: &[u8], start: i64, end: i64) -> &[u8] {
+/// The bytes from `start` to `end` of so many, both included, negative ones counted from the end.
+fn range_of(len: usize, start: i64, end: i64) -> Range<usize> {
     if start < 0 && end < 0 && start > end {
-        return &[];
+        return 0..0;
     }
-    let len = i64::try_from(value.len()).unwrap_or(i64::MAX);
+    let len = i64::try_from(len).unwrap_or(i64::MAX);
     let from_front = |index: i64| if index < 0 { index.saturating_add(len).max(0) } else { index };
     let (start, end) = (from_front(start), from_front(end).min(len - 1));
     if start > end {
-        return &[];
+        return 0..0;
     }
-    let bounds = usize::try_from(start).unwrap_or(usize::MAX)..=usize::try_from(end).unwrap_or(0);
-    value.get(bounds).unwrap_or_default()
+    usize::try_from(start).unwrap_or(usize::MAX)..usize::try_from(end + 1).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -144,8 +145,9 @@ mod tests {
             (i64::MIN, i64::MAX, b"Hello World"),
         ];
         for (start, end, expected) in cases {
-            assert_eq!(range_of(value, *start, *end), *expected, "{start}..={end}");
+            let range = range_of(value.len(), *start, *end);
+            assert_eq!(value.get(range), Some(*expected), "{start}..={end}");
         }
-        assert_eq!(range_of(b"", 0, -1), b"");
+        assert_eq!(range_of(0, 0, -1), 0..0);
     }
 }

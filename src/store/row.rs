@@ -4,6 +4,11 @@
 //! hand-over of its `epoch` completes. A *tombstone* says that the key does not exist, whatever the lower level says.
 
 use std::cell::Cell;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use super::op::Outcome;
+use super::shared::SharedBytes;
 
 /// No time to live.
 pub(super) const NO_EXPIRY: u64 = u64::MAX;
@@ -40,11 +45,65 @@ pub(super) const UNKNOWN: u8 = 8;
 /// Used since the eviction hand last came by.
 pub(super) const REFERENCED: u8 = 16;
 
+/// Answers of so many bytes are shares of the row's.
+const SHARED_BYTES: usize = 64 << 10;
+
+/// Key and value.
+#[derive(Debug)]
+enum Data {
+    Small(Box<[u8]>),
+    /// Answers may hold it too.
+    Large(Arc<Vec<u8>>),
+}
+
+impl Data {
+    fn new(bytes: Vec<u8>) -> Self {
+        if bytes.len() < SHARED_BYTES {
+            Self::Small(bytes.into_boxed_slice())
+        } else {
+            Self::Large(Arc::new(bytes))
+        }
+    }
+
+    #[inline]
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Small(bytes) => bytes,
+            Self::Large(bytes) => bytes,
+        }
+    }
+
+    /// The bytes, to be changed; `None` if others hold them.
+    fn own_mut(&mut self) -> Option<&mut [u8]> {
+        match self {
+            Self::Small(bytes) => Some(bytes),
+            Self::Large(bytes) => Arc::get_mut(bytes).map(Vec::as_mut_slice),
+        }
+    }
+
+    /// The bytes, and how many had to be copied for it.
+    fn into_vec(self) -> (Vec<u8>, usize) {
+        match self {
+            Self::Small(bytes) => (bytes.into_vec(), 0),
+            Self::Large(bytes) => match Arc::try_unwrap(bytes) {
+                Ok(bytes) => (bytes, 0),
+                Err(shared) => (shared.to_vec(), shared.len()),
+            },
+        }
+    }
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self::Small(Box::default())
+    }
+}
+
 /// A row.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) hash: u64,
-    data: Box<[u8]>,
+    data: Data,
     /// The last change; see `Partition::version`.
     pub(super) version: u64,
     /// ms since 1970, or [`NO_EXPIRY`].
@@ -82,7 +141,7 @@ impl Row {
 
     #[inline]
     fn parts(&self) -> (&[u8], &[u8]) {
-        self.data.split_at(usize::from(self.key_len))
+        self.data.as_slice().split_at(usize::from(self.key_len))
     }
 
     #[inline]
@@ -98,12 +157,14 @@ impl Row {
     /// Replaces the value, in place if the length stays. Returns the change of the row's bytes.
     pub(super) fn set_value(&mut self, value: &[u8]) -> isize {
         let key_len = usize::from(self.key_len);
-        let (_, old) = self.data.split_at_mut(key_len);
-        if old.len() == value.len() {
-            old.copy_from_slice(value);
+        let old_len = self.value().len();
+        if old_len == value.len()
+            && let Some(data) = self.data.own_mut()
+        {
+            data.split_at_mut(key_len).1.copy_from_slice(value);
             return 0;
         }
-        let difference = value.len().cast_signed() - old.len().cast_signed();
+        let difference = value.len().cast_signed() - old_len.cast_signed();
         self.data = joined(self.key(), value);
         difference
     }
@@ -112,11 +173,12 @@ impl Row {
     /// that were moved: those that came, and all of it whenever it had to move for the sake of its growth.
     pub(super) fn set_range(&mut self, offset: usize, bytes: &[u8]) -> usize {
         let start = usize::from(self.key_len) + offset;
-        let (before, end) = (self.data.len(), start + bytes.len());
+        let (before, end) = (self.data.as_slice().len(), start + bytes.len());
         let mut moved = bytes.len();
         if end > before {
             moved += end - before;
-            let mut data = std::mem::take(&mut self.data).into_vec();
+            let (mut data, copied) = std::mem::take(&mut self.data).into_vec();
+            moved += copied;
             // The allocator gives what it has set aside for a block of this size without moving it; what is given back
             // stays with the block. So a value that grows by little is moved once in an eighth of its length.
             let room = grown_bytes(end);
@@ -125,17 +187,47 @@ impl Row {
             }
             data.reserve_exact(room - before);
             data.resize(end, 0);
-            self.data = data.into_boxed_slice();
+            self.data = Data::new(data);
         }
-        let target = self.data.get_mut(start..end).expect("it was just made long enough");
+        if self.data.own_mut().is_none() {
+            // Others hold what it was: they keep it.
+            moved += before;
+            self.data = Data::new(self.data.as_slice().to_vec());
+        }
+        let data = self.data.own_mut().expect("nobody holds what was just made");
+        let target = data.get_mut(start..end).expect("it was just made long enough");
         target.copy_from_slice(bytes);
         moved
+    }
+
+    /// A part of the value as an answer: a share of it if it is large.
+    pub(super) fn answer(&self, part: impl RangeBounds<usize>) -> Outcome {
+        let len = self.value().len();
+        let from = match part.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(before) => before + 1,
+            Bound::Unbounded => 0,
+        };
+        let to = match part.end_bound() {
+            Bound::Included(last) => last + 1,
+            Bound::Excluded(to) => *to,
+            Bound::Unbounded => len,
+        };
+        match &self.data {
+            Data::Large(data) if to - from >= SHARED_BYTES => {
+                let key_len = usize::from(self.key_len);
+                Outcome::Shared(SharedBytes::new(Arc::clone(data), key_len + from..key_len + to))
+            }
+            Data::Small(_) | Data::Large(_) => {
+                Outcome::Bulk(self.value().get(from..to).unwrap_or_default().to_vec())
+            }
+        }
     }
 
     /// What it costs.
     #[inline]
     pub(super) fn cost_bytes(&self) -> usize {
-        ROW_OVERHEAD_BYTES + self.data.len()
+        ROW_OVERHEAD_BYTES + self.data.as_slice().len()
     }
 
     #[inline]
@@ -177,11 +269,11 @@ fn grown_bytes(len: usize) -> usize {
     if len <= SMALL_BYTES { len } else { len.next_multiple_of(len.next_power_of_two() / 16) }
 }
 
-fn joined(key: &[u8], value: &[u8]) -> Box<[u8]> {
+fn joined(key: &[u8], value: &[u8]) -> Data {
     let mut data = Vec::with_capacity(key.len() + value.len());
     data.extend_from_slice(key);
     data.extend_from_slice(value);
-    data.into_boxed_slice()
+    Data::new(data)
 }
 
 #[cfg(test)]
@@ -202,14 +294,44 @@ mod tests {
         row.set_range(7, b"end");
         assert_eq!((row.key(), row.value()), (&b"key"[..], &b"vALue\0\0end"[..]));
         row.set_range(8 << 20, b"x");
-        let at = row.data.as_ptr();
+        let at = row.data.as_slice().as_ptr();
         assert_eq!(row.set_range(4 << 20, b"y"), 1, "only what came is moved");
-        assert_eq!(row.data.as_ptr(), at);
+        assert_eq!(row.data.as_slice().as_ptr(), at);
         // A million bytes more, ten at a time: the value itself moves a few times.
         let moved: usize = (0..100_000).map(|_| row.set_range(row.value().len(), b"0123456789")).sum();
         assert_eq!(row.value().len(), (8 << 20) + 1 + 1_000_000);
         assert!(moved < 2 * 1_000_000 + 4 * (9 << 20), "{moved} bytes moved");
         assert_eq!((row.key(), row.value().get(..5)), (&b"key"[..], Some(&b"vALue"[..])));
+    }
+
+    #[test]
+    fn large_answers_are_shares_which_never_change() {
+        let stamp = Stamp { version: 1, expire_at_ms: NO_EXPIRY, encoding: Encoding::Auto };
+        let value = vec![b'v'; 1 << 20];
+        let mut row = Row::new(7, b"key", &value, stamp, 1, DIRTY);
+        let at = row.data.as_slice().as_ptr();
+        let share = |row: &Row| match row.answer(..) {
+            Outcome::Shared(share) => share,
+            other => panic!("{other:?}"),
+        };
+        let shares = [share(&row), share(&row)];
+        assert!(shares.iter().all(|share| share.as_slice() == value));
+        assert_eq!(shares[0].as_slice().as_ptr(), at.wrapping_add(3), "it is the row's own");
+        assert_eq!(row.answer(1..3), Outcome::Bulk(b"vv".to_vec()));
+        assert!(matches!(row.answer(1..=100_000), Outcome::Shared(part) if part.len() == 100_000));
+        // Whoever writes while others hold it pays for a copy, once.
+        assert!(row.set_range(0, b"x") > value.len());
+        assert_eq!(row.set_range(1, b"x"), 1);
+        assert_eq!(row.value().get(..3), Some(&b"xxv"[..]));
+        let other = share(&row);
+        assert_eq!(row.set_value(&value), 0);
+        assert_eq!((other.as_slice().get(..3), row.value()), (Some(&b"xxv"[..]), value.as_slice()));
+        assert!(row.set_range(value.len(), b"end") > 3);
+        let last = share(&row);
+        assert!(row.set_range(value.len() + 3, b"!") > value.len());
+        assert!(last.as_slice().ends_with(b"vend") && row.value().ends_with(b"vend!"));
+        assert!(shares.iter().all(|share| share.as_slice() == value), "they stay as they were");
+        assert_eq!(row.key(), b"key");
     }
 
     #[test]

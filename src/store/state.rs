@@ -464,7 +464,7 @@ impl<L: Lower> StateMachine for Store<L> {
     }
 
     fn step_bytes(&mut self, outcome: &Outcome) -> usize {
-        outcome.cost_bytes() + std::mem::take(&mut self.moved_bytes)
+        outcome.copied_bytes() + std::mem::take(&mut self.moved_bytes)
     }
 
     fn takes_when_full(&self, op: &[u8]) -> bool {

@@ -21,7 +21,7 @@ fn expiry_of(row: Option<&Row>) -> u64 {
 }
 
 fn bulk(row: Option<&Row>) -> Outcome {
-    row.map_or(Outcome::Nil, |row| Outcome::Bulk(row.value().to_vec()))
+    row.map_or(Outcome::Nil, |row| row.answer(..))
 }
 
 impl Exec<'_> {

@@ -21,6 +21,8 @@ use crate::node::plan::Plan;
 use crate::node::shared::Shared;
 use crate::store::Outcome;
 
+mod greedy;
+
 /// Core 1 of two, whose shards are all on core 0; that one is played by the test.
 struct World {
     core: Rc<Core>,
@@ -87,6 +89,11 @@ impl World {
 
     /// A client's end of a new connection whose sockets hold little.
     fn connect(&self) -> TcpStream {
+        self.connect_with(Some(8 << 10))
+    }
+
+    /// The same, whose sending socket holds so much; `None`: as much as the system lets it.
+    fn connect_with(&self, send_buffer: Option<usize>) -> TcpStream {
         let address = self.listener.local_addr().expect("bound");
         let client = TcpStream::connect(address).expect("connect");
         let (socket, peer) = loop {
@@ -95,7 +102,9 @@ impl World {
                 Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
             }
         };
-        set_socket_send_buffer_size(socket.as_fd(), 8 << 10).expect("set");
+        if let Some(bytes) = send_buffer {
+            set_socket_send_buffer_size(socket.as_fd(), bytes).expect("set");
+        }
         self.core.shared.connections.fetch_add(1, Ordering::Relaxed);
         let ends = Ends { peer: peer.map(Address::Tcp), local: None };
         connection::open(&self.core, socket, &ends);

@@ -1,14 +1,11 @@
 //! CLIENT: names, lists and ends connections.
 
-use std::fmt::Write as _;
-use std::sync::Arc;
-
 use super::super::clients::Client;
 use super::super::errors::Refusal;
 use super::args::{integer, is};
 use super::connection::{MAX_NAME_BYTES, client_name};
 use super::{Call, ROW, Row, Run};
-use crate::resp::session::ReplyMode;
+use crate::resp::session::{Census, ReplyMode, Visit};
 
 const CLIENT: Row =
     Row { acl: "connection", group: "connection", flags: "noscript loading stale", since: "2.4.0", ..ROW };
@@ -96,57 +93,74 @@ fn check_type(name: &[u8]) -> Result<bool, Refusal> {
 
 fn list(call: &mut Call<'_>) {
     call.session.publish(call.backend);
-    let all = call.session.hub.clients.all();
-    let chosen: Result<Vec<Arc<Client>>, Refusal> = match call.from(2) {
-        [] => Ok(all),
+    let filter = match call.from(2) {
+        [] => Ok(Filter::default()),
         [option, name] if is(option, "TYPE") => {
-            check_type(name).map(|normal| if normal { all } else { Vec::new() })
+            check_type(name).map(|normal| Filter { nobody: !normal, ..Filter::default() })
         }
-        [option, ids @ ..] if is(option, "ID") && !ids.is_empty() => ids
-            .iter()
-            .map(|id| integer(id).map_err(|_| Refusal::new("ERR Invalid client ID")))
-            .collect::<Result<Vec<i64>, Refusal>>()
-            .map(|ids| all.into_iter().filter(|client| ids.contains(&(client.id as i64))).collect()),
+        [option, ids @ ..] if is(option, "ID") && !ids.is_empty() => {
+            let ids = ids.iter().map(|id| integer(id).map_err(|_| Refusal::new("ERR Invalid client ID")));
+            ids.collect::<Result<Vec<i64>, Refusal>>().map(Filter::of_ids)
+        }
         _ => Err(Refusal::SYNTAX),
     };
-    match chosen {
-        Ok(chosen) => {
-            let now = call.backend.now_ms();
-            let mut text = String::new();
-            for client in chosen {
-                writeln!(text, "{}", client.describe(now)).expect("writing to a string cannot fail");
-            }
-            call.out.verbatim(&text);
-        }
-        Err(refusal) => call.refuse(&refusal),
-    }
+    visit(call, Visit::List, filter);
 }
 
-/// What CLIENT KILL's options say about its victims.
-#[derive(Default)]
-struct Filter<'a> {
-    id: Option<u64>,
-    addr: Option<&'a [u8]>,
-    local: Option<&'a [u8]>,
+fn kill(call: &mut Call<'_>) {
+    let (filter, tells_number) = match call.from(2) {
+        [addr] => (Ok(Filter { addr: Some(addr.to_vec()), ..Filter::default() }), false),
+        options => (Filter::parse(options), true),
+    };
+    visit(call, Visit::Kill { tells_number }, filter);
+}
+
+/// Visits connections: in several turns if it may.
+fn visit(call: &mut Call<'_>, visit: Visit, filter: Result<Filter, Refusal>) {
+    let mut census = match filter {
+        Ok(filter) => Census::new(call.session, visit, filter, call.entry.index),
+        Err(refusal) => return call.refuse(&refusal),
+    };
+    if call.may_pause {
+        return call.session.begin_census(census);
+    }
+    while census.step(call.session, call.backend) {}
+    census.answer(call.session, &mut call.out);
+}
+
+/// Which connections a command is about.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// In order; `None`: any.
+    ids: Option<Vec<u64>>,
+    addr: Option<Vec<u8>>,
+    local: Option<Vec<u8>>,
     min_age_ms: Option<u64>,
     nobody: bool,
     spare_me: bool,
 }
 
-impl<'a> Filter<'a> {
-    fn parse(mut options: &'a [&'a [u8]]) -> Result<Self, Refusal> {
-        let mut filter = Filter { spare_me: true, ..Filter::default() };
+impl Filter {
+    fn of_ids(ids: Vec<i64>) -> Self {
+        let mut ids: Vec<u64> = ids.into_iter().filter_map(|id| u64::try_from(id).ok()).collect();
+        ids.sort_unstable();
+        Self { ids: Some(ids), ..Self::default() }
+    }
+
+    fn parse(mut options: &[&[u8]]) -> Result<Self, Refusal> {
+        let mut filter = Self { spare_me: true, ..Self::default() };
         while let [option, value, rest @ ..] = options {
             options = rest;
             if is(option, "ID") {
                 let wrong = Refusal::new("ERR client-id should be greater than 0");
-                filter.id = Some(integer(value).ok().filter(|id| *id > 0).ok_or(wrong)? as u64);
+                let id = integer(value).ok().filter(|id| *id > 0).ok_or(wrong)?;
+                filter.ids = Some(vec![id as u64]);
             } else if is(option, "TYPE") {
                 filter.nobody |= !check_type(value)?;
             } else if is(option, "ADDR") {
-                filter.addr = Some(value);
+                filter.addr = Some(value.to_vec());
             } else if is(option, "LADDR") {
-                filter.local = Some(value);
+                filter.local = Some(value.to_vec());
             } else if is(option, "USER") {
                 if *value != b"default" {
                     return Err(Refusal::quoting("ERR No such user '", value, "'"));
@@ -168,48 +182,37 @@ impl<'a> Filter<'a> {
         if options.is_empty() { Ok(filter) } else { Err(Refusal::SYNTAX) }
     }
 
-    fn hits(&self, client: &Client, me: u64, now_ms: u64) -> bool {
+    /// Whether a connection is among them.
+    #[must_use]
+    pub fn hits(&self, client: &Client, me: u64, now_ms: u64) -> bool {
         !self.nobody
-            && self.id.is_none_or(|id| id == client.id)
-            && self.addr.is_none_or(|addr| addr == client.addr.as_bytes())
-            && self.local.is_none_or(|local| local == client.local.as_bytes())
+            && self.ids.as_ref().is_none_or(|ids| ids.binary_search(&client.id).is_ok())
+            && self.addr.as_ref().is_none_or(|addr| addr == client.addr.as_bytes())
+            && self.local.as_ref().is_none_or(|local| local == client.local.as_bytes())
             && self.min_age_ms.is_none_or(|age| client.age_ms(now_ms) >= age)
             && !(self.spare_me && client.id == me)
     }
-}
 
-fn kill(call: &mut Call<'_>) {
-    let options = call.from(2);
-    let (filter, old_form) = match options {
-        [addr] => (Ok(Filter { addr: Some(addr), ..Filter::default() }), true),
-        options => (Filter::parse(options), false),
-    };
-    let filter = match filter {
-        Ok(filter) => filter,
-        Err(refusal) => return call.refuse(&refusal),
-    };
-    let me = call.session.client.id;
-    let now = call.backend.now_ms();
-    let mut killed = 0;
-    let mut suicide = false;
-    for client in call.session.hub.clients.all() {
-        if filter.hits(&client, me, now) {
-            killed += 1;
-            if client.id == me {
-                suicide = true;
-            } else {
-                client.kill();
-                call.backend.wake_connection(client.conn);
+    /// The first and the last number that one of them may have, where there are numbers up to `last`.
+    #[must_use]
+    pub fn range(&self, last: u64) -> (u64, u64) {
+        match &self.ids {
+            Some(ids) => {
+                let most = ids.last().copied().unwrap_or(0);
+                (ids.first().copied().unwrap_or(1), most.min(last))
             }
+            None if self.nobody => (1, 0),
+            None => (1, last),
         }
     }
-    if suicide {
-        call.session.close_after_replies();
-    }
-    match (old_form, killed) {
-        (true, 0) => call.out.error("ERR No such client"),
-        (true, _) => call.out.ok(),
-        (false, killed) => call.out.int(killed),
+
+    /// What it holds in memory.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let bytes = |text: &Option<Vec<u8>>| text.as_ref().map_or(0, Vec::capacity);
+        self.ids.as_ref().map_or(0, |ids| ids.capacity() * size_of::<u64>())
+            + bytes(&self.addr)
+            + bytes(&self.local)
     }
 }
 

@@ -59,9 +59,10 @@ impl Session {
             arguments: self.in_flight_bytes + self.request_bytes,
             queued: queued + self.watched_bytes + self.watched.capacity() * size_of::<Watched>(),
             output: self.out.len() + self.held_bytes,
-            output_reserved: self.out.capacity()
+            output_reserved: self.out.held_bytes()
                 + self.held_bytes
                 + self.parts_bytes
+                + self.census.as_ref().map_or(0, |census| census.held_bytes())
                 + self.queue.capacity() * size_of::<Slot>(),
             output_peak: self.peak_output_bytes,
             unsent: 0,

@@ -16,13 +16,20 @@ impl Session {
     /// Gives the session its share of work for a turn: a request is a unit, one that takes longer is more. What it has
     /// left undone then waits for the next turn; see [`Session::is_unfinished`].
     pub fn begin_turn(&mut self, units: u32) {
-        self.units = units;
+        (self.units, self.worked) = (units, 0);
+    }
+
+    /// The work done in this turn: more than the share, if the last request took more than was left.
+    #[must_use]
+    pub const fn worked(&self) -> u32 {
+        self.worked
     }
 
     /// Whether requests are kept that the share of work did not suffice for.
     #[must_use]
     pub fn is_unfinished(&self) -> bool {
-        self.units == 0 && self.head < self.pending.len() && self.ending == Ending::No
+        let has_more = self.head < self.pending.len() || self.census.is_some();
+        self.units == 0 && has_more && self.ending == Ending::No
     }
 
     /// Takes bytes from the client and carries out as many requests as the bounds permit. The rest is kept.
@@ -45,6 +52,7 @@ impl Session {
     /// Goes on with requests that were received but not carried out; to be called after output was taken. Cheap if there
     /// is nothing to do.
     pub fn resume(&mut self, backend: &dyn Backend) {
+        self.go_on_census(backend);
         if self.head == self.pending.len() || !self.may_go_on() {
             return;
         }
@@ -90,6 +98,7 @@ impl Session {
         let output = if self.authenticated { OUTPUT_PAUSE_BYTES } else { UNAUTHENTICATED_OUTPUT_BYTES };
         self.stalled
             || self.pause.is_some()
+            || self.census.is_some()
             || self.ending != Ending::No
             || self.out.len() + self.held_bytes > output
             || self.in_flight_bytes > self.hub.shares.in_flight()
@@ -157,6 +166,7 @@ impl Session {
     /// Counts work done in this turn.
     pub(super) fn work(&mut self, units: u32) {
         self.units = self.units.saturating_sub(units);
+        self.worked = self.worked.saturating_add(units);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Ending, Limits, Parser, ReplyMode, Session, commands};
+use super::{Ending, Limits, Output, Parser, ReplyMode, Session, commands};
 use crate::resp::Backend;
 use crate::resp::clients::Hub;
 
@@ -39,7 +39,7 @@ impl Session {
             limits: Limits::UNAUTHENTICATED,
             pending: Vec::new(),
             head: 0,
-            out: Vec::new(),
+            out: Output::default(),
             queue: VecDeque::new(),
             front: 0,
             in_flight: 0,
@@ -48,6 +48,7 @@ impl Session {
             watched_bytes: 0,
             peak_output_bytes: 0,
             units: u32::MAX,
+            worked: 0,
             request_bytes: 0,
             unparsed_bytes: 0,
             held_bytes: 0,
@@ -67,6 +68,7 @@ impl Session {
             clock_ns: 0,
             clock_is_fresh: false,
             last_command: u16::MAX,
+            census: None,
             pause: None,
             may_guess: false,
             run: (0, 0),

@@ -15,7 +15,7 @@ impl Session {
     ) -> bool {
         let backend = request.backend;
         let mut out = take(&mut self.out);
-        let before = out.len();
+        let mark = out.mark();
         let mut hit = false;
         let mut writer = Writer::new(&mut out, self.resp3);
         let answered = backend.get_now(partition, key, &mut |value| match value {
@@ -26,7 +26,7 @@ impl Session {
             None => writer.nil(),
         });
         if self.muted {
-            out.truncate(before);
+            out.truncate(mark);
         }
         self.out = out;
         if answered {
@@ -52,10 +52,12 @@ impl Session {
         let started_ns = (!entry.traits.fast).then(|| backend.mono_ns());
         self.emit(Some(entry.index), |session, out| {
             let out = Writer::new(out.out, out.resp3);
-            function(&mut Call { session, backend, args, out, entry });
+            function(&mut Call { may_pause: true, session, backend, args, out, entry });
         });
+        self.go_on_census(backend);
         self.count_local(entry.index, backend);
         let took_ns = started_ns.map_or(0, |started_ns| backend.mono_ns().saturating_sub(started_ns));
+        self.work(u32::try_from(took_ns / super::NS_A_UNIT).unwrap_or(u32::MAX));
         self.note_slow(entry, args, took_ns, backend);
     }
 

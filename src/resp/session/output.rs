@@ -1,6 +1,6 @@
 //! What the driver of a connection asks and tells: output taken, reading wanted, the end.
 
-use super::{Ending, Session};
+use super::{Ending, Output, Session};
 
 /// Output that ends a connection while it is still being made, whatever the settings allow: it has to be held in memory.
 pub(super) const OUTPUT_HARD_BYTES: usize = 128 << 20;
@@ -10,21 +10,21 @@ const UNAUTHENTICATED_INPUT_BYTES: usize = 16 << 10;
 impl Session {
     /// What is to be written to the client.
     #[must_use]
-    pub fn output(&self) -> &[u8] {
+    pub const fn output(&self) -> &Output {
         &self.out
     }
 
-    /// Swaps the output for an empty buffer of the caller's, for writing without a copy. Call [`Session::resume`] after.
-    pub fn take_output(&mut self, into: &mut Vec<u8>) {
-        into.clear();
-        std::mem::swap(&mut self.out, into);
+    /// The same, to be sent. Call [`Session::resume`] after.
+    pub const fn output_mut(&mut self) -> &mut Output {
         self.clock_is_fresh = false;
+        &mut self.out
     }
 
-    /// Drops the output's first `count` bytes, which were written. Call [`Session::resume`] after.
-    pub fn output_written(&mut self, count: usize) {
-        self.out.drain(..count.min(self.out.len()));
+    /// Takes what is to be written. Call [`Session::resume`] after.
+    #[must_use]
+    pub fn take_output(&mut self) -> Output {
         self.clock_is_fresh = false;
+        std::mem::take(&mut self.out)
     }
 
     /// Bytes of replies that are not to be written yet, behind one that is still to come.
@@ -90,8 +90,8 @@ impl Session {
     /// Drops all that was to be carried out or sent: the connection is closed.
     pub fn abandon(&mut self) {
         self.ending = Ending::AtOnce;
-        (self.pending, self.head, self.out) = (Vec::new(), 0, Vec::new());
-        self.transaction = None;
+        (self.pending, self.head, self.out) = (Vec::new(), 0, Output::default());
+        (self.transaction, self.census) = (None, None);
         self.queue.iter_mut().for_each(|slot| slot.body = super::Body::default());
         self.held_bytes = 0;
     }
@@ -99,6 +99,6 @@ impl Session {
     /// Bytes that this session holds on the heap for input and output.
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {
-        self.pending.capacity() + self.out.capacity() + self.scratch.capacity() + self.in_flight_bytes
+        self.pending.capacity() + self.out.held_bytes() + self.scratch.capacity() + self.in_flight_bytes
     }
 }

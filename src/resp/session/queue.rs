@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use super::output::OUTPUT_HARD_BYTES;
 use super::{
-    Backend, Ending, Outcome, PartitionId, Reply, Session, SessionReply, Watched, Writer, errors, take,
+    Backend, Ending, Outcome, Output, PartitionId, Reply, Session, SessionReply, Watched, Writer, errors,
+    take,
 };
 use crate::resp::latency::SlowEvent;
 use crate::resp::slowlog::{Brief, SlowCommand, StageTimes};
@@ -31,7 +32,7 @@ impl Slot {
     /// A place for replies that are known already.
     pub fn ready(resp3: bool) -> Self {
         Self {
-            body: Body::Ready(Vec::new()),
+            body: Body::Ready(Output::default()),
             entry: 0,
             resp3,
             muted: false,
@@ -48,7 +49,7 @@ impl Slot {
 /// What a slot waits for.
 pub enum Body {
     /// Nothing: these bytes.
-    Ready(Vec<u8>),
+    Ready(Output),
     /// One outcome.
     Waiting,
     /// A page of SCAN of the partition with this index.
@@ -262,7 +263,7 @@ impl Session {
                 if let Outcome::Array(items) = outcome { items } else { std::slice::from_ref(outcome) };
             for item in items {
                 match item {
-                    Outcome::Bulk(_) => self.stats().count_lookup(true),
+                    Outcome::Bulk(_) | Outcome::Shared(_) => self.stats().count_lookup(true),
                     Outcome::Nil => self.stats().count_lookup(false),
                     _ => {}
                 }
@@ -275,17 +276,17 @@ impl Session {
         let Some(slot) = self.queue.get(at) else { return };
         let (resp3, muted, is_unsure, index) = (slot.resp3, slot.muted, slot.is_unsure, slot.entry);
         let is_unsure_read = is_unsure && slot.is_read;
-        let mut out = if at == 0 { take(&mut self.out) } else { Vec::new() };
-        let before = out.len();
+        let mut out = if at == 0 { take(&mut self.out) } else { Output::default() };
+        let (before, mark) = (out.len(), out.mark());
         write(self, &mut Writer::new(&mut out, resp3));
         if is_unsure {
             self.unsure -= 1;
             self.unsure_reads -= usize::from(is_unsure_read);
             self.reply_size_hint = (self.reply_size_hint - self.reply_size_hint / 16).max(out.len() - before);
         }
-        self.note_error(Some(index), out.get(before..).unwrap_or_default());
+        self.note_error(Some(index), out.since(mark));
         if muted {
-            out.truncate(before);
+            out.truncate(mark);
         }
         self.account(at, backend);
         if at > 0 {
@@ -300,9 +301,9 @@ impl Session {
         }
         self.queue.pop_front();
         self.front += 1;
-        while let Some(Slot { body: Body::Ready(bytes), .. }) = self.queue.front() {
-            out.extend_from_slice(bytes);
-            self.held_bytes -= bytes.len();
+        while let Some(Slot { body: Body::Ready(replies), .. }) = self.queue.front_mut() {
+            self.held_bytes -= replies.len();
+            out.append(take(replies));
             self.queue.pop_front();
             self.front += 1;
         }
@@ -352,6 +353,6 @@ impl Session {
 
 impl Default for Body {
     fn default() -> Self {
-        Self::Ready(Vec::new())
+        Self::Ready(Output::default())
     }
 }

@@ -122,19 +122,20 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resp::output::Output;
 
     #[test]
     fn cursors_carry_the_partition() {
         assert_eq!([1, 2, 3, 4, 5, 16384].map(index_bits), [0, 1, 2, 2, 3, 14]);
         let next = |cursor, index, partitions| {
-            let mut bytes = Vec::new();
+            let mut bytes = Output::default();
             write_page(
                 &mut Writer::new(&mut bytes, false),
                 index,
                 partitions,
                 &Outcome::Scan { cursor, keys: vec![] },
             );
-            String::from_utf8(bytes).unwrap().split("\r\n").nth(2).unwrap().parse::<u64>().unwrap()
+            String::from_utf8(bytes.to_vec()).unwrap().split("\r\n").nth(2).unwrap().parse::<u64>().unwrap()
         };
         assert_eq!(next(0, 0, 3), 1);
         assert_eq!(next(0, 2, 3), 0);

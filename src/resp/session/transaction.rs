@@ -263,8 +263,8 @@ impl Session {
         ops: &mut Ops,
         partitions: &mut Vec<PartitionId>,
     ) -> Item {
-        let mut bytes = Vec::new();
-        let mut out = Writer::new(&mut bytes, self.resp3);
+        let mut reply = super::Output::default();
+        let mut out = Writer::new(&mut reply, self.resp3);
         match entry.row.run {
             Run::Op(plan, _) => {
                 let slices: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
@@ -295,7 +295,7 @@ impl Session {
             Run::Flow(_) => out.ok(),
             Run::Refused(reason) => out.error(reason),
         }
-        Item::Ready(bytes)
+        Item::Ready(reply.to_vec())
     }
 
     fn submit_transaction(
@@ -334,8 +334,8 @@ impl Session {
         let mut outcomes = outcomes.iter();
         out.array(plan.items.len());
         for item in &plan.items {
-            let before = out.out.len();
-            if before > OUTPUT_HARD_BYTES {
+            let mark = out.out.mark();
+            if out.out.len() > OUTPUT_HARD_BYTES {
                 self.ending = Ending::AtOnce;
                 return;
             }
@@ -349,7 +349,14 @@ impl Session {
                         if let Run::Local(function) = entry.row.run { function } else { introspection::bare };
                     let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
                     let writer = Writer::new(out.out, self.resp3);
-                    function(&mut Call { session: self, backend, args: &args, out: writer, entry });
+                    function(&mut Call {
+                        may_pause: false,
+                        session: self,
+                        backend,
+                        args: &args,
+                        out: writer,
+                        entry,
+                    });
                     // HELLO acts on the replies behind its own.
                     out.resp3 = self.resp3;
                 }
@@ -358,7 +365,7 @@ impl Session {
                 Item::Outcome(entry) | Item::Local(entry, _) => Some(entry.index),
                 Item::Ready(_) => None,
             };
-            self.note_error(index, out.out.get(before..).unwrap_or_default());
+            self.note_error(index, out.out.since(mark));
         }
     }
 }

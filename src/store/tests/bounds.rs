@@ -214,7 +214,7 @@ fn what_an_op_moves_of_large_values_is_told() {
         assert!(bytes > outcome_bytes && bytes < outcome_bytes + 100, "{op:?}: {bytes}");
     }
     let (bytes, outcome_bytes) = told(&get("k"));
-    assert!(bytes == outcome_bytes && bytes >= 100_000, "{bytes}");
+    assert!(bytes < 100 && outcome_bytes >= 100_000, "a share of the row's bytes is no copy: {bytes}");
 }
 
 #[test]

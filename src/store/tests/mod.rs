@@ -219,8 +219,13 @@ pub(super) fn get(key: &str) -> Op<'_> {
     Op::Get { key: key.as_bytes() }
 }
 
+/// A value as an answer: a share of it if it is large.
 pub(super) fn bulk(text: &str) -> Outcome {
-    Outcome::Bulk(text.as_bytes().to_vec())
+    let bytes = text.as_bytes().to_vec();
+    match bytes.len() {
+        0..65_536 => Outcome::Bulk(bytes),
+        len => Outcome::Shared(SharedBytes::new(std::sync::Arc::new(bytes), 0..len)),
+    }
 }
 
 /// Scans to the end, page by page, calling `between` after each page.

@@ -202,11 +202,65 @@ fn a_write_waits_for_reads_that_may_bring_much() {
 }
 
 #[test]
+fn many_connections_are_listed_and_closed_in_several_turns() {
+    const MANY: u64 = 5_000;
+    let mut talk = Talk::new(1);
+    let (hub, fake) = (talk.hub.clone(), crate::resp::fake::Fake::new(1));
+    let add = |conn| {
+        let address = format!("10.0.{}.{}:{conn}", conn % 2, conn % 200);
+        let opening = Opening { conn, core: 0, peer: address, local: String::new(), fd: 9 };
+        Session::new(&hub, opening, &fake)
+    };
+    let mut others: Vec<Session> = (2..2 + MANY).map(add).collect();
+    // Turns until the reply is there; what is kept behind it waits.
+    let turns = |talk: &mut Talk, line: &str| {
+        talk.session.begin_turn(8192);
+        talk.session.input(format!("{line}\r\nPING\r\n").as_bytes(), &talk.fake);
+        let mut turns = 1;
+        while talk.session.output().is_empty() {
+            assert!(talk.session.is_unfinished() && !talk.session.wants_read());
+            talk.session.begin_turn(8192);
+            talk.session.resume(&talk.fake);
+            turns += 1;
+        }
+        assert!(turns < 100);
+        talk.session.begin_turn(8192);
+        talk.session.resume(&talk.fake);
+        // What comes behind a long reply waits until that is taken.
+        let replies = [talk.output(), talk.output()].concat();
+        (turns, String::from_utf8(replies).unwrap())
+    };
+    let (taken, reply) = turns(&mut talk, "CLIENT LIST");
+    assert!(taken > 1, "it was done in one turn");
+    assert_eq!(reply.lines().filter(|line| line.starts_with("id=")).count() as u64, MANY + 1);
+    assert!(reply.ends_with("\r\n+PONG\r\n"));
+    // Few are found at once, and a transaction is one step.
+    assert_eq!(turns(&mut talk, "CLIENT LIST ID 7 3 99999").1.matches("id=").count(), 2);
+    assert_eq!(turns(&mut talk, "CLIENT LIST TYPE pubsub").1, "$0\r\n\r\n+PONG\r\n");
+    let (_, reply) = turns(&mut talk, "MULTI\r\nCLIENT LIST\r\nEXEC");
+    assert!(reply.starts_with("+OK\r\n+QUEUED\r\n*1\r\n$"), "{}", reply.get(..40).unwrap_or_default());
+    // Some come and go meanwhile; all that are there from the beginning to the end are seen.
+    talk.session.begin_turn(2048);
+    talk.session.input(b"CLIENT KILL SKIPME yes\r\n", &talk.fake);
+    let gone = others.pop().expect("many");
+    drop(gone);
+    let late = add(9_999);
+    let mut more = 0;
+    while talk.session.output().is_empty() {
+        more += 1;
+        talk.session.begin_turn(2048);
+        talk.session.resume(&talk.fake);
+    }
+    assert!(more > 1);
+    assert_eq!(talk.output(), format!(":{}\r\n", MANY - 1).into_bytes());
+    assert!(others.iter().all(Session::is_aborted) && !late.is_aborted());
+}
+
+#[test]
 fn a_turn_has_so_much_work_and_the_rest_waits() {
     let mut talk = Talk::new(1);
     let answered = |talk: &mut Talk| {
-        let mut out = Vec::new();
-        talk.session.take_output(&mut out);
+        let out = talk.session.take_output().to_vec();
         out.split(|byte| *byte == b'\n').count() - 1
     };
     talk.session.begin_turn(8192);
@@ -238,8 +292,7 @@ fn a_share_of_work_that_is_used_up_exactly_stops_nothing() {
             for turn in 0..3 {
                 talk.session.begin_turn(units);
                 talk.session.input(&request.repeat(count), &talk.fake);
-                let mut out = Vec::new();
-                talk.session.take_output(&mut out);
+                drop(talk.session.take_output());
                 talk.session.resume(&talk.fake);
                 let session = &talk.session;
                 assert_eq!(session.held_input_bytes(), 0, "{count} of {cost} units are done with {units}");
@@ -251,7 +304,7 @@ fn a_share_of_work_that_is_used_up_exactly_stops_nothing() {
             }
             talk.session.begin_turn(units);
             talk.session.input(&request.repeat(count + 1), &talk.fake);
-            talk.session.take_output(&mut Vec::new());
+            drop(talk.session.take_output());
             talk.session.resume(&talk.fake);
             assert!(
                 talk.session.is_unfinished() && !talk.session.wants_read(),
@@ -259,7 +312,7 @@ fn a_share_of_work_that_is_used_up_exactly_stops_nothing() {
             );
             talk.session.begin_turn(1);
             talk.session.resume(&talk.fake);
-            talk.session.take_output(&mut Vec::new());
+            drop(talk.session.take_output());
             assert!(!talk.session.is_unfinished() && talk.session.wants_read());
         }
     }

@@ -96,7 +96,7 @@ fn parsing_stops_while_output_is_unread() {
     let mut total = 0;
     while !talk.session.output().is_empty() {
         let half = talk.session.output().len().div_ceil(2);
-        talk.session.output_written(half);
+        talk.session.output_mut().advance(half);
         total += half;
         talk.session.resume(&talk.fake);
     }
@@ -120,7 +120,7 @@ fn parsing_stops_while_replies_wait_behind_another() {
     while taken > 0 {
         assert!(taken < 3 * OUTPUT_PAUSE_BYTES);
         total += taken;
-        talk.session.output_written(taken);
+        talk.session.output_mut().advance(taken);
         talk.session.resume(&talk.fake);
         taken = talk.session.output().len();
     }

@@ -14,7 +14,12 @@ fn plan(line: &str, op: &Op<'_>) {
     talk.session.input(format!("{line}\r\n").as_bytes(), &talk.fake);
     let mut expected = Vec::new();
     op.encode(&mut expected);
-    assert_eq!(submitted(&talk), [expected], "{line}: {:?}", String::from_utf8_lossy(talk.session.output()));
+    assert_eq!(
+        submitted(&talk),
+        [expected],
+        "{line}: {:?}",
+        String::from_utf8_lossy(&talk.session.output().to_vec())
+    );
 }
 
 #[track_caller]

@@ -1,0 +1,111 @@
+//! What greedy clients take from the others: a pass has a bounded part for them.
+
+use super::*;
+use crate::node::connection::Conn;
+use crate::store::SharedBytes;
+
+#[test]
+fn what_clients_do_not_read_is_neither_copied_nor_sent_all_at_once() {
+    const CLIENTS: usize = 24;
+    let mut world = World::with(256, Config { clients_bytes: Bytes(4 << 30), ..Config::default() });
+    let value = Arc::new(vec![b'v'; 29 << 20]);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| world.connect_with(None)).collect();
+    clients.iter_mut().for_each(|client| client.write_all(b"GET large\r\n").expect("sent"));
+    let mut tickets = Vec::new();
+    while tickets.len() < CLIENTS {
+        world.pass();
+        world.other.drain(99, |message| match message {
+            Message::Request { ticket, .. } => tickets.push(ticket),
+            other => panic!("{other:?}"),
+        });
+    }
+    for ticket in tickets {
+        let outcome = Outcome::Shared(SharedBytes::new(Arc::clone(&value), 0..value.len()));
+        let reply = Reply::Done { lsn: Lsn(1), outcome };
+        world.core.receive(Message::Reply { ticket, reply, ran_ns: 0, stages: None, bytes: 0 });
+    }
+    let mut good = world.connect();
+    let (mut sent, mut passes, mut is_done) = (0, 0, false);
+    while !is_done || passes < 20 {
+        good.write_all(b"PING\r\n").expect("sent");
+        let (mut reply, mut got, before) = ([0; 7], 0, passes);
+        while got < reply.len() {
+            world.pass();
+            passes += 1;
+            let in_pass = world.core.sent_bytes.get();
+            assert!(in_pass < 2 << 20, "{in_pass} bytes sent in one pass");
+            (sent, is_done) = (sent + in_pass, in_pass <= reply.len());
+            got += good.read(&mut reply[got..]).unwrap_or(0);
+            assert!(passes - before < 8, "the good client waits");
+        }
+    }
+    assert!(sent > 2 << 20, "the sockets took more than a pass sends: {sent}");
+    assert_eq!(Arc::strong_count(&value), CLIENTS + 1, "each holds a share, and nobody a copy");
+    let copied = |conn: &Rc<Conn>| conn.copied_bytes();
+    assert!(world.core.conns.borrow().all().iter().map(copied).sum::<usize>() < CLIENTS * 64);
+    // Those that read get all of it.
+    let (mut client, mut got, mut buffer) = (clients.remove(0), 0, vec![0; 1 << 20]);
+    let wanted = "$30408704\r\n\r\n".len() + value.len();
+    let hang = Hang::new();
+    while got < wanted && !hang.is_one() {
+        got += client.read(&mut buffer).unwrap_or(0);
+        world.pass();
+    }
+    assert_eq!(got, wanted);
+}
+
+#[test]
+fn clients_whose_requests_take_long_share_what_a_pass_has_for_them() {
+    const CLIENTS: usize = 60;
+    let mut world = World::new(4);
+    let mut evil: Vec<_> = (0..CLIENTS).map(|_| world.connect_with(None)).collect();
+    let mut good = world.connect();
+    evil.iter_mut().for_each(|client| client.write_all(&b"COMMAND DOCS\r\n".repeat(20)).expect("sent"));
+    let done = |world: &World| world.core.shared.hub.totals().processed;
+    while done(&world) == 0 {
+        world.pass();
+    }
+    // Nobody knew what they were up to; from here on it is known.
+    let mut buffer = vec![0; 1 << 20];
+    let (mut before, mut most) = (done(&world), 0);
+    for n in 0..40 {
+        good.write_all(b"PING\r\n").expect("sent");
+        let (mut reply, mut got, mut passes) = ([0; 7], 0, 0);
+        while got < reply.len() {
+            for client in &mut evil {
+                while client.read(&mut buffer).is_ok_and(|count| count > 0) {}
+            }
+            world.pass();
+            most = most.max(done(&world) - before);
+            before = done(&world);
+            passes += 1;
+            got += good.read(&mut reply[got..]).unwrap_or(0);
+            assert!(passes < 8, "request {n} of the good client waits");
+        }
+    }
+    assert!((1..40).contains(&most), "{most} long requests in one pass");
+}
+
+#[test]
+fn many_connections_are_closed_over_several_passes() {
+    const CLIENTS: usize = 300;
+    let mut world = World::new(4);
+    let _evil: Vec<_> = (0..CLIENTS).map(|_| world.connect()).collect();
+    let mut good = world.connect();
+    (0..3).for_each(|_| world.pass());
+    let victims = world.core.shared.hub.clients.some_from(1, CLIENTS as u64, CLIENTS);
+    for client in &victims {
+        client.kill();
+        world.core.look(client.conn);
+    }
+    good.write_all(b"PING\r\n").expect("sent");
+    // Its request is noticed at the end of this pass, and answered in the next.
+    world.pass();
+    let left = world.core.conns.borrow().len() - 1;
+    assert!(left > 0 && left < CLIENTS, "{left} are left after a pass");
+    world.pass();
+    let mut reply = [0; 7];
+    assert_eq!(good.read(&mut reply).expect("answered"), 7);
+    (0..3).for_each(|_| world.pass());
+    assert_eq!(world.core.conns.borrow().len(), 1);
+}

@@ -1,0 +1,216 @@
+//! What is to be written to a client: replies as bytes, and among them large values that are not copied to get there.
+
+use std::collections::VecDeque;
+
+use crate::store::SharedBytes;
+
+/// See the file's head. Written at its end, sent from its front.
+#[derive(Debug, Default)]
+pub struct Output {
+    bytes: Vec<u8>,
+    /// How many of the bytes are sent.
+    head: usize,
+    /// Large values, each with the number of bytes before it. No two have the same: each has a header of its own.
+    large: VecDeque<(usize, SharedBytes)>,
+    /// How much of the first of them is sent.
+    large_head: usize,
+    /// What they hold that is not sent.
+    large_bytes: usize,
+}
+
+impl Output {
+    /// How much is to be sent, bytes.
+    #[must_use]
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.head + self.large_bytes
+    }
+
+    /// Whether nothing is to be sent.
+    #[must_use]
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What it holds in memory, the large values as if they were its own.
+    #[must_use]
+    #[inline]
+    pub fn held_bytes(&self) -> usize {
+        self.bytes.capacity() + self.large_bytes
+    }
+
+    /// Bytes that were copied to get here, and are not sent.
+    #[must_use]
+    pub const fn copied_bytes(&self) -> usize {
+        self.bytes.len() - self.head
+    }
+
+    /// A byte more.
+    #[inline]
+    pub fn push(&mut self, byte: u8) {
+        self.bytes.push(byte);
+    }
+
+    /// Bytes more.
+    #[inline]
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Where numbers are written to.
+    #[inline]
+    pub const fn bytes_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// A large value more, which has its header before it and will have its end behind it.
+    pub fn push_shared(&mut self, value: &SharedBytes) {
+        self.large_bytes += value.len();
+        self.large.push_back((self.bytes.len(), value.clone()));
+    }
+
+    /// The replies of another one behind its own.
+    pub fn append(&mut self, other: Self) {
+        let Self { bytes, head, large, large_head, large_bytes } = other;
+        assert!(head == 0 && large_head == 0, "nothing of it was sent");
+        if self.is_empty() && bytes.len() > self.bytes.capacity() {
+            *self = Self { bytes, head, large, large_head, large_bytes };
+            return;
+        }
+        let before = self.bytes.len();
+        self.bytes.extend_from_slice(&bytes);
+        self.large.extend(large.into_iter().map(|(at, value)| (before + at, value)));
+        self.large_bytes += large_bytes;
+    }
+
+    /// Where the next reply begins; for [`Output::since`] and [`Output::truncate`].
+    #[must_use]
+    #[inline]
+    pub const fn mark(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// What was written since then, without large values.
+    #[must_use]
+    #[inline]
+    pub fn since(&self, mark: usize) -> &[u8] {
+        self.bytes.get(mark..).unwrap_or_default()
+    }
+
+    /// Takes back what was written since then.
+    pub fn truncate(&mut self, mark: usize) {
+        self.bytes.truncate(mark);
+        while let Some((_, value)) = self.large.pop_back_if(|(at, _)| *at > mark) {
+            self.large_bytes -= value.len();
+        }
+    }
+
+    /// What can be sent next: some of what there is, nothing only if there is nothing.
+    #[must_use]
+    pub fn front(&self) -> &[u8] {
+        let end = self.large.front().map_or(self.bytes.len(), |(at, _)| *at);
+        match self.large.front() {
+            Some((_, value)) if end == self.head => {
+                value.as_slice().get(self.large_head..).unwrap_or_default()
+            }
+            _ => self.bytes.get(self.head..end).unwrap_or_default(),
+        }
+    }
+
+    /// So many bytes of [`Output::front`] are sent.
+    pub fn advance(&mut self, sent: usize) {
+        match self.large.front() {
+            Some((at, value)) if *at == self.head => {
+                self.large_head += sent;
+                self.large_bytes -= sent;
+                if self.large_head == value.len() {
+                    self.large_head = 0;
+                    self.large.pop_front();
+                }
+            }
+            _ => self.head += sent,
+        }
+        if self.head == self.bytes.len() && self.large.is_empty() {
+            self.bytes.clear();
+            self.head = 0;
+        }
+    }
+
+    /// Gives back memory that it has for more than so many bytes, if nothing is to be sent.
+    pub fn shrink(&mut self, bytes: usize) {
+        if self.is_empty() && self.bytes.capacity() > bytes {
+            *self = Self::default();
+        }
+    }
+
+    /// All that is to be sent, in one piece.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut all = Vec::with_capacity(self.len());
+        let (mut at, mut sent) = (self.head, self.large_head);
+        for (end, value) in &self.large {
+            all.extend_from_slice(self.bytes.get(at..*end).unwrap_or_default());
+            all.extend_from_slice(value.as_slice().get(sent..).unwrap_or_default());
+            (at, sent) = (*end, 0);
+        }
+        all.extend_from_slice(self.bytes.get(at..).unwrap_or_default());
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn shared(text: &str) -> SharedBytes {
+        SharedBytes::new(Arc::new(text.as_bytes().to_vec()), 0..text.len())
+    }
+
+    fn bulk(output: &mut Output, text: &str) {
+        output.extend_from_slice(format!("${}:", text.len()).as_bytes());
+        output.push_shared(&shared(text));
+        output.push(b';');
+    }
+
+    #[test]
+    fn all_comes_out_in_order_however_it_is_sent() {
+        for step in 1..40 {
+            let (mut output, mut other) = (Output::default(), Output::default());
+            output.extend_from_slice(b"+OK;");
+            bulk(&mut output, "hello world");
+            bulk(&mut output, "x");
+            bulk(&mut other, "large");
+            other.extend_from_slice(b"end");
+            output.append(other);
+            let expected = b"+OK;$11:hello world;$1:x;$5:large;end";
+            assert_eq!((output.to_vec(), output.len()), (expected.to_vec(), expected.len()));
+            let mut sent = Vec::new();
+            while !output.is_empty() {
+                let front = output.front();
+                assert!(!front.is_empty());
+                let count = front.len().min(step);
+                sent.extend_from_slice(front.get(..count).unwrap());
+                output.advance(count);
+                assert_eq!(output.to_vec(), expected[sent.len()..]);
+            }
+            assert_eq!(sent, expected);
+            assert!(output.front().is_empty() && output.mark() == 0, "it begins anew");
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_taken_back_with_its_large_values() {
+        let mut output = Output::default();
+        bulk(&mut output, "first");
+        let mark = output.mark();
+        bulk(&mut output, "second");
+        output.extend_from_slice(b"-ERR");
+        assert_eq!(output.since(mark), b"$6:;-ERR");
+        output.truncate(mark);
+        assert_eq!(output.to_vec(), b"$5:first;");
+        assert_eq!(output.len(), 9);
+    }
+}

@@ -1,0 +1,122 @@
+//! CLIENT LIST and CLIENT KILL over many connections: some in a turn, while others are served in between.
+//!
+//! Connections are visited in the order in which they came, up to the one that was the newest at the beginning: each that is
+//! open all the time is visited once.
+
+use super::Session;
+use crate::resp::Backend;
+use crate::resp::clients::Client;
+use crate::resp::commands::client::Filter;
+
+/// Connections visited at a time.
+const STEP: usize = 256;
+/// Work that they are.
+const UNITS_A_STEP: u32 = 1024;
+
+/// What is done with each connection that a visit is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Visit {
+    /// It is described.
+    List,
+    /// It is closed. `tells_number`: the reply is how many were.
+    Kill {
+        /// See there.
+        tells_number: bool,
+    },
+}
+
+/// A visit to all connections, under way.
+#[derive(Debug)]
+pub struct Census {
+    visit: Visit,
+    filter: Filter,
+    /// The next connection's number, and the last one's.
+    next: u64,
+    last: u64,
+    index: u16,
+    text: String,
+    killed: i64,
+    kills_me: bool,
+}
+
+impl Census {
+    /// A visit to those that the filter names.
+    pub fn new(session: &Session, visit: Visit, filter: Filter, index: u16) -> Self {
+        let (next, last) = filter.range(session.hub.clients.last_id());
+        Self { visit, filter, next, last, index, text: String::new(), killed: 0, kills_me: false }
+    }
+
+    /// Visits the next few. Returns whether there may be more.
+    pub fn step(&mut self, session: &Session, backend: &dyn Backend) -> bool {
+        let clients = session.hub.clients.some_from(self.next, self.last, STEP);
+        let (me, now_ms) = (session.client.id, backend.now_ms());
+        for client in &clients {
+            if !self.filter.hits(client, me, now_ms) {
+                continue;
+            }
+            match self.visit {
+                Visit::List => {
+                    client.describe_to(&mut self.text, now_ms);
+                    self.text.push('\n');
+                }
+                Visit::Kill { .. } => self.kill(client, me, backend),
+            }
+        }
+        match clients.last() {
+            Some(client) if clients.len() == STEP && client.id < self.last => {
+                self.next = client.id + 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn kill(&mut self, client: &Client, me: u64, backend: &dyn Backend) {
+        self.killed += 1;
+        if client.id == me {
+            self.kills_me = true;
+        } else {
+            client.kill();
+            backend.wake_connection(client.conn);
+        }
+    }
+
+    /// The reply, once all are visited.
+    pub fn answer(&self, session: &mut Session, out: &mut super::Writer<'_>) {
+        if self.kills_me {
+            session.close_after_replies();
+        }
+        match (self.visit, self.killed) {
+            (Visit::List, _) => out.verbatim(&self.text),
+            (Visit::Kill { tells_number: true }, killed) => out.int(killed),
+            (Visit::Kill { tells_number: false }, 0) => out.error("ERR No such client"),
+            (Visit::Kill { tells_number: false }, _) => out.ok(),
+        }
+    }
+
+    /// What it holds in memory.
+    pub fn held_bytes(&self) -> usize {
+        self.text.capacity() + self.filter.held_bytes()
+    }
+}
+
+impl Session {
+    /// Begins a visit; the reply comes when all are visited, and what comes behind it waits until then.
+    pub(in crate::resp) fn begin_census(&mut self, census: Census) {
+        self.census = Some(Box::new(census));
+    }
+
+    /// Goes on with a visit, as far as the share of work goes.
+    pub(super) fn go_on_census(&mut self, backend: &dyn Backend) {
+        while self.units > 0
+            && let Some(mut census) = self.census.take()
+        {
+            self.work(UNITS_A_STEP);
+            if census.step(self, backend) {
+                self.census = Some(census);
+            } else {
+                self.emit(Some(census.index), |session, out| census.answer(session, out));
+            }
+        }
+    }
+}
