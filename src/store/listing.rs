@@ -40,6 +40,8 @@ struct Listing {
     refused: Option<ErrorKind>,
     /// It cannot go on without what the lower level has.
     wants_lower: bool,
+    /// It has stopped, and its op knows, or is going to be tried again.
+    is_announced: bool,
     /// A transaction wants it: it stays until that has run.
     is_held: bool,
     idle_jobs: u32,
@@ -68,6 +70,7 @@ impl Listing {
             units: 0,
             refused: None,
             wants_lower: false,
+            is_announced: false,
             is_held: false,
             idle_jobs: 0,
         }
@@ -75,6 +78,11 @@ impl Listing {
 
     fn is_done(&self) -> bool {
         self.next.is_none() || self.refused.is_some()
+    }
+
+    /// Whether it goes on only when its op is tried again.
+    fn has_stopped(&self) -> bool {
+        self.is_done() || self.wants_lower
     }
 
     fn refuse(&mut self, why: ErrorKind) {
@@ -178,12 +186,17 @@ impl Listing {
         }
     }
 
-    fn answer(self, now_ms: u64) -> Run {
+    fn answer(self, Terms { limit, now_ms }: Terms) -> Run {
         if let Some(why) = self.refused {
             return Err(Stop::Error(why));
         }
         let live = self.found.into_iter().filter(|(_, expire_at_ms)| *expire_at_ms > now_ms);
-        Ok(Outcome::Array(live.map(|((_, key), _)| Outcome::Bulk(key)).collect()))
+        let live: Vec<Outcome> = live.map(|((_, key), _)| Outcome::Bulk(key)).collect();
+        // More may have been written since it was gathered.
+        if live.len() > limit.keys || self.bytes > limit.bytes {
+            return Err(Stop::Error(ErrorKind::TooManyKeys));
+        }
+        Ok(Outcome::Array(live))
     }
 }
 
@@ -220,7 +233,7 @@ impl Listings {
         });
         for listing in concerned {
             match expire_at_ms {
-                // What is gathered is bounded; the few that are written meanwhile are no harm.
+                // What is gathered is bounded; the few that are written meanwhile are no harm, and some may go again.
                 Some(expire_at_ms) if listing.matches(key, &mut 0) => {
                     listing.insert(
                         hash,
@@ -238,7 +251,7 @@ impl Listings {
     /// A partition's keyspace ended, and an empty one began.
     pub(super) fn flushed(&mut self, partition: PartitionId) {
         for listing in self.0.iter_mut().filter(|listing| listing.partition == partition) {
-            (listing.next, listing.wants_lower) = (None, false);
+            (listing.next, listing.wants_lower, listing.refused) = (None, false, None);
             listing.found = BTreeMap::new();
             listing.bytes = 0;
         }
@@ -274,7 +287,10 @@ impl Exec<'_> {
         if is_new || listing.wants_lower {
             listing.advance(self.partition, self.lookups, terms, &mut self.options.gather_rows.clone());
         }
+        listing.is_announced = listing.has_stopped();
         if listing.is_done() {
+            // It follows changes by itself: what was below is of no more use.
+            self.lookups.drop_matches(id, pattern);
             return Ok(());
         }
         if self.committed {
@@ -297,10 +313,8 @@ impl Exec<'_> {
         let Some(listing) = listings.take(id, pattern) else { return Err(Stop::Blocked) };
         if listing.is_held {
             listings.0.push(listing.clone());
-        } else {
-            self.lookups.drop_matches(id, pattern);
         }
-        listing.answer(self.now_ms)
+        listing.answer(self.terms())
     }
 
     /// The transaction that wanted it has run.
@@ -320,19 +334,21 @@ impl<L: Lower> Store<L> {
         let limit = MatchLimit { keys: self.options.max_keys_reply, bytes: self.options.max_reply_bytes };
         let mut units = self.options.gather_rows;
         listings.0.sort_by_key(|listing| listing.units);
-        for listing in listings.0.iter_mut().filter(|listing| !listing.is_done() && !listing.wants_lower) {
-            let partition = self.partitions.get(&listing.partition).expect("a partition never goes");
-            let terms = Terms { limit, now_ms: partition.clock_ms };
-            listing.advance(partition, &self.lookups, terms, &mut units);
-            if listing.is_done() || listing.wants_lower {
-                // Whoever waits for it is tried again when a job has ended.
+        let mut is_left = false;
+        for listing in &mut listings.0 {
+            if units > 0 && !listing.has_stopped() {
+                let partition = self.partitions.get(&listing.partition).expect("a partition never goes");
+                let terms = Terms { limit, now_ms: partition.clock_ms };
+                listing.advance(partition, &self.lookups, terms, &mut units);
+            }
+            if !listing.has_stopped() {
+                (listing.is_announced, is_left) = (false, true);
+            } else if !std::mem::replace(&mut listing.is_announced, true) {
+                // Whoever waits for it is tried again when a job has ended. A write may have stopped it too.
                 self.jobs.push(Job { lower: self.lower.clone(), task: Task::Nothing });
             }
-            if units == 0 {
-                break;
-            }
         }
-        self.ledger.listings.0.iter().any(|listing| !listing.is_done() && !listing.wants_lower)
+        is_left
     }
 }
 

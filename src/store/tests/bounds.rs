@@ -323,3 +323,68 @@ fn keys_are_gathered_in_slices_between_which_others_are_served() {
     expected.sort_by_key(key);
     assert!(found.len() > KEYS / 20 && found == expected, "{} of {}", found.len(), expected.len());
 }
+
+/// A store with so many keys in memory, and a KEYS of this pattern that has begun and waits.
+fn half_gathered(count: usize, pattern: &[u8]) -> (Driver<MemLower>, Vec<u8>) {
+    let mut d = Driver::new(MemLower::default(), Options { gather_rows: 50, ..options() });
+    (0..count).for_each(|n| drop(d.run(&set(&format!("key:{n:05}"), "v"))));
+    d.settle();
+    let op = bytes(&keys(pattern));
+    assert!(matches!(d.store.read(P, &op, d.now_ms), Step::Blocked));
+    for _ in 0..count / 100 {
+        assert!(d.store.maintain(1), "it ended too soon");
+    }
+    (d, op)
+}
+
+/// The outcome of an op that waits for upkeep and jobs alone.
+fn outcome_of(d: &mut Driver<MemLower>, op: &[u8]) -> Outcome {
+    loop {
+        // As long as no job ends, it is not tried again.
+        while d.store.maintain(1) {}
+        d.take_jobs();
+        assert!(d.held_jobs() > 0, "nothing would have it tried again");
+        d.settle();
+        match d.store.read(P, op, d.now_ms) {
+            Step::Done(outcome) => return outcome,
+            Step::Blocked => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn keys_that_a_write_ends_is_answered() {
+    // By a flush of the keyspace.
+    let (mut d, op) = half_gathered(4000, b"*");
+    d.hold_jobs = true;
+    d.run(&Op::Flush);
+    d.run(&set("after", "v"));
+    assert_eq!(outcome_of(&mut d, &op), Outcome::Array(vec![bulk("after")]));
+    // By keys that take all the effort that the pattern may take.
+    let (mut d, op) = half_gathered(4000, format!("*{}b", "a".repeat(500)).as_bytes());
+    d.hold_jobs = true;
+    for n in 0..20 {
+        d.run(&set(&format!("{n}:{}", "a".repeat(2000)), "v"));
+    }
+    assert_eq!(outcome_of(&mut d, &op), Outcome::Error(ErrorKind::PatternTooCostly));
+}
+
+#[test]
+fn keys_written_while_they_are_gathered_count_to_the_limit() {
+    let (mut d, op) = half_gathered(2000, b"*");
+    d.hold_jobs = true;
+    d.store.options.max_keys_reply = 2700;
+    (0..3000).for_each(|n| drop(d.run(&set(&format!("new:{n:05}"), "v"))));
+    assert_eq!(outcome_of(&mut d, &op), Outcome::Error(ErrorKind::TooManyKeys));
+    // Those that went again do not.
+    let (mut d, op) = half_gathered(2000, b"*");
+    d.hold_jobs = true;
+    d.store.options.max_keys_reply = 2000;
+    for n in 0..1500 {
+        let key = format!("new:{n:05}");
+        d.run(&set(&key, "v"));
+        d.run(&Op::Del { keys: List::Args(&[key.as_bytes()]) });
+    }
+    assert!(matches!(outcome_of(&mut d, &op), Outcome::Array(found) if found.len() == 2000));
+}

@@ -73,6 +73,10 @@ impl<L: Lower> Driver<L> {
         self.store.take_jobs(&mut self.held);
     }
 
+    pub(super) fn held_jobs(&self) -> usize {
+        self.held.len()
+    }
+
     /// Runs one held job, chosen by `pick`.
     pub(super) fn run_a_job(&mut self, pick: usize) {
         self.take_jobs();
