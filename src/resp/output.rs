@@ -14,8 +14,10 @@ pub struct Output {
     large: VecDeque<(usize, SharedBytes)>,
     /// How much of the first of them is sent.
     large_head: usize,
-    /// What they hold that is not sent.
+    /// What of them is not sent.
     large_bytes: usize,
+    /// What they keep in memory: each the whole, until all of it is sent.
+    large_held_bytes: usize,
 }
 
 impl Output {
@@ -33,11 +35,11 @@ impl Output {
         self.len() == 0
     }
 
-    /// What it holds in memory, the large values as if they were its own.
+    /// What it holds in memory, the large values as if they were its own: their rows may have others by now.
     #[must_use]
     #[inline]
     pub fn held_bytes(&self) -> usize {
-        self.bytes.capacity() + self.large_bytes
+        self.bytes.capacity() + self.large_held_bytes
     }
 
     /// Bytes that were copied to get here, and are not sent.
@@ -67,21 +69,22 @@ impl Output {
     /// A large value more, which has its header before it and will have its end behind it.
     pub fn push_shared(&mut self, value: &SharedBytes) {
         self.large_bytes += value.len();
+        self.large_held_bytes += value.held_len();
         self.large.push_back((self.bytes.len(), value.clone()));
     }
 
     /// The replies of another one behind its own.
     pub fn append(&mut self, other: Self) {
-        let Self { bytes, head, large, large_head, large_bytes } = other;
-        assert!(head == 0 && large_head == 0, "nothing of it was sent");
-        if self.is_empty() && bytes.len() > self.bytes.capacity() {
-            *self = Self { bytes, head, large, large_head, large_bytes };
+        assert!(other.head == 0 && other.large_head == 0, "nothing of it was sent");
+        if self.is_empty() && other.bytes.len() > self.bytes.capacity() {
+            *self = other;
             return;
         }
         let before = self.bytes.len();
-        self.bytes.extend_from_slice(&bytes);
-        self.large.extend(large.into_iter().map(|(at, value)| (before + at, value)));
-        self.large_bytes += large_bytes;
+        self.bytes.extend_from_slice(&other.bytes);
+        self.large.extend(other.large.into_iter().map(|(at, value)| (before + at, value)));
+        self.large_bytes += other.large_bytes;
+        self.large_held_bytes += other.large_held_bytes;
     }
 
     /// Where the next reply begins; for [`Output::since`] and [`Output::truncate`].
@@ -103,6 +106,7 @@ impl Output {
         self.bytes.truncate(mark);
         while let Some((_, value)) = self.large.pop_back_if(|(at, _)| *at > mark) {
             self.large_bytes -= value.len();
+            self.large_held_bytes -= value.held_len();
         }
     }
 
@@ -126,6 +130,7 @@ impl Output {
                 self.large_bytes -= sent;
                 if self.large_head == value.len() {
                     self.large_head = 0;
+                    self.large_held_bytes -= value.held_len();
                     self.large.pop_front();
                 }
             }
@@ -199,6 +204,32 @@ mod tests {
             assert_eq!(sent, expected);
             assert!(output.front().is_empty() && output.mark() == 0, "it begins anew");
         }
+    }
+
+    #[test]
+    fn a_large_value_is_held_whole_until_all_of_it_is_sent() {
+        let whole = Arc::new(vec![b'v'; 1000]);
+        let mut output = Output::default();
+        output.extend_from_slice(b"+");
+        let own = output.held_bytes();
+        output.push_shared(&SharedBytes::new(Arc::clone(&whole), 100..900));
+        assert_eq!((output.len(), output.held_bytes()), (801, own + 1000));
+        output.advance(1);
+        output.advance(799);
+        assert_eq!(
+            (output.len(), output.held_bytes()),
+            (1, own + 1000),
+            "who reads nearly all of it still holds it"
+        );
+        output.advance(1);
+        assert_eq!((output.len(), output.held_bytes(), Arc::strong_count(&whole)), (0, own, 1));
+        let mut other = Output::default();
+        other.push_shared(&SharedBytes::new(whole, 0..900));
+        output.extend_from_slice(b"+");
+        output.append(other);
+        assert_eq!((output.len(), output.held_bytes()), (901, own + 1000));
+        output.truncate(0);
+        assert_eq!((output.len(), output.held_bytes()), (0, own));
     }
 
     #[test]

@@ -200,7 +200,8 @@ impl Row {
         moved
     }
 
-    /// A part of the value as an answer: a share of it if it is large.
+    /// A part of the value as an answer: a share of it if it is large. A share keeps all of the row's bytes in memory,
+    /// whatever becomes of the row, so a part that is less than half of them is copied.
     pub(super) fn answer(&self, part: impl RangeBounds<usize>) -> Outcome {
         let len = self.value().len();
         let from = match part.start_bound() {
@@ -214,7 +215,7 @@ impl Row {
             Bound::Unbounded => len,
         };
         match &self.data {
-            Data::Large(data) if to - from >= SHARED_BYTES => {
+            Data::Large(data) if to - from >= SHARED_BYTES.max(data.len() / 2) => {
                 let key_len = usize::from(self.key_len);
                 Outcome::Shared(SharedBytes::new(Arc::clone(data), key_len + from..key_len + to))
             }
@@ -318,7 +319,8 @@ mod tests {
         assert!(shares.iter().all(|share| share.as_slice() == value));
         assert_eq!(shares[0].as_slice().as_ptr(), at.wrapping_add(3), "it is the row's own");
         assert_eq!(row.answer(1..3), Outcome::Bulk(b"vv".to_vec()));
-        assert!(matches!(row.answer(1..=100_000), Outcome::Shared(part) if part.len() == 100_000));
+        assert!(matches!(row.answer(1..=600_000), Outcome::Shared(part) if part.len() == 600_000));
+        assert!(matches!(row.answer(1..=500_000), Outcome::Bulk(_)), "a small part keeps no large whole");
         // Whoever writes while others hold it pays for a copy, once.
         assert!(row.set_range(0, b"x") > value.len());
         assert_eq!(row.set_range(1, b"x"), 1);

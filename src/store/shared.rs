@@ -36,6 +36,12 @@ impl SharedBytes {
         self.range.end - self.range.start
     }
 
+    /// How many it keeps in memory: those of the whole.
+    #[must_use]
+    pub fn held_len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Whether there are none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
