@@ -138,8 +138,8 @@ impl Driver {
     fn turn_all(&mut self, core: &Rc<Core>, now: Now) -> bool {
         let mut again = false;
         core.is_held_back.set(false);
+        core.hosts.iter().for_each(|host| core.admit(host, now));
         for (at, host) in core.hosts.iter().enumerate() {
-            core.admit(host, now);
             if !is_due(host, now) {
                 continue;
             }
@@ -284,6 +284,7 @@ impl Driver {
         let at = |ns: u64| started + Duration::from_nanos(ns);
         let now = Instant::now();
         let timers = core.hosts.iter().filter_map(|host| host.wake_at_ns.get()).map(at);
+        let late = core.hosts.iter().filter_map(|host| host.gate.borrow().late_ns()).map(at);
         let rests = core.hosts.iter().filter_map(|host| host.rest.next_ns()).map(at);
         let sweep = core.sweep_at_ns.get().map(at);
         let wait = core.waits.next_ns().map(at);
@@ -293,6 +294,7 @@ impl Driver {
         let retry = needs_retry.then(|| now + RETRY);
         let drain = (self.phase == Phase::Draining).then(|| now + 10 * RETRY);
         let next = timers
+            .chain(late)
             .chain(rests)
             .chain(sweep)
             .chain(wait)

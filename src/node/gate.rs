@@ -4,7 +4,7 @@
 //! What waits is bounded in number, bytes and time; of a closed connection nothing waits.
 //!
 //! Invariant: at most one heavy request is in the shard, or several large ones of [`ROOM_BYTES`] together; those that wait
-//! go in as they came, and while the state has much to write, reads alone. Nothing is reordered within a connection: its
+//! go in as they came. While the state has much to write, writes wait longer, and go in one with each flush. Nothing is reordered within a connection: its
 //! session has no other request under way beside a heavy one (but those that came before it, which may be done before it).
 
 use std::collections::VecDeque;
@@ -47,6 +47,17 @@ pub struct Gate {
     /// Bytes of the ops that wait.
     waiting_bytes: usize,
     inside: Vec<(Ticket, usize)>,
+    /// Flushes that had ended when the last write went in.
+    flushes: u64,
+}
+
+/// What the state says of writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Intake {
+    /// Whether it takes as many as come.
+    pub takes_writes: bool,
+    /// Flushes that have ended. With each of them one write goes in, so that none waits for ever, however little lags.
+    pub flushes: u64,
 }
 
 impl Gate {
@@ -70,8 +81,9 @@ impl Gate {
         self.waiting_bytes = self.waiting.iter().map(|(_, heavy)| heavy.op.len()).sum();
     }
 
-    /// The next request that may go in; `takes_writes`: writes may.
-    pub fn next(&mut self, takes_writes: bool) -> Option<Heavy> {
+    /// The next request that may go in.
+    pub fn next(&mut self, Intake { takes_writes, flushes }: Intake) -> Option<Heavy> {
+        let takes_writes = takes_writes || flushes > self.flushes;
         let at = self.waiting.iter().position(|(_, heavy)| takes_writes || heavy.kind == Kind::Read)?;
         let weight = self.waiting.get(at)?.1.weight();
         let inside: usize = self.inside.iter().map(|(_, weight)| weight).sum();
@@ -81,6 +93,9 @@ impl Gate {
         let (_, heavy) = self.waiting.remove(at)?;
         self.waiting_bytes -= heavy.op.len();
         self.inside.push((heavy.ticket, weight));
+        if heavy.kind == Kind::Write {
+            self.flushes = flushes;
+        }
         Some(heavy)
     }
 
@@ -95,6 +110,11 @@ impl Gate {
     #[inline]
     pub fn is_idle(&self) -> bool {
         self.inside.is_empty() && self.waiting.is_empty()
+    }
+
+    /// When the first of those that wait will have waited for too long.
+    pub fn late_ns(&self) -> Option<u64> {
+        self.waiting.front().map(|(since_ns, _)| since_ns + WAIT_NS + 1)
     }
 
     /// A request that has waited for too long: it was not done, and will not be.
@@ -118,9 +138,10 @@ mod tests {
 
     /// More than any of these tests has wait.
     const NO_LIMIT: usize = usize::MAX;
+    const OPEN: Intake = Intake { takes_writes: true, flushes: 0 };
 
     fn inside(gate: &mut Gate) -> Vec<u64> {
-        std::iter::from_fn(|| gate.next(true)).map(|heavy| heavy.ticket.seq).collect()
+        std::iter::from_fn(|| gate.next(OPEN)).map(|heavy| heavy.ticket.seq).collect()
     }
 
     #[test]
@@ -163,12 +184,33 @@ mod tests {
             gate.push(0, Heavy { kind, ..heavy(seq, 10) }, NO_LIMIT).expect("room");
         }
         let mut next = |takes_writes| {
-            let heavy = gate.next(takes_writes)?;
+            let heavy = gate.next(Intake { takes_writes, flushes: 0 })?;
             gate.done(heavy.ticket);
             Some(heavy.ticket.seq)
         };
         assert_eq!([next(false), next(true), next(false), next(false)], [Some(2), Some(0), Some(5), None]);
         assert_eq!([next(true), next(true), next(true), next(true)], [Some(1), Some(3), Some(4), None]);
+    }
+
+    #[test]
+    fn with_each_flush_a_write_goes_in_however_far_the_state_is_behind() {
+        let mut gate = Gate::default();
+        for seq in 0..6 {
+            gate.push(0, Heavy { kind: Kind::Write, ..heavy(seq, 10) }, NO_LIMIT).expect("room");
+        }
+        let mut next = |takes_writes, flushes| {
+            let heavy = gate.next(Intake { takes_writes, flushes })?;
+            gate.done(heavy.ticket);
+            Some(heavy.ticket.seq)
+        };
+        assert_eq!(
+            [next(true, 4), next(false, 4), next(false, 5), next(false, 5)],
+            [Some(0), None, Some(1), None]
+        );
+        // Those that ended while nobody waited are no debt.
+        assert_eq!([next(false, 9), next(false, 9), next(true, 9)], [Some(2), None, Some(3)]);
+        assert_eq!(gate.late_ns(), Some(WAIT_NS + 1));
+        assert!(gate.take_late(WAIT_NS).is_none() && gate.take_late(WAIT_NS + 1).is_some());
     }
 
     #[test]

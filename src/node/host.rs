@@ -7,7 +7,7 @@ use corduroy_wal::WalStats;
 use corduroy_wal::device::SyncMode;
 
 use super::core::{MAX_GROUPS, NodeShard};
-use super::gate::{Gate, Heavy};
+use super::gate::{Gate, Heavy, Intake};
 use super::rest::Rest;
 use crate::resp::SessionReply;
 use crate::store::StoreStats;
@@ -104,8 +104,12 @@ impl Host {
             late.push((ticket, Reply::Rejected(Rejection::Overloaded("it was not done in time"))));
         }
         // A job that ends has this asked again: the flush that they wait for is one.
-        let takes_writes = self.shard.borrow().machine().takes_heavy_writes();
-        while let Some(Heavy { ticket, partition, kind, op }) = gate.next(takes_writes) {
+        let intake = {
+            let shard = self.shard.borrow();
+            let store = shard.machine();
+            Intake { takes_writes: store.takes_heavy_writes(), flushes: store.flushes() }
+        };
+        while let Some(Heavy { ticket, partition, kind, op }) = gate.next(intake) {
             if is_wanted(ticket) {
                 self.shard.borrow_mut().handle(Input::Request { ticket, partition, kind, op: &op });
                 self.dirty.set(true);

@@ -53,6 +53,12 @@ impl<L: Lower> Store<L> {
         waiting_bytes <= self.options.max_dirty_bytes / 2 || !self.is_flushing()
     }
 
+    /// Flushes that have ended, those that found no room included.
+    #[must_use]
+    pub fn flushes(&self) -> u64 {
+        u64::from(self.ledger.completed)
+    }
+
     /// Whether a flush is under way, or about to be.
     fn is_flushing(&self) -> bool {
         let is_due = self.ledger.dirty_bytes >= self.options.hand_over_bytes;
