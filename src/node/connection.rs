@@ -32,8 +32,10 @@ const PASS_LONG_UNITS: u32 = 16_384;
 const LONG_UNITS: u32 = 512;
 /// Connections that a core closes in a pass because others said so.
 const PASS_CLOSINGS: usize = 256;
-/// Bytes that the connections of a core send in a pass, before those that have much to send wait for the next one.
+/// Bytes that the connections of a core send in a pass, before those that have much to send wait for the next one; and
+/// those of one of them, before others of its like send.
 const PASS_SEND_BYTES: usize = 1 << 20;
+const TURN_SEND_BYTES: usize = 256 << 10;
 /// Who has no more than this to send does not wait.
 const SHORT_SEND_BYTES: usize = 64 << 10;
 /// Memory for output that a connection keeps when it has none.
@@ -54,6 +56,8 @@ pub struct Conn {
     is_unfinished: Cell<bool>,
     /// Its last turn was long.
     is_long: Cell<bool>,
+    /// On the core's list of connections that have much to send.
+    is_sender: Cell<bool>,
     /// The socket may hold something unread.
     has_input: Cell<bool>,
     /// The end has been announced: reading goes on until it is reached, for no other event tells of it.
@@ -107,6 +111,7 @@ pub fn open(core: &Rc<Core>, socket: Socket, ends: &Ends) {
         is_queued: Cell::new(false),
         is_unfinished: Cell::new(false),
         is_long: Cell::new(false),
+        is_sender: Cell::new(false),
         has_input: Cell::new(true),
         is_ending: Cell::new(false),
         is_closed: Cell::new(false),
@@ -246,7 +251,7 @@ fn go_on(core: &Rc<Core>, conn: &Rc<Conn>, units: u32) -> u32 {
     let mut session = conn.session.borrow_mut();
     session.begin_turn(units);
     // What the socket did not take goes first.
-    if conn.unsent_bytes() == 0 {
+    if conn.unsent_bytes() == 0 && !session.is_aborted() {
         session.resume(&**core);
     }
     let worked = session.worked();
@@ -270,9 +275,13 @@ impl Conn {
             && self.wants_read()
     }
 
-    /// Also reads from a client that takes no replies, up to a limit.
+    /// Also reads from a client that takes no replies, up to a limit. Not from one that is about to be closed: nothing of
+    /// what it sent since is to be done.
     fn wants_read(&self) -> bool {
         let session = self.session.borrow();
+        if session.is_aborted() {
+            return false;
+        }
         let holds_back = self.unsent_bytes() > 0 || session.waits_until_ns().is_some();
         session.wants_read() || (holds_back && session.holds_more_input())
     }
@@ -303,19 +312,32 @@ impl Conn {
         size_of::<Self>() + self.session.borrow_mut().publish_footprint(unsent)
     }
 
-    /// Sends as much as the socket takes, and the pass has left for those who have much to send.
-    fn send(&self, core: &Core, output: &mut Output) -> io::Result<Sent> {
-        let is_short = output.len() <= SHORT_SEND_BYTES;
+    /// What it may send now: whoever has much to send waits for those of its like that came before it, and for the next
+    /// pass when this one has sent enough.
+    fn share_to_send(&self, core: &Core, output: &Output) -> usize {
+        if output.len() <= SHORT_SEND_BYTES {
+            return output.len();
+        }
+        if !core.is_senders_turn.get() && !core.senders.borrow().is_empty() {
+            return 0;
+        }
+        PASS_SEND_BYTES.saturating_sub(core.sent_bytes.get())
+    }
+
+    /// Sends as much as the socket takes, and it may send in this turn.
+    fn send(&self, core: &Core, output: &mut Output, turn_bytes: &mut usize) -> io::Result<Sent> {
+        let share = self.share_to_send(core, output);
+        let mut left = if output.len() <= SHORT_SEND_BYTES { share } else { share.min(*turn_bytes) };
         while !output.is_empty() {
-            let left = PASS_SEND_BYTES.saturating_sub(core.sent_bytes.get());
-            let most = if is_short { SHORT_SEND_BYTES } else { left };
-            if most == 0 {
+            if left == 0 {
                 return Ok(Sent::Later);
             }
             let front = output.front();
-            match self.try_send(core, front.get(..most).unwrap_or(front))? {
+            match self.try_send(core, front.get(..left).unwrap_or(front))? {
                 0 => return Ok(Sent::Full),
                 sent => {
+                    left -= sent;
+                    *turn_bytes = turn_bytes.saturating_sub(sent);
                     core.sent_bytes.set(core.sent_bytes.get() + sent);
                     output.advance(sent);
                 }
@@ -389,9 +411,9 @@ pub fn settle(core: &Rc<Core>, conn: &Rc<Conn>) {
 
 /// Sends as long as the socket takes everything and the session goes on with what it had kept back.
 fn flush(core: &Rc<Core>, conn: &Rc<Conn>) -> io::Result<()> {
-    let mut sent = Sent::All;
+    let (mut sent, mut turn_bytes) = (Sent::All, TURN_SEND_BYTES);
     if conn.unsent_bytes() > 0 {
-        sent = conn.send(core, &mut conn.unsent.borrow_mut())?;
+        sent = conn.send(core, &mut conn.unsent.borrow_mut(), &mut turn_bytes)?;
         if sent == Sent::All {
             conn.session.borrow_mut().resume(&**core);
         }
@@ -401,18 +423,30 @@ fn flush(core: &Rc<Core>, conn: &Rc<Conn>) -> io::Result<()> {
         if session.output().is_empty() {
             return Ok(());
         }
-        sent = conn.send(core, session.output_mut())?;
+        sent = conn.send(core, session.output_mut(), &mut turn_bytes)?;
         if sent == Sent::All {
             session.resume(&**core);
         } else {
             *conn.unsent.borrow_mut() = session.take_output();
         }
     }
-    if sent == Sent::Later {
-        core.unsettle(Rc::clone(conn));
-        core.wake();
+    if sent == Sent::Later && !conn.is_sender.replace(true) {
+        core.senders.borrow_mut().push_back(Rc::clone(conn));
     }
     Ok(())
+}
+
+/// Lets connections go on that have much to send, one after the other, as far as the pass goes: those that get no turn are
+/// the first in the next one.
+pub fn send_on_all(core: &Rc<Core>) {
+    core.is_senders_turn.set(true);
+    // Who comes back here has sent as much as a turn is: this ends.
+    while core.sent_bytes.get() < PASS_SEND_BYTES {
+        let Some(conn) = core.senders.borrow_mut().pop_front() else { break };
+        conn.is_sender.set(false);
+        settle(core, &conn);
+    }
+    core.is_senders_turn.set(false);
 }
 
 /// Ends a connection now. Outcomes still to come have nobody to go to.

@@ -108,6 +108,10 @@ pub struct Core {
     pub unfinished: RefCell<VecDeque<Rc<Conn>>>,
     /// Connections closed in this pass because others said so.
     pub closings: Cell<usize>,
+    /// Connections that have much to send, and wait for their turn.
+    pub senders: RefCell<VecDeque<Rc<Conn>>>,
+    /// One of them has its turn.
+    pub is_senders_turn: Cell<bool>,
     /// Shards were not turned since too many outcomes are under way to other cores.
     pub is_held_back: Cell<bool>,
     /// What its connections have sent in this pass.
@@ -189,6 +193,8 @@ impl Core {
             count: Count::default(),
             unfinished: RefCell::default(),
             closings: Cell::new(0),
+            senders: RefCell::default(),
+            is_senders_turn: Cell::new(false),
             is_held_back: Cell::new(false),
             sent_bytes: Cell::new(0),
             unsettled: RefCell::default(),

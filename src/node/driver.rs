@@ -104,6 +104,7 @@ impl Driver {
                 mark_end(host);
             }
         });
+        connection::send_on_all(core);
         settle_all(core);
         core.flush_mesh();
         if core.held_back.get() && !core.is_congested() {
@@ -256,7 +257,8 @@ impl Driver {
         let is_due = again
             || core.take_woken()
             || !core.readable.borrow().is_empty()
-            || !core.unfinished.borrow().is_empty();
+            || !core.unfinished.borrow().is_empty()
+            || !core.senders.borrow().is_empty();
         let timeout = if is_due || !may_sleep(core) { Some(Duration::ZERO) } else { self.timeout(core) };
         let rests = timeout.is_none_or(|timeout| timeout > REST) && !self.has_rested;
         let timeout = if rests { Some(REST) } else { timeout };

@@ -55,6 +55,42 @@ fn what_clients_do_not_read_is_neither_copied_nor_sent_all_at_once() {
 }
 
 #[test]
+fn clients_that_read_much_take_turns() {
+    const CLIENTS: usize = 12;
+    let mut world = World::with(256, Config { clients_bytes: Bytes(4 << 30), ..Config::default() });
+    let value = Arc::new(vec![b'v'; 24 << 20]);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| (world.connect_with(None), 0)).collect();
+    clients.iter_mut().for_each(|(client, _)| client.write_all(b"GET large\r\n").expect("sent"));
+    let mut tickets = Vec::new();
+    while tickets.len() < CLIENTS {
+        world.pass();
+        world.other.drain(99, |message| match message {
+            Message::Request { ticket, .. } => tickets.push(ticket),
+            other => panic!("{other:?}"),
+        });
+    }
+    for ticket in tickets {
+        let outcome = Outcome::Shared(SharedBytes::new(Arc::clone(&value), 0..value.len()));
+        let reply = Reply::Done { lsn: Lsn(1), outcome };
+        world.core.receive(Message::Reply { ticket, reply, ran_ns: 0, stages: None, bytes: 0 });
+    }
+    // Each takes all that comes, at once: whoever sends first could go on for ever.
+    let (mut buffer, hang) = (vec![0; 1 << 20], Hang::new());
+    let all = CLIENTS * value.len() / 2;
+    while clients.iter().map(|(_, got)| got).sum::<usize>() < all && !hang.is_one() {
+        world.pass();
+        for (client, got) in &mut clients {
+            while let Ok(count) = client.read(&mut buffer) {
+                *got += count;
+            }
+        }
+    }
+    let got = || clients.iter().map(|(_, got)| *got);
+    let (least, most) = (got().min().expect("some"), got().max().expect("some"));
+    assert!(least > 0 && most - least <= 2 << 20, "one has {least} bytes, another one {most}");
+}
+
+#[test]
 fn clients_whose_requests_take_long_share_what_a_pass_has_for_them() {
     const CLIENTS: usize = 60;
     let mut world = World::new(4);
@@ -90,10 +126,14 @@ fn clients_whose_requests_take_long_share_what_a_pass_has_for_them() {
 fn many_connections_are_closed_over_several_passes() {
     const CLIENTS: usize = 300;
     let mut world = World::new(4);
-    let _evil: Vec<_> = (0..CLIENTS).map(|_| world.connect()).collect();
+    let mut evil: Vec<_> = (0..CLIENTS).map(|_| world.connect()).collect();
     let mut good = world.connect();
     (0..3).for_each(|_| world.pass());
     let victims = world.core.shared.hub.clients.some_from(1, CLIENTS as u64, CLIENTS);
+    let before = world.core.shared.hub.totals().processed;
+    for client in &mut evil {
+        client.write_all(b"PING\r\n").expect("sent");
+    }
     for client in &victims {
         client.kill();
         world.core.look(client.conn);
@@ -108,4 +148,6 @@ fn many_connections_are_closed_over_several_passes() {
     assert_eq!(good.read(&mut reply).expect("answered"), 7);
     (0..3).for_each(|_| world.pass());
     assert_eq!(world.core.conns.borrow().len(), 1);
+    let done = world.core.shared.hub.totals().processed - before;
+    assert_eq!(done, 1, "what the closed ones sent since was not done");
 }
