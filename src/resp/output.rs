@@ -104,7 +104,9 @@ impl Output {
     /// Takes back what was written since then.
     pub fn truncate(&mut self, mark: usize) {
         self.bytes.truncate(mark);
-        while let Some((_, value)) = self.large.pop_back_if(|(at, _)| *at > mark) {
+        while self.large.back().is_some_and(|(at, _)| *at > mark)
+            && let Some((_, value)) = self.large.pop_back()
+        {
             self.large_bytes -= value.len();
             self.large_held_bytes -= value.held_len();
         }

@@ -272,7 +272,8 @@ fn heavy_writes_leave_room_for_light_ones_while_a_flush_is_under_way() {
 fn keys_are_gathered_in_slices_between_which_others_are_served() {
     const KEYS: usize = 30_000;
     let pattern = b"*a*a*a*a*b";
-    let name = |n: usize| format!("aaaaaaaaaaaaaaaa:{n:06}:aaaaaaaa{}", if n % 10 == 0 { "b" } else { "" });
+    let name =
+        |n: usize| format!("aaaaaaaaaaaaaaaa:{n:06}:aaaaaaaa{}", if n.is_multiple_of(10) { "b" } else { "" });
     const ROWS: u64 = 500;
     let mut d = Driver::new(MemLower::default(), Options { gather_rows: ROWS, ..options() });
     for n in 0..KEYS {
@@ -298,11 +299,11 @@ fn keys_are_gathered_in_slices_between_which_others_are_served() {
             d.run(&Op::Del { keys: List::Args(&[old.as_bytes()]) });
             d.run(&set(&new, "v"));
             assert_eq!(d.run(&get(&new)), bulk("v"));
-            let expiry = if slices % 3 == 0 { 5 } else { 1_000_000 };
+            let expiry = if slices.is_multiple_of(3) { 5 } else { 1_000_000 };
             let at_ms = (d.now_ms + expiry) as i64;
             let soon = name(slices * 11 * 10 % KEYS);
             d.run(&Op::Expire { key: soon.as_bytes(), at_ms, condition: Condition::Always });
-            if slices % 20 == 0 {
+            if slices.is_multiple_of(20) {
                 d.now_ms += 1;
             }
             if !more {
