@@ -44,8 +44,9 @@ pub struct ProbeReport {
     pub file_system: String,
     /// The disk, where it is known.
     pub disk: Option<DiskFacts>,
-    /// The quickest of a few aligned direct writes of 4 KiB with fdatasync.
-    pub durable_write: Duration,
+    /// The quickest of a few aligned direct writes of 4 KiB with fdatasync; `None` if the disk is full: a node starts on
+    /// it all the same, so that its owner can delete.
+    pub durable_write: Option<Duration>,
     /// Bytes free for this user.
     pub free_bytes: u64,
     /// Why io_uring is not to be had; `None` where it is.
@@ -156,14 +157,21 @@ impl Trial<'_> {
     }
 
     /// A direct durable write, its reading back, a rename and a sync of the folder.
-    fn run(&self, dir: &File) -> Result<Duration, ProbeError> {
+    fn run(&self, dir: &File) -> Result<Option<Duration>, ProbeError> {
         let (before, after) = (self.folder.join("probe.tmp"), self.folder.join("probed.tmp"));
-        let result = self.run_at(dir, &before, &after);
+        let result = Self::result(self.run_at(dir, &before, &after));
         // One of the two is there at most, and what stays is removed at the next opening.
         for path in [before, after] {
             let _ = fs::remove_file(path);
         }
         result
+    }
+
+    fn result(tried: Result<Duration, ProbeError>) -> Result<Option<Duration>, ProbeError> {
+        match tried {
+            Err(ProbeError::Refused { source, .. }) if is_full(&source) => Ok(None),
+            tried => tried.map(Some),
+        }
     }
 
     fn run_at(&self, dir: &File, before: &Path, after: &Path) -> Result<Duration, ProbeError> {
@@ -197,6 +205,11 @@ impl Trial<'_> {
     }
 }
 
+/// Whether an error says that the disk, or its owner's share of it, is full.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// A file system's name from its magic number.
 fn file_system_name(magic: u32) -> String {
     let known = match magic {
@@ -227,8 +240,11 @@ impl fmt::Display for ProbeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let disk = self.disk.as_ref().map_or_else(|| "an unknown disk".to_owned(), ToString::to_string);
         writeln!(f, "{}: {} on {disk}", self.folder.display(), self.file_system)?;
-        let micros = self.durable_write.as_micros();
-        writeln!(f, "a durable write of 4 KiB takes {micros} µs, {} MiB are free", self.free_bytes >> 20)?;
+        match self.durable_write.map(|took| took.as_micros()) {
+            Some(micros) => write!(f, "a durable write of 4 KiB takes {micros} µs, ")?,
+            None => write!(f, "the disk is full: no write could be tried, ")?,
+        }
+        writeln!(f, "{} MiB are free", self.free_bytes >> 20)?;
         match &self.uring_refused {
             None => write!(f, "io_uring is used")?,
             Some(reason) => {
@@ -262,7 +278,7 @@ mod tests {
         let folder = dir.path().join("new");
         let report =
             probe(&folder, ProbeOptions { allow_volatile: true, ..ProbeOptions::default() }).unwrap();
-        assert!(report.durable_write > Duration::ZERO && report.free_bytes > 0);
+        assert!(report.durable_write > Some(Duration::ZERO) && report.free_bytes > 0);
         assert_eq!(report.to_string().lines().count(), 3, "{report}");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     }
@@ -274,6 +290,20 @@ mod tests {
             ProbeOptions { min_free_bytes: u64::MAX, allow_volatile: true, ..ProbeOptions::default() };
         let error = probe(dir.path(), options).unwrap_err();
         assert!(matches!(error, ProbeError::Full { needed_bytes: u64::MAX, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_full_disk_is_said_and_not_refused() {
+        let dir = on_disk();
+        let trial = Trial { folder: dir.path(), file_system: "ext4".to_owned() };
+        let refused = |kind: io::ErrorKind| Trial::result(Err(trial.step("a write", "")(kind.into())));
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            assert_eq!(refused(kind).unwrap(), None);
+        }
+        refused(io::ErrorKind::InvalidInput).unwrap_err();
+        let options = ProbeOptions { allow_volatile: true, ..ProbeOptions::default() };
+        let report = ProbeReport { durable_write: None, ..probe(dir.path(), options).unwrap() };
+        assert!(report.to_string().contains("the disk is full"), "{report}");
     }
 
     #[test]
