@@ -158,11 +158,18 @@ impl Live {
         let bounds = NEAREST.iter().find(|(name, ..)| *name == knob.name);
         let read = match (bounds, read.parse::<u64>()) {
             (Some((_, least, most)), Ok(number)) => number.clamp(*least, *most).to_string(),
-            _ => read,
+            (None, Ok(ms)) if knob.name == "watchdog-period" => self.watchdog_ms(ms).to_string(),
+            (_, _) => read,
         };
         // Memory stays bounded by the table of names.
         let read = read.chars().take(4096).collect();
         self.remembered.insert(knob.name, read);
+    }
+
+    /// What Redis makes of a watchdog's period: at least two of its timer's, unless it is off.
+    fn watchdog_ms(&self, ms: u64) -> u64 {
+        let hz = self.remembered.get("hz").and_then(|hz| hz.parse().ok()).unwrap_or(10);
+        if ms == 0 { 0 } else { ms.max(1000 / hz * 2) }
     }
 
     fn set_real(&mut self, knob: &Knob, read: String) -> Result<Option<&'static str>, String> {
@@ -414,6 +421,13 @@ mod tests {
         assert_eq!(get(&live, "maxmemory-clients").as_deref(), Some("1048576"));
         set(&mut live, "hz", "1000").expect("taken for the nearest");
         assert_eq!(get(&live, "hz").as_deref(), Some("500"));
+        for (hz, asked, taken) in
+            [("10", "5", "200"), ("10", "0", "0"), ("10", "300", "300"), ("100", "5", "20")]
+        {
+            set(&mut live, "hz", hz).expect("taken");
+            set(&mut live, "watchdog-period", asked).expect("taken");
+            assert_eq!(get(&live, "watchdog-period").as_deref(), Some(taken), "{asked} at {hz} a second");
+        }
         set(&mut live, "repl-backlog-size", "1k").expect("taken for the nearest");
         assert_eq!(get(&live, "repl-backlog-size").as_deref(), Some("16384"));
         assert_eq!(set(&mut live, "no-such-thing", "1"), Err("unknown 0".to_owned()));

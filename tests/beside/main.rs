@@ -123,11 +123,17 @@ impl Match {
             Step::Raw(bytes) => (self.theirs.raw(bytes), self.ours.raw(bytes)),
             Step::Walk(conn, options) => (self.theirs.walk(*conn, options), self.ours.walk(*conn, options)),
         };
-        (theirs != ours && !rules::same_bytes(step, &theirs, &ours)).then(|| Difference {
-            step: step.clone(),
-            theirs,
-            ours,
-        })
+        if theirs == ours {
+            return None;
+        }
+        if !rules::same_bytes(step, &theirs, &ours) {
+            return Some(Difference { step: step.clone(), theirs, ours });
+        }
+        // Where one stopped reading, the other may have gone on, and have other data now.
+        if matches!(step, Step::Raw(_)) {
+            self.begin(self.resp3);
+        }
+        None
     }
 
     /// Plays steps; the first difference ends it.
@@ -159,6 +165,16 @@ impl Match {
         None
     }
 
+    /// Whether a transaction would have more requests that look at all keys than it may.
+    fn is_one_walk_too_many(&self, step: &Step, before: &[Step]) -> bool {
+        let Step::Ask(conn, args) = step else { return false };
+        let walks = |args: &Vec<Vec<u8>>| rules::walks_over_keys(args);
+        let queued = self.talks[*conn].queue.iter().filter(|args| walks(args)).count();
+        let drawn =
+            before.iter().filter(|step| matches!(step, Step::Ask(to, args) if to == conn && walks(args)));
+        self.talks[*conn].in_multi && walks(args) && queued + drawn.count() >= rules::WALKS_IN_TRANSACTION
+    }
+
     /// Draws and plays a round; answers its steps, and the first difference.
     fn round(&mut self, seed: u64) -> (Vec<Step>, Option<Difference>) {
         self.begin(seed % 2 == 1);
@@ -169,7 +185,8 @@ impl Match {
             let mut fresh = Vec::new();
             // A few at a time, so that they can be sent together.
             while fresh.len() < PIPELINE {
-                let drawn = generate::next(&mut dice, in_multi);
+                let mut drawn = generate::next(&mut dice, in_multi);
+                drawn.retain(|step| !self.is_one_walk_too_many(step, &fresh));
                 let ends =
                     drawn.iter().any(|step| matches!(step, Step::Ask(_, args) if Self::ends_batch(args)));
                 fresh.extend(drawn);

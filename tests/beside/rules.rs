@@ -39,6 +39,14 @@ const OUR_ERRORS: [&str; 4] = [
     "the value is no UTF-8",
 ];
 
+/// Requests that look at all keys in one transaction: there may be no more here.
+pub const WALKS_IN_TRANSACTION: usize = 8;
+
+/// Whether a request looks at all keys.
+pub fn walks_over_keys(args: &[Vec<u8>]) -> bool {
+    ["keys", "scan", "randomkey"].contains(&word(args, 0).as_str())
+}
+
 fn word(args: &[Vec<u8>], at: usize) -> String {
     args.get(at).map(|arg| String::from_utf8_lossy(arg).to_ascii_lowercase()).unwrap_or_default()
 }
@@ -150,7 +158,10 @@ const EXCUSES: &[Excuse] = &[
     }),
     excuse("memory", &["doctor"], MEMORY, same_kind),
     excuse("client", &["id"], CONNECTIONS, same_kind),
-    excuse("client", &["list", "info"], CONNECTIONS, |_, theirs, ours| clients(theirs, ours)),
+    excuse("client", &["list", "info"], CONNECTIONS, |args, theirs, ours| {
+        // Whether there is one of that number depends on the numbers.
+        word(args, 2) == "id" || clients(theirs, ours)
+    }),
     excuse("hello", &[], CONNECTIONS, |_, theirs, ours| hello(theirs, ours)),
     excuse("slowlog", &["len", "get"], "entries of `SLOWLOG`", same_kind),
     excuse("info", &[], "values of `INFO` (`gcc_version` is not among them", |_, theirs, ours| {
