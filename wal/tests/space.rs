@@ -368,3 +368,43 @@ fn four_in_flight_complete_in_any_order_and_the_watermark_has_no_hole() {
     }
     assert_eq!(wal.in_flight(), 0);
 }
+
+#[test]
+fn on_a_full_disk_no_copying_is_begun_that_would_not_come_to_its_end() {
+    // An entry of each log is in the way; those of many logs take more frames than there is room for.
+    for (logs, is_copied) in [(40, true), (140, true), (180, false), (400, false)] {
+        let disk = MemDisk::new(1);
+        disk.set_max_slots(Some(6));
+        let (mut wal, _) = open(&disk, 1);
+        for log in 1001..=1000 + logs {
+            append(&mut wal, log, 1, 1, 1, 20).unwrap();
+        }
+        commit(&mut wal);
+        let mut lsn = 0;
+        while wal.space() == Space::Ok && lsn < 200 {
+            lsn += 1;
+            append(&mut wal, 100, lsn, 1, 1, 3000).unwrap();
+            commit(&mut wal);
+            wal.release(LogId(100), Lsn(lsn));
+        }
+        assert_eq!(wal.space(), Space::Full, "{logs} logs hold the oldest segment");
+        for _ in 0..100 {
+            commit(&mut wal);
+        }
+        let stats = wal.stats();
+        assert_eq!(
+            (stats.rewritten_entries > 0, wal.space() == Space::Ok),
+            (is_copied, is_copied),
+            "{stats:?}"
+        );
+        // Either way, states can be written.
+        for term in 2..8 {
+            append_state(&mut wal, 1001, term, 1).unwrap();
+            commit(&mut wal);
+        }
+        let (mut wal, _) = open(&disk, 2);
+        for log in 1001..=1000 + logs {
+            assert_eq!(read_all(&mut wal, log).unwrap(), [entry(log, 1, 1, 20)]);
+        }
+    }
+}
