@@ -63,6 +63,13 @@ impl ConnFilter {
         *count -= 1;
     }
 
+    /// Whether both count the same.
+    #[cfg(feature = "sim")]
+    fn is_same(&self, other: &Self) -> bool {
+        let counts = |filter: &Self| filter.counts.as_deref().copied().unwrap_or([0; Self::COUNTERS]);
+        counts(self) == counts(other)
+    }
+
     /// Gives back the memory of the counters if nothing is counted.
     pub fn rest(&mut self) {
         self.counts.take_if(|counts| counts.iter().all(|count| *count == 0));
@@ -206,6 +213,13 @@ impl Slot {
         }
     }
 
+    /// Counts anew what is held until it is applied, in `all` of the shard too.
+    pub fn recount(&mut self, all: &mut usize) {
+        let bytes = self.replica.unapplied_bytes();
+        *all = *all - self.counted_bytes + bytes;
+        self.counted_bytes = bytes;
+    }
+
     /// Gives back the memory of empty queues: the replica goes to sleep.
     pub fn rest(&mut self) {
         self.replica.rest();
@@ -261,4 +275,50 @@ impl Slot {
             error: self.replica.ready_error(),
         }
     }
+}
+
+#[cfg(feature = "sim")]
+impl Slot {
+    /// Between two turns: compares what is counted with what waits.
+    ///
+    /// # Panics
+    /// If a figure is not that of what waits.
+    pub fn check(&self) {
+        let partition = self.partition;
+        let (mut waiting, mut conns) = (Pending::default(), ConnFilter::default());
+        let batches = self.batches.queue.iter().map(|batch| &batch.requests);
+        for requests in batches.chain(self.rows.iter().map(|row| &row.requests)) {
+            waiting.requests += requests.rest().len();
+            waiting.bytes += requests.bytes();
+            requests.rest().for_each(|item| conns.add(item.ticket.conn));
+        }
+        assert!(self.conns.is_same(&conns), "partition {partition}: the connections of what waits");
+        let mut parked: HashMap<u64, u32> = HashMap::new();
+        for read in self.parked.0.iter().flat_map(|parked| &parked.queue) {
+            waiting.add(read.op.len());
+            *parked.entry(read.ticket.conn).or_default() += 1;
+        }
+        let counted = self.parked.0.as_ref().map(|parked| parked.conns.clone()).unwrap_or_default();
+        assert_eq!(counted, parked, "partition {partition}: the connections of parked reads");
+        assert_eq!(self.pending, waiting, "partition {partition}: requests without an outcome");
+        let held = self.replica.unapplied_bytes();
+        assert_eq!(self.counted_bytes, held, "partition {partition}: bytes held until they are applied");
+        assert!(self.replica.is_running() || held == 0, "partition {partition} is fenced, and holds entries");
+    }
+}
+
+/// Compares what a shard counts of all its replicas with what each counts.
+///
+/// # Panics
+/// If a sum is not theirs.
+#[cfg(feature = "sim")]
+pub(crate) fn check_sums<'s>(slots: impl Iterator<Item = &'s Slot>, totals: Pending, unapplied_bytes: usize) {
+    let (mut pending, mut bytes) = (Pending::default(), 0);
+    for slot in slots {
+        pending.requests += slot.pending.requests;
+        pending.bytes += slot.pending.bytes;
+        bytes += slot.counted_bytes;
+    }
+    assert_eq!(totals, pending, "requests without an outcome");
+    assert_eq!(unapplied_bytes, bytes, "bytes held until they are applied");
 }

@@ -21,6 +21,7 @@ fn settle(shard: &mut Shard<MemDevice, Plain>, now: &mut Now) -> Vec<(u64, Reply
     for _ in 0..20 {
         now.mono_ns += 1000;
         shard.turn(*now, &mut out).expect("the turn goes well");
+        shard.check();
         replies.extend(out.take_replies().map(|(ticket, reply, _)| (ticket.seq, reply)));
     }
     replies

@@ -120,3 +120,75 @@ fn a_wall_clock_that_was_set_back_is_reported_once_and_times_go_on() {
     assert_eq!(world.out.clock.take(), Some(ClockReport::Together));
     assert_eq!(world.shard.ahead_ms(world.now), 0);
 }
+
+#[test]
+fn an_alarm_needs_no_entry_while_one_that_does_as_well_is_on_its_way() {
+    let mut world = World::ready(&[P]);
+    let at_ms = world.now.wall_ms + 100;
+    set_alarm(&mut world, P, at_ms);
+    world.now.wall_ms += 200;
+    world.now.mono_ns += 200_000_000;
+    world.disk.set_stalled(true);
+    world.write(1, 1, "set a 1");
+    world.turn();
+    assert!(!world.shard.is_idle(), "it is on its way to the disk");
+    // The alarm goes off meanwhile, again and again.
+    world.at(5);
+    world.turns(3);
+    world.disk.set_stalled(false);
+    world.settle();
+    assert!(stamp_ms(&world, P) >= at_ms);
+    let until_ns = world.now.mono_ns + 60 * SECOND_NS;
+    sleep_until(&mut world, until_ns);
+    assert_eq!(world.shard.counters().times_proposed, 0);
+}
+
+#[test]
+fn an_alarm_that_got_no_entry_goes_off_again() {
+    let mut world = World::ready(&[P, Q]);
+    let at_ms = world.now.wall_ms + 100;
+    world.disk.set_stalled(true);
+    // Its stamp is older than the alarm.
+    world.write(1, 1, "set a 1");
+    world.turn();
+    for partition in [P, Q] {
+        world.shard.machine_mut().alarms.insert(partition.0, at_ms);
+        world.shard.machine_mut().announced.push(partition);
+    }
+    world.turn();
+    world.at(5);
+    world.turns(3);
+    assert_eq!(stamp_ms(&world, P).max(stamp_ms(&world, Q)).max(at_ms), at_ms, "the disk does not go on");
+    world.disk.set_stalled(false);
+    world.settle();
+    let until_ns = world.now.mono_ns + 10 * SECOND_NS;
+    sleep_until(&mut world, until_ns);
+    assert!(stamp_ms(&world, P) >= at_ms && stamp_ms(&world, Q) >= at_ms);
+    assert_eq!(world.shard.counters().times_proposed, 2, "one each");
+}
+
+#[test]
+fn an_alarm_that_was_put_off_rings_when_it_is_wanted_now() {
+    let mut world = World::ready(&[P]);
+    let (start_ms, start_ns) = (world.now.wall_ms, world.now.mono_ns);
+    set_alarm(&mut world, P, start_ms + 1000);
+    // What was to be done then is not to be done any more, of which nobody is told.
+    world.shard.machine_mut().alarms.insert(P.0, start_ms + 60_000);
+    sleep_until(&mut world, start_ns + 59 * SECOND_NS);
+    assert_eq!(world.shard.counters().times_proposed, 0);
+    sleep_until(&mut world, start_ns + 62 * SECOND_NS);
+    assert_eq!(world.shard.counters().times_proposed, 1);
+}
+
+#[test]
+fn an_alarm_that_was_set_anew_rings_at_the_sooner_time_alone() {
+    let mut world = World::ready(&[P]);
+    let (start_ms, start_ns) = (world.now.wall_ms, world.now.mono_ns);
+    set_alarm(&mut world, P, start_ms + 60_000);
+    set_alarm(&mut world, P, start_ms + 1000);
+    sleep_until(&mut world, start_ns + 30 * SECOND_NS);
+    let asked = world.shard.machine().alarms_asked;
+    assert_eq!(world.shard.counters().times_proposed, 1);
+    sleep_until(&mut world, start_ns + 100 * SECOND_NS);
+    assert_eq!(world.shard.machine().alarms_asked, asked, "the time before was given up");
+}

@@ -310,11 +310,18 @@ fn a_blocked_read_does_not_wait_for_ever() {
     world.read(1, 1, "get cold");
     world.write(1, 2, "set a 1");
     world.settle();
-    world.at(11);
+    world.at(6);
+    world.read(2, 1, "get cold");
+    world.settle();
+    world.at(5);
     world.turn();
     assert!(matches!(world.got(1, 1), Some(Got::Rejected(Rejection::Overloaded(_)))));
     world.settle();
     assert!(world.got(1, 2).is_some());
+    assert!(world.shard.is_readable(P, 1) && !world.shard.is_readable(P, 2), "the other one waits on");
+    world.at(6);
+    world.turn();
+    assert!(world.got(2, 1).is_some());
     assert_eq!(world.shard.status().pending_requests, 0);
 }
 

@@ -212,6 +212,11 @@ impl Proposals {
         self.rows.front()
     }
 
+    /// All rows, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter()
+    }
+
     /// The newest row: where a read rides if it has to see writes already proposed.
     pub fn back_mut(&mut self) -> Option<&mut Row> {
         self.rows.back_mut()

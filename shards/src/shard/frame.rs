@@ -203,9 +203,6 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// Keeps count of what is held until it is applied.
     pub(super) fn recount(&mut self, place: u32) {
-        let slot = self.replicas.slot_mut(place);
-        let bytes = slot.replica.unapplied_bytes();
-        self.unapplied_bytes = self.unapplied_bytes - slot.counted_bytes + bytes;
-        slot.counted_bytes = bytes;
+        self.replicas.slot_mut(place).recount(&mut self.unapplied_bytes);
     }
 }

@@ -54,7 +54,7 @@ pub(crate) struct Batch {
 /// The batches of one partition that are not proposed yet; the last one is open, unless it is sealed.
 #[derive(Debug, Default)]
 pub(crate) struct Batches {
-    queue: VecDeque<Batch>,
+    pub(crate) queue: VecDeque<Batch>,
     last_bytes: usize,
 }
 

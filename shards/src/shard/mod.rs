@@ -363,6 +363,13 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             && self.replicas.iter().all(Slot::is_idle)
     }
 
+    /// After a turn: compares all that is counted with the replicas.
+    #[cfg(feature = "sim")]
+    pub fn check(&self) {
+        self.replicas.iter().for_each(Slot::check);
+        crate::slot::check_sums(self.replicas.iter(), self.totals, self.unapplied_bytes);
+    }
+
     /// Gives log and state machine back, for tests and for handing a shard to another core.
     #[must_use]
     pub fn into_parts(self) -> (Wal<D>, M) {

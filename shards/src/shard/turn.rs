@@ -366,6 +366,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.counters.fenced += 1;
         self.outbox.fenced.push((partition, why));
         self.recount(place);
+        assert_eq!(self.replicas.slot(place).counted_bytes, 0, "a fenced replica holds nothing");
     }
 
     /// Answers requests of a batch whose proposal ended in a fault: it may have been appended.

@@ -274,6 +274,7 @@ impl<S: Subject> World<S> {
         if let Some(wake_ns) = outputs.wake_at_ns {
             self.turn_at(shard, self.clock.world_ns(wake_ns).max(now_ns + 1000));
         }
+        self.with_shard(shard, |shard| shard.check());
         self.note_positions(shard);
         self.mark_end(shard);
         self.begin_io(shard);

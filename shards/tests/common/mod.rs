@@ -271,7 +271,9 @@ pub fn open_shard(
     partitions: &[PartitionId],
 ) -> Shard<MemDevice, Kv> {
     let (wal, _) = Wal::open(disk.device(), wal_options).expect("the log opens");
-    Shard::open(options, wal, Kv::over(saved), partitions, 7).expect("the shard opens")
+    let shard = Shard::open(options, wal, Kv::over(saved), partitions, 7).expect("the shard opens");
+    shard.check();
+    shard
 }
 
 impl World {
@@ -316,6 +318,9 @@ impl World {
     pub fn turn(&mut self) {
         self.now.mono_ns += 1_000;
         self.shard.turn(self.now, &mut self.out).expect("the turn goes well");
+        if self.partitions.len() < 100 {
+            self.shard.check();
+        }
         for (ticket, reply, stamps) in self.out.take_replies() {
             if let Some(stamps) = stamps {
                 self.stamps.insert((ticket.conn, ticket.seq), stamps);
