@@ -19,7 +19,7 @@ use crate::node::listen::{Address, Ends};
 use crate::node::message::Message;
 use crate::node::plan::Plan;
 use crate::node::shared::Shared;
-use crate::store::Outcome;
+use crate::store::{Binding, HashSeed, LsmLower, LsmShared, OWNER_BYTES, Options, Outcome, Store};
 
 mod greedy;
 
@@ -205,6 +205,33 @@ fn a_core_does_not_sleep_beside_work() {
     let limit = world.core.shared.ledger.limit();
     world.core.receive(reply(NOBODY, limit));
     assert_eq!(bell.wakes(), before + 2, "the last one that was in the way has rung all sleepers");
+}
+
+#[test]
+fn a_job_that_ends_while_a_core_goes_to_sleep_is_seen() {
+    let world = World::new(4);
+    let core = &world.core;
+    let folder = tempfile::tempdir().expect("a folder");
+    let binding = Binding { owner: [0; OWNER_BYTES], may_adopt: true };
+    let lower = LsmLower::open(folder.path(), &LsmShared::new(1 << 20, 32), &binding).expect("opens");
+    let mut store = Store::open(lower, Options::with_memory(1 << 20, HashSeed([1, 2]))).expect("opens");
+    let mut jobs = Vec::new();
+    store.retry();
+    store.take_jobs(&mut jobs);
+    let task = task(core, 0, jobs.pop().expect("a look at the room"));
+    core.jobs.under_way.set(1);
+    let bell = Arc::clone(core.mesh.borrow().bell());
+    let before = bell.wakes();
+    assert!(may_sleep(core));
+    task();
+    assert_eq!(bell.wakes(), before + 1, "its end wakes a sleeper");
+    // Had it ended a moment before, nobody would have been rung: the second look finds it.
+    bell.awake();
+    assert!(!may_sleep(core), "a result is there");
+    bell.awake();
+    take_jobs_done(core);
+    assert!(may_sleep(core) && core.jobs.under_way.get() == 0);
+    assert_eq!(bell.wakes(), before + 1);
 }
 
 const NOBODY: u64 = 1 << 48 | 0xffff;
