@@ -318,7 +318,7 @@ fn unreadable(place: Place) -> LowerError {
 }
 
 /// Visits the rows of a keyspace from a hash on, until `visit` returns false.
-fn walk<L: Lower>(
+pub(super) fn walk<L: Lower>(
     lower: &L,
     place: Place,
     from: u64,

@@ -39,6 +39,13 @@ struct Sweep {
     bytes: u64,
 }
 
+impl Sweeps {
+    /// Whether a partition waits for its sweep, or has it under way.
+    pub(super) fn is_queued(&self, id: corduroy_shards::PartitionId) -> bool {
+        self.waiting.contains(&id)
+    }
+}
+
 impl<L: Lower> Store<L> {
     /// An entry has ended: has expired rows looked for, in memory and below, if it is time.
     pub(super) fn sweep_if_due(&mut self, id: corduroy_shards::PartitionId) {

@@ -6,7 +6,7 @@
 
 use hashbrown::HashTable;
 
-use super::row::{NO_EXPIRY, Row};
+use super::row::{DIRTY, NO_EXPIRY, Row, TOMBSTONE};
 
 /// A page splits when it holds this many rows: the load limit of 512 buckets.
 const PAGE_ROWS: usize = 448;
@@ -73,7 +73,6 @@ impl Page {
     }
 
     fn add(&mut self, row: Row) {
-        use super::row::{DIRTY, TOMBSTONE};
         self.dirty += u32::from(row.has(DIRTY));
         self.tombstones += u32::from(row.has(TOMBSTONE));
         self.min_expire_ms = self.min_expire_ms.min(row.expire_at_ms);
@@ -140,11 +139,21 @@ impl Table {
         if self.pages.is_empty() { self.complete } else { self.incomplete == 0 }
     }
 
-    /// Checks what is counted against the pages.
-    #[cfg(test)]
+    /// Checks what is counted against pages and rows.
     pub(super) fn check(&self) {
         let incomplete = self.pages.iter().filter(|page| !page.complete).count();
         assert_eq!(self.incomplete as usize, incomplete, "incomplete ones of {} pages", self.pages.len());
+        for (at, page) in self.pages.iter().enumerate() {
+            let count = |flag| page.rows.iter().filter(|row| row.has(flag)).count();
+            let counted = (page.dirty as usize, page.tombstones as usize);
+            assert_eq!(counted, (count(DIRTY), count(TOMBSTONE)), "changed rows and tombstones of a page");
+            for row in &page.rows {
+                let named = self.directory.get(self.slot(row.hash)).map(|page| *page as usize);
+                // The directory goes first when a table is freed.
+                assert!(named.is_none_or(|named| named == at), "a row is on the page of its hash");
+                assert!(page.min_expire_ms <= row.expire_at_ms, "a row expires sooner than its page says");
+            }
+        }
     }
 
     /// Notes whether everything that exists on the page of `hash` is here.

@@ -57,6 +57,11 @@ impl Upkeep {
     pub(super) fn add_partition(&mut self, id: PartitionId) {
         self.ids.push(id);
     }
+
+    /// Whether a walk of the partition is under way that has yet to come to this hash.
+    pub(super) fn is_ahead_of_walk(&self, id: PartitionId, hash: u64) -> bool {
+        self.walk_hash > 0 && self.walks.front() == Some(&id) && hash >= self.walk_hash
+    }
 }
 
 impl<L: Lower> Store<L> {

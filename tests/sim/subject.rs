@@ -253,6 +253,7 @@ impl Subject for StoreSubject {
 
     fn probe(&self, machine: &Self::Machine, probes: &mut Probes) {
         let stats = machine.stats();
+        machine.check();
         probes.add("hand-overs", stats.hand_overs);
         probes.add("hand-overs undone", stats.undone_hand_overs);
         probes.add("rows handed over", stats.handed_over_rows);

@@ -152,3 +152,146 @@ fn after_a_restart_expired_rows_go_as_well() {
     assert!((1..=6).contains(&entries), "{entries}");
     assert_eq!((d.run(&Op::DbSize), d.store.stats().expired_keys), (int(0), 1000));
 }
+
+/// Keys of which most are only below, that expire in a thousand seconds.
+fn mostly_below() -> Driver<MemLower> {
+    let mut d = Driver::new(MemLower::default(), Options::with_memory(60_000, HashSeed([5, 6])));
+    for n in 0..2000 {
+        d.run(&set_with(&format!("k{n}"), "v", SetWhen::Always, Expiry::In(1_000_000), SetReply::Ok));
+    }
+    d.hand_over();
+    assert!(d.store.stats().evicted_keys > 1000);
+    d
+}
+
+#[test]
+fn what_a_flush_removed_wants_no_entry_any_more() {
+    for is_below in [false, true] {
+        let mut d = if is_below { mostly_below() } else { driver() };
+        d.run(&set_with("k", "v", SetWhen::Always, Expiry::In(1000), SetReply::Ok));
+        d.settle();
+        assert!(d.store.alarm_ms(P).is_some());
+        d.run(&Op::Flush);
+        assert_eq!((d.store.alarm_ms(P), d.store.keyspace_stats(P).expiring_keys), (None, 0));
+        // Nor does a key that comes later have those looked for.
+        d.run(&set_with("k", "v", SetWhen::Always, Expiry::In(10_000_000), SetReply::Ok));
+        let until_ms = d.now_ms + 9_999_999;
+        assert_eq!(d.pass_until(until_ms), 0);
+    }
+}
+
+#[test]
+fn what_was_searched_for_below_is_not_searched_for_again() {
+    let mut d = Driver::new(MemLower::default(), Options::with_memory(60_000, HashSeed([5, 6])));
+    for n in 0..2000 {
+        let in_ms = if n % 2 == 0 { 1000 } else { 1_000_000_000 };
+        d.run(&set_with(&format!("k{n}"), "v", SetWhen::Always, Expiry::In(in_ms), SetReply::Ok));
+    }
+    d.hand_over();
+    assert!(d.store.stats().evicted_keys > 1000);
+    let until_ms = d.now_ms + 1_000_000;
+    let entries = d.pass_until(until_ms);
+    assert!((1..=6).contains(&entries), "{entries}");
+    assert_eq!(d.run(&Op::DbSize), int(1000));
+    let wanted_ms = d.store.alarm_ms(P);
+    assert!(wanted_ms > Some(d.now_ms + 900_000_000), "{wanted_ms:?}");
+}
+
+#[test]
+fn a_set_whose_time_is_over_at_once_leaves_nothing() {
+    let mut d = driver();
+    for expiry in [Expiry::In(0), Expiry::At(d.now_ms), Expiry::At(1)] {
+        for (reply, done) in [(SetReply::Ok, Outcome::Ok), (SetReply::Done, int(1))] {
+            let over = set_with("k", "v", SetWhen::Always, expiry, reply);
+            for _ in 0..2 {
+                assert_eq!(d.run(&over), done);
+                assert_eq!((d.run(&Op::DbSize), d.store.alarm_ms(P)), (int(0), None), "{expiry:?}");
+                d.run(&set("k", "there"));
+            }
+            d.run(&Op::GetDel { key: b"k" });
+        }
+    }
+    assert_eq!(d.store.stats().expired_keys, 0, "none had to be looked for");
+}
+
+#[test]
+fn the_count_of_expiring_keys_is_exact_again_after_blind_writes() {
+    let mut d = mostly_below();
+    let before = d.store.keyspace_stats(P);
+    assert_eq!((before.keys, before.expiring_keys), (2000, 2000));
+    let mut left = 2000;
+    for is_flushed in [false, true, false, true] {
+        // Ten that exist lose their time to live, ten keep one, ten are new.
+        for n in 0..10 {
+            d.run(&set(&format!("k{}", 2000 - left + n), "blind"));
+            let (key, new) = (format!("k{}", 1000 + n), format!("new{left}.{n}"));
+            d.run(&set_with(&key, "blind", SetWhen::Always, Expiry::In(900_000), SetReply::Ok));
+            d.run(&set_with(&new, "blind", SetWhen::Always, Expiry::In(900_000), SetReply::Ok));
+        }
+        assert!(d.store.keyspace_stats(P).unresolved_keys > 10, "they were not looked for");
+        if is_flushed {
+            d.hand_over();
+        }
+        left -= 10;
+        assert_eq!(d.run(&Op::DbSize), int(2000 + (2000 - left)));
+        let stats = d.store.keyspace_stats(P);
+        assert_eq!((stats.unresolved_keys, stats.expiring_keys), (0, 2000), "as many are new");
+        if is_flushed {
+            d.crash();
+            assert_eq!(d.store.keyspace_stats(P).expiring_keys, stats.expiring_keys);
+            d.settle();
+        }
+    }
+}
+
+#[test]
+fn a_time_is_announced_once_and_again_only_if_it_is_sooner() {
+    let mut d = driver();
+    d.hold_jobs = true;
+    let announced = |d: &mut Driver<MemLower>| {
+        let mut alarms = Vec::new();
+        d.store.take_alarms(&mut alarms);
+        alarms.len()
+    };
+    for n in 0..100 {
+        d.run(&set_with(&format!("k{n}"), "v", SetWhen::Always, Expiry::In(50_000 + n), SetReply::Ok));
+    }
+    assert_eq!(announced(&mut d), 1);
+    d.run(&Op::ExpireIn { key: b"k7", in_ms: 20_000, condition: Condition::Always });
+    assert_eq!(announced(&mut d), 1, "it is sooner");
+    assert_eq!(d.store.alarm_ms(P), Some(d.now_ms + 20_000));
+    d.run(&Op::Persist { key: b"k7" });
+    d.run(&set("x", "y"));
+    assert_eq!(announced(&mut d), 0);
+    // An entry that comes by itself is as good as one that was wanted; the next time is announced anew.
+    d.now_ms += 50_000;
+    d.run(&set("x", "y"));
+    d.store.maintain(10_000_000);
+    assert_eq!(announced(&mut d), 1);
+    assert!(d.store.alarm_ms(P) > Some(d.now_ms));
+    // Once the shard has asked and was told that no entry is wanted, any time is announced.
+    d.run(&Op::Flush);
+    assert_eq!((d.store.alarm_ms(P), announced(&mut d)), (None, 0));
+    d.run(&set_with("k", "v", SetWhen::Always, Expiry::In(500_000), SetReply::Ok));
+    assert_eq!(announced(&mut d), 1);
+}
+
+#[test]
+fn a_row_that_is_read_from_below_is_expected_to_expire() {
+    let mut d = Driver::new(MemLower::default(), Options::with_memory(500, HashSeed([5, 6])));
+    let value = "v".repeat(500);
+    for (key, in_ms) in [("a", 1000), ("b", 5000), ("c", 1_000_000)] {
+        d.run(&set_with(key, &value, SetWhen::Always, Expiry::In(in_ms), SetReply::Ok));
+    }
+    d.hand_over();
+    d.settle();
+    let start_ms = d.now_ms;
+    assert!(d.pass_until(start_ms + 2000) > 0);
+    assert_eq!(d.run(&Op::DbSize), int(2));
+    // The next search below is far away; the row in memory wants an entry before.
+    assert!(d.store.alarm_ms(P) > Some(start_ms + 10_000));
+    d.store.take_alarms(&mut Vec::new());
+    assert_eq!(d.run(&get("b")), bulk(&value));
+    d.check();
+    assert_eq!(d.store.alarm_ms(P), Some(start_ms + 5000));
+}

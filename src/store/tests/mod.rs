@@ -35,6 +35,7 @@ pub(super) struct Driver<L: Lower> {
     options: Options,
     log: Vec<(Applied, Vec<Vec<u8>>)>,
     held: Vec<Job<L>>,
+    steps: u32,
     /// Jobs wait until asked for, or until an op is blocked.
     pub(super) hold_jobs: bool,
     pub(super) now_ms: u64,
@@ -52,6 +53,7 @@ impl<L: Lower> Driver<L> {
             options,
             log: Vec::new(),
             held: Vec::new(),
+            steps: 0,
             hold_jobs: false,
             now_ms: 1_000_000,
             is_alarmed: false,
@@ -64,7 +66,7 @@ impl<L: Lower> Driver<L> {
         loop {
             let more = self.store.maintain(1_000_000);
             if !self.run_jobs() && !more {
-                return;
+                return self.check();
             }
         }
     }
@@ -84,6 +86,7 @@ impl<L: Lower> Driver<L> {
             let job = self.held.remove(pick % self.held.len());
             let done = Store::<L>::run_job(job);
             self.store.job_done(done).expect("job");
+            self.check_now_and_then();
         }
     }
 
@@ -95,6 +98,23 @@ impl<L: Lower> Driver<L> {
             self.store.job_done(done).expect("job");
         }
         ran
+    }
+
+    /// The invariants, at every step of a short history; less often in a long one.
+    fn check_now_and_then(&mut self) {
+        self.steps += 1;
+        if self.steps < 500 || self.steps.is_multiple_of(101) {
+            self.check();
+        }
+    }
+
+    /// The invariants; those of both levels where the lower one can be read.
+    pub(super) fn check(&self) {
+        self.store.check();
+        match self.store.check_below() {
+            Ok(()) | Err(LowerError::Damaged { .. } | LowerError::Io { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
     }
 
     fn unblock(&mut self) {
@@ -115,7 +135,9 @@ impl<L: Lower> Driver<L> {
             }
         }
         self.store.end_entry(at);
-        self.store.partitions.values().for_each(|partition| partition.table.check());
+        let partition = &self.store.partitions[&at.partition];
+        assert!(partition.alarm_ms > partition.clock_ms, "an alarm that is past is none");
+        self.check_now_and_then();
         if !self.hold_jobs {
             self.store.maintain(20_000);
             self.run_jobs();
@@ -195,6 +217,8 @@ impl<L: Lower> Driver<L> {
     pub(super) fn crash(&mut self) {
         self.held.clear();
         self.store = Store::open(self.lower.clone(), self.options).expect("opens");
+        self.is_alarmed = false;
+        self.check();
         for (at, ops) in self.log.clone() {
             if at.lsn > self.store.persisted(at.partition) {
                 self.apply_entry(&at, &ops);

@@ -136,6 +136,7 @@ fn a_search_for_expired_rows_that_could_not_read_is_made_again_later() {
                 _ => Store::<MemLower>::run_job(job),
             };
             d.store.job_done(done).expect("job");
+            d.check();
         }
         failures
     };
