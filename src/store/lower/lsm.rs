@@ -6,10 +6,9 @@
 //! name a sequence number above every version, so that they always find the latest one.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lsm_tree::compaction::Leveled;
 use lsm_tree::{AbstractTree, AnyTree};
 
 use super::check;
@@ -17,6 +16,7 @@ use super::dead::{DeadRanges, Range};
 use super::folder::Change;
 use super::guard;
 use super::manifest::Manifest;
+use super::merge::Turns;
 use super::room::{DiskRoom, MARGIN_BYTES};
 use super::scrub::Scrub;
 pub use super::tree::LsmShared;
@@ -33,8 +33,6 @@ const MAX_L0_RUNS: usize = 16;
 /// A tree up to this size is rewritten whole when a keyspace was flushed; in a larger one what is left of it goes with
 /// the merges to come.
 const REWRITE_BYTES: u64 = 256 << 20;
-/// What one merge writes at most, roughly.
-const MERGE_BYTES: u64 = 512 << 20;
 /// What a row takes in a table beside its bytes, roughly.
 const ROW_BYTES: u64 = 32;
 /// The tables that such a rewrite makes.
@@ -61,7 +59,8 @@ pub struct LsmLower {
     pub(super) tree: Arc<GuardedTree>,
     dead: DeadRanges,
     /// The version in which there was nothing to merge.
-    merged: Arc<AtomicU64>,
+    pub(super) merged: Arc<AtomicU64>,
+    pub(super) turns: Arc<Turns>,
     /// Dead ranges whose tables are still to be dropped.
     undropped: Arc<Mutex<Vec<Range>>>,
     room: Arc<DiskRoom>,
@@ -112,6 +111,7 @@ impl LsmLower {
             tree: Arc::new(tree),
             dead,
             merged: Arc::new(AtomicU64::new(u64::MAX)),
+            turns: Arc::default(),
             undropped: Arc::default(),
             room: Arc::new(room),
             unfit: Arc::default(),
@@ -124,7 +124,7 @@ impl LsmLower {
         move |error| LowerError::io(what, self.tree.path(), &error)
     }
 
-    fn compaction<T>(
+    pub(super) fn compaction<T>(
         &self,
         what: &'static str,
         act: impl FnOnce(&AnyTree) -> lsm_tree::Result<T>,
@@ -132,11 +132,11 @@ impl LsmLower {
         self.tree.change(what, Change::Compaction, &self.room, act)
     }
 
-    fn version(&self) -> Result<u64, LowerError> {
+    pub(super) fn version(&self) -> Result<u64, LowerError> {
         self.tree.look(|tree| tree.current_version().id())
     }
 
-    fn disk_space(&self) -> Result<u64, LowerError> {
+    pub(super) fn disk_space(&self) -> Result<u64, LowerError> {
         self.tree.look(AnyTree::disk_space)
     }
 
@@ -198,7 +198,7 @@ impl LsmLower {
     }
 
     /// Writes the whole tree again without what is dead in it, if what is left fits. Returns whether it did.
-    fn rewrite(&self) -> Result<bool, LowerError> {
+    pub(super) fn rewrite(&self) -> Result<bool, LowerError> {
         if !self.tree.damage().is_empty() {
             return Ok(false);
         }
@@ -264,7 +264,7 @@ impl LsmLower {
         self.room.usable_bytes().map_err(self.refused(ROOM))
     }
 
-    fn free_bytes(&self) -> Result<u64, LowerError> {
+    pub(super) fn free_bytes(&self) -> Result<u64, LowerError> {
         self.room.free_bytes().map_err(self.refused(ROOM))
     }
 
@@ -276,39 +276,6 @@ impl LsmLower {
     fn claim(&self, bytes: u64, deletes: bool) -> Result<bool, LowerError> {
         let claimed = self.room.claim(bytes, deletes);
         Ok(claimed.map_err(self.refused(RESERVE))?.is_ok())
-    }
-
-    /// One merge, if there is one to do and room for what it may write: not more than is there, nor than one level's
-    /// share of it. A tree with a damaged table is not merged: that would stop there each time, and must not leave the
-    /// damage out either.
-    fn merge_once(&self) -> Result<bool, LowerError> {
-        let before = self.version()?;
-        if self.merged.load(Ordering::Relaxed) == before
-            || !self.tree.damage().is_empty()
-            || self.free_bytes()? < self.disk_space()?.min(MERGE_BYTES) + MARGIN_BYTES
-        {
-            return Ok(false);
-        }
-        let merged = self.compaction("a merge", |tree| {
-            tree.compact(Arc::new(Leveled::default()), ABOVE_ALL)?;
-            Ok(tree.current_version().id())
-        });
-        match self.checked(merged)? {
-            Written::Done(after) if after != before => Ok(true),
-            Written::Done(_) => {
-                self.merged.store(before, Ordering::Relaxed);
-                Ok(false)
-            }
-            Written::NoRoom => Ok(false),
-        }
-    }
-
-    /// After a merge that met damage: finds out in which table.
-    fn checked<T>(&self, merged: Result<Written<T>, LowerError>) -> Result<Written<T>, LowerError> {
-        if let Err(LowerError::Damaged { .. } | LowerError::Panicked { .. }) = &merged {
-            self.tree.scan(&[], &[u8::MAX], &mut |_, _| true)?;
-        }
-        merged
     }
 
     /// Writes rows as new tables and the version that names them.
@@ -345,7 +312,8 @@ impl Lower for LsmLower {
         rows: &mut dyn Iterator<Item = LowerRow>,
     ) -> Result<(), IngestError> {
         let runs = || self.tree.look(AnyTree::l0_run_count);
-        while runs()? > MAX_L0_RUNS {
+        // Beside damage, level 0 makes way while it may: before rows come above it.
+        while runs()? > MAX_L0_RUNS || !self.tree.damage().is_empty() {
             match self.merge_once() {
                 Ok(true) => {}
                 // Rows can be taken all the same.
@@ -363,6 +331,7 @@ impl Lower for LsmLower {
         if runs()? >= most_runs || chokes() || !self.claim(needed_bytes, deletes)? {
             return no_room();
         }
+        let _ingesting = self.turns.ingest();
         let written = self
             .tree
             .change("writing a hand-over", Change::Ingestion, &self.room, |tree| Self::take_rows(tree, rows));
@@ -421,6 +390,8 @@ impl Lower for LsmLower {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::super::tests::{OURS, open};
     use super::*;
 

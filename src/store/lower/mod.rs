@@ -15,6 +15,7 @@ mod inspect;
 mod lsm;
 mod manifest;
 mod mem;
+mod merge;
 mod room;
 mod scrub;
 #[cfg(test)]

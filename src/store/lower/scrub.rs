@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use lsm_tree::{AbstractTree, AnyTree, Table};
 use xxhash_rust::xxh3::Xxh3Default;
 
-use super::check::{ADVICE, NamedTable};
+use super::check::{ADVICE, NamedTable, hash_file};
 use super::error::LowerError;
 use super::gap;
 use super::inspect::Opener;
@@ -142,6 +142,27 @@ fn named(tree: &AnyTree) -> Vec<NamedTable> {
         .collect();
     tables.sort_unstable_by_key(|table| table.number);
     tables
+}
+
+/// Reads every table of which no damage is known, as a whole: a merge has met some, and did not say where.
+pub(super) fn find_damage(tree: &GuardedTree) -> Result<(), LowerError> {
+    let known = tree.damage();
+    for table in tree.look(named)? {
+        let file = table_file(tree.path(), table.number);
+        if known.iter().any(|(damaged, _)| *damaged == file) {
+            continue;
+        }
+        match hash_file(&file) {
+            Ok(mark) if mark.checksum == table.checksum => {}
+            Ok(_) => found_damaged(tree, &table, &file)?,
+            Err(LowerError::Damaged { what, .. }) if tree.look(named)?.contains(&table) => {
+                tree.note_damage(&file, &what);
+            }
+            Err(LowerError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// A table is not as it was written: which of its rows cannot be read is found out, past the library's cache.
