@@ -27,6 +27,7 @@ fn sleep_until(world: &mut World, until_ns: u64) -> u64 {
         if wake_ns.is_none() {
             return world.shard.counters().turns - turns;
         }
+        assert!(world.shard.counters().turns - turns < 10_000, "it is woken again and again");
         world.settle();
     }
 }

@@ -265,6 +265,17 @@ fn a_fault_fences_its_replica_alone() {
     assert_eq!(after.shard.counters().fenced, 3);
     assert_eq!(after.shard.status().pending_requests, 0);
     assert!(after.shard.is_idle(), "a fenced replica keeps nobody from closing the shard");
+    // Nor does it wake anybody for what it cannot log any more.
+    let at_ms = after.now.wall_ms + 1000;
+    after.shard.machine_mut().alarms.insert(Q.0, at_ms);
+    after.shard.machine_mut().announced.push(Q);
+    after.settle();
+    assert!(after.out.wake_at_ns.is_some());
+    after.at(5);
+    after.settle();
+    after.at(5);
+    after.settle();
+    assert_eq!((after.out.wake_at_ns, after.shard.counters().times_proposed), (None, 0));
 }
 
 #[test]

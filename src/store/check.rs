@@ -73,6 +73,8 @@ impl<L: Lower> Store<L> {
         );
         if !self.ledger.is_handing_over() {
             assert_eq!(partition.unknown, counted.unknown, "partition {id}: unknown keys");
+            let found = partition.unknown_keys(usize::MAX).len() as u64;
+            assert_eq!(found, counted.unknown, "partition {id}: unknown keys that can be asked for");
         }
         Self::check_counts(partition, counted, partition.table.is_all_complete());
         // While an entry is applied, or a walk looks for the next row that expires, the time may still change.

@@ -1,5 +1,6 @@
 //! Times to live: when keys go, for clients and from memory and disk.
 
+use super::super::jobs::Task;
 use super::super::*;
 use super::commands::{driver, int, set_with, ttl};
 use super::*;
@@ -294,4 +295,22 @@ fn a_row_that_is_read_from_below_is_expected_to_expire() {
     assert_eq!(d.run(&get("b")), bulk(&value));
     d.check();
     assert_eq!(d.store.alarm_ms(P), Some(start_ms + 5000));
+}
+
+#[test]
+fn nothing_is_searched_for_below_where_nothing_expires() {
+    let mut d = mostly_below();
+    for n in 0..2000 {
+        d.run(&Op::Persist { key: format!("k{n}").as_bytes() });
+    }
+    d.hand_over();
+    assert_eq!((d.store.keyspace_stats(P).expiring_keys, d.run(&Op::DbSize)), (0, int(2000)));
+    d.hold_jobs = true;
+    d.now_ms += 2_000_000;
+    d.entry(P, &[]);
+    let mut jobs = Vec::new();
+    (0..10).for_each(|_| _ = d.store.maintain(10_000_000));
+    d.store.take_jobs(&mut jobs);
+    let searches = jobs.iter().filter(|job| matches!(job.task, Task::Expired { .. })).count();
+    assert_eq!(searches, 0);
 }

@@ -87,6 +87,30 @@ fn a_flushed_database_needs_no_room_for_what_it_held() {
 }
 
 #[test]
+fn expired_rows_make_their_own_flush_small_enough() {
+    let lower = MemLower::default();
+    let mut d = Driver::new(lower.clone(), lazy());
+    let value = "v".repeat(1000);
+    for n in 0..100 {
+        let (key, expiry) = (format!("k{n}"), Expiry::In(1000));
+        let (when, reply) = (SetWhen::Always, SetReply::Ok);
+        d.run(&Op::Set { key: key.as_bytes(), value: value.as_bytes(), when, expiry, reply });
+    }
+    // Only what makes room may have the reserve.
+    lower.set_capacity(lower.stats().disk_bytes + LITTLE_BYTES / 2);
+    d.hand_over();
+    assert!(d.store.is_out_of_room());
+    let persisted = d.store.persisted(P);
+    retry(&mut d);
+    assert_eq!(d.store.persisted(P), persisted);
+    d.now_ms += 2000;
+    d.entry(P, &[]);
+    retry(&mut d);
+    assert!(d.store.persisted(P) > persisted, "nothing is left to write");
+    assert_eq!(d.run(&Op::DbSize), Outcome::Int(0));
+}
+
+#[test]
 fn deleted_rows_make_their_own_flush_small_enough() {
     let lower = MemLower::default();
     let mut d = Driver::new(lower.clone(), lazy());
