@@ -10,7 +10,7 @@ pub struct Output {
     bytes: Vec<u8>,
     /// How many of the bytes are sent.
     head: usize,
-    /// Large values, each with the number of bytes before it. No two have the same: each has a header of its own.
+    /// Large values, each with the number of bytes before it.
     large: VecDeque<(usize, SharedBytes)>,
     /// How much of the first of them is sent.
     large_head: usize,
@@ -66,7 +66,7 @@ impl Output {
         &mut self.bytes
     }
 
-    /// A large value more, which has its header before it and will have its end behind it.
+    /// Large bytes more: a value that has its header before it and will have its end behind it, or whole replies.
     pub fn push_shared(&mut self, value: &SharedBytes) {
         self.large_bytes += value.len();
         self.large_held_bytes += value.held_len();

@@ -190,6 +190,10 @@ impl<'a> Writer<'a> {
                 self.array(items.len());
                 items.iter().for_each(|item| self.outcome(item));
             }
+            Outcome::Names(names) => {
+                self.array(names.iter().count());
+                names.iter().for_each(|name| self.bulk(name));
+            }
             Outcome::Map(pairs) => {
                 self.map(pairs.len());
                 for (name, value) in pairs {

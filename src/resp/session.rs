@@ -30,6 +30,7 @@ mod intake;
 mod local;
 mod output;
 mod queue;
+mod roster;
 mod spread;
 mod transaction;
 mod wait;
@@ -38,6 +39,7 @@ pub use census::{Census, Visit};
 pub use footprint::Footprint;
 pub use intake::Opening;
 use queue::{Body, Slot};
+use roster::Roster;
 use transaction::{Transaction, Watched};
 use wait::Pause;
 
@@ -145,6 +147,8 @@ pub struct Session {
     last_command: u16,
     /// CLIENT LIST or CLIENT KILL is under way.
     census: Option<Box<Census>>,
+    /// A long list is being written for the newest request under way.
+    roster: Option<Box<Roster>>,
     /// It is paused.
     pause: Option<Pause>,
     /// The time has come that was kept for an attempt at the password.

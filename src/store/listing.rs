@@ -14,12 +14,15 @@ use super::glob::Effort;
 use super::jobs::{Job, MatchLimit, Task};
 use super::lookups::{Lookups, LowerPage, Want};
 use super::lower::Lower;
+use super::names::Names;
 use super::op::{ErrorKind, Outcome};
 use super::partition::Partition;
 use super::state::Store;
 
 /// Steps of a pattern that take as long as a look at a row.
 const STEPS_A_UNIT: usize = 16;
+/// Names above which a list is given away whole, to be read out in slices too.
+const FEW_NAMES: usize = 4096;
 /// Jobs that end without the list being asked for, until it is given up: its op is tried again each time.
 const MAX_IDLE_JOBS: u32 = 64;
 
@@ -190,13 +193,16 @@ impl Listing {
         if let Some(why) = self.refused {
             return Err(Stop::Error(why));
         }
-        let live = self.found.into_iter().filter(|(_, expire_at_ms)| *expire_at_ms > now_ms);
-        let live: Vec<Outcome> = live.map(|((_, key), _)| Outcome::Bulk(key)).collect();
         // More may have been written since it was gathered.
-        if live.len() > limit.keys || self.bytes > limit.bytes {
+        if self.found.len() > limit.keys || self.bytes > limit.bytes {
             return Err(Stop::Error(ErrorKind::TooManyKeys));
         }
-        Ok(Outcome::Array(live))
+        let is_long = self.found.len() > FEW_NAMES;
+        let names = Names::new(self.found, now_ms, self.bytes);
+        if is_long {
+            return Ok(Outcome::Names(names));
+        }
+        Ok(Outcome::Array(names.into_iter().map(Outcome::Bulk).collect()))
     }
 }
 

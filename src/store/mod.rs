@@ -1,7 +1,7 @@
 //! The state of a shard's partitions: what an entry means, and where it goes.
 //!
 //! Read in this order: `op` (the operations and their outcomes) and `codec` (their bytes); `state` ([`Store`], the
-//! state machine); `exec`, `dispatch`, `write`, `read`, `scan`, `listing`, `lcs` (the commands); `partition`, `table`, `row`, `shared` (the
+//! state machine); `exec`, `dispatch`, `write`, `read`, `scan`, `listing`, `names`, `lcs` (the commands); `partition`, `table`, `row`, `shared` (the
 //! upper level, in memory), `gone` (what WATCH knows of absent keys); `ledger` and `upkeep` (hand-overs, eviction, expiry), `space` (a disk that is full), `verify` (what is read to find damage), `check` (the invariants); `lookups`, `pins`, `jobs`, `warm`
 //! and `sweep` (questions to the lower level); `lower` (that level). Nothing here reads a clock, and only jobs block.
 
@@ -19,6 +19,7 @@ mod ledger;
 mod listing;
 mod lookups;
 mod lower;
+mod names;
 mod number;
 pub mod op;
 mod partition;
@@ -52,8 +53,8 @@ pub use lower::{
     LsmShared, MemLower, OWNER_BYTES, Room, TableFacts, dump, inspect, is_state,
 };
 pub use number::{is_infinity, is_long_double, parse_integer};
-pub use op::SharedBytes;
 pub use op::{Condition, ErrorKind, Expiry, List, MAX_WALKS, Op, OpError, Outcome, SetReply, SetWhen};
+pub use op::{Names, NamesIter, SharedBytes};
 pub use scan::CURSOR_BITS;
 pub use state::{Lookup, Options, Store};
 pub use stats::{KeyspaceStats, StoreStats};

@@ -1,6 +1,7 @@
 //! What an entry means: the operations of the state machine and their outcomes. Their bytes: `codec`.
 
 use super::codec;
+pub use super::names::{IntoIter as NamesIter, Names};
 pub use super::shared::SharedBytes;
 pub use super::weight::HEAVY_BYTES;
 
@@ -206,6 +207,8 @@ pub enum Outcome {
     Simple(&'static str),
     /// A list.
     Array(Vec<Outcome>),
+    /// A list of many keys.
+    Names(Names),
     /// A list of (name, value), a map in RESP3.
     Map(Vec<(Outcome, Outcome)>),
     /// A page of SCAN.
@@ -227,6 +230,7 @@ impl Outcome {
             Outcome::Bulk(bytes) => bytes.len(),
             Outcome::Shared(bytes) => bytes.len(),
             Outcome::Array(items) => items.iter().map(Outcome::cost_bytes).sum(),
+            Outcome::Names(names) => names.held_bytes(),
             Outcome::Map(pairs) => {
                 pairs.iter().map(|(name, value)| name.cost_bytes() + value.cost_bytes()).sum()
             }
@@ -236,11 +240,11 @@ impl Outcome {
         size_of::<Outcome>() + heap_bytes
     }
 
-    /// Of that, what had to be copied for it: all but shares of large values.
+    /// Of that, what had to be copied for it: all but shares of large values, and lists that are given away whole.
     #[must_use]
     pub fn copied_bytes(&self) -> usize {
         match self {
-            Outcome::Shared(_) => size_of::<Outcome>(),
+            Outcome::Shared(_) | Outcome::Names(_) => size_of::<Outcome>(),
             Outcome::Array(items) => {
                 size_of::<Outcome>() + items.iter().map(Outcome::copied_bytes).sum::<usize>()
             }

@@ -62,6 +62,7 @@ impl Session {
             output_reserved: self.out.held_bytes()
                 + self.held_bytes
                 + self.parts_bytes
+                + self.roster.as_ref().map_or(0, |roster| roster.held_bytes())
                 + self.census.as_ref().map_or(0, |census| census.held_bytes())
                 + self.queue.capacity() * size_of::<Slot>(),
             output_peak: self.peak_output_bytes,

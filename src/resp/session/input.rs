@@ -28,7 +28,7 @@ impl Session {
     /// Whether requests are kept that the share of work did not suffice for.
     #[must_use]
     pub fn is_unfinished(&self) -> bool {
-        let has_more = self.head < self.pending.len() || self.census.is_some();
+        let has_more = self.head < self.pending.len() || self.census.is_some() || self.roster.is_some();
         self.units == 0 && has_more && self.ending == Ending::No
     }
 
@@ -53,6 +53,7 @@ impl Session {
     /// is nothing to do.
     pub fn resume(&mut self, backend: &dyn Backend) {
         self.go_on_census(backend);
+        self.go_on_roster(backend);
         if self.head == self.pending.len() || !self.may_go_on() {
             return;
         }
@@ -99,6 +100,7 @@ impl Session {
         self.stalled
             || self.pause.is_some()
             || self.census.is_some()
+            || self.roster.is_some()
             || self.ending != Ending::No
             || self.out.len() + self.held_bytes > output
             || self.in_flight_bytes > self.hub.shares.in_flight()

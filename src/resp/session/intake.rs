@@ -69,6 +69,7 @@ impl Session {
             clock_is_fresh: false,
             last_command: u16::MAX,
             census: None,
+            roster: None,
             pause: None,
             may_guess: false,
             run: (0, 0),

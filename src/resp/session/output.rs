@@ -91,7 +91,7 @@ impl Session {
     pub fn abandon(&mut self) {
         self.ending = Ending::AtOnce;
         (self.pending, self.head, self.out) = (Vec::new(), 0, Output::default());
-        (self.transaction, self.census) = (None, None);
+        (self.transaction, self.census, self.roster) = (None, None, None);
         self.queue.iter_mut().for_each(|slot| slot.body = super::Body::default());
         self.held_bytes = 0;
     }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::output::OUTPUT_HARD_BYTES;
+use super::roster::Roster;
 use super::{
     Backend, Ending, Outcome, Output, PartitionId, Reply, Session, SessionReply, Watched, Writer, errors,
     take,
@@ -156,6 +157,21 @@ impl Parts {
         }
     }
 
+    /// The list that they are, for the slot of this number, if it is a long one.
+    fn roster(&mut self, number: u64) -> Option<Roster> {
+        if !matches!(self.merge, Merge::Joined) || self.failure.is_some() {
+            return None;
+        }
+        let outcomes: Vec<Outcome> = self.outcomes.drain(..).flatten().collect();
+        match Roster::new(number, outcomes) {
+            Ok(roster) => Some(roster),
+            Err(outcomes) => {
+                self.outcomes = outcomes.into_iter().map(Some).collect();
+                None
+            }
+        }
+    }
+
     /// One outcome out of all.
     fn merged(&mut self) -> Outcome {
         let outcomes: Vec<Outcome> = self.outcomes.drain(..).flatten().collect();
@@ -212,7 +228,10 @@ impl Session {
                 return;
             }
             self.parts_bytes -= parts.bytes;
-            let Body::Parts(parts) = take(&mut slot.body) else { return };
+            let Body::Parts(mut parts) = take(&mut slot.body) else { return };
+            if let Some(roster) = parts.roster(self.front + at as u64) {
+                return self.begin_roster(at, roster, backend);
+            }
             return self.settle(at, backend, |session, out| session.finish_parts(*parts, out));
         }
         let outcome = match reply {
@@ -223,7 +242,17 @@ impl Session {
             }
             Reply::Unknown => return self.settle(at, backend, |_, out| out.error(errors::UNKNOWN_RESULT)),
         };
-        match take(&mut slot.body) {
+        let body = take(&mut slot.body);
+        let outcome = match (&body, outcome) {
+            (Body::Waiting, outcome @ Outcome::Names(_)) => {
+                match Roster::new(self.front + at as u64, vec![outcome]) {
+                    Ok(roster) => return self.begin_roster(at, roster, backend),
+                    Err(_) => unreachable!("a list of names is one"),
+                }
+            }
+            (_, outcome) => outcome,
+        };
+        match body {
             Body::Scan(partition) => self.settle(at, backend, |_, out| {
                 super::spread::write_page(out, partition, backend.partitions().len(), &outcome);
             }),
@@ -272,7 +301,12 @@ impl Session {
     }
 
     /// Writes the reply of the slot at this place of the queue, and lets it go if its turn has come.
-    fn settle(&mut self, at: usize, backend: &dyn Backend, write: impl FnOnce(&mut Self, &mut Writer<'_>)) {
+    pub(super) fn settle(
+        &mut self,
+        at: usize,
+        backend: &dyn Backend,
+        write: impl FnOnce(&mut Self, &mut Writer<'_>),
+    ) {
         let Some(slot) = self.queue.get(at) else { return };
         let (resp3, muted, is_unsure, index) = (slot.resp3, slot.muted, slot.is_unsure, slot.entry);
         let is_unsure_read = is_unsure && slot.is_read;

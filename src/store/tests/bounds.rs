@@ -389,3 +389,17 @@ fn keys_written_while_they_are_gathered_count_to_the_limit() {
     }
     assert!(matches!(outcome_of(&mut d, &op), Outcome::Array(found) if found.len() == 2000));
 }
+
+#[test]
+fn a_long_list_of_keys_is_given_away_whole() {
+    let mut d = Driver::new(MemLower::default(), options());
+    (0..10_000).for_each(|n| drop(d.run(&set(&format!("key:{n:05}"), "v"))));
+    let Outcome::Names(names) = d.run(&keys(b"*")) else { panic!("it would be made in one step") };
+    let mut found: Vec<Vec<u8>> = names.iter().map(<[u8]>::to_vec).collect();
+    assert!(names.held_bytes() >= 10_000 * (9 + 32));
+    assert!(names.into_iter().eq(found.iter().cloned()));
+    found.sort_unstable();
+    assert!(found.iter().enumerate().all(|(n, key)| *key == format!("key:{n:05}").into_bytes()));
+    assert_eq!(found.len(), 10_000);
+    assert!(matches!(d.run(&keys(b"key:00*")), Outcome::Array(few) if few.len() == 1000));
+}

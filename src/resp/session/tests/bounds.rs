@@ -256,6 +256,64 @@ fn many_connections_are_listed_and_closed_in_several_turns() {
     assert!(others.iter().all(Session::is_aborted) && !late.is_aborted());
 }
 
+/// A long list of names, with one that has expired.
+fn names(count: usize) -> Outcome {
+    let key = |n: usize| (n as u64 / 2, format!("key:{n}").into_bytes());
+    let found: std::collections::BTreeMap<_, _> = (0..count).map(|n| (key(n), u64::MAX)).collect();
+    let bytes = found.keys().map(|(_, key)| key.len() + 32).sum();
+    let expired = std::iter::once(((0, b"expired".to_vec()), 5));
+    Outcome::Names(crate::store::Names::new(found.into_iter().chain(expired).collect(), 5, bytes))
+}
+
+#[test]
+fn long_lists_of_names_are_written_in_several_turns() {
+    const MANY: usize = 50_000;
+    let mut talk = Talk::new(2);
+    let few = Outcome::Array(vec![Outcome::Bulk(b"other".to_vec())]);
+    talk.fake.scripted.borrow_mut().extend([done(names(MANY)), done(few)]);
+    talk.session.begin_turn(2048);
+    talk.session.input(b"KEYS *\r\nPING\r\n", &talk.fake);
+    talk.answer(false);
+    let mut turns = 1;
+    while talk.session.output().is_empty() {
+        assert!(talk.session.is_unfinished() && !talk.session.wants_read(), "it waits for nothing");
+        assert!(talk.session.worked() < 2048 + 256, "{} units in one turn", talk.session.worked());
+        assert!(talk.session.footprint().total() > MANY * 32, "what is held is counted");
+        talk.session.begin_turn(2048);
+        talk.session.resume(&talk.fake);
+        turns += 1;
+    }
+    assert!((5..100).contains(&turns), "{turns} turns");
+    let mut reply = talk.output();
+    talk.session.begin_turn(2048);
+    talk.session.resume(&talk.fake);
+    reply.extend(talk.output());
+    let reply = String::from_utf8(reply).unwrap();
+    let mut lines = reply.lines();
+    assert_eq!(lines.next(), Some(format!("*{}", MANY + 1).as_str()));
+    for n in 0..MANY {
+        let key = format!("key:{n}");
+        assert_eq!(lines.next(), Some(format!("${}", key.len()).as_str()));
+        assert_eq!(lines.next(), Some(key.as_str()));
+    }
+    assert_eq!(lines.collect::<Vec<_>>(), ["$5", "other", "+PONG"]);
+    assert!(talk.session.footprint().total() < 1 << 20, "nothing of it is kept");
+    // In a transaction it is one step; nobody waits for one whose client is closed.
+    let mut talk = Talk::new(1);
+    let transaction = Outcome::Array(vec![names(9), Outcome::Ok]);
+    talk.fake.scripted.borrow_mut().push_back(done(transaction));
+    talk.session.begin_turn(8192);
+    let reply = talk.say("MULTI\nKEYS *\nSET a 1\nEXEC");
+    assert!(reply.contains("*2\r\n*9\r\n$5\r\nkey:0") && reply.ends_with("key:8\r\n+OK\r\n"), "{reply}");
+    talk.fake.scripted.borrow_mut().push_back(done(names(MANY)));
+    talk.session.begin_turn(1);
+    talk.session.input(b"KEYS *\r\n", &talk.fake);
+    talk.answer(false);
+    assert!(talk.session.is_unfinished());
+    talk.session.abandon();
+    assert!(!talk.session.is_unfinished() && talk.session.output().is_empty());
+}
+
 #[test]
 fn a_turn_has_so_much_work_and_the_rest_waits() {
     let mut talk = Talk::new(1);
