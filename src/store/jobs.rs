@@ -6,6 +6,7 @@ use corduroy_shards::PartitionId;
 
 use super::glob::Effort;
 use super::hash::HashSeed;
+use super::lcs::{Lcs, longest_common};
 use super::ledger::Captured;
 use super::lookups::{LOWER_KEY_BYTES, LowerKey, LowerPage, Want};
 use super::lower::format::{
@@ -13,16 +14,14 @@ use super::lower::format::{
     store_value,
 };
 use super::lower::{IngestError, Lower, LowerError, LowerRow, Room};
-use super::op::ErrorKind;
+use super::op::{ErrorKind, Outcome, SharedBytes};
 use super::row::{NO_EXPIRY, Stamp};
 use super::scan::CURSOR_SHIFT;
 use super::space::room;
+use super::warm::warm;
 
 /// Keys that a page for SCAN holds, a few more where hashes are close.
 const PAGE_KEYS: usize = 1024;
-/// Rows that one job of the warm-up reads, and the bytes of values at which it ends sooner.
-const WARM_ROWS: usize = 2048;
-const WARM_BYTES: usize = 1 << 20;
 /// Expired rows that one job looks for.
 const EXPIRED_ROWS: usize = 4096;
 
@@ -86,6 +85,8 @@ pub(super) enum Task {
     Look,
     /// Compares a piece of what lies below with what was written.
     Verify,
+    /// Finds the longest common subsequence of two values.
+    Subsequence { number: u64, a: SharedBytes, b: SharedBytes, ask: Lcs },
     /// Ends, so that ops that wait for the store itself are tried again.
     Nothing,
 }
@@ -143,6 +144,10 @@ pub(super) enum Done {
     },
     Verified {
         is_round: bool,
+    },
+    Subsequence {
+        number: u64,
+        outcome: Outcome,
     },
     Nothing,
     /// Something could not be read: what was asked, if it was asked by ops, and the state of flushes then.
@@ -206,6 +211,7 @@ impl Task {
             Task::Compact { .. } => "compact",
             Task::Look => "look",
             Task::Verify => "verify",
+            Task::Subsequence { .. } => "subsequence",
             Task::Nothing => "nothing",
         }
     }
@@ -269,6 +275,10 @@ impl Task {
             }
             Task::Look => Done::Looked { room: room(lower) },
             Task::Verify => Done::Verified { is_round: lower.verify() },
+            Task::Subsequence { number, a, b, ask } => {
+                let outcome = longest_common(a.as_slice(), b.as_slice(), ask);
+                Done::Subsequence { number, outcome }
+            }
             Task::Nothing => Done::Nothing,
         }
     }
@@ -382,22 +392,6 @@ fn matches<L: Lower>(
     })?;
     let Place { partition, keyspace } = place;
     Ok(LowerPage { partition, keyspace, from: 0, to: u64::MAX, pattern: Some(pattern), keys, refused })
-}
-
-/// A stretch of rows, and its last hash.
-fn warm<L: Lower>(lower: &L, place: Place, from: u64) -> Result<(Vec<Loaded>, u64), LowerError> {
-    let (mut rows, mut bytes, mut to): (Vec<Loaded>, usize, u64) = (Vec::new(), 0, u64::MAX);
-    walk(lower, place, from, |hash, key, stamp, value| {
-        let is_full = rows.len() >= WARM_ROWS || bytes >= WARM_BYTES;
-        if is_full && rows.last().is_some_and(|last| last.hash != hash) {
-            to = hash - 1;
-            return false;
-        }
-        bytes += key.len() + value.len();
-        rows.push(Loaded { hash, key: key.to_vec(), value: Some((stamp, value.to_vec())) });
-        true
-    })?;
-    Ok((rows, to))
 }
 
 /// Looks for expired rows from a hash on.

@@ -1,14 +1,31 @@
 //! LCS: the longest common subsequence of two values, by the table that Redis fills too, so that ties fall alike.
+//!
+//! A job fills a large table, while others are served. Its outcome is given if the values are still the same: so it is as of
+//! the moment at which it is given, whoever asked for it first.
+
+use std::sync::Arc;
+
+use corduroy_shards::PartitionId;
 
 use super::exec::{Exec, Run, Stop};
-use super::op::{ErrorKind, Outcome};
+use super::jobs::{Job, Task};
+use super::lower::Lower;
+use super::op::{ErrorKind, Outcome, SharedBytes};
+use super::row::Row;
+use super::state::Store;
 use super::write::length;
 
 /// The table may take this much: the same formula as Redis's, with a limit that keeps one command below a second.
 const MAX_TABLE_BYTES: usize = 256 << 20;
+/// Cells of a table that are filled on the spot.
+const FEW_CELLS: usize = 1 << 18;
+/// Jobs that may find that the values have changed meanwhile; then the op does it by itself.
+const MAX_TRIES: u32 = 3;
+/// Jobs that end without the outcome being asked for, until it is given up: its op is tried again each time.
+const MAX_IDLE_JOBS: u32 = 64;
 
 /// What LCS was asked for.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Lcs {
     pub(super) len: bool,
     pub(super) idx: bool,
@@ -19,14 +36,151 @@ pub(super) struct Lcs {
 impl Exec<'_> {
     pub(super) fn lcs(&mut self, a: &[u8], b: &[u8], ask: Lcs) -> Run {
         self.know([a, b])?;
-        let a = self.live(a)?.map(|row| row.value().to_vec()).unwrap_or_default();
-        let b = self.live(b)?.map(|row| row.value().to_vec()).unwrap_or_default();
+        let keys = (a, b);
+        let (a, a_version) = share_of(self.live(a)?);
+        let (b, b_version) = share_of(self.live(b)?);
         let cells = (a.len() + 1).checked_mul(b.len() + 1);
         if cells.and_then(|cells| cells.checked_mul(4)).is_none_or(|bytes| bytes > MAX_TABLE_BYTES) {
             return Err(Stop::Error(ErrorKind::StringTooLong));
         }
-        self.moved_bytes += cells.unwrap_or_default();
-        Ok(longest_common(&a, &b, ask))
+        let cells = cells.unwrap_or_default();
+        // Inside a transaction it has to be done now.
+        if cells > FEW_CELLS && !self.committed {
+            let of = Question { partition: self.partition.id, a: keys.0.to_vec(), b: keys.1.to_vec(), ask };
+            let values = Values { a: a.clone(), b: b.clone(), versions: (a_version, b_version) };
+            match self.ledger.subsequences.ask(of, values) {
+                Answer::Known(outcome) => return Ok(outcome),
+                Answer::Wait => return Err(Stop::Blocked),
+                Answer::Changing => {}
+            }
+        }
+        self.moved_bytes += cells;
+        Ok(longest_common(a.as_slice(), b.as_slice(), ask))
+    }
+}
+
+/// A share of a row's value, and its version.
+fn share_of(row: Option<&Row>) -> (SharedBytes, u64) {
+    let Some(row) = row else { return (SharedBytes::new(Arc::default(), 0..0), 0) };
+    let share = if let Outcome::Shared(share) = row.answer(..) {
+        share
+    } else {
+        SharedBytes::new(Arc::new(row.value().to_vec()), 0..row.value().len())
+    };
+    (share, row.version)
+}
+
+/// What is asked for: the keys, and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Question {
+    partition: PartitionId,
+    a: Vec<u8>,
+    b: Vec<u8>,
+    ask: Lcs,
+}
+
+/// The values of its keys.
+#[derive(Clone, Debug)]
+struct Values {
+    a: SharedBytes,
+    b: SharedBytes,
+    versions: (u64, u64),
+}
+
+#[derive(Debug)]
+enum State {
+    Wanted(Values),
+    UnderWay,
+    Done(Outcome),
+}
+
+/// One that a job does, or has done.
+#[derive(Debug)]
+struct Subsequence {
+    number: u64,
+    of: Question,
+    versions: (u64, u64),
+    state: State,
+    tries: u32,
+    idle_jobs: u32,
+}
+
+enum Answer {
+    Known(Outcome),
+    Wait,
+    /// The values change too often for a job.
+    Changing,
+}
+
+/// All that jobs do, or have done.
+#[derive(Debug, Default)]
+pub(super) struct Subsequences {
+    all: Vec<Subsequence>,
+    last: u64,
+}
+
+impl Subsequences {
+    fn ask(&mut self, of: Question, values: Values) -> Answer {
+        let Some(at) = self.all.iter().position(|known| known.of == of) else {
+            self.begin(of, values, 1);
+            return Answer::Wait;
+        };
+        let Some(known) = self.all.get_mut(at) else { return Answer::Wait };
+        known.idle_jobs = 0;
+        if matches!(known.state, State::Wanted(_) | State::UnderWay) {
+            return Answer::Wait;
+        }
+        let Subsequence { versions, state, tries, .. } = self.all.swap_remove(at);
+        match state {
+            State::Done(outcome) if versions == values.versions => Answer::Known(outcome),
+            State::Wanted(_) | State::UnderWay | State::Done(_) if tries < MAX_TRIES => {
+                self.begin(of, values, tries + 1);
+                Answer::Wait
+            }
+            State::Wanted(_) | State::UnderWay | State::Done(_) => Answer::Changing,
+        }
+    }
+
+    fn begin(&mut self, of: Question, values: Values, tries: u32) {
+        self.last += 1;
+        let (number, versions) = (self.last, values.versions);
+        self.all.push(Subsequence {
+            number,
+            of,
+            versions,
+            state: State::Wanted(values),
+            tries,
+            idle_jobs: 0,
+        });
+    }
+
+    /// A job has done one; nobody may want it any more.
+    pub(super) fn done(&mut self, number: u64, outcome: Outcome) {
+        if let Some(known) = self.all.iter_mut().find(|known| known.number == number) {
+            known.state = State::Done(outcome);
+        }
+    }
+
+    /// Jobs have ended, so that ops that wait are tried again: what nobody asks for any more goes.
+    pub(super) fn age(&mut self) {
+        self.all.retain_mut(|known| {
+            known.idle_jobs += 1;
+            known.idle_jobs <= MAX_IDLE_JOBS
+        });
+    }
+}
+
+impl<L: Lower> Store<L> {
+    /// Makes jobs of what ops wait for.
+    pub(super) fn begin_subsequences(&mut self) {
+        for wanted in &mut self.ledger.subsequences.all {
+            if let State::Wanted(Values { a, b, .. }) = &wanted.state {
+                let (a, b, ask) = (a.clone(), b.clone(), wanted.of.ask);
+                let task = Task::Subsequence { number: wanted.number, a, b, ask };
+                self.jobs.push(Job { lower: self.lower.clone(), task });
+                wanted.state = State::UnderWay;
+            }
+        }
     }
 }
 
@@ -65,7 +219,7 @@ struct Match {
     len: usize,
 }
 
-fn longest_common(a: &[u8], b: &[u8], ask: Lcs) -> Outcome {
+pub(super) fn longest_common(a: &[u8], b: &[u8], ask: Lcs) -> Outcome {
     let lengths = Lengths::new(a, b);
     let total = lengths.get(a.len(), b.len()) as usize;
     if ask.len && !ask.idx {

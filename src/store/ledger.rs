@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use corduroy_shards::PartitionId;
 
+use super::lcs::Subsequences;
 use super::listing::Listings;
 use super::lower::format::PartitionMeta;
 use super::row::{BELOW, DIRTY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
@@ -78,6 +79,8 @@ pub(super) struct Ledger {
     pub(super) totals: Totals,
     /// KEYS under way, which follow every change.
     pub(super) listings: Listings,
+    /// LCS under way.
+    pub(super) subsequences: Subsequences,
 }
 
 impl Ledger {

@@ -236,6 +236,7 @@ impl<L: Lower> Store<L> {
                 let rows = self.lookups.wants.iter().filter_map(Want::row);
                 self.pins.hold(id, seed.hash(bytes), rows);
                 self.ask(id);
+                self.begin_subsequences();
                 return Step::Blocked;
             }
         };

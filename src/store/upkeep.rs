@@ -75,6 +75,9 @@ impl<L: Lower> Store<L> {
         units = self.evict_slice(units);
         self.warm();
         self.sweep_on();
+        if self.pins.jobs_ended {
+            self.ledger.subsequences.age();
+        }
         let gathers = self.gather_slice(self.pins.jobs_ended);
         self.pins.next_round();
         units == 0 || gathers
@@ -216,6 +219,7 @@ impl<L: Lower> Store<L> {
             }
             Done::Looked { room } => self.looked(room),
             Done::Verified { is_round } => self.upkeep.verifying.ended(is_round),
+            Done::Subsequence { number, outcome } => self.ledger.subsequences.done(number, outcome),
             Done::Nothing => {}
             Done::Compacted { more, room } => {
                 self.take_room(room);

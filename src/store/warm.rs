@@ -3,10 +3,14 @@
 //! Invariant: a page becomes complete only if all rows of its hashes were read in one go, from the first hash
 //! on, and nothing was evicted meanwhile. It ends where memory is nearly full.
 
-use super::jobs::{Job, Loaded, Place, Task};
-use super::lower::Lower;
+use super::jobs::{Job, Loaded, Place, Task, walk};
+use super::lower::{Lower, LowerError};
 use super::row::NO_EXPIRY;
 use super::state::Store;
+
+/// Rows that one job of the warm-up reads, and the bytes of values at which it ends sooner.
+const WARM_ROWS: usize = 2048;
+const WARM_BYTES: usize = 1 << 20;
 
 /// The warm-up of a partition.
 #[derive(Clone, Copy, Debug)]
@@ -67,4 +71,20 @@ impl<L: Lower> Store<L> {
         }
         self.announce(place.partition);
     }
+}
+
+/// A stretch of rows, and its last hash.
+pub(super) fn warm<L: Lower>(lower: &L, place: Place, from: u64) -> Result<(Vec<Loaded>, u64), LowerError> {
+    let (mut rows, mut bytes, mut to): (Vec<Loaded>, usize, u64) = (Vec::new(), 0, u64::MAX);
+    walk(lower, place, from, |hash, key, stamp, value| {
+        let is_full = rows.len() >= WARM_ROWS || bytes >= WARM_BYTES;
+        if is_full && rows.last().is_some_and(|last| last.hash != hash) {
+            to = hash - 1;
+            return false;
+        }
+        bytes += key.len() + value.len();
+        rows.push(Loaded { hash, key: key.to_vec(), value: Some((stamp, value.to_vec())) });
+        true
+    })?;
+    Ok((rows, to))
 }

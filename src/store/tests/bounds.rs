@@ -203,7 +203,7 @@ fn what_an_op_moves_of_large_values_is_told() {
     let set_range = Op::SetRange { key: b"k", offset: 7, value: b"x" };
     let copy = Op::Copy { from: b"k", to: b"l", replace: true };
     let lcs = Op::Lcs { a: b"k", b: b"m", len: true, idx: false, min_match_len: 0, with_match_len: false };
-    told(&set("m", "0123456789"));
+    told(&set("m", "0"));
     for op in [copy, lcs] {
         let (bytes, outcome_bytes) = told(&op);
         assert!(bytes >= outcome_bytes + 100_000, "{op:?}: {bytes}");
@@ -402,4 +402,53 @@ fn a_long_list_of_keys_is_given_away_whole() {
     assert!(found.iter().enumerate().all(|(n, key)| *key == format!("key:{n:05}").into_bytes()));
     assert_eq!(found.len(), 10_000);
     assert!(matches!(d.run(&keys(b"key:00*")), Outcome::Array(few) if few.len() == 1000));
+}
+
+#[test]
+fn long_subsequences_are_found_by_jobs() {
+    let mut d = Driver::new(MemLower::default(), options());
+    let (a, b) = ("abcde".repeat(400), "badce".repeat(400));
+    d.entry(P, &[set("a", &a), set("b", &b)]);
+    let lcs = Op::Lcs { a: b"a", b: b"b", len: true, idx: false, min_match_len: 0, with_match_len: false };
+    let op = bytes(&lcs);
+    d.hold_jobs = true;
+    d.settle();
+    // Many ask for it, and it is done once; those who ask move no more than two values.
+    for _ in 0..5 {
+        assert!(matches!(d.store.read(P, &op, d.now_ms), Step::Blocked));
+        assert!(d.store.step_bytes(&Outcome::Ok) < 1000);
+    }
+    d.take_jobs();
+    assert_eq!(d.held_jobs(), 1);
+    d.settle();
+    let Step::Done(before) = d.store.read(P, &op, d.now_ms) else { panic!("it was done") };
+    // In a transaction it is done at once, and comes to the same.
+    let outcomes = d.run(&Op::Multi { guards: List::Args(&[]), ops: List::Args(&[&op]) });
+    assert_eq!(outcomes, Outcome::Array(vec![before.clone()]));
+    // What is found of values that were written meanwhile is not given.
+    assert!(matches!(d.store.read(P, &op, d.now_ms), Step::Blocked));
+    d.run(&set("b", &"xxxxx".repeat(400)));
+    assert_eq!(d.run(&lcs), Outcome::Int(0));
+    // Nor if nobody asked when the job had ended.
+    d.run(&set("b", &b));
+    assert!(matches!(d.store.read(P, &op, d.now_ms), Step::Blocked));
+    d.settle();
+    d.run(&Op::Append { key: b"b", value: b"e" });
+    d.run(&Op::Del { keys: List::Args(&[b"a"]) });
+    assert_eq!(d.run(&lcs), Outcome::Int(0));
+    // Values that change all the time keep nobody waiting for ever.
+    let mut jobs = 0;
+    d.run(&set("a", &a));
+    let outcome = loop {
+        match d.store.read(P, &op, d.now_ms) {
+            Step::Done(outcome) => break outcome,
+            Step::Blocked => {}
+            other => panic!("{other:?}"),
+        }
+        d.settle();
+        jobs += 1;
+        assert!(jobs < 10, "it is never answered");
+        d.run(&Op::Append { key: b"b", value: b"e" });
+    };
+    assert!(jobs > 1 && matches!(outcome, Outcome::Int(found) if found > 1000), "{jobs}: {outcome:?}");
 }
