@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """What greedy clients take from a well-behaved one: its GETs and SETs, one after the other, beside each of four plays.
 
-    tests/power/fair.py BINARY [PLAY ...]    # PORT=, SECONDS=, KEYS=, IDLERS=, DATA=folder, SERVE="--flag value ..."
+    tests/power/fair.py BINARY [PLAY ...]    # PORT=, SECONDS=, KEYS=, PATTERN=, IDLERS=, DATA=folder, SERVE="--flag value ..."
 
 Plays: idle (nobody else), setrange (300 SETRANGEs to 32 MB by one client, pipelined), unread (200 clients that ask for
-29 MB again and again and read nothing), keys (100 clients that send KEYS with a pattern that takes long), list (CLIENT LIST
-beside thousands of connections). Prints p50, p99 and the longest, in ms. Needs Python's own library only.
+29 MB again and again and read nothing), keys (100 clients that send KEYS with a pattern that takes long; PATTERN='*': with all
+names), lcs (10 clients that send LCS of two values of 8000 bytes), list (CLIENT LIST beside thousands of connections). Prints p50, p99 and the longest, in ms. Needs Python's own library only.
 """
 import os
+import random
 import resource
 import select
 import shlex
@@ -151,6 +152,12 @@ def keys():
                 by_fd[fd].sendall(ask)
 
 
+def lcs():
+    line = Line()
+    while True:
+        line.ask("LCS", "long:a", "long:b", "LEN")
+
+
 def lists():
     line = Line()
     while True:
@@ -168,6 +175,9 @@ def fill(play):
     line = Line()
     if play == "unread":
         line.ask("SET", "large", b"v" * LARGE)
+    if play == "lcs":
+        for key in ("long:a", "long:b"):
+            line.ask("SET", key, bytes(random.choice(b"abcd") for _ in range(8000)))
     if play == "keys":
         for at in range(0, KEYS, 1000):
             batch = b"".join(
@@ -178,7 +188,8 @@ def fill(play):
                 line.read()
 
 
-PLAYS = {"idle": None, "setrange": setrange, "unread": unread, "keys": keys, "list": lists}
+PLAYS = {"idle": None, "setrange": setrange, "unread": unread, "keys": keys, "lcs": lcs, "list": lists}
+MANY = {"lcs": 10, "list": 6}
 
 
 def spread(times):
@@ -204,7 +215,7 @@ def play(binary, name):
                 time.sleep(1)
         if PLAYS[name]:
             # Some on each core.
-            evil.extend(fork(PLAYS[name]) for _ in range(6 if name == "list" else 1))
+            evil.extend(fork(PLAYS[name]) for _ in range(MANY.get(name, 1)))
         time.sleep(1)
         results = {}
         good(results)
@@ -226,5 +237,5 @@ def play(binary, name):
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    for name in sys.argv[2:] or ["idle", "setrange", "unread", "keys"]:
+    for name in sys.argv[2:] or ["idle", "setrange", "unread", "keys", "lcs"]:
         play(sys.argv[1], name)
