@@ -408,3 +408,29 @@ fn on_a_full_disk_no_copying_is_begun_that_would_not_come_to_its_end() {
         }
     }
 }
+
+#[test]
+fn copying_on_a_full_disk_leaves_half_a_segment_to_states() {
+    for (held, is_copied) in [(10, true), (13, false)] {
+        let disk = MemDisk::new(1);
+        disk.set_max_slots(Some(6));
+        let (mut wal, _) = open(&disk, 1);
+        for lsn in 1..=held {
+            append(&mut wal, 1, lsn, 1, 1, 3000).unwrap();
+            commit(&mut wal);
+        }
+        let mut lsn = 0;
+        while wal.space() == Space::Ok {
+            lsn += 1;
+            append(&mut wal, 100, lsn, 1, 1, 3000).unwrap();
+            commit(&mut wal);
+            wal.release(LogId(100), Lsn(lsn));
+        }
+        for _ in 0..100 {
+            commit(&mut wal);
+        }
+        let stats = wal.stats();
+        assert_eq!(stats.rewritten_entries, if is_copied { held } else { 0 }, "{stats:?}");
+        assert_eq!(wal.space() == Space::Ok, is_copied);
+    }
+}
