@@ -15,6 +15,9 @@ use super::row::{DIRTY, UNKNOWN};
 use super::state::Store;
 use super::table::find_row;
 
+/// Looks, about twice a second, after which a flush that found no room is tried again at the latest.
+const MAX_WAIT_LOOKS: u32 = 8;
+
 /// What is known of the room.
 #[derive(Debug)]
 pub(super) struct Space {
@@ -26,12 +29,33 @@ pub(super) struct Space {
     /// Something was deleted since the last freeze, or before it: what makes room, and may have the reserve.
     pub(super) deletes: bool,
     pub(super) deletes_captured: bool,
-    /// What had changed when a flush of it found no room, and the room that was told of then.
-    refused: Option<(usize, u64)>,
+    /// The last flush found no room.
+    refused: Option<Refused>,
     /// Flushes that found no room.
     pub(super) undone: u64,
     /// Why the last flush could not be written, if that was not for want of room.
     pub(super) stalled: Option<Unreadable>,
+}
+
+/// A flush that found no room.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    /// What had changed then.
+    changed_bytes: usize,
+    /// The room that there was afterwards.
+    usable_bytes: u64,
+    /// Looks at the room since then.
+    looks: u32,
+    /// Looks until it is tried again whatever they find: who took the room may have been a merge that has ended since,
+    /// and no figure says so.
+    wait_looks: u32,
+}
+
+impl Refused {
+    /// Whether another try would find no room either, as far as is known.
+    const fn stands(self, changed_bytes: usize) -> bool {
+        changed_bytes >= self.changed_bytes - self.changed_bytes / 8 && self.looks < self.wait_looks
+    }
 }
 
 impl Default for Space {
@@ -76,11 +100,12 @@ impl<L: Lower> Store<L> {
     }
 
     /// Whether a flush may find room, the reserve's included if it deletes. In a table small rows take half of what they
-    /// take in memory, so that is tried; if it was too much, not again until there is less to write or more room.
+    /// take in memory, so that is tried; if it was too much, not again until there is less to write or more room, or some
+    /// time has passed.
     pub(super) fn has_room_to_flush(&self) -> bool {
         let (changed, space) = (self.ledger.dirty_bytes, &self.upkeep.space);
         let Room { free_bytes, usable_bytes, last_bytes, .. } = space.room;
-        let is_refused = space.refused.is_some_and(|(then, _)| changed >= then - then / 8);
+        let is_refused = space.refused.is_some_and(|refused| refused.stands(changed));
         let kept_bytes = if changed > 0 { last_bytes } else { 0 };
         let flush_bytes = self.flush_bytes(changed / 2);
         let fits_reserve = space.deletes && flush_bytes.saturating_add(kept_bytes) <= usable_bytes;
@@ -102,7 +127,8 @@ impl<L: Lower> Store<L> {
 
     pub(super) fn take_room(&mut self, room: Room) {
         let space = &mut self.upkeep.space;
-        space.refused = space.refused.filter(|(_, then)| room.usable_bytes <= then + then / 8);
+        let has_more = |then: u64| room.usable_bytes > then.saturating_add(then / 8);
+        space.refused = space.refused.filter(|refused| !has_more(refused.usable_bytes));
         space.room = room;
         space.looked_at_bytes = self.ledger.dirty_bytes;
     }
@@ -128,6 +154,9 @@ impl<L: Lower> Store<L> {
     /// to be, a flush goes ahead while it fits.
     pub(super) fn looked(&mut self, room: Room) {
         self.upkeep.space.is_looking = false;
+        if let Some(refused) = &mut self.upkeep.space.refused {
+            refused.looks = refused.looks.saturating_add(1);
+        }
         self.take_room(room);
         if self.is_short_of_room() {
             self.begin_emptied_anew();
@@ -198,7 +227,10 @@ impl<L: Lower> Store<L> {
         self.ledger.captured_bytes = 0;
         self.ledger.completed = self.ledger.epoch;
         let (changed, space) = (self.ledger.dirty_bytes, &mut self.upkeep.space);
-        (space.looked_at_bytes, space.refused) = (changed, Some((changed, space.room.usable_bytes)));
+        let wait_looks = space.refused.map_or(1, |before| (2 * before.wait_looks).min(MAX_WAIT_LOOKS));
+        let usable_bytes = space.room.usable_bytes;
+        space.refused = Some(Refused { changed_bytes: changed, usable_bytes, looks: 0, wait_looks });
+        space.looked_at_bytes = changed;
         space.deletes |= space.deletes_captured;
         self.hand_over_wanted = true;
     }

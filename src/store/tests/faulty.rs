@@ -11,6 +11,8 @@ use crate::store::lower::{IngestError, LowerRow, LowerStats, Room};
 struct Faults {
     all: Option<LowerError>,
     damaged: Vec<String>,
+    /// Flushes that find no room, though there seems to be some.
+    refused_flushes: u32,
 }
 
 /// See the file's head. Clones share the map and what is wrong with it.
@@ -28,6 +30,11 @@ impl Faulty {
     /// Why nothing can be read from now on; `None`: it can be.
     pub(super) fn set(&self, broken: Option<LowerError>) {
         self.faults().all = broken;
+    }
+
+    /// So many flushes find no room, though there is some when they have ended.
+    pub(super) fn refuse_flushes(&self, flushes: u32) {
+        self.faults().refused_flushes = flushes;
     }
 
     /// Whatever is asked of a key that ends so is damaged from now on.
@@ -68,6 +75,12 @@ impl Lower for Faulty {
         deletes: bool,
         rows: &mut dyn Iterator<Item = LowerRow>,
     ) -> Result<(), IngestError> {
+        let mut faults = self.faults();
+        if faults.refused_flushes > 0 {
+            faults.refused_flushes -= 1;
+            return Err(IngestError::NoRoom { needed_bytes: bytes, free_bytes: 0 });
+        }
+        drop(faults);
         self.lower.ingest(bytes, deletes, rows)
     }
 

@@ -1,6 +1,7 @@
 //! A disk without room for the state: nothing waits for what cannot happen, and deleting makes room.
 
 use super::super::*;
+use super::faulty::Faulty;
 use super::*;
 
 /// What a store with this memory may have changed before writes wait.
@@ -33,6 +34,25 @@ fn fill(d: &mut Driver<MemLower>, keys: usize) {
 fn retry(d: &mut Driver<MemLower>) {
     StateMachine::retry(&mut d.store);
     d.settle();
+}
+
+#[test]
+fn a_flush_is_tried_again_though_nothing_says_that_it_would_fit_now() {
+    let lower = Faulty::default();
+    let mut d = Driver::new(lower.clone(), options());
+    d.run(&set("a", "1"));
+    lower.refuse_flushes(3);
+    d.hand_over();
+    let mut looks = 0;
+    while d.store.is_out_of_room() {
+        looks += 1;
+        assert!(looks < 20, "it is never tried again");
+        StateMachine::retry(&mut d.store);
+        d.settle();
+    }
+    assert_eq!(d.store.stats().undone_hand_overs, 3);
+    assert_eq!(looks, 1 + 2 + 4, "it waits longer each time");
+    assert_eq!(d.store.persisted(P), Lsn(1));
 }
 
 #[test]
