@@ -209,14 +209,18 @@ impl LsmLower {
             return Ok(false);
         }
         let live_bytes = self.live_bytes(usable_bytes)?;
-        if live_bytes < usable_bytes && self.claim(live_bytes, true)? {
-            let rewritten = self
-                .compaction("a merge of the whole state", |tree| tree.major_compact(TABLE_BYTES, ABOVE_ALL));
-            // One that did not fit after all fits once whoever took its room has gone: that is tried again.
-            return Ok(self.checked(rewritten)? == Written::Done(()) && self.version()? != version);
+        if live_bytes >= usable_bytes {
+            *self.unfit.lock().unwrap_or_else(PoisonError::into_inner) = Some((version, usable_bytes));
+            return Ok(false);
         }
-        *self.unfit.lock().unwrap_or_else(PoisonError::into_inner) = Some((version, usable_bytes));
-        Ok(false)
+        // What does not fit after all, since somebody took the room meanwhile, fits once they have gone: that is tried
+        // again.
+        if !self.claim(live_bytes, true)? {
+            return Ok(false);
+        }
+        let rewritten =
+            self.compaction("a merge of the whole state", |tree| tree.major_compact(TABLE_BYTES, ABOVE_ALL));
+        Ok(self.checked(rewritten)? == Written::Done(()) && self.version()? != version)
     }
 
     /// What the rows that live would take as tables, or `limit` if that is less: of a small tree they are counted, of a
