@@ -72,6 +72,10 @@ impl Census {
     }
 
     fn kill(&mut self, client: &Client, me: u64, backend: &dyn Backend) {
+        // One that was closed before is about to end: it is not closed again.
+        if client.is_killed() {
+            return;
+        }
         self.killed += 1;
         if client.id == me {
             self.kills_me = true;

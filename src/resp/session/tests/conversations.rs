@@ -238,7 +238,9 @@ fn killing() {
         "CLIENT KILL MAXAGE 100\nCLIENT KILL FOO bar\nCLIENT KILL ID 1 TYPE",
         ":0~-ERR syntax error~-ERR syntax error~",
     );
-    talk.check("CLIENT KILL TYPE normal LADDR 127.0.0.1:7379", ":3~");
+    // Those that are closed already are not counted again.
+    talk.check("CLIENT KILL ID 3\nCLIENT KILL 127.0.0.1:2", ":0~-ERR No such client~");
+    talk.check("CLIENT KILL TYPE normal LADDR 127.0.0.1:7379", ":1~");
     assert_eq!(alive(), [false, false, false]);
     assert!(!talk.session.should_close());
     talk.check("CLIENT KILL ADDR 127.0.0.1:1 SKIPME no\nPING", ":1~");
