@@ -64,6 +64,9 @@ impl Exec<'_> {
         for (key, expected) in guarded().zip(guards.iter().skip(1).step_by(2)) {
             let version = version_of(self, key)?.map(u64::to_le_bytes);
             if version.as_ref().map(<[u8; 8]>::as_slice) != Some(expected) {
+                if self.is_gathering() {
+                    self.drop_gathered(ops.iter().filter_map(|op| Op::decode(op).ok()));
+                }
                 return Ok(Outcome::NullArray);
             }
         }
@@ -85,11 +88,7 @@ impl Exec<'_> {
             }
         });
         let outcomes = outcomes.collect();
-        for op in &decoded {
-            if let Op::Keys { pattern } = op {
-                self.drop_gathered(pattern);
-            }
-        }
+        self.drop_gathered(decoded.into_iter());
         Ok(Outcome::Array(outcomes))
     }
 

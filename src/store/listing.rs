@@ -15,7 +15,7 @@ use super::jobs::{Job, MatchLimit, Task};
 use super::lookups::{Lookups, LowerPage, Want};
 use super::lower::Lower;
 use super::names::Names;
-use super::op::{ErrorKind, Outcome};
+use super::op::{ErrorKind, Op, Outcome};
 use super::partition::Partition;
 use super::state::Store;
 
@@ -24,7 +24,13 @@ const STEPS_A_UNIT: usize = 16;
 /// Names above which a list is given away whole, to be read out in slices too.
 const FEW_NAMES: usize = 4096;
 /// Jobs that end without the list being asked for, until it is given up: its op is tried again each time.
-const MAX_IDLE_JOBS: u32 = 64;
+const MAX_IDLE_JOBS: u32 = 4;
+/// The same for one that a transaction wants, whose entry may have to wait for others.
+const MAX_HELD_IDLE_JOBS: u32 = 64;
+/// Jobs after which a list that was not asked for is not gathered on, and goes if there is no room for another.
+const MAX_BUSY_JOBS: u32 = 1;
+/// Lists under way, at which a KEYS outside of transactions waits until one has ended.
+const MAX_LISTINGS: usize = 16;
 
 /// See the file's head.
 #[derive(Clone, Debug)]
@@ -57,9 +63,20 @@ struct Terms {
     now_ms: u64,
 }
 
+/// What a name takes of what a list may hold.
+const fn name_bytes(key: &[u8]) -> usize {
+    size_of::<Outcome>() + key.len()
+}
+
 /// All lists under way.
 #[derive(Debug, Default)]
-pub(super) struct Listings(Vec<Listing>);
+pub(super) struct Listings {
+    all: Vec<Listing>,
+    /// One was removed, and not by the op that it is for: others may wait for it.
+    has_removed: bool,
+    /// An op found no room for its list.
+    is_wanted: bool,
+}
 
 impl Listing {
     fn new(partition: PartitionId, pattern: &[u8]) -> Self {
@@ -88,6 +105,16 @@ impl Listing {
         self.is_done() || self.wants_lower
     }
 
+    /// Whether its op has not been tried when it was due.
+    const fn is_idle(&self) -> bool {
+        self.idle_jobs > MAX_BUSY_JOBS
+    }
+
+    /// Whether a job is going to end because of it: it is gathered on, or what it wants of the lower level is on its way.
+    fn goes_on(&self) -> bool {
+        if self.wants_lower { self.idle_jobs == 0 } else { !self.is_done() && !self.is_idle() }
+    }
+
     fn refuse(&mut self, why: ErrorKind) {
         self.refused = Some(why);
         self.found = BTreeMap::new();
@@ -104,18 +131,27 @@ impl Listing {
         matches == Some(true)
     }
 
-    fn insert(&mut self, hash: u64, key: &[u8], expire_at_ms: u64, limit: MatchLimit) {
+    /// Notes a key that is stored and matches.
+    fn insert(&mut self, hash: u64, key: &[u8], expire_at_ms: u64) {
         if self.found.insert((hash, key.to_vec()), expire_at_ms).is_none() {
-            self.bytes += size_of::<Outcome>() + key.len();
+            self.bytes += name_bytes(key);
         }
-        if self.found.len() > limit.keys || self.bytes > limit.bytes {
-            self.refuse(ErrorKind::TooManyKeys);
+    }
+
+    /// Whether it is too long to be given. Names that have expired do not count; they are looked for only if it matters.
+    fn is_too_long(&mut self, Terms { limit, now_ms }: Terms) -> bool {
+        let exceeds = |listing: &Self| listing.found.len() > limit.keys || listing.bytes > limit.bytes;
+        if !exceeds(self) {
+            return false;
         }
+        self.found.retain(|_, expire_at_ms| *expire_at_ms > now_ms);
+        self.bytes = self.found.keys().map(|(_, key)| name_bytes(key)).sum();
+        exceeds(self)
     }
 
     fn remove(&mut self, hash: u64, key: &[u8]) {
         if self.found.remove(&(hash, key.to_vec())).is_some() {
-            self.bytes -= size_of::<Outcome>() + key.len();
+            self.bytes -= name_bytes(key);
         }
     }
 
@@ -151,7 +187,7 @@ impl Listing {
         partition: &Partition,
         below: Option<&LowerPage>,
         from: u64,
-        Terms { limit, now_ms }: Terms,
+        terms: Terms,
         units: &mut u64,
     ) -> Option<u64> {
         let end = partition.table.page_end(from);
@@ -175,30 +211,33 @@ impl Listing {
             }
             is_first = false;
             while let Some(row) = rows.next_if(|row| row.hash == hash) {
-                if row.is_live(now_ms) && self.matches(row.key(), units) {
-                    self.insert(hash, row.key(), row.expire_at_ms, limit);
+                if row.is_live(terms.now_ms) && self.matches(row.key(), units) {
+                    self.insert(hash, row.key(), row.expire_at_ms);
                 }
             }
             while let Some(key) = below.next_if(|key| key.hash == hash) {
                 *units = units.saturating_sub(1);
                 let is_known = page.is_some_and(|page| page.find(hash, &key.key).is_some());
-                if !is_known && key.expire_at_ms > now_ms {
-                    self.insert(hash, &key.key, key.expire_at_ms, limit);
+                if !is_known && key.expire_at_ms > terms.now_ms {
+                    self.insert(hash, &key.key, key.expire_at_ms);
                 }
+            }
+            if self.is_too_long(terms) {
+                self.refuse(ErrorKind::TooManyKeys);
             }
         }
     }
 
-    fn answer(self, Terms { limit, now_ms }: Terms) -> Run {
+    fn answer(mut self, terms: Terms) -> Run {
         if let Some(why) = self.refused {
             return Err(Stop::Error(why));
         }
         // More may have been written since it was gathered.
-        if self.found.len() > limit.keys || self.bytes > limit.bytes {
+        if self.is_too_long(terms) {
             return Err(Stop::Error(ErrorKind::TooManyKeys));
         }
         let is_long = self.found.len() > FEW_NAMES;
-        let names = Names::new(self.found, now_ms, self.bytes);
+        let names = Names::new(self.found, terms.now_ms, self.bytes);
         if is_long {
             return Ok(Outcome::Names(names));
         }
@@ -208,13 +247,13 @@ impl Listing {
 
 impl Listings {
     fn find(&mut self, partition: PartitionId, pattern: &[u8]) -> Option<&mut Listing> {
-        self.0.iter_mut().find(|listing| listing.partition == partition && listing.pattern == pattern)
+        self.all.iter_mut().find(|listing| listing.partition == partition && listing.pattern == pattern)
     }
 
     fn take(&mut self, partition: PartitionId, pattern: &[u8]) -> Option<Listing> {
         let is_it = |listing: &Listing| listing.partition == partition && listing.pattern == pattern;
-        let at = self.0.iter().position(is_it)?;
-        Some(self.0.swap_remove(at))
+        let at = self.all.iter().position(is_it)?;
+        Some(self.all.swap_remove(at))
     }
 
     /// A key was written (and expires then), or removed (`None`).
@@ -226,13 +265,13 @@ impl Listings {
         key: &[u8],
         expire_at_ms: Option<u64>,
     ) {
-        if !self.0.is_empty() {
+        if !self.all.is_empty() {
             self.follow(partition, hash, key, expire_at_ms);
         }
     }
 
     fn follow(&mut self, partition: PartitionId, hash: u64, key: &[u8], expire_at_ms: Option<u64>) {
-        let concerned = self.0.iter_mut().filter(|listing| {
+        let concerned = self.all.iter_mut().filter(|listing| {
             listing.partition == partition
                 && listing.refused.is_none()
                 && listing.next.is_none_or(|next| hash < next)
@@ -241,12 +280,7 @@ impl Listings {
             match expire_at_ms {
                 // What is gathered is bounded; the few that are written meanwhile are no harm, and some may go again.
                 Some(expire_at_ms) if listing.matches(key, &mut 0) => {
-                    listing.insert(
-                        hash,
-                        key,
-                        expire_at_ms,
-                        MatchLimit { keys: usize::MAX, bytes: usize::MAX },
-                    );
+                    listing.insert(hash, key, expire_at_ms);
                 }
                 Some(_) => {}
                 None => listing.remove(hash, key),
@@ -256,7 +290,7 @@ impl Listings {
 
     /// A partition's keyspace ended, and an empty one began.
     pub(super) fn flushed(&mut self, partition: PartitionId) {
-        for listing in self.0.iter_mut().filter(|listing| listing.partition == partition) {
+        for listing in self.all.iter_mut().filter(|listing| listing.partition == partition) {
             (listing.next, listing.wants_lower, listing.refused) = (None, false, None);
             listing.found = BTreeMap::new();
             listing.bytes = 0;
@@ -265,10 +299,47 @@ impl Listings {
 
     /// Jobs have ended, so that ops that wait are tried again: lists that nobody asks for any more go.
     fn age(&mut self) {
-        self.0.retain_mut(|listing| {
+        let before = self.all.len();
+        self.all.retain_mut(|listing| {
             listing.idle_jobs += 1;
-            listing.idle_jobs <= MAX_IDLE_JOBS
+            listing.idle_jobs <= if listing.is_held { MAX_HELD_IDLE_JOBS } else { MAX_IDLE_JOBS }
         });
+        self.has_removed |= self.all.len() < before;
+    }
+
+    /// Whether one more may begin.
+    fn has_room(&self, max_bytes: usize) -> bool {
+        let bytes: usize = self.all.iter().map(|listing| listing.bytes).sum();
+        self.all.len() < MAX_LISTINGS && bytes <= max_bytes
+    }
+
+    /// Has those go that nobody asks for, the idlest first, until there is room. Returns whether there is.
+    fn make_room(&mut self, max_bytes: usize) -> bool {
+        while !self.has_room(max_bytes) {
+            let idle = self.all.iter().enumerate().filter(|(_, listing)| listing.is_idle());
+            let idlest = idle.max_by_key(|(_, listing)| (!listing.is_held, listing.idle_jobs));
+            let Some((at, _)) = idlest else { return false };
+            self.all.swap_remove(at);
+            self.has_removed = true;
+        }
+        true
+    }
+
+    /// Whether an answer of the lower level is looked at by a list under way.
+    pub(super) fn use_page(&self, page: &LowerPage) -> bool {
+        self.all.iter().any(|listing| {
+            !listing.is_done()
+                && listing.partition == page.partition
+                && page.pattern.as_ref() == Some(&listing.pattern)
+        })
+    }
+
+    /// Whether somebody who waits can go on now, and no other job would have it tried again.
+    fn take_wake(&mut self, max_bytes: usize) -> bool {
+        let has_room = || self.has_room(max_bytes) || self.all.iter().any(Listing::is_idle);
+        let is_wanted = self.is_wanted && (has_room() || !self.all.iter().any(Listing::goes_on));
+        self.is_wanted &= !is_wanted;
+        std::mem::take(&mut self.has_removed) | is_wanted
     }
 }
 
@@ -283,7 +354,13 @@ impl Exec<'_> {
         let (id, terms) = (self.partition.id, self.terms());
         let is_new = self.ledger.listings.find(id, pattern).is_none();
         if is_new && !self.committed {
-            self.ledger.listings.0.push(Listing::new(id, pattern));
+            let listings = &mut self.ledger.listings;
+            // A transaction never waits for room: those that wait for the rest of theirs could keep each other waiting.
+            if !listings.make_room(self.options.max_reply_bytes) && !self.preparing {
+                listings.is_wanted = true;
+                return Err(Stop::Blocked);
+            }
+            listings.all.push(Listing::new(id, pattern));
         }
         // Those before it in the transaction have brought as much as may be held.
         let too_large = Stop::Error(ErrorKind::ReplyTooLarge);
@@ -318,15 +395,27 @@ impl Exec<'_> {
         let (id, listings) = (self.partition.id, &mut self.ledger.listings);
         let Some(listing) = listings.take(id, pattern) else { return Err(Stop::Blocked) };
         if listing.is_held {
-            listings.0.push(listing.clone());
+            listings.all.push(listing.clone());
         }
         listing.answer(self.terms())
     }
 
-    /// The transaction that wanted it has run.
-    pub(super) fn drop_gathered(&mut self, pattern: &[u8]) {
-        self.ledger.listings.take(self.partition.id, pattern);
-        self.lookups.drop_matches(self.partition.id, pattern);
+    /// The transaction that wanted the lists of these ops has ended.
+    pub(super) fn drop_gathered<'o>(&mut self, ops: impl Iterator<Item = Op<'o>>) {
+        let id = self.partition.id;
+        for op in ops {
+            let Op::Keys { pattern } = op else { continue };
+            if self.ledger.listings.find(id, pattern).is_some_and(|listing| listing.is_held) {
+                self.ledger.listings.take(id, pattern);
+                self.ledger.listings.has_removed = true;
+            }
+            self.lookups.drop_matches(id, pattern);
+        }
+    }
+
+    /// Whether there are lists under way.
+    pub(super) const fn is_gathering(&self) -> bool {
+        !self.ledger.listings.all.is_empty()
     }
 }
 
@@ -339,9 +428,9 @@ impl<L: Lower> Store<L> {
         }
         let limit = MatchLimit { keys: self.options.max_keys_reply, bytes: self.options.max_reply_bytes };
         let mut units = self.options.gather_rows;
-        listings.0.sort_by_key(|listing| listing.units);
+        listings.all.sort_by_key(|listing| listing.units);
         let mut is_left = false;
-        for listing in &mut listings.0 {
+        for listing in listings.all.iter_mut().filter(|listing| !listing.is_idle()) {
             if units > 0 && !listing.has_stopped() {
                 let partition = self.partitions.get(&listing.partition).expect("a partition never goes");
                 let terms = Terms { limit, now_ms: partition.clock_ms };
@@ -354,6 +443,9 @@ impl<L: Lower> Store<L> {
                 self.jobs.push(Job { lower: self.lower.clone(), task: Task::Nothing });
             }
         }
+        if listings.take_wake(limit.bytes) {
+            self.jobs.push(Job { lower: self.lower.clone(), task: Task::Nothing });
+        }
         is_left
     }
 }
@@ -362,6 +454,11 @@ impl<L: Lower> Store<L> {
 impl<L: Lower> Store<L> {
     /// The work that the lists under way have taken.
     pub(super) fn gathered_units(&self) -> u64 {
-        self.ledger.listings.0.iter().map(|listing| listing.units).sum()
+        self.ledger.listings.all.iter().map(|listing| listing.units).sum()
+    }
+
+    /// How many lists are under way.
+    pub(super) const fn listings(&self) -> usize {
+        self.ledger.listings.all.len()
     }
 }

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use corduroy_shards::{PartitionId, Unreadable};
 use hashbrown::HashSet;
 
+use super::listing::Listings;
 use super::op::ErrorKind;
 
 /// Answers kept at a time; a client's next SCAN usually goes on in the same one.
@@ -231,21 +232,26 @@ impl Lookups {
         self.pages.iter().map(|kept| kept.read_epoch).fold(asked.min(completed), u32::min)
     }
 
-    /// Keeps an answer.
-    pub(super) fn keep(&mut self, page: LowerPage, read_epoch: u32, completed: u32) {
+    /// Keeps an answer. Those that lists under way look at stay, however many others come.
+    pub(super) fn keep(&mut self, page: LowerPage, read_epoch: u32, completed: u32, listings: &Listings) {
+        let is_wanted = |page: &LowerPage| is_held(&self.held, page) || listings.use_page(page);
         if self.pages.len() >= MAX_PAGES
-            && let Some(oldest) = self.pages.iter().position(|kept| !is_held(&self.held, &kept.page))
+            && let Some(oldest) = self.pages.iter().position(|kept| !is_wanted(&kept.page))
         {
             self.pages.remove(oldest);
         }
         self.pages.push_back(Kept { page, read_epoch, kept_epoch: completed });
     }
 
-    /// A hand-over completed: answers that are too old go, and those held for an entry that nobody tries any more.
-    pub(super) fn age(&mut self, completed: u32) {
+    /// A hand-over completed: answers that are too old go, and those held for an entry that nobody tries any more. A list
+    /// under way keeps its own: it goes itself when nobody asks for it.
+    pub(super) fn age(&mut self, completed: u32, listings: &Listings) {
         self.held.retain(|held| completed - held.tried < MAX_PAGE_AGE);
         let held = &self.held;
-        self.pages.retain(|kept| completed - kept.kept_epoch < MAX_PAGE_AGE || is_held(held, &kept.page));
+        self.pages.retain(|kept| {
+            let is_wanted = || is_held(held, &kept.page) || listings.use_page(&kept.page);
+            completed - kept.kept_epoch < MAX_PAGE_AGE || is_wanted()
+        });
     }
 
     /// An entry of the partition is blocked: the answers that it wants now, and wanted before, stay until it has run.
@@ -341,8 +347,8 @@ mod tests {
             keys: Vec::new(),
             refused: None,
         };
-        lookups.keep(page.clone(), 0, 0);
-        lookups.keep(LowerPage { pattern: Some(b"*".to_vec()), ..page }, 0, 0);
+        lookups.keep(page.clone(), 0, 0, &Listings::default());
+        lookups.keep(LowerPage { pattern: Some(b"*".to_vec()), ..page }, 0, 0, &Listings::default());
         let found = |partition, keyspace, hash| lookups.page(partition, keyspace, hash).is_some();
         assert!(found(partition, 5, 100) && found(partition, 5, 200));
         assert!(!found(partition, 6, 150), "the keyspace was flushed since");

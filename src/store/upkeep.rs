@@ -190,7 +190,7 @@ impl<L: Lower> Store<L> {
                     None => Want::Range { from: page.from },
                 };
                 self.asking.retain(|asking| asking != &(page.partition, want.clone()));
-                self.lookups.keep(page, asked, self.ledger.completed);
+                self.lookups.keep(page, asked, self.ledger.completed, &self.ledger.listings);
             }
             Done::Warmed { place, from, to, rows, asked } => {
                 self.lookups.answered(asked);
@@ -264,7 +264,7 @@ impl<L: Lower> Store<L> {
         self.ledger.captured_bytes = 0;
         self.ledger.totals.hand_overs += 1;
         self.ledger.totals.handed_over_rows += rows;
-        self.lookups.age(self.ledger.completed);
+        self.lookups.age(self.ledger.completed, &self.ledger.listings);
         for (place, count) in counts {
             if let Some(partition) = self.partition_at(place) {
                 partition.unknown -= count.resolved;

@@ -7,7 +7,7 @@ fn tiny(memory_bytes: usize) -> Options {
     Options::with_memory(memory_bytes, HashSeed([5, 6]))
 }
 
-fn keys(pattern: &[u8]) -> Op<'_> {
+pub(super) fn keys(pattern: &[u8]) -> Op<'_> {
     Op::Keys { pattern }
 }
 
@@ -326,7 +326,7 @@ fn keys_are_gathered_in_slices_between_which_others_are_served() {
 }
 
 /// A store with so many keys in memory, and a KEYS of this pattern that has begun and waits.
-fn half_gathered(count: usize, pattern: &[u8]) -> (Driver<MemLower>, Vec<u8>) {
+pub(super) fn half_gathered(count: usize, pattern: &[u8]) -> (Driver<MemLower>, Vec<u8>) {
     let mut d = Driver::new(MemLower::default(), Options { gather_rows: 50, ..options() });
     (0..count).for_each(|n| drop(d.run(&set(&format!("key:{n:05}"), "v"))));
     d.settle();
@@ -339,7 +339,7 @@ fn half_gathered(count: usize, pattern: &[u8]) -> (Driver<MemLower>, Vec<u8>) {
 }
 
 /// The outcome of an op that waits for upkeep and jobs alone.
-fn outcome_of(d: &mut Driver<MemLower>, op: &[u8]) -> Outcome {
+pub(super) fn outcome_of(d: &mut Driver<MemLower>, op: &[u8]) -> Outcome {
     loop {
         // As long as no job ends, it is not tried again.
         while d.store.maintain(1) {}

@@ -6,6 +6,7 @@ mod damage;
 mod expiry;
 mod faulty;
 mod levels;
+mod listings;
 mod model;
 mod ops;
 mod refused;

@@ -1,0 +1,155 @@
+//! KEYS under way: what it has of the lower level stays, what nobody asks for goes, and who waits is tried again.
+
+use super::super::jobs::Task;
+use super::super::*;
+use super::bounds::{half_gathered, keys, outcome_of};
+use super::*;
+
+/// Runs the jobs that are there. Returns how many of them look for keys that match, and for pages of SCAN.
+fn run_counted(d: &mut Driver<MemLower>) -> (usize, usize) {
+    d.take_jobs();
+    let count = |is_one: fn(&Task) -> bool| d.held.iter().filter(|job| is_one(&job.task)).count();
+    let matches = count(|task| matches!(task, Task::Matches { .. }));
+    let pages = count(|task| matches!(task, Task::Range { .. }));
+    d.run_jobs();
+    (matches, pages)
+}
+
+/// How often the lower level is looked through for one KEYS, if this is done after each slice.
+fn looks_of_keys(mut between: impl FnMut(&mut Driver<MemLower>) -> usize) -> usize {
+    let options = Options { gather_rows: 20, ..Options::with_memory(60_000, HashSeed([5, 6])) };
+    let mut d = Driver::new(MemLower::default(), options);
+    for n in 0..3000 {
+        d.run(&set(&format!("key:{n:05}"), "v"));
+    }
+    d.hand_over();
+    let (op, mut looks, mut slices) = (bytes(&keys(b"*7*")), 0, 0);
+    loop {
+        match d.store.read(P, &op, d.now_ms) {
+            Step::Done(Outcome::Array(found)) => {
+                assert_eq!(found.len(), (0..3000).filter(|n| format!("{n}").contains('7')).count());
+                assert!(slices > 20, "{slices} slices");
+                return looks;
+            }
+            Step::Blocked => {}
+            other => panic!("{other:?}"),
+        }
+        d.store.maintain(1);
+        looks += run_counted(&mut d).0 + between(&mut d);
+        slices += 1;
+        assert!(slices < 1000, "it never ends: the lower level was looked through {looks} times");
+    }
+}
+
+#[test]
+fn keys_looks_through_the_lower_level_once_whatever_others_ask() {
+    let mut round = 0;
+    let looks = looks_of_keys(|d| {
+        round += 1;
+        if round % 5 != 2 {
+            return 0;
+        }
+        for n in 0..40 {
+            let cursor = (n << 42) + round;
+            let _ = d.store.read(P, &bytes(&Op::Scan { cursor, count: 1, pattern: None, kind: None }), 1);
+        }
+        let (looks, pages) = run_counted(d);
+        assert!(round > 2 || pages > 32, "{pages} pages");
+        looks
+    });
+    assert_eq!(looks, 1);
+}
+
+#[test]
+fn keys_looks_through_the_lower_level_once_whatever_is_handed_over() {
+    let mut rounds = 0;
+    let looks = looks_of_keys(|d| {
+        rounds += 1;
+        if rounds % 5 != 2 {
+            return 0;
+        }
+        let mut looks = 0;
+        for _ in 0..2 {
+            let before = d.store.stats().hand_overs;
+            d.hold_jobs = true;
+            d.run_in(PartitionId(8), &set("other", "v"));
+            d.store.want_hand_over();
+            while d.store.stats().hand_overs == before {
+                d.store.maintain(1);
+                looks += run_counted(d).0;
+                // As the shard does when a job has ended.
+                let _ = d.store.read(P, &bytes(&keys(b"*7*")), 1);
+            }
+        }
+        looks
+    });
+    assert_eq!(looks, 1);
+}
+
+#[test]
+fn lists_that_nobody_asks_for_are_bounded_and_go() {
+    let (mut d, _) = half_gathered(4000, b"*");
+    for n in 0..100 {
+        let step = d.store.read(P, &bytes(&keys(format!("*{n}*").as_bytes())), d.now_ms);
+        assert!(matches!(step, Step::Blocked), "{step:?}");
+        d.store.maintain(1);
+        assert!(d.store.listings() <= 16, "{} lists after {n} more", d.store.listings());
+    }
+    // There is room for one that is asked for, and it is made known that there is.
+    let outcome = outcome_of(&mut d, &bytes(&keys(b"key:000*")));
+    assert!(matches!(outcome, Outcome::Array(found) if found.len() == 100));
+    for _ in 0..5 {
+        d.run(&set("key:00000", "w"));
+        d.hand_over();
+    }
+    assert_eq!(d.store.listings(), 0);
+}
+
+#[test]
+fn a_transaction_whose_keys_were_changed_leaves_no_list() {
+    let (mut d, op) = half_gathered(4000, b"*");
+    assert!(matches!(outcome_of(&mut d, &op), Outcome::Names(_) | Outcome::Array(_)));
+    assert_eq!(d.store.listings(), 0);
+    let Outcome::Int(version) = d.run(&Op::Version { key: b"key:00007" }) else { panic!("no version") };
+    let version = (version as u64).to_le_bytes();
+    let guards: [&[u8]; 2] = [b"key:00007", &version];
+    let ops: [&[u8]; 1] = [&op];
+    let multi = bytes(&Op::Multi { guards: List::Args(&guards), ops: List::Args(&ops) });
+    assert!(matches!(d.store.read(P, &multi, d.now_ms), Step::Blocked));
+    assert_eq!(d.store.listings(), 1);
+    d.hold_jobs = true;
+    d.run(&set("key:00007", "w"));
+    assert_eq!(d.store.read(P, &multi, d.now_ms), Step::Done(Outcome::NullArray));
+    assert_eq!(d.store.listings(), 0);
+}
+
+#[test]
+fn keys_whose_list_a_transaction_took_is_tried_again() {
+    let (mut d, op) = half_gathered(4000, b"*");
+    d.hold_jobs = true;
+    d.run(&Op::Flush);
+    let outcomes = d.run(&Op::Multi { guards: List::Args(&[]), ops: List::Args(&[&op]) });
+    assert_eq!(outcomes, Outcome::Array(vec![Outcome::Array(Vec::new())]));
+    assert_eq!(d.store.listings(), 0);
+    assert_eq!(outcome_of(&mut d, &op), Outcome::Array(Vec::new()));
+}
+
+#[test]
+fn keys_that_have_expired_do_not_count_to_the_limit() {
+    let mut d = Driver::new(MemLower::default(), Options { gather_rows: 50, ..options() });
+    for n in 0..1000 {
+        let key = format!("key:{n:05}");
+        d.run(&set(&key, "v"));
+        let at_ms = (d.now_ms + 5) as i64;
+        if n % 2 == 0 {
+            d.run(&Op::Expire { key: key.as_bytes(), at_ms, condition: Condition::Always });
+        }
+    }
+    let op = bytes(&keys(b"*"));
+    assert!(matches!(d.store.read(P, &op, d.now_ms), Step::Blocked));
+    while d.store.maintain(1) {}
+    d.store.options.max_keys_reply = 600;
+    d.now_ms += 10;
+    let step = d.store.read(P, &op, d.now_ms);
+    assert!(matches!(&step, Step::Done(Outcome::Array(found)) if found.len() == 500), "{step:?}");
+}
