@@ -326,13 +326,16 @@ impl Lower for LsmLower {
             }
         }
         let needed_bytes = ingested_bytes(bytes);
-        if !deletes && self.would_choke(needed_bytes) {
-            self.rewrite()?;
-        }
         let no_room = || Err(IngestError::NoRoom { needed_bytes, free_bytes: self.free_bytes()? });
-        let most_runs = if bytes <= HARDLY_ANY_BYTES { L0_RUNS_LAST } else { L0_RUNS_END };
         let chokes = || !deletes && self.would_choke(needed_bytes);
-        if runs()? >= most_runs || chokes() || !self.claim(needed_bytes, deletes)? {
+        if chokes() {
+            self.rewrite()?;
+            if chokes() {
+                return no_room();
+            }
+        }
+        let most_runs = if bytes <= HARDLY_ANY_BYTES { L0_RUNS_LAST } else { L0_RUNS_END };
+        if runs()? >= most_runs || !self.claim(needed_bytes, deletes)? {
             return no_room();
         }
         let _ingesting = self.turns.ingest();
