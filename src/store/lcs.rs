@@ -9,6 +9,7 @@ use corduroy_shards::PartitionId;
 
 use super::exec::{Exec, Run, Stop};
 use super::jobs::{Job, Task};
+use super::kept::{Asked, Bounds, Idle, Kept};
 use super::lower::Lower;
 use super::op::{ErrorKind, Outcome, SharedBytes};
 use super::row::Row;
@@ -23,6 +24,8 @@ const FEW_CELLS: usize = 1 << 18;
 const MAX_TRIES: u32 = 3;
 /// Jobs that end without the outcome being asked for, until it is given up: its op is tried again each time.
 const MAX_IDLE_JOBS: u32 = 64;
+/// Those under way and done, at which an LCS waits until one has been answered.
+const MAX_SUBSEQUENCES: usize = 16;
 
 /// What LCS was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,7 +51,7 @@ impl Exec<'_> {
         if cells > FEW_CELLS && !self.committed {
             let of = Question { partition: self.partition.id, a: keys.0.to_vec(), b: keys.1.to_vec(), ask };
             let values = Values { a: a.clone(), b: b.clone(), versions: (a_version, b_version) };
-            match self.ledger.subsequences.ask(of, values) {
+            match self.ledger.subsequences.ask(of, values, self.options.max_reply_bytes) {
                 Answer::Known(outcome) => return Ok(outcome),
                 Answer::Wait => return Err(Stop::Blocked),
                 Answer::Changing => {}
@@ -102,7 +105,35 @@ struct Subsequence {
     versions: (u64, u64),
     state: State,
     tries: u32,
-    idle_jobs: u32,
+    /// What the values or the outcome take, and the keys.
+    bytes: usize,
+    idle: Idle,
+}
+
+impl Asked for Subsequence {
+    fn idle(&self) -> &Idle {
+        &self.idle
+    }
+
+    fn idle_mut(&mut self) -> &mut Idle {
+        &mut self.idle
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn goes_on(&self) -> bool {
+        self.stays()
+    }
+
+    /// Its job holds the values, whoever still wants the outcome.
+    fn stays(&self) -> bool {
+        match self.state {
+            State::Wanted(_) | State::UnderWay => true,
+            State::Done(_) => false,
+        }
+    }
 }
 
 enum Answer {
@@ -115,65 +146,79 @@ enum Answer {
 /// All that jobs do, or have done.
 #[derive(Debug, Default)]
 pub(super) struct Subsequences {
-    all: Vec<Subsequence>,
+    all: Kept<Subsequence>,
     last: u64,
 }
 
+/// What all of them may take.
+const fn bounds(max_bytes: usize) -> Bounds {
+    Bounds { count: MAX_SUBSEQUENCES, bytes: max_bytes }
+}
+
+impl Question {
+    fn held_bytes(&self) -> usize {
+        size_of::<Subsequence>() + self.a.len() + self.b.len()
+    }
+}
+
 impl Subsequences {
-    fn ask(&mut self, of: Question, values: Values) -> Answer {
-        let Some(at) = self.all.iter().position(|known| known.of == of) else {
-            self.begin(of, values, 1);
-            return Answer::Wait;
-        };
-        let Some(known) = self.all.get_mut(at) else { return Answer::Wait };
-        known.idle_jobs = 0;
-        if matches!(known.state, State::Wanted(_) | State::UnderWay) {
-            return Answer::Wait;
-        }
-        let Subsequence { versions, state, tries, .. } = self.all.swap_remove(at);
-        match state {
-            State::Done(outcome) if versions == values.versions => Answer::Known(outcome),
-            State::Wanted(_) | State::UnderWay | State::Done(_) if tries < MAX_TRIES => {
-                self.begin(of, values, tries + 1);
-                Answer::Wait
+    fn ask(&mut self, of: Question, values: Values, max_bytes: usize) -> Answer {
+        if let Some(known) = self.all.iter_mut().find(|known| known.of == of) {
+            known.idle.asked();
+            if known.stays() {
+                return Answer::Wait;
             }
-            State::Wanted(_) | State::UnderWay | State::Done(_) => Answer::Changing,
         }
+        let tries = match self.all.take(|known| known.of == of) {
+            None if !self.all.make_room(bounds(max_bytes)) => {
+                self.all.want_room();
+                return Answer::Wait;
+            }
+            None => 0,
+            Some(Subsequence { versions, state: State::Done(outcome), .. })
+                if versions == values.versions =>
+            {
+                return Answer::Known(outcome);
+            }
+            Some(changed) if changed.tries >= MAX_TRIES => return Answer::Changing,
+            Some(changed) => changed.tries,
+        };
+        self.begin(of, values, tries + 1);
+        Answer::Wait
     }
 
     fn begin(&mut self, of: Question, values: Values, tries: u32) {
         self.last += 1;
         let (number, versions) = (self.last, values.versions);
-        self.all.push(Subsequence {
-            number,
-            of,
-            versions,
-            state: State::Wanted(values),
-            tries,
-            idle_jobs: 0,
-        });
+        let bytes = of.held_bytes() + values.a.len() + values.b.len();
+        let (state, idle) = (State::Wanted(values), Idle::new(MAX_IDLE_JOBS));
+        self.all.push(Subsequence { number, of, versions, state, tries, bytes, idle });
     }
 
     /// A job has done one; nobody may want it any more.
     pub(super) fn done(&mut self, number: u64, outcome: Outcome) {
         if let Some(known) = self.all.iter_mut().find(|known| known.number == number) {
+            known.bytes = known.of.held_bytes() + outcome.cost_bytes();
             known.state = State::Done(outcome);
         }
-    }
-
-    /// Jobs have ended, so that ops that wait are tried again: what nobody asks for any more goes.
-    pub(super) fn age(&mut self) {
-        self.all.retain_mut(|known| {
-            known.idle_jobs += 1;
-            known.idle_jobs <= MAX_IDLE_JOBS
-        });
     }
 }
 
 impl<L: Lower> Store<L> {
+    /// Jobs have ended, so that ops that wait are tried again; or they are to be, since there is room again.
+    pub(super) fn age_subsequences(&mut self, jobs_ended: bool) {
+        let all = &mut self.ledger.subsequences.all;
+        if jobs_ended {
+            all.age();
+        }
+        if all.take_wake(bounds(self.options.max_reply_bytes)) {
+            self.jobs.push(Job { lower: self.lower.clone(), task: Task::Nothing });
+        }
+    }
+
     /// Makes jobs of what ops wait for.
     pub(super) fn begin_subsequences(&mut self) {
-        for wanted in &mut self.ledger.subsequences.all {
+        for wanted in self.ledger.subsequences.all.iter_mut() {
             if let State::Wanted(Values { a, b, .. }) = &wanted.state {
                 let (a, b, ask) = (a.clone(), b.clone(), wanted.of.ask);
                 let task = Task::Subsequence { number: wanted.number, a, b, ask };
@@ -181,6 +226,15 @@ impl<L: Lower> Store<L> {
                 wanted.state = State::UnderWay;
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl<L: Lower> Store<L> {
+    /// How many are under way or done, and what they hold.
+    pub(super) fn subsequences(&self) -> (usize, usize) {
+        let all = &self.ledger.subsequences.all;
+        (all.len(), all.iter().map(Asked::bytes).sum())
     }
 }
 

@@ -12,6 +12,7 @@ use corduroy_shards::PartitionId;
 use super::exec::{Exec, Run, Stop};
 use super::glob::Effort;
 use super::jobs::{Job, MatchLimit, Task};
+use super::kept::{Asked, Bounds, Idle, Kept};
 use super::lookups::{Lookups, LowerPage, Want};
 use super::lower::Lower;
 use super::names::Names;
@@ -27,8 +28,6 @@ const FEW_NAMES: usize = 4096;
 const MAX_IDLE_JOBS: u32 = 4;
 /// The same for one that a transaction wants, whose entry may have to wait for others.
 const MAX_HELD_IDLE_JOBS: u32 = 64;
-/// Jobs after which a list that was not asked for is not gathered on, and goes if there is no room for another.
-const MAX_BUSY_JOBS: u32 = 1;
 /// Lists under way, at which a KEYS outside of transactions waits until one has ended.
 const MAX_LISTINGS: usize = 16;
 
@@ -53,7 +52,7 @@ struct Listing {
     is_announced: bool,
     /// A transaction wants it: it stays until that has run.
     is_held: bool,
-    idle_jobs: u32,
+    idle: Idle,
 }
 
 /// What a list may hold, and what time it is.
@@ -71,11 +70,35 @@ const fn name_bytes(key: &[u8]) -> usize {
 /// All lists under way.
 #[derive(Debug, Default)]
 pub(super) struct Listings {
-    all: Vec<Listing>,
-    /// One was removed, and not by the op that it is for: others may wait for it.
-    has_removed: bool,
-    /// An op found no room for its list.
-    is_wanted: bool,
+    all: Kept<Listing>,
+}
+
+/// What all lists under way may take.
+const fn bounds(max_bytes: usize) -> Bounds {
+    Bounds { count: MAX_LISTINGS, bytes: max_bytes }
+}
+
+impl Asked for Listing {
+    fn idle(&self) -> &Idle {
+        &self.idle
+    }
+
+    fn idle_mut(&mut self) -> &mut Idle {
+        &mut self.idle
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// It is gathered on, or what it wants of the lower level is on its way.
+    fn goes_on(&self) -> bool {
+        if self.wants_lower { self.idle.is_asked() } else { !self.is_done() && !self.idle.is_idle() }
+    }
+
+    fn stays(&self) -> bool {
+        false
+    }
 }
 
 impl Listing {
@@ -92,8 +115,12 @@ impl Listing {
             wants_lower: false,
             is_announced: false,
             is_held: false,
-            idle_jobs: 0,
+            idle: Idle::new(MAX_IDLE_JOBS),
         }
+    }
+
+    fn is_of(&self, partition: PartitionId, pattern: &[u8]) -> bool {
+        self.partition == partition && self.pattern == pattern
     }
 
     fn is_done(&self) -> bool {
@@ -103,16 +130,6 @@ impl Listing {
     /// Whether it goes on only when its op is tried again.
     fn has_stopped(&self) -> bool {
         self.is_done() || self.wants_lower
-    }
-
-    /// Whether its op has not been tried when it was due.
-    const fn is_idle(&self) -> bool {
-        self.idle_jobs > MAX_BUSY_JOBS
-    }
-
-    /// Whether a job is going to end because of it: it is gathered on, or what it wants of the lower level is on its way.
-    fn goes_on(&self) -> bool {
-        if self.wants_lower { self.idle_jobs == 0 } else { !self.is_done() && !self.is_idle() }
     }
 
     fn refuse(&mut self, why: ErrorKind) {
@@ -247,13 +264,11 @@ impl Listing {
 
 impl Listings {
     fn find(&mut self, partition: PartitionId, pattern: &[u8]) -> Option<&mut Listing> {
-        self.all.iter_mut().find(|listing| listing.partition == partition && listing.pattern == pattern)
+        self.all.iter_mut().find(|listing| listing.is_of(partition, pattern))
     }
 
     fn take(&mut self, partition: PartitionId, pattern: &[u8]) -> Option<Listing> {
-        let is_it = |listing: &Listing| listing.partition == partition && listing.pattern == pattern;
-        let at = self.all.iter().position(is_it)?;
-        Some(self.all.swap_remove(at))
+        self.all.take(|listing| listing.is_of(partition, pattern))
     }
 
     /// A key was written (and expires then), or removed (`None`).
@@ -297,34 +312,6 @@ impl Listings {
         }
     }
 
-    /// Jobs have ended, so that ops that wait are tried again: lists that nobody asks for any more go.
-    fn age(&mut self) {
-        let before = self.all.len();
-        self.all.retain_mut(|listing| {
-            listing.idle_jobs += 1;
-            listing.idle_jobs <= if listing.is_held { MAX_HELD_IDLE_JOBS } else { MAX_IDLE_JOBS }
-        });
-        self.has_removed |= self.all.len() < before;
-    }
-
-    /// Whether one more may begin.
-    fn has_room(&self, max_bytes: usize) -> bool {
-        let bytes: usize = self.all.iter().map(|listing| listing.bytes).sum();
-        self.all.len() < MAX_LISTINGS && bytes <= max_bytes
-    }
-
-    /// Has those go that nobody asks for, the idlest first, until there is room. Returns whether there is.
-    fn make_room(&mut self, max_bytes: usize) -> bool {
-        while !self.has_room(max_bytes) {
-            let idle = self.all.iter().enumerate().filter(|(_, listing)| listing.is_idle());
-            let idlest = idle.max_by_key(|(_, listing)| (!listing.is_held, listing.idle_jobs));
-            let Some((at, _)) = idlest else { return false };
-            self.all.swap_remove(at);
-            self.has_removed = true;
-        }
-        true
-    }
-
     /// Whether an answer of the lower level is looked at by a list under way.
     pub(super) fn use_page(&self, page: &LowerPage) -> bool {
         self.all.iter().any(|listing| {
@@ -332,14 +319,6 @@ impl Listings {
                 && listing.partition == page.partition
                 && page.pattern.as_ref() == Some(&listing.pattern)
         })
-    }
-
-    /// Whether somebody who waits can go on now, and no other job would have it tried again.
-    fn take_wake(&mut self, max_bytes: usize) -> bool {
-        let has_room = || self.has_room(max_bytes) || self.all.iter().any(Listing::is_idle);
-        let is_wanted = self.is_wanted && (has_room() || !self.all.iter().any(Listing::goes_on));
-        self.is_wanted &= !is_wanted;
-        std::mem::take(&mut self.has_removed) | is_wanted
     }
 }
 
@@ -356,8 +335,8 @@ impl Exec<'_> {
         if is_new && !self.committed {
             let listings = &mut self.ledger.listings;
             // A transaction never waits for room: those that wait for the rest of theirs could keep each other waiting.
-            if !listings.make_room(self.options.max_reply_bytes) && !self.preparing {
-                listings.is_wanted = true;
+            if !listings.all.make_room(bounds(self.options.max_reply_bytes)) && !self.preparing {
+                listings.all.want_room();
                 return Err(Stop::Blocked);
             }
             listings.all.push(Listing::new(id, pattern));
@@ -365,8 +344,11 @@ impl Exec<'_> {
         // Those before it in the transaction have brought as much as may be held.
         let too_large = Stop::Error(ErrorKind::ReplyTooLarge);
         let listing = self.ledger.listings.find(id, pattern).ok_or(too_large)?;
-        listing.idle_jobs = 0;
-        listing.is_held |= self.preparing;
+        listing.idle.asked();
+        if self.preparing {
+            listing.is_held = true;
+            listing.idle.keep_for(MAX_HELD_IDLE_JOBS);
+        }
         if is_new || listing.wants_lower {
             listing.advance(self.partition, self.lookups, terms, &mut self.options.gather_rows.clone());
         }
@@ -405,16 +387,13 @@ impl Exec<'_> {
         let id = self.partition.id;
         for op in ops {
             let Op::Keys { pattern } = op else { continue };
-            if self.ledger.listings.find(id, pattern).is_some_and(|listing| listing.is_held) {
-                self.ledger.listings.take(id, pattern);
-                self.ledger.listings.has_removed = true;
-            }
+            self.ledger.listings.all.remove(|listing| listing.is_of(id, pattern) && listing.is_held);
             self.lookups.drop_matches(id, pattern);
         }
     }
 
     /// Whether there are lists under way.
-    pub(super) const fn is_gathering(&self) -> bool {
+    pub(super) fn is_gathering(&self) -> bool {
         !self.ledger.listings.all.is_empty()
     }
 }
@@ -424,13 +403,13 @@ impl<L: Lower> Store<L> {
     pub(super) fn gather_slice(&mut self, jobs_ended: bool) -> bool {
         let listings = &mut self.ledger.listings;
         if jobs_ended {
-            listings.age();
+            listings.all.age();
         }
         let limit = MatchLimit { keys: self.options.max_keys_reply, bytes: self.options.max_reply_bytes };
         let mut units = self.options.gather_rows;
         listings.all.sort_by_key(|listing| listing.units);
         let mut is_left = false;
-        for listing in listings.all.iter_mut().filter(|listing| !listing.is_idle()) {
+        for listing in listings.all.iter_mut().filter(|listing| !listing.idle.is_idle()) {
             if units > 0 && !listing.has_stopped() {
                 let partition = self.partitions.get(&listing.partition).expect("a partition never goes");
                 let terms = Terms { limit, now_ms: partition.clock_ms };
@@ -443,7 +422,7 @@ impl<L: Lower> Store<L> {
                 self.jobs.push(Job { lower: self.lower.clone(), task: Task::Nothing });
             }
         }
-        if listings.take_wake(limit.bytes) {
+        if listings.all.take_wake(bounds(limit.bytes)) {
             self.jobs.push(Job { lower: self.lower.clone(), task: Task::Nothing });
         }
         is_left
@@ -458,7 +437,7 @@ impl<L: Lower> Store<L> {
     }
 
     /// How many lists are under way.
-    pub(super) const fn listings(&self) -> usize {
+    pub(super) fn listings(&self) -> usize {
         self.ledger.listings.all.len()
     }
 }

@@ -14,6 +14,7 @@ mod glob;
 mod gone;
 mod hash;
 mod jobs;
+mod kept;
 mod lcs;
 mod ledger;
 mod listing;

@@ -75,9 +75,7 @@ impl<L: Lower> Store<L> {
         units = self.evict_slice(units);
         self.warm();
         self.sweep_on();
-        if self.pins.jobs_ended {
-            self.ledger.subsequences.age();
-        }
+        self.age_subsequences(self.pins.jobs_ended);
         let gathers = self.gather_slice(self.pins.jobs_ended);
         self.pins.next_round();
         units == 0 || gathers

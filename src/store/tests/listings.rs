@@ -1,4 +1,4 @@
-//! KEYS under way: what it has of the lower level stays, what nobody asks for goes, and who waits is tried again.
+//! KEYS and LCS under way: what KEYS has of the lower level stays, what nobody asks for goes, and who waits is tried again.
 
 use super::super::jobs::Task;
 use super::super::*;
@@ -152,4 +152,63 @@ fn keys_that_have_expired_do_not_count_to_the_limit() {
     d.now_ms += 10;
     let step = d.store.read(P, &op, d.now_ms);
     assert!(matches!(&step, Step::Done(Outcome::Array(found)) if found.len() == 500), "{step:?}");
+}
+
+/// An LCS for each `n`.
+fn subsequence(n: u64) -> Vec<u8> {
+    bytes(&Op::Lcs { a: b"a", b: b"b", len: false, idx: true, min_match_len: n, with_match_len: false })
+}
+
+/// A store with two values whose subsequences a job finds.
+fn with_long_values(options: Options) -> Driver<MemLower> {
+    let mut d = Driver::new(MemLower::default(), options);
+    d.entry(P, &[set("a", &"abcde".repeat(200)), set("b", &"badce".repeat(200))]);
+    d.settle();
+    d.hold_jobs = true;
+    d
+}
+
+#[test]
+fn subsequences_that_nobody_asks_for_are_bounded_and_go() {
+    for (max_reply_bytes, most) in [(1 << 20, 16), (5000, 3)] {
+        let mut d = with_long_values(Options { max_reply_bytes, ..options() });
+        let is_blocked = |d: &mut Driver<MemLower>, n| {
+            let step = d.store.read(P, &subsequence(n), d.now_ms);
+            assert!(matches!(step, Step::Blocked), "{step:?}");
+            d.store.maintain(1);
+        };
+        (0..100).for_each(|n| is_blocked(&mut d, n));
+        assert_eq!(d.store.subsequences().0, most, "{max_reply_bytes} bytes");
+        d.take_jobs();
+        assert_eq!(d.held_jobs(), most, "each is the work of one job");
+        // Whoever waits for room finds some once jobs have ended, and so do all others then.
+        for n in 100..140 {
+            is_blocked(&mut d, n);
+            assert!(matches!(outcome_of(&mut d, &subsequence(n)), Outcome::Map(_)));
+            let (count, bytes) = d.store.subsequences();
+            assert!(count <= most && bytes <= max_reply_bytes + 5000, "{count} of {bytes} bytes");
+        }
+        for n in 0..100 {
+            d.run(&set(&format!("other{n}"), "v"));
+            d.hand_over();
+        }
+        assert_eq!(d.store.subsequences(), (0, 0));
+    }
+}
+
+#[test]
+fn subsequences_that_many_ask_for_at_once_are_all_found() {
+    let mut d = with_long_values(options());
+    let mut asking: Vec<u64> = (0..60).collect();
+    let mut rounds = 0;
+    while !asking.is_empty() {
+        asking.retain(|n| matches!(d.store.read(P, &subsequence(*n), d.now_ms), Step::Blocked));
+        while d.store.maintain(1) {}
+        d.take_jobs();
+        assert!(d.held_jobs() > 0 || asking.is_empty(), "{} are never tried again", asking.len());
+        d.run_a_job(rounds);
+        rounds += 1;
+    }
+    // One for each, and some that only have those tried again who wait for room.
+    assert!((60..200).contains(&rounds), "{rounds} jobs");
 }
