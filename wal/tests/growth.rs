@@ -224,3 +224,86 @@ fn a_log_of_other_sizes_is_read_and_left_behind() {
     let (mut wal, _) = try_open(&disk, smaller(3)).unwrap();
     assert_eq!(read_all(&mut wal, 1).unwrap().last(), Some(&entry(1, lsn, 1, 3000)));
 }
+
+/// A full disk whose oldest segment is a large one that holds one long entry of log 1, with small ones behind it.
+/// `large` such slots are made before the disk is full.
+fn with_a_long_entry(disk: &MemDisk, large: usize) -> MemWal {
+    let options = Options { segment_bytes: 1 << 20, first_segment_bytes: 256 << 10, ..options(1) };
+    let (mut wal, _) = try_open(disk, options).unwrap();
+    assert_eq!(disk.slots().len(), 2);
+    disk.set_max_slots(Some(2 + large));
+    assert_eq!(wal.fit(LONG), Fit::Coming);
+    settle(&mut wal);
+    append(&mut wal, 1, 1, 1, 1, LONG).unwrap();
+    commit(&mut wal);
+    fill_and_release(&mut wal);
+    wal
+}
+
+/// Bytes of an entry that no slot of 256 KiB takes, and two together do.
+const LONG: usize = 255_000;
+
+#[test]
+fn an_entry_that_no_small_slot_takes_is_not_copied_where_there_is_no_other() {
+    let disk = MemDisk::new(1);
+    let mut wal = with_a_long_entry(&disk, 1);
+    for term in 2..8 {
+        // A copy would wait for a slot that takes it, and all other frames behind it.
+        commit(&mut wal);
+        assert!(wal.can_submit(), "{:?}", wal.stats());
+        append_state(&mut wal, 3, term, 0).unwrap();
+        commit(&mut wal);
+    }
+    assert_eq!((wal.stats().rewritten_entries, wal.space()), (0, Space::Full));
+    assert_eq!(read_all(&mut wal, 1).unwrap(), [entry(1, 1, 1, LONG)]);
+    wal.release(LogId(1), Lsn(1));
+    (0..4).for_each(|_| commit(&mut wal));
+    assert_eq!(wal.space(), Space::Ok);
+}
+
+#[test]
+fn it_is_copied_where_a_spare_takes_it() {
+    let disk = MemDisk::new(1);
+    let mut wal = with_a_long_entry(&disk, 2);
+    assert_eq!(wal.stats().rewritten_entries, 0);
+    (0..100).for_each(|_| commit(&mut wal));
+    assert_eq!((wal.stats().rewritten_entries, wal.space()), (1, Space::Ok), "{:?}", wal.stats());
+    assert_eq!(read_all(&mut wal, 1).unwrap(), [entry(1, 1, 1, LONG)]);
+}
+
+#[test]
+fn what_small_slots_have_room_for_is_counted_by_their_own_sizes() {
+    // An entry of each log is in the way; those of many logs take more frames than small slots have room for, and a large
+    // one would have.
+    for (logs, is_copied) in [(40, true), (400, false)] {
+        let disk = MemDisk::new(1);
+        let options = Options { spare_segments: 6, ..growing(1) };
+        let (mut wal, _) = try_open(&disk, options).unwrap();
+        disk.set_max_slots(Some(6));
+        for log in 1001..=1000 + logs {
+            append(&mut wal, log, 1, 1, 1, 20).unwrap();
+        }
+        commit(&mut wal);
+        let lsn = fill_and_release(&mut wal);
+        assert_eq!((wal.space(), sizes(&disk)), (Space::Full, vec![FIRST; 6]), "{logs} logs, {lsn} entries");
+        (0..100).for_each(|_| commit(&mut wal));
+        let stats = wal.stats();
+        assert_eq!(
+            (stats.rewritten_entries > 0, wal.space() == Space::Ok),
+            (is_copied, is_copied),
+            "{stats:?}"
+        );
+    }
+}
+
+/// Writes and releases entries of log 2 until there is no more room.
+fn fill_and_release(wal: &mut MemWal) -> u64 {
+    let mut lsn = 0;
+    while wal.space() == Space::Ok {
+        lsn += 1;
+        append(wal, 2, lsn, 1, 1, 3000).unwrap();
+        commit(wal);
+        wal.release(LogId(2), Lsn(lsn));
+    }
+    lsn
+}
