@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use corduroy_shards::raft::guard::is_guarded;
 use corduroy_shards::sim::{
     Batch, Ending, PlainSubject, Plan, Planted, Report, Summary, Watch, play_watched, run, shrink,
 };
@@ -146,9 +147,18 @@ fn planted(name: &str) -> Result<Planted, String> {
     })
 }
 
+/// A panic of the core in a play is a finding, which is in the report; any other is printed at once.
+fn print_panics_outside_plays() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !is_guarded() {
+            print(panic);
+        }
+    }));
+}
+
 fn main() -> ExitCode {
-    // A panic of the core is a finding, told with the rest of the report.
-    std::panic::set_hook(Box::new(|_| {}));
+    print_panics_outside_plays();
     let cli = Cli::parse();
     match act(cli.machine, cli.command) {
         Ok(true) => ExitCode::SUCCESS,

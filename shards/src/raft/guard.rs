@@ -1,4 +1,5 @@
-//! The fence around the `raft` crate: its panics stop one replica, not the process.
+//! The fence around the `raft` crate: its panics stop one replica, not the process. The simulator takes a panic of the
+//! whole core so too.
 //!
 //! Invariant: between the start and the end of [`guarded`] the thread is marked, so that the process's panic hook
 //! (which aborts on any other panic) lets the unwinding go on; see [`is_guarded`].
@@ -11,13 +12,14 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic of this thread, now, is caught and fences a replica. The panic hook asks this.
+/// Whether a panic of this thread, now, is caught and reported: it fences a replica, or is a simulated run's finding. The
+/// panic hook asks this.
 #[must_use]
 pub fn is_guarded() -> bool {
     GUARDED.get()
 }
 
-/// Why a replica had to be fenced.
+/// Why a replica had to be fenced, or a simulated core ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault(pub String);
 

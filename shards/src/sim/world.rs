@@ -5,13 +5,13 @@
 //! ends, every partition takes a write: liveness), audit, a clean stop, a restart and the audit again.
 
 use std::cell::RefCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use corduroy_wal::device::IoId;
 
 use crate::ids::PartitionId;
 use crate::machine::{Kind, StateMachine};
+use crate::raft::guard::{Fault, guarded};
 use crate::sim::agenda::Agenda;
 use crate::sim::check::{Books, Violation};
 use crate::sim::clients::Clients;
@@ -255,9 +255,8 @@ impl<S: Subject> World<S> {
             let Some((at_ns, event)) = self.agenda.take() else { break };
             self.now_ns = at_ns;
             // A panic anywhere in the core ends a real process; here it is a finding like any other.
-            let happened = catch_unwind(AssertUnwindSafe(|| self.happen(event)));
-            if let Err(panic) = happened {
-                self.broken("nothing panics", panic_text(panic.as_ref()));
+            if let Err(Fault(panic)) = guarded(|| self.happen(event)) {
+                self.broken("nothing panics", panic);
                 self.abandon();
             }
             if self.trace.count() > MAX_EVENTS {
@@ -408,10 +407,4 @@ impl<S: Subject> World<S> {
             state: self.state(),
         }
     }
-}
-
-/// What a panic said.
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a text").to_owned()
 }
