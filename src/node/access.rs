@@ -12,7 +12,7 @@ use corduroy_wal::device::folder::{OF_OTHERS, PRIVATE_FILE, PRIVATE_FOLDER};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::umask;
 
-use super::identity::Identity;
+use super::identity::{Identity, LOST_AND_FOUND};
 use crate::config::{Loaded, SETTINGS, Source};
 
 /// From now on this process makes files and folders for its own user alone, whatever mask it was started with.
@@ -65,13 +65,15 @@ fn is_ours(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(Identity::owns)
 }
 
-/// What is in a folder.
+/// What is in a folder; without what only the system may touch.
 fn names(folder: &Path, done: &mut Restricted) -> Vec<PathBuf> {
     let listed = fs::read_dir(folder).and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect());
-    listed.unwrap_or_else(|error| {
+    let mut listed: Vec<PathBuf> = listed.unwrap_or_else(|error| {
         done.note(folder, error);
         Vec::new()
-    })
+    });
+    listed.retain(|path| !path.ends_with(LOST_AND_FOUND));
+    listed
 }
 
 impl Restricted {
@@ -137,6 +139,9 @@ mod tests {
         let deep = dir.path().join("shard-0000/state/tables");
         fs::create_dir_all(&deep).expect("folders");
         let outside = tempfile::tempdir().expect("tempdir");
+        let of_system = dir.path().join("shard-0000/state/lost+found");
+        fs::create_dir(&of_system).expect("folder");
+        set(&of_system, 0o755);
         let files =
             ["identity.0", "LOCK", "shard-0000/wal", "shard-0000/state/v1", "shard-0000/state/tables/3"];
         for file in files {
@@ -158,7 +163,7 @@ mod tests {
             assert_eq!(mode(&dir.path().join(file)), 0o600, "{file}");
         }
         assert_eq!((mode(dir.path()), mode(&deep)), (0o700, 0o700));
-        assert_eq!((mode(&stranger), mode(&target)), (0o644, 0o644));
+        assert_eq!((mode(&stranger), mode(&target), mode(&of_system)), (0o644, 0o644, 0o755));
         assert!(done.changed >= 7, "{done:?}");
         assert_eq!(restrict(dir.path()).changed, 0, "once");
     }

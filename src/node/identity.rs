@@ -43,6 +43,8 @@ pub const SHARD_PARTS: [&str; 2] = ["wal", "state"];
 /// What formatting leaves in those: no data.
 const OF_FORMAT: [&str; 7] =
     [owner::CARD, "manifest", "manifest.new", "manifest.copy", "manifest.copy.new", "manifest.wal", "LOCK"];
+/// What a file system (ext4) makes in its uppermost folder, where it keeps what a check of it found: nobody's data.
+pub const LOST_AND_FOUND: &str = "lost+found";
 /// How the name of a file of a log ends that was being made: it holds nothing yet.
 const HALF_MADE: &str = ".tmp";
 
@@ -262,13 +264,15 @@ fn shown(name: &OsStr) -> String {
     name.to_str().map_or_else(|| name.as_bytes().escape_ascii().to_string(), str::to_owned)
 }
 
-/// The names in a folder.
+/// The names in a folder; without the one that the file system makes in it, if something is mounted there.
 fn entries(folder: &Path) -> Result<Vec<String>, IdentityError> {
     let failed = |source| IdentityError::Io { what: "listing", path: folder.into(), source };
-    fs::read_dir(folder)
-        .map_err(failed)?
-        .map(|entry| Ok(shown(&entry.map_err(failed)?.file_name())))
-        .collect()
+    let names =
+        fs::read_dir(folder).map_err(failed)?.map(|entry| entry.map(|entry| shown(&entry.file_name())));
+    names
+        .filter(|name| !name.as_ref().is_ok_and(|name| name == LOST_AND_FOUND))
+        .collect::<Result<_, _>>()
+        .map_err(failed)
 }
 
 /// Reads the identity of `config.data_dir`, or formats the folder if it is empty. The folder must exist and be locked.
@@ -313,7 +317,7 @@ pub fn format(
 fn create(config: &Config) -> Result<Identity, IdentityError> {
     let folder = &config.data_dir;
     // Folders of shards are empty here: a format was cut short.
-    let ours = |name: &str| matches!(name, "LOCK" | "lost+found") || name.starts_with(SHARD);
+    let ours = |name: &str| name == LOCK_FILE || name.starts_with(SHARD);
     let foreign = |name: &String| !ours(name) && !name.ends_with(".new");
     if let Some(found) = entries(folder)?.into_iter().find(foreign) {
         return Err(IdentityError::NotEmpty { folder: folder.clone(), found });
@@ -449,6 +453,7 @@ mod tests {
             "wal/LOCK",
             "state/owner",
             "state/manifest.new",
+            "state/manifest.copy.new",
         ];
         // In the first shard there is, or behind one that was finished.
         for (name, shard) in half_made.iter().flat_map(|name| [(name, 0), (name, 1)]) {

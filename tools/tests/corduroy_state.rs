@@ -252,6 +252,7 @@ fn what_a_crash_left_is_named_and_no_damage() {
     fs::write(node.state(0).join("tables/999"), b"of a flush that was cut off").unwrap();
     fs::write(node.state(0).join("v999"), b"of a merge that was cut off").unwrap();
     fs::write(node.state(0).join("notes.txt"), b"somebody's").unwrap();
+    fs::create_dir(node.state(0).join("lost+found")).unwrap();
     let verified = run(&["verify"], &node.data());
     let out = text(&verified);
     assert_eq!(verified.status.code(), Some(0), "{out}");
@@ -262,6 +263,7 @@ fn what_a_crash_left_is_named_and_no_damage() {
     ] {
         assert!(out.contains(words), "{words} in {out}");
     }
+    assert!(!out.contains("lost+found"), "{out}");
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub fn check(identity: &Identity, data_dir: &Path, used_shards: u32) -> Result<B
 
 /// Whether there is nothing in a folder but what the system and a lock leave.
 fn is_bare(folder: &Path) -> Result<bool, IdentityError> {
-    Ok(entries(folder)?.iter().all(|name| matches!(name.as_str(), "LOCK" | "lost+found")))
+    Ok(entries(folder)?.iter().all(|name| name == "LOCK"))
 }
 
 /// What is wrong with a folder that was last used at the start `found`, if the identity has seen `starts`.
@@ -199,7 +199,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::node::identity::{COPIES, format, open};
+    use crate::node::identity::{COPIES, LOST_AND_FOUND, format, open};
 
     fn config(folder: &Path) -> Config {
         Config { data_dir: folder.into(), shards: 3, partitions: 2, ..Config::default() }
@@ -294,6 +294,35 @@ mod tests {
         assert!(matches!(Card::read(&part), Ok(Found::Card(card)) if card.starts == 2));
         fs::write(part.join(CARD), b"rubbish").expect("write");
         check(&identity, dir.path(), 2).expect("its age is not known, that is all");
+    }
+
+    #[test]
+    fn what_a_file_system_makes_where_it_is_mounted_is_no_data() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let made = |shard: &Path| {
+            let mounts = [dir.path().to_owned(), shard.to_owned(), shard.join("wal"), shard.join("state")];
+            mounts.iter().for_each(|mount| fs::create_dir_all(mount.join(LOST_AND_FOUND)).expect("made"));
+        };
+        (0..3).for_each(|shard| made(&Identity::shard_folder(dir.path(), ShardId(shard))));
+        let identity = open(&config(dir.path()), |_| false).expect("formatted");
+        let identity =
+            check(&identity, dir.path(), 2).and_then(|bound| bound.renew(&identity)).expect("good");
+        let part = dir.path().join("shard-0000/wal");
+        for file in entries(&part).expect("listed") {
+            fs::remove_file(part.join(file)).expect("remove");
+        }
+        let text = refusal(dir.path(), &identity);
+        assert!(text.contains("shard-0000/wal is empty"), "{text}");
+        for (other, at) in [("lost+found2", "shard-0001/wal"), ("lost", "shard-0001"), ("Lost+Found", ".")] {
+            COPIES.iter().for_each(|name| drop(fs::remove_file(dir.path().join(name))));
+            let shards = (0..3).map(|shard| Identity::shard_folder(dir.path(), ShardId(shard)));
+            shards.for_each(|shard| fs::remove_dir_all(shard).expect("remove"));
+            made(&Identity::shard_folder(dir.path(), ShardId(1)));
+            fs::create_dir(dir.path().join(at).join(other)).expect("made");
+            assert!(open(&config(dir.path()), |_| false).is_err(), "{at}/{other} is somebody's");
+            fs::remove_dir(dir.path().join(at).join(other)).expect("remove");
+            open(&config(dir.path()), |_| false).expect("formatted");
+        }
     }
 
     #[test]

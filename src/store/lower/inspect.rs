@@ -287,6 +287,6 @@ fn note_others(folder: &Path, present: Option<&Present>, found: &mut Inspection)
     Ok(())
 }
 
-/// What lies in a state folder beside versions.
-const KNOWN: [&str; 7] =
-    [manifest::FILE, manifest::SECOND_FILE, CURRENT, check::TABLES, "reserve", "owner", "LOCK"];
+/// What lies in a state folder beside versions. The last is the file system's, where the folder is mounted.
+const KNOWN: [&str; 8] =
+    [manifest::FILE, manifest::SECOND_FILE, CURRENT, check::TABLES, "reserve", "owner", "LOCK", "lost+found"];
