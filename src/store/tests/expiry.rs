@@ -314,3 +314,56 @@ fn nothing_is_searched_for_below_where_nothing_expires() {
     let searches = jobs.iter().filter(|job| matches!(job.task, Task::Expired { .. })).count();
     assert_eq!(searches, 0);
 }
+
+/// Looks for the rows of `d` that expire in a thousand seconds, slice by slice, with flushes that take their time. Returns
+/// how often the search waited for the rows that it had found to be removed, and for a flush beside much that has changed.
+fn search_slowly(d: &mut Driver<MemLower>) -> (u32, u32) {
+    d.hold_jobs = true;
+    d.now_ms += 1_000_000;
+    d.entry(P, &[]);
+    let is_search = |job: &Job<MemLower>| matches!(job.task, Task::Expired { .. });
+    let (mut beside_walk, mut beside_flush) = (0, 0);
+    for round in 0..100_000 {
+        d.store.maintain(1);
+        d.take_jobs();
+        if !d.store.upkeep.sweeps.is_queued(P) {
+            return (beside_walk, beside_flush);
+        }
+        let is_walked = d.store.partitions[&P].walks > 0;
+        let changed = d.store.ledger.dirty_bytes + d.store.ledger.captured_bytes;
+        let is_full = changed > d.store.options.max_dirty_bytes / 2;
+        let must_wait = is_walked || (is_full && d.store.ledger.is_handing_over());
+        match d.held.iter().position(is_search) {
+            Some(at) => {
+                assert!(!must_wait, "round {round}: a search goes on, walked {is_walked}, full {is_full}");
+                d.run_a_job(at);
+            }
+            None => {
+                assert!(must_wait, "round {round}: the search goes on for nothing, full {is_full}");
+                beside_walk += u32::from(is_walked);
+                beside_flush += u32::from(!is_walked);
+                if round % 50 == 0 {
+                    d.run_a_job(0);
+                }
+            }
+        }
+    }
+    panic!("the search does not end");
+}
+
+/// What it finds takes memory until it is removed, and tombstones of that until they are flushed.
+#[test]
+fn a_search_below_waits_for_the_walk_and_for_a_flush_beside_much_that_has_changed() {
+    let mut d = Driver::new(MemLower::default(), Options::with_memory(400_000, HashSeed([5, 6])));
+    for n in 0..14_000 {
+        let in_ms = if n % 7 == 0 { 1_000_000_000 } else { 1_000_000 };
+        d.run(&set_with(&format!("k{n}"), "v", SetWhen::Always, Expiry::In(in_ms), SetReply::Ok));
+    }
+    d.hand_over();
+    assert!(d.store.stats().evicted_keys > 5000);
+    let (beside_walk, beside_flush) = search_slowly(&mut d);
+    assert!(beside_walk > 20 && beside_flush > 20, "{beside_walk} {beside_flush}");
+    d.hold_jobs = false;
+    d.settle();
+    assert_eq!(d.run(&Op::DbSize), int(2000));
+}
