@@ -5,7 +5,7 @@ mod common;
 use common::{Got, Kv, P, Q, World, open_shard, small_wal};
 use corduroy_shards::raft::membership::{self, MemberId};
 use corduroy_shards::raft::replica::StartedAs;
-use corduroy_shards::{Kind, Now, PartitionId, Rejection, ShardOptions};
+use corduroy_shards::{Kind, Limits, Now, PartitionId, Rejection, ShardOptions};
 use corduroy_wal::{EntryKind, EntryRef, HardState, Lsn, RecordHead, Term, Wal};
 
 #[test]
@@ -374,4 +374,31 @@ fn kinds_of_start_are_told_apart() {
     assert_eq!(status.replicas[0].started_as, StartedAs::Bootstrapped);
     assert_eq!(status.replicas[0].term, Term(2));
     assert!(Kv::default().parts.is_empty());
+}
+
+#[test]
+fn no_read_behind_a_write_overtakes_a_cold_one_of_its_connection() {
+    let mut world = World::ready(&[P]);
+    world.write(1, 0, "set a 1");
+    world.read(1, 1, "get cold");
+    world.read(1, 2, "get a");
+    world.settle();
+    assert_eq!(world.value(1, 0), "OK");
+    assert_eq!((world.got(1, 1), world.got(1, 2)), (None, None), "the first one waits for a job");
+    world.run_jobs();
+    world.settle();
+    assert_eq!(world.order, [(1, 0), (1, 1), (1, 2)]);
+}
+
+#[test]
+fn reads_behind_a_write_that_bring_more_than_a_turn_may_hold_go_on_by_themselves() {
+    let limits = Limits { outcome_bytes: 150, ..Limits::default() };
+    let mut world = World::with(ShardOptions { limits, ..ShardOptions::default() }, small_wal(), &[P]);
+    world.settle();
+    world.write(1, 0, &format!("set a {}", "x".repeat(100)));
+    world.settle();
+    world.write(1, 1, "set b 1");
+    (2..8).for_each(|seq| world.read(1, seq, "get a"));
+    world.settle();
+    (2..8).for_each(|seq| assert_eq!(world.value(1, seq), "x".repeat(100)));
 }

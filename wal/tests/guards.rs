@@ -227,6 +227,56 @@ fn a_whole_frame_out_of_sequence_is_damage() {
 }
 
 #[test]
+fn a_frame_that_stands_elsewhere_than_it_was_written_for_is_nothing() {
+    let disk = MemDisk::new(1);
+    let (mut wal, _) = open(&disk, 1);
+    for lsn in 1..=3 {
+        append(&mut wal, 1, lsn, 1, 1, 100).unwrap();
+        commit(&mut wal);
+    }
+    drop(wal);
+    let slot = used(&disk)[0];
+    let first = disk.bytes(slot)[BLOCK_BYTES..2 * BLOCK_BYTES].to_vec();
+    disk.overwrite(slot, 4 * BLOCK_BYTES, &first);
+    let (mut wal, recovered) = open(&disk, 2);
+    assert_eq!(recovered.torn_tail, None, "nothing of this use of the slot is there");
+    assert_eq!(read_all(&mut wal, 1).unwrap().len(), 3);
+}
+
+#[test]
+fn a_footer_of_another_time_says_nothing_of_the_segment_of_that_number() {
+    let disk = MemDisk::new(1);
+    let (mut wal, _) = open(&disk, 1);
+    append(&mut wal, 1, 1, 1, 1, 100).unwrap();
+    commit(&mut wal);
+    drop(wal);
+    // The log goes on twice, in segments of the same number: once until that one has its footer, once for one frame.
+    let (one, other) = (disk.fork(), disk.fork());
+    let (mut wal, _) = open(&one, 2);
+    for lsn in 2.. {
+        append(&mut wal, 1, lsn, 1, 1, 3000).unwrap();
+        commit(&mut wal);
+        if used(&one).len() > 2 {
+            break;
+        }
+    }
+    drop(wal);
+    let (mut wal, _) = open(&other, 3);
+    append(&mut wal, 1, 2, 1, 1, 200).unwrap();
+    commit(&mut wal);
+    drop(wal);
+    let slot = *used(&other).iter().find(|slot| !used(&disk).contains(slot)).unwrap();
+    let (before, end) = (other.bytes(slot), 2 * BLOCK_BYTES);
+    assert!(before[end..].iter().all(|byte| *byte == 0), "one frame behind the header");
+    let left = one.bytes(slot);
+    assert!(left[left.len() - BLOCK_BYTES..].iter().any(|byte| *byte != 0), "the footer is there");
+    other.overwrite(slot, end, &left[end..]);
+    let (mut wal, recovered) = open(&other, 4);
+    assert_eq!(recovered.by_footer, 0);
+    assert_eq!(read_all(&mut wal, 1).unwrap(), [entry(1, 1, 1, 100), entry(1, 2, 1, 200)]);
+}
+
+#[test]
 fn a_failed_footer_poisons() {
     let disk = MemDisk::new(1);
     let (mut wal, _) = open(&disk, 1);

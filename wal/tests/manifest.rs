@@ -6,6 +6,8 @@ mod support;
 
 use corduroy_wal::device::SlotId;
 use corduroy_wal::device::mem::MemDisk;
+use corduroy_wal::format::manifest::{Manifest, ManifestCopy};
+use corduroy_wal::format::segment::{SlotRole, slot_role};
 use corduroy_wal::{BatchSeq, Binding, Options, OwnedEntry, Wal, WalError};
 use support::*;
 
@@ -68,6 +70,31 @@ fn a_newest_segment_that_is_gone_or_has_no_header_is_no_empty_log() {
             matches!(contents(&disk), Err(WalError::Lost { why, .. }) if why.contains("missing")),
             "{frames} frames"
         );
+    }
+}
+
+#[test]
+fn a_log_that_ends_before_what_its_manifest_knows_is_refused() {
+    let (disk, mut wal) = log_of(60);
+    wal.mark_end().unwrap();
+    settle(&mut wal);
+    drop(wal);
+    let last = newest(&disk);
+    disk.delete(last);
+    // The manifest names the segment before it as the newest, which is whole to its footer, and knows as much as before.
+    let bytes = disk.bytes(SlotId::MANIFEST);
+    let copies = bytes.chunks_exact(BLOCK).filter_map(|block| match Manifest::decode(block) {
+        ManifestCopy::Good(manifest) => Some(manifest),
+        ManifestCopy::Bad | ManifestCopy::Foreign(_) => None,
+    });
+    let known = copies.max_by_key(|copy| copy.generation).unwrap();
+    let slot = newest(&disk);
+    let SlotRole::Used(header) = slot_role(&disk.bytes(slot)[..BLOCK]) else { panic!("it is a segment") };
+    let manifest = Manifest { newest: header.seq, salt: header.salt, slot, ..known };
+    disk.overwrite(SlotId::MANIFEST, 0, &manifest.file());
+    match contents(&disk) {
+        Err(WalError::Lost { why, .. }) => assert!(why.contains("is known to be durable"), "{why}"),
+        other => panic!("the last segment is missing: {:?}", other.map(|held| held.len())),
     }
 }
 

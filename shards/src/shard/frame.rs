@@ -45,7 +45,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 self.left_over |= can_submit;
                 continue;
             }
-            frame_bytes += self.take_ready(place)?;
+            let record_bytes = self.take_ready(place)?;
+            assert!(may_write || record_bytes == 0, "a record was made while no frame takes it");
+            frame_bytes += record_bytes;
         }
         if can_submit && self.wal.submit()?.is_some() {
             let live = self.wal.stats().live_full_segments;

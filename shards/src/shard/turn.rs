@@ -264,10 +264,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             false => Rejection::NoLeader(slot.partition),
         };
         while let Some(row) = slot.rows.take_expired(now_ns) {
-            applying.refuse(slot, row.requests, |work| match work {
-                Work::Write => Reply::Unknown,
-                Work::Read { .. } => Reply::Rejected(late.clone()),
-            });
+            applying.refuse(slot, row.requests, |work| of_logged(work, &late));
         }
         while slot.batches.front_mut().is_some_and(|batch| (1..=oldest_ns).contains(&batch.queued_ns)) {
             if let Some(batch) = slot.batches.pop() {
@@ -358,10 +355,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let slot = replicas.slot_mut(place);
         let stopped = Rejection::ReplicaStopped(partition, why.clone());
         while let Some(row) = slot.rows.close_front() {
-            applying.refuse(slot, row.requests, |work| match work {
-                Work::Write => Reply::Unknown,
-                Work::Read { .. } => Reply::Rejected(stopped.clone()),
-            });
+            applying.refuse(slot, row.requests, |work| of_logged(work, &stopped));
         }
         self.counters.fenced += 1;
         self.outbox.fenced.push((partition, why));
@@ -374,10 +368,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let (mut applying, replicas) = self.applying(Budget::NONE);
         let slot = replicas.slot_mut(place);
         let stopped = slot.refusal();
-        applying.refuse(slot, requests, |work| match work {
-            Work::Write => Reply::Unknown,
-            Work::Read { .. } => Reply::Rejected(stopped.clone()),
-        });
+        applying.refuse(slot, requests, |work| of_logged(work, &stopped));
     }
 
     /// Hands the turn's results to the driver.
@@ -400,5 +391,13 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let tick = (self.replicas.listed(List::Watched) > 0).then_some(self.next_tick_ns);
         let alarm = self.alarms.next_ns().filter(|_| !self.is_closing);
         out.wake_at_ns = self.room.wake_by(tick.into_iter().chain(alarm).min());
+    }
+}
+
+/// The answer to a request whose entry may be in the log: it is certain of reads alone that they were not done.
+fn of_logged<O>(work: Work, why: &Rejection) -> Reply<O> {
+    match work {
+        Work::Write => Reply::Unknown,
+        Work::Read { .. } => Reply::Rejected(why.clone()),
     }
 }
