@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
 use corduroy_shards::runtime::cpuset::CgroupLimits;
@@ -349,7 +350,7 @@ fn run(shared: &Arc<Shared>, cores: Cores, topology: &Topology, bound: &Bound) -
     if failure.is_some() {
         shared.set_phase(Phase::Stopping);
     } else {
-        count_start(&shared.identity, bound);
+        count_start(shared, bound);
         let pool = Pool::start(shared.config().pool_threads, POOL_CAPACITY, &pool_cpus(topology));
         shared.set_pool(pool.map_err(system("starting the pool"))?);
         shared.begin_serving();
@@ -373,11 +374,12 @@ fn run(shared: &Arc<Shared>, cores: Cores, topology: &Topology, bound: &Bound) -
 
 /// Counts this start in the folder. One that cannot be counted (on a full disk) is no less a start: the next one finds
 /// everything as this one did.
-fn count_start(identity: &Identity, bound: &Bound) {
-    if let Err(error) = bound.renew(identity) {
-        tracing::warn!(
+fn count_start(shared: &Shared, bound: &Bound) {
+    match bound.renew(&shared.identity) {
+        Ok(_) => shared.start_counted.store(true, Ordering::Relaxed),
+        Err(error) => tracing::warn!(
             "this start is not counted, so that a copy of older files would not be noticed: {error}"
-        );
+        ),
     }
 }
 

@@ -174,6 +174,7 @@ fn persistence(shared: &Shared) -> Lines {
         line("wal_rewritten_bytes", total(&shards, |shard| shard.wal.rewritten_bytes)),
         line("wal_full", u8::from(is_log_full)),
         line("state_full", u8::from(is_state_full)),
+        line("start_counted", u8::from(shared.start_counted.load(Relaxed))),
         line("hand_overs", total(&shards, |shard| shard.store.hand_overs)),
         line("handed_over_rows", total(&shards, |shard| shard.store.handed_over_rows)),
         line("hand_overs_undone", total(&shards, |shard| shard.store.undone_hand_overs)),

@@ -87,6 +87,8 @@ pub struct Shared {
     pub connections: AtomicUsize,
     /// Why the kernel allows no io_uring, if it does not: then cores run and the log is written without.
     pub uring_refused: Option<String>,
+    /// This start is written down in the data folder.
+    pub start_counted: AtomicBool,
     /// Cores that still have connections or requests while draining.
     pub busy: AtomicUsize,
     /// Between looks at INFO: bytes received and sent, passes, and their time in ns.
@@ -155,6 +157,7 @@ impl Shared {
             refused: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
             uring_refused,
+            start_counted: AtomicBool::new(false),
             busy: AtomicUsize::new(cores),
             rates: Mutex::default(),
             config_file: OnceLock::new(),

@@ -214,3 +214,39 @@ fn a_crafted_identity_is_refused_and_no_panic() {
         assert!(text.contains("identity.0: ") && text.contains("format --recover"), "{text}");
     }
 }
+
+#[test]
+fn file_systems_mounted_for_log_state_and_node_are_used_as_they_are_made() {
+    let dir = data_dir();
+    for mount in ["", "shard-0000/wal", "shard-0000/state", "shard-0001"] {
+        fs::create_dir_all(dir.path().join(mount).join("lost+found")).expect("made");
+    }
+    fill(dir.path(), "v");
+    assert_holds(dir.path(), "v");
+    assert!(dir.path().join("shard-0000/state/lost+found").is_dir());
+}
+
+#[test]
+fn a_start_that_cannot_be_written_down_is_one_nevertheless_and_info_says_so() {
+    let dir = data_dir();
+    fill(dir.path(), "v");
+    let blocker = dir.path().join("identity.0.new");
+    let counted = |server: &Server| {
+        let info: redis::InfoDict =
+            redis::cmd("INFO").arg("persistence").query(&mut server.client()).expect("INFO");
+        info.get::<u8>("start_counted").expect("a number")
+    };
+    for is_blocked in [false, true, true, false] {
+        // A folder in the way of the file is what stops root too.
+        if is_blocked {
+            fs::create_dir_all(&blocker).expect("made")
+        } else {
+            drop(fs::remove_dir(&blocker))
+        }
+        let server = Server::start(dir.path(), &[]);
+        assert_eq!(counted(&server), u8::from(!is_blocked));
+        assert_eq!(server.log().contains("this start is not counted"), is_blocked, "{}", server.log());
+        server.stop();
+    }
+    assert_holds(dir.path(), "v");
+}
