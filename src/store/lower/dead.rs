@@ -55,3 +55,23 @@ impl CompactionFilter for DeadRanges {
         Ok(if self.contains(item.key()) { Verdict::Destroy } else { Verdict::Keep })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gaps_are_all_that_no_range_covers() {
+        let dead = DeadRanges::default();
+        assert_eq!(dead.gaps(), [(vec![], LAST_KEY.to_vec())]);
+        dead.add(b"f", b"h");
+        dead.add(b"b", b"d");
+        let keys = |from: &[u8], to: &[u8]| (from.to_vec(), to.to_vec());
+        assert_eq!(dead.gaps(), [keys(b"", b"b"), keys(b"d", b"f"), keys(b"h", LAST_KEY)]);
+        for (key, is_dead) in
+            [("a", false), ("b", true), ("czz", true), ("d", false), ("g", true), ("h", false)]
+        {
+            assert_eq!(dead.contains(key.as_bytes()), is_dead, "{key}");
+        }
+    }
+}

@@ -309,6 +309,22 @@ mod tests {
     }
 
     #[test]
+    fn only_what_deletes_may_have_the_reserve() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(TABLES_FOLDER)).unwrap();
+        let room = DiskRoom::open(folder.path()).unwrap();
+        room.capacity_bytes.store(room.reserve_bytes + (1 << 20), std::sync::atomic::Ordering::Relaxed);
+        let (left, wanted) = (room.free_bytes().unwrap(), 3 << 20);
+        let lacking = Lacking { needed_bytes: wanted, free_bytes: left };
+        assert_eq!(room.claim(wanted, false).unwrap(), Err(lacking));
+        assert_eq!(room.free_bytes().unwrap(), left, "nothing was given up");
+        assert_eq!(room.claim(wanted, true).unwrap(), Ok(()));
+        assert!(room.free_bytes().unwrap() >= wanted);
+        let too_much = room.usable_bytes().unwrap() + SLACK_BYTES + 1;
+        assert!(room.claim(too_much, true).unwrap().is_err(), "more than there is at all");
+    }
+
+    #[test]
     fn errors_of_a_full_disk_are_told_apart() {
         for errno in [Errno::NOSPC, Errno::DQUOT] {
             assert!(is_no_room(&errno.into()), "{errno}");

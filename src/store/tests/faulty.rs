@@ -37,6 +37,11 @@ impl Faulty {
         self.faults().refused_flushes = flushes;
     }
 
+    /// Leaves so much room on the disk.
+    pub(super) fn leave(&self, bytes: u64) {
+        self.lower.set_capacity(self.lower.stats().disk_bytes + bytes);
+    }
+
     /// Whatever is asked of a key that ends so is damaged from now on.
     pub(super) fn damage(&self, key: &str) {
         self.faults().damaged.push(key.to_owned());

@@ -56,6 +56,27 @@ fn a_flush_is_tried_again_though_nothing_says_that_it_would_fit_now() {
 }
 
 #[test]
+fn deletes_whose_flush_was_undone_may_still_have_the_reserve() {
+    let lower = Faulty::default();
+    let mut d = Driver::new(lower.clone(), lazy());
+    let value = "v".repeat(1000);
+    (0..100).for_each(|n| _ = d.run(&set(&format!("k{n}"), &value)));
+    d.hand_over();
+    // Too little for others than those who delete, and less while the deletion is flushed for the first time.
+    lower.leave(LITTLE_BYTES);
+    d.run(&Op::Del { keys: List::Args(&[b"k3"]) });
+    let persisted = d.store.persisted(P);
+    lower.refuse_flushes(1);
+    d.hand_over();
+    assert_eq!((d.store.stats().undone_hand_overs, d.store.persisted(P)), (1, persisted));
+    for _ in 0..5 {
+        StateMachine::retry(&mut d.store);
+        d.settle();
+    }
+    assert!(d.store.persisted(P) > persisted, "it is a deletion still");
+}
+
+#[test]
 fn a_flush_without_room_is_undone_and_loses_nothing() {
     let lower = MemLower::default();
     let mut d = Driver::new(lower.clone(), options());
