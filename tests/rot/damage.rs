@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::home::{Files, Home, shards, write_folder};
+use crate::home::{Content, Files, Home, shards, write_folder};
 
 /// The same draws for the same seed.
 #[derive(Clone, Debug)]
@@ -299,28 +299,42 @@ fn of_names(files: &Files, kind: Kind, folder: &Path, dice: &mut Dice) -> Option
     }
 }
 
-/// At how many bits of a log or a table a sweep looks at most.
+/// Above so many bits a log or a table is looked at here and there only: at about as many bits as the second figure.
+const SMALL_BITS: u64 = 40_000;
 const LARGE_FLIPS: u64 = 2000;
+/// Of a run of zeros the bytes that stand so far from others are all alike, and each so-manyth of their bits is flipped.
+const ALIKE_BYTES: u64 = 8;
+const ALIKE_STEP: usize = 1021;
 
-/// Each `step`th bit of the small files and, as far as it can be done in minutes, bits all over a table and the log.
+/// The bits of a file that a sweep of every bit flips.
+fn bits_that_matter(content: &Content) -> Vec<u64> {
+    let end = content.used().min(content.len);
+    let mut near = vec![false; usize::try_from(end).expect("in memory")];
+    for at in (0..end).filter(|at| content.byte(*at) != 0) {
+        let range = at.saturating_sub(ALIKE_BYTES) as usize..=(at + ALIKE_BYTES).min(end - 1) as usize;
+        near[range].fill(true);
+    }
+    let is_near = |bit: &u64| near[(bit / 8) as usize];
+    let mut bits: Vec<u64> = (0..end * 8).filter(is_near).collect();
+    bits.extend((0..end * 8).filter(|bit| !is_near(bit)).step_by(ALIKE_STEP));
+    bits
+}
+
+/// Each `step`th bit of the small files, tables and logs, and bits all over the large ones.
 pub fn bits_to_flip(files: &Files, step: u64) -> Vec<(PathBuf, u64)> {
-    let used = |path: &PathBuf| files.get(path).map_or(0, |content| content.used().min(content.len));
-    let mut paths: Vec<&PathBuf> = files.keys().filter(|path| used(path) > 0).collect();
-    paths.sort_by_key(|path| (class(path), used(path)));
-    // Of tables, the smallest one.
-    paths.dedup_by_key(|path| if class(path) == "table" { Path::new("table") } else { path.as_path() });
-    let bits = |path: &PathBuf| {
-        let bits = used(path) * 8;
-        let step = match class(path) {
-            "log" | "table" => step.max(bits / LARGE_FLIPS) | 1,
+    let mut flips = Vec::new();
+    for (path, content) in files {
+        let bits = bits_that_matter(content);
+        let few = match class(path) {
+            "log" | "table" if bits.len() as u64 > SMALL_BITS => {
+                step.max(bits.len() as u64 / LARGE_FLIPS) | 1
+            }
             _ => step,
         };
-        (0..bits)
-            .step_by(usize::try_from(step).expect("a step"))
-            .map(|bit| (path.clone(), bit))
-            .collect::<Vec<_>>()
-    };
-    paths.into_iter().flat_map(bits).collect()
+        let step = usize::try_from(few).expect("a step");
+        flips.extend(bits.into_iter().step_by(step).map(|bit| (path.clone(), bit)));
+    }
+    flips
 }
 
 /// Flips one bit of one file of a home's folder.

@@ -114,6 +114,8 @@ pub struct Recipe {
     pub partitions: u32,
     pub is_killed: bool,
     pub is_flushed: bool,
+    /// A handful of keys, so that each bit of its files can be flipped in turn.
+    pub is_tiny: bool,
 }
 
 pub fn recipes() -> Vec<Recipe> {
@@ -121,7 +123,7 @@ pub fn recipes() -> Vec<Recipe> {
     for partitions in [1, 4] {
         for is_killed in [false, true] {
             for is_flushed in [false, true] {
-                recipes.push(Recipe { partitions, is_killed, is_flushed });
+                recipes.push(Recipe { partitions, is_killed, is_flushed, is_tiny: false });
             }
         }
     }
@@ -171,6 +173,26 @@ fn write_round(client: &mut Client, oracle: &mut Oracle, round: u32, large: bool
     }
 }
 
+/// The same for a tiny node: few frames in the log, unless it is to be flushed: then large values that go again.
+fn write_tiny_round(client: &mut Client, oracle: &mut Oracle, round: u32, is_flushed: bool) {
+    if is_flushed && round == 0 {
+        for n in 0..24 {
+            let key = format!("large:{n}");
+            set(client, oracle, key.clone(), value(&key, round, 60_000));
+        }
+    }
+    if is_flushed && round == 1 {
+        for n in 0..24 {
+            delete(client, oracle, format!("large:{n}"));
+        }
+    }
+    for n in 0..3 {
+        let key = format!("key:{}", round * 2 + n);
+        set(client, oracle, key.clone(), value(&key, round, 20 + 40 * n as usize));
+    }
+    delete(client, oracle, format!("key:{}", round * 2));
+}
+
 fn start(folder: &Path, flags: &[String]) -> Server {
     let mut server = Server::spawn(folder, flags);
     let ready = server.await_ready();
@@ -201,7 +223,11 @@ impl Home {
         for round in 0..4 {
             let mut server = start(&folder, &flags);
             let mut client = server.connect().expect("connect");
-            write_round(&mut client, &mut oracle, round, recipe.is_flushed);
+            if recipe.is_tiny {
+                write_tiny_round(&mut client, &mut oracle, round, recipe.is_flushed);
+            } else {
+                write_round(&mut client, &mut oracle, round, recipe.is_flushed);
+            }
             if recipe.is_flushed && round == 0 {
                 let mut waits = 0..1000;
                 while tables(&folder) == 0 {

@@ -4,8 +4,8 @@
 //!
 //! `ROT_DAMAGES` says how many (40), `ROT_SEED` with which draws, `ROT_FIRST` from which one on, so that one can be played
 //! again: nodes are made anew each time, so it is the same damage to a folder of the same history, not to the same bytes.
-//! `ROT_SERVER` names another binary. `ROT_SWEEP=N` flips each Nth bit (1: every) of the small files of two nodes, one after the
-//! other, and 2,000 bits of each table and log that it picks. `tests/power/rot.sh` runs it at length.
+//! `ROT_SERVER` names another binary. `ROT_SWEEP=N` flips each Nth bit (1: every) of the files of two nodes with a handful of keys, one
+//! after the other, and 2,000 bits of each file of a log that is larger than 5 KB. `tests/power/rot.sh` runs it at length.
 
 #![allow(
     clippy::unwrap_used,
@@ -26,7 +26,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use damage::{Dice, KINDS, bits_to_flip, damage, flip};
-use home::{Files, Home, recipes, write_folder};
+use home::{Files, Home, Recipe, recipes, write_folder};
 use judge::{End, judge};
 
 fn number(name: &str, default: u64) -> u64 {
@@ -172,21 +172,36 @@ fn every_bit_of_a_node() {
     let step = number("ROT_SWEEP", 200_003);
     let work = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     // Stopped in order: one with all in the log, and one with a flushed state.
-    let homes = [0, 1].map(|at| Home::make(recipes()[at], &format!("sweep-{at}"), work.path()));
+    let homes = [false, true].map(|is_flushed| {
+        let recipe = Recipe { partitions: 1, is_killed: false, is_flushed, is_tiny: true };
+        Home::make(recipe, &format!("sweep-{is_flushed}"), work.path())
+    });
     let flips: Vec<(&Home, PathBuf, u64)> = homes
         .iter()
         .flat_map(|home| {
             bits_to_flip(&home.files, step).into_iter().map(move |(path, bit)| (home, path, bit))
         })
         .collect();
-    println!("ROT_SWEEP={step}: {} flips", flips.len());
+    let mut of_files: BTreeMap<String, u64> = BTreeMap::new();
+    for (home, path, _) in &flips {
+        *of_files.entry(format!("{} {}", home.name, path.display())).or_default() += 1;
+    }
+    println!("ROT_SWEEP={step}: {} flips\n{of_files:#?}", flips.len());
+    let done = AtomicU64::new(0);
     let table = Mutex::new(Table::default());
     on_threads(0, flips.len() as u64, work.path(), |number, folder| {
         let (home, path, bit) = &flips[number as usize];
         let what = flip(home, path, *bit, folder);
         let end = judge(home, folder, false);
         let row = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        if end.fault().is_some() {
+            println!("BAD {}: {what}", end.name());
+        }
         table.lock().expect("table").add(row, &end, what);
+        let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+        if done.is_multiple_of(5000) {
+            println!("{done} of {}", flips.len());
+        }
     });
     let table = table.into_inner().expect("table");
     table.print();
