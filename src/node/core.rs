@@ -33,7 +33,7 @@ use super::shared::{Shared, lock, wall_ms};
 use super::waits::Waits;
 use crate::config::{Config, WalSync};
 use crate::resp::SessionReply;
-use crate::store::{LsmLower, Op, Store};
+use crate::store::{LsmLower, Store};
 
 /// The state machine of the shards.
 pub type Machine = Store<LsmLower>;
@@ -284,7 +284,7 @@ impl Core {
 
     fn request_here(&self, at: usize, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) {
         let host = self.hosts.get(at).expect("places name shards of this core");
-        if Op::is_heavy_bytes(op) {
+        if host.must_wait(ticket.conn, partition, op) {
             let held = host.hold(self.now().mono_ns, Heavy { ticket, partition, kind, op: op.into() });
             self.decided.borrow_mut().extend(held.err());
             self.wake();

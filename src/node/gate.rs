@@ -1,26 +1,26 @@
-//! The gate before a shard: heavy requests (see [`Op::is_heavy`](crate::store::Op::is_heavy)) wait here and go in one after
+//! The gate before a shard: heavy requests (see [`Store::weight`](crate::store::Store::weight)) wait here and go in one after
 //! the other, so that in each turn light ones get between them.
 //!
 //! What waits is bounded in number, bytes and time; of a closed connection nothing waits.
 //!
-//! Invariant: at most one heavy request is in the shard, or several large ones of [`ROOM_BYTES`] together; those that wait
-//! go in as they came. While the state has much to write, writes wait longer, and go in one with each flush. Nothing is reordered within a connection: its
-//! session has no other request under way beside a heavy one (but those that came before it, which may be done before it).
+//! Invariant: at most one heavy request is in the shard, or several of [`HEAVY_ROOM_BYTES`] together. Of those that wait
+//! connections have one after the other go in, a read and a write by turns, so that neither kind waits for all of the other.
+//! While the state has much to write, writes wait longer, and go in one with each flush. Nothing is reordered within a
+//! connection: what comes behind one that waits, light or not, waits behind it; and where the op alone is heavy, its session
+//! has no other request under way beside it (but those that came before it, which may be done before it).
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use corduroy_shards::{Kind, PartitionId, Ticket};
 
-use crate::store::op::HEAVY_BYTES;
+use crate::store::op::HEAVY_ROOM_BYTES;
 
-/// What may be in the shard at a time; one request always may.
-const ROOM_BYTES: usize = 4 * HEAVY_BYTES;
 /// Requests that may wait.
 const WAITING_MAX: usize = 16_384;
 /// How long one may wait: as long as a request has in the shard.
 const WAIT_NS: u64 = 10_000_000_000;
 
-/// A heavy request.
+/// A request that is heavy, or came behind one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Heavy {
     /// Whose.
@@ -33,20 +33,25 @@ pub struct Heavy {
     pub op: Box<[u8]>,
 }
 
-impl Heavy {
-    /// What it counts: its length, or all there is room for if it is heavy though it be short.
-    fn weight(&self) -> usize {
-        if self.op.len() > HEAVY_BYTES { self.op.len() } else { ROOM_BYTES }
-    }
-}
+/// What waits of a connection, as it came, each with the time.
+type Line = VecDeque<(u64, Heavy)>;
 
 /// See the file's head.
 #[derive(Debug, Default)]
 pub struct Gate {
-    waiting: VecDeque<(u64, Heavy)>,
-    /// Bytes of the ops that wait.
+    /// By connection; none is empty.
+    lines: HashMap<u64, Line>,
+    /// The connections whose first is a read, and those whose first is a write, in the order of their turns.
+    reads: VecDeque<u64>,
+    writes: VecDeque<u64>,
+    /// How many wait, and the bytes of their ops.
+    waiting: usize,
     waiting_bytes: usize,
+    /// None of those that wait came before this.
+    since_ns: u64,
     inside: Vec<(Ticket, usize)>,
+    /// The heavy one that went in last is a read.
+    was_read: bool,
     /// Flushes that had ended when the last write went in.
     flushes: u64,
 }
@@ -67,69 +72,138 @@ impl Gate {
     /// The request itself, if too many wait, or too much.
     pub fn push(&mut self, now_ns: u64, heavy: Heavy, limit_bytes: usize) -> Result<(), Heavy> {
         let bytes = self.waiting_bytes + heavy.op.len();
-        if self.waiting.len() >= WAITING_MAX || (bytes > limit_bytes && !self.waiting.is_empty()) {
+        if self.waiting >= WAITING_MAX || (bytes > limit_bytes && self.waiting > 0) {
             return Err(heavy);
         }
-        self.waiting_bytes = bytes;
-        self.waiting.push_back((now_ns, heavy));
+        if self.waiting == 0 {
+            self.since_ns = now_ns;
+        }
+        (self.waiting, self.waiting_bytes) = (self.waiting + 1, bytes);
+        let (conn, kind) = (heavy.ticket.conn, heavy.kind);
+        let line = self.lines.entry(conn).or_default();
+        line.push_back((now_ns, heavy));
+        if line.len() == 1 {
+            self.turns(kind).push_back(conn);
+        }
         Ok(())
+    }
+
+    /// Whether something of this connection waits, so that what comes behind it must too.
+    pub fn holds(&self, conn: u64) -> bool {
+        self.lines.contains_key(&conn)
+    }
+
+    fn turns(&mut self, kind: Kind) -> &mut VecDeque<u64> {
+        if kind == Kind::Read { &mut self.reads } else { &mut self.writes }
     }
 
     /// Drops what waits of a connection that is closed.
     pub fn forget(&mut self, conn: u64) {
-        self.waiting.retain(|(_, heavy)| heavy.ticket.conn != conn);
-        self.waiting_bytes = self.waiting.iter().map(|(_, heavy)| heavy.op.len()).sum();
+        let Some(line) = self.lines.remove(&conn) else { return };
+        self.waiting -= line.len();
+        self.waiting_bytes -= line.iter().map(|(_, heavy)| heavy.op.len()).sum::<usize>();
+        self.reads.retain(|other| *other != conn);
+        self.writes.retain(|other| *other != conn);
     }
 
-    /// The next request that may go in.
-    pub fn next(&mut self, Intake { takes_writes, flushes }: Intake) -> Option<Heavy> {
-        let takes_writes = takes_writes || flushes > self.flushes;
-        let at = self.waiting.iter().position(|(_, heavy)| takes_writes || heavy.kind == Kind::Read)?;
-        let weight = self.waiting.get(at)?.1.weight();
+    /// The next request that may go in. `weigh` tells its weight as of now; light ones, which weigh nothing, may always.
+    pub fn next(&mut self, intake: Intake, weigh: impl Fn(&Heavy) -> usize) -> Option<Heavy> {
+        let takes_writes = intake.takes_writes || intake.flushes > self.flushes;
+        let kinds = if self.was_read { [Kind::Write, Kind::Read] } else { [Kind::Read, Kind::Write] };
+        let first = |kind| {
+            let turns = if kind == Kind::Read { &self.reads } else { &self.writes };
+            let conn = *turns.front()?;
+            let (_, heavy) = self.lines.get(&conn).and_then(VecDeque::front).expect("only lines have turns");
+            Some((kind, conn, weigh(heavy)))
+        };
+        let firsts = || kinds.into_iter().filter_map(first);
+        let light = firsts().find(|(_, _, weight)| *weight == 0);
+        let heavy = || firsts().find(|(kind, ..)| takes_writes || *kind == Kind::Read);
+        let (kind, conn, weight) = light.or_else(heavy)?;
         let inside: usize = self.inside.iter().map(|(_, weight)| weight).sum();
-        if !self.inside.is_empty() && inside + weight > ROOM_BYTES {
+        if weight > 0 && !self.inside.is_empty() && inside + weight > HEAVY_ROOM_BYTES {
             return None;
         }
-        let (_, heavy) = self.waiting.remove(at)?;
-        self.waiting_bytes -= heavy.op.len();
-        self.inside.push((heavy.ticket, weight));
-        if heavy.kind == Kind::Write {
-            self.flushes = flushes;
+        let heavy = self.take_first(kind, conn, weigh);
+        if weight > 0 {
+            self.inside.push((heavy.ticket, weight));
+            self.was_read = kind == Kind::Read;
+            if kind == Kind::Write {
+                self.flushes = intake.flushes;
+            }
         }
         Some(heavy)
+    }
+
+    /// Takes the first of a connection whose turn it is. If a light one is behind it, it is the connection's turn again.
+    fn take_first(&mut self, kind: Kind, conn: u64, weigh: impl Fn(&Heavy) -> usize) -> Heavy {
+        self.turns(kind).pop_front();
+        let line = self.lines.get_mut(&conn).expect("only lines have turns");
+        let (_, heavy) = line.pop_front().expect("no line is empty");
+        self.waiting -= 1;
+        self.waiting_bytes -= heavy.op.len();
+        match line.front().map(|(_, next)| (next.kind, weigh(next))) {
+            None => {
+                self.lines.remove(&conn);
+            }
+            Some((kind, 0)) => self.turns(kind).push_front(conn),
+            Some((kind, _)) => self.turns(kind).push_back(conn),
+        }
+        heavy
     }
 
     /// A request has its outcome. Returns whether others wait for what it leaves.
     pub fn done(&mut self, ticket: Ticket) -> bool {
         let before = self.inside.len();
         self.inside.retain(|(inside, _)| *inside != ticket);
-        self.inside.len() < before && !self.waiting.is_empty()
+        self.inside.len() < before && self.waiting > 0
     }
 
     /// Whether nothing is in the shard or waits for it.
     #[inline]
     pub fn is_idle(&self) -> bool {
-        self.inside.is_empty() && self.waiting.is_empty()
+        self.inside.is_empty() && self.waiting == 0
     }
 
-    /// When the first of those that wait will have waited for too long.
+    /// When to ask for those that have waited for too long.
     pub fn late_ns(&self) -> Option<u64> {
-        self.waiting.front().map(|(since_ns, _)| since_ns + WAIT_NS + 1)
+        (self.waiting > 0).then_some(self.since_ns + WAIT_NS + 1)
     }
 
-    /// A request that has waited for too long: it was not done, and will not be.
-    pub fn take_late(&mut self, now_ns: u64) -> Option<Heavy> {
-        let late =
-            self.waiting.front().is_some_and(|(since_ns, _)| now_ns.saturating_sub(*since_ns) > WAIT_NS);
-        let (_, heavy) = if late { self.waiting.pop_front()? } else { return None };
-        self.waiting_bytes -= heavy.op.len();
-        Some(heavy)
+    /// The requests that have waited for too long: they were not done, and will not be.
+    pub fn take_late(&mut self, now_ns: u64) -> Vec<Heavy> {
+        let mut late = Vec::new();
+        if self.late_ns().is_none_or(|late_ns| now_ns < late_ns) {
+            return late;
+        }
+        let is_late = |line: &Line| line.front().is_some_and(|(at, _)| now_ns.saturating_sub(*at) > WAIT_NS);
+        let concerned = self.lines.iter().filter(|(_, line)| is_late(line));
+        let concerned: HashSet<u64> = concerned.map(|(conn, _)| *conn).collect();
+        self.reads.retain(|conn| !concerned.contains(conn));
+        self.writes.retain(|conn| !concerned.contains(conn));
+        for conn in concerned {
+            let mut line = self.lines.remove(&conn).unwrap_or_default();
+            while is_late(&line) {
+                late.extend(line.pop_front().map(|(_, heavy)| heavy));
+            }
+            // Those behind may be of the other kind.
+            if let Some((_, first)) = line.front() {
+                self.turns(first.kind).push_back(conn);
+                self.lines.insert(conn, line);
+            }
+        }
+        self.waiting -= late.len();
+        self.waiting_bytes -= late.iter().map(|heavy| heavy.op.len()).sum::<usize>();
+        let firsts = self.lines.values().filter_map(VecDeque::front);
+        self.since_ns = firsts.map(|(at, _)| *at).min().unwrap_or(0);
+        late
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::op::HEAVY_BYTES;
 
     fn heavy(seq: u64, bytes: usize) -> Heavy {
         let ticket = Ticket { conn: seq, seq };
@@ -140,8 +214,17 @@ mod tests {
     const NO_LIMIT: usize = usize::MAX;
     const OPEN: Intake = Intake { takes_writes: true, flushes: 0 };
 
+    /// A long op weighs its length, a short one all there is room for, and none nothing.
+    fn weigh(heavy: &Heavy) -> usize {
+        match heavy.op.len() {
+            0 => 0,
+            len if len > HEAVY_BYTES => len,
+            _ => HEAVY_ROOM_BYTES,
+        }
+    }
+
     fn inside(gate: &mut Gate) -> Vec<u64> {
-        std::iter::from_fn(|| gate.next(OPEN)).map(|heavy| heavy.ticket.seq).collect()
+        std::iter::from_fn(|| gate.next(OPEN, weigh)).map(|heavy| heavy.ticket.seq).collect()
     }
 
     #[test]
@@ -172,7 +255,7 @@ mod tests {
             gate.done(Ticket { conn: seq, seq });
             inside(&mut gate);
         }
-        assert!(!gate.is_idle() && gate.waiting.is_empty(), "the longest one is inside, alone");
+        assert!(!gate.is_idle() && gate.waiting == 0, "the longest one is inside, alone");
         assert_eq!(gate.inside, [(Ticket { conn: 5, seq: 5 }, 30 << 20)]);
     }
 
@@ -184,7 +267,7 @@ mod tests {
             gate.push(0, Heavy { kind, ..heavy(seq, 10) }, NO_LIMIT).expect("room");
         }
         let mut next = |takes_writes| {
-            let heavy = gate.next(Intake { takes_writes, flushes: 0 })?;
+            let heavy = gate.next(Intake { takes_writes, flushes: 0 }, weigh)?;
             gate.done(heavy.ticket);
             Some(heavy.ticket.seq)
         };
@@ -199,7 +282,7 @@ mod tests {
             gate.push(0, Heavy { kind: Kind::Write, ..heavy(seq, 10) }, NO_LIMIT).expect("room");
         }
         let mut next = |takes_writes, flushes| {
-            let heavy = gate.next(Intake { takes_writes, flushes })?;
+            let heavy = gate.next(Intake { takes_writes, flushes }, weigh)?;
             gate.done(heavy.ticket);
             Some(heavy.ticket.seq)
         };
@@ -210,7 +293,7 @@ mod tests {
         // Those that ended while nobody waited are no debt.
         assert_eq!([next(false, 9), next(false, 9), next(true, 9)], [Some(2), None, Some(3)]);
         assert_eq!(gate.late_ns(), Some(WAIT_NS + 1));
-        assert!(gate.take_late(WAIT_NS).is_none() && gate.take_late(WAIT_NS + 1).is_some());
+        assert!(gate.take_late(WAIT_NS).is_empty() && gate.take_late(WAIT_NS + 1).len() == 2);
     }
 
     #[test]
@@ -220,9 +303,11 @@ mod tests {
             gate.push(seq, heavy(seq, 1), NO_LIMIT).expect("room");
         }
         assert!(gate.push(0, heavy(0, 1), NO_LIMIT).is_err());
-        assert_eq!(gate.take_late(WAIT_NS), None);
-        assert_eq!(gate.take_late(WAIT_NS + 1).map(|late| late.ticket.seq), Some(0));
-        assert_eq!(gate.take_late(WAIT_NS + 1), None);
+        assert_eq!(gate.take_late(WAIT_NS), []);
+        let late = gate.take_late(WAIT_NS + 1);
+        assert_eq!(late.iter().map(|late| late.ticket.seq).collect::<Vec<_>>(), [0]);
+        assert_eq!(gate.take_late(WAIT_NS + 1), []);
+        assert_eq!(gate.late_ns(), Some(WAIT_NS + 2));
     }
 
     #[test]
@@ -236,7 +321,7 @@ mod tests {
             gate.push(seq, heavy(seq, 4 << 20), limit).expect("room");
         }
         assert!(gate.push(17, heavy(18, 1), limit).is_err(), "it is full");
-        gate.take_late(WAIT_NS + 3).expect("the first is late");
+        assert_eq!(gate.take_late(WAIT_NS + 3).len(), 1, "the first is late");
         gate.push(17, heavy(18, 4 << 20), limit).expect("as much has left");
         assert!(gate.push(17, heavy(19, 1), limit).is_err());
         gate.done(Ticket { conn: 0, seq: 0 });
@@ -261,5 +346,79 @@ mod tests {
             gate.done(Ticket { conn: 1, seq });
         }
         assert!(gate.is_idle() && gate.waiting_bytes == 0);
+    }
+
+    /// A write of this connection, heavy or light.
+    fn write(conn: u64, seq: u64, bytes: usize) -> Heavy {
+        Heavy { ticket: Ticket { conn, seq }, kind: Kind::Write, ..heavy(seq, bytes) }
+    }
+
+    #[test]
+    fn a_heavy_write_waits_for_one_read_and_not_for_all_of_them() {
+        let mut gate = Gate::default();
+        for seq in 0..300 {
+            gate.push(0, heavy(seq, 10), NO_LIMIT).expect("room");
+        }
+        assert_eq!(inside(&mut gate), [0]);
+        for seq in 1000..1003 {
+            gate.push(0, write(seq, seq, 1_200_000), NO_LIMIT).expect("room");
+        }
+        let mut order = vec![0];
+        while order.len() < 9 {
+            let before = *order.last().expect("some");
+            assert!(gate.done(Ticket { conn: before, seq: before }), "others wait");
+            order.extend(inside(&mut gate));
+        }
+        assert_eq!(order, [0, 1000, 1, 1001, 2, 1002, 3, 4, 5]);
+        // And reads do not wait for all writes.
+        let mut gate = Gate::default();
+        for seq in 0..300 {
+            gate.push(0, write(seq, seq, 10), NO_LIMIT).expect("room");
+        }
+        assert_eq!(inside(&mut gate), [0]);
+        gate.push(0, heavy(1000, 10), NO_LIMIT).expect("room");
+        gate.done(Ticket { conn: 0, seq: 0 });
+        assert_eq!(inside(&mut gate), [1000]);
+    }
+
+    #[test]
+    fn what_comes_behind_one_that_waits_goes_in_behind_it() {
+        let mut gate = Gate::default();
+        gate.push(0, write(1, 1, 10), NO_LIMIT).expect("room");
+        assert_eq!(inside(&mut gate), [1]);
+        assert!(!gate.holds(1) && !gate.is_idle());
+        for (seq, bytes) in [(2, 10), (3, 0), (4, 0), (5, 10), (6, 0)] {
+            gate.push(0, write(2, seq, bytes), NO_LIMIT).expect("room");
+        }
+        let read = Heavy { ticket: Ticket { conn: 2, seq: 7 }, ..heavy(7, 0) };
+        gate.push(0, read, NO_LIMIT).expect("room");
+        gate.push(0, write(3, 8, 10), NO_LIMIT).expect("room");
+        assert!(gate.holds(2) && inside(&mut gate).is_empty());
+        gate.done(Ticket { conn: 1, seq: 1 });
+        assert_eq!(inside(&mut gate), [2, 3, 4], "light ones take no room");
+        gate.done(Ticket { conn: 2, seq: 2 });
+        assert_eq!(inside(&mut gate), [8], "and it is the other one's turn");
+        gate.done(Ticket { conn: 3, seq: 8 });
+        assert_eq!(inside(&mut gate), [5, 6, 7], "in the order of their connection, whatever they are");
+        assert!(!gate.holds(2) && !gate.done(Ticket { conn: 2, seq: 5 }) && gate.is_idle());
+    }
+
+    #[test]
+    fn what_has_become_light_does_not_wait() {
+        let mut gate = Gate::default();
+        for seq in 1..5 {
+            gate.push(0, write(seq, seq, 10), NO_LIMIT).expect("room");
+        }
+        assert_eq!(inside(&mut gate), [1]);
+        let behind = Intake { takes_writes: false, flushes: 0 };
+        let light = |gate: &mut Gate| gate.next(behind, |_| 0).map(|heavy| heavy.ticket.seq);
+        assert_eq!([light(&mut gate), light(&mut gate)], [Some(2), Some(3)]);
+        assert_eq!(gate.next(behind, weigh), None);
+        // One that is late leaves the rest of its line to its kind's turns.
+        let read = Heavy { ticket: Ticket { conn: 4, seq: 9 }, ..heavy(9, 10) };
+        gate.push(5, read, NO_LIMIT).expect("room");
+        assert_eq!(gate.take_late(WAIT_NS + 1).len(), 1);
+        gate.done(Ticket { conn: 1, seq: 1 });
+        assert_eq!(gate.next(behind, weigh).map(|heavy| heavy.ticket.seq), Some(9), "reads pass writes");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use corduroy_shards::{Counters, Groups, Input, Now, Rejection, Reply, ShardId, Ticket};
+use corduroy_shards::{Counters, Groups, Input, Now, PartitionId, Rejection, Reply, ShardId, Ticket};
 use corduroy_wal::WalStats;
 use corduroy_wal::device::SyncMode;
 
@@ -81,7 +81,17 @@ impl Host {
         }
     }
 
-    /// Takes a heavy request, to be let in when its turn comes.
+    /// Whether a request has to wait for its turn: it is heavy, or one of its connection waits that came before it.
+    #[inline]
+    pub fn must_wait(&self, conn: u64, partition: PartitionId, op: &[u8]) -> bool {
+        let is_behind = || {
+            let gate = self.gate.borrow();
+            !gate.is_idle() && gate.holds(conn)
+        };
+        self.shard.borrow().machine().weight(partition, op) > 0 || is_behind()
+    }
+
+    /// Takes a request that has to wait, to be let in when its turn comes.
     ///
     /// # Errors
     /// The refusal, if too many wait, or too much.
@@ -100,7 +110,7 @@ impl Host {
         if gate.is_idle() {
             return late;
         }
-        while let Some(Heavy { ticket, .. }) = gate.take_late(now_ns) {
+        for Heavy { ticket, .. } in gate.take_late(now_ns) {
             late.push((ticket, Reply::Rejected(Rejection::Overloaded("it was not done in time"))));
         }
         // A job that ends has this asked again: the flush that they wait for is one.
@@ -109,7 +119,8 @@ impl Host {
             let store = shard.machine();
             Intake { takes_writes: store.takes_heavy_writes(), flushes: store.flushes() }
         };
-        while let Some(Heavy { ticket, partition, kind, op }) = gate.next(intake) {
+        let weigh = |heavy: &Heavy| self.shard.borrow().machine().weight(heavy.partition, &heavy.op);
+        while let Some(Heavy { ticket, partition, kind, op }) = gate.next(intake, weigh) {
             if is_wanted(ticket) {
                 self.shard.borrow_mut().handle(Input::Request { ticket, partition, kind, op: &op });
                 self.dirty.set(true);

@@ -20,7 +20,7 @@ use super::reply::Writer;
 use super::slowlog::Brief;
 use super::stats::CoreStats;
 use super::{Backend, SessionReply};
-use crate::store::op::HEAVY_BYTES;
+use crate::store::op::{HEAVY_BYTES, may_wait};
 use crate::store::{Op, Outcome};
 
 mod census;
@@ -128,6 +128,8 @@ pub struct Session {
     held_bytes: usize,
     /// Parsing stands before a request that needs everything before it to be answered.
     stalled: bool,
+    /// One of the requests under way may wait for its turn in its shard.
+    may_wait: bool,
     /// A recent large reply's size, for guessing what the requests in flight will bring.
     reply_size_hint: usize,
     ending: Ending,
@@ -169,8 +171,8 @@ impl Session {
         }
         let at = (ticket.seq >> PART_BITS) - self.front;
         self.take_reply(at as usize, (ticket.seq & ((1 << PART_BITS) - 1)) as usize, reply, backend);
-        if self.stalled {
-            self.stalled = self.in_flight > 0;
+        if self.in_flight == 0 {
+            (self.stalled, self.may_wait) = (false, false);
         }
         if self.in_flight * 2 <= MAX_IN_FLIGHT && self.unsure * 2 <= self.window() {
             self.resume(backend);
@@ -353,6 +355,7 @@ impl Session {
         let ticket = Ticket { conn: self.conn, seq: number << PART_BITS | part as u64 };
         // Those behind it wait whenever it waits for its turn, or they would overtake it.
         self.stalled |= Op::is_heavy_bytes(&self.scratch);
+        self.may_wait |= may_wait(&self.scratch);
         backend.submit(ticket, partition, kind, &self.scratch);
         if self.scratch.capacity() > 1 << 20 {
             self.scratch = Vec::new();

@@ -51,6 +51,14 @@ pub(super) fn may_be_heavy(op: &[u8]) -> bool {
     matches!(op, [_, code::KEYS | code::LCS | code::SET_RANGE | code::MULTI | code::MARKED_MULTI, ..])
 }
 
+/// The same of copying rows, or having them flushed again.
+#[inline]
+pub(super) fn may_renew_rows(op: &[u8]) -> bool {
+    use code::*;
+    let codes = [APPEND, SET_RANGE, GET_EX, EXPIRE, EXPIRE_IN, PERSIST, RENAME, COPY, MULTI, MARKED_MULTI];
+    op.get(1).is_some_and(|code| codes.contains(code))
+}
+
 /// Appends fields to an op's bytes.
 struct Writer<'o>(&'o mut Vec<u8>);
 

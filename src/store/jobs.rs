@@ -484,11 +484,11 @@ fn count_blind<L: Lower>(lower: &L, rows: &[Captured]) -> Result<BTreeMap<Place,
 
 /// What a row takes in a table, roughly.
 fn row_bytes(row: &Captured) -> u64 {
-    let value_bytes = row.value.as_ref().map_or(0, |(_, value)| value.len());
+    let value_bytes = row.value.as_ref().map_or(0, |(_, value)| value.as_slice().len());
     (row.key.len() + value_bytes) as u64 + META_BYTES
 }
 
 fn lower_row(row: &Captured) -> LowerRow {
     let key = row_key(row.partition, row.keyspace, row.hash, &row.key);
-    (key, row.value.as_ref().map(|(stamp, value)| row_value(*stamp, value)))
+    (key, row.value.as_ref().map(|(stamp, value)| row_value(*stamp, value.as_slice())))
 }

@@ -13,6 +13,7 @@ use super::lcs::Subsequences;
 use super::listing::Listings;
 use super::lower::format::PartitionMeta;
 use super::row::{BELOW, DIRTY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
+use super::shared::Kept;
 use super::table::Table;
 
 /// A row on its way to the lower level.
@@ -23,7 +24,7 @@ pub(super) struct Captured {
     pub(super) hash: u64,
     pub(super) key: Vec<u8>,
     /// `None`: a tombstone.
-    pub(super) value: Option<(Stamp, Vec<u8>)>,
+    pub(super) value: Option<(Stamp, Kept)>,
     /// Whether the key exists below decides the partition's counts.
     pub(super) unknown: bool,
 }
@@ -74,7 +75,7 @@ pub(super) struct Ledger {
     pub(super) used_bytes: usize,
     /// Of those, what no hand-over has captured.
     pub(super) dirty_bytes: usize,
-    /// Copies on their way to the lower level.
+    /// Rows on their way to the lower level; large values count though their rows may still share them.
     pub(super) captured_bytes: usize,
     pub(super) totals: Totals,
     /// KEYS under way, which follow every change.
@@ -89,7 +90,8 @@ impl Ledger {
         self.epoch != self.completed
     }
 
-    /// Called before a row changes: gives the running hand-over the row as it was at the freeze.
+    /// Called before a row changes: gives the running hand-over the row as it was at the freeze. Returns the bytes that had
+    /// to be copied for it.
     #[inline]
     pub(super) fn capture_before_change(
         &mut self,
@@ -97,21 +99,23 @@ impl Ledger {
         keyspace: u64,
         row: &mut Row,
         page_dirty: &mut u32,
-    ) {
+    ) -> usize {
         if self.capture.is_some() && row.has(DIRTY) && row.epoch < self.epoch {
-            self.capture_row(partition, keyspace, row, page_dirty);
+            return self.capture_row(partition, keyspace, row, page_dirty);
         }
+        0
     }
 
-    /// Copies a dirty row for the running hand-over; the row is clean from here on.
+    /// Keeps a dirty row for the running hand-over; the row is clean from here on. Returns the bytes that had to be copied.
     pub(super) fn capture_row(
         &mut self,
         partition: PartitionId,
         keyspace: u64,
         row: &mut Row,
         page_dirty: &mut u32,
-    ) {
-        let value = (!row.has(TOMBSTONE)).then(|| (row.stamp(), row.value().to_vec()));
+    ) -> usize {
+        let value = (!row.has(TOMBSTONE)).then(|| (row.stamp(), row.keep()));
+        let copied_bytes = value.as_ref().map_or(0, |(_, value)| value.copied_bytes());
         let unknown = row.has(UNKNOWN);
         let captured =
             Captured { partition, keyspace, hash: row.hash, key: row.key().to_vec(), value, unknown };
@@ -123,6 +127,13 @@ impl Ledger {
         row.epoch = self.epoch;
         let capture = self.capture.as_mut().expect("only called while capturing");
         capture.rows.push(captured);
+        copied_bytes
+    }
+
+    /// What flushes get to write more if this row changes: nothing if the next one writes it anyway.
+    pub(super) fn renewed_bytes(&self, row: &Row) -> usize {
+        let is_awaited = self.capture.is_some() && row.epoch < self.epoch;
+        if row.has(DIRTY) && !is_awaited { 0 } else { row.cost_bytes() }
     }
 
     /// Called after a row changed: it is dirty now. `cost_before`: its cost before the change.

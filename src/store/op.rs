@@ -3,7 +3,7 @@
 use super::codec;
 pub use super::names::{IntoIter as NamesIter, Names};
 pub use super::shared::SharedBytes;
-pub use super::weight::HEAVY_BYTES;
+pub use super::weight::{HEAVY_BYTES, HEAVY_ROOM_BYTES, may_wait};
 
 /// Ops of one transaction that may look at more than the keys they name (KEYS, SCAN, RANDOMKEY): what they need from
 /// below is held in memory until the transaction has run. Those beyond end in an error.

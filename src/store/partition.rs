@@ -224,14 +224,13 @@ impl Partition {
     ) -> usize {
         let Page { rows, dirty, .. } = self.table.page_mut(hash);
         let row = find_row(rows, hash, key).expect("only called for rows that were just found");
-        let captured_bytes = ledger.captured_bytes;
-        ledger.capture_before_change(self.id, self.keyspace, row, dirty);
+        let copied_bytes = ledger.capture_before_change(self.id, self.keyspace, row, dirty);
         let cost_before = row.cost_bytes();
         let moved_bytes = row.set_range(offset, bytes);
         row.version = stamp.version;
         row.encoding = stamp.encoding;
         ledger.changed(row, cost_before, dirty);
-        moved_bytes + ledger.captured_bytes - captured_bytes
+        moved_bytes + copied_bytes
     }
 
     /// Changes when a live row expires.

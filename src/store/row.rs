@@ -8,7 +8,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use super::op::Outcome;
-use super::shared::SharedBytes;
+use super::shared::{Kept, SharedBytes};
 
 /// No time to live.
 pub(super) const NO_EXPIRY: u64 = u64::MAX;
@@ -200,6 +200,16 @@ impl Row {
         moved
     }
 
+    /// Whether [`Row::set_range`] moves all of it for a value that ends there: others share it, or it outgrows its block.
+    pub(super) fn moves_for(&self, end: usize) -> bool {
+        let (before, end) = (self.data.as_slice().len(), usize::from(self.key_len).saturating_add(end));
+        let is_shared = match &self.data {
+            Data::Small(_) => false,
+            Data::Large(data) => Arc::strong_count(data) > 1,
+        };
+        is_shared || (end > before && grown_bytes(end) != grown_bytes(before))
+    }
+
     /// A part of the value as an answer: a share of it if it is large. A share keeps all of the row's bytes in memory,
     /// whatever becomes of the row, so a part that is less than half of them is copied.
     pub(super) fn answer(&self, part: impl RangeBounds<usize>) -> Outcome {
@@ -221,6 +231,16 @@ impl Row {
             }
             Data::Small(_) | Data::Large(_) => {
                 Outcome::Bulk(self.value().get(from..to).unwrap_or_default().to_vec())
+            }
+        }
+    }
+
+    /// The value as it is now, whatever becomes of the row.
+    pub(super) fn keep(&self) -> Kept {
+        match &self.data {
+            Data::Small(_) => Kept::Copy(self.value().to_vec()),
+            Data::Large(data) => {
+                Kept::Share(SharedBytes::new(Arc::clone(data), usize::from(self.key_len)..data.len()))
             }
         }
     }

@@ -49,6 +49,30 @@ impl SharedBytes {
     }
 }
 
+/// A value that is kept beside its row: a share of it if it is large, else a copy.
+#[derive(Debug)]
+pub(super) enum Kept {
+    Copy(Vec<u8>),
+    Share(SharedBytes),
+}
+
+impl Kept {
+    pub(super) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Copy(bytes) => bytes,
+            Self::Share(bytes) => bytes.as_slice(),
+        }
+    }
+
+    /// How many bytes had to be copied for it.
+    pub(super) const fn copied_bytes(&self) -> usize {
+        match self {
+            Self::Copy(bytes) => bytes.len(),
+            Self::Share(_) => 0,
+        }
+    }
+}
+
 impl PartialEq for SharedBytes {
     fn eq(&self, other: &Self) -> bool {
         self.as_slice() == other.as_slice()

@@ -1,17 +1,27 @@
-//! Which ops are heavy: those that may keep a core busy for milliseconds, whatever else they do. A connection has one of
-//! them under way at a time, and a shard takes them one after the other, so that light ones get in between.
+//! Which ops are heavy: those that may keep a core busy for milliseconds, or have flushes write much more than they bring. A
+//! connection has one of them under way at a time where that shows by the op alone, and a shard takes them one after the
+//! other, so that light ones get in between.
 //!
-//! Judged by the op alone, never by the state: the same on every node, and before anything is looked up.
+//! By the op alone a session judges, before anything is looked up. Their shard's own gate looks at the rows too, as far as
+//! memory has them: what is short may copy a value of many MB. That decides when a request goes in, and nothing else: what it
+//! does is the same on every node. A row that only the lower level has counts as small: it is waited for anyway.
 
 use corduroy_shards::PartitionId;
 
 use super::codec;
+use super::exec::MAX_KEY_BYTES;
 use super::lower::Lower;
 use super::op::Op;
+use super::partition::Found;
+use super::row::Row;
 use super::state::{Lookup, Store};
 
 /// An op of so many bytes is heavy, whatever it is; so is one that may make a value that long out of few bytes.
 pub const HEAVY_BYTES: usize = 1 << 20;
+/// What heavy ops may weigh together that a shard has under way; one alone may weigh more.
+pub const HEAVY_ROOM_BYTES: usize = 4 * HEAVY_BYTES;
+/// Rows from this size on weigh what they take, for ops that copy them or have them flushed again.
+const LARGE_ROW_BYTES: usize = 64 << 10;
 /// Ops of a transaction above which it is heavy.
 const HEAVY_OPS: usize = 1024;
 
@@ -27,7 +37,35 @@ impl Op<'_> {
             Op::Multi { ops, .. } | Op::MarkedMulti { ops, .. } => {
                 ops.len() > HEAVY_OPS || ops.iter().any(Self::is_heavy_bytes)
             }
-            _ => false,
+            Op::Set { .. }
+            | Op::Append { .. }
+            | Op::IncrBy { .. }
+            | Op::IncrByFloat { .. }
+            | Op::Del { .. }
+            | Op::GetDel { .. }
+            | Op::GetEx { .. }
+            | Op::MSet { .. }
+            | Op::Expire { .. }
+            | Op::ExpireIn { .. }
+            | Op::Persist { .. }
+            | Op::Rename { .. }
+            | Op::Copy { .. }
+            | Op::Flush
+            | Op::Watch { .. }
+            | Op::Get { .. }
+            | Op::StrLen { .. }
+            | Op::GetRange { .. }
+            | Op::MGet { .. }
+            | Op::Exists { .. }
+            | Op::Type { .. }
+            | Op::Ttl { .. }
+            | Op::ObjectEncoding { .. }
+            | Op::ObjectRefcount { .. }
+            | Op::MemoryUsage { .. }
+            | Op::Scan { .. }
+            | Op::RandomKey { .. }
+            | Op::DbSize
+            | Op::Version { .. } => false,
         }
     }
 
@@ -40,11 +78,95 @@ impl Op<'_> {
     }
 }
 
+/// Whether an encoded op may have to wait for its turn in its shard ([`Store::weight`]), whatever the rows are.
+#[must_use]
+#[inline]
+pub fn may_wait(op: &[u8]) -> bool {
+    codec::may_renew_rows(op) || Op::is_heavy_bytes(op)
+}
+
 /// What a read may bring and still be light, bytes; and the keys it may look at.
 const LIGHT_BYTES: usize = 4 << 10;
 const LIGHT_KEYS: usize = 64;
 
 impl<L: Lower> Store<L> {
+    /// What a request weighs among those of which a shard has only so many under way ([`HEAVY_ROOM_BYTES`]); 0: it is light.
+    /// By the rows as they are now, so it may be another one later.
+    #[must_use]
+    pub fn weight(&self, id: PartitionId, op: &[u8]) -> usize {
+        let own_bytes = if op.len() > HEAVY_BYTES { op.len() } else { 0 };
+        if !codec::may_be_heavy(op) && !codec::may_renew_rows(op) {
+            return own_bytes;
+        }
+        let Ok(decoded) = Op::decode(op) else { return own_bytes };
+        if decoded.is_heavy() {
+            return own_bytes.max(HEAVY_ROOM_BYTES);
+        }
+        let row_bytes = self.renewed_bytes(id, &decoded);
+        own_bytes + if row_bytes < LARGE_ROW_BYTES { 0 } else { row_bytes }
+    }
+
+    /// What an op copies of rows, or flushes get to write because of it, beyond what it brings.
+    fn renewed_bytes(&self, id: PartitionId, op: &Op<'_>) -> usize {
+        let ledger = &self.ledger;
+        let changed = |row: &Row, end: usize| {
+            let moved_bytes = if row.moves_for(end) { row.cost_bytes() } else { 0 };
+            moved_bytes.max(ledger.renewed_bytes(row))
+        };
+        match *op {
+            Op::Copy { from, .. } | Op::Rename { from, .. } => self.row(id, from).map_or(0, Row::cost_bytes),
+            Op::Append { key, value } => {
+                self.row(id, key).map_or(0, |row| changed(row, row.value().len() + value.len()))
+            }
+            Op::SetRange { key, offset, value } if !value.is_empty() => {
+                let end = usize::try_from(offset).unwrap_or(usize::MAX).saturating_add(value.len());
+                self.row(id, key).map_or(0, |row| changed(row, end))
+            }
+            Op::GetEx { key, .. }
+            | Op::Expire { key, .. }
+            | Op::ExpireIn { key, .. }
+            | Op::Persist { key } => self.row(id, key).map_or(0, |row| ledger.renewed_bytes(row)),
+            Op::Multi { ops, .. } | Op::MarkedMulti { ops, .. } => {
+                let concerned = ops.iter().filter(|op| codec::may_renew_rows(op));
+                concerned.filter_map(|op| Op::decode(op).ok()).map(|op| self.renewed_bytes(id, &op)).sum()
+            }
+            Op::SetRange { .. }
+            | Op::Set { .. }
+            | Op::IncrBy { .. }
+            | Op::IncrByFloat { .. }
+            | Op::Del { .. }
+            | Op::GetDel { .. }
+            | Op::MSet { .. }
+            | Op::Flush
+            | Op::Watch { .. }
+            | Op::Get { .. }
+            | Op::StrLen { .. }
+            | Op::GetRange { .. }
+            | Op::MGet { .. }
+            | Op::Exists { .. }
+            | Op::Type { .. }
+            | Op::Ttl { .. }
+            | Op::ObjectEncoding { .. }
+            | Op::ObjectRefcount { .. }
+            | Op::MemoryUsage { .. }
+            | Op::Keys { .. }
+            | Op::Scan { .. }
+            | Op::RandomKey { .. }
+            | Op::DbSize
+            | Op::Lcs { .. }
+            | Op::Version { .. } => 0,
+        }
+    }
+
+    /// The row of a key that exists, if memory has it.
+    fn row(&self, id: PartitionId, key: &[u8]) -> Option<&Row> {
+        let partition = self.partitions.get(&id).filter(|_| key.len() <= MAX_KEY_BYTES)?;
+        match partition.find(self.seed.hash(key), key, partition.clock_ms) {
+            Found::Live(row) => Some(row),
+            Found::Absent | Found::Unknown => None,
+        }
+    }
+
     /// Whether heavy writes may come: while a flush is under way and half of what may be changed meanwhile is, the rest is
     /// kept for light ones, which would have to wait for the flush too.
     #[must_use]
@@ -120,7 +242,9 @@ impl<L: Lower> Store<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{List, SetReply, SetWhen, op::Expiry};
+    use crate::store::op::Expiry;
+    use crate::store::tests::{Driver, P, bytes, get, options, set};
+    use crate::store::{Condition, List, MemLower, Outcome, SetReply, SetWhen};
 
     fn encoded(op: &Op<'_>) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -162,5 +286,68 @@ mod tests {
         let value = vec![b'x'; HEAVY_BYTES];
         assert!(Op::is_heavy_bytes(&encoded(&Op::Append { key: b"k", value: &value })));
         assert!(!Op::is_heavy_bytes(b""));
+    }
+
+    #[test]
+    fn what_copies_or_renews_a_large_row_weighs_what_the_row_takes() {
+        const ROW_BYTES: usize = 3 << 20;
+        let mut d = Driver::new(MemLower::default(), options());
+        let value = "v".repeat(ROW_BYTES);
+        d.run(&set("large", &value));
+        d.run(&set("small", "v"));
+        let weight = |d: &Driver<MemLower>, op: &Op<'_>| d.store.weight(P, &bytes(op));
+        let copy = |from| Op::Copy { from, to: b"other", replace: true };
+        let rename = |from| Op::Rename { from, to: b"other", only_if_none: false };
+        let expiry = Expiry::At(u64::MAX);
+        let changes = |key: &'static [u8]| {
+            [
+                Op::Append { key, value: b"x" },
+                Op::SetRange { key, offset: 7, value: b"x" },
+                Op::GetEx { key, expiry },
+                Op::Expire { key, at_ms: i64::MAX, condition: Condition::Always },
+                Op::ExpireIn { key, in_ms: 100_000, condition: Condition::Always },
+                Op::Persist { key },
+            ]
+        };
+        for op in [copy(b"large"), rename(b"large")] {
+            assert!(weight(&d, &op) > ROW_BYTES, "{op:?}");
+        }
+        for op in changes(b"large") {
+            assert_eq!(weight(&d, &op), 0, "the next flush writes it anyway: {op:?}");
+        }
+        let small = [copy(b"small"), rename(b"small"), copy(b"missing"), rename(b"missing"), get("large")];
+        for op in small.into_iter().chain(changes(b"small")).chain(changes(b"missing")) {
+            assert_eq!(weight(&d, &op), 0, "{op:?}");
+        }
+        // Once it is flushed, whoever changes it has it flushed again; and only the first of them.
+        d.hand_over();
+        for op in changes(b"large") {
+            assert!(weight(&d, &op) > ROW_BYTES, "{op:?}");
+        }
+        d.run(&Op::Persist { key: b"large" });
+        assert!(weight(&d, &changes(b"large")[0]) > 0, "it expires never, so nothing was changed");
+        d.run(&changes(b"large")[3]);
+        assert!(changes(b"large").iter().all(|op| weight(&d, op) == 0));
+        // While it is sent to somebody, whoever changes its value copies it first.
+        let Outcome::Shared(share) = d.run(&get("large")) else { panic!("it is large") };
+        assert!(
+            weight(&d, &changes(b"large")[0]) > ROW_BYTES && weight(&d, &changes(b"large")[1]) > ROW_BYTES
+        );
+        assert_eq!(weight(&d, &changes(b"large")[3]), 0, "its time is beside it");
+        drop(share);
+        // Growth is paid by steps.
+        let more = "x".repeat(ROW_BYTES / 2);
+        let grow = Op::Append { key: b"large", value: more.as_bytes() };
+        assert!(weight(&d, &grow) > ROW_BYTES);
+        // A transaction weighs what its parts do.
+        let (light, heavy) = (bytes(&copy(b"small")), bytes(&copy(b"large")));
+        let multi = |ops: &[&[u8]]| {
+            d.store.weight(P, &bytes(&Op::Multi { guards: List::Args(&[]), ops: List::Args(ops) }))
+        };
+        assert_eq!(multi(&[&light, &light]), 0);
+        assert!(multi(&[&light, &heavy, &heavy]) > 2 * ROW_BYTES);
+        // And what is heavy by itself stays that.
+        assert_eq!(weight(&d, &Op::Keys { pattern: b"*" }), HEAVY_ROOM_BYTES);
+        assert_eq!(d.store.weight(P, &vec![0; HEAVY_BYTES + 1]), HEAVY_BYTES + 1);
     }
 }

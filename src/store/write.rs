@@ -263,13 +263,14 @@ impl Exec<'_> {
         self.know([from, to])?;
         let target_exists = self.live(to)?.is_some();
         let row = self.live(from)?.ok_or(Stop::Error(ErrorKind::NoSuchKey))?;
-        let (value, stamp) = (row.value().to_vec(), row.stamp());
+        let (value, stamp) = (row.keep(), row.stamp());
         let done = if only_if_none { Outcome::Int(i64::from(!target_exists)) } else { Outcome::Ok };
         if (only_if_none && target_exists) || from == to {
             return Ok(done);
         }
-        self.moved_bytes += 2 * value.len();
-        self.put(to, &value, stamp.expire_at_ms, stamp.encoding);
+        let value = value.as_slice();
+        self.moved_bytes += value.len();
+        self.put(to, value, stamp.expire_at_ms, stamp.encoding);
         self.drop_key(from);
         Ok(done)
     }
@@ -282,10 +283,11 @@ impl Exec<'_> {
         if (target_exists && !replace) || from == to {
             return Ok(Outcome::Int(0));
         }
-        let (value, stamp) = (row.value().to_vec(), row.stamp());
+        let (value, stamp) = (row.keep(), row.stamp());
+        let value = value.as_slice();
         self.grow(value.len())?;
         self.moved_bytes += value.len();
-        self.put(to, &value, stamp.expire_at_ms, stamp.encoding);
+        self.put(to, value, stamp.expire_at_ms, stamp.encoding);
         Ok(Outcome::Int(1))
     }
 

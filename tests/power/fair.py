@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""What greedy clients take from a well-behaved one: its GETs and SETs, one after the other, beside each of four plays.
+"""What greedy clients take from a well-behaved one: its GETs and SETs, one after the other, beside each of these plays.
 
     tests/power/fair.py BINARY [PLAY ...]    # PORT=, SECONDS=, KEYS=, PATTERN=, IDLERS=, DATA=folder, SERVE="--flag value ..."
 
 Plays: idle (nobody else), setrange (300 SETRANGEs to 32 MB by one client, pipelined), unread (200 clients that ask for
 29 MB again and again and read nothing), keys (100 clients that send KEYS with a pattern that takes long; PATTERN='*': with all
-names), lcs (10 clients that send LCS of two values of 8000 bytes), list (CLIENT LIST beside thousands of connections). Prints p50, p99 and the longest, in ms. Needs Python's own library only.
+names), lcs (10 clients that send LCS of two values of 8000 bytes), copy (8 clients that copy a
+value of 29 MB again and again), list (CLIENT LIST beside thousands of connections). Prints p50, p99 and the longest, in ms. Needs Python's own library only.
 """
 import os
 import random
@@ -158,6 +159,12 @@ def lcs():
         line.ask("LCS", "long:a", "long:b", "LEN")
 
 
+def copy():
+    line = Line()
+    for n in range(1 << 60):
+        line.ask("COPY", "large", "copy:%d:%d" % (os.getpid(), n % 4), "REPLACE")
+
+
 def lists():
     line = Line()
     while True:
@@ -173,7 +180,7 @@ def idlers():
 
 def fill(play):
     line = Line()
-    if play == "unread":
+    if play in ("unread", "copy"):
         line.ask("SET", "large", b"v" * LARGE)
     if play == "lcs":
         for key in ("long:a", "long:b"):
@@ -188,8 +195,8 @@ def fill(play):
                 line.read()
 
 
-PLAYS = {"idle": None, "setrange": setrange, "unread": unread, "keys": keys, "lcs": lcs, "list": lists}
-MANY = {"lcs": 10, "list": 6}
+PLAYS = {"idle": None, "setrange": setrange, "unread": unread, "keys": keys, "lcs": lcs, "copy": copy, "list": lists}
+MANY = {"lcs": 10, "copy": 8, "list": 6}
 
 
 def spread(times):
@@ -237,5 +244,5 @@ def play(binary, name):
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    for name in sys.argv[2:] or ["idle", "setrange", "unread", "keys", "lcs"]:
+    for name in sys.argv[2:] or ["idle", "setrange", "unread", "keys", "lcs", "copy"]:
         play(sys.argv[1], name)

@@ -209,6 +209,35 @@ fn a_transaction_that_waits_for_its_turn_is_not_overtaken() {
 }
 
 #[test]
+fn nothing_overtakes_a_copy_that_waits_for_its_turn() {
+    const BYTES: usize = 3_000_000;
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &[]);
+    exchange(&mut server.connect(), format!("SETRANGE big {} x\r\n", BYTES - 1).as_bytes(), b":3000000\r\n");
+    std::thread::scope(|scope| {
+        for client in 0..6 {
+            let mut stream = server.connect();
+            scope.spawn(move || {
+                let own = format!("own:{client}");
+                let requests = format!(
+                    "COPY big {own} REPLACE\r\nAPPEND {own} y\r\nSTRLEN {own}\r\nRENAME {own} {own}:b\r\n\
+                     EXISTS {own}\r\nCOPY {own}:b {own}\r\nSETRANGE {own} 0 z\r\nGETRANGE {own} 0 0\r\n\
+                     STRLEN {own}\r\nSET {own} w\r\nGET {own}\r\nDEL {own} {own}:b\r\n"
+                );
+                let len = BYTES + 1;
+                let replies = format!(
+                    ":1\r\n:{len}\r\n:{len}\r\n+OK\r\n:0\r\n:1\r\n:{len}\r\n$1\r\nz\r\n:{len}\r\n+OK\r\n\
+                     $1\r\nw\r\n:2\r\n"
+                );
+                for _ in 0..3 {
+                    exchange(&mut stream, requests.as_bytes(), replies.as_bytes());
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn idle_connections_close_where_configured() {
     let dir = data_dir();
     let server = Server::start(dir.path(), &["--timeout-idle-s", "1"]);

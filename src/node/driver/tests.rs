@@ -427,6 +427,19 @@ fn what_waits_of_a_closed_connection_is_forgotten_everywhere() {
         .collect();
     assert_eq!(closed, [asker], "the other core is told, of a heavy request alone");
     assert_eq!(world.core.waits.next_ns(), None, "nothing is waited for");
+    // Whether a copy is heavy, only the other core knows.
+    let mut copier = world.connect();
+    copier.write_all(b"COPY a b\r\n").expect("sent");
+    let mut messages = Vec::new();
+    while messages.is_empty() {
+        world.pass();
+        world.other.drain(9, |message| messages.push(message));
+    }
+    let conns = world.core.conns.borrow().all();
+    conns.iter().for_each(|conn| connection::close(&world.core, conn));
+    world.pass();
+    world.other.drain(9, |message| messages.push(message));
+    assert!(matches!(messages[..], [Message::Request { .. }, Message::Closed { .. }]), "{messages:?}");
 }
 
 #[test]

@@ -53,6 +53,7 @@ impl Session {
             unparsed_bytes: 0,
             held_bytes: 0,
             stalled: false,
+            may_wait: false,
             unsure: 0,
             unsure_reads: 0,
             reply_size_hint: super::UNKNOWN_REPLY_BYTES,

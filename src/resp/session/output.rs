@@ -39,10 +39,10 @@ impl Session {
         self.in_flight
     }
 
-    /// Whether those behind wait for a request under way: a heavy one may be.
+    /// Whether a request is under way that may wait for its turn: which ones do, only their shard knows.
     #[must_use]
     pub fn may_await_heavy(&self) -> bool {
-        self.stalled && self.in_flight > 0
+        self.may_wait && self.in_flight > 0
     }
 
     /// Whether more bytes should be read from the client now.
