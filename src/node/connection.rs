@@ -75,6 +75,8 @@ pub struct Conn {
     pub(super) over_soft_since_ns: Cell<Option<u64>>,
     /// What it holds, as last counted into the core's sum.
     pub(super) counted_bytes: Cell<usize>,
+    /// The large values that it holds, as the ledger has counted them.
+    pub(super) counted_values: RefCell<Vec<(usize, usize)>>,
 }
 
 /// How far sending came.
@@ -122,6 +124,7 @@ pub fn open(core: &Rc<Core>, socket: Socket, ends: &Ends) {
         came_bytes: Cell::new(0),
         over_soft_since_ns: Cell::new(None),
         counted_bytes: Cell::new(0),
+        counted_values: RefCell::default(),
     });
     core.conns.borrow_mut().insert(Rc::clone(&conn));
     publish_count(core);
@@ -310,6 +313,13 @@ impl Conn {
     pub(super) fn held_bytes(&self) -> usize {
         let unsent = self.unsent.borrow().held_bytes();
         size_of::<Self>() + self.session.borrow_mut().publish_footprint(unsent)
+    }
+
+    /// The large values that it holds: of each the whole that it is a part of, and how long that is.
+    pub(super) fn large_values(&self) -> Vec<(usize, usize)> {
+        let (unsent, session) = (self.unsent.borrow(), self.session.borrow());
+        let all = unsent.shares().chain(session.shares());
+        all.map(|value| (value.whole(), value.held_len())).collect()
     }
 
     /// What it may send now: whoever has much to send waits for those of its like that came before it, and for the next

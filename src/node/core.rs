@@ -26,7 +26,7 @@ use super::connection::Conn;
 use super::conns::Conns;
 use super::gate::Heavy;
 pub use super::host::{Host, ShardFacts};
-use super::ledger::{COUNTED_OUTCOME_BYTES, Count};
+use super::ledger::{COUNTED_OUTCOME_BYTES, Count, Pins};
 use super::listen::{self, Listening};
 use super::message::Message;
 use super::shared::{Shared, lock, wall_ms};
@@ -103,6 +103,8 @@ pub struct Core {
     pub conns: RefCell<Conns>,
     /// What all of them hold.
     pub count: Count,
+    /// The large values that they hold.
+    pub pins: Pins,
     /// Connections whose turns are long: whose share of work did not suffice, or which have more to read after such a turn.
     /// They go on in the next passes, as far as these go.
     pub unfinished: RefCell<VecDeque<Rc<Conn>>>,
@@ -191,6 +193,7 @@ impl Core {
             decided: RefCell::default(),
             conns: RefCell::new(Conns::new(index)),
             count: Count::default(),
+            pins: Pins::default(),
             unfinished: RefCell::default(),
             closings: Cell::new(0),
             senders: RefCell::default(),

@@ -4,7 +4,12 @@
 //! Each core counts its own connections and adds the difference here now and then, so that no request pays for it.
 //! Invariant: after a core has counted, all clients together are within the limit, but for what connections hold that are
 //! being closed and for the steps in which cores publish. The connection that holds the most goes first.
+//!
+//! A large value that connections of a core hold together counts once there, as long as one of them holds it; beside its row,
+//! which may have another one by now, and once more on each other core. For whoever looks for room each holder has its part.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 
@@ -94,8 +99,8 @@ impl Ledger {
 /// What a core has counted.
 #[derive(Debug, Default)]
 pub struct Count {
-    now: std::cell::Cell<usize>,
-    published: std::cell::Cell<usize>,
+    now: Cell<usize>,
+    published: Cell<usize>,
 }
 
 impl Count {
@@ -109,19 +114,82 @@ impl Count {
     }
 }
 
+/// A large value that connections hold.
+#[derive(Debug, Default)]
+struct Pin {
+    holders: usize,
+    bytes: usize,
+}
+
+/// The large values that the connections of a core hold, by the whole that each is a part of.
+#[derive(Debug, Default)]
+pub struct Pins {
+    all: RefCell<HashMap<usize, Pin>>,
+    bytes: Cell<usize>,
+}
+
+impl Pins {
+    /// A connection holds these values now, instead of those. Returns its part of them: each is shared by all its holders.
+    fn replace(&self, before: &[(usize, usize)], after: &[(usize, usize)]) -> usize {
+        let mut all = self.all.borrow_mut();
+        let mut bytes = self.bytes.get();
+        for (whole, _) in before {
+            let pin = all.get_mut(whole).expect("it was counted when it was taken up");
+            pin.holders -= 1;
+            if pin.holders == 0 {
+                bytes -= all.remove(whole).map_or(0, |pin| pin.bytes);
+            }
+        }
+        let mut part_bytes = 0;
+        for (whole, len) in after {
+            let pin = all.entry(*whole).or_default();
+            pin.holders += 1;
+            // Where one that is freed lay, another may lie before the last holder of the old one was counted again.
+            bytes += len.saturating_sub(pin.bytes);
+            pin.bytes = pin.bytes.max(*len);
+            part_bytes += len / pin.holders;
+        }
+        self.bytes.set(bytes);
+        part_bytes
+    }
+}
+
 /// Counts what a connection holds, and makes room if all of them hold too much.
 pub fn count(core: &Rc<Core>, conn: &Conn) {
-    let bytes = conn.held_bytes();
+    let ledger = &core.shared.ledger;
+    let shared_bytes = count_values(core, conn, conn.large_values());
+    let bytes = conn.held_bytes() - shared_bytes;
     core.count.replace(conn.counted_bytes.replace(bytes), bytes);
-    if core.count.now.get().abs_diff(core.count.published.get()) >= STEP_BYTES {
-        core.count.publish(&core.shared.ledger);
+    // Who was closed may have left values to others, and no room.
+    let is_short = || core.pins.bytes.get() > 0 && ledger.excess() > 0;
+    if core.count.now.get().abs_diff(core.count.published.get()) >= STEP_BYTES || is_short() {
+        core.count.publish(ledger);
         make_room(core);
     }
+}
+
+/// Counts the large values that a connection holds, each once. Returns what they take if nobody else held them, and each
+/// as often as the connection has it.
+fn count_values(core: &Core, conn: &Conn, mut values: Vec<(usize, usize)>) -> usize {
+    let mut counted = conn.counted_values.borrow_mut();
+    if values.is_empty() && counted.is_empty() {
+        return 0;
+    }
+    let all_bytes: usize = values.iter().map(|(_, bytes)| bytes).sum();
+    values.sort_unstable();
+    values.dedup_by_key(|(whole, _)| *whole);
+    let before = core.pins.bytes.get();
+    let part_bytes = core.pins.replace(&counted, &values);
+    core.count.replace(before, core.pins.bytes.get());
+    conn.session.borrow().client().leave_to_others(all_bytes - part_bytes);
+    *counted = values;
+    all_bytes
 }
 
 /// A connection is closed: it holds nothing any more.
 pub fn leave(core: &Core, conn: &Conn) {
     core.count.replace(conn.counted_bytes.take(), 0);
+    count_values(core, conn, Vec::new());
     core.count.publish(&core.shared.ledger);
     let promised = conn.session.borrow().client().end();
     core.shared.ledger.leaving.fetch_sub(promised, Ordering::Relaxed);
@@ -161,6 +229,20 @@ fn make_room(core: &Rc<Core>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_several_hold_together_counts_once_until_the_last_lets_it_go() {
+        let pins = Pins::default();
+        let (one, other) = ((8, 1000), (16, 500));
+        assert_eq!((pins.replace(&[], &[one]), pins.bytes.get()), (1000, 1000));
+        assert_eq!((pins.replace(&[], &[one, other]), pins.bytes.get()), (1000, 1500));
+        assert_eq!((pins.replace(&[one], &[]), pins.bytes.get()), (0, 1500), "the second one holds it");
+        // The same place, and another value, before the last holder of the old one has been counted again.
+        assert_eq!((pins.replace(&[], &[(8, 3000)]), pins.bytes.get()), (1500, 3500));
+        assert_eq!((pins.replace(&[one, other], &[]), pins.bytes.get()), (0, 3000));
+        assert_eq!((pins.replace(&[(8, 3000)], &[]), pins.bytes.get()), (0, 0));
+        assert!(pins.all.borrow().is_empty());
+    }
 
     #[test]
     fn what_is_about_to_be_freed_is_no_excess() {

@@ -198,6 +198,8 @@ struct Memory {
     unsent: AtomicUsize,
     names: AtomicUsize,
     total: AtomicUsize,
+    /// Of that, the part of large values that others are to free, who hold them too.
+    others: AtomicUsize,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -274,7 +276,7 @@ impl Registry {
             let clients = lock(core);
             let open = clients.values().filter(|client| !client.is_killed());
             all.extend(
-                open.map(|client| (!client.no_evict.load(Relaxed), client.total_bytes(), Arc::clone(client))),
+                open.map(|client| (!client.no_evict.load(Relaxed), client.own_bytes(), Arc::clone(client))),
             );
         }
         all.sort_unstable_by_key(|(may_go, bytes, client)| std::cmp::Reverse((*may_go, *bytes, client.id)));
@@ -419,6 +421,16 @@ impl Client {
         ] {
             figure.store(bytes, Relaxed);
         }
+    }
+
+    /// What it holds without what others are to free, for whoever looks for room.
+    fn own_bytes(&self) -> usize {
+        self.total_bytes().saturating_sub(self.memory.others.load(Relaxed))
+    }
+
+    /// So much of what it holds counts for others, who hold it too.
+    pub fn leave_to_others(&self, bytes: usize) {
+        self.memory.others.store(bytes, Relaxed);
     }
 
     pub(super) fn set_last(&self, now_ms: u64, command: u16) {

@@ -35,11 +35,16 @@ impl Output {
         self.len() == 0
     }
 
-    /// What it holds in memory, the large values as if they were its own: their rows may have others by now.
+    /// What it holds in memory, the large values as if nobody else held them.
     #[must_use]
     #[inline]
     pub fn held_bytes(&self) -> usize {
         self.bytes.capacity() + self.large_held_bytes
+    }
+
+    /// The large values in it: others may hold them too.
+    pub fn shares(&self) -> impl ExactSizeIterator<Item = &SharedBytes> {
+        self.large.iter().map(|(_, value)| value)
     }
 
     /// Bytes that were copied to get here, and are not sent.

@@ -38,7 +38,7 @@ mod wait;
 pub use census::{Census, Visit};
 pub use footprint::Footprint;
 pub use intake::Opening;
-use queue::{Body, Slot};
+use queue::{Body, Held, Slot};
 use roster::Roster;
 use transaction::{Transaction, Watched};
 use wait::Pause;
@@ -125,7 +125,7 @@ pub struct Session {
     unsure: usize,
     unsure_reads: usize,
     /// Replies in the queue, behind one that is still to come.
-    held_bytes: usize,
+    held: Held,
     /// Parsing stands before a request that needs everything before it to be answered.
     stalled: bool,
     /// One of the requests under way may wait for its turn in its shard.
@@ -408,7 +408,7 @@ impl Session {
                 Output::default()
             }
         };
-        let (before, mark) = (out.len(), out.mark());
+        let (before, mark) = (Held::of(&out), out.mark());
         let resp3 = self.resp3;
         write(self, &mut Writer::new(&mut out, resp3));
         self.note_error(index, out.since(mark));
@@ -418,7 +418,7 @@ impl Session {
         if direct {
             self.out = out;
         } else if let Some(Slot { body: Body::Ready(bytes), .. }) = self.queue.back_mut() {
-            self.held_bytes += out.len() - before;
+            self.held.replace(before, Held::of(&out));
             *bytes = out;
         }
     }

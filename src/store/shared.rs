@@ -36,6 +36,12 @@ impl SharedBytes {
         self.range.end - self.range.start
     }
 
+    /// What tells the whole that it is a part of from others, as long as it is held.
+    #[must_use]
+    pub fn whole(&self) -> usize {
+        Arc::as_ptr(&self.bytes).addr()
+    }
+
     /// How many it keeps in memory: those of the whole.
     #[must_use]
     pub fn held_len(&self) -> usize {

@@ -2,8 +2,9 @@
 //!
 //! Invariant: asking costs the same however much is held; what is reserved counts, not only what is used.
 
-use super::queue::Slot;
-use super::{Session, Transaction, Watched};
+use super::queue::{Body, Slot};
+use super::{Output, Session, Transaction, Watched};
+use crate::store::SharedBytes;
 
 /// A session and what the node keeps for each connection, without its buffers: counted for every connection.
 pub const FIXED_BYTES: usize = size_of::<Session>() + 1024;
@@ -58,9 +59,9 @@ impl Session {
                 + self.scratch.capacity(),
             arguments: self.in_flight_bytes + self.request_bytes,
             queued: queued + self.watched_bytes + self.watched.capacity() * size_of::<Watched>(),
-            output: self.out.len() + self.held_bytes,
+            output: self.out.len() + self.held.bytes,
             output_reserved: self.out.held_bytes()
-                + self.held_bytes
+                + self.held.memory
                 + self.parts_bytes
                 + self.roster.as_ref().map_or(0, |roster| roster.held_bytes())
                 + self.census.as_ref().map_or(0, |census| census.held_bytes())
@@ -76,6 +77,14 @@ impl Session {
         let footprint = Footprint { unsent, ..self.footprint() };
         self.client.publish(&footprint);
         footprint.total()
+    }
+
+    /// The large values that it holds, and other connections may too.
+    pub fn shares(&self) -> impl Iterator<Item = &SharedBytes> {
+        let slots = (self.held.shares > 0).then_some(&self.queue).into_iter().flatten();
+        let replies =
+            slots.filter_map(|slot| if let Body::Ready(out) = &slot.body { Some(out) } else { None });
+        std::iter::once(&self.out).chain(replies).flat_map(Output::shares)
     }
 
     /// What others may know of the connection.

@@ -102,7 +102,7 @@ impl Session {
             || self.census.is_some()
             || self.roster.is_some()
             || self.ending != Ending::No
-            || self.out.len() + self.held_bytes > output
+            || self.out.len() + self.held.bytes > output
             || self.in_flight_bytes > self.hub.shares.in_flight()
             || self.in_flight >= MAX_IN_FLIGHT
             || (self.unsure > 0 && self.unsure >= self.window())

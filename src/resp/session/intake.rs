@@ -51,7 +51,7 @@ impl Session {
             worked: 0,
             request_bytes: 0,
             unparsed_bytes: 0,
-            held_bytes: 0,
+            held: super::Held::default(),
             stalled: false,
             may_wait: false,
             unsure: 0,

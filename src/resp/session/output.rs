@@ -30,7 +30,7 @@ impl Session {
     /// Bytes of replies that are not to be written yet, behind one that is still to come.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        self.held_bytes
+        self.held.bytes
     }
 
     /// Submitted requests whose outcome has not come yet.
@@ -93,7 +93,7 @@ impl Session {
         (self.pending, self.head, self.out) = (Vec::new(), 0, Output::default());
         (self.transaction, self.census, self.roster) = (None, None, None);
         self.queue.iter_mut().for_each(|slot| slot.body = super::Body::default());
-        self.held_bytes = 0;
+        self.held = super::Held::default();
     }
 
     /// Bytes that this session holds on the heap for input and output.

@@ -47,6 +47,31 @@ impl Slot {
     }
 }
 
+/// What replies hold that wait behind one that is still to come.
+#[derive(Clone, Copy, Default)]
+pub struct Held {
+    /// What is to be sent of them.
+    pub bytes: usize,
+    /// What they keep in memory: of a part of a large value the whole.
+    pub memory: usize,
+    /// Large values among them.
+    pub shares: usize,
+}
+
+impl Held {
+    /// Of one of them.
+    pub fn of(out: &Output) -> Self {
+        Self { bytes: out.len(), memory: out.held_bytes(), shares: out.shares().len() }
+    }
+
+    /// One of them has changed.
+    pub const fn replace(&mut self, before: Self, after: Self) {
+        self.bytes = self.bytes - before.bytes + after.bytes;
+        self.memory = self.memory - before.memory + after.memory;
+        self.shares = self.shares - before.shares + after.shares;
+    }
+}
+
 /// What a slot waits for.
 pub enum Body {
     /// Nothing: these bytes.
@@ -339,7 +364,7 @@ impl Session {
         }
         self.account(at, backend);
         if at > 0 {
-            self.held_bytes += out.len();
+            self.held.replace(Held::default(), Held::of(&out));
             if let Some(slot) = self.queue.get_mut(at) {
                 slot.body = Body::Ready(out);
             }
@@ -351,7 +376,7 @@ impl Session {
         self.queue.pop_front();
         self.front += 1;
         while let Some(Slot { body: Body::Ready(replies), .. }) = self.queue.front_mut() {
-            self.held_bytes -= replies.len();
+            self.held.replace(Held::of(replies), Held::default());
             out.append(take(replies));
             self.queue.pop_front();
             self.front += 1;

@@ -151,3 +151,51 @@ fn many_connections_are_closed_over_several_passes() {
     let done = world.core.shared.hub.totals().processed - before;
     assert_eq!(done, 1, "what the closed ones sent since was not done");
 }
+
+/// Has clients that read nothing be answered with these values.
+fn answer_with(world: &mut World, clients: &mut [TcpStream], values: &[Arc<Vec<u8>>]) {
+    clients.iter_mut().for_each(|client| client.write_all(b"GET large\r\n").expect("sent"));
+    let (mut tickets, hang) = (Vec::new(), Hang::new());
+    while tickets.len() < clients.len() && !hang.is_one() {
+        world.pass();
+        world.other.drain(99, |message| match message {
+            Message::Request { ticket, .. } => tickets.push(ticket),
+            Message::Closed { .. } => {}
+            other => panic!("{other:?}"),
+        });
+    }
+    for (ticket, value) in tickets.into_iter().zip(values.iter().cycle()) {
+        let outcome = Outcome::Shared(SharedBytes::new(Arc::clone(value), 0..value.len()));
+        let reply = Reply::Done { lsn: Lsn(1), outcome };
+        world.core.receive(Message::Reply { ticket, reply, ran_ns: 0, stages: None, bytes: 0 });
+    }
+    (0..5).for_each(|_| world.pass());
+}
+
+#[test]
+fn a_value_that_many_are_sent_counts_once() {
+    const LIMIT: usize = 64 << 20;
+    let value = || Arc::new(vec![b'v'; 29 << 20]);
+    let mut world = World::with(256, Config { clients_bytes: Bytes(LIMIT as u64), ..Config::default() });
+    let mut clients: Vec<_> = (0..6).map(|_| world.connect_with(None)).collect();
+    let one = value();
+    answer_with(&mut world, &mut clients, std::slice::from_ref(&one));
+    let ledger = &world.core.shared.ledger;
+    assert_eq!((world.core.conns.borrow().len(), ledger.evicted()), (6, 0), "nobody was closed");
+    assert!(Arc::strong_count(&one) > 6, "all of them hold it");
+    let held = world.core.conns.borrow().all().iter().map(|conn| conn.held_bytes()).sum::<usize>();
+    assert!(held > 6 * (29 << 20), "and each is shown with what it holds: {held}");
+    assert!((29 << 20..40 << 20).contains(&ledger.total()), "{} bytes", ledger.total());
+    // Values of their own are another matter.
+    let mut others: Vec<_> = (0..4).map(|_| world.connect_with(None)).collect();
+    let (two, three) = (value(), value());
+    answer_with(&mut world, &mut others, &[Arc::clone(&two), Arc::clone(&three)]);
+    let ledger = &world.core.shared.ledger;
+    assert!(ledger.evicted() > 0 && ledger.total() <= LIMIT, "{} bytes", ledger.total());
+    let pinned = [&one, &two, &three].into_iter().filter(|value| Arc::strong_count(value) > 1).count();
+    assert!((1..=2).contains(&pinned), "{pinned} of three values of 29 MiB are held");
+    // All of it is given back.
+    drop((clients, others));
+    (0..20).for_each(|_| world.pass());
+    assert_eq!((world.core.conns.borrow().len(), world.core.shared.ledger.total()), (0, 0));
+}

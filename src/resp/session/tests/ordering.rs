@@ -112,7 +112,7 @@ fn parsing_stops_while_replies_wait_behind_another() {
     talk.session.input(&requests, &talk.fake);
     assert!(!talk.session.wants_read());
     assert!(talk.session.output().is_empty());
-    let held = talk.session.held_bytes;
+    let held = talk.session.held.bytes;
     assert!((OUTPUT_PAUSE_BYTES..2 * OUTPUT_PAUSE_BYTES).contains(&held), "{held} bytes");
     // All is answered in the end.
     talk.answer(false);
@@ -124,7 +124,7 @@ fn parsing_stops_while_replies_wait_behind_another() {
         talk.session.resume(&talk.fake);
         taken = talk.session.output().len();
     }
-    assert_eq!((total, talk.session.held_bytes), (1000 * one + "+OK\r\n".len(), 0));
+    assert_eq!((total, talk.session.held.bytes), (1000 * one + "+OK\r\n".len(), 0));
     assert!(talk.session.wants_read());
 }
 
@@ -279,4 +279,27 @@ proptest::proptest! {
             proptest::prop_assert_eq!(talk.session.in_flight(), 0);
         }
     }
+}
+
+#[test]
+fn replies_that_wait_count_with_all_that_they_keep_in_memory() {
+    let mut talk = Talk::new(1);
+    talk.fake.in_memory.set(false);
+    let whole = std::sync::Arc::new(vec![b'v'; 1 << 20]);
+    let share = crate::store::SharedBytes::new(std::sync::Arc::clone(&whole), 0..600_000);
+    talk.session.input(b"GET a\r\nGET b\r\nGET c\r\n", &talk.fake);
+    let tickets: Vec<_> = talk.fake.submitted.borrow_mut().drain(..).map(|sent| sent.ticket).collect();
+    let before = talk.session.footprint().total();
+    for (n, ticket) in tickets.iter().enumerate().rev() {
+        let outcome = if n == 0 { Outcome::Nil } else { Outcome::Shared(share.clone()) };
+        talk.session.reply(*ticket, done(outcome), &talk.fake);
+        let footprint = talk.session.footprint();
+        let kept = (3 - n.max(1)) << 20;
+        assert!((kept..kept + 9000).contains(&(footprint.total() - before)), "{footprint:?}");
+        assert_eq!(talk.session.shares().count(), 3 - n.max(1));
+        assert!(talk.session.shares().all(|share| share.held_len() == 1 << 20));
+    }
+    assert_eq!(talk.session.held.bytes + talk.session.held.memory + talk.session.held.shares, 0);
+    talk.output();
+    assert_eq!((std::sync::Arc::strong_count(&whole), talk.session.shares().count()), (2, 0));
 }
