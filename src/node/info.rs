@@ -146,6 +146,7 @@ fn memory(shared: &Shared) -> Lines {
         line("state_rows_bytes", used),
         line("state_dirty_bytes", total(&shards, |shard| shard.store.dirty_bytes)),
         line("state_captured_bytes", total(&shards, |shard| shard.store.captured_bytes)),
+        line("state_answers_bytes", total(&shards, |shard| shard.store.answer_bytes)),
         line("mem_allocator", "mimalloc"),
     ]
 }

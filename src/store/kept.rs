@@ -129,10 +129,14 @@ impl<T: Asked> Kept<T> {
         self.has_removed |= self.all.len() < before;
     }
 
+    /// What all take in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.all.iter().map(T::bytes).sum()
+    }
+
     /// Whether one more may begin.
     fn has_room(&self, bounds: Bounds) -> bool {
-        let bytes: usize = self.all.iter().map(T::bytes).sum();
-        self.all.len() < bounds.count && bytes <= bounds.bytes
+        self.all.len() < bounds.count && self.bytes() <= bounds.bytes
     }
 
     fn may_give_way(one: &T) -> bool {

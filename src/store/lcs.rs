@@ -162,6 +162,11 @@ impl Question {
 }
 
 impl Subsequences {
+    /// What they take in memory, roughly.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.all.bytes()
+    }
+
     fn ask(&mut self, of: Question, values: Values, max_bytes: usize) -> Answer {
         if let Some(known) = self.all.iter_mut().find(|known| known.of == of) {
             known.idle.asked();

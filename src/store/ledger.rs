@@ -85,6 +85,17 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
+    /// What counts against the memory that the state may take: rows, what is on its way to the lower level,
+    /// and what is made over several turns.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.used_bytes + self.captured_bytes + self.made_bytes()
+    }
+
+    /// What KEYS and LCS under way take.
+    pub(super) fn made_bytes(&self) -> usize {
+        self.listings.held_bytes() + self.subsequences.held_bytes()
+    }
+
     /// Whether a hand-over is between its freeze and its completion.
     pub(super) fn is_handing_over(&self) -> bool {
         self.epoch != self.completed

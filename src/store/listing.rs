@@ -312,6 +312,11 @@ impl Listings {
         }
     }
 
+    /// What they take in memory, roughly.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.all.bytes()
+    }
+
     /// Whether an answer of the lower level is looked at by a list under way.
     pub(super) fn use_page(&self, page: &LowerPage) -> bool {
         self.all.iter().any(|listing| {

@@ -49,7 +49,7 @@ impl<L: Lower> Store<L> {
     }
 
     /// Whether eviction may begin before what is proposed now is applied: then what that needs is to be held.
-    pub(super) const fn is_about_to_evict(&self) -> bool {
-        self.ledger.used_bytes + self.ledger.captured_bytes > self.options.memory_bytes / 16 * 15
+    pub(super) fn is_about_to_evict(&self) -> bool {
+        self.ledger.held_bytes() > self.options.memory_bytes / 16 * 15
     }
 }

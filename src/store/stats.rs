@@ -40,6 +40,8 @@ pub struct StoreStats {
     pub dirty_bytes: u64,
     /// Copies of rows on their way below.
     pub captured_bytes: u64,
+    /// Answers of KEYS and LCS under way.
+    pub answer_bytes: u64,
     /// Rows dropped from memory since the start.
     pub evicted_keys: u64,
     /// Keys read from below since the start.
@@ -82,6 +84,7 @@ impl<L: Lower> Store<L> {
             used_bytes: self.ledger.used_bytes as u64,
             dirty_bytes: self.ledger.dirty_bytes as u64,
             captured_bytes: self.ledger.captured_bytes as u64,
+            answer_bytes: self.ledger.made_bytes() as u64,
             evicted_keys: totals.evicted,
             loaded_keys: totals.loads,
             expired_keys: totals.expired,

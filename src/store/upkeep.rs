@@ -414,7 +414,7 @@ impl<L: Lower> Store<L> {
     fn evict_slice(&mut self, mut units: u64) -> u64 {
         let safe = self.lookups.safe_epoch(self.ledger.completed);
         while units > 0 && !self.upkeep.stuck {
-            let over = self.ledger.used_bytes + self.ledger.captured_bytes > self.options.memory_bytes;
+            let over = self.ledger.held_bytes() > self.options.memory_bytes;
             if !over {
                 break;
             }

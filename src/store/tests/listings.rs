@@ -212,3 +212,28 @@ fn subsequences_that_many_ask_for_at_once_are_all_found() {
     // One for each, and some that only have those tried again who wait for room.
     assert!((60..200).contains(&rounds), "{rounds} jobs");
 }
+
+#[test]
+fn what_lists_take_counts_against_the_memory_of_the_state() {
+    const KEYS: usize = 20_000;
+    let mut d = Driver::new(MemLower::default(), options());
+    for n in 0..KEYS {
+        d.run(&set(&format!("a:rather:long:key:{n:08}"), "v"));
+    }
+    d.hand_over();
+    let rows = d.store.stats();
+    assert_eq!((rows.answer_bytes, rows.keys, rows.evicted_keys), (0, KEYS as u64, 0));
+    // Room for the rows, and for half of a list.
+    d.store.options.memory_bytes = rows.used_bytes as usize + KEYS * 25;
+    let op = bytes(&keys(b"*"));
+    assert_eq!(d.store.read(P, &op, d.now_ms), Step::Blocked);
+    let mut most = 0;
+    while d.store.maintain(1) {
+        most = most.max(d.store.stats().answer_bytes);
+    }
+    assert!(most > (KEYS * 26) as u64, "{most} bytes");
+    assert!(d.store.stats().evicted_keys > 0, "rows make room for it");
+    let outcome = outcome_of(&mut d, &op);
+    assert!(matches!(&outcome, Outcome::Names(names) if names.iter().count() == KEYS), "{outcome:?}");
+    assert_eq!(d.store.stats().answer_bytes, 0);
+}
