@@ -76,6 +76,36 @@ fn a_stale_answer_about_blind_writes_is_not_counted() {
 }
 
 #[test]
+fn a_row_stays_until_the_answers_are_in_that_were_asked_for_before_it_was_written() {
+    let options = Options::with_memory(2000, HashSeed([5, 6]));
+    let options = Options { hand_over_bytes: 1 << 20, max_dirty_bytes: 4 << 20, ..options };
+    let mut d = Driver::new(MemLower::default(), options);
+    let [old, new] = ["o", "n"].map(|value| value.repeat(3000));
+    d.run(&set("k", &old));
+    d.run(&set("other", &old));
+    d.hand_over();
+    d.settle();
+    assert_eq!(d.store.get(P, b"k", 1), Lookup::Unknown, "memory is too small for it");
+    d.hold_jobs = true;
+    assert_eq!(d.store.read(P, &bytes(&get("k")), 1_000_000), Step::Blocked);
+    let stale = run_jobs(&mut d);
+    assert_eq!(stale.len(), 1);
+    // While the old value is on its way, the new one is written and handed over, and for long others alone are asked for.
+    d.run(&set("k", &new));
+    d.store.want_hand_over();
+    for _ in 0..500 {
+        let _ = d.store.read(P, &bytes(&get("other")), 1_000_000);
+        d.store.maintain(1_000_000);
+        let done = run_jobs(&mut d);
+        deliver(&mut d, done);
+    }
+    assert_eq!(d.store.persisted(P), Lsn(3));
+    deliver(&mut d, stale);
+    d.hold_jobs = false;
+    assert_eq!(d.run(&get("k")), bulk(&new));
+}
+
+#[test]
 fn a_page_that_lost_rows_during_the_warm_up_is_not_complete() {
     let large = "v".repeat(100_000);
     let mut d = driver(2_000_000);
