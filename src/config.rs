@@ -168,7 +168,7 @@ settings! {
     output_soft_ms: Millis = "60000", "output.soft_ms", Hot;
     /// Largest single argument of a request, a value for example; 0: what an entry of the log takes, which is the most.
     max_bulk_bytes: Bytes = "0", "max_bulk_bytes", Hot, "proto-max-bulk-len";
-    /// Log requests that take longer than this to SLOWLOG, µs; negative: none.
+    /// Log requests that take longer than this to SLOWLOG, µs; -1: none.
     slowlog_slower_than_us: i64 = "10000", "slowlog.slower_than_us", Hot, "slowlog-log-slower-than";
     /// Entries that SLOWLOG keeps.
     slowlog_max_len: usize = "128", "slowlog.max_len", Hot, "slowlog-max-len";

@@ -73,7 +73,7 @@ impl EntryBuilder {
     /// The payload, stamped.
     ///
     /// # Panics
-    /// If no operation was added: an entry without operations is never proposed.
+    /// If no operation was added: an entry without operations is made by [`of_time`] alone.
     #[must_use]
     pub fn finish(mut self, stamp_ms: u64) -> Vec<u8> {
         assert!(self.count > 0, "an entry carries at least one operation");

@@ -1,7 +1,7 @@
 //! One shard's write-ahead log, shared by all the replicas (logs) that live in the shard.
 //!
 //! ```text
-//! folder    slot files of one fixed size, zero-written once, used again and again
+//! folder    slot files whose sizes double up to a limit, zero-written once, used again and again
 //! slot      [ header block | frame | frame | ...              | footer ]
 //! header    twice, in sectors 0 and 1: WAL id, segment number, salt, where the segment before ended, oldest live
 //! frame     whole 4 KiB blocks, written once = one group commit:

@@ -60,7 +60,7 @@ pub const CLASSES: [Class; 11] = [
 /// A fault and what it needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// The process dies. `opening_steps`: it dies again after so many device operations of each next opening, in turn.
+    /// The process dies.
     Crash {
         /// Openings that die too, in this many further crashes.
         nested: u32,

@@ -2,7 +2,7 @@
 //! sequence numbers stay unused by us.
 //!
 //! Rules kept (each a trap of the crate): the watermark of a compaction is above every version, since nobody holds
-//! snapshots; block cache and descriptor table are shared by all trees of a node; all calls are made from jobs; reads
+//! snapshots; block cache and descriptor table are shared by all trees of a core; all calls are made from jobs; reads
 //! name a sequence number above every version, so that they always find the latest one.
 
 use std::path::Path;

@@ -91,7 +91,7 @@ pub enum IngestError {
         /// What the disk has left.
         free_bytes: u64,
     },
-    /// Anything else: what the disk holds is known only after a restart.
+    /// Anything else: nothing of it counts, and the rows are written again with the next flush.
     #[error(transparent)]
     Failed(#[from] LowerError),
 }

@@ -49,7 +49,7 @@ pub enum OpenError {
     },
     /// The kernel refuses an io_uring.
     #[error(
-        "io_uring is refused: {source}; allow it (sysctl kernel.io_uring_disabled=0, seccomp profile, kernel 6.0 or later) or set the WAL engine to \"file\""
+        "io_uring is refused: {source}; allow it (sysctl kernel.io_uring_disabled=0, seccomp profile, kernel 5.15 or later) or have blocking writes used (wal.sync inline)"
     )]
     UringRefused {
         /// What the system said.

@@ -96,7 +96,7 @@ pub enum ProbeError {
     },
     /// No io_uring, though it was insisted on.
     #[error(
-        "io_uring is refused: {reason}; allow it (kernel 6.0 or later, sysctl kernel.io_uring_disabled=0, the container's seccomp profile) or set the WAL engine to \"file\""
+        "io_uring is refused: {reason}; allow it (kernel 5.15 or later, sysctl kernel.io_uring_disabled=0, the container's seccomp profile) or have blocking writes used (wal.sync inline)"
     )]
     Uring {
         /// What the system said.
