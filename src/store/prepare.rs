@@ -1,13 +1,20 @@
 //! Before a write is proposed: what it needs of the rows below is read, so that one that needs damaged rows is refused
 //! while it can be; and what it has is held until it has run, so that nothing has to be read again by then.
 
-use corduroy_shards::{PartitionId, Prepared};
+use corduroy_shards::{PartitionId, Prepared, Unreadable};
 
 use super::exec::{Exec, Stop};
 use super::lookups::{Failure, Want};
 use super::lower::Lower;
-use super::op::Op;
+use super::op::{ErrorKind, Op};
 use super::state::Store;
+
+/// An operation that a newer version wrote, or nobody.
+pub(super) fn unknown_op() -> Unreadable {
+    Unreadable::Damaged(
+        "an operation in it is not known to this version, or damaged; upgrade this node".to_owned(),
+    )
+}
 
 impl<L: Lower> Store<L> {
     /// Looks whether an op has all rows that it needs in memory.
@@ -31,6 +38,7 @@ impl<L: Lower> Store<L> {
         let needs = exec.needs(op);
         let known = exec.known.take().unwrap_or_default();
         match needs {
+            Err(Stop::Error(ErrorKind::BadOp)) => return Prepared::Unreadable(unknown_op()),
             Ok(()) | Err(Stop::Error(_)) if known.is_empty() => return Prepared::Ready,
             Ok(()) | Err(Stop::Error(_)) => {
                 self.pins.keep(id, seed.hash(bytes), known);

@@ -23,6 +23,7 @@ use super::lower::{Lower, LowerError};
 use super::op::{ErrorKind, Op, Outcome};
 use super::partition::{Found, Partition};
 use super::pins::Pins;
+use super::prepare::unknown_op;
 use super::upkeep::Upkeep;
 
 /// Keys of blind writes that one job resolves.
@@ -338,6 +339,11 @@ impl<L: Lower> StateMachine for Store<L> {
             Ok(decoded) => self.run(at.partition, op, &decoded, at.stamp_ms, Some(at.lsn)),
             Err(_) => Step::Done(Outcome::Error(ErrorKind::BadOp)),
         };
+        // Other replicas may know it, so it must not be passed over here.
+        let step = match step {
+            Step::Done(Outcome::Error(ErrorKind::BadOp)) => Step::Unreadable(unknown_op()),
+            known => known,
+        };
         if matches!(step, Step::Done(_))
             && let Some(partition) = self.partitions.get_mut(&at.partition)
         {
@@ -408,7 +414,7 @@ impl<L: Lower> StateMachine for Store<L> {
     fn prepare(&mut self, partition: PartitionId, op: &[u8]) -> Prepared {
         match Op::decode(op) {
             Ok(decoded) => self.prepare_op(partition, op, &decoded),
-            Err(_) => Prepared::Ready,
+            Err(_) => Prepared::Unreadable(unknown_op()),
         }
     }
 

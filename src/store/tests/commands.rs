@@ -3,6 +3,7 @@
 use super::super::*;
 use super::watch::version;
 use super::*;
+use corduroy_shards::{Prepared, Unreadable};
 
 pub(super) fn driver() -> Driver<MemLower> {
     Driver::new(MemLower::default(), options())
@@ -346,9 +347,19 @@ fn transactions() {
 }
 
 #[test]
-fn a_bad_op_is_an_answer() {
+fn an_unknown_op_of_an_entry_is_never_passed_over() {
     let mut d = driver();
     let at = Applied { partition: P, lsn: Lsn(1), term: Term(1), stamp_ms: 5 };
-    assert_eq!(d.store.apply(&at, b"\xff\xff"), Step::Done(Outcome::Error(ErrorKind::BadOp)));
-    assert_eq!(d.store.read(P, &bytes(&set("k", "v")), 5), Step::Done(Outcome::Error(ErrorKind::BadOp)));
+    let known = bytes(&set("k", "v"));
+    let inside = bytes(&Op::Multi { guards: List::Args(&[]), ops: List::Args(&[&known, b"\xff"]) });
+    for op in [&b"\xff\xff"[..], b"", &inside] {
+        let step = d.store.apply(&at, op);
+        assert!(
+            matches!(&step, Step::Unreadable(Unreadable::Damaged(why)) if why.contains("upgrade")),
+            "{step:?}"
+        );
+    }
+    assert!(matches!(d.store.prepare(P, b"\xff"), Prepared::Unreadable(_)), "nor is it proposed");
+    assert_eq!(d.run(&get("k")), Outcome::Nil, "nothing of the transaction was done");
+    assert_eq!(d.store.read(P, &known, 5), Step::Done(Outcome::Error(ErrorKind::BadOp)));
 }
