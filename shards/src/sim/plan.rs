@@ -82,7 +82,8 @@ impl Plan {
         text
     }
 
-    /// Reads a plan's text; what it does not say is as the seed 0 draws it, in every plan alike. Lines that begin with `#` are for people.
+    /// Reads a plan's text; what it does not say is as the seed 0 draws it, in every plan alike. Lines that begin with `#`
+    /// are for people.
     ///
     /// # Errors
     /// A text that names the line that cannot be read.
