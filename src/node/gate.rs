@@ -5,7 +5,7 @@
 //!
 //! Invariant: at most one heavy request is in the shard, or several of [`HEAVY_ROOM_BYTES`] together. Of those that wait
 //! connections have one after the other go in, a read and a write by turns, so that neither kind waits for all of the other.
-//! While the state has much to write, writes wait longer, and go in one with each flush. Nothing is reordered within a
+//! While the state has much to write, writes of more than [`HEAVY_BYTES`] wait longer, and go in one with each flush. Nothing is reordered within a
 //! connection: what comes behind one that waits, light or not, waits behind it; and where the op alone is heavy, its session
 //! has no other request under way beside it (but those that came before it, which may be done before it).
 
@@ -13,10 +13,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use corduroy_shards::{Kind, PartitionId, Ticket};
 
-use crate::store::op::HEAVY_ROOM_BYTES;
+use crate::store::op::{HEAVY_BYTES, HEAVY_ROOM_BYTES};
 
-/// Requests that may wait.
-const WAITING_MAX: usize = 16_384;
+/// Connections of which something may wait.
+const LINES_MAX: usize = 16_384;
 /// How long one may wait: as long as a request has in the shard.
 const WAIT_NS: u64 = 10_000_000_000;
 
@@ -33,6 +33,13 @@ pub struct Heavy {
     pub op: Box<[u8]>,
 }
 
+impl Heavy {
+    /// What it takes in memory.
+    const fn bytes(&self) -> usize {
+        self.op.len() + size_of::<(u64, Self)>()
+    }
+}
+
 /// What waits of a connection, as it came, each with the time.
 type Line = VecDeque<(u64, Heavy)>;
 
@@ -44,7 +51,7 @@ pub struct Gate {
     /// The connections whose first is a read, and those whose first is a write, in the order of their turns.
     reads: VecDeque<u64>,
     writes: VecDeque<u64>,
-    /// How many wait, and the bytes of their ops.
+    /// How many wait, and what they take in memory.
     waiting: usize,
     waiting_bytes: usize,
     /// None of those that wait came before this.
@@ -66,13 +73,15 @@ pub struct Intake {
 }
 
 impl Gate {
-    /// Takes a request that has come. Those that wait take at most `limit_bytes`; one alone may be of any length.
+    /// Takes a request that has come. Those that wait take at most `limit_bytes`; one alone may be of any length. What comes
+    /// behind another one of its connection takes no place but in bytes: its session bounds how many there are.
     ///
     /// # Errors
-    /// The request itself, if too many wait, or too much.
+    /// The request itself, if too many connections wait, or too much.
     pub fn push(&mut self, now_ns: u64, heavy: Heavy, limit_bytes: usize) -> Result<(), Heavy> {
-        let bytes = self.waiting_bytes + heavy.op.len();
-        if self.waiting >= WAITING_MAX || (bytes > limit_bytes && self.waiting > 0) {
+        let bytes = self.waiting_bytes + heavy.bytes();
+        let is_crowded = self.lines.len() >= LINES_MAX && !self.holds(heavy.ticket.conn);
+        if is_crowded || (bytes > limit_bytes && self.waiting > 0) {
             return Err(heavy);
         }
         if self.waiting == 0 {
@@ -101,7 +110,7 @@ impl Gate {
     pub fn forget(&mut self, conn: u64) {
         let Some(line) = self.lines.remove(&conn) else { return };
         self.waiting -= line.len();
-        self.waiting_bytes -= line.iter().map(|(_, heavy)| heavy.op.len()).sum::<usize>();
+        self.waiting_bytes -= line.iter().map(|(_, heavy)| heavy.bytes()).sum::<usize>();
         self.reads.retain(|other| *other != conn);
         self.writes.retain(|other| *other != conn);
     }
@@ -116,9 +125,12 @@ impl Gate {
             let (_, heavy) = self.lines.get(&conn).and_then(VecDeque::front).expect("only lines have turns");
             Some((kind, conn, weigh(heavy)))
         };
-        let firsts = || kinds.into_iter().filter_map(first);
+        let firsts = kinds.map(first);
+        let firsts = || firsts.iter().flatten().copied();
         let light = firsts().find(|(_, _, weight)| *weight == 0);
-        let heavy = || firsts().find(|(kind, ..)| takes_writes || *kind == Kind::Read);
+        // One that has little written is like others that do not wait for flushes.
+        let may_go = |kind, weight| takes_writes || kind == Kind::Read || weight <= HEAVY_BYTES;
+        let heavy = || firsts().find(|(kind, _, weight)| may_go(*kind, *weight));
         let (kind, conn, weight) = light.or_else(heavy)?;
         let inside: usize = self.inside.iter().map(|(_, weight)| weight).sum();
         if weight > 0 && !self.inside.is_empty() && inside + weight > HEAVY_ROOM_BYTES {
@@ -128,7 +140,7 @@ impl Gate {
         if weight > 0 {
             self.inside.push((heavy.ticket, weight));
             self.was_read = kind == Kind::Read;
-            if kind == Kind::Write {
+            if kind == Kind::Write && weight > HEAVY_BYTES {
                 self.flushes = intake.flushes;
             }
         }
@@ -141,7 +153,7 @@ impl Gate {
         let line = self.lines.get_mut(&conn).expect("only lines have turns");
         let (_, heavy) = line.pop_front().expect("no line is empty");
         self.waiting -= 1;
-        self.waiting_bytes -= heavy.op.len();
+        self.waiting_bytes -= heavy.bytes();
         match line.front().map(|(_, next)| (next.kind, weigh(next))) {
             None => {
                 self.lines.remove(&conn);
@@ -193,7 +205,7 @@ impl Gate {
             }
         }
         self.waiting -= late.len();
-        self.waiting_bytes -= late.iter().map(|heavy| heavy.op.len()).sum::<usize>();
+        self.waiting_bytes -= late.iter().map(Heavy::bytes).sum::<usize>();
         let firsts = self.lines.values().filter_map(VecDeque::front);
         self.since_ns = firsts.map(|(at, _)| *at).min().unwrap_or(0);
         late
@@ -203,7 +215,6 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::op::HEAVY_BYTES;
 
     fn heavy(seq: u64, bytes: usize) -> Heavy {
         let ticket = Ticket { conn: seq, seq };
@@ -299,10 +310,10 @@ mod tests {
     #[test]
     fn waiting_is_bounded_in_number_and_time() {
         let mut gate = Gate::default();
-        for seq in 0..WAITING_MAX as u64 {
+        for seq in 0..LINES_MAX as u64 {
             gate.push(seq, heavy(seq, 1), NO_LIMIT).expect("room");
         }
-        assert!(gate.push(0, heavy(0, 1), NO_LIMIT).is_err());
+        assert!(gate.push(0, heavy(LINES_MAX as u64, 1), NO_LIMIT).is_err());
         assert_eq!(gate.take_late(WAIT_NS), []);
         let late = gate.take_late(WAIT_NS + 1);
         assert_eq!(late.iter().map(|late| late.ticket.seq).collect::<Vec<_>>(), [0]);
@@ -313,7 +324,7 @@ mod tests {
     #[test]
     fn waiting_is_bounded_in_bytes() {
         let mut gate = Gate::default();
-        let limit = 64 << 20;
+        let limit = 16 * heavy(0, 4 << 20).bytes();
         gate.push(0, heavy(0, limit + 1), limit).expect("one alone, whatever it takes");
         assert!(gate.push(0, heavy(1, 10), limit).is_err(), "and nothing beside it");
         assert_eq!(inside(&mut gate), [0]);
@@ -335,11 +346,11 @@ mod tests {
         let mut gate = Gate::default();
         for seq in 0..6 {
             let ticket = Ticket { conn: seq % 2, seq };
-            gate.push(0, Heavy { ticket, ..heavy(seq, 4 << 20) }, 24 << 20).expect("room");
+            gate.push(0, Heavy { ticket, ..heavy(seq, 4 << 20) }, NO_LIMIT).expect("room");
         }
         assert_eq!(inside(&mut gate), [0]);
         gate.forget(0);
-        assert_eq!(gate.waiting_bytes, 12 << 20);
+        assert_eq!(gate.waiting_bytes, 3 * heavy(0, 4 << 20).bytes());
         assert!(gate.done(Ticket { conn: 0, seq: 0 }), "what is inside stays until it has its outcome");
         for seq in [1, 3, 5] {
             assert_eq!(inside(&mut gate), [seq]);
@@ -401,6 +412,36 @@ mod tests {
         gate.done(Ticket { conn: 3, seq: 8 });
         assert_eq!(inside(&mut gate), [5, 6, 7], "in the order of their connection, whatever they are");
         assert!(!gate.holds(2) && !gate.done(Ticket { conn: 2, seq: 5 }) && gate.is_idle());
+    }
+
+    #[test]
+    fn what_comes_behind_one_that_waits_takes_no_place_from_other_connections() {
+        let mut gate = Gate::default();
+        for conn in 0..20 {
+            for seq in 0..1024 {
+                gate.push(0, write(conn, seq, if seq == 0 { 10 } else { 0 }), NO_LIMIT).expect("room");
+            }
+        }
+        gate.push(0, write(20, 0, 10), NO_LIMIT).expect("another connection's");
+    }
+
+    #[test]
+    fn a_write_that_makes_little_to_flush_does_not_wait_for_flushes() {
+        let mut gate = Gate::default();
+        let behind = Intake { takes_writes: false, flushes: 0 };
+        let weigh = |heavy: &Heavy| heavy.op.len();
+        for seq in 0..9 {
+            gate.push(0, write(seq, seq, if seq == 4 { HEAVY_BYTES + 1 } else { HEAVY_BYTES }), NO_LIMIT)
+                .expect("room");
+        }
+        let mut order = Vec::new();
+        while let Some(heavy) = gate.next(behind, weigh) {
+            order.push(heavy.ticket.seq);
+            gate.done(heavy.ticket);
+        }
+        assert_eq!(order, [0, 1, 2, 3], "the next one makes much");
+        let next = gate.next(Intake { takes_writes: false, flushes: 1 }, weigh);
+        assert_eq!(next.map(|heavy| heavy.ticket.seq), Some(4));
     }
 
     #[test]
