@@ -137,6 +137,10 @@ const EXCUSES: &[Excuse] = &[
     excuse("lcs", &[], "`LCS` of two long values is refused", |_, _, ours| {
         line_has(ours, "string exceeds maximum allowed size")
     }),
+    // Ours names the limit and its number.
+    excuse("setrange", &[], "a bound keeps memory in hand: see *Limits*", |_, theirs, ours| {
+        [theirs, ours].iter().all(|reply| line_has(reply, "string exceeds maximum allowed size"))
+    }),
     excuse("randomkey", &[], "the key that `RANDOMKEY` picks", same_kind),
     excuse("dbsize", &[], "keys whose time is over in `DBSIZE` and `MEMORY USAGE`", same_kind),
     excuse("wait", &[], "a timeout of `WAIT` that is beyond the end of time", |_, _, ours| {
