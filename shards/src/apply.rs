@@ -9,12 +9,13 @@ use crate::clock::Clocks;
 use crate::entry::{self, EntryHeader, HEADER_BYTES};
 use crate::ids::Ticket;
 use crate::io::{Now, Rejection, Reply};
-use crate::machine::{Applied, StateMachine, Step, Unreadable};
+use crate::machine::{Applied, StateMachine, Step, Unreadable, Wait};
+use crate::parked::ParkedRead;
 use crate::raft::guard::Fault;
 use crate::raft::log_store::entry_kind;
 use crate::raft::proposals::{Item, Match, Requests, Spare, Work};
 use crate::shard::outbox::Outbox;
-use crate::slot::{Cursor, ParkedRead, Pending, Slot};
+use crate::slot::{ApplyWait, Cursor, Pending, Slot};
 use crate::stages::{Answered, StageStamps};
 use crate::status::Counters;
 
@@ -25,7 +26,7 @@ pub(crate) enum Progress {
     Done,
     /// The budget is used up.
     More,
-    /// A job of the state machine must end first.
+    /// What the slot's `apply_wait` says must be there first.
     Blocked,
 }
 
@@ -66,6 +67,9 @@ pub(crate) struct Applying<'a, M: StateMachine> {
     pub swap_replies: bool,
 }
 
+/// What comes of a try to read: an answer, or what the read waits for. `None`: for the next turn, or for its replica.
+type Tried<O> = Result<Result<O, Unreadable>, Option<Wait>>;
+
 /// The entry at hand.
 struct AtHand<'a> {
     at: Applied,
@@ -76,9 +80,9 @@ struct AtHand<'a> {
 
 impl<O> Outbox<O> {
     /// Ends a part of a turn, reads or entries: each may bring so much, so that entries go on however much clients read.
-    /// Returns whether the part brought all it may: reads that are parked for the sake of it are tried in the next turn.
-    pub fn next_part(&mut self, outcome_bytes: usize) -> bool {
-        std::mem::take(&mut self.bytes) >= outcome_bytes
+    /// Reads that are parked since a part brought all it may are tried in the next turn.
+    pub const fn next_part(&mut self) {
+        self.bytes = 0;
     }
 }
 
@@ -88,6 +92,9 @@ impl<M: StateMachine> Applying<'_, M> {
     /// # Errors
     /// [`Fault`] if an entry is damaged; the replica must be fenced.
     pub fn run(&mut self, slot: &mut Slot) -> Result<Progress, Fault> {
+        if slot.apply_wait.is_some() {
+            return Ok(Progress::Blocked);
+        }
         let before = slot.replica.applied();
         let mut done = before;
         let progress = loop {
@@ -176,6 +183,7 @@ impl<M: StateMachine> Applying<'_, M> {
             let (bytes, step) = match item.map(|(item, requests)| (item.work, requests)) {
                 Some((Work::Read { start, bytes }, requests)) => {
                     let op = requests.read_op(start, bytes);
+                    self.counters.read_tries += 1;
                     (op.len(), self.machine.read(slot.partition, op, entry.clock_ms))
                 }
                 Some((Work::Write, _)) | None => {
@@ -185,8 +193,9 @@ impl<M: StateMachine> Applying<'_, M> {
                     }
                     let (op, next) = entry::next_op(entry.payload, slot.cursor.at)
                         .expect("the whole payload was checked when it was opened");
+                    self.counters.apply_tries += 1;
                     let step = self.machine.apply(&entry.at, op);
-                    if !matches!(step, Step::Blocked | Step::Unreadable(_)) {
+                    if !matches!(step, Step::Blocked(_) | Step::Unreadable(_)) {
                         slot.cursor.at = next;
                         slot.cursor.left -= 1;
                         self.counters.ops_applied += 1;
@@ -194,15 +203,16 @@ impl<M: StateMachine> Applying<'_, M> {
                     (op.len(), step)
                 }
             };
-            if matches!(step, Step::Blocked) {
+            let is_read = matches!(item.map(|(item, _)| item.work), Some(Work::Read { .. }));
+            if let Step::Blocked(wait) = step {
                 if slot.cursor.left > 0 || ticket.is_none() {
-                    self.fetch_ahead(slot, entry);
+                    slot.apply_wait = Some(ApplyWait::Step(wait));
+                    self.fetch_ahead(slot, entry, usize::from(is_read));
                     return Ok(Progress::Blocked);
                 }
                 self.answer_or_park(slot, entry);
                 return Ok(Progress::Done);
             }
-            let is_read = matches!(item.map(|(item, _)| item.work), Some(Work::Read { .. }));
             self.budget.spend(bytes);
             let Some(answer) = self.answer_in_entry(step, is_read, entry.at.lsn)? else {
                 assert!(ticket.is_none(), "entry {} has requests, but is of an earlier life", entry.at.lsn);
@@ -212,6 +222,7 @@ impl<M: StateMachine> Applying<'_, M> {
                 if let Some(row) = slot.rows.front_mut() {
                     row.requests.advance(bytes);
                 }
+                slot.cursor.ahead = slot.cursor.ahead.saturating_sub(1);
                 slot.conns.sub(ticket.conn);
                 self.answer(slot, ticket, bytes, entry.at.lsn, answer);
             }
@@ -232,18 +243,23 @@ impl<M: StateMachine> Applying<'_, M> {
             }
             Step::Unreadable(why) if is_read => Ok(Some(Err(why))),
             Step::Unreadable(why) => Err(Fault(format!("entry {lsn} cannot be applied: {why}"))),
-            Step::Passed | Step::Blocked => Ok(None),
+            Step::Passed | Step::Blocked(_) => Ok(None),
         }
     }
 
-    /// Has the reads up to the next operation ask for what they need, so that one batch of jobs brings all of it.
-    fn fetch_ahead(&mut self, slot: &Slot, entry: &AtHand<'_>) {
+    /// Has the reads up to the next operation ask for what they need, once each, so that one batch of jobs brings all of
+    /// it. `tried`: requests that have asked just now.
+    fn fetch_ahead(&mut self, slot: &mut Slot, entry: &AtHand<'_>, tried: usize) {
         let Some(row) = slot.rows.front().filter(|_| entry.is_ours) else { return };
-        for item in row.requests.rest() {
-            let Work::Read { start, bytes } = item.work else { return };
+        let mut ahead = tried.max(slot.cursor.ahead as usize);
+        for item in row.requests.rest().skip(ahead) {
+            let Work::Read { start, bytes } = item.work else { break };
             // The answer comes in its place; here it may be too early.
+            self.counters.read_tries += 1;
             drop(self.machine.read(slot.partition, row.requests.read_op(start, bytes), entry.clock_ms));
+            ahead += 1;
         }
+        slot.cursor.ahead = u32::try_from(ahead).expect("a row has far fewer than 4 billion requests");
     }
 
     /// All operations are applied, and a read behind them needs a job, or the next turn, since this one has brought enough:
@@ -259,20 +275,8 @@ impl<M: StateMachine> Applying<'_, M> {
             let op = requests.read_op(start, bytes);
             let op_bytes = op.len();
             self.budget.spend(op_bytes);
-            let is_full =
-                self.outbox.bytes >= self.outcome_bytes && !self.machine.is_light(slot.partition, op);
-            let step =
-                if is_full { Step::Blocked } else { self.machine.read(slot.partition, op, entry.clock_ms) };
-            match Self::answer_of(step) {
-                Some(answer) if !slot.parked.holds(ticket.conn) => {
-                    self.weigh(&answer);
-                    self.answer(slot, ticket, op_bytes, entry.at.lsn, answer);
-                }
-                Some(_) | None => {
-                    slot.parked.push(ParkedRead { ticket, op: op.into(), deadline_ns });
-                    self.counters.reads_parked += 1;
-                }
-            }
+            let answer = self.try_read(slot, op, entry.clock_ms);
+            self.answer_or_park_read(slot, ticket, op, (entry.at.lsn, deadline_ns), answer);
             slot.conns.sub(ticket.conn);
             requests.advance(op_bytes);
         }
@@ -319,6 +323,7 @@ impl<M: StateMachine> Applying<'_, M> {
     /// Refuses the oldest parked read.
     pub fn refuse_parked(&mut self, slot: &mut Slot, why: &Rejection) {
         if let Some(read) = slot.parked.pop() {
+            slot.unpark(read.ticket.conn);
             self.reject(slot, read.ticket, read.op.len(), why.clone());
         }
     }
@@ -330,23 +335,81 @@ impl<M: StateMachine> Applying<'_, M> {
         self.outbox.reject(ticket, why);
     }
 
-    /// Answers a read from the applied state. Returns false if it has to be parked: behind another one of its
-    /// connection, until the replica has caught up, until a job has brought what it needs, or until the next turn, if
-    /// this one has brought enough.
-    pub fn read(&mut self, slot: &mut Slot, ticket: Ticket, op: &[u8]) -> bool {
-        let is_full = self.outbox.bytes >= self.outcome_bytes;
-        if !slot.replica.is_settled() || (is_full && !self.machine.is_light(slot.partition, op)) {
-            return false;
-        }
+    /// Answers a read from the applied state, or parks it: behind another one of its connection, until the replica has
+    /// caught up, until what it needs is there, or until the next turn, if this one has brought enough. Returns whether it
+    /// was answered.
+    pub fn read(&mut self, slot: &mut Slot, ticket: Ticket, op: &[u8], deadline_ns: u64) -> bool {
         // Tried also where it has to follow another one: what it needs is then on its way already.
-        let step = self.machine.read(slot.partition, op, self.clocks.read(&mut slot.clock, self.now));
-        match Self::answer_of(step) {
-            Some(answer) if !slot.parked.holds(ticket.conn) => {
-                self.weigh(&answer);
-                self.answer(slot, ticket, op.len(), slot.replica.applied(), answer);
-                true
+        let answer = self.read_applied(slot, op);
+        self.answer_or_park_read(slot, ticket, op, (slot.replica.applied(), deadline_ns), answer)
+    }
+
+    /// Tries the parked reads that may be, in order; those of a connection follow one another.
+    pub fn retry_parked(&mut self, slot: &mut Slot) {
+        let mut held_back = Vec::new();
+        while let Some((number, mut read)) = slot.parked.take_due() {
+            match self.read_applied(slot, &read.op) {
+                Ok(answer) => {
+                    slot.parked.end(number, read.ticket.conn);
+                    slot.unpark(read.ticket.conn);
+                    self.weigh(&answer);
+                    self.answer(slot, read.ticket, read.op.len(), slot.replica.applied(), answer);
+                }
+                Err(None) => held_back.push((number, read)),
+                Err(wait) => {
+                    read.wait = wait;
+                    slot.parked.put_back(number, read);
+                }
             }
-            Some(_) | None => false,
+        }
+        for (number, read) in held_back {
+            slot.parked.put_back(number, read);
+        }
+    }
+
+    /// Answers a read that was tried, or parks it. Returns whether it was answered.
+    fn answer_or_park_read(
+        &mut self,
+        slot: &mut Slot,
+        ticket: Ticket,
+        op: &[u8],
+        (lsn, deadline_ns): (Lsn, u64),
+        answer: Tried<M::Outcome>,
+    ) -> bool {
+        let wait = match answer {
+            Ok(answer) if !slot.parked.holds(ticket.conn) => {
+                self.weigh(&answer);
+                self.answer(slot, ticket, op.len(), lsn, answer);
+                return true;
+            }
+            Ok(_) => None,
+            Err(wait) => wait,
+        };
+        slot.parked.push(ParkedRead { ticket, op: op.into(), deadline_ns, wait });
+        self.counters.reads_parked += 1;
+        false
+    }
+
+    /// Tries a read of the applied state as it is, if the replica has caught up.
+    fn read_applied(&mut self, slot: &mut Slot, op: &[u8]) -> Tried<M::Outcome> {
+        if !slot.replica.is_settled() {
+            return Err(None);
+        }
+        let clock_ms = self.clocks.read(&mut slot.clock, self.now);
+        self.try_read(slot, op, clock_ms)
+    }
+
+    fn try_read(&mut self, slot: &Slot, op: &[u8], clock_ms: u64) -> Tried<M::Outcome> {
+        let is_full = self.outbox.bytes >= self.outcome_bytes;
+        if is_full && !self.machine.is_light(slot.partition, op) {
+            return Err(None);
+        }
+        self.counters.read_tries += 1;
+        match self.machine.read(slot.partition, op, clock_ms) {
+            Step::Done(outcome) => Ok(Ok(outcome)),
+            Step::Unreadable(why) => Ok(Err(why)),
+            Step::Blocked(wait) => Err(Some(wait)),
+            Step::Passed => unreachable!("only operations of entries are passed over"),
         }
     }
 
@@ -354,15 +417,6 @@ impl<M: StateMachine> Applying<'_, M> {
     fn weigh(&mut self, answer: &Result<M::Outcome, Unreadable>) {
         if let Ok(outcome) = answer {
             self.outbox.bytes += self.machine.step_bytes(outcome);
-        }
-    }
-
-    /// What a read is answered with, if it can be.
-    fn answer_of(step: Step<M::Outcome>) -> Option<Result<M::Outcome, Unreadable>> {
-        match step {
-            Step::Done(outcome) => Some(Ok(outcome)),
-            Step::Unreadable(why) => Some(Err(why)),
-            Step::Blocked | Step::Passed => None,
         }
     }
 
@@ -384,13 +438,16 @@ impl<M: StateMachine> Applying<'_, M> {
     }
 }
 
-/// Whether a request of the next entry's row comes behind a parked read of its connection.
-fn waits_for_parked(slot: &Slot) -> bool {
-    !slot.parked.is_empty()
-        && slot
-            .rows
-            .front()
-            .is_some_and(|row| row.requests.rest().any(|item| slot.parked.holds(item.ticket.conn)))
+/// Whether a request of the next entry's row comes behind a parked read of its connection: then apply waits for that.
+/// Requests that were found not to are not looked at again, since no read of theirs is parked before the row is done.
+fn waits_for_parked(slot: &mut Slot) -> bool {
+    let Some(row) = slot.rows.front().filter(|_| !slot.parked.is_empty()) else { return false };
+    let ahead = slot.cursor.ahead as usize;
+    let mut items = row.requests.rest().enumerate().skip(ahead);
+    let Some((at, item)) = items.find(|(_, item)| slot.parked.holds(item.ticket.conn)) else { return false };
+    slot.cursor.ahead = u32::try_from(at).expect("a row has far fewer than 4 billion requests");
+    slot.apply_wait = Some(ApplyWait::Reads(item.ticket.conn));
+    true
 }
 
 /// Checks an entry before any of it is applied. One without operations has the stamp of the one before it: the same
@@ -406,5 +463,5 @@ fn open(last_stamp_ms: u64, lsn: Lsn, kind: EntryKind, payload: &[u8]) -> Result
     } else {
         entry::decode(payload).map_err(|damage| Fault(format!("entry {lsn}: {damage}")))?
     };
-    Ok(Cursor { is_open: true, stamp_ms: header.stamp_ms, at: HEADER_BYTES, left: header.count })
+    Ok(Cursor { is_open: true, stamp_ms: header.stamp_ms, at: HEADER_BYTES, left: header.count, ahead: 0 })
 }

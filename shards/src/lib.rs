@@ -13,6 +13,7 @@ pub mod ids;
 pub mod io;
 pub mod machine;
 pub mod options;
+mod parked;
 pub mod raft;
 mod room;
 pub mod routing;
@@ -26,13 +27,14 @@ pub mod stages;
 pub mod status;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 pub use ::raft::StateRole as Role;
 pub use clock::ClockReport;
 pub use corduroy_wal as wal;
 pub use ids::{PartitionId, ShardId, Ticket};
 pub use io::{Input, Now, Outputs, Rejection, Reply, ShardError};
-pub use machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable};
+pub use machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable, Wait};
 pub use options::{Limits, ShardOptions};
 pub use shard::Shard;
 pub use stages::StageStamps;

@@ -40,14 +40,24 @@ pub enum Unreadable {
     Refused(String),
 }
 
+/// What a step that cannot be done yet waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Wait {
+    /// Whatever job ends next: then it may go on, or wait again.
+    Job,
+    /// What it needs, all of it: [`StateMachine::take_woken`] names this number once when that is there. No two steps
+    /// get the same one.
+    Number(u64),
+}
+
 /// The result of one step of the machine.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step<O> {
     /// Done, with its outcome.
     Done(O),
-    /// It needs something that is not in memory. A job was queued (see [`StateMachine::take_jobs`]); do this same step
-    /// again after [`StateMachine::job_done`]. Nothing was changed.
-    Blocked,
+    /// It needs something that is not in memory. Jobs bring it (see [`StateMachine::take_jobs`]); do this same step again
+    /// when what it waits for is there. Nothing was changed.
+    Blocked(Wait),
     /// Applied in an earlier life, and part of what was persisted then, though the entry as a whole is not. Only
     /// [`StateMachine::apply`] says so, and nobody waits for an outcome.
     Passed,
@@ -61,8 +71,8 @@ pub enum Step<O> {
 pub enum Prepared {
     /// It has, or needs nothing.
     Ready,
-    /// Jobs were queued that bring it; ask again after [`StateMachine::job_done`].
-    Blocked,
+    /// Jobs bring it; ask again when what it waits for is there.
+    Blocked(Wait),
     /// Something that it needs cannot be read: it must not be proposed.
     Unreadable(Unreadable),
 }
@@ -107,8 +117,12 @@ pub trait StateMachine {
     /// Returns whether more is left to do at once.
     fn maintain(&mut self, budget_ns: u64) -> bool;
 
-    /// Moves jobs that wait to be started into `jobs`.
+    /// Moves jobs that wait to be started into `jobs`. Called at the end of each turn, so that what its steps need can
+    /// go into few jobs.
     fn take_jobs(&mut self, jobs: &mut Vec<Self::Job>);
+
+    /// Moves the [numbers](Wait::Number) into `woken` whose steps can be done now, with their partitions.
+    fn take_woken(&mut self, woken: &mut Vec<(PartitionId, u64)>);
 
     /// Does a job's work. Called off the core.
     fn run_job(job: Self::Job) -> Self::JobDone;

@@ -1,22 +1,25 @@
 //! What must not be proposed is taken out of a batch before it becomes an entry.
 //!
 //! Walk: each operation of the oldest batch is looked at once; one that waits for what jobs bring is looked at again
-//! after jobs, and as long as one waits the batch takes no further ones; what must not be proposed is taken out when none
-//! waits any more, all of it at once. Invariant: the requests that stay keep their order, and a read keeps its place behind
+//! when that is there, and as long as one waits the batch takes no further ones; what must not be proposed is taken out
+//! when none waits any more, all of it at once. Invariant: the requests that stay keep their order, and a read keeps its place behind
 //! the writes of its connection.
 
 use std::collections::BTreeMap;
 
+use hashbrown::HashMap;
+
 use crate::apply::Applying;
 use crate::entry::{HEADER_BYTES, OP_HEADER_BYTES, next_op};
 use crate::io::Rejection;
-use crate::machine::{Prepared, StateMachine};
+use crate::machine::{Prepared, StateMachine, Wait};
+use crate::parked::ParkedRead;
 use crate::raft::proposals::Work;
 use crate::shard::inbox::{Batch, Batches};
-use crate::slot::{ParkedRead, Slot};
+use crate::slot::Slot;
 
 /// Operations of a batch that have rows read for them at a time.
-const AHEAD: usize = 64;
+const AHEAD: usize = 256;
 
 /// Whether a batch may be proposed.
 #[derive(Debug)]
@@ -50,8 +53,12 @@ impl Mark {
 pub(crate) struct Screening {
     /// Those before it were prepared, or found to need nothing.
     prepared: Mark,
-    /// Those of them that were not ready.
-    waiting: Vec<Mark>,
+    /// Those of them that were not ready, by the number that the state machine has for what each waits for.
+    waiting: HashMap<u64, Mark>,
+    /// Those that wait for whatever job ends next.
+    for_job: Vec<Mark>,
+    /// Those that have what they waited for, and are to be looked at again.
+    woken: Vec<Mark>,
     /// Those before it were looked at while the disk was full.
     fit: Mark,
     /// Those that must not be proposed.
@@ -60,7 +67,41 @@ pub(crate) struct Screening {
 
 impl Default for Screening {
     fn default() -> Self {
-        Self { prepared: Mark::FIRST, waiting: Vec::new(), fit: Mark::FIRST, refused: BTreeMap::new() }
+        Self {
+            prepared: Mark::FIRST,
+            waiting: HashMap::new(),
+            for_job: Vec::new(),
+            woken: Vec::new(),
+            fit: Mark::FIRST,
+            refused: BTreeMap::new(),
+        }
+    }
+}
+
+impl Screening {
+    /// What the state machine calls by this number is there.
+    pub fn wake(&mut self, number: u64) {
+        self.woken.extend(self.waiting.remove(&number));
+    }
+
+    /// A job has ended.
+    pub fn wake_for_job(&mut self) {
+        self.woken.append(&mut self.for_job);
+    }
+
+    /// Whether an operation waits for whatever job ends next.
+    pub const fn waits_for_job(&self) -> bool {
+        !self.for_job.is_empty()
+    }
+
+    /// How many operations were not ready, and are not yet.
+    fn unready(&self) -> usize {
+        self.waiting.len() + self.for_job.len() + self.woken.len()
+    }
+
+    fn is_unready(&self, number: usize) -> bool {
+        let unready = self.waiting.values().chain(&self.for_job).chain(&self.woken);
+        unready.into_iter().any(|mark| mark.number == number)
     }
 }
 
@@ -74,9 +115,10 @@ impl Batch {
         if from.number < known.fit.number {
             self.screening.fit = end;
         }
-        if known.waiting.binary_search_by_key(&from.number, |mark| mark.number).is_ok() {
+        if known.is_unready(from.number) {
+            // What it waits for is not looked for in the batch that it has come to.
             let at = end.at - OP_HEADER_BYTES - op.len();
-            self.screening.waiting.push(Mark { number: end.number - 1, at });
+            self.screening.woken.push(Mark { number: end.number - 1, at });
         }
     }
 
@@ -112,31 +154,35 @@ impl<M: StateMachine> Applying<'_, M> {
     pub fn screen(&mut self, slot: &mut Slot) -> Screened {
         let may_need_reads = self.machine.may_need_reads(slot.partition);
         let Some(batch) = slot.batches.front_mut() else { return Screened::Ready };
-        let Screening { prepared, waiting, refused, .. } = &mut batch.screening;
+        let screening = &mut batch.screening;
         let entry = batch.entry.as_bytes();
-        let mut is_waiting = |mark: &Mark, op: &[u8]| match self.machine.prepare(slot.partition, op) {
-            Prepared::Ready => false,
-            Prepared::Blocked => true,
-            Prepared::Unreadable(why) => {
-                refused.insert(mark.number, Rejection::unreadable(slot.partition, why));
-                false
+        let mut look = |screening: &mut Screening, mark: Mark, op: &[u8]| {
+            self.counters.prepare_tries += 1;
+            match self.machine.prepare(slot.partition, op) {
+                Prepared::Ready => {}
+                Prepared::Blocked(Wait::Job) => screening.for_job.push(mark),
+                Prepared::Blocked(Wait::Number(number)) => drop(screening.waiting.insert(number, mark)),
+                Prepared::Unreadable(why) => {
+                    screening.refused.insert(mark.number, Rejection::unreadable(slot.partition, why));
+                }
             }
         };
-        waiting.retain(|mark| mark.op(entry).is_some_and(|(op, _)| is_waiting(mark, op)));
-        while may_need_reads
-            && waiting.len() < AHEAD
-            && let Some((op, next)) = prepared.op(entry)
-        {
-            if is_waiting(prepared, op) {
-                waiting.push(*prepared);
-            }
-            *prepared = next;
+        for mark in std::mem::take(&mut screening.woken) {
+            let (op, _) = mark.op(entry).expect("it was an operation when it was looked at");
+            look(screening, mark, op);
         }
-        if !waiting.is_empty() {
+        while may_need_reads
+            && screening.unready() < AHEAD
+            && let Some((op, next)) = screening.prepared.op(entry)
+        {
+            look(screening, screening.prepared, op);
+            screening.prepared = next;
+        }
+        if screening.unready() > 0 {
             batch.is_sealed = true;
             return Screened::Waits;
         }
-        if refused.is_empty() { Screened::Ready } else { Screened::Refused }
+        if screening.refused.is_empty() { Screened::Ready } else { Screened::Refused }
     }
 
     /// Takes the writes out of the oldest batch that must not be proposed, and cuts it into entries of so many bytes.
@@ -153,7 +199,12 @@ impl<M: StateMachine> Applying<'_, M> {
                     row.requests.push_read(item.ticket, op);
                 } else {
                     slot.conns.sub(item.ticket.conn);
-                    slot.parked.push(ParkedRead { ticket: item.ticket, op: op.into(), deadline_ns });
+                    slot.parked.push(ParkedRead {
+                        ticket: item.ticket,
+                        op: op.into(),
+                        deadline_ns,
+                        wait: None,
+                    });
                 }
                 continue;
             }

@@ -3,14 +3,12 @@
 //! Invariant: `pending` counts what came in and has no outcome; `conns` counts what of that stands in batches and
 //! rows, so a read runs at once only if its connection has nothing before it.
 
-use std::collections::VecDeque;
-
-use hashbrown::HashMap;
-
 use crate::alarms::NEVER;
 use crate::clock::PartitionClock;
 use crate::ids::{PartitionId, Ticket};
 use crate::io::Rejection;
+use crate::machine::Wait;
+use crate::parked::ParkedReads;
 use crate::raft::positions::Positions;
 use crate::raft::proposals::Proposals;
 use crate::raft::replica::Replica;
@@ -80,60 +78,6 @@ impl ConnFilter {
     }
 }
 
-/// A read that waits: for a leader that has caught up, or for a job of the state machine.
-#[derive(Debug)]
-pub(crate) struct ParkedRead {
-    pub ticket: Ticket,
-    pub op: Box<[u8]>,
-    pub deadline_ns: u64,
-}
-
-/// The reads that wait at a replica, in the order they came. Without heap memory until there is one.
-#[derive(Debug, Default)]
-pub(crate) struct ParkedReads(Option<Box<Parked>>);
-
-#[derive(Debug, Default)]
-struct Parked {
-    queue: VecDeque<ParkedRead>,
-    conns: HashMap<u64, u32>,
-}
-
-impl ParkedReads {
-    pub fn push(&mut self, read: ParkedRead) {
-        let parked = self.0.get_or_insert_default();
-        *parked.conns.entry(read.ticket.conn).or_default() += 1;
-        parked.queue.push_back(read);
-    }
-
-    pub fn pop(&mut self) -> Option<ParkedRead> {
-        let parked = self.0.as_mut()?;
-        let read = parked.queue.pop_front()?;
-        let count = parked.conns.get_mut(&read.ticket.conn).expect("the connection was counted");
-        *count -= 1;
-        if *count == 0 {
-            parked.conns.remove(&read.ticket.conn);
-        }
-        Some(read)
-    }
-
-    pub fn front(&self) -> Option<&ParkedRead> {
-        self.0.as_ref().and_then(|parked| parked.queue.front())
-    }
-
-    pub fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |parked| parked.queue.len())
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether a read of this connection waits.
-    pub fn holds(&self, conn: u64) -> bool {
-        self.0.as_ref().is_some_and(|parked| !parked.queue.is_empty() && parked.conns.contains_key(&conn))
-    }
-}
-
 /// Reads that came since the last turn and follow no write of their connection.
 #[derive(Debug, Default)]
 pub(crate) struct FreshReads {
@@ -161,6 +105,18 @@ pub(crate) struct Cursor {
     pub at: usize,
     /// Operations left.
     pub left: u32,
+    /// Requests of its row, from the first one on, that were looked at ahead: before it is begun for reads that come first,
+    /// then for what its reads need.
+    pub ahead: u32,
+}
+
+/// What apply waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ApplyWait {
+    /// What a step needs.
+    Step(Wait),
+    /// The parked reads of this connection, which come first.
+    Reads(u64),
 }
 
 /// A replica and everything that waits at it.
@@ -173,6 +129,8 @@ pub(crate) struct Slot {
     pub conns: ConnFilter,
     pub pending: Pending,
     pub cursor: Cursor,
+    /// What apply waits for; it is not tried until that is there.
+    pub apply_wait: Option<ApplyWait>,
     /// Never behind a stamp in the log, applied, proposed or found at the start.
     pub clock: PartitionClock,
     /// When its alarm goes off, and whether it has and an entry is to be proposed for it.
@@ -185,11 +143,11 @@ pub(crate) struct Slot {
     /// Bytes of unapplied entries as last counted into the shard's sum.
     pub counted_bytes: usize,
     /// The lists it stands on, a bit each.
-    pub listed: u8,
+    pub listed: u16,
 }
 
 /// An idle partition is to stay within 4 KiB, all its parts together.
-const _: () = assert!(size_of::<Slot>() <= 344, "a replica's place has grown");
+const _: () = assert!(size_of::<Slot>() <= 368, "a replica's place has grown");
 
 impl Slot {
     /// `stamp_ms`: the highest stamp applied; `log_stamp_ms`: the highest in the log.
@@ -203,6 +161,7 @@ impl Slot {
             conns: ConnFilter::default(),
             pending: Pending::default(),
             cursor: Cursor::default(),
+            apply_wait: None,
             clock: PartitionClock::last_at(log_stamp_ms.max(stamp_ms)),
             alarm_ns: NEVER,
             wants_time: false,
@@ -246,6 +205,49 @@ impl Slot {
     /// The disk has finished a record: whose entries it brought is noted for those who wait for them.
     pub fn mark_durable(&mut self, now_ns: u64) {
         self.rows.mark_durable(self.replica.durable(), now_ns);
+    }
+
+    /// Whether parked reads may be tried.
+    pub fn has_due_reads(&self) -> bool {
+        self.parked.has_due() && self.replica.is_settled()
+    }
+
+    /// Whether a step of it waits for whatever job ends next.
+    pub fn waits_for_job(&self) -> bool {
+        self.apply_wait == Some(ApplyWait::Step(Wait::Job))
+            || self.parked.wait_for_job()
+            || self.batches.front().is_some_and(|batch| batch.screening.waits_for_job())
+    }
+
+    /// A job has ended: what waits for whatever job that is may be tried.
+    pub fn wake_for_job(&mut self) {
+        self.apply_wait.take_if(|wait| *wait == ApplyWait::Step(Wait::Job));
+        self.parked.wake_for_job();
+        self.batches.front_mut().into_iter().for_each(|batch| batch.screening.wake_for_job());
+    }
+
+    /// What the state machine calls by this number is there: the step that waits for it may be tried.
+    pub fn wake(&mut self, number: u64) {
+        let is_read = self.parked.wake(number);
+        if !is_read
+            && self.apply_wait.take_if(|wait| *wait == ApplyWait::Step(Wait::Number(number))).is_none()
+        {
+            self.batches.front_mut().into_iter().for_each(|batch| batch.screening.wake(number));
+        }
+    }
+
+    /// A parked read of the connection has its outcome: apply may have waited for that.
+    pub fn unpark(&mut self, conn: u64) {
+        if self.apply_wait == Some(ApplyWait::Reads(conn)) && !self.parked.holds(conn) {
+            self.apply_wait = None;
+        }
+    }
+
+    /// Stops the replica. Its log stays as it is.
+    pub fn stop(&mut self, why: String) {
+        self.replica.stop(why);
+        self.cursor = Cursor::default();
+        self.apply_wait = None;
     }
 
     /// Why requests are turned away, if they are.
@@ -293,13 +295,8 @@ impl Slot {
             requests.rest().for_each(|item| conns.add(item.ticket.conn));
         }
         assert!(self.conns.is_same(&conns), "partition {partition}: the connections of what waits");
-        let mut parked: HashMap<u64, u32> = HashMap::new();
-        for read in self.parked.0.iter().flat_map(|parked| &parked.queue) {
-            waiting.add(read.op.len());
-            *parked.entry(read.ticket.conn).or_default() += 1;
-        }
-        let counted = self.parked.0.as_ref().map(|parked| parked.conns.clone()).unwrap_or_default();
-        assert_eq!(counted, parked, "partition {partition}: the connections of parked reads");
+        self.parked.check();
+        self.parked.iter().for_each(|read| waiting.add(read.op.len()));
         assert_eq!(self.pending, waiting, "partition {partition}: requests without an outcome");
         let held = self.replica.unapplied_bytes();
         assert_eq!(self.counted_bytes, held, "partition {partition}: bytes held until they are applied");

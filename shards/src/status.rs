@@ -135,6 +135,12 @@ pub struct Counters {
     pub reads_direct: u64,
     /// Reads that had to wait for a leader or for the state machine's jobs.
     pub reads_parked: u64,
+    /// How often the state machine was asked for a read, in vain or not.
+    pub read_tries: u64,
+    /// The same for operations of entries.
+    pub apply_tries: u64,
+    /// The same for operations that were to be proposed.
+    pub prepare_tries: u64,
     /// Requests that got "unknown".
     pub unknown: u64,
     /// Replicas fenced.

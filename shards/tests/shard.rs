@@ -5,7 +5,7 @@ mod common;
 use common::{Got, Kv, P, Q, World, open_shard, small_wal};
 use corduroy_shards::raft::membership::{self, MemberId};
 use corduroy_shards::raft::replica::StartedAs;
-use corduroy_shards::{Kind, Limits, Now, PartitionId, Rejection, ShardOptions};
+use corduroy_shards::{Input, Kind, Limits, Now, PartitionId, Rejection, ShardOptions, StateMachine};
 use corduroy_wal::{EntryKind, EntryRef, HardState, Lsn, RecordHead, Term, Wal};
 
 #[test]
@@ -162,6 +162,96 @@ fn parked_reads_of_a_connection_keep_their_order() {
     world.turn();
     assert_eq!(world.order.iter().filter(|(conn, _)| *conn == 1).count(), 3);
     assert_eq!(&world.order[world.order.len() - 3..], [(1, 1), (1, 2), (1, 3)]);
+}
+
+/// Ends one job, the one that came last, and turns.
+fn end_last_job(world: &mut World) -> bool {
+    let Some(job) = world.jobs.pop() else { return false };
+    world.shard.handle(Input::JobDone(Kv::run_job(job)));
+    world.turn();
+    true
+}
+
+#[test]
+fn reads_that_wait_for_keys_are_tried_once_more_each() {
+    const READS: u64 = 200;
+    let mut world = World::ready(&[P]);
+    for number in 0..READS {
+        world.read(number / 8, number, &format!("get cold{number}"));
+    }
+    world.turn();
+    while end_last_job(&mut world) {}
+    world.turn();
+    assert!((0..READS).all(|number| world.value(number / 8, number) == "nil"));
+    let tries = world.shard.machine().reads;
+    assert_eq!(tries, 2 * READS, "once when it comes, once when its key is there");
+    assert_eq!(world.shard.counters().read_tries, tries);
+}
+
+#[test]
+fn writes_that_wait_for_keys_are_looked_at_once_more_each() {
+    const WRITES: u64 = 200;
+    let mut world = World::ready(&[P]);
+    world.shard.machine_mut().screens = true;
+    for number in 0..WRITES {
+        world.write(number / 8, number, &format!("append cold{number} x"));
+    }
+    world.turn();
+    while end_last_job(&mut world) {}
+    world.settle();
+    assert!((0..WRITES).all(|number| world.value(number / 8, number) == "x"));
+    assert_eq!(world.shard.machine().prepared, 2 * WRITES);
+    assert_eq!(world.shard.counters().apply_tries, WRITES);
+}
+
+#[test]
+fn reads_between_writes_ask_once_for_what_they_need() {
+    const READS: u64 = 100;
+    let mut world = World::ready(&[P]);
+    world.write(1, 0, "set a 1");
+    for number in 1..=READS {
+        world.read(1, number, &format!("get cold{number}"));
+    }
+    world.write(1, READS + 1, "set a 2");
+    world.settle();
+    assert_eq!(world.jobs.len() as u64, READS, "all are asked for at once");
+    while end_last_job(&mut world) {}
+    world.settle();
+    assert_eq!(world.value(1, READS + 1), "OK");
+    let tries = world.shard.machine().reads;
+    assert!(tries <= 3 * READS, "{tries} tries of {READS} reads");
+}
+
+#[test]
+fn what_waits_for_any_job_is_tried_after_each() {
+    let mut world = World::ready(&[P]);
+    world.read(1, 1, "get coldany");
+    world.read(2, 1, "get cold");
+    world.turn();
+    world.jobs.reverse();
+    let any = world.jobs.pop();
+    assert!(end_last_job(&mut world) && world.got(2, 1).is_some() && world.got(1, 1).is_none());
+    assert_eq!(world.shard.machine().reads, 4, "both again");
+    world.jobs.extend(any);
+    assert!(end_last_job(&mut world) && world.got(1, 1).is_some());
+}
+
+#[test]
+fn a_read_behind_one_that_is_given_up_goes_on() {
+    let mut world = World::ready(&[P]);
+    world.read(1, 1, "get cold1");
+    world.read(1, 2, "get cold2");
+    world.turn();
+    world.at(1);
+    world.read(1, 3, "get cold3");
+    world.turn();
+    world.jobs.remove(0);
+    while end_last_job(&mut world) {}
+    assert!([1, 2, 3].iter().all(|seq| world.got(1, *seq).is_none()), "the first one's key does not come");
+    world.at(9);
+    world.turns(2);
+    let late = |world: &World, seq| matches!(world.got(1, seq), Some(Got::Rejected(_)));
+    assert!(late(&world, 1) && late(&world, 2) && world.got(1, 3).is_some_and(|_| !late(&world, 3)));
 }
 
 #[test]

@@ -41,6 +41,7 @@ impl<L: Lower> Store<L> {
         }
         assert_eq!(self.ledger.used_bytes, used_bytes, "bytes of all rows");
         assert_eq!(self.ledger.dirty_bytes, dirty_bytes, "bytes of changed rows");
+        self.loads.check();
         assert!(
             self.ledger.captured_bytes == 0 || self.ledger.is_handing_over(),
             "{} bytes are on their way below, and no flush is",

@@ -85,7 +85,7 @@ impl Exec<'_> {
         for key in keys.into_iter().filter(|key| key.len() <= MAX_KEY_BYTES) {
             let hash = self.seed.hash(key);
             self.known.as_mut().into_iter().for_each(|known| known.push(hash));
-            if matches!(self.partition.find(hash, key, self.now_ms), Found::Unknown) {
+            if !self.partition.knows(hash, key) {
                 self.lookups.want_key(hash, key);
                 missing = true;
             }

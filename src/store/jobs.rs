@@ -8,6 +8,7 @@ use super::glob::Effort;
 use super::hash::HashSeed;
 use super::lcs::{Lcs, longest_common};
 use super::ledger::Captured;
+use super::loads::WantedKey;
 use super::lookups::{LOWER_KEY_BYTES, LowerKey, LowerPage, Want};
 use super::lower::format::{
     PartitionMeta, STORE_KEY, keyspace_end, partition_key, read_row_key, read_row_value, row_key, row_value,
@@ -66,7 +67,7 @@ pub(super) struct MatchLimit {
 /// What a job does.
 pub(super) enum Task {
     /// Reads keys.
-    Load { place: Place, keys: Vec<(u64, Vec<u8>)>, asked: u32 },
+    Load { keys: Vec<WantedKey>, asked: u32 },
     /// Lists keys from a hash on that have not expired.
     Range { place: Place, from: u64, clock_ms: u64, asked: u32 },
     /// Lists the keys that match.
@@ -95,9 +96,8 @@ pub(super) enum Task {
 pub(super) enum Done {
     /// `failed`: hashes of keys that could not be read, and why.
     Loaded {
-        place: Place,
-        rows: Vec<Loaded>,
-        failed: Vec<(u64, LowerError)>,
+        rows: Vec<(Place, Loaded)>,
+        failed: Vec<(Place, u64, LowerError)>,
         asked: u32,
     },
     Page {
@@ -227,15 +227,15 @@ impl<L: Lower> Job<L> {
 impl Task {
     fn run<L: Lower>(self, lower: &L) -> Done {
         match self {
-            Task::Load { place, keys, asked } => {
+            Task::Load { keys, asked } => {
                 let (mut rows, mut failed) = (Vec::with_capacity(keys.len()), Vec::new());
-                for (hash, key) in keys {
+                for WantedKey { place, hash, key } in keys {
                     match read_row(lower, place, hash, &key) {
-                        Ok(value) => rows.push(Loaded { hash, key, value }),
-                        Err(why) => failed.push((hash, why)),
+                        Ok(value) => rows.push((place, Loaded { hash, key, value })),
+                        Err(why) => failed.push((place, hash, why)),
                     }
                 }
-                Done::Loaded { place, rows, failed, asked }
+                Done::Loaded { rows, failed, asked }
             }
             Task::Range { place, from, clock_ms, asked } => {
                 let page = range(lower, place, from, clock_ms).map(|page| Done::Page { page, asked });

@@ -8,7 +8,6 @@
 use std::collections::VecDeque;
 
 use corduroy_shards::{PartitionId, Unreadable};
-use hashbrown::HashSet;
 
 use super::listing::Listings;
 use super::op::ErrorKind;
@@ -28,7 +27,7 @@ const MAX_FAILED: usize = 1024;
 const MAX_REFUSED_LOOKS: u32 = 120;
 
 /// Something that an op needs from below.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Want {
     /// One key.
     Key { hash: u64, key: Vec<u8> },
@@ -122,8 +121,6 @@ pub(super) type Search = (PartitionId, u64, u64);
 pub(super) struct Lookups {
     /// Wants of the op that is being run.
     pub(super) wants: Vec<Want>,
-    /// Keys being loaded.
-    loading: HashSet<(PartitionId, u64)>,
     /// Questions under way: the last completed hand-over when asked, and how many.
     under_way: VecDeque<(u32, u32)>,
     pages: VecDeque<Kept>,
@@ -162,15 +159,6 @@ impl Lookups {
         if !self.wants.contains(&want) || self.wants.len() > 64 {
             self.wants.push(want);
         }
-    }
-
-    /// Notes a load; false if it is under way already.
-    pub(super) fn begin_load(&mut self, partition: PartitionId, hash: u64) -> bool {
-        self.loading.insert((partition, hash))
-    }
-
-    pub(super) fn end_load(&mut self, partition: PartitionId, hash: u64) {
-        self.loading.remove(&(partition, hash));
     }
 
     /// Notes that something that is wanted could not be read.

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: `op` (the operations and their outcomes) and `codec` (their bytes); `state` ([`Store`], the
 //! state machine); `exec`, `dispatch`, `write`, `read`, `scan`, `listing`, `names`, `lcs` (the commands); `partition`, `table`, `row`, `shared` (the
-//! upper level, in memory), `gone` (what WATCH knows of absent keys); `ledger` and `upkeep` (hand-overs, eviction, expiry), `space` (a disk that is full), `verify` (what is read to find damage), `check` (the invariants); `lookups`, `pins`, `jobs`, `warm`
+//! upper level, in memory), `gone` (what WATCH knows of absent keys); `ledger` and `upkeep` (hand-overs, eviction, expiry), `space` (a disk that is full), `verify` (what is read to find damage), `check` (the invariants); `lookups`, `loads`, `pins`, `jobs`, `warm`
 //! and `sweep` (questions to the lower level); `lower` (that level). Nothing here reads a clock, and only jobs block.
 
 mod check;
@@ -18,6 +18,7 @@ mod kept;
 mod lcs;
 mod ledger;
 mod listing;
+mod loads;
 mod lookups;
 mod lower;
 mod names;

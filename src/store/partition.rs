@@ -9,7 +9,7 @@ use corduroy_wal::Lsn;
 use super::gone::Gone;
 use super::ledger::Ledger;
 use super::lower::format::PartitionMeta;
-use super::row::{BELOW, DIRTY, NO_EXPIRY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
+use super::row::{BELOW, DIRTY, FRESH, NO_EXPIRY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
 use super::sweep::SWEEP_BELOW_INTERVAL_MS;
 use super::table::{Page, Table, find_row};
 
@@ -164,11 +164,20 @@ impl Partition {
         };
         match page.find(hash, key) {
             Some(row) => {
-                row.set(REFERENCED);
+                row.touch();
                 if row.is_live(now_ms) { Found::Live(row) } else { Found::Absent }
             }
             None if page.is_complete() => Found::Absent,
             None => Found::Unknown,
+        }
+    }
+
+    /// Whether memory says anything about a key. It is no use of it.
+    #[inline]
+    pub(super) fn knows(&self, hash: u64, key: &[u8]) -> bool {
+        match self.table.page(hash) {
+            Some(page) => page.is_complete() || page.find(hash, key).is_some(),
+            None => self.table.is_complete(hash),
         }
     }
 
@@ -406,8 +415,8 @@ impl Partition {
             if !row.is_clean(safe_epoch) || is_held(row.hash) {
                 return true;
             }
-            if row.has(REFERENCED) {
-                row.clear(REFERENCED);
+            if row.has(REFERENCED | FRESH) {
+                row.clear(REFERENCED | FRESH);
                 return true;
             }
             ledger.used_bytes -= row.cost_bytes();

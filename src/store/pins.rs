@@ -7,6 +7,8 @@
 //! op was blocked on once, or had when it was found ready, is not evicted until the op has run, was not tried again for a
 //! long while, or came when too much was held already.
 
+use std::collections::VecDeque;
+
 use corduroy_shards::PartitionId;
 use hashbrown::hash_map::Entry;
 use hashbrown::{HashMap, HashSet};
@@ -29,6 +31,8 @@ struct Waiting {
     tried: u32,
     /// How many like it were found ready, and have not run yet.
     ready: u32,
+    /// It is not tried before all is there that it waits for.
+    is_asleep: bool,
 }
 
 /// See the file's head.
@@ -39,6 +43,9 @@ pub(super) struct Pins {
     /// How many ops want a row.
     rows: HashMap<(PartitionId, u64), u32>,
     round: u32,
+    /// Ops to be looked at for having been given up, each with the round in which that was decided: so a round costs as much
+    /// as there were ops some rounds ago. Some may have run since.
+    looks: VecDeque<(u32, PartitionId, u64)>,
     /// Jobs have ended since the round began.
     pub(super) jobs_ended: bool,
 }
@@ -62,7 +69,13 @@ impl Pins {
         max_rows: usize,
     ) -> &mut Waiting {
         let has_room = self.rows.len() < max_rows;
-        let waiting = self.waiting.entry(partition).or_default().entry(op).or_default();
+        let waiting = match self.waiting.entry(partition).or_default().entry(op) {
+            Entry::Occupied(waiting) => waiting.into_mut(),
+            Entry::Vacant(new) => {
+                self.looks.push_back((self.round, partition, op));
+                new.insert(Waiting::default())
+            }
+        };
         waiting.tried = self.round;
         if has_room || !waiting.rows.is_empty() {
             for row in rows {
@@ -72,6 +85,25 @@ impl Pins {
             }
         }
         waiting
+    }
+
+    /// An op that was blocked is tried when it is woken.
+    pub(super) fn sleep(&mut self, partition: PartitionId, op: u64) {
+        if let Some(waiting) = self.find(partition, op) {
+            waiting.is_asleep = true;
+        }
+    }
+
+    /// An op is going to be tried.
+    pub(super) fn wake(&mut self, partition: PartitionId, op: u64) {
+        let round = self.round;
+        if let Some(waiting) = self.find(partition, op) {
+            (waiting.is_asleep, waiting.tried) = (false, round);
+        }
+    }
+
+    fn find(&mut self, partition: PartitionId, op: u64) -> Option<&mut Waiting> {
+        self.waiting.get_mut(&partition).and_then(|ops| ops.get_mut(&op))
     }
 
     /// Blocked ops of a partition were not tried, since something else must happen first.
@@ -108,18 +140,25 @@ impl Pins {
             return;
         }
         self.round = self.round.wrapping_add(1);
-        let (round, rows) = (self.round, &mut self.rows);
-        self.waiting.retain(|partition, ops| {
-            ops.retain(|_, waiting| {
-                let max_rounds = if waiting.ready > 0 { MAX_READY_ROUNDS } else { MAX_IDLE_ROUNDS };
-                let stays = round.wrapping_sub(waiting.tried) <= max_rounds;
-                if !stays {
-                    drop_rows(rows, *partition, &waiting.rows);
-                }
-                stays
-            });
-            !ops.is_empty()
-        });
+        let round = self.round;
+        let is_due = |look: &(u32, PartitionId, u64)| round.wrapping_sub(look.0) > MAX_IDLE_ROUNDS;
+        while self.looks.front().is_some_and(is_due)
+            && let Some((_, partition, op)) = self.looks.pop_front()
+        {
+            let Some(ops) = self.waiting.get_mut(&partition) else { continue };
+            let Entry::Occupied(found) = ops.entry(op) else { continue };
+            let Waiting { ready, tried, is_asleep, .. } = *found.get();
+            let max_rounds = if ready > 0 { MAX_READY_ROUNDS } else { MAX_IDLE_ROUNDS };
+            if is_asleep || round.wrapping_sub(tried) <= max_rounds {
+                self.looks.push_back((round, partition, op));
+                continue;
+            }
+            let waiting = found.remove();
+            if ops.is_empty() {
+                self.waiting.remove(&partition);
+            }
+            drop_rows(&mut self.rows, partition, &waiting.rows);
+        }
     }
 }
 
@@ -172,6 +211,27 @@ mod tests {
     }
 
     #[test]
+    fn an_op_that_sleeps_is_not_given_up_however_long_it_does() {
+        let mut pins = Pins::default();
+        let pass = |pins: &mut Pins| {
+            for _ in 0..=2 * MAX_IDLE_ROUNDS {
+                pins.jobs_ended = true;
+                pins.next_round();
+            }
+        };
+        pins.hold(P, 1, [10]);
+        pins.sleep(P, 1);
+        pass(&mut pins);
+        pass(&mut pins);
+        assert!(pins.holds(P, 10));
+        pins.wake(P, 1);
+        pins.release(P, || 2);
+        assert!(pins.holds(P, 10), "it is tried now");
+        pass(&mut pins);
+        assert!(pins.rows.is_empty() && pins.waiting.is_empty() && pins.looks.is_empty());
+    }
+
+    #[test]
     fn ops_that_are_ready_hold_their_rows_until_as_many_have_run() {
         let mut pins = Pins::default();
         pins.hold(P, 1, [10]);
@@ -189,7 +249,7 @@ mod tests {
         pins.release(P, || 1);
         assert_eq!(held(&pins), [false, false, true]);
         // Its entry was never proposed, or another leader's came in its place.
-        for _ in 0..=MAX_READY_ROUNDS {
+        for _ in 0..=MAX_READY_ROUNDS + MAX_IDLE_ROUNDS {
             pins.jobs_ended = true;
             pins.next_round();
         }

@@ -51,9 +51,9 @@ impl<L: Lower> Store<L> {
             return Prepared::Unreadable(why);
         }
         let rows = self.lookups.wants.iter().filter_map(Want::row);
-        self.pins.hold(id, seed.hash(bytes), rows);
-        self.ask(id);
-        Prepared::Blocked
+        let op = seed.hash(bytes);
+        self.pins.hold(id, op, rows);
+        Prepared::Blocked(self.ask(id, op))
     }
 
     /// Whether eviction may begin before what is proposed now is applied: then what that needs is to be held.

@@ -45,6 +45,9 @@ pub(super) const UNKNOWN: u8 = 8;
 /// Used since the eviction hand last came by.
 pub(super) const REFERENCED: u8 = 16;
 
+/// Read from below for an op that has not looked at it yet.
+pub(super) const FRESH: u8 = 32;
+
 /// Answers of so many bytes are shares of the row's.
 const SHARED_BYTES: usize = 64 << 10;
 
@@ -152,6 +155,17 @@ impl Row {
     #[inline]
     pub(super) fn value(&self) -> &[u8] {
         self.parts().1
+    }
+
+    /// An op looks at it. The first look after it was read from below is that of the op that wanted it, and does not count:
+    /// what is read once does not drive out what is read again and again.
+    #[inline]
+    pub(super) fn touch(&self) {
+        if self.has(FRESH) {
+            self.clear(FRESH);
+        } else {
+            self.set(REFERENCED);
+        }
     }
 
     /// Replaces the value, in place if the length stays. Returns the change of the row's bytes.

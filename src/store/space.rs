@@ -189,7 +189,7 @@ impl<L: Lower> Store<L> {
             if partition.unknown > 0 {
                 // Its keys may have been fewer than it seems.
                 self.lookups.wants.push(Want::Unknown);
-                self.ask(id);
+                self.ask(id, 0);
             } else if partition.table.page_count() > 0 {
                 self.lookups.forget_pages(id);
                 partition.begin_anew(&mut self.ledger);

@@ -7,14 +7,15 @@
 
 use std::collections::VecDeque;
 
-use corduroy_shards::{Applied, PartitionId, Prepared, StateMachine, Step, Unreadable};
+use corduroy_shards::{Applied, PartitionId, Prepared, StateMachine, Step, Unreadable, Wait};
 use corduroy_wal::Lsn;
 use hashbrown::HashMap;
 
 use super::exec::{Exec, Stop};
 use super::hash::{HashSeed, IdHash};
-use super::jobs::{Job, JobDone, MatchLimit, Place, Task};
+use super::jobs::{Job, JobDone};
 use super::ledger::Ledger;
+use super::loads::Loads;
 use super::lookups::{Failure, Lookups, Want};
 use super::lower::format::{
     PARTITIONS_END, PartitionMeta, STORE_KEY, partition_key, read_partition_key, read_store_value, row_key,
@@ -25,9 +26,6 @@ use super::partition::{Found, Partition};
 use super::pins::Pins;
 use super::prepare::unknown_op;
 use super::upkeep::Upkeep;
-
-/// Keys of blind writes that one job resolves.
-const RESOLVE_KEYS: usize = 4096;
 
 /// Limits of a store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +42,8 @@ pub struct Options {
     pub max_keys_reply: usize,
     /// The bytes of values or keys in an answer above which it becomes an error.
     pub max_reply_bytes: usize,
+    /// Jobs that read keys from the lower level at a time, each some.
+    pub load_jobs: usize,
     /// Rows, or as much work, that KEYS looks at before others are served.
     pub gather_rows: u64,
     /// The hash's secret for a store that is created; an existing one keeps its own. Give all nodes of a cluster the
@@ -63,6 +63,7 @@ impl Options {
             max_value_bytes: super::exec::MAX_VALUE_BYTES,
             max_keys_reply: 1_000_000,
             max_reply_bytes: 112 << 20,
+            load_jobs: 4,
             gather_rows: 4096,
             hash_seed,
         }
@@ -89,12 +90,11 @@ pub struct Store<L> {
     pub(super) partitions: HashMap<PartitionId, Box<Partition>, IdHash>,
     pub(super) ledger: Ledger,
     pub(super) lookups: Lookups,
+    pub(super) loads: Loads,
     pub(super) upkeep: Upkeep,
     pub(super) pins: Pins,
     /// Jobs to be started.
     pub(super) jobs: Vec<Job<L>>,
-    /// Questions under way other than for keys, so that none is asked twice.
-    pub(super) asking: Vec<(PartitionId, Want)>,
     /// Partitions changed since the last freeze.
     pub(super) touched: Vec<PartitionId>,
     /// The log wants its segments back.
@@ -126,10 +126,10 @@ impl<L: Lower> Store<L> {
             partitions: HashMap::default(),
             ledger: Ledger::default(),
             lookups: Lookups::default(),
+            loads: Loads::default(),
             upkeep: Upkeep::default(),
             pins: Pins::default(),
             jobs: Vec::new(),
-            asking: Vec::new(),
             touched: Vec::new(),
             hand_over_wanted: false,
             moved_bytes: 0,
@@ -227,18 +227,18 @@ impl<L: Lower> Store<L> {
                     }
                     Some(Failure::Waits) => {
                         self.lookups.wants.clear();
-                        return Step::Blocked;
+                        return Step::Blocked(Wait::Job);
                     }
                     None => {}
                 }
                 if lsn.is_some() {
                     self.lookups.hold(id, self.ledger.completed);
                 }
-                let rows = self.lookups.wants.iter().filter_map(Want::row);
-                self.pins.hold(id, seed.hash(bytes), rows);
-                self.ask(id);
+                let op = seed.hash(bytes);
+                self.pins.hold(id, op, self.lookups.wants.iter().filter_map(Want::row));
+                let wait = self.ask(id, op);
                 self.begin_subsequences();
-                return Step::Blocked;
+                return Step::Blocked(wait);
             }
         };
         if lsn.is_some() {
@@ -262,48 +262,6 @@ impl<L: Lower> Store<L> {
             Box::new(Partition::new(id))
         })
     }
-
-    /// Makes jobs of what the last op wants.
-    pub(super) fn ask(&mut self, id: PartitionId) {
-        let wants = std::mem::take(&mut self.lookups.wants);
-        let Some(partition) = self.partitions.get(&id) else { return };
-        let place = Place { partition: id, keyspace: partition.keyspace };
-        let asked = self.ledger.completed;
-        let mut keys = Vec::new();
-        for want in wants {
-            let task = match want {
-                Want::Key { hash, key } => {
-                    if self.lookups.begin_load(id, hash) {
-                        keys.push((hash, key));
-                    }
-                    continue;
-                }
-                _ if self.asking.contains(&(id, want.clone())) => continue,
-                Want::Range { from } => Task::Range { place, from, clock_ms: partition.clock_ms, asked },
-                Want::Matches { ref pattern } => {
-                    let Options { max_keys_reply: keys, max_reply_bytes: bytes, .. } = self.options;
-                    let (pattern, limit) = (pattern.clone(), MatchLimit { keys, bytes });
-                    Task::Matches { place, pattern, limit, asked }
-                }
-                // A hand-over under way resolves them, and its completion lets the op run again.
-                Want::Unknown if self.ledger.is_handing_over() => continue,
-                Want::Unknown => {
-                    let keys = partition.unknown_keys(RESOLVE_KEYS);
-                    Task::Resolve { place, keys, epoch: self.ledger.epoch }
-                }
-            };
-            if !matches!(task, Task::Resolve { .. }) {
-                self.lookups.ask(asked);
-            }
-            self.asking.push((id, want));
-            self.jobs.push(Job { lower: self.lower.clone(), task });
-        }
-        if !keys.is_empty() {
-            self.lookups.ask(asked);
-            self.ledger.totals.loads += keys.len() as u64;
-            self.jobs.push(Job { lower: self.lower.clone(), task: Task::Load { place, keys, asked } });
-        }
-    }
 }
 
 impl<L: Lower> StateMachine for Store<L> {
@@ -320,7 +278,7 @@ impl<L: Lower> StateMachine for Store<L> {
             if self.ledger.is_handing_over() {
                 self.lookups.still_held(at.partition, self.ledger.completed);
                 self.pins.still_wanted(at.partition);
-                return Step::Blocked;
+                return Step::Blocked(Wait::Job);
             }
         }
         if let Some(partition) = self.partitions.get_mut(&at.partition)
@@ -398,7 +356,12 @@ impl<L: Lower> StateMachine for Store<L> {
     }
 
     fn take_jobs(&mut self, jobs: &mut Vec<Job<L>>) {
+        self.start_loads();
         jobs.append(&mut self.jobs);
+    }
+
+    fn take_woken(&mut self, woken: &mut Vec<(PartitionId, u64)>) {
+        self.loads.take_woken(woken);
     }
 
     fn run_job(job: Job<L>) -> JobDone {
@@ -408,6 +371,7 @@ impl<L: Lower> StateMachine for Store<L> {
     /// Whatever the disk refuses, the store goes on: it answers with that, or tries again.
     fn job_done(&mut self, done: JobDone) -> Result<(), String> {
         self.take_done(done.0);
+        self.wake_ops();
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 
 use super::jobs::{Expired, Job, Place, Task};
 use super::lower::Lower;
-use super::row::NO_EXPIRY;
+use super::row::{NO_EXPIRY, REFERENCED};
 use super::state::{Queue, Store};
 
 /// Sweeps of a partition are this far apart at least, by its clock.
@@ -104,7 +104,7 @@ impl<L: Lower> Store<L> {
     /// Takes what a job of a sweep found.
     pub(super) fn put_expired(&mut self, place: Place, found: &Expired) {
         for row in &found.rows {
-            self.put_loaded(place, row);
+            self.put_loaded(place, row, REFERENCED);
         }
         let Some(sweep) = &mut self.upkeep.sweeps.running else { return };
         sweep.next = found.next;

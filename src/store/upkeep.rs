@@ -13,7 +13,7 @@ use super::lookups::Want;
 use super::lower::format::PartitionMeta;
 use super::lower::{Lower, LowerError};
 use super::partition::Partition;
-use super::row::{BELOW, DIRTY, Encoding, NO_EXPIRY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
+use super::row::{BELOW, DIRTY, Encoding, NO_EXPIRY, Row, Stamp, TOMBSTONE, UNKNOWN};
 use super::state::{Queue, Store};
 use super::sweep::Sweeps;
 use super::table::find_row;
@@ -168,18 +168,9 @@ impl<L: Lower> Store<L> {
         self.pins.jobs_ended = true;
         match done {
             Done::Failed { place, failed, asked, why } => self.take_failed(place, failed, asked, why),
-            Done::Loaded { place, rows, failed, asked } => {
+            Done::Loaded { rows, failed, asked } => {
                 self.lookups.answered(asked);
-                for (hash, why) in failed {
-                    self.lookups.end_load(place.partition, hash);
-                    let want = Want::Key { hash, key: Vec::new() };
-                    self.lookups.fail(place.partition, want, why.into());
-                }
-                for row in rows {
-                    self.lookups.end_load(place.partition, row.hash);
-                    self.put_loaded(place, &row);
-                }
-                self.announce(place.partition);
+                self.take_loaded(rows, failed);
             }
             Done::Page { page, asked } => {
                 self.lookups.answered(asked);
@@ -187,7 +178,7 @@ impl<L: Lower> Store<L> {
                     Some(pattern) => Want::Matches { pattern: pattern.clone() },
                     None => Want::Range { from: page.from },
                 };
-                self.asking.retain(|asking| asking != &(page.partition, want.clone()));
+                self.loads.end_question(page.partition, want);
                 self.lookups.keep(page, asked, self.ledger.completed, &self.ledger.listings);
             }
             Done::Warmed { place, from, to, rows, asked } => {
@@ -199,7 +190,7 @@ impl<L: Lower> Store<L> {
                 self.put_expired(place, &found);
             }
             Done::Resolved { place, keys, epoch } => {
-                self.asking.retain(|asking| asking != &(place.partition, Want::Unknown));
+                self.loads.end_question(place.partition, Want::Unknown);
                 if epoch == self.ledger.epoch {
                     self.put_resolved(place, &keys);
                 }
@@ -236,7 +227,7 @@ impl<L: Lower> Store<L> {
                 if want != Want::Unknown {
                     self.lookups.answered(asked);
                 }
-                self.asking.retain(|asking| asking != &(place.partition, want.clone()));
+                self.loads.end_question(place.partition, want.clone());
                 self.lookups.fail(place.partition, want, why.into());
             }
             Failed::Warm => {
@@ -300,7 +291,8 @@ impl<L: Lower> Store<L> {
     }
 
     /// Puts a loaded row into memory, unless memory knows better; a key that is not below becomes a clean tombstone.
-    pub(super) fn put_loaded(&mut self, place: Place, loaded: &Loaded) {
+    /// `flags`: what eviction is to make of it, FRESH or REFERENCED.
+    pub(super) fn put_loaded(&mut self, place: Place, loaded: &Loaded, flags: u8) {
         let Some(partition) = self.partition_at(place) else { return };
         let Loaded { hash, key, value } = loaded;
         let page = partition.table.page_mut(*hash);
@@ -310,11 +302,11 @@ impl<L: Lower> Store<L> {
         let row = match value {
             Some((stamp, value)) => {
                 partition.min_expire_ms = partition.min_expire_ms.min(stamp.expire_at_ms);
-                Row::new(*hash, key, value, *stamp, 0, BELOW | REFERENCED)
+                Row::new(*hash, key, value, *stamp, 0, BELOW | flags)
             }
             None => {
                 let stamp = Stamp { version: 0, expire_at_ms: NO_EXPIRY, encoding: Encoding::Auto };
-                Row::new(*hash, key, b"", stamp, 0, TOMBSTONE | REFERENCED)
+                Row::new(*hash, key, b"", stamp, 0, TOMBSTONE | flags)
             }
         };
         let cost = row.cost_bytes();

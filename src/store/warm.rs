@@ -5,7 +5,7 @@
 
 use super::jobs::{Job, Loaded, Place, Task, walk};
 use super::lower::{Lower, LowerError};
-use super::row::NO_EXPIRY;
+use super::row::{NO_EXPIRY, REFERENCED};
 use super::state::Store;
 
 /// Rows that one job of the warm-up reads, and the bytes of values at which it ends sooner.
@@ -52,7 +52,7 @@ impl<L: Lower> Store<L> {
     /// Takes what a job of the warm-up read.
     pub(super) fn put_warmed(&mut self, place: Place, from: u64, to: u64, rows: &[Loaded]) {
         for row in rows {
-            self.put_loaded(place, row);
+            self.put_loaded(place, row, REFERENCED);
         }
         let evicted = self.ledger.totals.evicted;
         let Some(warming) = &mut self.upkeep.warming else { return };

@@ -2,6 +2,7 @@
 //! run that once failed is played again.
 
 mod subject;
+mod waits;
 
 use corduroy_shards::sim::{Batch, Ending, Plan, Planted, Watch, play, run};
 use subject::StoreSubject;

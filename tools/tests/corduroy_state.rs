@@ -89,7 +89,7 @@ fn apply(store: &mut Store<LsmLower>, lsn: u64, op: &Op<'_>) {
     let at = Applied { partition: PARTITION, lsn: Lsn(lsn), term: Term(1), stamp_ms: 1_000_000 };
     let mut bytes = Vec::new();
     op.encode(&mut bytes);
-    while store.apply(&at, &bytes) == Step::Blocked {
+    while matches!(store.apply(&at, &bytes), Step::Blocked(_)) {
         work(store);
     }
     store.end_entry(&at);

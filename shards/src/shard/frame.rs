@@ -18,6 +18,7 @@ use crate::raft::ready::Persist;
 use crate::room;
 use crate::screen::Screened;
 use crate::stages::StageStamps;
+use crate::waits;
 
 /// What a record or an entry in it takes beside its payload, roughly, in bytes: for sizing frames.
 const RECORD_BYTES: usize = 64;
@@ -76,7 +77,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let (mut applying, replicas) = self.applying(Budget::NONE);
         match applying.screen(replicas.slot_mut(place)) {
             Screened::Ready => {}
-            Screened::Waits => return self.replicas.enlist(List::Blocked, place),
+            Screened::Waits => return waits::follow(&mut self.replicas, place),
             Screened::Refused => {
                 self.sift(place);
                 self.left_over = true;

@@ -82,6 +82,11 @@ impl Batches {
         self.queue.front_mut()
     }
 
+    /// The oldest batch.
+    pub fn front(&self) -> Option<&Batch> {
+        self.queue.front()
+    }
+
     /// The length of the oldest batch's entry; 0 if there is none.
     pub fn front_bytes(&self) -> usize {
         self.queue.front().map_or(0, |batch| batch.entry.len_bytes())

@@ -28,6 +28,7 @@ use crate::raft::proposals::Spare;
 use crate::raft::replica::{Found, Replica, StartOptions};
 use crate::room::{self, Room};
 use crate::slot::{FreshReads, Pending, Slot};
+use crate::waits::Waits;
 
 pub use crate::io::{Input, Now, Outputs, Rejection, Reply, ShardError};
 #[cfg(feature = "sim")]
@@ -56,6 +57,7 @@ pub struct Shard<D: Device, M: StateMachine> {
     room: Room,
     space: Space,
     jobs_ended: bool,
+    waits: Waits,
     left_over: bool,
     is_log_long: bool,
     /// Bytes of entries of all replicas that are held until they are applied.
@@ -105,6 +107,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             room: Room::default(),
             space,
             jobs_ended: false,
+            waits: Waits::default(),
             left_over: false,
             is_log_long: false,
             unapplied_bytes: 0,
@@ -291,7 +294,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 Some(outcome)
             }
             // The long way answers with what is wrong.
-            Step::Blocked | Step::Passed | Step::Unreadable(_) => None,
+            Step::Blocked(_) | Step::Passed | Step::Unreadable(_) => None,
         }
     }
 

@@ -24,15 +24,17 @@ pub(crate) enum List {
     Ready,
     /// Entries wait to be applied.
     Apply,
-    /// Apply or reads wait for a job of the state machine.
+    /// Something waits for whatever job of the state machine ends next.
     Blocked,
+    /// Parked reads may be tried.
+    Due,
     /// Ticks or deadlines run.
     Watched,
     /// It has applied more than the state machine has persisted.
     Unpersisted,
 }
 
-const LISTS: usize = 8;
+const LISTS: usize = 9;
 
 /// All replicas of a shard.
 #[derive(Default)]
@@ -80,7 +82,7 @@ impl Replicas {
 
     /// Puts a replica on a list, unless it stands there.
     pub fn enlist(&mut self, list: List, place: u32) {
-        let bit = 1 << (list as u8);
+        let bit = 1u16 << (list as u8);
         let slot = self.slot_mut(place);
         if slot.listed & bit == 0 {
             slot.listed |= bit;
@@ -91,7 +93,7 @@ impl Replicas {
     /// Takes the first of a list.
     pub fn next(&mut self, list: List) -> Option<u32> {
         let place = self.list_mut(list).pop_front()?;
-        self.slot_mut(place).listed &= !(1 << (list as u8));
+        self.slot_mut(place).listed &= !(1u16 << (list as u8));
         Some(place)
     }
 

@@ -14,7 +14,7 @@ use crate::machine::StateMachine;
 use crate::raft::guard::Fault;
 use crate::raft::positions::Position;
 use crate::raft::proposals::{Requests, Work};
-use crate::slot::{Cursor, ParkedRead};
+use crate::waits;
 
 /// Partitions looked at after a job to find out whether it persisted anything.
 const PROBES: usize = 16;
@@ -67,19 +67,18 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if let Some(why) = self.job_error.take() {
             return Err(ShardError::Machine(why));
         }
-        if !std::mem::take(&mut self.jobs_ended) {
-            return Ok(());
-        }
-        for _ in 0..self.replicas.listed(List::Blocked) {
+        let has_job_ended = std::mem::take(&mut self.jobs_ended);
+        self.waits.wake(&mut self.replicas, &mut self.machine, has_job_ended);
+        for _ in 0..self.replicas.listed(List::Due) {
             // One partition's reads may take all there is: then it is the last one in the next turn.
             let has_room = self.outbox.bytes < self.options.limits.outcome_bytes;
-            if let Some(place) = has_room.then(|| self.replicas.next(List::Blocked)).flatten() {
+            if let Some(place) = has_room.then(|| self.replicas.next(List::Due)).flatten() {
                 self.retry_parked(place);
-                self.replicas.enlist(List::Apply, place);
-                self.replicas.enlist(List::Propose, place);
             }
         }
-        self.release_persisted();
+        if has_job_ended {
+            self.release_persisted();
+        }
         Ok(())
     }
 
@@ -169,35 +168,26 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.now.mono_ns.saturating_add(self.options.request_timeout_ms.saturating_mul(1_000_000))
     }
 
-    /// Answers a read or parks it; one that needs a job is tried again when a job has ended.
+    /// Answers a read or parks it.
     fn read(&mut self, place: u32, ticket: Ticket, op: &[u8], deadline_ns: u64) {
         let (mut applying, replicas) = self.applying(Budget::NONE);
         let slot = replicas.slot_mut(place);
         if !slot.replica.is_running() {
             applying.reject(slot, ticket, op.len(), slot.refusal());
-        } else if applying.read(slot, ticket, op) {
+        } else if applying.read(slot, ticket, op, deadline_ns) {
             self.counters.reads_direct += 1;
         } else {
-            slot.parked.push(ParkedRead { ticket, op: op.into(), deadline_ns });
-            self.counters.reads_parked += 1;
             self.replicas.enlist(List::Watched, place);
-            self.replicas.enlist(List::Blocked, place);
+            waits::follow(&mut self.replicas, place);
         }
     }
 
-    /// Tries all parked reads of a replica again, in order.
+    /// Tries the parked reads of a replica that may be.
     pub(super) fn retry_parked(&mut self, place: u32) {
         let (mut applying, replicas) = self.applying(Budget::NONE);
-        let slot = replicas.slot_mut(place);
-        let mut parked = std::mem::take(&mut slot.parked);
-        while let Some(read) = parked.pop() {
-            if !applying.read(slot, read.ticket, &read.op) {
-                slot.parked.push(read);
-            }
-        }
-        if !slot.parked.is_empty() {
-            self.replicas.enlist(List::Blocked, place);
-        }
+        applying.retry_parked(replicas.slot_mut(place));
+        self.replicas.enlist(List::Apply, place);
+        waits::follow(&mut self.replicas, place);
     }
 
     /// The time in which replicas must become ready starts with the first turn, whatever the disk does.
@@ -272,11 +262,12 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
         }
         let parked = slot.parked.len();
-        while slot.parked.front().is_some_and(|read| read.deadline_ns <= now_ns) {
+        while slot.parked.first().is_some_and(|read| read.deadline_ns <= now_ns) {
             applying.refuse_parked(slot, &late);
         }
         if slot.parked.len() < parked {
             self.replicas.enlist(List::Apply, place);
+            waits::follow(&mut self.replicas, place);
         }
     }
 
@@ -297,7 +288,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     fn apply(&mut self) {
         let limits = self.options.limits;
         let was_full = self.unapplied_bytes >= limits.unapplied_bytes;
-        self.jobs_ended |= self.outbox.next_part(limits.outcome_bytes);
+        self.outbox.next_part();
         let mut budget = Budget { ops: limits.apply_ops, bytes: limits.apply_bytes };
         while !budget.is_spent() {
             let Some(place) = self.replicas.next(List::Apply) else { break };
@@ -317,15 +308,11 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
             match self.fence_on_fault(place, result) {
                 Some(Progress::More) => self.replicas.enlist(List::Apply, place),
-                Some(Progress::Blocked) => self.replicas.enlist(List::Blocked, place),
-                Some(Progress::Done) | None => {}
+                Some(Progress::Done | Progress::Blocked) | None => {}
             }
-            if !self.replicas.slot(place).parked.is_empty() {
-                self.replicas.enlist(List::Blocked, place);
-            }
-            if has_settled && !self.replicas.slot(place).parked.is_empty() {
+            waits::follow(&mut self.replicas, place);
+            if has_settled && self.replicas.slot(place).has_due_reads() {
                 self.retry_parked(place);
-                self.replicas.enlist(List::Apply, place);
             }
             self.recount(place);
         }
@@ -347,8 +334,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// Stops one replica; the others go on. Its log stays as it is. What may be in the log gets "unknown".
     pub(crate) fn fence(&mut self, place: u32, why: String) {
         let slot = self.replicas.slot_mut(place);
-        slot.replica.stop(why.clone());
-        slot.cursor = Cursor::default();
+        slot.stop(why.clone());
         let partition = slot.partition;
         self.refuse_waiting(place);
         let (mut applying, replicas) = self.applying(Budget::NONE);
@@ -380,13 +366,12 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let more = self.machine.maintain(self.options.maintain_ns);
         self.machine.take_jobs(&mut out.jobs);
         self.alarms.follow(&mut self.replicas, &mut self.machine, &mut self.clocks, self.now);
-        self.jobs_ended |= self.outbox.next_part(self.options.limits.outcome_bytes);
+        self.outbox.next_part();
         out.add_replies(&mut self.outbox.replies, &mut self.outbox.answered);
         out.fenced.append(&mut self.outbox.fenced);
         out.clock = self.clocks.look(self.now, &mut self.counters).or(out.clock);
         out.again = more
-            || self.jobs_ended
-            || self.replicas.listed(List::Apply) > 0
+            || self.replicas.listed(List::Due) + self.replicas.listed(List::Apply) > 0
             || (self.wal.can_submit() && (self.left_over || self.replicas.listed(List::Begin) > 0));
         let tick = (self.replicas.listed(List::Watched) > 0).then_some(self.next_tick_ns);
         let alarm = self.alarms.next_ns().filter(|_| !self.is_closing);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use corduroy_wal::Lsn;
 
 use crate::ids::PartitionId;
-use crate::machine::{Applied, Prepared, StateMachine, Step, Unreadable};
+use crate::machine::{Applied, Prepared, StateMachine, Step, Unreadable, Wait};
 use crate::sim::check::Books;
 use crate::sim::planted::MachineBug;
 use crate::sim::workload::{Subject, unstamp};
@@ -65,14 +65,14 @@ impl<S: Subject> StateMachine for Observed<S> {
             self.books
                 .borrow_mut()
                 .broken("entries carry what was sent", format!("{at:?}: {} bytes", op.len()));
-            return Step::Blocked;
+            return Step::Blocked(Wait::Job);
         };
         let step = self.apply_inner(at, op);
         let mut books = self.books.borrow_mut();
         match &step {
             Step::Done(outcome) => books.applied_op(at, id, op, Some(outcome)),
             Step::Passed => books.applied_op(at, id, op, None),
-            Step::Blocked => books.probes.hit("applies blocked"),
+            Step::Blocked(_) => books.probes.hit("applies blocked"),
             Step::Unreadable(_) => books.probes.hit("applies of what is damaged"),
         }
         step
@@ -88,13 +88,13 @@ impl<S: Subject> StateMachine for Observed<S> {
             self.books
                 .borrow_mut()
                 .broken("reads carry what was sent", format!("{partition}: {} bytes", op.len()));
-            return Step::Blocked;
+            return Step::Blocked(Wait::Job);
         };
         let step = self.inner.read(partition, op, now_ms);
         let mut books = self.books.borrow_mut();
         match &step {
             Step::Done(outcome) => books.read_op(partition, id, op, now_ms, outcome),
-            Step::Blocked | Step::Passed => books.probes.hit("reads blocked"),
+            Step::Blocked(_) | Step::Passed => books.probes.hit("reads blocked"),
             Step::Unreadable(_) => books.probes.hit("reads of what is damaged"),
         }
         step
@@ -106,7 +106,7 @@ impl<S: Subject> StateMachine for Observed<S> {
         let mut books = self.books.borrow_mut();
         match &prepared {
             Prepared::Ready => {}
-            Prepared::Blocked => books.probes.hit("proposals that wait for rows"),
+            Prepared::Blocked(_) => books.probes.hit("proposals that wait for rows"),
             Prepared::Unreadable(_) => books.probes.hit("proposals of what is damaged"),
         }
         prepared
@@ -133,6 +133,10 @@ impl<S: Subject> StateMachine for Observed<S> {
 
     fn take_jobs(&mut self, jobs: &mut Vec<Self::Job>) {
         self.inner.take_jobs(jobs);
+    }
+
+    fn take_woken(&mut self, woken: &mut Vec<(PartitionId, u64)>) {
+        self.inner.take_woken(woken);
     }
 
     fn run_job(job: Self::Job) -> Self::JobDone {

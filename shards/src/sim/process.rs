@@ -476,6 +476,9 @@ fn count<S: Subject>(shard: &SimShard<S>, probes: &mut Probes) {
     probes.add("entries of time", counters.times_proposed);
     probes.add("clocks ahead", counters.clocks_ahead);
     probes.add("reads parked", counters.reads_parked);
+    probes.add("read tries", counters.read_tries);
+    probes.add("apply tries", counters.apply_tries);
+    probes.add("prepare tries", counters.prepare_tries);
     probes.add("ready timeouts", counters.ready_timeouts);
     let stats = shard.wal().stats();
     probes.add("frames", stats.frames);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use corduroy_shards::{
     Applied, Input, Kind, Now, Outputs, PartitionId, Prepared, Rejection, Reply, Shard, ShardOptions,
-    StageStamps, StateMachine, Step, Ticket, Unreadable,
+    StageStamps, StateMachine, Step, Ticket, Unreadable, Wait,
 };
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{Lsn, Options, Wal};
@@ -32,13 +32,16 @@ pub enum Job {
 }
 
 /// Commands: `set k v`, `append k v`, `del k`, `get k`, `clock`; a key that starts with `cold` has to be fetched by a
-/// job before it can be read or written.
+/// job before it can be read or written; one that ends with `any` too makes its step wait for whatever job ends.
 #[derive(Default)]
 pub struct Kv {
     pub parts: BTreeMap<u64, Part>,
     pub saved: Saved,
     pub jobs: Vec<Job>,
-    pub fetching: BTreeSet<String>,
+    /// Keys that are on their way, with the steps that wait for each.
+    pub fetching: BTreeMap<String, Vec<(PartitionId, u64)>>,
+    pub last_wait: u64,
+    pub woken: Vec<(PartitionId, u64)>,
     pub warm: BTreeSet<String>,
     pub hand_overs_wanted: u64,
     pub reads: u64,
@@ -66,14 +69,21 @@ impl Kv {
         self.jobs.push(Job::HandOver(self.parts.clone()));
     }
 
-    fn is_cold(&mut self, key: &str) -> bool {
+    /// What a step has to wait for that needs this key.
+    fn wait_for(&mut self, partition: PartitionId, key: &str) -> Option<Wait> {
         if !key.starts_with("cold") || self.warm.contains(key) {
-            return false;
+            return None;
         }
-        if self.fetching.insert(key.to_owned()) {
+        if !self.fetching.contains_key(key) {
             self.jobs.push(Job::Fetch(key.to_owned()));
         }
-        true
+        let steps = self.fetching.entry(key.to_owned()).or_default();
+        if key.ends_with("any") {
+            return Some(Wait::Job);
+        }
+        self.last_wait += 1;
+        steps.push((partition, self.last_wait));
+        Some(Wait::Number(self.last_wait))
     }
 }
 
@@ -88,8 +98,8 @@ impl StateMachine for Kv {
 
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<String> {
         let words = words(op);
-        if words.get(1).is_some_and(|key| self.is_cold(key)) {
-            return Step::Blocked;
+        if let Some(wait) = words.get(1).and_then(|key| self.wait_for(at.partition, key)) {
+            return Step::Blocked(wait);
         }
         let part = self.parts.entry(at.partition.0).or_default();
         part.history.push((at.lsn.get(), words.join(" ")));
@@ -119,8 +129,8 @@ impl StateMachine for Kv {
     fn read(&mut self, partition: PartitionId, op: &[u8], now_ms: u64) -> Step<String> {
         self.reads += 1;
         let words = words(op);
-        if words.get(1).is_some_and(|key| self.is_cold(key)) {
-            return Step::Blocked;
+        if let Some(wait) = words.get(1).and_then(|key| self.wait_for(partition, key)) {
+            return Step::Blocked(wait);
         }
         let part = self.parts.get(&partition.0);
         Step::Done(match words.as_slice() {
@@ -148,6 +158,10 @@ impl StateMachine for Kv {
         jobs.append(&mut self.jobs);
     }
 
+    fn take_woken(&mut self, woken: &mut Vec<(PartitionId, u64)>) {
+        woken.append(&mut self.woken);
+    }
+
     fn run_job(job: Job) -> Job {
         job
     }
@@ -159,7 +173,7 @@ impl StateMachine for Kv {
             }
             Job::HandOver(parts) => *self.saved.borrow_mut() = parts,
             Job::Fetch(key) => {
-                self.fetching.remove(&key);
+                self.woken.extend(self.fetching.remove(&key).unwrap_or_default());
                 self.warm.insert(key);
             }
         }
@@ -179,12 +193,12 @@ impl StateMachine for Kv {
         op.starts_with(b"del ")
     }
 
-    fn prepare(&mut self, _partition: PartitionId, op: &[u8]) -> Prepared {
+    fn prepare(&mut self, partition: PartitionId, op: &[u8]) -> Prepared {
         self.prepared += 1;
         match words(op).get(1) {
             Some(key) if key.starts_with("bad") => Prepared::Unreadable(Unreadable::Damaged((*key).into())),
-            Some(key) if self.is_cold(key) => Prepared::Blocked,
-            Some(_) | None => Prepared::Ready,
+            Some(key) => self.wait_for(partition, key).map_or(Prepared::Ready, Prepared::Blocked),
+            None => Prepared::Ready,
         }
     }
 

@@ -52,7 +52,7 @@ fn a_transaction_ends_whatever_it_asks_of_the_whole_keyspace_and_whatever_others
                 return;
             }
             Step::Done(other) => panic!("{other:?}"),
-            Step::Blocked | Step::Passed => {}
+            Step::Blocked(_) | Step::Passed => {}
             Step::Unreadable(why) => panic!("{why}"),
         }
         for cursor in (0..60u64).map(|n| n << 42) {
@@ -108,7 +108,7 @@ fn a_hand_over_inside_an_entry_is_a_point_of_it() {
 
 fn apply_all(store: &mut Store<MemLower>, at: &Applied, ops: &[Vec<u8>]) {
     for op in ops {
-        while store.apply(at, op) == Step::Blocked {
+        while matches!(store.apply(at, op), Step::Blocked(_)) {
             run_jobs(store);
         }
     }
@@ -165,7 +165,7 @@ fn one_entry_of_few_bytes_keeps_to_the_memory() {
             1 => Op::Copy { from: b"0", to: key.as_bytes(), replace: false },
             _ => Op::Append { key: b"1", value: b"y" },
         };
-        while d.store.apply(&at, &bytes(&op)) == Step::Blocked {
+        while matches!(d.store.apply(&at, &bytes(&op)), Step::Blocked(_)) {
             blocked += 1;
             d.store.maintain(1_000_000);
             d.run_a_job(0);
@@ -284,7 +284,7 @@ fn keys_are_gathered_in_slices_between_which_others_are_served() {
     let found = loop {
         match d.store.read(P, &op, d.now_ms) {
             Step::Done(outcome) => break outcome,
-            Step::Blocked => {}
+            Step::Blocked(_) => {}
             other => panic!("{other:?}"),
         }
         // As long as no job ends, it is not tried again: the store goes on by itself.
@@ -331,7 +331,7 @@ pub(super) fn half_gathered(count: usize, pattern: &[u8]) -> (Driver<MemLower>, 
     (0..count).for_each(|n| drop(d.run(&set(&format!("key:{n:05}"), "v"))));
     d.settle();
     let op = bytes(&keys(pattern));
-    assert!(matches!(d.store.read(P, &op, d.now_ms), Step::Blocked));
+    assert!(matches!(d.store.read(P, &op, d.now_ms), Step::Blocked(_)));
     for _ in 0..count / 100 {
         assert!(d.store.maintain(1), "it ended too soon");
     }
@@ -348,7 +348,7 @@ pub(super) fn outcome_of(d: &mut Driver<MemLower>, op: &[u8]) -> Outcome {
         d.settle();
         match d.store.read(P, op, d.now_ms) {
             Step::Done(outcome) => return outcome,
-            Step::Blocked => {}
+            Step::Blocked(_) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -415,7 +415,7 @@ fn long_subsequences_are_found_by_jobs() {
     d.settle();
     // Many ask for it, and it is done once; those who ask move no more than two values.
     for _ in 0..5 {
-        assert!(matches!(d.store.read(P, &op, d.now_ms), Step::Blocked));
+        assert!(matches!(d.store.read(P, &op, d.now_ms), Step::Blocked(_)));
         assert!(d.store.step_bytes(&Outcome::Ok) < 1000);
     }
     d.take_jobs();
@@ -426,12 +426,12 @@ fn long_subsequences_are_found_by_jobs() {
     let outcomes = d.run(&Op::Multi { guards: List::Args(&[]), ops: List::Args(&[&op]) });
     assert_eq!(outcomes, Outcome::Array(vec![before.clone()]));
     // What is found of values that were written meanwhile is not given.
-    assert!(matches!(d.store.read(P, &op, d.now_ms), Step::Blocked));
+    assert!(matches!(d.store.read(P, &op, d.now_ms), Step::Blocked(_)));
     d.run(&set("b", &"xxxxx".repeat(400)));
     assert_eq!(d.run(&lcs), Outcome::Int(0));
     // Nor if nobody asked when the job had ended.
     d.run(&set("b", &b));
-    assert!(matches!(d.store.read(P, &op, d.now_ms), Step::Blocked));
+    assert!(matches!(d.store.read(P, &op, d.now_ms), Step::Blocked(_)));
     d.settle();
     d.run(&Op::Append { key: b"b", value: b"e" });
     d.run(&Op::Del { keys: List::Args(&[b"a"]) });
@@ -442,7 +442,7 @@ fn long_subsequences_are_found_by_jobs() {
     let outcome = loop {
         match d.store.read(P, &op, d.now_ms) {
             Step::Done(outcome) => break outcome,
-            Step::Blocked => {}
+            Step::Blocked(_) => {}
             other => panic!("{other:?}"),
         }
         d.settle();

@@ -253,7 +253,7 @@ fn writes_wait_for_a_hand_over_that_is_too_slow() {
     for lsn in 1..1000 {
         let at = Applied { partition: P, lsn: Lsn(lsn), term: Term(1), stamp_ms: 1 };
         let key = format!("k{lsn}");
-        if store.apply(&at, &bytes(&set(&key, "v"))) == Step::Blocked {
+        if matches!(store.apply(&at, &bytes(&set(&key, "v"))), Step::Blocked(_)) {
             blocked_at = Some((at, key));
             break;
         }
@@ -278,7 +278,7 @@ fn a_load_does_not_bring_back_what_changed_meanwhile() {
     d.crash();
     // Two loads are under way while both keys change and a hand-over takes the changes below.
     let read = |d: &mut Driver<MemLower>, key| d.store.read(P, &bytes(&get(key)), 1);
-    assert_eq!((read(&mut d, "k"), read(&mut d, "gone")), (Step::Blocked, Step::Blocked));
+    assert!(matches!((read(&mut d, "k"), read(&mut d, "gone")), (Step::Blocked(_), Step::Blocked(_))));
     let mut loads = Vec::new();
     d.store.take_jobs(&mut loads);
     let loads: Vec<JobDone> = loads.into_iter().map(Store::run_job).collect();
@@ -421,6 +421,34 @@ fn a_search_for_expired_rows_below_waits_for_the_first_of_them_and_costs_what_it
 }
 
 #[test]
+fn what_is_read_again_and_again_stays_while_the_rest_is_read_once() {
+    const HOT: usize = 80;
+    const COLD: usize = 2000;
+    let mut d = Driver::new(MemLower::default(), tiny(40_000));
+    let value = "v".repeat(100);
+    let (hot, cold) = (|number: usize| format!("h{number}"), |number: usize| format!("c{number}"));
+    (0..HOT).for_each(|number| drop(d.run(&set(&hot(number), &value))));
+    (0..COLD).for_each(|number| drop(d.run(&set(&cold(number), &value))));
+    d.hand_over();
+    d.settle();
+    for number in (0..HOT).chain(0..HOT) {
+        assert_eq!(d.run(&get(&hot(number))), bulk(&value));
+    }
+    let before = d.store.stats().loaded_keys;
+    for number in 0..COLD {
+        assert_eq!(d.run(&get(&cold(number))), bulk(&value));
+        (4 * number..4 * number + 4).for_each(|number| drop(d.run(&get(&hot(number % HOT)))));
+        d.store.maintain(1_000_000);
+    }
+    let loads = d.store.stats().loaded_keys - before;
+    let once = COLD as u64;
+    assert!(
+        loads <= once + once / 20,
+        "{loads} loads, though {once} keys are read once and {HOT} fit in memory"
+    );
+}
+
+#[test]
 fn rows_of_a_blocked_op_stay_until_it_has_run() {
     let mut d = Driver::new(MemLower::default(), tiny(500));
     let value = "v".repeat(500);
@@ -433,12 +461,13 @@ fn rows_of_a_blocked_op_stay_until_it_has_run() {
         |d: &Driver<MemLower>, key: &str| d.store.get(P, key.as_bytes(), d.now_ms) != Lookup::Unknown;
     assert!(!is_here(&d, "a") && !is_here(&d, "b"), "memory holds no row at all");
     // One row is on its way for somebody else already, so the op's rows come by two jobs.
-    assert_eq!(d.store.read(P, &bytes(&get("a")), d.now_ms), Step::Blocked);
+    assert!(matches!(d.store.read(P, &bytes(&get("a")), d.now_ms), Step::Blocked(_)));
+    d.take_jobs();
     let at = Applied { partition: P, lsn: Lsn(4), term: Term(1), stamp_ms: d.now_ms };
     let rename = bytes(&Op::Rename { from: b"a", to: b"b", only_if_none: false });
-    assert_eq!(d.store.apply(&at, &rename), Step::Blocked);
+    assert!(matches!(d.store.apply(&at, &rename), Step::Blocked(_)));
     d.run_a_job(0);
-    assert_eq!(d.store.apply(&at, &rename), Step::Blocked);
+    assert!(matches!(d.store.apply(&at, &rename), Step::Blocked(_)));
     for _ in 0..8 {
         d.store.maintain(1_000_000);
     }

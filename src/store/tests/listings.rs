@@ -31,7 +31,7 @@ fn looks_of_keys(mut between: impl FnMut(&mut Driver<MemLower>) -> usize) -> usi
                 assert!(slices > 20, "{slices} slices");
                 return looks;
             }
-            Step::Blocked => {}
+            Step::Blocked(_) => {}
             other => panic!("{other:?}"),
         }
         d.store.maintain(1);
@@ -91,7 +91,7 @@ fn lists_that_nobody_asks_for_are_bounded_and_go() {
     let (mut d, _) = half_gathered(4000, b"*");
     for n in 0..100 {
         let step = d.store.read(P, &bytes(&keys(format!("*{n}*").as_bytes())), d.now_ms);
-        assert!(matches!(step, Step::Blocked), "{step:?}");
+        assert!(matches!(step, Step::Blocked(_)), "{step:?}");
         d.store.maintain(1);
         assert!(d.store.listings() <= 16, "{} lists after {n} more", d.store.listings());
     }
@@ -115,7 +115,7 @@ fn a_transaction_whose_keys_were_changed_leaves_no_list() {
     let guards: [&[u8]; 2] = [b"key:00007", &version];
     let ops: [&[u8]; 1] = [&op];
     let multi = bytes(&Op::Multi { guards: List::Args(&guards), ops: List::Args(&ops) });
-    assert!(matches!(d.store.read(P, &multi, d.now_ms), Step::Blocked));
+    assert!(matches!(d.store.read(P, &multi, d.now_ms), Step::Blocked(_)));
     assert_eq!(d.store.listings(), 1);
     d.hold_jobs = true;
     d.run(&set("key:00007", "w"));
@@ -146,7 +146,7 @@ fn keys_that_have_expired_do_not_count_to_the_limit() {
         }
     }
     let op = bytes(&keys(b"*"));
-    assert!(matches!(d.store.read(P, &op, d.now_ms), Step::Blocked));
+    assert!(matches!(d.store.read(P, &op, d.now_ms), Step::Blocked(_)));
     while d.store.maintain(1) {}
     d.store.options.max_keys_reply = 600;
     d.now_ms += 10;
@@ -174,7 +174,7 @@ fn subsequences_that_nobody_asks_for_are_bounded_and_go() {
         let mut d = with_long_values(Options { max_reply_bytes, ..options() });
         let is_blocked = |d: &mut Driver<MemLower>, n| {
             let step = d.store.read(P, &subsequence(n), d.now_ms);
-            assert!(matches!(step, Step::Blocked), "{step:?}");
+            assert!(matches!(step, Step::Blocked(_)), "{step:?}");
             d.store.maintain(1);
         };
         (0..100).for_each(|n| is_blocked(&mut d, n));
@@ -202,7 +202,7 @@ fn subsequences_that_many_ask_for_at_once_are_all_found() {
     let mut asking: Vec<u64> = (0..60).collect();
     let mut rounds = 0;
     while !asking.is_empty() {
-        asking.retain(|n| matches!(d.store.read(P, &subsequence(*n), d.now_ms), Step::Blocked));
+        asking.retain(|n| matches!(d.store.read(P, &subsequence(*n), d.now_ms), Step::Blocked(_)));
         while d.store.maintain(1) {}
         d.take_jobs();
         assert!(d.held_jobs() > 0 || asking.is_empty(), "{} are never tried again", asking.len());
@@ -226,7 +226,7 @@ fn what_lists_take_counts_against_the_memory_of_the_state() {
     // Room for the rows, and for half of a list.
     d.store.options.memory_bytes = rows.used_bytes as usize + KEYS * 25;
     let op = bytes(&keys(b"*"));
-    assert_eq!(d.store.read(P, &op, d.now_ms), Step::Blocked);
+    assert!(matches!(d.store.read(P, &op, d.now_ms), Step::Blocked(_)));
     let mut most = 0;
     while d.store.maintain(1) {
         most = most.max(d.store.stats().answer_bytes);

@@ -131,7 +131,7 @@ impl<L: Lower> Driver<L> {
                 match self.store.apply(at, op) {
                     Step::Done(outcome) => break outcomes.push(outcome),
                     Step::Passed => break,
-                    Step::Blocked => self.unblock(),
+                    Step::Blocked(_) => self.unblock(),
                     Step::Unreadable(why) => panic!("{why}"),
                 }
             }
@@ -190,7 +190,7 @@ impl<L: Lower> Driver<L> {
         loop {
             match self.store.read(partition, &op, self.now_ms) {
                 Step::Done(outcome) => return outcome,
-                Step::Blocked => self.unblock(),
+                Step::Blocked(_) => self.unblock(),
                 Step::Passed => unreachable!("reads are never passed over"),
                 Step::Unreadable(why) => panic!("{why}"),
             }

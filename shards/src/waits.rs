@@ -1,0 +1,58 @@
+//! What waits for the state machine, and goes on when that has what it needs.
+//!
+//! Invariant: a step is tried when it comes, and once more when what it waits for is there; so what jobs bring costs as
+//! much as it is, whatever else waits.
+
+use crate::ids::PartitionId;
+use crate::machine::StateMachine;
+use crate::shard::replicas::{List, Replicas};
+
+/// Numbers of steps that can be done, kept for their memory.
+#[derive(Debug, Default)]
+pub(crate) struct Waits {
+    woken: Vec<(PartitionId, u64)>,
+}
+
+impl Waits {
+    /// Has those tried that what has come is for.
+    pub fn wake<M: StateMachine>(&mut self, replicas: &mut Replicas, machine: &mut M, has_job_ended: bool) {
+        machine.take_woken(&mut self.woken);
+        for (partition, number) in self.woken.drain(..) {
+            if let Some(place) = replicas.find(partition) {
+                replicas.slot_mut(place).wake(number);
+                go_on(replicas, place);
+            }
+        }
+        for _ in 0..if has_job_ended { replicas.listed(List::Blocked) } else { 0 } {
+            if let Some(place) = replicas.next(List::Blocked) {
+                replicas.slot_mut(place).wake_for_job();
+                go_on(replicas, place);
+            }
+        }
+    }
+}
+
+/// Puts a replica on the lists of what may be tried now.
+fn go_on(replicas: &mut Replicas, place: u32) {
+    let slot = replicas.slot(place);
+    let lists = [
+        (List::Due, slot.has_due_reads()),
+        (List::Apply, slot.apply_wait.is_none()),
+        (List::Propose, !slot.batches.is_empty()),
+    ];
+    for (list, _) in lists.into_iter().filter(|(_, is_wanted)| *is_wanted) {
+        replicas.enlist(list, place);
+    }
+}
+
+/// Puts a replica, some of whose steps may have been tried in vain, on the lists of what has them tried again.
+pub(crate) fn follow(replicas: &mut Replicas, place: u32) {
+    let slot = replicas.slot(place);
+    let (has_due, waits_for_job) = (slot.has_due_reads(), slot.waits_for_job());
+    if has_due {
+        replicas.enlist(List::Due, place);
+    }
+    if waits_for_job {
+        replicas.enlist(List::Blocked, place);
+    }
+}

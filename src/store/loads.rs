@@ -1,0 +1,329 @@
+//! What blocked ops want of the lower level: each thing is asked for once, keys by few jobs that read many, and whoever
+//! waits is woken once, when all that it waits for is there.
+//!
+//! Walk: ops want keys during a turn; at its end the oldest of them go to as many jobs as may be under way, each a
+//! stretch of them in the lower level's order; while all those are under way keys gather. Invariant: a wait counts what is
+//! missing for it, so it is woken by the last answer, whatever comes in which order.
+
+use std::collections::VecDeque;
+
+use corduroy_shards::{PartitionId, Wait};
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+
+use super::jobs::{Job, Loaded, MatchLimit, Place, Task};
+use super::lookups::Want;
+use super::lower::{Lower, LowerError};
+use super::row::FRESH;
+use super::state::{Options, Store};
+
+/// Keys that one job reads at most: it takes less than a ms where they are cached.
+const JOB_KEYS: usize = 64;
+/// Keys below which a job is not worth being split, though others are free: to start one takes as long as to read a few.
+const FEW_KEYS: usize = 4;
+
+/// Keys of blind writes that one job resolves.
+const RESOLVE_KEYS: usize = 4096;
+
+/// A key that is to be read.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct WantedKey {
+    pub(super) place: Place,
+    pub(super) hash: u64,
+    pub(super) key: Vec<u8>,
+}
+
+/// A step that waits.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    partition: PartitionId,
+    /// The hash of its op.
+    op: u64,
+    /// What is missing for it.
+    missing: u32,
+}
+
+/// See the file's head.
+#[derive(Default, Debug)]
+pub(super) struct Loads {
+    /// Keys that are wanted and not here yet, with the steps that wait for each.
+    keys: HashMap<(PartitionId, u64), Vec<u64>>,
+    /// Of those, the ones that no job has been given.
+    queue: VecDeque<WantedKey>,
+    /// Jobs that read keys.
+    under_way: usize,
+    /// Questions under way other than for keys, with the steps that wait for each.
+    questions: HashMap<(PartitionId, Want), Vec<u64>>,
+    waiting: HashMap<u64, Waiting>,
+    last: u64,
+    woken: Vec<(PartitionId, u64)>,
+    /// The ops of steps that were woken, and their partitions.
+    woken_ops: Vec<(PartitionId, u64)>,
+}
+
+impl Loads {
+    /// The number of a step that is about to wait.
+    pub(super) fn begin_wait(&mut self, partition: PartitionId, op: u64) -> u64 {
+        self.last += 1;
+        self.waiting.insert(self.last, Waiting { partition, op, missing: 0 });
+        self.last
+    }
+
+    fn miss(waiting: &mut HashMap<u64, Waiting>, steps: &mut Vec<u64>, step: Option<u64>) {
+        if let Some(number) = step {
+            waiting.get_mut(&number).expect("a step waits from when it gets its number").missing += 1;
+            steps.push(number);
+        }
+    }
+
+    /// Has a key read, unless it is on its way; `step` waits for it.
+    pub(super) fn want_key(&mut self, key: WantedKey, step: Option<u64>) {
+        let Self { keys, queue, waiting, .. } = self;
+        match keys.entry((key.place.partition, key.hash)) {
+            Entry::Occupied(mut steps) => Self::miss(waiting, steps.get_mut(), step),
+            Entry::Vacant(new) => {
+                Self::miss(waiting, new.insert(Vec::new()), step);
+                queue.push_back(key);
+            }
+        }
+    }
+
+    /// Notes a question; `step` waits for its answer. False if it is under way already.
+    pub(super) fn begin_question(&mut self, partition: PartitionId, want: Want, step: Option<u64>) -> bool {
+        let Self { questions, waiting, .. } = self;
+        match questions.entry((partition, want)) {
+            Entry::Occupied(mut steps) => {
+                Self::miss(waiting, steps.get_mut(), step);
+                false
+            }
+            Entry::Vacant(new) => {
+                Self::miss(waiting, new.insert(Vec::new()), step);
+                true
+            }
+        }
+    }
+
+    /// A key is here, or cannot be read: both are an answer.
+    pub(super) fn end_key(&mut self, partition: PartitionId, hash: u64) {
+        let steps = self.keys.remove(&(partition, hash)).expect("what jobs read is wanted until then");
+        self.answer(&steps);
+    }
+
+    /// A question is answered.
+    pub(super) fn end_question(&mut self, partition: PartitionId, want: Want) {
+        let steps = self.questions.remove(&(partition, want)).expect("it was noted when it was asked");
+        self.answer(&steps);
+    }
+
+    fn answer(&mut self, steps: &[u64]) {
+        for number in steps {
+            let Entry::Occupied(mut waiting) = self.waiting.entry(*number) else {
+                unreachable!("a step waits until the last answer")
+            };
+            waiting.get_mut().missing -= 1;
+            if waiting.get().missing == 0 {
+                let Waiting { partition, op, .. } = waiting.remove();
+                self.woken.push((partition, *number));
+                self.woken_ops.push((partition, op));
+            }
+        }
+    }
+
+    /// Moves the steps that can be done into `woken`.
+    pub(super) fn take_woken(&mut self, woken: &mut Vec<(PartitionId, u64)>) {
+        woken.append(&mut self.woken);
+    }
+
+    /// The keys of jobs that may start now, while `most` are under way at a time: each a stretch of the oldest keys, in order.
+    fn next_jobs(&mut self, most: usize) -> impl Iterator<Item = Vec<WantedKey>> + use<> {
+        let free = most.saturating_sub(self.under_way);
+        let count = self.queue.len().min(free * JOB_KEYS);
+        let mut keys: Vec<WantedKey> = self.queue.drain(..count).collect();
+        keys.sort_unstable();
+        let jobs = count.div_ceil(FEW_KEYS).min(free);
+        self.under_way += jobs;
+        // The first ones take one more where they cannot all be as long.
+        let (each, longer) = (count.checked_div(jobs).unwrap_or(0), count.checked_rem(jobs).unwrap_or(0));
+        let mut keys = keys.into_iter();
+        (0..jobs).map(move |job| keys.by_ref().take(each + usize::from(job < longer)).collect())
+    }
+
+    /// Compares what is counted.
+    ///
+    /// # Panics
+    /// If a step waits for something else than what is under way for it.
+    pub(super) fn check(&self) {
+        let mut missing: HashMap<u64, u32> = HashMap::new();
+        for number in self.keys.values().chain(self.questions.values()).flatten() {
+            *missing.entry(*number).or_default() += 1;
+        }
+        let counted: HashMap<u64, u32> =
+            self.waiting.iter().map(|(number, step)| (*number, step.missing)).collect();
+        assert_eq!(counted, missing, "what steps wait for");
+    }
+}
+
+impl<L> Job<L> {
+    /// Whether it takes about a ms at most, and requests wait for it.
+    #[must_use]
+    pub const fn is_short(&self) -> bool {
+        match self.task {
+            Task::Load { .. } | Task::Range { .. } | Task::Nothing => true,
+            Task::Matches { .. }
+            | Task::Warm { .. }
+            | Task::Expired { .. }
+            | Task::Resolve { .. }
+            | Task::HandOver { .. }
+            | Task::Compact { .. }
+            | Task::Look
+            | Task::Verify
+            | Task::Subsequence { .. } => false,
+        }
+    }
+}
+
+impl<L: Lower> Store<L> {
+    /// Asks for what the last op wants, whose hash is `op`. Returns what it has to wait for.
+    pub(super) fn ask(&mut self, id: PartitionId, op: u64) -> Wait {
+        let wants = std::mem::take(&mut self.lookups.wants);
+        let Some(partition) = self.partitions.get(&id) else { return Wait::Job };
+        let place = Place { partition: id, keyspace: partition.keyspace };
+        // The others need more than one answer, or none of their own.
+        let is_counted = |want: &Want| matches!(want, Want::Key { .. } | Want::Range { .. });
+        let is_step = !wants.is_empty() && wants.iter().all(is_counted);
+        let step = is_step.then(|| {
+            self.pins.sleep(id, op);
+            self.loads.begin_wait(id, op)
+        });
+        for want in wants {
+            match want {
+                Want::Key { hash, key } => self.loads.want_key(WantedKey { place, hash, key }, step),
+                Want::Range { .. } | Want::Matches { .. } | Want::Unknown => self.question(place, want, step),
+            }
+        }
+        step.map_or(Wait::Job, Wait::Number)
+    }
+
+    /// Makes a job of a question other than for a key, unless one is under way.
+    fn question(&mut self, place: Place, want: Want, step: Option<u64>) {
+        let (id, asked) = (place.partition, self.ledger.completed);
+        // A hand-over under way resolves them, and its completion lets the op run again.
+        let is_resolved = want == Want::Unknown && self.ledger.is_handing_over();
+        if is_resolved || !self.loads.begin_question(id, want.clone(), step) {
+            return;
+        }
+        let partition = self.partitions.get(&id).expect("ops run in partitions that there are");
+        let task = match want {
+            Want::Key { .. } => unreachable!("keys are asked for together"),
+            Want::Range { from } => Task::Range { place, from, clock_ms: partition.clock_ms, asked },
+            Want::Matches { pattern } => {
+                let Options { max_keys_reply: keys, max_reply_bytes: bytes, .. } = self.options;
+                Task::Matches { place, pattern, limit: MatchLimit { keys, bytes }, asked }
+            }
+            Want::Unknown => {
+                let keys = partition.unknown_keys(RESOLVE_KEYS);
+                Task::Resolve { place, keys, epoch: self.ledger.epoch }
+            }
+        };
+        if !matches!(task, Task::Resolve { .. }) {
+            self.lookups.ask(asked);
+        }
+        self.jobs.push(Job { lower: self.lower.clone(), task });
+    }
+
+    /// Takes the keys that a job has read, or could not read.
+    pub(super) fn take_loaded(&mut self, rows: Vec<(Place, Loaded)>, failed: Vec<(Place, u64, LowerError)>) {
+        self.loads.under_way -= 1;
+        for (place, hash, why) in failed {
+            let want = Want::Key { hash, key: Vec::new() };
+            self.lookups.fail(place.partition, want, why.into());
+            self.loads.end_key(place.partition, hash);
+        }
+        let mut partitions: Vec<PartitionId> = rows.iter().map(|(place, _)| place.partition).collect();
+        partitions.dedup();
+        for (place, row) in rows {
+            self.put_loaded(place, &row, FRESH);
+            self.loads.end_key(place.partition, row.hash);
+        }
+        partitions.into_iter().for_each(|partition| self.announce(partition));
+    }
+
+    /// After a job: ops that have what they waited for are going to be tried.
+    pub(super) fn wake_ops(&mut self) {
+        for (partition, op) in self.loads.woken_ops.drain(..) {
+            self.pins.wake(partition, op);
+        }
+    }
+
+    /// Makes jobs of the keys that are wanted.
+    pub(super) fn start_loads(&mut self) {
+        let asked = self.ledger.completed;
+        for keys in self.loads.next_jobs(self.options.load_jobs) {
+            self.lookups.ask(asked);
+            self.ledger.totals.loads += keys.len() as u64;
+            self.jobs.push(Job { lower: self.lower.clone(), task: Task::Load { keys, asked } });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: PartitionId = PartitionId(3);
+
+    fn key(hash: u64) -> WantedKey {
+        WantedKey { place: Place { partition: P, keyspace: 0 }, hash, key: hash.to_be_bytes().to_vec() }
+    }
+
+    fn woken(loads: &mut Loads) -> Vec<u64> {
+        let mut woken = Vec::new();
+        loads.take_woken(&mut woken);
+        woken.into_iter().map(|(_, number)| number).collect()
+    }
+
+    #[test]
+    fn a_step_is_woken_once_by_the_last_of_what_it_waits_for() {
+        let mut loads = Loads::default();
+        let [one, both] = [1, 2].map(|op| loads.begin_wait(P, op));
+        loads.want_key(key(10), Some(one));
+        loads.want_key(key(10), Some(both));
+        loads.want_key(key(11), Some(both));
+        assert!(loads.begin_question(P, Want::Range { from: 5 }, Some(both)));
+        assert_eq!(loads.queue.len(), 2, "a key is read once for all");
+        loads.check();
+        loads.end_key(P, 10);
+        assert_eq!(woken(&mut loads), [one]);
+        loads.end_question(P, Want::Range { from: 5 });
+        assert!(woken(&mut loads).is_empty());
+        loads.end_key(P, 11);
+        assert_eq!((woken(&mut loads), woken(&mut loads)), (vec![both], vec![]));
+        loads.check();
+        assert!(loads.waiting.is_empty() && loads.keys.is_empty() && loads.questions.is_empty());
+    }
+
+    #[test]
+    fn keys_go_to_few_jobs_each_a_stretch_of_the_oldest() {
+        let mut loads = Loads::default();
+        let want = |loads: &mut Loads, hashes: &[u64]| {
+            hashes.iter().for_each(|hash| loads.want_key(key(*hash), None));
+        };
+        let hashes = |jobs: Vec<Vec<WantedKey>>| -> Vec<Vec<u64>> {
+            jobs.into_iter().map(|job| job.into_iter().map(|key| key.hash).collect()).collect()
+        };
+        want(&mut loads, &[9, 1, 5]);
+        let jobs = hashes(loads.next_jobs(2).collect());
+        assert_eq!(jobs, [[1, 5, 9]], "few are not split");
+        want(&mut loads, &(100..100 + JOB_KEYS as u64 + 3).rev().collect::<Vec<_>>());
+        let jobs = hashes(loads.next_jobs(2).collect());
+        assert_eq!(jobs.len(), 1, "one is under way");
+        assert_eq!(jobs[0], (103..103 + JOB_KEYS as u64).collect::<Vec<_>>());
+        assert_eq!(loads.next_jobs(2).count(), 0);
+        loads.under_way -= 1;
+        loads.under_way -= 1;
+        want(&mut loads, &[50, 40]);
+        let jobs = hashes(loads.next_jobs(2).collect());
+        assert_eq!(jobs, [vec![40, 50, 100], vec![101, 102]], "split among those that are free");
+        assert_eq!(loads.next_jobs(2).count(), 0);
+    }
+}
