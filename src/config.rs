@@ -172,8 +172,9 @@ settings! {
     slowlog_slower_than_us: i64 = "10000", "slowlog.slower_than_us", Hot, "slowlog-log-slower-than";
     /// Entries that SLOWLOG keeps.
     slowlog_max_len: usize = "128", "slowlog.max_len", Hot, "slowlog-max-len";
-    /// Threads beside the cores for work that blocks (hand-over of the state, compaction).
-    pool_threads: usize = "2", "pool_threads", Cold;
+    /// Threads beside the cores for work that blocks (reads of what is not in memory, hand-over of the state, compaction);
+    /// 0: one a CPU that the node may use, two at least.
+    pool_threads: usize = "0", "pool_threads", Cold;
     /// What is logged: error, warn, info, debug or trace.
     log_level: LogLevel = "info", "log.level", Hot;
     /// How logs and start errors are written: text or json.
@@ -219,11 +220,7 @@ impl Config {
             format!("{} is below 1 MiB; 0 takes half of the state's memory", self.clients_bytes.0),
         );
         self.check_output(&mut check);
-        check(
-            (1..=64).contains(&self.pool_threads),
-            "pool_threads",
-            format!("{} is not between 1 and 64", self.pool_threads),
-        );
+        check(self.pool_threads <= 64, "pool_threads", format!("{} is above 64", self.pool_threads));
         check(
             self.listen.ip().is_loopback() || !self.requirepass.0.is_empty(),
             "listen",

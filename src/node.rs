@@ -235,6 +235,7 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     access::restrict_new_files();
     let limits = CgroupLimits::of_this_process();
     let topology = Topology::choose(config.cores.0.as_ref(), &usable_cpus(), limits)?;
+    config.pool_threads = pool_width(&config, &topology);
     let Listeners { cores: listening, unix } = listen::claim(&config, topology.cores())?;
     make_data_folder(&config.data_dir)?;
     let lock = FolderLock::acquire(&config.data_dir)?;
@@ -394,6 +395,15 @@ fn usable_cpus() -> CpuSet {
             tracing::warn!("the system does not tell which CPUs may be used ({why}): taking {count}");
             CpuSet::new(0..count)
         }
+    }
+}
+
+/// How many threads do work that blocks: as many as are asked for, or one a CPU. A node of one CPU has two: one of them
+/// never does what takes long.
+fn pool_width(config: &Config, topology: &Topology) -> usize {
+    match config.pool_threads {
+        0 => (topology.cpus.cpus().len() + topology.spare.cpus().len()).clamp(2, 64),
+        asked => asked,
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use corduroy_shards::runtime::pool::Task;
+use corduroy_shards::runtime::pool::{self, Task};
 use corduroy_shards::runtime::ring::{RingReceiver, RingSender, ring};
 use corduroy_shards::runtime::{Endpoint, Full, Poller};
 use corduroy_shards::{
@@ -63,7 +63,7 @@ enum Place {
 /// Jobs between this core and the pool.
 pub struct Jobs {
     /// Waiting for the pool to take them.
-    pub waiting: RefCell<VecDeque<Task>>,
+    pub waiting: RefCell<VecDeque<(pool::Kind, Task)>>,
     /// With the pool.
     pub under_way: Cell<usize>,
     /// Where results come back.

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use corduroy_shards::runtime::heap;
-use corduroy_shards::runtime::pool::Task;
+use corduroy_shards::runtime::pool::{Kind, Task};
 use corduroy_shards::{ClockReport, Input, Now, Outputs, ShardError, StateMachine};
 
 use super::core::{Core, Host, Job, MAX_JOBS, Machine, bump, mono_ns};
@@ -370,10 +370,10 @@ fn start_jobs(core: &Core) {
     }
     let Some(pool) = core.shared.pool() else { return };
     while core.jobs.under_way.get() < MAX_JOBS
-        && let Some(task) = waiting.pop_front()
+        && let Some((kind, task)) = waiting.pop_front()
     {
-        if let Err(task) = pool.submit(task) {
-            waiting.push_front(task);
+        if let Err(task) = pool.submit(kind, task) {
+            waiting.push_front((kind, task));
             return;
         }
         core.jobs.under_way.set(core.jobs.under_way.get() + 1);
@@ -381,13 +381,15 @@ fn start_jobs(core: &Core) {
 }
 
 /// A job, with the way back for its result.
-fn task(core: &Core, at: usize, job: Job) -> Task {
+fn task(core: &Core, at: usize, job: Job) -> (Kind, Task) {
+    let kind = if job.is_short() { Kind::Short } else { Kind::Long };
     let (done, bell) = (Arc::clone(&core.jobs.sender), Arc::clone(core.mesh.borrow().bell()));
-    Box::new(move || {
+    let task = move || {
         let result = Machine::run_job(job);
         assert!(done.push((at, result)).is_ok(), "the ring has room for every job under way");
         bell.ring();
-    })
+    };
+    (kind, Box::new(task))
 }
 
 /// Stops accepting and lets every connection end as soon as it is quiet.

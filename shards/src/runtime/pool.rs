@@ -1,57 +1,87 @@
-//! A few plain threads beside the cores for work that may block: flush, compaction, snapshot files.
+//! A few plain threads beside the cores for work that may block: what requests wait for, flush, compaction, snapshot
+//! files.
 //!
-//! Invariant: a task that was taken runs once, to its end. A full queue is an answer: the task comes back and its core
-//! offers it again at its next turn.
+//! Invariants: a task that was taken runs once, to its end. A full queue is an answer: the task comes back and its core
+//! offers it again at its next turn. Short tasks go first, and one thread takes no others: so a request never waits for a
+//! compaction to end.
 
 use std::fmt;
 use std::io;
 use std::thread::JoinHandle;
 
-use crossbeam::channel::{Sender, TrySendError, bounded};
+use crossbeam::channel::{Receiver, Sender, TrySendError, bounded, select};
 
 use super::cpuset::CpuSet;
 
 /// Work for the pool.
 pub type Task = Box<dyn FnOnce() + Send>;
 
+/// What kind of work a task is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Done in about a ms, and requests wait for it.
+    Short,
+    /// May take seconds.
+    Long,
+}
+
 /// The threads.
 pub struct Pool {
-    sender: Option<Sender<Task>>,
+    senders: Option<[Sender<Task>; 2]>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Pool {
-    /// Starts `threads` threads that take from one queue of `capacity` tasks. They stay off the cores' pinning: on
+    /// Starts `threads` threads that take from two queues of `capacity` tasks each. They stay off the cores' pinning: on
     /// `cpus`, unless it is empty.
     ///
     /// # Errors
     /// What the system says: out of threads.
     pub fn start(threads: usize, capacity: usize, cpus: &CpuSet) -> io::Result<Self> {
-        let (sender, receiver) = bounded::<Task>(capacity);
+        let (short, long) = (bounded::<Task>(capacity), bounded::<Task>(capacity));
         let threads = (0..threads.max(1))
             .map(|number| {
-                let receiver = receiver.clone();
+                let receivers = (short.1.clone(), long.1.clone());
+                let takes_long = number > 0 || threads <= 1;
                 let cpus = cpus.clone();
                 std::thread::Builder::new().name(format!("pool-{number}")).spawn(move || {
                     place(&cpus);
-                    for task in &receiver {
+                    let (short, long) = &receivers;
+                    let next = || if takes_long { next(short, long) } else { short.recv().ok() };
+                    while let Some(task) = next() {
                         task();
                     }
                 })
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { sender: Some(sender), threads })
+        Ok(Self { senders: Some([short.0, long.0]), threads })
     }
 
     /// Hands a task over.
     ///
     /// # Errors
-    /// The task itself, if the queue is full.
-    pub fn submit(&self, task: Task) -> Result<(), Task> {
-        let Some(sender) = &self.sender else { return Err(task) };
+    /// The task itself, if its queue is full.
+    pub fn submit(&self, kind: Kind, task: Task) -> Result<(), Task> {
+        let Some([short, long]) = &self.senders else { return Err(task) };
+        let sender = match kind {
+            Kind::Short => short,
+            Kind::Long => long,
+        };
         sender.try_send(task).map_err(|error| match error {
             TrySendError::Full(task) | TrySendError::Disconnected(task) => task,
         })
+    }
+}
+
+/// The next task, a short one if there is any; `None`: no more will come.
+fn next(short: &Receiver<Task>, long: &Receiver<Task>) -> Option<Task> {
+    if let Ok(task) = short.try_recv() {
+        return Some(task);
+    }
+    // Both queues are closed at once; what is left in the other one still runs.
+    select! {
+        recv(short) -> task => task.or_else(|_| long.recv()).ok(),
+        recv(long) -> task => task.or_else(|_| short.recv()).ok(),
     }
 }
 
@@ -68,7 +98,7 @@ fn place(cpus: &CpuSet) {
 impl Drop for Pool {
     /// Waits until all tasks taken have run.
     fn drop(&mut self) {
-        self.sender = None;
+        self.senders = None;
         for thread in self.threads.drain(..) {
             // A task that panicked has told why; the others still end.
             let _ = thread.join();
@@ -88,30 +118,66 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Arc, mpsc};
 
-    #[test]
-    fn every_task_runs_once_and_a_full_queue_says_so() {
-        let pool = Pool::start(1, 1, &CpuSet::default()).expect("threads");
-        let ran = Arc::new(AtomicUsize::new(0));
-        let (started, wait_started) = mpsc::channel();
-        let (go, wait_go) = mpsc::channel::<()>();
-        let counted = Arc::clone(&ran);
-        pool.submit(Box::new(move || {
-            started.send(()).expect("test waits");
-            wait_go.recv().expect("test says go");
-            counted.fetch_add(1, Ordering::SeqCst);
-        }))
-        .unwrap_or_else(|_| panic!("empty queue"));
-        wait_started.recv().expect("the thread has taken it");
-        let task = || -> Task {
+    /// A pool whose tasks that take long have begun, and wait.
+    struct Busy {
+        pool: Pool,
+        ran: Arc<AtomicUsize>,
+        go: mpsc::Sender<()>,
+    }
+
+    impl Busy {
+        fn new(threads: usize) -> Self {
+            let pool = Pool::start(threads, 1, &CpuSet::default()).expect("threads");
+            let ran = Arc::new(AtomicUsize::new(0));
+            let (started, wait_started) = mpsc::channel();
+            let (go, wait_go) = mpsc::channel::<()>();
             let counted = Arc::clone(&ran);
+            let task = move || {
+                started.send(()).expect("test waits");
+                wait_go.recv().expect("test says go");
+                counted.fetch_add(1, Ordering::SeqCst);
+            };
+            pool.submit(Kind::Long, Box::new(task)).unwrap_or_else(|_| panic!("empty queue"));
+            wait_started.recv().expect("a thread has taken it");
+            Self { pool, ran, go }
+        }
+
+        fn task(&self) -> Task {
+            let counted = Arc::clone(&self.ran);
             Box::new(move || {
                 counted.fetch_add(1, Ordering::SeqCst);
             })
+        }
+    }
+
+    #[test]
+    fn every_task_runs_once_and_a_full_queue_says_so() {
+        let Busy { pool, ran, go } = {
+            let busy = Busy::new(1);
+            for kind in [Kind::Long, Kind::Short] {
+                assert!(busy.pool.submit(kind, busy.task()).is_ok());
+                assert!(busy.pool.submit(kind, busy.task()).is_err(), "one runs, one waits, no room");
+            }
+            busy
         };
-        assert!(pool.submit(task()).is_ok());
-        assert!(pool.submit(task()).is_err(), "one runs, one waits, no room");
         go.send(()).expect("it waits");
         drop(pool);
-        assert_eq!(ran.load(Ordering::SeqCst), 2);
+        assert_eq!(ran.load(Ordering::SeqCst), 3);
+    }
+
+    #[test]
+    fn a_short_task_does_not_wait_for_long_ones() {
+        let busy = Busy::new(2);
+        assert!(busy.pool.submit(Kind::Long, busy.task()).is_ok(), "it waits for the one that runs");
+        for _ in 0..3 {
+            let (done, wait_done) = mpsc::channel();
+            let task = Box::new(move || done.send(()).expect("test waits"));
+            assert!(busy.pool.submit(Kind::Short, task).is_ok());
+            wait_done.recv().expect("it runs, though no long one has ended");
+        }
+        assert_eq!(busy.ran.load(Ordering::SeqCst), 0);
+        busy.go.send(()).expect("it waits");
+        drop(busy.pool);
+        assert_eq!(busy.ran.load(Ordering::SeqCst), 2);
     }
 }

@@ -218,7 +218,7 @@ fn a_job_that_ends_while_a_core_goes_to_sleep_is_seen() {
     let mut jobs = Vec::new();
     store.retry();
     store.take_jobs(&mut jobs);
-    let task = task(core, 0, jobs.pop().expect("a look at the room"));
+    let (_, task) = task(core, 0, jobs.pop().expect("a look at the room"));
     core.jobs.under_way.set(1);
     let bell = Arc::clone(core.mesh.borrow().bell());
     let before = bell.wakes();
