@@ -116,9 +116,12 @@ fn open_shards(shared: &Shared, core: usize) -> Result<(Shards, Booted), StartEr
     Ok((shards, Booted { shards: opened }))
 }
 
-/// A sixteenth of the memory for blocks of the lower level; the rest is for rows.
+/// An eighth of the memory is for blocks of the lower level, the rest for rows: enough for the filters and indexes of about
+/// ten times as many rows as fit in memory, so that a row is read by one look at the disk.
+const CACHE_SHARE: u64 = 8;
+
 fn block_cache_bytes(shared: &Shared) -> u64 {
-    shared.memory.0 / 16 / shared.plan.cores() as u64
+    shared.memory.0 / CACHE_SHARE / shared.plan.cores() as u64
 }
 
 fn open_shard(
@@ -226,11 +229,15 @@ fn wal_options(config: &Config, seed: u64, binding: Binding) -> WalOptions {
 }
 
 fn store_options(shared: &Shared) -> StoreOptions {
-    let rows = shared.memory.0 - shared.memory.0 / 16;
+    let rows = shared.memory.0 - shared.memory.0 / CACHE_SHARE;
     let share = rows / u64::from(shared.plan.used_shards().max(1));
     let cluster = shared.identity.cluster;
     let hash_seed = HashSeed([cluster as u64, (cluster >> 64) as u64]);
-    StoreOptions::with_memory(usize::try_from(share).unwrap_or(usize::MAX), hash_seed)
+    StoreOptions {
+        // One that a thread does, and one that it finds next.
+        load_jobs: 2 * shared.config().pool_threads,
+        ..StoreOptions::with_memory(usize::try_from(share).unwrap_or(usize::MAX), hash_seed)
+    }
 }
 
 /// Live segments of a shard's log, counted in full ones, above which it asks for a hand-over: a start after a crash

@@ -452,3 +452,23 @@ fn two_changes_at_once_may_end_in_any_order() {
     assert_eq!(rows(&open(between.path()).expect("one ended")), Ok(expected.clone()));
     assert_eq!(rows(&open(behind.path()).expect("one is not noted")), Ok(expected));
 }
+
+#[test]
+fn a_row_is_found_without_reading_what_grows_with_the_table() {
+    const ROWS: u32 = 100_000;
+    let folder = tempfile::tempdir().expect("folder");
+    LsmLower::format(folder.path(), OURS.owner).expect("formats");
+    let lower = open(folder.path()).expect("opens");
+    for round in 0..6 {
+        ingest(&lower, round, 0..ROWS);
+    }
+    while lower.compact(&[]).expect("merges") {}
+    drop(lower);
+    let shared = LsmShared::new(4 << 20, 32);
+    let lower = LsmLower::open(folder.path(), &shared, &OURS).expect("opens");
+    let before = shared.cached_bytes();
+    let (key, value) = row(50_000, 5);
+    assert_eq!(lower.get(&key).expect("reads"), value);
+    let read = shared.cached_bytes() - before;
+    assert!(read <= 64 << 10, "{read} bytes for one row of {ROWS}");
+}

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use lsm_tree::config::PinningPolicy;
 use lsm_tree::{
     AbstractTree, AnyTree, Cache, Config, DescriptorTable, Guard, SeqNo, SequenceNumberCounter, Table,
     UserKey, UserValue,
@@ -36,6 +37,12 @@ impl LsmShared {
     pub fn new(cache_bytes: u64, open_files: usize) -> Self {
         let descriptors = Arc::new(DescriptorTable::new(open_files.max(16)));
         Self { cache: Arc::new(Cache::with_capacity_bytes(cache_bytes)), descriptors }
+    }
+
+    /// Bytes of blocks in the cache.
+    #[cfg(test)]
+    pub(super) fn cached_bytes(&self) -> u64 {
+        self.cache.size()
     }
 }
 
@@ -79,7 +86,11 @@ impl Opened {
     ) -> Result<Self, LowerError> {
         let folder = Arc::new(StateFolder::open(path, binding)?);
         let (sequence, visible) = (SequenceNumberCounter::default(), SequenceNumberCounter::default());
+        // In blocks of some KiB each: a lookup reads the one that it needs, not a whole table's filter. What is pinned of a
+        // table is only where those are.
         let config = Config::new(path, sequence.clone(), visible.clone())
+            .filter_block_partitioning_policy(PinningPolicy::all(true))
+            .index_block_partitioning_policy(PinningPolicy::all(true))
             .use_cache(Arc::clone(&shared.cache))
             .use_descriptor_table(Some(Arc::clone(&shared.descriptors)))
             .with_compaction_filter_factory(Some(Arc::new(dead.clone())));
