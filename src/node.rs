@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
 use corduroy_shards::runtime::cpuset::CgroupLimits;
-use corduroy_shards::runtime::topology::{NotAllowed, disk_interrupt_cpus};
+use corduroy_shards::runtime::topology::{CoresFrom, NotAllowed, disk_interrupt_cpus};
 use corduroy_shards::runtime::{CoreHandle, CoreOptions, CpuSet, Mesh, Pool, Topology, spawn_core};
 use corduroy_shards::{ShardError, ShardId};
 use corduroy_wal::WalError;
@@ -398,11 +398,16 @@ fn usable_cpus() -> CpuSet {
     }
 }
 
-/// How many threads do work that blocks: as many as are asked for, or one a CPU. A node of one CPU has two: one of them
-/// never does what takes long.
+/// How many threads do work that blocks, beside the one for short work alone: as many as are asked for, or one a CPU, two at
+/// least, so that a flush does not wait for a merge to end.
 fn pool_width(config: &Config, topology: &Topology) -> usize {
+    let spare = match topology.from {
+        CoresFrom::Setting | CoresFrom::Affinity => topology.spare.cpus().len(),
+        // The others are not paid for.
+        CoresFrom::CgroupQuota => 0,
+    };
     match config.pool_threads {
-        0 => (topology.cpus.cpus().len() + topology.spare.cpus().len()).clamp(2, 64),
+        0 => (topology.cpus.cpus().len() + spare).clamp(2, 64),
         asked => asked,
     }
 }
@@ -453,5 +458,23 @@ fn announce(
             "only clients on this machine can connect ({}); set --listen and --requirepass for others",
             config.listen
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pool_is_as_wide_as_what_the_node_may_use() {
+        let width = |cpus, spare, from, asked| {
+            let topology =
+                Topology { cpus: CpuSet::new(0..cpus), from, spare: CpuSet::new(cpus..cpus + spare) };
+            pool_width(&Config { pool_threads: asked, ..Config::default() }, &topology)
+        };
+        assert_eq!(width(4, 0, CoresFrom::Affinity, 0), 4);
+        assert_eq!(width(1, 3, CoresFrom::Setting, 0), 4);
+        assert_eq!(width(2, 62, CoresFrom::CgroupQuota, 0), 2, "not what nobody pays for");
+        assert_eq!([width(1, 0, CoresFrom::Affinity, 0), width(4, 0, CoresFrom::Affinity, 1)], [2, 1]);
     }
 }

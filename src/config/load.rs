@@ -130,11 +130,11 @@ impl Layers {
         }
     }
 
-    /// Takes what the environment says; names that begin with `CORDUROY_` and mean nothing are problems.
+    /// Takes what the environment says; names that begin with `CORDUROY_` and mean nothing, here or elsewhere, are problems.
     pub fn environment<T: Into<OsString>>(&mut self, variables: impl Iterator<Item = (T, T)>) {
         for (name, text) in variables {
             let name = name.into().to_string_lossy().into_owned();
-            if !name.starts_with("CORDUROY_") || name == "CORDUROY_CONFIG" {
+            if !name.starts_with("CORDUROY_") || NOT_SETTINGS.contains(&name.as_str()) {
                 continue;
             }
             let Ok(text) = text.into().into_string() else {
@@ -224,6 +224,19 @@ fn read_password(config: &mut Config) -> Result<(), String> {
 }
 
 /// Where all names stand.
+/// Names that are for the tools, tests and benches, and for this file's place: they may stand in a shell's environment.
+const NOT_SETTINGS: [&str; 9] = [
+    "CORDUROY_CONFIG",
+    "CORDUROY_PASSWORD",
+    "CORDUROY_SKIP_CLIENTS",
+    "CORDUROY_BESIDE_ALL",
+    "CORDUROY_BESIDE_COMMANDS",
+    "CORDUROY_BESIDE_SEED",
+    "CORDUROY_BENCH_DIR",
+    "CORDUROY_BENCH_SYNC",
+    "CORDUROY_WAL_SEEDS",
+];
+
 const LISTED: &str = "`corduroy serve --help` lists all";
 
 /// What to say of a key that is none.
@@ -307,6 +320,8 @@ mod tests {
             Path::new("f.toml"),
             "shard = 4\nlisten = \"nowhere\"\ncores = [1]\n[wal]\nsinc = \"dsync\"\nmax_in_flight = 9\n",
         );
+        let elsewhere = NOT_SETTINGS.map(|name| (name.to_owned(), "1".to_owned()));
+        layers.environment(elsewhere.into_iter());
         layers.environment([("CORDUROY_SHARD".to_owned(), "1".to_owned())].into_iter());
         layers.flag("partitions", "partitions", "many");
         let shown: Vec<String> =

@@ -153,6 +153,9 @@ pub const fn op_error(kind: ErrorKind) -> &'static str {
         ErrorKind::StringTooLong => {
             "ERR string exceeds maximum allowed size (33488896 bytes for a value); nothing was done"
         }
+        ErrorKind::SubsequenceTooLong => {
+            "ERR LCS of such long values takes too much memory: their lengths may make 67108864 when multiplied; nothing was done"
+        }
         ErrorKind::KeyTooLong => "ERR key exceeds maximum allowed size (60000 bytes); nothing was done",
         ErrorKind::NoSuchKey => "ERR no such key",
         ErrorKind::BadOp => "ERR the logged operation cannot be read by this version; upgrade this node",

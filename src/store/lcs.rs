@@ -44,7 +44,7 @@ impl Exec<'_> {
         let (b, b_version) = share_of(self.live(b)?);
         let cells = (a.len() + 1).checked_mul(b.len() + 1);
         if cells.and_then(|cells| cells.checked_mul(4)).is_none_or(|bytes| bytes > MAX_TABLE_BYTES) {
-            return Err(Stop::Error(ErrorKind::StringTooLong));
+            return Err(Stop::Error(ErrorKind::SubsequenceTooLong));
         }
         let cells = cells.unwrap_or_default();
         // Inside a transaction it has to be done now.

@@ -136,7 +136,7 @@ impl Loads {
 
     /// The keys of jobs that may start now, while `most` are under way at a time: each a stretch of the oldest keys, in order.
     fn next_jobs(&mut self, most: usize) -> impl Iterator<Item = Vec<WantedKey>> + use<> {
-        let free = most.saturating_sub(self.under_way);
+        let free = most.max(1).saturating_sub(self.under_way);
         let count = self.queue.len().min(free * JOB_KEYS);
         let mut keys: Vec<WantedKey> = self.queue.drain(..count).collect();
         keys.sort_unstable();

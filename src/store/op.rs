@@ -277,6 +277,8 @@ pub enum ErrorKind {
     NanOrInfinity,
     /// The value would be longer than a value may be.
     StringTooLong,
+    /// The values of LCS are too long together: its table would be too large.
+    SubsequenceTooLong,
     /// The key is longer than a key may be.
     KeyTooLong,
     /// `ERR no such key`.

@@ -135,7 +135,7 @@ const EXCUSES: &[Excuse] = &[
     }),
     // Values whose table of subsequences would be too large: the bound is our own.
     excuse("lcs", &[], "`LCS` of two long values is refused", |_, _, ours| {
-        line_has(ours, "string exceeds maximum allowed size")
+        line_has(ours, "LCS of such long values takes too much memory")
     }),
     // Ours names the limit and its number.
     excuse("setrange", &[], "a bound keeps memory in hand: see *Limits*", |_, theirs, ours| {

@@ -15,8 +15,7 @@ use crate::segment::Segment;
 use crate::wal::{Purpose, Wal};
 
 /// What an operator can do about a manifest or a segment that is missing.
-const RESTORE: &str = "If its volume is not mounted, mount it; else restore the folder from a copy, or delete it and let \
-                                  the replica be rebuilt from its peers";
+const RESTORE: &str = "If its volume is not mounted, mount it; else restore the folder from a copy";
 
 /// The same about one that a later program wrote.
 const UPGRADE: &str = "Start the version that wrote it; nothing was changed";

@@ -273,7 +273,7 @@ impl<D: Device> Wal<D> {
             slot: self.slot_of(piece),
             logs: vec![want.log],
             why,
-            remedy: "Restore this folder from a copy, or let the replica be rebuilt from its peers",
+            remedy: "Restore this folder from a copy",
         })
     }
 

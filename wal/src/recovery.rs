@@ -22,8 +22,7 @@ use crate::resume::Unsealed;
 use crate::scan::{self, Image, Scan, Stop};
 use crate::segment::{Segment, Segments};
 
-const RESTORE: &str =
-    "Restore this folder from a copy, or delete it and let the replica be rebuilt from its peers";
+const RESTORE: &str = "Restore this folder from a copy";
 const READ_BYTES: u32 = 1 << 20;
 
 /// A slot with a header.

@@ -2,8 +2,8 @@
 //! files.
 //!
 //! Invariants: a task that was taken runs once, to its end. A full queue is an answer: the task comes back and its core
-//! offers it again at its next turn. Short tasks go first, and one thread takes no others: so a request never waits for a
-//! compaction to end.
+//! offers it again at its next turn. Neither kind of task waits for all of the other: one thread takes short ones alone,
+//! and of the others the first one takes long ones first.
 
 use std::fmt;
 use std::io;
@@ -32,22 +32,25 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts `threads` threads that take from two queues of `capacity` tasks each. They stay off the cores' pinning: on
-    /// `cpus`, unless it is empty.
+    /// Starts `threads` threads, one at least, that take from two queues of `capacity` tasks each, and one more for short
+    /// tasks alone. They stay off the cores' pinning: on `cpus`, unless it is empty.
     ///
     /// # Errors
     /// What the system says: out of threads.
     pub fn start(threads: usize, capacity: usize, cpus: &CpuSet) -> io::Result<Self> {
         let (short, long) = (bounded::<Task>(capacity), bounded::<Task>(capacity));
-        let threads = (0..threads.max(1))
+        let threads = (0..=threads.max(1))
             .map(|number| {
                 let receivers = (short.1.clone(), long.1.clone());
-                let takes_long = number > 0 || threads <= 1;
                 let cpus = cpus.clone();
                 std::thread::Builder::new().name(format!("pool-{number}")).spawn(move || {
                     place(&cpus);
                     let (short, long) = &receivers;
-                    let next = || if takes_long { next(short, long) } else { short.recv().ok() };
+                    let next = || match number {
+                        0 => short.recv().ok(),
+                        1 => next(long, short),
+                        _ => next(short, long),
+                    };
                     while let Some(task) = next() {
                         task();
                     }
@@ -73,15 +76,15 @@ impl Pool {
     }
 }
 
-/// The next task, a short one if there is any; `None`: no more will come.
-fn next(short: &Receiver<Task>, long: &Receiver<Task>) -> Option<Task> {
-    if let Ok(task) = short.try_recv() {
+/// The next task, one of the `first` if there is any; `None`: no more will come.
+fn next(first: &Receiver<Task>, second: &Receiver<Task>) -> Option<Task> {
+    if let Ok(task) = first.try_recv() {
         return Some(task);
     }
     // Both queues are closed at once; what is left in the other one still runs.
     select! {
-        recv(short) -> task => task.or_else(|_| long.recv()).ok(),
-        recv(long) -> task => task.or_else(|_| short.recv()).ok(),
+        recv(first) -> task => task.or_else(|_| second.recv()).ok(),
+        recv(second) -> task => task.or_else(|_| first.recv()).ok(),
     }
 }
 
@@ -154,10 +157,9 @@ mod tests {
     fn every_task_runs_once_and_a_full_queue_says_so() {
         let Busy { pool, ran, go } = {
             let busy = Busy::new(1);
-            for kind in [Kind::Long, Kind::Short] {
-                assert!(busy.pool.submit(kind, busy.task()).is_ok());
-                assert!(busy.pool.submit(kind, busy.task()).is_err(), "one runs, one waits, no room");
-            }
+            assert!(busy.pool.submit(Kind::Long, busy.task()).is_ok());
+            assert!(busy.pool.submit(Kind::Long, busy.task()).is_err(), "one runs, one waits, no room");
+            assert!(busy.pool.submit(Kind::Short, busy.task()).is_ok());
             busy
         };
         go.send(()).expect("it waits");
@@ -166,8 +168,36 @@ mod tests {
     }
 
     #[test]
+    fn a_long_task_does_not_wait_until_there_are_no_short_ones() {
+        const SHORT: usize = 1000;
+        for threads in 1..4 {
+            let pool = Pool::start(threads, 4, &CpuSet::default()).expect("threads");
+            let (short, has_long) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+            let submit_short = || {
+                let short = Arc::clone(&short);
+                let task = move || {
+                    std::thread::sleep(std::time::Duration::from_micros(100));
+                    short.fetch_add(1, Ordering::SeqCst);
+                };
+                pool.submit(Kind::Short, Box::new(task)).is_ok()
+            };
+            while submit_short() {}
+            let flag = Arc::clone(&has_long);
+            let long = Box::new(move || flag.store(1, Ordering::SeqCst));
+            assert!(pool.submit(Kind::Long, long).is_ok());
+            // The queue of short ones is never empty.
+            while has_long.load(Ordering::SeqCst) == 0 {
+                assert!(short.load(Ordering::SeqCst) < SHORT, "{threads} threads do short tasks alone");
+                if !submit_short() {
+                    std::thread::yield_now();
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_short_task_does_not_wait_for_long_ones() {
-        let busy = Busy::new(2);
+        let busy = Busy::new(1);
         assert!(busy.pool.submit(Kind::Long, busy.task()).is_ok(), "it waits for the one that runs");
         for _ in 0..3 {
             let (done, wait_done) = mpsc::channel();

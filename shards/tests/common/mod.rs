@@ -57,7 +57,6 @@ pub struct Kv {
     /// Something waits to be tried again.
     pub wants_retry: bool,
     pub retries: u64,
-    pub is_out_of_room: bool,
 }
 
 impl Kv {
@@ -223,7 +222,7 @@ impl StateMachine for Kv {
     }
 
     fn is_out_of_room(&self) -> bool {
-        self.is_out_of_room
+        false
     }
 
     fn wants_retry(&self) -> bool {

@@ -218,6 +218,24 @@ mod tests {
         (dir, identity)
     }
 
+    #[test]
+    fn a_shard_without_partitions_is_of_no_other_time() {
+        let (dir, identity) = started(3);
+        for shard in 0..identity.shards {
+            let [_, state] = parts(dir.path(), shard);
+            let owner = LsmLower::owner(&state).expect("reads");
+            let found = crate::node::identity::ownership(&state, owner.as_ref());
+            assert_eq!(found.faults, [], "shard {shard}");
+        }
+        // One that has some is.
+        let [_, state] = parts(dir.path(), 1);
+        let card = Card { owner: Owner::of(&identity, 1).encode(), starts: 1 };
+        card.write(&state).expect("writes");
+        let owner = LsmLower::owner(&state).expect("reads");
+        let found = crate::node::identity::ownership(&state, owner.as_ref());
+        assert!(found.faults.iter().any(|fault| fault.what.contains("another time")), "{found:?}");
+    }
+
     fn refusal(dir: &Path, identity: &Identity) -> String {
         check(identity, dir, 2).expect_err("not its own").to_string()
     }
