@@ -6,7 +6,7 @@
 //! name a sequence number above every version, so that they always find the latest one.
 
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lsm_tree::{AbstractTree, AnyTree};
@@ -17,7 +17,7 @@ use super::folder::Change;
 use super::guard;
 use super::manifest::Manifest;
 use super::merge::Turns;
-use super::room::{DiskRoom, MARGIN_BYTES};
+use super::room::{DiskRoom, HARDLY_ANY_BYTES, LAST_BYTES, MARGIN_BYTES};
 use super::scrub::Scrub;
 pub use super::tree::LsmShared;
 use super::tree::{ABOVE_ALL, GuardedTree, Opened, Written};
@@ -44,14 +44,11 @@ const RESERVE: &str = "giving the reserve up in";
 
 /// What a version's change may take.
 const VERSION_BYTES: u64 = 512 << 10;
-/// Left of the reserve by flushes of rows, for those that have none to write.
-const LAST_BYTES: u64 = 1 << 20;
 
 /// Runs in level 0 above which no ingestion is taken, as the crate counts them in a byte; and one of hardly any rows, which
 /// may be what lets others go.
 const L0_RUNS_END: usize = 200;
 const L0_RUNS_LAST: usize = 250;
-const HARDLY_ANY_BYTES: u64 = 64 << 10;
 
 /// One shard's tree.
 #[derive(Clone)]
@@ -66,6 +63,8 @@ pub struct LsmLower {
     room: Arc<DiskRoom>,
     /// The version whose rewrite found no room, and the room there was: not tried again before one has changed.
     unfit: Arc<Mutex<Option<(u64, u64)>>>,
+    /// The version that a rewrite made: another one would make the same of it.
+    rewritten: Arc<AtomicU64>,
     scrub: Arc<Scrub>,
 }
 
@@ -115,6 +114,7 @@ impl LsmLower {
             undropped: Arc::default(),
             room: Arc::new(room),
             unfit: Arc::default(),
+            rewritten: Arc::new(AtomicU64::new(u64::MAX)),
             scrub: Arc::default(),
         })
     }
@@ -146,6 +146,7 @@ impl LsmLower {
         let mut ranges = std::mem::take(&mut *self.undropped());
         for (from, to) in dead {
             self.dead.add(from, to);
+            self.rewritten.store(u64::MAX, Ordering::Relaxed);
             ranges.push((from.clone(), to.clone()));
         }
         while let Some(range) = ranges.pop() {
@@ -203,6 +204,9 @@ impl LsmLower {
             return Ok(false);
         }
         let version = self.version()?;
+        if self.rewritten.load(Ordering::Relaxed) == version || self.disk_space()? == 0 {
+            return Ok(false);
+        }
         let usable_bytes = self.usable_bytes()?;
         let was_unfit = *self.unfit.lock().unwrap_or_else(PoisonError::into_inner);
         if was_unfit.is_some_and(|(then, room)| then == version && usable_bytes <= room + room / 8) {
@@ -220,7 +224,11 @@ impl LsmLower {
         }
         let rewritten =
             self.compaction("a merge of the whole state", |tree| tree.major_compact(TABLE_BYTES, ABOVE_ALL));
-        Ok(self.checked(rewritten)? == Written::Done(()) && self.version()? != version)
+        let is_rewritten = self.checked(rewritten)? == Written::Done(()) && self.version()? != version;
+        if is_rewritten {
+            self.rewritten.store(self.version()?, Ordering::Relaxed);
+        }
+        Ok(is_rewritten)
     }
 
     /// What the rows that live would take as tables, or `limit` if that is less: of a small tree they are counted, of a
@@ -334,7 +342,7 @@ impl Lower for LsmLower {
                 return no_room();
             }
         }
-        let most_runs = if bytes <= HARDLY_ANY_BYTES { L0_RUNS_LAST } else { L0_RUNS_END };
+        let most_runs = if needed_bytes <= HARDLY_ANY_BYTES { L0_RUNS_LAST } else { L0_RUNS_END };
         if runs()? >= most_runs || !self.claim(needed_bytes, deletes)? {
             return no_room();
         }
@@ -397,10 +405,30 @@ impl Lower for LsmLower {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
-
     use super::super::tests::{OURS, open};
     use super::*;
+
+    #[test]
+    fn where_room_is_short_what_lives_is_rewritten_once_and_the_reserve_stays() {
+        for rows in [0, 1000_u32] {
+            let folder = tempfile::tempdir().expect("folder");
+            LsmLower::format(folder.path(), OURS.owner).expect("formats");
+            let lower = open(folder.path()).expect("opens");
+            let mut written = (0..rows).map(|row| (row.to_be_bytes().to_vec(), Some(vec![1; 100])));
+            lower.ingest(200_000, false, &mut written).expect("there is room");
+            let used_bytes = lower.disk_space().expect("looks");
+            let capacity_bytes = lower.room.reserve_bytes + used_bytes + (1 << 20);
+            lower.room.capacity_bytes.store(capacity_bytes, Ordering::Relaxed);
+            assert!(lower.room().expect("is asked").is_short);
+            let usable_bytes = lower.room().expect("is asked").usable_bytes;
+            let calls = (0..100).take_while(|_| lower.compact(&[]).expect("merges")).count();
+            assert!(calls < 4, "{rows} rows: {calls} times");
+            assert!(lower.room().expect("is asked").usable_bytes + (64 << 10) >= usable_bytes);
+            let all = (vec![0], vec![u8::MAX]);
+            lower.compact(&[all]).expect("lets all go");
+            assert_eq!(lower.stats().disk_bytes, 0, "{rows} rows");
+        }
+    }
 
     #[test]
     fn rows_that_are_written_over_and_over_do_not_fill_a_small_disk() {

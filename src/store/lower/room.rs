@@ -13,11 +13,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lsm_tree::TableId;
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{FallocateFlags, StatVfs, fallocate, statvfs};
 use rustix::io::Errno;
 
 /// Left free on the disk by flushes and merges that do not have to go on at any price.
 pub(super) const MARGIN_BYTES: u64 = 8 << 20;
+/// Left of the reserve by what writes rows, for what lets all of a keyspace go: a flush without rows, and a version.
+pub(super) const LAST_BYTES: u64 = 1 << 20;
+/// What takes no more than this may have the last of the reserve.
+pub(super) const HARDLY_ANY_BYTES: u64 = 128 << 10;
 /// What a use of the reserve takes beside what it writes: for version files, and for what a file system adds.
 const SLACK_BYTES: u64 = 256 << 10;
 /// What the reserve leaves of the room when it takes back what there is.
@@ -26,6 +30,9 @@ const LEFT_BYTES: u64 = 64 << 10;
 const RESERVE_SHARE: u64 = 32;
 const RESERVE_MIN_BYTES: u64 = 2 << 20;
 const RESERVE_MAX_BYTES: u64 = 16 << 20;
+/// ext4 keeps one block of so many, and not more than so many blocks, from everyone: for what it has to write itself.
+const KEPT_BLOCKS_SHARE: u64 = 50;
+const KEPT_BLOCKS_MAX: u64 = 4096;
 /// Bytes zero-written at a time where the file system does not allocate in one piece.
 const STEP_BYTES: usize = 256 << 10;
 
@@ -37,7 +44,7 @@ const TABLES_FOLDER: &str = "tables";
 #[derive(Debug)]
 pub(super) struct DiskRoom {
     folder: PathBuf,
-    reserve_bytes: u64,
+    pub(super) reserve_bytes: u64,
     state: Mutex<State>,
     /// What the folder may take in a test; 0: what the disk has.
     #[cfg(test)]
@@ -141,14 +148,16 @@ impl DiskRoom {
         self.reserve_bytes / 4
     }
 
-    /// Makes sure of `bytes`; for what deletes, gives up as much of the reserve as that needs.
+    /// Makes sure of `bytes`; for what deletes, gives up as much of the reserve as that needs, but for the last of it,
+    /// which only what writes hardly any bytes may have.
     pub(super) fn claim(&self, bytes: u64, deletes: bool) -> io::Result<Result<(), Lacking>> {
         let free_bytes = self.free_bytes()?;
         if free_bytes >= bytes + MARGIN_BYTES {
             return Ok(Ok(()));
         }
+        let last_bytes = if bytes <= HARDLY_ANY_BYTES { 0 } else { LAST_BYTES };
         // The last of it goes without slack: then there is nothing to lose.
-        if !deletes || free_bytes + self.state().held_bytes < bytes {
+        if !deletes || free_bytes + self.state().held_bytes < bytes + last_bytes {
             return Ok(Err(Lacking { needed_bytes: bytes, free_bytes }));
         }
         self.release((bytes + SLACK_BYTES).saturating_sub(free_bytes))?;
@@ -175,17 +184,35 @@ impl DiskRoom {
             return Ok(free_bytes >= MARGIN_BYTES);
         }
         // While a writer is at work it may need what there is.
-        let taken_bytes = missing_bytes.min(free_bytes.saturating_sub(LEFT_BYTES));
-        if state.writers > 0 || taken_bytes == 0 {
+        if state.writers > 0 {
             return Ok(false);
         }
-        if let Err(error) = self.make(state.held_bytes, taken_bytes) {
-            let kept =
-                OpenOptions::new().write(true).open(self.path()).and_then(|f| f.set_len(state.held_bytes));
-            return if is_no_room(&error) { kept.map(|()| false) } else { Err(error) };
+        let mut taken_bytes = missing_bytes.min(self.restorable_bytes()?.saturating_sub(LEFT_BYTES));
+        while taken_bytes > 0 {
+            match self.make(state.held_bytes, taken_bytes) {
+                Ok(()) => {
+                    state.held_bytes += taken_bytes;
+                    return Ok(taken_bytes == missing_bytes && self.free_bytes()? >= MARGIN_BYTES);
+                }
+                Err(error) if is_no_room(&error) => {
+                    OpenOptions::new().write(true).open(self.path())?.set_len(state.held_bytes)?;
+                    taken_bytes = if taken_bytes > LEFT_BYTES { taken_bytes / 2 } else { 0 };
+                }
+                Err(error) => return Err(error),
+            }
         }
-        state.held_bytes += taken_bytes;
-        Ok(taken_bytes == missing_bytes && free_bytes - taken_bytes >= MARGIN_BYTES)
+        Ok(false)
+    }
+
+    /// What the reserve may take. To a process of the administrator, who may write when there is nothing left for others,
+    /// that is more than what is free: what was given up of the reserve is among it, and would not come back otherwise.
+    fn restorable_bytes(&self) -> io::Result<u64> {
+        let disk = statvfs(&self.folder)?;
+        #[cfg(test)]
+        if let Some(free_bytes) = self.left_of_capacity()? {
+            return Ok(free_bytes);
+        }
+        Ok(restorable_blocks(&disk, rustix::process::geteuid().is_root()) * disk.f_frsize)
     }
 
     /// Makes more of the reserve.
@@ -232,6 +259,12 @@ impl DiskRoom {
         (state.leftovers_from, state.named) = (None, BTreeSet::new());
         Ok(())
     }
+}
+
+fn restorable_blocks(disk: &StatVfs, is_administrator: bool) -> u64 {
+    let kept = (disk.f_blocks / KEPT_BLOCKS_SHARE).min(KEPT_BLOCKS_MAX);
+    let privileged = if is_administrator { disk.f_bfree.saturating_sub(kept) } else { 0 };
+    disk.f_bavail.max(privileged)
 }
 
 fn write_zeros(file: &mut File, from: u64, bytes: u64) -> io::Result<()> {
@@ -306,6 +339,36 @@ mod tests {
         make(4);
         room.end_write(None, || vec![1, 4]).unwrap();
         assert_eq!(files(&tables), ["1", "3", "4"], "readers may still be at table 3");
+    }
+
+    #[test]
+    fn what_lies_below_the_share_of_the_administrator_comes_back_to_his_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut disk = statvfs(folder.path()).unwrap();
+        (disk.f_blocks, disk.f_bfree, disk.f_bavail) = (100_000, 4_500, 0);
+        assert_eq!(restorable_blocks(&disk, true), 2_500, "but for what nobody gets");
+        assert_eq!(restorable_blocks(&disk, false), 0);
+        (disk.f_bfree, disk.f_bavail) = (1_000, 0);
+        assert_eq!(restorable_blocks(&disk, true), 0);
+        (disk.f_blocks, disk.f_bfree, disk.f_bavail) = (10_000_000, 700_000, 200_000);
+        assert_eq!(restorable_blocks(&disk, true), 700_000 - KEPT_BLOCKS_MAX);
+        assert_eq!(restorable_blocks(&disk, false), 200_000);
+    }
+
+    #[test]
+    fn rows_leave_the_last_of_the_reserve_to_what_has_none() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(TABLES_FOLDER)).unwrap();
+        let room = DiskRoom::open(folder.path()).unwrap();
+        room.capacity_bytes.store(room.reserve_bytes, std::sync::atomic::Ordering::Relaxed);
+        let held = || room.state().held_bytes;
+        let most = room.reserve_bytes - LAST_BYTES;
+        assert!(room.claim(most + 1, true).unwrap().is_err());
+        assert_eq!(held(), room.reserve_bytes, "nothing was given up");
+        assert_eq!(room.claim(most, true).unwrap(), Ok(()));
+        fs::write(folder.path().join(TABLES_FOLDER).join("1"), vec![0; most as usize]).unwrap();
+        assert!(room.claim(HARDLY_ANY_BYTES + 1, true).unwrap().is_err());
+        assert_eq!(room.claim(HARDLY_ANY_BYTES, true).unwrap(), Ok(()));
     }
 
     #[test]
