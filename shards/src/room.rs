@@ -1,6 +1,7 @@
 //! What is done by time alone, since nothing else may ever turn an idle shard: waiting for room on a full disk, or for what the
 //! system refuses, of which log and state machine are told now and then to look again; and reading what nobody reads, to
-//! find damage. Invariant: only the room has a say in what is taken in.
+//! find damage. Invariants: only the room has a say in what is taken in; while the state machine is short of room, the
+//! log keeps none in spare that it can do without.
 
 use corduroy_wal::device::Device;
 use corduroy_wal::{Fit, Wal};
@@ -70,6 +71,7 @@ impl Room {
         let verify_at_ns = machine.verify_in_ns().map(|in_ns| now_ns.saturating_add(in_ns));
         self.verify_at_ns = verify_at_ns.map(|at| self.verify_at_ns.map_or(at, |before| before.min(at)));
         self.is_machine_waiting = machine.is_out_of_room();
+        wal.keep_few_spares(self.is_machine_waiting);
         let is_log_waiting = wal.is_short_of_slots() || wal.is_waiting_for_room();
         let at = self.look_at_ns.filter(|at| *at > now_ns).unwrap_or(now_ns + LOOK_EVERY_NS);
         let is_waiting = self.is_machine_waiting || is_log_waiting || machine.wants_retry();

@@ -1,4 +1,5 @@
 //! A log whose slots are small at first: what no slot takes waits for a larger one, and is refused where none can be had.
+//! And the room that it keeps in spare, which it gives back while the state machine has none.
 
 mod common;
 
@@ -70,5 +71,27 @@ fn what_no_slot_takes_on_a_full_disk_is_refused_and_the_rest_is_not() {
     world.write(1, 32, &format!("set large {value}"));
     settle(&mut world);
     assert_eq!(world.value(1, 32), "OK");
+    world.check_history();
+}
+
+#[test]
+fn the_log_gives_its_spares_back_while_the_state_machine_is_out_of_room() {
+    let mut world = growing();
+    let slots = |world: &World| world.disk.slots().len();
+    world.write(1, 1, "set k v");
+    settle(&mut world);
+    assert_eq!((slots(&world), world.shard.wal().stats().spare_segments), (5, 4));
+    world.shard.machine_mut().is_out_of_room = true;
+    settle(&mut world);
+    assert_eq!((slots(&world), world.shard.wal().stats().spare_segments), (3, 2));
+    world.write(1, 2, "set k w");
+    settle(&mut world);
+    assert!(matches!(world.got(1, 2), Some(Got::Rejected(Rejection::DiskFull))), "{:?}", world.got(1, 2));
+    world.shard.machine_mut().is_out_of_room = false;
+    settle(&mut world);
+    assert_eq!((slots(&world), world.shard.wal().stats().spare_segments), (5, 4));
+    world.write(1, 3, "set k w");
+    settle(&mut world);
+    assert_eq!(world.value(1, 3), "OK");
     world.check_history();
 }

@@ -31,7 +31,7 @@ pub struct Options {
     /// Size of the first segments' files, if that is less; each that is filled doubles the next ones' size. Without effect
     /// where `max_segments` is set. A multiple of 64 KiB. Default 1 MiB.
     pub first_segment_bytes: u32,
-    /// Zero-written slots kept ready. Default 2.
+    /// Zero-written slots kept ready, unless [`Wal::keep_few_spares`](crate::Wal::keep_few_spares). Default 2.
     pub spare_segments: usize,
     /// Frames in flight at most, 1 to 4. Default 2.
     pub max_in_flight: usize,
@@ -162,6 +162,8 @@ pub struct WalStats {
     pub live_full_segments: u64,
     /// Zero-written or recycled slots ready for use.
     pub spare_segments: u64,
+    /// Spares removed because they were too many, as a rule while others were short of room.
+    pub spares_given_back: u64,
     /// Bytes rewritten by reclaim.
     pub rewritten_bytes: u64,
     /// Entries rewritten by reclaim.

@@ -18,6 +18,8 @@ use crate::wal::{Beyond, Purpose, Wal};
 const RETRY_POLLS: u32 = 256;
 /// Slots are kept beyond `spare_segments` up to this many before they are removed.
 const EXTRA_SPARES: usize = 2;
+/// One to roll to, one in reserve for what must be written on a full disk.
+const LEAST_SPARES: usize = 2;
 
 impl<D: Device> Wal<D> {
     /// Everything that may have become possible since the last call.
@@ -34,6 +36,7 @@ impl<D: Device> Wal<D> {
         self.write_footers();
         self.retire();
         self.reuse_freed();
+        self.give_back();
         self.start_frames();
         self.copy_oldest();
         self.run_reads(events);
@@ -304,10 +307,9 @@ impl<D: Device> Wal<D> {
     fn reuse_freed(&mut self) {
         let early = planted::is(Planted::RecycleTooEarly);
         while let Some((slot, bytes)) = self.segments.take_freed(self.commit.durable, early) {
-            let wanted = self.wanted_spares() + EXTRA_SPARES;
             // A small one is replaced by a larger one, where that can be had.
             let is_large = bytes >= self.making.bytes || self.making.blocked;
-            if is_large && self.options.takes_slot(bytes) && self.segments.spares() < wanted {
+            if is_large && self.options.takes_slot(bytes) && self.segments.spares() < self.most_spares() {
                 self.segments.add_spare(slot, bytes);
                 self.making.wait_polls = 0;
             } else {
@@ -317,6 +319,22 @@ impl<D: Device> Wal<D> {
         }
     }
 
+    /// Removes the spares that are too many, the smallest first: those that are kept are to take any frame.
+    fn give_back(&mut self) {
+        while self.segments.spares() > self.most_spares() {
+            let Some(slot) = self.segments.take_smallest_spare() else { return };
+            self.segments.removed();
+            self.stats.spares_given_back += 1;
+            self.remove_slots(vec![slot]);
+        }
+    }
+
+    /// Whether others are short of the room that spares take. While they are, no more are kept than the log cannot do
+    /// without: what it gave back it could hardly have again, since a slot is made only where much room is left.
+    pub fn keep_few_spares(&mut self, few: bool) {
+        self.making.keeps_few = few;
+    }
+
     pub(crate) fn remove_slots(&mut self, slots: Vec<SlotId>) {
         for slot in slots {
             let io = self.new_io(Purpose::Remove);
@@ -324,9 +342,15 @@ impl<D: Device> Wal<D> {
         }
     }
 
-    /// Two at least: one to roll to, one in reserve for what must be written on a full disk.
+    /// So many are made.
     fn wanted_spares(&self) -> usize {
-        self.options.spare_segments.max(2)
+        let wanted = if self.making.keeps_few { 0 } else { self.options.spare_segments };
+        wanted.max(LEAST_SPARES)
+    }
+
+    /// So many are kept of those that come back.
+    fn most_spares(&self) -> usize {
+        self.wanted_spares() + if self.making.keeps_few { 0 } else { EXTRA_SPARES }
     }
 
     /// Keeps spares ready; on a full disk or at the limit, tries again later.

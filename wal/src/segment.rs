@@ -211,6 +211,13 @@ impl Segments {
         self.spares.push_back((slot, bytes));
     }
 
+    /// Takes out the smallest spare.
+    pub fn take_smallest_spare(&mut self) -> Option<SlotId> {
+        let smallest = self.spare_bytes().enumerate().min_by_key(|(_, bytes)| *bytes);
+        let (at, _) = smallest?;
+        self.spares.remove(at).map(|(slot, _)| slot)
+    }
+
     /// A slot leaves the folder.
     pub fn removed(&mut self) {
         self.slots -= 1;

@@ -83,6 +83,8 @@ pub(crate) struct MakingState {
     pub wait_polls: u32,
     /// The one slot that a life may have beyond the limit.
     pub beyond: Beyond,
+    /// Others are short of the room that spares take.
+    pub keeps_few: bool,
 }
 
 /// What became of the slot beyond `max_segments`.

@@ -27,17 +27,18 @@ fn seeds() -> std::ops::Range<u64> {
 
 #[test]
 fn every_life_starts_with_what_was_acknowledged() {
-    let (mut reopened, mut torn, mut footers, mut copied) = (0, 0, 0, 0);
+    let (mut reopened, mut torn, mut footers, mut copied, mut given_back) = (0, 0, 0, 0, 0);
     for seed in seeds() {
         let world = lives(seed, 8).unwrap_or_else(|why| panic!("seed {seed}, {why}"));
         reopened += world.reopened;
         torn += world.torn;
         footers += world.footers;
         copied += world.copied;
+        given_back += world.given_back;
     }
     assert!(
-        reopened > 5000 && torn > 500 && footers > 5000 && copied > 10_000,
-        "{reopened} {torn} {footers} {copied}"
+        reopened > 5000 && torn > 500 && footers > 5000 && copied > 10_000 && given_back > 50,
+        "{reopened} {torn} {footers} {copied} {given_back}"
     );
 }
 

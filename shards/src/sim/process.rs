@@ -484,4 +484,5 @@ fn count<S: Subject>(shard: &SimShard<S>, probes: &mut Probes) {
     probes.add("frames", stats.frames);
     probes.add("bytes rewritten by reclaim", stats.rewritten_bytes);
     probes.add("entries rewritten by reclaim", stats.rewritten_entries);
+    probes.add("spares given back", stats.spares_given_back);
 }

@@ -57,6 +57,7 @@ pub struct Kv {
     /// Something waits to be tried again.
     pub wants_retry: bool,
     pub retries: u64,
+    pub is_out_of_room: bool,
 }
 
 impl Kv {
@@ -222,7 +223,7 @@ impl StateMachine for Kv {
     }
 
     fn is_out_of_room(&self) -> bool {
-        false
+        self.is_out_of_room
     }
 
     fn wants_retry(&self) -> bool {
