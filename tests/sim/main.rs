@@ -36,6 +36,7 @@ const WANTED: &[(&str, u64)] = &[
     ("reads parked", 1000),
     ("expired keys removed", 500),
     ("bytes rewritten by reclaim", 100_000),
+    ("spares given back", 20),
     ("segments recovered by footer", 2000),
     ("rejected: disk full", 100),
     ("rejected: overloaded", 5000),

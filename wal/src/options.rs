@@ -162,7 +162,7 @@ pub struct WalStats {
     pub live_full_segments: u64,
     /// Zero-written or recycled slots ready for use.
     pub spare_segments: u64,
-    /// Spares removed because they were too many, as a rule while others were short of room.
+    /// Spares removed because others were short of room.
     pub spares_given_back: u64,
     /// Bytes rewritten by reclaim.
     pub rewritten_bytes: u64,

@@ -324,7 +324,7 @@ impl<D: Device> Wal<D> {
         while self.segments.spares() > self.most_spares() {
             let Some(slot) = self.segments.take_smallest_spare() else { return };
             self.segments.removed();
-            self.stats.spares_given_back += 1;
+            self.stats.spares_given_back += u64::from(self.making.keeps_few);
             self.remove_slots(vec![slot]);
         }
     }
