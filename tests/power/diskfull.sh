@@ -168,7 +168,7 @@ delete_all() {
     prefix=$(sed -n '1s/.* prefix=//p' "$work/journal")
     grep -a '^A ' "$work/journal" | cut -d ' ' -f 2 | sort -un | while read -r key; do printf '%s%012d\n' "$prefix" "$key"; done >"$work/keys"
     { exec 3<>"/dev/tcp/127.0.0.1/$port"; } || fail "no connection"
-    { sed 's/^/DEL /' "$work/keys"; printf 'DEL sentinel-1 sentinel-2\r\nQUIT\r\n'; } >&3 &
+    { sed 's/^/DEL /' "$work/keys"; printf 'DEL sentinel-1 sentinel-2 another\r\nQUIT\r\n'; } >&3 &
     answers=$(sort <&3 | uniq -c)
     exec 3>&-
     echo "  DEL of $(wc -l <"$work/keys") keys: $(echo "$answers" | tr -d '\r' | tr '\n' ',')"
