@@ -103,19 +103,25 @@ impl Piece {
     }
 }
 
-/// Finds the wanted entries in the blocks of a run. An error says what is wrong with the bytes.
-pub(crate) fn collect(piece: &Piece, bytes: &[u8], want: &mut Want) -> Result<(), &'static str> {
+/// Finds the wanted entries in the blocks of a run. An error says where in the segment what is not as it was written begins
+/// (a record, or a frame's head), and what is wrong with it.
+pub(crate) fn collect(piece: &Piece, bytes: &[u8], want: &mut Want) -> Result<(), (u32, &'static str)> {
     let run = &piece.run;
     let mut content = Vec::new();
     if !sectors::gather(bytes, 0, sectors::content_bytes(piece.len as usize), &mut content) {
-        return Err("fewer bytes than asked for");
+        return Err((run.offset, "fewer bytes than asked for"));
     }
+    let offset = |at: usize| {
+        piece.offset + u32::try_from(sectors::physical(at)).expect("a piece is smaller than its segment")
+    };
     let mut at = sectors::logical((run.offset - piece.offset) as usize);
+    // Behind the last record that could be read.
+    let mut sound_to = at;
     let before = want.next;
     while !want.is_done() && want.next <= run.last() {
         let Some(rest) = content.get(at..).filter(|rest| rest.len() >= record::RECORD_ALIGN) else { break };
         if at.is_multiple_of(BLOCK_PAYLOAD_BYTES) && is_frame(rest) {
-            FrameHead::decode(rest).ok_or("a frame's head is not whole")?;
+            FrameHead::decode(rest).ok_or((offset(at), "a frame's head is not whole"))?;
             at += FRAME_HEAD_BYTES;
             continue;
         }
@@ -125,12 +131,16 @@ pub(crate) fn collect(piece: &Piece, bytes: &[u8], want: &mut Want) -> Result<()
             continue;
         }
         if record::claimed_log(rest) == Some(want.log) {
-            let view = record::decode(rest).ok_or("a record's checksum is wrong")?;
+            let view = record::decode(rest).ok_or((offset(at), "a record's checksum is wrong"))?;
             want.take(&view, Some(run.term), run.last());
+            sound_to = at + record::aligned(len);
         }
         at += record::aligned(len);
     }
-    if want.next == before && !want.is_done() { Err("the entry is not where it was written") } else { Ok(()) }
+    if want.next == before && !want.is_done() {
+        return Err((offset(sound_to), "the entry is not where it was written"));
+    }
+    Ok(())
 }
 
 impl<D: Device> Wal<D> {
@@ -256,20 +266,21 @@ impl<D: Device> Wal<D> {
         bytes: &[u8],
         want: &mut Want,
     ) -> Result<(), WalError> {
-        let position = WalPosition { segment: piece.segment(), offset: piece.run.offset };
+        let start = WalPosition { segment: piece.segment(), offset: piece.run.offset };
         let collected = match result {
-            Ok(()) => collect(piece, bytes, want).map_err(str::to_owned),
+            Ok(()) => collect(piece, bytes, want).map_err(|(offset, why)| (offset, why.to_owned())),
             // A bad sector is lost as one with other bytes in it is: for the logs that have entries there.
             Err(source) if source.raw_os_error() == Some(libc::EIO) => {
-                Err(format!("it cannot be read ({source})"))
+                let end = piece.offset + piece.len;
+                Err((start.offset, format!("what lies from there to {end} cannot be read ({source})")))
             }
             Err(source) => {
-                let what = format!("segment {position} could not be read for log {}", want.log);
+                let what = format!("segment {start} could not be read for log {}", want.log);
                 return Err(WalError::Io { what, source });
             }
         };
-        collected.map_err(|why| WalError::Damaged {
-            position,
+        collected.map_err(|(offset, why)| WalError::Damaged {
+            position: WalPosition { offset, ..start },
             slot: self.slot_of(piece),
             logs: vec![want.log],
             why,

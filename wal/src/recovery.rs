@@ -400,7 +400,7 @@ impl<D: Device> Recovery<'_, D> {
                 Some("it ends in another batch than the next segment says".to_owned())
             }
             Stop::StatedEnd => None,
-            Stop::Damaged(why) => Some(why.to_owned()),
+            Stop::Damaged(why, at) => Some(scan::damage_in_words(why, at, end)),
             Stop::NotWhole => {
                 let known = self.known_durable(image, end, vouched, later)?;
                 (known >= bad).then(|| {

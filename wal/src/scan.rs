@@ -34,8 +34,13 @@ pub(crate) enum Stop {
     StatedEnd,
     /// There is no whole frame, and some sector of the place was never written.
     NotWhole,
-    /// The place was written whole and is not what was written.
-    Damaged(&'static str),
+    /// The place was written whole and is not what was written: why, and where what is not begins, the frame or a record of it.
+    Damaged(&'static str, u32),
+}
+
+/// What is wrong with the frame at `frame`, of which what is not as it was written begins at `at`, for people.
+pub(crate) fn damage_in_words(why: &str, at: u32, frame: u32) -> String {
+    if at == frame { why.to_owned() } else { format!("{why}: the first that is not begins at {at}") }
 }
 
 /// The frame at a place.
@@ -115,16 +120,19 @@ impl<B: AsRef<[u8]>> Image<B> {
         let frame = self.from(offset).get(..sectors::frame_bytes(len)).unwrap_or_default();
         let mut content = Vec::with_capacity(len);
         let gathered = sectors::gather(frame, 0, len, &mut content);
-        if !gathered || !records_are_whole(&head, &content) {
+        let unsound = first_unsound(&head, &content);
+        if !gathered || unsound.is_some() {
             let (stamped, all) = sectors::count_stamped(frame, self.salt, Self::sector_number(offset));
             return Check::Stop(if stamped == all {
-                Stop::Damaged("every sector of the frame was written, but its records are not whole")
+                let at = sectors::physical(unsound.unwrap_or(0));
+                let at = offset + u32::try_from(at).expect("a frame is smaller than its segment");
+                Stop::Damaged("every sector of the frame was written, but its records are not whole", at)
             } else {
                 Stop::NotWhole
             });
         }
         if head.batch != expected && !stale_ok {
-            return Check::Stop(Stop::Damaged("the frame is whole but out of sequence"));
+            return Check::Stop(Stop::Damaged("the frame is whole but out of sequence", offset));
         }
         Check::Whole(head, content)
     }
@@ -141,7 +149,7 @@ impl<B: AsRef<[u8]>> Image<B> {
     fn without_head(&self, offset: u32) -> Stop {
         let sector = self.from(offset).get(..SECTOR_BYTES).unwrap_or_default();
         match sectors::count_stamped(sector, self.salt, Self::sector_number(offset)) {
-            (1, _) => Stop::Damaged("the frame's head was written, but is not whole"),
+            (1, _) => Stop::Damaged("the frame's head was written, but is not whole", offset),
             _ => Stop::NotWhole,
         }
     }
@@ -163,17 +171,23 @@ pub(crate) fn records<'a>(
     })
 }
 
-fn records_are_whole(head: &FrameHead, content: &[u8]) -> bool {
+/// Where in a frame's content the first record begins that is not whole; 0 if each is, but not those that the head seals.
+/// `None`: all of them are.
+fn first_unsound(head: &FrameHead, content: &[u8]) -> Option<usize> {
     let mut crc = crc32fast::Hasher::new();
-    let mut count = 0;
-    for (_, _, view) in records(head, content) {
+    let (mut count, mut end) = (0, FRAME_HEAD_BYTES);
+    for (at, len, view) in records(head, content) {
         if view.entries().any(|entry| entry.is_none()) {
-            return false;
+            return Some(at);
         }
         crc.update(&view.crc.to_le_bytes());
         count += 1;
+        end = at + record::aligned(len);
     }
-    count == head.records && crc.finalize() == head.records_crc
+    if count < head.records {
+        return Some(end);
+    }
+    (crc.finalize() != head.records_crc).then_some(0)
 }
 
 /// The entries of a record as runs of one term; the record lies at `at` of the frame at `offset`.

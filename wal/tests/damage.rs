@@ -166,6 +166,26 @@ fn a_damaged_sealed_frame_is_found_when_it_is_read() {
 }
 
 #[test]
+fn damage_in_a_sealed_segment_is_named_by_the_record_that_it_is_in() {
+    let (disk, _) = small_wal(60);
+    let slot = *disk.slots().iter().find(|slot| disk.bytes(**slot)[0] != 0).unwrap();
+    let bytes = disk.bytes(slot);
+    let is_frame = |at: &usize| bytes[*at..].starts_with(&0xF4A3_E001_u32.to_le_bytes());
+    let frames: Vec<usize> = (4096..bytes.len()).step_by(4096).filter(is_frame).collect();
+    assert!(frames.len() > 4, "{frames:?}");
+    // The first record of each frame is of log 1; the index knows all of them as one run.
+    for frame in &frames[..4] {
+        disk.flip(slot, frame + 120, 1);
+        let (mut wal, recovered) = open(&disk, 5);
+        assert!(recovered.by_footer > 0);
+        let error = read_all(&mut wal, 1).unwrap_err();
+        let WalError::Damaged { position, .. } = &error else { panic!("{error}") };
+        assert_eq!(position.offset as usize, frame + 64, "{error}");
+        disk.flip(slot, frame + 120, 1);
+    }
+}
+
+#[test]
 fn the_planted_cut_of_damage_is_noticed() {
     let (disk, held) = small_wal(5);
     let slot = *disk.slots().iter().find(|slot| disk.bytes(**slot)[0] != 0).unwrap();

@@ -137,6 +137,19 @@ fn a_damaged_record_is_placed_and_what_follows_is_still_read() {
     assert_eq!(fault.logs, [LogId(1), LogId(2), LogId(3)]);
     let frames: u64 = found.segments.iter().map(|segment| segment.frames).sum();
     assert_eq!(frames, FRAMES - 1, "everything else is read");
+    // Of a frame of several records, the one that is damaged is named.
+    assert!(fault.why.ends_with(&format!("begins at {}", offset + 64)), "{}", fault.why);
+    flip(dir.path(), segment.slot, u64::from(offset) + 300);
+    flip(dir.path(), segment.slot, u64::from(offset) + 2600);
+    let found = read(dir.path());
+    let [fault] = found.faults.as_slice() else { panic!("one fault: {found:?}") };
+    let at: u32 = fault.why.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(fault.why.contains("the first that is not begins at") && at > offset + 300, "{}", fault.why);
+    assert_eq!(
+        (fault.position.offset, fault.bytes),
+        (offset, bytes),
+        "what cannot be used is all of the frame"
+    );
 }
 
 #[test]

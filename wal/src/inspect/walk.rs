@@ -106,7 +106,7 @@ impl<'a, 'p> Walk<'a, 'p> {
     fn stopped(&mut self, stop: Stop, stated_end: Option<u32>) -> bool {
         let bad = self.expected;
         let why = match stop {
-            Stop::Damaged(why) => why.to_owned(),
+            Stop::Damaged(why, at) => scan::damage_in_words(why, at, self.at),
             Stop::NotWhole | Stop::StatedEnd => {
                 let vouched = self.vouched();
                 if vouched < bad {
