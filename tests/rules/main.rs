@@ -336,15 +336,54 @@ fn untidiness_is_found() {
     assert_eq!(untidy(&[Source::new("a.rs", "//! What.\nfn f() {}\n")]).len(), 0);
 }
 
-// ---- The README's tour ----
+// ---- What the pages name ----
 
-/// Paths that the README names in backticks, below the workspace's folders.
-fn named_paths(readme: &str) -> BTreeSet<String> {
-    let named = readme.split('`').skip(1).step_by(2);
-    let below =
-        |path: &&str| ALL.iter().any(|top| path.strip_prefix(top).is_some_and(|rest| rest.starts_with('/')));
-    named.filter(below).map(|path| path.split(' ').next().unwrap().to_owned()).collect()
+/// Paths that a page names in backticks, below the workspace's folders.
+fn named_paths(page: &str) -> BTreeSet<String> {
+    let named = page.split('`').skip(1).step_by(2).filter_map(|name| name.split_whitespace().next());
+    let below = |path: &&str| {
+        let mut tops = ALL.iter().copied().chain(["docs"]);
+        tops.any(|top| path.strip_prefix(top).is_some_and(|rest| rest.starts_with('/')))
+    };
+    named.filter(below).map(str::to_owned).collect()
 }
+
+/// Paths that pages name and that are not there.
+fn paths_not_there(pages: &[(String, String)], exists: impl Fn(&str) -> bool) -> Vec<String> {
+    let named = |(page, text): &(String, String)| {
+        named_paths(text).into_iter().map(|path| (page.clone(), path)).collect::<Vec<_>>()
+    };
+    let missing = pages.iter().flat_map(named).filter(|(_, path)| !exists(path));
+    missing.map(|(page, path)| format!("{page} names {path}, which is not there")).collect()
+}
+
+#[test]
+fn the_pages_name_what_is_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
+    files.extend(std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    files.retain(|file| file.extension().is_some_and(|ending| ending == "md"));
+    files.sort();
+    let page = |file: &std::path::PathBuf| {
+        let name = file.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+        (name, std::fs::read_to_string(file).unwrap())
+    };
+    let pages: Vec<_> = files.iter().map(page).collect();
+    assert!(pages.len() > 6 && pages.iter().map(|(_, text)| named_paths(text).len()).sum::<usize>() > 50);
+    keep("a path that a page names is there", paths_not_there(&pages, |path| root.join(path).exists()));
+}
+
+#[test]
+fn a_page_that_names_what_is_not_there_is_found() {
+    let found = |text: &str| {
+        let exists = |path: &str| path == "src/store/op.rs" || path == "docs/wal.md";
+        paths_not_there(&[("docs/store.md".to_owned(), text.to_owned())], exists).len()
+    };
+    assert_eq!(found("`src/store/op.rs`, [log](docs/wal.md), `docs/wal.md`, `op.rs`, `a/b`, `srcs/x`"), 0);
+    assert_eq!(found("`src/store/gone.rs`, `docs/gone.md` and `tests/power/gone.sh\n 3000`"), 3);
+}
+
+// ---- The README's tour ----
 
 /// Named paths that are not there, and folders of sources that are not named.
 fn tour_faults(readme: &str, exists: impl Fn(&str) -> bool, files: &[Source]) -> Vec<String> {
