@@ -209,8 +209,8 @@ impl Config {
             self.max_bulk_bytes.0 == 0 || (MIB..=most).contains(&self.max_bulk_bytes.0),
             "max_bulk_bytes",
             format!(
-                "{} is not between 1 MiB and {most}, which is what an entry of the log takes (wal.segment_bytes); 0 takes \
-                 the most",
+                "{} is not between 1 MiB and {most}, which is what an entry of the log takes (wal.segment_bytes); \
+                 `max_bulk_bytes` 0 takes the most",
                 self.max_bulk_bytes.0
             ),
         );

@@ -95,6 +95,12 @@ impl Live {
             "requirepass" => config.requirepass.0.clone(),
             // What holds, where the setting leaves it to the log.
             "proto-max-bulk-len" => config.argument_bytes().to_string(),
+            // As it was set, for as long as that is what holds.
+            "maxmemory-clients" => {
+                let part = self.remembered.get(knob.name);
+                let part = part.filter(|part| self.part_bytes(part) == Some(config.clients_bytes.0));
+                part.map_or_else(|| config.clients_bytes.0.to_string(), String::clone)
+            }
             "client-output-buffer-limit" => {
                 let others = self.remembered.get(knob.name).map_or(OTHER_CLASSES, String::as_str);
                 let (hard, soft) = (config.output_hard_bytes.0, config.output_soft_bytes.0);
@@ -185,6 +191,12 @@ impl Live {
                 Ok(Some("timeout.shutdown_ms"))
             }
             "client-output-buffer-limit" => self.set_output_limits(&read).map(|()| Some("output.soft_bytes")),
+            "maxmemory-clients" if read.ends_with('%') => {
+                let bytes = self.part_bytes(&read).ok_or("argument must be a memory or percent value")?;
+                self.config.clients_bytes.0 = bytes;
+                self.remember(knob, read);
+                Ok(Some("memory.clients_bytes"))
+            }
             name if self.value(knob) == read && name != "requirepass" => Ok(None),
             name => match SETTINGS.iter().find(|setting| setting.redis.contains(&name)) {
                 Some(setting) => self.set_own(setting.key, &read).map(Some),
@@ -194,6 +206,12 @@ impl Live {
                 }
             },
         }
+    }
+
+    /// What a part of the state's memory, like `5%`, comes to; `None` if it is no part.
+    fn part_bytes(&self, part: &str) -> Option<u64> {
+        let percent: u64 = part.strip_suffix('%')?.parse().ok()?;
+        u64::try_from(u128::from(self.memory) * u128::from(percent) / 100).ok()
     }
 
     /// One of our own settings, by its own name.
@@ -307,6 +325,12 @@ mod tests {
         set(&mut live, "slowlog-log-slower-than", "-1").expect("nothing is slow");
         set(&mut live, "proto-max-bulk-len", "2mb").expect("hot");
         assert_eq!(get(&live, "proto-max-bulk-len").as_deref(), Some("2097152"));
+        // What a refusal advises can be done, whichever of the names was used.
+        let why = set(&mut live, "proto-max-bulk-len", "1gb").expect_err("more than an entry takes");
+        assert!(why.contains("`max_bulk_bytes` 0 takes the most"), "{why}");
+        let why = set(&mut live, "proto-max-bulk-len", "0").expect_err("as in Redis");
+        assert_eq!(why, "argument must be between 1048576 and 9223372036854775807 inclusive");
+        set(&mut live, "max_bulk_bytes", "0").expect("the most");
         assert_eq!(get(&live, "maxmemory").as_deref(), Some("12884901888"), "what INFO says");
         set(&mut live, "maxmemory", "12gb").expect("it is so");
         assert!(set(&mut live, "maxmemory", "13gb").is_err());
@@ -419,6 +443,15 @@ mod tests {
         }
         set(&mut live, "maxmemory-clients", "1mb").expect("a size");
         assert_eq!(get(&live, "maxmemory-clients").as_deref(), Some("1048576"));
+        set(&mut live, "maxmemory-clients", "5%").expect("a part of the memory");
+        assert_eq!(live.config.clients_bytes.0, (12 << 30) / 20);
+        assert_eq!(get(&live, "maxmemory-clients").as_deref(), Some("5%"), "as Redis shows it");
+        assert_eq!(get(&live, "memory.clients_bytes").as_deref(), Some("644245094"));
+        set(&mut live, "memory.clients_bytes", "2MiB").expect("by its own name");
+        assert_eq!(get(&live, "maxmemory-clients").as_deref(), Some("2097152"));
+        let mut small = Live::new(Config::default(), 16 << 20);
+        let why = set(&mut small, "maxmemory-clients", "1%").expect_err("next to nothing");
+        assert!(why.contains("is below 1 MiB"), "{why}");
         set(&mut live, "hz", "1000").expect("taken for the nearest");
         assert_eq!(get(&live, "hz").as_deref(), Some("500"));
         for (hz, asked, taken) in
