@@ -212,8 +212,7 @@ impl Session {
         let entry = match self.table.resolve(args) {
             Ok(entry) => entry,
             Err((index, refusal)) => {
-                self.end_skip();
-                self.reject(index, &refusal);
+                self.unresolved(args, index, &refusal);
                 return true;
             }
         };
@@ -375,6 +374,15 @@ impl Session {
             ran_ns: 0,
             brief: if self.hub.slowlog.is_on() { Brief::new(args) } else { Brief::default() },
         });
+    }
+
+    /// Refuses a request that names nothing that there is, or has a wrong number of arguments.
+    fn unresolved(&mut self, args: &[&[u8]], index: Option<u16>, refusal: &Refusal) {
+        if self.table.named(args).is_err() {
+            self.stats().count_unknown();
+        }
+        self.end_skip();
+        self.reject(index, refusal);
     }
 
     /// Refuses a request before it was carried out; inside MULTI the transaction is spoilt.

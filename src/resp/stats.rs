@@ -134,6 +134,7 @@ pub struct CoreStats {
     connections: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
+    unknown: AtomicU64,
     errors: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -150,6 +151,8 @@ pub struct Totals {
     pub hits: u64,
     /// Lookups that did not.
     pub misses: u64,
+    /// Requests that named no command, or no subcommand, that there is.
+    pub unknown: u64,
     /// Error replies by prefix.
     pub errors: BTreeMap<String, u64>,
 }
@@ -164,6 +167,7 @@ impl CoreStats {
             connections: AtomicU64::new(0),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
+            unknown: AtomicU64::new(0),
             errors: Mutex::new(BTreeMap::new()),
         }
     }
@@ -192,6 +196,11 @@ impl CoreStats {
         bump(if hit { &self.hits } else { &self.misses }, 1);
     }
 
+    /// Counts a request that named no command, or no subcommand, that there is.
+    pub fn count_unknown(&self) {
+        bump(&self.unknown, 1);
+    }
+
     /// Counts an error reply.
     pub fn count_error(&self, prefix: &[u8]) {
         let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
@@ -213,7 +222,7 @@ impl CoreStats {
             counters.into_iter().for_each(|counter| counter.store(0, Relaxed));
             *command.times() = None;
         }
-        for counter in [&self.processed, &self.connections, &self.hits, &self.misses] {
+        for counter in [&self.processed, &self.connections, &self.hits, &self.misses, &self.unknown] {
             counter.store(0, Relaxed);
         }
         self.errors.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -241,6 +250,7 @@ impl CoreStats {
         totals.connections += self.connections.load(Relaxed);
         totals.hits += self.hits.load(Relaxed);
         totals.misses += self.misses.load(Relaxed);
+        totals.unknown += self.unknown.load(Relaxed);
         for (prefix, count) in &*self.errors.lock().unwrap_or_else(PoisonError::into_inner) {
             *totals.errors.entry(prefix.clone()).or_default() += count;
         }

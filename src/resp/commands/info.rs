@@ -123,6 +123,7 @@ fn stats_lines(totals: &Totals, per_s: u64) -> Lines {
         line("keyspace_hits", totals.hits),
         line("keyspace_misses", totals.misses),
         line("total_error_replies", totals.errors.values().sum::<u64>()),
+        line("unknown_commands", totals.unknown),
     ]
 }
 

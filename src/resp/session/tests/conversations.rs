@@ -45,6 +45,17 @@ fn hello_chooses_the_protocol() {
 }
 
 #[test]
+fn what_names_no_command_is_counted_by_itself() {
+    let mut talk = Talk::new(1);
+    talk.say("NOSUCH\nLPUSH a 1\nCLIENT NOSUCH\nGET\nMONITOR\nGET a");
+    let totals = talk.hub.totals();
+    assert_eq!((totals.unknown, totals.errors["ERR"]), (3, 5), "{:?}", totals.errors);
+    assert!(talk.say("INFO stats").contains("unknown_commands:3\r\n"));
+    talk.say("CONFIG RESETSTAT");
+    assert_eq!(talk.hub.totals().unknown, 0);
+}
+
+#[test]
 fn the_protocol_of_a_reply_is_that_of_its_request() {
     let mut talk = Talk::new(1);
     talk.fake.in_memory.set(false);
