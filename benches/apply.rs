@@ -39,7 +39,7 @@ fn set_op(key: &[u8], value: &[u8]) -> Vec<u8> {
 impl Bench {
     fn new() -> Self {
         let options = Options::with_memory(4 << 30, HashSeed([1, 2]));
-        let store = Store::open(MemLower::default(), options).expect("memory");
+        let store = Store::open(MemLower::default(), options, &[]).expect("memory");
         let mut bench = Self { store, lsn: 0, pick: 1, jobs: Vec::new() };
         for n in 0..KEYS {
             bench.apply(&set_op(&key(n), &[b'v'; 64]));

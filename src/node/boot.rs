@@ -149,13 +149,13 @@ fn open_shard(
         .map_err(|source| log_error(&shared.identity, shard, &wal_folder, source))?;
     let state = |source| state_error(&shared.identity, shard, source);
     let lower = LsmLower::open(&state_folder, lower, &binding).map_err(state)?;
-    let store = Store::open(lower, store_options(shared)).map_err(state)?;
     let logs: Vec<PartitionId> = wal.logs().iter().map(|log| PartitionId(log.0)).collect();
+    let partitions = shared.plan.partitions_of(shard);
+    let store = Store::open(lower, store_options(shared), &partitions).map_err(state)?;
     belongs_here(shared, shard, wal_folder, &logs)
         .and_then(|()| belongs_here(shared, shard, state_folder, &store.partitions()))
         // What was just taken over must not stay bound to the wrong shard.
         .inspect_err(|_| unbind(&shared.identity, &config.data_dir, shard))?;
-    let partitions = shared.plan.partitions_of(shard);
     let shard_options = shard_options(config, shared.plan.used_shards(), waiting_bytes(shared));
     let open = Shard::open(shard_options, wal, store, &partitions, seed)
         .map_err(|source| StartError::Shard { shard, source })?;

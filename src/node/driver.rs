@@ -181,6 +181,9 @@ impl Driver {
         let turn_ns = mono_ns(core.shared.started) - began_ns;
         let latency = &core.shared.hub.latency;
         latency.note(SlowEvent::ShardTurn, turn_ns, now.wall_ms);
+        if let Some(waited_ns) = host.end_of_flush_wait(began_ns + turn_ns) {
+            latency.note(SlowEvent::FlushWait, waited_ns, now.wall_ms);
+        }
         self.ran_ns += turn_ns;
         if !self.out.replies.is_empty() {
             core.ran_ns.set(std::mem::take(&mut self.ran_ns) / self.out.replies.len() as u64);

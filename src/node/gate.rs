@@ -61,6 +61,8 @@ pub struct Gate {
     was_read: bool,
     /// Flushes that had ended when the last write went in.
     flushes: u64,
+    /// The write whose turn it is waits for a flush.
+    awaits_flush: bool,
 }
 
 /// What the state says of writes.
@@ -131,7 +133,10 @@ impl Gate {
         // One that has little written is like others that do not wait for flushes.
         let may_go = |kind, weight| takes_writes || kind == Kind::Read || weight <= HEAVY_BYTES;
         let heavy = || firsts().find(|(kind, _, weight)| may_go(*kind, *weight));
-        let (kind, conn, weight) = light.or_else(heavy)?;
+        let awaits_flush = firsts().any(|(kind, _, weight)| !may_go(kind, weight));
+        let next = light.or_else(heavy);
+        self.awaits_flush = awaits_flush;
+        let (kind, conn, weight) = next?;
         let inside: usize = self.inside.iter().map(|(_, weight)| weight).sum();
         if weight > 0 && !self.inside.is_empty() && inside + weight > HEAVY_ROOM_BYTES {
             return None;
@@ -169,6 +174,11 @@ impl Gate {
         let before = self.inside.len();
         self.inside.retain(|(inside, _)| *inside != ticket);
         self.inside.len() < before && self.waiting > 0
+    }
+
+    /// Whether the write whose turn it is waits for a flush.
+    pub fn awaits_flush(&self) -> bool {
+        self.awaits_flush && !self.writes.is_empty()
     }
 
     /// Whether nothing is in the shard or waits for it.
@@ -301,8 +311,15 @@ mod tests {
             [next(true, 4), next(false, 4), next(false, 5), next(false, 5)],
             [Some(0), None, Some(1), None]
         );
+        assert!(gate.awaits_flush());
+        let mut next = |takes_writes, flushes| {
+            let heavy = gate.next(Intake { takes_writes, flushes }, weigh)?;
+            gate.done(heavy.ticket);
+            Some(heavy.ticket.seq)
+        };
         // Those that ended while nobody waited are no debt.
         assert_eq!([next(false, 9), next(false, 9), next(true, 9)], [Some(2), None, Some(3)]);
+        assert!(!gate.awaits_flush(), "it was let in, and the others were not asked for since");
         assert_eq!(gate.late_ns(), Some(WAIT_NS + 1));
         assert!(gate.take_late(WAIT_NS).is_empty() && gate.take_late(WAIT_NS + 1).len() == 2);
     }

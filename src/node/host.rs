@@ -25,6 +25,8 @@ pub struct Host {
     pub wake_at_ns: Cell<Option<u64>>,
     /// When its log is at rest.
     pub rest: Rest,
+    /// Since when writes wait for a flush of the state, on the monotonic clock; `None`: none does.
+    flush_wait_since_ns: Cell<Option<u64>>,
     /// Where heavy requests wait for their turn.
     pub gate: RefCell<Gate>,
     /// What may wait there, bytes.
@@ -76,6 +78,7 @@ impl Host {
             dirty: Cell::new(true),
             wake_at_ns: Cell::new(None),
             rest: Rest::default(),
+            flush_wait_since_ns: Cell::new(None),
             gate: RefCell::default(),
             waiting_bytes,
         }
@@ -129,6 +132,20 @@ impl Host {
             }
         }
         late
+    }
+
+    /// Looks whether writes wait for a flush of the state; answers for how long they did, ns, when that ends.
+    pub fn end_of_flush_wait(&self, now_ns: u64) -> Option<u64> {
+        let waits = self.shard.borrow().machine().waits_for_flush() || self.gate.borrow().awaits_flush();
+        match (waits, self.flush_wait_since_ns.get()) {
+            (true, None) => self.flush_wait_since_ns.set(Some(now_ns)),
+            (false, Some(since_ns)) => {
+                self.flush_wait_since_ns.set(None);
+                return Some(now_ns.saturating_sub(since_ns));
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+        None
     }
 
     /// A request has its outcome: if it was a heavy one, the next may come in.

@@ -22,11 +22,14 @@ pub enum SlowEvent {
     LogWrite,
     /// A turn of a shard: meanwhile its core does nothing else.
     ShardTurn,
+    /// Writes that waited for a flush of the state, since they outran it.
+    FlushWait,
 }
 
 impl SlowEvent {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Command, Self::FastCommand, Self::LogWrite, Self::ShardTurn];
+    pub const ALL: [Self; 5] =
+        [Self::Command, Self::FastCommand, Self::LogWrite, Self::ShardTurn, Self::FlushWait];
 
     /// Of a command that is flagged as fast, or not.
     #[must_use]
@@ -42,6 +45,7 @@ impl SlowEvent {
             Self::FastCommand => "fast-command",
             Self::LogWrite => "aof-fsync-always",
             Self::ShardTurn => "shard-turn",
+            Self::FlushWait => "flush-wait",
         }
     }
 
@@ -59,6 +63,10 @@ impl SlowEvent {
             Self::ShardTurn => {
                 "A core was busy or was not given its CPU: look for commands over many keys or large values, and for other \
                  processes on the CPUs of --cores."
+            }
+            Self::FlushWait => {
+                "Writes came faster than the state could be flushed to the disk: spread them over time, use a faster disk, \
+                 or let more wait in memory (memory_bytes)."
             }
         }
     }
@@ -160,12 +168,13 @@ impl Latency {
 
     #[cold]
     fn keep(&self, event: SlowEvent, took_ms: u64, now_ms: u64) {
-        let [command, fast, log, turn] = &mut *self.lock();
+        let [command, fast, log, turn, flush] = &mut *self.lock();
         let series = match event {
             SlowEvent::Command => command,
             SlowEvent::FastCommand => fast,
             SlowEvent::LogWrite => log,
             SlowEvent::ShardTurn => turn,
+            SlowEvent::FlushWait => flush,
         };
         series.add(now_ms / 1000, took_ms);
     }
@@ -227,7 +236,7 @@ mod tests {
         SlowEvent::ALL.into_iter().for_each(|event| latency.note(event, 5 * MS, 1000));
         assert_eq!(latency.reset(|event| event == SlowEvent::ShardTurn), 1);
         assert_eq!(latency.reset(|event| event == SlowEvent::ShardTurn), 0);
-        assert_eq!(latency.reset(|_| true), 3);
+        assert_eq!(latency.reset(|_| true), SlowEvent::ALL.len() - 1);
         assert!(latency.events().is_empty());
     }
 

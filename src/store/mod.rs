@@ -1,7 +1,7 @@
 //! The state of a shard's partitions: what an entry means, and where it goes.
 //!
 //! Read in this order: `op` (the operations and their outcomes) and `codec` (their bytes); `state` ([`Store`], the
-//! state machine); `exec`, `dispatch`, `write`, `read`, `scan`, `listing`, `names`, `lcs` (the commands); `partition`, `table`, `row`, `shared` (the
+//! state machine) and `restore` (what a start reads); `exec`, `dispatch`, `write`, `read`, `scan`, `listing`, `names`, `lcs` (the commands); `partition`, `table`, `row`, `shared` (the
 //! upper level, in memory), `gone` (what WATCH knows of absent keys); `ledger` and `upkeep` (hand-overs, eviction, expiry), `space` (a disk that is full), `verify` (what is read to find damage), `check` (the invariants); `lookups`, `loads`, `pins`, `jobs`, `warm`
 //! and `sweep` (questions to the lower level); `lower` (that level). Nothing here reads a clock, and only jobs block.
 
@@ -28,6 +28,7 @@ mod partition;
 mod pins;
 mod prepare;
 mod read;
+mod restore;
 mod row;
 mod scan;
 mod shared;

@@ -17,14 +17,13 @@ use super::jobs::{Job, JobDone};
 use super::ledger::Ledger;
 use super::loads::Loads;
 use super::lookups::{Failure, Lookups, Want};
-use super::lower::format::{
-    PARTITIONS_END, PartitionMeta, STORE_KEY, partition_key, read_partition_key, read_store_value, row_key,
-};
+use super::lower::format::row_key;
 use super::lower::{Lower, LowerError};
 use super::op::{ErrorKind, Op, Outcome};
 use super::partition::{Found, Partition};
 use super::pins::Pins;
 use super::prepare::unknown_op;
+use super::restore;
 use super::upkeep::Upkeep;
 
 /// Limits of a store.
@@ -99,26 +98,21 @@ pub struct Store<L> {
     pub(super) touched: Vec<PartitionId>,
     /// The log wants its segments back.
     pub(super) hand_over_wanted: bool,
+    /// An op of an entry waits for a flush, since changes outran it.
+    waits_for_flush: bool,
     /// What the last op moved of values beyond its own bytes and its outcome's.
     moved_bytes: usize,
 }
 
 impl<L: Lower> Store<L> {
-    /// Opens the state as the last hand-over left it. Blocks.
+    /// Opens the state as the last hand-over left it. Blocks. `expected`: the partitions that there may be state of, looked
+    /// for one by one where damage keeps them from being listed.
     ///
     /// # Errors
     /// [`LowerError`], with what could not be read.
-    pub fn open(lower: L, options: Options) -> Result<Self, LowerError> {
-        let broken = |what: &str| LowerError::layout(what);
-        let seed = match lower.get(STORE_KEY)? {
-            None => options.hash_seed,
-            Some(value) => read_store_value(&value).ok_or_else(|| broken("the store's own row"))?,
-        };
-        let mut found: Vec<Option<(PartitionId, PartitionMeta)>> = Vec::new();
-        lower.scan(&partition_key(PartitionId(0)), PARTITIONS_END, &mut |key, value| {
-            found.push(read_partition_key(key).zip(PartitionMeta::decode(value)));
-            true
-        })?;
+    pub fn open(lower: L, options: Options, expected: &[PartitionId]) -> Result<Self, LowerError> {
+        let seed = restore::seed(&lower)?.unwrap_or(options.hash_seed);
+        let found = restore::partitions(&lower, expected)?;
         let mut store = Self {
             lower,
             options,
@@ -132,11 +126,11 @@ impl<L: Lower> Store<L> {
             jobs: Vec::new(),
             touched: Vec::new(),
             hand_over_wanted: false,
+            waits_for_flush: false,
             moved_bytes: 0,
         };
         store.take_room(store.lower.room()?);
-        for partition in found {
-            let (id, meta) = partition.ok_or_else(|| broken("a partition's row"))?;
+        for (id, meta) in found {
             store.partitions.insert(id, Box::new(Partition::restored(id, &meta)));
             store.upkeep.add_partition(id);
             store.upkeep.verifying.has_tables();
@@ -153,6 +147,12 @@ impl<L: Lower> Store<L> {
     #[must_use]
     pub fn partitions(&self) -> Vec<PartitionId> {
         self.partitions.keys().copied().collect()
+    }
+
+    /// Whether entries wait for a flush to end, since their changes outran it.
+    #[must_use]
+    pub fn waits_for_flush(&self) -> bool {
+        self.waits_for_flush && self.ledger.is_handing_over()
     }
 
     /// Notes that a partition's keyspaces before this one may go from below.
@@ -272,12 +272,14 @@ impl<L: Lower> StateMachine for Store<L> {
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<Outcome> {
         // Writes outrun the hand-over: its completion lets them go on, also in the middle of an entry, however much
         // its ops make of few bytes. Where a hand-over has no room, nothing waits for it: there it needs deletes.
+        self.waits_for_flush = false;
         let waiting_bytes = self.ledger.dirty_bytes + self.ledger.captured_bytes;
         if waiting_bytes > self.options.max_dirty_bytes && waiting_bytes > self.max_waiting_bytes(at) {
             self.freeze_if_due();
             if self.ledger.is_handing_over() {
                 self.lookups.still_held(at.partition, self.ledger.completed);
                 self.pins.still_wanted(at.partition);
+                self.waits_for_flush = true;
                 return Step::Blocked(Wait::Job);
             }
         }

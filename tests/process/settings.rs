@@ -178,3 +178,29 @@ fn latency_shows_what_took_longer_than_the_threshold_and_by_what() {
         redis::cmd("LATENCY").arg("HISTOGRAM").arg("set").query(&mut other).expect("LATENCY");
     assert!(format!("{histogram:?}").contains("histogram_usec"), "{histogram:?}");
 }
+
+#[test]
+fn latency_shows_that_writes_outran_the_flushes() {
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &["--memory-bytes", "16MiB"]);
+    let mut client = server.client();
+    set(&mut client, "latency-monitor-threshold", "1");
+    let value = vec![b'x'; 900_000];
+    let mut pipe = redis::pipe();
+    (0..40).for_each(|n| _ = pipe.set(format!("large:{n}"), &value).ignore());
+    let begun = Instant::now();
+    loop {
+        pipe.query::<()>(&mut client).expect("written");
+        let latest: Vec<(String, u64, u64, u64)> =
+            redis::cmd("LATENCY").arg("LATEST").query(&mut client).expect("LATENCY");
+        let waits = latest.iter().find(|(event, ..)| event == "flush-wait");
+        if let Some((_, at_s, ms, max_ms)) = waits {
+            assert!(*at_s > 0 && *ms >= 1 && max_ms >= ms, "{latest:?}");
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{latest:?}");
+    }
+    let history: Vec<(u64, u64)> =
+        redis::cmd("LATENCY").arg(&["HISTORY", "flush-wait"]).query(&mut client).expect("LATENCY");
+    assert!(!history.is_empty());
+}

@@ -158,6 +158,56 @@ fn a_damaged_table_harms_its_own_rows_only_and_says_which() {
     assert!(!server.log().contains("fenced"), "{}", server.log());
 }
 
+/// The tables that begin with what flushes write first, the newest last.
+fn tables_with_heads(folder: &Path) -> Vec<PathBuf> {
+    let mut tables = inspect(&state(folder)).expect("lists").tables;
+    // What merges made is older than what flushes did, whatever its number.
+    tables.sort_by_key(|table| (std::cmp::Reverse(table.level), table.number));
+    let head = tables.last().expect("there are tables").first.clone();
+    tables.retain(|table| table.first == head);
+    tables.iter().map(|table| state(folder).join(format!("tables/{}", table.number))).collect()
+}
+
+#[test]
+fn damage_where_tables_begin_is_refused_in_words_or_served_as_any_other() {
+    let (folder, all) = filled();
+    let tables = tables_with_heads(folder.path());
+    let newest = tables.last().expect("there are tables").clone();
+    let (mut refused, mut served) = (Vec::new(), 0);
+    for table in &tables {
+        let sound = fs::read(table).expect("reads");
+        // Among the rows of the store and of the partitions, which each flush writes first.
+        flip(table, |_| 60);
+        let mut server = Server::spawn(folder.path(), free_port(), &LAYOUT);
+        match server.await_ready() {
+            Ok(()) => {
+                let found = damaged_keys(&mut server.client(), &all, table);
+                assert!(found.len() <= 4, "a block holds few rows: {found:?}");
+                served += 1;
+                server.stop();
+            }
+            Err(status) => {
+                let log = server.log();
+                assert_eq!(status.code(), Some(65), "{log}");
+                let line = log.lines().find(|line| line.contains("cannot start")).unwrap_or_default();
+                let words = ["a block's checksum is not", "how far partition ", "from a backup"];
+                let names = line.contains(table.to_str().expect("text"));
+                let is_known = line.contains(words[1]) || line.contains("how its keys are ordered");
+                assert!(names && is_known && line.contains(words[0]) && line.contains(words[2]), "{log}");
+                assert!(!line.contains("ChecksumMismatch") && !line.contains('{'), "{log}");
+                refused.push(table.clone());
+            }
+        }
+        fs::write(table, sound).expect("writes");
+    }
+    // Each flush was of all partitions.
+    assert!(refused == [newest.clone()] && served >= 1, "{refused:?} refused, {served} served");
+    assert_eq!(
+        damaged_keys(&mut Server::start(folder.path(), &LAYOUT).client(), &all, &newest),
+        Vec::<String>::new()
+    );
+}
+
 #[test]
 fn damage_that_nobody_reads_is_found_in_the_background() {
     let (folder, _) = filled();

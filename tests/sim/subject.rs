@@ -186,7 +186,7 @@ impl Subject for StoreSubject {
             gather_rows: 1 + knobs.keys / 8,
             ..Options::with_memory(64 << 20, SEED)
         };
-        Store::open(media.clone(), options).map_err(|error| error.to_string())
+        Store::open(media.clone(), options, &[]).map_err(|error| error.to_string())
     }
 
     fn model(&self) -> StoreModel {

@@ -40,7 +40,7 @@ impl World {
     fn new() -> Self {
         let (wal, _) = Wal::open(MemDisk::new(1).device(), WalOptions::default()).expect("the log opens");
         let options = Options { load_jobs: 4, ..Options::with_memory(4 << 10, HashSeed([1, 2])) };
-        let store = Store::open(MemLower::default(), options).expect("the store opens");
+        let store = Store::open(MemLower::default(), options, &[]).expect("the store opens");
         let shard = Shard::open(ShardOptions::default(), wal, store, &[P], 7).expect("the shard opens");
         let now = Now { mono_ns: 1_000_000_000, wall_ms: 1_700_000_000_000 };
         let mut world = Self {

@@ -34,7 +34,7 @@ impl Node {
         let binding = identity::binding_of(&identity, ShardId(0));
         let node = Self { dir };
         let lower = LsmLower::open(&node.state(0), &LsmShared::new(1 << 20, 32), &binding).unwrap();
-        let mut store = Store::open(lower, Options::with_memory(8 << 20, HashSeed([1, 2]))).unwrap();
+        let mut store = Store::open(lower, Options::with_memory(8 << 20, HashSeed([1, 2])), &[]).unwrap();
         for round in 0..2_u64 {
             for number in round * 300..(round + 1) * 300 {
                 let key = format!("key:{number:03}");

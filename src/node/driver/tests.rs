@@ -214,7 +214,7 @@ fn a_job_that_ends_while_a_core_goes_to_sleep_is_seen() {
     let folder = tempfile::tempdir().expect("a folder");
     let binding = Binding { owner: [0; OWNER_BYTES], may_adopt: true };
     let lower = LsmLower::open(folder.path(), &LsmShared::new(1 << 20, 32), &binding).expect("opens");
-    let mut store = Store::open(lower, Options::with_memory(1 << 20, HashSeed([1, 2]))).expect("opens");
+    let mut store = Store::open(lower, Options::with_memory(1 << 20, HashSeed([1, 2])), &[]).expect("opens");
     let mut jobs = Vec::new();
     store.retry();
     store.take_jobs(&mut jobs);

@@ -19,7 +19,7 @@ use super::manifest::{END_BYTES, FileMark, Manifest, TableMark, TreeMark, table_
 /// The file that names the present version.
 pub(super) const CURRENT: &str = "current";
 pub(super) const TABLES: &str = "tables";
-pub(super) const ADVICE: &str = "restore the shard's folder from a backup";
+pub(in super::super) const ADVICE: &str = "restore the shard's folder from a backup";
 
 /// A table as a version's file names it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -89,7 +89,7 @@ impl LowerError {
                 Self::damaged(folder, format!("{what} failed: a file is missing"))
             }
             lsm_tree::Error::Io(error) => Self::io(what, folder, &error),
-            other => Self::damaged(folder, format!("{what} failed: {other:?}")),
+            other => Self::damaged(folder, format!("{what} failed: {}", in_words(&other))),
         }
     }
 
@@ -102,6 +102,24 @@ impl LowerError {
     /// Of something that the system refused.
     pub fn io(what: &'static str, path: &Path, error: &io::Error) -> Self {
         Self::Io { what, path: path.to_owned(), kind: error.kind(), text: error.to_string() }
+    }
+}
+
+/// What the library found wrong, for people.
+fn in_words(error: &lsm_tree::Error) -> String {
+    use lsm_tree::Error;
+    match error {
+        Error::ChecksumMismatch { .. } => "a block's checksum is not the one that was written".into(),
+        Error::Decompress(_) => "a block cannot be decompressed".into(),
+        Error::InvalidVersion(version) => format!("its format {version} is not known"),
+        Error::Unrecoverable => "files that belong together do not agree".into(),
+        Error::InvalidTag((name, tag)) => format!("{tag} is no {name}"),
+        Error::InvalidTrailer => "a block does not end as one".into(),
+        Error::InvalidHeader(name) => format!("a block does not begin as one ({name})"),
+        Error::Utf8(error) => format!("a name in it is no text ({error})"),
+        Error::Io(error) => error.to_string(),
+        // The library says that more may follow.
+        unknown => unknown.to_string(),
     }
 }
 

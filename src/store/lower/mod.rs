@@ -22,6 +22,7 @@ mod scrub;
 mod tests;
 mod tree;
 
+pub(super) use check::ADVICE;
 pub use dump::{Content, DumpedRow, dump};
 pub use error::{Binding, LowerError, OWNER_BYTES};
 pub use inspect::{Finding, Inspection, TableFacts, inspect, is_state};

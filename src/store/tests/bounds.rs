@@ -87,7 +87,7 @@ fn a_hand_over_inside_an_entry_is_a_point_of_it() {
     for first in 0..=ops.len() {
         for second in first..=ops.len() {
             let lower = MemLower::default();
-            let mut store = Store::open(lower.clone(), options()).unwrap();
+            let mut store = Store::open(lower.clone(), options(), &[]).unwrap();
             store.apply(&at(1), &bytes(&set("b", "0")));
             store.end_entry(&at(1));
             apply_all(&mut store, &at(2), &ops[..first]);
@@ -95,11 +95,11 @@ fn a_hand_over_inside_an_entry_is_a_point_of_it() {
             assert_eq!(store.persisted(P), Lsn(1));
             let whole = finish(&mut store, first);
             // A restart goes on behind what is done; so does one after it that got further, or not as far.
-            let mut store = Store::open(lower.clone(), options()).unwrap();
+            let mut store = Store::open(lower.clone(), options(), &[]).unwrap();
             assert_eq!((store.persisted(P), store.persisted_stamp_ms(P)), (Lsn(1), 1 + u64::from(first > 0)));
             apply_all(&mut store, &at(2), &ops[..second]);
             hand_over(&mut store);
-            let mut again = Store::open(lower, options()).unwrap();
+            let mut again = Store::open(lower, options(), &[]).unwrap();
             assert_eq!(finish(&mut again, 0), whole, "{first} and {second} ops");
             assert_eq!(finish(&mut store, second), whole, "{first} and {second} ops");
         }
@@ -157,7 +157,7 @@ fn one_entry_of_few_bytes_keeps_to_the_memory() {
     let memory_bytes = 400_000;
     let mut d = Driver::new(MemLower::default(), tiny(memory_bytes));
     let at = Applied { partition: P, lsn: Lsn(1), term: Term(1), stamp_ms: 1 };
-    let mut blocked = 0;
+    let (mut blocked, mut waited) = (0, 0);
     for n in 0..400u32 {
         let key = n.to_string();
         let op = match n % 3 {
@@ -167,15 +167,17 @@ fn one_entry_of_few_bytes_keeps_to_the_memory() {
         };
         while matches!(d.store.apply(&at, &bytes(&op)), Step::Blocked(_)) {
             blocked += 1;
+            waited += u32::from(d.store.waits_for_flush());
             d.store.maintain(1_000_000);
             d.run_a_job(0);
         }
+        assert!(!d.store.waits_for_flush(), "it was applied");
         let stats = d.store.stats();
         let used = stats.used_bytes + stats.captured_bytes;
         assert!(used <= memory_bytes as u64 * 3 / 2, "{used} of {memory_bytes} bytes at {n}");
     }
     d.store.end_entry(&at);
-    assert!(blocked > 5, "{blocked}");
+    assert!(blocked > 5 && (1..=blocked).contains(&waited), "{blocked}, of these {waited} for a flush");
     assert_eq!(d.read_in(P, &Op::StrLen { key: b"399" }), Outcome::Int(10_000));
     // Inside a transaction nothing can wait, so what it may add to values is bounded.
     let mut d = Driver::new(MemLower::default(), options());

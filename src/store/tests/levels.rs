@@ -72,7 +72,7 @@ fn keys(pattern: &[u8]) -> Op<'_> {
 fn a_new_tree_opened_again_is_the_same() {
     let folder = tempfile::tempdir().unwrap();
     for round in 0..4u64 {
-        let mut store = Store::open(lsm(&folder), options()).unwrap();
+        let mut store = Store::open(lsm(&folder), options(), &[]).unwrap();
         assert_eq!(store.persisted(P), Lsn(round));
         let at = Applied { partition: P, lsn: Lsn(round + 1), term: Term(1), stamp_ms: 1 };
         for n in 0..300 {
@@ -88,7 +88,7 @@ fn a_new_tree_opened_again_is_the_same() {
                 store.job_done(Store::run_job(job)).unwrap();
             }
         }
-        let mut again = Store::open(lsm(&folder), options()).unwrap();
+        let mut again = Store::open(lsm(&folder), options(), &[]).unwrap();
         assert_eq!(again.state_hash(P), store.state_hash(P));
         assert_eq!(again.read(P, &bytes(&Op::DbSize), 1), Step::Done(Outcome::Int(300)));
     }
@@ -118,7 +118,7 @@ fn a_hand_over_is_a_point_of_the_log() {
     d.run(&set("k7", "last"));
     while d.store.maintain(1_000) {}
     d.run_a_job(0);
-    let restarted = Store::open(lower, options()).unwrap();
+    let restarted = Store::open(lower, options(), &[]).unwrap();
     assert_eq!(restarted.persisted(P), Lsn(2000));
     assert_eq!(restarted.state_hash(P), frozen);
     let now = d.store.state_hash(P);
@@ -247,7 +247,7 @@ fn a_flushed_keyspace_goes_from_disk() {
 
 #[test]
 fn writes_wait_for_a_hand_over_that_is_too_slow() {
-    let mut store = Store::open(MemLower::default(), tiny(40_000)).unwrap();
+    let mut store = Store::open(MemLower::default(), tiny(40_000), &[]).unwrap();
     let mut jobs: Vec<Job<MemLower>> = Vec::new();
     let mut blocked_at = None;
     for lsn in 1..1000 {
@@ -300,13 +300,16 @@ fn another_layout_is_refused() {
     let lower = MemLower::default();
     lower.ingest(0, false, &mut std::iter::once((vec![0], Some(vec![9, 9])))).unwrap();
     assert!(
-        Store::open(lower.clone(), options()).is_err_and(|error| matches!(error, LowerError::Layout { .. }))
+        Store::open(lower.clone(), options(), &[])
+            .is_err_and(|error| matches!(error, LowerError::Layout { .. }))
     );
     let lower = MemLower::default();
     lower
         .ingest(0, false, &mut std::iter::once(([1, 0, 0, 0, 0, 0, 0, 0, 5].to_vec(), Some(vec![9]))))
         .unwrap();
-    assert!(Store::open(lower, options()).is_err_and(|error| matches!(error, LowerError::Layout { .. })));
+    assert!(
+        Store::open(lower, options(), &[]).is_err_and(|error| matches!(error, LowerError::Layout { .. }))
+    );
 }
 
 #[test]

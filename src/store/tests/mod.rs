@@ -48,7 +48,7 @@ pub(super) struct Driver<L: Lower> {
 
 impl<L: Lower> Driver<L> {
     pub(super) fn new(lower: L, options: Options) -> Self {
-        let store = Store::open(lower.clone(), options).expect("opens");
+        let store = Store::open(lower.clone(), options, &[]).expect("opens");
         Self {
             store,
             lower,
@@ -218,7 +218,7 @@ impl<L: Lower> Driver<L> {
     /// Loses all memory, and replays the log above what is persisted.
     pub(super) fn crash(&mut self) {
         self.held.clear();
-        self.store = Store::open(self.lower.clone(), self.options).expect("opens");
+        self.store = Store::open(self.lower.clone(), self.options, &[]).expect("opens");
         self.is_alarmed = false;
         self.check();
         for (at, ops) in self.log.clone() {
