@@ -45,7 +45,10 @@ fn run(request: Request) -> ExitCode {
             let formatted = node::check_data_folder(&loaded.config.data_dir)
                 .and_then(|()| Ok(identity::format(&loaded.config, recover, |key| loaded.is_said(key))?));
             match formatted {
-                Ok(identity) => say(format!("{}: formatted\n{identity}", cli::data_dir(&loaded).display())),
+                Ok(identity) => {
+                    let done = if recover { "identity made anew, all data kept" } else { "formatted" };
+                    say(format!("{}: {done}\n{identity}", cli::data_dir(&loaded).display()))
+                }
                 Err(error) => {
                     log::last_words(loaded.config.log_format, &[format!("cannot format: {error}")]);
                     ExitCode::from(error.exit_code())

@@ -94,8 +94,11 @@ pub enum StartError {
     /// The cores asked for cannot be had.
     #[error(transparent)]
     Cores(#[from] NotAllowed),
+    /// The process may open too few files.
+    #[error(transparent)]
+    Descriptors(#[from] budget::TooFewDescriptors),
     /// Nobody can connect.
-    #[error("cannot listen on {address}: {source}; {}", elsewhere(address))]
+    #[error("cannot listen on {address}: {source}; {}", address.remedy(source))]
     Listen {
         /// Where.
         address: Address,
@@ -170,7 +173,7 @@ impl StartError {
             Self::State { .. } | Self::Missing { .. } | Self::Identity(IdentityError::BothBad { .. }) => {
                 EXIT_DAMAGED
             }
-            Self::System { .. } => EXIT_SYSTEM,
+            Self::System { .. } | Self::Descriptors(_) => EXIT_SYSTEM,
             _ => EXIT_CONFIG,
         }
     }
@@ -186,14 +189,6 @@ fn wal_exit_code(error: &WalError) -> u8 {
         | WalError::OutOfRange { .. }
         | WalError::BadAppend { .. }
         | WalError::TooLarge { .. } => EXIT_DAMAGED,
-    }
-}
-
-/// What to do about an address that cannot be had.
-fn elsewhere(address: &Address) -> &'static str {
-    match address {
-        Address::Tcp(_) => "choose another address by --listen",
-        Address::Unix(_) => "remove what is there if nobody uses it, or choose another path by --unix-socket",
     }
 }
 
@@ -236,6 +231,8 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     let limits = CgroupLimits::of_this_process();
     let topology = Topology::choose(config.cores.0.as_ref(), &usable_cpus(), limits)?;
     config.pool_threads = pool_width(&config, &topology);
+    // One shard at least; how many there are is known when the folder was read.
+    Descriptors::of_this_process(topology.cores(), 1).check()?;
     let Listeners { cores: listening, unix } = listen::claim(&config, topology.cores())?;
     make_data_folder(&config.data_dir)?;
     let lock = FolderLock::acquire(&config.data_dir)?;
@@ -245,7 +242,8 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     let memory = budget::state_memory(&config, limits);
     let plan = Plan::new(&identity, topology.cores());
     let bound = identity::check(&identity, &config.data_dir, plan.used_shards())?;
-    let descriptors = Descriptors::of_this_process(&plan);
+    let descriptors = Descriptors::of_this_process(topology.cores(), plan.used_shards());
+    descriptors.check()?;
     descriptors.fit(&mut config);
     announce(&config, &identity, &topology, &plan, memory, &report);
 

@@ -101,7 +101,7 @@ impl Talk {
             live: RefCell::new(Live::new(Config::default(), 0)),
         };
         let state =
-            Store::open(MemLower::default(), Options::with_memory(64 << 20, HashSeed([1, 2]))).unwrap();
+            Store::open(MemLower::default(), Options::with_memory(64 << 20, HashSeed([1, 2])), &[]).unwrap();
         let opening = Opening {
             conn: 1,
             core: 0,
@@ -303,6 +303,13 @@ fn the_readme_knows_every_command_and_every_error_prefix() {
     let listed = table.top.iter().map(|&index| table.entry(index)).filter(|entry| entry.is_listed());
     for name in listed.map(|entry| entry.row.name.to_ascii_uppercase()) {
         assert!(readme.contains(&format!("`{name}`")), "{name} is missing in the README");
+    }
+    // Those that are refused by name; the rest of them is what a browser sends.
+    let refused = table.top.iter().map(|&index| table.entry(index)).filter(|entry| !entry.is_listed());
+    let names: Vec<_> = refused.map(|entry| entry.row.name.to_ascii_uppercase()).collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names.iter().filter(|name| *name != "HOST:") {
+        assert!(readme.contains(&format!("`{name}`")), "{name}, which is refused, is missing in the README");
     }
     for row in PREFIXES {
         let line = format!("| `{}` | {} | {} |", row.prefix, row.when, row.retry);

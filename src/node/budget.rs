@@ -5,7 +5,6 @@
 use corduroy_shards::runtime::cpuset::CgroupLimits;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use super::plan::Plan;
 use crate::config::Config;
 use crate::config::value::Bytes;
 
@@ -61,9 +60,22 @@ pub struct Descriptors {
     pub clients_max: usize,
 }
 
+/// The process may not open as many files as every node needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "this process may have {limit} files open, and log, state and cores need {needed}, one client included: raise the limit \
+     (ulimit -n; LimitNOFILE= of a unit), or use fewer cores (--cores)"
+)]
+pub struct TooFewDescriptors {
+    /// How many the process may have.
+    pub limit: usize,
+    /// How many it needs at least.
+    pub needed: usize,
+}
+
 impl Descriptors {
-    /// Raises the process's limit as far as it may, and deals.
-    pub fn of_this_process(plan: &Plan) -> Self {
+    /// Raises the process's limit as far as it may, and deals to so many cores and shards.
+    pub fn of_this_process(cores: usize, shards: u32) -> Self {
         let mut limit = getrlimit(Resource::Nofile);
         if limit.current < limit.maximum || limit.maximum.is_none() {
             limit.current = limit.maximum.or(Some(1 << 20));
@@ -72,7 +84,7 @@ impl Descriptors {
             }
         }
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
-        Self::deal(usize::try_from(limit).unwrap_or(usize::MAX), plan.cores(), plan.used_shards() as usize)
+        Self::deal(usize::try_from(limit).unwrap_or(usize::MAX), cores, shards as usize)
     }
 
     /// Deals so many descriptors.
@@ -82,6 +94,15 @@ impl Descriptors {
         let tables_a_core = tables.clamp(OPEN_TABLES_MIN, OPEN_TABLES_MAX);
         let reserved = fixed + tables_a_core * cores;
         Self { limit, reserved, tables_a_core, clients_max: limit.saturating_sub(reserved).max(1) }
+    }
+
+    /// Whether there are enough for log, state, cores and one client, known before any is opened.
+    ///
+    /// # Errors
+    /// How many there have to be.
+    pub fn check(&self) -> Result<(), TooFewDescriptors> {
+        let needed = self.reserved + 1;
+        if self.limit >= needed { Ok(()) } else { Err(TooFewDescriptors { limit: self.limit, needed }) }
     }
 
     /// Lowers the number of connections to what there are descriptors for, and tells it.
@@ -114,7 +135,17 @@ mod tests {
             assert_eq!(dealt.reserved + dealt.clients_max, limit, "{dealt:?}");
             assert!(dealt.tables_a_core >= OPEN_TABLES_MIN);
         }
-        assert_eq!(Descriptors::deal(10, 8, 8).clients_max, 1);
+    }
+
+    #[test]
+    fn fewer_than_every_node_needs_are_refused() {
+        for (limit, cores, shards) in [(20, 1, 1), (160, 2, 1), (1024, 64, 1), (0, 1, 1)] {
+            let dealt = Descriptors::deal(limit, cores, shards);
+            let refused = dealt.check().expect_err("too few");
+            assert_eq!((refused.limit, refused.needed > limit), (limit, true), "{dealt:?}");
+            assert_eq!(Descriptors::deal(refused.needed, cores, shards).check(), Ok(()), "{refused}");
+            assert_eq!(Descriptors::deal(refused.needed, cores, shards).clients_max, 1);
+        }
     }
 
     #[test]

@@ -36,6 +36,26 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+impl Address {
+    /// What to do if it cannot be had, as the system says by `why`.
+    pub(super) fn remedy(&self, why: &io::Error) -> &'static str {
+        use io::ErrorKind::{AddrInUse, NotADirectory, NotFound, PermissionDenied};
+        match (self, why.kind()) {
+            (Self::Tcp(_), _) => "choose another address by --listen",
+            (Self::Unix(_), NotFound | NotADirectory) => {
+                "make the folder that it lies in, or choose another path by --unix-socket"
+            }
+            (Self::Unix(_), PermissionDenied) => {
+                "let this user write to the folder that it lies in, or choose another path by --unix-socket"
+            }
+            (Self::Unix(_), AddrInUse) => {
+                "remove what is there if nobody uses it, or choose another path by --unix-socket"
+            }
+            (Self::Unix(_), _) => "choose another path by --unix-socket",
+        }
+    }
+}
+
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

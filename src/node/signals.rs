@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the first drains, the second ends at once. SIGHUP changes nothing, and says so.
+//! SIGTERM and SIGINT: the first drains, the second ends at once, unless it comes with the first. SIGHUP changes nothing, and says so.
 
 use std::io;
 use std::sync::Arc;
@@ -37,7 +37,11 @@ pub fn watch(shared: Arc<Shared>) -> io::Result<()> {
                 log::flush();
                 std::process::exit(128 + signal);
             }
-            tracing::info!(signal, "told to stop: finishing what is under way; once more ends at once");
+            tracing::info!(
+                signal,
+                "told to stop: finishing what is under way; once more, {} ms from now or later, ends at once",
+                ONE_TELLING.as_millis()
+            );
             told = Some(Instant::now());
             notify::say("STOPPING=1");
             shared.set_phase(Phase::Draining);

@@ -107,7 +107,17 @@ fn clients_of_the_machine_may_come_by_a_unix_socket() {
     // A second server is told, and leaves the socket of the first alone.
     let mut second = Server::spawn(&dir.path().join("other"), free_port(), &flags);
     assert_eq!(second.wait().code(), Some(78), "{}", second.log());
+    assert!(second.log().contains("remove what is there if nobody uses it"), "{}", second.log());
     assert!(second.log().contains("--unix-socket"), "{}", second.log());
+    // What is in the way of another path is another thing.
+    let missing = dir.path().join("missing/socket");
+    let mut third = Server::spawn(
+        &dir.path().join("third"),
+        free_port(),
+        &["--unix-socket", missing.to_str().expect("text")],
+    );
+    assert_eq!(third.wait().code(), Some(78));
+    assert!(third.log().contains("make the folder that it lies in"), "{}", third.log());
     ask(b"PING\r\n", "+PONG\r\n");
     server.kill_9();
     assert!(path.exists(), "what a killed server leaves behind");

@@ -187,6 +187,7 @@ fn a_lost_identity_is_made_of_what_is_there_whatever_is_said() {
         let (code, stdout, stderr) = recover(&[]);
         assert_eq!(code, Some(0), "{stderr}");
         assert!(stdout.contains("2 shards, 4 partitions"), "{stdout}");
+        assert!(stdout.contains("identity made anew") && !stdout.contains("formatted"), "{stdout}");
         assert_holds(&folder, "value");
     }
 }

@@ -93,6 +93,35 @@ fn an_environment_that_is_no_text_is_told_where_it_matters_and_ignored_elsewhere
 }
 
 #[test]
+fn the_file_that_the_readme_shows_is_one() {
+    let readme = include_str!("../../README.md");
+    let shown = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a file");
+    let dir = data_dir();
+    let file = dir.path().join("corduroy.toml");
+    fs::write(&file, shown).expect("written");
+    let (code, stdout, stderr) = run(&["check-config", "--config", &text(&file)]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let named = shown.lines().filter(|line| line.contains(" = ")).count();
+    let from_file = stdout.matches(&format!("(from {})", text(&file))).count();
+    assert!(named > 5 && from_file == named, "{stdout}");
+}
+
+#[test]
+fn too_few_open_files_are_refused_before_anything_is_opened() {
+    let cpu = cpus()[0].to_string();
+    for files in [20, 60] {
+        let dir = data_dir();
+        let folder = dir.path().join("new");
+        let launcher = ["sh", "-c", "ulimit -n $0 && exec \"$@\"", &files.to_string()];
+        let mut server = Server::spawn_under(&launcher, &folder, free_port(), &["--cores", &cpu]);
+        assert_eq!(server.wait().code(), Some(71), "{}", server.log());
+        let log = server.log();
+        assert!(log.contains(&format!("may have {files} files open")) && log.contains("ulimit -n"), "{log}");
+        assert!(!folder.exists(), "nothing was made");
+    }
+}
+
+#[test]
 fn a_bad_configuration_lists_all_its_problems() {
     let dir = data_dir();
     let file = dir.path().join("bad.toml");
