@@ -6,9 +6,9 @@
 use super::op::{Condition, Expiry, List, Op, OpError, SetReply, SetWhen};
 
 /// The layout written today.
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 
-mod code {
+pub(super) mod code {
     pub const SET: u8 = 1;
     pub const APPEND: u8 = 2;
     pub const SET_RANGE: u8 = 3;
@@ -57,64 +57,6 @@ pub(super) fn may_renew_rows(op: &[u8]) -> bool {
     use code::*;
     let codes = [APPEND, SET_RANGE, GET_EX, EXPIRE, EXPIRE_IN, PERSIST, RENAME, COPY, MULTI, MARKED_MULTI];
     op.get(1).is_some_and(|code| codes.contains(code))
-}
-
-/// Appends fields to an op's bytes.
-struct Writer<'o>(&'o mut Vec<u8>);
-
-impl Writer<'_> {
-    fn byte(&mut self, byte: u8) -> &mut Self {
-        self.0.push(byte);
-        self
-    }
-
-    fn flag(&mut self, flag: bool) -> &mut Self {
-        self.byte(u8::from(flag))
-    }
-
-    fn number(&mut self, number: u64) -> &mut Self {
-        self.0.extend_from_slice(&number.to_le_bytes());
-        self
-    }
-
-    fn signed(&mut self, number: i64) -> &mut Self {
-        self.0.extend_from_slice(&number.to_le_bytes());
-        self
-    }
-
-    fn count(&mut self, count: usize) -> &mut Self {
-        let count = u32::try_from(count).expect("requests are limited to far less than 4 GiB");
-        self.0.extend_from_slice(&count.to_le_bytes());
-        self
-    }
-
-    fn string(&mut self, string: &[u8]) -> &mut Self {
-        self.count(string.len());
-        self.0.extend_from_slice(string);
-        self
-    }
-
-    fn list(&mut self, list: &List<'_>) -> &mut Self {
-        match list {
-            List::Encoded(bytes) => self.0.extend_from_slice(bytes),
-            List::Args(args) => {
-                self.count(args.len());
-                for arg in *args {
-                    self.string(arg);
-                }
-            }
-        }
-        self
-    }
-
-    fn expiry(&mut self, expiry: Expiry) -> &mut Self {
-        match expiry {
-            Expiry::Clear => self.byte(0),
-            Expiry::Keep => self.byte(1),
-            Expiry::At(at_ms) => self.byte(2).number(at_ms),
-            Expiry::In(in_ms) => self.byte(3).number(in_ms),
-        }
-    }
 }
 
 /// Takes fields from an op's bytes.
@@ -314,116 +256,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The condition's byte.
-fn condition_byte(condition: Condition) -> u8 {
-    match condition {
-        Condition::Always => 0,
-        Condition::NoExpiry => 1,
-        Condition::HasExpiry => 2,
-        Condition::Later => 3,
-        Condition::Sooner => 4,
-        Condition::HasAndLater => 5,
-        Condition::HasAndSooner => 6,
-    }
-}
-
 impl<'a> Op<'a> {
-    /// Appends the op's bytes. Reads use the same encoding as writes.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.push(VERSION);
-        let mut to = Writer(out);
-        if self.is_write() { self.encode_write(&mut to) } else { self.encode_read(&mut to) }
-    }
-
-    fn encode_write(&self, to: &mut Writer<'_>) {
-        match self {
-            Op::Set { key, value, when, expiry, reply } => {
-                let (when, expected) = match when {
-                    SetWhen::Always => (0, None),
-                    SetWhen::Absent => (1, None),
-                    SetWhen::Present => (2, None),
-                    SetWhen::Equals(expected) => (3, Some(expected)),
-                };
-                let reply = match reply {
-                    SetReply::Ok => 0,
-                    SetReply::Done => 1,
-                    SetReply::Old => 2,
-                };
-                to.byte(code::SET).byte(when).byte(reply).expiry(*expiry).string(key).string(value);
-                if let Some(expected) = expected {
-                    to.string(expected);
-                }
-            }
-            Op::Append { key, value } => _ = to.byte(code::APPEND).string(key).string(value),
-            Op::SetRange { key, offset, value } => {
-                to.byte(code::SET_RANGE).number(*offset).string(key).string(value);
-            }
-            Op::IncrBy { key, delta } => _ = to.byte(code::INCR_BY).signed(*delta).string(key),
-            Op::IncrByFloat { key, delta } => {
-                to.byte(code::INCR_BY_FLOAT).string(key).string(delta);
-            }
-            Op::Del { keys } => _ = to.byte(code::DEL).list(keys),
-            Op::GetDel { key } => _ = to.byte(code::GET_DEL).string(key),
-            Op::GetEx { key, expiry } => _ = to.byte(code::GET_EX).expiry(*expiry).string(key),
-            Op::MSet { pairs, only_if_none } => {
-                to.byte(code::M_SET).flag(*only_if_none).list(pairs);
-            }
-            Op::Expire { key, at_ms, condition } => {
-                to.byte(code::EXPIRE).byte(condition_byte(*condition)).signed(*at_ms).string(key);
-            }
-            Op::ExpireIn { key, in_ms, condition } => {
-                to.byte(code::EXPIRE_IN).byte(condition_byte(*condition)).signed(*in_ms).string(key);
-            }
-            Op::Persist { key } => _ = to.byte(code::PERSIST).string(key),
-            Op::Rename { from, to: target, only_if_none } => {
-                to.byte(code::RENAME).flag(*only_if_none).string(from).string(target);
-            }
-            Op::Copy { from, to: target, replace } => {
-                to.byte(code::COPY).flag(*replace).string(from).string(target);
-            }
-            Op::Watch { key } => _ = to.byte(code::WATCH).string(key),
-            Op::Multi { guards, ops } => _ = to.byte(code::MULTI).list(guards).list(ops),
-            Op::MarkedMulti { guards, ops } => _ = to.byte(code::MARKED_MULTI).list(guards).list(ops),
-            _ => _ = to.byte(code::FLUSH),
-        }
-    }
-
-    fn encode_read(&self, to: &mut Writer<'_>) {
-        match self {
-            Op::Get { key } => _ = to.byte(code::GET).string(key),
-            Op::StrLen { key } => _ = to.byte(code::STR_LEN).string(key),
-            Op::GetRange { key, start, end } => {
-                to.byte(code::GET_RANGE).signed(*start).signed(*end).string(key);
-            }
-            Op::MGet { keys } => _ = to.byte(code::M_GET).list(keys),
-            Op::Exists { keys } => _ = to.byte(code::EXISTS).list(keys),
-            Op::Type { key } => _ = to.byte(code::TYPE).string(key),
-            Op::Ttl { key, absolute, seconds } => {
-                to.byte(code::TTL).flag(*absolute).flag(*seconds).string(key);
-            }
-            Op::ObjectEncoding { key } => _ = to.byte(code::OBJECT_ENCODING).string(key),
-            Op::ObjectRefcount { key } => _ = to.byte(code::OBJECT_REFCOUNT).string(key),
-            Op::MemoryUsage { key } => _ = to.byte(code::MEMORY_USAGE).string(key),
-            Op::Keys { pattern } => _ = to.byte(code::KEYS).string(pattern),
-            Op::Scan { cursor, count, pattern, kind } => {
-                to.byte(code::SCAN).number(*cursor).number(*count);
-                for text in [pattern, kind] {
-                    to.flag(text.is_some());
-                    if let Some(text) = text {
-                        to.string(text);
-                    }
-                }
-            }
-            Op::RandomKey { seed } => _ = to.byte(code::RANDOM_KEY).number(*seed),
-            Op::Lcs { a, b, len, idx, min_match_len, with_match_len } => {
-                to.byte(code::LCS).flag(*len).flag(*idx).flag(*with_match_len).number(*min_match_len);
-                to.string(a).string(b);
-            }
-            Op::Version { key } => _ = to.byte(code::VERSION_OF).string(key),
-            _ => _ = to.byte(code::DB_SIZE),
-        }
-    }
-
     /// Reads an op's bytes; the op borrows from them.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 mod check;
 mod codec;
 mod dispatch;
+mod encode;
 mod exec;
 mod float;
 mod glob;

@@ -5,6 +5,7 @@ mod commands;
 mod damage;
 mod expiry;
 mod faulty;
+mod fixtures;
 mod large;
 mod levels;
 mod listings;
