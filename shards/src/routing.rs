@@ -260,6 +260,30 @@ mod tests {
         assert_eq!(slot_of(b""), 0);
     }
 
+    /// Keys stay where they were put: a node that looks for them elsewhere has lost them.
+    #[test]
+    fn keys_keep_their_slots_partitions_and_shards() {
+        const LAYOUTS: [(u32, u32); 6] = [(1, 1), (4, 2), (7, 3), (64, 8), (1000, 6), (16_384, 16)];
+        let lines = include_str!("routing-1.txt").lines().filter(|line| !line.starts_with('#'));
+        let mut seen = 0;
+        for line in lines {
+            let words: Vec<_> = line.split(' ').collect();
+            let digits = words[0].trim_matches('-').as_bytes().chunks(2);
+            let key: Vec<u8> = digits
+                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+                .collect();
+            assert_eq!(slot_of(&key).to_string(), words[1], "{line}");
+            for ((partitions, shards), word) in LAYOUTS.into_iter().zip(&words[2..]) {
+                let route = Layout::new(partitions, shards, 1).unwrap().route(&key);
+                let found = format!("{}/{}", route.partition.0, route.shard.0);
+                assert_eq!(found, *word, "{partitions} partitions, {shards} shards: {line}");
+            }
+            assert_eq!(words.len(), 2 + LAYOUTS.len());
+            seen += 1;
+        }
+        assert_eq!(seen, 29);
+    }
+
     #[test]
     fn hash_tags() {
         assert_eq!(slot_of(b"{user1000}.following"), slot_of(b"{user1000}.followers"));

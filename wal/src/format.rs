@@ -2,6 +2,8 @@
 //!
 //! All numbers are little-endian. Decoding never trusts a length before a checksum covered it, and never panics.
 
+#[cfg(test)]
+mod fixtures;
 pub mod footer;
 pub mod frame;
 pub mod manifest;

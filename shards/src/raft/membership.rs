@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn round_trip_of_every_list() {
+    fn version_1_is_these_bytes() {
         let conf = ConfState {
             voters: vec![1, 9],
             learners: vec![12],
@@ -96,7 +96,16 @@ mod tests {
             auto_leave: true,
             ..ConfState::default()
         };
+        let hex: String = encode(&conf).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hex,
+            "01010200000001000000000000000900000000000000010000000c0000000000000001\
+             0000000100000000000000010000000900000000000000",
+        );
         assert_eq!(decode(&encode(&conf)), Ok(conf));
+        let founder = encode(&founding(MemberId::FIRST));
+        assert_eq!(founder, [&[1, 0, 1][..], &[0, 0, 0, 1], &[0; 7], &[0; 12]].concat());
+        assert_eq!(decode(&founder), Ok(founding(MemberId::FIRST)));
     }
 
     #[test]

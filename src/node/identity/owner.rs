@@ -301,6 +301,10 @@ mod tests {
              08070605040302010100000008000000040000008877665544332211fa066d21",
         );
         assert_eq!(Owner::decode(&owner().encode()), Ok(owner()));
+        let card = Card { owner: owner().encode(), starts: 0x0807 };
+        let hex: String = card.encode().iter().skip(OWNER_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "07080000000000001181ff42");
+        assert_eq!(Card::decode(&card.encode()), Some(card));
     }
 
     #[test]

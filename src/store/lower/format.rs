@@ -231,6 +231,84 @@ impl Fields<'_> {
 mod tests {
     use super::*;
 
+    fn from_hex(hex: &str) -> Vec<u8> {
+        let pairs = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("digits"));
+        pairs.map(|pair| u8::from_str_radix(pair, 16).expect("two digits")).collect()
+    }
+
+    /// The partition's rows that there are, by name.
+    fn partition_rows() -> [(&'static str, PartitionMeta); 5] {
+        let meta = PartitionMeta {
+            applied: Lsn(9),
+            keyspace: 7 << 20,
+            clock_ms: 1_700_000_000_123,
+            keys: 3,
+            expiring: 1,
+            ..PartitionMeta::default()
+        };
+        let inside = PartitionMeta { ops_done: 5, ..meta.clone() };
+        let written = PartitionMeta { is_written: true, ..meta.clone() };
+        let mut marked = PartitionMeta { is_written: true, ..inside.clone() };
+        marked.gone.flush(3 << 20);
+        marked.gone.removed(b"key", 4 << 20);
+        let mut watched = meta.clone();
+        let _told = [watched.gone.watch(b"key", 5 << 20), watched.gone.watch(b"other", 6 << 20)];
+        [
+            ("partition", meta),
+            ("partition-inside-an-entry", inside),
+            ("partition-written", written),
+            ("partition-with-marks", marked),
+            ("partition-with-watched-keys", watched),
+        ]
+    }
+
+    /// Fixtures that were put together from the drawing: today's code writes the same, and reads them.
+    #[test]
+    fn rows_are_these_bytes() {
+        let lines = include_str!("rows-1.txt").lines().filter(|line| !line.starts_with('#'));
+        let mut fixtures: std::collections::BTreeMap<_, _> = lines
+            .map(|line| {
+                let [name, key, value] = line.split(' ').collect::<Vec<_>>().try_into().expect("three words");
+                (name, (from_hex(key), from_hex(value)))
+            })
+            .collect();
+        let seed = HashSeed([0x1122_3344_5566_7788, 0x99aa_bbcc_ddee_ff00]);
+        let store = fixtures.remove("store").expect("a fixture");
+        assert_eq!(store, (STORE_KEY.to_vec(), store_value(seed)));
+        assert_eq!(read_store_value(&store.1), Some(seed));
+        let partition = PartitionId(300);
+        for (name, meta) in partition_rows() {
+            let (key, value) = fixtures.remove(name).expect("a fixture");
+            assert_eq!((partition_key(partition), meta.encode()), (key.clone(), value.clone()), "{name}");
+            assert_eq!(read_partition_key(&key), Some(partition), "{name}");
+            assert_eq!(PartitionMeta::decode(&value), Some(meta), "{name}");
+        }
+        let stamp = |version, expire_at_ms, encoding| Stamp { version, expire_at_ms, encoding };
+        let never = super::super::super::row::NO_EXPIRY;
+        let rows = [
+            ("row", &b"key"[..], stamp(8 << 20 | 2, never, Encoding::Auto), &b"12"[..]),
+            ("row-text", b"", stamp(8 << 20 | 3, 1_700_000_000_123, Encoding::Text), b"0.5"),
+            ("row-raw", b"k\x00\xff", stamp(9 << 20, 0, Encoding::Raw), b""),
+        ];
+        for (name, key, stamp, value) in rows {
+            let (row, written) = fixtures.remove(name).expect("a fixture");
+            assert_eq!(row_key(partition, 7 << 20, seed.hash(key), key), row, "{name}");
+            assert_eq!(row_value(stamp, value), written, "{name}");
+            let read = read_row(&row, &written).expect("a row");
+            assert_eq!(
+                (read.partition, read.keyspace, read.key, read.value),
+                (partition, 7 << 20, key, value)
+            );
+            let (found, wanted) = (read.stamp, stamp);
+            assert_eq!((found.version, found.expire_at_ms), (wanted.version, wanted.expire_at_ms), "{name}");
+            assert_eq!(
+                (found.encoding as u8, read_row_key(&row)),
+                (wanted.encoding as u8, Some((seed.hash(key), key)))
+            );
+        }
+        assert!(fixtures.is_empty(), "every fixture is read: {:?}", fixtures.keys());
+    }
+
     #[test]
     fn a_partition_s_row_once_written_stays_readable() {
         let numbers = |numbers: &[u64]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<_>>();
