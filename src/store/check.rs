@@ -1,5 +1,5 @@
 //! The invariants of a store: every figure that is kept beside the rows, counted anew from them. For tests and the
-//! simulator, which call it when a process ends.
+//! simulator, which ask for it between turns and when a process ends.
 
 use corduroy_shards::PartitionId;
 

@@ -28,6 +28,7 @@ const WANTED: &[(&str, u64)] = &[
     ("hand-overs", 3000),
     ("hand-overs undone", 16),
     ("looks at a full state", 500),
+    ("machines counted anew", 20_000),
     ("ops applied again after a restart", 20_000),
     ("rows dropped from memory", 200),
     ("applies blocked", 1000),

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::sim::process::SimShard;
+use crate::sim::workload::Subject;
+
 /// Named counters; the order of printing is that of the names.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Probes {
@@ -18,6 +21,25 @@ impl Probes {
     /// `count` more of `name`.
     pub fn add(&mut self, name: &'static str, count: u64) {
         *self.counts.entry(name).or_default() += count;
+    }
+
+    /// Adds what a shard went through in its life.
+    pub(super) fn of_shard<S: Subject>(&mut self, shard: &SimShard<S>) {
+        let counters = shard.counters();
+        self.add("turns", counters.turns);
+        self.add("entries applied", counters.entries_applied);
+        self.add("entries of time", counters.times_proposed);
+        self.add("clocks ahead", counters.clocks_ahead);
+        self.add("reads parked", counters.reads_parked);
+        self.add("read tries", counters.read_tries);
+        self.add("apply tries", counters.apply_tries);
+        self.add("prepare tries", counters.prepare_tries);
+        self.add("ready timeouts", counters.ready_timeouts);
+        let stats = shard.wal().stats();
+        self.add("frames", stats.frames);
+        self.add("bytes rewritten by reclaim", stats.rewritten_bytes);
+        self.add("entries rewritten by reclaim", stats.rewritten_entries);
+        self.add("spares given back", stats.spares_given_back);
     }
 
     /// How often `name` was met.

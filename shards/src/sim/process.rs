@@ -16,7 +16,6 @@ use crate::sim::disk::{Disk, End, SimDevice};
 use crate::sim::observed::Observed;
 use crate::sim::plan::Plan;
 use crate::sim::planted::Planted;
-use crate::sim::probes::Probes;
 use crate::sim::rng::mix;
 use crate::sim::swarm::{Knobs, MS};
 use crate::sim::workload::Subject;
@@ -25,6 +24,9 @@ use crate::{Limits, Outputs, Shard, ShardError, ShardOptions};
 
 /// What a typical job takes at most once faults are over: the slowest pool is one of them.
 const HEALTHY_JOB_NS: u64 = 2 * MS;
+
+/// Turns of a shard from one look at all that its machine holds to the next: such a look costs as much as all the rows.
+const CHECKED_TURNS: u64 = 16;
 
 /// The shard as the world runs it.
 pub(super) type SimShard<S> = Shard<SimDevice, Observed<S>>;
@@ -170,8 +172,10 @@ impl<S: Subject> World<S> {
         for unit in &node.units {
             let mut books = self.books.borrow_mut();
             let mut probes = std::mem::take(&mut books.probes);
-            books.subject().probe(unit.shard.machine().inner(), &mut probes);
-            count(&unit.shard, &mut probes);
+            let machine = unit.shard.machine().inner();
+            books.subject().check(machine);
+            books.subject().probe(machine, &mut probes);
+            probes.of_shard(&unit.shard);
             books.probes = probes;
         }
     }
@@ -274,10 +278,23 @@ impl<S: Subject> World<S> {
         if let Some(wake_ns) = outputs.wake_at_ns {
             self.turn_at(shard, self.clock.world_ns(wake_ns).max(now_ns + 1000));
         }
-        self.with_shard(shard, |shard| shard.check());
+        self.check(shard);
         self.note_positions(shard);
         self.mark_end(shard);
         self.begin_io(shard);
+    }
+
+    /// Between turns: what the shard and, now and then, its machine keep count of is counted anew.
+    fn check(&mut self, shard: usize) {
+        let turns = self.with_shard(shard, |shard| {
+            shard.check();
+            shard.counters().turns
+        });
+        if turns.is_some_and(|turns| turns.is_multiple_of(CHECKED_TURNS)) {
+            self.probe("machines counted anew");
+            let books = Rc::clone(&self.books);
+            self.with_shard(shard, |shard| books.borrow().subject().check(shard.machine().inner()));
+        }
     }
 
     /// A shard that closes, or seems to be at rest, has its log write down where it ends.
@@ -466,23 +483,4 @@ fn shard_options(plan: &Plan, replicated: bool) -> ShardOptions {
         bug: Planted::of_shard(plan.planted),
         ..ShardOptions::default()
     }
-}
-
-/// What a shard went through in its life.
-fn count<S: Subject>(shard: &SimShard<S>, probes: &mut Probes) {
-    let counters = shard.counters();
-    probes.add("turns", counters.turns);
-    probes.add("entries applied", counters.entries_applied);
-    probes.add("entries of time", counters.times_proposed);
-    probes.add("clocks ahead", counters.clocks_ahead);
-    probes.add("reads parked", counters.reads_parked);
-    probes.add("read tries", counters.read_tries);
-    probes.add("apply tries", counters.apply_tries);
-    probes.add("prepare tries", counters.prepare_tries);
-    probes.add("ready timeouts", counters.ready_timeouts);
-    let stats = shard.wal().stats();
-    probes.add("frames", stats.frames);
-    probes.add("bytes rewritten by reclaim", stats.rewritten_bytes);
-    probes.add("entries rewritten by reclaim", stats.rewritten_entries);
-    probes.add("spares given back", stats.spares_given_back);
 }

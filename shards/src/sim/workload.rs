@@ -81,6 +81,11 @@ pub trait Subject: 'static {
         model == machine
     }
 
+    /// Panics if the machine contradicts itself; asked between turns, and when a life ends.
+    fn check(&self, machine: &Self::Machine) {
+        let _ = machine;
+    }
+
     /// Counts what the machine went through in a life (called when it ends).
     fn probe(&self, machine: &Self::Machine, probes: &mut Probes);
 }
