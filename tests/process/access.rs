@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use redis::Commands;
 
-use crate::server::{Server, data_dir, exchange, free_port, text};
+use crate::server::{Server, binary, data_dir, exchange, free_port, text};
 
 /// Everything in a folder, itself included.
 fn everything(folder: &Path) -> Vec<PathBuf> {
@@ -55,7 +55,9 @@ fn files_are_private_under_any_mask_and_after_an_upgrade() {
     let port = free_port();
     // The mask is the shell's, which becomes the server.
     let mut child = Command::new("sh")
-        .args(["-c", "umask 0; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_corduroy"), "serve", "--data-dir"])
+        .args(["-c", "umask 0; exec \"$@\"", "sh"])
+        .arg(binary())
+        .args(["serve", "--data-dir"])
         .args([&text(&folder), "--listen", &format!("127.0.0.1:{port}"), "--wal-segment-bytes", "4MiB"])
         .args(["--memory-bytes", "16MiB", "--log-level", "error"])
         .spawn()

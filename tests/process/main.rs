@@ -1,4 +1,5 @@
-//! The real binary, from outside: start, serve, kill, restart, refuse, stop.
+//! The real binary, from outside: start, serve, kill, restart, refuse, stop. `PROCESS_SERVER` names another binary, for
+//! instance that of an older version, to see which tests it does not pass.
 
 mod access;
 mod beside;

@@ -1,5 +1,6 @@
 //! A server process on a free port and a folder of its own; killed when the test ends.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,11 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number").port()
 }
 
+/// The server that is tested: the one that was built, or another that is named.
+pub fn binary() -> OsString {
+    std::env::var_os("PROCESS_SERVER").unwrap_or_else(|| env!("CARGO_BIN_EXE_corduroy").into())
+}
+
 /// The binary with these arguments and none of the environment's settings.
 pub fn corduroy(args: &[&str]) -> Command {
     corduroy_under(&[], args)
@@ -36,7 +42,7 @@ pub fn corduroy(args: &[&str]) -> Command {
 
 /// The same, started by another program, which becomes it.
 pub fn corduroy_under(launcher: &[&str], args: &[&str]) -> Command {
-    let mut words = launcher.iter().copied().chain([env!("CARGO_BIN_EXE_corduroy")]);
+    let mut words = launcher.iter().map(OsString::from).chain([binary()]);
     let mut command = Command::new(words.next().expect("the binary at least"));
     command.args(words);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CORDUROY_")) {
