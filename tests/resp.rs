@@ -296,6 +296,34 @@ fn a_client_library_reads_one_value_for_each_request() {
     }
 }
 
+/// What a reader wants to know first: whether the program at hand works, and above all where it seems to and does not.
+#[test]
+fn the_readme_says_near_its_top_what_works_and_what_does_not() {
+    let readme = include_str!("../README.md");
+    let top: Vec<&str> = readme.lines().take(40).collect();
+    for (client, words) in [
+        ("cachelib", "work"),
+        ("Flask-Caching", "work"),
+        ("Flask-Session", "work"),
+        ("`RedisCache`", "works"),
+        ("connect-redis", "work"),
+        ("keyv", "work"),
+        ("django-redis", "`incr`"),
+        ("redlock-py", "unlocks"),
+        ("node-redlock", "`EVAL`"),
+        ("Celery", "lists"),
+    ] {
+        let is_row = |line: &&&str| line.starts_with('|') && line.contains(client) && line.contains(words);
+        assert!(top.iter().any(|line| is_row(&line)), "no row near the top has {client} and {words}");
+    }
+    for silent in ["django-redis", "redlock-py"] {
+        let row = top.iter().find(|line| line.contains(silent)).unwrap();
+        assert!(row.contains("without a word") || row.contains("does not hear of it"), "{row}");
+    }
+    let first = readme.split("\n\n").nth(1).unwrap();
+    assert!(first.contains("does not ([what\nworks](#what-works-with-it))"), "{first}");
+}
+
 #[test]
 fn the_readme_knows_every_command_and_every_error_prefix() {
     let readme = include_str!("../README.md");
