@@ -1,4 +1,4 @@
-//! corduroy-sim as a process: what it prints of panics.
+//! corduroy-sim as a process: how a run ends, and what it prints of panics.
 
 #![allow(clippy::unwrap_used, reason = "a failing test says where")]
 
@@ -12,6 +12,18 @@ fn corduroy_sim(args: &[&str], stdout: Stdio) -> Output {
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn a_run_ends_with_a_verdict_in_words() {
+    let last = |ended: &Output| text(&ended.stdout).trim_end().rsplit("VERDICT: ").next().unwrap().to_owned();
+    let good = corduroy_sim(&["run", "--seeds", "0..40", "--twice-every", "0"], Stdio::piped());
+    assert_eq!(last(&good), "good: nothing that was acknowledged was lost, nothing broke");
+    assert_eq!(good.status.code(), Some(0));
+    let planted = ["run", "--seeds", "0..20", "--planted", "wal:AckBeforeDurable"];
+    let broken = corduroy_sim(&planted, Stdio::piped());
+    assert!(last(&broken).starts_with("the planted bug wal:AckBeforeDurable was found"), "{}", last(&broken));
+    assert_eq!(broken.status.code(), Some(1));
 }
 
 /// A panic of the program itself: what it prints cannot be written.
