@@ -1,7 +1,7 @@
 //! Applying committed entries, and answering their requests at their places in order.
 //!
-//! Invariant: entries are applied in LSN order, each operation once a life; a write of a connection is not applied
-//! before a read that the connection asked for earlier was answered.
+//! Invariant: entries are applied in LSN order, each operation once a life; no request of a connection is carried
+//! out before a read that the connection asked for earlier was answered.
 
 use corduroy_wal::{EntryKind, Lsn, Term};
 
@@ -177,6 +177,9 @@ impl<M: StateMachine> Applying<'_, M> {
             if self.budget.is_spent() && slot.cursor.left > 0 {
                 return Ok(Progress::More);
             }
+            if entry.is_ours && self.park_behind(slot) {
+                continue;
+            }
             let row = if entry.is_ours { slot.rows.front() } else { None };
             let item = row.and_then(|row| row.requests.peek().map(|item| (item, &row.requests)));
             let ticket = item.map(|(item, _)| item.ticket);
@@ -227,6 +230,30 @@ impl<M: StateMachine> Applying<'_, M> {
                 self.answer(slot, ticket, bytes, entry.at.lsn, answer);
             }
         }
+    }
+
+    /// Parks the next request if it is a read that comes behind a parked one of its connection. It rides in the entry only
+    /// because another connection has the same counter: behind a write of its own, the entry would not have been begun.
+    fn park_behind(&mut self, slot: &mut Slot) -> bool {
+        let Some(row) = slot.rows.front_mut().filter(|_| !slot.parked.is_empty()) else { return false };
+        let Some(Item { ticket, work }) = row.requests.peek() else { return false };
+        if !slot.parked.holds(ticket.conn) {
+            return false;
+        }
+        let Work::Read { start, bytes } = work else {
+            unreachable!(
+                "an entry is begun when no read of connection {} comes before its write",
+                ticket.conn
+            )
+        };
+        let op: Box<[u8]> = row.requests.read_op(start, bytes).into();
+        row.requests.advance(op.len());
+        slot.cursor.ahead = slot.cursor.ahead.saturating_sub(1);
+        slot.conns.sub(ticket.conn);
+        self.budget.spend(op.len());
+        self.counters.reads_parked += 1;
+        slot.parked.push(ParkedRead { ticket, op, deadline_ns: row.deadline_ns, wait: None });
+        true
     }
 
     /// What the request of an entry's step is answered with; `None`: nobody waits for it.
@@ -438,13 +465,15 @@ impl<M: StateMachine> Applying<'_, M> {
     }
 }
 
-/// Whether a request of the next entry's row comes behind a parked read of its connection: then apply waits for that.
-/// Requests that were found not to are not looked at again, since no read of theirs is parked before the row is done.
+/// Whether a write of the next entry's row comes behind a parked read of its connection: then apply waits for that.
+/// Writes that were found not to are not looked at again, since no read of theirs is parked before the row is done; reads
+/// that come behind parked ones are parked when it is their turn.
 fn waits_for_parked(slot: &mut Slot) -> bool {
     let Some(row) = slot.rows.front().filter(|_| !slot.parked.is_empty()) else { return false };
     let ahead = slot.cursor.ahead as usize;
     let mut items = row.requests.rest().enumerate().skip(ahead);
-    let Some((at, item)) = items.find(|(_, item)| slot.parked.holds(item.ticket.conn)) else { return false };
+    let is_behind = |item: &Item| item.work == Work::Write && slot.parked.holds(item.ticket.conn);
+    let Some((at, item)) = items.find(|(_, item)| is_behind(item)) else { return false };
     slot.cursor.ahead = u32::try_from(at).expect("a row has far fewer than 4 billion requests");
     slot.apply_wait = Some(ApplyWait::Reads(item.ticket.conn));
     true

@@ -35,7 +35,8 @@ impl Pending {
 }
 
 /// Which connections have a request in a partition's batches and rows. Connections share counters, so the answer may
-/// be "maybe"; a read then waits for writes of somebody else, which is never wrong.
+/// be "maybe"; a read then rides behind writes of somebody else, which is never wrong: before it is answered it is looked
+/// up exactly whether a read of its own is parked.
 #[derive(Debug, Default)]
 pub(crate) struct ConnFilter {
     counts: Option<Box<[u32; Self::COUNTERS]>>,
