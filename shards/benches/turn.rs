@@ -50,6 +50,8 @@ impl StateMachine for Registers {
         jobs.append(&mut self.jobs);
     }
 
+    fn abandon(&mut self, _number: u64) {}
+
     fn take_woken(&mut self, _woken: &mut Vec<(PartitionId, u64)>) {}
 
     fn run_job(job: Self::Job) -> Self::JobDone {

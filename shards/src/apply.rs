@@ -350,6 +350,9 @@ impl<M: StateMachine> Applying<'_, M> {
     /// Refuses the oldest parked read.
     pub fn refuse_parked(&mut self, slot: &mut Slot, why: &Rejection) {
         if let Some(read) = slot.parked.pop() {
+            if let Some(Wait::Number(number)) = read.wait {
+                self.machine.abandon(number);
+            }
             slot.unpark(read.ticket.conn);
             self.reject(slot, read.ticket, read.op.len(), why.clone());
         }

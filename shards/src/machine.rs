@@ -124,6 +124,9 @@ pub trait StateMachine {
     /// Moves the [numbers](Wait::Number) into `woken` whose steps can be done now, with their partitions.
     fn take_woken(&mut self, woken: &mut Vec<(PartitionId, u64)>);
 
+    /// Nobody waits for this [number](Wait::Number) any more: its step is not going to be done.
+    fn abandon(&mut self, number: u64);
+
     /// Does a job's work. Called off the core.
     fn run_job(job: Self::Job) -> Self::JobDone;
 

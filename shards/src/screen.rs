@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 
 use crate::apply::Applying;
 use crate::entry::{HEADER_BYTES, OP_HEADER_BYTES, next_op};
-use crate::io::Rejection;
+use crate::io::{Rejection, Reply};
 use crate::machine::{Prepared, StateMachine, Wait};
 use crate::parked::ParkedRead;
 use crate::raft::proposals::Work;
@@ -183,6 +183,12 @@ impl<M: StateMachine> Applying<'_, M> {
             return Screened::Waits;
         }
         if screening.refused.is_empty() { Screened::Ready } else { Screened::Refused }
+    }
+
+    /// Refuses all requests of a batch that was taken out, and gives up what they wait for.
+    pub fn refuse_batch(&mut self, slot: &mut Slot, batch: Batch, why: &Rejection) {
+        batch.screening.waiting.into_keys().for_each(|number| self.machine.abandon(number));
+        self.refuse(slot, batch.requests, |_| Reply::Rejected(why.clone()));
     }
 
     /// Takes the writes out of the oldest batch that must not be proposed, and cuts it into entries of so many bytes.

@@ -244,11 +244,14 @@ impl Slot {
         }
     }
 
-    /// Stops the replica. Its log stays as it is.
-    pub fn stop(&mut self, why: String) {
+    /// Stops the replica. Its log stays as it is. Returns the number of what apply has waited for.
+    pub fn stop(&mut self, why: String) -> Option<u64> {
         self.replica.stop(why);
         self.cursor = Cursor::default();
-        self.apply_wait = None;
+        match self.apply_wait.take() {
+            Some(ApplyWait::Step(Wait::Number(number))) => Some(number),
+            Some(ApplyWait::Step(Wait::Job) | ApplyWait::Reads(_)) | None => None,
+        }
     }
 
     /// Why requests are turned away, if they are.

@@ -203,3 +203,24 @@ fn a_full_disk_looks_at_each_write_once() {
     assert_eq!(world.lsn(9, 0), world.lsn(9, WRITES - 1), "what is left is one entry still");
     world.check_history();
 }
+
+#[test]
+fn what_is_refused_while_it_waits_is_given_up() {
+    let mut world = screening();
+    world.read(1, 1, "get cold1");
+    world.write(2, 1, "append cold2 x");
+    world.read(3, 1, "get cold3any");
+    world.settle();
+    assert!(world.replies.is_empty() && world.shard.machine().abandoned.is_empty());
+    world.at(11);
+    world.turn();
+    world.turn();
+    assert!((1..=3).all(|conn| matches!(world.got(conn, 1), Some(Got::Rejected(_)))), "{:?}", world.replies);
+    let mut abandoned = world.shard.machine().abandoned.clone();
+    abandoned.sort_unstable();
+    assert_eq!(abandoned, [1, 2], "those that wait for more than whatever job ends");
+    // What comes for them all the same is for nobody.
+    world.run_jobs();
+    world.settle();
+    assert_eq!(world.shard.status().pending_requests, 0);
+}

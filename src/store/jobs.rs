@@ -4,25 +4,24 @@ use std::collections::BTreeMap;
 
 use corduroy_shards::PartitionId;
 
-use super::glob::Effort;
 use super::hash::HashSeed;
 use super::lcs::{Lcs, longest_common};
 use super::ledger::Captured;
 use super::loads::WantedKey;
-use super::lookups::{LOWER_KEY_BYTES, LowerKey, LowerPage, Want};
+use super::lookups::{LowerPage, Want};
 use super::lower::format::{
     PartitionMeta, STORE_KEY, keyspace_end, partition_key, read_row_key, read_row_value, row_key, row_value,
     store_value,
 };
 use super::lower::{IngestError, Lower, LowerError, LowerRow, Room};
-use super::op::{ErrorKind, Outcome, SharedBytes};
+use super::op::{Outcome, SharedBytes};
+use super::pages::{matches, range};
 use super::row::{NO_EXPIRY, Stamp};
-use super::scan::CURSOR_SHIFT;
 use super::space::room;
 use super::warm::warm;
 
-/// Keys that a page for SCAN holds, a few more where hashes are close.
-const PAGE_KEYS: usize = 1024;
+/// Bytes of rows after which a job that reads keys reads no more of them: the rest is for others.
+const LOAD_BYTES: usize = 4 << 20;
 /// Expired rows that one job looks for.
 const EXPIRED_ROWS: usize = 4096;
 
@@ -66,7 +65,7 @@ pub(super) struct MatchLimit {
 
 /// What a job does.
 pub(super) enum Task {
-    /// Reads keys.
+    /// Reads keys, until they bring so much that others are to have their turn.
     Load { keys: Vec<WantedKey>, asked: u32 },
     /// Lists keys from a hash on that have not expired.
     Range { place: Place, from: u64, clock_ms: u64, asked: u32 },
@@ -94,9 +93,10 @@ pub(super) enum Task {
 
 /// What a job brought.
 pub(super) enum Done {
-    /// `failed`: hashes of keys that could not be read, and why.
+    /// `failed`: hashes of keys that could not be read, and why. `left`: those that it has not come to.
     Loaded {
         rows: Vec<(Place, Loaded)>,
+        left: Vec<WantedKey>,
         failed: Vec<(Place, u64, LowerError)>,
         asked: u32,
     },
@@ -229,13 +229,19 @@ impl Task {
         match self {
             Task::Load { keys, asked } => {
                 let (mut rows, mut failed) = (Vec::with_capacity(keys.len()), Vec::new());
-                for WantedKey { place, hash, key } in keys {
+                let (mut keys, mut bytes) = (keys.into_iter(), 0);
+                while bytes < LOAD_BYTES
+                    && let Some(WantedKey { place, hash, key }) = keys.next()
+                {
                     match read_row(lower, place, hash, &key) {
-                        Ok(value) => rows.push((place, Loaded { hash, key, value })),
+                        Ok(value) => {
+                            bytes += value.as_ref().map_or(0, |(_, value)| value.len());
+                            rows.push((place, Loaded { hash, key, value }));
+                        }
                         Err(why) => failed.push((place, hash, why)),
                     }
                 }
-                Done::Loaded { rows, failed, asked }
+                Done::Loaded { rows, failed, left: keys.collect(), asked }
             }
             Task::Range { place, from, clock_ms, asked } => {
                 let page = range(lower, place, from, clock_ms).map(|page| Done::Page { page, asked });
@@ -347,51 +353,6 @@ pub(super) fn walk<L: Lower>(
         }
     })?;
     if broken { Err(unreadable(place)) } else { Ok(()) }
-}
-
-/// A page of keys; ends where a cursor can stand. Expired ones are left out: the partition's clock never goes back.
-fn range<L: Lower>(lower: &L, place: Place, from: u64, clock_ms: u64) -> Result<LowerPage, LowerError> {
-    let (mut keys, mut to): (Vec<LowerKey>, u64) = (Vec::new(), u64::MAX);
-    walk(lower, place, from, |hash, key, stamp, _| {
-        if stamp.expire_at_ms <= clock_ms {
-            return true;
-        }
-        let cursor = hash >> CURSOR_SHIFT;
-        if keys.len() >= PAGE_KEYS && keys.last().is_some_and(|last| last.hash >> CURSOR_SHIFT != cursor) {
-            to = (cursor << CURSOR_SHIFT) - 1;
-            return false;
-        }
-        keys.push(LowerKey { hash, key: key.to_vec(), expire_at_ms: stamp.expire_at_ms });
-        true
-    })?;
-    let Place { partition, keyspace } = place;
-    Ok(LowerPage { partition, keyspace, from, to, pattern: None, keys, refused: None })
-}
-
-fn matches<L: Lower>(
-    lower: &L,
-    place: Place,
-    pattern: Vec<u8>,
-    limit: MatchLimit,
-) -> Result<LowerPage, LowerError> {
-    let (mut keys, mut bytes, mut refused) = (Vec::new(), 0, None);
-    let mut effort = Effort::of_a_command();
-    walk(lower, place, 0, |hash, key, stamp, _| {
-        let Some(matches) = effort.glob(&pattern, key) else {
-            refused = Some(ErrorKind::PatternTooCostly);
-            return false;
-        };
-        if matches {
-            bytes += LOWER_KEY_BYTES + key.len();
-            keys.push(LowerKey { hash, key: key.to_vec(), expire_at_ms: stamp.expire_at_ms });
-        }
-        if keys.len() > limit.keys || bytes > limit.bytes {
-            refused = Some(ErrorKind::TooManyKeys);
-        }
-        refused.is_none()
-    })?;
-    let Place { partition, keyspace } = place;
-    Ok(LowerPage { partition, keyspace, from: 0, to: u64::MAX, pattern: Some(pattern), keys, refused })
 }
 
 /// Looks for expired rows from a hash on.

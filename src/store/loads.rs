@@ -3,7 +3,8 @@
 //!
 //! Walk: ops want keys during a turn; at its end the oldest of them go to as many jobs as may be under way, each a
 //! stretch of them in the lower level's order; while all those are under way keys gather. Invariant: a wait counts what is
-//! missing for it, so it is woken by the last answer, whatever comes in which order.
+//! missing for it, so it is woken by the last answer, whatever comes in which order. Of the keys that no job has been given,
+//! at least about a third are wanted by somebody who still waits.
 
 use std::collections::VecDeque;
 
@@ -43,11 +44,20 @@ struct Waiting {
     missing: u32,
 }
 
+/// Who wants a key.
+#[derive(Default, Debug)]
+struct Wanted {
+    /// The steps that wait for it.
+    steps: Vec<u64>,
+    /// An op that waits for whatever job ends next wants it too.
+    is_for_job: bool,
+}
+
 /// See the file's head.
 #[derive(Default, Debug)]
 pub(super) struct Loads {
-    /// Keys that are wanted and not here yet, with the steps that wait for each.
-    keys: HashMap<(PartitionId, u64), Vec<u64>>,
+    /// Keys that are wanted and not here yet.
+    keys: HashMap<(PartitionId, u64), Wanted>,
     /// Of those, the ones that no job has been given.
     queue: VecDeque<WantedKey>,
     /// Jobs that read keys.
@@ -55,6 +65,8 @@ pub(super) struct Loads {
     /// Questions under way other than for keys, with the steps that wait for each.
     questions: HashMap<(PartitionId, Want), Vec<u64>>,
     waiting: HashMap<u64, Waiting>,
+    /// Steps that were given up since the queue was looked through for what only such want.
+    abandoned: usize,
     last: u64,
     woken: Vec<(PartitionId, u64)>,
     /// The ops of steps that were woken, and their partitions.
@@ -79,13 +91,47 @@ impl Loads {
     /// Has a key read, unless it is on its way; `step` waits for it.
     pub(super) fn want_key(&mut self, key: WantedKey, step: Option<u64>) {
         let Self { keys, queue, waiting, .. } = self;
-        match keys.entry((key.place.partition, key.hash)) {
-            Entry::Occupied(mut steps) => Self::miss(waiting, steps.get_mut(), step),
+        let wanted = match keys.entry((key.place.partition, key.hash)) {
+            Entry::Occupied(wanted) => wanted.into_mut(),
             Entry::Vacant(new) => {
-                Self::miss(waiting, new.insert(Vec::new()), step);
                 queue.push_back(key);
+                new.insert(Wanted::default())
             }
+        };
+        wanted.is_for_job |= step.is_none();
+        Self::miss(waiting, &mut wanted.steps, step);
+    }
+
+    /// Nobody waits for a step any more: what no other one wants is not read, unless a job is at it.
+    pub(super) fn abandon(&mut self, step: u64) {
+        let Some(Waiting { partition, op, .. }) = self.waiting.remove(&step) else { return };
+        self.woken_ops.push((partition, op));
+        self.abandoned += 1;
+        // All of it is looked through once for every so many, so that each costs the same.
+        if self.abandoned > (self.queue.len() + self.waiting.len()) / 2 {
+            self.forget_abandoned();
         }
+    }
+
+    fn forget_abandoned(&mut self) {
+        let Self { keys, queue, waiting, .. } = self;
+        queue.retain(|key| {
+            let Entry::Occupied(mut wanted) = keys.entry((key.place.partition, key.hash)) else {
+                unreachable!("what is queued is wanted")
+            };
+            wanted.get_mut().steps.retain(|step| waiting.contains_key(step));
+            let is_wanted = wanted.get().is_for_job || !wanted.get().steps.is_empty();
+            if !is_wanted {
+                wanted.remove();
+            }
+            is_wanted
+        });
+        self.abandoned = 0;
+    }
+
+    /// A job has not come to these keys: others before all that came later read them.
+    fn requeue(&mut self, left: Vec<WantedKey>) {
+        left.into_iter().rev().for_each(|key| self.queue.push_front(key));
     }
 
     /// Notes a question; `step` waits for its answer. False if it is under way already.
@@ -105,8 +151,8 @@ impl Loads {
 
     /// A key is here, or cannot be read: both are an answer.
     pub(super) fn end_key(&mut self, partition: PartitionId, hash: u64) {
-        let steps = self.keys.remove(&(partition, hash)).expect("what jobs read is wanted until then");
-        self.answer(&steps);
+        let wanted = self.keys.remove(&(partition, hash)).expect("what jobs read is wanted until then");
+        self.answer(&wanted.steps);
     }
 
     /// A question is answered.
@@ -117,9 +163,8 @@ impl Loads {
 
     fn answer(&mut self, steps: &[u64]) {
         for number in steps {
-            let Entry::Occupied(mut waiting) = self.waiting.entry(*number) else {
-                unreachable!("a step waits until the last answer")
-            };
+            // It may have been given up.
+            let Entry::Occupied(mut waiting) = self.waiting.entry(*number) else { continue };
             waiting.get_mut().missing -= 1;
             if waiting.get().missing == 0 {
                 let Waiting { partition, op, .. } = waiting.remove();
@@ -154,12 +199,15 @@ impl Loads {
     /// If a step waits for something else than what is under way for it.
     pub(super) fn check(&self) {
         let mut missing: HashMap<u64, u32> = HashMap::new();
-        for number in self.keys.values().chain(self.questions.values()).flatten() {
+        let steps = self.keys.values().map(|wanted| &wanted.steps).chain(self.questions.values()).flatten();
+        for number in steps.filter(|number| self.waiting.contains_key(*number)) {
             *missing.entry(*number).or_default() += 1;
         }
         let counted: HashMap<u64, u32> =
             self.waiting.iter().map(|(number, step)| (*number, step.missing)).collect();
         assert_eq!(counted, missing, "what steps wait for");
+        let is_wanted = |key: &WantedKey| self.keys.contains_key(&(key.place.partition, key.hash));
+        assert!(self.queue.iter().all(is_wanted), "what is queued is wanted");
     }
 }
 
@@ -231,9 +279,16 @@ impl<L: Lower> Store<L> {
         self.jobs.push(Job { lower: self.lower.clone(), task });
     }
 
-    /// Takes the keys that a job has read, or could not read.
-    pub(super) fn take_loaded(&mut self, rows: Vec<(Place, Loaded)>, failed: Vec<(Place, u64, LowerError)>) {
+    /// Takes the keys that a job has read, or could not read, or has left.
+    pub(super) fn take_loaded(
+        &mut self,
+        rows: Vec<(Place, Loaded)>,
+        failed: Vec<(Place, u64, LowerError)>,
+        left: Vec<WantedKey>,
+    ) {
         self.loads.under_way -= 1;
+        self.ledger.totals.loads -= left.len() as u64;
+        self.loads.requeue(left);
         for (place, hash, why) in failed {
             let want = Want::Key { hash, key: Vec::new() };
             self.lookups.fail(place.partition, want, why.into());
@@ -292,6 +347,7 @@ mod tests {
         assert!(loads.begin_question(P, Want::Range { from: 5 }, Some(both)));
         assert_eq!(loads.queue.len(), 2, "a key is read once for all");
         loads.check();
+        assert_eq!(loads.next_jobs(1).count(), 1);
         loads.end_key(P, 10);
         assert_eq!(woken(&mut loads), [one]);
         loads.end_question(P, Want::Range { from: 5 });
@@ -300,6 +356,51 @@ mod tests {
         assert_eq!((woken(&mut loads), woken(&mut loads)), (vec![both], vec![]));
         loads.check();
         assert!(loads.waiting.is_empty() && loads.keys.is_empty() && loads.questions.is_empty());
+    }
+
+    #[test]
+    fn what_only_steps_want_that_were_given_up_is_not_read() {
+        const KEYS: u64 = 1000;
+        let mut loads = Loads::default();
+        let steps: Vec<u64> = (0..KEYS).map(|op| loads.begin_wait(P, op)).collect();
+        for (hash, step) in steps.iter().enumerate() {
+            loads.want_key(key(hash as u64), Some(*step));
+            loads.want_key(key(hash as u64 / 2), Some(*step));
+        }
+        loads.want_key(key(7), None);
+        loads.want_key(key(KEYS), None);
+        // One of them is awaited still, with two keys.
+        for step in steps.iter().filter(|step| **step != steps[900]) {
+            loads.abandon(*step);
+            loads.check();
+        }
+        let mut queued: Vec<u64> = loads.queue.iter().map(|key| key.hash).collect();
+        queued.sort_unstable();
+        assert!(queued.len() < 20 && loads.keys.len() == queued.len(), "{queued:?}");
+        assert!([7, 450, 900, KEYS].iter().all(|hash| queued.contains(hash)), "{queued:?}");
+        loads.next_jobs(1).for_each(drop);
+        loads.end_key(P, 450);
+        assert!(woken(&mut loads).is_empty());
+        loads.end_key(P, 900);
+        assert_eq!(woken(&mut loads), [steps[900]]);
+        assert!(loads.waiting.is_empty());
+    }
+
+    #[test]
+    fn a_key_on_its_way_to_somebody_who_has_gone_wakes_nobody() {
+        let mut loads = Loads::default();
+        let [gone, other] = [1, 2].map(|op| loads.begin_wait(P, op));
+        loads.want_key(key(10), Some(gone));
+        loads.want_key(key(11), Some(gone));
+        loads.want_key(key(11), Some(other));
+        assert_eq!(loads.next_jobs(1).count(), 1);
+        loads.abandon(gone);
+        loads.check();
+        loads.end_key(P, 10);
+        loads.end_key(P, 11);
+        assert_eq!(woken(&mut loads), [other]);
+        loads.abandon(gone);
+        assert!(loads.keys.is_empty() && loads.waiting.is_empty());
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod lower;
 mod names;
 mod number;
 pub mod op;
+mod pages;
 mod partition;
 mod pins;
 mod prepare;

@@ -366,6 +366,10 @@ impl<L: Lower> StateMachine for Store<L> {
         self.loads.take_woken(woken);
     }
 
+    fn abandon(&mut self, number: u64) {
+        self.loads.abandon(number);
+    }
+
     fn run_job(job: Job<L>) -> JobDone {
         job.run()
     }

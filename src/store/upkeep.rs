@@ -168,9 +168,9 @@ impl<L: Lower> Store<L> {
         self.pins.jobs_ended = true;
         match done {
             Done::Failed { place, failed, asked, why } => self.take_failed(place, failed, asked, why),
-            Done::Loaded { rows, failed, asked } => {
+            Done::Loaded { rows, failed, left, asked } => {
                 self.lookups.answered(asked);
-                self.take_loaded(rows, failed);
+                self.take_loaded(rows, failed, left);
             }
             Done::Page { page, asked } => {
                 self.lookups.answered(asked);

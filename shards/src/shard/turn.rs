@@ -258,7 +258,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         }
         while slot.batches.front_mut().is_some_and(|batch| (1..=oldest_ns).contains(&batch.queued_ns)) {
             if let Some(batch) = slot.batches.pop() {
-                applying.refuse(slot, batch.requests, |_| Reply::Rejected(late.clone()));
+                applying.refuse_batch(slot, batch, &late);
             }
         }
         let parked = slot.parked.len();
@@ -277,7 +277,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let slot = replicas.slot_mut(place);
         let why = slot.refusal();
         while let Some(batch) = slot.batches.pop() {
-            applying.refuse(slot, batch.requests, |_| Reply::Rejected(why.clone()));
+            applying.refuse_batch(slot, batch, &why);
         }
         while !slot.parked.is_empty() {
             applying.refuse_parked(slot, &why);
@@ -334,7 +334,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// Stops one replica; the others go on. Its log stays as it is. What may be in the log gets "unknown".
     pub(crate) fn fence(&mut self, place: u32, why: String) {
         let slot = self.replicas.slot_mut(place);
-        slot.stop(why.clone());
+        slot.stop(why.clone()).into_iter().for_each(|number| self.machine.abandon(number));
         let partition = slot.partition;
         self.refuse_waiting(place);
         let (mut applying, replicas) = self.applying(Budget::NONE);

@@ -135,6 +135,10 @@ impl<S: Subject> StateMachine for Observed<S> {
         self.inner.take_jobs(jobs);
     }
 
+    fn abandon(&mut self, number: u64) {
+        self.inner.abandon(number);
+    }
+
     fn take_woken(&mut self, woken: &mut Vec<(PartitionId, u64)>) {
         self.inner.take_woken(woken);
     }

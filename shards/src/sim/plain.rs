@@ -124,6 +124,8 @@ impl StateMachine for Plain {
 
     fn take_woken(&mut self, _woken: &mut Vec<(PartitionId, u64)>) {}
 
+    fn abandon(&mut self, _number: u64) {}
+
     fn run_job(mut job: WriteBack) -> Self::JobDone {
         let mut media = job.media.lock().unwrap_or_else(PoisonError::into_inner);
         if job.lags

@@ -42,6 +42,7 @@ pub struct Kv {
     pub fetching: BTreeMap<String, Vec<(PartitionId, u64)>>,
     pub last_wait: u64,
     pub woken: Vec<(PartitionId, u64)>,
+    pub abandoned: Vec<u64>,
     pub warm: BTreeSet<String>,
     pub hand_overs_wanted: u64,
     pub reads: u64,
@@ -160,6 +161,10 @@ impl StateMachine for Kv {
 
     fn take_woken(&mut self, woken: &mut Vec<(PartitionId, u64)>) {
         woken.append(&mut self.woken);
+    }
+
+    fn abandon(&mut self, number: u64) {
+        self.abandoned.push(number);
     }
 
     fn run_job(job: Job) -> Job {

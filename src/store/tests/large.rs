@@ -60,3 +60,29 @@ fn a_large_value_is_flushed_from_where_it_lies_and_changed_beside_that() {
     let renamed = told(&mut d, &Op::Rename { from: b"k", to: b"third", only_if_none: false });
     assert!(copied < (1 << 20) + 1000 && renamed < (1 << 20) + 1000, "{copied} and {renamed}");
 }
+
+#[test]
+fn a_job_that_reads_large_rows_leaves_the_rest_to_the_next_ones() {
+    const ROWS: usize = 20;
+    let mut d = Driver::new(MemLower::default(), Options { load_jobs: 1, ..options() });
+    let value = "v".repeat(1 << 20);
+    let names: Vec<String> = (0..ROWS).map(|n| format!("k{n}")).collect();
+    names.iter().for_each(|name| drop(d.run(&set(name, &value))));
+    d.hand_over();
+    d.crash();
+    for name in &names {
+        let step = d.store.read(P, &bytes(&get(name)), d.now_ms);
+        assert!(matches!(step, Step::Blocked(_)), "{step:?}");
+    }
+    let here = |d: &Driver<MemLower>| {
+        let is_here = |name: &&String| matches!(d.store.get(P, name.as_bytes(), 0), Lookup::Value(_));
+        names.iter().filter(is_here).count()
+    };
+    for most in (4..=ROWS).step_by(4) {
+        d.run_a_job(0);
+        assert_eq!(here(&d), most, "4 MiB at a time");
+    }
+    let mut woken = Vec::new();
+    d.store.take_woken(&mut woken);
+    assert_eq!((woken.len(), d.store.stats().loaded_keys), (ROWS, ROWS as u64));
+}
