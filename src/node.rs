@@ -36,6 +36,7 @@ mod gate;
 mod host;
 pub mod identity;
 mod info;
+mod jobs;
 mod ledger;
 mod listen;
 pub mod log;

@@ -13,8 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use corduroy_shards::runtime::pool::{self, Task};
-use corduroy_shards::runtime::ring::{RingReceiver, RingSender, ring};
 use corduroy_shards::runtime::{Endpoint, Full, Poller};
 use corduroy_shards::{
     Input, Kind, Now, PartitionId, Rejection, Reply, Shard, ShardId, StageStamps, StateMachine, Ticket,
@@ -26,6 +24,7 @@ use super::connection::Conn;
 use super::conns::Conns;
 use super::gate::Heavy;
 pub use super::host::{Host, ShardFacts};
+use super::jobs::Jobs;
 use super::ledger::{COUNTED_OUTCOME_BYTES, Count, Pins};
 use super::listen::{self, Listening};
 use super::message::Message;
@@ -44,9 +43,6 @@ pub type Job = <Machine as StateMachine>::Job;
 /// A job's result on its way back.
 pub type JobDone = <Machine as StateMachine>::JobDone;
 
-/// Jobs of a core that may be under way at a time.
-pub const MAX_JOBS: usize = 64;
-
 /// Replicas of a shard that are listed one by one for INFO.
 pub const MAX_GROUPS: usize = 64;
 
@@ -58,18 +54,6 @@ const READ_BUFFER_BYTES: usize = 64 << 10;
 enum Place {
     Here(usize),
     There(usize),
-}
-
-/// Jobs between this core and the pool.
-pub struct Jobs {
-    /// Waiting for the pool to take them.
-    pub waiting: RefCell<VecDeque<(pool::Kind, Task)>>,
-    /// With the pool.
-    pub under_way: Cell<usize>,
-    /// Where results come back.
-    pub done: RingReceiver<(usize, JobDone)>,
-    /// Given to each job.
-    pub sender: Arc<RingSender<(usize, JobDone)>>,
 }
 
 /// See the file's head.
@@ -132,8 +116,8 @@ pub struct Core {
     is_woken: Cell<bool>,
     /// What connections read into.
     pub buffer: RefCell<Vec<u8>>,
-    /// Jobs.
-    pub jobs: Jobs,
+    /// Jobs of its shards; each brings the shard's index and its result.
+    pub jobs: Jobs<(usize, JobDone)>,
     /// The configuration as of `config_version`.
     pub config: RefCell<Rc<Config>>,
     config_version: Cell<u64>,
@@ -176,7 +160,6 @@ impl Core {
         });
         let places = places.collect();
         let first_partition = shared.plan.partitions().first().map_or(0, |first| first.0);
-        let (sender, done) = ring(MAX_JOBS);
         let config = shared.config();
         Ok(Rc::new(Self {
             index,
@@ -207,12 +190,7 @@ impl Core {
             poller,
             is_woken: Cell::new(false),
             buffer: RefCell::new(vec![0; READ_BUFFER_BYTES]),
-            jobs: Jobs {
-                waiting: RefCell::default(),
-                under_way: Cell::new(0),
-                done,
-                sender: Arc::new(sender),
-            },
+            jobs: Jobs::new(),
             config: RefCell::new(Rc::new(config)),
             config_version: Cell::new(shared.version()),
             now: Cell::new(Now { mono_ns: mono_ns(shared.started), wall_ms: wall_ms() }),

@@ -12,10 +12,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use corduroy_shards::runtime::heap;
-use corduroy_shards::runtime::pool::{Kind, Task};
+use corduroy_shards::runtime::pool::Kind;
 use corduroy_shards::{ClockReport, Input, Now, Outputs, ShardError, StateMachine};
 
-use super::core::{Core, Host, Job, MAX_JOBS, Machine, bump, mono_ns};
+use super::core::{Core, Host, Job, Machine, bump, mono_ns};
 use super::event::Event;
 use super::shared::Phase;
 use super::{EXIT_IO, StartError, connection, listen, log, overdue, waits};
@@ -174,9 +174,7 @@ impl Driver {
         if let Some(report) = self.out.clock.take() {
             log_clock(host, report);
         }
-        if !self.out.jobs.is_empty() {
-            core.jobs.waiting.borrow_mut().extend(self.out.jobs.drain(..).map(|job| task(core, at, job)));
-        }
+        self.out.jobs.drain(..).for_each(|job| add_job(core, at, job));
         // What the turns since the last outcomes took is shared by those that they brought.
         let turn_ns = mono_ns(core.shared.started) - began_ns;
         let latency = &core.shared.hub.latency;
@@ -295,7 +293,7 @@ impl Driver {
         let wait = core.waits.next_ns().map(at);
         let accept = self.accept_at_ns.map(at);
         let publish = core.unpublished.get().then(|| at(core.published_ns.get() + PUBLISH_EVERY_NS));
-        let needs_retry = core.is_congested() || !core.jobs.waiting.borrow().is_empty();
+        let needs_retry = core.is_congested() || core.jobs.has_waiting();
         let retry = needs_retry.then(|| now + RETRY);
         let drain = (self.phase == Phase::Draining).then(|| now + 10 * RETRY);
         let next = timers
@@ -329,7 +327,7 @@ fn may_sleep(core: &Core) -> bool {
     let mesh = core.mesh.borrow();
     mesh.bell().prepare_sleep();
     let is_held = !core.is_held_back.get() || core.shared.ledger.is_full();
-    mesh.is_empty() && core.jobs.done.is_empty() && is_held
+    mesh.is_empty() && !core.jobs.has_done() && is_held
 }
 
 /// Whether a shard has anything to do: a request or completion came, a timer is due, or a write is under way whose
@@ -356,8 +354,7 @@ fn settle_all(core: &Rc<Core>) {
 
 /// Hands finished jobs to their shards.
 fn take_jobs_done(core: &Core) {
-    while let Some((at, done)) = core.jobs.done.pop() {
-        core.jobs.under_way.set(core.jobs.under_way.get() - 1);
+    while let Some((at, done)) = core.jobs.take_done() {
         if let Some(host) = core.hosts.get(at) {
             host.shard.borrow_mut().handle(Input::JobDone(done));
             host.dirty.set(true);
@@ -367,32 +364,18 @@ fn take_jobs_done(core: &Core) {
 
 /// Hands waiting jobs to the pool, as many as both have room for.
 fn start_jobs(core: &Core) {
-    let mut waiting = core.jobs.waiting.borrow_mut();
-    if waiting.is_empty() {
-        return;
-    }
-    let Some(pool) = core.shared.pool() else { return };
-    while core.jobs.under_way.get() < MAX_JOBS
-        && let Some((kind, task)) = waiting.pop_front()
+    if core.jobs.has_waiting()
+        && let Some(pool) = core.shared.pool()
     {
-        if let Err(task) = pool.submit(kind, task) {
-            waiting.push_front((kind, task));
-            return;
-        }
-        core.jobs.under_way.set(core.jobs.under_way.get() + 1);
+        core.jobs.start(|kind, task| pool.submit(kind, task));
     }
 }
 
-/// A job, with the way back for its result.
-fn task(core: &Core, at: usize, job: Job) -> (Kind, Task) {
+/// Takes a job of a shard, to be handed to the pool.
+fn add_job(core: &Core, at: usize, job: Job) {
     let kind = if job.is_short() { Kind::Short } else { Kind::Long };
-    let (done, bell) = (Arc::clone(&core.jobs.sender), Arc::clone(core.mesh.borrow().bell()));
-    let task = move || {
-        let result = Machine::run_job(job);
-        assert!(done.push((at, result)).is_ok(), "the ring has room for every job under way");
-        bell.ring();
-    };
-    (kind, Box::new(task))
+    let bell = Arc::clone(core.mesh.borrow().bell());
+    core.jobs.add(kind, bell, move || (at, Machine::run_job(job)));
 }
 
 /// Stops accepting and lets every connection end as soon as it is quiet.

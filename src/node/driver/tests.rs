@@ -218,19 +218,23 @@ fn a_job_that_ends_while_a_core_goes_to_sleep_is_seen() {
     let mut jobs = Vec::new();
     store.retry();
     store.take_jobs(&mut jobs);
-    let (_, task) = task(core, 0, jobs.pop().expect("a look at the room"));
-    core.jobs.under_way.set(1);
+    add_job(core, 0, jobs.pop().expect("a look at the room"));
+    let mut taken = None;
+    core.jobs.start(|_, task| {
+        taken = Some(task);
+        Ok(())
+    });
     let bell = Arc::clone(core.mesh.borrow().bell());
     let before = bell.wakes();
     assert!(may_sleep(core));
-    task();
+    taken.expect("it was handed over")();
     assert_eq!(bell.wakes(), before + 1, "its end wakes a sleeper");
     // Had it ended a moment before, nobody would have been rung: the second look finds it.
     bell.awake();
     assert!(!may_sleep(core), "a result is there");
     bell.awake();
     take_jobs_done(core);
-    assert!(may_sleep(core) && core.jobs.under_way.get() == 0);
+    assert!(may_sleep(core) && !core.jobs.has_done());
     assert_eq!(bell.wakes(), before + 1);
 }
 
