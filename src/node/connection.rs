@@ -17,10 +17,11 @@ use corduroy_shards::runtime::{Ready, Socket};
 
 use super::core::{Core, bump};
 use super::event::Event;
-use super::ledger;
+use super::ledger::{self, Counted};
 use super::listen::Ends;
 use super::overdue::{check_backlog, want_sweep, watch_partial};
 use super::shared::Phase;
+use crate::resp::output::SharesMark;
 use crate::resp::{Opening, Output, Session};
 
 /// Work that a connection may do in a pass; shared out where several have more to do than that, down to the least.
@@ -74,9 +75,7 @@ pub struct Conn {
     pub(super) came_bytes: Cell<u64>,
     pub(super) over_soft_since_ns: Cell<Option<u64>>,
     /// What it holds, as last counted into the core's sum.
-    pub(super) counted_bytes: Cell<usize>,
-    /// The large values that it holds, as the ledger has counted them.
-    pub(super) counted_values: RefCell<Vec<(usize, usize)>>,
+    pub(super) counted: Counted,
 }
 
 /// How far sending came.
@@ -123,8 +122,7 @@ pub fn open(core: &Rc<Core>, socket: Socket, ends: &Ends) {
         partial: Cell::new(None),
         came_bytes: Cell::new(0),
         over_soft_since_ns: Cell::new(None),
-        counted_bytes: Cell::new(0),
-        counted_values: RefCell::default(),
+        counted: Counted::default(),
     });
     core.conns.borrow_mut().insert(Rc::clone(&conn));
     publish_count(core);
@@ -313,6 +311,11 @@ impl Conn {
     pub(super) fn held_bytes(&self) -> usize {
         let unsent = self.unsent.borrow().held_bytes();
         size_of::<Self>() + self.session.borrow_mut().publish_footprint(unsent)
+    }
+
+    /// Stands for the large values that it holds: asking costs the same however many they are.
+    pub(super) fn shares_mark(&self) -> SharesMark {
+        self.unsent.borrow().shares_mark() + self.session.borrow().shares_mark()
     }
 
     /// The large values that it holds: of each the whole that it is a part of, and how long that is.

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 use super::connection::{self, Conn};
 use super::core::{Core, core_of_conn};
 use crate::resp::Backend;
+use crate::resp::output::SharesMark;
 
 /// A core adds what it has counted to the node's sum when it differs by so much.
 const STEP_BYTES: usize = 64 << 10;
@@ -101,11 +102,32 @@ impl Ledger {
 pub struct Count {
     now: Cell<usize>,
     published: Cell<usize>,
+    /// How much too much was left when it last looked for room, and found that no connection could give more.
+    unmet: Cell<usize>,
+}
+
+/// What was counted of a connection.
+#[derive(Debug, Default)]
+pub struct Counted {
+    bytes: Cell<usize>,
+    /// Stands for the large values that it holds.
+    mark: Cell<SharesMark>,
+    /// These, each once.
+    values: RefCell<Vec<(usize, usize)>>,
+    /// What they take, each as often as the connection has it.
+    all_bytes: Cell<usize>,
 }
 
 impl Count {
     fn replace(&self, before: usize, after: usize) {
         self.now.set(self.now.get() + after - before);
+    }
+
+    /// Whether to look for room, since so much too much is held, beyond what looks have left already: until there is more of
+    /// that, or somebody has gone, another one would find as little.
+    fn may_make_room(&self, excess: usize) -> bool {
+        self.unmet.set(self.unmet.get().min(excess));
+        excess > self.unmet.get()
     }
 
     fn publish(&self, ledger: &Ledger) {
@@ -129,8 +151,8 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// A connection holds these values now, instead of those. Returns its part of them: each is shared by all its holders.
-    fn replace(&self, before: &[(usize, usize)], after: &[(usize, usize)]) -> usize {
+    /// A connection holds these values now, instead of those.
+    fn replace(&self, before: &[(usize, usize)], after: &[(usize, usize)]) {
         let mut all = self.all.borrow_mut();
         let mut bytes = self.bytes.get();
         for (whole, _) in before {
@@ -140,56 +162,69 @@ impl Pins {
                 bytes -= all.remove(whole).map_or(0, |pin| pin.bytes);
             }
         }
-        let mut part_bytes = 0;
         for (whole, len) in after {
             let pin = all.entry(*whole).or_default();
             pin.holders += 1;
             // Where one that is freed lay, another may lie before the last holder of the old one was counted again.
             bytes += len.saturating_sub(pin.bytes);
             pin.bytes = pin.bytes.max(*len);
-            part_bytes += len / pin.holders;
         }
         self.bytes.set(bytes);
-        part_bytes
+    }
+
+    /// A holder's part of these values: each is shared by all its holders.
+    fn part_bytes(&self, values: &[(usize, usize)]) -> usize {
+        let all = self.all.borrow();
+        let part = |(whole, len): &(usize, usize)| len / all.get(whole).map_or(1, |pin| pin.holders);
+        values.iter().map(part).sum()
     }
 }
 
 /// Counts what a connection holds, and makes room if all of them hold too much.
 pub fn count(core: &Rc<Core>, conn: &Conn) {
     let ledger = &core.shared.ledger;
-    let shared_bytes = count_values(core, conn, conn.large_values());
-    let bytes = conn.held_bytes() - shared_bytes;
-    core.count.replace(conn.counted_bytes.replace(bytes), bytes);
+    let mark = conn.shares_mark();
+    if conn.counted.mark.replace(mark) != mark {
+        count_values(core, conn, conn.large_values());
+    }
+    let bytes = conn.held_bytes() - conn.counted.all_bytes.get();
+    core.count.replace(conn.counted.bytes.replace(bytes), bytes);
     // Who was closed may have left values to others, and no room.
-    let is_short = || core.pins.bytes.get() > 0 && ledger.excess() > 0;
+    let is_short = || core.pins.bytes.get() > 0 && core.count.may_make_room(ledger.excess());
     if core.count.now.get().abs_diff(core.count.published.get()) >= STEP_BYTES || is_short() {
         core.count.publish(ledger);
         make_room(core);
+        core.count.unmet.set(ledger.excess());
     }
 }
 
-/// Counts the large values that a connection holds, each once. Returns what they take if nobody else held them, and each
-/// as often as the connection has it.
-fn count_values(core: &Core, conn: &Conn, mut values: Vec<(usize, usize)>) -> usize {
-    let mut counted = conn.counted_values.borrow_mut();
-    if values.is_empty() && counted.is_empty() {
-        return 0;
-    }
+/// Counts the large values that a connection holds, each once.
+fn count_values(core: &Core, conn: &Conn, mut values: Vec<(usize, usize)>) {
     let all_bytes: usize = values.iter().map(|(_, bytes)| bytes).sum();
     values.sort_unstable();
     values.dedup_by_key(|(whole, _)| *whole);
     let before = core.pins.bytes.get();
-    let part_bytes = core.pins.replace(&counted, &values);
+    core.pins.replace(&conn.counted.values.borrow(), &values);
     core.count.replace(before, core.pins.bytes.get());
-    conn.session.borrow().client().leave_to_others(all_bytes - part_bytes);
-    *counted = values;
-    all_bytes
+    conn.counted.all_bytes.set(all_bytes);
+    *conn.counted.values.borrow_mut() = values;
+    share_out(core, conn);
+}
+
+/// Notes a connection's part of the large values that it holds, by how many hold each now.
+fn share_out(core: &Core, conn: &Conn) {
+    let part_bytes = core.pins.part_bytes(&conn.counted.values.borrow());
+    conn.session.borrow().client().leave_to_others(conn.counted.all_bytes.get() - part_bytes);
 }
 
 /// A connection is closed: it holds nothing any more.
 pub fn leave(core: &Core, conn: &Conn) {
-    core.count.replace(conn.counted_bytes.take(), 0);
-    count_values(core, conn, Vec::new());
+    core.count.replace(conn.counted.bytes.take(), 0);
+    if conn.counted.mark.take() != SharesMark::default() {
+        count_values(core, conn, Vec::new());
+    }
+    // Others may be all that is left that holds its large values: they can give more than they could.
+    core.count.unmet.set(0);
     core.count.publish(&core.shared.ledger);
     let promised = conn.session.borrow().client().end();
     core.shared.ledger.leaving.fetch_sub(promised, Ordering::Relaxed);
@@ -202,6 +237,9 @@ fn make_room(core: &Rc<Core>) {
     if wanted == 0 {
         return;
     }
+    // Holders have come and gone since the others were counted.
+    let conns = core.conns.borrow().all();
+    conns.iter().filter(|conn| conn.counted.all_bytes.get() > 0).for_each(|conn| share_out(core, conn));
     for (client, bytes) in core.shared.hub.clients.largest(wanted) {
         let bytes = bytes.max(1);
         // Before the promise, for its end may come at once.
@@ -233,15 +271,30 @@ mod tests {
     #[test]
     fn what_several_hold_together_counts_once_until_the_last_lets_it_go() {
         let pins = Pins::default();
+        let replace = |before: &[(usize, usize)], after: &[(usize, usize)]| {
+            pins.replace(before, after);
+            (pins.part_bytes(after), pins.bytes.get())
+        };
         let (one, other) = ((8, 1000), (16, 500));
-        assert_eq!((pins.replace(&[], &[one]), pins.bytes.get()), (1000, 1000));
-        assert_eq!((pins.replace(&[], &[one, other]), pins.bytes.get()), (1000, 1500));
-        assert_eq!((pins.replace(&[one], &[]), pins.bytes.get()), (0, 1500), "the second one holds it");
+        assert_eq!(replace(&[], &[one]), (1000, 1000));
+        assert_eq!(replace(&[], &[one, other]), (1000, 1500));
+        assert_eq!(pins.part_bytes(&[one]), 500, "of the first one too");
+        assert_eq!(replace(&[one], &[]), (0, 1500), "the second one holds it");
+        assert_eq!(pins.part_bytes(&[one, other]), 1500, "alone");
         // The same place, and another value, before the last holder of the old one has been counted again.
-        assert_eq!((pins.replace(&[], &[(8, 3000)]), pins.bytes.get()), (1500, 3500));
-        assert_eq!((pins.replace(&[one, other], &[]), pins.bytes.get()), (0, 3000));
-        assert_eq!((pins.replace(&[(8, 3000)], &[]), pins.bytes.get()), (0, 0));
+        assert_eq!(replace(&[], &[(8, 3000)]), (1500, 3500));
+        assert_eq!(replace(&[one, other], &[]), (0, 3000));
+        assert_eq!(replace(&[(8, 3000)], &[]), (0, 0));
         assert!(pins.all.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_look_for_room_that_left_too_much_is_not_repeated_for_the_same() {
+        let count = Count::default();
+        assert!(!count.may_make_room(0) && count.may_make_room(50));
+        count.unmet.set(50);
+        assert!(!count.may_make_room(50) && count.may_make_room(51) && !count.may_make_room(20));
+        assert!(count.may_make_room(21), "there was less meanwhile");
     }
 
     #[test]

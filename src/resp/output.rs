@@ -4,6 +4,43 @@ use std::collections::VecDeque;
 
 use crate::store::SharedBytes;
 
+/// Stands for the large values in an output: the same as long as they are, but for a chance of one in 2^64.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SharesMark {
+    count: usize,
+    sum: u64,
+}
+
+impl SharesMark {
+    fn of(value: &SharedBytes) -> Self {
+        // One that is freed may have another one in its place, of another length.
+        Self { count: 1, sum: mix(mix(value.whole() as u64) ^ value.held_len() as u64) }
+    }
+}
+
+impl std::ops::Add for SharesMark {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { count: self.count + other.count, sum: self.sum.wrapping_add(other.sum) }
+    }
+}
+
+impl std::ops::Sub for SharesMark {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self { count: self.count - other.count, sum: self.sum.wrapping_sub(other.sum) }
+    }
+}
+
+/// Spreads a number over all bits, so that sums of several tell them apart.
+const fn mix(number: u64) -> u64 {
+    let z = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 /// See the file's head. Written at its end, sent from its front.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -18,6 +55,7 @@ pub struct Output {
     large_bytes: usize,
     /// What they keep in memory: each the whole, until all of it is sent.
     large_held_bytes: usize,
+    shares_mark: SharesMark,
 }
 
 impl Output {
@@ -45,6 +83,12 @@ impl Output {
     /// The large values in it: others may hold them too.
     pub fn shares(&self) -> impl ExactSizeIterator<Item = &SharedBytes> {
         self.large.iter().map(|(_, value)| value)
+    }
+
+    /// Stands for the large values in it.
+    #[must_use]
+    pub const fn shares_mark(&self) -> SharesMark {
+        self.shares_mark
     }
 
     /// Bytes that were copied to get here, and are not sent.
@@ -75,6 +119,7 @@ impl Output {
     pub fn push_shared(&mut self, value: &SharedBytes) {
         self.large_bytes += value.len();
         self.large_held_bytes += value.held_len();
+        self.shares_mark = self.shares_mark + SharesMark::of(value);
         self.large.push_back((self.bytes.len(), value.clone()));
     }
 
@@ -90,6 +135,7 @@ impl Output {
         self.large.extend(other.large.into_iter().map(|(at, value)| (before + at, value)));
         self.large_bytes += other.large_bytes;
         self.large_held_bytes += other.large_held_bytes;
+        self.shares_mark = self.shares_mark + other.shares_mark;
     }
 
     /// Where the next reply begins; for [`Output::since`] and [`Output::truncate`].
@@ -114,6 +160,7 @@ impl Output {
         {
             self.large_bytes -= value.len();
             self.large_held_bytes -= value.held_len();
+            self.shares_mark = self.shares_mark - SharesMark::of(&value);
         }
     }
 
@@ -138,6 +185,7 @@ impl Output {
                 if self.large_head == value.len() {
                     self.large_head = 0;
                     self.large_held_bytes -= value.held_len();
+                    self.shares_mark = self.shares_mark - SharesMark::of(value);
                     self.large.pop_front();
                 }
             }
@@ -237,6 +285,38 @@ mod tests {
         assert_eq!((output.len(), output.held_bytes()), (901, own + 1000));
         output.truncate(0);
         assert_eq!((output.len(), output.held_bytes()), (0, own));
+    }
+
+    #[test]
+    fn the_mark_of_large_values_changes_when_they_do_and_only_then() {
+        let (mut output, mut other) = (Output::default(), Output::default());
+        let (one, two) = (shared("one"), shared("two"));
+        output.push_shared(&one);
+        let first = output.shares_mark();
+        output.extend_from_slice(b"words");
+        output.advance(1);
+        assert_eq!(output.shares_mark(), first, "a part of it is sent");
+        other.push_shared(&two);
+        other.push_shared(&one);
+        let both = other.shares_mark() + output.shares_mark();
+        output.append(other);
+        assert_eq!(output.shares_mark(), both, "wherever they are");
+        let mark = output.mark();
+        output.push(b' ');
+        output.push_shared(&two);
+        assert_ne!(output.shares_mark(), both);
+        output.truncate(mark);
+        assert_eq!(output.shares_mark(), both);
+        output.advance(2);
+        output.advance(5);
+        let mut rest = Output::default();
+        rest.push_shared(&one);
+        rest.push_shared(&two);
+        assert!(output.shares_mark() == rest.shares_mark() && output.shares_mark() != both);
+        output.advance(3);
+        assert_eq!(output.shares_mark(), first, "as many as at first");
+        output.advance(3);
+        assert_eq!(output.shares_mark(), SharesMark::default());
     }
 
     #[test]

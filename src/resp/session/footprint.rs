@@ -1,9 +1,11 @@
 //! What a connection holds in memory, by kind: for the node's ledger and for CLIENT LIST.
 //!
-//! Invariant: asking costs the same however much is held; what is reserved counts, not only what is used.
+//! Invariant: asking how much it is costs the same however much is held, and so does asking whether its large values are
+//! still the same; what is reserved counts, not only what is used.
 
 use super::queue::{Body, Slot};
 use super::{Output, Session, Transaction, Watched};
+use crate::resp::output::SharesMark;
 use crate::store::SharedBytes;
 
 /// A session and what the node keeps for each connection, without its buffers: counted for every connection.
@@ -81,10 +83,16 @@ impl Session {
 
     /// The large values that it holds, and other connections may too.
     pub fn shares(&self) -> impl Iterator<Item = &SharedBytes> {
-        let slots = (self.held.shares > 0).then_some(&self.queue).into_iter().flatten();
+        let slots = (self.held.shares != SharesMark::default()).then_some(&self.queue).into_iter().flatten();
         let replies =
             slots.filter_map(|slot| if let Body::Ready(out) = &slot.body { Some(out) } else { None });
         std::iter::once(&self.out).chain(replies).flat_map(Output::shares)
+    }
+
+    /// Stands for the large values that it holds.
+    #[must_use]
+    pub fn shares_mark(&self) -> SharesMark {
+        self.out.shares_mark() + self.held.shares
     }
 
     /// What others may know of the connection.

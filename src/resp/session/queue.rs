@@ -9,6 +9,7 @@ use super::{
     take,
 };
 use crate::resp::latency::SlowEvent;
+use crate::resp::output::SharesMark;
 use crate::resp::slowlog::{Brief, SlowCommand, StageTimes};
 use crate::store::{ErrorKind, Op, SetReply};
 
@@ -54,18 +55,18 @@ pub struct Held {
     pub bytes: usize,
     /// What they keep in memory: of a part of a large value the whole.
     pub memory: usize,
-    /// Large values among them.
-    pub shares: usize,
+    /// Stands for the large values among them.
+    pub shares: SharesMark,
 }
 
 impl Held {
     /// Of one of them.
     pub fn of(out: &Output) -> Self {
-        Self { bytes: out.len(), memory: out.held_bytes(), shares: out.shares().len() }
+        Self { bytes: out.len(), memory: out.held_bytes(), shares: out.shares_mark() }
     }
 
     /// One of them has changed.
-    pub const fn replace(&mut self, before: Self, after: Self) {
+    pub fn replace(&mut self, before: Self, after: Self) {
         self.bytes = self.bytes - before.bytes + after.bytes;
         self.memory = self.memory - before.memory + after.memory;
         self.shares = self.shares - before.shares + after.shares;

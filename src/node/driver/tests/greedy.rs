@@ -199,3 +199,23 @@ fn a_value_that_many_are_sent_counts_once() {
     (0..20).for_each(|_| world.pass());
     assert_eq!((world.core.conns.borrow().len(), world.core.shared.ledger.total()), (0, 0));
 }
+
+#[test]
+fn who_has_come_to_share_what_it_holds_is_not_closed_for_all_of_it() {
+    const LIMIT: usize = 64 << 20;
+    let value = |bytes| Arc::new(vec![b'v'; bytes]);
+    let mut world = World::with(256, Config { clients_bytes: Bytes(LIMIT as u64), ..Config::default() });
+    let mut sharers: Vec<_> = (0..6).map(|_| world.connect_with(None)).collect();
+    let shared = value(29 << 20);
+    // The first one holds it alone when it is counted.
+    for sharer in sharers.chunks_mut(1) {
+        answer_with(&mut world, sharer, std::slice::from_ref(&shared));
+    }
+    let mut others: Vec<_> = (0..2).map(|_| world.connect_with(None)).collect();
+    answer_with(&mut world, &mut others, &[value(20 << 20), value(20 << 20)]);
+    let ledger = &world.core.shared.ledger;
+    assert_eq!((ledger.evicted(), world.core.conns.borrow().len()), (1, 7));
+    assert!(ledger.total() <= LIMIT, "{} bytes", ledger.total());
+    let sharing = Arc::strong_count(&shared) - 1;
+    assert_eq!(sharing, 6, "each of them alone would have left it to the others");
+}

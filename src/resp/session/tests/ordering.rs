@@ -299,7 +299,12 @@ fn replies_that_wait_count_with_all_that_they_keep_in_memory() {
         assert_eq!(talk.session.shares().count(), 3 - n.max(1));
         assert!(talk.session.shares().all(|share| share.held_len() == 1 << 20));
     }
-    assert_eq!(talk.session.held.bytes + talk.session.held.memory + talk.session.held.shares, 0);
+    assert_eq!(talk.session.held.bytes + talk.session.held.memory, 0);
+    assert_eq!(
+        talk.session.shares_mark(),
+        talk.session.output().shares_mark(),
+        "none but what is to be sent"
+    );
     talk.output();
     assert_eq!((std::sync::Arc::strong_count(&whole), talk.session.shares().count()), (2, 0));
 }
