@@ -19,6 +19,7 @@ use super::core::{Core, bump};
 use super::event::Event;
 use super::ledger::{self, Counted};
 use super::listen::Ends;
+use super::message::CoreSet;
 use super::overdue::{check_backlog, want_sweep, watch_partial};
 use super::shared::Phase;
 use crate::resp::output::SharesMark;
@@ -76,6 +77,8 @@ pub struct Conn {
     pub(super) over_soft_since_ns: Cell<Option<u64>>,
     /// What it holds, as last counted into the core's sum.
     pub(super) counted: Counted,
+    /// The cores before whose shards something of it may have waited.
+    pub(super) waited_at: CoreSet,
 }
 
 /// How far sending came.
@@ -123,6 +126,7 @@ pub fn open(core: &Rc<Core>, socket: Socket, ends: &Ends) {
         came_bytes: Cell::new(0),
         over_soft_since_ns: Cell::new(None),
         counted: Counted::default(),
+        waited_at: CoreSet::default(),
     });
     core.conns.borrow_mut().insert(Rc::clone(&conn));
     publish_count(core);
@@ -473,7 +477,7 @@ pub fn close(core: &Rc<Core>, conn: &Rc<Conn>) {
     if let Ok(mut session) = conn.session.try_borrow_mut() {
         core.waits.forget(session.waits_until_ns(), conn.id);
         if session.may_await_heavy() {
-            core.drop_heavy(conn.id);
+            core.drop_heavy(conn.id, &conn.waited_at);
         }
         session.abandon();
     }

@@ -27,11 +27,12 @@ pub use super::host::{Host, ShardFacts};
 use super::jobs::Jobs;
 use super::ledger::{COUNTED_OUTCOME_BYTES, Count, Pins};
 use super::listen::{self, Listening};
-use super::message::Message;
+use super::message::{CoreSet, Message};
 use super::shared::{Shared, lock, wall_ms};
 use super::waits::Waits;
 use crate::config::{Config, WalSync};
 use crate::resp::SessionReply;
+use crate::store::op::may_wait;
 use crate::store::{LsmLower, Store};
 
 /// The state machine of the shards.
@@ -254,6 +255,9 @@ impl Core {
         match self.place(partition) {
             Some(Place::Here(at)) => self.request_here(at, ticket, partition, kind, op),
             Some(Place::There(core)) => {
+                if may_wait(op) {
+                    self.conns.borrow().get(ticket.conn).inspect(|conn| conn.waited_at.add(core));
+                }
                 self.post(core, Message::Request { ticket, partition, kind, op: op.into() })
             }
             None => {
@@ -288,12 +292,13 @@ impl Core {
         }
     }
 
-    /// Drops what waits of a closed connection before the shards of this node: here and on the other cores.
-    pub fn drop_heavy(&self, conn: u64) {
+    /// Drops what waits of a closed connection before the shards of this node: here and on the other cores, as far as
+    /// anything may.
+    pub fn drop_heavy(&self, conn: u64, waited_at: &CoreSet) {
         self.forget_heavy(conn);
-        let others = self.outbox.borrow().len();
-        (0..others)
-            .filter(|&core| core != self.index)
+        let cores = self.outbox.borrow().len();
+        (0..cores)
+            .filter(|core| waited_at.may_hold(*core))
             .for_each(|core| self.post(core, Message::Closed { conn }));
     }
 

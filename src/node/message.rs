@@ -1,5 +1,7 @@
 //! What cores tell each other. A value crosses at most twice: in a request, and in its reply.
 
+use std::cell::Cell;
+
 use corduroy_shards::{Kind, PartitionId, StageStamps, Ticket};
 
 use crate::resp::SessionReply;
@@ -41,4 +43,24 @@ pub enum Message {
         /// Which.
         conn: u64,
     },
+}
+
+/// Some of the node's cores. Where there are more than 64, some share a bit, and the answer may be "maybe".
+#[derive(Default)]
+pub struct CoreSet(Cell<u64>);
+
+impl CoreSet {
+    const fn bit(core: usize) -> u64 {
+        1 << (core % 64)
+    }
+
+    /// Adds one.
+    pub fn add(&self, core: usize) {
+        self.0.set(self.0.get() | Self::bit(core));
+    }
+
+    /// Whether it may be among them.
+    pub const fn may_hold(&self, core: usize) -> bool {
+        self.0.get() & Self::bit(core) != 0
+    }
 }

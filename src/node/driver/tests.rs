@@ -23,10 +23,12 @@ use crate::store::{Binding, HashSeed, LsmLower, LsmShared, OWNER_BYTES, Options,
 
 mod greedy;
 
-/// Core 1 of two, whose shards are all on core 0; that one is played by the test.
+/// The last of two cores or more, whose shards are all on core 0; that one is played by the test.
 struct World {
     core: Rc<Core>,
     other: Endpoint<Message>,
+    /// Cores between the two.
+    third: Vec<Endpoint<Message>>,
     driver: Driver,
     listener: Listener,
     _bells: Vec<Arc<Doorbell>>,
@@ -51,6 +53,10 @@ impl World {
     }
 
     fn with(ring: usize, config: Config) -> Self {
+        Self::among(2, ring, config)
+    }
+
+    fn among(cores: usize, ring: usize, config: Config) -> Self {
         let identity = Identity {
             format: FORMAT_VERSION,
             generation: 1,
@@ -64,10 +70,10 @@ impl World {
             shards: 1,
             partitions: 1,
         };
-        let plan = Plan::new(&identity, 2);
-        let bells = Mesh::doorbells(2).expect("eventfds");
+        let plan = Plan::new(&identity, cores);
+        let bells = Mesh::doorbells(cores).expect("eventfds");
         let mut ends = Mesh::endpoints(&bells, ring);
-        let (mine, other) = (ends.pop().expect("two"), ends.pop().expect("two"));
+        let (mine, other) = (ends.pop().expect("two"), ends.remove(0));
         let dealt = Descriptors { limit: 1024, reserved: 24, tables_a_core: 16, clients_max: 1000 };
         let shared = Shared::new(config, identity, plan, Bytes(64 << 20), dealt, bells.clone(), None);
         shared.begin_serving();
@@ -84,7 +90,7 @@ impl World {
             ran_ns: 0,
         };
         let listener = Listener::bind(([127, 0, 0, 1], 0).into()).expect("a port");
-        Self { core, other, driver, listener, _bells: bells }
+        Self { core, other, third: ends, driver, listener, _bells: bells }
     }
 
     /// A client's end of a new connection whose sockets hold little.
@@ -402,8 +408,8 @@ fn heavy_requests_are_told_by_their_session_and_others_come_between() {
 }
 
 #[test]
-fn what_waits_of_a_closed_connection_is_forgotten_everywhere() {
-    let mut world = World::new(64);
+fn what_waits_of_a_closed_connection_is_forgotten_wherever_it_may() {
+    let mut world = World::among(3, 64, Config::default());
     let (mut heavy, mut light, mut idle) = (world.connect(), world.connect(), world.connect());
     heavy.write_all(b"KEYS *\r\n").expect("sent");
     light.write_all(b"SET k v\r\n").expect("sent");
@@ -444,6 +450,9 @@ fn what_waits_of_a_closed_connection_is_forgotten_everywhere() {
     world.pass();
     world.other.drain(9, |message| messages.push(message));
     assert!(matches!(messages[..], [Message::Request { .. }, Message::Closed { .. }]), "{messages:?}");
+    world.third.iter_mut().for_each(|end| {
+        end.drain(9, |message| panic!("a core that was asked for nothing got {message:?}"));
+    });
 }
 
 #[test]
