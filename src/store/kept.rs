@@ -160,7 +160,8 @@ impl<T: Asked> Kept<T> {
         self.is_wanted = true;
     }
 
-    /// Whether somebody who waits can go on now, and no other job would have it tried again.
+    /// Whether somebody who waits can go on now, and no other job would have it tried again. It may do so in vain, but not
+    /// again and again: who is tried asks, and what nobody asks for then gives way in two more tries.
     pub(super) fn take_wake(&mut self, bounds: Bounds) -> bool {
         let has_room = || self.has_room(bounds) || self.all.iter().any(Self::may_give_way);
         let is_wanted = self.is_wanted && (has_room() || !self.all.iter().any(T::goes_on));
@@ -279,6 +280,49 @@ mod tests {
         kept.iter_mut().for_each(|one| one.is_at_work = one.name != 2);
         assert!(kept.make_room(BOUNDS));
         assert_eq!(names(&kept), [0, 1, 3]);
+    }
+
+    /// Ops ask for what is kept, or for more, whenever jobs end; those that find no room have themselves woken. What is asked
+    /// for is answered unless a job is at it.
+    #[test]
+    fn nobody_is_woken_in_vain_again_and_again() {
+        for seed in 0..2000u64 {
+            let mut random = {
+                let mut at = seed;
+                move |below: u64| {
+                    at += 1;
+                    crate::store::hash::mix(seed << 32 | at) % below
+                }
+            };
+            let mut kept: Kept<One> = Kept::default();
+            for name in 0..1 + random(6) as u32 {
+                let idle = Idle::new([4, 64][random(2) as usize]);
+                kept.push(One { name, bytes: random(80) as usize, idle, is_at_work: random(3) == 0 });
+            }
+            let (mut waiting, mut wakes_in_a_row, mut most) = (3, 0, 0);
+            // Who waits asks, in each round that a wake begins; no job ends by itself.
+            for _ in 0..100 {
+                let mut has_begun = false;
+                while waiting > 0 && kept.make_room(BOUNDS) {
+                    let idle = Idle::new(64);
+                    kept.push(One { name: 9, bytes: random(80) as usize, idle, is_at_work: true });
+                    (waiting, has_begun) = (waiting - 1, true);
+                }
+                if waiting > 0 {
+                    kept.want_room();
+                }
+                wakes_in_a_row = if has_begun { 0 } else { wakes_in_a_row };
+                if !kept.take_wake(BOUNDS) {
+                    break;
+                }
+                wakes_in_a_row += 1;
+                most = most.max(wakes_in_a_row);
+                kept.age();
+            }
+            assert!(most <= 4, "seed {seed}: woken {most} times in a row for nothing");
+            let is_awaited = kept.iter().any(|one| one.is_at_work);
+            assert!(waiting == 0 || is_awaited, "seed {seed}: {waiting} wait, and nothing wakes them");
+        }
     }
 
     #[test]

@@ -16,8 +16,9 @@ use super::row::Row;
 use super::state::Store;
 use super::write::length;
 
-/// The table may take this much: the same formula as Redis's, with a limit that keeps one command below a second.
-const MAX_TABLE_BYTES: usize = 256 << 20;
+/// The table may have so many cells, one for each pair of prefixes: as Redis has them, with a limit that keeps one command
+/// below a second.
+const MAX_CELLS: usize = 64 << 20;
 /// Cells of a table that are filled on the spot.
 const FEW_CELLS: usize = 1 << 18;
 /// Jobs that may find that the values have changed meanwhile; then the op does it by itself.
@@ -43,10 +44,8 @@ impl Exec<'_> {
         let (a, a_version) = share_of(self.live(a)?);
         let (b, b_version) = share_of(self.live(b)?);
         let cells = (a.len() + 1).checked_mul(b.len() + 1);
-        if cells.and_then(|cells| cells.checked_mul(4)).is_none_or(|bytes| bytes > MAX_TABLE_BYTES) {
-            return Err(Stop::Error(ErrorKind::SubsequenceTooLong));
-        }
-        let cells = cells.unwrap_or_default();
+        let too_long = Stop::Error(ErrorKind::SubsequenceTooLong);
+        let cells = cells.filter(|cells| *cells <= MAX_CELLS).ok_or(too_long)?;
         // Inside a transaction it has to be done now.
         if cells > FEW_CELLS && !self.committed {
             let of = Question { partition: self.partition.id, a: keys.0.to_vec(), b: keys.1.to_vec(), ask };
@@ -105,7 +104,7 @@ struct Subsequence {
     versions: (u64, u64),
     state: State,
     tries: u32,
-    /// What the values or the outcome take, and the keys.
+    /// What the values and their table take, or the outcome, and the keys.
     bytes: usize,
     idle: Idle,
 }
@@ -195,7 +194,8 @@ impl Subsequences {
     fn begin(&mut self, of: Question, values: Values, tries: u32) {
         self.last += 1;
         let (number, versions) = (self.last, values.versions);
-        let bytes = of.held_bytes() + values.a.len() + values.b.len();
+        let (a, b) = (&values.a, &values.b);
+        let bytes = of.held_bytes() + a.len() + b.len() + table_bytes(a.len(), b.len());
         let (state, idle) = (State::Wanted(values), Idle::new(MAX_IDLE_JOBS));
         self.all.push(Subsequence { number, of, versions, state, tries, bytes, idle });
     }
@@ -243,32 +243,50 @@ impl<L: Lower> Store<L> {
     }
 }
 
-/// Lengths of the longest common subsequences of all pairs of prefixes.
-struct Lengths {
-    width: usize,
-    cells: Vec<u32>,
+/// The way back from the ends of two values, along which their longest common subsequence lies: for each pair of prefixes, a
+/// bit that is set if the first one without its last byte has more in common with the second one than the other way round.
+#[derive(Default)]
+struct Ways {
+    words: Vec<u64>,
+    /// The bits of the last word, while it is filled.
+    last: u64,
+    bits: usize,
 }
 
-impl Lengths {
-    fn new(a: &[u8], b: &[u8]) -> Self {
-        let width = b.len() + 1;
-        let mut cells = vec![0u32; width * (a.len() + 1)];
-        let mut above = vec![0u32; width];
-        for (a_byte, row) in a.iter().zip(cells.chunks_exact_mut(width).skip(1)) {
-            let mut left = 0;
-            let corners = above.iter().zip(above.iter().skip(1));
-            for ((b_byte, cell), (corner, up)) in b.iter().zip(row.iter_mut().skip(1)).zip(corners) {
-                *cell = if a_byte == b_byte { corner + 1 } else { left.max(*up) };
-                left = *cell;
-            }
-            above.copy_from_slice(row);
+impl Ways {
+    #[inline]
+    fn push(&mut self, is_up: bool) {
+        self.last |= u64::from(is_up) << (self.bits % 64);
+        self.bits += 1;
+        if self.bits.is_multiple_of(64) {
+            self.words.push(std::mem::take(&mut self.last));
         }
-        Self { width, cells }
     }
 
-    fn get(&self, a_len: usize, b_len: usize) -> u32 {
-        self.cells.get(a_len * self.width + b_len).copied().unwrap_or(0)
+    fn is_up(&self, bit: usize) -> bool {
+        let word = self.words.get(bit / 64).copied().unwrap_or(self.last);
+        word >> (bit % 64) & 1 == 1
     }
+}
+
+/// What the table for values of these lengths takes in memory.
+const fn table_bytes(a_len: usize, b_len: usize) -> usize {
+    a_len * b_len / 8 + (b_len + 1) * size_of::<u32>()
+}
+
+/// Fills the table, row by row: hands `way` the bits of [`Ways`] in order, and returns the length.
+fn fill(a: &[u8], b: &[u8], mut way: impl FnMut(bool)) -> usize {
+    let mut row = vec![0u32; b.len() + 1];
+    for a_byte in a {
+        let (mut corner, mut left) = (0, 0);
+        for (b_byte, cell) in b.iter().zip(row.iter_mut().skip(1)) {
+            let up = *cell;
+            way(up > left);
+            *cell = if a_byte == b_byte { corner + 1 } else { left.max(up) };
+            (corner, left) = (up, *cell);
+        }
+    }
+    row.last().map_or(0, |length| *length as usize)
 }
 
 /// A run of bytes common to both: the last byte's index in each, and the run's length.
@@ -279,11 +297,11 @@ struct Match {
 }
 
 pub(super) fn longest_common(a: &[u8], b: &[u8], ask: Lcs) -> Outcome {
-    let lengths = Lengths::new(a, b);
-    let total = lengths.get(a.len(), b.len()) as usize;
     if ask.len && !ask.idx {
-        return length(total);
+        return length(fill(a, b, |_| {}));
     }
+    let mut ways = Ways { words: Vec::with_capacity(a.len() * b.len() / 64), ..Ways::default() };
+    let total = fill(a, b, |is_up| ways.push(is_up));
     let (mut i, mut j) = (a.len(), b.len());
     let mut common = Vec::with_capacity(total);
     let mut matches: Vec<Match> = Vec::new();
@@ -296,7 +314,7 @@ pub(super) fn longest_common(a: &[u8], b: &[u8], ask: Lcs) -> Outcome {
                 _ => matches.push(Match { a_end: i - 1, b_end: j - 1, len: 1 }),
             }
             (i, j) = (i - 1, j - 1);
-        } else if lengths.get(i - 1, j) > lengths.get(i, j - 1) {
+        } else if ways.is_up((i - 1) * b.len() + j - 1) {
             i -= 1;
         } else {
             j -= 1;
@@ -359,6 +377,63 @@ mod tests {
             longest_common(a, b, ask(false, true, 4, true)),
             expected(vec![Outcome::Array(with_len.to_vec())])
         );
+    }
+
+    /// As Redis does it: with the lengths of all pairs of prefixes at hand.
+    fn by_lengths(a: &[u8], b: &[u8]) -> Vec<u8> {
+        let mut lengths = vec![vec![0u32; b.len() + 1]; a.len() + 1];
+        for i in 1..=a.len() {
+            for j in 1..=b.len() {
+                lengths[i][j] = match a[i - 1] == b[j - 1] {
+                    true => lengths[i - 1][j - 1] + 1,
+                    false => lengths[i - 1][j].max(lengths[i][j - 1]),
+                };
+            }
+        }
+        let (mut i, mut j, mut common) = (a.len(), b.len(), Vec::new());
+        while i > 0 && j > 0 {
+            if a[i - 1] == b[j - 1] {
+                common.push(a[i - 1]);
+                (i, j) = (i - 1, j - 1);
+            } else if lengths[i - 1][j] > lengths[i][j - 1] {
+                i -= 1;
+            } else {
+                j -= 1;
+            }
+        }
+        common.reverse();
+        common
+    }
+
+    #[test]
+    fn ties_fall_as_with_the_lengths_of_all_prefixes() {
+        let text = |seed: u64, len: u64| -> Vec<u8> {
+            (0..len).map(|at| b'a' + (crate::store::hash::mix(seed << 20 | at) % 3) as u8).collect()
+        };
+        for seed in 0..200 {
+            let (a, b) = (text(2 * seed, seed % 41), text(2 * seed + 1, seed * 7 % 67));
+            let expected = by_lengths(&a, &b);
+            let total = i64::try_from(expected.len()).expect("short");
+            assert_eq!(longest_common(&a, &b, ask(true, false, 0, false)), Outcome::Int(total));
+            assert_eq!(longest_common(&a, &b, ask(false, false, 0, false)), Outcome::Bulk(expected));
+        }
+    }
+
+    #[test]
+    fn the_table_of_a_job_counts_and_takes_a_bit_a_cell() {
+        let share = |len| SharedBytes::new(Arc::new(vec![b'x'; len]), 0..len);
+        let (mut all, a, b) = (Subsequences::default(), share(8000), share(8000));
+        let of = Question {
+            partition: PartitionId(1),
+            a: b"a".to_vec(),
+            b: b"b".to_vec(),
+            ask: ask(false, false, 0, false),
+        };
+        let held_bytes = of.held_bytes();
+        let values = Values { a, b, versions: (1, 2) };
+        assert!(matches!(all.ask(of, values, 1 << 30), Answer::Wait));
+        let table_bytes = all.held_bytes() - held_bytes - 16_000;
+        assert!((8_000_000..8_100_000).contains(&table_bytes), "{table_bytes} bytes for 64 million cells");
     }
 
     #[test]
