@@ -270,22 +270,6 @@ impl<'a> Op<'a> {
         let op = if opcode < code::GET { reader.write_op(opcode)? } else { reader.read_op(opcode)? };
         if reader.rest.is_empty() { Ok(op) } else { Err(OpError("bytes are left over")) }
     }
-
-    /// Whether the encoded op, if it writes, only ever frees space: DEL, GETDEL, FLUSH, and transactions of nothing
-    /// but these and reads. Cheap: looks no further than it must.
-    #[must_use]
-    pub fn frees_space(bytes: &'a [u8]) -> bool {
-        match bytes {
-            [_, code::DEL | code::GET_DEL | code::FLUSH, ..] => true,
-            [_, code::MULTI | code::MARKED_MULTI, ..] => match Op::decode(bytes) {
-                Ok(Op::Multi { ops, .. } | Op::MarkedMulti { ops, .. }) => ops
-                    .iter()
-                    .all(|op| Op::frees_space(op) || op.get(1).is_some_and(|opcode| *opcode >= code::GET)),
-                _ => false,
-            },
-            _ => false,
-        }
-    }
 }
 
 /// The count at the head of an encoded list.

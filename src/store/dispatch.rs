@@ -2,7 +2,7 @@
 
 use super::exec::{Exec, Run, Stop};
 use super::lcs::Lcs;
-use super::op::{ErrorKind, List, MAX_WALKS, Op, Outcome};
+use super::op::{ErrorKind, List, MAX_WALKS, Op, Outcome, reads, single_writes};
 use super::read::spend;
 use super::write::Set;
 
@@ -101,7 +101,7 @@ impl Exec<'_> {
                 let decoded = decoded.map_err(|_| Stop::Error(ErrorKind::BadOp))?;
                 self.prepare(&decoded)
             }
-            _ => self.know(op.keys(false)),
+            single_writes!() | reads!() => self.know(op.keys(false)),
         }
     }
 
@@ -160,7 +160,23 @@ impl<'a> Op<'a> {
     /// Whether it looks at more than the keys it names, and brings some of them.
     #[must_use]
     pub const fn is_walk(&self) -> bool {
-        matches!(self, Op::Keys { .. } | Op::Scan { .. } | Op::RandomKey { .. })
+        match self {
+            Op::Keys { .. } | Op::Scan { .. } | Op::RandomKey { .. } => true,
+            Op::Get { .. }
+            | Op::StrLen { .. }
+            | Op::GetRange { .. }
+            | Op::MGet { .. }
+            | Op::Exists { .. }
+            | Op::Type { .. }
+            | Op::Ttl { .. }
+            | Op::ObjectEncoding { .. }
+            | Op::ObjectRefcount { .. }
+            | Op::MemoryUsage { .. }
+            | Op::DbSize
+            | Op::Lcs { .. }
+            | Op::Version { .. } => false,
+            single_writes!() | Op::Multi { .. } | Op::MarkedMulti { .. } => false,
+        }
     }
 
     /// The keys that it names and that must be known before it runs, none for a transaction; `blind`: those of blind writes

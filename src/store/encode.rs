@@ -3,7 +3,7 @@
 //! Invariant: every op has a line of its own here, so that a new one cannot be written as another.
 
 use super::codec::{VERSION, code};
-use super::op::{Condition, Expiry, List, Op, SetReply, SetWhen};
+use super::op::{Condition, Expiry, List, Op, SetReply, SetWhen, reads, single_writes};
 
 /// Appends fields to an op's bytes.
 struct Writer<'o>(&'o mut Vec<u8>);
@@ -133,22 +133,7 @@ impl Op<'_> {
             Op::Multi { guards, ops } => _ = to.byte(code::MULTI).list(guards).list(ops),
             Op::MarkedMulti { guards, ops } => _ = to.byte(code::MARKED_MULTI).list(guards).list(ops),
             Op::Flush => _ = to.byte(code::FLUSH),
-            Op::Get { .. }
-            | Op::StrLen { .. }
-            | Op::GetRange { .. }
-            | Op::MGet { .. }
-            | Op::Exists { .. }
-            | Op::Type { .. }
-            | Op::Ttl { .. }
-            | Op::ObjectEncoding { .. }
-            | Op::ObjectRefcount { .. }
-            | Op::MemoryUsage { .. }
-            | Op::Keys { .. }
-            | Op::Scan { .. }
-            | Op::RandomKey { .. }
-            | Op::DbSize
-            | Op::Lcs { .. }
-            | Op::Version { .. } => self.encode_read(to),
+            reads!() => self.encode_read(to),
         }
     }
 
@@ -185,24 +170,7 @@ impl Op<'_> {
             }
             Op::Version { key } => _ = to.byte(code::VERSION_OF).string(key),
             Op::DbSize => _ = to.byte(code::DB_SIZE),
-            Op::Set { .. }
-            | Op::Append { .. }
-            | Op::SetRange { .. }
-            | Op::IncrBy { .. }
-            | Op::IncrByFloat { .. }
-            | Op::Del { .. }
-            | Op::GetDel { .. }
-            | Op::GetEx { .. }
-            | Op::MSet { .. }
-            | Op::Expire { .. }
-            | Op::ExpireIn { .. }
-            | Op::Persist { .. }
-            | Op::Rename { .. }
-            | Op::Copy { .. }
-            | Op::Flush
-            | Op::Watch { .. }
-            | Op::Multi { .. }
-            | Op::MarkedMulti { .. } => {
+            single_writes!() | Op::Multi { .. } | Op::MarkedMulti { .. } => {
                 unreachable!("writes are encoded before reads come here")
             }
         }

@@ -235,7 +235,12 @@ impl Outcome {
                 pairs.iter().map(|(name, value)| name.cost_bytes() + value.cost_bytes()).sum()
             }
             Outcome::Scan { keys, .. } => keys.iter().map(|key| size_of::<Vec<u8>>() + key.len()).sum(),
-            _ => 0,
+            Outcome::Ok
+            | Outcome::Nil
+            | Outcome::NullArray
+            | Outcome::Int(_)
+            | Outcome::Simple(_)
+            | Outcome::Error(_) => 0,
         };
         size_of::<Outcome>() + heap_bytes
     }
@@ -302,30 +307,84 @@ pub enum ErrorKind {
 #[error("operation cannot be decoded: {0}")]
 pub struct OpError(pub &'static str);
 
+/// All ops that go through the log, but for transactions, as a pattern.
+macro_rules! single_writes {
+    () => {
+        Op::Set { .. }
+            | Op::Append { .. }
+            | Op::SetRange { .. }
+            | Op::IncrBy { .. }
+            | Op::IncrByFloat { .. }
+            | Op::Del { .. }
+            | Op::GetDel { .. }
+            | Op::GetEx { .. }
+            | Op::MSet { .. }
+            | Op::Expire { .. }
+            | Op::ExpireIn { .. }
+            | Op::Persist { .. }
+            | Op::Rename { .. }
+            | Op::Copy { .. }
+            | Op::Flush
+            | Op::Watch { .. }
+    };
+}
+
+/// All ops that only look at the state, as a pattern.
+macro_rules! reads {
+    () => {
+        Op::Get { .. }
+            | Op::StrLen { .. }
+            | Op::GetRange { .. }
+            | Op::MGet { .. }
+            | Op::Exists { .. }
+            | Op::Type { .. }
+            | Op::Ttl { .. }
+            | Op::ObjectEncoding { .. }
+            | Op::ObjectRefcount { .. }
+            | Op::MemoryUsage { .. }
+            | Op::Keys { .. }
+            | Op::Scan { .. }
+            | Op::RandomKey { .. }
+            | Op::DbSize
+            | Op::Lcs { .. }
+            | Op::Version { .. }
+    };
+}
+
+pub(super) use {reads, single_writes};
+
 impl Op<'_> {
     /// Whether it goes through the log.
     #[must_use]
-    pub fn is_write(&self) -> bool {
-        matches!(
-            self,
+    pub const fn is_write(&self) -> bool {
+        match self {
+            single_writes!() | Op::Multi { .. } | Op::MarkedMulti { .. } => true,
+            reads!() => false,
+        }
+    }
+
+    /// Whether it writes, and then only ever frees space: DEL, GETDEL, FLUSH, and transactions of nothing but these and reads.
+    #[must_use]
+    pub fn frees_space(&self) -> bool {
+        match self {
+            Op::Del { .. } | Op::GetDel { .. } | Op::Flush => true,
+            Op::Multi { ops, .. } | Op::MarkedMulti { ops, .. } => {
+                ops.iter().all(|op| Op::decode(op).is_ok_and(|op| !op.is_write() || op.frees_space()))
+            }
             Op::Set { .. }
-                | Op::Append { .. }
-                | Op::SetRange { .. }
-                | Op::IncrBy { .. }
-                | Op::IncrByFloat { .. }
-                | Op::Del { .. }
-                | Op::GetDel { .. }
-                | Op::GetEx { .. }
-                | Op::MSet { .. }
-                | Op::Expire { .. }
-                | Op::ExpireIn { .. }
-                | Op::Persist { .. }
-                | Op::Rename { .. }
-                | Op::Copy { .. }
-                | Op::Flush
-                | Op::Watch { .. }
-                | Op::Multi { .. }
-                | Op::MarkedMulti { .. }
-        )
+            | Op::Append { .. }
+            | Op::SetRange { .. }
+            | Op::IncrBy { .. }
+            | Op::IncrByFloat { .. }
+            | Op::GetEx { .. }
+            | Op::MSet { .. }
+            | Op::Expire { .. }
+            | Op::ExpireIn { .. }
+            | Op::Persist { .. }
+            | Op::Rename { .. }
+            | Op::Copy { .. }
+            | Op::Watch { .. } => false,
+            reads!() => false,
+        }
     }
 }

@@ -7,7 +7,7 @@
 use super::exec::{Exec, Run, Stop};
 use super::glob::Effort;
 use super::lookups::Want;
-use super::op::{ErrorKind, Op, Outcome};
+use super::op::{ErrorKind, Op, Outcome, single_writes};
 use super::row::Row;
 
 /// Cursors are below 2^48, so that a caller can put a partition's number above them.
@@ -70,7 +70,19 @@ impl Exec<'_> {
             Op::Scan { cursor, .. } => self.span(cursor << CURSOR_SHIFT).map(drop),
             Op::RandomKey { seed } => self.random_key(seed).map(drop),
             Op::DbSize => self.db_size().map(drop),
-            _ => Ok(()),
+            Op::Get { .. }
+            | Op::StrLen { .. }
+            | Op::GetRange { .. }
+            | Op::MGet { .. }
+            | Op::Exists { .. }
+            | Op::Type { .. }
+            | Op::Ttl { .. }
+            | Op::ObjectEncoding { .. }
+            | Op::ObjectRefcount { .. }
+            | Op::MemoryUsage { .. }
+            | Op::Lcs { .. }
+            | Op::Version { .. } => Ok(()),
+            single_writes!() | Op::Multi { .. } | Op::MarkedMulti { .. } => Ok(()),
         }
     }
 

@@ -295,8 +295,9 @@ impl<L: Lower> StateMachine for Store<L> {
             partition.ops_in_entry += 1;
             return Step::Passed;
         }
-        let step = match Op::decode(op) {
-            Ok(decoded) => self.run(at.partition, op, &decoded, at.stamp_ms, Some(at.lsn)),
+        let decoded = Op::decode(op);
+        let step = match &decoded {
+            Ok(decoded) => self.run(at.partition, op, decoded, at.stamp_ms, Some(at.lsn)),
             Err(_) => Step::Done(Outcome::Error(ErrorKind::BadOp)),
         };
         // Other replicas may know it, so it must not be passed over here.
@@ -312,7 +313,7 @@ impl<L: Lower> StateMachine for Store<L> {
             partition.touch(&mut self.touched);
             // One that found nothing to delete makes no room.
             let is_idle = matches!(step, Step::Done(Outcome::Int(0) | Outcome::Nil));
-            self.upkeep.space.deletes |= !is_idle && Op::frees_space(op);
+            self.upkeep.space.deletes |= !is_idle && decoded.is_ok_and(|op| op.frees_space());
         }
         step
     }
@@ -345,7 +346,7 @@ impl<L: Lower> StateMachine for Store<L> {
             {
                 self.run(partition, op, &decoded, now_ms, None)
             }
-            _ => Step::Done(Outcome::Error(ErrorKind::BadOp)),
+            Ok(_) | Err(_) => Step::Done(Outcome::Error(ErrorKind::BadOp)),
         }
     }
 
@@ -445,7 +446,8 @@ impl<L: Lower> StateMachine for Store<L> {
     }
 
     fn takes_when_full(&self, op: &[u8]) -> bool {
-        Op::frees_space(op) && (!self.is_overfull() || matches!(Op::decode(op), Ok(Op::Flush)))
+        let decoded = Op::decode(op);
+        decoded.is_ok_and(|op| op.frees_space() && (!self.is_overfull() || matches!(op, Op::Flush)))
     }
 
     fn persisted_stamp_ms(&self, partition: PartitionId) -> u64 {

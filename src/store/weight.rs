@@ -11,7 +11,7 @@ use corduroy_shards::PartitionId;
 use super::codec;
 use super::exec::MAX_KEY_BYTES;
 use super::lower::Lower;
-use super::op::Op;
+use super::op::{Op, single_writes};
 use super::partition::Found;
 use super::row::Row;
 use super::state::{Lookup, Store};
@@ -217,24 +217,7 @@ impl<L: Lower> Store<L> {
             | Op::DbSize
             | Op::Version { .. } => true,
             Op::Keys { .. } | Op::Scan { .. } | Op::RandomKey { .. } | Op::Lcs { .. } => false,
-            Op::Set { .. }
-            | Op::Append { .. }
-            | Op::SetRange { .. }
-            | Op::IncrBy { .. }
-            | Op::IncrByFloat { .. }
-            | Op::Del { .. }
-            | Op::GetDel { .. }
-            | Op::GetEx { .. }
-            | Op::MSet { .. }
-            | Op::Expire { .. }
-            | Op::ExpireIn { .. }
-            | Op::Watch { .. }
-            | Op::Persist { .. }
-            | Op::Rename { .. }
-            | Op::Copy { .. }
-            | Op::Flush
-            | Op::Multi { .. }
-            | Op::MarkedMulti { .. } => false,
+            single_writes!() | Op::Multi { .. } | Op::MarkedMulti { .. } => false,
         }
     }
 }

@@ -85,6 +85,7 @@ proptest! {
             let encoded = bytes(&op);
             let decoded = Op::decode(&encoded).expect("what encode wrote");
             assert_eq!(decoded.is_write(), op.is_write());
+            assert_eq!(Op::is_heavy_bytes(&encoded), op.is_heavy(), "what the first bytes rule out");
             assert_eq!(bytes(&decoded), encoded);
             for (wrote, read) in [(&op, &decoded)] {
                 if let (Op::Del { keys: wrote }, Op::Del { keys: read }) = (wrote, read) {
@@ -179,11 +180,12 @@ fn bytes_once_written_stay_readable() {
 #[test]
 fn what_frees_space() {
     use super::{get, set};
+    let frees = |op: &[u8]| Op::decode(op).is_ok_and(|op| op.frees_space());
     let del = bytes(&Op::Del { keys: List::Args(&[b"k"]) });
     let (flush, get, set) = (bytes(&Op::Flush), bytes(&get("k")), bytes(&set("k", "v")));
     let multi = |ops: &[&[u8]]| bytes(&Op::Multi { guards: List::Args(&[]), ops: List::Args(ops) });
-    assert!(Op::frees_space(&del) && Op::frees_space(&flush));
-    assert!(!Op::frees_space(&set) && !Op::frees_space(&[]));
-    assert!(Op::frees_space(&multi(&[&del, &get, &flush])));
-    assert!(!Op::frees_space(&multi(&[&del, &set])));
+    assert!(frees(&del) && frees(&flush));
+    assert!(!frees(&set) && !frees(&[]));
+    assert!(frees(&multi(&[&del, &get, &flush])));
+    assert!(!frees(&multi(&[&del, &set])));
 }
