@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -18,6 +19,8 @@ pub struct Server {
     child: Child,
     pub port: u16,
     log: Arc<Mutex<String>>,
+    /// Reads what it logs, until it has ended.
+    reader: Option<JoinHandle<()>>,
 }
 
 /// A data folder on a disk: the server refuses one in memory.
@@ -80,8 +83,7 @@ impl Server {
         let begun = Instant::now();
         while !self.log().contains("ready for connections") {
             if let Some(status) = self.child.try_wait().expect("a child") {
-                // What it said last is read by another thread.
-                std::thread::sleep(Duration::from_millis(20));
+                self.read_last_words();
                 return Err(status);
             }
             assert!(begun.elapsed() < START, "not ready in time:\n{}", self.log());
@@ -144,14 +146,21 @@ impl Server {
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().expect("piped");
         let lines = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let mut log = lines.lock().expect("log");
                 log.push_str(&line);
                 log.push('\n');
             }
         });
-        Self { child, port, log }
+        Self { child, port, log, reader: Some(reader) }
+    }
+
+    /// Waits until all is read that a process has said which has ended.
+    fn read_last_words(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("it reads to the end");
+        }
     }
 
     /// What it has logged so far.
@@ -205,6 +214,7 @@ impl Server {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("a child") {
+                self.read_last_words();
                 return status;
             }
             assert!(begun.elapsed() < START, "it did not end:\n{}", self.log());
