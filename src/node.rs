@@ -1,7 +1,7 @@
 //! A node: opens a data folder, deals its shards to cores, serves until told to stop.
 //!
 //! The one place where configuration, state, sessions and shards meet. In the order of the walk: `identity` (whose folder
-//! it is), `plan` (what lives where), `shared` (what all cores see), `boot` (a core opens its shards), `core` (one core's
+//! it is), `shared` (what all cores see), `boot` (a core opens its shards), `core` (one core's
 //! state), `host` and `gate` (a shard on it, and what waits before it), `listen`, `connection`, `conns` and `overdue` (bytes in
 //! and out, and time limits), `budget` and `ledger` (what the node may take, and what it holds for clients), `backend` (what
 //! sessions ask of the core), `driver` (the loop that turns the shards), `event` (what wakes it), `info` (figures).
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
+use corduroy_shards::routing::Layout;
 use corduroy_shards::runtime::cpuset::CgroupLimits;
 use corduroy_shards::runtime::topology::{CoresFrom, NotAllowed, disk_interrupt_cpus};
 use corduroy_shards::runtime::{CoreHandle, CoreOptions, CpuSet, Mesh, Pool, Topology, spawn_core};
@@ -43,7 +44,6 @@ pub mod log;
 mod message;
 mod notify;
 mod overdue;
-mod plan;
 mod rest;
 mod shared;
 mod signals;
@@ -53,7 +53,6 @@ use boot::Booted;
 use budget::Descriptors;
 use identity::{Bound, Identity, IdentityError};
 use listen::{Address, Listeners, Listening};
-use plan::Plan;
 use shared::{Phase, Shared};
 
 /// The data is damaged or incomplete: only a person can say what is to become of it, and starting again changes nothing.
@@ -241,15 +240,15 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     let identity = identity::open(&config, |key| loaded.is_said(key))?;
     restrict_old_files(&config.data_dir);
     let memory = budget::state_memory(&config, limits);
-    let plan = Plan::new(&identity, topology.cores());
-    let bound = identity::check(&identity, &config.data_dir, plan.used_shards())?;
-    let descriptors = Descriptors::of_this_process(topology.cores(), plan.used_shards());
+    let layout = identity.layout(topology.cores());
+    let bound = identity::check(&identity, &config.data_dir, layout.used_shards())?;
+    let descriptors = Descriptors::of_this_process(topology.cores(), layout.used_shards());
     descriptors.check()?;
     descriptors.fit(&mut config);
-    announce(&config, &identity, &topology, &plan, memory, &report);
+    announce(&config, &identity, &topology, &layout, memory, &report);
 
     let bells = Mesh::doorbells(topology.cores()).map_err(system("making doorbells"))?;
-    let shared = Shared::new(config, identity, plan, memory, descriptors, bells, report.uring_refused);
+    let shared = Shared::new(config, identity, layout, memory, descriptors, bells, report.uring_refused);
     if let Some(Source::File(path)) = loaded.sources.iter().find(|source| matches!(source, Source::File(_))) {
         shared.set_config_file(
             std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string(),
@@ -428,7 +427,7 @@ fn announce(
     config: &Config,
     identity: &Identity,
     cores: &Topology,
-    plan: &Plan,
+    layout: &Layout,
     memory: Bytes,
     report: &ProbeReport,
 ) {
@@ -436,7 +435,7 @@ fn announce(
     tracing::info!("corduroy {} starting, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
     tracing::info!("data folder {}: {identity}", dir.display());
     tracing::info!("{}", report.to_string().trim_end().replace('\n', "; "));
-    let working = usize::try_from(plan.used_shards()).unwrap_or(usize::MAX).min(plan.cores());
+    let working = usize::try_from(layout.used_shards()).unwrap_or(usize::MAX).min(layout.cores());
     tracing::info!(
         "cores: CPUs {} ({}); all of them serve connections, {working} of them execute commands",
         cores.cpus,

@@ -22,11 +22,11 @@ const NOBODY: u64 = u64::MAX;
 
 impl Backend for Core {
     fn partition_of_slot(&self, slot: u16) -> PartitionId {
-        self.shared.plan.partition_of_slot(slot)
+        self.shared.layout.partition_of_slot(slot)
     }
 
     fn partitions(&self) -> &[PartitionId] {
-        self.shared.plan.partitions()
+        &self.shared.partitions
     }
 
     fn submit(&self, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) {

@@ -108,7 +108,7 @@ fn open_shards(shared: &Shared, core: usize) -> Result<(Shards, Booted), StartEr
     let lower = LsmShared::new(block_cache_bytes(shared), shared.descriptors.tables_a_core);
     let mut shards = Vec::new();
     let mut opened = Vec::new();
-    for shard in shared.plan.shards_of_core(core) {
+    for shard in shared.layout.shards_of_core(core) {
         let (open, facts) = open_shard(shared, &config, &lower, shard)?;
         shards.push((shard, open));
         opened.push(facts);
@@ -121,7 +121,7 @@ fn open_shards(shared: &Shared, core: usize) -> Result<(Shards, Booted), StartEr
 const CACHE_SHARE: u64 = 8;
 
 fn block_cache_bytes(shared: &Shared) -> u64 {
-    shared.memory.0 / CACHE_SHARE / shared.plan.cores() as u64
+    shared.memory.0 / CACHE_SHARE / shared.layout.cores() as u64
 }
 
 fn open_shard(
@@ -150,13 +150,13 @@ fn open_shard(
     let state = |source| state_error(&shared.identity, shard, source);
     let lower = LsmLower::open(&state_folder, lower, &binding).map_err(state)?;
     let logs: Vec<PartitionId> = wal.logs().iter().map(|log| PartitionId(log.0)).collect();
-    let partitions = shared.plan.partitions_of(shard);
+    let partitions: Vec<PartitionId> = shared.layout.partitions_of(shard).collect();
     let store = Store::open(lower, store_options(shared), &partitions).map_err(state)?;
     belongs_here(shared, shard, wal_folder, &logs)
         .and_then(|()| belongs_here(shared, shard, state_folder, &store.partitions()))
         // What was just taken over must not stay bound to the wrong shard.
         .inspect_err(|_| unbind(&shared.identity, &config.data_dir, shard))?;
-    let shard_options = shard_options(config, shared.plan.used_shards(), waiting_bytes(shared));
+    let shard_options = shard_options(config, shared.layout.used_shards(), waiting_bytes(shared));
     let open = Shard::open(shard_options, wal, store, &partitions, seed)
         .map_err(|source| StartError::Shard { shard, source })?;
     Ok((open, Opened { shard, device: description, found, took: begun.elapsed() }))
@@ -191,11 +191,11 @@ fn belongs_here(
     part: PathBuf,
     found: &[PartitionId],
 ) -> Result<(), StartError> {
-    let stranger = found.iter().find(|&&partition| shared.plan.shard_of(partition) != Some(shard));
+    let stranger = found.iter().find(|&&partition| shared.layout.shard_of(partition) != Some(shard));
     match stranger {
         None => Ok(()),
         Some(partition) => {
-            let home = match shared.plan.shard_of(*partition) {
+            let home = match shared.layout.shard_of(*partition) {
                 Some(home) => format!("lives in shard {}", home.0),
                 None => "does not exist".to_owned(),
             };
@@ -230,7 +230,7 @@ fn wal_options(config: &Config, seed: u64, binding: Binding) -> WalOptions {
 
 fn store_options(shared: &Shared) -> StoreOptions {
     let rows = shared.memory.0 - shared.memory.0 / CACHE_SHARE;
-    let share = rows / u64::from(shared.plan.used_shards().max(1));
+    let share = rows / u64::from(shared.layout.used_shards().max(1));
     let cluster = shared.identity.cluster;
     let hash_seed = HashSeed([cluster as u64, (cluster >> 64) as u64]);
     StoreOptions {

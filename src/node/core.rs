@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use corduroy_shards::routing::FIRST_DATA;
 use corduroy_shards::runtime::{Endpoint, Full, Poller};
 use corduroy_shards::{
     Input, Kind, Now, PartitionId, Rejection, Reply, Shard, ShardId, StageStamps, StateMachine, Ticket,
@@ -65,9 +66,8 @@ pub struct Core {
     pub shared: Arc<Shared>,
     /// Its shards.
     pub hosts: Vec<Host>,
-    /// Where each partition lives, by its place in the plan.
+    /// Where each partition lives, in the order of the partitions.
     places: Vec<Place>,
-    first_partition: u64,
     /// Its ends of the rings.
     pub mesh: RefCell<Endpoint<Message>>,
     /// What other cores' rings had no room for.
@@ -153,20 +153,18 @@ impl Core {
         let waiting_bytes = boot::waiting_bytes(&shared);
         let hosts: Vec<Host> =
             shards.into_iter().map(|(id, shard)| Host::new(id, shard, waiting_bytes)).collect();
-        let places = shared.plan.partitions().iter().map(|&partition| {
-            let shard = shared.plan.shard_of(partition);
+        let places = shared.layout.partitions().map(|partition| {
+            let shard = shared.layout.shard_of(partition);
             let here = hosts.iter().position(|host| Some(host.id) == shard);
-            let core = shared.plan.core_of(partition).expect("it is in the plan");
+            let core = shared.layout.core_of(partition).expect("it is one of the layout's");
             here.map_or(Place::There(core), Place::Here)
         });
         let places = places.collect();
-        let first_partition = shared.plan.partitions().first().map_or(0, |first| first.0);
         let config = shared.config();
         Ok(Rc::new(Self {
             index,
             hosts,
             places,
-            first_partition,
             outbox: RefCell::new((0..mesh.cores()).map(|_| VecDeque::new()).collect()),
             outbox_len: Cell::new(0),
             held_back: Cell::new(false),
@@ -238,7 +236,7 @@ impl Core {
     }
 
     fn place(&self, partition: PartitionId) -> Option<Place> {
-        let at = partition.0.checked_sub(self.first_partition)?;
+        let at = partition.0.checked_sub(FIRST_DATA.0)?;
         self.places.get(usize::try_from(at).ok()?).copied()
     }
 

@@ -90,7 +90,7 @@ fn server(shared: &Shared) -> Lines {
         line("uptime_in_seconds", uptime),
         line("uptime_in_days", uptime / 86_400),
         line("executable", executable),
-        line("cores", shared.plan.cores()),
+        line("cores", shared.layout.cores()),
         line("cluster_id", format!("{:032x}", shared.identity.cluster)),
         line("node_id", format!("{:016x}", shared.identity.node)),
     ]
@@ -252,7 +252,7 @@ fn keyspace(shared: &Shared) -> Lines {
 fn shards(shared: &Shared) -> Lines {
     let mut lines = vec![
         line("shards", shared.identity.shards),
-        line("shards_in_use", shared.plan.used_shards()),
+        line("shards_in_use", shared.layout.used_shards()),
         line("partitions", shared.identity.partitions),
     ];
     for (core, shard) in facts(shared) {

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use corduroy_shards::PartitionId;
+use corduroy_shards::routing::Layout;
 use corduroy_shards::runtime::{Doorbell, Pool, heap};
 
 use super::budget::{Descriptors, clients_memory};
@@ -13,7 +15,6 @@ use super::core::ShardFacts;
 use super::identity::Identity;
 use super::ledger::Ledger;
 use super::notify;
-use super::plan::Plan;
 use super::{StartError, log};
 use crate::config::Config;
 use crate::config::knobs::percentiles;
@@ -64,7 +65,9 @@ pub struct Shared {
     /// Who this is.
     pub identity: Identity,
     /// What lives where.
-    pub plan: Plan,
+    pub layout: Layout,
+    /// All partitions, in the order of their slots.
+    pub partitions: Vec<PartitionId>,
     /// Memory of the state, all shards together.
     pub memory: Bytes,
     /// What the node holds for its clients.
@@ -135,17 +138,18 @@ impl Shared {
     pub fn new(
         config: Config,
         identity: Identity,
-        plan: Plan,
+        layout: Layout,
         memory: Bytes,
         descriptors: Descriptors,
         bells: Vec<Arc<Doorbell>>,
         uring_refused: Option<String>,
     ) -> Arc<Self> {
-        let cores = plan.cores();
+        let cores = layout.cores();
         let hub = Hub::new(cores);
         let shared = Self {
             identity,
-            plan,
+            partitions: layout.partitions().collect(),
+            layout,
             memory,
             ledger: Ledger::default(),
             descriptors,

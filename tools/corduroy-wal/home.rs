@@ -4,7 +4,8 @@ use std::io;
 use std::path::Path;
 
 use corduroy::node::identity::Owner;
-use corduroy_shards::routing::{FIRST_DATA, METADATA, SLOTS};
+use corduroy_shards::ShardId;
+use corduroy_shards::routing::{FIRST_DATA, Layout, METADATA, SLOTS};
 
 /// Most partitions that are listed one by one.
 const LISTED_MAX: u32 = 16;
@@ -27,14 +28,17 @@ fn of_owner(owner: &Owner) -> String {
         let all = format!("{home}, with all keys in partition {}", FIRST_DATA.0);
         return if shard == 0 { all } else { format!("{home}, without keys") };
     }
-    let here: Vec<u32> = (shard..partitions).step_by(shards.max(1) as usize).collect();
+    if !(1..=u32::from(SLOTS)).contains(&partitions) || shards == 0 {
+        return format!("{home}, of {partitions} partitions");
+    }
+    let layout = Layout::new(partitions, shards, 1);
+    let here: Vec<_> = layout.partitions_of(ShardId(shard)).collect();
     if here.len() > LISTED_MAX as usize {
         return format!("{home}, with {} of {partitions} partitions", here.len());
     }
-    let slots = |at: u32| (at * u32::from(SLOTS)).div_ceil(partitions);
-    let listed = here.iter().map(|at| {
-        let (partition, first, last) = (FIRST_DATA.0 + u64::from(*at), slots(*at), slots(at + 1) - 1);
-        format!("partition {partition} (slots {first} to {last})")
+    let listed = here.iter().map(|partition| {
+        let slots = layout.slots_of(*partition);
+        format!("partition {} (slots {} to {})", partition.0, slots.start, slots.end - 1)
     });
     format!("{home}, with {}", listed.collect::<Vec<_>>().join(", "))
 }

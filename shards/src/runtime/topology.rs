@@ -5,7 +5,6 @@
 use std::fmt;
 
 use super::cpuset::{CgroupLimits, CpuSet};
-use crate::ids::ShardId;
 
 /// Where the choice of cores comes from; shown at start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,25 +84,6 @@ impl Topology {
     }
 }
 
-/// The core that owns a shard, where shards are dealt to `cores` cores like cards.
-#[must_use]
-pub fn core_of_shard(shard: ShardId, cores: usize) -> usize {
-    assert!(cores > 0, "a node has at least one core");
-    shard.0 as usize % cores
-}
-
-/// The shards of each core.
-#[must_use]
-pub fn deal(shards: u32, cores: usize) -> Vec<Vec<ShardId>> {
-    let mut hands = vec![Vec::new(); cores];
-    for shard in (0..shards).map(ShardId) {
-        if let Some(hand) = hands.get_mut(core_of_shard(shard, cores)) {
-            hand.push(shard);
-        }
-    }
-    hands
-}
-
 /// The CPUs on which interrupts of disks have arrived, from the text of `/proc/interrupts`.
 ///
 /// CPU-heavy work on them delays the completion of flushes, so background work stays off them where it can.
@@ -155,21 +135,6 @@ mod tests {
         let refused =
             Topology::choose(Some(&set("2-5")), &set("0-3"), none).expect_err("4 and 5 are not there");
         assert_eq!(refused.missing, set("4,5"));
-    }
-
-    #[test]
-    fn every_shard_is_dealt_once_and_evenly() {
-        for cores in 1..=9 {
-            let hands = deal(8, cores);
-            let mut all: Vec<u32> = hands.iter().flatten().map(|shard| shard.0).collect();
-            all.sort_unstable();
-            assert_eq!(all, (0..8).collect::<Vec<_>>());
-            let sizes: Vec<usize> = hands.iter().map(Vec::len).collect();
-            assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
-            for (core, hand) in hands.iter().enumerate() {
-                assert!(hand.iter().all(|&shard| core_of_shard(shard, cores) == core));
-            }
-        }
     }
 
     #[test]

@@ -17,7 +17,6 @@ use crate::node::budget::Descriptors;
 use crate::node::identity::{FORMAT_VERSION, Identity};
 use crate::node::listen::{Address, Ends};
 use crate::node::message::Message;
-use crate::node::plan::Plan;
 use crate::node::shared::Shared;
 use crate::store::{Binding, HashSeed, LsmLower, LsmShared, OWNER_BYTES, Options, Outcome, Store};
 
@@ -70,12 +69,12 @@ impl World {
             shards: 1,
             partitions: 1,
         };
-        let plan = Plan::new(&identity, cores);
+        let layout = identity.layout(cores);
         let bells = Mesh::doorbells(cores).expect("eventfds");
         let mut ends = Mesh::endpoints(&bells, ring);
         let (mine, other) = (ends.pop().expect("two"), ends.remove(0));
         let dealt = Descriptors { limit: 1024, reserved: 24, tables_a_core: 16, clients_max: 1000 };
-        let shared = Shared::new(config, identity, plan, Bytes(64 << 20), dealt, bells.clone(), None);
+        let shared = Shared::new(config, identity, layout, Bytes(64 << 20), dealt, bells.clone(), None);
         shared.begin_serving();
         let core = Core::new(shared, mine, Vec::new(), Vec::new()).expect("a core");
         let driver = Driver {

@@ -6,7 +6,6 @@ use std::path::Path;
 use super::owner::{CARD, Card, Found, Unread};
 use super::text::Unreadable;
 use super::{COPIES, Identity, Owner, SHARD, bind};
-use crate::node::plan::Plan;
 use crate::store::{Finding, OWNER_BYTES};
 
 /// What was found out about an owner.
@@ -50,7 +49,7 @@ pub fn ownership(state: &Path, owner: Option<&[u8; OWNER_BYTES]>) -> Ownership {
     if let Some(identity) = identity {
         let whose = Owner::of(&identity, number_of(state).unwrap_or(shard)).mistaken(bytes);
         // A shard without partitions is not started with the others.
-        let is_used = shard < Plan::new(&identity, 1).used_shards();
+        let is_used = shard < identity.layout(1).used_shards();
         let card = card.filter(|_| is_used);
         let time = card.and_then(|card| bind::other_time(card.starts, identity.starts));
         found.faults.extend(whose.or(time).map(|why| Finding::new(state, why)));

@@ -27,6 +27,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use corduroy_shards::routing::Layout;
 use corduroy_wal::device::folder::PRIVATE_FILE;
 
 use super::Identity;
@@ -64,6 +65,14 @@ pub enum Unread {
     Damaged,
     /// A later release wrote them.
     Newer(u8),
+}
+
+impl Identity {
+    /// What lives where in the folder, with so many cores.
+    #[must_use]
+    pub fn layout(&self, cores: usize) -> Layout {
+        Layout::new(self.partitions, self.shards, cores)
+    }
 }
 
 impl Owner {

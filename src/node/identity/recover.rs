@@ -14,7 +14,6 @@ use corduroy_wal::inspect::inspect;
 use super::owner::{Card, Found};
 use super::{FORMAT_VERSION, Identity, IdentityError, Owner, SHARD, SHARD_PARTS, entries};
 use crate::config::Config;
-use crate::node::plan::Plan;
 use crate::store::LsmLower;
 
 /// An owner that a folder names.
@@ -95,7 +94,7 @@ fn of_witnesses(data_dir: &Path, first: &Witness, others: &[Witness]) -> Result<
         shards,
         partitions,
     };
-    let used = Plan::new(&identity, 1).used_shards();
+    let used = identity.layout(1).used_shards();
     let mut starts = BTreeSet::new();
     for witness in std::iter::once(first).chain(others) {
         let place =
@@ -152,9 +151,9 @@ fn of_logs(config: &Config, said: &impl Fn(&str) -> bool) -> Result<Identity, Id
     }
     // Of the first format, so that the next start may take the folders over.
     let identity = Identity::new(count, partitions)?.unbound();
-    let plan = Plan::new(&identity, 1);
+    let layout = identity.layout(1);
     for (partition, shard) in logs {
-        if plan.shard_of(corduroy_shards::PartitionId(partition)) != Some(ShardId(shard)) {
+        if layout.shard_of(corduroy_shards::PartitionId(partition)) != Some(ShardId(shard)) {
             let why = format!(
                 "the log in {} holds partition {partition}, which does not live there with {count} shards and {found} \
                  partitions; were folders of shards exchanged, or do some lack their log?",
