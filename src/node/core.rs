@@ -296,7 +296,7 @@ impl Core {
         self.forget_heavy(conn);
         let cores = self.outbox.borrow().len();
         (0..cores)
-            .filter(|core| waited_at.may_hold(*core))
+            .filter(|core| *core != self.index && waited_at.may_hold(*core))
             .for_each(|core| self.post(core, Message::Closed { conn }));
     }
 

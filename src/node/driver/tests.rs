@@ -455,6 +455,23 @@ fn what_waits_of_a_closed_connection_is_forgotten_wherever_it_may() {
 }
 
 #[test]
+fn a_core_whose_bit_is_that_of_another_tells_itself_nothing() {
+    let mut world = World::among(65, 64, Config::default());
+    let mut heavy = world.connect();
+    heavy.write_all(b"KEYS *\r\n").expect("sent");
+    let mut messages = Vec::new();
+    while messages.is_empty() {
+        world.pass();
+        world.other.drain(9, |message| messages.push(message));
+    }
+    let conns = world.core.conns.borrow().all();
+    conns.iter().for_each(|conn| connection::close(&world.core, conn));
+    world.pass();
+    world.other.drain(9, |message| messages.push(message));
+    assert!(matches!(messages[..], [Message::Request { .. }, Message::Closed { .. }]), "{messages:?}");
+}
+
+#[test]
 fn whole_requests_that_wait_for_a_slow_reader_are_not_half_sent() {
     const REQUESTS: usize = 400;
     let mut world = World::new(4);
