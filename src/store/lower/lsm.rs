@@ -213,7 +213,7 @@ impl LsmLower {
             return Ok(false);
         }
         let live_bytes = self.live_bytes(usable_bytes)?;
-        if live_bytes >= usable_bytes {
+        if live_bytes > HARDLY_ANY_BYTES && live_bytes >= usable_bytes.saturating_sub(LAST_BYTES) {
             *self.unfit.lock().unwrap_or_else(PoisonError::into_inner) = Some((version, usable_bytes));
             return Ok(false);
         }
@@ -224,11 +224,18 @@ impl LsmLower {
         }
         let rewritten =
             self.compaction("a merge of the whole state", |tree| tree.major_compact(TABLE_BYTES, ABOVE_ALL));
-        let is_rewritten = self.checked(rewritten)? == Written::Done(()) && self.version()? != version;
-        if is_rewritten {
-            self.rewritten.store(self.version()?, Ordering::Relaxed);
+        if self.checked(rewritten)? != Written::Done(()) {
+            return Ok(false);
         }
-        Ok(is_rewritten)
+        let (made, l0_runs) = self.tree.look(|tree| {
+            let version = tree.current_version();
+            (version.id(), version.iter_levels().next().map_or(0, |level| level.run_count()))
+        })?;
+        // A flush that came in meanwhile stands above what was rewritten.
+        if made != version && l0_runs == 0 {
+            self.rewritten.store(made, Ordering::Relaxed);
+        }
+        Ok(made != version)
     }
 
     /// What the rows that live would take as tables, or `limit` if that is less: of a small tree they are counted, of a
