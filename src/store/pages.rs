@@ -15,6 +15,9 @@ const PAGE_KEYS: usize = 1024;
 /// and others for its thread.
 const PAGE_ROWS: usize = 4 * PAGE_KEYS;
 const PAGE_BYTES: usize = 4 << 20;
+/// So many times as far a page goes that has no key yet: RANDOMKEY in a transaction looks at few pages, and a page without
+/// one tells SCAN nothing.
+const EMPTY_STRETCH: usize = 16;
 
 /// A page of keys; ends where a cursor can stand, and when it has taken long, even without a key. Expired ones are left out:
 /// the partition's clock never goes back.
@@ -28,7 +31,8 @@ pub(super) fn range<L: Lower>(
     let (mut rows, mut bytes, mut last) = (0, 0, None);
     walk(lower, place, from, |hash, key, stamp, value| {
         let cursor = hash >> CURSOR_SHIFT;
-        let is_full = keys.len() >= PAGE_KEYS || rows >= PAGE_ROWS || bytes >= PAGE_BYTES;
+        let stretch = if keys.is_empty() { EMPTY_STRETCH } else { 1 };
+        let is_full = keys.len() >= PAGE_KEYS || rows >= stretch * PAGE_ROWS || bytes >= stretch * PAGE_BYTES;
         if is_full && last != Some(cursor) {
             to = (cursor << CURSOR_SHIFT) - 1;
             return false;
@@ -113,9 +117,9 @@ mod tests {
     fn a_page_ends_when_it_has_taken_long_whatever_it_found() {
         let all: Vec<_> = pages(&filled(2500, 10, NO_EXPIRY), 2500);
         assert_eq!(all, [(1024, 1024), (1024, 1024), (452, 452)]);
-        let rows = 3 * PAGE_ROWS as u64;
-        let expired = pages(&filled(rows, 10, 1000), rows);
-        assert_eq!(expired, [(PAGE_ROWS as u64, 0); 3]);
+        let empty = (EMPTY_STRETCH * PAGE_ROWS) as u64;
+        let expired = pages(&filled(2 * empty, 10, 1000), 2 * empty);
+        assert_eq!(expired, [(empty, 0); 2]);
         let large = pages(&filled(20, PAGE_BYTES / 4, NO_EXPIRY), 20);
         assert_eq!(large, [(4, 4); 5], "by what is read, though the page does not hold it");
     }
