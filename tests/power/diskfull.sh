@@ -191,8 +191,8 @@ play_delete() {
 
 # A neighbour fills the disk at a random moment under load, again and again; the process must refuse writes and go on.
 play_neighbour() {
-    # 35 MB of rows need as much again to be rewritten: the log has to give back what it holds in spare.
-    begin "${NEIGHBOUR_MIB:-200}" "${options[@]}" --memory-bytes 48MiB
+    # The log may hold five segments beside two spares, and 40 MB of rows need as much again to be rewritten.
+    begin "${NEIGHBOUR_MIB:-256}" "${options[@]}" --memory-bytes 48MiB
     echo "a neighbour fills the disk while the state is flushed"
     for round in $(seq "${ROUNDS:-14}"); do
         "$load" --addr "$addr" -w set -c 20 -P 4 -s 2000 -r 20000 --no-preload -d 4 --seed "$round" --journal "$work/journal" \

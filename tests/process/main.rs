@@ -17,3 +17,4 @@ mod restart;
 mod server;
 mod settings;
 mod state;
+mod told;
