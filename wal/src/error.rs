@@ -20,8 +20,8 @@ pub enum WalError {
     },
     /// Acknowledged bytes are not what was written.
     #[error(
-        "WAL damaged at segment {position} ({}), logs {}: {why}; the data there was acknowledged and is not cut off. {remedy}",
-        slot_file_name(*slot), numbers(logs)
+        "WAL damaged at segment {position} ({}){}: {why}; the data there was acknowledged and is not cut off. {remedy}",
+        slot_file_name(*slot), named(logs)
     )]
     Damaged {
         /// Where the first bad byte's frame starts.
@@ -98,9 +98,10 @@ pub enum WalError {
     },
 }
 
-/// Logs as an operator names them: `2, 7`.
-fn numbers(logs: &[LogId]) -> String {
-    logs.iter().map(|log| log.0.to_string()).collect::<Vec<_>>().join(", ")
+/// Logs as an operator names them: `, logs 2, 7`; nothing where none is known.
+fn named(logs: &[LogId]) -> String {
+    let numbers: Vec<_> = logs.iter().map(|log| log.0.to_string()).collect();
+    if numbers.is_empty() { String::new() } else { format!(", logs {}", numbers.join(", ")) }
 }
 
 /// Bytes as digits, the zeros at their end left out.
@@ -116,17 +117,19 @@ mod tests {
 
     #[test]
     fn damage_is_named_by_file_and_numbers() {
-        let damaged = WalError::Damaged {
-            position: WalPosition { segment: SegmentSeq(3), offset: 4096 },
-            slot: SlotId(7),
-            logs: vec![LogId(2), LogId(9)],
-            why: "a checksum is wrong".into(),
-            remedy: "Restore it.",
+        let text_of = |logs: &[u64]| {
+            let damaged = WalError::Damaged {
+                position: WalPosition { segment: SegmentSeq(3), offset: 4096 },
+                slot: SlotId(7),
+                logs: logs.iter().copied().map(LogId).collect(),
+                why: "a checksum is wrong".into(),
+                remedy: "Restore it.",
+            };
+            damaged.to_string()
         };
-        let text = damaged.to_string();
-        assert!(
-            text.starts_with("WAL damaged at segment 3:4096 (slot-000007.wal), logs 2, 9: a checksum"),
-            "{text}"
-        );
+        let (some, none) = (text_of(&[2, 9]), text_of(&[]));
+        let start = "WAL damaged at segment 3:4096 (slot-000007.wal)";
+        assert!(some.starts_with(&format!("{start}, logs 2, 9: a checksum")), "{some}");
+        assert!(none.starts_with(&format!("{start}: a checksum")), "{none}");
     }
 }
