@@ -121,6 +121,46 @@ impl Places {
         })
     }
 
+    /// The logs of the records with entries that the index is to be told of.
+    #[cfg(feature = "sim")]
+    pub fn adds_to(&self) -> impl Iterator<Item = LogId> {
+        let added = self.places.iter().filter(|place| place.has_entries_of(place.meta.log));
+        added.filter(|place| place.meta.kind == RecordKind::Append).map(|place| place.meta.log)
+    }
+
+    /// Whether a record says something of a log that counts.
+    #[cfg(feature = "sim")]
+    pub fn speaks_of(&self, log: LogId) -> bool {
+        self.places.iter().any(|place| place.meta.log == log && !place.forgotten)
+    }
+
+    /// Asserts that every record's entries are counted, and that records lie one behind the other up to `end`.
+    #[cfg(feature = "sim")]
+    fn check(&self, end: usize) {
+        let (mut at, mut terms) = (FRAME_HEAD_BYTES, 0);
+        for Place { at: start, len, meta, terms: range, .. } in &self.places {
+            assert_eq!(
+                *start,
+                record::aligned(at),
+                "a record of log {} is not behind the one before",
+                meta.log
+            );
+            assert_eq!(range.start, terms, "a record of log {} has the terms of another one", meta.log);
+            (at, terms) = (start + len, range.end);
+            let runs = self.terms.get(range.clone()).unwrap_or_default();
+            let count: u32 = runs.iter().map(|run| run.count).sum();
+            assert_eq!(
+                count, meta.count,
+                "entries of a record of log {} are counted twice, or not",
+                meta.log
+            );
+            let last = Lsn(meta.first.get() + u64::from(count));
+            assert!(count == 0 || last == meta.last.next(), "a record of log {} has gaps", meta.log);
+        }
+        assert_eq!(at, end, "a batch is longer than its records");
+        assert_eq!(terms, self.terms.len(), "a batch has terms of no record");
+    }
+
     /// The log has lost all that these records gave it.
     pub fn forget(&mut self, log: LogId) {
         self.places.iter_mut().filter(|place| place.meta.log == log).for_each(|place| place.forgotten = true);
@@ -190,6 +230,10 @@ impl<B: Deref<Target = [u8]> + DerefMut> Batch<B> {
         entries: impl Iterator<Item = EntryRef<'a>>,
     ) {
         let at = record::aligned(self.len);
+        assert!(
+            self.fits_buffer(sectors::frame_bytes(at + record_bytes)),
+            "a record does not fit into its batch's buffer"
+        );
         let (gap, _) = [0u8; record::RECORD_ALIGN].split_at(at - self.len);
         sectors::put(&mut self.buffer, self.len, gap);
         let terms = &mut self.places.terms;
@@ -211,6 +255,13 @@ impl<B: Deref<Target = [u8]> + DerefMut> Batch<B> {
             terms,
             forgotten: false,
         });
+    }
+
+    /// Asserts what holds between any two calls.
+    #[cfg(feature = "sim")]
+    pub fn check(&self) {
+        assert!(self.fits_buffer(self.frame_bytes()), "batch {} is larger than its buffer", self.seq);
+        self.places.check(self.len);
     }
 
     /// The content bytes of a record, for readers; `None` only if the place is not of this batch.

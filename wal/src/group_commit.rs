@@ -10,6 +10,8 @@ use crate::batch::{Batch, Places};
 use crate::device::IoId;
 use crate::format::sectors;
 use crate::ids::{BatchSeq, LogId, Lsn, SegmentSeq, Term};
+#[cfg(feature = "sim")]
+use crate::index::LogMap;
 use crate::planted::{self, Planted};
 
 /// A frame handed to the device.
@@ -59,6 +61,7 @@ impl<B: Deref<Target = [u8]> + DerefMut> GroupCommit<B> {
     pub fn begin(&mut self, buffer: B) -> &mut Batch<B> {
         assert!(self.open.is_none(), "one batch is open at a time");
         let seq = self.next;
+        assert!(self.durable < seq, "batch {seq} is durable before it begins");
         self.next = seq.next();
         self.open.insert(Batch::new(seq, buffer))
     }
@@ -80,6 +83,7 @@ impl<B: Deref<Target = [u8]> + DerefMut> GroupCommit<B> {
     pub fn ended(&mut self, io: IoId, buffer: Option<B>) -> bool {
         match self.in_flight.iter_mut().find(|frame| frame.io == io) {
             Some(frame) => {
+                assert!(frame.done.is_none(), "the frame of batch {} has ended twice", frame.seq);
                 frame.done = buffer;
                 true
             }
@@ -90,6 +94,41 @@ impl<B: Deref<Target = [u8]> + DerefMut> GroupCommit<B> {
     /// The frames in flight that are on the medium together with all before them, in order.
     pub fn done_in_order(&self) -> impl Iterator<Item = &Frame<B>> {
         self.in_flight.iter().take_while(|frame| frame.done.is_some())
+    }
+
+    /// Asserts what holds between any two calls.
+    #[cfg(feature = "sim")]
+    pub fn check(&self) {
+        let mut next = self.durable.next();
+        let mut before = (SegmentSeq::ZERO, 0);
+        for Frame { seq, segment, offset, acknowledged, .. } in &self.in_flight {
+            assert_eq!(*seq, next, "batch {seq} is in flight, behind the watermark {}", self.durable);
+            assert!(!acknowledged, "batch {seq} is durable and still in flight");
+            assert!(before < (*segment, *offset), "batch {seq} lies in front of the one before");
+            (next, before) = (seq.next(), (*segment, *offset));
+        }
+        for batch in self.ready.iter().chain(&self.open) {
+            assert_eq!(batch.seq, next, "batch {} waits behind one that is not there", batch.seq);
+            batch.check();
+            next = next.next();
+        }
+        assert_eq!(next, self.next, "batches have numbers, and are not there");
+    }
+
+    /// How many records of each log have entries, and no place yet.
+    #[cfg(feature = "sim")]
+    pub fn waiting_records(&self) -> LogMap<u32> {
+        let mut records = LogMap::default();
+        for log in self.waiting().flat_map(|batch| batch.places.adds_to()) {
+            *records.entry(log).or_default() += 1;
+        }
+        records
+    }
+
+    /// Whether a record without a place says something of a log.
+    #[cfg(feature = "sim")]
+    pub fn speaks_of(&self, log: LogId) -> bool {
+        self.waiting().any(|batch| batch.places.speaks_of(log))
     }
 
     /// Moves the watermark over the frames that are on the medium, in segments up to the one that the manifest names; hands
@@ -106,6 +145,7 @@ impl<B: Deref<Target = [u8]> + DerefMut> GroupCommit<B> {
         }
         let passed =
             self.in_flight.iter().take_while(|frame| frame.acknowledged && frame.done.is_some()).count();
+        assert!(self.durable < self.next, "batch {} is durable, and was never there", self.durable);
         self.in_flight.drain(..passed).collect()
     }
 

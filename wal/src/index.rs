@@ -108,6 +108,26 @@ impl SegmentIndex {
     pub fn apply(&mut self, record: &RecordMeta<'_>, runs: impl Iterator<Item = Run>) {
         self.logs.entry(record.log).or_default().apply(record, runs);
     }
+
+    /// Whether a footer that is made of this leads to a run.
+    #[cfg(feature = "sim")]
+    pub fn holds(&self, log: LogId, run: &Run) -> bool {
+        let holds = |runs: &Runs| runs.find(run.first).is_some() && runs.find(run.last()).is_some();
+        self.logs.get(&log).is_some_and(|part| holds(&part.runs) || part.copies.as_deref().is_some_and(holds))
+    }
+
+    /// Asserts that all of it lies in `segment`, and in front of `end`.
+    #[cfg(feature = "sim")]
+    pub fn check(&self, segment: SegmentSeq, end: u32) {
+        for (log, part) in &self.logs {
+            part.runs.check();
+            let copies = part.copies.iter().flat_map(|copies| copies.iter());
+            for run in part.runs.iter().chain(copies) {
+                assert_eq!(run.segment, segment, "the active segment's entries of log {log}");
+                assert!(run.end <= end, "entries of log {log} lie behind the active segment's end, {end}");
+            }
+        }
+    }
 }
 
 /// What is known of one log. An idle log has no heap memory but its configuration's bytes.
@@ -152,6 +172,41 @@ impl LogEntry {
             || (self.runs.is_empty() && self.base_home <= segment)
     }
 
+    /// Asserts what holds of a log between any two calls. `waiting` records with entries have no place yet; `is_spoken_of`
+    /// tells whether any record without a place says something of the log.
+    #[cfg(feature = "sim")]
+    pub fn check(&self, log: LogId, waiting: u32, is_spoken_of: bool, segments: &Segments) {
+        self.runs.check();
+        assert_eq!(self.waiting, waiting, "log {log} counts the records that wait for a place");
+        assert!(
+            self.first <= self.last.next(),
+            "log {log} begins at {}, behind its end {}",
+            self.first,
+            self.last
+        );
+        if let Some(front) = self.runs.iter().next() {
+            assert_eq!(front.first, self.first, "log {log} begins where its first run does");
+            assert_eq!(front.prev_term, self.prev_term, "log {log} knows the term in front of its first run");
+        }
+        if waiting == 0 {
+            let end = self.runs.last().map_or(self.first, Lsn::next);
+            assert_eq!(end, self.last.next(), "log {log} ends where its last run does");
+        }
+        let (oldest, next) = (segments.oldest_live(), segments.next_seq());
+        for (what, home, is_needed) in [
+            ("hard state", self.hard_state_home, self.hard_state.is_some()),
+            ("configuration", self.conf_home, self.conf.is_some()),
+            ("end", self.base_home, self.runs.is_empty()),
+        ] {
+            assert!(home < next, "the {what} of log {log} stands in segment {home}, which there is not");
+            let is_held = is_spoken_of || home >= oldest;
+            assert!(
+                !is_needed || is_held,
+                "the {what} of log {log} stands in segment {home}, which is not live"
+            );
+        }
+    }
+
     /// Copies of entries have a place now; those that were released since need none.
     pub fn take_copies(&mut self, runs: impl Iterator<Item = Run>, segments: &mut Segments) {
         let first = self.first;
@@ -179,6 +234,7 @@ impl LogEntry {
                 self.base_home = segment;
             }
         }
+        assert!(part.runs.iter().all(|run| run.segment == segment), "a segment's effects lie in it");
         if let Some(first) = part.runs.first() {
             self.runs.truncate(first, |_| {});
             part.runs.iter().for_each(|run| self.runs.put(*run, |_| {}));

@@ -32,6 +32,8 @@
 //!   overwritten with zeros), and a slot is reused only after a durable frame says it is free.
 
 mod batch;
+#[cfg(feature = "sim")]
+mod check;
 pub mod device;
 pub mod error;
 pub mod format;

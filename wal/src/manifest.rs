@@ -93,6 +93,27 @@ impl Naming {
         self.check();
     }
 
+    /// Whether a copy is being written.
+    #[cfg(feature = "sim")]
+    pub fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Asserts what holds between any two calls of a log with this watermark, in which this segment comes next.
+    #[cfg(feature = "sim")]
+    pub fn check_against(&self, durable: BatchSeq, next: SegmentSeq) {
+        self.check();
+        let Manifest { durable: known, newest, .. } = self.wanted;
+        assert!(known <= durable, "the manifest knows batch {known} as durable, the log {durable}");
+        assert!(newest < next, "the manifest names segment {newest}, which there is not");
+        let copies = self.generations.iter().max();
+        assert_eq!(
+            copies,
+            Some(&self.durable.generation),
+            "the newest copy of the manifest is the one that counts"
+        );
+    }
+
     /// Asserts what holds at any time.
     fn check(&self) {
         assert!(

@@ -55,6 +55,12 @@ pub(crate) fn is(bug: Planted) -> bool {
     PLANTED.get() == Some(bug)
 }
 
+/// Whether any bug is planted.
+#[cfg(feature = "sim")]
+pub(crate) fn any() -> bool {
+    PLANTED.get().is_some()
+}
+
 /// Whether the bug is planted: never, without the feature.
 #[cfg(not(feature = "sim"))]
 pub(crate) const fn is(_bug: Planted) -> bool {

@@ -58,6 +58,7 @@ impl<D: Device> Wal<D> {
                 return;
             }
             let Some(batch) = self.commit.ready.pop_front() else { return };
+            assert!(batch.seq > self.commit.durable, "batch {} is durable before it is written", batch.seq);
             let header = if rolls { Some(self.roll(batch.seq, frame_bytes)) } else { None };
             self.start_frame(batch, header.as_ref());
         }
@@ -156,6 +157,7 @@ impl<D: Device> Wal<D> {
         let write_offset = if header.is_some() { 0 } else { active.end };
         let offset = write_offset + u32::try_from(skip).expect("a small constant");
         let around = Surroundings { salt: active.salt, durable: self.commit.durable, oldest_live, offset };
+        assert!((offset as usize).is_multiple_of(BLOCK_BYTES), "batch {} starts within a block", batch.seq);
         active.end = offset + frame_bytes;
         assert!(
             active.end <= active.bytes - footer::reserve_bytes(active.bytes),
@@ -208,6 +210,7 @@ impl<D: Device> Wal<D> {
             if meta.kind != RecordKind::Append || meta.count == 0 {
                 continue;
             }
+            assert!(entry.waiting > 0, "a record of log {} has a place twice", meta.log);
             entry.waiting -= 1;
             entry.base_home = segment;
             let segments = &mut self.segments;
@@ -234,6 +237,7 @@ impl<D: Device> Wal<D> {
             sealed.pins += 1;
             let len = u32::try_from(bytes.len()).expect("smaller than a segment");
             let (slot, offset) = (sealed.slot, sealed.bytes - len);
+            assert!(sealed.end <= offset, "the footer of segment {segment} overwrites its frames");
             let mut buffer = self.device.buffer(bytes.len());
             buffer.get_mut(..bytes.len()).expect("as large as asked for").copy_from_slice(&bytes);
             let io = self.new_io(Purpose::Footer(segment));
@@ -269,6 +273,10 @@ impl<D: Device> Wal<D> {
             if !self.reclaim.is_done(self.commit.durable) {
                 return;
             }
+            debug_assert!(
+                self.index.iter().all(|(_, entry)| entry.runs.iter().all(|run| run.segment != segment)),
+                "segment {segment} is retired, and a log has entries in it"
+            );
             self.segments.retire_oldest();
         }
     }
@@ -321,6 +329,7 @@ impl<D: Device> Wal<D> {
 
     /// Removes the spares that are too many, the smallest first: those that are kept are to take any frame.
     fn give_back(&mut self) {
+        assert!(self.most_spares() >= LEAST_SPARES, "the reserve is kept");
         while self.segments.spares() > self.most_spares() {
             let Some(slot) = self.segments.take_smallest_spare() else { return };
             self.segments.removed();

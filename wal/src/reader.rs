@@ -95,6 +95,7 @@ impl Piece {
         let block = u32::try_from(BLOCK_BYTES).expect("a small constant");
         let offset = run.offset / block * block;
         let end = run.end.min(limit.unwrap_or(u32::MAX)).next_multiple_of(block);
+        assert!(end > offset, "nothing of the run at entry {} is on the disk", run.first);
         Self { io, run, offset, len: end.saturating_sub(offset) }
     }
 
@@ -290,6 +291,7 @@ impl<D: Device> Wal<D> {
 
     /// Brings a read to its end or to its next piece from the disk.
     fn step(&mut self, job: &mut Job) {
+        assert!(job.piece.is_none(), "a read of log {} waits for a piece already", job.want.log);
         while !job.want.is_done() {
             let Some((run, limit)) = self.take_from_memory(&mut job.want) else { continue };
             let io = self.new_io(Purpose::Read);

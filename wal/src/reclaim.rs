@@ -37,7 +37,18 @@ impl Reclaim {
 
     /// A log's state is in some batch up to this one.
     pub fn rewritten(&mut self, latest: BatchSeq) {
+        assert!(latest >= self.superseded_in, "a newer batch is not the newest");
         self.superseded_in = latest;
+    }
+
+    /// Asserts what holds between any two calls; `latest` is the newest batch there is.
+    #[cfg(feature = "sim")]
+    pub fn check(&self, latest: BatchSeq) {
+        assert!(self.superseded_in <= latest, "a state was written again in batch {}", self.superseded_in);
+        assert!(
+            self.segment.is_some() || self.todo.is_empty(),
+            "states of no segment are to be written again"
+        );
     }
 
     /// Whether all that was needed of the segment is durable elsewhere.

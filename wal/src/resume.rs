@@ -58,6 +58,7 @@ impl<D: Device> Wal<D> {
 
     /// A step of overwriting has ended well.
     pub(crate) fn on_wiped(&mut self) {
+        assert!(self.is_wiping(), "nothing was to be overwritten");
         self.leftovers.start = (self.leftovers.start + STEP_BYTES).min(self.leftovers.end);
         self.wipe();
     }

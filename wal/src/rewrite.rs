@@ -71,6 +71,15 @@ impl Copying {
         self.failed_in = None;
     }
 
+    /// Asserts what holds between any two calls; `reading` reads are under way for it.
+    #[cfg(feature = "sim")]
+    pub fn check(&self, reading: usize) {
+        assert_eq!(self.reading, reading, "pieces to be copied are counted while they are read");
+        assert!(self.credit_bytes <= CREDIT_BYTES, "copies have saved up {} bytes", self.credit_bytes);
+        let has_work = !self.todo.is_empty() || !self.fetched.is_empty();
+        assert!(self.segment.is_some() || !has_work, "entries of no segment are to be copied");
+    }
+
     fn is_at_rest(&self) -> bool {
         self.todo.is_empty() && self.reading == 0 && self.fetched.is_empty()
     }
@@ -197,6 +206,7 @@ impl<D: Device> Wal<D> {
 
     /// A read of entries to be copied has ended.
     pub(crate) fn on_copy_read(&mut self, want: &Want, result: Result<Vec<OwnedEntry>, WalError>) {
+        assert!(self.copying.reading > 0, "a piece of log {} was read that nobody asked for", want.log);
         self.copying.reading -= 1;
         match result {
             Ok(found) => {
@@ -252,6 +262,7 @@ impl<D: Device> Wal<D> {
                 }
                 (bytes, count) = (bytes + more, count + 1);
             }
+            assert!(count > 0, "a record of copies holds entries");
             let (now, later) = rest.split_at(count);
             let meta = RecordMeta {
                 log,

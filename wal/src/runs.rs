@@ -51,7 +51,18 @@ impl Run {
         let before = first.get() - self.first.get();
         let bytes = bytes(before + u64::from(count)) - bytes(before);
         let prev_term = if before > 0 { self.term } else { self.prev_term };
+        assert!(bytes <= self.bytes, "a part of the run at entry {} is larger than the run", self.first);
         (count > 0).then_some(Self { first, prev_term, count, bytes, ..*self })
+    }
+
+    /// Asserts what holds of any run of a log.
+    #[cfg(feature = "sim")]
+    fn check(&self) {
+        let Run { first, count, offset, end, prev_term, term, .. } = self;
+        assert!(*count > 0, "the run at entry {first} is empty");
+        assert!(*first > Lsn::ZERO, "a run begins before the first entry");
+        assert!(offset < end, "the run at entry {first} lies at {offset} and ends at {end}");
+        assert!(prev_term <= term, "the run at entry {first} goes back to term {term}");
     }
 
     /// Takes `next` in, if it continues this run closely enough.
@@ -169,6 +180,7 @@ impl Runs {
 
     /// Sets the place of some entries, wherever they lay before; tells which places it drops for that.
     pub fn put(&mut self, run: Run, mut dropped: impl FnMut(&Run)) {
+        assert!(run.count > 0, "a run holds entries");
         let from = self.0.partition_point(|old| old.last() < run.first);
         let to = self.0.partition_point(|old| old.first <= run.last());
         let behind = self.0.split_off(to);
@@ -186,6 +198,17 @@ impl Runs {
         self.add(run);
         self.0.extend(rest);
         self.0.extend(behind);
+    }
+
+    /// Asserts that the runs are contiguous, and that each knows the term in front of it.
+    #[cfg(feature = "sim")]
+    pub fn check(&self) {
+        self.0.iter().for_each(Run::check);
+        for (run, next) in self.0.iter().zip(self.0.iter().skip(1)) {
+            assert_eq!(run.last().next(), next.first, "there is a gap between two runs");
+            assert_eq!(run.term, next.prev_term, "the run at entry {} has another term in front", next.first);
+        }
+        assert!(!self.0.is_empty() || self.0.capacity() == 0, "no runs take heap memory");
     }
 
     /// Drops what lies below a gap: entries in between were released, and their segments are gone.
@@ -273,6 +296,36 @@ mod tests {
         runs.put(run(6, 2, 10, 4096), |_| {});
         let held: Vec<_> = runs.iter().map(|run| (run.first.0, run.count, run.segment.0)).collect();
         assert_eq!(held, [(1, 3, 1), (4, 2, 9), (6, 2, 10), (8, 5, 9), (13, 8, 2)]);
+    }
+
+    #[test]
+    fn a_wrong_run_is_found() {
+        type Spoil = fn(&mut Run);
+        let spoils: [(&str, Spoil); 6] = [
+            ("an entry too many", |run| run.count += 1),
+            ("no entry", |run| run.count = 0),
+            ("another first entry", |run| run.first = Lsn(2)),
+            ("an end in front of its start", |run| run.end = run.offset),
+            ("another term", |run| run.term = Term(2)),
+            ("a term that is above its own in front", |run| run.prev_term = Term(2)),
+        ];
+        let some = || {
+            let mut runs = Runs::default();
+            runs.push(run(1, 10, 1, 4096));
+            runs.push(run(11, 10, 2, 4096));
+            runs
+        };
+        some().check();
+        Runs::default().check();
+        for (what, spoil) in spoils {
+            let mut runs = some();
+            spoil(&mut runs.0[0]);
+            assert!(std::panic::catch_unwind(|| runs.check()).is_err(), "{what}");
+        }
+        assert!(
+            std::panic::catch_unwind(|| Runs(VecDeque::with_capacity(4)).check()).is_err(),
+            "memory for nothing"
+        );
     }
 
     #[test]

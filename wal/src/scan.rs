@@ -255,6 +255,7 @@ pub(crate) fn scan(image: &Image, before: BatchSeq, stated_end: Option<u32>) -> 
         }
         last_batch = last_batch.next();
         end += frame_bytes(&content);
+        assert!(end as usize <= image.bytes.len(), "a whole frame ends inside its segment's file");
     };
     Scan { effects, end, last_batch, stop }
 }

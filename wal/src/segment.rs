@@ -73,10 +73,20 @@ impl Segments {
         self.sealed.iter().chain(self.active.iter())
     }
 
+    /// The segments that are not spares again, oldest first.
+    pub fn held(&self) -> impl Iterator<Item = &Segment> {
+        self.retired.iter().map(|retired| &retired.segment).chain(self.live())
+    }
+
     /// A segment in any role but spare.
     pub fn get(&self, seq: SegmentSeq) -> Option<&Segment> {
-        let retired = self.retired.iter().map(|retired| &retired.segment);
-        self.live().chain(retired).find(|segment| segment.seq == seq)
+        self.held().find(|segment| segment.seq == seq)
+    }
+
+    /// The number of the segment that comes next.
+    #[cfg(feature = "sim")]
+    pub fn next_seq(&self) -> SegmentSeq {
+        self.next_seq
     }
 
     /// A segment in any role but spare.
@@ -105,6 +115,10 @@ impl Segments {
         if let Some(segment) = self.get_mut(run.segment) {
             let (seq, entries) = (segment.seq, u64::from(run.count));
             assert!(segment.live_entries >= entries, "segment {seq} loses more entries than it holds");
+            assert!(
+                segment.live_bytes >= u64::from(run.bytes),
+                "segment {seq} loses more bytes than it holds"
+            );
             segment.live_entries -= entries;
             segment.live_bytes -= u64::from(run.bytes);
         }
@@ -140,6 +154,11 @@ impl Segments {
         let (slot, bytes) = self.spares.remove(self.spare_for(frame_bytes)?)?;
         let seq = self.next_seq;
         self.next_seq = seq.next();
+        let before = self.live().next_back();
+        assert!(
+            before.is_none_or(|before| before.seq < seq && before.last_batch < batch),
+            "segment {seq} begins with batch {batch}, behind {before:?}"
+        );
         let next = Segment {
             seq,
             slot,
@@ -176,6 +195,7 @@ impl Segments {
     pub fn retire_oldest(&mut self) {
         if let Some(segment) = self.sealed.pop_front() {
             assert_eq!(segment.live_entries, 0, "segment {} is retired with live entries", segment.seq);
+            assert_eq!(segment.live_bytes, 0, "segment {} is retired with live bytes", segment.seq);
             self.retired.push_back(Retired { segment, told_in: None });
         }
     }
@@ -220,6 +240,7 @@ impl Segments {
 
     /// A slot leaves the folder.
     pub fn removed(&mut self) {
+        assert!(self.slots > 0, "a slot is removed that there is not");
         self.slots -= 1;
     }
 
@@ -250,5 +271,130 @@ impl Segments {
 
     pub fn making(&self) -> usize {
         self.making.len()
+    }
+
+    /// Whether this slot is being made.
+    #[cfg(feature = "sim")]
+    pub fn is_making(&self, slot: SlotId) -> bool {
+        self.making.iter().any(|(making, _)| *making == slot)
+    }
+
+    /// Asserts what holds between any two calls.
+    #[cfg(feature = "sim")]
+    pub fn check(&self) {
+        let mut before: Option<&Segment> = None;
+        for segment in self.held() {
+            segment.check();
+            if let Some(before) = before {
+                let (seq, batch) = (segment.seq, segment.first_batch);
+                assert!(before.seq < seq, "segment {seq} is behind segment {}", before.seq);
+                assert_eq!(
+                    before.last_batch.next(),
+                    batch,
+                    "segment {seq} does not go on where {} ends",
+                    before.seq
+                );
+            }
+            before = Some(segment);
+        }
+        let newest = before.map_or(SegmentSeq::ZERO, |newest| newest.seq);
+        assert!(newest < self.next_seq, "segment {} comes next, behind {newest}", self.next_seq);
+        self.check_retired();
+        let mut slots: Vec<SlotId> = self.held().map(|segment| segment.slot).collect();
+        slots.extend(self.spares.iter().chain(&self.making).map(|(slot, _)| slot));
+        assert_eq!(slots.len(), self.slots, "slots are counted that there are not, or the other way round");
+        let next = self.next_slot;
+        assert!(
+            slots.iter().all(|slot| slot.0 < next),
+            "of {slots:?} one has a number that was not given out"
+        );
+        slots.sort_unstable();
+        slots.dedup();
+        assert_eq!(slots.len(), self.slots, "a slot has two roles: {slots:?}");
+    }
+
+    #[cfg(feature = "sim")]
+    fn check_retired(&self) {
+        let mut last_told = Some(BatchSeq::ZERO);
+        for Retired { segment, told_in } in &self.retired {
+            let seq = segment.seq;
+            assert_eq!(segment.live_entries, 0, "segment {seq} is retired with live entries");
+            // Those that no frame speaks of yet are the newest ones.
+            let is_in_order = told_in.is_none() || last_told.is_some_and(|last| *told_in >= Some(last));
+            assert!(
+                is_in_order,
+                "batch {told_in:?} says that segment {seq} is free, {last_told:?} spoke of an older one"
+            );
+            last_told = *told_in;
+        }
+    }
+}
+
+#[cfg(feature = "sim")]
+impl Segment {
+    fn check(&self) {
+        let seq = self.seq;
+        assert!(self.end <= self.bytes, "segment {seq} of {} bytes ends at {}", self.bytes, self.end);
+        assert!(self.first_batch <= self.last_batch, "segment {seq} ends before it begins");
+        assert!(self.live_entries > 0 || self.live_bytes == 0, "segment {seq} holds bytes of no entry");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(seq: u64, slot: u32) -> Segment {
+        Segment {
+            seq: SegmentSeq(seq),
+            slot: SlotId(slot),
+            bytes: 65_536,
+            salt: seq,
+            end: 8192,
+            first_batch: BatchSeq(seq),
+            last_batch: BatchSeq(seq),
+            live_entries: 0,
+            live_bytes: 0,
+            pins: 0,
+        }
+    }
+
+    /// Segments 1 to 4, of which the first two are retired, a spare, and a slot that is being made.
+    fn some() -> Segments {
+        let sealed = (1..=4).map(|seq| segment(seq, seq as u32));
+        let mut segments =
+            Segments::new(sealed.collect(), VecDeque::from([(SlotId(5), 65_536)]), 6, SegmentSeq(4));
+        segments.retire_oldest();
+        segments.told(BatchSeq(5));
+        segments.retire_oldest();
+        segments.begin_making(65_536, 0);
+        segments
+    }
+
+    #[test]
+    fn a_wrong_count_of_slots_or_segments_is_found() {
+        type Spoil = fn(&mut Segments);
+        let spoils: [(&str, Spoil); 11] = [
+            ("a slot too many", |segments| segments.slots += 1),
+            ("a spare that went", |segments| segments.spares.clear()),
+            ("a spare that is a segment", |segments| segments.spares[0].0 = SlotId(3)),
+            ("a number that was not given out", |segments| segments.making[0].0 = SlotId(9)),
+            ("a number that comes again", |segments| segments.next_seq = SegmentSeq(4)),
+            ("a segment out of order", |segments| segments.sealed.swap(0, 1)),
+            ("a batch between two segments", |segments| segments.sealed[1].first_batch = BatchSeq(5)),
+            ("a segment that holds bytes of nothing", |segments| segments.sealed[0].live_bytes = 7),
+            ("a segment that is longer than its file", |segments| segments.sealed[0].end = 65_537),
+            ("a retired segment with an entry", |segments| segments.retired[0].segment.live_entries = 1),
+            ("an older segment spoken of later", |segments| segments.retired[0].told_in = None),
+        ];
+        some().check();
+        for (what, spoil) in spoils {
+            let mut segments = some();
+            spoil(&mut segments);
+            if what.starts_with("an older") {
+                segments.retired[1].told_in = Some(BatchSeq(5));
+            }
+            assert!(std::panic::catch_unwind(|| segments.check()).is_err(), "{what}");
+        }
     }
 }

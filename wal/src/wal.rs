@@ -56,7 +56,7 @@ pub struct Wal<D: Device> {
     pub(crate) copying: Copying,
     pub(crate) jobs: Vec<Job>,
     pub(crate) under_way: Vec<(IoId, Purpose)>,
-    next_io: u64,
+    pub(crate) next_io: u64,
     pub(crate) ended: Vec<Completion<D::Buffer>>,
     pub(crate) reported: Reported,
     pub(crate) making: MakingState,
@@ -190,6 +190,7 @@ impl<D: Device> Wal<D> {
         let batch = self.push(&meta, entries_bytes, entries)?;
         let entry = self.index.entry(head.log);
         if meta.count > 0 {
+            assert!(entry.first <= meta.last, "log {} is appended to in front of its first entry", head.log);
             entry.last = meta.last;
             entry.waiting += 1;
         }
@@ -404,6 +405,7 @@ impl<D: Device> Wal<D> {
             entry.base_home = home;
         }
         (entry.first, entry.prev_term) = (upto.next(), prev_term);
+        assert!(entry.first <= entry.last.next(), "log {log} begins behind its end");
     }
 
     /// Starts a log anew behind `prev` (a snapshot was installed): all its entries are gone, the next is `prev + 1`.

@@ -25,7 +25,8 @@ use crate::{Limits, Outputs, Shard, ShardError, ShardOptions};
 /// What a typical job takes at most once faults are over: the slowest pool is one of them.
 const HEALTHY_JOB_NS: u64 = 2 * MS;
 
-/// Turns of a shard from one look at all that its machine holds to the next: such a look costs as much as all the rows.
+/// Turns of a shard from one look at all that its log and its machine hold to the next: such a look costs as much as all
+/// the rows.
 const CHECKED_TURNS: u64 = 16;
 
 /// The shard as the world runs it.
@@ -173,6 +174,7 @@ impl<S: Subject> World<S> {
             let mut books = self.books.borrow_mut();
             let mut probes = std::mem::take(&mut books.probes);
             let machine = unit.shard.machine().inner();
+            unit.shard.wal().check();
             books.subject().check(machine);
             books.subject().probe(machine, &mut probes);
             probes.of_shard(&unit.shard);
@@ -284,7 +286,7 @@ impl<S: Subject> World<S> {
         self.begin_io(shard);
     }
 
-    /// Between turns: what the shard and, now and then, its machine keep count of is counted anew.
+    /// Between turns: what the shard and, now and then, its log and its machine keep count of is counted anew.
     fn check(&mut self, shard: usize) {
         let turns = self.with_shard(shard, |shard| {
             shard.check();
@@ -293,7 +295,10 @@ impl<S: Subject> World<S> {
         if turns.is_some_and(|turns| turns.is_multiple_of(CHECKED_TURNS)) {
             self.probe("machines counted anew");
             let books = Rc::clone(&self.books);
-            self.with_shard(shard, |shard| books.borrow().subject().check(shard.machine().inner()));
+            self.with_shard(shard, |shard| {
+                shard.wal().check();
+                books.borrow().subject().check(shard.machine().inner());
+            });
         }
     }
 

@@ -99,6 +99,9 @@ pub(crate) fn encode(mut tail: FooterTail, index: &SegmentIndex, reserve_bytes: 
     tail.index_crc = crc32fast::hash(&out);
     out.resize(tail.footer_bytes() - TAIL_BYTES, 0);
     out.extend_from_slice(&tail.encode());
+    assert_eq!(out.len(), tail.footer_bytes(), "a footer is whole blocks");
+    let most = (reserve_bytes as usize).next_multiple_of(BLOCK_BYTES);
+    assert!(out.len() <= most, "a footer of {} bytes is larger than what is kept free for it", out.len());
     out
 }
 

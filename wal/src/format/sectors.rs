@@ -82,6 +82,7 @@ pub fn gather(frame: &[u8], at: usize, len: usize, out: &mut Vec<u8>) -> bool {
 
 /// Stamps every sector of a frame whose first sector has this number in its segment.
 pub fn write_stamps(frame: &mut [u8], salt: u64, first_sector: u32) {
+    assert!(frame.len().is_multiple_of(SECTOR_BYTES), "a frame is whole sectors");
     for (number, sector) in (first_sector..).zip(frame.chunks_exact_mut(SECTOR_BYTES)) {
         if let Some(end) = sector.last_chunk_mut::<STAMP_BYTES>() {
             *end = stamp(salt, number).to_le_bytes();

@@ -47,6 +47,7 @@ pub fn settle(wal: &mut MemWal) -> Vec<WalEvent> {
     let mut events = Vec::new();
     for _ in 0..8 {
         wal.poll(&mut events).expect("not poisoned");
+        wal.check();
     }
     events
 }

@@ -176,6 +176,7 @@ impl World {
             *upto = base.get(log).map_or(0, |held| held.last.min(*upto));
             *upto > 0
         });
+        wal.check();
         self.wal = Some(wal);
         self.compare()
     }
@@ -380,9 +381,11 @@ impl World {
                 let pick = self.draw(3) as usize;
                 self.disk.fail_next_write([WriteFault::Eio, WriteFault::FlushEio, WriteFault::Short][pick]);
             }
+            self.wal.as_ref().expect("open").check();
             if self.draw(2) == 0 && !self.poll()? {
                 break;
             }
+            self.wal.as_ref().expect("open").check();
         }
         self.end()
     }
