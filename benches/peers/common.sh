@@ -1,0 +1,117 @@
+# What the scripts of this folder share: programs, servers, their processor time, medians. To be sourced from the
+# repository's root, after `runs` and `keep` are set.
+
+# The programs: BIN_DIR for ones that are built already, OLD for an older `corduroy` that is measured in turn with it.
+if [ -z "${BIN_DIR:-}" ]; then
+    cargo build --release --quiet --package corduroy --bin corduroy
+    cargo build --release --quiet --package corduroy-tools --bin corduroy-load
+    BIN_DIR=${CARGO_TARGET_DIR:-target}/release
+fi
+corduroy=$BIN_DIR/corduroy load=$BIN_DIR/corduroy-load old=${OLD:-}
+[ -z "$old" ] || [ -x "$old" ] || { echo "OLD=$old is not a program" >&2; exit 2; }
+
+# Beside the sources, so that the data lie on a real disk (/tmp may be memory).
+mkdir -p target
+work=$PWD/$(mktemp -d -p target peers.XXXXXX)
+: >"$work/cells"
+
+need() { # tool, package
+    command -v "$1" >/dev/null || { echo "$1 is missing: apt-get install $2" >&2; exit 2; }
+}
+need redis-cli redis-tools
+need taskset util-linux
+need awk mawk
+[ "$(nproc)" -ge 2 ] || { echo "two CPUs are needed: one for the server, one for the load" >&2; exit 2; }
+
+declare -A pid_of=() port_of=()
+# start NAME PORT CPUS COMMAND...: starts a server on these CPUs and waits until it answers.
+start() {
+    local name=$1 port=$2 cpus=$3
+    shift 3
+    taskset -c "$cpus" "$@" >>"$work/$name.log" 2>&1 &
+    pid_of[$name]=$! port_of[$name]=$port
+    for _ in $(seq 600); do
+        [ "$(redis-cli -p "$port" ping 2>/dev/null)" = PONG ] && return 0
+        kill -0 "${pid_of[$name]}" 2>/dev/null || break
+        sleep 0.05
+    done
+    echo "$name did not start; its log ends:" >&2
+    tail -n 20 "$work/$name.log" >&2
+    exit 1
+}
+# stop_all: ends all servers and waits until they are gone.
+stop_all() {
+    local name
+    for name in "${!pid_of[@]}"; do kill "${pid_of[$name]}" 2>/dev/null || true; done
+    for name in "${!pid_of[@]}"; do wait "${pid_of[$name]}" 2>/dev/null || true; done
+    pid_of=() port_of=()
+}
+cleanup() {
+    stop_all
+    if [ -n "$keep" ]; then echo "the data and the logs are in $work" >&2; else rm -rf "$work"; fi
+}
+trap cleanup EXIT
+
+# ticks NAME: the processor time that a server has taken, in hundredths of a second; its kernel workers count.
+ticks() {
+    local stat fields
+    stat=$(<"/proc/${pid_of[$1]}/stat")
+    read -r -a fields <<<"${stat##*) }"
+    echo $((fields[11] + fields[12]))
+}
+all_ticks() {
+    local sum=0 name
+    for name in "${!pid_of[@]}"; do sum=$((sum + $(ticks "$name"))); done
+    echo "$sum"
+}
+# wait_idle: until no server takes more than a twentieth of a CPU, so that what one still writes does not disturb the next.
+wait_idle() {
+    local before after
+    before=$(all_ticks)
+    for _ in $(seq 120); do
+        sleep 0.5
+        after=$(all_ticks)
+        [ $((after - before)) -gt 2 ] || return 0
+        before=$after
+    done
+    echo "the servers are still busy after a minute" >&2
+}
+
+# figure NAME FIELD: one figure of a server's INFO.
+figure() { redis-cli -p "${port_of[$1]}" info everything | tr -d '\r' | sed -n "s/^$2://p"; }
+
+# in_turn RUN NAME...: the names, beginning with another one in each run.
+in_turn() {
+    local run=$1 count
+    shift
+    count=$((run % $#))
+    echo "${@:count+1}" "${@:1:count}"
+}
+
+# progress TEXT: one line that is written over, where a person looks on.
+progress() { [ ! -t 2 ] || printf '\r\033[2K%s (%s s)' "$*" "$SECONDS" >&2; }
+
+# about TITLE COMMAND: the head of a table: commit, command, programs, machine.
+about() {
+    local changed=""
+    git diff --quiet HEAD 2>/dev/null || changed=", with changes"
+    echo "$1"
+    echo
+    echo "- commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)$changed, $(date -u +%Y-%m-%d); \`$2\`"
+    [ -z "$old" ] || echo "- old: commit $("$old" version --build-info | sed -n 's/^commit: //p')"
+    echo "- $(awk -F': ' '/^model name/ { print $2; exit }' /proc/cpuinfo), $(nproc) CPUs, Linux $(uname -r), $(findmnt -no FSTYPE -T "$work"); load average at the end $(cut -d' ' -f1 /proc/loadavg)"
+}
+
+# For awk: `median(text)` of the numbers in a text, and `spread(median)`, half the distance between the least and the
+# largest of them in percent.
+awk_median='
+function median(text,   list, n, i, j, x) {
+    n = split(text, list, " ")
+    if (n == 0) { low = high = 0; return 0 }
+    for (i = 2; i <= n; i++) { x = list[i] + 0; for (j = i - 1; j >= 1 && list[j] + 0 > x; j--) list[j + 1] = list[j]; list[j + 1] = x }
+    low = list[1] + 0; high = list[n] + 0
+    return n % 2 ? list[(n + 1) / 2] + 0 : (list[n / 2] + list[n / 2 + 1]) / 2
+}
+function spread(mid) { return mid > 0 ? 50 * (high - low) / mid : 0 }
+function short(rate) { return rate >= 10000 ? sprintf("%.0fk", rate / 1000) : sprintf("%.1fk", rate / 1000) }
+'
