@@ -1,5 +1,7 @@
 //! Run by cargo before the crate is built: what `version --build-info` says of the compiler and the source.
 
+#![forbid(unsafe_code)]
+
 use std::process::Command;
 
 fn main() {

@@ -5,6 +5,8 @@
 //! configuration or data folder. A panic aborts, since a core that lost its place in the middle of a turn must not go on;
 //! only a panic of a library that is called behind the guard is let through to it.
 
+#![forbid(unsafe_code)]
+
 use std::fmt::Display;
 use std::io::Write as _;
 use std::process::ExitCode;

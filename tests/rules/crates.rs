@@ -1,4 +1,5 @@
-//! What the crates declare: dependencies that are used, where they are used, each with its reason.
+//! What the crates declare: dependencies that are used, where they are used, each with its reason; and unsafe code
+//! forbidden wherever there is none.
 
 use std::path::Path;
 
@@ -121,4 +122,54 @@ fn a_dependency_without_purpose_is_found() {
     assert_eq!(found("a-b = { path = \"b\" }"), 0);
     assert_eq!(found("a-b = \"1\""), 1);
     assert_eq!(found("a-b = \"1\" # checks\nc = \"1\" # nothing"), 1);
+}
+
+// ---- Unsafe code is forbidden where there is none ----
+
+/// Roots of crates with unsafe code, and of no other: the workspace denies it to them, and each file allows it by name.
+const UNSAFE_ROOTS: [&str; 2] = ["wal/src/lib.rs", "shards/src/lib.rs"];
+
+/// Roots of libraries and programs that neither forbid unsafe code nor are known to hold some.
+fn not_forbidding(files: &[Source]) -> Vec<String> {
+    let is_root = |source: &&Source| {
+        let name = source.path.rsplit('/').next().unwrap();
+        let is_beside = BESIDE.iter().any(|part| source.path.split('/').any(|folder| folder == *part));
+        !is_beside && matches!(name, "lib.rs" | "main.rs" | "build.rs")
+    };
+    let open = files.iter().filter(is_root).filter(|source| {
+        let may = UNSAFE_ROOTS.contains(&source.path.as_str());
+        may == source.code.contains("#![forbid(unsafe_code)]")
+    });
+    open.map(|source| source.path.clone()).collect()
+}
+
+#[test]
+fn unsafe_code_is_forbidden_where_there_is_none() {
+    keep(
+        "libraries and programs forbid unsafe code",
+        not_forbidding(&sources(&["wal", "shards", "src", "tools"])),
+    );
+    let lints = manifest("");
+    let level = |table: &toml::Table, path: &[&str]| {
+        path.iter().try_fold(toml::Value::Table(table.clone()), |value, part| value.get(*part).cloned())
+    };
+    let denied = level(&lints, &["workspace", "lints", "rust", "unsafe_code"]);
+    assert_eq!(denied.as_ref().and_then(toml::Value::as_str), Some("deny"));
+    for (folder, _) in CRATES {
+        let inherits = level(&manifest(folder), &["lints", "workspace"]);
+        assert_eq!(
+            inherits.and_then(|value| value.as_bool()),
+            Some(true),
+            "{folder} has the workspace's lints"
+        );
+    }
+}
+
+#[test]
+fn a_root_that_does_not_forbid_unsafe_code_is_found() {
+    let found = |path: &str, text: &str| not_forbidding(&[Source::new(path, text)]).len();
+    assert_eq!(found("tools/x/main.rs", "//! A tool.\n\n#![forbid(unsafe_code)]\n"), 0);
+    assert_eq!(found("tools/x/main.rs", "//! #![forbid(unsafe_code)]\n"), 1);
+    assert_eq!(found("wal/src/lib.rs", "mod a;"), 0);
+    assert_eq!(found("wal/benches/a/main.rs", ""), 0);
 }

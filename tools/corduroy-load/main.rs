@@ -5,6 +5,8 @@
 //! `recorder` (figures) and the `ledger` (what must be there), which the `journal` keeps and `check` reads back.
 //! `report` shows it all.
 
+#![forbid(unsafe_code)]
+
 mod check;
 mod cli;
 mod conn;

@@ -1,5 +1,7 @@
 //! corduroy-sim: plays, replays and shrinks simulated worlds. Exit 0: nothing broke; 1: an invariant broke; 2: bad usage.
 
+#![forbid(unsafe_code)]
+
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;

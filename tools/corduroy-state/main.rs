@@ -3,6 +3,8 @@
 //! `verify` reads every file and says which is not as it was written, `dump` prints the rows. Exit status: 0 all is sound,
 //! 1 damage was found, 2 a folder could not be read (in use by a running node, say, which is named by its process id).
 
+#![forbid(unsafe_code)]
+
 mod dump;
 mod folders;
 mod verify;

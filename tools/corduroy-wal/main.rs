@@ -4,6 +4,8 @@
 //! hold. Exit status: 0 all is sound, 1 damage was found, 2 a folder could not be read (in use by a running node,
 //! say, which is named by its process id).
 
+#![forbid(unsafe_code)]
+
 mod content;
 mod dump;
 mod folders;

@@ -1,5 +1,7 @@
 //! The heap: how much of it is in use, and what of it can be given back when there is time.
 
+#![allow(unsafe_code, reason = "is the allocator")]
+
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};

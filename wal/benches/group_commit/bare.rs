@@ -2,6 +2,8 @@
 //!
 //! Written without the crate's device, so that it can show what the device costs; hence the unsafe code here.
 
+#![allow(unsafe_code, reason = "drives a ring without the crate's device")]
+
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;

@@ -2,6 +2,8 @@
 //!
 //! Invariant: every byte of a buffer is initialised from its first moment, and its address never changes.
 
+#![allow(unsafe_code, reason = "allocates aligned memory")]
+
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};

@@ -1,6 +1,8 @@
 //! The calls that make bytes and names durable, in one place, so that a test can hold what leaves against what is
 //! promised. A test build keeps a trace of them; nothing else does.
 
+#![allow(unsafe_code, reason = "a test reads the bytes of a ring's entry")]
+
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;

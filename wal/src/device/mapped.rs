@@ -3,6 +3,8 @@
 //! Invariant: the folder's lock is held for as long as anything of it is mapped, so no process that keeps to the lock
 //! writes to the files meanwhile.
 
+#![allow(unsafe_code, reason = "maps files")]
+
 use std::fs::{self, File};
 use std::io;
 use std::ops::Deref;

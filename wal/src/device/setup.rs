@@ -1,5 +1,7 @@
 //! What a ring is opened with, what it turned out to get, and the registering of buffers and files.
 
+#![allow(unsafe_code, reason = "registers buffers, and submits an operation to try the ring")]
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;

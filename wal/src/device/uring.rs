@@ -5,6 +5,8 @@
 //! Invariant: memory that the kernel may touch is owned by the flight table; the ring is entered by one thread
 //! only, the one that submits first.
 
+#![allow(unsafe_code, reason = "submits operations on memory that the flights own")]
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
