@@ -90,7 +90,7 @@ impl CommandStats {
         bump(&self.took_ns, took_ns);
     }
 
-    /// Keeps the times of calls for [`CoreStats::times`].
+    /// Keeps the times of calls for [`CoreStats::add_times`].
     #[inline]
     pub fn keep_times(&self, calls: u64, ran_ns: u64, took_ns: u64) {
         self.times().get_or_insert_default().record(calls, ran_ns, took_ns);

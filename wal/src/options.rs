@@ -118,19 +118,19 @@ pub enum Fit {
     Lacking,
 }
 
-/// What [`Wal::poll`] reports.
+/// What [`Wal::poll`](crate::Wal::poll) reports.
 #[derive(Debug)]
 pub enum WalEvent {
     /// All batches up to this one are on the medium.
     Durable(BatchSeq),
     /// An asynchronous read has ended.
     Read {
-        /// As given to [`Wal::read`].
+        /// As given to [`Wal::read`](crate::Wal::read).
         token: ReadToken,
         /// The entries, contiguous from the one asked for; at least one.
         result: Result<Vec<OwnedEntry>, WalError>,
     },
-    /// The answer of [`Wal::space`] has changed.
+    /// The answer of [`Wal::space`](crate::Wal::space) has changed.
     Space(Space),
 }
 

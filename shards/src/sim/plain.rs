@@ -215,7 +215,7 @@ impl Model for PlainModel {
     }
 }
 
-/// Puts [`Plain`] into a world.
+/// Puts `Plain` into a world.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct PlainSubject;
 

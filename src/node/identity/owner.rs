@@ -105,7 +105,7 @@ impl Owner {
     /// Reads its bytes.
     ///
     /// # Errors
-    /// [`Unread`].
+    /// `Unread`.
     pub fn decode(bytes: &[u8; OWNER_BYTES]) -> Result<Self, Unread> {
         let (body, checksum) = bytes.split_last_chunk::<4>().ok_or(Unread::Damaged)?;
         if !body.starts_with(MAGIC) || u32::from_le_bytes(*checksum) != crc32fast::hash(body) {

@@ -120,7 +120,7 @@ pub trait Lower: Clone + Send + Sync + 'static {
     /// rows among which there are deletes, the reserve may be used.
     ///
     /// # Errors
-    /// [`IngestError`]. Nothing of it may be seen after a restart.
+    /// `IngestError`. Nothing of it may be seen after a restart.
     fn ingest(
         &self,
         bytes: u64,

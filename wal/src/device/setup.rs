@@ -22,7 +22,7 @@ const TRIAL_ENTRIES: u32 = 4;
 /// Places in the ring's table of files; slots numbered higher are used by their plain descriptor.
 const FIXED_FILES_MAX: u32 = 1024;
 
-/// How to open a [`UringDevice`].
+/// How to open a [`UringDevice`](super::UringDevice).
 #[derive(Clone, Copy, Debug)]
 pub struct UringOptions {
     /// How durability is asked for.
