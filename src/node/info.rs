@@ -12,7 +12,7 @@ use super::shared::{Shared, lock};
 
 type Lines = Vec<(Cow<'static, str>, String)>;
 
-/// The fields of a section; `None` for a section that the node does not fill.
+/// The fields of a section that the sessions do not fill; `None` for a section without any.
 pub fn section(shared: &Shared, name: &str) -> Option<Lines> {
     let mut lines = match name {
         "server" => server(shared),
@@ -22,17 +22,12 @@ pub fn section(shared: &Shared, name: &str) -> Option<Lines> {
         "stats" => stats(shared),
         "replication" => replication(shared),
         "cpu" => cpu(),
-        "cluster" => vec![line("cluster_enabled", 0)],
         "keyspace" => keyspace(shared),
         "shards" => shards(shared),
         "raft" => raft_groups(shared),
         _ => return None,
     };
-    for (name, value) in redis::more(shared, name) {
-        if !lines.iter().any(|(known, _)| *known == name) {
-            lines.push((name, value));
-        }
-    }
+    lines.extend(redis::more(shared, name));
     Some(lines)
 }
 
@@ -68,11 +63,7 @@ fn server(shared: &Shared) -> Lines {
     );
     let executable = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default();
     vec![
-        // What clients parse to know which commands there are.
-        line("redis_version", "7.2.0"),
-        line("redis_mode", "standalone"),
         line("server_name", "corduroy"),
-        line("corduroy_version", env!("CARGO_PKG_VERSION")),
         line("os", os),
         line("arch_bits", usize::BITS),
         line("monotonic_clock", "POSIX clock_gettime"),
@@ -98,7 +89,6 @@ fn server(shared: &Shared) -> Lines {
 
 fn clients(shared: &Shared) -> Lines {
     let mut lines = vec![
-        line("connected_clients", shared.connections.load(Relaxed)),
         line("maxclients", shared.config().max_clients),
         line("clients_bytes", shared.ledger.total()),
         line("clients_bytes_limit", shared.ledger.limit()),
@@ -213,8 +203,6 @@ fn replication(shared: &Shared) -> Lines {
     let shards = facts(shared);
     let offset = total(&shards, |shard| shard.groups.applied);
     vec![
-        line("role", "master"),
-        line("connected_slaves", 0),
         line("master_failover_state", "no-failover"),
         line("master_replid", format!("{:032x}{:08x}", shared.identity.cluster, 0)),
         line("master_replid2", "0".repeat(40)),

@@ -263,7 +263,7 @@ impl Backend for Fake {
                 Some(vec![("used_memory".into(), "1024".into()), ("used_memory_human".into(), "1K".into())])
             }
             "raft" => Some(vec![("raft_role".into(), "leader".into())]),
-            "server" => Some(vec![("redis_version".into(), "0".into()), ("tcp_port".into(), "7379".into())]),
+            "server" => Some(vec![("tcp_port".into(), "7379".into())]),
             _ => None,
         }
     }

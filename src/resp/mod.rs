@@ -56,8 +56,9 @@ pub trait Backend {
     /// A monotonic clock in ns, for latency figures. Read at the time of the call, a few times a batch of requests.
     fn mono_ns(&self) -> u64;
 
-    /// Sections of INFO that the node fills: (field, value) lines of `server`, `memory`, `persistence`, `shards`,
-    /// `raft`, `cpu`, `replication`, `keyspace` ... `None` for a section that it does not know.
+    /// What the node adds to sections of INFO: (field, value) lines of `server`, `memory`, `persistence`, `shards`,
+    /// `raft`, `cpu`, `replication`, `keyspace` ..., no field that the sessions have themselves. `None` for a section that
+    /// it does not know.
     fn info(&self, section: &str) -> Option<Vec<(Cow<'static, str>, String)>>;
 
     /// All settings that CONFIG GET shows for patterns, as (name, value).

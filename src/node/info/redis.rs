@@ -187,7 +187,6 @@ fn stats(shared: &Shared) -> Lines {
         "sync_partial_err",
         "expired_time_cap_reached_count",
         "expire_cycle_cpu_milliseconds",
-        "evicted_clients",
         "total_eviction_exceeded_time",
         "current_eviction_exceeded_time",
         "pubsub_channels",

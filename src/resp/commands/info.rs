@@ -1,6 +1,7 @@
 //! INFO: the sections that the sessions know, and those that the node fills.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::args::is;
@@ -47,14 +48,11 @@ pub fn info(call: &mut Call<'_>) {
         let lower = section.to_ascii_lowercase();
         let mut lines = own_lines(call, &lower);
         if let Some(more) = call.backend.info(&lower) {
-            for (name, value) in more {
-                if !lines.iter().any(|(known, _)| *known == name) {
-                    lines.push((name, value));
-                }
-            }
+            lines.extend(more);
         } else if lines.is_empty() && !MAY_BE_EMPTY.contains(&lower.as_str()) {
             continue;
         }
+        debug_assert!(is_each_once(&lines), "INFO {section} has a field twice");
         if !text.is_empty() {
             text.push_str("\r\n");
         }
@@ -64,6 +62,12 @@ pub fn info(call: &mut Call<'_>) {
         }
     }
     call.out.verbatim(&text);
+}
+
+/// Whether no field comes from two places, which might not agree.
+fn is_each_once(lines: &[(Cow<'static, str>, String)]) -> bool {
+    let names: BTreeSet<&str> = lines.iter().map(|(name, _)| name.as_ref()).collect();
+    names.len() == lines.len()
 }
 
 fn line(name: &'static str, value: impl ToString) -> (Cow<'static, str>, String) {
