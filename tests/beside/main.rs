@@ -17,6 +17,7 @@ mod server;
 
 use std::time::{Duration, Instant};
 
+use corduroy::config::knobs::KNOBS;
 use draw::Dice;
 use generate::Step;
 use peer::{Redis, Reply, Side, packed};
@@ -263,6 +264,33 @@ fn a_round_finds_the_settings_of_the_first() {
         }
     }
     assert_eq!(seen[0], seen[1]);
+}
+
+/// Asked of servers that nobody has set anything on, name by name, so that the hidden ones are asked too.
+#[test]
+fn settings_that_nobody_has_set_have_the_values_of_redis() {
+    let Some(redis) = Redis::start() else {
+        println!("left out: redis-server is not installed");
+        return;
+    };
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &[]);
+    let (mut theirs, mut ours) = (Side::new(redis.port), Side::new(server.port));
+    let names = KNOBS.iter().flat_map(|knob| [knob.name, knob.alias]).filter(|name| !name.is_empty());
+    let mut differences = Vec::new();
+    for name in names.chain(["*"]) {
+        let args = ["CONFIG", "GET", name].map(|word| word.as_bytes().to_vec());
+        let (their_value, our_value) = (theirs.ask(0, &args), ours.ask(0, &args));
+        if !rules::settings(&their_value, &our_value) {
+            differences.push(match name {
+                // Far too long to be read, and each of its settings is asked for by itself, unless one is missing here.
+                "*" => "CONFIG GET *, by one of these or by a name that is not in the table".to_owned(),
+                _ => format!("{name}: redis {their_value:?}, ours {our_value:?}"),
+            });
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    server.stop();
 }
 
 #[test]

@@ -239,7 +239,7 @@ fn map(reply: &Reply) -> Option<BTreeMap<String, Reply>> {
 }
 
 /// What Redis shows is shown with the same values; what more there is are our own names, and newer ones.
-fn settings(theirs: &Reply, ours: &Reply) -> bool {
+pub fn settings(theirs: &Reply, ours: &Reply) -> bool {
     let (Some(theirs), Some(ours)) = (map(theirs), map(ours)) else { return false };
     let is_same = |(name, value): (&String, &Reply)| {
         ours.get(name).is_some_and(|our| our == value || OTHER_VALUES.contains(&name.as_str()))

@@ -6,15 +6,24 @@
 //! alone, for times and figures; `!` they differ on purpose, and must; and then the number of the connection, `2`, where
 //! it is not the first. `raw "bytes"` sends bytes on a connection of its own and compares all that comes until it is closed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use corduroy::config::knobs;
 use tempfile::TempDir;
 
 use crate::server::{Server, data_dir, free_port};
+
+const STRINGS: &str = include_str!("../scripts/beside/strings.txt");
+const KEYS: &str = include_str!("../scripts/beside/keys.txt");
+const TRANSACTIONS: &str = include_str!("../scripts/beside/transactions.txt");
+const CONNECTION: &str = include_str!("../scripts/beside/connection.txt");
+const SERVER: &str = include_str!("../scripts/beside/server.txt");
+const WIRE: &str = include_str!("../scripts/beside/wire.txt");
+const SCRIPTS: [&str; 6] = [STRINGS, KEYS, TRANSACTIONS, CONNECTION, SERVER, WIRE];
 
 /// A redis-server; killed when the test ends.
 struct Redis {
@@ -243,6 +252,11 @@ fn mark<'a>(line: &'a str, known: &str) -> (Option<char>, &'a str) {
     }
 }
 
+/// The lines of a script that are no comments.
+fn requests(script: &str) -> impl Iterator<Item = &str> {
+    script.lines().filter(|line| !line.is_empty() && !line.starts_with("# "))
+}
+
 /// Runs a script on both and tells every difference.
 #[track_caller]
 fn compare(script: &str) {
@@ -257,7 +271,7 @@ fn compare(script: &str) {
     for hello in ["HELLO 2", "HELLO 3"] {
         let side = |port| Side { port, hello, connections: HashMap::new() };
         let (mut theirs, mut ours) = (side(redis.port), side(server.port));
-        for line in script.lines().filter(|line| !line.is_empty() && !line.starts_with("# ")) {
+        for line in requests(script) {
             if line.starts_with("== ") {
                 theirs.begin();
                 ours.begin();
@@ -286,32 +300,64 @@ fn compare(script: &str) {
     server.stop();
 }
 
+/// Settings that a script sets though it has not read them: what they were before would be compared nowhere.
+fn set_unread(script: &str) -> Vec<String> {
+    let (mut read, mut found) = (HashSet::new(), Vec::new());
+    for line in requests(script).filter(|line| !line.starts_with("== ")) {
+        let (_, line) = mark(line, "%~!");
+        let words: Vec<String> = words(mark(line, "2").1)
+            .iter()
+            .map(|word| String::from_utf8_lossy(word).to_ascii_lowercase())
+            .collect();
+        match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            ["config", "get", names @ ..] => read.extend(names.iter().map(|name| (*name).to_owned())),
+            ["config", "set", pairs @ ..] => {
+                let names = pairs.iter().step_by(2).filter(|name| knobs::find(name).is_some());
+                found.extend(names.filter(|name| !read.contains(**name)).map(|name| (*name).to_owned()));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn scripts_read_settings_before_they_set_them() {
+    assert_eq!(
+        set_unread("CONFIG SET hz 1\n2 config get HZ\nCONFIG SET hz 2 nosuch 1 timeout 3"),
+        ["hz", "timeout"]
+    );
+    for script in SCRIPTS {
+        assert_eq!(set_unread(script), [""; 0]);
+    }
+}
+
 #[test]
 fn string_commands() {
-    compare(include_str!("../scripts/beside/strings.txt"));
+    compare(STRINGS);
 }
 
 #[test]
 fn key_commands() {
-    compare(include_str!("../scripts/beside/keys.txt"));
+    compare(KEYS);
 }
 
 #[test]
 fn transactions() {
-    compare(include_str!("../scripts/beside/transactions.txt"));
+    compare(TRANSACTIONS);
 }
 
 #[test]
 fn connection_commands() {
-    compare(include_str!("../scripts/beside/connection.txt"));
+    compare(CONNECTION);
 }
 
 #[test]
 fn server_commands() {
-    compare(include_str!("../scripts/beside/server.txt"));
+    compare(SERVER);
 }
 
 #[test]
 fn the_wire() {
-    compare(include_str!("../scripts/beside/wire.txt"));
+    compare(WIRE);
 }
