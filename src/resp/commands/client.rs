@@ -14,22 +14,22 @@ const ADMIN: Row = Row { flags: "admin noscript loading stale", ..CLIENT };
 /// The rows.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
-    Row { name: "client", arity: -2, flags: "", acl: "", complexity: "Depends on subcommand.", summary: "Looks after connections.",
+    Row { name: "client", arity: -2, flags: "", acl: "", complexity: "Depends on subcommand.", summary: "A container for commands about connections.",
         run: Run::Subcommands(&[
-        Row { name: "id", arity: 2, since: "5.0.0", summary: "Answers the connection's number.", run: Run::Local(id), ..CLIENT },
-        Row { name: "getname", arity: 2, since: "2.6.9", summary: "Answers the connection's name.", run: Run::Local(getname), ..CLIENT },
-        Row { name: "setname", arity: 3, since: "2.6.9", summary: "Names the connection.", syntax: "connection-name", run: Run::Local(setname), ..CLIENT },
-        Row { name: "setinfo", arity: 4, since: "7.2.0", summary: "Says which client library is in use.",
+        Row { name: "id", arity: 2, since: "5.0.0", summary: "Returns the number of the connection.", run: Run::Local(id), ..CLIENT },
+        Row { name: "getname", arity: 2, since: "2.6.9", summary: "Returns the name of the connection.", run: Run::Local(getname), ..CLIENT },
+        Row { name: "setname", arity: 3, since: "2.6.9", summary: "Sets the name of the connection.", syntax: "connection-name", run: Run::Local(setname), ..CLIENT },
+        Row { name: "setinfo", arity: 4, since: "7.2.0", summary: "Sets the name and version of the client library.",
             syntax: "LIB-NAME libname|LIB-VER libver", run: Run::Local(setinfo), ..CLIENT },
-        Row { name: "info", arity: 2, since: "6.2.0", tips: "nondeterministic_output", summary: "Describes this connection.", run: Run::Local(info), ..CLIENT },
-        Row { name: "list", arity: -2, complexity: "O(N) with N connections", tips: "nondeterministic_output", summary: "Describes connections.",
+        Row { name: "info", arity: 2, since: "6.2.0", tips: "nondeterministic_output", summary: "Returns information about the connection.", run: Run::Local(info), ..CLIENT },
+        Row { name: "list", arity: -2, complexity: "O(N) with N connections", tips: "nondeterministic_output", summary: "Lists open connections.",
             syntax: "[TYPE type] [ID client-id [client-id ...]]", run: Run::Local(list), ..ADMIN },
-        Row { name: "kill", arity: -3, complexity: "O(N) with N connections", summary: "Closes connections.",
+        Row { name: "kill", arity: -3, complexity: "O(N) with N connections", summary: "Terminates connections.",
             syntax: "[ip:port] [ID client-id] [TYPE type] [USER username] [ADDR ip:port] [LADDR ip:port] [SKIPME yes/no] [MAXAGE maxage]", run: Run::Local(kill), ..ADMIN },
-        Row { name: "reply", arity: 3, since: "3.2.0", summary: "Turns replies on or off.", syntax: "ON|OFF|SKIP", run: Run::Local(reply), ..CLIENT },
-        Row { name: "no-evict", arity: 3, since: "7.0.0", summary: "Accepted and shown by CLIENT LIST: clients are never evicted.", syntax: "ON|OFF", run: Run::Local(no_evict), ..ADMIN },
-        Row { name: "no-touch", arity: 3, since: "7.2.0", summary: "Accepted and shown by CLIENT LIST: access times are not kept.", syntax: "ON|OFF", run: Run::Local(no_touch), ..CLIENT },
-        Row { name: "help", arity: 2, flags: "loading stale", since: "5.0.0", summary: "Lists the subcommands.", run: Run::Local(super::introspection::help), ..CLIENT },
+        Row { name: "reply", arity: 3, since: "3.2.0", summary: "Instructs the server whether to reply to commands.", syntax: "ON|OFF|SKIP", run: Run::Local(reply), ..CLIENT },
+        Row { name: "no-evict", arity: 3, since: "7.0.0", summary: "Sets what CLIENT LIST shows, and nothing else: clients are never evicted.", syntax: "ON|OFF", run: Run::Local(no_evict), ..ADMIN },
+        Row { name: "no-touch", arity: 3, since: "7.2.0", summary: "Sets what CLIENT LIST shows, and nothing else: access times are not kept.", syntax: "ON|OFF", run: Run::Local(no_touch), ..CLIENT },
+        Row { name: "help", arity: 2, flags: "loading stale", since: "5.0.0", summary: "Returns a text about the subcommands.", run: Run::Local(super::introspection::help), ..CLIENT },
     ]), ..CLIENT },
 ];
 

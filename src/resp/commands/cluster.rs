@@ -6,7 +6,7 @@ const LOOK: Row = Row {
     flags: "stale",
     group: "cluster",
     since: "3.0.0",
-    summary: "Refused: this server is not part of a cluster.",
+    summary: "Returns an error: this server is not part of a cluster.",
     run: Run::Local(refuse),
     ..ROW
 };

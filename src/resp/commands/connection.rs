@@ -15,24 +15,24 @@ const GREETING: Row = Row { flags: "noscript loading stale fast no_auth allow_bu
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
     Row { name: "ping", arity: -1, flags: "fast", tips: "request_policy:all_shards response_policy:all_succeeded",
-        summary: "Answers PONG, or the message.", syntax: "[message]", run: Run::Local(ping), ..CONNECTION },
+        summary: "Returns PONG, or the message.", syntax: "[message]", run: Run::Local(ping), ..CONNECTION },
     Row { name: "echo", arity: 2, flags: "loading stale fast",
-        summary: "Answers the message.", syntax: "message", run: Run::Local(echo), ..CONNECTION },
+        summary: "Returns the message.", syntax: "message", run: Run::Local(echo), ..CONNECTION },
     Row { name: "hello", arity: -1, since: "6.0.0",
-        summary: "Chooses the protocol version, authenticates, names the connection, and describes the server.",
+        summary: "Handshakes: chooses the protocol version, authenticates, names the connection, and describes the server.",
         syntax: "[protover [AUTH username password] [SETNAME clientname]]", run: Run::Local(hello), ..GREETING },
     Row { name: "auth", arity: -2,
         summary: "Authenticates the connection.", syntax: "[username] password", run: Run::Local(auth), ..GREETING },
     Row { name: "select", arity: 2, flags: "loading stale fast",
-        summary: "Chooses the database; there is only number 0.", syntax: "index", run: Run::Local(select), ..CONNECTION },
+        summary: "Changes the selected database; there is only number 0.", syntax: "index", run: Run::Local(select), ..CONNECTION },
     Row { name: "quit", arity: -1,
         summary: "Closes the connection once all replies are written.", run: Run::Flow(Flow::Quit), ..GREETING },
     Row { name: "reset", arity: 1, since: "6.2.0",
-        summary: "Puts the connection back into the state it began in.", run: Run::Flow(Flow::Reset), ..GREETING },
+        summary: "Resets the connection to the state it began in.", run: Run::Flow(Flow::Reset), ..GREETING },
     Row { name: "readonly", arity: 1, flags: "loading stale fast", since: "3.0.0", group: "cluster",
-        summary: "Refused: this server is not part of a cluster.", run: Run::Local(super::cluster::refuse), ..CONNECTION },
+        summary: "Returns an error: this server is not part of a cluster.", run: Run::Local(super::cluster::refuse), ..CONNECTION },
     Row { name: "readwrite", arity: 1, flags: "loading stale fast", since: "3.0.0", group: "cluster",
-        summary: "Refused: this server is not part of a cluster.", run: Run::Local(super::cluster::refuse), ..CONNECTION },
+        summary: "Returns an error: this server is not part of a cluster.", run: Run::Local(super::cluster::refuse), ..CONNECTION },
 ];
 
 /// Answers OK.

@@ -14,15 +14,15 @@ const LATENCY: Row = Row { flags: "admin noscript loading stale", since: "2.8.13
 /// The rows.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
-    Row { name: "doctor", arity: 2, summary: "Answers in words what took long.", run: Run::Local(doctor), ..LATENCY },
-    Row { name: "graph", arity: 3, summary: "Draws the samples of an event.", syntax: "event", run: Run::Local(draw), ..LATENCY },
+    Row { name: "doctor", arity: 2, summary: "Returns in words what took long.", run: Run::Local(doctor), ..LATENCY },
+    Row { name: "graph", arity: 3, summary: "Returns a graph of an event's samples.", syntax: "event", run: Run::Local(draw), ..LATENCY },
     Row { name: "histogram", arity: -2, since: "7.0.0", complexity: "O(N) with N commands",
-        summary: "Answers how long commands took to carry out: for each, and each power of two, in µs, how many took at most so long.",
+        summary: "Returns how long commands took to execute: for each, and each power of two, in µs, how many took at most so long.",
         syntax: "[command [command ...]]", run: Run::Local(histogram), ..LATENCY },
-    Row { name: "history", arity: 3, summary: "Answers the samples of an event.", syntax: "event", run: Run::Local(history), ..LATENCY },
-    Row { name: "latest", arity: 2, summary: "Answers the newest sample of each event, and the longest.", run: Run::Local(latest), ..LATENCY },
+    Row { name: "history", arity: 3, summary: "Returns the samples of an event.", syntax: "event", run: Run::Local(history), ..LATENCY },
+    Row { name: "latest", arity: 2, summary: "Returns the newest sample of each event, and the longest.", run: Run::Local(latest), ..LATENCY },
     Row { name: "reset", arity: -2, tips: "request_policy:all_nodes response_policy:all_succeeded",
-        summary: "Forgets the samples of events: of all, or of those that are named.", syntax: "[event [event ...]]", run: Run::Local(reset), ..LATENCY },
+        summary: "Resets the samples of events: of all, or of those that are named.", syntax: "[event [event ...]]", run: Run::Local(reset), ..LATENCY },
     Row { since: "2.8.13", ..HELP },
 ];
 

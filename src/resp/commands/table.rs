@@ -268,6 +268,59 @@ mod tests {
         }
     }
 
+    /// What summaries begin with in Redis 7.2, as far as there is use for it here, so that `redis-cli`'s help reads as
+    /// people know it. (Redis's of SHUTDOWN begins with saving, which is no part of it here.)
+    const BEGINNINGS: [&str; 31] = [
+        "A container for commands about",
+        "Appends",
+        "Authenticates",
+        "Blocks",
+        "Changes",
+        "Clears",
+        "Closes",
+        "Copies",
+        "Decrements",
+        "Deletes",
+        "Discards",
+        "Displays",
+        "Executes",
+        "Extracts",
+        "Finds",
+        "Forgets",
+        "Handshakes",
+        "Increments",
+        "Instructs",
+        "Iterates",
+        "Lists",
+        "Monitors",
+        "Overwrites",
+        "Removes",
+        "Renames",
+        "Resets",
+        "Returns",
+        "Sets",
+        "Shuts",
+        "Starts",
+        "Terminates",
+    ];
+
+    #[test]
+    fn summaries_begin_as_those_of_redis() {
+        let begins = |summary: &str, beginning: &str| {
+            summary.strip_prefix(beginning).is_some_and(|after| after.starts_with([' ', ':']))
+        };
+        let mut unused = BEGINNINGS.to_vec();
+        for entry in table().entries.iter().filter(|entry| entry.is_listed()) {
+            let summary = entry.row.summary;
+            let beginning = BEGINNINGS.iter().find(|beginning| begins(summary, beginning));
+            assert!(beginning.is_some(), "{}: {summary}", entry.full_name);
+            unused.retain(|word| Some(word) != beginning);
+            let has_subcommands = matches!(entry.row.run, Run::Subcommands(_)) && entry.row.name != "command";
+            assert_eq!(has_subcommands, summary.starts_with("A container for"), "{}", entry.full_name);
+        }
+        assert_eq!(unused, [""; 0]);
+    }
+
     #[test]
     fn keys_by_position() {
         let find = |args: &[&'static [u8]]| -> Vec<&'static [u8]> {

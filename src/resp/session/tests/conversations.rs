@@ -347,7 +347,7 @@ fn the_table_describes_itself() {
     );
     talk.check(
         "COMMAND DOCS getdel nosuch",
-        "*2~$6~getdel~*10~$7~summary~$42~Answers the value of a key and deletes it.~$5~since~$5~6.2.0~$5~group~$6~string~\
+        "*2~$6~getdel~*10~$7~summary~$42~Returns the value of a key and deletes it.~$5~since~$5~6.2.0~$5~group~$6~string~\
          $10~complexity~$4~O(1)~$9~arguments~*1~*8~$4~name~$3~key~$4~type~$3~key~$12~display_text~$3~key~\
          $14~key_spec_index~:0~",
     );
@@ -382,7 +382,7 @@ fn help_comes_from_the_table() {
         assert!(
             help.contains(&format!("+{container} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"))
         );
-        assert!(help.contains("+HELP\r\n+    Lists the subcommands.\r\n"));
+        assert!(help.contains("+HELP\r\n+    Returns a text about the subcommands.\r\n"));
     }
 }
 
