@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use corduroy_wal::mix::scramble;
+
 use crate::store::SharedBytes;
 
 /// Stands for the large values in an output: the same as long as they are, but for a chance of one in 2^64.
@@ -14,7 +16,7 @@ pub struct SharesMark {
 impl SharesMark {
     fn of(value: &SharedBytes) -> Self {
         // One that is freed may have another one in its place, of another length.
-        Self { count: 1, sum: mix(mix(value.whole() as u64) ^ value.held_len() as u64) }
+        Self { count: 1, sum: scramble(scramble(value.whole() as u64) ^ value.held_len() as u64) }
     }
 }
 
@@ -32,13 +34,6 @@ impl std::ops::Sub for SharesMark {
     fn sub(self, other: Self) -> Self {
         Self { count: self.count - other.count, sum: self.sum.wrapping_sub(other.sum) }
     }
-}
-
-/// Spreads a number over all bits, so that sums of several tell them apart.
-const fn mix(number: u64) -> u64 {
-    let z = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// See the file's head. Written at its end, sent from its front.

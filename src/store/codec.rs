@@ -3,6 +3,8 @@
 //! Invariant: `decode` accepts exactly what `encode` wrote, checks every length before use, and never panics. Bytes
 //! once written stay readable: a changed meaning gets a new opcode, a changed layout a new version.
 
+use corduroy_wal::fields::Fields;
+
 use super::op::{Condition, Expiry, List, Op, OpError, SetReply, SetWhen};
 
 /// The layout written today.
@@ -60,25 +62,21 @@ pub(super) fn may_renew_rows(op: &[u8]) -> bool {
 }
 
 /// Takes fields from an op's bytes.
-struct Reader<'a> {
-    rest: &'a [u8],
-}
+struct Reader<'a>(Fields<'a>);
+
+const CUT_OFF: OpError = OpError("it ends too early");
 
 impl<'a> Reader<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], OpError> {
-        let (head, rest) = self.rest.split_at_checked(len).ok_or(OpError("it ends too early"))?;
-        self.rest = rest;
-        Ok(head)
+        self.0.take(len).ok_or(CUT_OFF)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], OpError> {
-        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(OpError("it ends too early"))?;
-        self.rest = rest;
-        Ok(*head)
+        self.0.array().ok_or(CUT_OFF)
     }
 
     fn byte(&mut self) -> Result<u8, OpError> {
-        self.array::<1>().map(|[byte]| byte)
+        self.0.byte().ok_or(CUT_OFF)
     }
 
     fn flag(&mut self) -> Result<bool, OpError> {
@@ -104,12 +102,12 @@ impl<'a> Reader<'a> {
 
     /// A list; every item's length is checked here, so that [`ListIter`] cannot run out of bytes.
     fn list(&mut self) -> Result<List<'a>, OpError> {
-        let start = self.rest;
+        let start = self.0.rest;
         let count = u32::from_le_bytes(self.array()?);
         for _ in 0..count {
             self.string()?;
         }
-        let (list, _) = start.split_at(start.len() - self.rest.len());
+        let (list, _) = start.split_at(start.len() - self.0.rest.len());
         Ok(List::Encoded(list))
     }
 
@@ -262,13 +260,13 @@ impl<'a> Op<'a> {
     /// # Errors
     /// [`OpError`] on bytes that no version so far wrote.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, OpError> {
-        let mut reader = Reader { rest: bytes };
+        let mut reader = Reader(Fields::new(bytes));
         if reader.byte()? != VERSION {
             return Err(OpError("written in a layout that this version does not know"));
         }
         let opcode = reader.byte()?;
         let op = if opcode < code::GET { reader.write_op(opcode)? } else { reader.read_op(opcode)? };
-        if reader.rest.is_empty() { Ok(op) } else { Err(OpError("bytes are left over")) }
+        if reader.0.is_empty() { Ok(op) } else { Err(OpError("bytes are left over")) }
     }
 }
 

@@ -60,47 +60,6 @@ fn sip_hash<const C: usize, const D: usize>([k0, k1]: [u64; 2], bytes: &[u8]) ->
     v.iter().fold(0, |all, lane| all ^ lane)
 }
 
-/// A fixed mix of 64 bits (the finalizer of SplitMix64), for numbers that nobody chooses.
-#[must_use]
-#[inline]
-pub(super) fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-/// A hash for partition ids: they are ours, so mixing is enough.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct IdHash;
-
-/// See [`IdHash`].
-#[derive(Clone, Copy, Default, Debug)]
-pub struct IdHasher(u64);
-
-impl std::hash::BuildHasher for IdHash {
-    type Hasher = IdHasher;
-
-    fn build_hasher(&self) -> IdHasher {
-        IdHasher(0)
-    }
-}
-
-impl std::hash::Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = mix(self.0 ^ number.wrapping_add(0x9e37_79b9_7f4a_7c15));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -291,7 +291,7 @@ mod tests {
                 let mut at = seed;
                 move |below: u64| {
                     at += 1;
-                    crate::store::hash::mix(seed << 32 | at) % below
+                    corduroy_wal::mix::scramble(seed << 32 | at) % below
                 }
             };
             let mut kept: Kept<One> = Kept::default();

@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn ties_fall_as_with_the_lengths_of_all_prefixes() {
         let text = |seed: u64, len: u64| -> Vec<u8> {
-            (0..len).map(|at| b'a' + (crate::store::hash::mix(seed << 20 | at) % 3) as u8).collect()
+            (0..len).map(|at| b'a' + (corduroy_wal::mix::scramble(seed << 20 | at) % 3) as u8).collect()
         };
         for seed in 0..200 {
             let (a, b) = (text(2 * seed, seed % 41), text(2 * seed + 1, seed * 7 % 67));

@@ -4,6 +4,8 @@
 //! what only the lower level has is asked for in stretches. A cursor is the next hash's upper 48 bits; growth of the
 //! table, hand-overs, evictions and restarts do not move keys, so SCAN's guarantee needs nothing else.
 
+use corduroy_wal::mix::scramble;
+
 use super::exec::{Exec, Run, Stop};
 use super::glob::Effort;
 use super::lookups::Want;
@@ -152,7 +154,7 @@ impl Exec<'_> {
     /// A key near a random position in hash order: every page is as likely as it is wide, every key on it alike. Goes on
     /// until there is one, or all hashes were looked at; where it has to wait for what is below, it goes on from there.
     pub(super) fn random_key(&mut self, seed: u64) -> Run {
-        let start = super::hash::mix(seed);
+        let start = scramble(seed);
         let search = (self.partition.id, self.partition.keyspace, seed);
         let first = if self.partition.table.is_complete(start) {
             self.partition.table.page_start(start)

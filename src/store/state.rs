@@ -9,10 +9,11 @@ use std::collections::VecDeque;
 
 use corduroy_shards::{Applied, PartitionId, Prepared, StateMachine, Step, Unreadable, Wait};
 use corduroy_wal::Lsn;
+use corduroy_wal::mix::IdHash;
 use hashbrown::HashMap;
 
 use super::exec::{Exec, Stop};
-use super::hash::{HashSeed, IdHash};
+use super::hash::HashSeed;
 use super::jobs::{Job, JobDone};
 use super::ledger::Ledger;
 use super::loads::Loads;

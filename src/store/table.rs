@@ -266,6 +266,8 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use corduroy_wal::mix::scramble;
+
     use super::super::row::{Encoding, Stamp};
     use super::*;
 
@@ -278,7 +280,7 @@ mod tests {
     fn pages_cover_all_hashes_in_order_while_they_split() {
         let mut table = Table::new(true);
         for n in 0..20_000u64 {
-            table.insert(row(super::super::hash::mix(n), &n.to_le_bytes()));
+            table.insert(row(scramble(n), &n.to_le_bytes()));
         }
         assert!(table.page_count() > 40);
         let (mut at, mut rows, mut pages) = (0u64, 0, 0);
@@ -294,18 +296,17 @@ mod tests {
         }
         assert_eq!((rows, pages), (20_000, table.page_count()));
         for n in 0..20_000u64 {
-            let hash = super::super::hash::mix(n);
+            let hash = scramble(n);
             assert!(table.page(hash).and_then(|page| page.find(hash, &n.to_le_bytes())).is_some());
         }
     }
 
     #[test]
     fn pages_that_are_not_complete_are_counted_whatever_becomes_of_them() {
-        use super::super::hash::mix;
         let empty = |complete| Table::new(complete).is_all_complete();
         assert!(empty(true) && !empty(false));
         let mut table = Table::new(false);
-        (0..5_000u64).for_each(|n| table.insert(row(mix(n), &n.to_le_bytes())));
+        (0..5_000u64).for_each(|n| table.insert(row(scramble(n), &n.to_le_bytes())));
         table.check();
         assert_eq!(
             table.incomplete as usize,
@@ -319,13 +320,13 @@ mod tests {
         table.complete_pages(0, u64::MAX);
         table.check();
         assert!(table.is_all_complete());
-        (5_000..6_000u64).for_each(|n| table.insert(row(mix(n), &n.to_le_bytes())));
+        (5_000..6_000u64).for_each(|n| table.insert(row(scramble(n), &n.to_le_bytes())));
         table.check();
         assert!(table.is_all_complete());
-        [1, 1, 2].into_iter().for_each(|n| table.note_dropped(mix(n)));
+        [1, 1, 2].into_iter().for_each(|n| table.note_dropped(scramble(n)));
         table.check();
         assert!((1..=2).contains(&table.incomplete));
-        (6_000..30_000u64).for_each(|n| table.insert(row(mix(n), &n.to_le_bytes())));
+        (6_000..30_000u64).for_each(|n| table.insert(row(scramble(n), &n.to_le_bytes())));
         table.check();
         assert!(table.incomplete > 2, "their parts are not complete either");
         while table.pop_page().is_some() {

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use corduroy_wal::mix::scramble;
 
 use crate::journal::{self, JournalError};
-use crate::keys::{Distribution, scramble};
+use crate::keys::Distribution;
 use crate::ledger::KEYS_MAX;
 use crate::plan::{Pace, Plan, Stop, Workload};
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use corduroy_wal::mix::{SplitMix64, scramble};
+
 /// A small fast generator (xoshiro256++, seeded by splitmix64).
 #[derive(Clone, Debug)]
 pub struct Random {
@@ -13,12 +15,8 @@ impl Random {
     /// A generator; equal seeds give equal numbers.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        let mut at = seed;
-        let mut next = || {
-            at = at.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            scramble(at)
-        };
-        Self { state: [next(), next(), next(), next()] }
+        let mut words = SplitMix64::new(seed);
+        Self { state: std::array::from_fn(|_| words.next_u64()) }
     }
 
     /// The next 64 bits.
@@ -40,14 +38,6 @@ impl Random {
     pub fn unit(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }
-}
-
-/// Mixes the bits of a number (splitmix64's last step).
-#[must_use]
-pub fn scramble(value: u64) -> u64 {
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
 }
 
 /// Zipf-distributed ranks 1 to n in O(1) and without a table, by rejection inversion (Hörmann and Derflinger).

@@ -4,7 +4,8 @@
 //! version from the acknowledged one up to the one sent last, and nothing else. Values say which key and version they
 //! are, and every byte of them is fixed by that, so a value that nobody wrote cannot pass.
 
-use crate::keys::scramble;
+use corduroy_wal::mix::scramble;
+
 use crate::resp::put_decimal;
 
 /// What a key holds, and so how its versions are told apart.

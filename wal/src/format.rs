@@ -11,40 +11,6 @@ pub mod record;
 pub mod sectors;
 pub mod segment;
 
-/// Reads numbers off the front of a byte string; `None` once it is short.
-#[derive(Debug)]
-pub(crate) struct Cursor<'a> {
-    pub(crate) rest: &'a [u8],
-}
-
-impl<'a> Cursor<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rest.is_empty()
-    }
-
-    pub(crate) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (head, rest) = self.rest.split_at_checked(len)?;
-        self.rest = rest;
-        Some(head)
-    }
-
-    pub(crate) fn u32(&mut self) -> Option<u32> {
-        let (head, rest) = self.rest.split_first_chunk::<4>()?;
-        self.rest = rest;
-        Some(u32::from_le_bytes(*head))
-    }
-
-    pub(crate) fn u64(&mut self) -> Option<u64> {
-        let (head, rest) = self.rest.split_first_chunk::<8>()?;
-        self.rest = rest;
-        Some(u64::from_le_bytes(*head))
-    }
-}
-
 /// Fills a fixed-size head field by field; writing past its end is a bug in the layout.
 #[derive(Debug)]
 pub(crate) struct Head<const N: usize> {
@@ -89,12 +55,4 @@ pub(crate) fn head_is_whole(bytes: &[u8]) -> bool {
         (Some(crc), Some(body)) => u32::from_le_bytes(*crc) == crc32fast::hash(body),
         _ => false,
     }
-}
-
-/// SplitMix64's finisher: spreads a counter over all 64 bits.
-pub(crate) const fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }

@@ -5,35 +5,16 @@
 //! heads (`last`, hard state, configuration) move at append and the places at the frame's start.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
-use crate::format::mix;
 use crate::format::record::{RecordKind, RecordMeta};
 use crate::ids::{LogId, Lsn, SegmentSeq, Term};
+use crate::mix::IdHash;
 use crate::planted::{self, Planted};
 use crate::record::{HardState, LogState};
 use crate::runs::{Run, Runs};
 use crate::segment::Segments;
 
-/// Hashes a log id; ids are dense and chosen by us, so one mixing step will do.
-#[derive(Default, Debug, Clone, Copy)]
-pub(crate) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.0 = mix(self.0 ^ u64::from(*byte)));
-    }
-
-    fn write_u64(&mut self, id: u64) {
-        self.0 = mix(self.0 ^ id);
-    }
-}
-
-pub(crate) type LogMap<V> = HashMap<LogId, V, BuildHasherDefault<IdHasher>>;
+pub(crate) type LogMap<V> = HashMap<LogId, V, IdHash>;
 
 /// The effect of one segment's records on one log.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]

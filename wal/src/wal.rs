@@ -8,12 +8,12 @@ use std::ops::Range;
 
 use crate::device::{Completion, Device, IoId, SlotId};
 use crate::error::WalError;
-use crate::format::mix;
 use crate::format::record::{ENTRY_HEAD_BYTES, RecordKind, RecordMeta};
 use crate::group_commit::GroupCommit;
 use crate::ids::{BatchSeq, LogId, Lsn, SegmentSeq, Term};
 use crate::index::{Index, SegmentIndex};
 use crate::manifest::{self, Naming};
+use crate::mix::mix;
 use crate::options::{Options, Recovered, Space, WalEvent, WalStats};
 use crate::reader::Job;
 use crate::reclaim::Reclaim;

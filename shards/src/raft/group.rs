@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
+use corduroy_wal::mix::{STEP, scramble};
 use corduroy_wal::{HardState, Lsn, Term};
 use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, StateRole};
@@ -143,7 +144,9 @@ impl Group {
         (self.drawn_term, self.drawn_role, self.drawn_leader) = (raft.term, raft.state, raft.leader_id);
         self.draws = self.draws.wrapping_add(1);
         let base = raft.election_timeout();
-        let extra = splitmix(self.seed.wrapping_add(u64::from(self.draws))) % base as u64;
+        // A number of SplitMix64's, another one for each seed and draw.
+        let number = self.seed.wrapping_add(u64::from(self.draws));
+        let extra = scramble(number.wrapping_mul(STEP)) % base as u64;
         raft.set_randomized_election_timeout(base + usize::try_from(extra).unwrap_or(0));
     }
 
@@ -350,12 +353,4 @@ impl Group {
     pub fn election_timeout_ticks(&self) -> usize {
         self.node.raft.randomized_election_timeout()
     }
-}
-
-/// A well-mixed number for each input.
-const fn splitmix(seed: u64) -> u64 {
-    let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

@@ -3,19 +3,12 @@
 //! Invariant: a stream depends on (seed, name) alone, so switching one class of faults off does not shift what another
 //! draws; that is what lets a failing seed be shrunk. Integers only: no result depends on a floating point unit.
 
+pub use corduroy_wal::mix::mix;
+
 /// One stream: xoshiro256++ seeded by splitmix64.
 #[derive(Clone, Debug)]
 pub struct Rng {
     state: [u64; 4],
-}
-
-/// One step of splitmix64; also a good mixer for hashes.
-#[must_use]
-pub const fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 impl Rng {

@@ -29,6 +29,7 @@ use std::path::Path;
 
 use corduroy_shards::routing::Layout;
 use corduroy_wal::device::folder::PRIVATE_FILE;
+use corduroy_wal::fields::Fields;
 
 use super::Identity;
 use crate::store::OWNER_BYTES;
@@ -111,9 +112,9 @@ impl Owner {
         if !body.starts_with(MAGIC) || u32::from_le_bytes(*checksum) != crc32fast::hash(body) {
             return Err(Unread::Damaged);
         }
-        let mut fields = Fields(body.get(MAGIC.len()..).unwrap_or_default());
-        match fields.take() {
-            Some([VERSION, 0, 0, 0]) => fields.owner().ok_or(Unread::Damaged),
+        let mut fields = Fields::new(body.get(MAGIC.len()..).unwrap_or_default());
+        match fields.array() {
+            Some([VERSION, 0, 0, 0]) => read_owner(fields).ok_or(Unread::Damaged),
             Some([version, ..]) if version > VERSION => Err(Unread::Newer(version)),
             Some(_) | None => Err(Unread::Damaged),
         }
@@ -190,27 +191,18 @@ impl Owner {
     }
 }
 
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (first, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn owner(&mut self) -> Option<Owner> {
-        let owner = Owner {
-            cluster: self.take().map(u128::from_le_bytes)?,
-            node: self.take().map(u64::from_le_bytes)?,
-            storage: self.take().map(u64::from_le_bytes)?,
-            shard: self.take().map(u32::from_le_bytes)?,
-            shards: self.take().map(u32::from_le_bytes)?,
-            partitions: self.take().map(u32::from_le_bytes)?,
-            pair: self.take().map(u64::from_le_bytes)?,
-        };
-        self.0.is_empty().then_some(owner)
-    }
+/// The fields of an owner behind its version.
+fn read_owner(mut fields: Fields<'_>) -> Option<Owner> {
+    let owner = Owner {
+        cluster: fields.u128()?,
+        node: fields.u64()?,
+        storage: fields.u64()?,
+        shard: fields.u32()?,
+        shards: fields.u32()?,
+        partitions: fields.u32()?,
+        pair: fields.u64()?,
+    };
+    fields.is_empty().then_some(owner)
 }
 
 /// The file in a folder that says whose it is, and since when it was not used.

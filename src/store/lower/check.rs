@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use corduroy_wal::fields::Fields;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
 use super::error::LowerError;
@@ -68,11 +69,8 @@ pub fn present(folder: &Path) -> Result<Option<Present>, LowerError> {
         return Ok(None);
     }
     let current = read_file(&file)?;
-    let fields = current.split_first_chunk::<8>().and_then(|(version, rest)| {
-        let (checksum, kind) = rest.split_first_chunk::<16>()?;
-        (kind == [0]).then_some((u64::from_le_bytes(*version), u128::from_le_bytes(*checksum)))
-    });
-    let (version, checksum) = fields.ok_or_else(|| damaged(&file, "it does not name a version"))?;
+    let (version, checksum) =
+        parse_current(&current).ok_or_else(|| damaged(&file, "it does not name a version"))?;
     let named = version_file(folder, version);
     let bytes = read_file(&named)?;
     let mark = FileMark::of(&bytes);
@@ -83,31 +81,31 @@ pub fn present(folder: &Path) -> Result<Option<Present>, LowerError> {
     Ok(Some(Present { version, current: FileMark::of(&current), file: mark, tables }))
 }
 
+/// The number of the present version, and the checksum of its file.
+fn parse_current(bytes: &[u8]) -> Option<(u64, u128)> {
+    let mut fields = Fields::new(bytes);
+    let named = (fields.u64()?, fields.u128()?);
+    (fields.rest == [0]).then_some(named)
+}
+
 /// The tables that a version's file names: levels of runs of tables.
 fn parse_version(bytes: &[u8]) -> Option<Vec<NamedTable>> {
     let reader = sfa::Reader::from_reader(&mut io::Cursor::new(bytes)).ok()?;
     let section = reader.toc().section(b"tables")?;
     let (from, len) = (usize::try_from(section.pos()).ok()?, usize::try_from(section.len()).ok()?);
-    let mut fields = bytes.get(from..from.checked_add(len)?)?;
+    let mut fields = Fields::new(bytes.get(from..from.checked_add(len)?)?);
     let mut tables = Vec::new();
-    for level in 0..take::<1>(&mut fields)?[0] {
-        for _ in 0..take::<1>(&mut fields)?[0] {
-            for _ in 0..u32::from_le_bytes(take(&mut fields)?) {
-                let number = u64::from_le_bytes(take(&mut fields)?);
-                (take::<1>(&mut fields)? == [0]).then_some(())?;
-                let checksum = u128::from_le_bytes(take(&mut fields)?);
-                let seqno = u64::from_le_bytes(take(&mut fields)?);
+    for level in 0..fields.byte()? {
+        for _ in 0..fields.byte()? {
+            for _ in 0..fields.u32()? {
+                let number = fields.u64()?;
+                (fields.byte()? == 0).then_some(())?;
+                let (checksum, seqno) = (fields.u128()?, fields.u64()?);
                 tables.push(NamedTable { number, level, checksum, seqno });
             }
         }
     }
     fields.is_empty().then_some(tables)
-}
-
-fn take<const N: usize>(fields: &mut &[u8]) -> Option<[u8; N]> {
-    let (first, rest) = fields.split_first_chunk::<N>()?;
-    *fields = rest;
-    Some(*first)
 }
 
 /// Compares a folder with its manifest. `Ok(None)`: there is no tree, and none was made.

@@ -6,6 +6,7 @@
 
 use corduroy_shards::PartitionId;
 use corduroy_wal::Lsn;
+use corduroy_wal::fields::Fields;
 
 use super::super::gone::Gone;
 use super::super::hash::HashSeed;
@@ -31,10 +32,10 @@ pub(in super::super) fn store_value(seed: HashSeed) -> Vec<u8> {
 
 /// Reads the store's own row.
 pub(in super::super) fn read_store_value(value: &[u8]) -> Option<HashSeed> {
-    let mut fields = Fields(value);
+    let mut fields = Fields::new(value);
     (fields.byte()? == LAYOUT).then_some(())?;
-    let seed = HashSeed([fields.number()?, fields.number()?]);
-    fields.0.is_empty().then_some(seed)
+    let seed = HashSeed([fields.u64()?, fields.u64()?]);
+    fields.is_empty().then_some(seed)
 }
 
 /// What is kept of a partition: the point of its history that the rows below stand for.
@@ -93,26 +94,26 @@ impl PartitionMeta {
     }
 
     pub(in super::super) fn decode(value: &[u8]) -> Option<Self> {
-        let mut fields = Fields(value);
+        let mut fields = Fields::new(value);
         let layout = fields.byte()?;
         let (layout, is_mid_entry) = (layout & !MID_ENTRY, layout & MID_ENTRY > 0);
-        let ops_done = if is_mid_entry { fields.count()? } else { 0 };
+        let ops_done = if is_mid_entry { fields.u32()? } else { 0 };
         let mut meta = Self {
-            applied: Lsn(fields.number()?),
+            applied: Lsn(fields.u64()?),
             ops_done,
-            keyspace: fields.number()?,
-            clock_ms: fields.number()?,
-            keys: fields.number()?,
-            expiring: fields.number()?,
+            keyspace: fields.u64()?,
+            clock_ms: fields.u64()?,
+            keys: fields.u64()?,
+            expiring: fields.u64()?,
             is_written: false,
             gone: Gone::default(),
         };
         match layout {
-            LAYOUT => fields.0.is_empty().then_some(meta),
+            LAYOUT => fields.is_empty().then_some(meta),
             LAYOUT_GONE | LAYOUT_WATCHED => {
                 meta.is_written = fields.byte()? == 1;
                 let decode = if layout == LAYOUT_GONE { Gone::decode_marks } else { Gone::decode_watched };
-                meta.gone = decode(fields.0)?;
+                meta.gone = decode(fields.rest)?;
                 Some(meta)
             }
             _ => None,
@@ -158,11 +159,11 @@ pub(in super::super) fn row_value(stamp: Stamp, value: &[u8]) -> Vec<u8> {
 
 /// Reads a key's row.
 pub(in super::super) fn read_row_value(bytes: &[u8]) -> Option<(Stamp, &[u8])> {
-    let mut fields = Fields(bytes);
+    let mut fields = Fields::new(bytes);
     (fields.byte()? == LAYOUT).then_some(())?;
     let encoding = Encoding::from_byte(fields.byte()?)?;
-    let stamp = Stamp { encoding, version: fields.number()?, expire_at_ms: fields.number()? };
-    Some((stamp, fields.0))
+    let stamp = Stamp { encoding, version: fields.u64()?, expire_at_ms: fields.u64()? };
+    Some((stamp, fields.rest))
 }
 
 /// A row of a key, read.
@@ -202,28 +203,6 @@ pub(in super::super) fn key_in_words(key: &[u8]) -> String {
             format!("key \"{}\" of partition {partition}", name.escape_ascii())
         }
         None => format!("\"{}\"", key.escape_ascii()),
-    }
-}
-
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn count(&mut self) -> Option<u32> {
-        let (first, rest) = self.0.split_first_chunk::<4>()?;
-        self.0 = rest;
-        Some(u32::from_le_bytes(*first))
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        let (first, rest) = self.0.split_first_chunk::<8>()?;
-        self.0 = rest;
-        Some(u64::from_le_bytes(*first))
     }
 }
 

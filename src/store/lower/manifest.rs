@@ -26,6 +26,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use corduroy_wal::fields::Fields;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::error::{LowerError, OWNER_BYTES};
@@ -173,13 +174,12 @@ impl Manifest {
         if u128::from_le_bytes(*checksum) != xxh3_128(body) {
             return Err(broken("its checksum is not that of its content"));
         }
-        let mut fields = Fields(body.get(MAGIC.len()..).unwrap_or_default());
-        let format = fields.take().map(u16::from_le_bytes).unwrap_or_default();
+        let mut fields = Fields::new(body.get(MAGIC.len()..).unwrap_or_default());
+        let format = fields.array().map(u16::from_le_bytes).unwrap_or_default();
         if format != FORMAT {
             return Err(LowerError::Newer { file: file.to_owned(), version: u32::from(format) });
         }
-        let manifest = fields.manifest().filter(|_| fields.0.is_empty());
-        manifest.ok_or_else(|| broken("its fields do not fit its length"))
+        read_manifest(fields).ok_or_else(|| broken("its fields do not fit its length"))
     }
 
     /// Reads the manifest of a folder; `None` if there is none.
@@ -259,50 +259,37 @@ fn put_mark(out: &mut Vec<u8>, mark: FileMark) {
     out.extend_from_slice(&mark.checksum.to_le_bytes());
 }
 
-struct Fields<'a>(&'a [u8]);
+fn read_mark(fields: &mut Fields<'_>) -> Option<FileMark> {
+    Some(FileMark { bytes: fields.u64()?, checksum: fields.u128()? })
+}
 
-impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (first, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*first)
-    }
+fn read_key(fields: &mut Fields<'_>) -> Option<Vec<u8>> {
+    let len = fields.u32()? as usize;
+    fields.take(len).map(<[u8]>::to_vec)
+}
 
-    fn number(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
-    }
+fn read_table(fields: &mut Fields<'_>) -> Option<TableMark> {
+    let number = fields.u64()?;
+    let level = fields.byte()?;
+    let file = read_mark(fields)?;
+    let end_checksum = fields.u128()?;
+    let seqno = fields.u64()?;
+    let (min, max) = (read_key(fields)?, read_key(fields)?);
+    Some(TableMark { number, level, file, end_checksum, seqno, min, max })
+}
 
-    fn mark(&mut self) -> Option<FileMark> {
-        Some(FileMark { bytes: self.number()?, checksum: self.take().map(u128::from_le_bytes)? })
-    }
-
-    fn key(&mut self) -> Option<Vec<u8>> {
-        let len = self.take().map(u32::from_le_bytes)? as usize;
-        let (key, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(key.to_vec())
-    }
-
-    fn manifest(&mut self) -> Option<Manifest> {
-        let [ingestions, compactions] = self.take()?;
-        let (generation, owner) = (self.number()?, self.take()?);
-        let version = self.number()?;
-        let (current, file) = (self.mark()?, self.mark()?);
-        let first_new = self.number()?;
-        let tables = self.take().map(u32::from_le_bytes)?;
-        let tables = (0..tables).map(|_| self.table()).collect::<Option<Vec<_>>>()?;
-        let tree = (version != NO_TREE).then_some(TreeMark { version, current, file, tables });
-        Some(Manifest { generation, owner, ingestions, compactions, first_new, tree })
-    }
-
-    fn table(&mut self) -> Option<TableMark> {
-        let number = self.number()?;
-        let [level] = self.take()?;
-        let file = self.mark()?;
-        let end_checksum = self.take().map(u128::from_le_bytes)?;
-        let seqno = self.number()?;
-        Some(TableMark { number, level, file, end_checksum, seqno, min: self.key()?, max: self.key()? })
-    }
+/// All of a manifest behind its format.
+fn read_manifest(mut fields: Fields<'_>) -> Option<Manifest> {
+    let [ingestions, compactions] = fields.array()?;
+    let (generation, owner) = (fields.u64()?, fields.array()?);
+    let version = fields.u64()?;
+    let (current, file) = (read_mark(&mut fields)?, read_mark(&mut fields)?);
+    let first_new = fields.u64()?;
+    let tables = fields.u32()?;
+    let tables = (0..tables).map(|_| read_table(&mut fields)).collect::<Option<Vec<_>>>()?;
+    let tree = (version != NO_TREE).then_some(TreeMark { version, current, file, tables });
+    let manifest = Manifest { generation, owner, ingestions, compactions, first_new, tree };
+    fields.is_empty().then_some(manifest)
 }
 
 #[cfg(test)]

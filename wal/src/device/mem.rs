@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use crate::device::folder::no_file;
 use crate::device::{BLOCK_BYTES, IoId, SlotId};
-use crate::format::mix;
+use crate::mix::{STEP, mix};
 
 pub use door::{MemBuffer, MemDevice};
 
@@ -258,7 +258,7 @@ fn error(kind: io::ErrorKind, what: &str) -> io::Error {
 
 impl Disk {
     fn draw(&mut self, below: u64) -> u64 {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.random = self.random.wrapping_add(STEP);
         mix(self.random) % below
     }
 

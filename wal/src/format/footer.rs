@@ -4,8 +4,9 @@
 //! footer therefore also vouches for them. It is derived data: if it is missing or damaged, the frames are scanned.
 
 use crate::device::BLOCK_BYTES;
+use crate::fields::Fields;
 use crate::format::record::{decode_hard_state, encode_hard_state};
-use crate::format::{Cursor, Head, head_is_whole};
+use crate::format::{Head, head_is_whole};
 use crate::ids::{BatchSeq, LogId, Lsn, SegmentSeq, Term};
 use crate::index::{LogPart, SegmentIndex};
 use crate::runs::{Run, Runs};
@@ -65,7 +66,7 @@ impl FooterTail {
     /// Reads the tail at the end of a segment's last block; `None` unless it is whole.
     pub fn decode(last_block: &[u8]) -> Option<Self> {
         let bytes = last_block.last_chunk::<TAIL_BYTES>()?;
-        let mut fields = Cursor::new(bytes);
+        let mut fields = Fields::new(bytes);
         if fields.u32()? != MAGIC || !head_is_whole(bytes) {
             return None;
         }
@@ -149,7 +150,7 @@ pub(crate) fn decode(tail: &FooterTail, footer: &[u8]) -> Option<SegmentIndex> {
         return None;
     }
     let mut index = SegmentIndex::default();
-    let mut fields = Cursor::new(bytes);
+    let mut fields = Fields::new(bytes);
     while !fields.is_empty() {
         let (log, part) = decode_part(&mut fields, tail.seq)?;
         index.logs.insert(log, part);
@@ -157,7 +158,7 @@ pub(crate) fn decode(tail: &FooterTail, footer: &[u8]) -> Option<SegmentIndex> {
     Some(index)
 }
 
-fn decode_part(fields: &mut Cursor<'_>, segment: SegmentSeq) -> Option<(LogId, LogPart)> {
+fn decode_part(fields: &mut Fields<'_>, segment: SegmentSeq) -> Option<(LogId, LogPart)> {
     let (log, flags, runs) = (LogId(fields.u64()?), fields.u32()?, fields.u32()?);
     let mut part =
         LogPart { removed: flags & FLAG_REMOVED != 0, prev_term: Term(fields.u64()?), ..LogPart::default() };
@@ -187,7 +188,7 @@ fn decode_part(fields: &mut Cursor<'_>, segment: SegmentSeq) -> Option<(LogId, L
     Some((log, part))
 }
 
-fn decode_run(fields: &mut Cursor<'_>, segment: SegmentSeq, prev_term: Term) -> Option<Run> {
+fn decode_run(fields: &mut Fields<'_>, segment: SegmentSeq, prev_term: Term) -> Option<Run> {
     let (first, term) = (Lsn(fields.u64()?), Term(fields.u64()?));
     let (count, offset, end, bytes_cut) = (fields.u32()?, fields.u32()?, fields.u32()?, fields.u32()?);
     let (bytes, cut) = (bytes_cut & (CUT - 1), bytes_cut & CUT != 0);

@@ -4,7 +4,8 @@
 //! written, and which segments were free of live data. The records behind it carry their own checksums; the head
 //! seals their number and order.
 
-use crate::format::{Cursor, Head, head_is_whole};
+use crate::fields::Fields;
+use crate::format::{Head, head_is_whole};
 use crate::ids::{BatchSeq, SegmentSeq};
 
 /// Content bytes of the head.
@@ -58,7 +59,7 @@ impl FrameHead {
         if !is_frame(bytes) || !head_is_whole(bytes) {
             return None;
         }
-        let mut fields = Cursor::new(bytes);
+        let mut fields = Fields::new(bytes);
         let (_magic, _crc) = (fields.u32()?, fields.u32()?);
         Some(Self {
             salt: fields.u64()?,

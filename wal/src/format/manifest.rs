@@ -5,7 +5,8 @@
 //! everything else that a log says about its end stands at its end.
 
 use crate::device::{BLOCK_BYTES, SlotId};
-use crate::format::{Cursor, Head, head_is_whole};
+use crate::fields::Fields;
+use crate::format::{Head, head_is_whole};
 use crate::ids::{BatchSeq, SegmentSeq};
 use crate::options::OWNER_BYTES;
 
@@ -104,7 +105,7 @@ impl Manifest {
 
     fn decode_fields(block: &[u8]) -> Option<Result<Self, u32>> {
         let copy = block.get(..COPY_BYTES)?;
-        let mut fields = Cursor::new(copy);
+        let mut fields = Fields::new(copy);
         if fields.u32()? != MAGIC || !head_is_whole(copy) {
             return None;
         }
@@ -117,7 +118,7 @@ impl Manifest {
         let (generation, wal_id) = (fields.u64()?, fields.u64()?);
         let (newest, salt) = (SegmentSeq(fields.u64()?), fields.u64()?);
         let durable = BatchSeq(fields.u64()?);
-        let owner = *fields.take(OWNER_BYTES)?.first_chunk()?;
+        let owner = fields.array()?;
         Some(Ok(Self { generation, wal_id, owner, newest, salt, slot, durable }))
     }
 

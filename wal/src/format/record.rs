@@ -3,7 +3,7 @@
 //! A record starts at a multiple of 8 content bytes. Its length comes first and is never zero, so a zero there means
 //! that the frame holds no more. Its checksum covers the length and everything behind the checksum.
 
-use crate::format::Cursor;
+use crate::fields::Fields;
 use crate::format::sectors;
 use crate::ids::{LogId, Lsn, Term};
 use crate::record::{EntryKind, EntryRef, HardState, OwnedEntry};
@@ -148,7 +148,7 @@ pub(crate) fn encode_hard_state(state: HardState) -> [u8; HARD_STATE_BYTES] {
 }
 
 /// Reads what [`encode_hard_state`] wrote.
-pub(crate) fn decode_hard_state(fields: &mut Cursor<'_>) -> Option<HardState> {
+pub(crate) fn decode_hard_state(fields: &mut Fields<'_>) -> Option<HardState> {
     Some(HardState { term: Term(fields.u64()?), vote: fields.u64()?, commit: Lsn(fields.u64()?) })
 }
 
@@ -191,7 +191,7 @@ pub fn claimed_log(bytes: &[u8]) -> Option<LogId> {
 pub fn decode(bytes: &[u8]) -> Option<RecordView<'_>> {
     let len = record_len(bytes)?;
     let record = bytes.get(..len)?;
-    let mut fields = Cursor::new(record);
+    let mut fields = Fields::new(record);
     let (_len, crc) = (fields.u32()?, fields.u32()?);
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(record.get(..4)?);
@@ -224,7 +224,7 @@ pub fn decode(bytes: &[u8]) -> Option<RecordView<'_>> {
 impl<'a> RecordView<'a> {
     /// The entries, in order; `None` in place of one whose head makes no sense (a bug, since the checksum was right).
     pub fn entries(&self) -> impl Iterator<Item = Option<EntryRef<'a>>> + use<'a> {
-        let mut fields = Cursor::new(self.entries);
+        let mut fields = Fields::new(self.entries);
         let first = self.meta.first.get();
         (0..u64::from(self.meta.count)).map(move |number| {
             let len = fields.u32()? as usize;

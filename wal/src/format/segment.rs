@@ -4,9 +4,11 @@
 //! each copy old or new, and a single fault cannot take both: a slot with one good copy is what that copy says.
 
 use crate::device::BLOCK_BYTES;
+use crate::fields::Fields;
 use crate::format::sectors::SECTOR_BYTES;
-use crate::format::{Cursor, Head, head_is_whole, mix};
+use crate::format::{Head, head_is_whole};
 use crate::ids::{BatchSeq, SegmentSeq};
+use crate::mix::mix;
 
 /// The version of everything in this folder. A reader refuses what it does not know.
 pub const FORMAT_VERSION: u32 = 1;
@@ -80,7 +82,7 @@ impl SegmentHeader {
 
     fn decode(copy: &[u8]) -> Option<Result<Self, u32>> {
         let copy = copy.get(..COPY_BYTES)?;
-        let mut fields = Cursor::new(copy);
+        let mut fields = Fields::new(copy);
         if fields.u32()? != MAGIC || !head_is_whole(copy) {
             return None;
         }
