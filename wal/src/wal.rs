@@ -1,7 +1,7 @@
 //! The facade: open, append records, submit one frame a turn, learn what is durable, read back, release.
 //!
-//! Everything below is driven from here and nothing below calls back. What happens between `submit` and the watermark
-//! is in `pump`; how reads run is in `reader`.
+//! The other files add to the same type, and call it: `pump` what happens between `submit` and the watermark, `reader` how
+//! reads run, `manifest`, `growth`, `rewrite` and `resume` what goes on beside.
 
 use std::collections::VecDeque;
 use std::ops::Range;

@@ -1,8 +1,9 @@
 //! The ground the shards stand on: pinned cores, the rings between them, and what a core may wait for.
 //!
-//! Nothing here knows a shard, a replica or a log. `cpuset` and `topology` say which cores there are and which shards
-//! each owns; `core` is one pinned executor, `heap` its thread's memory; `poller` is what a core sleeps on and `socket` what comes in by it; `ring`,
-//! `doorbell` (with `asleep`) and `mesh` carry messages between cores; `pool` runs what may block, beside the cores.
+//! Of shards it has the numbers alone, nothing of replicas and logs. `cpuset` and `topology` show which cores there are and
+//! which shards each owns; `core` is one pinned executor, `heap` its thread's memory; `poller` is what a core sleeps on and
+//! `socket` what comes in by it; `ring`, `doorbell` (with `asleep`) and `mesh` carry messages between cores; `pool` runs
+//! what may block, beside the cores.
 
 mod asleep;
 pub mod core;
