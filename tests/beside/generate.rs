@@ -237,11 +237,25 @@ fn filled(dice: &mut Dice) -> Vec<Vec<u8>> {
             0 if at < args.len() => _ = args.remove(at),
             1 => args.insert(at, dice.junk()),
             2 if at < args.len() => args.insert(at, args[at].clone()),
-            _ if at < args.len() => args[at] = dice.junk(),
+            _ if at < args.len() => args[at] = stand_in(dice, args.first()),
             _ => args.push(dice.junk()),
         }
     }
     args
+}
+
+/// What does not belong where an argument was; where that may be a time to live, none that ends while others are asked.
+fn stand_in(dice: &mut Dice, command: Option<&Vec<u8>>) -> Vec<u8> {
+    const TIMED: [&[u8]; 6] = [b"set", b"setex", b"psetex", b"getex", b"expire", b"pexpire"];
+    const LONG_MS: u64 = 100_000;
+    let is_timed = command.is_some_and(|name| TIMED.contains(&name.to_ascii_lowercase().as_slice()));
+    loop {
+        let junk = dice.junk();
+        let number: Option<u64> = std::str::from_utf8(&junk).ok().and_then(|text| text.parse().ok());
+        if !is_timed || number.is_none_or(|number| !(1..LONG_MS).contains(&number)) {
+            return junk;
+        }
+    }
 }
 
 /// Bytes that are a request, nearly one, or none.
