@@ -8,9 +8,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::clock::Clocks;
+use crate::clock::{Clocks, Now};
 use crate::ids::PartitionId;
-use crate::io::Now;
 use crate::machine::StateMachine;
 use crate::shard::replicas::{List, Replicas};
 

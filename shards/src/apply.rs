@@ -5,18 +5,18 @@
 
 use corduroy_wal::{EntryKind, Lsn, Term};
 
-use crate::clock::Clocks;
+use crate::clock::{Clocks, Now};
 use crate::entry::{self, EntryHeader, HEADER_BYTES};
 use crate::ids::Ticket;
-use crate::io::{Now, Rejection, Reply};
+use crate::io::{Rejection, Reply};
 use crate::machine::{Applied, StateMachine, Step, Unreadable, Wait};
 use crate::parked::ParkedRead;
 use crate::raft::guard::Fault;
 use crate::raft::log_store::entry_kind;
-use crate::raft::proposals::{Item, Match, Requests, Spare, Work};
+use crate::raft::proposals::{Item, Match, Requests, Spare, StageStamps, Work};
 use crate::shard::outbox::Outbox;
 use crate::slot::{ApplyWait, Cursor, Pending, Slot};
-use crate::stages::{Answered, StageStamps};
+use crate::stages::Answered;
 use crate::status::Counters;
 
 /// How far a replica's apply came.

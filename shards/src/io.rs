@@ -7,17 +7,9 @@ use corduroy_wal::{Lsn, WalError};
 use crate::clock::ClockReport;
 use crate::ids::{PartitionId, Ticket};
 use crate::machine::{Kind, StateMachine, Unreadable};
+use crate::raft::proposals::StageStamps;
 use crate::raft::replica::ReplicaError;
-use crate::stages::{Answered, StageStamps, with_stamps};
-
-/// The time, handed in by the driver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Now {
-    /// Monotonic, ns from any origin.
-    pub mono_ns: u64,
-    /// Wall clock, ms since 1970.
-    pub wall_ms: u64,
-}
+use crate::stages::{Answered, with_stamps};
 
 /// What can be told to a shard. Handling only queues; the work happens in the turn.
 #[derive(Debug)]

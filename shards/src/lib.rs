@@ -30,12 +30,12 @@ mod tests;
 mod waits;
 
 pub use ::raft::StateRole as Role;
-pub use clock::ClockReport;
+pub use clock::{ClockReport, Now};
 pub use corduroy_wal as wal;
 pub use ids::{PartitionId, ShardId, Ticket};
-pub use io::{Input, Now, Outputs, Rejection, Reply, ShardError};
+pub use io::{Input, Outputs, Rejection, Reply, ShardError};
 pub use machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable, Wait};
 pub use options::{Limits, ShardOptions};
+pub use raft::proposals::StageStamps;
 pub use shard::Shard;
-pub use stages::StageStamps;
 pub use status::{Counters, Groups, ReplicaStatus, ShardStatus};

@@ -1,31 +1,11 @@
-//! When a logged request passed the stages of its walk, for whoever asks why it was slow.
+//! Which of a turn's replies have which stamps of their stages.
 //!
 //! Time comes in with turns, and no clock is read for a stamp: each is the beginning of the turn that saw the stage done.
-//! One set of stamps serves all requests of an entry. Invariant: what a turn answers keeps its place among the turn's
-//! replies, so stamps name replies by their numbers.
+//! Invariant: what a turn answers keeps its position among the turn's replies, so stamps name replies by their numbers.
 
 use crate::ids::Ticket;
 use crate::io::Reply;
-
-/// The stages of one entry, on the monotonic clock in ns.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct StageStamps {
-    /// The first of its requests was taken in by a turn. Those that joined it came later.
-    pub queued_ns: u64,
-    /// It was proposed: its frame was put together and handed to the disk.
-    pub proposed_ns: u64,
-    /// Its frame was durable here.
-    pub durable_ns: u64,
-    /// It was committed and applied.
-    pub applied_ns: u64,
-}
-
-impl StageStamps {
-    /// Of an entry that is proposed now.
-    pub(crate) const fn proposed(queued_ns: u64, now_ns: u64) -> Self {
-        Self { queued_ns, proposed_ns: now_ns, durable_ns: 0, applied_ns: 0 }
-    }
-}
+use crate::raft::proposals::StageStamps;
 
 /// Replies of a turn that share their stamps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

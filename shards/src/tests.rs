@@ -3,8 +3,9 @@
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{Options, Wal};
 
+use crate::clock::Now;
 use crate::ids::{PartitionId, ShardId, Ticket};
-use crate::io::{Input, Now, Outputs, Rejection, Reply};
+use crate::io::{Input, Outputs, Rejection, Reply};
 use crate::machine::Kind;
 use crate::options::{Limits, ShardOptions};
 use crate::shard::Shard;

@@ -13,11 +13,10 @@ use crate::apply::Budget;
 use crate::entry::{EntryBuilder, of_time};
 use crate::machine::StateMachine;
 use crate::raft::group::Proposed;
-use crate::raft::proposals::Row;
+use crate::raft::proposals::{Row, StageStamps};
 use crate::raft::ready::Persist;
 use crate::room;
 use crate::screen::Screened;
-use crate::stages::StageStamps;
 use crate::waits;
 
 /// What a record or an entry in it takes beside its payload, roughly, in bytes: for sizing frames.

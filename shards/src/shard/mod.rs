@@ -19,7 +19,7 @@ use self::outbox::Outbox;
 use self::replicas::{List, Replicas};
 use crate::alarms::Alarms;
 use crate::apply::{Applying, Budget};
-use crate::clock::Clocks;
+use crate::clock::{Clocks, Now};
 use crate::entry::highest_stamp_ms;
 use crate::ids::{PartitionId, Ticket};
 use crate::machine::{Kind, StateMachine, Step};
@@ -30,7 +30,7 @@ use crate::room::{self, Room};
 use crate::slot::{FreshReads, Pending, Slot};
 use crate::waits::Waits;
 
-pub use crate::io::{Input, Now, Outputs, Rejection, Reply, ShardError};
+pub use crate::io::{Input, Outputs, Rejection, Reply, ShardError};
 #[cfg(feature = "sim")]
 pub use crate::options::PlantedBug;
 pub use crate::options::{Limits, ShardOptions};

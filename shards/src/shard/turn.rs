@@ -7,8 +7,9 @@ use corduroy_wal::device::Device;
 use corduroy_wal::{Lsn, Space, WalEvent};
 
 use super::replicas::List;
-use super::{Now, Outputs, Rejection, Reply, Shard, ShardError};
+use super::{Outputs, Rejection, Reply, Shard, ShardError};
 use crate::apply::{Budget, Progress};
+use crate::clock::{ClockReport, Now};
 use crate::ids::Ticket;
 use crate::machine::StateMachine;
 use crate::raft::guard::Fault;
@@ -369,7 +370,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.outbox.next_part();
         out.add_replies(&mut self.outbox.replies, &mut self.outbox.answered);
         out.fenced.append(&mut self.outbox.fenced);
-        out.clock = self.clocks.look(self.now, &mut self.counters).or(out.clock);
+        let report = self.clocks.look(self.now);
+        self.counters.clocks_ahead += u64::from(matches!(report, Some(ClockReport::Ahead { .. })));
+        out.clock = report.or(out.clock);
         out.again = more
             || self.replicas.listed(List::Due) + self.replicas.listed(List::Apply) > 0
             || (self.wal.can_submit() && (self.left_over || self.replicas.listed(List::Begin) > 0));

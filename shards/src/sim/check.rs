@@ -9,8 +9,9 @@ use std::fmt;
 
 use corduroy_wal::{Lsn, Term};
 
+use crate::clock::Now;
 use crate::ids::{PartitionId, Ticket};
-use crate::io::{Now, Reply};
+use crate::io::Reply;
 use crate::machine::{Applied, Kind};
 use crate::raft::replica::StartedAs;
 use crate::sim::pace::Pace;

@@ -2,7 +2,7 @@
 //!
 //! Invariant: within one life the monotonic clock never goes back; the wall clock may do anything.
 
-use crate::io::Now;
+use crate::clock::Now;
 
 /// Where the simulated wall clocks start: some day in 2024, ms since 1970.
 const WALL_START_MS: i64 = 1_720_000_000_000;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use crate::ids::PartitionId;
-use crate::io::Now;
+use crate::clock::Now;
 
 /// A clock may lose so much, in thousandths, while it waits for the wall clock to catch up...
 const SLOW_PER_MILLE: u64 = 2;
