@@ -7,7 +7,7 @@
 //! log. The time in which no process ran is not counted while it is ahead, since nobody has measured it.
 
 #[cfg(feature = "sim")]
-use crate::options::PlantedBug;
+use crate::shard::options::PlantedBug;
 
 /// While a clock is ahead of the wall clock, it loses one ms in so many.
 const SLEW: u64 = 1000;

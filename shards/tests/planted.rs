@@ -5,8 +5,8 @@ mod common;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::{Got, P, World, small_wal};
-use corduroy_shards::options::PlantedBug;
 use corduroy_shards::raft::replica::StartedAs;
+use corduroy_shards::shard::options::PlantedBug;
 use corduroy_shards::{Input, Kind, ShardOptions, StateMachine};
 
 fn world(bug: Option<PlantedBug>) -> World {

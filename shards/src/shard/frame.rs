@@ -6,18 +6,18 @@ use bytes::Bytes;
 use corduroy_wal::device::Device;
 use corduroy_wal::{Fit, RecordHead, Space, Term, WalError};
 
+use super::apply::Budget;
 use super::inbox::Batch;
+use super::machine::StateMachine;
 use super::replicas::List;
+use super::room;
+use super::screen::Screened;
+use super::waits;
 use super::{Rejection, Reply, Shard, ShardError};
-use crate::apply::Budget;
 use crate::entry::{EntryBuilder, of_time};
-use crate::machine::StateMachine;
 use crate::raft::group::Proposed;
 use crate::raft::proposals::{Row, StageStamps};
 use crate::raft::ready::Persist;
-use crate::room;
-use crate::screen::Screened;
-use crate::waits;
 
 /// What a record or an entry in it takes beside its payload, roughly, in bytes: for sizing frames.
 const RECORD_BYTES: usize = 64;

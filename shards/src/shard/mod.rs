@@ -4,37 +4,50 @@
 //! meanwhile becomes one entry a partition and one frame a shard; nothing is answered before it is durable, committed
 //! and applied.
 
+mod alarms;
+mod apply;
+mod closing;
 mod frame;
-pub(crate) mod inbox;
-pub(crate) mod outbox;
-pub(crate) mod replicas;
+mod inbox;
+pub mod io;
+pub mod machine;
+pub mod options;
+mod outbox;
+mod parked;
+mod replica_slot;
+mod replicas;
+mod room;
+mod screen;
+mod stages;
+pub mod status;
 mod turn;
+mod waits;
 
 use std::collections::VecDeque;
 
 use corduroy_wal::device::Device;
 use corduroy_wal::{BatchSeq, Lsn, Space, Wal, WalError, WalEvent};
 
+use self::alarms::Alarms;
+use self::apply::{Applying, Budget};
+use self::machine::{Kind, StateMachine, Step};
 use self::outbox::Outbox;
+use self::replica_slot::{FreshReads, Pending, Slot};
 use self::replicas::{List, Replicas};
-use crate::alarms::Alarms;
-use crate::apply::{Applying, Budget};
+use self::room::Room;
+use self::waits::Waits;
 use crate::clock::{Clocks, Now};
 use crate::entry::highest_stamp_ms;
 use crate::ids::{PartitionId, Ticket};
-use crate::machine::{Kind, StateMachine, Step};
 use crate::raft::positions::{Position, Positions};
 use crate::raft::proposals::Spare;
 use crate::raft::replica::{Found, Replica, StartOptions};
-use crate::room::{self, Room};
-use crate::slot::{FreshReads, Pending, Slot};
-use crate::waits::Waits;
 
-pub use crate::io::{Input, Outputs, Rejection, Reply, ShardError};
+pub use self::io::{Input, Outputs, Rejection, Reply, ShardError};
 #[cfg(feature = "sim")]
-pub use crate::options::PlantedBug;
-pub use crate::options::{Limits, ShardOptions};
-pub use crate::status::{Counters, ReplicaStatus, ShardStatus, Stage};
+pub use self::options::PlantedBug;
+pub use self::options::{Limits, ShardOptions};
+pub use self::status::{Counters, ReplicaStatus, ShardStatus, Stage};
 
 /// One shard: its WAL, its replicas, its state machine.
 pub struct Shard<D: Device, M: StateMachine> {
@@ -370,7 +383,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     #[cfg(feature = "sim")]
     pub fn check(&self) {
         self.replicas.iter().for_each(Slot::check);
-        crate::slot::check_sums(self.replicas.iter(), self.totals, self.unapplied_bytes);
+        replica_slot::check_sums(self.replicas.iter(), self.totals, self.unapplied_bytes);
     }
 
     /// Gives log and state machine back, for tests and for handing a shard to another core.

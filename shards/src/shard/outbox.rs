@@ -4,11 +4,11 @@
 
 use corduroy_wal::Lsn;
 
-use crate::ids::{PartitionId, Ticket};
-use crate::io::{Rejection, Reply};
+use super::io::{Rejection, Reply};
 #[cfg(feature = "sim")]
-use crate::options::PlantedBug;
-use crate::stages::Answered;
+use super::options::PlantedBug;
+use super::stages::Answered;
+use crate::ids::{PartitionId, Ticket};
 
 /// Outcomes and reports of a turn.
 #[derive(Debug)]

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
+use super::replica_slot::Slot;
 use crate::ids::PartitionId;
-use crate::slot::Slot;
 
 /// Something that a replica may have to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,16 +6,16 @@
 use corduroy_wal::device::Device;
 use corduroy_wal::{Lsn, Space, WalEvent};
 
+use super::apply::{Budget, Progress};
+use super::machine::StateMachine;
 use super::replicas::List;
+use super::waits;
 use super::{Outputs, Rejection, Reply, Shard, ShardError};
-use crate::apply::{Budget, Progress};
 use crate::clock::{ClockReport, Now};
 use crate::ids::Ticket;
-use crate::machine::StateMachine;
 use crate::raft::guard::Fault;
 use crate::raft::positions::Position;
 use crate::raft::proposals::{Requests, Work};
-use crate::waits;
 
 /// Partitions looked at after a job to find out whether it persisted anything.
 const PROBES: usize = 16;

@@ -3,8 +3,8 @@
 //! A client's numbers never repeat in a world, so an outcome that belongs to an earlier life is known at once.
 
 use crate::ids::{PartitionId, Ticket};
-use crate::io::{Input, Rejection, Reply};
-use crate::machine::Kind;
+use crate::shard::io::{Input, Rejection, Reply};
+use crate::shard::machine::Kind;
 use crate::sim::swarm::{Knobs, MS};
 use crate::sim::workload::{Sent, Subject, stamp};
 use crate::sim::world::{Happening, World};
@@ -187,8 +187,8 @@ impl<S: Subject> World<S> {
 }
 
 /// The probe that counts a rejection.
-const fn reason_name(reason: &crate::io::Rejection) -> &'static str {
-    use crate::io::Rejection as R;
+const fn reason_name(reason: &crate::shard::io::Rejection) -> &'static str {
+    use crate::shard::io::Rejection as R;
     match reason {
         R::NoPartition(_) => "rejected: no partition",
         R::Overloaded(_) => "rejected: overloaded",

@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 
-use crate::ids::PartitionId;
 use crate::clock::Now;
+use crate::ids::PartitionId;
 
 /// A clock may lose so much, in thousandths, while it waits for the wall clock to catch up...
 const SLOW_PER_MILLE: u64 = 2;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use corduroy_wal::Lsn;
 
 use crate::ids::{PartitionId, ShardId};
-use crate::machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable};
+use crate::shard::machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable};
 use crate::sim::probes::Probes;
 use crate::sim::rng::Rng;
 use crate::sim::swarm::Knobs;

@@ -4,7 +4,7 @@
 
 use corduroy_wal::planted as wal;
 
-use crate::options::PlantedBug;
+use crate::shard::options::PlantedBug;
 
 /// A mistake of a state machine, or of who hands it what it needs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

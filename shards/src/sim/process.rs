@@ -9,9 +9,9 @@ use corduroy_wal::device::IoId;
 use corduroy_wal::{Binding, Options, Wal, WalError};
 
 use crate::ids::{PartitionId, ShardId};
-use crate::io::Input;
-use crate::machine::StateMachine;
 use crate::raft::replica::{Replication, StartedAs};
+use crate::shard::io::Input;
+use crate::shard::machine::StateMachine;
 use crate::sim::disk::{Disk, End, SimDevice};
 use crate::sim::observed::Observed;
 use crate::sim::plan::Plan;

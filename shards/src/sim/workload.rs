@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use corduroy_wal::Lsn;
 
 use crate::ids::{PartitionId, ShardId};
-use crate::machine::{Applied, Kind, StateMachine};
+use crate::shard::machine::{Applied, Kind, StateMachine};
 use crate::sim::probes::Probes;
 use crate::sim::rng::Rng;
 use crate::sim::swarm::Knobs;

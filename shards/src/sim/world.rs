@@ -10,8 +10,8 @@ use std::rc::Rc;
 use corduroy_wal::device::IoId;
 
 use crate::ids::PartitionId;
-use crate::machine::{Kind, StateMachine};
 use crate::raft::guard::{Fault, guarded};
+use crate::shard::machine::{Kind, StateMachine};
 use crate::sim::agenda::Agenda;
 use crate::sim::check::{Books, Violation};
 use crate::sim::clients::Clients;

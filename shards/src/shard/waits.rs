@@ -3,9 +3,9 @@
 //! Invariant: a step is tried when it comes, and once more when what it waits for is there; so what jobs bring costs as
 //! much as it is, whatever else waits.
 
+use super::machine::StateMachine;
+use super::replicas::{List, Replicas};
 use crate::ids::PartitionId;
-use crate::machine::StateMachine;
-use crate::shard::replicas::{List, Replicas};
 
 /// Numbers of steps that can be done, kept for their memory.
 #[derive(Debug, Default)]

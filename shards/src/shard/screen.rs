@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 
 use hashbrown::HashMap;
 
-use crate::apply::Applying;
+use super::apply::Applying;
+use super::inbox::{Batch, Batches};
+use super::io::{Rejection, Reply};
+use super::machine::{Prepared, StateMachine, Wait};
+use super::parked::ParkedRead;
+use super::replica_slot::Slot;
 use crate::entry::{HEADER_BYTES, OP_HEADER_BYTES, next_op};
-use crate::io::{Rejection, Reply};
-use crate::machine::{Prepared, StateMachine, Wait};
-use crate::parked::ParkedRead;
 use crate::raft::proposals::Work;
-use crate::shard::inbox::{Batch, Batches};
-use crate::slot::Slot;
 
 /// Operations of a batch that have rows read for them at a time.
 const AHEAD: usize = 256;

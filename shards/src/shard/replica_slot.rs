@@ -3,17 +3,17 @@
 //! Invariant: `pending` counts what came in and has no outcome; `conns` counts what of that stands in batches and
 //! rows, so a read runs at once only if its connection has nothing before it.
 
-use crate::alarms::NEVER;
+use super::alarms::NEVER;
+use super::inbox::Batches;
+use super::io::Rejection;
+use super::machine::Wait;
+use super::parked::ParkedReads;
+use super::status::ReplicaStatus;
 use crate::clock::PartitionClock;
 use crate::ids::{PartitionId, Ticket};
-use crate::io::Rejection;
-use crate::machine::Wait;
-use crate::parked::ParkedReads;
 use crate::raft::positions::Positions;
 use crate::raft::proposals::Proposals;
 use crate::raft::replica::Replica;
-use crate::shard::inbox::Batches;
-use crate::status::ReplicaStatus;
 
 /// Requests without an outcome, and their bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]

@@ -8,10 +8,10 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::machine::StateMachine;
+use super::replicas::{List, Replicas};
 use crate::clock::{Clocks, Now};
 use crate::ids::PartitionId;
-use crate::machine::StateMachine;
-use crate::shard::replicas::{List, Replicas};
 
 /// Alarms go off at multiples of this, on the monotonic clock.
 const GRID_NS: u64 = 500_000_000;

@@ -3,8 +3,8 @@
 //! Time comes in with turns, and no clock is read for a stamp: each is the beginning of the turn that saw the stage done.
 //! Invariant: what a turn answers keeps its position among the turn's replies, so stamps name replies by their numbers.
 
+use super::io::Reply;
 use crate::ids::Ticket;
-use crate::io::Reply;
 use crate::raft::proposals::StageStamps;
 
 /// Replies of a turn that share their stamps.

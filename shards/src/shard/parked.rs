@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use hashbrown::HashMap;
 
+use super::machine::Wait;
 use crate::ids::Ticket;
-use crate::machine::Wait;
 
 /// A read that waits.
 #[derive(Debug)]

@@ -3,9 +3,9 @@
 
 use corduroy_wal::device::Device;
 
-use crate::io::ShardError;
-use crate::machine::StateMachine;
-use crate::shard::Shard;
+use super::Shard;
+use super::io::ShardError;
+use super::machine::StateMachine;
 
 impl<D: Device, M: StateMachine> Shard<D, M> {
     /// Has the log write down how far it is durable: for a shard at rest, and for one that is closed and idle. Turn on

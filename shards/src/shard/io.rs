@@ -4,12 +4,12 @@
 
 use corduroy_wal::{Lsn, WalError};
 
+use super::machine::{Kind, StateMachine, Unreadable};
+use super::stages::{Answered, with_stamps};
 use crate::clock::ClockReport;
 use crate::ids::{PartitionId, Ticket};
-use crate::machine::{Kind, StateMachine, Unreadable};
 use crate::raft::proposals::StageStamps;
 use crate::raft::replica::ReplicaError;
-use crate::stages::{Answered, with_stamps};
 
 /// What can be told to a shard. Handling only queues; the work happens in the turn.
 #[derive(Debug)]
