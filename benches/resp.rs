@@ -40,8 +40,8 @@ impl Backend for Node {
         self.tickets.borrow_mut().push(ticket);
     }
 
-    fn get_now(&self, _: PartitionId, key: &[u8], with: &mut dyn FnMut(Option<&[u8]>)) -> bool {
-        black_box(key);
+    fn get_now(&self, _: PartitionId, _: u64, op: &[u8], with: &mut dyn FnMut(Option<&[u8]>)) -> bool {
+        black_box(op);
         with(Some(&VALUE));
         true
     }

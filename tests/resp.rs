@@ -40,7 +40,7 @@ impl Backend for Node {
         self.submitted.borrow_mut().push_back((ticket, partition, kind, op.to_vec()));
     }
 
-    fn get_now(&self, _: PartitionId, _: &[u8], _: &mut dyn FnMut(Option<&[u8]>)) -> bool {
+    fn get_now(&self, _: PartitionId, _: u64, _: &[u8], _: &mut dyn FnMut(Option<&[u8]>)) -> bool {
         false
     }
 

@@ -21,6 +21,7 @@ struct Registers {
 
 impl StateMachine for Registers {
     type Outcome = u64;
+    type View<'m> = u64;
     type Job = HashMap<u64, u64>;
     type JobDone = HashMap<u64, u64>;
 
@@ -36,6 +37,10 @@ impl StateMachine for Registers {
 
     fn read(&mut self, partition: PartitionId, _op: &[u8], _now_ms: u64) -> Step<u64> {
         Step::Done(self.values.get(&partition.0).map_or(0, |register| register.0))
+    }
+
+    fn look(&self, partition: PartitionId, _op: &[u8], _now_ms: u64) -> Option<u64> {
+        Some(self.values.get(&partition.0).map_or(0, |register| register.0))
     }
 
     fn persisted(&self, partition: PartitionId) -> Lsn {

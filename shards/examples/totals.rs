@@ -52,6 +52,7 @@ struct Totals(BTreeMap<PartitionId, i64>);
 
 impl StateMachine for Totals {
     type Outcome = Outcome;
+    type View<'m> = i64;
     type Job = Infallible;
     type JobDone = Infallible;
 
@@ -66,6 +67,11 @@ impl StateMachine for Totals {
 
     fn read(&mut self, partition: PartitionId, _op: &[u8], _now_ms: u64) -> Step<Outcome> {
         Step::Done(Outcome::Total(self.0.get(&partition).copied().unwrap_or_default()))
+    }
+
+    /// The same without a turn: [`Shard::read_now`] asks for it.
+    fn look(&self, partition: PartitionId, _op: &[u8], _now_ms: u64) -> Option<i64> {
+        Some(self.0.get(&partition).copied().unwrap_or_default())
     }
 
     fn end_entry(&mut self, _at: &Applied) {}

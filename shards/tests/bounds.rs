@@ -318,7 +318,8 @@ fn a_blocked_read_does_not_wait_for_ever() {
     assert!(matches!(world.got(1, 1), Some(Got::Rejected(Rejection::Overloaded(_)))));
     world.settle();
     assert!(world.got(1, 2).is_some());
-    assert!(world.shard.is_readable(P, 1) && !world.shard.is_readable(P, 2), "the other one waits on");
+    assert!(world.read_now(P, 1, "get a").is_some());
+    assert_eq!(world.got(2, 1), None, "the other one waits on");
     world.at(6);
     world.turn();
     assert!(world.got(2, 1).is_some());

@@ -9,11 +9,16 @@ use common::{Got, P, World, small_wal};
 use corduroy_shards::sim::Rng;
 use corduroy_shards::{Input, Kind, Limits, ShardOptions};
 
-/// Connections that share their counter with the first one, which is among them.
+/// Connections that share their counter with the first one, which is among them: their reads ride behind its write, those
+/// of others are answered at once.
 fn sharing(count: usize) -> Vec<u64> {
     let mut world = World::ready(&[P]);
+    world.disk.set_stalled(true);
     world.write(1, 1, "set a 1");
-    (1..).filter(|conn| !world.shard.is_readable(P, *conn)).take(count).collect()
+    (2..1000).for_each(|conn| world.read(conn, 1, "get a"));
+    world.turns(2);
+    let riding = (2..1000).filter(|conn| world.got(*conn, 1).is_none());
+    [1].into_iter().chain(riding).take(count).collect()
 }
 
 #[test]

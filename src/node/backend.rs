@@ -12,13 +12,6 @@ use super::shared::{Phase, wall_us};
 use crate::config::redis::Refused;
 use crate::resp::Backend;
 use crate::resp::guesses::{PER_SECOND, Report};
-use crate::store::Lookup;
-
-/// Longer values are read in the turns of their shard.
-const SHORT_WAY_BYTES: usize = 256 << 10;
-
-/// No connection has this number; asks for what no connection waits for.
-const NOBODY: u64 = u64::MAX;
 
 impl Backend for Core {
     fn partition_of_slot(&self, slot: u16) -> PartitionId {
@@ -33,21 +26,17 @@ impl Backend for Core {
         self.request(ticket, partition, kind, op);
     }
 
-    fn get_now(&self, partition: PartitionId, key: &[u8], with: &mut dyn FnMut(Option<&[u8]>)) -> bool {
+    fn get_now(
+        &self,
+        partition: PartitionId,
+        conn: u64,
+        op: &[u8],
+        with: &mut dyn FnMut(Option<&[u8]>),
+    ) -> bool {
         let Some(host) = self.host_of(partition) else { return false };
         let mut shard = host.shard.borrow_mut();
-        if !shard.is_readable(partition, NOBODY) {
-            return false;
-        }
-        let now_ms = shard.read_clock_ms(partition, self.now());
-        match shard.machine().get(partition, key, now_ms) {
-            // Many connections may ask for much in one pass; a turn of the shard brings a bounded part of it.
-            Lookup::Value(value) if value.len() > SHORT_WAY_BYTES => return false,
-            Lookup::Value(value) => with(Some(value)),
-            Lookup::Absent => with(None),
-            Lookup::Unknown => return false,
-        }
-        true
+        let value = shard.read_now(partition, conn, op, self.now());
+        value.map(with).is_some()
     }
 
     fn now_ms(&self) -> u64 {

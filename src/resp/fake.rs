@@ -236,8 +236,16 @@ impl Backend for Fake {
         self.submitted.borrow_mut().push_back(Submitted { ticket, partition, op: op.to_vec() });
     }
 
-    fn get_now(&self, partition: PartitionId, key: &[u8], with: &mut dyn FnMut(Option<&[u8]>)) -> bool {
-        assert!(self.submitted.borrow().is_empty(), "the short way while something is under way");
+    fn get_now(
+        &self,
+        partition: PartitionId,
+        conn: u64,
+        op: &[u8],
+        with: &mut dyn FnMut(Option<&[u8]>),
+    ) -> bool {
+        let is_of_it = |submitted: &Submitted| submitted.ticket.conn == conn;
+        assert!(!self.submitted.borrow().iter().any(is_of_it), "the short way while something is under way");
+        let Ok(Op::Get { key }) = Op::decode(op) else { panic!("only GET goes the short way: {op:?}") };
         if self.in_memory.get() {
             self.short_ways.set(self.short_ways.get() + 1);
             with(self.maps.borrow()[(partition.0 - 2) as usize].values.get(key).map(Vec::as_slice));

@@ -44,8 +44,14 @@ pub trait Backend {
 
     /// The short way for GET: if the partition lives on this core, leads, and has the answer in memory, calls `with`
     /// with the value (`None`: no such key) and returns true. Otherwise does nothing and returns false; then `submit`.
-    /// Only to be used when the connection has no write under way in that partition.
-    fn get_now(&self, partition: PartitionId, key: &[u8], with: &mut dyn FnMut(Option<&[u8]>)) -> bool;
+    /// `op` is an encoded GET. Only to be used when the connection `conn` has nothing under way.
+    fn get_now(
+        &self,
+        partition: PartitionId,
+        conn: u64,
+        op: &[u8],
+        with: &mut dyn FnMut(Option<&[u8]>),
+    ) -> bool;
 
     /// The wall clock, ms since 1970, as of this turn.
     fn now_ms(&self) -> u64;

@@ -70,14 +70,18 @@ impl Options {
     }
 }
 
-/// The answer of the short way for GET.
+/// A longer value is read in the turns of its shard: many connections may ask for much between two turns, and a turn brings
+/// a bounded part of it.
+const LOOK_BYTES: usize = 256 << 10;
+
+/// What memory knows of a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lookup<'s> {
     /// The value.
     Value(&'s [u8]),
     /// The key does not exist.
     Absent,
-    /// Not in memory: run the op through [`StateMachine::read`].
+    /// It may exist below: run the op through [`StateMachine::read`].
     Unknown,
 }
 
@@ -163,7 +167,7 @@ impl<L: Lower> Store<L> {
         }
     }
 
-    /// The short way for GET: no allocation, no job.
+    /// Looks for a key in memory.
     #[must_use]
     pub fn get(&self, partition: PartitionId, key: &[u8], now_ms: u64) -> Lookup<'_> {
         let Some(partition) = self.partitions.get(&partition) else { return Lookup::Absent };
@@ -267,6 +271,11 @@ impl<L: Lower> Store<L> {
 
 impl<L: Lower> StateMachine for Store<L> {
     type Outcome = Outcome;
+    /// Of GET alone: the value, if the key exists.
+    type View<'m>
+        = Option<&'m [u8]>
+    where
+        Self: 'm;
     type Job = Job<L>;
     type JobDone = JobDone;
 
@@ -348,6 +357,16 @@ impl<L: Lower> StateMachine for Store<L> {
                 self.run(partition, op, &decoded, now_ms, None)
             }
             Ok(_) | Err(_) => Step::Done(Outcome::Error(ErrorKind::BadOp)),
+        }
+    }
+
+    fn look(&self, partition: PartitionId, op: &[u8], now_ms: u64) -> Option<Option<&[u8]>> {
+        let Ok(Op::Get { key }) = Op::decode(op) else { return None };
+        match self.get(partition, key, now_ms) {
+            Lookup::Value(value) if value.len() > LOOK_BYTES => None,
+            Lookup::Value(value) => Some(Some(value)),
+            Lookup::Absent => Some(None),
+            Lookup::Unknown => None,
         }
     }
 

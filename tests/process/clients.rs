@@ -39,6 +39,29 @@ fn the_everyday_commands_behave() {
     assert_eq!(keyspace, wanted);
 }
 
+/// What the shards have counted of this in sum, as INFO says.
+fn of_shards(client: &mut redis::Connection, figure: &str) -> u64 {
+    let info: String = redis::cmd("INFO").arg("shards").query(client).expect("info");
+    let shards = info.lines().filter_map(|line| line.strip_prefix("shard_")?.split_once(':'));
+    let figures = shards.flat_map(|(_, figures)| figures.trim().split(','));
+    figures.filter_map(|field| field.strip_prefix(figure)?.strip_prefix('=')?.parse::<u64>().ok()).sum()
+}
+
+#[test]
+fn reads_from_memory_are_counted() {
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &["--cores", "0"]);
+    let mut client = server.client();
+    client.set::<_, _, ()>("name", "corduroy").expect("set");
+    let turned = of_shards(&mut client, "turns");
+    for _ in 0..100 {
+        assert_eq!(client.get::<_, String>("name").expect("get"), "corduroy");
+        assert_eq!(client.get::<_, Option<String>>("nothing").expect("get"), None);
+    }
+    assert_eq!(of_shards(&mut client, "reads"), 200);
+    assert!(of_shards(&mut client, "turns") - turned < 100, "none of them takes a turn");
+}
+
 #[test]
 fn settings_can_be_asked_for_and_changed() {
     let dir = data_dir();

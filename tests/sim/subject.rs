@@ -205,6 +205,10 @@ impl Subject for StoreSubject {
         encoded(&Op::IncrBy { key: b"last", delta: i64::try_from(unique).expect("few requests") })
     }
 
+    fn seen(&self, view: &Option<&[u8]>) -> Outcome {
+        view.map_or(Outcome::Nil, |value| Outcome::Bulk(value.to_vec()))
+    }
+
     fn audit(&self, knobs: &Knobs) -> Vec<Vec<u8>> {
         let names = (0..knobs.keys).flat_map(|number| [key(number), counter(number)]).collect::<Vec<_>>();
         let versions = names.iter().map(|name| encoded(&Op::Version { key: name })).collect::<Vec<_>>();

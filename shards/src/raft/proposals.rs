@@ -83,6 +83,12 @@ impl Requests {
         self.items.iter().skip(self.next).copied()
     }
 
+    /// Whether a request of this connection has no outcome.
+    #[must_use]
+    pub fn holds(&self, conn: u64) -> bool {
+        self.rest().any(|item| item.ticket.conn == conn)
+    }
+
     /// Bytes of the operations without an outcome.
     #[must_use]
     pub const fn bytes(&self) -> usize {

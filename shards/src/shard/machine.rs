@@ -86,6 +86,10 @@ pub enum Prepared {
 pub trait StateMachine {
     /// What a request gets.
     type Outcome;
+    /// What a [look](StateMachine::look) brings, lent from the state.
+    type View<'m>
+    where
+        Self: 'm;
     /// Work that may block (file reads, hand-over, compaction); run by the driver on its blocking pool.
     type Job: Send + 'static;
     /// What the work brought.
@@ -108,6 +112,10 @@ pub trait StateMachine {
 
     /// Answers a read from the applied state. `now_ms` is the leader's wall clock.
     fn read(&mut self, partition: PartitionId, op: &[u8], now_ms: u64) -> Step<Self::Outcome>;
+
+    /// Answers a read from the applied state at once, with what [`StateMachine::read`] would bring, but without a job and
+    /// without a copy. `None`: something of it is not in memory, or it brings more than may be brought between two turns.
+    fn look(&self, partition: PartitionId, op: &[u8], now_ms: u64) -> Option<Self::View<'_>>;
 
     /// The highest entry whose effects survive a crash without the log. [`Lsn::ZERO`] if none. Of the one above it, some
     /// ops may survive too: a machine that persists in the middle of an entry passes them over when they come again.

@@ -30,7 +30,7 @@ use corduroy_wal::{BatchSeq, Lsn, Space, Wal, WalError, WalEvent};
 
 use self::alarms::Alarms;
 use self::apply::{Applying, Budget};
-use self::machine::{Kind, StateMachine, Step};
+use self::machine::{Kind, StateMachine};
 use self::outbox::Outbox;
 use self::replica_slot::{FreshReads, Pending, Slot};
 use self::replicas::{List, Replicas};
@@ -274,41 +274,35 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         }
     }
 
-    /// Whether a read of this connection may be answered from [`Shard::machine`] at once: the replica leads, has
-    /// applied the first entry of its term, and holds no request of the connection that comes before.
-    #[must_use]
-    pub fn is_readable(&self, partition: PartitionId, conn: u64) -> bool {
-        !self.fresh.conns.may_hold(conn)
-            && self.replicas.find(partition).is_some_and(|place| self.replicas.slot(place).is_readable(conn))
-    }
-
-    /// The clock, in ms since 1970, that a read of this partition must be answered by: it never goes back.
-    pub fn read_clock_ms(&mut self, partition: PartitionId, now: Now) -> u64 {
-        let Some(place) = self.replicas.find(partition) else { return now.wall_ms };
-        self.clocks.read(&mut self.replicas.slot_mut(place).clock, now)
-    }
-
     /// By how much stamps are ahead of the wall clock, in ms.
     #[must_use]
     pub fn ahead_ms(&self, now: Now) -> u64 {
         self.clocks.ahead_ms(now)
     }
 
-    /// Answers a read at once where [`Shard::is_readable`] holds and the state machine has all it needs in memory.
-    /// `None`: hand it in as a request.
-    pub fn read_now(&mut self, partition: PartitionId, conn: u64, op: &[u8], now: Now) -> Option<M::Outcome> {
-        if !self.is_readable(partition, conn) {
+    /// Answers a read at once, without a turn: by a replica that leads and has applied the first entry of its term, if the
+    /// state machine has the answer at hand. `None`: hand it in as a request. Only for a connection that has no request
+    /// without an outcome in the partition, so that the read overtakes nothing; what others have there is no hindrance.
+    pub fn read_now(
+        &mut self,
+        partition: PartitionId,
+        conn: u64,
+        op: &[u8],
+        now: Now,
+    ) -> Option<M::View<'_>> {
+        let place = self.replicas.find(partition)?;
+        let slot = self.replicas.slot_mut(place);
+        debug_assert!(
+            !slot.holds(conn) && !self.fresh.holds(place, conn),
+            "a read of connection {conn} would overtake a request of its own in partition {partition}"
+        );
+        if !slot.replica.is_settled() {
             return None;
         }
-        let clock_ms = self.read_clock_ms(partition, now);
-        match self.machine.read(partition, op, clock_ms) {
-            Step::Done(outcome) => {
-                self.counters.reads_direct += 1;
-                Some(outcome)
-            }
-            // The long way answers with what is wrong.
-            Step::Blocked(_) | Step::Passed | Step::Unreadable(_) => None,
-        }
+        let clock_ms = self.clocks.read(&mut slot.clock, now);
+        let view = self.machine.look(partition, op, clock_ms)?;
+        self.counters.reads_direct += 1;
+        Some(view)
     }
 
     /// The state machine.

@@ -12,7 +12,7 @@ use super::status::ReplicaStatus;
 use crate::clock::PartitionClock;
 use crate::ids::{PartitionId, Ticket};
 use crate::raft::positions::Positions;
-use crate::raft::proposals::Proposals;
+use crate::raft::proposals::{Proposals, Requests};
 use crate::raft::replica::Replica;
 
 /// Requests without an outcome, and their bytes.
@@ -84,14 +84,17 @@ impl ConnFilter {
 pub(crate) struct FreshReads {
     pub list: Vec<(u32, Ticket, usize)>,
     pub ops: Vec<u8>,
-    pub conns: ConnFilter,
 }
 
 impl FreshReads {
     pub fn push(&mut self, slot: u32, ticket: Ticket, op: &[u8]) {
         self.ops.extend_from_slice(op);
         self.list.push((slot, ticket, op.len()));
-        self.conns.add(ticket.conn);
+    }
+
+    /// Whether a read of this connection is for this replica. Looks at all of them.
+    pub fn holds(&self, slot: u32, conn: u64) -> bool {
+        self.list.iter().any(|(of, ticket, _)| *of == slot && ticket.conn == conn)
     }
 }
 
@@ -198,9 +201,16 @@ impl Slot {
             && (!self.replica.is_running() || self.replica.applied() == self.replica.committed())
     }
 
-    /// Whether a read of this connection may run now.
-    pub fn is_readable(&self, conn: u64) -> bool {
-        self.replica.is_settled() && !self.conns.may_hold(conn) && !self.parked.holds(conn)
+    /// Whether a request of this connection waits here. Looks at all of them, unless none of its counter does.
+    pub fn holds(&self, conn: u64) -> bool {
+        self.parked.holds(conn)
+            || self.conns.may_hold(conn) && self.waiting().any(|requests| requests.holds(conn))
+    }
+
+    /// What stands in batches and rows.
+    fn waiting(&self) -> impl Iterator<Item = &Requests> {
+        let batches = self.batches.queue.iter().map(|batch| &batch.requests);
+        batches.chain(self.rows.iter().map(|row| &row.requests))
     }
 
     /// The disk has finished a record: whose entries it brought is noted for those who wait for them.
@@ -292,8 +302,7 @@ impl Slot {
     pub fn check(&self) {
         let partition = self.partition;
         let (mut waiting, mut conns) = (Pending::default(), ConnFilter::default());
-        let batches = self.batches.queue.iter().map(|batch| &batch.requests);
-        for requests in batches.chain(self.rows.iter().map(|row| &row.requests)) {
+        for requests in self.waiting() {
             waiting.requests += requests.rest().len();
             waiting.bytes += requests.bytes();
             requests.rest().for_each(|item| conns.add(item.ticket.conn));

@@ -158,7 +158,6 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         for (place, ticket, bytes) in fresh.list.drain(..) {
             let (op, after) = rest.split_at(bytes);
             rest = after;
-            fresh.conns.sub(ticket.conn);
             self.read(place, ticket, op, deadline_ns);
         }
         fresh.ops.clear();

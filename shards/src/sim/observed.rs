@@ -57,6 +57,10 @@ impl<S: Subject> Observed<S> {
 
 impl<S: Subject> StateMachine for Observed<S> {
     type Outcome = S::Outcome;
+    type View<'m>
+        = <S::Machine as StateMachine>::View<'m>
+    where
+        Self: 'm;
     type Job = <S::Machine as StateMachine>::Job;
     type JobDone = <S::Machine as StateMachine>::JobDone;
 
@@ -98,6 +102,25 @@ impl<S: Subject> StateMachine for Observed<S> {
             Step::Unreadable(_) => books.probes.hit("reads of what is damaged"),
         }
         step
+    }
+
+    fn look(&self, partition: PartitionId, op: &[u8], now_ms: u64) -> Option<Self::View<'_>> {
+        let Some((id, op)) = unstamp(op) else {
+            self.books
+                .borrow_mut()
+                .broken("reads carry what was sent", format!("{partition}: {} bytes", op.len()));
+            return None;
+        };
+        let view = self.inner.look(partition, op, now_ms);
+        let mut books = self.books.borrow_mut();
+        match &view {
+            Some(view) => {
+                let outcome = books.subject().seen(view);
+                books.read_op(partition, id, op, now_ms, &outcome);
+            }
+            None => books.probes.hit("looks in vain"),
+        }
+        view
     }
 
     fn prepare(&mut self, partition: PartitionId, op: &[u8]) -> Prepared {

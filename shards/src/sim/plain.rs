@@ -77,6 +77,7 @@ const LAG_HAND_OVERS: u64 = 16;
 
 impl StateMachine for Plain {
     type Outcome = Option<u64>;
+    type View<'m> = Option<u64>;
     type Job = WriteBack;
     type JobDone = BTreeMap<PartitionId, (Lsn, u64)>;
 
@@ -97,6 +98,12 @@ impl StateMachine for Plain {
 
     fn read(&mut self, partition: PartitionId, op: &[u8], _now_ms: u64) -> Step<Option<u64>> {
         Step::Done(self.state.entry(partition).or_default().run(op))
+    }
+
+    fn look(&self, partition: PartitionId, op: &[u8], _now_ms: u64) -> Option<Option<u64>> {
+        let (&[tag, key], _) = op.split_first_chunk::<2>()?;
+        let value = || self.state.get(&partition).and_then(|registers| registers.values.get(&key)).copied();
+        (tag == GET).then(value)
     }
 
     fn persisted(&self, partition: PartitionId) -> Lsn {
@@ -274,6 +281,10 @@ impl Subject for PlainSubject {
 
     fn write(&self, unique: u64) -> Vec<u8> {
         op(PUT, 0, unique)
+    }
+
+    fn seen(&self, view: &Option<u64>) -> Option<u64> {
+        *view
     }
 
     fn audit(&self, knobs: &Knobs) -> Vec<Vec<u8>> {

@@ -75,6 +75,9 @@ pub trait Subject: 'static {
     /// Reads that together look at everything a partition may hold.
     fn audit(&self, knobs: &Knobs) -> Vec<Vec<u8>>;
 
+    /// The outcome that a look of the machine stands for.
+    fn seen(&self, view: &<Self::Machine as StateMachine>::View<'_>) -> Self::Outcome;
+
     /// Whether two outcomes of an op mean the same (lists without an order, for instance).
     fn same(&self, op: &[u8], model: &Self::Outcome, machine: &Self::Outcome) -> bool {
         let _ = op;

@@ -70,6 +70,18 @@ impl Kv {
         self.jobs.push(Job::HandOver(self.parts.clone()));
     }
 
+    /// What a read is answered with whose key is there.
+    fn answer(&self, partition: PartitionId, words: &[&str], now_ms: u64) -> String {
+        let part = self.parts.get(&partition.0);
+        match words {
+            ["get", key] => {
+                part.and_then(|part| part.data.get(*key)).cloned().unwrap_or_else(|| "nil".to_owned())
+            }
+            ["clock"] => now_ms.to_string(),
+            _ => format!("ERR {}", words.join(" ")),
+        }
+    }
+
     /// What a step has to wait for that needs this key.
     fn wait_for(&mut self, partition: PartitionId, key: &str) -> Option<Wait> {
         if !key.starts_with("cold") || self.warm.contains(key) {
@@ -94,6 +106,7 @@ fn words(op: &[u8]) -> Vec<&str> {
 
 impl StateMachine for Kv {
     type Outcome = String;
+    type View<'m> = String;
     type Job = Job;
     type JobDone = Job;
 
@@ -133,14 +146,13 @@ impl StateMachine for Kv {
         if let Some(wait) = words.get(1).and_then(|key| self.wait_for(partition, key)) {
             return Step::Blocked(wait);
         }
-        let part = self.parts.get(&partition.0);
-        Step::Done(match words.as_slice() {
-            ["get", key] => {
-                part.and_then(|part| part.data.get(*key)).cloned().unwrap_or_else(|| "nil".to_owned())
-            }
-            ["clock"] => now_ms.to_string(),
-            _ => format!("ERR {}", words.join(" ")),
-        })
+        Step::Done(self.answer(partition, &words, now_ms))
+    }
+
+    fn look(&self, partition: PartitionId, op: &[u8], now_ms: u64) -> Option<String> {
+        let words = words(op);
+        let is_here = words.get(1).is_none_or(|key| !key.starts_with("cold") || self.warm.contains(*key));
+        is_here.then(|| self.answer(partition, &words, now_ms))
     }
 
     fn persisted(&self, partition: PartitionId) -> Lsn {
@@ -384,6 +396,11 @@ impl World {
     pub fn request(&mut self, partition: PartitionId, conn: u64, seq: u64, kind: Kind, op: &str) {
         let ticket = Ticket { conn, seq };
         self.shard.handle(Input::Request { ticket, partition, kind, op: op.as_bytes() });
+    }
+
+    /// What a read is answered at once, if it is.
+    pub fn read_now(&mut self, partition: PartitionId, conn: u64, op: &str) -> Option<String> {
+        self.shard.read_now(partition, conn, op.as_bytes(), self.now)
     }
 
     pub fn write(&mut self, conn: u64, seq: u64, op: &str) {
