@@ -6,8 +6,7 @@
 //! Invariant: in one process a partition's clock never goes back; over a restart it starts at the highest stamp in its
 //! log. The time in which no process ran is not counted while it is ahead, since nobody has measured it.
 
-#[cfg(feature = "sim")]
-use crate::shard::options::PlantedBug;
+use crate::planted::{self, PlantedBug};
 
 /// While a clock is ahead of the wall clock, it loses one ms in so many.
 const SLEW: u64 = 1000;
@@ -84,18 +83,11 @@ pub(crate) struct Clocks {
     /// The one that is furthest ahead.
     latest: PartitionClock,
     is_ahead: bool,
-    #[cfg(feature = "sim")]
-    pub bug: Option<PlantedBug>,
 }
 
 impl Default for Clocks {
     fn default() -> Self {
-        Self {
-            latest: PartitionClock::last_at(0),
-            is_ahead: false,
-            #[cfg(feature = "sim")]
-            bug: None,
-        }
+        Self { latest: PartitionClock::last_at(0), is_ahead: false }
     }
 }
 
@@ -107,9 +99,7 @@ impl Clocks {
 
     /// What a partition's clock shows: what reads are judged by.
     pub fn read(&mut self, clock: &mut PartitionClock, now: Now) -> u64 {
-        #[cfg(feature = "sim")]
-        let now =
-            if self.bug == Some(PlantedBug::ClockStandsStill) { Now { mono_ns: 0, ..now } } else { now };
+        let now = if planted::is(PlantedBug::ClockStandsStill) { Now { mono_ns: 0, ..now } } else { now };
         let shown_ms = clock.read(now);
         if shown_ms > now.wall_ms {
             self.latest.raise(shown_ms, now);
@@ -119,8 +109,7 @@ impl Clocks {
 
     /// The stamp of a partition's next entry.
     pub fn stamp(&mut self, clock: &mut PartitionClock, now: Now) -> u64 {
-        #[cfg(feature = "sim")]
-        if self.bug == Some(PlantedBug::StampGoesBack) {
+        if planted::is(PlantedBug::StampGoesBack) {
             return now.wall_ms;
         }
         self.read(clock, now)

@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod entry;
 pub mod ids;
+pub mod planted;
 pub mod raft;
 pub mod routing;
 pub mod runtime;

@@ -5,12 +5,12 @@ mod common;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::{Got, P, World, small_wal};
+use corduroy_shards::planted::{PlantedBug, plant};
 use corduroy_shards::raft::replica::StartedAs;
-use corduroy_shards::shard::options::PlantedBug;
 use corduroy_shards::{Input, Kind, ShardOptions, StateMachine};
 
-fn world(bug: Option<PlantedBug>) -> World {
-    let mut world = World::with(ShardOptions { bug, ..ShardOptions::default() }, small_wal(), &[P]);
+fn world() -> World {
+    let mut world = World::with(ShardOptions::default(), small_wal(), &[P]);
     world.settle();
     world
 }
@@ -23,25 +23,25 @@ fn hand_over(world: &mut World) {
 }
 
 /// Whether the check holds; a panic of the state machine's own assertions is a failure of it.
-type Check = fn(Option<PlantedBug>) -> bool;
+type Check = fn() -> bool;
 
-fn durable_before_acknowledged(bug: Option<PlantedBug>) -> bool {
-    let mut world = world(bug);
+fn durable_before_acknowledged() -> bool {
+    let mut world = world();
     world.disk.set_manual(true);
     world.write(1, 1, "set a 1");
     world.turns(5);
     world.replies.is_empty()
 }
 
-fn hard_state_survives(bug: Option<PlantedBug>) -> bool {
-    let mut world = world(bug);
+fn hard_state_survives() -> bool {
+    let mut world = world();
     world.restart(true);
     world.settle();
     world.shard.status().replicas.iter().all(|replica| replica.started_as == StartedAs::Bootstrapped)
 }
 
-fn restart_applies_each_entry_once(bug: Option<PlantedBug>) -> bool {
-    let mut world = world(bug);
+fn restart_applies_each_entry_once() -> bool {
+    let mut world = world();
     world.write(1, 1, "append a 1");
     world.settle();
     world.shard.machine_mut().hand_over();
@@ -58,24 +58,24 @@ fn restart_applies_each_entry_once(bug: Option<PlantedBug>) -> bool {
     world.key("a").as_deref() == Some("12")
 }
 
-fn outcomes_are_their_own(bug: Option<PlantedBug>) -> bool {
-    let mut world = world(bug);
+fn outcomes_are_their_own() -> bool {
+    let mut world = world();
     world.write(1, 1, "append a x");
     world.write(2, 1, "append a y");
     world.settle();
     (world.value(1, 1), world.value(2, 1)) == ("x".into(), "xy".into())
 }
 
-fn reads_see_earlier_writes(bug: Option<PlantedBug>) -> bool {
-    let mut world = world(bug);
+fn reads_see_earlier_writes() -> bool {
+    let mut world = world();
     world.write(1, 1, "set a 1");
     world.read(1, 2, "get a");
     world.settle();
     world.value(1, 2) == "1"
 }
 
-fn every_request_has_one_outcome(bug: Option<PlantedBug>) -> bool {
-    let mut world = world(bug);
+fn every_request_has_one_outcome() -> bool {
+    let mut world = world();
     for seq in 0..200 {
         world.write(1, seq, "set a 1");
     }
@@ -83,8 +83,8 @@ fn every_request_has_one_outcome(bug: Option<PlantedBug>) -> bool {
     (0..200).all(|seq| matches!(world.replies.get(&(1, seq)).map(Vec::as_slice), Some([Got::Done(..)])))
 }
 
-fn the_log_keeps_what_is_not_persisted(bug: Option<PlantedBug>) -> bool {
-    let mut world = world(bug);
+fn the_log_keeps_what_is_not_persisted() -> bool {
+    let mut world = world();
     hand_over(&mut world);
     world.write(1, 1, "set a 1");
     world.request(P, 2, 1, Kind::Read, "get cold");
@@ -95,8 +95,8 @@ fn the_log_keeps_what_is_not_persisted(bug: Option<PlantedBug>) -> bool {
     first <= world.shard.machine().persisted(P).next()
 }
 
-fn stamps_are_monotone(bug: Option<PlantedBug>) -> bool {
-    let mut world = world(bug);
+fn stamps_are_monotone() -> bool {
+    let mut world = world();
     world.write(1, 1, "clock");
     world.settle();
     world.now.wall_ms -= 10_000;
@@ -105,8 +105,8 @@ fn stamps_are_monotone(bug: Option<PlantedBug>) -> bool {
     world.value(1, 2) >= world.value(1, 1)
 }
 
-fn clocks_keep_time(bug: Option<PlantedBug>) -> bool {
-    let mut world = world(bug);
+fn clocks_keep_time() -> bool {
+    let mut world = world();
     world.write(1, 1, "clock");
     world.settle();
     world.now.wall_ms -= 3_600_000;
@@ -132,7 +132,12 @@ const CHECKS: [(&str, Check); 9] = [
 ];
 
 fn failed(bug: Option<PlantedBug>) -> Vec<&'static str> {
-    let holds = |check: Check| catch_unwind(AssertUnwindSafe(|| check(bug))).unwrap_or(false);
+    let holds = |check: Check| {
+        plant(bug);
+        let holds = catch_unwind(AssertUnwindSafe(check)).unwrap_or(false);
+        plant(None);
+        holds
+    };
     CHECKS.iter().filter(|(_, check)| !holds(*check)).map(|(name, _)| *name).collect()
 }
 
@@ -164,7 +169,7 @@ fn every_planted_bug_fails_the_check_made_for_it() {
 
 #[test]
 fn a_job_that_ends_after_a_restart_is_not_mixed_up() {
-    let mut world = world(None);
+    let mut world = world();
     world.read(1, 1, "get cold");
     world.settle();
     let jobs = std::mem::take(&mut world.jobs);

@@ -17,7 +17,7 @@ const ALL: [&str; 6] = ["wal", "shards", "src", "tools", "tests", "benches"];
 const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
 /// What the heart has, in lines: it can only shrink, until it has what is its budget.
-const HEART_LINES_MAX: usize = 3580;
+const HEART_LINES_MAX: usize = 3474;
 const HEART_LINES_BUDGET: usize = 3000;
 /// So many lines fewer, and the most is to be lowered.
 const HEART_SLACK_LINES: usize = 20;
@@ -85,11 +85,16 @@ fn strangers_that_met(
 
 const SHARDS_STRANGERS: [&str; 5] = ["raft", "net", "routing", "runtime", "liveness"];
 /// (organ, what it must not know because that one knows it).
-const SHARDS_ABOVE: [(&str, &str); 6] = [
-    ("raft", "shard"),
-    ("net", "shard"),
-    ("routing", "shard"),
+const SHARDS_ABOVE: [(&str, &str); 11] = [
+    ("clock", "shard"),
+    ("entry", "shard"),
+    ("ids", "shard"),
     ("liveness", "shard"),
+    ("net", "shard"),
+    ("planted", "shard"),
+    ("raft", "shard"),
+    ("routing", "shard"),
+    ("runtime", "shard"),
     ("shard", "runtime"),
     ("shard", "sim"),
 ];
@@ -321,6 +326,34 @@ fn the_heart_fits_into_a_head() {
         lines > ceiling - HEART_SLACK_LINES || lines <= HEART_LINES_BUDGET,
         "shards/src/shard has {lines} lines: lower HEART_LINES_MAX to that"
     );
+}
+
+/// Where a file is compiled in more than one way.
+fn switches(files: &[Source]) -> Vec<String> {
+    let mut findings = Vec::new();
+    for source in files.iter().filter(|source| !source.is_test()) {
+        let code = source.code.replace("#[cfg(test)]", "");
+        for switch in ["cfg(", "cfg!(", "cfg_attr("].iter().filter(|switch| code.contains(**switch)) {
+            findings.push(format!("{} holds {switch}", source.path));
+        }
+    }
+    findings
+}
+
+#[test]
+fn the_heart_is_the_same_wherever_it_beats() {
+    keep(
+        "no cfg in the heart: planted bugs have their form in planted.rs",
+        switches(&sources(&["shards/src/shard"])),
+    );
+}
+
+#[test]
+fn a_switch_in_the_heart_is_found() {
+    let found = |text: &str| switches(&[Source::new("shards/src/shard/mod.rs", text)]).len();
+    assert_eq!(found("#[cfg(feature = \"sim\")]\nuse x;"), 1);
+    assert_eq!(found("fn f() { if cfg!(debug_assertions) {} }"), 1);
+    assert_eq!(found("// #[cfg(feature)]\n#[cfg(test)]\nmod tests;"), 0);
 }
 
 #[test]

@@ -116,7 +116,6 @@ impl Requests {
     }
 
     /// Exchanges the requests at two places. Only the planted bugs need it.
-    #[cfg(feature = "sim")]
     pub fn swap_tickets(&mut self) {
         let next = self.next;
         if let Some([first, second, ..]) = self.items.get_mut(next..) {

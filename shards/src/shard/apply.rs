@@ -15,6 +15,7 @@ use super::status::Counters;
 use crate::clock::{Clocks, Now};
 use crate::entry::{self, EntryHeader, HEADER_BYTES};
 use crate::ids::Ticket;
+use crate::planted::{self, PlantedBug};
 use crate::raft::guard::Fault;
 use crate::raft::log_store::entry_kind;
 use crate::raft::proposals::{Item, Match, Requests, Spare, StageStamps, Work};
@@ -63,8 +64,6 @@ pub(crate) struct Applying<'a, M: StateMachine> {
     pub budget: Budget,
     /// What outcomes of one part of a turn may take.
     pub outcome_bytes: usize,
-    #[cfg(feature = "sim")]
-    pub swap_replies: bool,
 }
 
 /// What comes of a try to read: an answer, or what the read waits for. `None`: for the next turn, or for its replica.
@@ -126,9 +125,8 @@ impl<M: StateMachine> Applying<'_, M> {
                 return Ok(Progress::Blocked);
             }
             slot.cursor = open(slot.applied_stamp_ms, lsn, kind, &payload)?;
-            #[cfg(feature = "sim")]
-            if let Some(row) = slot.rows.front_mut().filter(|_| self.swap_replies) {
-                row.requests.swap_tickets();
+            if planted::is(PlantedBug::SwapReplies) {
+                slot.rows.front_mut().into_iter().for_each(|row| row.requests.swap_tickets());
             }
         }
         let stamp_ms = slot.cursor.stamp_ms;

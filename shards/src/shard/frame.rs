@@ -15,6 +15,7 @@ use super::screen::Screened;
 use super::waits;
 use super::{Rejection, Reply, Shard, ShardError};
 use crate::entry::{EntryBuilder, of_time};
+use crate::planted::{self, PlantedBug};
 use crate::raft::group::Proposed;
 use crate::raft::proposals::{Row, StageStamps};
 use crate::raft::ready::Persist;
@@ -172,8 +173,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let entries = store.records(from, to);
         let bytes =
             RECORD_BYTES + entries.clone().map(|entry| RECORD_BYTES + entry.data.len()).sum::<usize>();
-        #[cfg(feature = "sim")]
-        let hard_state = hard_state.filter(|_| !self.options.has(super::PlantedBug::SkipHardState));
+        let hard_state = hard_state.filter(|_| !planted::is(PlantedBug::SkipHardState));
         let head = RecordHead { log: slot.partition.log(), hard_state, conf: conf.as_deref() };
         match self.wal.append(head, entries) {
             Ok(seq) => self.in_flight.push_back((seq, place, number)),
@@ -183,8 +183,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
             Err(error) => return Err(error.into()),
         }
-        #[cfg(feature = "sim")]
-        if self.options.has(super::PlantedBug::AckBeforeDurable) {
+        if planted::is(PlantedBug::AckBeforeDurable) {
             self.persisted(place, number);
         }
         if self.replicas.slot(place).replica.is_running() {

@@ -39,13 +39,12 @@ use self::waits::Waits;
 use crate::clock::{Clocks, Now};
 use crate::entry::highest_stamp_ms;
 use crate::ids::{PartitionId, Ticket};
+use crate::planted::{self, PlantedBug};
 use crate::raft::positions::{Position, Positions};
 use crate::raft::proposals::Spare;
 use crate::raft::replica::{Found, Replica, StartOptions};
 
 pub use self::io::{Input, Outputs, Rejection, Reply, ShardError};
-#[cfg(feature = "sim")]
-pub use self::options::PlantedBug;
 pub use self::options::{Limits, ShardOptions};
 pub use self::status::{Counters, ReplicaStatus, ShardStatus, Stage};
 
@@ -128,10 +127,6 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             has_ended: false,
             job_error: None,
         };
-        #[cfg(feature = "sim")]
-        {
-            (shard.outbox.bug, shard.clocks.bug) = (options.bug, options.bug);
-        }
         shard.replicas.reserve(partitions.len());
         for partition in partitions {
             shard.open_replica(*partition, seed)?;
@@ -176,9 +171,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// What the log holds of a partition above `persisted`; the inner error fences this replica alone.
     fn find(&mut self, partition: PartitionId, persisted: Lsn) -> Result<Result<Found, String>, ShardError> {
         let log = partition.log();
-        #[cfg(feature = "sim")]
-        let persisted = self.options.misplaced(self.wal.log_state(log), persisted);
-        let Some(state) = self.wal.log_state(log) else {
+        let state = self.wal.log_state(log);
+        let persisted = planted::misplaced(state.as_ref(), persisted);
+        let Some(state) = state else {
             return Ok(Ok(Found { applied: persisted, ..Found::default() }));
         };
         if persisted.next() < state.first && state.last > persisted {
@@ -258,9 +253,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// A read rides behind the writes of its connection, if there are any; else it runs in the next turn.
     fn accept_read(&mut self, place: u32, ticket: Ticket, op: &[u8]) {
         let slot = self.replicas.slot_mut(place);
-        let rides = slot.conns.may_hold(ticket.conn);
-        #[cfg(feature = "sim")]
-        let rides = rides && !self.options.has(PlantedBug::ReadOvertakesWrite);
+        let rides = slot.conns.may_hold(ticket.conn) && !planted::is(PlantedBug::ReadOvertakesWrite);
         let ride = match (slot.batches.open_mut(), slot.rows.back_mut()) {
             (Some(batch), _) if rides => Some(&mut batch.requests),
             (None, Some(row)) if rides => Some(&mut row.requests),
@@ -374,7 +367,6 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// After a turn: compares all that is counted with the replicas.
-    #[cfg(feature = "sim")]
     pub fn check(&self) {
         self.replicas.iter().for_each(Slot::check);
         replica_slot::check_sums(self.replicas.iter(), self.totals, self.unapplied_bytes);
@@ -397,8 +389,6 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             now: self.now,
             budget,
             outcome_bytes: self.options.limits.outcome_bytes,
-            #[cfg(feature = "sim")]
-            swap_replies: self.options.has(PlantedBug::SwapReplies),
         };
         (applying, &mut self.replicas)
     }

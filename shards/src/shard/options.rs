@@ -1,7 +1,4 @@
-//! A shard's settings and bounds, and the bugs that the simulator may plant.
-
-#[cfg(feature = "sim")]
-use corduroy_wal::{LogState, Lsn};
+//! A shard's settings and bounds.
 
 use crate::raft::group::GroupOptions;
 use crate::raft::replica::Replication;
@@ -75,9 +72,6 @@ pub struct ShardOptions {
     pub maintain_ns: u64,
     /// Live segments of the log, counted in full ones, above which a hand-over is asked for. Default 16 (1 GiB of 64 MiB segments).
     pub log_soft_segments: u64,
-    /// A bug to run with, so that the simulator can show that it would be found.
-    #[cfg(feature = "sim")]
-    pub bug: Option<PlantedBug>,
 }
 
 impl Default for ShardOptions {
@@ -91,8 +85,6 @@ impl Default for ShardOptions {
             request_timeout_ms: 10_000,
             maintain_ns: 100_000,
             log_soft_segments: 16,
-            #[cfg(feature = "sim")]
-            bug: None,
         }
     }
 }
@@ -114,69 +106,4 @@ impl ShardOptions {
         self.limits.entry_bytes = self.limits.entry_bytes.min(payload_bytes);
         self
     }
-
-    /// What is taken for persisted at a restart: plays the planted bugs of it.
-    #[cfg(feature = "sim")]
-    pub(crate) fn misplaced(&self, log: Option<LogState>, persisted: Lsn) -> Lsn {
-        let Some(log) = log else { return persisted };
-        if self.has(PlantedBug::SkipTailAfterRestart) {
-            return log.last.max(persisted);
-        }
-        if self.has(PlantedBug::DoubleApplyAfterRestart) && log.first <= persisted {
-            return Lsn(persisted.get().saturating_sub(1));
-        }
-        persisted
-    }
-
-    #[cfg(feature = "sim")]
-    pub(crate) fn has(&self, bug: PlantedBug) -> bool {
-        self.bug == Some(bug)
-    }
-}
-
-/// A bug that can be switched on to prove that the tests and the simulator notice it.
-#[cfg(feature = "sim")]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum PlantedBug {
-    /// A record counts as durable as soon as it is handed to the log: entries are committed, applied and
-    /// acknowledged before they are on the disk.
-    AckBeforeDurable,
-    /// Records are written without their hard state, so term and vote are forgotten.
-    SkipHardState,
-    /// After a restart, the last persisted entry is applied once more.
-    DoubleApplyAfterRestart,
-    /// After a restart, the unpersisted tail of the log is not applied.
-    SkipTailAfterRestart,
-    /// The first two requests of an entry get each other's outcome.
-    SwapReplies,
-    /// A read does not wait for earlier writes of its connection.
-    ReadOvertakesWrite,
-    /// Every 64th outcome is dropped.
-    LostOutcome,
-    /// Every 64th request gets a second outcome.
-    SecondOutcome,
-    /// The log is released up to what is applied instead of what is persisted.
-    ReleaseUnpersisted,
-    /// Stamps follow the wall clock also when it goes back.
-    StampGoesBack,
-    /// A clock that is ahead of the wall clock stands still until that has caught up.
-    ClockStandsStill,
-}
-
-#[cfg(feature = "sim")]
-impl PlantedBug {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
-        Self::AckBeforeDurable,
-        Self::SkipHardState,
-        Self::DoubleApplyAfterRestart,
-        Self::SkipTailAfterRestart,
-        Self::SwapReplies,
-        Self::ReadOvertakesWrite,
-        Self::LostOutcome,
-        Self::SecondOutcome,
-        Self::ReleaseUnpersisted,
-        Self::StampGoesBack,
-        Self::ClockStandsStill,
-    ];
 }

@@ -173,7 +173,6 @@ impl ParkedReads {
     }
 
     /// All of them, oldest first.
-    #[cfg(feature = "sim")]
     pub fn iter(&self) -> impl Iterator<Item = &ParkedRead> {
         self.0.iter().flat_map(|parked| parked.reads.values())
     }
@@ -182,7 +181,6 @@ impl ParkedReads {
     ///
     /// # Panics
     /// If a read is not on its list, or a list names one that is not to be there.
-    #[cfg(feature = "sim")]
     pub fn check(&self) {
         let Some(parked) = self.0.as_ref() else { return };
         let mut conns: HashMap<u64, VecDeque<u64>> = HashMap::new();

@@ -63,7 +63,6 @@ impl ConnFilter {
     }
 
     /// Whether both count the same.
-    #[cfg(feature = "sim")]
     fn is_same(&self, other: &Self) -> bool {
         let counts = |filter: &Self| filter.counts.as_deref().copied().unwrap_or([0; Self::COUNTERS]);
         counts(self) == counts(other)
@@ -293,7 +292,6 @@ impl Slot {
     }
 }
 
-#[cfg(feature = "sim")]
 impl Slot {
     /// Between two turns: compares what is counted with what waits.
     ///
@@ -321,7 +319,6 @@ impl Slot {
 ///
 /// # Panics
 /// If a sum is not theirs.
-#[cfg(feature = "sim")]
 pub(crate) fn check_sums<'s>(slots: impl Iterator<Item = &'s Slot>, totals: Pending, unapplied_bytes: usize) {
     let (mut pending, mut bytes) = (Pending::default(), 0);
     for slot in slots {

@@ -13,6 +13,7 @@ use super::waits;
 use super::{Outputs, Rejection, Reply, Shard, ShardError};
 use crate::clock::{ClockReport, Now};
 use crate::ids::Ticket;
+use crate::planted::{self, PlantedBug};
 use crate::raft::guard::Fault;
 use crate::raft::positions::Position;
 use crate::raft::proposals::{Requests, Work};
@@ -99,11 +100,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     fn release_one(&mut self, place: u32) -> bool {
         let slot = self.replicas.slot_mut(place);
-        let persisted = self.machine.persisted(slot.partition);
-        #[cfg(feature = "sim")]
-        let persisted = match self.options.has(super::PlantedBug::ReleaseUnpersisted) {
+        let persisted = match planted::is(PlantedBug::ReleaseUnpersisted) {
             true => slot.replica.applied(),
-            false => persisted,
+            false => self.machine.persisted(slot.partition),
         };
         let before = slot.positions.get(Position::Persisted).unwrap_or(Lsn::ZERO);
         let lowered = slot

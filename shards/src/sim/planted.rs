@@ -4,7 +4,7 @@
 
 use corduroy_wal::planted as wal;
 
-use crate::shard::options::PlantedBug;
+use crate::planted::{self as shard, PlantedBug};
 
 /// A mistake of a state machine, or of who hands it what it needs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -70,8 +70,14 @@ impl Planted {
         Self::all().into_iter().find(|planted| planted.name() == name)
     }
 
+    /// Plants the log's part of it and the shard's in this thread, or removes what was planted.
+    pub(super) fn plant(planted: Option<Self>) {
+        wal::plant(Self::of_wal(planted));
+        shard::plant(Self::of_shard(planted));
+    }
+
     /// The shard's part of it.
-    pub(super) const fn of_shard(planted: Option<Self>) -> Option<PlantedBug> {
+    const fn of_shard(planted: Option<Self>) -> Option<PlantedBug> {
         match planted {
             Some(Self::Shard(bug)) => Some(bug),
             _ => None,
@@ -87,7 +93,7 @@ impl Planted {
     }
 
     /// The WAL's part of it.
-    pub(super) const fn of_wal(planted: Option<Self>) -> Option<wal::Planted> {
+    const fn of_wal(planted: Option<Self>) -> Option<wal::Planted> {
         match planted {
             Some(Self::Wal(bug)) => Some(bug),
             _ => None,

@@ -485,7 +485,6 @@ fn shard_options(plan: &Plan, replicated: bool) -> ShardOptions {
         // Shorter than the longest stalls, so that some requests get no outcome in time.
         request_timeout_ms: 2_000,
         log_soft_segments: 4,
-        bug: Planted::of_shard(plan.planted),
         ..ShardOptions::default()
     }
 }

@@ -137,9 +137,9 @@ pub(super) struct Streams {
 
 /// Plays a plan.
 pub fn run<S: Subject>(subject: S, plan: Plan, watch: Watch) -> Report {
-    corduroy_wal::planted::plant(Planted::of_wal(plan.planted));
+    Planted::plant(plan.planted);
     let report = World::new(subject, plan, watch).play();
-    corduroy_wal::planted::plant(None);
+    Planted::plant(None);
     report
 }
 

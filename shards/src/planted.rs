@@ -1,0 +1,101 @@
+//! Planted bugs: each takes away one guard of the shard, so that tests and simulator can show that they would notice.
+//!
+//! One form for all: beside the guard stands `planted::is`, which is false, and compiled out, without the feature `sim`. The
+//! switch is per thread, as in the log: a simulated world runs on one thread, and many run side by side.
+
+use corduroy_wal::{LogState, Lsn};
+
+/// A guard that can be taken away.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PlantedBug {
+    /// A record counts as durable as soon as it is handed to the log: entries are committed, applied and
+    /// acknowledged before they are on the disk.
+    AckBeforeDurable,
+    /// Records are written without their hard state, so term and vote are forgotten.
+    SkipHardState,
+    /// After a restart, the last persisted entry is applied once more.
+    DoubleApplyAfterRestart,
+    /// After a restart, the unpersisted tail of the log is not applied.
+    SkipTailAfterRestart,
+    /// The first two requests of an entry get each other's outcome.
+    SwapReplies,
+    /// A read does not wait for earlier writes of its connection.
+    ReadOvertakesWrite,
+    /// Every 64th outcome is dropped.
+    LostOutcome,
+    /// Every 64th request gets a second outcome.
+    SecondOutcome,
+    /// The log is released up to what is applied instead of what is persisted.
+    ReleaseUnpersisted,
+    /// Stamps follow the wall clock also when it goes back.
+    StampGoesBack,
+    /// A clock that is ahead of the wall clock stands still until that has caught up.
+    ClockStandsStill,
+}
+
+impl PlantedBug {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::AckBeforeDurable,
+        Self::SkipHardState,
+        Self::DoubleApplyAfterRestart,
+        Self::SkipTailAfterRestart,
+        Self::SwapReplies,
+        Self::ReadOvertakesWrite,
+        Self::LostOutcome,
+        Self::SecondOutcome,
+        Self::ReleaseUnpersisted,
+        Self::StampGoesBack,
+        Self::ClockStandsStill,
+    ];
+}
+
+#[cfg(feature = "sim")]
+thread_local! {
+    /// The bug, and how often its guard has been asked.
+    static PLANTED: std::cell::Cell<(Option<PlantedBug>, u64)> = const { std::cell::Cell::new((None, 0)) };
+}
+
+/// Plants a bug in this thread's shards, or removes it.
+#[cfg(feature = "sim")]
+pub fn plant(bug: Option<PlantedBug>) {
+    PLANTED.set((bug, 0));
+}
+
+/// Whether the bug is planted.
+#[cfg(feature = "sim")]
+pub(crate) fn is(bug: PlantedBug) -> bool {
+    PLANTED.get().0 == Some(bug)
+}
+
+/// Whether the bug is planted: never, without the feature.
+#[cfg(not(feature = "sim"))]
+pub(crate) const fn is(_bug: PlantedBug) -> bool {
+    false
+}
+
+/// Whether the bug is planted and strikes: each 64th time.
+#[cfg(feature = "sim")]
+pub(crate) fn strikes(bug: PlantedBug) -> bool {
+    let (planted, asked) = PLANTED.get();
+    let is_planted = planted == Some(bug);
+    PLANTED.set((planted, asked + u64::from(is_planted)));
+    is_planted && (asked + 1).is_multiple_of(64)
+}
+
+/// Whether the bug is planted and strikes: never, without the feature.
+#[cfg(not(feature = "sim"))]
+pub(crate) const fn strikes(_bug: PlantedBug) -> bool {
+    false
+}
+
+/// What is taken for persisted at a restart: as it is, unless a bug of it is planted.
+pub(crate) fn misplaced(log: Option<&LogState>, persisted: Lsn) -> Lsn {
+    match log {
+        Some(log) if is(PlantedBug::SkipTailAfterRestart) => log.last.max(persisted),
+        Some(log) if is(PlantedBug::DoubleApplyAfterRestart) && log.first <= persisted => {
+            Lsn(persisted.get().saturating_sub(1))
+        }
+        Some(_) | None => persisted,
+    }
+}
