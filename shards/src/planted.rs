@@ -21,6 +21,8 @@ pub enum PlantedBug {
     SwapReplies,
     /// A read does not wait for earlier writes of its connection.
     ReadOvertakesWrite,
+    /// A read at once is answered by a replica that has not applied what it has to.
+    ReadAtOnceTooEarly,
     /// Every 64th outcome is dropped.
     LostOutcome,
     /// Every 64th request gets a second outcome.
@@ -35,13 +37,14 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::AckBeforeDurable,
         Self::SkipHardState,
         Self::DoubleApplyAfterRestart,
         Self::SkipTailAfterRestart,
         Self::SwapReplies,
         Self::ReadOvertakesWrite,
+        Self::ReadAtOnceTooEarly,
         Self::LostOutcome,
         Self::SecondOutcome,
         Self::ReleaseUnpersisted,

@@ -74,6 +74,16 @@ fn reads_see_earlier_writes() -> bool {
     world.value(1, 2) == "1"
 }
 
+fn reads_at_once_see_what_was_applied_before() -> bool {
+    let mut world = world();
+    world.write(1, 1, "set a 1");
+    world.settle();
+    world.restart(true);
+    let at_once = world.read_now(P, 2, "get a");
+    world.settle();
+    at_once.is_none() && world.read_now(P, 2, "get a").as_deref() == Some("1")
+}
+
 fn every_request_has_one_outcome() -> bool {
     let mut world = world();
     for seq in 0..200 {
@@ -119,12 +129,13 @@ fn clocks_keep_time() -> bool {
     world.read_now(P, 1, "clock") == Some(world.value(1, 2)) && passed_ms == [49_950; 2]
 }
 
-const CHECKS: [(&str, Check); 9] = [
+const CHECKS: [(&str, Check); 10] = [
     ("durable before acknowledged", durable_before_acknowledged),
     ("hard state survives", hard_state_survives),
     ("restart applies each entry once", restart_applies_each_entry_once),
     ("outcomes are their own", outcomes_are_their_own),
     ("reads see earlier writes", reads_see_earlier_writes),
+    ("reads at once see what was applied before", reads_at_once_see_what_was_applied_before),
     ("every request has one outcome", every_request_has_one_outcome),
     ("the log keeps what is not persisted", the_log_keeps_what_is_not_persisted),
     ("stamps are monotone", stamps_are_monotone),
@@ -157,6 +168,7 @@ fn every_planted_bug_fails_the_check_made_for_it() {
             }
             PlantedBug::SwapReplies => "outcomes are their own",
             PlantedBug::ReadOvertakesWrite => "reads see earlier writes",
+            PlantedBug::ReadAtOnceTooEarly => "reads at once see what was applied before",
             PlantedBug::LostOutcome | PlantedBug::SecondOutcome => "every request has one outcome",
             PlantedBug::ReleaseUnpersisted => "the log keeps what is not persisted",
             PlantedBug::StampGoesBack => "stamps are monotone",

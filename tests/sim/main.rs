@@ -66,12 +66,13 @@ fn worlds_are_clean_and_not_idle() {
 }
 
 /// Planted bugs that are found fastest, one for each kind of guard, and the number of seeds among which they must be.
-const FASTEST: [(&str, u64); 8] = [
+const FASTEST: [(&str, u64); 9] = [
     ("wal:AckBeforeDurable", 20),
     ("wal:StaleFrameAccepted", 20),
     ("wal:WatermarkSkipsHole", 60),
     ("shard:SkipHardState", 20),
     ("shard:ReadOvertakesWrite", 20),
+    ("shard:ReadAtOnceTooEarly", 60),
     ("machine:PersistedTooEarly", 20),
     ("machine:RetryForgotten", 60),
     ("machine:DamageServed", 120),
