@@ -372,12 +372,6 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         replica_slot::check_sums(self.replicas.iter(), self.totals, self.unapplied_bytes);
     }
 
-    /// Gives log and state machine back, for tests and for handing a shard to another core.
-    #[must_use]
-    pub fn into_parts(self) -> (Wal<D>, M) {
-        (self.wal, self.machine)
-    }
-
     fn applying(&mut self, budget: Budget) -> (Applying<'_, M>, &mut Replicas) {
         let applying = Applying {
             machine: &mut self.machine,
