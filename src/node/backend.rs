@@ -36,7 +36,12 @@ impl Backend for Core {
         let Some(host) = self.host_of(partition) else { return false };
         let mut shard = host.shard.borrow_mut();
         let value = shard.read_now(partition, conn, op, self.now());
-        value.map(with).is_some()
+        let is_read = value.map(with).is_some();
+        if is_read {
+            // No turn does it.
+            self.unpublished.set(true);
+        }
+        is_read
     }
 
     fn now_ms(&self) -> u64 {

@@ -1,5 +1,7 @@
 //! A client library that others wrote, without special settings.
 
+use std::time::{Duration, Instant};
+
 use redis::Commands;
 
 use crate::server::{Server, data_dir, exchange};
@@ -60,6 +62,25 @@ fn reads_from_memory_are_counted() {
     }
     assert_eq!(of_shards(&mut client, "reads"), 200);
     assert!(of_shards(&mut client, "turns") - turned < 100, "none of them takes a turn");
+}
+
+#[test]
+fn reads_from_memory_are_counted_for_whoever_asks() {
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &[]);
+    let mut clients: Vec<_> = (0..8).map(|_| server.client()).collect();
+    clients[0].set::<_, _, ()>("name", "corduroy").expect("set");
+    for client in &mut clients {
+        (0..10).for_each(|_| assert_eq!(client.get::<_, String>("name").expect("get"), "corduroy"));
+    }
+    // The kernel deals connections to the cores: some ask another core than the one that has read.
+    for client in &mut clients {
+        let begun = Instant::now();
+        while of_shards(client, "reads") != 80 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{} reads", of_shards(client, "reads"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 #[test]
