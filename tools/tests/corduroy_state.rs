@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use corduroy::config::Config;
 use corduroy::node::identity;
@@ -127,8 +128,15 @@ fn flip(file: &Path, at: usize) {
     fs::write(file, bytes).unwrap();
 }
 
+/// One test at a time: a process that another one is starting has our files, and their locks, until it runs its program.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn a_sound_node_is_verified_and_dumped_and_stays_as_it_is() {
+    let _alone = alone();
     let node = Node::new();
     let before = files(&node.data());
     let verified = run(&["verify", "--tables"], &node.data());
@@ -163,6 +171,7 @@ fn a_sound_node_is_verified_and_dumped_and_stays_as_it_is() {
 
 #[test]
 fn a_flipped_bit_of_a_table_is_found_with_the_rows_that_it_harms() {
+    let _alone = alone();
     let node = Node::new();
     let table = node.table();
     flip(&table, fs::read(&table).unwrap().len() / 2);
@@ -196,6 +205,7 @@ fn a_flipped_bit_of_a_table_is_found_with_the_rows_that_it_harms() {
 
 #[test]
 fn every_file_of_a_state_is_compared() {
+    let _alone = alone();
     type Harm = fn(&Node);
     let cases: [(&str, Harm, &str); 9] = [
         (
@@ -248,6 +258,7 @@ fn every_file_of_a_state_is_compared() {
 
 #[test]
 fn what_a_crash_left_is_named_and_no_damage() {
+    let _alone = alone();
     let node = Node::new();
     fs::write(node.state(0).join("tables/999"), b"of a flush that was cut off").unwrap();
     fs::write(node.state(0).join("v999"), b"of a merge that was cut off").unwrap();
@@ -268,6 +279,7 @@ fn what_a_crash_left_is_named_and_no_damage() {
 
 #[test]
 fn a_folder_in_use_and_one_without_a_state_are_refused() {
+    let _alone = alone();
     let node = Node::new();
     for held in [node.data(), node.data().join("shard-0000/wal")] {
         let lock = FolderLock::acquire(&held).unwrap();

@@ -6,6 +6,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use corduroy::store::{Expiry, List, Op, SetReply, SetWhen};
@@ -96,8 +97,15 @@ fn lines(output: &Output) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// One test at a time: a process that another one is starting has our files, and their locks, until it runs its program.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn a_sound_folder_is_dumped_verified_and_counted() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let wal = dir.path().join("shard-0/wal");
     drop(write_log(&wal));
@@ -124,6 +132,7 @@ fn a_sound_folder_is_dumped_verified_and_counted() {
 
 #[test]
 fn a_dump_says_what_clients_asked_for() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     write_operations(dir.path());
     let text = String::from_utf8(run(&["dump", "--value-bytes", "4"], dir.path()).stdout).unwrap();
@@ -150,6 +159,7 @@ fn a_dump_says_what_clients_asked_for() {
 
 #[test]
 fn a_dump_shows_what_happened_to_a_key_and_no_more() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     write_operations(dir.path());
     let text = String::from_utf8(run(&["dump", "--key", "b"], dir.path()).stdout).unwrap();
@@ -175,6 +185,7 @@ fn a_dump_shows_what_happened_to_a_key_and_no_more() {
 
 #[test]
 fn damage_is_printed_and_told_by_the_exit_status() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     drop(write_log(dir.path()));
     let stats = &lines(&run(&["stats", "--json"], dir.path()))[0];
@@ -195,6 +206,7 @@ fn damage_is_printed_and_told_by_the_exit_status() {
 
 #[test]
 fn a_folder_in_use_and_one_without_a_log_are_refused() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let wal = write_log(dir.path());
     let refused = run(&["verify"], dir.path());
