@@ -213,7 +213,8 @@ impl LsmLower {
             return Ok(false);
         }
         let live_bytes = self.live_bytes(usable_bytes)?;
-        if live_bytes > HARDLY_ANY_BYTES && live_bytes >= usable_bytes.saturating_sub(LAST_BYTES) {
+        let leaves_bytes = if live_bytes > HARDLY_ANY_BYTES { LAST_BYTES } else { 0 };
+        if live_bytes >= usable_bytes.saturating_sub(leaves_bytes) {
             *self.unfit.lock().unwrap_or_else(PoisonError::into_inner) = Some((version, usable_bytes));
             return Ok(false);
         }
@@ -435,6 +436,27 @@ mod tests {
             lower.compact(&[all]).expect("lets all go");
             assert_eq!(lower.stats().disk_bytes, 0, "{rows} rows");
         }
+    }
+
+    #[test]
+    fn what_is_left_of_the_reserve_is_not_given_up_for_a_rewrite_that_cannot_fit() {
+        let folder = tempfile::tempdir().expect("folder");
+        LsmLower::format(folder.path(), OURS.owner).expect("formats");
+        let lower = open(folder.path()).expect("opens");
+        let mut rows = (0..2000_u32).map(|row| (row.to_be_bytes().to_vec(), Some(vec![1; 1000])));
+        lower.ingest(2 << 20, false, &mut rows).expect("there is room");
+        // 356 KiB are left of it, and nothing beside it.
+        lower.room.release(lower.room.reserve_bytes - (356 << 10)).expect("gives up");
+        let used_bytes: u64 = ["", "tables"]
+            .iter()
+            .flat_map(|name| std::fs::read_dir(folder.path().join(name)).expect("a folder"))
+            .map(|entry| entry.expect("an entry").metadata().expect("a file").len())
+            .sum();
+        lower.room.capacity_bytes.store(used_bytes, Ordering::Relaxed);
+        let usable_bytes = lower.usable_bytes().expect("is asked");
+        assert_eq!(usable_bytes, 100 << 10);
+        assert!(!lower.rewrite().expect("nothing is tried"));
+        assert_eq!(lower.usable_bytes().expect("is asked"), usable_bytes);
     }
 
     #[test]
