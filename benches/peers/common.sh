@@ -28,6 +28,10 @@ declare -A pid_of=() port_of=()
 start() {
     local name=$1 port=$2 cpus=$3
     shift 3
+    if [ -n "$(redis-cli -p "$port" ping 2>/dev/null)" ]; then
+        echo "something answers on port $port already; end it, or set PORT" >&2
+        exit 1
+    fi
     taskset -c "$cpus" "$@" >>"$work/$name.log" 2>&1 &
     pid_of[$name]=$! port_of[$name]=$port
     for _ in $(seq 600); do

@@ -79,7 +79,7 @@ measure() { # server, test, pipeline  ->  a line in $work/cells: server test pip
     echo "$csv" | awk -F'","|"' -v s="$1" -v t="$2" -v p="$3" \
         '$3 + 0 <= 0 { print "no figure from " s ": " $0 > "/dev/stderr"; exit 1 } { print s, t, p, $3, $8 }' >>"$work/cells"
 }
-rocksdb() { db_bench --db="$work/rocksdb" --num="$rows" --value_size=$value_bytes --key_size=16 "$@" 2>>"$work/db_bench.log"; }
+rocksdb() { db_bench --db="$work/rocksdb" --num="$rows" --value_size=$value_bytes --key_size=16 --compression_type=none "$@" 2>>"$work/db_bench.log"; }
 measure_rocksdb() { # threads
     wait_idle
     rocksdb --benchmarks=readrandom --use_existing_db=1 --reads=$((rows / 10)) --threads="$1" \

@@ -31,7 +31,7 @@ done
 need redis-server redis-server
 need python3 python3
 
-port=${PORT:-17389}
+port=${PORT:-17399}
 servers=(redis new)
 [ -z "$old" ] || servers+=(old)
 
