@@ -45,6 +45,8 @@ use wait::Pause;
 
 /// Requests of one connection that may be under way at a time.
 const MAX_IN_FLIGHT: usize = 1024;
+/// What ops are encoded into is not kept if it has grown further.
+const SCRATCH_BYTES: usize = 1 << 20;
 /// Arguments of a command that the session answers by itself: each may bring a long reply.
 const MAX_LOCAL_ARGS: usize = 1024;
 /// Unread output above which parsing stops.
@@ -296,14 +298,12 @@ impl Session {
                 }
             },
         };
-        if let Op::Get { key } = op
-            && self.in_flight == 0
-            && self.get_now(entry, partition, key, request)
-        {
+        self.encode(op);
+        if matches!(op, Op::Get { .. }) && self.in_flight == 0 && self.get_now(entry, partition, request) {
             return;
         }
         self.push_slot(entry, Body::Waiting, request.args);
-        self.submit(partition, 0, op, backend);
+        self.submit_encoded(Self::kind_of(op), partition, 0, op, backend);
     }
 
     /// Whether an op may keep its shard busy for long: then it is the only request of this connection under way, so that
@@ -326,8 +326,22 @@ impl Session {
     /// Encodes an op and submits it for the newest slot.
     #[inline]
     fn submit(&mut self, partition: PartitionId, part: usize, op: &Op<'_>, backend: &dyn Backend) {
-        let kind = if op.is_write() { Kind::Write } else { Kind::Read };
-        self.submit_as(kind, partition, part, op, backend);
+        self.submit_as(Self::kind_of(op), partition, part, op, backend);
+    }
+
+    const fn kind_of(op: &Op<'_>) -> Kind {
+        if op.is_write() { Kind::Write } else { Kind::Read }
+    }
+
+    fn encode(&mut self, op: &Op<'_>) {
+        self.scratch.clear();
+        op.encode(&mut self.scratch);
+    }
+
+    fn trim_scratch(&mut self) {
+        if self.scratch.capacity() > SCRATCH_BYTES {
+            self.scratch = Vec::new();
+        }
     }
 
     fn submit_as(
@@ -338,8 +352,19 @@ impl Session {
         op: &Op<'_>,
         backend: &dyn Backend,
     ) {
-        self.scratch.clear();
-        op.encode(&mut self.scratch);
+        self.encode(op);
+        self.submit_encoded(kind, partition, part, op, backend);
+    }
+
+    /// Submits the op that was encoded last for the newest slot.
+    fn submit_encoded(
+        &mut self,
+        kind: Kind,
+        partition: PartitionId,
+        part: usize,
+        op: &Op<'_>,
+        backend: &dyn Backend,
+    ) {
         let number = self.front + self.queue.len() as u64 - 1;
         if let Some(slot) = self.queue.back_mut() {
             slot.request_bytes += self.scratch.len();
@@ -356,9 +381,7 @@ impl Session {
         self.stalled |= Op::is_heavy_bytes(&self.scratch);
         self.may_wait |= may_wait(&self.scratch);
         backend.submit(ticket, partition, kind, &self.scratch);
-        if self.scratch.capacity() > 1 << 20 {
-            self.scratch = Vec::new();
-        }
+        self.trim_scratch();
     }
 
     fn push_slot(&mut self, entry: &Entry, body: Body, args: &[&[u8]]) {

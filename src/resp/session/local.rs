@@ -1,30 +1,18 @@
 //! Requests answered on the spot: by the session itself, or from the memory of the core.
 
-use super::{Backend, Call, Entry, Op, PartitionId, Request, Session, Writer, take};
+use super::{Backend, Call, Entry, PartitionId, Request, Session, Writer, take};
 use crate::resp::latency::SlowEvent;
 use crate::resp::slowlog::Brief;
 
-/// A buffer that has grown further is not kept.
-const SCRATCH_BYTES: usize = 1 << 20;
-
 impl Session {
-    /// Answers GET from memory, if the node can.
-    pub(super) fn get_now(
-        &mut self,
-        entry: &Entry,
-        partition: PartitionId,
-        key: &[u8],
-        request: &Request<'_>,
-    ) -> bool {
+    /// Answers the GET that was encoded from memory, if the node can.
+    pub(super) fn get_now(&mut self, entry: &Entry, partition: PartitionId, request: &Request<'_>) -> bool {
         let backend = request.backend;
-        let mut op = take(&mut self.scratch);
-        op.clear();
-        Op::Get { key }.encode(&mut op);
         let mut out = take(&mut self.out);
         let mark = out.mark();
         let mut hit = false;
         let mut writer = Writer::new(&mut out, self.resp3);
-        let answered = backend.get_now(partition, self.conn, &op, &mut |value| match value {
+        let answered = backend.get_now(partition, self.conn, &self.scratch, &mut |value| match value {
             Some(value) => {
                 hit = true;
                 writer.bulk(value);
@@ -35,10 +23,8 @@ impl Session {
             out.truncate(mark);
         }
         self.out = out;
-        if op.capacity() <= SCRATCH_BYTES {
-            self.scratch = op;
-        }
         if answered {
+            self.trim_scratch();
             self.stats().count_lookup(hit);
             self.count_local(entry.index, backend);
             // A look into memory takes no time that SLOWLOG's clock would see: it is logged where everything is.
