@@ -74,9 +74,16 @@ impl Layout {
     /// when they are read.
     #[must_use]
     pub fn new(partitions: u32, shards: u32, cores: usize) -> Self {
-        assert!((1..=u32::from(SLOTS)).contains(&partitions), "{partitions} partitions of {SLOTS} slots");
-        assert!(shards > 0 && cores > 0, "{shards} shards on {cores} cores");
-        Self { partitions, shards, cores }
+        Self::checked(partitions, shards, cores).unwrap_or_else(|| {
+            panic!("{partitions} partitions of {SLOTS} slots in {shards} shards on {cores} cores")
+        })
+    }
+
+    /// The same of numbers that nobody has checked; `None` if there is no such layout.
+    #[must_use]
+    pub fn checked(partitions: u32, shards: u32, cores: usize) -> Option<Self> {
+        let is_possible = (1..=u32::from(SLOTS)).contains(&partitions) && shards > 0 && cores > 0;
+        is_possible.then_some(Self { partitions, shards, cores })
     }
 
     /// All data partitions, in the order of their slots.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use corduroy::node::identity::Owner;
 use corduroy_shards::ShardId;
-use corduroy_shards::routing::{FIRST_DATA, Layout, METADATA, SLOTS};
+use corduroy_shards::routing::{FIRST_DATA, Layout, METADATA};
 
 /// Most partitions that are listed one by one.
 const LISTED_MAX: u32 = 16;
@@ -28,10 +28,9 @@ fn of_owner(owner: &Owner) -> String {
         let all = format!("{home}, with all keys in partition {}", FIRST_DATA.0);
         return if shard == 0 { all } else { format!("{home}, without keys") };
     }
-    if !(1..=u32::from(SLOTS)).contains(&partitions) || shards == 0 {
+    let Some(layout) = Layout::checked(partitions, shards, 1) else {
         return format!("{home}, of {partitions} partitions");
-    }
-    let layout = Layout::new(partitions, shards, 1);
+    };
     let here: Vec<_> = layout.partitions_of(ShardId(shard)).collect();
     if here.len() > LISTED_MAX as usize {
         return format!("{home}, with {} of {partitions} partitions", here.len());

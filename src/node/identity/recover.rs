@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use corduroy_shards::ShardId;
-use corduroy_shards::routing::SLOTS;
+use corduroy_shards::routing::Layout;
 use corduroy_wal::device::mapped::MappedFolder;
 use corduroy_wal::inspect::inspect;
 
@@ -95,14 +95,14 @@ fn of_witnesses(data_dir: &Path, first: &Witness, others: &[Witness]) -> Result<
         shards,
         partitions,
     };
-    if shards == 0 || !(1..=u32::from(SLOTS)).contains(&partitions) {
+    let Some(layout) = Layout::checked(partitions, shards, 1) else {
         let why = format!(
             "{} says that there are {shards} shards and {partitions} partitions; no node has so many",
             first.folder.display()
         );
         return Err(IdentityError::Contradiction { folder: data_dir.into(), why });
-    }
-    let used = identity.layout(1).used_shards();
+    };
+    let used = layout.used_shards();
     let mut starts = BTreeSet::new();
     for witness in std::iter::once(first).chain(others) {
         let place =
