@@ -17,7 +17,7 @@ use super::folder::Change;
 use super::guard;
 use super::manifest::Manifest;
 use super::merge::Turns;
-use super::room::{DiskRoom, HARDLY_ANY_BYTES, LAST_BYTES, MARGIN_BYTES};
+use super::room::{DiskRoom, HARDLY_ANY_BYTES, LAST_BYTES, MARGIN_BYTES, left_by};
 use super::scrub::Scrub;
 pub use super::tree::LsmShared;
 use super::tree::{ABOVE_ALL, GuardedTree, Opened, Written};
@@ -213,8 +213,7 @@ impl LsmLower {
             return Ok(false);
         }
         let live_bytes = self.live_bytes(usable_bytes)?;
-        let leaves_bytes = if live_bytes > HARDLY_ANY_BYTES { LAST_BYTES } else { 0 };
-        if live_bytes >= usable_bytes.saturating_sub(leaves_bytes) {
+        if live_bytes >= usable_bytes.saturating_sub(left_by(live_bytes)) {
             *self.unfit.lock().unwrap_or_else(PoisonError::into_inner) = Some((version, usable_bytes));
             return Ok(false);
         }

@@ -22,6 +22,12 @@ pub(super) const MARGIN_BYTES: u64 = 8 << 20;
 pub(super) const LAST_BYTES: u64 = 1 << 20;
 /// What takes no more than this may have the last of the reserve.
 pub(super) const HARDLY_ANY_BYTES: u64 = 128 << 10;
+
+/// What a write of so many bytes leaves of the reserve.
+pub(super) const fn left_by(bytes: u64) -> u64 {
+    if bytes <= HARDLY_ANY_BYTES { 0 } else { LAST_BYTES }
+}
+
 /// What a use of the reserve takes beside what it writes: for version files, and for what a file system adds.
 const SLACK_BYTES: u64 = 256 << 10;
 /// What the reserve leaves of the room when it takes back what there is.
@@ -155,9 +161,8 @@ impl DiskRoom {
         if free_bytes >= bytes + MARGIN_BYTES {
             return Ok(Ok(()));
         }
-        let last_bytes = if bytes <= HARDLY_ANY_BYTES { 0 } else { LAST_BYTES };
         // The last of it goes without slack: then there is nothing to lose.
-        if !deletes || free_bytes + self.state().held_bytes < bytes + last_bytes {
+        if !deletes || free_bytes + self.state().held_bytes < bytes + left_by(bytes) {
             return Ok(Err(Lacking { needed_bytes: bytes, free_bytes }));
         }
         self.release((bytes + SLACK_BYTES).saturating_sub(free_bytes))?;
@@ -169,19 +174,23 @@ impl DiskRoom {
         let mut state = self.state();
         let left = state.held_bytes.saturating_sub(bytes);
         if left < state.held_bytes {
-            OpenOptions::new().write(true).open(self.path())?.set_len(left)?;
+            self.cut(left)?;
             state.held_bytes = left;
         }
         Ok(())
     }
 
+    /// Cuts the reserve's file off there.
+    fn cut(&self, bytes: u64) -> io::Result<()> {
+        OpenOptions::new().write(true).open(self.path())?.set_len(bytes)
+    }
+
     /// Takes back for the reserve what there is, until it is whole. Says whether the tree has room: the reserve, and more.
     pub(super) fn restore(&self) -> io::Result<bool> {
         let mut state = self.state();
-        let free_bytes = self.free_bytes()?;
         let missing_bytes = self.reserve_bytes - state.held_bytes;
         if missing_bytes == 0 {
-            return Ok(free_bytes >= MARGIN_BYTES);
+            return Ok(self.free_bytes()? >= MARGIN_BYTES);
         }
         // While a writer is at work it may need what there is.
         if state.writers > 0 {
@@ -195,7 +204,7 @@ impl DiskRoom {
                     return Ok(taken_bytes == missing_bytes && self.free_bytes()? >= MARGIN_BYTES);
                 }
                 Err(error) if is_no_room(&error) => {
-                    OpenOptions::new().write(true).open(self.path())?.set_len(state.held_bytes)?;
+                    self.cut(state.held_bytes)?;
                     taken_bytes = if taken_bytes > LEFT_BYTES { taken_bytes / 2 } else { 0 };
                 }
                 Err(error) => return Err(error),
