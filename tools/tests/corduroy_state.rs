@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use corduroy::config::Config;
 use corduroy::node::identity;
@@ -17,6 +18,8 @@ use corduroy_shards::{Applied, PartitionId, ShardId, StateMachine, Step};
 use corduroy_wal::device::lock::FolderLock;
 use corduroy_wal::{Lsn, Term};
 use serde_json::Value;
+
+use common::alone;
 
 const PARTITION: PartitionId = PartitionId(1);
 const FAR_MS: u64 = 95_617_584_000_000;
@@ -126,12 +129,6 @@ fn flip(file: &Path, at: usize) {
     let mut bytes = fs::read(file).unwrap();
     bytes[at] ^= 1;
     fs::write(file, bytes).unwrap();
-}
-
-/// One test at a time: a process that another one is starting has our files, and their locks, until it runs its program.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
 
+mod common;
+
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use corduroy::store::{Expiry, List, Op, SetReply, SetWhen};
@@ -16,6 +17,8 @@ use corduroy_shards::raft::membership;
 use corduroy_wal::device::{DiskDevice, Engine, UringOptions};
 use corduroy_wal::{EntryKind, EntryRef, HardState, LogId, Lsn, Options, RecordHead, Term, Wal};
 use serde_json::Value;
+
+use common::alone;
 
 const FRAMES: u64 = 5;
 
@@ -95,12 +98,6 @@ fn run(args: &[&str], path: &Path) -> Output {
 fn lines(output: &Output) -> Vec<Value> {
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// One test at a time: a process that another one is starting has our files, and their locks, until it runs its program.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[test]
