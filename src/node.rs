@@ -4,7 +4,8 @@
 //! it is), `shared` (what all cores see), `boot` (a core opens its shards), `core` (one core's
 //! state), `host` and `gate` (a shard on it, and what waits before it), `listen`, `connection`, `conns` and `overdue` (bytes in
 //! and out, and time limits), `budget` and `ledger` (what the node may take, and what it holds for clients), `backend` (what
-//! sessions ask of the core), `driver` (the loop that turns the shards), `event` (what wakes it), `info` (figures).
+//! sessions ask of the core), `driver` (the loop that turns the shards), `event` (what wakes it), `facts` and `info`
+//! (figures), `error` (why a node cannot start).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,26 +14,27 @@ use std::sync::mpsc;
 
 use corduroy_shards::routing::Layout;
 use corduroy_shards::runtime::cpuset::CgroupLimits;
-use corduroy_shards::runtime::topology::{CoresFrom, NotAllowed, disk_interrupt_cpus};
+use corduroy_shards::runtime::topology::{CoresFrom, disk_interrupt_cpus};
 use corduroy_shards::runtime::{CoreHandle, CoreOptions, CpuSet, Mesh, Pool, Topology, spawn_core};
-use corduroy_shards::{ShardError, ShardId};
-use corduroy_wal::WalError;
-use corduroy_wal::device::lock::{FolderLock, LockError};
-use corduroy_wal::device::{OpenError, ProbeError, ProbeOptions, ProbeReport, probe};
+use corduroy_wal::device::lock::FolderLock;
+use corduroy_wal::device::{ProbeOptions, ProbeReport, probe};
 
 use crate::config::value::Bytes;
 use crate::config::{Config, Loaded, Source};
-use crate::store::LowerError;
 
 pub mod access;
+mod address;
 mod backend;
 mod boot;
 mod budget;
+mod clock;
 mod connection;
 mod conns;
 mod core;
 mod driver;
+mod error;
 mod event;
+mod facts;
 mod gate;
 mod host;
 pub mod identity;
@@ -43,170 +45,26 @@ mod listen;
 pub mod log;
 mod message;
 mod notify;
+mod options;
 mod overdue;
 mod rest;
 mod shared;
 mod signals;
 mod waits;
 
+use address::Address;
 use boot::Booted;
 use budget::Descriptors;
-use identity::{Bound, Identity, IdentityError};
-use listen::{Address, Listeners, Listening};
+use error::system;
+pub use error::{EXIT_CONFIG, EXIT_DAMAGED, EXIT_IO, EXIT_SYSTEM, StartError};
+use identity::{Bound, Identity};
+use listen::{Listeners, Listening};
 use shared::{Phase, Shared};
-
-/// The data is damaged or incomplete: only a person can say what is to become of it, and starting again changes nothing.
-pub const EXIT_DAMAGED: u8 = 65;
-/// The system refused something that every server needs.
-pub const EXIT_SYSTEM: u8 = 71;
-/// The log or the state could not be written or read.
-pub const EXIT_IO: u8 = 74;
-/// The configuration or the data folder cannot be used.
-pub const EXIT_CONFIG: u8 = 78;
 
 /// Messages that may wait between two cores.
 const MESH_CAPACITY: usize = 4096;
 /// Jobs that may wait for the pool.
 const POOL_CAPACITY: usize = 256;
-
-/// Why a node cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Another process uses the folder, or it cannot be locked.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// There is no data folder, and none can be made.
-    #[error(
-        "cannot make the data folder {path}: {why}; name one by --data-dir, as an absolute path, that this user can make"
-    )]
-    Folder {
-        /// Where.
-        path: PathBuf,
-        /// What is in the way.
-        why: String,
-    },
-    /// The folder or the kernel does not do what a durable log needs.
-    #[error(transparent)]
-    Probe(#[from] ProbeError),
-    /// The folder is not ours, or not of this layout.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The cores asked for cannot be had.
-    #[error(transparent)]
-    Cores(#[from] NotAllowed),
-    /// The process may open too few files.
-    #[error(transparent)]
-    Descriptors(#[from] budget::TooFewDescriptors),
-    /// Nobody can connect.
-    #[error("cannot listen on {address}: {source}; {}", address.remedy(source))]
-    Listen {
-        /// Where.
-        address: Address,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The log's files of a shard cannot be opened.
-    #[error("shard {}: {source}", shard.0)]
-    Device {
-        /// Which.
-        shard: ShardId,
-        /// Why.
-        source: OpenError,
-    },
-    /// The log of a shard cannot be read.
-    #[error("shard {}{}: {source}", shard.0, harmed(source))]
-    Wal {
-        /// Which.
-        shard: ShardId,
-        /// Why.
-        source: WalError,
-    },
-    /// A folder of a shard is not there, or cannot be looked into.
-    #[error(
-        "shard {}: {folder} was made when the node was formatted and cannot be read ({source}); restore it from a backup (only \
-         if the shard's data is to be given up, make the folder by hand)", shard.0
-    )]
-    Missing {
-        /// Which.
-        shard: ShardId,
-        /// The folder.
-        folder: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The state of a shard cannot be read.
-    #[error("shard {}: {source}", shard.0)]
-    State {
-        /// Which.
-        shard: ShardId,
-        /// Why.
-        source: LowerError,
-    },
-    /// A shard cannot be put together.
-    #[error("shard {}: {source}", shard.0)]
-    Shard {
-        /// Which.
-        shard: ShardId,
-        /// Why.
-        source: ShardError,
-    },
-    /// The system refused something.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried.
-        what: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
-
-impl StartError {
-    /// The process's exit code.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Wal { source, .. } => wal_exit_code(source),
-            Self::Shard { source: ShardError::Wal(source), .. } => wal_exit_code(source),
-            Self::Shard { source: ShardError::Machine(_), .. }
-            | Self::State { source: LowerError::Io { .. }, .. } => EXIT_IO,
-            Self::State { source: LowerError::Newer { .. } | LowerError::Foreign { .. }, .. } => EXIT_CONFIG,
-            Self::State { .. } | Self::Missing { .. } | Self::Identity(IdentityError::BothBad { .. }) => {
-                EXIT_DAMAGED
-            }
-            Self::System { .. } | Self::Descriptors(_) => EXIT_SYSTEM,
-            _ => EXIT_CONFIG,
-        }
-    }
-}
-
-/// The exit code of a log that cannot be opened: what the system refused may pass, what the log holds does not.
-fn wal_exit_code(error: &WalError) -> u8 {
-    match error {
-        WalError::Io { .. } | WalError::Poisoned { .. } => EXIT_IO,
-        WalError::Foreign { .. } => EXIT_CONFIG,
-        WalError::Damaged { .. }
-        | WalError::Lost { .. }
-        | WalError::OutOfRange { .. }
-        | WalError::BadAppend { .. }
-        | WalError::TooLarge { .. } => EXIT_DAMAGED,
-    }
-}
-
-/// The partitions whose acknowledged data is damaged, if that is what is wrong.
-fn harmed(error: &WalError) -> String {
-    match error {
-        WalError::Damaged { logs, .. } if !logs.is_empty() => {
-            let partitions: Vec<String> = logs.iter().map(|log| log.0.to_string()).collect();
-            format!(", partition {}", partitions.join(", "))
-        }
-        _ => String::new(),
-    }
-}
-
-/// Names what was tried when the system refuses.
-fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError {
-    move |source| StartError::System { what: what.into(), source }
-}
 
 /// Runs a node until it is told to stop. Returns after everything acknowledged is on the disk and all is closed.
 ///

@@ -4,11 +4,12 @@ use std::borrow::Cow;
 
 use corduroy_shards::{Kind, PartitionId, StageStamps, Ticket};
 
-use super::core::{Core, core_of_conn, mono_ns};
+use super::clock::{mono_ns, wall_us};
+use super::core::{Core, core_of_conn};
 use super::info;
 use super::message::Message;
 use super::notify;
-use super::shared::{Phase, wall_us};
+use super::shared::Phase;
 use crate::config::redis::Refused;
 use crate::resp::Backend;
 use crate::resp::guesses::{PER_SECOND, Report};

@@ -5,31 +5,24 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use corduroy_shards::raft::replica::Replication as RaftOn;
 use corduroy_shards::runtime::Endpoint;
-use corduroy_shards::{Limits, ShardOptions};
 use corduroy_shards::{PartitionId, Shard, ShardId};
 use corduroy_wal::device::{DiskDevice, Engine, UringOptions};
-use corduroy_wal::{Binding, OWNER_BYTES, Options as WalOptions, Recovered, Wal, WalError};
+use corduroy_wal::{OWNER_BYTES, Recovered, Wal, WalError};
 
-use super::core::{Core, NodeShard, sync_mode};
+use super::core::Core;
+use super::error::{EXIT_IO, StartError, system};
+use super::host::NodeShard;
 use super::identity::{Identity, IdentityError, Owner, binding_of, unbind};
 use super::listen::Listening;
 use super::message::Message;
+use super::options::{
+    block_cache_bytes, shard_options, store_options, sync_mode, waiting_bytes, wal_options,
+};
 use super::shared::Shared;
-use super::{EXIT_IO, StartError, driver, log, system};
-use crate::config::{Config, Replication};
-use crate::store::{HashSeed, LowerError, LsmLower, LsmShared, Options as StoreOptions, Store};
-
-/// Log that all shards together may hold before they hand their state over, in bytes, as far as whole segments allow:
-/// overwrites of few keys make much log and little state. A start applies 200 to 300 MiB of small writes in a second.
-const LOG_SOFT_BYTES: u64 = 256 << 20;
-
-/// Bytes of outcomes that the reads of a turn bring or move, and its entries: little, so that turns are short whatever is
-/// asked for.
-const OUTCOME_BYTES: usize = 8 << 20;
-/// Requests that may wait in a shard, bytes, where clients may hold less than that: two of the largest.
-const WAITING_MIN_BYTES: usize = 64 << 20;
+use super::{driver, log};
+use crate::config::Config;
+use crate::store::{LowerError, LsmLower, LsmShared, Store};
 
 /// A core that has opened its shards.
 #[derive(Debug)]
@@ -114,14 +107,6 @@ fn open_shards(shared: &Shared, core: usize) -> Result<(Shards, Booted), StartEr
         opened.push(facts);
     }
     Ok((shards, Booted { shards: opened }))
-}
-
-/// An eighth of the memory is for blocks of the lower level, the rest for rows: enough for the filters and indexes of about
-/// ten times as many rows as fit in memory, so that a row is read by one look at the disk.
-const CACHE_SHARE: u64 = 8;
-
-fn block_cache_bytes(shared: &Shared) -> u64 {
-    shared.memory.0 / CACHE_SHARE / shared.layout.cores() as u64
 }
 
 fn open_shard(
@@ -213,62 +198,4 @@ fn belongs_here(
 fn seed(shared: &Shared, shard: ShardId) -> u64 {
     let now = u64::from(std::process::id()) ^ shared.started_ms.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     now ^ shared.identity.node.rotate_left(shard.0 % 64)
-}
-
-fn wal_options(config: &Config, seed: u64, binding: Binding) -> WalOptions {
-    WalOptions {
-        segment_bytes: u32::try_from(config.wal_segment_bytes.0)
-            .expect("the configuration allows 1 GiB at most"),
-        spare_segments: config.wal_spare_segments,
-        max_in_flight: config.wal_max_in_flight,
-        max_segments: config.wal_max_segments,
-        seed,
-        binding,
-        ..WalOptions::default()
-    }
-}
-
-fn store_options(shared: &Shared) -> StoreOptions {
-    let rows = shared.memory.0 - shared.memory.0 / CACHE_SHARE;
-    let share = rows / u64::from(shared.layout.used_shards().max(1));
-    let cluster = shared.identity.cluster;
-    let hash_seed = HashSeed([cluster as u64, (cluster >> 64) as u64]);
-    StoreOptions {
-        // One that a thread does, and one that it finds next.
-        load_jobs: 2 * shared.config().pool_threads,
-        ..StoreOptions::with_memory(usize::try_from(share).unwrap_or(usize::MAX), hash_seed)
-    }
-}
-
-/// Live segments of a shard's log, counted in full ones, above which it asks for a hand-over: a start after a crash
-/// applies what they hold.
-fn log_soft_segments(config: &Config, used_shards: u32) -> u64 {
-    let share = LOG_SOFT_BYTES / u64::from(used_shards.max(1));
-    (share / config.wal_segment_bytes.0).clamp(2, ShardOptions::default().log_soft_segments)
-}
-
-/// Bytes of requests that may wait in a shard, and of heavy ones that may wait before it.
-pub fn waiting_bytes(shared: &Shared) -> usize {
-    Limits::default().shard_bytes.min(shared.ledger.limit().max(WAITING_MIN_BYTES))
-}
-
-fn shard_options(config: &Config, used_shards: u32, waiting_bytes: usize) -> ShardOptions {
-    let replication = match config.replication {
-        Replication::Raft => RaftOn::On,
-        Replication::Off => RaftOn::Off,
-    };
-    // A record has to fit into half a segment.
-    let half = usize::try_from(config.wal_segment_bytes.0 / 2).unwrap_or(usize::MAX);
-    let defaults = Limits::default();
-    let limits = Limits {
-        op_bytes: defaults.op_bytes.min(half.saturating_sub(64 << 10)),
-        entry_bytes: defaults.entry_bytes.min(half / 4),
-        frame_bytes: defaults.frame_bytes.min(half / 2),
-        outcome_bytes: OUTCOME_BYTES,
-        shard_bytes: waiting_bytes,
-        unapplied_bytes: defaults.unapplied_bytes.min(waiting_bytes),
-        ..defaults
-    };
-    let log_soft_segments = log_soft_segments(config, used_shards);
-    ShardOptions { replication, limits, log_soft_segments, ..ShardOptions::default() }
 }

@@ -15,10 +15,11 @@ use std::sync::atomic::Ordering;
 
 use corduroy_shards::runtime::{Ready, Socket};
 
-use super::core::{Core, bump};
+use super::address::Ends;
+use super::core::Core;
 use super::event::Event;
+use super::facts::bump;
 use super::ledger::{self, Counted};
-use super::listen::Ends;
 use super::message::CoreSet;
 use super::overdue::{check_backlog, want_sweep, watch_partial};
 use super::shared::Phase;

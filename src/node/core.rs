@@ -10,43 +10,27 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use corduroy_shards::routing::FIRST_DATA;
 use corduroy_shards::runtime::{Endpoint, Full, Poller};
-use corduroy_shards::{
-    Input, Kind, Now, PartitionId, Rejection, Reply, Shard, ShardId, StageStamps, StateMachine, Ticket,
-};
-use corduroy_wal::device::{DiskDevice, SyncMode};
+use corduroy_shards::{Input, Kind, Now, PartitionId, Rejection, Reply, ShardId, StageStamps, Ticket};
 
-use super::boot;
+use super::clock::{mono_ns, wall_ms};
 use super::connection::Conn;
 use super::conns::Conns;
+use super::facts::bump;
 use super::gate::Heavy;
-pub use super::host::{Host, ShardFacts};
+use super::host::{Host, JobDone, NodeShard};
 use super::jobs::Jobs;
 use super::ledger::{COUNTED_OUTCOME_BYTES, Count, Pins};
 use super::listen::{self, Listening};
 use super::message::{CoreSet, Message};
-use super::shared::{Shared, lock, wall_ms};
+use super::options::{sync_mode, waiting_bytes};
+use super::shared::{Shared, lock};
 use super::waits::Waits;
-use crate::config::{Config, WalSync};
+use crate::config::Config;
 use crate::resp::SessionReply;
 use crate::store::op::may_wait;
-use crate::store::{LsmLower, Store};
-
-/// The state machine of the shards.
-pub type Machine = Store<LsmLower>;
-/// A shard of this node.
-pub type NodeShard = Shard<DiskDevice, Machine>;
-/// A job on its way to the pool.
-pub type Job = <Machine as StateMachine>::Job;
-/// A job's result on its way back.
-pub type JobDone = <Machine as StateMachine>::JobDone;
-
-/// Replicas of a shard that are listed one by one for INFO.
-pub const MAX_GROUPS: usize = 64;
 
 /// Bytes of the buffer that all connections of a core read into.
 const READ_BUFFER_BYTES: usize = 64 << 10;
@@ -150,7 +134,7 @@ impl Core {
     ) -> io::Result<Rc<Self>> {
         let poller = Poller::new()?;
         let index = mesh.core();
-        let waiting_bytes = boot::waiting_bytes(&shared);
+        let waiting_bytes = waiting_bytes(&shared);
         let hosts: Vec<Host> =
             shards.into_iter().map(|(id, shard)| Host::new(id, shard, waiting_bytes)).collect();
         let places = shared.layout.partitions().map(|partition| {
@@ -434,27 +418,7 @@ impl Core {
     }
 }
 
-/// A setting in the log's own words.
-pub fn sync_mode(mode: WalSync) -> SyncMode {
-    match mode {
-        WalSync::Auto => SyncMode::Auto,
-        WalSync::Dsync => SyncMode::Dsync,
-        WalSync::Linked => SyncMode::Linked,
-        WalSync::Inline => SyncMode::Inline,
-    }
-}
-
 /// The core of a connection, from its number.
 pub fn core_of_conn(conn: u64) -> usize {
     (conn >> 48) as usize
-}
-
-/// The monotonic clock, in ns since the node started.
-pub fn mono_ns(started: Instant) -> u64 {
-    started.elapsed().as_nanos() as u64
-}
-
-/// Adds to a counter that only its core writes: no locked instruction is needed.
-pub fn bump(counter: &std::sync::atomic::AtomicU64, by: u64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
 }

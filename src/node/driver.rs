@@ -15,10 +15,14 @@ use corduroy_shards::runtime::heap;
 use corduroy_shards::runtime::pool::Kind;
 use corduroy_shards::{ClockReport, Input, Now, Outputs, ShardError, StateMachine};
 
-use super::core::{Core, Host, Job, Machine, bump, mono_ns};
+use super::clock::mono_ns;
+use super::core::Core;
+use super::error::{EXIT_IO, StartError};
 use super::event::Event;
+use super::facts::bump;
+use super::host::{Host, Job, Machine};
 use super::shared::Phase;
-use super::{EXIT_IO, StartError, connection, listen, log, overdue, waits};
+use super::{connection, listen, log, overdue, waits};
 use crate::resp::latency::SlowEvent;
 
 /// Messages taken from each core in a pass.

@@ -2,15 +2,25 @@
 
 use std::cell::{Cell, RefCell};
 
-use corduroy_shards::{Counters, Groups, Input, Now, PartitionId, Rejection, Reply, ShardId, Ticket};
-use corduroy_wal::WalStats;
-use corduroy_wal::device::SyncMode;
+use corduroy_shards::{
+    Groups, Input, Now, PartitionId, Rejection, Reply, Shard, ShardId, StateMachine, Ticket,
+};
+use corduroy_wal::device::DiskDevice;
 
-use super::core::{MAX_GROUPS, NodeShard};
+use super::facts::{MAX_GROUPS, ShardFacts};
 use super::gate::{Gate, Heavy, Intake};
 use super::rest::Rest;
 use crate::resp::SessionReply;
-use crate::store::StoreStats;
+use crate::store::{LsmLower, Store};
+
+/// The state machine of the shards.
+pub type Machine = Store<LsmLower>;
+/// A shard of this node.
+pub type NodeShard = Shard<DiskDevice, Machine>;
+/// A job on its way to the pool.
+pub type Job = <Machine as StateMachine>::Job;
+/// A job's result on its way back.
+pub type JobDone = <Machine as StateMachine>::JobDone;
 
 /// A shard on this core.
 #[derive(Debug)]
@@ -31,27 +41,6 @@ pub struct Host {
     pub gate: RefCell<Gate>,
     /// What may wait there, bytes.
     waiting_bytes: usize,
-}
-
-/// A shard's figures for INFO.
-#[derive(Clone, Debug)]
-pub struct ShardFacts {
-    /// Which.
-    pub id: ShardId,
-    /// Of the heart.
-    pub counters: Counters,
-    /// Of the log.
-    pub wal: WalStats,
-    /// Of the state.
-    pub store: StoreStats,
-    /// Of the replicas.
-    pub groups: Groups,
-    /// By how much stamps are ahead of the wall clock, in ms.
-    pub ahead_ms: u64,
-    /// Whether the log has room.
-    pub has_space: bool,
-    /// How its writes are made durable now.
-    pub sync: SyncMode,
 }
 
 impl Host {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use corduroy_shards::Groups;
 
-use super::core::{MAX_GROUPS, ShardFacts};
+use super::facts::{CoreFacts, MAX_GROUPS, ShardFacts};
 use super::shared::{Shared, lock};
 
 type Lines = Vec<(Cow<'static, str>, String)>;
@@ -180,7 +180,7 @@ fn persistence(shared: &Shared) -> Lines {
 
 fn stats(shared: &Shared) -> Lines {
     let shards = facts(shared);
-    let of_cores = |of: fn(&super::shared::CoreFacts) -> u64| shared.facts.iter().map(of).sum::<u64>();
+    let of_cores = |of: fn(&CoreFacts) -> u64| shared.facts.iter().map(of).sum::<u64>();
     vec![
         line("total_net_input_bytes", of_cores(|core| core.input_bytes.load(Relaxed))),
         line("total_net_output_bytes", of_cores(|core| core.output_bytes.load(Relaxed))),

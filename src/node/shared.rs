@@ -4,18 +4,20 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use corduroy_shards::PartitionId;
 use corduroy_shards::routing::Layout;
 use corduroy_shards::runtime::{Doorbell, Pool, heap};
 
 use super::budget::{Descriptors, clients_memory};
-use super::core::ShardFacts;
+use super::clock::wall_ms;
+use super::error::StartError;
+use super::facts::CoreFacts;
 use super::identity::Identity;
 use super::ledger::Ledger;
+use super::log;
 use super::notify;
-use super::{StartError, log};
 use crate::config::Config;
 use crate::config::knobs::percentiles;
 use crate::config::redis::{Live, Refused};
@@ -35,29 +37,6 @@ pub enum Phase {
     Draining,
     /// A start that failed: everything is let go.
     Stopping,
-}
-
-/// One core's published figures.
-#[derive(Debug, Default)]
-pub struct CoreFacts {
-    /// Connections now.
-    pub connections: AtomicUsize,
-    /// Bytes received since the start.
-    pub input_bytes: AtomicU64,
-    /// Bytes sent since the start.
-    pub output_bytes: AtomicU64,
-    /// Passes of the driver since the start.
-    pub passes: AtomicU64,
-    /// Time that its passes took since the start, ns.
-    pub pass_ns: AtomicU64,
-    /// Reads of sockets that brought something, since the start.
-    pub reads: AtomicU64,
-    /// Writes to sockets that took something, since the start.
-    pub writes: AtomicU64,
-    /// Messages sent to other cores since the start.
-    pub hops: AtomicU64,
-    /// Its shards, as of the driver's last pass.
-    pub shards: Mutex<Vec<ShardFacts>>,
 }
 
 /// See the file's head.
@@ -119,18 +98,6 @@ impl std::fmt::Debug for Shared {
 /// The lock's content, whoever panicked: a panic ends the process anyway.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The wall clock, ms since 1970.
-#[must_use]
-pub fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
-/// The wall clock, µs since 1970.
-#[must_use]
-pub fn wall_us() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }
 
 impl Shared {

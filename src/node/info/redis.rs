@@ -4,7 +4,8 @@
 use corduroy_shards::runtime::heap;
 
 use super::{Lines, facts, human, kib_line, line, total};
-use crate::node::core::mono_ns;
+use crate::node::clock::mono_ns;
+use crate::node::facts::CoreFacts;
 use crate::node::shared::{Shared, lock};
 
 /// A section's fields.
@@ -153,7 +154,7 @@ fn persistence(shared: &Shared) -> Lines {
 
 fn stats(shared: &Shared) -> Lines {
     use std::sync::atomic::Ordering::Relaxed;
-    let of_cores = |of: fn(&crate::node::shared::CoreFacts) -> u64| shared.facts.iter().map(of).sum::<u64>();
+    let of_cores = |of: fn(&CoreFacts) -> u64| shared.facts.iter().map(of).sum::<u64>();
     let now_ns = mono_ns(shared.started);
     let (input, output) =
         (of_cores(|core| core.input_bytes.load(Relaxed)), of_cores(|core| core.output_bytes.load(Relaxed)));

@@ -1,0 +1,100 @@
+//! What the configuration says, in the words of the log, the state and the shards.
+
+use corduroy_shards::raft::replica::Replication as RaftOn;
+use corduroy_shards::{Limits, ShardOptions};
+use corduroy_wal::device::SyncMode;
+use corduroy_wal::{Binding, Options as WalOptions};
+
+use super::shared::Shared;
+use crate::config::{Config, Replication, WalSync};
+use crate::store::{HashSeed, Options as StoreOptions};
+
+/// Log that all shards together may hold before they hand their state over, in bytes, as far as whole segments allow:
+/// overwrites of few keys make much log and little state. A start applies 200 to 300 MiB of small writes in a second.
+const LOG_SOFT_BYTES: u64 = 256 << 20;
+
+/// Bytes of outcomes that the reads of a turn bring or move, and its entries: little, so that turns are short whatever is
+/// asked for.
+const OUTCOME_BYTES: usize = 8 << 20;
+/// Requests that may wait in a shard, bytes, where clients may hold less than that: two of the largest.
+const WAITING_MIN_BYTES: usize = 64 << 20;
+
+/// An eighth of the memory is for blocks of the lower level, the rest for rows: enough for the filters and indexes of about
+/// ten times as many rows as fit in memory, so that a row is read by one look at the disk.
+const CACHE_SHARE: u64 = 8;
+
+/// The share of a core.
+pub fn block_cache_bytes(shared: &Shared) -> u64 {
+    shared.memory.0 / CACHE_SHARE / shared.layout.cores() as u64
+}
+
+/// How writes are made durable.
+pub fn sync_mode(mode: WalSync) -> SyncMode {
+    match mode {
+        WalSync::Auto => SyncMode::Auto,
+        WalSync::Dsync => SyncMode::Dsync,
+        WalSync::Linked => SyncMode::Linked,
+        WalSync::Inline => SyncMode::Inline,
+    }
+}
+
+/// Of a log that belongs to this shard.
+pub fn wal_options(config: &Config, seed: u64, binding: Binding) -> WalOptions {
+    WalOptions {
+        segment_bytes: u32::try_from(config.wal_segment_bytes.0)
+            .expect("the configuration allows 1 GiB at most"),
+        spare_segments: config.wal_spare_segments,
+        max_in_flight: config.wal_max_in_flight,
+        max_segments: config.wal_max_segments,
+        seed,
+        binding,
+        ..WalOptions::default()
+    }
+}
+
+/// Of a shard's state: its share of the memory.
+pub fn store_options(shared: &Shared) -> StoreOptions {
+    let rows = shared.memory.0 - shared.memory.0 / CACHE_SHARE;
+    let share = rows / u64::from(shared.layout.used_shards().max(1));
+    let cluster = shared.identity.cluster;
+    let hash_seed = HashSeed([cluster as u64, (cluster >> 64) as u64]);
+    StoreOptions {
+        // One that a thread does, and one that it finds next.
+        load_jobs: 2 * shared.config().pool_threads,
+        ..StoreOptions::with_memory(usize::try_from(share).unwrap_or(usize::MAX), hash_seed)
+    }
+}
+
+/// Live segments of a shard's log, counted in full ones, above which it asks for a hand-over: a start after a crash
+/// applies what they hold.
+fn log_soft_segments(config: &Config, used_shards: u32) -> u64 {
+    let share = LOG_SOFT_BYTES / u64::from(used_shards.max(1));
+    (share / config.wal_segment_bytes.0).clamp(2, ShardOptions::default().log_soft_segments)
+}
+
+/// Bytes of requests that may wait in a shard, and of heavy ones that may wait before it.
+pub fn waiting_bytes(shared: &Shared) -> usize {
+    Limits::default().shard_bytes.min(shared.ledger.limit().max(WAITING_MIN_BYTES))
+}
+
+/// Of a shard, by what the log can take and what may wait.
+pub fn shard_options(config: &Config, used_shards: u32, waiting_bytes: usize) -> ShardOptions {
+    let replication = match config.replication {
+        Replication::Raft => RaftOn::On,
+        Replication::Off => RaftOn::Off,
+    };
+    // A record has to fit into half a segment.
+    let half = usize::try_from(config.wal_segment_bytes.0 / 2).unwrap_or(usize::MAX);
+    let defaults = Limits::default();
+    let limits = Limits {
+        op_bytes: defaults.op_bytes.min(half.saturating_sub(64 << 10)),
+        entry_bytes: defaults.entry_bytes.min(half / 4),
+        frame_bytes: defaults.frame_bytes.min(half / 2),
+        outcome_bytes: OUTCOME_BYTES,
+        shard_bytes: waiting_bytes,
+        unapplied_bytes: defaults.unapplied_bytes.min(waiting_bytes),
+        ..defaults
+    };
+    let log_soft_segments = log_soft_segments(config, used_shards);
+    ShardOptions { replication, limits, log_soft_segments, ..ShardOptions::default() }
+}
