@@ -10,7 +10,7 @@ use std::hint::black_box;
 use corduroy::config::redis::Refused;
 use corduroy::resp::parse::{Limits, Parsed, Parser};
 use corduroy::resp::reply::Writer;
-use corduroy::resp::{Backend, Hub, Opening, Output, Session};
+use corduroy::resp::{Backend, Opening, Output, Session, hub};
 use corduroy::store::Outcome;
 use corduroy_shards::wal::Lsn;
 use corduroy_shards::{Kind, PartitionId, Reply, Ticket};
@@ -141,7 +141,7 @@ fn session(criterion: &mut Criterion) {
             started: std::time::Instant::now(),
         };
         let opening = Opening { conn: 1, core: 0, peer: String::new(), local: String::new(), fd: 0 };
-        let mut session = Session::new(&Hub::new(1), opening, &node);
+        let mut session = Session::new(&hub(1), opening, &node);
         let mut tickets = Vec::new();
         group.bench_function(name, |bencher| {
             bencher.iter(|| {

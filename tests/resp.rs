@@ -10,7 +10,7 @@ use corduroy::config::redis::{Live, Refused};
 use corduroy::resp::commands::table;
 use corduroy::resp::errors::PREFIXES;
 use corduroy::resp::parse::{Limits, Parsed, Parser};
-use corduroy::resp::{Backend, Hub, Opening, Session};
+use corduroy::resp::{Backend, Opening, Session, hub};
 use corduroy::store::{HashSeed, MemLower, Options, Outcome, Store};
 use corduroy_shards::wal::{Lsn, Term};
 use corduroy_shards::{Applied, Kind, PartitionId, Reply, StateMachine, Step, Ticket};
@@ -109,7 +109,7 @@ impl Talk {
             local: "127.0.0.1:2".to_owned(),
             fd: 5,
         };
-        let session = Session::new(&Hub::new(1), opening, &node);
+        let session = Session::new(&hub(1), opening, &node);
         Self { node, state, session, lsn: 0 }
     }
 

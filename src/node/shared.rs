@@ -112,7 +112,7 @@ impl Shared {
         uring_refused: Option<String>,
     ) -> Arc<Self> {
         let cores = layout.cores();
-        let hub = Hub::new(cores);
+        let hub = crate::resp::hub(cores);
         let shared = Self {
             identity,
             partitions: layout.partitions().collect(),

@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::commands;
 use super::guesses::Guesses;
 use super::latency::Latency;
-use super::session::{Footprint, Opening};
 use super::shares::Shares;
 use super::slowlog::SlowLog;
 use super::stats::{CoreStats, Rate, Times, Totals};
 
+mod footprint;
 mod line;
+
+pub use footprint::Footprint;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -43,10 +44,9 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// For a node of so many cores.
+    /// For a node of so many cores, and so many commands to count.
     #[must_use]
-    pub fn new(cores: usize) -> Arc<Self> {
-        let commands = commands::table().entries.len();
+    pub fn new(cores: usize, commands: usize) -> Arc<Self> {
         Arc::new(Self {
             clients: Registry::new(cores),
             slowlog: SlowLog::default(),
@@ -154,6 +154,21 @@ const CLOSED: usize = usize::MAX;
 pub struct Registry {
     cores: Vec<Mutex<BTreeMap<u64, Arc<Client>>>>,
     next_id: AtomicU64,
+}
+
+/// What is known of a connection when it is accepted.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// The connection's number; never reused. The upper 16 bits are the core.
+    pub conn: u64,
+    /// The core's index in the hub (0 up).
+    pub core: usize,
+    /// The client's address, `ip:port`.
+    pub peer: String,
+    /// The address that it connected to.
+    pub local: String,
+    /// The socket's number, for CLIENT LIST.
+    pub fd: i32,
 }
 
 /// What others may know of a connection.
@@ -325,7 +340,7 @@ impl Client {
         self.killed.load(Relaxed)
     }
 
-    /// Marks it for closing; its core must be told ([`super::Backend::wake_connection`]).
+    /// Marks it for closing; its core must be told ([`super::backend::Backend::wake_connection`]).
     pub fn kill(&self) {
         self.killed.store(true, Relaxed);
     }
@@ -436,6 +451,12 @@ impl Client {
     pub(super) fn set_last(&self, now_ms: u64, command: u16) {
         self.last_ms.store(now_ms, Relaxed);
         self.last_command.store(command, Relaxed);
+    }
+
+    /// The command that it sent last, by its index in the table of commands; `None`: none yet.
+    #[must_use]
+    pub fn last_command(&self) -> Option<u16> {
+        Some(self.last_command.load(Relaxed)).filter(|index| *index != u16::MAX)
     }
 
     /// When it last sent something, ms since 1970.

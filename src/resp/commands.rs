@@ -3,13 +3,14 @@
 //! Invariant: a command exists if and only if it has a row; its arity and its key positions are checked from the row
 //! before its function runs.
 
-use super::Backend;
+use super::backend::Backend;
+use super::conn::ConnState;
 use super::errors::Refusal;
 use super::reply::Writer;
-use super::session::Session;
 use crate::store::Op;
 
 pub mod args;
+pub mod census;
 pub mod client;
 pub mod cluster;
 pub mod config;
@@ -20,11 +21,13 @@ pub mod introspection;
 pub mod keys;
 mod latency;
 pub mod memory;
+mod secrets;
 pub mod server;
 pub mod strings;
 mod table;
 pub mod transactions;
 
+pub use secrets::without_secrets;
 pub use table::{Entry, Table, Traits, table};
 
 /// Where a command's keys stand among its arguments (the name is argument 0). `first` 0: no keys.
@@ -118,7 +121,7 @@ impl<'a> Request<'a> {
 /// A command that the session answers by itself, under way.
 pub struct Call<'c> {
     /// The connection.
-    pub session: &'c mut Session,
+    pub conn: &'c mut ConnState,
     /// The node.
     pub backend: &'c dyn Backend,
     /// The arguments, the name first (for a subcommand: the container's name, then its own).
@@ -127,8 +130,9 @@ pub struct Call<'c> {
     pub out: Writer<'c>,
     /// The row.
     pub entry: &'static Entry,
-    /// Whether it may be done in several turns; not inside a transaction.
-    pub may_pause: bool,
+    /// Where a visit to many connections is put that is to go on in later turns; its reply comes when it is over, and what
+    /// comes behind it waits until then. `None` inside a transaction, where nothing may wait.
+    pub visits: Option<&'c mut Option<Box<census::Census>>>,
 }
 
 impl<'c> Call<'c> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use corduroy_shards::{Kind, PartitionId, Rejection, Reply, StageStamps, Ticket, wal::Lsn};
 
 use super::guesses::Report;
-use super::{Backend, Hub, Opening, Session, SessionReply};
+use super::{Backend, Hub, Opening, Session, SessionReply, hub};
 use crate::config::Config;
 use crate::config::redis::{Live, Refused};
 use crate::store::{ErrorKind, List, Op, Outcome, SetReply, SetWhen};
@@ -88,7 +88,7 @@ pub struct Talk {
 
 impl Talk {
     pub fn new(partitions: u64) -> Self {
-        Self::with(Fake::new(partitions), Hub::new(1), 1)
+        Self::with(Fake::new(partitions), hub(1), 1)
     }
 
     pub fn with(fake: Fake, hub: Arc<Hub>, conn: u64) -> Self {

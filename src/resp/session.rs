@@ -5,25 +5,24 @@
 
 use std::collections::VecDeque;
 use std::mem::take;
-use std::sync::Arc;
 
 use corduroy_shards::{Kind, PartitionId, Reply, Ticket};
 
-use super::clients::{Client, Hub};
+use super::backend::{Backend, SessionReply};
+use super::commands::census::Census;
 use super::commands::{self, Call, Entry, Flow, Request, Run, Scope};
 use super::commands::{connection, introspection};
+use super::conn::{ConnState, Ending, ReplyMode};
 use super::errors::{self, Refusal};
 use super::guesses::Turn;
 use super::output::Output;
-use super::parse::{Limits, Parser, ProtocolError};
+use super::parse::{Parser, ProtocolError};
 use super::reply::Writer;
 use super::slowlog::Brief;
 use super::stats::CoreStats;
-use super::{Backend, SessionReply};
 use crate::store::op::{HEAVY_BYTES, may_wait};
 use crate::store::{Op, Outcome};
 
-mod census;
 mod footprint;
 mod input;
 mod intake;
@@ -35,9 +34,6 @@ mod spread;
 mod transaction;
 mod wait;
 
-pub use census::{Census, Visit};
-pub use footprint::Footprint;
-pub use intake::Opening;
 use queue::{Body, Held, Slot};
 use roster::Roster;
 use transaction::{Transaction, Watched};
@@ -67,39 +63,13 @@ const UNKNOWN_REPLY_BYTES: usize = 4 << 20;
 /// Tickets carry the slot's number above these bits and the part of a split request in them.
 const PART_BITS: u32 = 16;
 
-/// Which replies CLIENT REPLY lets through.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum ReplyMode {
-    /// All.
-    #[default]
-    On,
-    /// None.
-    Off,
-    /// All but the next one.
-    SkipNext,
-}
-
-/// How a connection is to end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Ending {
-    #[default]
-    No,
-    /// Once what came before is answered.
-    AfterReplies,
-    /// Now; the output does not matter any more.
-    AtOnce,
-}
-
 /// The state of one connection.
 pub struct Session {
-    pub(super) hub: Arc<Hub>,
-    /// What other connections may know of this one.
-    pub(super) client: Arc<Client>,
+    state: ConnState,
     core: usize,
     conn: u64,
     table: &'static commands::Table,
     parser: Parser,
-    limits: Limits,
     /// Bytes received and not parsed yet, from `head` on.
     pending: Vec<u8>,
     head: usize,
@@ -134,13 +104,7 @@ pub struct Session {
     may_wait: bool,
     /// A recent large reply's size, for guessing what the requests in flight will bring.
     reply_size_hint: usize,
-    ending: Ending,
     scratch: Vec<u8>,
-    pub(super) resp3: bool,
-    pub(super) authenticated: bool,
-    pub(super) reply_mode: ReplyMode,
-    /// The request under way gets no reply.
-    pub(super) muted: bool,
     transaction: Option<Transaction>,
     watched: Vec<Watched>,
     watches_in_flight: usize,
@@ -155,8 +119,6 @@ pub struct Session {
     roster: Option<Box<Roster>>,
     /// It is paused.
     pause: Option<Pause>,
-    /// The time has come that was kept for an attempt at the password.
-    may_guess: bool,
     /// Local commands of one kind since `clock_ns`, timed together.
     run: (u16, u64),
 }
@@ -181,36 +143,31 @@ impl Session {
         }
     }
 
-    /// Ends the connection once the replies to everything so far are written.
-    pub(super) fn close_after_replies(&mut self) {
-        self.ending = Ending::AfterReplies;
-    }
-
     fn stats(&self) -> &CoreStats {
-        self.hub.stats(self.core)
+        self.state.hub.stats(self.core)
     }
 
     /// How many requests whose replies may be large may be in flight: fewer when they are.
     fn window(&self) -> usize {
-        (self.hub.shares.expected_output() / self.reply_size_hint.max(1)).clamp(1, MAX_IN_FLIGHT)
+        (self.state.hub.shares.expected_output() / self.reply_size_hint.max(1)).clamp(1, MAX_IN_FLIGHT)
     }
 
     /// Refuses a request that was read only to be dropped.
     fn too_big(&mut self, refusal: &Refusal) {
-        self.muted = self.reply_mode != ReplyMode::On;
+        self.state.muted = self.state.reply_mode != ReplyMode::On;
         self.end_skip();
         self.reject(None, refusal);
     }
 
     fn protocol_error(&mut self, error: ProtocolError) {
-        self.muted = false;
+        self.state.muted = false;
         self.reject(None, &error.refusal());
-        self.ending = Ending::AfterReplies;
+        self.state.ending = Ending::AfterReplies;
     }
 
     /// Carries out one request. False: it has to wait until nothing is in flight, and must be given again then.
     fn request(&mut self, args: &[&[u8]], backend: &dyn Backend) -> bool {
-        self.muted = self.reply_mode != ReplyMode::On;
+        self.state.muted = self.state.reply_mode != ReplyMode::On;
         let entry = match self.table.resolve(args) {
             Ok(entry) => entry,
             Err((index, refusal)) => {
@@ -219,7 +176,7 @@ impl Session {
             }
         };
         self.last_command = entry.index;
-        if !self.authenticated && !entry.traits.no_auth {
+        if !self.state.authenticated && !entry.traits.no_auth {
             self.end_skip();
             self.reject(Some(entry.index), &Refusal::new("NOAUTH Authentication required."));
             return true;
@@ -231,7 +188,7 @@ impl Session {
                 Turn::Never => {
                     self.end_skip();
                     self.reject(Some(entry.index), &errors::TOO_MANY_GUESSES);
-                    self.ending = Ending::AfterReplies;
+                    self.state.ending = Ending::AfterReplies;
                     return true;
                 }
             }
@@ -248,7 +205,7 @@ impl Session {
         {
             return false;
         }
-        let reply_mode = self.reply_mode;
+        let reply_mode = self.state.reply_mode;
         self.end_skip();
         if self.transaction.is_some() && !is_immediate_in_transaction(entry) {
             self.queue_in_transaction(entry, args, backend);
@@ -259,7 +216,7 @@ impl Session {
                 let request = Request { name: entry.row.name, args, backend };
                 match plan(&request) {
                     Ok(op) if self.must_follow(&op) => {
-                        self.reply_mode = reply_mode;
+                        self.state.reply_mode = reply_mode;
                         return false;
                     }
                     Ok(op) => self.op(entry, plan, scope, &op, &request),
@@ -271,7 +228,7 @@ impl Session {
             Run::Refused(reason) => {
                 self.reject(Some(entry.index), &Refusal::new(reason));
                 if entry.traits.closes {
-                    self.ending = Ending::AfterReplies;
+                    self.state.ending = Ending::AfterReplies;
                 }
             }
             Run::Subcommands(_) => self.local(entry, introspection::bare, args, backend),
@@ -280,8 +237,8 @@ impl Session {
     }
 
     fn end_skip(&mut self) {
-        if self.reply_mode == ReplyMode::SkipNext {
-            self.reply_mode = ReplyMode::On;
+        if self.state.reply_mode == ReplyMode::SkipNext {
+            self.state.reply_mode = ReplyMode::On;
         }
     }
 
@@ -388,14 +345,14 @@ impl Session {
         self.queue.push_back(Slot {
             body,
             entry: entry.index,
-            resp3: self.resp3,
-            muted: self.muted,
+            resp3: self.state.resp3,
+            muted: self.state.muted,
             is_unsure: false,
             is_read: false,
             request_bytes: 0,
             started_ns: self.clock_ns,
             ran_ns: 0,
-            brief: if self.hub.slowlog.is_on() { Brief::new(args) } else { Brief::default() },
+            brief: if self.state.hub.slowlog.is_on() { Brief::new(args) } else { Brief::default() },
         });
     }
 
@@ -435,15 +392,15 @@ impl Session {
             // Replies that wait for the same request share a slot.
             Some(Slot { body: Body::Ready(bytes), .. }) => take(bytes),
             Some(_) => {
-                self.queue.push_back(Slot::ready(self.resp3));
+                self.queue.push_back(Slot::ready(self.state.resp3));
                 Output::default()
             }
         };
         let (before, mark) = (Held::of(&out), out.mark());
-        let resp3 = self.resp3;
+        let resp3 = self.state.resp3;
         write(self, &mut Writer::new(&mut out, resp3));
         self.note_error(index, out.since(mark));
-        if self.muted {
+        if self.state.muted {
             out.truncate(mark);
         }
         if direct {
@@ -466,11 +423,11 @@ impl Session {
     }
 
     /// Lets CLIENT LIST see this connection's present state.
-    pub(super) fn publish(&mut self, backend: &dyn Backend) {
+    fn publish(&mut self, backend: &dyn Backend) {
         let queued = self.transaction.as_ref().map(|transaction| transaction.commands.len());
-        self.client.set_last(backend.now_ms(), self.last_command);
-        self.client.set_state(self.resp3, queued);
-        self.client.publish(&self.footprint());
+        self.state.client.set_last(backend.now_ms(), self.last_command);
+        self.state.client.set_state(self.state.resp3, queued);
+        self.state.client.publish(&self.footprint());
     }
 }
 
@@ -485,7 +442,7 @@ fn is_immediate_in_transaction(entry: &Entry) -> bool {
 impl Drop for Session {
     fn drop(&mut self) {
         self.forget_wait();
-        self.hub.clients.remove(&self.client);
+        self.state.hub.clients.remove(&self.state.client);
     }
 }
 

@@ -47,6 +47,8 @@ fn the_heart_fits_into_a_head() {
 
 /// Modules of the node that stand in circles of imports. Between the folders of a crate there are none.
 const NODE_IN_CIRCLES_MAX: usize = 9;
+/// Those of the store.
+const STORE_IN_CIRCLES_MAX: usize = 28;
 
 /// The modules below a folder, each with those that it uses. A file in a module's own folder counts with that module; what
 /// the folder's own file (`name.rs`, `lib.rs`) holds is the module `top`.
@@ -160,6 +162,8 @@ fn circles(src: &str, folder: &[&str], files: &[Source], most: usize) -> Vec<Str
 fn circles_of_imports_do_not_grow() {
     let (root, shards) = (sources(&["src"]), sources(&["shards/src"]));
     let mut findings = circles("src", &["node"], &root, NODE_IN_CIRCLES_MAX);
+    findings.extend(circles("src", &["resp"], &root, 0));
+    findings.extend(circles("src", &["store"], &root, STORE_IN_CIRCLES_MAX));
     findings.extend(circles("src", &[], &root, 0));
     findings.extend(circles("shards/src", &[], &shards, 0));
     keep("modules do not import each other in circles", findings);

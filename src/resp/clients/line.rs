@@ -4,19 +4,11 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::{Client, lock};
-use crate::resp::commands;
 
 impl Client {
-    /// Its line of CLIENT LIST, as Redis 7.2 writes it, without a line end.
-    #[must_use]
-    pub fn describe(&self, now_ms: u64) -> String {
-        let mut line = String::new();
-        self.describe_to(&mut line, now_ms);
-        line
-    }
-
-    /// The same, at the end of a text.
-    pub fn describe_to(&self, line: &mut String, now_ms: u64) {
+    /// Writes its line of CLIENT LIST, as Redis 7.2 does, without a line end, to the end of a text. `last`: the name of the
+    /// command that it sent last.
+    pub fn describe_to(&self, line: &mut String, last: &str, now_ms: u64) {
         let names = lock(&self.names);
         let queued = self.queued.load(Relaxed);
         let mut flags = String::new();
@@ -36,8 +28,6 @@ impl Client {
         if flags.is_empty() {
             flags.push('N');
         }
-        let last = self.last_command.load(Relaxed);
-        let last = if last == u16::MAX { "NULL" } else { &commands::table().entry(last).full_name };
         write!(
             line,
             "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={flags} db=0 sub=0 psub=0 ssub=0 multi={}",

@@ -3,9 +3,10 @@
 use super::super::clients::Client;
 use super::super::errors::Refusal;
 use super::args::{integer, is};
+use super::census::{Census, Visit};
 use super::connection::{MAX_NAME_BYTES, client_name};
-use super::{Call, ROW, Row, Run};
-use crate::resp::session::{Census, ReplyMode, Visit};
+use super::{Call, ROW, Row, Run, table};
+use crate::resp::conn::ReplyMode;
 
 const CLIENT: Row =
     Row { acl: "connection", group: "connection", flags: "noscript loading stale", since: "2.4.0", ..ROW };
@@ -34,19 +35,19 @@ pub const ROWS: &[Row] = &[
 ];
 
 fn id(call: &mut Call<'_>) {
-    let id = call.session.client.id;
+    let id = call.conn.client.id;
     call.out.int(id as i64);
 }
 
 fn getname(call: &mut Call<'_>) {
-    let name = call.session.client.name();
+    let name = call.conn.client.name();
     if name.is_empty() { call.out.nil() } else { call.out.bulk(name) }
 }
 
 fn setname(call: &mut Call<'_>) {
     match client_name(call.arg(2)) {
         Ok(name) => {
-            call.session.client.set_name(name);
+            call.conn.client.set_name(name);
             call.out.ok();
         }
         Err(refusal) => call.refuse(&refusal),
@@ -69,13 +70,26 @@ fn setinfo(call: &mut Call<'_>) {
             .out
             .error(format!("ERR {attribute} cannot contain spaces, newlines or special characters."));
     };
-    call.session.client.set_lib(lib_name.then_some(value), lib_ver.then_some(value));
+    call.conn.client.set_lib(lib_name.then_some(value), lib_ver.then_some(value));
     call.out.ok();
 }
 
+/// A connection's line of CLIENT LIST, without a line end.
+#[must_use]
+pub fn describe(client: &Client, now_ms: u64) -> String {
+    let mut line = String::new();
+    describe_to(client, &mut line, now_ms);
+    line
+}
+
+/// The same, at the end of a text.
+pub fn describe_to(client: &Client, line: &mut String, now_ms: u64) {
+    let last = client.last_command().map_or("NULL", |index| &table().entry(index).full_name);
+    client.describe_to(line, last, now_ms);
+}
+
 fn info(call: &mut Call<'_>) {
-    call.session.publish(call.backend);
-    let mut text = call.session.client.describe(call.backend.now_ms());
+    let mut text = describe(&call.conn.client, call.backend.now_ms());
     text.push('\n');
     call.out.verbatim(&text);
 }
@@ -92,7 +106,6 @@ fn check_type(name: &[u8]) -> Result<bool, Refusal> {
 }
 
 fn list(call: &mut Call<'_>) {
-    call.session.publish(call.backend);
     let filter = match call.from(2) {
         [] => Ok(Filter::default()),
         [option, name] if is(option, "TYPE") => {
@@ -118,14 +131,15 @@ fn kill(call: &mut Call<'_>) {
 /// Visits connections: in several turns if it may.
 fn visit(call: &mut Call<'_>, visit: Visit, filter: Result<Filter, Refusal>) {
     let mut census = match filter {
-        Ok(filter) => Census::new(call.session, visit, filter, call.entry.index),
+        Ok(filter) => Census::new(call.conn, visit, filter, call.entry.index),
         Err(refusal) => return call.refuse(&refusal),
     };
-    if call.may_pause {
-        return call.session.begin_census(census);
+    if let Some(visits) = &mut call.visits {
+        **visits = Some(Box::new(census));
+        return;
     }
-    while census.step(call.session, call.backend) {}
-    census.answer(call.session, &mut call.out);
+    while census.step(call.conn, call.backend) {}
+    census.answer(call.conn, &mut call.out);
 }
 
 /// Which connections a command is about.
@@ -219,17 +233,17 @@ impl Filter {
 fn reply(call: &mut Call<'_>) {
     let mode = call.arg(2);
     if is(mode, "ON") {
-        call.session.reply_mode = ReplyMode::On;
-        call.session.muted = false;
+        call.conn.reply_mode = ReplyMode::On;
+        call.conn.muted = false;
         call.out.ok();
     } else if is(mode, "OFF") {
-        call.session.reply_mode = ReplyMode::Off;
-        call.session.muted = true;
+        call.conn.reply_mode = ReplyMode::Off;
+        call.conn.muted = true;
     } else if is(mode, "SKIP") {
-        if call.session.reply_mode == ReplyMode::On {
-            call.session.reply_mode = ReplyMode::SkipNext;
+        if call.conn.reply_mode == ReplyMode::On {
+            call.conn.reply_mode = ReplyMode::SkipNext;
         }
-        call.session.muted = true;
+        call.conn.muted = true;
     } else {
         call.refuse(&Refusal::SYNTAX);
     }
@@ -238,7 +252,7 @@ fn reply(call: &mut Call<'_>) {
 fn on_off(call: &mut Call<'_>, set: fn(&Client, bool)) {
     let on = call.arg(2);
     if is(on, "ON") || is(on, "OFF") {
-        set(&call.session.client, is(on, "ON"));
+        set(&call.conn.client, is(on, "ON"));
         call.out.ok();
     } else {
         call.refuse(&Refusal::SYNTAX);

@@ -70,7 +70,7 @@ pub fn set(call: &mut Call<'_>) {
 
 /// CONFIG RESETSTAT.
 pub fn resetstat(call: &mut Call<'_>) {
-    call.session.hub.reset_stats();
+    call.conn.hub.reset_stats();
     call.out.ok();
 }
 

@@ -72,11 +72,11 @@ fn authenticate(call: &mut Call<'_>, user: &[u8], password: &[u8]) -> Result<(),
         // The default user without a password takes any, as in Redis.
         None if user == b"default" => Ok(()),
         Some(wanted) if user == b"default" && same_secret(wanted.as_bytes(), password) => {
-            call.session.authenticate();
+            call.conn.authenticate();
             Ok(())
         }
         _ => {
-            call.session.count_wrong_password(call.backend);
+            call.conn.count_wrong_password(call.backend);
             Err(WRONG_PASS)
         }
     }
@@ -124,11 +124,11 @@ fn hello(call: &mut Call<'_>) {
     if let Err(refusal) = greet(call) {
         return call.refuse(&refusal);
     }
-    describe_server(call.session.client.id, &mut call.out);
+    describe_server(call.conn.client.id, &mut call.out);
 }
 
 fn greet(call: &mut Call<'_>) -> Result<(), Refusal> {
-    let mut resp3 = call.session.resp3;
+    let mut resp3 = call.conn.resp3;
     if let Some(version) = call.from(1).first() {
         let wrong = Refusal::new("ERR Protocol version is not an integer or out of range");
         resp3 = match integer(version).map_err(|_| wrong)? {
@@ -155,16 +155,16 @@ fn greet(call: &mut Call<'_>) -> Result<(), Refusal> {
             }
         };
     }
-    if !call.session.authenticated {
+    if !call.conn.is_authenticated() {
         return Err(Refusal::new(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> \
              <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
         ));
     }
     if let Some(name) = name {
-        call.session.client.set_name(name);
+        call.conn.client.set_name(name);
     }
-    call.session.resp3 = resp3;
+    call.conn.resp3 = resp3;
     call.out.resp3 = resp3;
     Ok(())
 }

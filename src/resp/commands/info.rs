@@ -76,7 +76,7 @@ fn line(name: &'static str, value: impl ToString) -> (Cow<'static, str>, String)
 
 /// What the sessions know for a section.
 fn own_lines(call: &Call<'_>, section: &str) -> Lines {
-    let hub = &call.session.hub;
+    let hub = &call.conn.hub;
     match section {
         "server" => vec![
             line("redis_version", REDIS_VERSION),

@@ -32,7 +32,7 @@ const FIRST_LEVEL_NS: u64 = 1024;
 /// The samples of the event that is named, if it has any.
 fn named(call: &Call<'_>) -> Option<(SlowEvent, Series)> {
     let name = call.arg(2);
-    let events = call.session.hub.latency.events();
+    let events = call.conn.hub.latency.events();
     events.into_iter().find(|(event, _)| event.name().as_bytes() == name)
 }
 
@@ -47,7 +47,7 @@ fn history(call: &mut Call<'_>) {
 }
 
 fn latest(call: &mut Call<'_>) {
-    let events = call.session.hub.latency.events();
+    let events = call.conn.hub.latency.events();
     call.out.array(events.len());
     for (event, series) in events {
         let last = series.samples.back().expect("events without samples are not listed");
@@ -62,7 +62,7 @@ fn latest(call: &mut Call<'_>) {
 fn reset(call: &mut Call<'_>) {
     let names = call.from(2);
     let is_wanted = |event: SlowEvent| names.is_empty() || names.contains(&event.name().as_bytes());
-    let count = call.session.hub.latency.reset(is_wanted);
+    let count = call.conn.hub.latency.reset(is_wanted);
     call.out.int(count as i64);
 }
 
@@ -81,7 +81,7 @@ fn draw(call: &mut Call<'_>) {
 
 /// Redis's words where it has nothing to report, so that what looks for them finds them.
 fn doctor(call: &mut Call<'_>) {
-    let latency = &call.session.hub.latency;
+    let latency = &call.conn.hub.latency;
     let events = latency.events();
     if !latency.is_on() && events.is_empty() {
         return call.out.verbatim(
@@ -140,7 +140,7 @@ fn asked(names: &[&[u8]]) -> Vec<&'static Entry> {
 }
 
 fn histogram(call: &mut Call<'_>) {
-    let hub = &call.session.hub;
+    let hub = &call.conn.hub;
     let known = asked(call.from(2)).into_iter();
     let known: Vec<_> =
         known.filter_map(|entry| Some((entry, hub.times(usize::from(entry.index))?))).collect();

@@ -144,7 +144,7 @@ fn shutdown(call: &mut Call<'_>) {
     }
     match call.backend.shutdown() {
         // As in Redis there is no reply: the connection ends with the process.
-        Ok(()) => call.session.close_after_replies(),
+        Ok(()) => call.conn.close_after_replies(),
         Err(why) => call.out.error(format!("ERR {why}")),
     }
 }
@@ -175,7 +175,7 @@ fn slowlog_get(call: &mut Call<'_>) {
         Ok(count) => count,
         Err(refusal) => return call.refuse(&refusal),
     };
-    let entries = call.session.hub.slowlog.newest(count);
+    let entries = call.conn.hub.slowlog.newest(count);
     call.out.array(entries.len());
     for entry in &entries {
         call.out.array(6);
@@ -195,7 +195,7 @@ fn slowlog_stages(call: &mut Call<'_>) {
         Ok(count) => count,
         Err(refusal) => return call.refuse(&refusal),
     };
-    let entries = call.session.hub.slowlog.newest(usize::MAX);
+    let entries = call.conn.hub.slowlog.newest(usize::MAX);
     let known = entries.iter().filter_map(|entry| Some((entry.id, entry.stages?.named())));
     let known: Vec<_> = known.take(count).collect();
     call.out.array(known.len());
@@ -211,11 +211,11 @@ fn slowlog_stages(call: &mut Call<'_>) {
 }
 
 fn slowlog_len(call: &mut Call<'_>) {
-    let len = call.session.hub.slowlog.len();
+    let len = call.conn.hub.slowlog.len();
     call.out.int(len as i64);
 }
 
 fn slowlog_reset(call: &mut Call<'_>) {
-    call.session.hub.slowlog.reset();
+    call.conn.hub.slowlog.reset();
     call.out.ok();
 }

@@ -5,49 +5,12 @@
 
 use super::queue::{Body, Slot};
 use super::{Output, Session, Transaction, Watched};
+use crate::resp::clients::{Client, Footprint};
 use crate::resp::output::SharesMark;
 use crate::store::SharedBytes;
 
 /// A session and what the node keeps for each connection, without its buffers: counted for every connection.
-pub const FIXED_BYTES: usize = size_of::<Session>() + 1024;
-
-/// Bytes that a connection holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Footprint {
-    /// Input that is not carried out yet.
-    pub input: usize,
-    /// Memory reserved for input beyond that.
-    pub input_free: usize,
-    /// Arguments of requests under way, from when they are handed on until their outcome is there.
-    pub arguments: usize,
-    /// Commands queued by MULTI, and watched keys.
-    pub queued: usize,
-    /// Replies, finished or still waiting for their turn, that the connection's socket has not been offered.
-    pub output: usize,
-    /// Memory reserved for them, with the outcomes of requests whose other parts are still to come.
-    pub output_reserved: usize,
-    /// The most output there was at a time.
-    pub output_peak: usize,
-    /// Replies that the socket had no room for.
-    pub unsent: usize,
-    /// Name and library.
-    pub names: usize,
-}
-
-impl Footprint {
-    /// All of it.
-    #[must_use]
-    pub fn total(&self) -> usize {
-        FIXED_BYTES
-            + self.input
-            + self.input_free
-            + self.arguments
-            + self.queued
-            + self.output_reserved
-            + self.unsent
-            + self.names
-    }
-}
+const FIXED_BYTES: usize = size_of::<Session>() + 1024;
 
 impl Session {
     /// What it holds. What its driver has taken and not sent is for the driver to add.
@@ -55,6 +18,7 @@ impl Session {
     pub fn footprint(&self) -> Footprint {
         let queued = self.transaction.as_ref().map_or(0, Transaction::held_bytes);
         Footprint {
+            fixed: FIXED_BYTES,
             input: self.held_input_bytes() + self.unparsed_bytes,
             input_free: self.pending.capacity() - self.held_input_bytes()
                 + self.parser.held_bytes()
@@ -70,14 +34,15 @@ impl Session {
                 + self.queue.capacity() * size_of::<Slot>(),
             output_peak: self.peak_output_bytes,
             unsent: 0,
-            names: self.client.names_bytes(),
+            names: self.state.client.names_bytes(),
         }
     }
+
     /// Has CLIENT LIST and the node's ledger see what it holds, `unsent` bytes with its driver included. Answers all of it.
     pub fn publish_footprint(&mut self, unsent: usize) -> usize {
         self.peak_output_bytes = self.peak_output_bytes.max(self.out.len() + unsent);
         let footprint = Footprint { unsent, ..self.footprint() };
-        self.client.publish(&footprint);
+        self.state.client.publish(&footprint);
         footprint.total()
     }
 
@@ -97,7 +62,7 @@ impl Session {
 
     /// What others may know of the connection.
     #[must_use]
-    pub fn client(&self) -> &std::sync::Arc<crate::resp::clients::Client> {
-        &self.client
+    pub fn client(&self) -> &std::sync::Arc<Client> {
+        &self.state.client
     }
 }

@@ -29,12 +29,12 @@ impl Session {
     #[must_use]
     pub fn is_unfinished(&self) -> bool {
         let has_more = self.head < self.pending.len() || self.census.is_some() || self.roster.is_some();
-        self.units == 0 && has_more && self.ending == Ending::No
+        self.units == 0 && has_more && self.state.ending == Ending::No
     }
 
     /// Takes bytes from the client and carries out as many requests as the bounds permit. The rest is kept.
     pub fn input(&mut self, bytes: &[u8], backend: &dyn Backend) {
-        if self.ending != Ending::No {
+        if self.state.ending != Ending::No {
             return;
         }
         if self.head == self.pending.len() {
@@ -96,14 +96,14 @@ impl Session {
     /// Whether something else than its share of work stops it. That it is used up stops nothing where nothing is left to
     /// do: what comes next brings a turn of its own.
     pub(super) fn is_paused(&self) -> bool {
-        let output = if self.authenticated { OUTPUT_PAUSE_BYTES } else { UNAUTHENTICATED_OUTPUT_BYTES };
+        let output = if self.state.authenticated { OUTPUT_PAUSE_BYTES } else { UNAUTHENTICATED_OUTPUT_BYTES };
         self.stalled
             || self.pause.is_some()
             || self.census.is_some()
             || self.roster.is_some()
-            || self.ending != Ending::No
+            || self.state.ending != Ending::No
             || self.out.len() + self.held.bytes > output
-            || self.in_flight_bytes > self.hub.shares.in_flight()
+            || self.in_flight_bytes > self.state.hub.shares.in_flight()
             || self.in_flight >= MAX_IN_FLIGHT
             || (self.unsure > 0 && self.unsure >= self.window())
     }
@@ -111,7 +111,7 @@ impl Session {
     /// Bytes that may be read at once: few from a client that has not given the password.
     #[must_use]
     pub fn read_max_bytes(&self) -> usize {
-        if self.authenticated {
+        if self.state.authenticated {
             usize::MAX
         } else {
             Limits::UNAUTHENTICATED.max_request_bytes.saturating_sub(self.held_input_bytes()).max(1)
@@ -120,18 +120,18 @@ impl Session {
 
     /// Carries out requests from the front of `bytes`; answers how many bytes are done with.
     fn drive(&mut self, bytes: &[u8], backend: &dyn Backend) -> usize {
-        if !self.authenticated && backend.requires_password().is_none() {
+        if !self.state.authenticated && backend.requires_password().is_none() {
             // There was one when it came.
-            self.authenticate();
+            self.state.authenticate();
         }
         let mut parser = take(&mut self.parser);
         self.clock_ns = backend.mono_ns();
         self.clock_is_fresh = true;
-        self.limits = self.current_limits();
+        self.state.renew_limits();
         let mut used = 0;
         while self.may_go_on() {
             let rest = bytes.get(used..).unwrap_or_default();
-            match parser.parse(rest, &self.limits) {
+            match parser.parse(rest, &self.state.limits) {
                 Ok(Parsed::Incomplete) => break,
                 Ok(Parsed::Nothing(len) | Parsed::Dropped(len)) => used += len,
                 Ok(Parsed::TooBig(len, why)) => {

@@ -1,8 +1,9 @@
 //! Requests answered on the spot: by the session itself, or from the memory of the core.
 
 use super::{Backend, Call, Entry, PartitionId, Request, Session, Writer, take};
+use crate::resp::commands::census::UNITS_A_STEP;
+use crate::resp::commands::without_secrets;
 use crate::resp::latency::SlowEvent;
-use crate::resp::slowlog::Brief;
 
 impl Session {
     /// Answers the GET that was encoded from memory, if the node can.
@@ -11,7 +12,7 @@ impl Session {
         let mut out = take(&mut self.out);
         let mark = out.mark();
         let mut hit = false;
-        let mut writer = Writer::new(&mut out, self.resp3);
+        let mut writer = Writer::new(&mut out, self.state.resp3);
         let answered = backend.get_now(partition, self.conn, &self.scratch, &mut |value| match value {
             Some(value) => {
                 hit = true;
@@ -19,7 +20,7 @@ impl Session {
             }
             None => writer.nil(),
         });
-        if self.muted {
+        if self.state.muted {
             out.truncate(mark);
         }
         self.out = out;
@@ -43,11 +44,13 @@ impl Session {
     ) {
         if !entry.traits.fast {
             self.work(super::UNITS_A_SLOW_REQUEST);
+            self.publish(backend);
         }
         let started_ns = (!entry.traits.fast).then(|| backend.mono_ns());
         self.emit(Some(entry.index), |session, out| {
             let out = Writer::new(out.out, out.resp3);
-            function(&mut Call { may_pause: true, session, backend, args, out, entry });
+            let (conn, visits) = (&mut session.state, Some(&mut session.census));
+            function(&mut Call { conn, backend, args, out, entry, visits });
         });
         self.go_on_census(backend);
         self.count_local(entry.index, backend);
@@ -56,12 +59,26 @@ impl Session {
         self.note_slow(entry, args, took_ns, backend);
     }
 
+    /// Goes on with a visit to all connections, as far as the share of work goes.
+    pub(super) fn go_on_census(&mut self, backend: &dyn Backend) {
+        while self.units > 0
+            && let Some(mut census) = self.census.take()
+        {
+            self.work(UNITS_A_STEP);
+            if census.step(&self.state, backend) {
+                self.census = Some(census);
+            } else {
+                self.emit(Some(census.index()), |session, out| census.answer(&mut session.state, out));
+            }
+        }
+    }
+
     /// Logs a request that was answered on the spot, if it was slow.
     #[inline]
     fn note_slow(&self, entry: &Entry, args: &[&[u8]], took_ns: u64, backend: &dyn Backend) {
-        self.hub.latency.note(SlowEvent::of(entry.traits.fast), took_ns, backend.now_ms());
-        if self.hub.slowlog.is_slow(took_ns) {
-            self.log_slow(&Brief::without_secrets(entry, args), took_ns, None, backend);
+        self.state.hub.latency.note(SlowEvent::of(entry.traits.fast), took_ns, backend.now_ms());
+        if self.state.hub.slowlog.is_slow(took_ns) {
+            self.log_slow(&without_secrets(entry, args), took_ns, None, backend);
         }
     }
 
@@ -81,7 +98,7 @@ impl Session {
             let took_ns = now.saturating_sub(self.clock_ns);
             let command = self.stats().command(index);
             command.add(calls, took_ns, took_ns);
-            if self.hub.tracks_latency() {
+            if self.state.hub.tracks_latency() {
                 command.keep_times(calls, took_ns, took_ns);
             }
             self.stats().count_commands(calls);

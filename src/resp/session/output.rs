@@ -55,11 +55,11 @@ impl Session {
     /// that sends all its requests before it reads, and would wait for itself.
     #[must_use]
     pub fn holds_more_input(&self) -> bool {
-        let limit = match self.authenticated {
-            true => self.hub.shares.held_input(),
+        let limit = match self.state.authenticated {
+            true => self.state.hub.shares.held_input(),
             false => UNAUTHENTICATED_INPUT_BYTES,
         };
-        self.ending == Ending::No && self.held_input_bytes() < limit
+        self.state.ending == Ending::No && self.held_input_bytes() < limit
     }
 
     /// Bytes received that are not carried out yet.
@@ -71,14 +71,14 @@ impl Session {
     /// Whether the connection should be closed once [`Session::output`] is written.
     #[must_use]
     pub fn should_close(&self) -> bool {
-        self.is_aborted() || (self.ending == Ending::AfterReplies && self.queue.is_empty())
+        self.is_aborted() || (self.state.ending == Ending::AfterReplies && self.queue.is_empty())
     }
 
     /// Whether the connection should be closed at once: killed, or too slow a reader. Outcomes of requests still in flight
     /// have nobody to go to.
     #[must_use]
     pub fn is_aborted(&self) -> bool {
-        self.ending == Ending::AtOnce || self.client.is_killed()
+        self.state.ending == Ending::AtOnce || self.state.client.is_killed()
     }
 
     /// Whether a request has begun to arrive and has not ended; for the time limit on half-sent requests.
@@ -89,7 +89,7 @@ impl Session {
 
     /// Drops all that was to be carried out or sent: the connection is closed.
     pub fn abandon(&mut self) {
-        self.ending = Ending::AtOnce;
+        self.state.ending = Ending::AtOnce;
         (self.pending, self.head, self.out) = (Vec::new(), 0, Output::default());
         (self.transaction, self.census, self.roster) = (None, None, None);
         self.queue.iter_mut().for_each(|slot| slot.body = super::Body::default());

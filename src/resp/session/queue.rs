@@ -372,7 +372,7 @@ impl Session {
             return;
         }
         if out.len() > OUTPUT_HARD_BYTES {
-            self.ending = Ending::AtOnce;
+            self.state.ending = Ending::AtOnce;
         }
         self.queue.pop_front();
         self.front += 1;
@@ -393,13 +393,13 @@ impl Session {
         let stats = self.stats();
         let command = stats.command(slot.entry);
         command.add(1, slot.ran_ns, took_ns);
-        if self.hub.tracks_latency() {
+        if self.state.hub.tracks_latency() {
             command.keep_times(1, slot.ran_ns, took_ns);
         }
         stats.count_commands(1);
         let is_fast = self.table.entry(slot.entry).traits.fast;
-        self.hub.latency.note(SlowEvent::of(is_fast), took_ns, backend.now_ms());
-        if self.hub.slowlog.is_slow(took_ns) {
+        self.state.hub.latency.note(SlowEvent::of(is_fast), took_ns, backend.now_ms());
+        if self.state.hub.slowlog.is_slow(took_ns) {
             let stamps = backend.stage_stamps();
             let stages = stamps.map(|stamps| StageTimes::of(slot.started_ns, &stamps, self.clock_ns));
             self.log_slow(&slot.brief, took_ns, stages, backend);
@@ -414,13 +414,13 @@ impl Session {
         stages: Option<StageTimes>,
         backend: &dyn Backend,
     ) {
-        self.hub.slowlog.add(SlowCommand {
+        self.state.hub.slowlog.add(SlowCommand {
             id: 0,
             at_s: backend.now_ms() / 1000,
             took_us: took_ns / 1000,
             args: brief.shown(),
-            addr: self.client.addr.clone(),
-            name: self.client.name(),
+            addr: self.state.client.addr.clone(),
+            name: self.state.client.name(),
             stages,
         });
     }

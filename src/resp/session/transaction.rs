@@ -114,7 +114,7 @@ impl Session {
         if is_walk && self.transaction.as_ref().is_some_and(|transaction| transaction.walks >= MAX_WALKS) {
             return self.reject(Some(entry.index), &Refusal::new(errors::op_error(ErrorKind::TooManyWalks)));
         }
-        let limit = self.limits.max_request_bytes;
+        let limit = self.state.limits.max_request_bytes;
         let Some(transaction) = &mut self.transaction else { return };
         transaction.bytes += args.iter().map(|arg| arg.len() + 32).sum::<usize>();
         if transaction.bytes > limit {
@@ -154,7 +154,7 @@ impl Session {
                 out.ok();
             }
             Flow::Quit => {
-                session.ending = Ending::AfterReplies;
+                session.state.ending = Ending::AfterReplies;
                 out.ok();
             }
             Flow::Reset => session.reset(backend, out),
@@ -165,11 +165,11 @@ impl Session {
     fn reset(&mut self, backend: &dyn Backend, out: &mut Writer<'_>) {
         self.transaction = None;
         self.unwatch();
-        self.resp3 = false;
-        self.reply_mode = ReplyMode::On;
-        self.muted = false;
-        self.client.set_name("");
-        self.authenticated = backend.requires_password().is_none();
+        self.state.resp3 = false;
+        self.state.reply_mode = ReplyMode::On;
+        self.state.muted = false;
+        self.state.client.set_name("");
+        self.state.authenticated = backend.requires_password().is_none();
         out.resp3 = false;
         out.simple("RESET");
     }
@@ -264,7 +264,7 @@ impl Session {
         partitions: &mut Vec<PartitionId>,
     ) -> Item {
         let mut reply = super::Output::default();
-        let mut out = Writer::new(&mut reply, self.resp3);
+        let mut out = Writer::new(&mut reply, self.state.resp3);
         match entry.row.run {
             Run::Op(plan, _) => {
                 let slices: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
@@ -336,7 +336,7 @@ impl Session {
         for item in &plan.items {
             let mark = out.out.mark();
             if out.out.len() > OUTPUT_HARD_BYTES {
-                self.ending = Ending::AtOnce;
+                self.state.ending = Ending::AtOnce;
                 return;
             }
             match item {
@@ -348,17 +348,13 @@ impl Session {
                     let function =
                         if let Run::Local(function) = entry.row.run { function } else { introspection::bare };
                     let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
-                    let writer = Writer::new(out.out, self.resp3);
-                    function(&mut Call {
-                        may_pause: false,
-                        session: self,
-                        backend,
-                        args: &args,
-                        out: writer,
-                        entry,
-                    });
+                    if !entry.traits.fast {
+                        self.publish(backend);
+                    }
+                    let (conn, writer) = (&mut self.state, Writer::new(out.out, out.resp3));
+                    function(&mut Call { conn, backend, args: &args, out: writer, entry, visits: None });
                     // HELLO acts on the replies behind its own.
-                    out.resp3 = self.resp3;
+                    out.resp3 = self.state.resp3;
                 }
             }
             let index = match item {

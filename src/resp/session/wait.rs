@@ -1,9 +1,8 @@
 //! Pauses of a connection, with which nothing else of the core waits: WAIT for copies which nobody makes here, answered when
 //! its time is over, and attempts at the password beyond what a source may try.
 
-use super::{Backend, Entry, Refusal, Session, Turn, take};
+use super::{Backend, Entry, Refusal, Session, Turn};
 use crate::resp::commands::args::integer;
-use crate::resp::guesses::Source;
 
 /// A time that never comes.
 const NEVER: u64 = u64::MAX;
@@ -42,8 +41,8 @@ impl Session {
                 let until_ns = backend.mono_ns().saturating_add(timeout_ms.saturating_mul(1_000_000));
                 let until_ns = if timeout_ms == 0 { NEVER } else { until_ns };
                 self.pause = Some(Pause { until_ns, is_wait: true });
-                self.hub.add_blocked(true);
-                self.client.set_blocked(true);
+                self.state.hub.add_blocked(true);
+                self.state.client.set_blocked(true);
             }
         }
     }
@@ -51,26 +50,11 @@ impl Session {
     /// Whether an attempt at the password may be looked at. If not now, the connection is paused, and the request to be
     /// given again then.
     pub(super) fn guess(&mut self, backend: &dyn Backend) -> Turn {
-        if self.may_guess || backend.requires_password().is_none() {
-            return Turn::Now;
-        }
-        let turn = self.hub.guesses.turn(Source::of(&self.client.addr), backend.mono_ns());
+        let turn = self.state.guess(backend);
         if let Turn::At(until_ns) = turn {
             self.pause = Some(Pause { until_ns, is_wait: false });
         }
         turn
-    }
-
-    /// Counts an attempt at the password that failed.
-    pub(in crate::resp) fn count_wrong_password(&mut self, backend: &dyn Backend) {
-        let guesses = &self.hub.guesses;
-        if backend.requires_password().is_none() {
-            return guesses.count_denied();
-        }
-        let source = Source::of(&self.client.addr);
-        if let Some(report) = guesses.wrong(source, take(&mut self.may_guess), backend.mono_ns()) {
-            backend.report_guesses(&report);
-        }
     }
 
     /// When [`Session::end_wait`] is to be called, on the clock of [`Backend::mono_ns`]; `None` if it is not paused.
@@ -86,7 +70,7 @@ impl Session {
         if pause.is_wait {
             self.emit(None, |_, out| out.int(0));
         } else {
-            self.may_guess = true;
+            self.state.may_guess = true;
             self.stalled = self.in_flight > 0;
         }
         self.resume(backend);
@@ -95,8 +79,8 @@ impl Session {
     /// Waits no more.
     pub(super) fn forget_wait(&mut self) {
         if self.pause.take().is_some_and(|pause| pause.is_wait) {
-            self.hub.add_blocked(false);
-            self.client.set_blocked(false);
+            self.state.hub.add_blocked(false);
+            self.state.client.set_blocked(false);
         }
     }
 }

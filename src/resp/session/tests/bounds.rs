@@ -1,13 +1,14 @@
 //! What a connection may make the node hold and do: before the password, in MULTI, by heavy requests, in a turn.
 
 use super::*;
-use crate::resp::Hub;
+use crate::resp::commands::client::describe;
+use crate::resp::{Opening, hub};
 
 #[test]
 fn before_the_password_output_and_input_stay_small() {
     let fake = crate::resp::fake::Fake::new(1);
     *fake.password.borrow_mut() = Some("secret".to_owned());
-    let mut talk = Talk::with(fake, Hub::new(1), 1);
+    let mut talk = Talk::with(fake, hub(1), 1);
     let flood = b"GET a\r\n".repeat(10_000);
     let mut fed = 0;
     while talk.session.wants_read() || talk.session.holds_more_input() {
@@ -27,7 +28,7 @@ fn before_the_password_output_and_input_stay_small() {
 fn before_the_password_a_request_is_small() {
     let fake = crate::resp::fake::Fake::new(1);
     *fake.password.borrow_mut() = Some("secret".to_owned());
-    let mut talk = Talk::with(fake, Hub::new(1), 1);
+    let mut talk = Talk::with(fake, hub(1), 1);
     let argument = format!("$10000\r\n{}\r\n", "x".repeat(10_000));
     let reply = talk.say_bytes(format!("*3\r\n$4\r\nAUTH\r\n{argument}{argument}").as_bytes());
     assert_eq!(
@@ -80,16 +81,16 @@ fn what_a_connection_holds_is_told_by_kind() {
     talk.say_bytes(&[b"*2\r\n$4\r\nECHO\r\n$500000\r\n".as_slice(), &vec![b'x'; 300_000]].concat());
     let me = talk.session.client().clone();
     talk.session.publish_footprint(0);
-    let half = me.describe(0);
+    let half = describe(&me, 0);
     assert_eq!(field(&half, "qbuf"), 300_023);
     assert!(field(&half, "qbuf-free") <= 300_023 && field(&half, "tot-mem") >= all + 300_023, "{half}");
     talk.say_bytes(&[vec![b'x'; 200_000], b"\r\n".to_vec()].concat());
-    assert_eq!(field(&me.describe(0), "qbuf"), 0);
+    assert_eq!(field(&describe(&me, 0), "qbuf"), 0);
     // Queued commands.
     talk.say("MULTI");
     talk.say_bytes(format!("*2\r\n$4\r\nECHO\r\n$100000\r\n{}\r\n", "x".repeat(100_000)).as_bytes());
     talk.session.publish_footprint(0);
-    let queued = me.describe(0);
+    let queued = describe(&me, 0);
     assert!((100_000..110_000).contains(&field(&queued, "multi-mem")), "{queued}");
     talk.say("DISCARD");
     // Requests under way, and replies.
@@ -98,18 +99,18 @@ fn what_a_connection_holds_is_told_by_kind() {
         &talk.fake,
     );
     talk.session.publish_footprint(0);
-    assert!((70_000..71_000).contains(&field(&me.describe(0), "argv-mem")));
+    assert!((70_000..71_000).contains(&field(&describe(&me, 0), "argv-mem")));
     talk.answer(false);
     talk.output();
     talk.session.input(b"GET k\r\n", &talk.fake);
     talk.session.publish_footprint(123);
-    let replied = me.describe(0);
+    let replied = describe(&me, 0);
     assert_eq!(field(&replied, "obl"), 70_010);
     assert!(field(&replied, "rbs") >= 70_010 && field(&replied, "rbp") >= 70_010, "{replied}");
     assert_eq!((field(&replied, "oll"), field(&replied, "omem"), field(&replied, "argv-mem")), (1, 123, 0));
     talk.output();
     talk.session.publish_footprint(0);
-    let read = me.describe(0);
+    let read = describe(&me, 0);
     assert_eq!((field(&read, "obl"), field(&read, "oll")), (0, 0));
     assert!(field(&read, "rbs") < 10_000 && field(&read, "tot-mem") < field(&replied, "tot-mem"), "{read}");
 }
@@ -394,7 +395,7 @@ fn input_takes_no_more_memory_than_its_request_needs() {
 fn whoever_came_before_the_password_was_removed_is_let_in() {
     let fake = crate::resp::fake::Fake::new(1);
     *fake.password.borrow_mut() = Some("secret".to_owned());
-    let mut talk = Talk::with(fake, Hub::new(1), 1);
+    let mut talk = Talk::with(fake, hub(1), 1);
     talk.check("GET a", "-NOAUTH Authentication required.~");
     // Half a request has come that only a client with the password may send.
     let long = format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$20000\r\n{}\r\n", "x".repeat(20_000));

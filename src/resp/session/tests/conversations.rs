@@ -1,7 +1,9 @@
 //! The commands that the session answers by itself, and transactions.
 
+use std::sync::Arc;
+
 use super::*;
-use crate::resp::Hub;
+use crate::resp::hub;
 
 #[test]
 fn greetings() {
@@ -73,7 +75,7 @@ fn authentication() {
     );
     let fake = crate::resp::fake::Fake::new(1);
     *fake.password.borrow_mut() = Some("secret".to_owned());
-    let mut talk = Talk::with(fake, Hub::new(1), 1);
+    let mut talk = Talk::with(fake, hub(1), 1);
     talk.check("GET a\nPING\nNOSUCH", "-NOAUTH Authentication required.~-NOAUTH Authentication required.~-ERR unknown command 'NOSUCH', with args beginning with: ~");
     assert!(talk.say("HELLO 3").starts_with("-NOAUTH HELLO must be called"));
     let wrong = "-WRONGPASS invalid username-password pair or user is disabled.~";
@@ -91,7 +93,7 @@ fn authentication() {
 fn before_authentication_requests_are_small() {
     let fake = crate::resp::fake::Fake::new(1);
     *fake.password.borrow_mut() = Some("secret".to_owned());
-    let mut talk = Talk::with(fake, Hub::new(1), 1);
+    let mut talk = Talk::with(fake, hub(1), 1);
     assert_eq!(talk.say_bytes(b"*11\r\n"), b"-ERR Protocol error: unauthenticated multibulk length\r\n");
     assert!(talk.session.should_close());
 }
@@ -101,7 +103,7 @@ fn what_comes_in_one_piece_with_the_password_may_be_large() {
     for greeting in ["AUTH secret", "HELLO 2 AUTH default secret"] {
         let fake = crate::resp::fake::Fake::new(1);
         *fake.password.borrow_mut() = Some("secret".to_owned());
-        let mut talk = Talk::with(fake, Hub::new(1), 1);
+        let mut talk = Talk::with(fake, hub(1), 1);
         let mut bytes = format!("{greeting}\r\n*23\r\n$4\r\nMSET\r\n").into_bytes();
         for n in 10..21 {
             bytes.extend_from_slice(format!("$2\r\n{n}\r\n$20000\r\n{}\r\n", "x".repeat(20_000)).as_bytes());

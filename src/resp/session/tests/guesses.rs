@@ -1,6 +1,9 @@
 //! Attempts at the password.
 
+use std::sync::Arc;
+
 use super::*;
+use crate::resp::Hub;
 use crate::resp::fake::Fake;
 use crate::resp::guesses::{BURST, PER_SECOND};
 
@@ -22,7 +25,7 @@ fn after_its_pause(talk: &mut Talk) -> String {
 
 #[test]
 fn wrong_passwords_are_answered_at_a_rate_over_all_connections_of_an_address() {
-    let hub = Hub::new(1);
+    let hub = crate::resp::hub(1);
     let mut talks: Vec<Talk> = (0..200).map(|conn| talk(&hub, conn)).collect();
     let mut answered = 0;
     // Ten seconds, in which each that is answered or refused tries again at once.
@@ -49,7 +52,7 @@ fn wrong_passwords_are_answered_at_a_rate_over_all_connections_of_an_address() {
 
 #[test]
 fn a_right_password_waits_as_a_wrong_one_does_and_what_came_behind_it_follows() {
-    let hub = Hub::new(1);
+    let hub = crate::resp::hub(1);
     let mut attacker = talk(&hub, 1);
     (0..BURST).for_each(|_| attacker.check("AUTH wrong", WRONG));
     assert_eq!(*attacker.fake.reported.borrow(), [1, 10]);
@@ -65,7 +68,7 @@ fn a_right_password_waits_as_a_wrong_one_does_and_what_came_behind_it_follows() 
 
 #[test]
 fn a_password_that_changes_meanwhile_is_the_one_that_counts() {
-    let hub = Hub::new(1);
+    let hub = crate::resp::hub(1);
     let mut talk = talk(&hub, 1);
     (0..BURST).for_each(|_| talk.check("AUTH wrong", WRONG));
     talk.check("AUTH later", "");
@@ -75,7 +78,7 @@ fn a_password_that_changes_meanwhile_is_the_one_that_counts() {
 
 #[test]
 fn who_does_not_wait_is_refused_without_a_look_at_the_password() {
-    let hub = Hub::new(1);
+    let hub = crate::resp::hub(1);
     let refused = "-OVERLOADED too many wrong passwords came from this address; this one was not looked at, retry after a pause~";
     let mut talks: Vec<Talk> = (0..1000).map(|conn| talk(&hub, conn)).collect();
     let replies: Vec<String> =
@@ -90,7 +93,7 @@ fn who_does_not_wait_is_refused_without_a_look_at_the_password() {
 
 #[test]
 fn without_a_password_nothing_is_slowed() {
-    let hub = Hub::new(1);
+    let hub = crate::resp::hub(1);
     let mut talk = Talk::with(Fake::new(1), hub, 1);
     talk.check(&"AUTH joe x\n".repeat(1000), &WRONG.repeat(1000));
     assert_eq!(talk.hub.guesses.denied(), 1000);
@@ -102,7 +105,7 @@ fn without_a_password_nothing_is_slowed() {
 
 #[test]
 fn a_password_of_one_blank_is_one() {
-    let hub = Hub::new(1);
+    let hub = crate::resp::hub(1);
     let mut talk = talk(&hub, 1);
     *talk.fake.password.borrow_mut() = Some(" ".to_owned());
     talk.check("AUTH \"\"\nAUTH \"  \"\nAUTH \" \"", &format!("{WRONG}{WRONG}+OK~"));

@@ -274,7 +274,7 @@ proptest::proptest! {
             let name = table.entries[at % table.entries.len()].full_name.replace('|', " ");
             let line = format!("{name} {}\r\n", args.join(" "));
             let out = talk.say_bytes(line.as_bytes());
-            let closes = talk.session.should_close() || talk.session.waits_until_ns().is_some() || talk.session.reply_mode != ReplyMode::On || talk.session.muted;
+            let closes = talk.session.should_close() || talk.session.waits_until_ns().is_some() || talk.session.state.reply_mode != ReplyMode::On || talk.session.state.muted;
             proptest::prop_assert!(closes || !out.is_empty(), "{} got no reply", line);
             proptest::prop_assert_eq!(talk.session.in_flight(), 0);
         }

@@ -3,15 +3,16 @@
 //! Connections are visited in the order in which they came, up to the one that was the newest at the beginning: each that is
 //! open all the time is visited once.
 
-use super::Session;
-use crate::resp::Backend;
+use super::client::{Filter, describe_to};
+use crate::resp::backend::Backend;
 use crate::resp::clients::Client;
-use crate::resp::commands::client::Filter;
+use crate::resp::conn::ConnState;
+use crate::resp::reply::Writer;
 
 /// Connections visited at a time.
 const STEP: usize = 256;
-/// Work that they are.
-const UNITS_A_STEP: u32 = 1024;
+/// Work that they are, in requests.
+pub const UNITS_A_STEP: u32 = 1024;
 
 /// What is done with each connection that a visit is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,22 +42,22 @@ pub struct Census {
 
 impl Census {
     /// A visit to those that the filter names.
-    pub fn new(session: &Session, visit: Visit, filter: Filter, index: u16) -> Self {
-        let (next, last) = filter.range(session.hub.clients.last_id());
+    pub fn new(conn: &ConnState, visit: Visit, filter: Filter, index: u16) -> Self {
+        let (next, last) = filter.range(conn.hub.clients.last_id());
         Self { visit, filter, next, last, index, text: String::new(), killed: 0, kills_me: false }
     }
 
     /// Visits the next few. Returns whether there may be more.
-    pub fn step(&mut self, session: &Session, backend: &dyn Backend) -> bool {
-        let clients = session.hub.clients.some_from(self.next, self.last, STEP);
-        let (me, now_ms) = (session.client.id, backend.now_ms());
+    pub fn step(&mut self, conn: &ConnState, backend: &dyn Backend) -> bool {
+        let clients = conn.hub.clients.some_from(self.next, self.last, STEP);
+        let (me, now_ms) = (conn.client.id, backend.now_ms());
         for client in &clients {
             if !self.filter.hits(client, me, now_ms) {
                 continue;
             }
             match self.visit {
                 Visit::List => {
-                    client.describe_to(&mut self.text, now_ms);
+                    describe_to(client, &mut self.text, now_ms);
                     self.text.push('\n');
                 }
                 Visit::Kill { .. } => self.kill(client, me, backend),
@@ -86,9 +87,9 @@ impl Census {
     }
 
     /// The reply, once all are visited.
-    pub fn answer(&self, session: &mut Session, out: &mut super::Writer<'_>) {
+    pub fn answer(&self, conn: &mut ConnState, out: &mut Writer<'_>) {
         if self.kills_me {
-            session.close_after_replies();
+            conn.close_after_replies();
         }
         match (self.visit, self.killed) {
             (Visit::List, _) => out.verbatim(&self.text),
@@ -98,29 +99,13 @@ impl Census {
         }
     }
 
+    /// The command's place in the table of commands.
+    pub const fn index(&self) -> u16 {
+        self.index
+    }
+
     /// What it holds in memory.
     pub fn held_bytes(&self) -> usize {
         self.text.capacity() + self.filter.held_bytes()
-    }
-}
-
-impl Session {
-    /// Begins a visit; the reply comes when all are visited, and what comes behind it waits until then.
-    pub(in crate::resp) fn begin_census(&mut self, census: Census) {
-        self.census = Some(Box::new(census));
-    }
-
-    /// Goes on with a visit, as far as the share of work goes.
-    pub(super) fn go_on_census(&mut self, backend: &dyn Backend) {
-        while self.units > 0
-            && let Some(mut census) = self.census.take()
-        {
-            self.work(UNITS_A_STEP);
-            if census.step(self, backend) {
-                self.census = Some(census);
-            } else {
-                self.emit(Some(census.index), |session, out| census.answer(session, out));
-            }
-        }
     }
 }
