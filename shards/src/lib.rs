@@ -5,8 +5,11 @@
 //! turn).
 
 pub mod clock;
+mod conns;
 pub mod entry;
 pub mod ids;
+pub mod options;
+mod parked;
 pub mod planted;
 pub mod raft;
 pub mod routing;
@@ -14,16 +17,18 @@ pub mod runtime;
 pub mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod stages;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 pub use ::raft::StateRole as Role;
 pub use clock::{ClockReport, Now};
 pub use corduroy_wal as wal;
 pub use ids::{PartitionId, ShardId, Ticket};
-pub use raft::proposals::StageStamps;
+pub use options::{Limits, ShardOptions};
 pub use shard::Shard;
 pub use shard::io::{Input, Outputs, Rejection, Reply, ShardError};
 pub use shard::machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable, Wait};
-pub use shard::options::{Limits, ShardOptions};
-pub use shard::status::{Counters, Groups, ReplicaStatus, ShardStatus};
+pub use shard::status::{Counters, ReplicaStatus, ShardStatus};
+pub use stages::{Stage, StageStamps};

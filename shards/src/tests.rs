@@ -5,10 +5,10 @@ use corduroy_wal::{Options, Wal};
 
 use crate::clock::Now;
 use crate::ids::{PartitionId, ShardId, Ticket};
+use crate::options::{Limits, ShardOptions};
 use crate::shard::Shard;
 use crate::shard::io::{Input, Outputs, Rejection, Reply};
 use crate::shard::machine::Kind;
-use crate::shard::options::{Limits, ShardOptions};
 use crate::sim::{Knobs, PlainSubject, Subject};
 
 type Plain = <PlainSubject as Subject>::Machine;

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use corduroy_shards::{Counters, Groups, ShardId};
+use corduroy_shards::{Counters, ReplicaStatus, Role, ShardId};
 use corduroy_wal::WalStats;
 use corduroy_wal::device::SyncMode;
 
@@ -59,4 +59,40 @@ pub struct CoreFacts {
 /// Adds to a counter that only its core writes: no locked instruction is needed.
 pub fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+}
+
+/// The replicas of a shard in sum, and the first of them one by one.
+#[derive(Clone, Debug, Default)]
+pub struct Groups {
+    /// How many there are.
+    pub replicas: usize,
+    /// Those that lead.
+    pub leaders: usize,
+    /// Those that have led and served in this life and are not fenced.
+    pub ready: usize,
+    /// Those that are fenced or late.
+    pub failed: usize,
+    /// The sum of the highest entries applied.
+    pub applied: u64,
+    /// The first of them.
+    pub first: Vec<ReplicaStatus>,
+}
+
+impl Groups {
+    /// Sums up, keeping the first `kept` as they are.
+    #[must_use]
+    pub fn gather(replicas: impl Iterator<Item = ReplicaStatus>, kept: usize) -> Self {
+        let mut groups = Self::default();
+        for replica in replicas {
+            groups.replicas += 1;
+            groups.leaders += usize::from(replica.role == Role::Leader);
+            groups.ready += usize::from(replica.is_ready);
+            groups.failed += usize::from(replica.error.is_some());
+            groups.applied += replica.applied.get();
+            if groups.first.len() < kept {
+                groups.first.push(replica);
+            }
+        }
+        groups
+    }
 }

@@ -2,12 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 
-use corduroy_shards::{
-    Groups, Input, Now, PartitionId, Rejection, Reply, Shard, ShardId, StateMachine, Ticket,
-};
+use corduroy_shards::{Input, Now, PartitionId, Rejection, Reply, Shard, ShardId, StateMachine, Ticket};
 use corduroy_wal::device::DiskDevice;
 
-use super::facts::{MAX_GROUPS, ShardFacts};
+use super::facts::{Groups, MAX_GROUPS, ShardFacts};
 use super::gate::{Gate, Heavy, Intake};
 use super::rest::Rest;
 use crate::resp::SessionReply;

@@ -5,9 +5,7 @@ mod redis;
 use std::borrow::Cow;
 use std::sync::atomic::Ordering::Relaxed;
 
-use corduroy_shards::Groups;
-
-use super::facts::{CoreFacts, MAX_GROUPS, ShardFacts};
+use super::facts::{CoreFacts, Groups, MAX_GROUPS, ShardFacts};
 use super::shared::{Shared, lock};
 
 type Lines = Vec<(Cow<'static, str>, String)>;

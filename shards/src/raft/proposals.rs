@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use corduroy_wal::{Lsn, Term};
 
 use crate::ids::Ticket;
+use crate::stages::StageStamps;
 
 /// What an item of a row is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,27 +147,6 @@ impl Spare {
             requests.clear();
             self.requests.push(requests);
         }
-    }
-}
-
-/// When a logged request passed the stages of its walk, for whoever asks why it was slow: on the monotonic clock in ns. One
-/// set serves all requests of an entry.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct StageStamps {
-    /// The first of its requests was taken in by a turn. Those that joined it came later.
-    pub queued_ns: u64,
-    /// It was proposed: its frame was put together and handed to the disk.
-    pub proposed_ns: u64,
-    /// Its frame was durable here.
-    pub durable_ns: u64,
-    /// It was committed and applied.
-    pub applied_ns: u64,
-}
-
-impl StageStamps {
-    /// Of an entry that is proposed now.
-    pub(crate) const fn proposed(queued_ns: u64, now_ns: u64) -> Self {
-        Self { queued_ns, proposed_ns: now_ns, durable_ns: 0, applied_ns: 0 }
     }
 }
 

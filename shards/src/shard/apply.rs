@@ -8,17 +8,17 @@ use corduroy_wal::{EntryKind, Lsn, Term};
 use super::io::{Rejection, Reply};
 use super::machine::{Applied, StateMachine, Step, Unreadable, Wait};
 use super::outbox::Outbox;
-use super::parked::ParkedRead;
 use super::replica_slot::{ApplyWait, Cursor, Pending, Slot};
-use super::stages::Answered;
 use super::status::Counters;
 use crate::clock::{Clocks, Now};
 use crate::entry::{self, EntryHeader, HEADER_BYTES};
 use crate::ids::Ticket;
+use crate::parked::ParkedRead;
 use crate::planted::{self, PlantedBug};
 use crate::raft::guard::Fault;
 use crate::raft::log_store::entry_kind;
-use crate::raft::proposals::{Item, Match, Requests, Spare, StageStamps, Work};
+use crate::raft::proposals::{Item, Match, Requests, Spare, Work};
+use crate::stages::{Answered, StageStamps};
 
 /// How far a replica's apply came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

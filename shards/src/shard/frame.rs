@@ -17,8 +17,9 @@ use super::{Rejection, Reply, Shard, ShardError};
 use crate::entry::{EntryBuilder, of_time};
 use crate::planted::{self, PlantedBug};
 use crate::raft::group::Proposed;
-use crate::raft::proposals::{Row, StageStamps};
+use crate::raft::proposals::Row;
 use crate::raft::ready::Persist;
+use crate::stages::StageStamps;
 
 /// What a record or an entry in it takes beside its payload, roughly, in bytes: for sizing frames.
 const RECORD_BYTES: usize = 64;
@@ -74,8 +75,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             self.left_over |= fit == Fit::Lacking || frame_bytes > 0;
             return self.replicas.enlist(List::Propose, place);
         }
-        let (mut applying, replicas) = self.applying(Budget::NONE);
-        match applying.screen(replicas.slot_mut(place)) {
+        let (mut applying, slot) = self.applying(place, Budget::NONE);
+        match applying.screen(slot) {
             Screened::Ready => {}
             Screened::Waits => return waits::follow(&mut self.replicas, place),
             Screened::Refused => {
@@ -137,8 +138,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     fn sift(&mut self, place: u32) {
         let entry_bytes = self.options.limits.entry_bytes.min(room::entry_bytes(&self.wal));
         let deadline_ns = self.deadline_ns();
-        let (mut applying, replicas) = self.applying(Budget::NONE);
-        applying.sift(replicas.slot_mut(place), entry_bytes, deadline_ns);
+        let (mut applying, slot) = self.applying(place, Budget::NONE);
+        applying.sift(slot, entry_bytes, deadline_ns);
         self.retry_parked(place);
     }
 
@@ -194,8 +195,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// Answers for entries proposed here that a record replaces by another leader's.
     fn close_replaced(&mut self, place: u32, persist: &Persist) {
-        let (mut applying, replicas) = self.applying(Budget::NONE);
-        let slot = replicas.slot_mut(place);
+        let (mut applying, slot) = self.applying(place, Budget::NONE);
         let Some(term) = slot.replica.entry(persist.from).map(|entry| Term(entry.term)) else { return };
         while let Some(row) = slot.rows.take_obsolete(persist.from, term) {
             applying.refuse(slot, row.requests, |_| Reply::Rejected(Rejection::Obsoleted));

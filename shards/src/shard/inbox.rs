@@ -6,11 +6,11 @@
 use std::collections::VecDeque;
 
 use super::io::Rejection;
-use super::options::Limits;
 use super::replica_slot::Pending;
 use super::screen::Screening;
 use crate::entry::{EntryBuilder, HEADER_BYTES, OP_HEADER_BYTES};
 use crate::ids::Ticket;
+use crate::options::Limits;
 use crate::raft::proposals::{Requests, Spare};
 
 /// Whether a request of `bytes` may come in. One request is always let into an empty partition.

@@ -5,11 +5,10 @@
 use corduroy_wal::{Lsn, WalError};
 
 use super::machine::{Kind, StateMachine, Unreadable};
-use super::stages::{Answered, with_stamps};
 use crate::clock::ClockReport;
 use crate::ids::{PartitionId, Ticket};
-use crate::raft::proposals::StageStamps;
 use crate::raft::replica::ReplicaError;
+use crate::stages::{self, Answered, StageStamps};
 
 /// What can be told to a shard. Handling only queues; the work happens in the turn.
 #[derive(Debug)]
@@ -120,7 +119,7 @@ impl<M: StateMachine> Outputs<M> {
     pub fn take_replies(
         &mut self,
     ) -> impl Iterator<Item = (Ticket, Reply<M::Outcome>, Option<StageStamps>)> + use<'_, M> {
-        with_stamps(&mut self.replies, &mut self.answered)
+        stages::with_stamps(&mut self.replies, &mut self.answered)
     }
 
     /// Adds a turn's outcomes behind those that were not taken yet.
@@ -129,20 +128,7 @@ impl<M: StateMachine> Outputs<M> {
         replies: &mut Vec<(Ticket, Reply<M::Outcome>)>,
         answered: &mut Vec<Answered>,
     ) {
-        if self.replies.is_empty() {
-            // Whoever took the replies alone has no use for their stamps.
-            self.answered.clear();
-            std::mem::swap(&mut self.replies, replies);
-            std::mem::swap(&mut self.answered, answered);
-        } else {
-            let shift = self.replies.len();
-            self.replies.append(replies);
-            self.answered.extend(answered.drain(..).map(|group| Answered {
-                from: group.from + shift,
-                until: group.until + shift,
-                ..group
-            }));
-        }
+        stages::append((&mut self.replies, &mut self.answered), (replies, answered));
     }
 }
 

@@ -5,6 +5,7 @@
 //! life: after a restart it is handed the entries above what it says it has persisted.
 
 use crate::ids::PartitionId;
+pub use crate::waiting::Wait;
 use corduroy_wal::{Lsn, Term};
 
 /// Whether a request changes the state (and so goes through the log) or only looks at it.
@@ -38,16 +39,6 @@ pub enum Unreadable {
     /// The system refused to read it, and may let it be read later.
     #[error("{0}")]
     Refused(String),
-}
-
-/// What a step that cannot be done yet waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Wait {
-    /// Whatever job ends next: then it may go on, or wait again.
-    Job,
-    /// What it needs, all of it: [`StateMachine::take_woken`] names this number once when that is there. No two steps
-    /// get the same one.
-    Number(u64),
 }
 
 /// The result of one step of the machine.

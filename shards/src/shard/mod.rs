@@ -6,19 +6,15 @@
 
 mod alarms;
 mod apply;
-mod closing;
 mod frame;
 mod inbox;
 pub mod io;
 pub mod machine;
-pub mod options;
 mod outbox;
-mod parked;
 mod replica_slot;
 mod replicas;
 mod room;
 mod screen;
-mod stages;
 pub mod status;
 mod turn;
 mod waits;
@@ -39,14 +35,14 @@ use self::waits::Waits;
 use crate::clock::{Clocks, Now};
 use crate::entry::highest_stamp_ms;
 use crate::ids::{PartitionId, Ticket};
+use crate::options::ShardOptions;
 use crate::planted::{self, PlantedBug};
 use crate::raft::positions::{Position, Positions};
 use crate::raft::proposals::Spare;
 use crate::raft::replica::{Found, Replica, StartOptions};
 
 pub use self::io::{Input, Outputs, Rejection, Reply, ShardError};
-pub use self::options::{Limits, ShardOptions};
-pub use self::status::{Counters, ReplicaStatus, ShardStatus, Stage};
+pub use self::status::{Counters, ReplicaStatus, ShardStatus};
 
 /// One shard: its WAL, its replicas, its state machine.
 pub struct Shard<D: Device, M: StateMachine> {
@@ -366,13 +362,28 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             && self.replicas.iter().all(Slot::is_idle)
     }
 
+    /// Has the log write down how far it is durable, so that a tail that is lost later is seen to be missing: for a shard at
+    /// rest, and for one that is closed and idle. Turn on afterwards, as after any input.
+    ///
+    /// # Errors
+    /// [`ShardError::Wal`]: a write of the log has failed, and the process must end.
+    pub fn mark_end(&mut self) -> Result<(), ShardError> {
+        Ok(self.wal.mark_end()?)
+    }
+
+    /// Whether nothing waits, and the log has written down that it ends here. Costs as much as there are replicas.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.is_idle() && self.wal.is_end_marked()
+    }
+
     /// After a turn: compares all that is counted with the replicas.
     pub fn check(&self) {
         self.replicas.iter().for_each(Slot::check);
         replica_slot::check_sums(self.replicas.iter(), self.totals, self.unapplied_bytes);
     }
 
-    fn applying(&mut self, budget: Budget) -> (Applying<'_, M>, &mut Replicas) {
+    fn applying(&mut self, place: u32, budget: Budget) -> (Applying<'_, M>, &mut Slot) {
         let applying = Applying {
             machine: &mut self.machine,
             outbox: &mut self.outbox,
@@ -384,6 +395,6 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             budget,
             outcome_bytes: self.options.limits.outcome_bytes,
         };
-        (applying, &mut self.replicas)
+        (applying, self.replicas.slot_mut(place))
     }
 }

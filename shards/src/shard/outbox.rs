@@ -5,9 +5,9 @@
 use corduroy_wal::Lsn;
 
 use super::io::{Rejection, Reply};
-use super::stages::Answered;
 use crate::ids::{PartitionId, Ticket};
 use crate::planted::{self, PlantedBug};
+use crate::stages::Answered;
 
 /// Outcomes and reports of a turn.
 #[derive(Debug)]

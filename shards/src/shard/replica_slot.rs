@@ -7,10 +7,11 @@ use super::alarms::NEVER;
 use super::inbox::Batches;
 use super::io::Rejection;
 use super::machine::Wait;
-use super::parked::ParkedReads;
 use super::status::ReplicaStatus;
 use crate::clock::PartitionClock;
+use crate::conns::ConnFilter;
 use crate::ids::{PartitionId, Ticket};
+use crate::parked::ParkedReads;
 use crate::raft::positions::Positions;
 use crate::raft::proposals::{Proposals, Requests};
 use crate::raft::replica::Replica;
@@ -31,50 +32,6 @@ impl Pending {
     pub fn sub(&mut self, bytes: usize) {
         self.requests -= 1;
         self.bytes -= bytes;
-    }
-}
-
-/// Which connections have a request in a partition's batches and rows. Connections share counters, so the answer may
-/// be "maybe"; a read then rides behind writes of somebody else, which is never wrong: before it is answered it is looked
-/// up exactly whether a read of its own is parked.
-#[derive(Debug, Default)]
-pub(crate) struct ConnFilter {
-    counts: Option<Box<[u32; Self::COUNTERS]>>,
-}
-
-impl ConnFilter {
-    const COUNTERS: usize = 64;
-
-    fn place(conn: u64) -> usize {
-        (conn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize
-    }
-
-    pub fn add(&mut self, conn: u64) {
-        let counts = self.counts.get_or_insert_with(|| Box::new([0; Self::COUNTERS]));
-        if let Some(count) = counts.get_mut(Self::place(conn)) {
-            *count += 1;
-        }
-    }
-
-    pub fn sub(&mut self, conn: u64) {
-        let count = self.counts.as_mut().and_then(|counts| counts.get_mut(Self::place(conn)));
-        let count = count.filter(|count| **count > 0).expect("the connection's request was counted");
-        *count -= 1;
-    }
-
-    /// Whether both count the same.
-    fn is_same(&self, other: &Self) -> bool {
-        let counts = |filter: &Self| filter.counts.as_deref().copied().unwrap_or([0; Self::COUNTERS]);
-        counts(self) == counts(other)
-    }
-
-    /// Gives back the memory of the counters if nothing is counted.
-    pub fn rest(&mut self) {
-        self.counts.take_if(|counts| counts.iter().all(|count| *count == 0));
-    }
-
-    pub fn may_hold(&self, conn: u64) -> bool {
-        self.counts.as_ref().and_then(|counts| counts.get(Self::place(conn))).is_some_and(|count| *count > 0)
     }
 }
 

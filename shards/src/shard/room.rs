@@ -8,8 +8,8 @@ use corduroy_wal::{Fit, Wal};
 
 use super::io::Rejection;
 use super::machine::StateMachine;
-use super::options::RECORD_SLACK_BYTES;
 use crate::ids::PartitionId;
+use crate::options::RECORD_SLACK_BYTES;
 
 /// How often they look, in ns.
 const LOOK_EVERY_NS: u64 = 500_000_000;

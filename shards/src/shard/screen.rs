@@ -7,16 +7,15 @@
 
 use std::collections::BTreeMap;
 
-use hashbrown::HashMap;
-
 use super::apply::Applying;
 use super::inbox::{Batch, Batches};
 use super::io::{Rejection, Reply};
-use super::machine::{Prepared, StateMachine, Wait};
-use super::parked::ParkedRead;
+use super::machine::{Prepared, StateMachine};
 use super::replica_slot::Slot;
 use crate::entry::{HEADER_BYTES, OP_HEADER_BYTES, next_op};
+use crate::parked::ParkedRead;
 use crate::raft::proposals::Work;
+use crate::waiting::Waiting;
 
 /// Operations of a batch that have rows read for them at a time.
 const AHEAD: usize = 256;
@@ -53,10 +52,8 @@ impl Mark {
 pub(crate) struct Screening {
     /// Those before it were prepared, or found to need nothing.
     prepared: Mark,
-    /// Those of them that were not ready, by the number that the state machine has for what each waits for.
-    waiting: HashMap<u64, Mark>,
-    /// Those that wait for whatever job ends next.
-    for_job: Vec<Mark>,
+    /// Those of them that were not ready.
+    waiting: Waiting<Mark>,
     /// Those that have what they waited for, and are to be looked at again.
     woken: Vec<Mark>,
     /// Those before it were looked at while the disk was full.
@@ -69,8 +66,7 @@ impl Default for Screening {
     fn default() -> Self {
         Self {
             prepared: Mark::FIRST,
-            waiting: HashMap::new(),
-            for_job: Vec::new(),
+            waiting: Waiting::default(),
             woken: Vec::new(),
             fit: Mark::FIRST,
             refused: BTreeMap::new(),
@@ -81,27 +77,26 @@ impl Default for Screening {
 impl Screening {
     /// What the state machine calls by this number is there.
     pub fn wake(&mut self, number: u64) {
-        self.woken.extend(self.waiting.remove(&number));
+        self.woken.extend(self.waiting.wake(number));
     }
 
     /// A job has ended.
     pub fn wake_for_job(&mut self) {
-        self.woken.append(&mut self.for_job);
+        self.woken.append(&mut self.waiting.wake_for_job());
     }
 
     /// Whether an operation waits for whatever job ends next.
     pub const fn waits_for_job(&self) -> bool {
-        !self.for_job.is_empty()
+        self.waiting.has_job()
     }
 
     /// How many operations were not ready, and are not yet.
     fn unready(&self) -> usize {
-        self.waiting.len() + self.for_job.len() + self.woken.len()
+        self.waiting.len() + self.woken.len()
     }
 
     fn is_unready(&self, number: usize) -> bool {
-        let unready = self.waiting.values().chain(&self.for_job).chain(&self.woken);
-        unready.into_iter().any(|mark| mark.number == number)
+        self.waiting.iter().chain(&self.woken).any(|mark| mark.number == number)
     }
 }
 
@@ -160,8 +155,7 @@ impl<M: StateMachine> Applying<'_, M> {
             self.counters.prepare_tries += 1;
             match self.machine.prepare(slot.partition, op) {
                 Prepared::Ready => {}
-                Prepared::Blocked(Wait::Job) => screening.for_job.push(mark),
-                Prepared::Blocked(Wait::Number(number)) => drop(screening.waiting.insert(number, mark)),
+                Prepared::Blocked(wait) => screening.waiting.add(wait, mark),
                 Prepared::Unreadable(why) => {
                     screening.refused.insert(mark.number, Rejection::unreadable(slot.partition, why));
                 }
@@ -187,7 +181,7 @@ impl<M: StateMachine> Applying<'_, M> {
 
     /// Refuses all requests of a batch that was taken out, and gives up what they wait for.
     pub fn refuse_batch(&mut self, slot: &mut Slot, batch: Batch, why: &Rejection) {
-        batch.screening.waiting.into_keys().for_each(|number| self.machine.abandon(number));
+        batch.screening.waiting.into_numbers().for_each(|number| self.machine.abandon(number));
         self.refuse(slot, batch.requests, |_| Reply::Rejected(why.clone()));
     }
 

@@ -6,6 +6,7 @@ use raft::StateRole;
 use crate::ids::PartitionId;
 use crate::raft::membership::MemberId;
 use crate::raft::replica::{ReplicaError, StartedAs};
+use crate::stages::Stage;
 
 /// One replica, as it stands.
 #[derive(Clone, Debug)]
@@ -46,42 +47,6 @@ pub struct ReplicaStatus {
     pub error: Option<ReplicaError>,
 }
 
-/// The replicas of a shard in sum, and the first of them one by one.
-#[derive(Clone, Debug, Default)]
-pub struct Groups {
-    /// How many there are.
-    pub replicas: usize,
-    /// Those that lead.
-    pub leaders: usize,
-    /// Those that have led and served in this life and are not fenced.
-    pub ready: usize,
-    /// Those that are fenced or late.
-    pub failed: usize,
-    /// The sum of the highest entries applied.
-    pub applied: u64,
-    /// The first of them.
-    pub first: Vec<ReplicaStatus>,
-}
-
-impl Groups {
-    /// Sums up, keeping the first `kept` as they are.
-    #[must_use]
-    pub fn gather(replicas: impl Iterator<Item = ReplicaStatus>, kept: usize) -> Self {
-        let mut groups = Self::default();
-        for replica in replicas {
-            groups.replicas += 1;
-            groups.leaders += usize::from(replica.role == StateRole::Leader);
-            groups.ready += usize::from(replica.is_ready);
-            groups.failed += usize::from(replica.error.is_some());
-            groups.applied += replica.applied.get();
-            if groups.first.len() < kept {
-                groups.first.push(replica);
-            }
-        }
-        groups
-    }
-}
-
 /// A shard, as it stands.
 #[derive(Clone, Debug)]
 pub struct ShardStatus {
@@ -95,23 +60,6 @@ pub struct ShardStatus {
     pub pending_bytes: usize,
     /// Room in the log.
     pub space: Space,
-}
-
-/// Time spent in one stage of a write, in ns, over all entries.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Stage {
-    /// Sum.
-    pub total_ns: u64,
-    /// Longest.
-    pub max_ns: u64,
-}
-
-impl Stage {
-    pub(crate) fn add(&mut self, from_ns: u64, to_ns: u64) {
-        let ns = to_ns.saturating_sub(from_ns);
-        self.total_ns += ns;
-        self.max_ns = self.max_ns.max(ns);
-    }
 }
 
 /// A shard's counters since it was opened. Times are those handed to turns, so they are as fine as turns are.

@@ -169,8 +169,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// Answers a read or parks it.
     fn read(&mut self, place: u32, ticket: Ticket, op: &[u8], deadline_ns: u64) {
-        let (mut applying, replicas) = self.applying(Budget::NONE);
-        let slot = replicas.slot_mut(place);
+        let (mut applying, slot) = self.applying(place, Budget::NONE);
         if !slot.replica.is_running() {
             applying.reject(slot, ticket, op.len(), slot.refusal());
         } else if applying.read(slot, ticket, op, deadline_ns) {
@@ -183,8 +182,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// Tries the parked reads of a replica that may be.
     pub(super) fn retry_parked(&mut self, place: u32) {
-        let (mut applying, replicas) = self.applying(Budget::NONE);
-        applying.retry_parked(replicas.slot_mut(place));
+        let (mut applying, slot) = self.applying(place, Budget::NONE);
+        applying.retry_parked(slot);
         self.replicas.enlist(List::Apply, place);
         waits::follow(&mut self.replicas, place);
     }
@@ -246,8 +245,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     fn expire(&mut self, place: u32) {
         let now_ns = self.now.mono_ns;
         let oldest_ns = now_ns.saturating_sub(self.options.request_timeout_ms.saturating_mul(1_000_000));
-        let (mut applying, replicas) = self.applying(Budget::NONE);
-        let slot = replicas.slot_mut(place);
+        let (mut applying, slot) = self.applying(place, Budget::NONE);
         let late = match slot.replica.can_propose() {
             true => Rejection::Overloaded("it was not done in time"),
             false => Rejection::NoLeader(slot.partition),
@@ -272,8 +270,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// Refuses everything that was not proposed.
     fn refuse_waiting(&mut self, place: u32) {
-        let (mut applying, replicas) = self.applying(Budget::NONE);
-        let slot = replicas.slot_mut(place);
+        let (mut applying, slot) = self.applying(place, Budget::NONE);
         let why = slot.refusal();
         while let Some(batch) = slot.batches.pop() {
             applying.refuse_batch(slot, batch, &why);
@@ -292,8 +289,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         while !budget.is_spent() {
             let Some(place) = self.replicas.next(List::Apply) else { break };
             let slice = Budget { ops: budget.ops.min(limits.apply_slice_ops), bytes: budget.bytes };
-            let (mut applying, replicas) = self.applying(slice);
-            let slot = replicas.slot_mut(place);
+            let (mut applying, slot) = self.applying(place, slice);
             if !slot.replica.is_running() {
                 continue;
             }
@@ -336,8 +332,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         slot.stop(why.clone()).into_iter().for_each(|number| self.machine.abandon(number));
         let partition = slot.partition;
         self.refuse_waiting(place);
-        let (mut applying, replicas) = self.applying(Budget::NONE);
-        let slot = replicas.slot_mut(place);
+        let (mut applying, slot) = self.applying(place, Budget::NONE);
         let stopped = Rejection::ReplicaStopped(partition, why.clone());
         while let Some(row) = slot.rows.close_front() {
             applying.refuse(slot, row.requests, |work| of_logged(work, &stopped));
@@ -350,8 +345,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// Answers requests of a batch whose proposal ended in a fault: it may have been appended.
     pub(super) fn stop_requests(&mut self, place: u32, requests: Requests) {
-        let (mut applying, replicas) = self.applying(Budget::NONE);
-        let slot = replicas.slot_mut(place);
+        let (mut applying, slot) = self.applying(place, Budget::NONE);
         let stopped = slot.refusal();
         applying.refuse(slot, requests, |work| of_logged(work, &stopped));
     }

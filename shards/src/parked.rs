@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use hashbrown::HashMap;
 
-use super::machine::Wait;
 use crate::ids::Ticket;
+use crate::waiting::{Wait, Waiting};
 
 /// A read that waits.
 #[derive(Debug)]
@@ -31,10 +31,7 @@ struct Parked {
     last: u64,
     /// The reads of each connection.
     conns: HashMap<u64, VecDeque<u64>>,
-    /// The read that waits for a number of the state machine.
-    waits: HashMap<u64, u64>,
-    /// Reads that wait for whatever job ends next.
-    for_job: Vec<u64>,
+    waits: Waiting<u64>,
     due: VecDeque<u64>,
 }
 
@@ -42,15 +39,9 @@ impl Parked {
     /// Puts a read among the others; its connection lists it already.
     fn insert(&mut self, number: u64, read: ParkedRead) {
         match read.wait {
-            Some(Wait::Number(wait)) => {
-                self.waits.insert(wait, number);
-            }
-            Some(Wait::Job) => self.for_job.push(number),
+            Some(wait) => self.waits.add(wait, number),
+            None if self.is_first(number, read.ticket.conn) => self.due.push_back(number),
             None => {}
-        }
-        let is_first = self.is_first(number, read.ticket.conn);
-        if is_first && read.wait.is_none() {
-            self.due.push_back(number);
         }
         self.reads.insert(number, read);
     }
@@ -120,7 +111,7 @@ impl ParkedReads {
     /// What the state machine calls by this number is there. Returns whether a read has waited for it.
     pub fn wake(&mut self, wait: u64) -> bool {
         let Some(parked) = self.0.as_mut() else { return false };
-        let Some(number) = parked.waits.remove(&wait) else { return false };
+        let Some(number) = parked.waits.wake(wait) else { return false };
         parked.wake(number);
         true
     }
@@ -128,7 +119,7 @@ impl ParkedReads {
     /// A job has ended.
     pub fn wake_for_job(&mut self) {
         let Some(parked) = self.0.as_mut() else { return };
-        for number in std::mem::take(&mut parked.for_job) {
+        for number in parked.waits.wake_for_job() {
             parked.wake(number);
         }
     }
@@ -143,7 +134,7 @@ impl ParkedReads {
         let parked = self.0.as_mut()?;
         let (number, read) = parked.reads.pop_first()?;
         if let Some(Wait::Number(wait)) = read.wait {
-            parked.waits.remove(&wait);
+            parked.waits.wake(wait);
         }
         parked.end(number, read.ticket.conn);
         Some(read)
@@ -164,7 +155,7 @@ impl ParkedReads {
 
     /// Whether some wait for whatever job ends next.
     pub fn wait_for_job(&self) -> bool {
-        self.0.as_ref().is_some_and(|parked| !parked.for_job.is_empty())
+        self.0.as_ref().is_some_and(|parked| parked.waits.has_job())
     }
 
     /// Whether a read of this connection waits.
@@ -188,14 +179,18 @@ impl ParkedReads {
             let queue = conns.entry(read.ticket.conn).or_default();
             match read.wait {
                 Some(Wait::Number(wait)) => {
-                    assert_eq!(parked.waits.get(&wait), Some(number), "who waits for {wait}")
+                    assert_eq!(parked.waits.get(wait), Some(number), "who waits for {wait}");
                 }
-                Some(Wait::Job) => assert!(parked.for_job.contains(number), "read {number} waits for a job"),
-                None => assert!(!queue.is_empty() || parked.due.contains(number), "read {number} is due"),
+                Some(Wait::Job) => {
+                    let is_known = parked.waits.iter().any(|known| known == number);
+                    assert!(is_known, "read {number} waits for a job");
+                }
+                None => {
+                    assert!(!queue.is_empty() || parked.due.contains(number), "read {number} is due");
+                }
             }
             queue.push_back(*number);
         }
         assert_eq!(parked.conns, conns, "the reads of each connection");
-        assert!(parked.waits.len() <= parked.reads.len(), "who waits for what is still parked");
     }
 }
