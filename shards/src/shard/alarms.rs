@@ -41,11 +41,11 @@ impl Alarms {
     ) {
         machine.take_alarms(&mut self.sooner);
         for partition in std::mem::take(&mut self.sooner) {
-            let Some(place) = replicas.find(partition) else { continue };
-            let slot = replicas.slot_mut(place);
+            let Some(idx) = replicas.find(partition) else { continue };
+            let slot = replicas.slot_mut(idx);
             if let Some(at_ms) = machine.alarm_ms(partition) {
                 let in_ms = at_ms.saturating_sub(clocks.read(&mut slot.clock, now));
-                self.set(place, &mut slot.alarm_ns, now, in_ms);
+                self.set(idx, &mut slot.alarm_ns, now, in_ms);
             }
         }
     }
@@ -59,11 +59,11 @@ impl Alarms {
         clocks: &mut Clocks,
         now: Now,
     ) {
-        while let Some(Reverse((at_ns, place))) =
+        while let Some(Reverse((at_ns, idx))) =
             self.queue.peek().copied().filter(|Reverse((at_ns, _))| *at_ns <= now.mono_ns)
         {
             self.queue.pop();
-            let slot = replicas.slot_mut(place);
+            let slot = replicas.slot_mut(idx);
             if slot.alarm_ns != at_ns {
                 continue;
             }
@@ -74,22 +74,22 @@ impl Alarms {
             let Some(at_ms) = machine.alarm_ms(slot.partition) else { continue };
             let in_ms = at_ms.saturating_sub(clocks.read(&mut slot.clock, now));
             // Once it is applied, the state machine says what it wants next; until then this is another try.
-            self.set(place, &mut slot.alarm_ns, now, in_ms);
+            self.set(idx, &mut slot.alarm_ns, now, in_ms);
             let is_quiet = slot.replica.last() == slot.replica.applied() && slot.batches.is_empty();
             if in_ms == 0 && is_quiet && slot.replica.can_propose() {
                 slot.wants_time = true;
-                replicas.enlist(List::Propose, place);
+                replicas.enlist(List::Propose, idx);
             }
         }
     }
 
-    fn set(&mut self, place: u32, alarm_ns: &mut u64, now: Now, in_ms: u64) {
+    fn set(&mut self, idx: u32, alarm_ns: &mut u64, now: Now, in_ms: u64) {
         let at_ns = now.mono_ns.saturating_add(in_ms.saturating_mul(1_000_000));
         // Behind all of the grid: nothing goes off in the centuries that it takes to get there.
         let at_ns = (at_ns / GRID_NS + 1).saturating_mul(GRID_NS);
         if at_ns < *alarm_ns {
             *alarm_ns = at_ns;
-            self.queue.push(Reverse((at_ns, place)));
+            self.queue.push(Reverse((at_ns, idx)));
         }
     }
 }

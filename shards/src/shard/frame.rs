@@ -30,24 +30,24 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let limit = self.options.limits.frame_bytes;
         let mut frame_bytes = 0;
         for _ in 0..if can_submit { self.replicas.listed(List::Propose) } else { 0 } {
-            let Some(place) = self.replicas.next(List::Propose) else { break };
+            let Some(idx) = self.replicas.next(List::Propose) else { break };
             if frame_bytes >= limit {
-                self.replicas.enlist(List::Propose, place);
+                self.replicas.enlist(List::Propose, idx);
                 self.left_over = true;
                 break;
             }
-            self.propose(place, frame_bytes);
-            frame_bytes += self.take_ready(place)?;
+            self.propose(idx, frame_bytes);
+            frame_bytes += self.take_ready(idx)?;
         }
         for _ in 0..self.replicas.listed(List::Ready) {
-            let Some(place) = self.replicas.next(List::Ready) else { break };
+            let Some(idx) = self.replicas.next(List::Ready) else { break };
             let may_write = can_submit && frame_bytes < limit;
-            if !may_write && self.replicas.slot(place).replica.needs_record() {
-                self.replicas.enlist(List::Ready, place);
+            if !may_write && self.replicas.slot(idx).replica.needs_record() {
+                self.replicas.enlist(List::Ready, idx);
                 self.left_over |= can_submit;
                 continue;
             }
-            let record_bytes = self.take_ready(place)?;
+            let record_bytes = self.take_ready(idx)?;
             assert!(may_write || record_bytes == 0, "a record was made while no frame takes it");
             frame_bytes += record_bytes;
         }
@@ -59,54 +59,54 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Proposes the oldest batch of a replica, if it has one and may.
-    fn propose(&mut self, place: u32, frame_bytes: usize) {
-        let front = self.replicas.slot_mut(place).batches.front_mut();
+    fn propose(&mut self, idx: u32, frame_bytes: usize) {
+        let front = self.replicas.slot_mut(idx).batches.front_mut();
         if self.space == Space::Full && front.is_some_and(|batch| batch.refuse_growth(&self.machine)) {
-            self.sift(place);
+            self.sift(idx);
         }
-        let fit = room::fit(&mut self.wal, frame_bytes, self.replicas.slot(place).batches.front_bytes());
+        let fit = room::fit(&mut self.wal, frame_bytes, self.replicas.slot(idx).batches.front_bytes());
         if fit != Fit::Ready {
             if fit == Fit::Lacking {
                 let most = room::entry_bytes(&self.wal);
-                let front = self.replicas.slot_mut(place).batches.front_mut();
+                let front = self.replicas.slot_mut(idx).batches.front_mut();
                 front.into_iter().for_each(|batch| batch.refuse_longer(most));
-                self.sift(place);
+                self.sift(idx);
             }
             self.left_over |= fit == Fit::Lacking || frame_bytes > 0;
-            return self.replicas.enlist(List::Propose, place);
+            return self.replicas.enlist(List::Propose, idx);
         }
-        let (mut applying, slot) = self.applying(place, Budget::NONE);
+        let (mut applying, slot) = self.applying(idx, Budget::NONE);
         match applying.screen(slot) {
             Screened::Ready => {}
-            Screened::Waits => return waits::follow(&mut self.replicas, place),
+            Screened::Waits => return waits::follow(&mut self.replicas, idx),
             Screened::Refused => {
-                self.sift(place);
+                self.sift(idx);
                 self.left_over = true;
-                return self.replicas.enlist(List::Propose, place);
+                return self.replicas.enlist(List::Propose, idx);
             }
         }
         let is_full = self.unapplied_bytes >= self.options.limits.unapplied_bytes;
-        let slot = self.replicas.slot_mut(place);
+        let slot = self.replicas.slot_mut(idx);
         if !slot.replica.can_propose() || is_full {
             if !slot.batches.is_empty() {
-                self.replicas.enlist(List::Propose, place);
+                self.replicas.enlist(List::Propose, idx);
             }
             return;
         }
         let wants_time = std::mem::take(&mut slot.wants_time);
         let Some(Batch { entry, requests, queued_ns, screening, is_sealed }) = slot.batches.pop() else {
             return if wants_time {
-                self.propose_time(place)
+                self.propose_time(idx)
             };
         };
         let payload = Bytes::from(entry.finish(self.clocks.stamp(&mut slot.clock, self.now)));
         let proposed = slot.replica.propose(payload.clone());
         let (deadline_ns, now_ns) = (self.deadline_ns(), self.now.mono_ns);
-        let Some(proposed) = self.fence_on_fault(place, proposed) else {
-            self.stop_requests(place, requests);
+        let Some(proposed) = self.fence_on_fault(idx, proposed) else {
+            self.stop_requests(idx, requests);
             return;
         };
-        let slot = self.replicas.slot_mut(place);
+        let slot = self.replicas.slot_mut(idx);
         match proposed {
             Proposed::At(lsn, term) => {
                 let stamps = StageStamps::proposed(queued_ns, now_ns);
@@ -120,55 +120,55 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
         }
         if !slot.batches.is_empty() {
-            self.replicas.enlist(List::Propose, place);
+            self.replicas.enlist(List::Propose, idx);
         }
     }
 
     /// Proposes an entry that only moves the partition's clock.
-    fn propose_time(&mut self, place: u32) {
-        let slot = self.replicas.slot_mut(place);
+    fn propose_time(&mut self, idx: u32) {
+        let slot = self.replicas.slot_mut(idx);
         let proposed = slot.replica.propose(of_time(self.clocks.stamp(&mut slot.clock, self.now)).into());
-        if let Some(Proposed::At(..)) = self.fence_on_fault(place, proposed) {
+        if let Some(Proposed::At(..)) = self.fence_on_fault(idx, proposed) {
             self.counters.entries_proposed += 1;
             self.counters.times_proposed += 1;
         }
     }
 
     /// Refuses what gathered and must not be proposed; the rest keeps its order.
-    fn sift(&mut self, place: u32) {
+    fn sift(&mut self, idx: u32) {
         let entry_bytes = self.options.limits.entry_bytes.min(room::entry_bytes(&self.wal));
         let deadline_ns = self.deadline_ns();
-        let (mut applying, slot) = self.applying(place, Budget::NONE);
+        let (mut applying, slot) = self.applying(idx, Budget::NONE);
         applying.sift(slot, entry_bytes, deadline_ns);
-        self.retry_parked(place);
+        self.retry_parked(idx);
     }
 
     /// Takes a replica's Ready and writes its record into the frame. Returns the record's bytes.
-    fn take_ready(&mut self, place: u32) -> Result<usize, ShardError> {
-        let slot = self.replicas.slot_mut(place);
+    fn take_ready(&mut self, idx: u32) -> Result<usize, ShardError> {
+        let slot = self.replicas.slot_mut(idx);
         let result = slot.replica.take(self.now.mono_ns);
-        let Some(taken) = self.fence_on_fault(place, result) else { return Ok(0) };
-        let slot = self.replicas.slot(place);
+        let Some(taken) = self.fence_on_fault(idx, result) else { return Ok(0) };
+        let slot = self.replicas.slot(idx);
         let has_committed = slot.replica.applied() < slot.replica.committed();
         if slot.replica.has_ready() {
             self.left_over = true;
-            self.replicas.enlist(List::Ready, place);
+            self.replicas.enlist(List::Ready, idx);
         }
         if has_committed {
-            self.replicas.enlist(List::Apply, place);
+            self.replicas.enlist(List::Apply, idx);
         }
         let bytes = match taken.and_then(|taken| taken.persist) {
-            Some(persist) => self.append(place, persist)?,
+            Some(persist) => self.append(idx, persist)?,
             None => 0,
         };
-        self.recount(place);
+        self.recount(idx);
         Ok(bytes)
     }
 
     /// Writes one record into the frame. Returns its bytes.
-    fn append(&mut self, place: u32, persist: Persist) -> Result<usize, ShardError> {
-        self.close_replaced(place, &persist);
-        let slot = self.replicas.slot(place);
+    fn append(&mut self, idx: u32, persist: Persist) -> Result<usize, ShardError> {
+        self.close_replaced(idx, &persist);
+        let slot = self.replicas.slot(idx);
         let Persist { number, from, to, hard_state, conf } = persist;
         let store = slot.replica.store().expect("a replica that has a Ready is running");
         let entries = store.records(from, to);
@@ -177,25 +177,25 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let hard_state = hard_state.filter(|_| !planted::is(PlantedBug::SkipHardState));
         let head = RecordHead { log: slot.partition.log(), hard_state, conf: conf.as_deref() };
         match self.wal.append(head, entries) {
-            Ok(seq) => self.in_flight.push_back((seq, place, number)),
+            Ok(seq) => self.in_flight.push_back((seq, idx, number)),
             Err(error @ (WalError::BadAppend { .. } | WalError::TooLarge { .. })) => {
-                self.fence(place, error.to_string());
+                self.fence(idx, error.to_string());
                 return Ok(0);
             }
             Err(error) => return Err(error.into()),
         }
         if planted::is(PlantedBug::AckBeforeDurable) {
-            self.persisted(place, number);
+            self.persisted(idx, number);
         }
-        if self.replicas.slot(place).replica.is_running() {
-            self.replicas.enlist(List::Watched, place);
+        if self.replicas.slot(idx).replica.is_running() {
+            self.replicas.enlist(List::Watched, idx);
         }
         Ok(bytes)
     }
 
     /// Answers for entries proposed here that a record replaces by another leader's.
-    fn close_replaced(&mut self, place: u32, persist: &Persist) {
-        let (mut applying, slot) = self.applying(place, Budget::NONE);
+    fn close_replaced(&mut self, idx: u32, persist: &Persist) {
+        let (mut applying, slot) = self.applying(idx, Budget::NONE);
         let Some(term) = slot.replica.entry(persist.from).map(|entry| Term(entry.term)) else { return };
         while let Some(row) = slot.rows.take_obsolete(persist.from, term) {
             applying.refuse(slot, row.requests, |_| Reply::Rejected(Rejection::Obsoleted));
@@ -203,7 +203,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Keeps count of what is held until it is applied.
-    pub(super) fn recount(&mut self, place: u32) {
-        self.replicas.slot_mut(place).recount(&mut self.unapplied_bytes);
+    pub(super) fn recount(&mut self, idx: u32) {
+        self.replicas.slot_mut(idx).recount(&mut self.unapplied_bytes);
     }
 }

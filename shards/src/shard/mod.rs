@@ -154,12 +154,12 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         // What is proposed before the tail is applied must not be stamped before it.
         let slot = Slot::new(replica, stamp_ms, tail_stamp_ms, positions);
         self.clocks.found(tail_stamp_ms.max(stamp_ms));
-        let place = self.replicas.add(slot).ok_or(ShardError::ListedTwice(partition))?;
-        self.recount(place);
+        let idx = self.replicas.add(slot).ok_or(ShardError::ListedTwice(partition))?;
+        self.recount(idx);
         if running {
             self.wal.release(partition.log(), persisted);
-            self.machine.expect_replay(partition, self.replicas.slot(place).replica.last());
-            self.replicas.enlist(List::Begin, place);
+            self.machine.expect_replay(partition, self.replicas.slot(idx).replica.last());
+            self.replicas.enlist(List::Begin, idx);
         }
         Ok(())
     }
@@ -216,11 +216,11 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         kind: Kind,
         op: &[u8],
     ) -> Result<(), Rejection> {
-        let place = self.replicas.find(partition).ok_or(Rejection::NoPartition(partition))?;
+        let idx = self.replicas.find(partition).ok_or(Rejection::NoPartition(partition))?;
         if self.is_closing {
             return Err(Rejection::ReplicaStopped(partition, "the shard is shutting down".to_owned()));
         }
-        let slot = self.replicas.slot_mut(place);
+        let slot = self.replicas.slot_mut(idx);
         if !slot.replica.is_ready()
             && let Some(error) = slot.replica.ready_error()
         {
@@ -238,17 +238,17 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             Kind::Write => {
                 slot.batches.push_write(ticket, op, self.options.limits.entry_bytes, &mut self.spare);
                 slot.conns.add(ticket.conn);
-                self.replicas.enlist(List::Propose, place);
-                self.replicas.enlist(List::Age, place);
+                self.replicas.enlist(List::Propose, idx);
+                self.replicas.enlist(List::Age, idx);
             }
-            Kind::Read => self.accept_read(place, ticket, op),
+            Kind::Read => self.accept_read(idx, ticket, op),
         }
         Ok(())
     }
 
     /// A read rides behind the writes of its connection, if there are any; else it runs in the next turn.
-    fn accept_read(&mut self, place: u32, ticket: Ticket, op: &[u8]) {
-        let slot = self.replicas.slot_mut(place);
+    fn accept_read(&mut self, idx: u32, ticket: Ticket, op: &[u8]) {
+        let slot = self.replicas.slot_mut(idx);
         let rides = slot.conns.may_hold(ticket.conn) && !planted::is(PlantedBug::ReadOvertakesWrite);
         let ride = match (slot.batches.open_mut(), slot.rows.back_mut()) {
             (Some(batch), _) if rides => Some(&mut batch.requests),
@@ -259,7 +259,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             requests.push_read(ticket, op);
             slot.conns.add(ticket.conn);
         } else {
-            self.fresh.push(place, ticket, op);
+            self.fresh.push(idx, ticket, op);
         }
     }
 
@@ -279,10 +279,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         op: &[u8],
         now: Now,
     ) -> Option<M::View<'_>> {
-        let place = self.replicas.find(partition)?;
-        let slot = self.replicas.slot_mut(place);
+        let idx = self.replicas.find(partition)?;
+        let slot = self.replicas.slot_mut(idx);
         debug_assert!(
-            !slot.holds(conn) && !self.fresh.holds(place, conn),
+            !slot.holds(conn) && !self.fresh.holds(idx, conn),
             "a read of connection {conn} would overtake a request of its own in partition {partition}"
         );
         if !slot.replica.is_settled() && !planted::is(PlantedBug::ReadAtOnceTooEarly) {
@@ -319,7 +319,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// Whether the partition's replica has led and served in this life and is not fenced.
     #[must_use]
     pub fn is_ready(&self, partition: PartitionId) -> bool {
-        self.replicas.find(partition).is_some_and(|place| self.replicas.slot(place).replica.is_ready())
+        self.replicas.find(partition).is_some_and(|idx| self.replicas.slot(idx).replica.is_ready())
     }
 
     /// Its replicas, in the order they were opened.
@@ -383,7 +383,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         replica_slot::check_sums(self.replicas.iter(), self.totals, self.unapplied_bytes);
     }
 
-    fn applying(&mut self, place: u32, budget: Budget) -> (Applying<'_, M>, &mut Slot) {
+    fn applying(&mut self, idx: u32, budget: Budget) -> (Applying<'_, M>, &mut Slot) {
         let applying = Applying {
             machine: &mut self.machine,
             outbox: &mut self.outbox,
@@ -395,6 +395,6 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             budget,
             outcome_bytes: self.options.limits.outcome_bytes,
         };
-        (applying, self.replicas.slot_mut(place))
+        (applying, self.replicas.slot_mut(idx))
     }
 }

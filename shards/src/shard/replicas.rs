@@ -52,10 +52,10 @@ impl Replicas {
 
     /// Adds a replica; `None` if its partition has one.
     pub fn add(&mut self, slot: Slot) -> Option<u32> {
-        let place = u32::try_from(self.slots.len()).expect("a shard has far fewer than 4 billion replicas");
-        if self.by_partition.try_insert(slot.partition, place).is_ok() {
+        let idx = u32::try_from(self.slots.len()).expect("a shard has far fewer than 4 billion replicas");
+        if self.by_partition.try_insert(slot.partition, idx).is_ok() {
             self.slots.push(slot);
-            return Some(place);
+            return Some(idx);
         }
         None
     }
@@ -64,12 +64,12 @@ impl Replicas {
         self.by_partition.get(&partition).copied()
     }
 
-    pub fn slot(&self, place: u32) -> &Slot {
-        self.slots.get(place as usize).expect("places come from this table")
+    pub fn slot(&self, idx: u32) -> &Slot {
+        self.slots.get(idx as usize).expect("places come from this table")
     }
 
-    pub fn slot_mut(&mut self, place: u32) -> &mut Slot {
-        self.slots.get_mut(place as usize).expect("places come from this table")
+    pub fn slot_mut(&mut self, idx: u32) -> &mut Slot {
+        self.slots.get_mut(idx as usize).expect("places come from this table")
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Slot> {
@@ -81,20 +81,20 @@ impl Replicas {
     }
 
     /// Puts a replica on a list, unless it stands there.
-    pub fn enlist(&mut self, list: List, place: u32) {
+    pub fn enlist(&mut self, list: List, idx: u32) {
         let bit = 1u16 << (list as u8);
-        let slot = self.slot_mut(place);
+        let slot = self.slot_mut(idx);
         if slot.listed & bit == 0 {
             slot.listed |= bit;
-            self.list_mut(list).push_back(place);
+            self.list_mut(list).push_back(idx);
         }
     }
 
     /// Takes the first of a list.
     pub fn next(&mut self, list: List) -> Option<u32> {
-        let place = self.list_mut(list).pop_front()?;
-        self.slot_mut(place).listed &= !(1u16 << (list as u8));
-        Some(place)
+        let idx = self.list_mut(list).pop_front()?;
+        self.slot_mut(idx).listed &= !(1u16 << (list as u8));
+        Some(idx)
     }
 
     /// How many stand on a list.

@@ -38,9 +38,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.now = now;
         self.counters.turns += 1;
         self.left_over = false;
-        while let Some(place) = self.replicas.next(List::Age) {
-            self.replicas.slot_mut(place).batches.stamp_age(now.mono_ns);
-            self.replicas.enlist(List::Watched, place);
+        while let Some(idx) = self.replicas.next(List::Age) {
+            self.replicas.slot_mut(idx).batches.stamp_age(now.mono_ns);
+            self.replicas.enlist(List::Watched, idx);
         }
         self.end_jobs()?;
         self.poll_log()?;
@@ -74,8 +74,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         for _ in 0..self.replicas.listed(List::Due) {
             // One partition's reads may take all there is: then it is the last one in the next turn.
             let has_room = self.outbox.bytes < self.options.limits.outcome_bytes;
-            if let Some(place) = has_room.then(|| self.replicas.next(List::Due)).flatten() {
-                self.retry_parked(place);
+            if let Some(idx) = has_room.then(|| self.replicas.next(List::Due)).flatten() {
+                self.retry_parked(idx);
             }
         }
         if has_job_ended {
@@ -92,14 +92,14 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         while left > 0 && (moved || probes > 0) {
             left -= 1;
             probes = probes.saturating_sub(1);
-            if let Some(place) = self.replicas.next(List::Unpersisted) {
-                moved |= self.release_one(place);
+            if let Some(idx) = self.replicas.next(List::Unpersisted) {
+                moved |= self.release_one(idx);
             }
         }
     }
 
-    fn release_one(&mut self, place: u32) -> bool {
-        let slot = self.replicas.slot_mut(place);
+    fn release_one(&mut self, idx: u32) -> bool {
+        let slot = self.replicas.slot_mut(idx);
         let persisted = match planted::is(PlantedBug::ReleaseUnpersisted) {
             true => slot.replica.applied(),
             false => self.machine.persisted(slot.partition),
@@ -113,7 +113,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             self.wal.release(slot.partition.log(), slot.positions.low_water());
         }
         if persisted < slot.replica.applied() {
-            self.replicas.enlist(List::Unpersisted, place);
+            self.replicas.enlist(List::Unpersisted, idx);
         }
         persisted > before
     }
@@ -125,11 +125,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         for event in events.drain(..) {
             match event {
                 WalEvent::Durable(seq) => {
-                    while let Some((_, place, number)) = self.in_flight.front().filter(|(at, ..)| *at <= seq)
-                    {
-                        let (place, number) = (*place, *number);
+                    while let Some((_, idx, number)) = self.in_flight.front().filter(|(at, ..)| *at <= seq) {
+                        let (idx, number) = (*idx, *number);
                         self.in_flight.pop_front();
-                        self.persisted(place, number);
+                        self.persisted(idx, number);
                     }
                 }
                 WalEvent::Space(space) => self.space = space,
@@ -142,11 +141,11 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         Ok(())
     }
 
-    pub(super) fn persisted(&mut self, place: u32, number: u64) {
-        let result = self.replicas.slot_mut(place).replica.persisted(number);
-        if self.fence_on_fault(place, result).is_some() {
-            self.replicas.slot_mut(place).mark_durable(self.now.mono_ns);
-            self.replicas.enlist(List::Ready, place);
+    pub(super) fn persisted(&mut self, idx: u32, number: u64) {
+        let result = self.replicas.slot_mut(idx).replica.persisted(number);
+        if self.fence_on_fault(idx, result).is_some() {
+            self.replicas.slot_mut(idx).mark_durable(self.now.mono_ns);
+            self.replicas.enlist(List::Ready, idx);
         }
     }
 
@@ -154,10 +153,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let mut fresh = std::mem::take(&mut self.fresh);
         let mut rest = fresh.ops.as_slice();
         let deadline_ns = self.deadline_ns();
-        for (place, ticket, bytes) in fresh.list.drain(..) {
+        for (idx, ticket, bytes) in fresh.list.drain(..) {
             let (op, after) = rest.split_at(bytes);
             rest = after;
-            self.read(place, ticket, op, deadline_ns);
+            self.read(idx, ticket, op, deadline_ns);
         }
         fresh.ops.clear();
         self.fresh = fresh;
@@ -168,45 +167,45 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Answers a read or parks it.
-    fn read(&mut self, place: u32, ticket: Ticket, op: &[u8], deadline_ns: u64) {
-        let (mut applying, slot) = self.applying(place, Budget::NONE);
+    fn read(&mut self, idx: u32, ticket: Ticket, op: &[u8], deadline_ns: u64) {
+        let (mut applying, slot) = self.applying(idx, Budget::NONE);
         if !slot.replica.is_running() {
             applying.reject(slot, ticket, op.len(), slot.refusal());
         } else if applying.read(slot, ticket, op, deadline_ns) {
             self.counters.reads_direct += 1;
         } else {
-            self.replicas.enlist(List::Watched, place);
-            waits::follow(&mut self.replicas, place);
+            self.replicas.enlist(List::Watched, idx);
+            waits::follow(&mut self.replicas, idx);
         }
     }
 
     /// Tries the parked reads of a replica that may be.
-    pub(super) fn retry_parked(&mut self, place: u32) {
-        let (mut applying, slot) = self.applying(place, Budget::NONE);
+    pub(super) fn retry_parked(&mut self, idx: u32) {
+        let (mut applying, slot) = self.applying(idx, Budget::NONE);
         applying.retry_parked(slot);
-        self.replicas.enlist(List::Apply, place);
-        waits::follow(&mut self.replicas, place);
+        self.replicas.enlist(List::Apply, idx);
+        waits::follow(&mut self.replicas, idx);
     }
 
     /// The time in which replicas must become ready starts with the first turn, whatever the disk does.
     fn arm(&mut self) {
         for _ in 0..self.replicas.listed(List::Begin) {
-            let Some(place) = self.replicas.next(List::Begin) else { break };
-            self.replicas.slot_mut(place).replica.arm(self.now.mono_ns);
-            self.replicas.enlist(List::Begin, place);
-            self.replicas.enlist(List::Watched, place);
+            let Some(idx) = self.replicas.next(List::Begin) else { break };
+            self.replicas.slot_mut(idx).replica.arm(self.now.mono_ns);
+            self.replicas.enlist(List::Begin, idx);
+            self.replicas.enlist(List::Watched, idx);
         }
     }
 
     /// First elections. A group of one wins at once; all groups of the shard share frames.
     fn begin(&mut self) {
-        while let Some(place) = self.replicas.next(List::Begin) {
-            let slot = self.replicas.slot_mut(place);
+        while let Some(idx) = self.replicas.next(List::Begin) {
+            let slot = self.replicas.slot_mut(idx);
             let result = slot.replica.begin(self.now.mono_ns);
-            if self.fence_on_fault(place, result).is_some() {
-                self.replicas.enlist(List::Ready, place);
-                self.replicas.enlist(List::Apply, place);
-                self.replicas.enlist(List::Watched, place);
+            if self.fence_on_fault(idx, result).is_some() {
+                self.replicas.enlist(List::Ready, idx);
+                self.replicas.enlist(List::Apply, idx);
+                self.replicas.enlist(List::Watched, idx);
             }
         }
     }
@@ -216,25 +215,25 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     fn tick(&mut self, can_submit: bool) {
         self.next_tick_ns = self.now.mono_ns + self.options.tick_ms.max(1) * 1_000_000;
         for _ in 0..self.replicas.listed(List::Watched) {
-            let Some(place) = self.replicas.next(List::Watched) else { break };
-            self.expire(place);
+            let Some(idx) = self.replicas.next(List::Watched) else { break };
+            self.expire(idx);
             let (now_ns, timeout_ms) = (self.now.mono_ns, self.options.ready_timeout_ms);
-            let slot = self.replicas.slot_mut(place);
+            let slot = self.replicas.slot_mut(idx);
             let needs_ticks = slot.replica.needs_ticks();
             if needs_ticks && can_submit {
                 let result = slot.replica.tick(now_ns);
-                if self.fence_on_fault(place, result).is_some() {
-                    self.replicas.enlist(List::Ready, place);
+                if self.fence_on_fault(idx, result).is_some() {
+                    self.replicas.enlist(List::Ready, idx);
                 }
             }
-            let slot = self.replicas.slot_mut(place);
+            let slot = self.replicas.slot_mut(idx);
             if slot.replica.check_ready(now_ns, timeout_ms).is_some() {
                 self.counters.ready_timeouts += 1;
-                self.refuse_waiting(place);
+                self.refuse_waiting(idx);
             }
-            let slot = self.replicas.slot_mut(place);
+            let slot = self.replicas.slot_mut(idx);
             if slot.replica.needs_ticks() || slot.pending.requests > 0 {
-                self.replicas.enlist(List::Watched, place);
+                self.replicas.enlist(List::Watched, idx);
             } else {
                 slot.rest();
             }
@@ -242,10 +241,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Answers requests whose time is over: "unknown" for writes that were proposed, else a refusal.
-    fn expire(&mut self, place: u32) {
+    fn expire(&mut self, idx: u32) {
         let now_ns = self.now.mono_ns;
         let oldest_ns = now_ns.saturating_sub(self.options.request_timeout_ms.saturating_mul(1_000_000));
-        let (mut applying, slot) = self.applying(place, Budget::NONE);
+        let (mut applying, slot) = self.applying(idx, Budget::NONE);
         let late = match slot.replica.can_propose() {
             true => Rejection::Overloaded("it was not done in time"),
             false => Rejection::NoLeader(slot.partition),
@@ -263,14 +262,14 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             applying.refuse_parked(slot, &late);
         }
         if slot.parked.len() < parked {
-            self.replicas.enlist(List::Apply, place);
-            waits::follow(&mut self.replicas, place);
+            self.replicas.enlist(List::Apply, idx);
+            waits::follow(&mut self.replicas, idx);
         }
     }
 
     /// Refuses everything that was not proposed.
-    fn refuse_waiting(&mut self, place: u32) {
-        let (mut applying, slot) = self.applying(place, Budget::NONE);
+    fn refuse_waiting(&mut self, idx: u32) {
+        let (mut applying, slot) = self.applying(idx, Budget::NONE);
         let why = slot.refusal();
         while let Some(batch) = slot.batches.pop() {
             applying.refuse_batch(slot, batch, &why);
@@ -287,9 +286,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.outbox.next_part();
         let mut budget = Budget { ops: limits.apply_ops, bytes: limits.apply_bytes };
         while !budget.is_spent() {
-            let Some(place) = self.replicas.next(List::Apply) else { break };
+            let Some(idx) = self.replicas.next(List::Apply) else { break };
             let slice = Budget { ops: budget.ops.min(limits.apply_slice_ops), bytes: budget.bytes };
-            let (mut applying, slot) = self.applying(place, slice);
+            let (mut applying, slot) = self.applying(idx, slice);
             if !slot.replica.is_running() {
                 continue;
             }
@@ -299,53 +298,53 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             budget.bytes = applying.budget.bytes;
             let has_settled = !was_settled && slot.replica.is_settled();
             if slot.replica.applied() > before {
-                self.replicas.enlist(List::Unpersisted, place);
+                self.replicas.enlist(List::Unpersisted, idx);
             }
-            match self.fence_on_fault(place, result) {
-                Some(Progress::More) => self.replicas.enlist(List::Apply, place),
+            match self.fence_on_fault(idx, result) {
+                Some(Progress::More) => self.replicas.enlist(List::Apply, idx),
                 Some(Progress::Done | Progress::Blocked) | None => {}
             }
-            waits::follow(&mut self.replicas, place);
-            if has_settled && self.replicas.slot(place).has_due_reads() {
-                self.retry_parked(place);
+            waits::follow(&mut self.replicas, idx);
+            if has_settled && self.replicas.slot(idx).has_due_reads() {
+                self.retry_parked(idx);
             }
-            self.recount(place);
+            self.recount(idx);
         }
         // What was held back because of it can be proposed now.
         self.left_over |= was_full && self.unapplied_bytes < limits.unapplied_bytes;
     }
 
     /// Passes a result on, or fences the replica.
-    pub(super) fn fence_on_fault<T>(&mut self, place: u32, result: Result<T, Fault>) -> Option<T> {
+    pub(super) fn fence_on_fault<T>(&mut self, idx: u32, result: Result<T, Fault>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(Fault(why)) => {
-                self.fence(place, why);
+                self.fence(idx, why);
                 None
             }
         }
     }
 
     /// Stops one replica; the others go on. Its log stays as it is. What may be in the log gets "unknown".
-    pub(crate) fn fence(&mut self, place: u32, why: String) {
-        let slot = self.replicas.slot_mut(place);
+    pub(crate) fn fence(&mut self, idx: u32, why: String) {
+        let slot = self.replicas.slot_mut(idx);
         slot.stop(why.clone()).into_iter().for_each(|number| self.machine.abandon(number));
         let partition = slot.partition;
-        self.refuse_waiting(place);
-        let (mut applying, slot) = self.applying(place, Budget::NONE);
+        self.refuse_waiting(idx);
+        let (mut applying, slot) = self.applying(idx, Budget::NONE);
         let stopped = Rejection::ReplicaStopped(partition, why.clone());
         while let Some(row) = slot.rows.close_front() {
             applying.refuse(slot, row.requests, |work| of_logged(work, &stopped));
         }
         self.counters.fenced += 1;
         self.outbox.fenced.push((partition, why));
-        self.recount(place);
-        assert_eq!(self.replicas.slot(place).counted_bytes, 0, "a fenced replica holds nothing");
+        self.recount(idx);
+        assert_eq!(self.replicas.slot(idx).counted_bytes, 0, "a fenced replica holds nothing");
     }
 
     /// Answers requests of a batch whose proposal ended in a fault: it may have been appended.
-    pub(super) fn stop_requests(&mut self, place: u32, requests: Requests) {
-        let (mut applying, slot) = self.applying(place, Budget::NONE);
+    pub(super) fn stop_requests(&mut self, idx: u32, requests: Requests) {
+        let (mut applying, slot) = self.applying(idx, Budget::NONE);
         let stopped = slot.refusal();
         applying.refuse(slot, requests, |work| of_logged(work, &stopped));
     }

@@ -18,41 +18,41 @@ impl Waits {
     pub fn wake<M: StateMachine>(&mut self, replicas: &mut Replicas, machine: &mut M, has_job_ended: bool) {
         machine.take_woken(&mut self.woken);
         for (partition, number) in self.woken.drain(..) {
-            if let Some(place) = replicas.find(partition) {
-                replicas.slot_mut(place).wake(number);
-                go_on(replicas, place);
+            if let Some(idx) = replicas.find(partition) {
+                replicas.slot_mut(idx).wake(number);
+                go_on(replicas, idx);
             }
         }
         for _ in 0..if has_job_ended { replicas.listed(List::Blocked) } else { 0 } {
-            if let Some(place) = replicas.next(List::Blocked) {
-                replicas.slot_mut(place).wake_for_job();
-                go_on(replicas, place);
+            if let Some(idx) = replicas.next(List::Blocked) {
+                replicas.slot_mut(idx).wake_for_job();
+                go_on(replicas, idx);
             }
         }
     }
 }
 
 /// Puts a replica on the lists of what may be tried now.
-fn go_on(replicas: &mut Replicas, place: u32) {
-    let slot = replicas.slot(place);
+fn go_on(replicas: &mut Replicas, idx: u32) {
+    let slot = replicas.slot(idx);
     let lists = [
         (List::Due, slot.has_due_reads()),
         (List::Apply, slot.apply_wait.is_none()),
         (List::Propose, !slot.batches.is_empty()),
     ];
     for (list, _) in lists.into_iter().filter(|(_, is_wanted)| *is_wanted) {
-        replicas.enlist(list, place);
+        replicas.enlist(list, idx);
     }
 }
 
 /// Puts a replica, some of whose steps may have been tried in vain, on the lists of what has them tried again.
-pub(crate) fn follow(replicas: &mut Replicas, place: u32) {
-    let slot = replicas.slot(place);
+pub(crate) fn follow(replicas: &mut Replicas, idx: u32) {
+    let slot = replicas.slot(idx);
     let (has_due, waits_for_job) = (slot.has_due_reads(), slot.waits_for_job());
     if has_due {
-        replicas.enlist(List::Due, place);
+        replicas.enlist(List::Due, idx);
     }
     if waits_for_job {
-        replicas.enlist(List::Blocked, place);
+        replicas.enlist(List::Blocked, idx);
     }
 }
