@@ -1,6 +1,7 @@
 //! What the shard itself costs a request: a disk that is done at once, a state machine that does next to nothing.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::hint::black_box;
 
 use corduroy_shards::{
@@ -24,6 +25,7 @@ impl StateMachine for Registers {
     type View<'m> = u64;
     type Job = HashMap<u64, u64>;
     type JobDone = HashMap<u64, u64>;
+    type Failure = Infallible;
 
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<u64> {
         let register = self.values.entry(at.partition.0).or_default();
@@ -63,7 +65,7 @@ impl StateMachine for Registers {
         job
     }
 
-    fn job_done(&mut self, done: Self::JobDone) -> Result<(), String> {
+    fn job_done(&mut self, done: Self::JobDone) -> Result<(), Infallible> {
         self.persisted = done;
         Ok(())
     }

@@ -55,6 +55,7 @@ impl StateMachine for Totals {
     type View<'m> = i64;
     type Job = Infallible;
     type JobDone = Infallible;
+    type Failure = Infallible;
 
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<Outcome> {
         let Some(number) = std::str::from_utf8(op).ok().and_then(|text| text.parse::<i64>().ok()) else {
@@ -112,7 +113,7 @@ impl StateMachine for Totals {
         job
     }
 
-    fn job_done(&mut self, done: Infallible) -> Result<(), String> {
+    fn job_done(&mut self, done: Infallible) -> Result<(), Infallible> {
         match done {}
     }
 

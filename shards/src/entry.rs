@@ -178,6 +178,22 @@ pub fn next_op(payload: &[u8], at: usize) -> Option<(&[u8], usize)> {
     Some((op, at + OP_HEADER_BYTES + bytes))
 }
 
+/// An operation of an entry: its number, and where it starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Mark {
+    pub number: usize,
+    pub at: usize,
+}
+
+impl Mark {
+    pub const FIRST: Self = Self { number: 0, at: HEADER_BYTES };
+
+    /// The operation here, and the mark behind it.
+    pub fn op(self, entry: &[u8]) -> Option<(&[u8], Self)> {
+        next_op(entry, self.at).map(|(op, at)| (op, Self { number: self.number + 1, at }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

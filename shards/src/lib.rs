@@ -7,6 +7,7 @@
 pub mod clock;
 mod conns;
 pub mod entry;
+mod fresh;
 pub mod ids;
 pub mod options;
 mod parked;
@@ -18,6 +19,7 @@ pub mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod stages;
+mod table;
 #[cfg(test)]
 mod tests;
 mod waiting;

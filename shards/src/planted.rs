@@ -33,11 +33,13 @@ pub enum PlantedBug {
     StampGoesBack,
     /// A clock that is ahead of the wall clock stands still until that has caught up.
     ClockStandsStill,
+    /// The index of a replica that was taken off names the one that has its slot now.
+    StaleReplicaIndex,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AckBeforeDurable,
         Self::SkipHardState,
         Self::DoubleApplyAfterRestart,
@@ -50,6 +52,7 @@ impl PlantedBug {
         Self::ReleaseUnpersisted,
         Self::StampGoesBack,
         Self::ClockStandsStill,
+        Self::StaleReplicaIndex,
     ];
 }
 

@@ -2,6 +2,7 @@
 
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{Options, Wal};
+use slotmap::KeyData;
 
 use crate::clock::Now;
 use crate::ids::{PartitionId, ShardId, Ticket};
@@ -10,6 +11,7 @@ use crate::shard::Shard;
 use crate::shard::io::{Input, Outputs, Rejection, Reply};
 use crate::shard::machine::Kind;
 use crate::sim::{Knobs, PlainSubject, Subject};
+use crate::table::ReplicaIdx;
 
 type Plain = <PlainSubject as Subject>::Machine;
 
@@ -51,7 +53,9 @@ fn a_fence_says_unknown_of_what_may_be_in_the_log_and_gives_its_bytes_back() {
     assert!(settle(&mut shard, &mut now).is_empty());
     write(&mut shard, P, 2);
     assert!(settle(&mut shard, &mut now).is_empty(), "too much is held already");
-    shard.fence(0, "for a test".to_owned());
+    // The index of the replica that was added first: slot 1, generation 1.
+    let first = ReplicaIdx::from(KeyData::from_ffi(1 << 32 | 1));
+    shard.fence(first, "for a test".to_owned());
     let replies = settle(&mut shard, &mut now);
     let [(first, logged), (second, waiting)] = replies.as_slice() else { panic!("{replies:?}") };
     let (logged, waiting) = if first < second { (logged, waiting) } else { (waiting, logged) };

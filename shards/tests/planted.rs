@@ -4,7 +4,7 @@ mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use common::{Got, P, World, small_wal};
+use common::{Got, P, Q, World, small_wal};
 use corduroy_shards::planted::{PlantedBug, plant};
 use corduroy_shards::raft::replica::StartedAs;
 use corduroy_shards::{Input, Kind, ShardOptions, StateMachine};
@@ -129,7 +129,22 @@ fn clocks_keep_time() -> bool {
     world.read_now(P, 1, "clock") == Some(world.value(1, 2)) && passed_ms == [49_950; 2]
 }
 
-const CHECKS: [(&str, Check); 10] = [
+/// Q's record is on its way when P's replica gets Q's slot: that it arrives says nothing of P's records.
+fn records_are_their_own_replicas() -> bool {
+    let mut world = World::with(ShardOptions::default(), small_wal(), &[P, Q]);
+    world.settle();
+    world.disk.set_manual(true);
+    world.request(Q, 1, 1, Kind::Write, "set a 1");
+    world.turn();
+    assert!(world.shard.remove(P) && world.shard.remove(Q));
+    assert!(world.shard.add(P, 9).expect("its log is whole"));
+    world.turn();
+    assert!(world.disk.complete_next());
+    world.turns(3);
+    !world.shard.is_ready(P) && world.fenced.is_empty()
+}
+
+const CHECKS: [(&str, Check); 11] = [
     ("durable before acknowledged", durable_before_acknowledged),
     ("hard state survives", hard_state_survives),
     ("restart applies each entry once", restart_applies_each_entry_once),
@@ -140,6 +155,7 @@ const CHECKS: [(&str, Check); 10] = [
     ("the log keeps what is not persisted", the_log_keeps_what_is_not_persisted),
     ("stamps are monotone", stamps_are_monotone),
     ("clocks keep time", clocks_keep_time),
+    ("records are their own replica's", records_are_their_own_replicas),
 ];
 
 fn failed(bug: Option<PlantedBug>) -> Vec<&'static str> {
@@ -173,6 +189,7 @@ fn every_planted_bug_fails_the_check_made_for_it() {
             PlantedBug::ReleaseUnpersisted => "the log keeps what is not persisted",
             PlantedBug::StampGoesBack => "stamps are monotone",
             PlantedBug::ClockStandsStill => "clocks keep time",
+            PlantedBug::StaleReplicaIndex => "records are their own replica's",
         };
         let failed = failed(Some(bug));
         assert!(failed.contains(&expected), "{bug:?} failed only {failed:?}");

@@ -6,6 +6,7 @@
 //! is exactly what a restart finds.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 
 use corduroy_shards::{Applied, PartitionId, Prepared, StateMachine, Step, Unreadable, Wait};
 use corduroy_wal::Lsn;
@@ -278,6 +279,7 @@ impl<L: Lower> StateMachine for Store<L> {
         Self: 'm;
     type Job = Job<L>;
     type JobDone = JobDone;
+    type Failure = Infallible;
 
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<Outcome> {
         // Writes outrun the hand-over: its completion lets them go on, also in the middle of an entry, however much
@@ -396,7 +398,7 @@ impl<L: Lower> StateMachine for Store<L> {
     }
 
     /// Whatever the disk refuses, the store goes on: it answers with that, or tries again.
-    fn job_done(&mut self, done: JobDone) -> Result<(), String> {
+    fn job_done(&mut self, done: JobDone) -> Result<(), Infallible> {
         self.take_done(done.0);
         self.wake_ops();
         Ok(())

@@ -45,6 +45,9 @@ const WANTED: &[(&str, u64)] = &[
     ("outcome unknown", 40),
     ("entries of time", 500),
     ("clocks ahead", 100),
+    ("replicas taken off while the disk writes", 500),
+    ("replicas opened again", 1000),
+    ("replicas that had to wait for their records", 100),
     ("rows damaged", 50),
     ("reads of what is damaged", 8),
     ("proposals of what is damaged", 4),
@@ -66,13 +69,14 @@ fn worlds_are_clean_and_not_idle() {
 }
 
 /// Planted bugs that are found fastest, one for each kind of guard, and the number of seeds among which they must be.
-const FASTEST: [(&str, u64); 9] = [
+const FASTEST: [(&str, u64); 10] = [
     ("wal:AckBeforeDurable", 20),
     ("wal:StaleFrameAccepted", 20),
     ("wal:WatermarkSkipsHole", 60),
     ("shard:SkipHardState", 20),
     ("shard:ReadOvertakesWrite", 20),
     ("shard:ReadAtOnceTooEarly", 60),
+    ("shard:StaleReplicaIndex", 60),
     ("machine:PersistedTooEarly", 20),
     ("machine:RetryForgotten", 60),
     ("machine:DamageServed", 120),

@@ -7,8 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use corduroy::store::{
-    CURSOR_BITS, Condition, Expiry, HashSeed, List, Lower, MemLower, Op, Options, Outcome, SetReply, SetWhen,
-    Store,
+    CURSOR_BITS, Condition, Expiry, HashSeed, List, Lower, LowerError, MemLower, Op, Options, Outcome,
+    SetReply, SetWhen, Store,
 };
 use corduroy_shards::sim::{Knobs, Probes, Rng, Subject};
 use corduroy_shards::{Kind, ShardId};
@@ -148,6 +148,7 @@ impl Subject for StoreSubject {
     type Machine = Store<MemLower>;
     type Media = MemLower;
     type Model = StoreModel;
+    type OpenError = LowerError;
 
     fn media(&self, _shard: ShardId) -> Self::Media {
         MemLower::default()
@@ -171,7 +172,12 @@ impl Subject for StoreSubject {
         media.restore();
     }
 
-    fn open(&self, media: &mut MemLower, _shard: ShardId, knobs: &Knobs) -> Result<Self::Machine, String> {
+    fn open(
+        &self,
+        media: &mut MemLower,
+        _shard: ShardId,
+        knobs: &Knobs,
+    ) -> Result<Self::Machine, LowerError> {
         let bytes = |number: u64| usize::try_from(number).expect("small sizes");
         let hand_over_bytes = bytes(knobs.hand_over_bytes);
         // Less than all partitions' keys take, in many worlds: rows are dropped and read back.
@@ -186,7 +192,7 @@ impl Subject for StoreSubject {
             gather_rows: 1 + knobs.keys / 8,
             ..Options::with_memory(64 << 20, SEED)
         };
-        Store::open(media.clone(), options, &[]).map_err(|error| error.to_string())
+        Store::open(media.clone(), options, &[])
     }
 
     fn model(&self) -> StoreModel {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use corduroy_shards::sim::{Batch, Summary};
 
 /// What counts as a fault, and what one of it is called.
-const FAULTS: [(&str, &str, &str); 12] = [
+const FAULTS: [(&str, &str, &str); 13] = [
     ("crashes", "crash", "crashes"),
     ("openings cut off", "crash during a start", "crashes during a start"),
     ("writes torn at a crash", "torn write", "torn writes"),
@@ -19,6 +19,7 @@ const FAULTS: [(&str, &str, &str); 12] = [
         "bit flipped in what was not acknowledged",
         "bits flipped in what was not acknowledged",
     ),
+    ("replicas opened again", "replica opened again", "replicas opened again"),
     ("rows damaged", "damaged row", "damaged rows"),
     ("bits flipped, anywhere", "bit flipped anywhere", "bits flipped anywhere"),
     ("ready timeouts", "start that took too long", "starts that took too long"),

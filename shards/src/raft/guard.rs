@@ -20,7 +20,8 @@ pub fn is_guarded() -> bool {
 }
 
 /// Why a replica had to be fenced, or a simulated core ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct Fault(pub String);
 
 /// Runs calls into the `raft` crate for one replica. After a fault the replica's Raft state must not be used again.

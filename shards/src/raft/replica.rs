@@ -17,7 +17,7 @@ use super::reads::{Gate, ReadView, gate};
 use super::ready::Taken;
 use super::solo::Solo;
 use super::start::starting_state;
-pub use super::start::{Found, ReplicaError, Replication, StartOptions, StartedAs};
+pub use super::start::{Found, ReplicaError, Replication, StartError, StartOptions, StartedAs};
 use crate::ids::PartitionId;
 
 enum Engine {
@@ -47,31 +47,22 @@ pub struct Replica {
 }
 
 /// What drives a replica that is started from what was found.
-fn engine(found: Found, options: StartOptions<'_>) -> Result<(Engine, StartedAs), Fault> {
+fn engine(found: Found, options: StartOptions<'_>) -> Result<(Engine, StartedAs), StartError> {
     let Found { log, tail, applied, applied_term } = found;
     let log = log.unwrap_or(LogState { first: Lsn(1), ..LogState::default() });
     if applied > log.last {
-        return Err(Fault(format!(
-            "the state holds entry {applied}, but the log ends at {}: entries are lost; rebuild the replica from \
-             a peer or a backup",
-            log.last
-        )));
+        return Err(StartError::LogEndsEarlier { state: applied, log: log.last });
     }
-    let conf = log.conf.as_deref().map(membership::decode).transpose();
-    let conf = conf.map_err(|damage| Fault(damage.to_string()))?;
+    let conf = log.conf.as_deref().map(membership::decode).transpose()?;
     let founder = membership::founding(MemberId::FIRST);
     if let Some(conf) = conf.as_ref().filter(|conf| !membership::is_alone(conf, MemberId::FIRST)) {
-        return Err(Fault(format!(
-            "the group has members on other nodes (voters {:?}, learners {:?}), which this release cannot reach",
-            conf.voters, conf.learners
-        )));
+        let (voters, learners) = (conf.voters.clone(), conf.learners.clone());
+        return Err(StartError::MembersElsewhere { voters, learners });
     }
     let started_as = match (options.replication, log.hard_state, &conf) {
         (Replication::Off, _, _) => StartedAs::Solo,
         (Replication::On, Some(_), Some(_)) => StartedAs::Bootstrapped,
-        (Replication::On, Some(_), None) => {
-            return Err(Fault("a hard state was found, but no configuration: the log is damaged".to_owned()));
-        }
+        (Replication::On, Some(_), None) => return Err(StartError::NoConfiguration),
         (Replication::On, None, _) if log.last == Lsn::ZERO => StartedAs::Unbootstrapped,
         (Replication::On, None, _) => StartedAs::NeedsBackfill,
     };
@@ -79,7 +70,7 @@ fn engine(found: Found, options: StartOptions<'_>) -> Result<(Engine, StartedAs)
     let mut store = LogStore::new(applied, applied_term, state, founder.clone());
     store.load(tail)?;
     if store.last() != log.last {
-        return Err(Fault(format!("the log ends at {}, but was read up to {}", log.last, store.last())));
+        return Err(StartError::ReadShort { log: log.last, read: store.last() });
     }
     if started_as == StartedAs::Solo {
         store.forget_start();
@@ -107,14 +98,14 @@ impl Replica {
                 }
                 replica
             }
-            Err(Fault(why)) => Self::stopped(partition, why),
+            Err(why) => Self::stopped(partition, &why),
         }
     }
 
     /// A replica that could not even be looked at.
     #[must_use]
-    pub fn stopped(partition: PartitionId, why: String) -> Self {
-        Self::blank(partition, Engine::Stopped(why), StartedAs::Stopped, Lsn::ZERO)
+    pub fn stopped(partition: PartitionId, why: &StartError) -> Self {
+        Self::blank(partition, Engine::Stopped(why.to_string()), StartedAs::Stopped, Lsn::ZERO)
     }
 
     const fn blank(partition: PartitionId, engine: Engine, started_as: StartedAs, applied: Lsn) -> Self {

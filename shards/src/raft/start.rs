@@ -2,10 +2,11 @@
 //!
 //! Invariant: a start never lowers what was committed, and never goes on where entries are missing.
 
-use corduroy_wal::{HardState, LogState, Lsn, OwnedEntry, Term};
+use corduroy_wal::{HardState, LogState, Lsn, OwnedEntry, Term, WalError};
 
 use super::group::GroupOptions;
 use super::guard::Fault;
+use super::membership::MembershipDamage;
 use crate::ids::PartitionId;
 
 /// Whether logs are kept by Raft groups.
@@ -62,6 +63,74 @@ pub enum ReplicaError {
     },
 }
 
+/// Why a replica cannot be started from what was found. Its log stays as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Entries between the state and the log are missing.
+    #[error(
+        "the state holds entries up to {state}, but the log starts at {log}: entries are lost; rebuild the replica from a \
+         peer or a backup"
+    )]
+    LogStartsLater {
+        /// The last entry of the state.
+        state: Lsn,
+        /// The first of the log.
+        log: Lsn,
+    },
+    /// The log ends before the state does.
+    #[error(
+        "the state holds entry {state}, but the log ends at {log}: entries are lost; rebuild the replica from a peer or a \
+         backup"
+    )]
+    LogEndsEarlier {
+        /// The last entry of the state.
+        state: Lsn,
+        /// The last of the log.
+        log: Lsn,
+    },
+    /// The log ends before what is committed.
+    #[error(
+        "the hard state commits entry {commit}, but the log ends at {log}: entries are lost; rebuild the replica from a \
+         peer or a backup"
+    )]
+    CommitLost {
+        /// The entry that is committed.
+        commit: Lsn,
+        /// The last of the log.
+        log: Lsn,
+    },
+    /// Fewer entries were read than the log has.
+    #[error("the log ends at {log}, but was read up to {read}")]
+    ReadShort {
+        /// The last entry of the log.
+        log: Lsn,
+        /// The last that was read.
+        read: Lsn,
+    },
+    /// The log cannot be read.
+    #[error(transparent)]
+    Damaged(#[from] WalError),
+    /// The configuration cannot be read.
+    #[error(transparent)]
+    Membership(#[from] MembershipDamage),
+    /// A group without its configuration.
+    #[error("a hard state was found, but no configuration: the log is damaged")]
+    NoConfiguration,
+    /// The group was made by a later release.
+    #[error(
+        "the group has members on other nodes (voters {voters:?}, learners {learners:?}), which this release cannot reach"
+    )]
+    MembersElsewhere {
+        /// Their member ids.
+        voters: Vec<u64>,
+        /// Those of members without a vote.
+        learners: Vec<u64>,
+    },
+    /// Raft refuses what was found.
+    #[error(transparent)]
+    Raft(#[from] Fault),
+}
+
 /// What a start finds.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
@@ -92,14 +161,10 @@ pub(super) fn starting_state(
     log: &LogState,
     started_as: StartedAs,
     applied: Lsn,
-) -> Result<HardState, Fault> {
+) -> Result<HardState, StartError> {
     let mut state = log.hard_state.unwrap_or_default();
     if state.commit > log.last {
-        return Err(Fault(format!(
-            "the hard state commits entry {}, but the log ends at {}: entries are lost; rebuild the replica from a \
-             peer or a backup",
-            state.commit, log.last
-        )));
+        return Err(StartError::CommitLost { commit: state.commit, log: log.last });
     }
     if started_as == StartedAs::NeedsBackfill {
         state.commit = log.last;

@@ -20,6 +20,7 @@ use crate::raft::group::Proposed;
 use crate::raft::proposals::Row;
 use crate::raft::ready::Persist;
 use crate::stages::StageStamps;
+use crate::table::ReplicaIdx;
 
 /// What a record or an entry in it takes beside its payload, roughly, in bytes: for sizing frames.
 const RECORD_BYTES: usize = 64;
@@ -59,7 +60,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Proposes the oldest batch of a replica, if it has one and may.
-    fn propose(&mut self, idx: u32, frame_bytes: usize) {
+    fn propose(&mut self, idx: ReplicaIdx, frame_bytes: usize) {
         let front = self.replicas.slot_mut(idx).batches.front_mut();
         if self.space == Space::Full && front.is_some_and(|batch| batch.refuse_growth(&self.machine)) {
             self.sift(idx);
@@ -125,7 +126,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Proposes an entry that only moves the partition's clock.
-    fn propose_time(&mut self, idx: u32) {
+    fn propose_time(&mut self, idx: ReplicaIdx) {
         let slot = self.replicas.slot_mut(idx);
         let proposed = slot.replica.propose(of_time(self.clocks.stamp(&mut slot.clock, self.now)).into());
         if let Some(Proposed::At(..)) = self.fence_on_fault(idx, proposed) {
@@ -135,7 +136,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Refuses what gathered and must not be proposed; the rest keeps its order.
-    fn sift(&mut self, idx: u32) {
+    fn sift(&mut self, idx: ReplicaIdx) {
         let entry_bytes = self.options.limits.entry_bytes.min(room::entry_bytes(&self.wal));
         let deadline_ns = self.deadline_ns();
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
@@ -144,7 +145,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Takes a replica's Ready and writes its record into the frame. Returns the record's bytes.
-    fn take_ready(&mut self, idx: u32) -> Result<usize, ShardError> {
+    fn take_ready(&mut self, idx: ReplicaIdx) -> Result<usize, ShardError> {
         let slot = self.replicas.slot_mut(idx);
         let result = slot.replica.take(self.now.mono_ns);
         let Some(taken) = self.fence_on_fault(idx, result) else { return Ok(0) };
@@ -166,7 +167,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Writes one record into the frame. Returns its bytes.
-    fn append(&mut self, idx: u32, persist: Persist) -> Result<usize, ShardError> {
+    fn append(&mut self, idx: ReplicaIdx, persist: Persist) -> Result<usize, ShardError> {
         self.close_replaced(idx, &persist);
         let slot = self.replicas.slot(idx);
         let Persist { number, from, to, hard_state, conf } = persist;
@@ -194,7 +195,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Answers for entries proposed here that a record replaces by another leader's.
-    fn close_replaced(&mut self, idx: u32, persist: &Persist) {
+    fn close_replaced(&mut self, idx: ReplicaIdx, persist: &Persist) {
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         let Some(term) = slot.replica.entry(persist.from).map(|entry| Term(entry.term)) else { return };
         while let Some(row) = slot.rows.take_obsolete(persist.from, term) {
@@ -203,7 +204,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Keeps count of what is held until it is applied.
-    pub(super) fn recount(&mut self, idx: u32) {
+    pub(super) fn recount(&mut self, idx: ReplicaIdx) {
         self.replicas.slot_mut(idx).recount(&mut self.unapplied_bytes);
     }
 }

@@ -140,7 +140,7 @@ pub enum ShardError {
     Wal(#[from] WalError),
     /// The state machine could not write or read its files.
     #[error("the state cannot go on: {0}")]
-    Machine(String),
+    Machine(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A partition was named twice.
     #[error("partition {0} is listed twice for this shard")]
     ListedTwice(PartitionId),

@@ -85,6 +85,8 @@ pub trait StateMachine {
     type Job: Send + 'static;
     /// What the work brought.
     type JobDone: Send + 'static;
+    /// Why the machine cannot go on after a job: what could not be written or read.
+    type Failure: std::error::Error + Send + Sync + 'static;
 
     /// Applies one op of the entry at `at`.
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<Self::Outcome>;
@@ -132,8 +134,8 @@ pub trait StateMachine {
     /// Takes a job's result. Partitions whose persisted LSN moved are reported through [`StateMachine::persisted`].
     ///
     /// # Errors
-    /// A text saying what could not be written or read; the process must end, as after a failed log write.
-    fn job_done(&mut self, done: Self::JobDone) -> Result<(), String>;
+    /// [`StateMachine::Failure`]: the process must end, as after a failed log write.
+    fn job_done(&mut self, done: Self::JobDone) -> Result<(), Self::Failure>;
 
     /// Asks for a hand-over soon, because the log wants its oldest segments back. Asked again while that lasts.
     fn want_hand_over(&mut self);

@@ -23,23 +23,25 @@ use std::collections::VecDeque;
 
 use corduroy_wal::device::Device;
 use corduroy_wal::{BatchSeq, Lsn, Space, Wal, WalError, WalEvent};
+use hashbrown::HashMap;
 
 use self::alarms::Alarms;
 use self::apply::{Applying, Budget};
 use self::machine::{Kind, StateMachine};
 use self::outbox::Outbox;
-use self::replica_slot::{FreshReads, Pending, Slot};
-use self::replicas::{List, Replicas};
+use self::replica_slot::{Pending, Slot};
+use self::replicas::{Detached, List, Replicas};
 use self::room::Room;
-use self::waits::Waits;
 use crate::clock::{Clocks, Now};
 use crate::entry::highest_stamp_ms;
+use crate::fresh::FreshReads;
 use crate::ids::{PartitionId, Ticket};
 use crate::options::ShardOptions;
 use crate::planted::{self, PlantedBug};
 use crate::raft::positions::{Position, Positions};
 use crate::raft::proposals::Spare;
-use crate::raft::replica::{Found, Replica, StartOptions};
+use crate::raft::replica::{Found, Replica, StartError, StartOptions, StartedAs};
+use crate::table::ReplicaIdx;
 
 pub use self::io::{Input, Outputs, Rejection, Reply, ShardError};
 pub use self::status::{Counters, ReplicaStatus, ShardStatus};
@@ -55,7 +57,9 @@ pub struct Shard<D: Device, M: StateMachine> {
     spare: Spare,
     fresh: FreshReads,
     /// Records on their way to the disk: the batch they ride in, whose they are, and their Ready's number.
-    in_flight: VecDeque<(BatchSeq, u32, u64)>,
+    in_flight: VecDeque<(BatchSeq, ReplicaIdx, u64)>,
+    /// Where the replicas stood that were taken off: their partitions' state stands there in this process.
+    detached: HashMap<PartitionId, Detached>,
     events: Vec<WalEvent>,
     counters: Counters,
     clocks: Clocks,
@@ -65,14 +69,15 @@ pub struct Shard<D: Device, M: StateMachine> {
     room: Room,
     space: Space,
     jobs_ended: bool,
-    waits: Waits,
+    /// Numbers of steps that can be done, kept for their memory.
+    woken: Vec<(PartitionId, u64)>,
     left_over: bool,
     is_log_long: bool,
     /// Bytes of entries of all replicas that are held until they are applied.
     unapplied_bytes: usize,
     is_closing: bool,
     has_ended: bool,
-    job_error: Option<String>,
+    job_error: Option<M::Failure>,
 }
 
 impl<D: Device, M: StateMachine> std::fmt::Debug for Shard<D, M> {
@@ -106,6 +111,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             spare: Spare::default(),
             fresh: FreshReads::default(),
             in_flight: VecDeque::new(),
+            detached: HashMap::new(),
             events: Vec::new(),
             counters: Counters::default(),
             clocks: Clocks::default(),
@@ -115,7 +121,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             room: Room::default(),
             space,
             jobs_ended: false,
-            waits: Waits::default(),
+            woken: Vec::new(),
             left_over: false,
             is_log_long: false,
             unapplied_bytes: 0,
@@ -130,10 +136,56 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         Ok(shard)
     }
 
-    fn open_replica(&mut self, partition: PartitionId, seed: u64) -> Result<(), ShardError> {
+    /// Takes a replica off the running shard: its log and its state stay, and nothing of the log is released meanwhile. Its
+    /// requests get their outcomes with the next turn. Returns whether there was one.
+    pub fn remove(&mut self, partition: PartitionId) -> bool {
+        let Some(idx) = self.replicas.find(partition) else { return false };
+        self.stop(idx, "it was taken off this shard".to_owned());
+        let fresh = self.fresh.take(idx);
+        let (mut applying, slot) = self.applying(idx, Budget::NONE);
+        let why = slot.refusal();
+        fresh.into_iter().for_each(|(ticket, bytes)| applying.reject(slot, ticket, bytes, why.clone()));
+        assert_eq!(slot.pending, Pending::default(), "partition {partition}: every request has its outcome");
+        self.alarms.forget(idx);
+        let batch = self.in_flight.iter().rev().find(|(_, of, _)| *of == idx).map(|(batch, ..)| *batch);
+        let slot = self.replicas.remove(idx);
+        if slot.replica.started_as() != StartedAs::Stopped {
+            let Slot { cursor, clock, applied_stamp_ms: stamp_ms, .. } = slot;
+            let applied = slot.replica.applied();
+            self.detached.insert(partition, Detached { applied, stamp_ms, cursor, clock, batch });
+        }
+        true
+    }
+
+    /// Opens the replica of a partition on the running shard, as at a start; one that was taken off goes on where it stood.
+    /// Blocking. Returns whether it did: not while a record of the one before is on its way to the disk. Turn, and ask again.
+    ///
+    /// # Errors
+    /// As [`Shard::open`].
+    pub fn add(&mut self, partition: PartitionId, seed: u64) -> Result<bool, ShardError> {
+        let batch = self.detached.get(&partition).and_then(|before| before.batch);
+        if batch.is_some_and(|batch| batch > self.wal.durable()) {
+            return Ok(false);
+        }
+        let idx = self.open_replica(partition, seed)?;
+        self.alarms.ask(partition);
+        if self.replicas.slot(idx).replica.is_running() {
+            self.detached.remove(&partition);
+            self.replicas.slot_mut(idx).replica.arm(self.now.mono_ns);
+            self.replicas.enlist(List::Watched, idx);
+            self.replicas.enlist(List::Unpersisted, idx);
+        }
+        Ok(true)
+    }
+
+    fn open_replica(&mut self, partition: PartitionId, seed: u64) -> Result<ReplicaIdx, ShardError> {
+        if self.replicas.find(partition).is_some() {
+            return Err(ShardError::ListedTwice(partition));
+        }
         let persisted = self.machine.persisted(partition);
+        let before = self.detached.get(&partition).copied();
         let mut tail_stamp_ms = 0;
-        let replica = match self.find(partition, persisted)? {
+        let replica = match self.find(partition, before.map_or(persisted, |before| before.applied))? {
             Ok(found) => {
                 tail_stamp_ms = highest_stamp_ms(&found.tail);
                 let seed = seed ^ partition.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -141,7 +193,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 let start = StartOptions { replication: options.replication, group: &options.group, seed };
                 Replica::start(partition, found, start)
             }
-            Err(why) => Replica::stopped(partition, why),
+            Err(why) => Replica::stopped(partition, &why),
         };
         let mut positions = Positions::default();
         positions.register(Position::Persisted, persisted).expect("it is the first of a new log");
@@ -152,20 +204,27 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         }
         let stamp_ms = self.machine.persisted_stamp_ms(partition);
         // What is proposed before the tail is applied must not be stamped before it.
-        let slot = Slot::new(replica, stamp_ms, tail_stamp_ms, positions);
+        let mut slot = Slot::new(replica, stamp_ms, tail_stamp_ms, positions);
         self.clocks.found(tail_stamp_ms.max(stamp_ms));
-        let idx = self.replicas.add(slot).ok_or(ShardError::ListedTwice(partition))?;
+        if let Some(Detached { stamp_ms, cursor, clock, .. }) = before {
+            (slot.applied_stamp_ms, slot.cursor, slot.clock) = (stamp_ms, cursor, clock);
+        }
+        let idx = self.replicas.add(slot);
         self.recount(idx);
         if running {
             self.wal.release(partition.log(), persisted);
             self.machine.expect_replay(partition, self.replicas.slot(idx).replica.last());
             self.replicas.enlist(List::Begin, idx);
         }
-        Ok(())
+        Ok(idx)
     }
 
     /// What the log holds of a partition above `persisted`; the inner error fences this replica alone.
-    fn find(&mut self, partition: PartitionId, persisted: Lsn) -> Result<Result<Found, String>, ShardError> {
+    fn find(
+        &mut self,
+        partition: PartitionId,
+        persisted: Lsn,
+    ) -> Result<Result<Found, StartError>, ShardError> {
         let log = partition.log();
         let state = self.wal.log_state(log);
         let persisted = planted::misplaced(state.as_ref(), persisted);
@@ -173,16 +232,12 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             return Ok(Ok(Found { applied: persisted, ..Found::default() }));
         };
         if persisted.next() < state.first && state.last > persisted {
-            return Ok(Err(format!(
-                "the state holds entries up to {persisted}, but the log starts at {}: entries are lost; rebuild the \
-                 replica from a peer or a backup",
-                state.first
-            )));
+            return Ok(Err(StartError::LogStartsLater { state: persisted, log: state.first }));
         }
         let tail = if state.last > persisted {
             match self.wal.read_blocking(log, persisted.next(), state.last) {
                 Ok(tail) => tail,
-                Err(damage @ WalError::Damaged { .. }) => return Ok(Err(damage.to_string())),
+                Err(damage @ WalError::Damaged { .. }) => return Ok(Err(damage.into())),
                 Err(error) => return Err(error.into()),
             }
         } else {
@@ -247,7 +302,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// A read rides behind the writes of its connection, if there are any; else it runs in the next turn.
-    fn accept_read(&mut self, idx: u32, ticket: Ticket, op: &[u8]) {
+    fn accept_read(&mut self, idx: ReplicaIdx, ticket: Ticket, op: &[u8]) {
         let slot = self.replicas.slot_mut(idx);
         let rides = slot.conns.may_hold(ticket.conn) && !planted::is(PlantedBug::ReadOvertakesWrite);
         let ride = match (slot.batches.open_mut(), slot.rows.back_mut()) {
@@ -322,9 +377,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.replicas.find(partition).is_some_and(|idx| self.replicas.slot(idx).replica.is_ready())
     }
 
-    /// Its replicas, in the order they were opened.
+    /// Its replicas.
     pub fn replicas(&self) -> impl Iterator<Item = ReplicaStatus> + '_ {
-        self.replicas.iter().map(Slot::status)
+        self.replicas.iter().map(|(_, slot)| slot.status())
     }
 
     /// Everything about the shard and its replicas. Costs as much as there are replicas.
@@ -359,7 +414,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             && self.in_flight.is_empty()
             && self.replicas.listed(List::Begin) == 0
             && self.replicas.listed(List::Ready) == 0
-            && self.replicas.iter().all(Slot::is_idle)
+            && self.replicas.iter().all(|(_, slot)| slot.is_idle())
     }
 
     /// Has the log write down how far it is durable, so that a tail that is lost later is seen to be missing: for a shard at
@@ -379,11 +434,11 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// After a turn: compares all that is counted with the replicas.
     pub fn check(&self) {
-        self.replicas.iter().for_each(Slot::check);
-        replica_slot::check_sums(self.replicas.iter(), self.totals, self.unapplied_bytes);
+        let in_flight = self.in_flight.iter().map(|(_, idx, _)| *idx);
+        replica_slot::check_all(&self.replicas, self.totals, self.unapplied_bytes, in_flight);
     }
 
-    fn applying(&mut self, idx: u32, budget: Budget) -> (Applying<'_, M>, &mut Slot) {
+    fn applying(&mut self, idx: ReplicaIdx, budget: Budget) -> (Applying<'_, M>, &mut Slot) {
         let applying = Applying {
             machine: &mut self.machine,
             outbox: &mut self.outbox,

@@ -3,18 +3,22 @@
 //! Invariant: `pending` counts what came in and has no outcome; `conns` counts what of that stands in batches and
 //! rows, so a read runs at once only if its connection has nothing before it.
 
+use hashbrown::HashMap;
+
 use super::alarms::NEVER;
 use super::inbox::Batches;
 use super::io::Rejection;
 use super::machine::Wait;
+use super::replicas::Replicas;
 use super::status::ReplicaStatus;
 use crate::clock::PartitionClock;
 use crate::conns::ConnFilter;
-use crate::ids::{PartitionId, Ticket};
+use crate::ids::PartitionId;
 use crate::parked::ParkedReads;
 use crate::raft::positions::Positions;
 use crate::raft::proposals::{Proposals, Requests};
 use crate::raft::replica::Replica;
+use crate::table::{ReplicaIdx, Row};
 
 /// Requests without an outcome, and their bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -32,25 +36,6 @@ impl Pending {
     pub fn sub(&mut self, bytes: usize) {
         self.requests -= 1;
         self.bytes -= bytes;
-    }
-}
-
-/// Reads that came since the last turn and follow no write of their connection.
-#[derive(Debug, Default)]
-pub(crate) struct FreshReads {
-    pub list: Vec<(u32, Ticket, usize)>,
-    pub ops: Vec<u8>,
-}
-
-impl FreshReads {
-    pub fn push(&mut self, slot: u32, ticket: Ticket, op: &[u8]) {
-        self.ops.extend_from_slice(op);
-        self.list.push((slot, ticket, op.len()));
-    }
-
-    /// Whether a read of this connection is for this replica. Looks at all of them.
-    pub fn holds(&self, slot: u32, conn: u64) -> bool {
-        self.list.iter().any(|(of, ticket, _)| *of == slot && ticket.conn == conn)
     }
 }
 
@@ -108,6 +93,16 @@ pub(crate) struct Slot {
 
 /// An idle partition is to stay within 4 KiB, all its parts together.
 const _: () = assert!(size_of::<Slot>() <= 368, "a replica's place has grown");
+
+impl Row for Slot {
+    fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    fn queues(&mut self) -> &mut u16 {
+        &mut self.listed
+    }
+}
 
 impl Slot {
     /// `stamp_ms`: the highest stamp applied; `log_stamp_ms`: the highest in the log.
@@ -213,7 +208,6 @@ impl Slot {
     /// Stops the replica. Its log stays as it is. Returns the number of what apply has waited for.
     pub fn stop(&mut self, why: String) -> Option<u64> {
         self.replica.stop(why);
-        self.cursor = Cursor::default();
         match self.apply_wait.take() {
             Some(ApplyWait::Step(Wait::Number(number))) => Some(number),
             Some(ApplyWait::Step(Wait::Job) | ApplyWait::Reads(_)) | None => None,
@@ -272,16 +266,30 @@ impl Slot {
     }
 }
 
-/// Compares what a shard counts of all its replicas with what each counts.
+/// Compares what a shard counts of all its replicas with what each counts; `in_flight`: records on their way to the disk, by
+/// their replicas.
 ///
 /// # Panics
-/// If a sum is not theirs.
-pub(crate) fn check_sums<'s>(slots: impl Iterator<Item = &'s Slot>, totals: Pending, unapplied_bytes: usize) {
+/// If something is not theirs.
+pub(crate) fn check_all(
+    replicas: &Replicas,
+    totals: Pending,
+    unapplied_bytes: usize,
+    in_flight: impl Iterator<Item = ReplicaIdx>,
+) {
+    replicas.check(|slot| slot.listed);
+    let mut records: HashMap<ReplicaIdx, usize> = HashMap::new();
+    in_flight.for_each(|idx| *records.entry(idx).or_default() += 1);
     let (mut pending, mut bytes) = (Pending::default(), 0);
-    for slot in slots {
+    for (idx, slot) in replicas.iter() {
+        slot.check();
         pending.requests += slot.pending.requests;
         pending.bytes += slot.pending.bytes;
         bytes += slot.counted_bytes;
+        if slot.replica.is_running() {
+            let known = records.get(&idx).copied().unwrap_or_default();
+            assert_eq!(slot.replica.unpersisted(), known, "partition {}: records in flight", slot.partition);
+        }
     }
     assert_eq!(totals, pending, "requests without an outcome");
     assert_eq!(unapplied_bytes, bytes, "bytes held until they are applied");

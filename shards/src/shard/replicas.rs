@@ -1,14 +1,15 @@
 //! The shard's replicas and the lists of those that have something to do.
 //!
-//! Invariant: a replica stands on a list at most once, and an idle one on none: a turn costs what is active, whatever
-//! the number of partitions.
+//! Invariant: an idle replica stands on no list: a turn costs what is active, whatever the number of partitions.
 
-use std::collections::VecDeque;
+use corduroy_wal::{BatchSeq, Lsn};
 
-use hashbrown::HashMap;
+use super::replica_slot::{Cursor, Slot};
+use crate::clock::PartitionClock;
+use crate::table::{QueueName, Table};
 
-use super::replica_slot::Slot;
-use crate::ids::PartitionId;
+/// All replicas of a shard.
+pub(crate) type Replicas = Table<Slot, List>;
 
 /// Something that a replica may have to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,71 +35,23 @@ pub(crate) enum List {
     Unpersisted,
 }
 
-const LISTS: usize = 9;
+impl QueueName for List {
+    const COUNT: usize = Self::Unpersisted as usize + 1;
 
-/// All replicas of a shard.
-#[derive(Default)]
-pub(crate) struct Replicas {
-    slots: Vec<Slot>,
-    by_partition: HashMap<PartitionId, u32>,
-    lists: [VecDeque<u32>; LISTS],
+    fn number(self) -> usize {
+        self as usize
+    }
 }
 
-impl Replicas {
-    /// Makes room for so many.
-    pub fn reserve(&mut self, replicas: usize) {
-        self.slots.reserve_exact(replicas);
-    }
-
-    /// Adds a replica; `None` if its partition has one.
-    pub fn add(&mut self, slot: Slot) -> Option<u32> {
-        let idx = u32::try_from(self.slots.len()).expect("a shard has far fewer than 4 billion replicas");
-        if self.by_partition.try_insert(slot.partition, idx).is_ok() {
-            self.slots.push(slot);
-            return Some(idx);
-        }
-        None
-    }
-
-    pub fn find(&self, partition: PartitionId) -> Option<u32> {
-        self.by_partition.get(&partition).copied()
-    }
-
-    pub fn slot(&self, idx: u32) -> &Slot {
-        self.slots.get(idx as usize).expect("places come from this table")
-    }
-
-    pub fn slot_mut(&mut self, idx: u32) -> &mut Slot {
-        self.slots.get_mut(idx as usize).expect("places come from this table")
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = &Slot> {
-        self.slots.iter()
-    }
-
-    fn list_mut(&mut self, list: List) -> &mut VecDeque<u32> {
-        self.lists.get_mut(list as usize).expect("there is a queue for each list")
-    }
-
-    /// Puts a replica on a list, unless it stands there.
-    pub fn enlist(&mut self, list: List, idx: u32) {
-        let bit = 1u16 << (list as u8);
-        let slot = self.slot_mut(idx);
-        if slot.listed & bit == 0 {
-            slot.listed |= bit;
-            self.list_mut(list).push_back(idx);
-        }
-    }
-
-    /// Takes the first of a list.
-    pub fn next(&mut self, list: List) -> Option<u32> {
-        let idx = self.list_mut(list).pop_front()?;
-        self.slot_mut(idx).listed &= !(1u16 << (list as u8));
-        Some(idx)
-    }
-
-    /// How many stand on a list.
-    pub fn listed(&self, list: List) -> usize {
-        self.lists.get(list as usize).map_or(0, VecDeque::len)
-    }
+/// Where a replica stood that was taken off: the next one of its partition in this process goes on there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Detached {
+    /// What the state machine has applied, and the highest stamp in it.
+    pub applied: Lsn,
+    pub stamp_ms: u64,
+    /// How much of the entry behind that.
+    pub cursor: Cursor,
+    pub clock: PartitionClock,
+    /// The last batch with a record of it: its log is not to be opened before that is durable.
+    pub batch: Option<BatchSeq>,
 }

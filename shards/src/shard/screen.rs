@@ -12,7 +12,7 @@ use super::inbox::{Batch, Batches};
 use super::io::{Rejection, Reply};
 use super::machine::{Prepared, StateMachine};
 use super::replica_slot::Slot;
-use crate::entry::{HEADER_BYTES, OP_HEADER_BYTES, next_op};
+use crate::entry::{Mark, OP_HEADER_BYTES};
 use crate::parked::ParkedRead;
 use crate::raft::proposals::Work;
 use crate::waiting::Waiting;
@@ -29,22 +29,6 @@ pub(crate) enum Screened {
     Waits,
     /// Some of its operations were refused; what is left is to be looked at again.
     Refused,
-}
-
-/// An operation of an entry: its number, and where it starts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Mark {
-    number: usize,
-    at: usize,
-}
-
-impl Mark {
-    const FIRST: Self = Self { number: 0, at: HEADER_BYTES };
-
-    /// The operation here, and the mark behind it.
-    fn op(self, entry: &[u8]) -> Option<(&[u8], Self)> {
-        next_op(entry, self.at).map(|(op, at)| (op, Self { number: self.number + 1, at }))
-    }
 }
 
 /// What is known of a batch's operations.

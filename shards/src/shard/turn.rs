@@ -17,6 +17,7 @@ use crate::planted::{self, PlantedBug};
 use crate::raft::guard::Fault;
 use crate::raft::positions::Position;
 use crate::raft::proposals::{Requests, Work};
+use crate::table::ReplicaIdx;
 
 /// Partitions looked at after a job to find out whether it persisted anything.
 const PROBES: usize = 16;
@@ -56,7 +57,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             self.begin();
         }
         if !self.is_closing {
-            self.alarms.ring(&mut self.replicas, &mut self.machine, &mut self.clocks, now);
+            self.ring_alarms();
         }
         self.gather(can_submit)?;
         self.apply();
@@ -67,10 +68,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// After jobs: what waited for them goes on, and what they persisted is released.
     fn end_jobs(&mut self) -> Result<(), ShardError> {
         if let Some(why) = self.job_error.take() {
-            return Err(ShardError::Machine(why));
+            return Err(ShardError::Machine(Box::new(why)));
         }
         let has_job_ended = std::mem::take(&mut self.jobs_ended);
-        self.waits.wake(&mut self.replicas, &mut self.machine, has_job_ended);
+        self.wake(has_job_ended);
         for _ in 0..self.replicas.listed(List::Due) {
             // One partition's reads may take all there is: then it is the last one in the next turn.
             let has_room = self.outbox.bytes < self.options.limits.outcome_bytes;
@@ -98,7 +99,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         }
     }
 
-    fn release_one(&mut self, idx: u32) -> bool {
+    fn release_one(&mut self, idx: ReplicaIdx) -> bool {
         let slot = self.replicas.slot_mut(idx);
         let persisted = match planted::is(PlantedBug::ReleaseUnpersisted) {
             true => slot.replica.applied(),
@@ -125,10 +126,12 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         for event in events.drain(..) {
             match event {
                 WalEvent::Durable(seq) => {
-                    while let Some((_, idx, number)) = self.in_flight.front().filter(|(at, ..)| *at <= seq) {
-                        let (idx, number) = (*idx, *number);
+                    while let Some(&(_, idx, number)) = self.in_flight.front().filter(|(at, ..)| *at <= seq) {
                         self.in_flight.pop_front();
-                        self.persisted(idx, number);
+                        // The replica may have been taken off since.
+                        if let Some(idx) = self.replicas.present(idx) {
+                            self.persisted(idx, number);
+                        }
                     }
                 }
                 WalEvent::Space(space) => self.space = space,
@@ -141,7 +144,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         Ok(())
     }
 
-    pub(super) fn persisted(&mut self, idx: u32, number: u64) {
+    pub(super) fn persisted(&mut self, idx: ReplicaIdx, number: u64) {
         let result = self.replicas.slot_mut(idx).replica.persisted(number);
         if self.fence_on_fault(idx, result).is_some() {
             self.replicas.slot_mut(idx).mark_durable(self.now.mono_ns);
@@ -167,7 +170,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Answers a read or parks it.
-    fn read(&mut self, idx: u32, ticket: Ticket, op: &[u8], deadline_ns: u64) {
+    fn read(&mut self, idx: ReplicaIdx, ticket: Ticket, op: &[u8], deadline_ns: u64) {
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         if !slot.replica.is_running() {
             applying.reject(slot, ticket, op.len(), slot.refusal());
@@ -180,7 +183,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Tries the parked reads of a replica that may be.
-    pub(super) fn retry_parked(&mut self, idx: u32) {
+    pub(super) fn retry_parked(&mut self, idx: ReplicaIdx) {
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         applying.retry_parked(slot);
         self.replicas.enlist(List::Apply, idx);
@@ -241,7 +244,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Answers requests whose time is over: "unknown" for writes that were proposed, else a refusal.
-    fn expire(&mut self, idx: u32) {
+    fn expire(&mut self, idx: ReplicaIdx) {
         let now_ns = self.now.mono_ns;
         let oldest_ns = now_ns.saturating_sub(self.options.request_timeout_ms.saturating_mul(1_000_000));
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
@@ -268,7 +271,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Refuses everything that was not proposed.
-    fn refuse_waiting(&mut self, idx: u32) {
+    fn refuse_waiting(&mut self, idx: ReplicaIdx) {
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         let why = slot.refusal();
         while let Some(batch) = slot.batches.pop() {
@@ -315,7 +318,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Passes a result on, or fences the replica.
-    pub(super) fn fence_on_fault<T>(&mut self, idx: u32, result: Result<T, Fault>) -> Option<T> {
+    pub(super) fn fence_on_fault<T>(&mut self, idx: ReplicaIdx, result: Result<T, Fault>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(Fault(why)) => {
@@ -325,25 +328,31 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         }
     }
 
-    /// Stops one replica; the others go on. Its log stays as it is. What may be in the log gets "unknown".
-    pub(crate) fn fence(&mut self, idx: u32, why: String) {
+    /// Stops one replica; the others go on.
+    pub(crate) fn fence(&mut self, idx: ReplicaIdx, why: String) {
+        let partition = self.replicas.slot(idx).partition;
+        self.stop(idx, why.clone());
+        self.counters.fenced += 1;
+        self.outbox.fenced.push((partition, why));
+    }
+
+    /// Stops one replica. Its log stays as it is. What may be in the log gets "unknown", all else is refused.
+    pub(super) fn stop(&mut self, idx: ReplicaIdx, why: String) {
         let slot = self.replicas.slot_mut(idx);
         slot.stop(why.clone()).into_iter().for_each(|number| self.machine.abandon(number));
         let partition = slot.partition;
         self.refuse_waiting(idx);
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
-        let stopped = Rejection::ReplicaStopped(partition, why.clone());
+        let stopped = Rejection::ReplicaStopped(partition, why);
         while let Some(row) = slot.rows.close_front() {
             applying.refuse(slot, row.requests, |work| of_logged(work, &stopped));
         }
-        self.counters.fenced += 1;
-        self.outbox.fenced.push((partition, why));
         self.recount(idx);
-        assert_eq!(self.replicas.slot(idx).counted_bytes, 0, "a fenced replica holds nothing");
+        assert_eq!(self.replicas.slot(idx).counted_bytes, 0, "a replica that is stopped holds nothing");
     }
 
     /// Answers requests of a batch whose proposal ended in a fault: it may have been appended.
-    pub(super) fn stop_requests(&mut self, idx: u32, requests: Requests) {
+    pub(super) fn stop_requests(&mut self, idx: ReplicaIdx, requests: Requests) {
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         let stopped = slot.refusal();
         applying.refuse(slot, requests, |work| of_logged(work, &stopped));
@@ -357,7 +366,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.room.look(&mut self.wal, &mut self.machine, self.now.mono_ns);
         let more = self.machine.maintain(self.options.maintain_ns);
         self.machine.take_jobs(&mut out.jobs);
-        self.alarms.follow(&mut self.replicas, &mut self.machine, &mut self.clocks, self.now);
+        self.follow_alarms();
         self.outbox.next_part();
         out.add_replies(&mut self.outbox.replies, &mut self.outbox.answered);
         out.fenced.append(&mut self.outbox.fenced);

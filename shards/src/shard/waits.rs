@@ -3,37 +3,36 @@
 //! Invariant: a step is tried when it comes, and once more when what it waits for is there; so what jobs bring costs as
 //! much as it is, whatever else waits.
 
+use corduroy_wal::device::Device;
+
+use super::Shard;
 use super::machine::StateMachine;
 use super::replicas::{List, Replicas};
-use crate::ids::PartitionId;
+use crate::table::ReplicaIdx;
 
-/// Numbers of steps that can be done, kept for their memory.
-#[derive(Debug, Default)]
-pub(crate) struct Waits {
-    woken: Vec<(PartitionId, u64)>,
-}
-
-impl Waits {
+impl<D: Device, M: StateMachine> Shard<D, M> {
     /// Has those tried that what has come is for.
-    pub fn wake<M: StateMachine>(&mut self, replicas: &mut Replicas, machine: &mut M, has_job_ended: bool) {
-        machine.take_woken(&mut self.woken);
-        for (partition, number) in self.woken.drain(..) {
-            if let Some(idx) = replicas.find(partition) {
-                replicas.slot_mut(idx).wake(number);
-                go_on(replicas, idx);
+    pub(super) fn wake(&mut self, has_job_ended: bool) {
+        let mut woken = std::mem::take(&mut self.woken);
+        self.machine.take_woken(&mut woken);
+        for (partition, number) in woken.drain(..) {
+            if let Some(idx) = self.replicas.find(partition) {
+                self.replicas.slot_mut(idx).wake(number);
+                go_on(&mut self.replicas, idx);
             }
         }
-        for _ in 0..if has_job_ended { replicas.listed(List::Blocked) } else { 0 } {
-            if let Some(idx) = replicas.next(List::Blocked) {
-                replicas.slot_mut(idx).wake_for_job();
-                go_on(replicas, idx);
+        self.woken = woken;
+        for _ in 0..if has_job_ended { self.replicas.listed(List::Blocked) } else { 0 } {
+            if let Some(idx) = self.replicas.next(List::Blocked) {
+                self.replicas.slot_mut(idx).wake_for_job();
+                go_on(&mut self.replicas, idx);
             }
         }
     }
 }
 
 /// Puts a replica on the lists of what may be tried now.
-fn go_on(replicas: &mut Replicas, idx: u32) {
+fn go_on(replicas: &mut Replicas, idx: ReplicaIdx) {
     let slot = replicas.slot(idx);
     let lists = [
         (List::Due, slot.has_due_reads()),
@@ -46,7 +45,7 @@ fn go_on(replicas: &mut Replicas, idx: u32) {
 }
 
 /// Puts a replica, some of whose steps may have been tried in vain, on the lists of what has them tried again.
-pub(crate) fn follow(replicas: &mut Replicas, idx: u32) {
+pub(crate) fn follow(replicas: &mut Replicas, idx: ReplicaIdx) {
     let slot = replicas.slot(idx);
     let (has_due, waits_for_job) = (slot.has_due_reads(), slot.waits_for_job());
     if has_due {

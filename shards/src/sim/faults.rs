@@ -1,6 +1,9 @@
 //! Faults strike: what each planned fault does to the world.
 
+use crate::ids::PartitionId;
+use crate::raft::replica::StartedAs;
 use crate::sim::planted::{MachineBug, Planted};
+use crate::sim::rng::mix;
 use crate::sim::swarm::{Fault, MS};
 use crate::sim::workload::Subject;
 use crate::sim::world::{Happening, World};
@@ -51,6 +54,7 @@ impl<S: Subject> World<S> {
                 self.books.borrow_mut().pace.jump(by_ms);
             }
             Fault::StateDamage { shard } => self.damage_state(shard as usize),
+            Fault::Reopen { shard, for_ns } => self.take_off(shard as usize, for_ns),
             Fault::CleanStop => self.ask_to_stop(None),
             Fault::Replication { on } => self.ask_to_stop(Some(on)),
         }
@@ -86,6 +90,56 @@ impl<S: Subject> World<S> {
         drop(books);
         self.is_state_damaged |= damaged > 0;
         self.note("damage", shard as u64, damaged, 0);
+    }
+
+    /// Two replicas are taken off a shard, and opened again later, in the same order: so one gets the other's slot.
+    fn take_off(&mut self, shard: usize, for_ns: u64) {
+        let mut partitions = self.partitions_of(shard);
+        for _ in 0..partitions.len().min(2) {
+            let at = self.streams.reopen.below(partitions.len() as u64);
+            let partition = partitions.swap_remove(usize::try_from(at).expect("few partitions"));
+            let taken = self.with_shard(shard, |shard| {
+                let is_open = shard.wal().in_flight() > 0;
+                shard.remove(partition).then_some(is_open)
+            });
+            let Some(is_open) = taken.flatten() else { continue };
+            self.note("taken off", partition.0, shard as u64, u64::from(is_open));
+            self.probe(if is_open {
+                "replicas taken off while the disk writes"
+            } else {
+                "replicas taken off"
+            });
+            let happening = Happening::Reopen { life: self.life, shard, partition };
+            self.agenda.put(self.now_ns + for_ns, happening);
+        }
+        self.turn_soon(shard);
+    }
+
+    /// A replica that was taken off is opened again, as soon as it may be.
+    pub(super) fn reopen(&mut self, shard: usize, partition: PartitionId) {
+        let seed = mix(self.plan.seed ^ mix(self.now_ns ^ partition.0));
+        let added = self.with_shard(shard, |shard| {
+            let added = shard.add(partition, seed);
+            (added, shard.replicas().find(|replica| replica.partition == partition))
+        });
+        match added {
+            None => {}
+            Some((Ok(true), replica)) => {
+                self.note("opened again", partition.0, shard as u64, 0);
+                self.probe("replicas opened again");
+                // A fenced one is reported, and judged, with the next turn.
+                if let Some(replica) = replica.filter(|replica| replica.started_as != StartedAs::Stopped) {
+                    self.books.borrow_mut().started(partition, replica.started_as, replica.term);
+                }
+                self.turn_soon(shard);
+            }
+            Some((Ok(false), _)) => {
+                self.probe("replicas that had to wait for their records");
+                self.agenda
+                    .put(self.now_ns + MS / 10, Happening::Reopen { life: self.life, shard, partition });
+            }
+            Some((Err(error), _)) => self.exited(shard, &error.to_string()),
+        }
     }
 
     /// The storage is restored: everything must be there again. What was stopped by the damage starts anew.

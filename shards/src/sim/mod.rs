@@ -31,7 +31,7 @@ mod world;
 pub use batch::{Batch, Summary, play, play_watched};
 pub use check::Violation;
 pub use plain::PlainSubject;
-pub use plan::Plan;
+pub use plan::{LineError, Plan, PlanError};
 pub use planted::Planted;
 pub use probes::Probes;
 pub use rng::Rng;

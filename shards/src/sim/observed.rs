@@ -63,6 +63,7 @@ impl<S: Subject> StateMachine for Observed<S> {
         Self: 'm;
     type Job = <S::Machine as StateMachine>::Job;
     type JobDone = <S::Machine as StateMachine>::JobDone;
+    type Failure = <S::Machine as StateMachine>::Failure;
 
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<S::Outcome> {
         let Some((id, op)) = unstamp(op) else {
@@ -170,7 +171,7 @@ impl<S: Subject> StateMachine for Observed<S> {
         S::Machine::run_job(job)
     }
 
-    fn job_done(&mut self, done: Self::JobDone) -> Result<(), String> {
+    fn job_done(&mut self, done: Self::JobDone) -> Result<(), Self::Failure> {
         self.jobs += 1;
         if self.bug == Some(MachineBug::LostJob) && self.jobs.is_multiple_of(16) {
             return Ok(());

@@ -1,6 +1,7 @@
 //! The smallest whole state machine: registers and counters, written back by a job. The simulator's own test subject.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use corduroy_wal::Lsn;
@@ -80,6 +81,7 @@ impl StateMachine for Plain {
     type View<'m> = Option<u64>;
     type Job = WriteBack;
     type JobDone = BTreeMap<PartitionId, (Lsn, u64)>;
+    type Failure = Infallible;
 
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<Option<u64>> {
         let registers = self.state.entry(at.partition).or_default();
@@ -146,7 +148,7 @@ impl StateMachine for Plain {
         persisted
     }
 
-    fn job_done(&mut self, done: Self::JobDone) -> Result<(), String> {
+    fn job_done(&mut self, done: Self::JobDone) -> Result<(), Infallible> {
         self.persisted = done;
         self.under_way = false;
         self.hand_overs += 1;
@@ -237,6 +239,7 @@ impl Subject for PlainSubject {
     type Machine = Plain;
     type Media = Shared;
     type Model = PlainModel;
+    type OpenError = Infallible;
 
     fn media(&self, _shard: ShardId) -> Shared {
         Shared::default()
@@ -246,7 +249,7 @@ impl Subject for PlainSubject {
 
     fn set_room(&self, _media: &Self::Media, _bytes: Option<u64>) {}
 
-    fn open(&self, media: &mut Shared, _shard: ShardId, knobs: &Knobs) -> Result<Plain, String> {
+    fn open(&self, media: &mut Shared, _shard: ShardId, knobs: &Knobs) -> Result<Plain, Infallible> {
         let state = media.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(Plain {
             persisted: state

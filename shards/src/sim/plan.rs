@@ -19,6 +19,48 @@ pub struct Plan {
     pub planted: Option<Planted>,
 }
 
+/// Why a plan cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{line:?}: {why}")]
+pub struct PlanError {
+    /// The line.
+    pub line: String,
+    /// What is wrong with it.
+    #[source]
+    pub why: LineError,
+}
+
+/// What is wrong with a line of a plan.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum LineError {
+    /// It begins with nothing that a plan has.
+    #[error("not a line of a plan")]
+    NoLine,
+    /// A number cannot be read.
+    #[error("{0:?} is not a number that fits")]
+    NoNumber(String),
+    /// A knob's name is not known.
+    #[error("there is no knob {0}")]
+    NoKnob(String),
+    /// A knob's number is too large for it.
+    #[error("{knob} cannot be {value}")]
+    TooLarge {
+        /// The knob's name.
+        knob: String,
+        /// The number.
+        value: u64,
+    },
+    /// A class's name is not known.
+    #[error("no such class: {0}")]
+    NoClass(String),
+    /// A fault's name is not known.
+    #[error("no such fault: {0}")]
+    NoFault(String),
+    /// A planted bug's name is not known.
+    #[error("no such planted bug: {0}")]
+    NoBug(String),
+}
+
 macro_rules! numbers {
     ($($name:ident)*) => {
         impl Knobs {
@@ -31,14 +73,15 @@ macro_rules! numbers {
             /// Sets a number by its name.
             ///
             /// # Errors
-            /// If there is no such number, or it cannot be this large.
-            pub fn set(&mut self, name: &str, value: u64) -> Result<(), String> {
+            /// [`LineError::NoKnob`], [`LineError::TooLarge`].
+            pub fn set(&mut self, name: &str, value: u64) -> Result<(), LineError> {
                 match name {
                     $(stringify!($name) => {
-                        self.$name = value.try_into().map_err(|_| format!("{name} cannot be {value}"))?;
+                        let too_large = |_| LineError::TooLarge { knob: name.to_owned(), value };
+                        self.$name = value.try_into().map_err(too_large)?;
                         Ok(())
                     })*
-                    _ => Err(format!("there is no knob {name}")),
+                    _ => Err(LineError::NoKnob(name.to_owned())),
                 }
             }
         }
@@ -86,42 +129,42 @@ impl Plan {
     /// are for people.
     ///
     /// # Errors
-    /// A text that names the line that cannot be read.
-    pub fn decode(text: &str) -> Result<Self, String> {
+    /// [`PlanError`].
+    pub fn decode(text: &str) -> Result<Self, PlanError> {
         let mut plan = Self { seed: 0, knobs: Knobs::draw(0), faults: Vec::new(), planted: None };
         plan.knobs.replicated = false;
         plan.knobs.classes.clear();
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            plan.decode_line(line).map_err(|why| format!("{line:?}: {why}"))?;
+            plan.decode_line(line).map_err(|why| PlanError { line: line.to_owned(), why })?;
         }
         Ok(plan)
     }
 
-    fn decode_line(&mut self, line: &str) -> Result<(), String> {
+    fn decode_line(&mut self, line: &str) -> Result<(), LineError> {
         let words = line.split_whitespace().collect::<Vec<_>>();
         match *words.as_slice() {
             ["seed", seed] => self.seed = number(seed)?,
             ["planted", name] => {
-                self.planted = Some(Planted::named(name).ok_or_else(|| "no such planted bug".to_owned())?);
+                self.planted = Some(Planted::named(name).ok_or_else(|| LineError::NoBug(name.to_owned()))?);
             }
             ["knob", name, value] => self.knobs.set(name, number(value)?)?,
             ["replicated"] => self.knobs.replicated = true,
             ["class", name] => {
-                let class = Class::named(name).ok_or_else(|| "no such class".to_owned())?;
+                let class = Class::named(name).ok_or_else(|| LineError::NoClass(name.to_owned()))?;
                 self.knobs.classes.insert(class);
             }
             ["fault", at_ns, name, a, b] => {
                 let fault = fault_named(name, a, b)?;
                 self.faults.push(Planned { at_ns: number(at_ns)?, fault });
             }
-            _ => return Err("not a line of a plan".to_owned()),
+            _ => return Err(LineError::NoLine),
         }
         Ok(())
     }
 }
 
-fn number<T: std::str::FromStr>(word: &str) -> Result<T, String> {
-    word.parse().map_err(|_| format!("{word:?} is not a number that fits"))
+fn number<T: std::str::FromStr>(word: &str) -> Result<T, LineError> {
+    word.parse().map_err(|_| LineError::NoNumber(word.to_owned()))
 }
 
 impl Class {
@@ -140,6 +183,7 @@ impl Class {
             Self::SlowPool => "slow-pool",
             Self::CleanStop => "clean-stop",
             Self::StateDamage => "state-damage",
+            Self::Reopen => "reopen",
             Self::Replication => "replication",
             Self::LyingFlush => "lying-flush",
         }
@@ -148,7 +192,8 @@ impl Class {
     /// The class of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        CLASSES.into_iter().chain([Self::StateDamage, Self::LyingFlush]).find(|class| class.name() == name)
+        let apart = [Self::StateDamage, Self::Reopen, Self::LyingFlush];
+        CLASSES.into_iter().chain(apart).find(|class| class.name() == name)
     }
 }
 
@@ -162,12 +207,13 @@ fn fault_words(fault: Fault) -> (&'static str, u64, i64) {
         Fault::FlipAnywhere { shard } => ("flip-anywhere", u64::from(shard), 0),
         Fault::ClockJump { by_ms } => ("clock-jump", 0, by_ms),
         Fault::StateDamage { shard } => ("state-damage", u64::from(shard), 0),
+        Fault::Reopen { shard, for_ns } => ("reopen", for_ns, i64::from(shard)),
         Fault::CleanStop => ("clean-stop", 0, 0),
         Fault::Replication { on } => ("replication", u64::from(on), 0),
     }
 }
 
-fn fault_named(name: &str, a: &str, b: &str) -> Result<Fault, String> {
+fn fault_named(name: &str, a: &str, b: &str) -> Result<Fault, LineError> {
     Ok(match name {
         "crash" => Fault::Crash { nested: number(b)? },
         "write-error" => Fault::WriteError { shard: number(a)? },
@@ -177,9 +223,10 @@ fn fault_named(name: &str, a: &str, b: &str) -> Result<Fault, String> {
         "flip-anywhere" => Fault::FlipAnywhere { shard: number(a)? },
         "clock-jump" => Fault::ClockJump { by_ms: number(b)? },
         "state-damage" => Fault::StateDamage { shard: number(a)? },
+        "reopen" => Fault::Reopen { for_ns: number(a)?, shard: number(b)? },
         "clean-stop" => Fault::CleanStop,
         "replication" => Fault::Replication { on: number::<u64>(a)? != 0 },
-        _ => return Err("no such fault".to_owned()),
+        _ => return Err(LineError::NoFault(name.to_owned())),
     })
 }
 
@@ -193,7 +240,14 @@ mod tests {
             let plan = Plan::draw(seed, Planted::all().first().copied());
             assert_eq!(Plan::decode(&plan.encode()).as_ref(), Ok(&plan), "seed {seed}");
         }
-        assert!(Plan::decode("knob speed 3").unwrap_err().contains("no knob speed"));
-        assert!(Plan::decode("fault 3 flood 0 0").unwrap_err().contains("no such fault"));
+        let why = |text| Plan::decode(text).unwrap_err().why;
+        assert_eq!(why("knob speed 3"), LineError::NoKnob("speed".to_owned()));
+        assert_eq!(why("fault 3 flood 0 0"), LineError::NoFault("flood".to_owned()));
+        assert_eq!(why("fault three crash 0 0"), LineError::NoNumber("three".to_owned()));
+        let error = Plan::decode("seed 3\nknob segment_bytes 5000000000").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "\"knob segment_bytes 5000000000\": segment_bytes cannot be 5000000000"
+        );
     }
 }

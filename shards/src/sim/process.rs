@@ -89,7 +89,10 @@ impl<S: Subject> World<S> {
         let media = self.media.get_mut(shard).expect("one a shard");
         let machine = {
             let books = self.books.borrow();
-            books.subject().open(media, ShardId(number), &self.plan.knobs).map_err(NotOpened::Failed)?
+            books
+                .subject()
+                .open(media, ShardId(number), &self.plan.knobs)
+                .map_err(|error| NotOpened::Failed(error.to_string()))?
         };
         for &id in &mine {
             self.books.borrow_mut().opened(id, machine.persisted(id));
@@ -207,7 +210,7 @@ impl<S: Subject> World<S> {
     }
 
     /// The process has ended by itself, as it must after an error of the disk.
-    fn exited(&mut self, shard: usize, why: &str) {
+    pub(super) fn exited(&mut self, shard: usize, why: &str) {
         self.note("exit", shard as u64, self.life, 0);
         if self.node.as_ref().is_some_and(|node| node.error_injected) {
             self.probe("poisoned exits");
@@ -448,7 +451,7 @@ impl<S: Subject> World<S> {
         self.die();
     }
 
-    fn partitions_of(&self, shard: usize) -> Vec<PartitionId> {
+    pub(super) fn partitions_of(&self, shard: usize) -> Vec<PartitionId> {
         (1..=self.plan.knobs.partitions).map(PartitionId).filter(|id| self.shard_of(*id) == shard).collect()
     }
 }

@@ -51,6 +51,7 @@ const fn class_of(fault: Fault) -> Class {
         Fault::CleanStop => Class::CleanStop,
         Fault::Replication { .. } => Class::Replication,
         Fault::StateDamage { .. } => Class::StateDamage,
+        Fault::Reopen { .. } => Class::Reopen,
     }
 }
 
@@ -94,6 +95,7 @@ fn fits(plan: &Plan) -> bool {
             Fault::WriteError { shard }
             | Fault::StateDamage { shard }
             | Fault::Stall { shard, .. }
+            | Fault::Reopen { shard, .. }
             | Fault::FlipAnywhere { shard } => shard < shards,
             _ => true,
         })

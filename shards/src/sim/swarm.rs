@@ -38,6 +38,8 @@ pub enum Class {
     /// Some of what the machine's storage holds cannot be read any more: requests that need it are refused with that, until
     /// the storage is restored. Not among those that are drawn together: it is on in a tenth of the seeds, whatever else is.
     StateDamage,
+    /// Replicas are taken off a running shard and opened again. On in a fifth of the seeds, whatever else is.
+    Reopen,
     /// The medium forgets acknowledged writes at a crash. Off unless asked for: a violation is then expected.
     LyingFlush,
 }
@@ -101,6 +103,13 @@ pub enum Fault {
     StateDamage {
         /// Whose.
         shard: u32,
+    },
+    /// Two replicas of a shard are taken off, and opened again after this long.
+    Reopen {
+        /// Which shard.
+        shard: u32,
+        /// ns.
+        for_ns: u64,
     },
     /// The node stops when everything is answered, and starts again.
     CleanStop,
@@ -214,6 +223,9 @@ impl Knobs {
         if Rng::new(seed, "state-damage-on").chance(100) {
             knobs.classes.insert(Class::StateDamage);
         }
+        if Rng::new(seed, "reopen-on").chance(200) {
+            knobs.classes.insert(Class::Reopen);
+        }
         if knobs.classes.contains(&Class::SlowPool) {
             knobs.job_ns = 200 * MS;
         }
@@ -261,6 +273,7 @@ impl Knobs {
                 by_ms: rng.pick(&[-86_400_000, -60_000, -3000, -10, 10, 3000, 60_000, 86_400_000]),
             },
             Class::StateDamage => Fault::StateDamage { shard },
+            Class::Reopen => Fault::Reopen { shard, for_ns: rng.pick(&[1000, 100_000, MS, 50 * MS]) },
             Class::CleanStop => Fault::CleanStop,
             Class::Replication => Fault::Replication { on: rng.chance(500) },
             Class::SlowPool | Class::LyingFlush => return None,
@@ -276,6 +289,7 @@ impl Class {
             Self::NestedCrash | Self::WriteError | Self::FlipUnacked | Self::Replication => rng.between(1, 4),
             Self::FullDisk | Self::Stall | Self::CleanStop => rng.between(1, 3),
             Self::FlipAnywhere => 1,
+            Self::Reopen => rng.between(5, 60),
             Self::ClockJump | Self::StateDamage => rng.between(1, 10),
             Self::SlowPool | Self::LyingFlush => 0,
         }

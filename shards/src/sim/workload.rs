@@ -35,6 +35,8 @@ pub trait Subject: 'static {
     type Media;
     /// Its model, one a partition.
     type Model: Model<Outcome = Self::Outcome>;
+    /// Why the machine cannot start on what its storage holds.
+    type OpenError: std::error::Error;
 
     /// Empty storage for one shard.
     fn media(&self, shard: ShardId) -> Self::Media;
@@ -60,8 +62,13 @@ pub trait Subject: 'static {
     /// Starts the machine on what its storage holds.
     ///
     /// # Errors
-    /// A text saying why it cannot.
-    fn open(&self, media: &mut Self::Media, shard: ShardId, knobs: &Knobs) -> Result<Self::Machine, String>;
+    /// [`Subject::OpenError`].
+    fn open(
+        &self,
+        media: &mut Self::Media,
+        shard: ShardId,
+        knobs: &Knobs,
+    ) -> Result<Self::Machine, Self::OpenError>;
 
     /// The model of an empty partition.
     fn model(&self) -> Self::Model;

@@ -49,6 +49,7 @@ pub(super) enum Happening<S: Subject> {
     FullDiskEnds { number: u64 },
     Restart { life: u64 },
     TryStop { life: u64 },
+    Reopen { life: u64, shard: usize, partition: PartitionId },
     CheckWaits,
 }
 
@@ -133,6 +134,7 @@ pub(super) struct Streams {
     pub(super) job: Rng,
     pub(super) workload: Rng,
     pub(super) rest: Rng,
+    pub(super) reopen: Rng,
 }
 
 /// Plays a plan.
@@ -180,6 +182,7 @@ impl<S: Subject> World<S> {
                 job: Rng::new(seed, "job"),
                 workload: Rng::new(seed, "workload"),
                 rest: Rng::new(seed, "rest"),
+                reopen: Rng::new(seed, "reopened replicas"),
             },
             plan,
             watch,
@@ -277,6 +280,9 @@ impl<S: Subject> World<S> {
             Happening::FullDiskEnds { number } if number == self.full_disk => self.full_disk_ends(),
             Happening::Restart { life } if life == self.life && self.node.is_none() => self.open(),
             Happening::TryStop { life } if life == self.life => self.try_stop(),
+            Happening::Reopen { life, shard, partition } if life == self.life => {
+                self.reopen(shard, partition)
+            }
             Happening::CheckWaits => self.check_waits(),
             // Of a process that is no more.
             _ => {}

@@ -31,6 +31,11 @@ pub enum Job {
     Fetch(String),
 }
 
+/// Why a hand-over was not written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no space left for the state")]
+pub struct NoSpace;
+
 /// Commands: `set k v`, `append k v`, `del k`, `get k`, `clock`; a key that starts with `cold` has to be fetched by a
 /// job before it can be read or written; one that ends with `any` too makes its step wait for whatever job ends.
 #[derive(Default)]
@@ -109,6 +114,7 @@ impl StateMachine for Kv {
     type View<'m> = String;
     type Job = Job;
     type JobDone = Job;
+    type Failure = NoSpace;
 
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<String> {
         let words = words(op);
@@ -183,10 +189,10 @@ impl StateMachine for Kv {
         job
     }
 
-    fn job_done(&mut self, done: Job) -> Result<(), String> {
+    fn job_done(&mut self, done: Job) -> Result<(), NoSpace> {
         match done {
             Job::HandOver(parts) if parts.values().any(|part| part.data.contains_key("unwritable")) => {
-                return Err("no space left for the state".to_owned());
+                return Err(NoSpace);
             }
             Job::HandOver(parts) => *self.saved.borrow_mut() = parts,
             Job::Fetch(key) => {

@@ -1,0 +1,236 @@
+//! A table with a row for each partition, and work queues of the rows that have something to do.
+//!
+//! Invariant: an index names one row for ever: it carries a generation, so what still has that of a row that was taken
+//! out finds nothing, and never the row that has its slot now. A row is in a queue at most once.
+
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+
+use hashbrown::HashMap;
+use slotmap::{Key, SlotMap, new_key_type};
+
+use crate::ids::PartitionId;
+use crate::planted::{self, PlantedBug};
+
+new_key_type! {
+    /// A replica's index in its shard's table: a slot, and its generation.
+    pub(crate) struct ReplicaIdx;
+}
+
+/// A row of the table.
+pub(crate) trait Row {
+    /// Whose row it is.
+    fn partition(&self) -> PartitionId;
+
+    /// The queues that it is in, a bit each.
+    fn queues(&mut self) -> &mut u16;
+}
+
+/// The name of a queue.
+pub(crate) trait QueueName: Copy {
+    /// How many there are.
+    const COUNT: usize;
+
+    /// Its number, below that.
+    fn number(self) -> usize;
+}
+
+/// The table.
+pub(crate) struct Table<R, Q> {
+    rows: SlotMap<ReplicaIdx, R>,
+    by_partition: HashMap<PartitionId, ReplicaIdx>,
+    /// Rows that were taken out may still be here, and are passed over.
+    queues: Vec<VecDeque<ReplicaIdx>>,
+    names: PhantomData<Q>,
+}
+
+impl<R: Row, Q: QueueName> Default for Table<R, Q> {
+    fn default() -> Self {
+        let queues = (0..Q::COUNT).map(|_| VecDeque::new()).collect();
+        Self { rows: SlotMap::with_key(), by_partition: HashMap::new(), queues, names: PhantomData }
+    }
+}
+
+const PRESENT: &str = "who keeps an index for later asks whether it is present";
+
+impl<R: Row, Q: QueueName> Table<R, Q> {
+    /// Makes room for so many.
+    pub fn reserve(&mut self, rows: usize) {
+        self.rows.reserve(rows);
+    }
+
+    /// Adds a row.
+    ///
+    /// # Panics
+    /// If its partition has one.
+    pub fn add(&mut self, row: R) -> ReplicaIdx {
+        let partition = row.partition();
+        let idx = self.rows.insert(row);
+        let before = self.by_partition.insert(partition, idx);
+        assert_eq!(before, None, "partition {partition} has a row");
+        idx
+    }
+
+    /// Takes a row out. From now on its index names nothing.
+    pub fn remove(&mut self, idx: ReplicaIdx) -> R {
+        let row = self.rows.remove(idx).expect(PRESENT);
+        let known = self.by_partition.remove(&row.partition());
+        assert_eq!(known, Some(idx), "the index of partition {}", row.partition());
+        row
+    }
+
+    pub fn find(&self, partition: PartitionId) -> Option<ReplicaIdx> {
+        self.by_partition.get(&partition).copied()
+    }
+
+    /// The same index, if its row is still there.
+    pub fn present(&self, idx: ReplicaIdx) -> Option<ReplicaIdx> {
+        if planted::is(PlantedBug::StaleReplicaIndex) {
+            let slot = |idx: ReplicaIdx| idx.data().as_ffi() & 0xffff_ffff;
+            return self.rows.keys().find(|other| slot(*other) == slot(idx));
+        }
+        self.rows.contains_key(idx).then_some(idx)
+    }
+
+    pub fn slot(&self, idx: ReplicaIdx) -> &R {
+        self.rows.get(idx).expect(PRESENT)
+    }
+
+    pub fn slot_mut(&mut self, idx: ReplicaIdx) -> &mut R {
+        self.rows.get_mut(idx).expect(PRESENT)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (ReplicaIdx, &R)> {
+        self.rows.iter()
+    }
+
+    fn queue_mut(&mut self, name: Q) -> &mut VecDeque<ReplicaIdx> {
+        self.queues.get_mut(name.number()).expect("each name has a queue")
+    }
+
+    /// Puts a row into a queue, unless it is in it.
+    pub fn enlist(&mut self, name: Q, idx: ReplicaIdx) {
+        let bit = 1 << name.number();
+        let queues = self.slot_mut(idx).queues();
+        if *queues & bit == 0 {
+            *queues |= bit;
+            self.queue_mut(name).push_back(idx);
+        }
+    }
+
+    /// Takes the first of a queue.
+    pub fn next(&mut self, name: Q) -> Option<ReplicaIdx> {
+        loop {
+            let idx = self.queue_mut(name).pop_front()?;
+            if let Some(row) = self.rows.get_mut(idx) {
+                *row.queues() &= !(1 << name.number());
+                return Some(idx);
+            }
+        }
+    }
+
+    /// How many are in a queue, at most.
+    pub fn listed(&self, name: Q) -> usize {
+        self.queues.get(name.number()).map_or(0, VecDeque::len)
+    }
+
+    /// Compares the queues and the index with the rows; `queues`: those that a row says it is in.
+    ///
+    /// # Panics
+    /// If they differ.
+    pub fn check(&self, queues: impl Fn(&R) -> u16) {
+        assert_eq!(self.by_partition.len(), self.rows.len(), "every row is found by its partition");
+        for (idx, row) in &self.rows {
+            assert_eq!(self.find(row.partition()), Some(idx), "the index of partition {}", row.partition());
+        }
+        for (at, queue) in self.queues.iter().enumerate() {
+            let mut present: Vec<_> = queue.iter().filter(|idx| self.rows.contains_key(**idx)).collect();
+            let wanted = self.rows.values().filter(|row| queues(row) & (1 << at) != 0).count();
+            assert_eq!(present.len(), wanted, "who is in queue {at}");
+            present.sort_unstable();
+            present.dedup();
+            assert_eq!(present.len(), wanted, "nobody is twice in queue {at}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Named(PartitionId, u16);
+
+    impl Row for Named {
+        fn partition(&self) -> PartitionId {
+            self.0
+        }
+
+        fn queues(&mut self) -> &mut u16 {
+            &mut self.1
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    enum Queue {
+        Tick,
+        Tock,
+    }
+
+    impl QueueName for Queue {
+        const COUNT: usize = 2;
+
+        fn number(self) -> usize {
+            self as usize
+        }
+    }
+
+    fn table(partitions: &[u64]) -> (Table<Named, Queue>, Vec<ReplicaIdx>) {
+        let mut table = Table::default();
+        let indexes = partitions.iter().map(|id| table.add(Named(PartitionId(*id), 0))).collect();
+        (table, indexes)
+    }
+
+    #[test]
+    fn an_index_never_names_the_next_one_in_its_slot() {
+        let (mut table, indexes) = table(&[7, 8]);
+        let [seven, eight] = indexes[..] else { unreachable!("two were added") };
+        table.enlist(Queue::Tick, seven);
+        table.enlist(Queue::Tick, eight);
+        assert_eq!(table.remove(seven).0, PartitionId(7));
+        let nine = table.add(Named(PartitionId(9), 0));
+        assert_eq!(nine.data().as_ffi() & 0xffff_ffff, seven.data().as_ffi() & 0xffff_ffff, "the same slot");
+        assert_eq!((table.present(seven), table.present(nine)), (None, Some(nine)));
+        assert_eq!((table.find(PartitionId(7)), table.find(PartitionId(9))), (None, Some(nine)));
+        table.enlist(Queue::Tick, nine);
+        table.check(|row| row.1);
+        let queue: Vec<_> = std::iter::from_fn(|| table.next(Queue::Tick)).collect();
+        assert_eq!(queue, [eight, nine], "what was taken out is passed over");
+        assert!(table.next(Queue::Tock).is_none());
+    }
+
+    #[test]
+    fn a_row_is_in_a_queue_once() {
+        let (mut table, indexes) = table(&[7]);
+        table.enlist(Queue::Tock, indexes[0]);
+        table.enlist(Queue::Tock, indexes[0]);
+        table.check(|row| row.1);
+        assert_eq!((table.listed(Queue::Tock), table.listed(Queue::Tick)), (1, 0));
+        assert_eq!((table.next(Queue::Tock), table.next(Queue::Tock)), (Some(indexes[0]), None));
+        table.enlist(Queue::Tock, indexes[0]);
+        assert_eq!(table.listed(Queue::Tock), 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "partition 7 has a row")]
+    fn a_partition_has_one_row() {
+        table(&[7, 7]);
+    }
+
+    #[test]
+    #[should_panic(expected = "who is in queue 0")]
+    fn a_row_that_says_something_else_is_found() {
+        let (mut table, indexes) = table(&[7]);
+        table.slot_mut(indexes[0]).1 = 1;
+        table.check(|row| row.1);
+    }
+}
