@@ -194,6 +194,35 @@ impl Mark {
     }
 }
 
+/// Where apply stands inside an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Cursor {
+    /// Whether an entry is begun.
+    pub is_open: bool,
+    /// Its stamp.
+    pub stamp_ms: u64,
+    /// Where its next operation starts.
+    pub at: usize,
+    /// Operations left.
+    pub left: u32,
+    /// Requests of its row, from the first one on, that were looked at ahead: before it is begun for reads that come first,
+    /// then for what its reads need.
+    pub ahead: u32,
+}
+
+impl Cursor {
+    /// At the start of an entry, all of which is checked. One without operations has the stamp of the one before it: the same
+    /// each time it is applied.
+    pub fn open(last_stamp_ms: u64, payload: &[u8]) -> Result<Self, EntryDamage> {
+        let header = if payload.is_empty() {
+            EntryHeader { stamp_ms: last_stamp_ms, count: 0 }
+        } else {
+            decode(payload)?
+        };
+        Ok(Self { is_open: true, stamp_ms: header.stamp_ms, at: HEADER_BYTES, left: header.count, ahead: 0 })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -52,6 +52,60 @@ impl Default for Limits {
     }
 }
 
+/// Requests without an outcome, and their bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Pending {
+    pub requests: usize,
+    pub bytes: usize,
+}
+
+impl Pending {
+    pub fn add(&mut self, bytes: usize) {
+        self.requests += 1;
+        self.bytes += bytes;
+    }
+
+    pub fn sub(&mut self, bytes: usize) {
+        assert!(
+            self.requests > 0 && self.bytes >= bytes,
+            "{self:?} does not hold a request of {bytes} bytes"
+        );
+        self.requests -= 1;
+        self.bytes -= bytes;
+    }
+}
+
+/// A bound that a request does not fit into.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Bound {
+    /// Of one operation, in bytes.
+    Operation(usize),
+    /// Of what waits, by its name.
+    Waiting(&'static str),
+}
+
+impl Limits {
+    /// Whether a request of `bytes` may come in. One request is always let into an empty partition.
+    pub(crate) fn check_room(&self, bytes: usize, partition: Pending, shard: Pending) -> Result<(), Bound> {
+        if bytes > self.op_bytes {
+            return Err(Bound::Operation(self.op_bytes));
+        }
+        if partition.requests >= self.partition_requests {
+            return Err(Bound::Waiting("requests of the partition"));
+        }
+        if partition.requests > 0 && partition.bytes + bytes > self.partition_bytes {
+            return Err(Bound::Waiting("bytes of the partition"));
+        }
+        if shard.requests >= self.shard_requests {
+            return Err(Bound::Waiting("requests of the shard"));
+        }
+        if shard.requests > 0 && shard.bytes + bytes > self.shard_bytes {
+            return Err(Bound::Waiting("bytes of the shard"));
+        }
+        Ok(())
+    }
+}
+
 /// A shard's settings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShardOptions {

@@ -8,11 +8,12 @@ use corduroy_wal::{EntryKind, Lsn, Term};
 use super::io::{Rejection, Reply};
 use super::machine::{Applied, StateMachine, Step, Unreadable, Wait};
 use super::outbox::Outbox;
-use super::replica_slot::{ApplyWait, Cursor, Pending, Slot};
+use super::replica_slot::{ApplyWait, Slot};
 use super::status::Counters;
 use crate::clock::{Clocks, Now};
-use crate::entry::{self, EntryHeader, HEADER_BYTES};
+use crate::entry::{self, Cursor};
 use crate::ids::Ticket;
+use crate::options::Pending;
 use crate::parked::ParkedRead;
 use crate::planted::{self, PlantedBug};
 use crate::raft::guard::Fault;
@@ -124,7 +125,14 @@ impl<M: StateMachine> Applying<'_, M> {
             if slot.rows.matching(lsn, term) == Match::Ours && waits_for_parked(slot) {
                 return Ok(Progress::Blocked);
             }
-            slot.cursor = open(slot.applied_stamp_ms, lsn, kind, &payload)?;
+            if kind != EntryKind::Normal {
+                return Err(Fault(format!(
+                    "entry {lsn} changes the group's members, which this release cannot do; start the release that wrote \
+                     it"
+                )));
+            }
+            let opened = Cursor::open(slot.applied_stamp_ms, &payload);
+            slot.cursor = opened.map_err(|damage| Fault(format!("entry {lsn}: {damage}")))?;
             if planted::is(PlantedBug::SwapReplies) {
                 slot.rows.front_mut().into_iter().for_each(|row| row.requests.swap_tickets());
             }
@@ -478,20 +486,4 @@ fn waits_for_parked(slot: &mut Slot) -> bool {
     slot.cursor.ahead = u32::try_from(at).expect("a row has far fewer than 4 billion requests");
     slot.apply_wait = Some(ApplyWait::Reads(item.ticket.conn));
     true
-}
-
-/// Checks an entry before any of it is applied. One without operations has the stamp of the one before it: the same
-/// each time it is applied.
-fn open(last_stamp_ms: u64, lsn: Lsn, kind: EntryKind, payload: &[u8]) -> Result<Cursor, Fault> {
-    if kind != EntryKind::Normal {
-        return Err(Fault(format!(
-            "entry {lsn} changes the group's members, which this release cannot do; start the release that wrote it"
-        )));
-    }
-    let header = if payload.is_empty() {
-        EntryHeader { stamp_ms: last_stamp_ms, count: 0 }
-    } else {
-        entry::decode(payload).map_err(|damage| Fault(format!("entry {lsn}: {damage}")))?
-    };
-    Ok(Cursor { is_open: true, stamp_ms: header.stamp_ms, at: HEADER_BYTES, left: header.count, ahead: 0 })
 }

@@ -5,38 +5,10 @@
 
 use std::collections::VecDeque;
 
-use super::io::Rejection;
-use super::replica_slot::Pending;
 use super::screen::Screening;
 use crate::entry::{EntryBuilder, HEADER_BYTES, OP_HEADER_BYTES};
 use crate::ids::Ticket;
-use crate::options::Limits;
 use crate::raft::proposals::{Requests, Spare};
-
-/// Whether a request of `bytes` may come in. One request is always let into an empty partition.
-pub(crate) fn check_room(
-    bytes: usize,
-    partition: Pending,
-    shard: Pending,
-    limits: &Limits,
-) -> Result<(), Rejection> {
-    if bytes > limits.op_bytes {
-        return Err(Rejection::TooLarge { bytes, limit: limits.op_bytes });
-    }
-    if partition.requests >= limits.partition_requests {
-        return Err(Rejection::Overloaded("requests of the partition"));
-    }
-    if partition.requests > 0 && partition.bytes + bytes > limits.partition_bytes {
-        return Err(Rejection::Overloaded("bytes of the partition"));
-    }
-    if shard.requests >= limits.shard_requests {
-        return Err(Rejection::Overloaded("requests of the shard"));
-    }
-    if shard.requests > 0 && shard.bytes + bytes > limits.shard_bytes {
-        return Err(Rejection::Overloaded("bytes of the shard"));
-    }
-    Ok(())
-}
 
 /// Requests that become one entry. Its first is a write.
 #[derive(Debug, Default)]

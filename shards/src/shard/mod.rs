@@ -29,14 +29,14 @@ use self::alarms::Alarms;
 use self::apply::{Applying, Budget};
 use self::machine::{Kind, StateMachine};
 use self::outbox::Outbox;
-use self::replica_slot::{Pending, Slot};
+use self::replica_slot::Slot;
 use self::replicas::{Detached, List, Replicas};
 use self::room::Room;
 use crate::clock::{Clocks, Now};
 use crate::entry::highest_stamp_ms;
 use crate::fresh::FreshReads;
 use crate::ids::{PartitionId, Ticket};
-use crate::options::ShardOptions;
+use crate::options::{Bound, Pending, ShardOptions};
 use crate::planted::{self, PlantedBug};
 use crate::raft::positions::{Position, Positions};
 use crate::raft::proposals::Spare;
@@ -281,7 +281,11 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         {
             return Err(Rejection::from(&error));
         }
-        inbox::check_room(op.len(), slot.pending, self.totals, &self.options.limits)?;
+        let room = self.options.limits.check_room(op.len(), slot.pending, self.totals);
+        room.map_err(|bound| match bound {
+            Bound::Operation(limit) => Rejection::TooLarge { bytes: op.len(), limit },
+            Bound::Waiting(what) => Rejection::Overloaded(what),
+        })?;
         let is_full = self.space == Space::Full || self.room.is_wanted();
         if kind == Kind::Write && is_full && !self.machine.takes_when_full(op) {
             return Err(room::refusal(&self.machine, partition));

@@ -13,47 +13,14 @@ use super::replicas::Replicas;
 use super::status::ReplicaStatus;
 use crate::clock::PartitionClock;
 use crate::conns::ConnFilter;
+use crate::entry::Cursor;
 use crate::ids::PartitionId;
+use crate::options::Pending;
 use crate::parked::ParkedReads;
 use crate::raft::positions::Positions;
 use crate::raft::proposals::{Proposals, Requests};
 use crate::raft::replica::Replica;
 use crate::table::{ReplicaIdx, Row};
-
-/// Requests without an outcome, and their bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(crate) struct Pending {
-    pub requests: usize,
-    pub bytes: usize,
-}
-
-impl Pending {
-    pub fn add(&mut self, bytes: usize) {
-        self.requests += 1;
-        self.bytes += bytes;
-    }
-
-    pub fn sub(&mut self, bytes: usize) {
-        self.requests -= 1;
-        self.bytes -= bytes;
-    }
-}
-
-/// Where apply stands inside an entry.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(crate) struct Cursor {
-    /// Whether an entry is begun.
-    pub is_open: bool,
-    /// Its stamp.
-    pub stamp_ms: u64,
-    /// Where its next operation starts.
-    pub at: usize,
-    /// Operations left.
-    pub left: u32,
-    /// Requests of its row, from the first one on, that were looked at ahead: before it is begun for reads that come first,
-    /// then for what its reads need.
-    pub ahead: u32,
-}
 
 /// What apply waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,8 +4,9 @@
 
 use corduroy_wal::{BatchSeq, Lsn};
 
-use super::replica_slot::{Cursor, Slot};
+use super::replica_slot::Slot;
 use crate::clock::PartitionClock;
+use crate::entry::Cursor;
 use crate::table::{QueueName, Table};
 
 /// All replicas of a shard.
