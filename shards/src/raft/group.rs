@@ -146,6 +146,7 @@ impl Group {
         let base = raft.election_timeout();
         // A number of SplitMix64's, another one for each seed and draw.
         let number = self.seed.wrapping_add(u64::from(self.draws));
+        assert!(base > 0, "an election timeout has ticks");
         let extra = scramble(number.wrapping_mul(STEP)) % base as u64;
         raft.set_randomized_election_timeout(base + usize::try_from(extra).unwrap_or(0));
     }
@@ -180,6 +181,7 @@ impl Group {
             self.campaign_due = true;
             return Ok(());
         }
+        assert!(!self.leads(), "a leader campaigns");
         self.campaign_due = false;
         self.make_room();
         self.call(|group| group.node.campaign())?
@@ -293,6 +295,19 @@ impl Group {
         }
         self.node.mut_store().rest();
         self.readies.rest();
+    }
+
+    /// # Panics
+    /// If log, records and the crate's own marks contradict each other.
+    pub fn check(&self) {
+        self.store().check();
+        self.readies.check();
+        let log = &self.node.raft.raft_log;
+        let (last, committed) = (log.last_index(), log.committed);
+        assert!(log.persisted <= last && committed <= last, "last {last}, committed {committed}");
+        assert!(self.store().last().get() <= last, "the store ends behind the log's end {last}");
+        let is_led = self.node.raft.leader_id == self.node.raft.id;
+        assert_eq!(self.leads(), is_led, "who leads knows itself as the leader");
     }
 
     /// The node's log.

@@ -37,6 +37,7 @@ impl Leadership {
             return None;
         }
         let led = self.is_mine();
+        assert!(now_ns >= self.since_ns, "the leader changes at {now_ns}, before {}", self.since_ns);
         let lasted_ns = now_ns.saturating_sub(self.since_ns);
         self.leader = leader;
         self.since_ns = now_ns;

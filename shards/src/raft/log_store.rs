@@ -134,10 +134,26 @@ impl LogStore {
             self.prev_term = Term(entry.term);
             self.first = self.first.next();
         }
+        assert!(self.first > applied, "entry {applied} is applied, but still held");
+    }
+
+    /// Compares the tail with what is known of it.
+    ///
+    /// # Panics
+    /// If entries do not follow one another from the first, terms go back, or bytes are miscounted.
+    pub fn check(&self) {
+        let (mut lsn, mut term, mut bytes) = (self.first, self.prev_term, 0);
+        for entry in &self.entries {
+            assert_eq!(Lsn(entry.index), lsn, "entries follow one another");
+            assert!(Term(entry.term) >= term, "entry {lsn}: term {} follows term {term}", entry.term);
+            (lsn, term, bytes) = (lsn.next(), Term(entry.term), bytes + entry.data.len());
+        }
+        assert_eq!(self.bytes, bytes, "bytes of the tail");
     }
 
     /// Entries `[from, to]`, all of which are held, as the WAL wants them.
     pub fn records(&self, from: Lsn, to: Lsn) -> impl ExactSizeIterator<Item = EntryRef<'_>> + Clone {
+        assert!(from > to || from >= self.first && to <= self.last(), "{from}..={to} is not held");
         let place = |lsn: Lsn| {
             usize::try_from(lsn.get().saturating_sub(self.first.get())).expect("a tail fits in memory")
         };

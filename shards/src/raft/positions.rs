@@ -77,7 +77,18 @@ impl Positions {
             return Err(PositionError::Backwards { position, from: *at, to: done });
         }
         *at = done;
-        Ok(self.low_water() != before)
+        let low_water = self.low_water();
+        assert!(before <= low_water && low_water <= done, "the mark went from {before} to {low_water}");
+        Ok(low_water != before)
+    }
+
+    /// # Panics
+    /// If a position is there twice.
+    pub fn check(&self) {
+        for (at, (position, _)) in self.at.iter().enumerate() {
+            let is_twice = self.at.iter().skip(at + 1).any(|(other, _)| other == position);
+            assert!(!is_twice, "position {position:?} is there twice");
+        }
     }
 
     /// Where a position stands.

@@ -75,8 +75,9 @@ impl Requests {
 
     /// The request returned by [`Requests::peek`], an operation of `bytes` bytes, has had its outcome.
     pub fn advance(&mut self, bytes: usize) {
+        assert!(self.next < self.items.len() && bytes <= self.bytes, "no request of {bytes} bytes is next");
         self.next += 1;
-        self.bytes = self.bytes.saturating_sub(bytes);
+        self.bytes -= bytes;
     }
 
     /// All requests without an outcome, in order.
@@ -100,6 +101,21 @@ impl Requests {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.next == self.items.len()
+    }
+
+    /// # Panics
+    /// If the reads do not stand in the buffer one behind the other, or hold more than all requests do.
+    pub fn check(&self) {
+        let (mut end, mut waiting) = (0, 0);
+        for (at, item) in self.items.iter().enumerate() {
+            if let Work::Read { start, bytes } = item.work {
+                assert_eq!(start as usize, end, "the operation of read {at}");
+                end += bytes as usize;
+                waiting += if at < self.next { 0 } else { bytes as usize };
+            }
+        }
+        assert_eq!(end, self.reads.len(), "operations of the reads");
+        assert!(waiting <= self.bytes, "reads of {waiting} bytes among requests of {}", self.bytes);
     }
 
     /// Makes the buffers ready for other requests.
@@ -193,6 +209,7 @@ impl Proposals {
             "row {} registered behind a later one",
             row.lsn
         );
+        assert!(!row.requests.is_empty(), "row {} answers nobody", row.lsn);
         self.rows.push_back(row);
     }
 
@@ -248,6 +265,21 @@ impl Proposals {
     pub fn mark_durable(&mut self, upto: Lsn, now_ns: u64) {
         let rows = self.rows.iter_mut().rev().skip_while(|row| row.lsn > upto);
         rows.take_while(|row| row.stamps.durable_ns == 0).for_each(|row| row.stamps.durable_ns = now_ns);
+    }
+
+    /// Compares the rows with one another.
+    ///
+    /// # Panics
+    /// If LSNs, terms or deadlines go back, or an entry is durable before the one below it.
+    pub fn check(&self) {
+        for (row, next) in self.rows.iter().zip(self.rows.iter().skip(1)) {
+            let lsn = next.lsn;
+            assert!(row.lsn < lsn && row.term <= next.term, "row {lsn} of {} follows {}", next.term, row.lsn);
+            assert!(row.deadline_ns <= next.deadline_ns, "row {lsn} ends before {}", row.lsn);
+            let is_early = next.stamps.durable_ns > 0 && row.stamps.durable_ns == 0;
+            assert!(!is_early, "row {lsn} is durable before {}", row.lsn);
+        }
+        self.rows.iter().for_each(|row| row.requests.check());
     }
 
     /// Gives back the memory of the registry if it is empty.

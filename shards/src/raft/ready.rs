@@ -100,6 +100,7 @@ impl Readies {
             return Err(Fault("a snapshot arrived, which this replica cannot restore".to_owned()));
         }
         let number = ready.number();
+        assert!(number > self.last_taken, "Ready {number} was taken behind Ready {}", self.last_taken);
         self.last_taken = number;
         if let Some(state) = ready.hs() {
             self.current = from_raft(state);
@@ -149,6 +150,7 @@ impl Readies {
 
     /// All records up to the one of this Ready are durable.
     pub fn persisted(&mut self, node: &mut RawNode<LogStore>, number: u64) {
+        assert!(number <= self.last_taken, "Ready {number} is durable before it was taken");
         while self.written.front().is_some_and(|written| written.number <= number) {
             self.written.pop_front();
         }
@@ -178,6 +180,16 @@ impl Readies {
             self.written = VecDeque::new();
         }
         self.mail.take_if(|mail| mail.held.is_empty() && mail.sendable.is_empty());
+    }
+
+    /// # Panics
+    /// If Readies are not in their order.
+    pub fn check(&self) {
+        let numbers = self.written.iter().map(|written| written.number);
+        assert!(numbers.clone().is_sorted_by(|one, next| one < next), "records are written in their order");
+        assert!(numbers.max().is_none_or(|last| last <= self.last_taken), "records are of Readies");
+        let held = self.mail.iter().flat_map(|mail| &mail.held);
+        assert!(held.map(|(until, _)| until).is_sorted(), "messages leave in their order");
     }
 
     /// Records that are not durable yet.

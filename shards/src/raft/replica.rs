@@ -280,6 +280,30 @@ impl Replica {
         Ok(())
     }
 
+    /// Between two turns: compares what it has applied, what is committed and what it holds.
+    ///
+    /// # Panics
+    /// If they contradict each other.
+    pub fn check(&self) {
+        let (partition, applied, committed) = (self.partition, self.applied, self.committed);
+        match &self.engine {
+            Engine::Group(group) => group.check(),
+            Engine::Solo(solo) => solo.check(),
+            Engine::Stopped(_) => {
+                assert_eq!(self.unapplied_bytes(), 0, "partition {partition} is stopped, and holds entries");
+                assert!(self.safe_from.is_none(), "partition {partition} is stopped, and answers reads");
+                return;
+            }
+        }
+        let (last, durable) = (self.last(), self.durable());
+        assert!(applied <= committed, "partition {partition}: {applied} is applied, {committed} committed");
+        assert!(committed <= last && durable <= last, "partition {partition} ends at {last}");
+        let first = self.store().map(LogStore::first);
+        assert_eq!(first, Some(applied.next()), "partition {partition}: the first entry that is held");
+        let leads = self.leadership.is_mine();
+        assert!(leads || self.safe_from.is_none(), "partition {partition} answers reads, and does not lead");
+    }
+
     /// Whether it must be ticked.
     #[must_use]
     pub fn needs_ticks(&self) -> bool {

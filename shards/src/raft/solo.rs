@@ -73,6 +73,7 @@ impl Solo {
     pub fn persisted(&mut self, number: u64) {
         while let Some((_, to)) = self.in_flight.front().copied().filter(|(taken, _)| *taken <= number) {
             self.in_flight.pop_front();
+            assert!(to >= self.durable, "entry {to} was written behind entry {}", self.durable);
             self.durable = to;
         }
     }
@@ -88,6 +89,15 @@ impl Solo {
             self.in_flight = VecDeque::new();
         }
         self.store.rest();
+    }
+
+    /// # Panics
+    /// If more is durable than was taken, or more was taken than there is.
+    pub fn check(&self) {
+        self.store.check();
+        let (durable, taken, last) = (self.durable, self.taken, self.store.last());
+        assert!(durable <= taken && taken <= last, "durable {durable}, taken {taken}, last {last}");
+        assert!(self.in_flight.iter().is_sorted(), "records are written in their order");
     }
 
     /// The highest durable entry.

@@ -92,6 +92,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let at_ns = self.now.mono_ns.saturating_add(in_ms.saturating_mul(1_000_000));
         // Behind all of the grid: nothing goes off in the centuries that it takes to get there.
         let at_ns = (at_ns / GRID_NS + 1).saturating_mul(GRID_NS);
+        assert!(at_ns > self.now.mono_ns, "an alarm goes off at {at_ns}, which is past");
         if at_ns < slot.alarm_ns {
             slot.alarm_ns = at_ns;
             self.alarms.queue.push(Reverse((at_ns, idx)));

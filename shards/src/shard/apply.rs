@@ -161,6 +161,8 @@ impl<M: StateMachine> Applying<'_, M> {
         if from < until
             && let Some(row) = slot.rows.front()
         {
+            let last = self.outbox.answered.last();
+            assert!(last.is_none_or(|last| last.until <= from), "reply {from} has stamps already");
             let stamps = StageStamps { applied_ns: self.now.mono_ns, ..row.stamps };
             self.outbox.answered.push(Answered { from, until, stamps });
         }
@@ -318,11 +320,17 @@ impl<M: StateMachine> Applying<'_, M> {
 
     /// The entry is applied.
     fn close(&mut self, slot: &mut Slot, stamp_ms: u64, is_ours: bool) {
+        assert_eq!(
+            slot.cursor.left, 0,
+            "partition {}: an entry is closed that has operations",
+            slot.partition
+        );
         slot.cursor = Cursor::default();
         slot.applied_stamp_ms = slot.applied_stamp_ms.max(stamp_ms);
         slot.clock.raise(stamp_ms, self.now);
         self.counters.entries_applied += 1;
         if let Some(row) = is_ours.then(|| slot.rows.close_front()).flatten() {
+            assert!(row.requests.is_empty(), "entry {} is closed, and has requests", row.lsn);
             self.counters.queue.add(row.stamps.queued_ns, row.stamps.proposed_ns);
             self.counters.commit.add(row.stamps.proposed_ns, self.now.mono_ns);
             self.spare.give(row.requests);

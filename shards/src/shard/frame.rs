@@ -178,7 +178,11 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let hard_state = hard_state.filter(|_| !planted::is(PlantedBug::SkipHardState));
         let head = RecordHead { log: slot.partition.log(), hard_state, conf: conf.as_deref() };
         match self.wal.append(head, entries) {
-            Ok(seq) => self.in_flight.push_back((seq, idx, number)),
+            Ok(seq) => {
+                let last = self.in_flight.back().map(|(last, ..)| *last);
+                assert!(last.is_none_or(|last| last <= seq), "batch {seq} follows {last:?}");
+                self.in_flight.push_back((seq, idx, number));
+            }
             Err(error @ (WalError::BadAppend { .. } | WalError::TooLarge { .. })) => {
                 self.fence(idx, error.to_string());
                 return Ok(0);

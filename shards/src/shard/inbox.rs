@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use super::screen::Screening;
 use crate::entry::{EntryBuilder, HEADER_BYTES, OP_HEADER_BYTES};
 use crate::ids::Ticket;
-use crate::raft::proposals::{Requests, Spare};
+use crate::raft::proposals::{Requests, Spare, Work};
 
 /// Requests that become one entry. Its first is a write.
 #[derive(Debug, Default)]
@@ -86,6 +86,18 @@ impl Batches {
     pub fn stamp_age(&mut self, now_ns: u64) {
         for batch in self.queue.iter_mut().rev().take_while(|batch| batch.queued_ns == 0) {
             batch.queued_ns = now_ns;
+        }
+    }
+
+    /// # Panics
+    /// If a batch has not an operation for each of its writes, or waits and takes further ones.
+    pub fn check(&self) {
+        for batch in &self.queue {
+            let writes = batch.requests.rest().filter(|item| item.work == Work::Write).count();
+            assert!(writes > 0, "a batch has a write");
+            assert_eq!(writes, batch.entry.count() as usize, "each write of a batch has an operation");
+            batch.requests.check();
+            batch.screening.check(writes, batch.is_sealed);
         }
     }
 

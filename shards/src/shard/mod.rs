@@ -209,6 +209,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if let Some(Detached { stamp_ms, cursor, clock, .. }) = before {
             (slot.applied_stamp_ms, slot.cursor, slot.clock) = (stamp_ms, cursor, clock);
         }
+        assert!(slot.replica.last() >= slot.replica.applied(), "partition {partition} has lost entries");
         let idx = self.replicas.add(slot);
         self.recount(idx);
         if running {

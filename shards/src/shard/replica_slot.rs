@@ -17,7 +17,7 @@ use crate::entry::Cursor;
 use crate::ids::PartitionId;
 use crate::options::Pending;
 use crate::parked::ParkedReads;
-use crate::raft::positions::Positions;
+use crate::raft::positions::{Position, Positions};
 use crate::raft::proposals::{Proposals, Requests};
 use crate::raft::replica::Replica;
 use crate::table::{ReplicaIdx, Row};
@@ -97,6 +97,7 @@ impl Slot {
     /// Counts anew what is held until it is applied, in `all` of the shard too.
     pub fn recount(&mut self, all: &mut usize) {
         let bytes = self.replica.unapplied_bytes();
+        assert!(*all >= self.counted_bytes, "{all} bytes of all, {} of one", self.counted_bytes);
         *all = *all - self.counted_bytes + bytes;
         self.counted_bytes = bytes;
     }
@@ -224,6 +225,19 @@ impl Slot {
             requests.rest().for_each(|item| conns.add(item.ticket.conn));
         }
         assert!(self.conns.is_same(&conns), "partition {partition}: the connections of what waits");
+        self.replica.check();
+        self.rows.check();
+        self.batches.check();
+        self.positions.check();
+        assert!(self.apply_wait.is_none() || self.replica.is_running(), "partition {partition}: apply waits");
+        let is_open = self.cursor.is_open;
+        assert!(is_open || self.cursor.left == 0, "partition {partition}: no entry is begun");
+        assert!(
+            !is_open || self.rows.front().is_none_or(|row| row.lsn > self.replica.applied()),
+            "{partition}"
+        );
+        let persisted = self.positions.get(Position::Persisted);
+        assert!(persisted >= Some(self.positions.low_water()), "partition {partition}: what is released");
         self.parked.check();
         self.parked.iter().for_each(|read| waiting.add(read.op.len()));
         assert_eq!(self.pending, waiting, "partition {partition}: requests without an outcome");

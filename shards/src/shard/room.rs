@@ -76,5 +76,6 @@ impl Room {
         let at = self.look_at_ns.filter(|at| *at > now_ns).unwrap_or(now_ns + LOOK_EVERY_NS);
         let is_waiting = self.is_machine_waiting || is_log_waiting || machine.wants_retry();
         self.look_at_ns = is_waiting.then_some(at);
+        assert!(self.look_at_ns.is_none_or(|at| at > now_ns), "the next look is past");
     }
 }

@@ -79,6 +79,17 @@ impl Screening {
         self.waiting.len() + self.woken.len()
     }
 
+    /// # Panics
+    /// If it knows of operations that are not there, or what waits is not sealed.
+    pub fn check(&self, writes: usize, is_sealed: bool) {
+        assert!(
+            self.prepared.number <= writes && self.fit.number <= writes,
+            "operations looked at: {self:?}"
+        );
+        assert!(self.refused.keys().all(|number| *number < writes), "operations refused: {self:?}");
+        assert!(self.waiting.len() == 0 || is_sealed, "a batch that waits takes no further writes");
+    }
+
     fn is_unready(&self, number: usize) -> bool {
         self.waiting.iter().chain(&self.woken).any(|mark| mark.number == number)
     }
@@ -204,6 +215,8 @@ impl<M: StateMachine> Applying<'_, M> {
             }
             here = next;
         }
+        assert!(here.op(batch.entry.as_bytes()).is_none(), "each operation has a request");
+        assert!(batch.screening.refused.is_empty(), "each refused operation has had its answer");
         while let Some(mut moved) = kept.pop_newest() {
             (moved.queued_ns, moved.is_sealed) = (batch.queued_ns, batch.is_sealed);
             slot.batches.put_back(moved);

@@ -105,6 +105,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             true => slot.replica.applied(),
             false => self.machine.persisted(slot.partition),
         };
+        let (partition, applied) = (slot.partition, slot.replica.applied());
+        assert!(persisted <= applied, "partition {partition}: {persisted} persisted, {applied} applied");
         let before = slot.positions.get(Position::Persisted).unwrap_or(Lsn::ZERO);
         let lowered = slot
             .positions
@@ -161,6 +163,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             rest = after;
             self.read(idx, ticket, op, deadline_ns);
         }
+        assert!(rest.is_empty(), "each operation belongs to a read");
         fresh.ops.clear();
         self.fresh = fresh;
     }
@@ -379,6 +382,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let tick = (self.replicas.listed(List::Watched) > 0).then_some(self.next_tick_ns);
         let alarm = self.alarms.next_ns().filter(|_| !self.is_closing);
         out.wake_at_ns = self.room.wake_by(tick.into_iter().chain(alarm).min());
+        let is_past = |at: u64| at < self.now.mono_ns;
+        assert!(!out.wake_at_ns.is_some_and(is_past), "the next turn is past: {:?}", out.wake_at_ns);
+        assert!(self.outbox.replies.is_empty(), "what was answered has left");
     }
 }
 
