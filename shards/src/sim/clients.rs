@@ -7,9 +7,10 @@ use std::rc::Rc;
 use crate::ids::{PartitionId, Ticket};
 use crate::shard::io::{Input, Rejection, Reply};
 use crate::shard::machine::Kind;
+use crate::sim::node::SimNode;
 use crate::sim::swarm::{Knobs, MS};
 use crate::sim::workload::{Sent, Subject, stamp};
-use crate::sim::world::{Happening, World};
+use crate::sim::world::{Common, Happening, World};
 
 /// One client.
 #[derive(Clone, Copy, Default, Debug)]
@@ -75,76 +76,94 @@ impl Clients {
 /// The connection of the directed questions.
 const AUDITOR: u64 = 0xffff;
 
-impl<S: Subject> World<S> {
+impl<S: Subject> SimNode<S> {
     /// A client's turn: it sends a burst and thinks.
-    pub(super) fn client_send(&mut self, client: usize) {
-        if self.clients.left == 0 {
+    pub(super) fn client_send(&mut self, world: &mut Common<S>, client: usize) {
+        if world.clients.left == 0 {
             return;
         }
-        let think_ns = self.streams.workload.heavy(self.plan.knobs.think_ns);
-        self.agenda.put(self.now_ns + think_ns, Happening::ClientSend { client });
-        if self.node.is_none() || self.stopping {
+        let think_ns = world.streams.workload.heavy(world.plan.knobs.think_ns);
+        world.agenda.put(world.now_ns + think_ns, Happening::ClientSend { client });
+        if !self.is_serving() {
             return;
         }
         let conn = client as u64;
-        let room = self.plan.knobs.pipeline.saturating_sub(self.clients.client(conn).open);
-        let burst = self.streams.workload.between(1, room.max(1)).min(room).min(self.clients.left);
+        let room = world.plan.knobs.pipeline.saturating_sub(world.clients.client(conn).open);
+        let burst = world.streams.workload.between(1, room.max(1)).min(room).min(world.clients.left);
         // A burst mostly goes to one partition, so that reads ride behind writes.
-        let mut partition = self.draw_partition();
+        let mut partition = world.draw_partition();
         for _ in 0..burst {
-            if self.streams.workload.chance(200) {
-                partition = self.draw_partition();
+            if world.streams.workload.chance(200) {
+                partition = world.draw_partition();
             }
-            self.clients.left -= 1;
-            let id = self.books.borrow_mut().new_request();
-            let now_ms = self.clock.now(self.now_ns).wall_ms;
-            let books = self.books.borrow();
+            world.clients.left -= 1;
+            let id = world.books.borrow_mut().new_request();
+            let now_ms = self.clock.now(world.now_ns).wall_ms;
+            let books = world.books.borrow();
             let (kind, op) =
-                books.subject().request(&mut self.streams.workload, &self.plan.knobs, id, now_ms);
+                books.subject().request(&mut world.streams.workload, &world.plan.knobs, id, now_ms);
             drop(books);
-            self.send(conn, id, partition, kind, &op);
+            self.send(world, conn, id, partition, kind, &op);
         }
     }
 
-    fn draw_partition(&mut self) -> PartitionId {
-        PartitionId(self.streams.workload.between(1, self.plan.knobs.partitions))
-    }
-
-    fn send(&mut self, conn: u64, id: u64, partition: PartitionId, kind: Kind, op: &[u8]) {
-        let shard = self.shard_of(partition);
-        let client = self.clients.client(conn);
+    pub(super) fn send(
+        &mut self,
+        world: &mut Common<S>,
+        conn: u64,
+        id: u64,
+        partition: PartitionId,
+        kind: Kind,
+        op: &[u8],
+    ) {
+        let shard = world.shard_of(partition);
+        let client = world.clients.client(conn);
         let ticket = Ticket { conn, seq: client.seq };
         client.seq += 1;
         client.open += 1;
-        self.note(if kind == Kind::Write { "write" } else { "read" }, partition.0, conn, ticket.seq);
-        self.books.borrow_mut().sent(ticket, id, partition, kind, self.now_ns);
+        world.note(if kind == Kind::Write { "write" } else { "read" }, partition.0, conn, ticket.seq);
+        world.books.borrow_mut().sent(ticket, id, partition, kind, world.now_ns);
         let op = stamp(id, op);
         // As a session does: only where nothing of the connection is under way. Some go the long way all the same.
         if kind == Kind::Read
-            && self.streams.workload.chance(700)
-            && self.clients.client(conn).open == 1
-            && self.read_now(shard, ticket, partition, id, &op)
+            && world.streams.workload.chance(700)
+            && world.clients.client(conn).open == 1
+            && self.read_now(world, shard, ticket, partition, id, &op)
         {
             return;
         }
         self.with_shard(shard, |shard| shard.handle(Input::Request { ticket, partition, kind, op: &op }));
-        self.turn_soon(shard);
+        self.turn_soon(world, shard);
     }
 
     /// The short way of a read: answered at once, if the shard can. Returns whether it was.
-    fn read_now(&mut self, shard: usize, ticket: Ticket, partition: PartitionId, id: u64, op: &[u8]) -> bool {
-        let now = self.clock.now(self.now_ns);
-        self.books.borrow_mut().now = now;
-        let books = Rc::clone(&self.books);
+    fn read_now(
+        &mut self,
+        world: &mut Common<S>,
+        shard: usize,
+        ticket: Ticket,
+        partition: PartitionId,
+        id: u64,
+        op: &[u8],
+    ) -> bool {
+        let now = self.clock.now(world.now_ns);
+        world.books.borrow_mut().now = now;
+        let books = Rc::clone(&world.books);
         let answer = self.with_shard(shard, |shard| {
             let view = shard.read_now(partition, ticket.conn, op, now)?;
             Some(books.borrow().subject().seen(&view))
         });
         let Some(outcome) = answer.flatten() else { return false };
-        let lsn = self.books.borrow().read_outcome(id).map(|(lsn, _)| lsn).unwrap_or_default();
-        self.probe("reads answered at once");
-        self.reply(ticket, &Reply::Done { lsn, outcome });
+        let lsn = world.books.borrow().read_outcome(id).map(|(lsn, _)| lsn).unwrap_or_default();
+        world.probe("reads answered at once");
+        world.reply(ticket, &Reply::Done { lsn, outcome });
         true
+    }
+}
+
+impl<S: Subject> Common<S> {
+    fn draw_partition(&mut self) -> PartitionId {
+        PartitionId(self.streams.workload.between(1, self.plan.knobs.partitions))
     }
 
     /// An outcome has come.
@@ -166,7 +185,9 @@ impl<S: Subject> World<S> {
             self.clients.ended(ticket.conn, &sent, refusal);
         }
     }
+}
 
+impl<S: Subject> World<S> {
     /// Asks each of `partitions` one question and waits for the answers. Returns those that did not say "done", or
     /// `None` if the run is over.
     pub(super) fn ask_all(
@@ -174,23 +195,25 @@ impl<S: Subject> World<S> {
         partitions: &[PartitionId],
         question: impl Fn(&S, u64) -> (Kind, Vec<u8>),
     ) -> Option<Vec<(PartitionId, String)>> {
-        self.clients.refused.clear();
+        self.common.clients.refused.clear();
         for &partition in partitions {
-            let id = self.books.borrow_mut().new_request();
-            let (kind, op) = question(self.books.borrow().subject(), id);
-            self.send(AUDITOR, id, partition, kind, &op);
+            let id = self.common.books.borrow_mut().new_request();
+            let (kind, op) = question(self.common.books.borrow().subject(), id);
+            if let Some(node) = self.nodes.first_mut() {
+                node.send(&mut self.common, AUDITOR, id, partition, kind, &op);
+            }
         }
-        let answered = |world: &Self| world.books.borrow().outstanding() == 0;
-        let alive = self.pump(self.now_ns + 60_000 * MS, answered);
+        let answered = |world: &Self| world.common.books.borrow().outstanding() == 0;
+        let alive = self.pump(self.common.now_ns + 60_000 * MS, answered);
         if alive && !answered(self) {
-            let oldest = self.books.borrow().oldest().copied();
-            self.broken(
+            let oldest = self.common.books.borrow().oldest().copied();
+            self.common.broken(
                 "every request is answered",
                 format!("{oldest:?} is open after a minute without faults"),
             );
             return None;
         }
-        alive.then(|| std::mem::take(&mut self.clients.refused))
+        alive.then(|| std::mem::take(&mut self.common.clients.refused))
     }
 }
 

@@ -2,27 +2,28 @@
 
 use crate::ids::PartitionId;
 use crate::raft::replica::StartedAs;
+use crate::sim::node::{NodeEvent, SimNode};
 use crate::sim::planted::{MachineBug, Planted};
 use crate::sim::rng::mix;
 use crate::sim::swarm::{Fault, MS};
 use crate::sim::workload::Subject;
-use crate::sim::world::{Happening, World};
+use crate::sim::world::Common;
 
 /// A full disk takes less than this of a machine's state.
 const FULL_ROOM_BYTES: u64 = 120_000;
 
-impl<S: Subject> World<S> {
+impl<S: Subject> SimNode<S> {
     /// The planned fault `index` strikes.
-    pub(super) fn strike(&mut self, index: usize) {
-        let Some(planned) = self.plan.faults.get(index).copied() else { return };
-        if self.faults_over {
+    pub(super) fn strike(&mut self, world: &mut Common<S>, index: usize) {
+        let Some(planned) = world.plan.faults.get(index).copied() else { return };
+        if world.faults_over {
             return;
         }
-        self.note("fault", index as u64, 0, 0);
+        world.note("fault", index as u64, 0, 0);
         match planned.fault {
             Fault::Crash { nested } => {
                 self.nested = nested;
-                self.crash();
+                self.crash(world);
             }
             Fault::WriteError { shard } => {
                 if let Some(disk) = self.disks.get_mut(shard as usize) {
@@ -31,93 +32,92 @@ impl<S: Subject> World<S> {
             }
             Fault::FullDisk { for_ns } => {
                 self.full_disk += 1;
-                self.probe("full disks");
+                world.probe("full disks");
                 self.disks.iter().for_each(|disk| disk.set_full(true));
-                self.set_room(Some(for_ns % FULL_ROOM_BYTES));
-                let number = self.full_disk;
-                self.agenda.put(self.now_ns + for_ns, Happening::FullDiskEnds { number });
+                self.set_room(world, Some(for_ns % FULL_ROOM_BYTES));
+                world.agenda.put(world.now_ns + for_ns, self.full_disk_end());
             }
             Fault::Stall { shard, for_ns } => {
-                self.probe("stalls");
+                world.probe("stalls");
                 if for_ns > 1000 * MS {
-                    self.probe("stalls longer than an election timeout");
+                    world.probe("stalls longer than an election timeout");
                 }
                 if let Some(disk) = self.disks.get_mut(shard as usize) {
-                    disk.stall(self.now_ns + for_ns);
+                    disk.stall(world.now_ns + for_ns);
                 }
             }
-            Fault::FlipUnacked { bits } => self.flip_unacknowledged(bits),
-            Fault::FlipAnywhere { shard } => self.flip_anywhere(shard as usize),
+            Fault::FlipUnacked { bits } => self.flip_unacknowledged(world, bits),
+            Fault::FlipAnywhere { shard } => self.flip_anywhere(world, shard as usize),
             Fault::ClockJump { by_ms } => {
-                self.probe("clock jumps");
+                world.probe("clock jumps");
                 self.clock.jump(by_ms);
-                self.books.borrow_mut().pace.jump(by_ms);
+                world.books.borrow_mut().pace.jump(by_ms);
             }
-            Fault::StateDamage { shard } => self.damage_state(shard as usize),
-            Fault::Reopen { shard, for_ns } => self.take_off(shard as usize, for_ns),
-            Fault::CleanStop => self.ask_to_stop(None),
-            Fault::Replication { on } => self.ask_to_stop(Some(on)),
+            Fault::StateDamage { shard } => self.damage_state(world, shard as usize),
+            Fault::Reopen { shard, for_ns } => self.take_off(world, shard as usize, for_ns),
+            Fault::CleanStop => self.ask_to_stop(world, None),
+            Fault::Replication { on } => self.ask_to_stop(world, Some(on)),
         }
     }
 
     /// A crash, then flipped bits where nothing was acknowledged.
-    fn flip_unacknowledged(&mut self, bits: u32) {
-        self.crash();
+    fn flip_unacknowledged(&mut self, world: &mut Common<S>, bits: u32) {
+        self.crash(world);
         for disk in &self.disks {
-            let flipped = disk.flip_untouched(&mut self.streams.flip, bits);
-            self.books.borrow_mut().probes.add("bits flipped, unacknowledged", flipped);
+            let flipped = disk.flip_untouched(&mut world.streams.flip, bits);
+            world.books.borrow_mut().probes.add("bits flipped, unacknowledged", flipped);
         }
     }
 
     /// A crash, then one flipped bit in anything that was ever written.
-    fn flip_anywhere(&mut self, shard: usize) {
-        self.crash();
+    fn flip_anywhere(&mut self, world: &mut Common<S>, shard: usize) {
+        self.crash(world);
         let Some(disk) = self.disks.get(shard) else { return };
-        if let Some((slot, byte)) = disk.flip_anywhere(&mut self.streams.flip) {
-            self.may_refuse = true;
-            self.probe("bits flipped, anywhere");
-            self.note("flip", shard as u64, u64::from(slot.0), byte);
+        if let Some((slot, byte)) = disk.flip_anywhere(&mut world.streams.flip) {
+            world.may_refuse = true;
+            world.probe("bits flipped, anywhere");
+            world.note("flip", shard as u64, u64::from(slot.0), byte);
         }
     }
 
     /// Something that a machine has stored cannot be read any more.
-    fn damage_state(&mut self, shard: usize) {
+    fn damage_state(&mut self, world: &mut Common<S>, shard: usize) {
         let Some(media) = self.media.get(shard) else { return };
-        let is_served = Planted::of_machine(self.plan.planted) == Some(MachineBug::DamageServed);
-        let mut books = self.books.borrow_mut();
-        let damaged = books.subject().damage(media, &mut self.streams.flip, is_served);
+        let is_served = Planted::of_machine(world.plan.planted) == Some(MachineBug::DamageServed);
+        let mut books = world.books.borrow_mut();
+        let damaged = books.subject().damage(media, &mut world.streams.flip, is_served);
         books.probes.add("rows damaged", damaged);
         drop(books);
-        self.is_state_damaged |= damaged > 0;
-        self.note("damage", shard as u64, damaged, 0);
+        world.is_state_damaged |= damaged > 0;
+        world.note("damage", shard as u64, damaged, 0);
     }
 
     /// Two replicas are taken off a shard, and opened again later, in the same order: so one gets the other's slot.
-    fn take_off(&mut self, shard: usize, for_ns: u64) {
-        let mut partitions = self.partitions_of(shard);
+    fn take_off(&mut self, world: &mut Common<S>, shard: usize, for_ns: u64) {
+        let mut partitions = self.partitions_of(world, shard);
         for _ in 0..partitions.len().min(2) {
-            let at = self.streams.reopen.below(partitions.len() as u64);
+            let at = world.streams.reopen.below(partitions.len() as u64);
             let partition = partitions.swap_remove(usize::try_from(at).expect("few partitions"));
             let taken = self.with_shard(shard, |shard| {
                 let is_open = shard.wal().in_flight() > 0;
                 shard.remove(partition).then_some(is_open)
             });
             let Some(is_open) = taken.flatten() else { continue };
-            self.note("taken off", partition.0, shard as u64, u64::from(is_open));
-            self.probe(if is_open {
+            world.note("taken off", partition.0, shard as u64, u64::from(is_open));
+            world.probe(if is_open {
                 "replicas taken off while the disk writes"
             } else {
                 "replicas taken off"
             });
-            let happening = Happening::Reopen { life: self.life, shard, partition };
-            self.agenda.put(self.now_ns + for_ns, happening);
+            let happening = self.event(NodeEvent::Reopen { shard, partition });
+            world.agenda.put(world.now_ns + for_ns, happening);
         }
-        self.turn_soon(shard);
+        self.turn_soon(world, shard);
     }
 
     /// A replica that was taken off is opened again, as soon as it may be.
-    pub(super) fn reopen(&mut self, shard: usize, partition: PartitionId) {
-        let seed = mix(self.plan.seed ^ mix(self.now_ns ^ partition.0));
+    pub(super) fn reopen(&mut self, world: &mut Common<S>, shard: usize, partition: PartitionId) {
+        let seed = mix(world.plan.seed ^ mix(world.now_ns ^ partition.0));
         let added = self.with_shard(shard, |shard| {
             let added = shard.add(partition, seed);
             (added, shard.replicas().find(|replica| replica.partition == partition))
@@ -125,67 +125,66 @@ impl<S: Subject> World<S> {
         match added {
             None => {}
             Some((Ok(true), replica)) => {
-                self.note("opened again", partition.0, shard as u64, 0);
-                self.probe("replicas opened again");
+                world.note("opened again", partition.0, shard as u64, 0);
+                world.probe("replicas opened again");
                 // A fenced one is reported, and judged, with the next turn.
                 if let Some(replica) = replica.filter(|replica| replica.started_as != StartedAs::Stopped) {
-                    self.books.borrow_mut().started(partition, replica.started_as, replica.term);
+                    world.books.borrow_mut().started(partition, replica.started_as, replica.term);
                 }
-                self.turn_soon(shard);
+                self.turn_soon(world, shard);
             }
             Some((Ok(false), _)) => {
-                self.probe("replicas that had to wait for their records");
-                self.agenda
-                    .put(self.now_ns + MS / 10, Happening::Reopen { life: self.life, shard, partition });
+                world.probe("replicas that had to wait for their records");
+                world.agenda.put(world.now_ns + MS / 10, self.event(NodeEvent::Reopen { shard, partition }));
             }
-            Some((Err(error), _)) => self.exited(shard, &error.to_string()),
+            Some((Err(error), _)) => self.exited(world, shard, &error.to_string()),
         }
     }
 
     /// The storage is restored: everything must be there again. What was stopped by the damage starts anew.
-    pub(super) fn restore_state(&mut self) {
-        if self.is_state_damaged {
-            let books = self.books.borrow();
+    pub(super) fn restore_state(&mut self, world: &mut Common<S>) {
+        if world.is_state_damaged {
+            let books = world.books.borrow();
             self.media.iter().for_each(|media| books.subject().restore(media));
             drop(books);
-            self.crash();
+            self.crash(world);
         }
     }
 
     /// The operator stops the process in order and starts it again, with replication on or off.
-    fn ask_to_stop(&mut self, replication: Option<bool>) {
-        if self.node.is_none() || self.stopping {
+    fn ask_to_stop(&mut self, world: &mut Common<S>, replication: Option<bool>) {
+        if self.process.is_none() || self.stopping {
             return;
         }
         self.stopping = true;
-        self.close();
+        self.close(world);
         self.wanted_replication = replication;
-        self.agenda.put(self.now_ns + 10 * MS, Happening::TryStop { life: self.life });
+        world.agenda.put(world.now_ns + 10 * MS, self.event(NodeEvent::TryStop));
     }
 
     /// Stops if everything is answered; else looks again later.
-    pub(super) fn try_stop(&mut self) {
-        if !self.is_quiet() {
-            self.agenda.put(self.now_ns + 10 * MS, Happening::TryStop { life: self.life });
+    pub(super) fn try_stop(&mut self, world: &mut Common<S>) {
+        if !self.is_quiet(world) {
+            world.agenda.put(world.now_ns + 10 * MS, self.event(NodeEvent::TryStop));
             return;
         }
-        self.stop();
+        self.stop(world);
         if let Some(on) = self.wanted_replication.take() {
-            self.probe(if on { "replication switched on" } else { "replication switched off" });
+            world.probe(if on { "replication switched on" } else { "replication switched off" });
             self.replicated = on;
         }
-        self.agenda.put(self.now_ns + 10 * MS, Happening::Restart { life: self.life });
+        world.agenda.put(world.now_ns + 10 * MS, self.event(NodeEvent::Restart));
     }
 
     /// The disk has room again.
-    pub(super) fn full_disk_ends(&mut self) {
+    pub(super) fn full_disk_ends(&mut self, world: &mut Common<S>) {
         self.disks.iter().for_each(|disk| disk.set_full(false));
-        self.set_room(None);
+        self.set_room(world, None);
     }
 
     /// How much the storage of all machines takes.
-    fn set_room(&self, bytes: Option<u64>) {
-        let books = self.books.borrow();
+    fn set_room(&self, world: &Common<S>, bytes: Option<u64>) {
+        let books = world.books.borrow();
         self.media.iter().for_each(|media| books.subject().set_room(media, bytes));
     }
 }

@@ -1,8 +1,8 @@
-//! The simulated world: one node with the real [`crate::Shard`] and the real WAL, over a disk, a clock, a pool and
+//! The simulated world: nodes (one, so far) with the real [`crate::Shard`] and the real WAL, over a disk, a clock, a pool and
 //! clients that are drawn from a seed.
 //!
 //! Reading order: `rng` and `agenda` (what makes it repeatable), `swarm` and `plan` (what a seed draws), `disk`,
-//! `clock`, `process`, `clients`, `faults` (the world's parts), `world` (the loop and the acts), `workload`, `observed`
+//! `clock`, `node`, `process`, `clients`, `faults` (the world's parts), `world` (the loop and the acts), `workload`, `observed`
 //! and `check` (what is judged, and by whom), `trace`, `probes`, `batch`, `shrink` (what comes out).
 
 mod agenda;
@@ -12,6 +12,7 @@ mod clients;
 mod clock;
 mod disk;
 mod faults;
+mod node;
 mod observed;
 mod pace;
 mod plain;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::sim::process::SimShard;
+use crate::sim::node::SimShard;
 use crate::sim::workload::Subject;
 
 /// Named counters; the order of printing is that of the names.

@@ -1,4 +1,4 @@
-//! One simulated node in its world: the loop over events, and the acts of a run.
+//! Simulated nodes in their world: the loop over events, and the acts of a run.
 //!
 //! Invariant: everything that happens is drawn from the seed's streams and happens at a whole ns; the core under test
 //! is the real one and is told the time. A run has acts: faults (safety is judged), healing, settling (every request
@@ -7,21 +7,17 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use corduroy_wal::device::IoId;
-
 use crate::ids::PartitionId;
 use crate::raft::guard::{Fault, guarded};
-use crate::shard::machine::{Kind, StateMachine};
+use crate::shard::machine::Kind;
 use crate::sim::agenda::Agenda;
 use crate::sim::check::{Books, Violation};
 use crate::sim::clients::Clients;
-use crate::sim::clock::Clock;
 use crate::sim::disk::Disk;
-use crate::sim::observed::Observed;
+use crate::sim::node::{NodeEvent, SimNode};
 use crate::sim::plan::Plan;
 use crate::sim::planted::Planted;
 use crate::sim::probes::Probes;
-use crate::sim::process::Node;
 use crate::sim::rng::Rng;
 use crate::sim::swarm::MS;
 use crate::sim::trace::{Event, Trace};
@@ -31,25 +27,29 @@ use crate::sim::workload::Subject;
 const MAX_EVENTS: u64 = 3_000_000;
 /// How long a request may be without its outcome while the process lives: the longest stall, and then some.
 const LONGEST_WAIT_NS: u64 = 30_000 * MS;
+/// How many nodes there are.
+const NODES: usize = 1;
 /// How long settling may take.
 const SETTLE_NS: u64 = 60_000 * MS;
 
-/// A job and what it brings, of a subject's machine under observation.
-pub(super) type Job<S> = <Observed<S> as StateMachine>::Job;
-pub(super) type JobDone<S> = <Observed<S> as StateMachine>::JobDone;
-
-/// Something that will happen. `life` names the process it belongs to: it dies with it.
+/// Something that will happen.
 pub(super) enum Happening<S: Subject> {
-    Turn { life: u64, shard: usize },
-    DiskDone { life: u64, shard: usize, io: IoId },
-    JobRun { life: u64, shard: usize, job: Box<Job<S>> },
-    JobDone { life: u64, shard: usize, done: Box<JobDone<S>> },
-    ClientSend { client: usize },
-    Fault { index: usize },
-    FullDiskEnds { number: u64 },
-    Restart { life: u64 },
-    TryStop { life: u64 },
-    Reopen { life: u64, shard: usize, partition: PartitionId },
+    /// To the process that the node has in this life.
+    OfNode {
+        node: usize,
+        life: u64,
+        what: NodeEvent<S>,
+    },
+    ClientSend {
+        client: usize,
+    },
+    Fault {
+        index: usize,
+    },
+    FullDiskEnds {
+        node: usize,
+        number: u64,
+    },
     CheckWaits,
 }
 
@@ -92,35 +92,27 @@ pub struct Watch {
     pub until: Option<u64>,
 }
 
-/// The world.
+/// The world: its nodes, and all else.
 pub(super) struct World<S: Subject> {
+    pub(super) nodes: Vec<SimNode<S>>,
+    pub(super) common: Common<S>,
+}
+
+/// What all nodes have in common.
+pub(super) struct Common<S: Subject> {
     pub(super) plan: Plan,
     pub(super) watch: Watch,
     pub(super) now_ns: u64,
     pub(super) agenda: Agenda<Happening<S>>,
     pub(super) trace: Trace,
-    pub(super) clock: Clock,
     pub(super) books: Rc<RefCell<Books<S>>>,
-    pub(super) disks: Vec<Disk>,
-    pub(super) media: Vec<S::Media>,
-    pub(super) node: Option<Node<S>>,
-    pub(super) life: u64,
-    pub(super) replicated: bool,
     pub(super) clients: Clients,
-    /// Openings that are still to be cut off.
-    pub(super) nested: u32,
     /// A flip changed bytes that may have been acknowledged: refusing to start is right from now on.
     pub(super) may_refuse: bool,
     /// Some of a machine's storage was damaged: requests may be refused with that.
     pub(super) is_state_damaged: bool,
-    /// The number of the last full-disk period; an earlier one's end does not end it.
-    pub(super) full_disk: u64,
     pub(super) halted: Option<String>,
     pub(super) faults_over: bool,
-    /// A stop in order was asked for: clients wait.
-    pub(super) stopping: bool,
-    /// What the next life is to have, if it was said.
-    pub(super) wanted_replication: Option<bool>,
     pub(super) streams: Streams,
 }
 
@@ -145,51 +137,8 @@ pub fn run<S: Subject>(subject: S, plan: Plan, watch: Watch) -> Report {
     report
 }
 
-impl<S: Subject> World<S> {
-    fn new(subject: S, plan: Plan, watch: Watch) -> Self {
-        let seed = plan.seed;
-        let knobs = &plan.knobs;
-        let mut start = Rng::new(seed, "clock");
-        let media = (0..knobs.shards).map(|shard| subject.media(crate::ids::ShardId(shard))).collect();
-        let disks = (0..knobs.shards).map(|shard| Disk::new(seed, shard, knobs)).collect();
-        let partitions = (1..=knobs.partitions).map(PartitionId);
-        Self {
-            now_ns: 0,
-            agenda: Agenda::default(),
-            trace: Trace::new(watch.print),
-            clock: Clock::new(knobs.clock_ppm, start.below(1 << 50)),
-            books: Rc::new(RefCell::new(Books::new(subject, partitions))),
-            disks,
-            media,
-            node: None,
-            life: 0,
-            replicated: knobs.replicated,
-            clients: Clients::new(knobs),
-            nested: 0,
-            may_refuse: false,
-            is_state_damaged: false,
-            full_disk: 0,
-            halted: None,
-            faults_over: false,
-            stopping: false,
-            wanted_replication: None,
-            streams: Streams {
-                disk: Rng::new(seed, "disk"),
-                crash: Rng::new(seed, "crash images"),
-                flip: Rng::new(seed, "flip"),
-                open: Rng::new(seed, "open"),
-                turn: Rng::new(seed, "turn"),
-                job: Rng::new(seed, "job"),
-                workload: Rng::new(seed, "workload"),
-                rest: Rng::new(seed, "rest"),
-                reopen: Rng::new(seed, "reopened replicas"),
-            },
-            plan,
-            watch,
-        }
-    }
-
-    /// The shard that a partition lives on.
+impl<S: Subject> Common<S> {
+    /// The shard that a partition lives on, of each node.
     pub(super) fn shard_of(&self, partition: PartitionId) -> usize {
         usize::try_from((partition.0 - 1) % u64::from(self.plan.knobs.shards)).expect("at most 4 shards")
     }
@@ -206,10 +155,43 @@ impl<S: Subject> World<S> {
     pub(super) fn broken(&self, invariant: &'static str, what: String) {
         self.books.borrow_mut().broken(invariant, what);
     }
+}
+
+impl<S: Subject> World<S> {
+    fn new(subject: S, plan: Plan, watch: Watch) -> Self {
+        let seed = plan.seed;
+        let nodes = (0..NODES).map(|number| SimNode::new(number, &subject, &plan)).collect();
+        let partitions = (1..=plan.knobs.partitions).map(PartitionId);
+        let common = Common {
+            now_ns: 0,
+            agenda: Agenda::default(),
+            trace: Trace::new(watch.print),
+            books: Rc::new(RefCell::new(Books::new(subject, partitions))),
+            clients: Clients::new(&plan.knobs),
+            may_refuse: false,
+            is_state_damaged: false,
+            halted: None,
+            faults_over: false,
+            streams: Streams {
+                disk: Rng::new(seed, "disk"),
+                crash: Rng::new(seed, "crash images"),
+                flip: Rng::new(seed, "flip"),
+                open: Rng::new(seed, "open"),
+                turn: Rng::new(seed, "turn"),
+                job: Rng::new(seed, "job"),
+                workload: Rng::new(seed, "workload"),
+                rest: Rng::new(seed, "rest"),
+                reopen: Rng::new(seed, "reopened replicas"),
+            },
+            plan,
+            watch,
+        };
+        Self { nodes, common }
+    }
 
     fn play(mut self) -> Report {
         self.start();
-        let horizon_ns = self.plan.knobs.horizon_ns;
+        let horizon_ns = self.common.plan.knobs.horizon_ns;
         // An act returns false when the run is over.
         let _ended = self.pump(horizon_ns, |_| false)
             && self.heal()
@@ -224,101 +206,117 @@ impl<S: Subject> World<S> {
     }
 
     fn start(&mut self) {
-        for (index, planned) in self.plan.faults.iter().enumerate() {
-            self.agenda.put(planned.at_ns, Happening::Fault { index });
+        for (index, planned) in self.common.plan.faults.iter().enumerate() {
+            self.common.agenda.put(planned.at_ns, Happening::Fault { index });
         }
-        for client in 0..self.clients.count() {
-            self.agenda.put(self.streams.workload.below(MS), Happening::ClientSend { client });
+        for client in 0..self.common.clients.count() {
+            self.common.agenda.put(self.common.streams.workload.below(MS), Happening::ClientSend { client });
         }
-        self.agenda.put(1000 * MS, Happening::CheckWaits);
-        self.open();
+        self.common.agenda.put(1000 * MS, Happening::CheckWaits);
+        self.each_node(SimNode::open);
     }
 
-    /// Leaves the process as it is: after a panic nothing of it can be trusted, not even to be dropped in order.
+    /// Leaves the processes as they are: after a panic nothing of them can be trusted, not even to be dropped in order.
     fn abandon(&mut self) {
-        self.node = None;
+        self.nodes.iter_mut().for_each(|node| node.process = None);
+    }
+
+    fn each_node(&mut self, mut act: impl FnMut(&mut SimNode<S>, &mut Common<S>)) {
+        self.nodes.iter_mut().for_each(|node| act(node, &mut self.common));
+    }
+
+    /// Whether all nodes do what is asked for.
+    fn all_nodes(&self, does: impl Fn(&SimNode<S>) -> bool) -> bool {
+        self.nodes.iter().all(does)
     }
 
     /// Whether the run has nothing more to show.
     fn over(&self) -> bool {
-        self.halted.is_some() || self.books.borrow().violation().is_some()
+        self.common.halted.is_some() || self.common.books.borrow().violation().is_some()
     }
 
     /// Lets events happen until `stop`, or until `until_ns`. Returns false if the run is over.
     pub(super) fn pump(&mut self, until_ns: u64, stop: impl Fn(&Self) -> bool) -> bool {
         while !self.over() && !stop(self) {
-            if self.agenda.next_ns().is_none_or(|at| at > until_ns) {
-                self.now_ns = until_ns;
+            if self.common.agenda.next_ns().is_none_or(|at| at > until_ns) {
+                self.common.now_ns = until_ns;
                 break;
             }
-            if self.watch.until.is_some_and(|until| self.trace.count() >= until) {
-                self.halted = Some("stopped before the event asked for".to_owned());
+            if self.common.watch.until.is_some_and(|until| self.common.trace.count() >= until) {
+                self.common.halted = Some("stopped before the event asked for".to_owned());
                 break;
             }
-            let Some((at_ns, event)) = self.agenda.take() else { break };
-            self.now_ns = at_ns;
+            let Some((at_ns, event)) = self.common.agenda.take() else { break };
+            self.common.now_ns = at_ns;
             // A panic anywhere in the core ends a real process; here it is a finding like any other.
             if let Err(Fault(panic)) = guarded(|| self.happen(event)) {
-                self.broken("nothing panics", panic);
+                self.common.broken("nothing panics", panic);
                 self.abandon();
             }
-            if self.trace.count() > MAX_EVENTS {
-                self.broken("no endless loop", format!("{MAX_EVENTS} events"));
+            if self.common.trace.count() > MAX_EVENTS {
+                self.common.broken("no endless loop", format!("{MAX_EVENTS} events"));
             }
         }
         !self.over()
     }
 
     fn happen(&mut self, event: Happening<S>) {
+        let Self { nodes, common } = self;
+        let count = nodes.len();
         match event {
-            Happening::Turn { life, shard } if life == self.life => self.turn(shard),
-            Happening::DiskDone { life, shard, io } if life == self.life => self.disk_done(shard, io),
-            Happening::JobRun { life, shard, job } if life == self.life => self.job_run(shard, *job),
-            Happening::JobDone { life, shard, done } if life == self.life => self.job_done(shard, *done),
-            Happening::ClientSend { client } => self.client_send(client),
-            Happening::Fault { index } => self.strike(index),
-            Happening::FullDiskEnds { number } if number == self.full_disk => self.full_disk_ends(),
-            Happening::Restart { life } if life == self.life && self.node.is_none() => self.open(),
-            Happening::TryStop { life } if life == self.life => self.try_stop(),
-            Happening::Reopen { life, shard, partition } if life == self.life => {
-                self.reopen(shard, partition)
+            Happening::OfNode { node, life, what } => {
+                if let Some(node) = nodes.get_mut(node) {
+                    node.happen(common, life, what);
+                }
+            }
+            Happening::ClientSend { client } => {
+                nodes.get_mut(client % count).into_iter().for_each(|node| node.client_send(common, client));
+            }
+            Happening::Fault { index } => {
+                nodes.get_mut(index % count).into_iter().for_each(|node| node.strike(common, index));
+            }
+            Happening::FullDiskEnds { node, number } => {
+                let node = nodes.get_mut(node).filter(|node| node.full_disk == number);
+                node.into_iter().for_each(|node| node.full_disk_ends(common));
             }
             Happening::CheckWaits => self.check_waits(),
-            // Of a process that is no more.
-            _ => {}
         }
     }
 
     fn check_waits(&mut self) {
-        self.agenda.put(self.now_ns + 1000 * MS, Happening::CheckWaits);
-        let oldest = self.books.borrow().oldest().copied();
-        if let Some(sent) = oldest.filter(|sent| self.now_ns - sent.at_ns > LONGEST_WAIT_NS) {
-            self.broken("every request is answered", format!("{sent:?} is open after {LONGEST_WAIT_NS} ns"));
+        self.common.agenda.put(self.common.now_ns + 1000 * MS, Happening::CheckWaits);
+        let oldest = self.common.books.borrow().oldest().copied();
+        if let Some(sent) = oldest.filter(|sent| self.common.now_ns - sent.at_ns > LONGEST_WAIT_NS) {
+            self.common
+                .broken("every request is answered", format!("{sent:?} is open after {LONGEST_WAIT_NS} ns"));
         }
     }
 
     /// Ends all faults: the disks work, the process is up.
     fn heal(&mut self) -> bool {
-        self.note("heal", 0, 0, 0);
-        self.faults_over = true;
-        self.nested = 0;
-        self.full_disk_ends();
-        self.disks.iter_mut().for_each(Disk::heal);
-        self.restore_state();
-        self.pump(self.now_ns + SETTLE_NS, |world| world.node.is_some())
+        self.common.note("heal", 0, 0, 0);
+        self.common.faults_over = true;
+        self.each_node(|node, common| {
+            node.nested = 0;
+            node.full_disk_ends(common);
+            node.disks.iter_mut().for_each(Disk::heal);
+        });
+        self.each_node(SimNode::restore_state);
+        let until_ns = self.common.now_ns + SETTLE_NS;
+        self.pump(until_ns, |world| world.all_nodes(|node| node.process.is_some()))
     }
 
     /// Waits until nothing is open and nothing more will be sent.
     fn settle(&mut self, invariant: &'static str) -> bool {
         let done = |world: &Self| {
-            let quiet = world.clients.finished() && world.books.borrow().outstanding() == 0;
-            world.node.is_some() && !world.stopping && quiet
+            let quiet = world.common.clients.finished() && world.common.books.borrow().outstanding() == 0;
+            quiet && world.all_nodes(SimNode::is_serving)
         };
-        self.clients.finish();
-        let alive = self.pump(self.now_ns + SETTLE_NS, done);
+        self.common.clients.finish();
+        let alive = self.pump(self.common.now_ns + SETTLE_NS, done);
         if alive && !done(self) {
-            let oldest = self.books.borrow().oldest().copied();
-            self.broken(
+            let oldest = self.common.books.borrow().oldest().copied();
+            self.common.broken(
                 invariant,
                 format!("not settled {SETTLE_NS} ns after the faults ended; oldest open: {oldest:?}"),
             );
@@ -340,19 +338,19 @@ impl<S: Subject> World<S> {
         invariant: &'static str,
         question: impl Fn(&S, u64) -> (Kind, Vec<u8>),
     ) -> bool {
-        let deadline_ns = self.now_ns + SETTLE_NS;
-        let mut left = (1..=self.plan.knobs.partitions).map(PartitionId).collect::<Vec<_>>();
+        let deadline_ns = self.common.now_ns + SETTLE_NS;
+        let mut left = (1..=self.common.plan.knobs.partitions).map(PartitionId).collect::<Vec<_>>();
         loop {
             let Some(refused) = self.ask_all(&left, &question) else { return false };
             if refused.is_empty() {
                 return true;
             }
-            if self.now_ns > deadline_ns {
-                self.broken(invariant, format!("refused after {SETTLE_NS} ns: {refused:?}"));
+            if self.common.now_ns > deadline_ns {
+                self.common.broken(invariant, format!("refused after {SETTLE_NS} ns: {refused:?}"));
                 return false;
             }
             left = refused.into_iter().map(|(partition, _)| partition).collect();
-            if !self.pump(self.now_ns + 100 * MS, |_| false) {
+            if !self.pump(self.common.now_ns + 100 * MS, |_| false) {
                 return false;
             }
         }
@@ -360,57 +358,60 @@ impl<S: Subject> World<S> {
 
     /// Reads everything; the books compare each answer with the model.
     fn audit(&mut self) -> bool {
-        let reads = self.books.borrow().subject().audit(&self.plan.knobs);
+        let reads = self.common.books.borrow().subject().audit(&self.common.plan.knobs);
         for read in reads {
             let invariant = "every partition answers reads once faults have ended";
             if !self.ask_until_done(invariant, |_, _| (Kind::Read, read.clone())) {
                 return false;
             }
         }
-        let behind = self.books.borrow().behind();
+        let behind = self.common.books.borrow().behind();
         if !behind.is_empty() {
             let what = format!("partitions {behind:?} have not come back to where they were");
-            self.broken("acknowledged means kept", what);
+            self.common.broken("acknowledged means kept", what);
         }
         !self.over()
     }
 
     /// Stops in order and checks that nothing is left lying about.
     fn stop_in_order(&mut self) -> bool {
-        self.stopping = true;
-        self.close();
-        let quiet = |world: &Self| world.is_quiet();
-        if !self.pump(self.now_ns + SETTLE_NS, quiet) {
+        self.each_node(|node, common| {
+            node.stopping = true;
+            node.close(common);
+        });
+        let quiet = |world: &Self| world.all_nodes(|node| node.is_quiet(&world.common));
+        if !self.pump(self.common.now_ns + SETTLE_NS, quiet) {
             return false;
         }
-        if !self.is_quiet() {
-            self.broken("resources return to zero", self.what_is_left());
+        if !quiet(self) {
+            let left: Vec<_> = self.nodes.iter().map(|node| node.what_is_left(&self.common)).collect();
+            self.common.broken("resources return to zero", left.join("; "));
             return false;
         }
-        self.stop();
+        self.each_node(SimNode::stop);
         !self.over()
     }
 
     fn restart_at_once(&mut self) -> bool {
-        self.open();
+        self.each_node(SimNode::open);
         !self.over()
     }
 
     fn report(self) -> Report {
-        let violation = self.books.borrow().violation().cloned();
-        let ending = match (violation, self.halted.clone()) {
+        let violation = self.common.books.borrow().violation().cloned();
+        let ending = match (violation, self.common.halted.clone()) {
             (Some(violation), _) => Ending::Violated(violation),
             (None, Some(why)) => Ending::SafeHalt(why),
             (None, None) => Ending::Clean,
         };
         Report {
             ending,
-            trace_hash: self.trace.hash(),
-            events: self.trace.count(),
-            ended_ns: self.now_ns,
-            probes: self.books.borrow().probes.clone(),
-            last: self.trace.last().copied().collect(),
-            state: self.state(),
+            trace_hash: self.common.trace.hash(),
+            events: self.common.trace.count(),
+            ended_ns: self.common.now_ns,
+            probes: self.common.books.borrow().probes.clone(),
+            last: self.common.trace.last().copied().collect(),
+            state: self.nodes.iter().flat_map(SimNode::state).collect(),
         }
     }
 }

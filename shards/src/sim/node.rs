@@ -1,0 +1,182 @@
+//! A simulated node: what is its own, and outlives its processes, and its running process.
+//!
+//! Invariant: a node reaches nothing of another one. What it does to the world, it does to what all nodes have in common.
+
+use corduroy_wal::device::IoId;
+
+use crate::Shard;
+use crate::ids::{PartitionId, ShardId};
+use crate::shard::machine::StateMachine;
+use crate::sim::clock::Clock;
+use crate::sim::disk::{Disk, SimDevice};
+use crate::sim::observed::Observed;
+use crate::sim::plan::Plan;
+use crate::sim::rng::Rng;
+use crate::sim::workload::Subject;
+use crate::sim::world::{Common, Happening};
+
+/// A job and what it brings, of a subject's machine under observation.
+pub(super) type Job<S> = <Observed<S> as StateMachine>::Job;
+pub(super) type JobDone<S> = <Observed<S> as StateMachine>::JobDone;
+
+/// The shard as the world runs it.
+pub(super) type SimShard<S> = Shard<SimDevice, Observed<S>>;
+
+/// One shard of the living process.
+pub(super) struct Unit<S: Subject> {
+    pub(super) shard: SimShard<S>,
+    /// When its next turn is due.
+    pub(super) due_ns: Option<u64>,
+    /// Jobs on the pool.
+    pub(super) jobs: usize,
+}
+
+/// The living process.
+pub(super) struct Process<S: Subject> {
+    pub(super) units: Vec<Unit<S>>,
+    /// An injected error explains the end of this process.
+    pub(super) error_injected: bool,
+}
+
+/// A node.
+pub(super) struct SimNode<S: Subject> {
+    /// Its number in the world, from 0.
+    number: usize,
+    pub(super) clock: Clock,
+    pub(super) disks: Vec<Disk>,
+    pub(super) media: Vec<S::Media>,
+    /// Its running process.
+    pub(super) process: Option<Process<S>>,
+    /// How many processes began or ended: it names the one that something is due for.
+    pub(super) life: u64,
+    pub(super) replicated: bool,
+    /// Openings that are still to be cut off.
+    pub(super) nested: u32,
+    /// The number of the last full-disk period; an earlier one's end does not end it.
+    pub(super) full_disk: u64,
+    /// A stop in order was asked for: clients wait.
+    pub(super) stopping: bool,
+    /// What the next life is to have, if it was said.
+    pub(super) wanted_replication: Option<bool>,
+}
+
+/// Something that will happen to a process of a node: it dies with it.
+pub(super) enum NodeEvent<S: Subject> {
+    Turn { shard: usize },
+    DiskDone { shard: usize, io: IoId },
+    JobRun { shard: usize, job: Box<Job<S>> },
+    JobDone { shard: usize, done: Box<JobDone<S>> },
+    Restart,
+    TryStop,
+    Reopen { shard: usize, partition: PartitionId },
+}
+
+impl<S: Subject> SimNode<S> {
+    /// A node that has never run. Its number is among what its parts are drawn from.
+    pub(super) fn new(number: usize, subject: &S, plan: &Plan) -> Self {
+        let (seed, knobs) = (plan.seed, &plan.knobs);
+        let mut start = Rng::new(seed, "clock");
+        Self {
+            number,
+            clock: Clock::new(knobs.clock_ppm, start.below(1 << 50)),
+            disks: (0..knobs.shards).map(|shard| Disk::new(seed, shard, knobs)).collect(),
+            media: (0..knobs.shards).map(|shard| subject.media(ShardId(shard))).collect(),
+            process: None,
+            life: 0,
+            replicated: knobs.replicated,
+            nested: 0,
+            full_disk: 0,
+            stopping: false,
+            wanted_replication: None,
+        }
+    }
+
+    /// What is due for the present process.
+    pub(super) const fn event(&self, what: NodeEvent<S>) -> Happening<S> {
+        Happening::OfNode { node: self.number, life: self.life, what }
+    }
+
+    /// The end of the full-disk period that it is in.
+    pub(super) const fn full_disk_end(&self) -> Happening<S> {
+        Happening::FullDiskEnds { node: self.number, number: self.full_disk }
+    }
+
+    /// What was due for the process of this life.
+    pub(super) fn happen(&mut self, world: &mut Common<S>, life: u64, what: NodeEvent<S>) {
+        if life != self.life {
+            return;
+        }
+        match what {
+            NodeEvent::Turn { shard } => self.turn(world, shard),
+            NodeEvent::DiskDone { shard, io } => self.disk_done(world, shard, io),
+            NodeEvent::JobRun { shard, job } => self.job_run(world, shard, *job),
+            NodeEvent::JobDone { shard, done } => self.job_done(world, shard, *done),
+            NodeEvent::Restart if self.process.is_some() => {}
+            NodeEvent::Restart => self.open(world),
+            NodeEvent::TryStop => self.try_stop(world),
+            NodeEvent::Reopen { shard, partition } => self.reopen(world, shard, partition),
+        }
+    }
+
+    /// Whether it takes requests.
+    pub(super) const fn is_serving(&self) -> bool {
+        self.process.is_some() && !self.stopping
+    }
+
+    pub(super) fn with_shard<R>(
+        &mut self,
+        shard: usize,
+        act: impl FnOnce(&mut SimShard<S>) -> R,
+    ) -> Option<R> {
+        let unit = self.process.as_mut()?.units.get_mut(shard)?;
+        Some(act(&mut unit.shard))
+    }
+
+    /// Whether nothing is under way anywhere.
+    pub(super) fn is_quiet(&self, world: &Common<S>) -> bool {
+        let Some(process) = &self.process else { return false };
+        world.books.borrow().outstanding() == 0
+            && process.units.iter().all(|unit| unit.jobs == 0 && unit.shard.is_closed())
+            && self.disks.iter().all(|disk| disk.in_flight() == 0)
+    }
+
+    /// What keeps the process from being quiet, for the report.
+    pub(super) fn what_is_left(&self, world: &Common<S>) -> String {
+        let Some(process) = &self.process else { return "the process is down".to_owned() };
+        let units = process.units.iter().zip(&self.disks).enumerate().map(|(shard, (unit, disk))| {
+            let (jobs, writes) = (unit.jobs, disk.in_flight());
+            let idle = if unit.shard.is_closed() { "closed" } else { "not closed" };
+            format!("shard {shard}: {idle}, {jobs} jobs, {writes} disk operations")
+        });
+        let open = world.books.borrow().outstanding();
+        format!("{open} open requests; {}", units.collect::<Vec<_>>().join("; "))
+    }
+
+    /// How the living process stands: for the report of a failure.
+    pub(super) fn state(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (shard, unit) in self.process.iter().flat_map(|process| &process.units).enumerate() {
+            let (wal, status) = (unit.shard.wal().stats(), unit.shard.status());
+            let (live, spare, space) = (wal.live_segments, wal.spare_segments, status.space);
+            let pending = status.pending_requests;
+            lines.push(format!(
+                "shard {shard}: {live} live segments, {spare} spare, {space:?}; {pending} requests"
+            ));
+            for replica in status.replicas {
+                let (id, last, committed) = (replica.partition, replica.last, replica.committed);
+                let persisted = unit.shard.machine().persisted(id);
+                let (applied, released) = (replica.applied, replica.released);
+                lines.push(format!(
+                    "  partition {id}: {:?}, {:?} of term {}, last {last}, committed {committed}, applied {applied}, \
+                     persisted {persisted}, released {released}, {} requests in {} entries",
+                    replica.started_as, replica.role, replica.term, replica.pending_requests, replica.pending_entries
+                ));
+            }
+        }
+        lines
+    }
+
+    pub(super) fn partitions_of(&self, world: &Common<S>, shard: usize) -> Vec<PartitionId> {
+        (1..=world.plan.knobs.partitions).map(PartitionId).filter(|id| world.shard_of(*id) == shard).collect()
+    }
+}
