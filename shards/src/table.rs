@@ -109,7 +109,7 @@ impl<R: Row, Q: QueueName> Table<R, Q> {
     }
 
     /// Puts a row into a queue, unless it is in it.
-    pub fn enlist(&mut self, name: Q, idx: ReplicaIdx) {
+    pub fn enqueue(&mut self, name: Q, idx: ReplicaIdx) {
         let bit = 1 << name.number();
         let queues = self.slot_mut(idx).queues();
         if *queues & bit == 0 {
@@ -194,14 +194,14 @@ mod tests {
     fn an_index_never_names_the_next_one_in_its_slot() {
         let (mut table, indexes) = table(&[7, 8]);
         let [seven, eight] = indexes[..] else { unreachable!("two were added") };
-        table.enlist(Queue::Tick, seven);
-        table.enlist(Queue::Tick, eight);
+        table.enqueue(Queue::Tick, seven);
+        table.enqueue(Queue::Tick, eight);
         assert_eq!(table.remove(seven).0, PartitionId(7));
         let nine = table.add(Named(PartitionId(9), 0));
         assert_eq!(nine.data().as_ffi() & 0xffff_ffff, seven.data().as_ffi() & 0xffff_ffff, "the same slot");
         assert_eq!((table.present(seven), table.present(nine)), (None, Some(nine)));
         assert_eq!((table.find(PartitionId(7)), table.find(PartitionId(9))), (None, Some(nine)));
-        table.enlist(Queue::Tick, nine);
+        table.enqueue(Queue::Tick, nine);
         table.check(|row| row.1);
         let queue: Vec<_> = std::iter::from_fn(|| table.next(Queue::Tick)).collect();
         assert_eq!(queue, [eight, nine], "what was taken out is passed over");
@@ -211,12 +211,12 @@ mod tests {
     #[test]
     fn a_row_is_in_a_queue_once() {
         let (mut table, indexes) = table(&[7]);
-        table.enlist(Queue::Tock, indexes[0]);
-        table.enlist(Queue::Tock, indexes[0]);
+        table.enqueue(Queue::Tock, indexes[0]);
+        table.enqueue(Queue::Tock, indexes[0]);
         table.check(|row| row.1);
         assert_eq!((table.listed(Queue::Tock), table.listed(Queue::Tick)), (1, 0));
         assert_eq!((table.next(Queue::Tock), table.next(Queue::Tock)), (Some(indexes[0]), None));
-        table.enlist(Queue::Tock, indexes[0]);
+        table.enqueue(Queue::Tock, indexes[0]);
         assert_eq!(table.listed(Queue::Tock), 1);
     }
 

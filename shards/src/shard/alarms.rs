@@ -80,7 +80,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             let is_quiet = slot.replica.last() == slot.replica.applied() && slot.batches.is_empty();
             if in_ms == 0 && is_quiet && slot.replica.can_propose() {
                 slot.wants_time = true;
-                self.replicas.enlist(List::Propose, idx);
+                self.replicas.enqueue(List::Propose, idx);
             }
         }
     }

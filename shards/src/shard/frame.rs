@@ -33,7 +33,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         for _ in 0..if can_submit { self.replicas.listed(List::Propose) } else { 0 } {
             let Some(idx) = self.replicas.next(List::Propose) else { break };
             if frame_bytes >= limit {
-                self.replicas.enlist(List::Propose, idx);
+                self.replicas.enqueue(List::Propose, idx);
                 self.left_over = true;
                 break;
             }
@@ -44,7 +44,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             let Some(idx) = self.replicas.next(List::Ready) else { break };
             let may_write = can_submit && frame_bytes < limit;
             if !may_write && self.replicas.slot(idx).replica.needs_record() {
-                self.replicas.enlist(List::Ready, idx);
+                self.replicas.enqueue(List::Ready, idx);
                 self.left_over |= can_submit;
                 continue;
             }
@@ -74,7 +74,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 self.sift(idx);
             }
             self.left_over |= fit == Fit::Lacking || frame_bytes > 0;
-            return self.replicas.enlist(List::Propose, idx);
+            return self.replicas.enqueue(List::Propose, idx);
         }
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         match applying.screen(slot) {
@@ -83,14 +83,14 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             Screened::Refused => {
                 self.sift(idx);
                 self.left_over = true;
-                return self.replicas.enlist(List::Propose, idx);
+                return self.replicas.enqueue(List::Propose, idx);
             }
         }
         let is_full = self.unapplied_bytes >= self.options.limits.unapplied_bytes;
         let slot = self.replicas.slot_mut(idx);
         if !slot.replica.can_propose() || is_full {
             if !slot.batches.is_empty() {
-                self.replicas.enlist(List::Propose, idx);
+                self.replicas.enqueue(List::Propose, idx);
             }
             return;
         }
@@ -121,7 +121,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
         }
         if !slot.batches.is_empty() {
-            self.replicas.enlist(List::Propose, idx);
+            self.replicas.enqueue(List::Propose, idx);
         }
     }
 
@@ -153,10 +153,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let has_committed = slot.replica.applied() < slot.replica.committed();
         if slot.replica.has_ready() {
             self.left_over = true;
-            self.replicas.enlist(List::Ready, idx);
+            self.replicas.enqueue(List::Ready, idx);
         }
         if has_committed {
-            self.replicas.enlist(List::Apply, idx);
+            self.replicas.enqueue(List::Apply, idx);
         }
         let bytes = match taken.and_then(|taken| taken.persist) {
             Some(persist) => self.append(idx, persist)?,
@@ -193,7 +193,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             self.persisted(idx, number);
         }
         if self.replicas.slot(idx).replica.is_running() {
-            self.replicas.enlist(List::Watched, idx);
+            self.replicas.enqueue(List::Watched, idx);
         }
         Ok(bytes)
     }

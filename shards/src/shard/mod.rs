@@ -172,8 +172,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if self.replicas.slot(idx).replica.is_running() {
             self.detached.remove(&partition);
             self.replicas.slot_mut(idx).replica.arm(self.now.mono_ns);
-            self.replicas.enlist(List::Watched, idx);
-            self.replicas.enlist(List::Unpersisted, idx);
+            self.replicas.enqueue(List::Watched, idx);
+            self.replicas.enqueue(List::Unpersisted, idx);
         }
         Ok(true)
     }
@@ -215,7 +215,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if running {
             self.wal.release(partition.log(), persisted);
             self.machine.expect_replay(partition, self.replicas.slot(idx).replica.last());
-            self.replicas.enlist(List::Begin, idx);
+            self.replicas.enqueue(List::Begin, idx);
         }
         Ok(idx)
     }
@@ -298,8 +298,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             Kind::Write => {
                 slot.batches.push_write(ticket, op, self.options.limits.entry_bytes, &mut self.spare);
                 slot.conns.add(ticket.conn);
-                self.replicas.enlist(List::Propose, idx);
-                self.replicas.enlist(List::Age, idx);
+                self.replicas.enqueue(List::Propose, idx);
+                self.replicas.enqueue(List::Age, idx);
             }
             Kind::Read => self.accept_read(idx, ticket, op),
         }

@@ -41,7 +41,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.left_over = false;
         while let Some(idx) = self.replicas.next(List::Age) {
             self.replicas.slot_mut(idx).batches.stamp_age(now.mono_ns);
-            self.replicas.enlist(List::Watched, idx);
+            self.replicas.enqueue(List::Watched, idx);
         }
         self.end_jobs()?;
         self.poll_log()?;
@@ -116,7 +116,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             self.wal.release(slot.partition.log(), slot.positions.low_water());
         }
         if persisted < slot.replica.applied() {
-            self.replicas.enlist(List::Unpersisted, idx);
+            self.replicas.enqueue(List::Unpersisted, idx);
         }
         persisted > before
     }
@@ -150,7 +150,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let result = self.replicas.slot_mut(idx).replica.persisted(number);
         if self.fence_on_fault(idx, result).is_some() {
             self.replicas.slot_mut(idx).mark_durable(self.now.mono_ns);
-            self.replicas.enlist(List::Ready, idx);
+            self.replicas.enqueue(List::Ready, idx);
         }
     }
 
@@ -180,7 +180,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         } else if applying.read(slot, ticket, op, deadline_ns) {
             self.counters.reads_direct += 1;
         } else {
-            self.replicas.enlist(List::Watched, idx);
+            self.replicas.enqueue(List::Watched, idx);
             waits::follow(&mut self.replicas, idx);
         }
     }
@@ -189,7 +189,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     pub(super) fn retry_parked(&mut self, idx: ReplicaIdx) {
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         applying.retry_parked(slot);
-        self.replicas.enlist(List::Apply, idx);
+        self.replicas.enqueue(List::Apply, idx);
         waits::follow(&mut self.replicas, idx);
     }
 
@@ -198,8 +198,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         for _ in 0..self.replicas.listed(List::Begin) {
             let Some(idx) = self.replicas.next(List::Begin) else { break };
             self.replicas.slot_mut(idx).replica.arm(self.now.mono_ns);
-            self.replicas.enlist(List::Begin, idx);
-            self.replicas.enlist(List::Watched, idx);
+            self.replicas.enqueue(List::Begin, idx);
+            self.replicas.enqueue(List::Watched, idx);
         }
     }
 
@@ -209,9 +209,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             let slot = self.replicas.slot_mut(idx);
             let result = slot.replica.begin(self.now.mono_ns);
             if self.fence_on_fault(idx, result).is_some() {
-                self.replicas.enlist(List::Ready, idx);
-                self.replicas.enlist(List::Apply, idx);
-                self.replicas.enlist(List::Watched, idx);
+                self.replicas.enqueue(List::Ready, idx);
+                self.replicas.enqueue(List::Apply, idx);
+                self.replicas.enqueue(List::Watched, idx);
             }
         }
     }
@@ -229,7 +229,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             if needs_ticks && can_submit {
                 let result = slot.replica.tick(now_ns);
                 if self.fence_on_fault(idx, result).is_some() {
-                    self.replicas.enlist(List::Ready, idx);
+                    self.replicas.enqueue(List::Ready, idx);
                 }
             }
             let slot = self.replicas.slot_mut(idx);
@@ -239,7 +239,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
             let slot = self.replicas.slot_mut(idx);
             if slot.replica.needs_ticks() || slot.pending.requests > 0 {
-                self.replicas.enlist(List::Watched, idx);
+                self.replicas.enqueue(List::Watched, idx);
             } else {
                 slot.rest();
             }
@@ -268,7 +268,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             applying.refuse_parked(slot, &late);
         }
         if slot.parked.len() < parked {
-            self.replicas.enlist(List::Apply, idx);
+            self.replicas.enqueue(List::Apply, idx);
             waits::follow(&mut self.replicas, idx);
         }
     }
@@ -304,10 +304,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             budget.bytes = applying.budget.bytes;
             let has_settled = !was_settled && slot.replica.is_settled();
             if slot.replica.applied() > before {
-                self.replicas.enlist(List::Unpersisted, idx);
+                self.replicas.enqueue(List::Unpersisted, idx);
             }
             match self.fence_on_fault(idx, result) {
-                Some(Progress::More) => self.replicas.enlist(List::Apply, idx),
+                Some(Progress::More) => self.replicas.enqueue(List::Apply, idx),
                 Some(Progress::Done | Progress::Blocked) | None => {}
             }
             waits::follow(&mut self.replicas, idx);

@@ -40,7 +40,7 @@ fn go_on(replicas: &mut Replicas, idx: ReplicaIdx) {
         (List::Propose, !slot.batches.is_empty()),
     ];
     for (list, _) in lists.into_iter().filter(|(_, is_wanted)| *is_wanted) {
-        replicas.enlist(list, idx);
+        replicas.enqueue(list, idx);
     }
 }
 
@@ -49,9 +49,9 @@ pub(crate) fn follow(replicas: &mut Replicas, idx: ReplicaIdx) {
     let slot = replicas.slot(idx);
     let (has_due, waits_for_job) = (slot.has_due_reads(), slot.waits_for_job());
     if has_due {
-        replicas.enlist(List::Due, idx);
+        replicas.enqueue(List::Due, idx);
     }
     if waits_for_job {
-        replicas.enlist(List::Blocked, idx);
+        replicas.enqueue(List::Blocked, idx);
     }
 }
