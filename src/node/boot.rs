@@ -12,7 +12,7 @@ use corduroy_wal::{OWNER_BYTES, Recovered, Wal, WalError};
 
 use super::core::Core;
 use super::error::{EXIT_IO, StartError, system};
-use super::host::NodeShard;
+use super::hosts::host::NodeShard;
 use super::identity::{Identity, IdentityError, Owner, binding_of, unbind};
 use super::listen::Listening;
 use super::message::Message;

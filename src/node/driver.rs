@@ -20,9 +20,10 @@ use super::core::Core;
 use super::error::{EXIT_IO, StartError};
 use super::event::Event;
 use super::facts::bump;
-use super::host::{Host, Job, Machine};
+use super::front::{conn as connection, overdue, waits};
+use super::hosts::host::{Host, Job, Machine};
 use super::shared::Phase;
-use super::{connection, listen, log, overdue, waits};
+use super::{listen, log};
 use crate::resp::latency::SlowEvent;
 
 /// Messages taken from each core in a pass.

@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 
-use super::connection::{self, Conn};
 use super::core::{Core, core_of_conn};
+use super::front::conn::{self as connection, Conn};
 use crate::resp::Backend;
 use crate::resp::output::SharesMark;
 

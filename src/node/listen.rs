@@ -15,10 +15,10 @@ use std::sync::atomic::Ordering;
 use corduroy_shards::runtime::{Listener, Socket};
 
 use super::address::{Address, Ends};
-use super::connection;
 use super::core::Core;
 use super::error::StartError;
 use super::event::Event;
+use super::front::conn as connection;
 use super::shared::Phase;
 use crate::config::Config;
 

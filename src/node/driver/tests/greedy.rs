@@ -1,7 +1,7 @@
 //! What greedy clients take from the others: a pass has a bounded part for them.
 
 use super::*;
-use crate::node::connection::Conn;
+use crate::node::front::conn::Conn;
 use crate::store::SharedBytes;
 
 #[test]

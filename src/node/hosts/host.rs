@@ -5,9 +5,9 @@ use std::cell::{Cell, RefCell};
 use corduroy_shards::{Input, Now, PartitionId, Rejection, Reply, Shard, ShardId, StateMachine, Ticket};
 use corduroy_wal::device::DiskDevice;
 
-use super::facts::{Groups, MAX_GROUPS, ShardFacts};
 use super::gate::{Gate, Heavy, Intake};
 use super::rest::Rest;
+use crate::node::facts::{Groups, MAX_GROUPS, ShardFacts};
 use crate::resp::SessionReply;
 use crate::store::{LsmLower, Store};
 

@@ -15,14 +15,14 @@ use std::sync::atomic::Ordering;
 
 use corduroy_shards::runtime::{Ready, Socket};
 
-use super::address::Ends;
-use super::core::Core;
-use super::event::Event;
-use super::facts::bump;
-use super::ledger::{self, Counted};
-use super::message::CoreSet;
 use super::overdue::{check_backlog, want_sweep, watch_partial};
-use super::shared::Phase;
+use crate::node::address::Ends;
+use crate::node::core::Core;
+use crate::node::event::Event;
+use crate::node::facts::bump;
+use crate::node::ledger::{self, Counted};
+use crate::node::message::CoreSet;
+use crate::node::shared::Phase;
 use crate::resp::output::SharesMark;
 use crate::resp::{Opening, Output, Session};
 
@@ -70,16 +70,16 @@ pub struct Conn {
     has_ended: Cell<bool>,
     /// What a full socket did not take, until all of it is sent.
     unsent: RefCell<Output>,
-    pub(super) last_input_ns: Cell<u64>,
+    pub(in crate::node) last_input_ns: Cell<u64>,
     /// Since when a request has been arriving, and how much since.
-    pub(super) partial: Cell<Option<(u64, u64)>>,
+    pub(in crate::node) partial: Cell<Option<(u64, u64)>>,
     /// Bytes read that `partial` does not count yet.
-    pub(super) came_bytes: Cell<u64>,
-    pub(super) over_soft_since_ns: Cell<Option<u64>>,
+    pub(in crate::node) came_bytes: Cell<u64>,
+    pub(in crate::node) over_soft_since_ns: Cell<Option<u64>>,
     /// What it holds, as last counted into the core's sum.
-    pub(super) counted: Counted,
+    pub(in crate::node) counted: Counted,
     /// The cores before whose shards something of it may have waited.
-    pub(super) waited_at: CoreSet,
+    pub(in crate::node) waited_at: CoreSet,
 }
 
 /// How far sending came.
@@ -293,7 +293,7 @@ impl Conn {
     }
 
     /// Nothing under way and nothing left to do or to send.
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(in crate::node) fn is_quiet(&self) -> bool {
         let session = self.session.borrow();
         self.unsent_bytes() == 0
             && session.output().is_empty()
@@ -302,29 +302,29 @@ impl Conn {
     }
 
     /// Bytes that the socket did not take yet.
-    pub(super) fn unsent_bytes(&self) -> usize {
+    pub(in crate::node) fn unsent_bytes(&self) -> usize {
         self.unsent.borrow().len()
     }
 
     /// Bytes of replies that were copied and not sent yet; large values are not.
     #[cfg(test)]
-    pub(super) fn copied_bytes(&self) -> usize {
+    pub(in crate::node) fn copied_bytes(&self) -> usize {
         self.unsent.borrow().copied_bytes() + self.session.borrow().output().copied_bytes()
     }
 
     /// Has the node see what it holds, and answers all of it.
-    pub(super) fn held_bytes(&self) -> usize {
+    pub(in crate::node) fn held_bytes(&self) -> usize {
         let unsent = self.unsent.borrow().held_bytes();
         size_of::<Self>() + self.session.borrow_mut().publish_footprint(unsent)
     }
 
     /// Stands for the large values that it holds: asking costs the same however many they are.
-    pub(super) fn shares_mark(&self) -> SharesMark {
+    pub(in crate::node) fn shares_mark(&self) -> SharesMark {
         self.unsent.borrow().shares_mark() + self.session.borrow().shares_mark()
     }
 
     /// The large values that it holds: of each the whole that it is a part of, and how long that is.
-    pub(super) fn large_values(&self) -> Vec<(usize, usize)> {
+    pub(in crate::node) fn large_values(&self) -> Vec<(usize, usize)> {
         let (unsent, session) = (self.unsent.borrow(), self.session.borrow());
         let all = unsent.shares().chain(session.shares());
         all.map(|value| (value.whole(), value.held_len())).collect()

@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
-use super::connection::{Conn, close};
-use super::core::Core;
+use super::conn::{Conn, close};
 use crate::config::Config;
+use crate::node::core::Core;
 
 /// A request that keeps arriving must bring so many bytes in each `timeout.partial_ms`.
 const PARTIAL_MIN_BYTES: u64 = 64 << 10;

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use super::connection::{self, Conn};
-use super::core::Core;
+use super::conn::{self as connection, Conn};
+use crate::node::core::Core;
 
 /// The waits of a core, the next to end first: when, and the connection's number.
 #[derive(Debug, Default)]
