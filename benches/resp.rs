@@ -10,7 +10,7 @@ use std::hint::black_box;
 use corduroy::config::redis::Refused;
 use corduroy::resp::parse::{Limits, Parsed, Parser};
 use corduroy::resp::reply::Writer;
-use corduroy::resp::{Backend, Opening, Output, Session, hub};
+use corduroy::resp::{Backend, Opening, Output, Session, Timing, hub};
 use corduroy::store::Outcome;
 use corduroy_shards::wal::Lsn;
 use corduroy_shards::{Kind, PartitionId, Reply, Ticket};
@@ -77,14 +77,6 @@ impl Backend for Node {
     fn requires_password(&self) -> Option<String> {
         None
     }
-
-    fn report_guesses(&self, _: &corduroy::resp::guesses::Report) {}
-
-    fn wake_connection(&self, _: u64) {}
-
-    fn shutdown(&self) -> Result<(), String> {
-        Ok(())
-    }
 }
 
 fn request(args: &[&[u8]]) -> Vec<u8> {
@@ -148,7 +140,12 @@ fn session(criterion: &mut Criterion) {
                 session.input(&bytes, &node);
                 std::mem::swap(&mut tickets, &mut node.tickets.borrow_mut());
                 for ticket in tickets.drain(..) {
-                    session.reply(ticket, Reply::Done { lsn: Lsn(1), outcome: Outcome::Ok }, &node);
+                    session.reply(
+                        ticket,
+                        Reply::Done { lsn: Lsn(1), outcome: Outcome::Ok },
+                        &Timing::default(),
+                        &node,
+                    );
                 }
                 // As a socket does it that takes everything.
                 let out = session.output_mut();

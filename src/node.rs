@@ -1,11 +1,15 @@
 //! A node: opens a data folder, deals its shards to cores, serves until told to stop.
 //!
-//! The one place where configuration, state, sessions and shards meet. In the order of the walk: `identity` (whose folder
-//! it is), `shared` (what all cores see), `boot` (a core opens its shards), `core` (one core's
-//! state), `host` and `gate` (a shard on it, and what waits before it), `listen`, `connection`, `conns` and `overdue` (bytes in
-//! and out, and time limits), `budget` and `ledger` (what the node may take, and what it holds for clients), `backend` (what
-//! sessions ask of the core), `driver` (the loop that turns the shards), `event` (what wakes it), `facts` and `info`
-//! (figures), `error` (why a node cannot start).
+//! The one place where configuration, state, sessions and shards meet. Its parts know each other in one direction, from the
+//! last of these to the first:
+//!
+//! - `identity` (whose folder it is), `budget` (what it may take), `ledger` (what it holds for clients), `facts` (figures),
+//!   `shared` (what all cores see), `options` (the configuration in the crates' words);
+//! - `core` (what the parts of one core have in common), `message` (what cores send each other), `event` (what wakes one);
+//! - `hosts`: the shards of a core, what waits before them, and the way to those of other cores;
+//! - `info` (figures for clients), `backend` (what lies below a session);
+//! - `listen` and `front`: sockets and sessions, in and out, and their time limits;
+//! - `driver` (the loop of a core), `boot` (a core opens its shards), and this file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use corduroy::config::redis::{Live, Refused};
 use corduroy::resp::commands::table;
 use corduroy::resp::errors::PREFIXES;
 use corduroy::resp::parse::{Limits, Parsed, Parser};
-use corduroy::resp::{Backend, Opening, Session, hub};
+use corduroy::resp::{Backend, Opening, Session, Timing, hub};
 use corduroy::store::{HashSeed, MemLower, Options, Outcome, Store};
 use corduroy_shards::wal::{Lsn, Term};
 use corduroy_shards::{Applied, Kind, PartitionId, Reply, StateMachine, Step, Ticket};
@@ -75,14 +75,6 @@ impl Backend for Node {
     fn requires_password(&self) -> Option<String> {
         None
     }
-
-    fn report_guesses(&self, _: &corduroy::resp::guesses::Report) {}
-
-    fn wake_connection(&self, _: u64) {}
-
-    fn shutdown(&self) -> Result<(), String> {
-        Err("this is a test".to_owned())
-    }
 }
 
 struct Talk {
@@ -120,7 +112,12 @@ impl Talk {
             let next = self.node.submitted.borrow_mut().pop_front();
             if let Some((ticket, partition, kind, op)) = next {
                 let outcome = self.carry_out(partition, kind, &op);
-                self.session.reply(ticket, Reply::Done { lsn: Lsn(self.lsn), outcome }, &self.node);
+                self.session.reply(
+                    ticket,
+                    Reply::Done { lsn: Lsn(self.lsn), outcome },
+                    &Timing::default(),
+                    &self.node,
+                );
                 continue;
             }
             let some = self.session.take_output().to_vec();

@@ -1,6 +1,7 @@
 //! A core's beginning: opens its shards, tells how it went, and drives them.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -11,16 +12,19 @@ use corduroy_wal::device::{DiskDevice, Engine, UringOptions};
 use corduroy_wal::{OWNER_BYTES, Recovered, Wal, WalError};
 
 use super::core::Core;
+use super::driver::Driver;
 use super::error::{EXIT_IO, StartError, system};
+use super::front::Front;
+use super::hosts::Hosts;
 use super::hosts::host::NodeShard;
 use super::identity::{Identity, IdentityError, Owner, binding_of, unbind};
 use super::listen::Listening;
+use super::log;
 use super::message::Message;
 use super::options::{
     block_cache_bytes, shard_options, store_options, sync_mode, waiting_bytes, wal_options,
 };
 use super::shared::Shared;
-use super::{driver, log};
 use crate::config::Config;
 use crate::store::{LowerError, LsmLower, LsmShared, Store};
 
@@ -77,16 +81,18 @@ pub fn run(
             return;
         }
     };
-    let core = match Core::new(shared, mesh, shards, listening) {
+    let core = match Core::new(shared, mesh.core()) {
         Ok(core) => core,
         Err(source) => {
             let _ = tell.send(Err(system("making what a core sleeps on")(source)));
             return;
         }
     };
+    let hosts = Rc::new(Hosts::new(Rc::clone(&core), mesh, shards));
+    let front = Front::new(Rc::clone(&core), Rc::clone(&hosts), listening);
     let _ = tell.send(Ok(booted));
     drop(tell);
-    if let Err(error) = driver::run(&core) {
+    if let Err(error) = Driver::new(core, hosts, front).run() {
         tracing::error!(%error, "a core cannot wait for its events");
         log::flush();
         std::process::exit(i32::from(EXIT_IO));

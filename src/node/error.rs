@@ -61,7 +61,7 @@ pub enum StartError {
     /// The log's files of a shard cannot be opened.
     #[error("shard {}: {source}", shard.0)]
     Device {
-        /// Which.
+        /// The shard's number.
         shard: ShardId,
         /// Why.
         source: OpenError,
@@ -69,7 +69,7 @@ pub enum StartError {
     /// The log of a shard cannot be read.
     #[error("shard {}{}: {source}", shard.0, harmed(source))]
     Wal {
-        /// Which.
+        /// The shard's number.
         shard: ShardId,
         /// Why.
         source: WalError,
@@ -80,7 +80,7 @@ pub enum StartError {
          if the shard's data is to be given up, make the folder by hand)", shard.0
     )]
     Missing {
-        /// Which.
+        /// The shard's number.
         shard: ShardId,
         /// The folder.
         folder: PathBuf,
@@ -90,7 +90,7 @@ pub enum StartError {
     /// The state of a shard cannot be read.
     #[error("shard {}: {source}", shard.0)]
     State {
-        /// Which.
+        /// The shard's number.
         shard: ShardId,
         /// Why.
         source: LowerError,
@@ -98,7 +98,7 @@ pub enum StartError {
     /// A shard cannot be put together.
     #[error("shard {}: {source}", shard.0)]
     Shard {
-        /// Which.
+        /// The shard's number.
         shard: ShardId,
         /// Why.
         source: ShardError,

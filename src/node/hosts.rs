@@ -1,6 +1,287 @@
-//! The shards of a core.
+//! The hosts of a core: its shards, the jobs that they have with the pool, and the way to the shards of other cores.
+//!
+//! Invariant: they know no connection but by its number. A request is handed on, and its one outcome comes as an [`Answer`]:
+//! of a shard from its turn, of a request that no shard may take from [`Hosts::take_decided`], of another core's shard as a
+//! message. Whoever drives the core brings it to its session.
 
 pub mod gate;
 pub mod host;
-pub mod jobs;
-pub mod rest;
+mod jobs;
+pub mod links;
+mod rest;
+pub mod turn;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use corduroy_shards::routing::FIRST_DATA;
+use corduroy_shards::runtime::{Endpoint, pool};
+use corduroy_shards::{Input, Kind, Now, PartitionId, Rejection, Reply, ShardId, StateMachine, Ticket};
+
+use super::core::{Core, core_of_conn};
+use super::ledger::COUNTED_OUTCOME_BYTES;
+use super::message::{Answer, CoreSet, Message};
+use super::options::{sync_mode, waiting_bytes};
+use super::shared::lock;
+use crate::resp::SessionReply;
+use gate::Heavy;
+use host::{Host, Job, JobDone, Machine, NodeShard};
+use jobs::Jobs;
+use links::Links;
+
+/// How often figures are published while there is something to do.
+const PUBLISH_EVERY_NS: u64 = 100_000_000;
+
+/// Where a partition is.
+#[derive(Clone, Copy, Debug)]
+enum Home {
+    /// In the shard of this index here.
+    Here(usize),
+    /// On another core.
+    There(usize),
+}
+
+/// See the file's head.
+pub struct Hosts {
+    core: Rc<Core>,
+    all: Vec<Host>,
+    /// Where each partition is, in the order of the partitions.
+    homes: Vec<Home>,
+    /// The way to the other cores.
+    pub links: Links,
+    /// Outcomes decided here, without a shard.
+    decided: RefCell<Vec<(Ticket, SessionReply)>>,
+    /// Jobs of the shards; each brings the shard's index and its result.
+    pub(super) jobs: Jobs<(usize, JobDone)>,
+    /// Shards were not turned since too many outcomes are under way to other cores.
+    pub(super) is_held_back: Cell<bool>,
+    /// When the figures were published, and whether something happened since.
+    published_ns: Cell<u64>,
+    unpublished: Cell<bool>,
+}
+
+impl Hosts {
+    /// The shards of a core, opened, and its ends of the rings.
+    pub fn new(core: Rc<Core>, mesh: Endpoint<Message>, shards: Vec<(ShardId, NodeShard)>) -> Self {
+        let shared = &core.shared;
+        let waiting_bytes = waiting_bytes(shared);
+        let all: Vec<Host> =
+            shards.into_iter().map(|(id, shard)| Host::new(id, shard, waiting_bytes)).collect();
+        let homes = shared.layout.partitions().map(|partition| {
+            let shard = shared.layout.shard_of(partition);
+            let here = all.iter().position(|host| Some(host.id) == shard);
+            let there = shared.layout.core_of(partition).expect("it is one of the layout's");
+            here.map_or(Home::There(there), Home::Here)
+        });
+        Self {
+            homes: homes.collect(),
+            all,
+            links: Links::new(Rc::clone(&core), mesh),
+            decided: RefCell::default(),
+            jobs: Jobs::new(),
+            is_held_back: Cell::new(false),
+            published_ns: Cell::new(0),
+            unpublished: Cell::new(true),
+            core,
+        }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[Host] {
+        &self.all
+    }
+
+    fn home(&self, partition: PartitionId) -> Option<Home> {
+        let index = partition.0.checked_sub(FIRST_DATA.0)?;
+        self.homes.get(usize::try_from(index).ok()?).copied()
+    }
+
+    /// Carries a GET out at once, if its partition is on this core and has the answer in memory: see
+    /// [`Backend::get_now`](crate::resp::Backend::get_now).
+    pub fn read_now(
+        &self,
+        partition: PartitionId,
+        conn: u64,
+        op: &[u8],
+        with: &mut dyn FnMut(Option<&[u8]>),
+    ) -> bool {
+        let Some(Home::Here(index)) = self.home(partition) else { return false };
+        let Some(host) = self.all.get(index) else { return false };
+        let mut shard = host.shard.borrow_mut();
+        let value = shard.read_now(partition, conn, op, self.core.now());
+        let is_read = value.map(with).is_some();
+        if is_read {
+            // No turn does it.
+            self.unpublished.set(true);
+        }
+        is_read
+    }
+
+    /// Hands a request to its partition's shard, here or on another core. Its outcome comes in a later pass. Returns the
+    /// other core, if it went there.
+    pub fn request(&self, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) -> Option<usize> {
+        match self.home(partition) {
+            Some(Home::Here(index)) => self.request_here(index, ticket, partition, kind, op),
+            Some(Home::There(core)) => {
+                self.links.post(core, Message::Request { ticket, partition, kind, op: op.into() });
+                return Some(core);
+            }
+            None => self.decide(ticket, Rejection::NoPartition(partition)),
+        }
+        None
+    }
+
+    /// Takes a request that another core has sent here.
+    pub fn take_request(&self, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) {
+        match self.home(partition) {
+            Some(Home::Here(index)) => self.request_here(index, ticket, partition, kind, op),
+            Some(Home::There(_)) | None => self.decide(ticket, Rejection::NoPartition(partition)),
+        }
+    }
+
+    fn request_here(&self, index: usize, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) {
+        let host = self.all.get(index).expect("homes name shards of this core");
+        self.core.wake();
+        if host.must_wait(ticket.conn, partition, op) {
+            let held = host.hold(self.core.now().mono_ns, Heavy { ticket, partition, kind, op: op.into() });
+            self.decided.borrow_mut().extend(held.err());
+            return;
+        }
+        host.shard.borrow_mut().handle(Input::Request { ticket, partition, kind, op });
+        host.dirty.set(true);
+    }
+
+    fn decide(&self, ticket: Ticket, why: Rejection) {
+        self.decided.borrow_mut().push((ticket, Reply::Rejected(why)));
+        self.core.wake();
+    }
+
+    /// What was decided without a shard.
+    pub fn take_decided(&self) -> Vec<(Ticket, SessionReply)> {
+        self.decided.take()
+    }
+
+    /// Lets heavy requests into the shards, whose turn it is; those of connections that `is_open` does not know are dropped.
+    pub fn admit(&self, now: Now, is_open: impl Fn(u64) -> bool) {
+        for host in &self.all {
+            let late = host.admit(now.mono_ns, |ticket| is_open(ticket.conn));
+            if !late.is_empty() {
+                self.decided.borrow_mut().extend(late);
+                self.core.wake();
+            }
+        }
+    }
+
+    /// Drops what waits of a closed connection before the shards of this node: here and on the other cores, as far as
+    /// anything may.
+    pub fn drop_heavy(&self, conn: u64, waited_at: &CoreSet) {
+        self.forget_heavy(conn);
+        (0..self.links.cores())
+            .filter(|core| *core != self.core.index && waited_at.may_hold(*core))
+            .for_each(|core| self.links.post(core, Message::Closed { conn }));
+    }
+
+    /// Drops what waits here of a closed connection.
+    pub fn forget_heavy(&self, conn: u64) {
+        self.all.iter().for_each(|host| host.gate.borrow_mut().forget(conn));
+    }
+
+    /// Sends an outcome to its connection's core, which is another one.
+    pub fn send(&self, answer: Answer) {
+        let Answer { ticket, reply, timing } = answer;
+        let slowlog = &self.core.shared.hub.slowlog;
+        let stages = timing
+            .stages
+            .filter(|stages| slowlog.may_be_slow(stages.applied_ns.saturating_sub(stages.queued_ns)));
+        let bytes = match &reply {
+            Reply::Done { outcome, .. } => outcome.cost_bytes(),
+            Reply::Rejected(_) | Reply::Unknown => 0,
+        };
+        let bytes = if bytes < COUNTED_OUTCOME_BYTES { 0 } else { bytes };
+        if bytes > 0 {
+            self.core.shared.ledger.send_outcome(bytes);
+        }
+        let ran_ns = u32::try_from(timing.ran_ns).unwrap_or(u32::MAX);
+        let stages = stages.map(Box::new);
+        let core = core_of_conn(ticket.conn);
+        self.links.post(core, Message::Reply { ticket, reply, ran_ns, stages, bytes })
+    }
+
+    /// Hands a changed configuration on to the shards: log writes from the next one on.
+    pub fn follow_config(&self) {
+        let mode = sync_mode(self.core.config().wal_sync);
+        for host in &self.all {
+            host.shard.borrow_mut().wal_mut().device_mut().set_sync_mode(mode);
+        }
+        self.unpublished.set(true);
+    }
+
+    // ---- Jobs ----
+
+    /// Takes a job of a shard, to be handed to the pool.
+    pub(super) fn add_job(&self, index: usize, job: Job) {
+        let kind = if job.is_short() { pool::Kind::Short } else { pool::Kind::Long };
+        self.jobs.add(kind, Arc::clone(self.links.bell()), move || (index, Machine::run_job(job)));
+    }
+
+    /// Hands waiting jobs to the pool, as many as both have room for.
+    pub fn start_jobs(&self) {
+        if self.jobs.has_waiting()
+            && let Some(pool) = self.core.shared.pool()
+        {
+            self.jobs.start(|kind, task| pool.submit(kind, task));
+        }
+    }
+
+    /// Hands finished jobs to their shards.
+    pub fn take_jobs_done(&self) {
+        while let Some((index, done)) = self.jobs.take_done() {
+            if let Some(host) = self.all.get(index) {
+                host.shard.borrow_mut().handle(Input::JobDone(done));
+                host.dirty.set(true);
+            }
+        }
+    }
+
+    // ---- Sleep ----
+
+    /// Says to the doorbell that the core is about to sleep, and looks once more at what it rings for.
+    pub fn may_sleep(&self) -> bool {
+        self.links.bell().prepare_sleep();
+        let is_held = !self.is_held_back.get() || self.core.shared.ledger.is_full();
+        self.links.is_empty() && !self.jobs.has_done() && is_held
+    }
+
+    /// The next time at which they are to be turned or have something to do, on the monotonic clock; `None` if there is none.
+    pub fn next_ns(&self) -> Option<u64> {
+        let times = self.all.iter().flat_map(|host| {
+            [host.wake_at_ns.get(), host.gate.borrow().late_ns(), host.rest.next_ns()].into_iter().flatten()
+        });
+        let publish = self.unpublished.get().then(|| self.published_ns.get() + PUBLISH_EVERY_NS);
+        times.chain(publish).min()
+    }
+
+    /// Whether something waits for room that nobody announces: in another core's ring, or with the pool.
+    pub fn needs_retry(&self) -> bool {
+        self.links.is_congested() || self.jobs.has_waiting()
+    }
+
+    // ---- Figures ----
+
+    /// Publishes their figures, if something happened since that was done last and it is time to.
+    pub fn publish_if_due(&self, now: Now) {
+        if self.unpublished.get() && now.mono_ns.saturating_sub(self.published_ns.get()) >= PUBLISH_EVERY_NS {
+            self.publish();
+        }
+    }
+
+    /// Publishes their figures, for the other cores to read.
+    pub fn publish(&self) {
+        let now = self.core.now();
+        let facts = self.all.iter().map(|host| host.facts(now)).collect();
+        *lock(&self.core.facts().shards) = facts;
+        self.published_ns.set(now.mono_ns);
+        self.unpublished.set(false);
+    }
+}

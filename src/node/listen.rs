@@ -9,17 +9,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use std::sync::atomic::Ordering;
 
-use corduroy_shards::runtime::{Listener, Socket};
+use corduroy_shards::runtime::{Listener, Poller, Socket};
 
 use super::address::{Address, Ends};
-use super::core::Core;
 use super::error::StartError;
 use super::event::Event;
-use super::front::conn as connection;
-use super::shared::Phase;
 use crate::config::Config;
 
 /// Connections accepted in a row before others of the core get their turn.
@@ -138,63 +133,109 @@ impl Listening {
     }
 }
 
-/// Starts accepting.
-///
-/// # Errors
-/// The address, and what the system says.
-pub fn start(core: &Core) -> Result<(), (Address, io::Error)> {
-    let listening = core.listening.borrow();
-    for (at, own) in listening.iter().enumerate() {
-        let watched = core.poller.watch_input(&own.listener, Event::Listener(at).token());
-        watched.map_err(|error| (own.address.clone(), error))?;
-    }
-    if let Some(Listening { listener, .. }) = listening.first() {
-        core.shared.say_ready(listener.local_addr().unwrap_or(core.config().listen));
-    }
-    Ok(())
+/// A connection that was accepted.
+pub enum Arrival {
+    /// From and to these addresses.
+    Client(Socket, Ends),
+    /// By a descriptor that is kept for this: it is to be told that there is no room, and let go.
+    OneTooMany(Socket),
 }
 
-/// Takes news of a listener.
-pub fn notice(core: &Core, at: usize) {
-    if let Some(listening) = core.listening.borrow_mut().get_mut(at) {
-        listening.has_waiting = true;
-    }
+/// What a core listens on.
+pub struct Doors {
+    listening: Vec<Listening>,
+    /// Given up to refuse a connection when there is no descriptor left.
+    spare: Option<OwnedFd>,
 }
 
-/// Accepts what waits, some at a time. Answers when to look again, on the monotonic clock, if any still wait.
-pub fn accept_all(core: &Rc<Core>) -> Option<u64> {
-    if core.shared.phase() != Phase::Serving {
-        return None;
+impl Doors {
+    /// These.
+    pub fn new(listening: Vec<Listening>) -> Self {
+        Self { listening, spare: spare_descriptor() }
     }
-    let mut again = None;
-    for listening in core.listening.borrow_mut().iter_mut() {
-        if listening.has_waiting && listening.retry_at_ns <= core.now().mono_ns {
-            accept(core, listening);
+
+    /// Has connections that come be news. Returns where the first door is, if there is one and the system knows.
+    ///
+    /// # Errors
+    /// The address, and what the system says.
+    pub fn watch(&self, poller: &Poller) -> Result<Option<Option<SocketAddr>>, (Address, io::Error)> {
+        for (index, own) in self.listening.iter().enumerate() {
+            let watched = poller.watch_input(&own.listener, Event::Listener(index).token());
+            watched.map_err(|error| (own.address.clone(), error))?;
         }
-        if listening.has_waiting {
-            again = Some(again.map_or(listening.retry_at_ns, |at: u64| at.min(listening.retry_at_ns)));
+        Ok(self.listening.first().map(|own| own.listener.local_addr().ok()))
+    }
+
+    /// Takes news of a listener.
+    pub fn notice(&mut self, index: usize) {
+        if let Some(listening) = self.listening.get_mut(index) {
+            listening.has_waiting = true;
         }
     }
-    again
-}
 
-fn accept(core: &Rc<Core>, listening: &mut Listening) {
-    for _ in 0..ACCEPT_BATCH {
-        match listening.listener.try_accept() {
-            Ok((socket, peer)) => admit(core, socket, peer, &listening.address),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                listening.has_waiting = false;
-                return;
+    /// Stops accepting. Connections that were not accepted yet are reset.
+    pub fn close(&mut self) {
+        self.listening.clear();
+    }
+
+    /// Accepts what waits, some at a time, and hands each to `take`. Answers when to look again, on the monotonic clock, if
+    /// any still wait.
+    pub fn accept_all(&mut self, now_ns: u64, mut take: impl FnMut(Arrival)) -> Option<u64> {
+        let mut again = None;
+        for listening in &mut self.listening {
+            if listening.has_waiting && listening.retry_at_ns <= now_ns {
+                listening.accept(now_ns, &mut self.spare, &mut take);
             }
-            // The client gave up while it waited.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) if is_out_of_descriptors(&error) && refuse_one(core, listening) => {}
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                listening.retry_at_ns = core.now().mono_ns + RETRY_NS;
-                return;
+            if listening.has_waiting {
+                again = Some(again.map_or(listening.retry_at_ns, |at: u64| at.min(listening.retry_at_ns)));
             }
         }
+        again
+    }
+}
+
+impl Listening {
+    fn accept(&mut self, now_ns: u64, spare: &mut Option<OwnedFd>, take: &mut impl FnMut(Arrival)) {
+        for _ in 0..ACCEPT_BATCH {
+            match self.listener.try_accept() {
+                Ok((socket, peer)) => {
+                    let ends = self.ends(&socket, peer);
+                    take(Arrival::Client(socket, ends));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.has_waiting = false;
+                    return;
+                }
+                // The client gave up while it waited.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) if is_out_of_descriptors(&error) && self.accept_one_too_many(spare, take) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    self.retry_at_ns = now_ns + RETRY_NS;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes one connection by the descriptor that is kept for this. Returns whether there was one.
+    fn accept_one_too_many(&self, spare: &mut Option<OwnedFd>, take: &mut impl FnMut(Arrival)) -> bool {
+        drop(spare.take());
+        let accepted = self.listener.try_accept();
+        let was_there = accepted.is_ok();
+        if let Ok((socket, _)) = accepted {
+            take(Arrival::OneTooMany(socket));
+        }
+        *spare = spare_descriptor();
+        was_there
+    }
+
+    fn ends(&self, socket: &Socket, peer: Option<SocketAddr>) -> Ends {
+        let (peer, local) = match &self.address {
+            Address::Tcp(_) => (peer.map(Address::Tcp), socket.local_addr().ok().map(Address::Tcp)),
+            unix @ Address::Unix(_) => (Some(unix.clone()), Some(unix.clone())),
+        };
+        Ends { peer, local }
     }
 }
 
@@ -203,41 +244,7 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
-/// Takes one connection by a descriptor that is kept for this, tells it that there is no room, and lets it go. Returns
-/// whether there was one.
-fn refuse_one(core: &Core, listening: &Listening) -> bool {
-    let mut spare = core.spare_fd.borrow_mut();
-    drop(spare.take());
-    let accepted = listening.listener.try_accept();
-    let was_there = accepted.is_ok();
-    if let Ok((socket, _)) = accepted {
-        core.shared.connections.fetch_add(1, Ordering::Relaxed);
-        connection::refuse(core, &socket);
-    }
-    *spare = spare_descriptor();
-    was_there
-}
-
 /// A descriptor to be given up when there is no other left; `None` if there is not even one.
-pub fn spare_descriptor() -> Option<OwnedFd> {
+fn spare_descriptor() -> Option<OwnedFd> {
     std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
-}
-
-/// Stops accepting. Connections that were not accepted yet are reset.
-pub fn stop(core: &Core) {
-    core.listening.borrow_mut().clear();
-}
-
-/// Takes a connection in, if there is room for one more.
-fn admit(core: &Rc<Core>, socket: Socket, peer: Option<SocketAddr>, listening: &Address) {
-    let before = core.shared.connections.fetch_add(1, Ordering::Relaxed);
-    if before >= core.config().max_clients {
-        connection::refuse(core, &socket);
-    } else {
-        let (peer, local) = match listening {
-            Address::Tcp(_) => (peer.map(Address::Tcp), socket.local_addr().ok().map(Address::Tcp)),
-            Address::Unix(_) => (Some(listening.clone()), Some(listening.clone())),
-        };
-        connection::open(core, socket, &Ends { peer, local });
-    }
 }

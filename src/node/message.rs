@@ -1,10 +1,22 @@
-//! What cores tell each other. A value crosses at most twice: in a request, and in its reply.
+//! What cores send each other, and what a core brings to a session. A value crosses at most twice: in a request, and in its
+//! reply.
 
 use std::cell::Cell;
 
 use corduroy_shards::{Kind, PartitionId, StageStamps, Ticket};
 
-use crate::resp::SessionReply;
+use crate::resp::{SessionReply, Timing};
+
+/// The outcome of a request, on its way to its session.
+#[derive(Debug)]
+pub struct Answer {
+    /// The request's.
+    pub ticket: Ticket,
+    /// What came of it.
+    pub reply: SessionReply,
+    /// How it was carried out.
+    pub timing: Timing,
+}
 
 /// One message.
 #[derive(Debug)]
@@ -22,7 +34,7 @@ pub enum Message {
     },
     /// The one outcome of a request.
     Reply {
-        /// Whose.
+        /// The request's.
         ticket: Ticket,
         /// What came of it.
         reply: SessionReply,
@@ -35,12 +47,12 @@ pub enum Message {
     },
     /// This connection is closed: nobody waits for what it has asked for.
     Closed {
-        /// Which.
+        /// Its number.
         conn: u64,
     },
     /// Look at this connection: it may have to be closed.
     Look {
-        /// Which.
+        /// Its number.
         conn: u64,
     },
 }

@@ -1,4 +1,4 @@
-//! What sessions need from the node that they run on.
+//! What sessions need of what lies below them, and what they want of who owns them.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,8 @@ use super::guesses::Report;
 use crate::config::redis::Refused;
 use crate::store::Outcome;
 
-/// What a session needs from the node it runs on. Implemented by `node.rs`, and by a fake in the tests.
+/// What a session needs of what lies below it: the shards, and what the node knows. Implemented by `src/node/backend.rs`, and
+/// by a fake in the tests.
 ///
 /// All calls are cheap and never wait; a request's one outcome comes back through the session.
 pub trait Backend {
@@ -60,30 +61,31 @@ pub trait Backend {
 
     /// The password that AUTH wants, if one is configured.
     fn requires_password(&self) -> Option<String>;
+}
 
-    /// Makes the core of a connection look at [`Session::should_close`] soon: CLIENT KILL has hit it.
-    fn wake_connection(&self, conn: u64);
+/// How a request was carried out, beside what came of it.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Timing {
+    /// How long that took, ns: its share of the turns that did it.
+    pub ran_ns: u64,
+    /// When it passed its stages, on the clock of [`Backend::mono_ns`]; `None` if it was not logged, or if that is not
+    /// known.
+    pub stages: Option<StageStamps>,
+}
 
-    /// Begins to drain and end the process, as SIGTERM does.
-    ///
-    /// # Errors
-    /// Why not: the text after `ERR `.
-    fn shutdown(&self) -> Result<(), String>;
-
-    /// How long it took to carry out the request whose reply is being handed to its session, ns: its share of the turns that
-    /// did.
-    fn ran_ns(&self) -> u64 {
-        0
-    }
-
-    /// Somebody does not know the password.
-    fn report_guesses(&self, report: &Report);
-
-    /// When the request passed its stages whose reply is being handed to its session, on the clock of
-    /// [`Backend::mono_ns`]; `None` if it was not logged, or if that is not known. Asked for only when the request was slow.
-    fn stage_stamps(&self) -> Option<StageStamps> {
-        None
-    }
+/// What a session wants of its owner, beside having its output sent: see
+/// [`Session::take_wishes`](super::Session::take_wishes).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Wish {
+    /// Look soon whether this connection is to be closed: CLIENT KILL has hit it.
+    Look {
+        /// Its number.
+        conn: u64,
+    },
+    /// Log that somebody does not know the password.
+    ReportGuesses(Report),
+    /// Begin to drain and end the process, as SIGTERM does.
+    ShutDown,
 }
 
 /// A reply on its way to a session.

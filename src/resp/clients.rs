@@ -340,7 +340,7 @@ impl Client {
         self.killed.load(Relaxed)
     }
 
-    /// Marks it for closing; its core must be told ([`super::backend::Backend::wake_connection`]).
+    /// Marks it for closing; its core must be told (`Wish::Look`).
     pub fn kill(&self) {
         self.killed.store(true, Relaxed);
     }

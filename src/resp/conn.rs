@@ -4,7 +4,7 @@
 use std::mem::take;
 use std::sync::Arc;
 
-use super::backend::Backend;
+use super::backend::{Backend, Wish};
 use super::clients::{Client, Hub};
 use super::guesses::{Source, Turn};
 use super::parse::Limits;
@@ -49,6 +49,8 @@ pub struct ConnState {
     pub(super) ending: Ending,
     /// The time has come that was kept for an attempt at the password.
     pub(super) may_guess: bool,
+    /// What it wants of its owner since that was taken last.
+    pub(super) wishes: Vec<Wish>,
 }
 
 impl ConnState {
@@ -63,6 +65,7 @@ impl ConnState {
             limits: Limits::UNAUTHENTICATED,
             ending: Ending::No,
             may_guess: false,
+            wishes: Vec::new(),
         }
     }
 
@@ -88,6 +91,11 @@ impl ConnState {
         };
     }
 
+    /// Wants this of its owner.
+    pub fn wish(&mut self, wish: Wish) {
+        self.wishes.push(wish);
+    }
+
     /// Ends the connection once the replies to everything so far are written.
     pub const fn close_after_replies(&mut self) {
         self.ending = Ending::AfterReplies;
@@ -109,7 +117,7 @@ impl ConnState {
         }
         let source = Source::of(&self.client.addr);
         if let Some(report) = guesses.wrong(source, take(&mut self.may_guess), backend.mono_ns()) {
-            backend.report_guesses(&report);
+            self.wishes.push(Wish::ReportGuesses(report));
         }
     }
 }

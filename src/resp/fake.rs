@@ -7,12 +7,21 @@ use std::sync::Arc;
 
 use corduroy_shards::{Kind, PartitionId, Rejection, Reply, StageStamps, Ticket, wal::Lsn};
 
-use super::guesses::Report;
-use super::{Backend, Hub, Opening, Session, SessionReply, hub};
+use super::{Backend, Hub, Opening, Session, SessionReply, Timing, hub};
 use crate::config::Config;
 use crate::config::redis::{Live, Refused};
 use crate::store::{ErrorKind, List, Op, Outcome, SetReply, SetWhen};
 
+/// How long a request of the tests takes, and when it passes its stages.
+pub const TIMING: Timing = Timing {
+    ran_ns: 0,
+    stages: Some(StageStamps {
+        queued_ns: 1_000,
+        proposed_ns: 3_000,
+        durable_ns: 203_000,
+        applied_ns: 213_000,
+    }),
+};
 /// The clock of all tests.
 pub const NOW_MS: u64 = 1_700_000_000_123;
 
@@ -39,11 +48,7 @@ pub struct Fake {
     pub in_memory: Cell<bool>,
     pub short_ways: Cell<u64>,
     pub password: RefCell<Option<String>>,
-    pub woken: RefCell<Vec<u64>>,
-    pub shutdowns: Cell<u32>,
     pub clock_ns: Cell<u64>,
-    /// Wrong passwords that were to be logged.
-    pub reported: RefCell<Vec<u64>>,
     pub live: RefCell<Live>,
 }
 
@@ -57,10 +62,7 @@ impl Fake {
             in_memory: Cell::new(true),
             short_ways: Cell::new(0),
             password: RefCell::default(),
-            woken: RefCell::default(),
-            shutdowns: Cell::new(0),
             clock_ns: Cell::new(0),
-            reported: RefCell::default(),
             live: RefCell::new(Live::new(Config::default(), 0)),
         }
     }
@@ -112,7 +114,7 @@ impl Talk {
 
     pub fn answer(&mut self, newest_first: bool) {
         while let Some((ticket, reply)) = self.fake.carry_out(newest_first) {
-            self.session.reply(ticket, reply, &self.fake);
+            self.session.reply(ticket, reply, &TIMING, &self.fake);
         }
     }
 
@@ -290,23 +292,6 @@ impl Backend for Fake {
 
     fn requires_password(&self) -> Option<String> {
         self.password.borrow().clone()
-    }
-
-    fn report_guesses(&self, report: &Report) {
-        self.reported.borrow_mut().push(report.wrong);
-    }
-
-    fn wake_connection(&self, conn: u64) {
-        self.woken.borrow_mut().push(conn);
-    }
-
-    fn shutdown(&self) -> Result<(), String> {
-        self.shutdowns.set(self.shutdowns.get() + 1);
-        Ok(())
-    }
-
-    fn stage_stamps(&self) -> Option<StageStamps> {
-        Some(StageStamps { queued_ns: 1_000, proposed_ns: 3_000, durable_ns: 203_000, applied_ns: 213_000 })
     }
 }
 

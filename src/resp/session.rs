@@ -8,7 +8,7 @@ use std::mem::take;
 
 use corduroy_shards::{Kind, PartitionId, Reply, Ticket};
 
-use super::backend::{Backend, SessionReply};
+use super::backend::{Backend, SessionReply, Timing};
 use super::commands::census::Census;
 use super::commands::{self, Call, Entry, Flow, Request, Run, Scope};
 use super::commands::{connection, introspection};
@@ -124,8 +124,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Takes the outcome of a request that was submitted with this ticket.
-    pub fn reply(&mut self, ticket: Ticket, reply: SessionReply, backend: &dyn Backend) {
+    /// Takes the outcome of a request that was submitted with this ticket, and how it was carried out.
+    pub fn reply(&mut self, ticket: Ticket, reply: SessionReply, timing: &Timing, backend: &dyn Backend) {
         assert_eq!(ticket.conn, self.conn, "a reply came to the wrong connection");
         assert!(self.in_flight > 0, "a reply came that nobody asked for");
         self.in_flight -= 1;
@@ -134,7 +134,8 @@ impl Session {
             self.clock_is_fresh = true;
         }
         let at = (ticket.seq >> PART_BITS) - self.front;
-        self.take_reply(at as usize, (ticket.seq & ((1 << PART_BITS) - 1)) as usize, reply, backend);
+        let part = (ticket.seq & ((1 << PART_BITS) - 1)) as usize;
+        self.take_reply(at as usize, part, reply, timing, backend);
         if self.in_flight == 0 {
             (self.stalled, self.may_wait) = (false, false);
         }

@@ -45,9 +45,8 @@ fn the_heart_fits_into_a_head() {
 
 // ---- Circles ----
 
-/// Modules of the node that stand in circles of imports. Between the folders of a crate there are none.
-const NODE_IN_CIRCLES_MAX: usize = 9;
-/// Those of the store.
+/// Modules of the store that stand in circles of imports. Between the folders of a crate there are none, and none in the
+/// node and in the sessions.
 const STORE_IN_CIRCLES_MAX: usize = 28;
 
 /// The modules below a folder, each with those that it uses. A file in a module's own folder counts with that module; what
@@ -161,10 +160,9 @@ fn circles(src: &str, folder: &[&str], files: &[Source], most: usize) -> Vec<Str
 #[test]
 fn circles_of_imports_do_not_grow() {
     let (root, shards) = (sources(&["src"]), sources(&["shards/src"]));
-    let mut findings = circles("src", &["node"], &root, NODE_IN_CIRCLES_MAX);
-    findings.extend(circles("src", &["resp"], &root, 0));
+    let without = [&[][..], &["node"], &["node", "hosts"], &["node", "front"], &["resp"]];
+    let mut findings: Vec<_> = without.iter().flat_map(|folder| circles("src", folder, &root, 0)).collect();
     findings.extend(circles("src", &["store"], &root, STORE_IN_CIRCLES_MAX));
-    findings.extend(circles("src", &[], &root, 0));
     findings.extend(circles("shards/src", &[], &shards, 0));
     keep("modules do not import each other in circles", findings);
 }
@@ -238,14 +236,14 @@ const WORDS: [(&str, &str, usize); 19] = [
     ("land", "complete", 3),
     ("launch", "submit", 2),
     ("life", "incarnation, lifetime of the process", 78),
-    ("lives", "incarnations", 32),
+    ("lives", "incarnations", 30),
     ("lower level", "disk level", 44),
     ("place", "index, location, position", 451),
-    ("places", "indexes, locations, positions", 91),
-    ("settle", "complete; the flush's output", 25),
-    ("settled", "completed", 18),
+    ("places", "indexes, locations, positions", 85),
+    ("settle", "complete; the flush's output", 15),
+    ("settled", "completed", 15),
     ("sift", "what it does, by name", 6),
-    ("tell", "return, log, store, announce", 25),
+    ("tell", "return, log, store, announce", 24),
     ("telling", "announcing", 8),
     ("tells", "returns, logs, stores, announces", 41),
     ("told", "announced", 87),
@@ -253,7 +251,7 @@ const WORDS: [(&str, &str, usize); 19] = [
 
 /// Docs that are there for the lint alone, and how many there are.
 const FILLERS: [&str; 2] = ["/// Which.", "/// Whose."];
-const FILLERS_MAX: usize = 20;
+const FILLERS_MAX: usize = 12;
 
 fn fillers(files: &[Source]) -> usize {
     let lines = files.iter().flat_map(|source| source.text.lines());

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use corduroy_shards::runtime::{Doorbell, Endpoint, Listener, Mesh};
-use corduroy_shards::{Kind, PartitionId, Reply, Ticket, wal::Lsn};
+use corduroy_shards::{Kind, PartitionId, Reply, StateMachine, Ticket, wal::Lsn};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 
 use super::*;
@@ -24,7 +24,6 @@ mod greedy;
 
 /// The last of two cores or more, whose shards are all on core 0; that one is played by the test.
 struct World {
-    core: Rc<Core>,
     other: Endpoint<Message>,
     /// Cores between the two.
     third: Vec<Endpoint<Message>>,
@@ -76,20 +75,13 @@ impl World {
         let dealt = Descriptors { limit: 1024, reserved: 24, tables_a_core: 16, clients_max: 1000 };
         let shared = Shared::new(config, identity, layout, Bytes(64 << 20), dealt, bells.clone(), None);
         shared.begin_serving();
-        let core = Core::new(shared, mine, Vec::new(), Vec::new()).expect("a core");
-        let driver = Driver {
-            out: Outputs::default(),
-            // Nothing listens: the test brings the connections.
-            phase: Phase::Serving,
-            is_counted: false,
-            drained: false,
-            accept_at_ns: None,
-            config_version: core.shared.version(),
-            has_rested: false,
-            ran_ns: 0,
-        };
+        let core = Core::new(shared, mine.core()).expect("a core");
+        let hosts = Rc::new(Hosts::new(Rc::clone(&core), mine, Vec::new()));
+        let front = Front::new(Rc::clone(&core), Rc::clone(&hosts), Vec::new());
+        // Nothing listens: the test brings the connections.
+        let driver = Driver { phase: Phase::Serving, ..Driver::new(core, hosts, front) };
         let listener = Listener::bind(([127, 0, 0, 1], 0).into()).expect("a port");
-        Self { core, other, third: ends, driver, listener, _bells: bells }
+        Self { other, third: ends, driver, listener, _bells: bells }
     }
 
     /// A client's end of a new connection whose sockets hold little.
@@ -110,18 +102,18 @@ impl World {
         if let Some(bytes) = send_buffer {
             set_socket_send_buffer_size(socket.as_fd(), bytes).expect("set");
         }
-        self.core.shared.connections.fetch_add(1, Ordering::Relaxed);
+        self.driver.core.shared.connections.fetch_add(1, Ordering::Relaxed);
         let ends = Ends { peer: peer.map(Address::Tcp), local: None };
-        connection::open(&self.core, socket, &ends);
+        self.driver.front.open(socket, &ends);
         client.set_nonblocking(true).expect("set");
         client
     }
 
     fn pass(&mut self) {
-        let again = self.driver.pass(&self.core);
+        let again = self.driver.pass();
         // Never sleeps: the test looks at what would have ended the sleep by itself.
         let _ = again;
-        self.driver.wait(&self.core, true).expect("epoll");
+        self.driver.wait(true).expect("epoll");
     }
 
     /// What core 0 has received, by request number or connection.
@@ -139,18 +131,18 @@ impl World {
 #[test]
 fn messages_keep_their_order_when_a_ring_runs_full() {
     let mut world = World::new(4);
-    (0..7).for_each(|conn| world.core.post(0, Message::Look { conn }));
-    assert!(world.core.is_congested());
+    (0..7).for_each(|conn| world.driver.hosts.links.post(0, Message::Look { conn }));
+    assert!(world.driver.hosts.links.is_congested());
     assert_eq!(world.received(2), [0, 1]);
     // There is room in the ring now, and others wait for it already.
-    (7..9).for_each(|conn| world.core.post(0, Message::Look { conn }));
+    (7..9).for_each(|conn| world.driver.hosts.links.post(0, Message::Look { conn }));
     let mut got = Vec::new();
     for _ in 0..9 {
-        world.core.flush_mesh();
+        world.driver.hosts.links.flush();
         got.extend(world.received(1));
     }
     assert_eq!(got, [2, 3, 4, 5, 6, 7, 8], "in order, and none twice or never");
-    assert!(!world.core.is_congested());
+    assert!(!world.driver.hosts.links.is_congested());
 }
 
 #[test]
@@ -159,7 +151,7 @@ fn connections_are_read_again_when_a_full_ring_has_room() {
     let mut world = World::new(4);
     let mut client = world.connect();
     client.write_all(&b"SET k v\r\n".repeat(REQUESTS)).expect("sent");
-    while !world.core.is_congested() {
+    while !world.driver.hosts.links.is_congested() {
         world.pass();
     }
     // It comes while nothing is read, and no other event will tell of it.
@@ -177,12 +169,12 @@ fn connections_are_read_again_when_a_full_ring_has_room() {
 #[test]
 fn what_is_posted_outside_of_a_pass_is_sent_by_the_next_one_which_comes_at_once() {
     let mut world = World::new(4);
-    world.core.take_woken();
-    world.core.post(0, Message::Look { conn: 7 });
-    assert!(world.core.take_woken(), "or it would lie there until something else happens");
+    world.driver.core.take_woken();
+    world.driver.hosts.links.post(0, Message::Look { conn: 7 });
+    assert!(world.driver.core.take_woken(), "or it would lie there until something else happens");
     world.other.bell().prepare_sleep();
     let before = world.other.bell().wakes();
-    world.driver.pass(&world.core);
+    world.driver.pass();
     assert_eq!(world.other.bell().wakes(), before + 1, "a pass wakes who was sent something");
     assert_eq!(world.received(9), [7]);
 }
@@ -190,32 +182,32 @@ fn what_is_posted_outside_of_a_pass_is_sent_by_the_next_one_which_comes_at_once(
 #[test]
 fn a_core_does_not_sleep_beside_work() {
     let mut world = World::new(4);
-    let bell = Arc::clone(world.core.mesh.borrow().bell());
+    let bell = Arc::clone(world.driver.hosts.links.bell());
     let before = bell.wakes();
-    assert!(may_sleep(&world.core));
+    assert!(world.driver.hosts.may_sleep());
     world.other.send(1, Message::Look { conn: 1 }).expect("room");
     world.other.flush();
     assert_eq!(bell.wakes(), before + 1, "whoever is about to sleep is rung");
     // Rung or not: what came before it said so is found by the second look.
     bell.awake();
-    assert!(!may_sleep(&world.core), "a message is there");
+    assert!(!world.driver.hosts.may_sleep(), "a message is there");
     bell.awake();
-    world.driver.take_messages(&world.core);
-    assert!(may_sleep(&world.core));
+    world.driver.take_messages();
+    assert!(world.driver.hosts.may_sleep());
     // The same for outcomes that others have yet to take.
-    world.core.is_held_back.set(true);
-    assert!(!may_sleep(&world.core), "there is room for outcomes again");
-    world.core.shared.ledger.send_outcome(world.core.shared.ledger.limit());
-    assert!(may_sleep(&world.core), "there is none");
-    let limit = world.core.shared.ledger.limit();
-    world.core.receive(reply(NOBODY, limit));
+    world.driver.hosts.is_held_back.set(true);
+    assert!(!world.driver.hosts.may_sleep(), "there is room for outcomes again");
+    world.driver.core.shared.ledger.send_outcome(world.driver.core.shared.ledger.limit());
+    assert!(world.driver.hosts.may_sleep(), "there is none");
+    let limit = world.driver.core.shared.ledger.limit();
+    world.driver.receive(reply(NOBODY, limit));
     assert_eq!(bell.wakes(), before + 2, "the last one that was in the way has rung all sleepers");
 }
 
 #[test]
 fn a_job_that_ends_while_a_core_goes_to_sleep_is_seen() {
     let world = World::new(4);
-    let core = &world.core;
+    let hosts = &world.driver.hosts;
     let folder = tempfile::tempdir().expect("a folder");
     let binding = Binding { owner: [0; OWNER_BYTES], may_adopt: true };
     let lower = LsmLower::open(folder.path(), &LsmShared::new(1 << 20, 32), &binding).expect("opens");
@@ -223,23 +215,23 @@ fn a_job_that_ends_while_a_core_goes_to_sleep_is_seen() {
     let mut jobs = Vec::new();
     store.retry();
     store.take_jobs(&mut jobs);
-    add_job(core, 0, jobs.pop().expect("a look at the room"));
+    hosts.add_job(0, jobs.pop().expect("a look at the room"));
     let mut taken = None;
-    core.jobs.start(|_, task| {
+    hosts.jobs.start(|_, task| {
         taken = Some(task);
         Ok(())
     });
-    let bell = Arc::clone(core.mesh.borrow().bell());
+    let bell = Arc::clone(hosts.links.bell());
     let before = bell.wakes();
-    assert!(may_sleep(core));
+    assert!(hosts.may_sleep());
     taken.expect("it was handed over")();
     assert_eq!(bell.wakes(), before + 1, "its end wakes a sleeper");
     // Had it ended a moment before, nobody would have been rung: the second look finds it.
     bell.awake();
-    assert!(!may_sleep(core), "a result is there");
+    assert!(!hosts.may_sleep(), "a result is there");
     bell.awake();
-    take_jobs_done(core);
-    assert!(may_sleep(core) && !core.jobs.has_done());
+    hosts.take_jobs_done();
+    assert!(hosts.may_sleep() && !hosts.jobs.has_done());
     assert_eq!(bell.wakes(), before + 1);
 }
 
@@ -286,7 +278,7 @@ fn one_clients_work_is_shared_out_over_passes() {
     let mut world = World::new(4);
     let (mut greedy, mut good) = (world.connect(), world.connect());
     greedy.write_all(&b"CLIENT ID\r\n".repeat(REQUESTS)).expect("sent");
-    let done = |world: &World| world.core.shared.hub.totals().processed;
+    let done = |world: &World| world.driver.core.shared.hub.totals().processed;
     while done(&world) == 0 {
         world.pass();
     }
@@ -334,7 +326,8 @@ fn before_the_password_a_connection_holds_little() {
             Err(_) => blocked += 1,
         }
         world.pass();
-        let held = world.core.conns.borrow().all().iter().map(|conn| conn.held_bytes()).sum::<usize>();
+        let held =
+            world.driver.front.conns.borrow().all().iter().map(|conn| conn.held_bytes()).sum::<usize>();
         assert!(held < 64 << 10, "{held} bytes held");
     }
     assert!(blocked > 0, "it is not read on");
@@ -360,12 +353,12 @@ fn the_connection_that_holds_the_most_is_closed_when_all_hold_too_much() {
                 Err(_) => break,
             }
             world.pass();
-            let total = world.core.shared.ledger.total();
+            let total = world.driver.core.shared.ledger.total();
             assert!(total <= (4 << 20) + (128 << 10), "{total} bytes held");
         }
         (0..50).for_each(|_| world.pass());
     }
-    let evicted = world.core.shared.ledger.evicted();
+    let evicted = world.driver.core.shared.ledger.evicted();
     assert!((2..6).contains(&evicted), "{evicted} closed");
     let mut byte = [0];
     let is_closed = |client: &TcpStream, byte: &mut [u8; 1]| {
@@ -414,7 +407,7 @@ fn what_waits_of_a_closed_connection_is_forgotten_wherever_it_may() {
     light.write_all(b"SET k v\r\n").expect("sent");
     idle.write_all(b"WAIT 1 3600000\r\n").expect("sent");
     let mut requests = Vec::new();
-    while requests.len() < 2 || world.core.waits.next_ns().is_none() {
+    while requests.len() < 2 || world.driver.front.waits.next_ns().is_none() {
         world.pass();
         world.other.drain(9, |message| requests.push(message));
     }
@@ -423,8 +416,8 @@ fn what_waits_of_a_closed_connection_is_forgotten_wherever_it_may() {
         _ => None,
     });
     let mut told = Vec::new();
-    let conns = world.core.conns.borrow().all();
-    conns.iter().for_each(|conn| connection::close(&world.core, conn));
+    let conns = world.driver.front.conns.borrow().all();
+    conns.iter().for_each(|conn| world.driver.front.close(conn));
     world.pass();
     world.other.drain(9, |message| told.push(message));
     let closed: Vec<_> = told
@@ -435,7 +428,7 @@ fn what_waits_of_a_closed_connection_is_forgotten_wherever_it_may() {
         })
         .collect();
     assert_eq!(closed, [asker], "the other core is told, of a heavy request alone");
-    assert_eq!(world.core.waits.next_ns(), None, "nothing is waited for");
+    assert_eq!(world.driver.front.waits.next_ns(), None, "nothing is waited for");
     // Whether a copy is heavy, only the other core knows.
     let mut copier = world.connect();
     copier.write_all(b"COPY a b\r\n").expect("sent");
@@ -444,8 +437,8 @@ fn what_waits_of_a_closed_connection_is_forgotten_wherever_it_may() {
         world.pass();
         world.other.drain(9, |message| messages.push(message));
     }
-    let conns = world.core.conns.borrow().all();
-    conns.iter().for_each(|conn| connection::close(&world.core, conn));
+    let conns = world.driver.front.conns.borrow().all();
+    conns.iter().for_each(|conn| world.driver.front.close(conn));
     world.pass();
     world.other.drain(9, |message| messages.push(message));
     assert!(matches!(messages[..], [Message::Request { .. }, Message::Closed { .. }]), "{messages:?}");
@@ -464,8 +457,8 @@ fn a_core_whose_bit_is_that_of_another_tells_itself_nothing() {
         world.pass();
         world.other.drain(9, |message| messages.push(message));
     }
-    let conns = world.core.conns.borrow().all();
-    conns.iter().for_each(|conn| connection::close(&world.core, conn));
+    let conns = world.driver.front.conns.borrow().all();
+    conns.iter().for_each(|conn| world.driver.front.close(conn));
     world.pass();
     world.other.drain(9, |message| messages.push(message));
     assert!(matches!(messages[..], [Message::Request { .. }, Message::Closed { .. }]), "{messages:?}");
@@ -486,7 +479,7 @@ fn whole_requests_that_wait_for_a_slow_reader_are_not_half_sent() {
         world.pass();
     }
     (0..50).for_each(|_| world.pass());
-    let conns = world.core.conns.borrow().all();
+    let conns = world.driver.front.conns.borrow().all();
     let conn = conns.first().expect("one");
     assert!(conn.unsent_bytes() > 0 && conn.session.borrow().held_input_bytes() > 0, "it is a slow reader");
     assert_eq!(conn.partial.get(), None, "no time limit runs");

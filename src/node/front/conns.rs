@@ -24,7 +24,7 @@ impl Conns {
     }
 
     /// A number for a new connection; `None` if the core has no place left.
-    pub(in crate::node) fn reserve(&mut self) -> Option<u64> {
+    pub fn reserve(&mut self) -> Option<u64> {
         let place = match self.free.pop() {
             Some(place) => place,
             None if self.places.len() < 1 << PLACE_BITS => {
@@ -39,11 +39,11 @@ impl Conns {
     }
 
     /// Gives a number back that was never used.
-    pub(in crate::node) fn release(&mut self, id: u64) {
+    pub fn release(&mut self, id: u64) {
         self.free.push(place_of(id));
     }
 
-    pub(in crate::node) fn insert(&mut self, conn: Rc<Conn>) {
+    pub fn insert(&mut self, conn: Rc<Conn>) {
         let (_, slot) = self.places.get_mut(place_of(conn.id)).expect("it was reserved");
         *slot = Some(conn);
         self.count += 1;
@@ -55,7 +55,7 @@ impl Conns {
         conn.as_ref().filter(|conn| conn.id == id).cloned()
     }
 
-    pub(in crate::node) fn remove(&mut self, id: u64) {
+    pub fn remove(&mut self, id: u64) {
         if let Some((_, slot)) = self.places.get_mut(place_of(id))
             && slot.as_ref().is_some_and(|conn| conn.id == id)
         {

@@ -2,80 +2,57 @@
 
 use std::rc::Rc;
 
-use super::conn::{Conn, close};
+use super::conn::Conn;
 use crate::config::Config;
-use crate::node::core::Core;
 
 /// A request that keeps arriving must bring so many bytes in each `timeout.partial_ms`.
 const PARTIAL_MIN_BYTES: u64 = 64 << 10;
 
-/// Keeps the time since when a request has been arriving, and counts what came of it.
-pub fn watch_partial(core: &Core, conn: &Conn) {
+/// What a client has yet to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Backlog {
+    /// Nothing.
+    None,
+    /// No more than it may.
+    Some,
+    /// So many bytes: too many, or too many for too long.
+    TooMuch(u64),
+}
+
+/// Keeps the time since when a request has been arriving, and counts what came of it. Returns whether one is.
+pub fn watch_partial(conn: &Conn, now_ns: u64) -> bool {
     let came_bytes = conn.came_bytes.take();
     // What is kept while the client does not take its replies may well be whole.
     let is_midway = conn.unsent_bytes() == 0 && conn.session.borrow().is_midway();
     let partial = is_midway.then(|| {
-        let (since_ns, before) = conn.partial.get().unwrap_or((core.now().mono_ns, 0));
+        let (since_ns, before) = conn.partial.get().unwrap_or((now_ns, 0));
         (since_ns, before + came_bytes)
     });
-    if partial.is_some() {
-        want_sweep(core);
-    }
     conn.partial.set(partial);
+    partial.is_some()
 }
 
-/// Closes a connection whose reader is too slow.
-pub fn check_backlog(core: &Rc<Core>, conn: &Rc<Conn>) {
+/// Keeps the time since when a client has had much to read. Asks for the configuration only if there is anything.
+pub fn backlog(conn: &Conn, config: impl FnOnce() -> Rc<Config>, now_ns: u64) -> Backlog {
     let backlog = conn.unsent_bytes() + conn.session.borrow().output().len();
     if backlog == 0 {
         conn.over_soft_since_ns.set(None);
-        return;
+        return Backlog::None;
     }
-    let config = core.config();
-    let now_ns = core.now().mono_ns;
+    let config = config();
     let backlog = backlog as u64;
     if backlog <= config.output_soft_bytes.0 {
         conn.over_soft_since_ns.set(None);
-    } else {
-        let since = conn.over_soft_since_ns.get().unwrap_or(now_ns);
-        conn.over_soft_since_ns.set(Some(since));
-        let is_long = now_ns - since > config.output_soft_ms.0.saturating_mul(1_000_000);
-        if backlog > config.output_hard_bytes.0 || is_long {
-            tracing::warn!(conn = conn.id, backlog, "closing a connection that does not read its replies");
-            close(core, conn);
-            return;
-        }
+        return Backlog::Some;
     }
-    want_sweep(core);
+    let since_ns = conn.over_soft_since_ns.get().unwrap_or(now_ns);
+    conn.over_soft_since_ns.set(Some(since_ns));
+    let is_long = now_ns - since_ns > config.output_soft_ms.0.saturating_mul(1_000_000);
+    if backlog > config.output_hard_bytes.0 || is_long { Backlog::TooMuch(backlog) } else { Backlog::Some }
 }
 
-/// Has the time limits looked at within a second.
-pub fn want_sweep(core: &Core) {
-    if core.sweep_at_ns.get().is_none() {
-        core.sweep_at_ns.set(Some(core.now().mono_ns + 1_000_000_000));
-        core.wake();
-    }
-}
-
-/// Looks at all connections' time limits, and goes on doing so while any has one.
-pub fn sweep(core: &Rc<Core>) {
-    core.sweep_at_ns.set(None);
-    let config = core.config();
-    // Closing changes the table, so it must not be borrowed meanwhile.
-    let conns = core.conns.borrow().all();
-    for conn in conns {
-        if is_overdue(&config, &conn, core.now().mono_ns) {
-            close(core, &conn);
-            continue;
-        }
-        check_backlog(core, &conn);
-        if conn.partial.get().is_some() || config.idle_timeout_s > 0 {
-            want_sweep(core);
-        }
-    }
-}
-
-fn is_overdue(config: &Config, conn: &Conn, now_ns: u64) -> bool {
+/// Whether a connection has been idle, or a request has been arriving, for longer than it may.
+pub fn is_overdue(config: &Config, conn: &Conn, now_ns: u64) -> bool {
     let idle_ns = now_ns.saturating_sub(conn.last_input_ns.get());
     let idle_limit_ns = config.idle_timeout_s.saturating_mul(1_000_000_000);
     let waits = conn.session.borrow().waits_until_ns().is_some();

@@ -2,24 +2,14 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::rc::Rc;
-
-use super::conn::{self as connection, Conn};
-use crate::node::core::Core;
 
 /// The waits of a core, the next to end first: when, and the connection's number.
 #[derive(Debug, Default)]
 pub struct Waits(RefCell<BTreeSet<(u64, u64)>>);
 
 impl Waits {
-    /// Takes note of a connection's wait, if it has begun one.
-    pub fn note(&self, conn: &Conn) {
-        if let Some(until_ns) = conn.session.borrow().waits_until_ns() {
-            self.add(until_ns, conn.id);
-        }
-    }
-
-    fn add(&self, until_ns: u64, conn: u64) {
+    /// Takes note of the wait of a connection; it may be known already.
+    pub fn note(&self, until_ns: u64, conn: u64) {
         // One without an end needs no clock: only the client ends it.
         if until_ns != u64::MAX {
             self.0.borrow_mut().insert((until_ns, conn));
@@ -38,22 +28,13 @@ impl Waits {
         self.0.borrow().first().map(|(until_ns, _)| *until_ns)
     }
 
-    fn take_due(&self, now_ns: u64) -> Option<u64> {
+    /// Takes the connection whose wait is over first, if any is.
+    pub fn take_due(&self, now_ns: u64) -> Option<u64> {
         let mut waits = self.0.borrow_mut();
         if waits.first()?.0 > now_ns {
             return None;
         }
         waits.pop_first().map(|(_, conn)| conn)
-    }
-}
-
-/// Answers those whose time is over.
-pub fn end_due(core: &Rc<Core>) {
-    let now_ns = core.now().mono_ns;
-    while let Some(id) = core.waits.take_due(now_ns) {
-        let Some(conn) = core.conns.borrow().get(id) else { continue };
-        conn.session.borrow_mut().end_wait(now_ns, &**core);
-        connection::settle(core, &conn);
     }
 }
 
@@ -65,8 +46,8 @@ mod tests {
     fn nothing_is_kept_of_a_wait_that_its_connection_does_not_outlive() {
         let waits = Waits::default();
         for conn in 0..1000 {
-            waits.add(5000 - conn, conn);
-            waits.add(u64::MAX, conn);
+            waits.note(5000 - conn, conn);
+            waits.note(u64::MAX, conn);
         }
         assert_eq!(waits.next_ns(), Some(4001));
         assert_eq!((waits.take_due(4001), waits.take_due(4001)), (Some(999), None));

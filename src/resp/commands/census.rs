@@ -4,7 +4,7 @@
 //! open all the time is visited once.
 
 use super::client::{Filter, describe_to};
-use crate::resp::backend::Backend;
+use crate::resp::backend::Wish;
 use crate::resp::clients::Client;
 use crate::resp::conn::ConnState;
 use crate::resp::reply::Writer;
@@ -48,9 +48,9 @@ impl Census {
     }
 
     /// Visits the next few. Returns whether there may be more.
-    pub fn step(&mut self, conn: &ConnState, backend: &dyn Backend) -> bool {
+    pub fn step(&mut self, conn: &mut ConnState, now_ms: u64) -> bool {
         let clients = conn.hub.clients.some_from(self.next, self.last, STEP);
-        let (me, now_ms) = (conn.client.id, backend.now_ms());
+        let me = conn.client.id;
         for client in &clients {
             if !self.filter.hits(client, me, now_ms) {
                 continue;
@@ -60,7 +60,7 @@ impl Census {
                     describe_to(client, &mut self.text, now_ms);
                     self.text.push('\n');
                 }
-                Visit::Kill { .. } => self.kill(client, me, backend),
+                Visit::Kill { .. } => self.kill(client, conn),
             }
         }
         match clients.last() {
@@ -72,17 +72,17 @@ impl Census {
         }
     }
 
-    fn kill(&mut self, client: &Client, me: u64, backend: &dyn Backend) {
+    fn kill(&mut self, client: &Client, conn: &mut ConnState) {
         // One that was closed before is about to end: it is not closed again.
         if client.is_killed() {
             return;
         }
         self.killed += 1;
-        if client.id == me {
+        if client.id == conn.client.id {
             self.kills_me = true;
         } else {
             client.kill();
-            backend.wake_connection(client.conn);
+            conn.wish(Wish::Look { conn: client.conn });
         }
     }
 

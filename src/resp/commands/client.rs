@@ -138,7 +138,7 @@ fn visit(call: &mut Call<'_>, visit: Visit, filter: Result<Filter, Refusal>) {
         **visits = Some(Box::new(census));
         return;
     }
-    while census.step(call.conn, call.backend) {}
+    while census.step(call.conn, call.backend.now_ms()) {}
     census.answer(call.conn, &mut call.out);
 }
 

@@ -1,5 +1,6 @@
 //! Commands about the server: rows, and the small ones of them.
 
+use super::super::backend::Wish;
 use super::super::errors::Refusal;
 use super::args::{integer, is};
 use super::connection::{REDIS_VERSION, ok};
@@ -142,11 +143,9 @@ fn shutdown(call: &mut Call<'_>) {
     if has("ABORT") {
         return call.out.error("ERR No shutdown in progress.");
     }
-    match call.backend.shutdown() {
-        // As in Redis there is no reply: the connection ends with the process.
-        Ok(()) => call.conn.close_after_replies(),
-        Err(why) => call.out.error(format!("ERR {why}")),
-    }
+    // As in Redis there is no reply: the connection ends with the process.
+    call.conn.wish(Wish::ShutDown);
+    call.conn.close_after_replies();
 }
 
 fn memory_doctor(call: &mut Call<'_>) {

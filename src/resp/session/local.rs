@@ -65,7 +65,7 @@ impl Session {
             && let Some(mut census) = self.census.take()
         {
             self.work(UNITS_A_STEP);
-            if census.step(&self.state, backend) {
+            if census.step(&mut self.state, backend.now_ms()) {
                 self.census = Some(census);
             } else {
                 self.emit(Some(census.index()), |session, out| census.answer(&mut session.state, out));

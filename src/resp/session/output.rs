@@ -1,6 +1,7 @@
 //! What the driver of a connection asks and tells: output taken, reading wanted, the end.
 
 use super::{Ending, Output, Session};
+use crate::resp::backend::Wish;
 
 /// Output that ends a connection while it is still being made, whatever the settings allow: it has to be held in memory.
 pub(super) const OUTPUT_HARD_BYTES: usize = 128 << 20;
@@ -8,6 +9,11 @@ pub(super) const OUTPUT_HARD_BYTES: usize = 128 << 20;
 const UNAUTHENTICATED_INPUT_BYTES: usize = 16 << 10;
 
 impl Session {
+    /// What it wants of its owner since that was taken last; to be taken after every call that lets it work.
+    pub fn take_wishes(&mut self) -> Vec<Wish> {
+        std::mem::take(&mut self.state.wishes)
+    }
+
     /// What is to be written to the client.
     #[must_use]
     pub const fn output(&self) -> &Output {

@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 
+use corduroy_shards::StageStamps;
+
 use super::output::OUTPUT_HARD_BYTES;
 use super::roster::Roster;
 use super::{
-    Backend, Ending, Outcome, Output, PartitionId, Reply, Session, SessionReply, Watched, Writer, errors,
-    take,
+    Backend, Ending, Outcome, Output, PartitionId, Reply, Session, SessionReply, Timing, Watched, Writer,
+    errors, take,
 };
 use crate::resp::latency::SlowEvent;
 use crate::resp::output::SharesMark;
@@ -254,9 +256,17 @@ impl Parts {
 
 impl Session {
     /// Puts an outcome into the slot at this place of the queue.
-    pub(super) fn take_reply(&mut self, at: usize, part: usize, reply: SessionReply, backend: &dyn Backend) {
+    pub(super) fn take_reply(
+        &mut self,
+        at: usize,
+        part: usize,
+        reply: SessionReply,
+        timing: &Timing,
+        backend: &dyn Backend,
+    ) {
         let slot = self.queue.get_mut(at).expect("a ticket's slot stays queued until its outcomes have come");
-        slot.ran_ns += backend.ran_ns();
+        slot.ran_ns += timing.ran_ns;
+        let stages = timing.stages.as_ref();
         if let Body::Parts(parts) = &mut slot.body {
             if let Some((key, partition)) = parts.absent(part, &reply) {
                 assert_eq!(at + 1, self.queue.len(), "nothing is sent behind a WATCH before it is answered");
@@ -273,15 +283,17 @@ impl Session {
             if let Some(roster) = parts.roster(self.front + at as u64) {
                 return self.begin_roster(at, roster, backend);
             }
-            return self.settle(at, backend, |session, out| session.finish_parts(*parts, out));
+            return self.settle(at, stages, backend, |session, out| session.finish_parts(*parts, out));
         }
         let outcome = match reply {
             Reply::Done { outcome, .. } => outcome,
             Reply::Rejected(why) => {
                 let text = errors::rejection(&why);
-                return self.settle(at, backend, |_, out| out.error(text.as_bytes()));
+                return self.settle(at, stages, backend, |_, out| out.error(text.as_bytes()));
             }
-            Reply::Unknown => return self.settle(at, backend, |_, out| out.error(errors::UNKNOWN_RESULT)),
+            Reply::Unknown => {
+                return self.settle(at, stages, backend, |_, out| out.error(errors::UNKNOWN_RESULT));
+            }
         };
         let body = take(&mut slot.body);
         let outcome = match (&body, outcome) {
@@ -294,15 +306,15 @@ impl Session {
             (_, outcome) => outcome,
         };
         match body {
-            Body::Scan(partition) => self.settle(at, backend, |_, out| {
+            Body::Scan(partition) => self.settle(at, stages, backend, |_, out| {
                 super::spread::write_page(out, partition, backend.partitions().len(), &outcome);
             }),
-            Body::Exec(plan) => self.settle(at, backend, |session, out| {
+            Body::Exec(plan) => self.settle(at, stages, backend, |session, out| {
                 session.write_transaction(*plan, outcome, out, backend);
             }),
             _ => {
                 self.count_lookups(at, &outcome);
-                self.settle(at, backend, |_, out| out.outcome(&outcome));
+                self.settle(at, stages, backend, |_, out| out.outcome(&outcome));
             }
         }
     }
@@ -345,6 +357,7 @@ impl Session {
     pub(super) fn settle(
         &mut self,
         at: usize,
+        stages: Option<&StageStamps>,
         backend: &dyn Backend,
         write: impl FnOnce(&mut Self, &mut Writer<'_>),
     ) {
@@ -363,7 +376,7 @@ impl Session {
         if muted {
             out.truncate(mark);
         }
-        self.account(at, backend);
+        self.account(at, stages, backend);
         if at > 0 {
             self.held.replace(Held::default(), Held::of(&out));
             if let Some(slot) = self.queue.get_mut(at) {
@@ -386,7 +399,7 @@ impl Session {
     }
 
     /// Statistics and SLOWLOG for the slot at this place of the queue, which has its reply.
-    fn account(&mut self, at: usize, backend: &dyn Backend) {
+    fn account(&mut self, at: usize, stages: Option<&StageStamps>, backend: &dyn Backend) {
         let Some(slot) = self.queue.get(at) else { return };
         let took_ns = self.clock_ns.saturating_sub(slot.started_ns);
         self.in_flight_bytes -= slot.request_bytes;
@@ -400,8 +413,7 @@ impl Session {
         let is_fast = self.table.entry(slot.entry).traits.fast;
         self.state.hub.latency.note(SlowEvent::of(is_fast), took_ns, backend.now_ms());
         if self.state.hub.slowlog.is_slow(took_ns) {
-            let stamps = backend.stage_stamps();
-            let stages = stamps.map(|stamps| StageTimes::of(slot.started_ns, &stamps, self.clock_ns));
+            let stages = stages.map(|stamps| StageTimes::of(slot.started_ns, stamps, self.clock_ns));
             self.log_slow(&slot.brief, took_ns, stages, backend);
         }
     }

@@ -147,7 +147,8 @@ impl Session {
             } else {
                 self.clock_ns = backend.mono_ns();
                 let at = (roster.number - self.front) as usize;
-                self.settle(at, backend, |_, out| roster.write(out));
+                // Names are read, and nothing of that is logged.
+                self.settle(at, None, backend, |_, out| roster.write(out));
             }
         }
     }

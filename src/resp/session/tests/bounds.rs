@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::resp::commands::client::describe;
+use crate::resp::fake::TIMING;
 use crate::resp::{Opening, hub};
 
 #[test]
@@ -138,7 +139,7 @@ fn a_heavy_request_is_the_only_one_of_its_connection_under_way() {
     assert_eq!(submitted(&talk), 1, "it waits for those before it");
     let next = |talk: &mut Talk| {
         let (ticket, reply) = talk.fake.carry_out(false).expect("one is under way");
-        talk.session.reply(ticket, reply, &talk.fake);
+        talk.session.reply(ticket, reply, &TIMING, &talk.fake);
     };
     next(&mut talk);
     assert_eq!(submitted(&talk), 1, "those behind it wait for it");
@@ -313,6 +314,28 @@ fn long_lists_of_names_are_written_in_several_turns() {
     assert!(talk.session.is_unfinished());
     talk.session.abandon();
     assert!(!talk.session.is_unfinished() && talk.session.output().is_empty());
+}
+
+#[test]
+fn a_list_that_is_written_in_several_turns_has_not_the_stages_of_other_requests() {
+    let mut talk = Talk::new(1);
+    talk.hub.slowlog.set_slower_than_us(0);
+    talk.fake.scripted.borrow_mut().push_back(done(names(50_000)));
+    talk.session.begin_turn(2048);
+    talk.session.input(b"KEYS *\r\n", &talk.fake);
+    talk.answer(false);
+    let mut turns = 1;
+    while talk.session.output().is_empty() {
+        talk.session.begin_turn(2048);
+        talk.session.resume(&talk.fake);
+        turns += 1;
+    }
+    talk.output();
+    talk.hub.slowlog.set_slower_than_us(-1);
+    talk.session.begin_turn(2048);
+    assert!(turns > 1 && talk.say("SLOWLOG GET").contains("KEYS"));
+    let stages = talk.say("SLOWLOG STAGES");
+    assert!(!stages.contains("queued_us"), "{stages}");
 }
 
 #[test]

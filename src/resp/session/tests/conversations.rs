@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::resp::hub;
+use crate::resp::{Wish, hub};
 
 #[test]
 fn greetings() {
@@ -241,7 +241,10 @@ fn killing() {
     assert_eq!(hub.clients.count(), 4);
     talk.check("CLIENT KILL 127.0.0.1:99", "-ERR No such client~");
     talk.check("CLIENT KILL 127.0.0.1:2", "+OK~");
-    assert_eq!((alive(), talk.fake.woken.borrow().clone()), (vec![false, true, true], vec![2]));
+    assert_eq!(
+        (alive(), talk.session.take_wishes()),
+        (vec![false, true, true], vec![Wish::Look { conn: 2 }])
+    );
     talk.check("CLIENT KILL ID 3", ":1~");
     assert_eq!(alive(), [false, false, true]);
     talk.check("CLIENT KILL ID 0", "-ERR client-id should be greater than 0~");
@@ -413,6 +416,6 @@ fn the_rest() {
     );
     talk.check("SHUTDOWN FOO\nSHUTDOWN ABORT", "-ERR syntax error~-ERR No shutdown in progress.~");
     talk.check("SHUTDOWN NOSAVE", "");
-    assert_eq!(talk.fake.shutdowns.get(), 1);
+    assert_eq!(talk.session.take_wishes(), [Wish::ShutDown]);
     assert!(talk.session.should_close());
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::resp::Hub;
 use crate::resp::fake::Fake;
 use crate::resp::guesses::{BURST, PER_SECOND};
+use crate::resp::{Hub, Wish};
 
 const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabled.~";
 
@@ -13,6 +13,14 @@ fn talk(hub: &Arc<Hub>, conn: u64) -> Talk {
     let fake = Fake::new(1);
     *fake.password.borrow_mut() = Some("secret".to_owned());
     Talk::with(fake, Arc::clone(hub), conn)
+}
+
+/// How many wrong passwords a wish tells of.
+fn wrong(wish: &Wish) -> u64 {
+    match wish {
+        Wish::ReportGuesses(report) => report.wrong,
+        Wish::Look { .. } | Wish::ShutDown => panic!("{wish:?}"),
+    }
 }
 
 /// What comes when the time is over that it waits for.
@@ -55,7 +63,8 @@ fn a_right_password_waits_as_a_wrong_one_does_and_what_came_behind_it_follows() 
     let hub = crate::resp::hub(1);
     let mut attacker = talk(&hub, 1);
     (0..BURST).for_each(|_| attacker.check("AUTH wrong", WRONG));
-    assert_eq!(*attacker.fake.reported.borrow(), [1, 10]);
+    let reported: Vec<u64> = attacker.session.take_wishes().iter().map(wrong).collect();
+    assert_eq!(reported, [1, 10]);
     let mut client = talk(&hub, 2);
     client.check("PING\nAUTH secret\nPING", "-NOAUTH Authentication required.~");
     assert!(client.session.waits_until_ns().is_some() && client.hub.blocked() == 0);
@@ -97,7 +106,7 @@ fn without_a_password_nothing_is_slowed() {
     let mut talk = Talk::with(Fake::new(1), hub, 1);
     talk.check(&"AUTH joe x\n".repeat(1000), &WRONG.repeat(1000));
     assert_eq!(talk.hub.guesses.denied(), 1000);
-    assert!(talk.fake.reported.borrow().is_empty());
+    assert_eq!(talk.session.take_wishes(), [], "nobody is reported");
     assert!(talk.say("INFO stats").contains("\r\nacl_access_denied_auth:1000\r\n"));
     talk.check("CONFIG RESETSTAT", "+OK~");
     assert!(talk.say("INFO stats").contains("\r\nacl_access_denied_auth:0\r\n"));

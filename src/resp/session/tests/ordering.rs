@@ -1,7 +1,7 @@
 //! Replies in request order, back-pressure, endings.
 
 use super::*;
-use crate::resp::fake::rejected;
+use crate::resp::fake::{TIMING, rejected};
 use corduroy_shards::Rejection;
 
 #[test]
@@ -292,7 +292,7 @@ fn replies_that_wait_count_with_all_that_they_keep_in_memory() {
     let before = talk.session.footprint().total();
     for (n, ticket) in tickets.iter().enumerate().rev() {
         let outcome = if n == 0 { Outcome::Nil } else { Outcome::Shared(share.clone()) };
-        talk.session.reply(*ticket, done(outcome), &talk.fake);
+        talk.session.reply(*ticket, done(outcome), &TIMING, &talk.fake);
         let footprint = talk.session.footprint();
         let kept = (3 - n.max(1)) << 20;
         assert!((kept..kept + 9000).contains(&(footprint.total() - before)), "{footprint:?}");
