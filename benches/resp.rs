@@ -3,14 +3,13 @@
 //! Figures are for a pipeline of 64 requests; divide by 64 for one.
 #![allow(missing_docs, clippy::indexing_slicing, clippy::unwrap_used, reason = "a benchmark")]
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::hint::black_box;
 
 use corduroy::config::redis::Refused;
 use corduroy::resp::parse::{Limits, Parsed, Parser};
 use corduroy::resp::reply::Writer;
-use corduroy::resp::{Backend, Opening, Output, Session, Timing, hub};
+use corduroy::resp::{Backend, Figure, Opening, Output, Session, Timing, hub};
 use corduroy::store::Outcome;
 use corduroy_shards::wal::Lsn;
 use corduroy_shards::{Kind, PartitionId, Reply, Ticket};
@@ -58,8 +57,12 @@ impl Backend for Node {
         self.started.elapsed().as_nanos() as u64
     }
 
-    fn info(&self, _: &str) -> Option<Vec<(Cow<'static, str>, String)>> {
-        None
+    fn info(&self, _: &[&[u8]]) -> String {
+        String::new()
+    }
+
+    fn memory_stats(&self) -> Vec<(&'static str, Figure)> {
+        Vec::new()
     }
 
     fn settings(&self) -> Vec<(&'static str, String)> {

@@ -7,7 +7,7 @@
 //!   `shared` (what all cores see), `options` (the configuration in the crates' words);
 //! - `core` (what the parts of one core have in common), `message` (what cores send each other), `event` (what wakes one);
 //! - `hosts`: the shards of a core, what waits before them, and the way to those of other cores;
-//! - `info` (figures for clients), `backend` (what lies below a session);
+//! - `gather` and `info` (figures, and their text for clients), `backend` (what lies below a session);
 //! - `listen` and `front`: sockets and sessions, in and out, and their time limits;
 //! - `driver` (the loop of a core), `boot` (a core opens its shards), and this file.
 
@@ -38,6 +38,7 @@ mod error;
 mod event;
 mod facts;
 mod front;
+mod gather;
 mod hosts;
 pub mod identity;
 mod info;

@@ -1,7 +1,6 @@
 //! Sessions over the real state: plays whose replies were taken from Redis, and a client library as the judge of our bytes.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
@@ -10,7 +9,7 @@ use corduroy::config::redis::{Live, Refused};
 use corduroy::resp::commands::table;
 use corduroy::resp::errors::PREFIXES;
 use corduroy::resp::parse::{Limits, Parsed, Parser};
-use corduroy::resp::{Backend, Opening, Session, Timing, hub};
+use corduroy::resp::{Backend, Figure, Opening, Session, Timing, hub};
 use corduroy::store::{HashSeed, MemLower, Options, Outcome, Store};
 use corduroy_shards::wal::{Lsn, Term};
 use corduroy_shards::{Applied, Kind, PartitionId, Reply, StateMachine, Step, Ticket};
@@ -56,8 +55,12 @@ impl Backend for Node {
         0
     }
 
-    fn info(&self, _: &str) -> Option<Vec<(Cow<'static, str>, String)>> {
-        None
+    fn info(&self, _: &[&[u8]]) -> String {
+        String::new()
+    }
+
+    fn memory_stats(&self) -> Vec<(&'static str, Figure)> {
+        Vec::new()
     }
 
     fn settings(&self) -> Vec<(&'static str, String)> {

@@ -1,16 +1,14 @@
 //! What lies below the sessions of a core: its hosts, the settings, the figures.
 
-use std::borrow::Cow;
-
 use corduroy_shards::{Kind, PartitionId, Ticket};
 
 use super::clock::wall_us;
 use super::core::Core;
 use super::hosts::Hosts;
-use super::info;
 use super::message::CoreSet;
+use super::{gather, info};
 use crate::config::redis::Refused;
-use crate::resp::Backend;
+use crate::resp::{Backend, Figure};
 use crate::store::op::may_wait;
 
 /// What a session is given for a call.
@@ -62,9 +60,15 @@ impl Backend for Backing<'_> {
         self.core.mono_ns()
     }
 
-    fn info(&self, section: &str) -> Option<Vec<(Cow<'static, str>, String)>> {
+    fn info(&self, words: &[&[u8]]) -> String {
         self.hosts.publish();
-        info::section(&self.core.shared, section)
+        info::text(&self.core.shared, words)
+    }
+
+    fn memory_stats(&self) -> Vec<(&'static str, Figure)> {
+        self.hosts.publish();
+        let shared = &self.core.shared;
+        info::memory_stats(&gather::memory(shared, &gather::shards(shared)))
     }
 
     fn settings(&self) -> Vec<(&'static str, String)> {

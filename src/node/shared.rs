@@ -313,3 +313,27 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+impl Shared {
+    /// Of a node of so many cores, with one shard that has one partition.
+    pub fn of_test(cores: usize, config: Config) -> Arc<Self> {
+        let identity = Identity {
+            format: super::identity::FORMAT_VERSION,
+            generation: 1,
+            cluster: 1,
+            node: 1,
+            storage: 1,
+            storage_name: "disk".into(),
+            incarnation: 1,
+            starts: 0,
+            pair: 1,
+            shards: 1,
+            partitions: 1,
+        };
+        let layout = identity.layout(cores);
+        let bells = corduroy_shards::runtime::Mesh::doorbells(cores).expect("eventfds");
+        let dealt = Descriptors { limit: 1024, reserved: 24, tables_a_core: 16, clients_max: 1000 };
+        Self::new(config, identity, layout, Bytes(64 << 20), dealt, bells, None)
+    }
+}

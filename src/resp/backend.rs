@@ -1,7 +1,5 @@
 //! What sessions need of what lies below them, and what they want of who owns them.
 
-use std::borrow::Cow;
-
 use corduroy_shards::{Kind, PartitionId, Reply, StageStamps, Ticket};
 
 use super::guesses::Report;
@@ -42,10 +40,11 @@ pub trait Backend {
     /// A monotonic clock in ns, for latency figures. Read at the time of the call, a few times a batch of requests.
     fn mono_ns(&self) -> u64;
 
-    /// What the node adds to sections of INFO: (field, value) lines of `server`, `memory`, `persistence`, `shards`,
-    /// `raft`, `cpu`, `replication`, `keyspace` ..., no field that the sessions have themselves. `None` for a section that
-    /// it does not know.
-    fn info(&self, section: &str) -> Option<Vec<(Cow<'static, str>, String)>>;
+    /// The reply to INFO with these words.
+    fn info(&self, words: &[&[u8]]) -> String;
+
+    /// The fields of MEMORY STATS, in their order.
+    fn memory_stats(&self) -> Vec<(&'static str, Figure)>;
 
     /// All settings that CONFIG GET shows for patterns, as (name, value).
     fn settings(&self) -> Vec<(&'static str, String)>;
@@ -61,6 +60,15 @@ pub trait Backend {
 
     /// The password that AUTH wants, if one is configured.
     fn requires_password(&self) -> Option<String>;
+}
+
+/// A figure as a client is sent it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Figure {
+    /// An integer.
+    Whole(i64),
+    /// A number with a fraction.
+    Ratio(f64),
 }
 
 /// How a request was carried out, beside what came of it.

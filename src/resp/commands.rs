@@ -16,7 +16,6 @@ pub mod cluster;
 pub mod config;
 pub mod connection;
 pub mod docs;
-pub mod info;
 pub mod introspection;
 pub mod keys;
 mod latency;

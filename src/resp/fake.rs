@@ -1,13 +1,12 @@
 //! A node for tests: a map for each partition, with outcomes handed back when the test says so.
 
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use corduroy_shards::{Kind, PartitionId, Rejection, Reply, StageStamps, Ticket, wal::Lsn};
 
-use super::{Backend, Hub, Opening, Session, SessionReply, Timing, hub};
+use super::{Backend, Figure, Hub, Opening, Session, SessionReply, Timing, hub};
 use crate::config::Config;
 use crate::config::redis::{Live, Refused};
 use crate::store::{ErrorKind, List, Op, Outcome, SetReply, SetWhen};
@@ -267,15 +266,12 @@ impl Backend for Fake {
         self.clock_ns.get()
     }
 
-    fn info(&self, section: &str) -> Option<Vec<(Cow<'static, str>, String)>> {
-        match section {
-            "memory" => {
-                Some(vec![("used_memory".into(), "1024".into()), ("used_memory_human".into(), "1K".into())])
-            }
-            "raft" => Some(vec![("raft_role".into(), "leader".into())]),
-            "server" => Some(vec![("tcp_port".into(), "7379".into())]),
-            _ => None,
-        }
+    fn info(&self, words: &[&[u8]]) -> String {
+        words.iter().map(|word| format!("# {}\r\n", word.escape_ascii())).collect()
+    }
+
+    fn memory_stats(&self) -> Vec<(&'static str, Figure)> {
+        vec![("peak.allocated", Figure::Whole(1024)), ("fragmentation", Figure::Ratio(1.25))]
     }
 
     fn settings(&self) -> Vec<(&'static str, String)> {

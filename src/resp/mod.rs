@@ -20,7 +20,7 @@ pub mod shares;
 pub mod slowlog;
 pub mod stats;
 
-pub use backend::{Backend, SessionReply, Timing, Wish};
+pub use backend::{Backend, Figure, SessionReply, Timing, Wish};
 pub use clients::{Hub, Opening};
 pub use output::Output;
 pub use session::Session;

@@ -14,8 +14,6 @@ use super::*;
 use crate::config::Config;
 use crate::config::value::Bytes;
 use crate::node::address::{Address, Ends};
-use crate::node::budget::Descriptors;
-use crate::node::identity::{FORMAT_VERSION, Identity};
 use crate::node::message::Message;
 use crate::node::shared::Shared;
 use crate::store::{Binding, HashSeed, LsmLower, LsmShared, OWNER_BYTES, Options, Outcome, Store};
@@ -55,25 +53,10 @@ impl World {
     }
 
     fn among(cores: usize, ring: usize, config: Config) -> Self {
-        let identity = Identity {
-            format: FORMAT_VERSION,
-            generation: 1,
-            cluster: 1,
-            node: 1,
-            storage: 1,
-            storage_name: "disk".into(),
-            incarnation: 1,
-            starts: 0,
-            pair: 1,
-            shards: 1,
-            partitions: 1,
-        };
-        let layout = identity.layout(cores);
-        let bells = Mesh::doorbells(cores).expect("eventfds");
+        let shared = Shared::of_test(cores, config);
+        let bells = shared.bells.clone();
         let mut ends = Mesh::endpoints(&bells, ring);
         let (mine, other) = (ends.pop().expect("two"), ends.remove(0));
-        let dealt = Descriptors { limit: 1024, reserved: 24, tables_a_core: 16, clients_max: 1000 };
-        let shared = Shared::new(config, identity, layout, Bytes(64 << 20), dealt, bells.clone(), None);
         shared.begin_serving();
         let core = Core::new(shared, mine.core()).expect("a core");
         let hosts = Rc::new(Hosts::new(Rc::clone(&core), mine, Vec::new()));

@@ -4,9 +4,7 @@ use super::super::backend::Wish;
 use super::super::errors::Refusal;
 use super::args::{integer, is};
 use super::connection::{REDIS_VERSION, ok};
-use super::{
-    Call, ROW, Row, Run, Scope, cluster, config, info, introspection, key_range, keys, latency, memory,
-};
+use super::{Call, ROW, Row, Run, Scope, cluster, config, introspection, key_range, keys, latency, memory};
 
 const LOCAL: Row = Row { acl: "connection", flags: "loading stale", since: "2.8.13", ..ROW };
 /// HELP of a command that has subcommands.
@@ -44,7 +42,7 @@ pub const ROWS: &[Row] = &[
         Row { acl: "connection", since: "5.0.0", ..HELP },
     ]), ..LOCAL },
     Row { name: "info", arity: -1, flags: "loading stale", acl: "dangerous", tips: "nondeterministic_output request_policy:all_shards response_policy:special",
-        summary: "Returns figures and facts about the server.", syntax: "[section [section ...]]", run: Run::Local(info::info), ..ROW },
+        summary: "Returns figures and facts about the server.", syntax: "[section [section ...]]", run: Run::Local(info), ..ROW },
     Row { name: "config", since: "2.0.0", summary: "A container for commands about settings.", run: Run::Subcommands(&[
         Row { name: "get", arity: -3, complexity: "O(N) with N settings", summary: "Returns the settings that match glob patterns.",
             syntax: "parameter [parameter ...]", run: Run::Local(config::get), ..CONFIG },
@@ -127,6 +125,11 @@ fn function_flush(call: &mut Call<'_>) {
 
 fn lolwut(call: &mut Call<'_>) {
     let text = format!("Corduroy {}, speaking Redis {REDIS_VERSION}\n", env!("CARGO_PKG_VERSION"));
+    call.out.verbatim(&text);
+}
+
+fn info(call: &mut Call<'_>) {
+    let text = call.backend.info(call.from(1));
     call.out.verbatim(&text);
 }
 
