@@ -44,7 +44,7 @@ pub enum Heat {
 /// One row of the table.
 #[derive(Debug)]
 pub struct Setting {
-    /// Its name and its place in the file: `wal.sync`.
+    /// Its name, with its section of the file: `wal.sync`.
     pub key: &'static str,
     /// Redis's names for it, where one has the same meaning and unit.
     pub redis: &'static [&'static str],
@@ -148,7 +148,7 @@ settings! {
     wal_spare_segments: usize = "2", "wal.spare_segments", Cold;
     /// Log segments that a shard may have at most; 0: as many as the disk takes.
     wal_max_segments: usize = "0", "wal.max_segments", Cold;
-    /// Connections at a time; one more is told so and closed.
+    /// Connections at a time; one more gets an error and is closed.
     max_clients: usize = "10000", "max_clients", Hot, "maxclients";
     /// Password that clients must give by AUTH; empty: none.
     requirepass: Secret = "", "requirepass", Hot, "requirepass";
@@ -158,7 +158,7 @@ settings! {
     idle_timeout_s: u64 = "0", "timeout.idle_s", Hot, "timeout";
     /// Close a connection whose request began to arrive and did not end for so long; 0: never.
     partial_timeout_ms: Millis = "60000", "timeout.partial_ms", Hot;
-    /// How long requests under way may take to end when the node is told to stop.
+    /// How long requests under way may take to end when the node is asked to stop.
     shutdown_timeout_ms: Millis = "10000", "timeout.shutdown_ms", Hot;
     /// Close a connection with so much unread output at once.
     output_hard_bytes: Bytes = "128MiB", "output.hard_bytes", Hot;
@@ -172,7 +172,7 @@ settings! {
     slowlog_slower_than_us: i64 = "10000", "slowlog.slower_than_us", Hot, "slowlog-log-slower-than";
     /// Entries that SLOWLOG keeps.
     slowlog_max_len: usize = "128", "slowlog.max_len", Hot, "slowlog-max-len";
-    /// Threads beside the cores for work that blocks (reads of what is not in memory, hand-over of the state, compaction);
+    /// Threads beside the cores for work that blocks (reads of what is not in memory, flushes of the state, compaction);
     /// 0: one a CPU that the node may use, two at least.
     pool_threads: usize = "0", "pool_threads", Cold;
     /// What is logged: error, warn, info, debug or trace.

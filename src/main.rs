@@ -1,8 +1,8 @@
 //! The server binary: reads the command line, and decides how the process ends.
 //!
-//! Exit codes: 0 stopped as told, 2 bad usage, 64 and above as in sysexits.h: 65 the data is damaged and needs a person,
+//! Exit codes: 0 stopped as asked, 2 bad usage, 64 and above as in sysexits.h: 65 the data is damaged and needs a person,
 //! 71 the system refused something that every server needs, 74 the log or the state could not be written or read, 78 a bad
-//! configuration or data folder. A panic aborts, since a core that lost its place in the middle of a turn must not go on;
+//! configuration or data folder. A panic aborts, since a core whose turn was cut short must not go on;
 //! only a panic of a library that is called behind the guard is let through to it.
 
 #![forbid(unsafe_code)]

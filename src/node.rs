@@ -1,6 +1,6 @@
-//! A node: opens a data folder, deals its shards to cores, serves until told to stop.
+//! A node: opens a data folder, deals its shards to cores, serves until it is asked to stop.
 //!
-//! The one place where configuration, state, sessions and shards meet. Its parts know each other in one direction, from the
+//! The one module where configuration, state, sessions and shards meet. Its parts know each other in one direction, from the
 //! last of these to the first:
 //!
 //! - `identity` (whose folder it is), `budget` (what it may take), `ledger` (what it holds for clients), `facts` (figures),
@@ -65,7 +65,7 @@ const MESH_CAPACITY: usize = 4096;
 /// Jobs that may wait for the pool.
 const POOL_CAPACITY: usize = 256;
 
-/// Runs a node until it is told to stop. Returns after everything acknowledged is on the disk and all is closed.
+/// Runs a node until it is asked to stop. Returns after everything acknowledged is on the disk and all is closed.
 ///
 /// # Errors
 /// [`StartError`]. After the start, an error of the log ends the process here and now.
@@ -161,34 +161,34 @@ pub fn check_data_folder(path: &Path) -> Result<(), StartError> {
     }
 }
 
-/// Starts the cores; each opens its shards and tells.
+/// Starts the cores; each opens its shards and reports how that went.
 fn start_cores(
     shared: &Arc<Shared>,
     topology: &Topology,
     listening: Vec<Vec<Listening>>,
 ) -> Result<Cores, StartError> {
-    let (tell, told) = mpsc::channel();
+    let (results, booted) = mpsc::channel();
     let (end, ended) = mpsc::channel();
     let ends = Mesh::endpoints(&shared.bells, MESH_CAPACITY);
     let has_uring = shared.uring_refused.is_none();
     let mut handles = Vec::new();
     for ((mesh, &cpu), listening) in ends.into_iter().zip(topology.cpus.cpus()).zip(listening) {
-        let (shared, tell, end) = (Arc::clone(shared), tell.clone(), end.clone());
+        let (shared, results, end) = (Arc::clone(shared), results.clone(), end.clone());
         let options = CoreOptions { name: format!("core-{}", mesh.core()), cpu: Some(cpu), has_uring };
         let handle = spawn_core(options, move || {
-            boot::run(shared, mesh, listening, tell);
+            boot::run(shared, mesh, listening, results);
             // Nobody listens any more if another core could not start.
             let _ = end.send(());
         });
         handles.push(handle.map_err(system("starting a core"))?);
     }
-    Ok(Cores { handles, told, ended })
+    Ok(Cores { handles, booted, ended })
 }
 
 /// The cores, starting.
 struct Cores {
     handles: Vec<CoreHandle<()>>,
-    told: mpsc::Receiver<Result<Booted, StartError>>,
+    booted: mpsc::Receiver<Result<Booted, StartError>>,
     ended: mpsc::Receiver<()>,
 }
 
@@ -196,8 +196,8 @@ struct Cores {
 fn run(shared: &Arc<Shared>, cores: Cores, topology: &Topology, bound: &Bound) -> Result<(), StartError> {
     let mut failure = None;
     for _ in 0..cores.handles.len() {
-        match cores.told.recv() {
-            Ok(Ok(booted)) => booted.tell(),
+        match cores.booted.recv() {
+            Ok(Ok(booted)) => booted.log(),
             Ok(Err(error)) => failure = failure.or(Some(error)),
             // A core that could not even start says why when it is joined.
             Err(mpsc::RecvError) => break,
@@ -239,7 +239,7 @@ fn count_start(shared: &Shared, bound: &Bound) {
     }
 }
 
-/// The CPUs that this process may use. Where the system does not tell, those it has; none of them may turn out to be
+/// The CPUs that this process may use. Where the system does not report them, those it has; none of them may turn out to be
 /// forbidden, and its core then runs elsewhere.
 fn usable_cpus() -> CpuSet {
     match CpuSet::of_this_thread() {

@@ -27,7 +27,7 @@ pub struct ShardId(pub u32);
 /// Names one request of one connection, so that its one outcome finds its way back. Opaque to the shard.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ticket {
-    /// The connection; never reused while the process lives. The upper 16 bits are the core it lives on.
+    /// The connection; never reused while the process runs. The upper 16 bits are the core that serves it.
     pub conn: u64,
     /// The request's number on that connection.
     pub seq: u64,

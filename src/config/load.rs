@@ -224,7 +224,7 @@ fn read_password(config: &mut Config) -> Result<(), String> {
 }
 
 /// Where all names stand.
-/// Names that are for the tools, tests and benches, and for this file's place: they may stand in a shell's environment.
+/// Names that are for the tools, tests and benches, and for this file's path: they may stand in a shell's environment.
 const NOT_SETTINGS: [&str; 9] = [
     "CORDUROY_CONFIG",
     "CORDUROY_PASSWORD",

@@ -20,7 +20,7 @@ pub struct Live {
     pub config: Config,
     /// Memory of the state, in bytes: what `memory_bytes` came to.
     memory: u64,
-    /// Redis's settings that somebody set and that have no place in `config`.
+    /// Redis's settings that somebody set and that `config` has no field for.
     remembered: BTreeMap<&'static str, String>,
 }
 

@@ -1,4 +1,4 @@
-//! A core's beginning: opens its shards, tells how it went, and drives them.
+//! The start of a core: opens its shards, reports how it went, and drives them.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -44,7 +44,7 @@ struct Opened {
 
 impl Booted {
     /// Logs what was found.
-    pub fn tell(&self) {
+    pub fn log(&self) {
         for opened in &self.shards {
             let (found, took_ms) = (&opened.found, opened.took.as_millis() as u64);
             let segments = found.by_footer + found.scanned;
@@ -55,10 +55,10 @@ impl Booted {
                 found.scanned,
                 opened.device
             );
-            if let Some(place) = found.torn_tail {
+            if let Some(position) = found.torn_tail {
                 tracing::info!(
                     shard = opened.shard.0,
-                    "an unfinished write at {place} was cut; it was never acknowledged"
+                    "an unfinished write at {position} was cut; it was never acknowledged"
                 );
             }
         }
@@ -70,28 +70,28 @@ pub fn run(
     shared: Arc<Shared>,
     mesh: Endpoint<Message>,
     listening: Vec<Listening>,
-    tell: Sender<Result<Booted, StartError>>,
+    results: Sender<Result<Booted, StartError>>,
 ) {
     let opened = open_shards(&shared, mesh.core());
     let (shards, booted) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             // The receiver waits for every core, so it is there.
-            let _ = tell.send(Err(error));
+            let _ = results.send(Err(error));
             return;
         }
     };
     let core = match Core::new(shared, mesh.core()) {
         Ok(core) => core,
         Err(source) => {
-            let _ = tell.send(Err(system("making what a core sleeps on")(source)));
+            let _ = results.send(Err(system("making what a core sleeps on")(source)));
             return;
         }
     };
     let hosts = Rc::new(Hosts::new(Rc::clone(&core), mesh, shards));
     let front = Front::new(Rc::clone(&core), Rc::clone(&hosts), listening);
-    let _ = tell.send(Ok(booted));
-    drop(tell);
+    let _ = results.send(Ok(booted));
+    drop(results);
     if let Err(error) = Driver::new(core, hosts, front).run() {
         tracing::error!(%error, "a core cannot wait for its events");
         log::flush();
@@ -175,7 +175,7 @@ fn state_error(identity: &Identity, shard: ShardId, source: LowerError) -> Start
     }
 }
 
-/// Refuses a shard in which a partition is kept that lives in another one: were it passed over, its keys would be missing.
+/// Refuses a shard that holds a partition of another one: were it passed over, its keys would be missing.
 fn belongs_here(
     shared: &Shared,
     shard: ShardId,

@@ -18,7 +18,7 @@ const CLIENTS_MAX_BYTES: u64 = 4 << 30;
 const BASE_DESCRIPTORS: usize = 32;
 /// Of a core: what it sleeps on, its executor's rings, its listeners.
 const CORE_DESCRIPTORS: usize = 16;
-/// Of a shard: its log's ring, folders and open segments, and the files that a hand-over and a merge write.
+/// Of a shard: its log's ring, folders and open segments, and the files that a flush and a merge write.
 const SHARD_DESCRIPTORS: usize = 64;
 /// Tables of the state that a core may hold open, at most and at least.
 const OPEN_TABLES_MAX: usize = 1024;
@@ -105,7 +105,7 @@ impl Descriptors {
         if self.limit >= needed { Ok(()) } else { Err(TooFewDescriptors { limit: self.limit, needed }) }
     }
 
-    /// Lowers the number of connections to what there are descriptors for, and tells it.
+    /// Lowers the number of connections to what there are descriptors for, and logs it.
     pub fn fit(&self, config: &mut Config) {
         if config.max_clients > self.clients_max {
             tracing::warn!(

@@ -1,6 +1,6 @@
 //! The loop of a core: takes what has come, turns the shards, brings outcomes home, and sleeps when there is nothing.
 //!
-//! The one place of a core that knows its hosts and its front. Order of a pass: what sockets hold, messages and finished jobs
+//! The one module of a core that knows its hosts and its front. Order of a pass: what sockets hold, messages and finished jobs
 //! in, one turn of every shard that has something, outcomes to sessions, one send a connection, one wake a core. Invariant:
 //! before it sleeps it has said so to its doorbell and looked once more; whatever comes later (bytes, the log's completion, a
 //! message) is an event of its poller, and nothing but a deadline else ends its sleep.
@@ -180,7 +180,7 @@ impl Driver {
         }
     }
 
-    /// Waits for connections to end, then for the shards; tells when both have.
+    /// Waits for connections to end, then for the shards; reports when both have.
     fn drain(&mut self) {
         let shared = &self.core.shared;
         let waited = shared.drain_since().map_or(Duration::ZERO, |since| since.elapsed());

@@ -7,20 +7,20 @@ pub enum Event {
     Conn(u64),
     /// The core's doorbell: messages or finished jobs.
     Bell,
-    /// The log of a shard, by its place on the core: a write or read has ended.
+    /// The log of a shard, by its index on the core: a write or read has ended.
     Log(usize),
-    /// A listener, by its place on the core.
+    /// A listener, by its index on the core.
     Listener(usize),
 }
 
 const OTHER: u64 = 1 << 63;
 const KIND_SHIFT: u32 = 48;
-const PLACE_MASK: u64 = (1 << KIND_SHIFT) - 1;
+const INDEX_MASK: u64 = (1 << KIND_SHIFT) - 1;
 
 impl Event {
     /// The token that stands for it.
     pub fn token(self) -> u64 {
-        let other = |kind: u64, place: usize| OTHER | kind << KIND_SHIFT | (place as u64 & PLACE_MASK);
+        let other = |kind: u64, index: usize| OTHER | kind << KIND_SHIFT | (index as u64 & INDEX_MASK);
         match self {
             Self::Conn(id) => {
                 assert!(id & OTHER == 0, "a connection's number is its core, its uses and its place");
@@ -34,12 +34,12 @@ impl Event {
 
     /// What a token stands for.
     pub fn of(token: u64) -> Self {
-        let place = (token & PLACE_MASK) as usize;
+        let index = (token & INDEX_MASK) as usize;
         match (token & OTHER, (token & !OTHER) >> KIND_SHIFT) {
             (0, _) => Self::Conn(token),
             (_, 0) => Self::Bell,
-            (_, 1) => Self::Log(place),
-            (_, 2) => Self::Listener(place),
+            (_, 1) => Self::Log(index),
+            (_, 2) => Self::Listener(index),
             (_, kind) => unreachable!("nobody makes tokens of kind {kind}"),
         }
     }

@@ -17,7 +17,7 @@ pub const MAX_GROUPS: usize = 64;
 /// A shard's figures for INFO.
 #[derive(Clone, Debug)]
 pub struct ShardFacts {
-    /// Which.
+    /// Its id.
     pub id: ShardId,
     /// Of the heart.
     pub counters: Counters,
@@ -70,7 +70,7 @@ pub struct Groups {
     pub replicas: usize,
     /// Those that lead.
     pub leaders: usize,
-    /// Those that have led and served in this life and are not fenced.
+    /// Those that have led and served since the start and are not fenced.
     pub ready: usize,
     /// Those that are fenced or late.
     pub failed: usize,

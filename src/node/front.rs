@@ -142,7 +142,7 @@ impl Front {
         }
     }
 
-    /// Has all read in the next pass: reading had stopped, and there may be no other event that tells of what came.
+    /// Has all read in the next pass: reading had stopped, and there may be no other event for what came.
     pub fn queue_all(&self) {
         self.conns.borrow().all().iter().for_each(|conn| self.queue(conn));
     }
@@ -290,7 +290,7 @@ impl Front {
         self.queue(&conn);
     }
 
-    /// Tells a client that there is no room for it.
+    /// Sends a client the error that there is no room for it.
     fn refuse(&self, socket: &Socket) {
         let shared = &self.core.shared;
         shared.refused.fetch_add(1, Ordering::Relaxed);

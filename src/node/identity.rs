@@ -293,7 +293,7 @@ pub fn open(config: &Config, said: impl Fn(&str) -> bool) -> Result<Identity, Id
 }
 
 /// Formats `config.data_dir`, which is made if it is not there. `recover`: makes a lost identity of what the shards'
-/// folders say, and keeps the data; `said` tells which settings somebody chose.
+/// folders say, and keeps the data; `said` holds which settings somebody chose.
 ///
 /// # Errors
 /// [`IdentityError::Formatted`] if there is a good identity, and others.

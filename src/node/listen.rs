@@ -1,6 +1,6 @@
 //! Accepts connections: every core listens on the main port, on one of its own where configured, and on the Unix socket.
 //!
-//! Everything is listened on before anything else is touched: whoever starts a second server is told at once. Connections
+//! Everything is listened on before anything else is touched: whoever starts a second server gets the error at once. Connections
 //! that come meanwhile wait in the system's queue.
 
 use std::io;
@@ -100,7 +100,7 @@ fn remove_dead(path: &Path) -> io::Result<()> {
     if found.file_type().is_socket() && is_ours && is_dead() { std::fs::remove_file(path) } else { Ok(()) }
 }
 
-/// The Unix socket's file: removed at the end, unless another has taken its place.
+/// The Unix socket's file: removed at the end, unless another one has replaced it.
 #[derive(Debug)]
 pub struct UnixFile {
     path: PathBuf,
@@ -137,7 +137,7 @@ impl Listening {
 pub enum Arrival {
     /// From and to these addresses.
     Client(Socket, Ends),
-    /// By a descriptor that is kept for this: it is to be told that there is no room, and let go.
+    /// By a descriptor that is kept for this: it gets an error that there is no room, and is closed.
     OneTooMany(Socket),
 }
 

@@ -89,7 +89,7 @@ pub fn last_words(format: LogFormat, lines: &[String]) {
     flush();
     let mut stderr = io::stderr().lock();
     for (at, line) in lines.iter().enumerate() {
-        // If stderr is gone, there is nobody left to tell.
+        // If stderr is closed, nobody is left to read it.
         let _ = writeln!(stderr, "{}{line}", if at == 0 { "corduroy: " } else { "" });
     }
 }
@@ -106,7 +106,7 @@ pub fn flush() {
 fn write_all(items: &Receiver<Item>) {
     let mut stderr = io::stderr();
     for item in items {
-        // If stderr is gone, there is nobody left to tell.
+        // If stderr is closed, nobody is left to read it.
         match item {
             Item::Line(line) => {
                 let _ = stderr.write_all(&line);

@@ -21,7 +21,7 @@ pub struct Answer {
 /// One message.
 #[derive(Debug)]
 pub enum Message {
-    /// A request for a partition that lives on the receiver.
+    /// A request for a partition of the receiving core.
     Request {
         /// Whose; its core is where the reply goes.
         ticket: Ticket,

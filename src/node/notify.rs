@@ -1,4 +1,4 @@
-//! Tells a service manager how far the server is: systemd's protocol, a datagram to the socket named by `NOTIFY_SOCKET`.
+//! Notifies a service manager of the server's state: systemd's protocol, a datagram to the socket named by `NOTIFY_SOCKET`.
 
 use std::ffi::OsStr;
 use std::io;
@@ -9,7 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 /// Where the service manager listens, if there is one.
 const VARIABLE: &str = "NOTIFY_SOCKET";
 
-/// Tells it, if there is one. It never waits; what cannot be told is logged.
+/// Notifies it, if there is one. It never waits; what cannot be sent is logged.
 pub fn say(state: &str) {
     let Some(name) = std::env::var_os(VARIABLE).filter(|name| !name.is_empty()) else { return };
     if let Err(error) = send(&name, state) {

@@ -19,7 +19,7 @@ const OUTCOME_BYTES: usize = 8 << 20;
 /// Requests that may wait in a shard, bytes, where clients may hold less than that: two of the largest.
 const WAITING_MIN_BYTES: usize = 64 << 20;
 
-/// An eighth of the memory is for blocks of the lower level, the rest for rows: enough for the filters and indexes of about
+/// An eighth of the memory is for blocks of the disk level, the rest for rows: enough for the filters and indexes of about
 /// ten times as many rows as fit in memory, so that a row is read by one look at the disk.
 const CACHE_SHARE: u64 = 8;
 
@@ -65,7 +65,7 @@ pub fn store_options(shared: &Shared) -> StoreOptions {
     }
 }
 
-/// Live segments of a shard's log, counted in full ones, above which it asks for a hand-over: a start after a crash
+/// Live segments of a shard's log, counted in full ones, above which it asks for a flush: a start after a crash
 /// applies what they hold.
 fn log_soft_segments(config: &Config, used_shards: u32) -> u64 {
     let share = LOG_SOFT_BYTES / u64::from(used_shards.max(1));

@@ -25,7 +25,7 @@ use crate::config::value::Bytes;
 use crate::resp::Hub;
 use crate::resp::stats::Rate;
 
-/// Where the node is in its life.
+/// Whether the node starts, serves or stops.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Phase {
@@ -43,7 +43,7 @@ pub enum Phase {
 pub struct Shared {
     /// Who this is.
     pub identity: Identity,
-    /// What lives where.
+    /// Which core has which shard, and which shard which partition.
     pub layout: Layout,
     /// All partitions, in the order of their slots.
     pub partitions: Vec<PartitionId>,
@@ -215,7 +215,7 @@ impl Shared {
         log::set_level(config.log_level);
     }
 
-    /// Where the node is in its life.
+    /// Whether the node starts, serves or stops.
     #[must_use]
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Acquire) {
@@ -258,13 +258,13 @@ impl Shared {
         wall_ms() / 1000
     }
 
-    /// Lets the cores accept connections, unless the node was told to stop meanwhile.
+    /// Lets the cores accept connections, unless the node was asked to stop meanwhile.
     pub fn begin_serving(&self) {
         let _ = self.startup_bytes.set(heap::in_use().in_use);
         self.set_phase(Phase::Serving);
     }
 
-    /// A core cannot serve: the node drains, and tells why at its end. The first reason counts.
+    /// A core cannot serve: the node drains, and reports why at its end. The first reason counts.
     pub fn fail(&self, why: StartError) {
         lock(&self.failure).get_or_insert(why);
         self.set_phase(Phase::Draining);

@@ -11,8 +11,8 @@ use super::log;
 use super::notify;
 use super::shared::{Phase, Shared};
 
-/// Signals so soon after the first are the same telling: `timeout` and shells send one to the process and one to its group.
-const ONE_TELLING: Duration = Duration::from_millis(300);
+/// Signals so soon after the first count as one: `timeout` and shells send one to the process and one to its group.
+const ONE_STOP: Duration = Duration::from_millis(300);
 
 /// Watches for signals on a thread of its own.
 ///
@@ -21,7 +21,7 @@ const ONE_TELLING: Duration = Duration::from_millis(300);
 pub fn watch(shared: Arc<Shared>) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        let mut told: Option<Instant> = None;
+        let mut asked_at: Option<Instant> = None;
         for signal in signals.forever() {
             if signal == SIGHUP {
                 tracing::info!(
@@ -29,8 +29,8 @@ pub fn watch(shared: Arc<Shared>) -> io::Result<()> {
                 );
                 continue;
             }
-            if let Some(told) = told {
-                if told.elapsed() < ONE_TELLING {
+            if let Some(at) = asked_at {
+                if at.elapsed() < ONE_STOP {
                     continue;
                 }
                 tracing::warn!(signal, "told to stop again: ending at once");
@@ -40,9 +40,9 @@ pub fn watch(shared: Arc<Shared>) -> io::Result<()> {
             tracing::info!(
                 signal,
                 "told to stop: finishing what is under way; once more, {} ms from now or later, ends at once",
-                ONE_TELLING.as_millis()
+                ONE_STOP.as_millis()
             );
-            told = Some(Instant::now());
+            asked_at = Some(Instant::now());
             notify::say("STOPPING=1");
             shared.set_phase(Phase::Draining);
         }

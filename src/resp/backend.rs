@@ -20,7 +20,7 @@ pub trait Backend {
     /// Hands a request on. `op` is an encoded [`crate::store::Op`]. Its reply comes with the same ticket.
     fn submit(&self, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]);
 
-    /// The short way for GET: if the partition lives on this core, leads, and has the answer in memory, calls `with`
+    /// The short way for GET: if the partition is on this core, leads, and has the answer in memory, calls `with`
     /// with the value (`None`: no such key) and returns true. Otherwise does nothing and returns false; then `submit`.
     /// `op` is an encoded GET. Only to be used when the connection `conn` has nothing under way.
     fn get_now(

@@ -340,7 +340,7 @@ impl Client {
         self.killed.load(Relaxed)
     }
 
-    /// Marks it for closing; its core must be told (`Wish::Look`).
+    /// Marks it for closing; its core must be woken (`Wish::Look`).
     pub fn kill(&self) {
         self.killed.store(true, Relaxed);
     }

@@ -41,7 +41,7 @@ pub struct Fake {
     partitions: Vec<PartitionId>,
     maps: RefCell<Vec<Map>>,
     pub submitted: RefCell<VecDeque<Submitted>>,
-    /// Outcomes for the next ops, in the place of the map's.
+    /// Outcomes for the next ops, instead of the map's.
     pub scripted: RefCell<VecDeque<SessionReply>>,
     /// Whether GET may go the short way.
     pub in_memory: Cell<bool>,

@@ -21,7 +21,7 @@ pub const PER_SECOND: u64 = 20;
 const INTERVAL_NS: u64 = 1_000_000_000 / PER_SECOND;
 /// How long an attempt may have to wait; one that would have to wait for longer is refused.
 const LONGEST_WAIT_NS: u64 = 5_000_000_000;
-/// Sources that are told apart; further ones share one budget.
+/// Sources with a budget of their own; further ones share one.
 const MAX_SOURCES: usize = 4096;
 /// A source that goes on is logged so often.
 const LOG_EVERY_NS: u64 = 10_000_000_000;
@@ -78,7 +78,7 @@ pub enum Turn {
 /// What there is to log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Report {
-    /// Whose.
+    /// The source of the wrong guesses.
     pub source: Source,
     /// Wrong passwords of it since it was quiet.
     pub wrong: u64,

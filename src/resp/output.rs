@@ -15,7 +15,7 @@ pub struct SharesMark {
 
 impl SharesMark {
     fn of(value: &SharedBytes) -> Self {
-        // One that is freed may have another one in its place, of another length.
+        // A freed one may have been replaced by another at the same address, of another length.
         Self { count: 1, sum: scramble(scramble(value.whole() as u64) ^ value.held_len() as u64) }
     }
 }

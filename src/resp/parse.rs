@@ -1,7 +1,7 @@
 //! Requests: bytes to argument spans, incrementally and without copies; first step of a command's walk.
 //!
 //! Invariants: memory follows the bytes that arrived, never a declared length; feeding the same bytes in any pieces
-//! gives the same requests and the same error. A span is a place in the request's own bytes (or, for an inline request
+//! gives the same requests and the same error. A span is a range of the request's own bytes (or, for an inline request
 //! with quotes, in the parser's unquoted copy).
 
 use smallvec::SmallVec;
@@ -101,7 +101,7 @@ pub enum ProtocolError {
     RequestTooBig(usize),
 }
 
-/// A place in the request's bytes. 32 bits hold any request that the limits allow.
+/// A range of the request's bytes. 32 bits hold any request that the limits allow.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     start: u32,
@@ -237,7 +237,7 @@ impl Parser {
         self.at = 0;
         self.missing = 0;
         self.spans.clear();
-        // One huge request must not pin its memory for the life of the connection.
+        // One huge request must not pin its memory for as long as the connection is open.
         if self.spans.capacity() > 4096 {
             self.spans = Vec::new();
         }

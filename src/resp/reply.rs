@@ -103,7 +103,7 @@ impl<'a> Writer<'a> {
         self.out.extend_from_slice(if self.resp3 { b"_\r\n" } else { b"$-1\r\n" });
     }
 
-    /// No value in the place of an array.
+    /// Nil where an array is expected.
     pub fn null_array(&mut self) {
         self.out.extend_from_slice(if self.resp3 { b"_\r\n" } else { b"*-1\r\n" });
     }

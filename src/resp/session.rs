@@ -385,7 +385,7 @@ impl Session {
         self.emit(Some(entry.index), |_, out| out.error(&refusal.0));
     }
 
-    /// Writes a reply at its place: to the output, or behind what is in flight.
+    /// Writes a reply in its order: to the output, or behind what is in flight.
     fn emit(&mut self, index: Option<u16>, write: impl FnOnce(&mut Self, &mut Writer<'_>)) {
         let direct = self.queue.is_empty();
         let mut out = match self.queue.back_mut() {

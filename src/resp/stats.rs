@@ -15,7 +15,7 @@ fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(by), Relaxed);
 }
 
-/// Times from 1 ns to 1 s are told apart, as in Redis; longer ones count as 1 s.
+/// Times from 1 ns to 1 s have buckets of their own, as in Redis; longer ones count as 1 s.
 const LONGEST_NS: u64 = 1_000_000_000;
 
 /// How long the calls of one command took.

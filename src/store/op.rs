@@ -195,7 +195,7 @@ pub enum Outcome {
     Ok,
     /// Nil.
     Nil,
-    /// Nil in the place of an array (EXEC aborted by WATCH).
+    /// Nil where an array is expected (EXEC aborted by WATCH).
     NullArray,
     /// An integer.
     Int(i64),

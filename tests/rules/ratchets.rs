@@ -230,28 +230,28 @@ fn assertions_are_counted_in_code_alone() {
 const WORDS: [(&str, &str, usize); 19] = [
     ("by and by", "later", 0),
     ("enlist", "enqueue, the work queue", 0),
-    ("gone", "a tombstone; deleted; closed", 79),
-    ("hand over", "flush", 87),
+    ("gone", "a tombstone; deleted; closed", 58),
+    ("hand over", "flush", 85),
     ("hand overs", "flushes", 25),
     ("land", "complete", 3),
     ("launch", "submit", 2),
-    ("life", "incarnation, lifetime of the process", 77),
-    ("lives", "incarnations", 30),
-    ("lower level", "disk level", 44),
-    ("place", "index, location, position", 438),
-    ("places", "indexes, locations, positions", 85),
-    ("settle", "complete; the flush's output", 15),
+    ("life", "incarnation, lifetime of the process", 73),
+    ("lives", "incarnations", 21),
+    ("lower level", "disk level", 43),
+    ("place", "index, location, position", 373),
+    ("places", "indexes, locations, positions", 68),
+    ("settle", "complete; the flush's output", 7),
     ("settled", "completed", 15),
     ("sift", "what it does, by name", 6),
-    ("tell", "return, log, store, announce", 24),
-    ("telling", "announcing", 8),
-    ("tells", "returns, logs, stores, announces", 40),
-    ("told", "announced", 87),
+    ("tell", "return, log, store, announce", 6),
+    ("telling", "announcing", 3),
+    ("tells", "returns, logs, stores, announces", 13),
+    ("told", "announced", 54),
 ];
 
 /// Docs that are there for the lint alone, and how many there are.
 const FILLERS: [&str; 2] = ["/// Which.", "/// Whose."];
-const FILLERS_MAX: usize = 12;
+const FILLERS_MAX: usize = 8;
 
 fn fillers(files: &[Source]) -> usize {
     let lines = files.iter().flat_map(|source| source.text.lines());

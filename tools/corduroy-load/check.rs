@@ -1,4 +1,4 @@
-//! Reads back every key that a run wrote, and says which acknowledged writes are gone and which values nobody wrote.
+//! Reads back every key that a run wrote, and reports which acknowledged writes are lost and which values nobody wrote.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -14,7 +14,7 @@ use crate::workload::name_of;
 /// Keys asked for at once.
 const BATCH_KEYS: usize = 256;
 
-/// Keys of each kind of finding that are told one by one.
+/// Keys of each kind of finding that are listed one by one.
 const EXAMPLES_MAX: usize = 10;
 
 /// Why the keys could not be read back.

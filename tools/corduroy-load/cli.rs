@@ -148,7 +148,7 @@ pub struct LoadArgs {
     /// Note in this file what is sent and what is acknowledged, for `check`. Goes on where an earlier run stopped.
     #[arg(long, value_name = "FILE")]
     pub journal: Option<PathBuf>,
-    /// The server is going to be killed: end well when it is gone.
+    /// The server is going to be killed: end with success when it has.
     #[arg(long)]
     pub until_disconnect: bool,
     /// How long to wait for answers at the end.

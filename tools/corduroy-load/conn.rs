@@ -126,7 +126,7 @@ pub enum Health {
     /// It can.
     Open,
     /// The server closed it, or the network did.
-    Gone,
+    Closed,
 }
 
 /// A connection in a run.
@@ -188,7 +188,7 @@ impl Conn {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => {
-                    self.health = Health::Gone;
+                    self.health = Health::Closed;
                     break;
                 }
             }
@@ -202,7 +202,7 @@ impl Conn {
     pub fn read(&mut self, scratch: &mut [u8]) -> bool {
         match self.stream.read(scratch) {
             Ok(0) => {
-                self.health = Health::Gone;
+                self.health = Health::Closed;
                 false
             }
             Ok(len) => {
@@ -212,7 +212,7 @@ impl Conn {
             Err(error) if error.kind() == ErrorKind::WouldBlock => false,
             Err(error) if error.kind() == ErrorKind::Interrupted => true,
             Err(_) => {
-                self.health = Health::Gone;
+                self.health = Health::Closed;
                 false
             }
         }

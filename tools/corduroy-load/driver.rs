@@ -212,7 +212,7 @@ impl Driver {
         }
         while let Some(at) = self.ready.front().copied() {
             let Some(conn) = self.conns.get_mut(at) else { break };
-            if conn.health == Health::Gone {
+            if conn.health == Health::Closed {
                 conn.is_ready = false;
                 self.ready.pop_front();
                 continue;
@@ -254,11 +254,11 @@ impl Driver {
         for at in std::mem::take(&mut self.dirty) {
             let Some(conn) = self.conns.get_mut(at) else { continue };
             conn.is_dirty = false;
-            if conn.health == Health::Gone {
+            if conn.health == Health::Closed {
                 continue;
             }
             let blocked = conn.flush();
-            if conn.health == Health::Gone {
+            if conn.health == Health::Closed {
                 self.lose(at);
             } else if blocked != conn.watches_write {
                 conn.watches_write = blocked;
@@ -326,7 +326,7 @@ impl Driver {
             answers += judged.answers;
             slowest_ns = judged.slowest_ns.max(slowest_ns);
             self.in_flight -= judged.answers;
-            if conn.health == Health::Gone {
+            if conn.health == Health::Closed {
                 self.lose(at);
                 continue;
             }

@@ -36,14 +36,14 @@ pub fn judge_answers(
             Ok(None) => break,
             Err(bad) => {
                 recorder.violation("not RESP2", bad.to_string());
-                conn.health = Health::Gone;
+                conn.health = Health::Closed;
                 break;
             }
         };
         used += len;
         let Some(pending) = conn.pending.pop_front() else {
             recorder.violation("answer without a question", format!("{reply:?}"));
-            conn.health = Health::Gone;
+            conn.health = Health::Closed;
             break;
         };
         if let Some(second) = judge_one(conn, generator, recorder, &pending, reply) {

@@ -8,7 +8,7 @@ use corduroy_wal::mix::scramble;
 
 use crate::resp::put_decimal;
 
-/// What a key holds, and so how its versions are told apart.
+/// What a key holds, and so how its version is read from it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// Versioned values, written by SET and MSET.
@@ -182,7 +182,7 @@ pub fn version_of(key: u64, value: &[u8]) -> Option<u64> {
 pub enum Finding {
     /// This version, which is allowed.
     Fine(u64),
-    /// Acknowledged writes are gone.
+    /// Acknowledged writes are lost.
     Lost {
         /// The version found; 0: no key.
         found: u64,

@@ -1,7 +1,7 @@
 //! corduroy-load: puts load on a server that speaks the Redis protocol, measures it, and checks what it kept.
 //!
 //! In reading order: `cli` (options) makes a `plan`; `run` connects, fills and drives; `driver` is the loop of a thread,
-//! fed by `pace` (when) and `workload` with `keys` (what); `judge` takes the answers off a `conn` and tells the
+//! fed by `pace` (when) and `workload` with `keys` (what); `judge` takes the answers off a `conn` for the
 //! `recorder` (figures) and the `ledger` (what must be there), which the `journal` keeps and `check` reads back.
 //! `report` shows it all.
 
@@ -52,8 +52,8 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_FAILED),
         Err((code, message)) => {
-            // If stderr is closed there is nobody left to tell.
-            let _told = writeln!(std::io::stderr(), "corduroy-load: {message}");
+            // If stderr is closed nobody is left to read it.
+            let _written = writeln!(std::io::stderr(), "corduroy-load: {message}");
             ExitCode::from(code)
         }
     }

@@ -10,7 +10,7 @@ use crate::plan::Op;
 /// Width of a bin of throughput over time, ns.
 pub const BIN_NS: u64 = 100_000_000;
 
-/// Longest latency that is told apart, ns: ten minutes.
+/// Highest latency recorded as itself, ns: ten minutes.
 const LATENCY_MAX_NS: u64 = 600_000_000_000;
 
 /// Latencies of one kind of request, ns.
@@ -163,7 +163,7 @@ pub fn new_latencies() -> Latencies {
     Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("the bounds are valid")
 }
 
-/// What a thread tells the progress line, once a round.
+/// What a thread reports to the progress line, once a round.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Answers so far, errors included.

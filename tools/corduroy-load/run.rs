@@ -54,7 +54,7 @@ pub struct Outcome {
     pub recorder: Recorder,
     /// What was read back at the end, if that was asked for.
     pub verdict: Option<Verdict>,
-    /// All connections were gone before the end.
+    /// All connections were closed before the end.
     pub server_went_away: bool,
 }
 

@@ -76,7 +76,7 @@ enum Command {
         #[arg(long, default_value_t = 50)]
         twice_every: u64,
     },
-    /// Plays one seed, or a plan from a file, and tells how it went.
+    /// Plays one seed, or a plan from a file, and prints how it went.
     Replay {
         #[command(flatten)]
         which: Which,
@@ -107,7 +107,7 @@ struct Which {
     /// The seed.
     #[arg(required_unless_present = "plan")]
     seed: Option<u64>,
-    /// A plan written by `shrink`, in place of a seed.
+    /// A plan written by `shrink`, instead of a seed.
     #[arg(long, conflicts_with = "seed")]
     plan: Option<PathBuf>,
     /// Switches a planted bug on.
@@ -186,7 +186,7 @@ fn act(machine: Machine, command: Command) -> Result<bool, String> {
         Command::Replay { which, trace, until } => {
             let plan = which.plan()?;
             let report = machine.run(plan.clone(), Watch { print: trace, until });
-            tell(&plan, &report);
+            print(&plan, &report);
             Ok(!matches!(report.ending, Ending::Violated(_)))
         }
         Command::Shrink { which, plays, out } => shrink_one(machine, &which.plan()?, plays, out),
@@ -213,7 +213,7 @@ fn options(machine: Machine, planted: Option<Planted>) -> String {
     options
 }
 
-fn tell(plan: &Plan, report: &Report) {
+fn print(plan: &Plan, report: &Report) {
     print!("{}", plan.encode());
     println!("--- met");
     print!("{}", report.probes);

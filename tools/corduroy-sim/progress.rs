@@ -1,4 +1,4 @@
-//! How far a batch is, told on stderr while it is played: one line that changes on a terminal, else one now and then.
+//! How far a batch is, printed on stderr while it is played: one line that changes on a terminal, else one now and then.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use corduroy_shards::sim::Summary;
 const ON_A_TERMINAL: Duration = Duration::from_millis(200);
 const ELSEWHERE: Duration = Duration::from_secs(10);
 
-/// When to tell, and what.
+/// When to print, and what.
 #[derive(Debug)]
 struct Pace {
     every: Duration,
@@ -34,7 +34,7 @@ impl Pace {
     }
 }
 
-/// Tells how far a batch is.
+/// Prints how far a batch is.
 #[derive(Debug)]
 pub struct Progress {
     begun: Instant,

@@ -1,6 +1,6 @@
 //! corduroy-wal: looks into the write-ahead logs of a stopped node. It never changes them.
 //!
-//! `dump` prints every frame and record, with what clients asked for in words, `verify` every place that is not as it was written, `stats` what the logs
+//! `dump` prints every frame and record, with what clients asked for in words, `verify` every position that is not as it was written, `stats` what the logs
 //! hold. Exit status: 0 all is sound, 1 damage was found, 2 a folder could not be read (in use by a running node,
 //! say, which is named by its process id).
 
@@ -51,7 +51,7 @@ enum Command {
         #[arg(required = true)]
         folders: Vec<PathBuf>,
     },
-    /// Read everything and print each damaged place: segment, file, position, logs. Exits with 1 if there is one.
+    /// Read everything and print where it is damaged: segment, file, position, logs. Exits with 1 if there is one.
     Verify {
         /// WAL folders, or a node's data folder to find them in.
         #[arg(required = true)]

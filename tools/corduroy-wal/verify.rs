@@ -1,4 +1,4 @@
-//! `verify`: reads everything, prints each place that is not as it was written.
+//! `verify`: reads everything, prints each position that is not as it was written.
 
 use std::io::{self, Write};
 use std::path::Path;

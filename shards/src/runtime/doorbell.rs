@@ -56,7 +56,7 @@ impl Doorbell {
     /// Writes the descriptor whether or not the owner sleeps.
     pub fn ring_always(&self) {
         self.wakes.fetch_add(1, Ordering::Relaxed);
-        // It can only fail after 2^64 - 2 rings: nobody lives that long.
+        // It can only fail after 2^64 - 2 rings: no process runs that long.
         let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
     }
 

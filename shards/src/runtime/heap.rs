@@ -18,7 +18,7 @@ thread_local! {
 }
 
 /// mimalloc, with a count of the bytes that are allocated: each thread keeps its own and adds it up now and then, so that
-/// no two cores write to one place.
+/// no two cores write to one counter.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counted;
 

@@ -1,8 +1,8 @@
 //! What a core sleeps on: one epoll descriptor for its doorbell, its logs, its listeners and all its connections.
 //!
 //! Everything is watched edge-triggered and for good: a descriptor is added once, and neither reading from it nor
-//! sleeping again costs a call. In return whoever is told "readable" reads until nothing is left, or remembers that
-//! something is; and whoever is told "ended" reads until the end. Eventfds need not be read at all: every write to one is an edge.
+//! sleeping again costs a call. In return whoever gets "readable" reads until nothing is left, or remembers that
+//! something is; and whoever gets "ended" reads until the end. Eventfds need not be read at all: every write to one is an edge.
 //!
 //! The core waits here and not in its executor: the executor's own sleep costs several `io_uring_enter` and a
 //! `membarrier`, and a connection that waits in it one more request to the kernel for each read.
@@ -75,7 +75,7 @@ impl Poller {
     }
 
     /// Waits until something is possible, `timeout` is over (`None`: never) or a signal or a completion of the kernel's
-    /// interrupts it; then tells `each` what there is. Late by up to a millisecond.
+    /// interrupts it; then calls `each` with every event. Late by up to a millisecond.
     ///
     /// # Errors
     /// What the system says; never in a sound process.

@@ -103,7 +103,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.senders = None;
         for thread in self.threads.drain(..) {
-            // A task that panicked has told why; the others still end.
+            // A task that panicked has printed why; the others still end.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,4 @@
-//! Connections on a core: a listener and a socket, neither of which ever waits. The [`Poller`](super::Poller) tells when to try.
+//! Connections on a core: a listener and a socket, neither of which ever waits. The [`Poller`](super::Poller) reports when to try.
 
 use std::io;
 use std::net::SocketAddr;
@@ -122,7 +122,7 @@ impl Socket {
     /// This end's address.
     ///
     /// # Errors
-    /// What the system says; the connection may be gone.
+    /// What the system says; the connection may be closed.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         local_addr(&self.0)
     }
@@ -146,7 +146,7 @@ impl Socket {
     /// Sends what the socket takes at once; the number of bytes. Fewer than asked for: it is full, and room is an event.
     ///
     /// # Errors
-    /// `WouldBlock` if it takes nothing now; else what the system says: the connection is gone.
+    /// `WouldBlock` if it takes nothing now; else what the system says: the connection is closed.
     pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
         Ok(rustix::net::send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
     }

@@ -104,7 +104,7 @@ impl Accounts {
     }
 
     /// Whether to look for room, since so much too much is held, beyond what looks have left already: until there is more of
-    /// that, or somebody has gone, another one would find as little.
+    /// that, or a client has left, another one would find as little.
     fn may_make_room(&self, excess: usize) -> bool {
         self.unmet.set(self.unmet.get().min(excess));
         excess > self.unmet.get()
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(pins.part_bytes(&[one]), 500, "of the first one too");
         assert_eq!(replace(&[one], &[]), (0, 1500), "the second one holds it");
         assert_eq!(pins.part_bytes(&[one, other]), 1500, "alone");
-        // The same place, and another value, before the last holder of the old one has been counted again.
+        // The same address, and another value, before the last holder of the old one has been counted again.
         assert_eq!(replace(&[], &[(8, 3000)]), (1500, 3500));
         assert_eq!(replace(&[one, other], &[]), (0, 3000));
         assert_eq!(replace(&[(8, 3000)], &[]), (0, 0));

@@ -29,7 +29,7 @@ pub struct Conn {
     pub is_sender: Cell<bool>,
     /// The socket may hold something unread.
     pub has_input: Cell<bool>,
-    /// The end has been announced: reading goes on until it is reached, for no other event tells of it.
+    /// The end has been announced: reading goes on until it is reached, for no other event announces it.
     pub is_ending: Cell<bool>,
     /// It is closed.
     pub is_closed: Cell<bool>,

@@ -171,7 +171,7 @@ impl Front {
         if wanted == 0 {
             return;
         }
-        // Holders have come and gone since the others were counted.
+        // Other clients have come and left since the others were counted.
         let conns = self.conns.borrow().all();
         conns.iter().filter(|conn| conn.account.holds_values()).for_each(|conn| self.share_out(conn));
         for (client, bytes) in self.core.shared.hub.clients.largest(wanted) {

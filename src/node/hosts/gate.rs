@@ -23,7 +23,7 @@ const WAIT_NS: u64 = 10_000_000_000;
 /// A request that is heavy, or came behind one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Heavy {
-    /// Whose.
+    /// The request's id.
     pub ticket: Ticket,
     /// For which partition.
     pub partition: PartitionId,
@@ -76,7 +76,7 @@ pub struct Intake {
 
 impl Gate {
     /// Takes a request that has come. Those that wait take at most `limit_bytes`; one alone may be of any length. What comes
-    /// behind another one of its connection takes no place but in bytes: its session bounds how many there are.
+    /// behind another one of its connection counts in bytes only: its session bounds how many there are.
     ///
     /// # Errors
     /// The request itself, if too many connections wait, or too much.
@@ -117,7 +117,7 @@ impl Gate {
         self.writes.retain(|other| *other != conn);
     }
 
-    /// The next request that may go in. `weigh` tells its weight as of now; light ones, which weigh nothing, may always.
+    /// The next request that may go in. `weigh` returns its weight as of now; light ones, which weigh nothing, may always.
     pub fn next(&mut self, intake: Intake, weigh: impl Fn(&Heavy) -> usize) -> Option<Heavy> {
         let takes_writes = intake.takes_writes || intake.flushes > self.flushes;
         let kinds = if self.was_read { [Kind::Write, Kind::Read] } else { [Kind::Read, Kind::Write] };

@@ -23,7 +23,7 @@ pub type JobDone = <Machine as StateMachine>::JobDone;
 /// A shard on this core.
 #[derive(Debug)]
 pub struct Host {
-    /// Which.
+    /// Its id.
     pub id: ShardId,
     /// The shard. Borrowed for one call at a time.
     pub shard: RefCell<NodeShard>,

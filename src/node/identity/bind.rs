@@ -1,4 +1,4 @@
-//! At each start: are the folders of the shards this node's own, each in its place, and of the time of the last stop?
+//! At each start: are the folders of the shards this node's own, each at its path, and as the last stop left them?
 //!
 //! The walk of a start: `check` reads the cards; the shards are opened; `Bound::renew` writes the cards with one start
 //! more, then the identity. A crash between the two leaves cards that are one ahead, which the next start takes as they

@@ -69,7 +69,7 @@ pub enum Unread {
 }
 
 impl Identity {
-    /// What lives where in the folder, with so many cores.
+    /// Which core has which shard, and which shard which partition, with so many cores.
     #[must_use]
     pub fn layout(&self, cores: usize) -> Layout {
         Layout::new(self.partitions, self.shards, cores)

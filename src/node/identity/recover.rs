@@ -105,9 +105,9 @@ fn of_witnesses(data_dir: &Path, first: &Witness, others: &[Witness]) -> Result<
     let used = layout.used_shards();
     let mut starts = BTreeSet::new();
     for witness in std::iter::once(first).chain(others) {
-        let place =
+        let index =
             (0..shards).find(|n| witness.folder.starts_with(Identity::shard_folder(data_dir, ShardId(*n))));
-        let Some(place) = place else {
+        let Some(index) = index else {
             let why = format!(
                 "{} is there, and {} says that there are {shards} shards; move aside what does not belong here",
                 witness.folder.display(),
@@ -115,7 +115,7 @@ fn of_witnesses(data_dir: &Path, first: &Witness, others: &[Witness]) -> Result<
             );
             return Err(IdentityError::Contradiction { folder: data_dir.into(), why });
         };
-        if let Some(why) = Owner::of(&identity, place).mistaken(&witness.owner.encode()) {
+        if let Some(why) = Owner::of(&identity, index).mistaken(&witness.owner.encode()) {
             let why = format!(
                 "going by {}, {} {why}; move aside what does not belong here",
                 first.folder.display(),
@@ -123,7 +123,7 @@ fn of_witnesses(data_dir: &Path, first: &Witness, others: &[Witness]) -> Result<
             );
             return Err(IdentityError::Contradiction { folder: data_dir.into(), why });
         }
-        starts.extend(witness.starts.filter(|_| place < used));
+        starts.extend(witness.starts.filter(|_| index < used));
     }
     // A crash may have left some of the cards one start ahead. Those that are further behind are refused at the start.
     let last = starts.last().copied().unwrap_or(0);

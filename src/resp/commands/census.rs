@@ -19,10 +19,10 @@ pub const UNITS_A_STEP: u32 = 1024;
 pub enum Visit {
     /// It is described.
     List,
-    /// It is closed. `tells_number`: the reply is how many were.
+    /// It is closed. `replies_count`: the reply is how many were.
     Kill {
         /// See there.
-        tells_number: bool,
+        replies_count: bool,
     },
 }
 
@@ -93,13 +93,13 @@ impl Census {
         }
         match (self.visit, self.killed) {
             (Visit::List, _) => out.verbatim(&self.text),
-            (Visit::Kill { tells_number: true }, killed) => out.int(killed),
-            (Visit::Kill { tells_number: false }, 0) => out.error("ERR No such client"),
-            (Visit::Kill { tells_number: false }, _) => out.ok(),
+            (Visit::Kill { replies_count: true }, killed) => out.int(killed),
+            (Visit::Kill { replies_count: false }, 0) => out.error("ERR No such client"),
+            (Visit::Kill { replies_count: false }, _) => out.ok(),
         }
     }
 
-    /// The command's place in the table of commands.
+    /// The command's index in the table of commands.
     pub const fn index(&self) -> u16 {
         self.index
     }

@@ -121,11 +121,11 @@ fn list(call: &mut Call<'_>) {
 }
 
 fn kill(call: &mut Call<'_>) {
-    let (filter, tells_number) = match call.from(2) {
+    let (filter, replies_count) = match call.from(2) {
         [addr] => (Ok(Filter { addr: Some(addr.to_vec()), ..Filter::default() }), false),
         options => (Filter::parse(options), true),
     };
-    visit(call, Visit::Kill { tells_number }, filter);
+    visit(call, Visit::Kill { replies_count }, filter);
 }
 
 /// Visits connections: in several turns if it may.

@@ -5,7 +5,7 @@ use super::args::{integer, is, only_database};
 use super::{Call, Entry, Flow, ROW, Row, Run};
 use crate::resp::reply::Writer;
 
-/// The Redis version that clients are told: they choose features by it.
+/// The Redis version reported to clients: they choose features by it.
 pub const REDIS_VERSION: &str = "7.2.5";
 
 const CONNECTION: Row = Row { acl: "connection", group: "connection", ..ROW };
@@ -60,7 +60,7 @@ fn select(call: &mut Call<'_>) {
     }
 }
 
-/// Compares without telling by its time how much was right.
+/// Compares in constant time, so that the time does not show how much was right.
 fn same_secret(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
 }

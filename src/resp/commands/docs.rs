@@ -39,7 +39,7 @@ fn alternatives(words: &[&str], at: &mut usize) -> Vec<Argument> {
                 continue;
             }
             "..." => {
-                // `key [key ...]`: the whole list repeats; it is told apart by its caller.
+                // `key [key ...]`: the whole list repeats; the caller sees which it is.
                 list.iter_mut().for_each(|argument| argument.multiple = true);
                 continue;
             }

@@ -26,7 +26,7 @@ pub const ROWS: &[Row] = &[
     Row { since: "2.8.13", ..HELP },
 ];
 
-/// The level of the first bucket, ns: the least that Redis tells apart.
+/// The level of the first bucket, ns: the finest that Redis has.
 const FIRST_LEVEL_NS: u64 = 1024;
 
 /// The samples of the event that is named, if it has any.

@@ -30,11 +30,11 @@ pub struct Entry {
     pub row: Row,
     /// `get`, `client|kill`.
     pub full_name: String,
-    /// Its place in [`Table::entries`], by which statistics are kept.
+    /// Its index in [`Table::entries`], by which statistics are kept.
     pub index: u16,
     /// Its flags as bits.
     pub traits: Traits,
-    /// Its subcommands' places in [`Table::entries`].
+    /// Its subcommands' indexes in [`Table::entries`].
     pub children: Vec<u16>,
 }
 
@@ -72,7 +72,7 @@ impl Entry {
 pub struct Table {
     /// Every command and subcommand.
     pub entries: Vec<Entry>,
-    /// The places of the commands that are no subcommands.
+    /// The indexes of the commands that are no subcommands.
     pub top: Vec<u16>,
     /// Open addressing; `u16::MAX` is free.
     slots: Vec<u16>,

@@ -67,7 +67,7 @@ impl Session {
         }
     }
 
-    /// One huge request must not pin its memory for the life of the connection.
+    /// One huge request must not pin its memory for as long as the connection is open.
     fn shrink_input(&mut self) {
         if self.pending.is_empty() && self.pending.capacity() > SPARE_BYTES {
             self.pending = Vec::new();

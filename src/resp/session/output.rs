@@ -1,4 +1,4 @@
-//! What the driver of a connection asks and tells: output taken, reading wanted, the end.
+//! The session's side of a connection's driver: output taken, reading wanted, the end.
 
 use super::{Ending, Output, Session};
 use crate::resp::backend::Wish;

@@ -15,7 +15,7 @@ use crate::resp::output::SharesMark;
 use crate::resp::slowlog::{Brief, SlowCommand, StageTimes};
 use crate::store::{ErrorKind, Op, SetReply};
 
-/// One place in the order of replies.
+/// One reply in the order of requests.
 pub struct Slot {
     pub body: Body,
     pub entry: u16,
@@ -33,7 +33,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// A place for replies that are known already.
+    /// A slot for replies that are known already.
     pub fn ready(resp3: bool) -> Self {
         Self {
             body: Body::Ready(Output::default()),
@@ -149,7 +149,7 @@ pub enum Merge {
     Ok,
     /// One that is not nil, picked by this number.
     One(u64),
-    /// For each element of the reply, its part and its place there.
+    /// For each element of the reply, its part and its index there.
     Values(Vec<(usize, usize)>),
     /// Versions of watched keys.
     Watch(Vec<(Vec<u8>, PartitionId)>),
@@ -241,8 +241,8 @@ impl Parts {
                 let pick = (pick % present.len() as u64) as usize;
                 present.swap_remove(pick)
             }
-            Merge::Values(places) => Outcome::Array(
-                places
+            Merge::Values(origins) => Outcome::Array(
+                origins
                     .iter()
                     .map(|&(part, at)| {
                         let value = items.get_mut(part).and_then(|list| list.get_mut(at));
@@ -255,7 +255,7 @@ impl Parts {
 }
 
 impl Session {
-    /// Puts an outcome into the slot at this place of the queue.
+    /// Puts an outcome into the slot at this index of the queue.
     pub(super) fn take_reply(
         &mut self,
         at: usize,
@@ -283,16 +283,16 @@ impl Session {
             if let Some(roster) = parts.roster(self.front + at as u64) {
                 return self.begin_roster(at, roster, backend);
             }
-            return self.settle(at, stages, backend, |session, out| session.finish_parts(*parts, out));
+            return self.complete(at, stages, backend, |session, out| session.finish_parts(*parts, out));
         }
         let outcome = match reply {
             Reply::Done { outcome, .. } => outcome,
             Reply::Rejected(why) => {
                 let text = errors::rejection(&why);
-                return self.settle(at, stages, backend, |_, out| out.error(text.as_bytes()));
+                return self.complete(at, stages, backend, |_, out| out.error(text.as_bytes()));
             }
             Reply::Unknown => {
-                return self.settle(at, stages, backend, |_, out| out.error(errors::UNKNOWN_RESULT));
+                return self.complete(at, stages, backend, |_, out| out.error(errors::UNKNOWN_RESULT));
             }
         };
         let body = take(&mut slot.body);
@@ -306,15 +306,15 @@ impl Session {
             (_, outcome) => outcome,
         };
         match body {
-            Body::Scan(partition) => self.settle(at, stages, backend, |_, out| {
+            Body::Scan(partition) => self.complete(at, stages, backend, |_, out| {
                 super::spread::write_page(out, partition, backend.partitions().len(), &outcome);
             }),
-            Body::Exec(plan) => self.settle(at, stages, backend, |session, out| {
+            Body::Exec(plan) => self.complete(at, stages, backend, |session, out| {
                 session.write_transaction(*plan, outcome, out, backend);
             }),
             _ => {
                 self.count_lookups(at, &outcome);
-                self.settle(at, stages, backend, |_, out| out.outcome(&outcome));
+                self.complete(at, stages, backend, |_, out| out.outcome(&outcome));
             }
         }
     }
@@ -353,8 +353,8 @@ impl Session {
         }
     }
 
-    /// Writes the reply of the slot at this place of the queue, and lets it go if its turn has come.
-    pub(super) fn settle(
+    /// Writes the reply of the slot at this index of the queue, and lets it go if its turn has come.
+    pub(super) fn complete(
         &mut self,
         at: usize,
         stages: Option<&StageStamps>,
@@ -398,7 +398,7 @@ impl Session {
         self.out = out;
     }
 
-    /// Statistics and SLOWLOG for the slot at this place of the queue, which has its reply.
+    /// Statistics and SLOWLOG for the slot at this index of the queue, which has its reply.
     fn account(&mut self, at: usize, stages: Option<&StageStamps>, backend: &dyn Backend) {
         let Some(slot) = self.queue.get(at) else { return };
         let took_ns = self.clock_ns.saturating_sub(slot.started_ns);

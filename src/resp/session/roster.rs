@@ -126,7 +126,7 @@ impl Roster {
 }
 
 impl Session {
-    /// Begins to write a list into the slot at this place of the queue.
+    /// Begins to write a list into the slot at this index of the queue.
     pub(super) fn begin_roster(&mut self, at: usize, roster: Roster, backend: &dyn Backend) {
         assert!(self.roster.is_none(), "KEYS has nothing behind it until it is answered");
         if let Some(slot) = self.queue.get_mut(at) {
@@ -148,7 +148,7 @@ impl Session {
                 self.clock_ns = backend.mono_ns();
                 let at = (roster.number - self.front) as usize;
                 // Names are read, and nothing of that is logged.
-                self.settle(at, None, backend, |_, out| roster.write(out));
+                self.complete(at, None, backend, |_, out| roster.write(out));
             }
         }
     }

@@ -75,7 +75,7 @@ impl Session {
         // In the order of first appearance, so that parts are numbered as they are submitted.
         let mut parts: Vec<(PartitionId, Vec<&[u8]>)> = Vec::new();
         let mut index: BTreeMap<PartitionId, usize> = BTreeMap::new();
-        let mut places = Vec::new();
+        let mut origins = Vec::new();
         for key in entry.keys(request.args) {
             let partition = request.backend.partition_of_slot(slot_of(key));
             let part = *index.entry(partition).or_insert_with(|| {
@@ -84,10 +84,10 @@ impl Session {
             });
             if let Some((_, args)) = parts.get_mut(part) {
                 args.push(key);
-                places.push((part, args.len() - 2));
+                origins.push((part, args.len() - 2));
             }
         }
-        let merge = if scope == Scope::SplitValues { Merge::Values(places) } else { Merge::Sum };
+        let merge = if scope == Scope::SplitValues { Merge::Values(origins) } else { Merge::Sum };
         let body = Body::Parts(Box::new(Parts::new(parts.len(), entry.traits.write, merge)));
         self.push_slot(entry, body, request.args);
         for (part, (partition, args)) in parts.iter().enumerate() {

@@ -322,7 +322,7 @@ impl Session {
         }
     }
 
-    /// EXEC's reply; its local commands are carried out now, at their place.
+    /// EXEC's reply; its local commands are carried out now, in their order.
     pub(super) fn write_transaction(
         &mut self,
         plan: Plan,

@@ -15,7 +15,7 @@ pub struct Pause {
     is_wait: bool,
 }
 
-/// What WAIT was told: copies to wait for, and for how long, ms; 0: for ever.
+/// WAIT's arguments: copies to wait for, and for how long, ms; 0: for ever.
 pub fn arguments(args: &[&[u8]], now_ms: u64) -> Result<(i64, u64), Refusal> {
     let [_, replicas, timeout] = args else { return Err(Refusal::SYNTAX) };
     let replicas = integer(replicas)?;

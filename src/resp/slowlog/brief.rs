@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 const MAX_ARGS: usize = 32;
 /// Bytes of an argument that an entry shows.
 const MAX_ARG_BYTES: usize = 128;
-/// What stands in the place of a secret.
+/// What is logged instead of a secret.
 const REDACTED: &[u8] = b"(redacted)";
 
 /// The arguments of one request, cut short: a small request's without memory of their own.

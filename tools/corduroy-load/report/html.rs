@@ -82,7 +82,7 @@ fn nothing() -> String {
     "<p class=\"label\">There was no answer.</p>\n".to_owned()
 }
 
-/// A row of the figures: its name with its unit, and how it is told.
+/// A row of the figures: its name with its unit, and how it is formatted.
 type Row = (&'static str, fn(&Figures) -> String);
 
 const ROWS: [Row; 11] = [

@@ -179,7 +179,7 @@ pub struct Report {
     pub unsent: u64,
     /// Connections that the server closed.
     pub disconnects: u64,
-    /// Whether all of them were gone before the end.
+    /// Whether all of them were closed before the end.
     pub server_went_away: bool,
     /// Whether that was what the run waited for.
     pub until_disconnect: bool,
