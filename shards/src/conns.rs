@@ -13,19 +13,19 @@ pub(crate) struct ConnFilter {
 impl ConnFilter {
     const COUNTERS: usize = 64;
 
-    fn place(conn: u64) -> usize {
+    fn index(conn: u64) -> usize {
         (conn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize
     }
 
     pub fn add(&mut self, conn: u64) {
         let counts = self.counts.get_or_insert_with(|| Box::new([0; Self::COUNTERS]));
-        if let Some(count) = counts.get_mut(Self::place(conn)) {
+        if let Some(count) = counts.get_mut(Self::index(conn)) {
             *count += 1;
         }
     }
 
     pub fn sub(&mut self, conn: u64) {
-        let count = self.counts.as_mut().and_then(|counts| counts.get_mut(Self::place(conn)));
+        let count = self.counts.as_mut().and_then(|counts| counts.get_mut(Self::index(conn)));
         let count = count.filter(|count| **count > 0).expect("the connection's request was counted");
         *count -= 1;
     }
@@ -42,6 +42,6 @@ impl ConnFilter {
     }
 
     pub fn may_hold(&self, conn: u64) -> bool {
-        self.counts.as_ref().and_then(|counts| counts.get(Self::place(conn))).is_some_and(|count| *count > 0)
+        self.counts.as_ref().and_then(|counts| counts.get(Self::index(conn))).is_some_and(|count| *count > 0)
     }
 }

@@ -230,28 +230,28 @@ fn assertions_are_counted_in_code_alone() {
 const WORDS: [(&str, &str, usize); 19] = [
     ("by and by", "later", 0),
     ("enlist", "enqueue, the work queue", 0),
-    ("gone", "a tombstone; deleted; closed", 58),
+    ("gone", "a tombstone; deleted; closed", 56),
     ("hand over", "flush", 85),
     ("hand overs", "flushes", 25),
     ("land", "complete", 3),
     ("launch", "submit", 2),
-    ("life", "incarnation, lifetime of the process", 73),
-    ("lives", "incarnations", 21),
+    ("life", "incarnation, lifetime of the process", 26),
+    ("lives", "incarnations", 17),
     ("lower level", "disk level", 43),
-    ("place", "index, location, position", 373),
-    ("places", "indexes, locations, positions", 68),
-    ("settle", "complete; the flush's output", 7),
-    ("settled", "completed", 15),
-    ("sift", "what it does, by name", 6),
-    ("tell", "return, log, store, announce", 6),
+    ("place", "index, location, position", 351),
+    ("places", "indexes, locations, positions", 61),
+    ("settle", "complete; the flush's output", 0),
+    ("settled", "completed", 0),
+    ("sift", "what it does, by name", 0),
+    ("tell", "return, log, store, announce", 5),
     ("telling", "announcing", 3),
-    ("tells", "returns, logs, stores, announces", 13),
-    ("told", "announced", 54),
+    ("tells", "returns, logs, stores, announces", 11),
+    ("told", "announced", 46),
 ];
 
 /// Docs that are there for the lint alone, and how many there are.
 const FILLERS: [&str; 2] = ["/// Which.", "/// Whose."];
-const FILLERS_MAX: usize = 8;
+const FILLERS_MAX: usize = 2;
 
 fn fillers(files: &[Source]) -> usize {
     let lines = files.iter().flat_map(|source| source.text.lines());

@@ -75,7 +75,7 @@ impl GroupOptions {
 /// What became of a proposal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Proposed {
-    /// Appended at this place.
+    /// Appended at this position.
     At(Lsn, Term),
     /// Not appended: too much is uncommitted, or the lead is just being lost. Try again later.
     Dropped,

@@ -1,7 +1,7 @@
 //! One replica: its group's Raft node or its own log, the registry of what it proposed, when reads may run.
 //!
 //! Nothing here knows the shard, the state machine or the disk: a replica says what must be written and what may be
-//! applied, and is told what is durable and what is applied.
+//! applied, and learns from it what is durable and what is applied.
 
 pub mod group;
 pub mod guard;

@@ -10,14 +10,14 @@ pub struct Pulse {
     /// Whether it is the only member of its group.
     pub alone: bool,
     /// Whether the first entry of its term is applied (for a log without Raft: all it had at the start).
-    pub settled: bool,
+    pub can_serve: bool,
 }
 
 /// Whether the group must be ticked. A leader without other members has nobody to send heartbeats to and no quorum
 /// to check; everything else that it waits for (the disk, the state machine) reports by itself.
 #[must_use]
 pub const fn needs_ticks(pulse: Pulse) -> bool {
-    !(pulse.leads && pulse.alone && pulse.settled)
+    !(pulse.leads && pulse.alone && pulse.can_serve)
 }
 
 #[cfg(test)]
@@ -25,12 +25,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_settled_leader_without_peers_sleeps() {
+    fn only_a_serving_leader_without_peers_sleeps() {
         for leads in [false, true] {
             for alone in [false, true] {
-                for settled in [false, true] {
-                    let pulse = Pulse { leads, alone, settled };
-                    assert_eq!(needs_ticks(pulse), !(leads && alone && settled), "{pulse:?}");
+                for can_serve in [false, true] {
+                    let pulse = Pulse { leads, alone, can_serve };
+                    assert_eq!(needs_ticks(pulse), !(leads && alone && can_serve), "{pulse:?}");
                 }
             }
         }

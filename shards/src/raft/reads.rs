@@ -3,7 +3,7 @@
 //! Invariant: a read that is answered sees every write acknowledged before it came. With one voter that needs no
 //! round: the replica leads, nobody else can, and once the first entry of its term is applied (with it everything
 //! that earlier terms acknowledged), the applied state is the newest there is. With more voters a round of heartbeats
-//! stands in for "nobody else can": its index takes the place of the term's first entry.
+//! stands in for "nobody else can": its index stands for the term's first entry.
 
 use corduroy_wal::Lsn;
 

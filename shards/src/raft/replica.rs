@@ -1,6 +1,6 @@
 //! A partition's copy on this storage: started in one of four ways, ready within a timeout, fenced on a fault.
 //!
-//! Invariant: a replica that is stopped stays stopped for this life; whatever it held is answered by its owner.
+//! Invariant: a replica that is stopped stays stopped until the process ends; whatever it held is answered by its owner.
 
 use bytes::Bytes;
 use corduroy_wal::{LogState, Lsn, Term};
@@ -150,14 +150,14 @@ impl Replica {
                 self.safe_from = None;
             }
         }
-        if self.is_settled() && !matches!(self.engine, Engine::Stopped(_)) {
+        if self.can_serve() && !matches!(self.engine, Engine::Stopped(_)) {
             self.latch = Latch::Ready;
         }
     }
 
     /// Whether it leads and has applied what its reads must see.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
+    pub fn can_serve(&self) -> bool {
         self.gate() == Gate::Open
     }
 
@@ -307,7 +307,7 @@ impl Replica {
     /// Whether it must be ticked.
     #[must_use]
     pub fn needs_ticks(&self) -> bool {
-        let pulse = Pulse { leads: self.leadership.is_mine(), alone: true, settled: self.is_settled() };
+        let pulse = Pulse { leads: self.leadership.is_mine(), alone: true, can_serve: self.can_serve() };
         self.is_running() && needs_ticks(pulse)
     }
 
@@ -392,7 +392,7 @@ impl Replica {
         }
     }
 
-    /// The highest entry that is durable here, as far as its records in this life tell.
+    /// The highest entry that is durable here, as far as records written since the start show.
     #[must_use]
     pub fn durable(&self) -> Lsn {
         match &self.engine {

@@ -40,7 +40,7 @@ pub enum ReplicaError {
     /// It did not lead, or apply its first entry, in time. It goes on trying.
     #[error("replica of partition {partition} was not ready within {waited_ms} ms")]
     ReadyTimeout {
-        /// Whose.
+        /// The replica's partition.
         partition: PartitionId,
         /// How long it was waited for.
         waited_ms: u64,
@@ -48,17 +48,17 @@ pub enum ReplicaError {
     /// It was fenced or could not start.
     #[error("replica of partition {partition} is stopped: {why}")]
     ReplicaStopped {
-        /// Whose.
+        /// The replica's partition.
         partition: PartitionId,
         /// The fault.
         why: String,
     },
-    /// Another leader's entry took the place of one proposed here.
+    /// Another leader's entry replaced one proposed here.
     #[error("entry {lsn} of partition {partition} was obsoleted by another leader's")]
     Obsoleted {
-        /// Whose.
+        /// The replica's partition.
         partition: PartitionId,
-        /// Which.
+        /// The LSN it had.
         lsn: Lsn,
     },
 }

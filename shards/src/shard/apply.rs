@@ -1,6 +1,6 @@
-//! Applying committed entries, and answering their requests at their places in order.
+//! Applying committed entries, and answering their requests in order.
 //!
-//! Invariant: entries are applied in LSN order, each operation once a life; no request of a connection is carried
+//! Invariant: entries are applied in LSN order, each operation once a process; no request of a connection is carried
 //! out before a read that the connection asked for earlier was answered.
 
 use corduroy_wal::{EntryKind, Lsn, Term};
@@ -226,7 +226,7 @@ impl<M: StateMachine> Applying<'_, M> {
             }
             self.budget.spend(bytes);
             let Some(answer) = self.answer_in_entry(step, is_read, entry.at.lsn)? else {
-                assert!(ticket.is_none(), "entry {} has requests, but is of an earlier life", entry.at.lsn);
+                assert!(ticket.is_none(), "entry {} of an earlier process has requests", entry.at.lsn);
                 continue;
             };
             if let Some(ticket) = ticket {
@@ -289,7 +289,7 @@ impl<M: StateMachine> Applying<'_, M> {
         let mut ahead = tried.max(slot.cursor.ahead as usize);
         for item in row.requests.rest().skip(ahead) {
             let Work::Read { start, bytes } = item.work else { break };
-            // The answer comes in its place; here it may be too early.
+            // The answer comes in its turn; here it may be too early.
             self.counters.read_tries += 1;
             drop(self.machine.read(slot.partition, row.requests.read_op(start, bytes), entry.clock_ms));
             ahead += 1;
@@ -337,7 +337,7 @@ impl<M: StateMachine> Applying<'_, M> {
         }
     }
 
-    /// Answers rows whose place was taken by another leader's entry.
+    /// Answers rows that another leader's entry has replaced.
     fn close_obsolete(&mut self, slot: &mut Slot, lsn: Lsn, term: Term) {
         while slot.rows.matching(lsn, term) == Match::Obsoleted {
             if let Some(row) = slot.rows.close_front() {
@@ -436,7 +436,7 @@ impl<M: StateMachine> Applying<'_, M> {
 
     /// Tries a read of the applied state as it is, if the replica has caught up.
     fn read_applied(&mut self, slot: &mut Slot, op: &[u8]) -> Tried<M::Outcome> {
-        if !slot.replica.is_settled() {
+        if !slot.replica.can_serve() {
             return Err(None);
         }
         let clock_ms = self.clocks.read(&mut slot.clock, self.now);

@@ -63,7 +63,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     fn propose(&mut self, idx: ReplicaIdx, frame_bytes: usize) {
         let front = self.replicas.slot_mut(idx).batches.front_mut();
         if self.space == Space::Full && front.is_some_and(|batch| batch.refuse_growth(&self.machine)) {
-            self.sift(idx);
+            self.remove_refused(idx);
         }
         let fit = room::fit(&mut self.wal, frame_bytes, self.replicas.slot(idx).batches.front_bytes());
         if fit != Fit::Ready {
@@ -71,7 +71,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 let most = room::entry_bytes(&self.wal);
                 let front = self.replicas.slot_mut(idx).batches.front_mut();
                 front.into_iter().for_each(|batch| batch.refuse_longer(most));
-                self.sift(idx);
+                self.remove_refused(idx);
             }
             self.left_over |= fit == Fit::Lacking || frame_bytes > 0;
             return self.replicas.enqueue(List::Propose, idx);
@@ -81,7 +81,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             Screened::Ready => {}
             Screened::Waits => return waits::follow(&mut self.replicas, idx),
             Screened::Refused => {
-                self.sift(idx);
+                self.remove_refused(idx);
                 self.left_over = true;
                 return self.replicas.enqueue(List::Propose, idx);
             }
@@ -136,11 +136,11 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Refuses what gathered and must not be proposed; the rest keeps its order.
-    fn sift(&mut self, idx: ReplicaIdx) {
+    fn remove_refused(&mut self, idx: ReplicaIdx) {
         let entry_bytes = self.options.limits.entry_bytes.min(room::entry_bytes(&self.wal));
         let deadline_ns = self.deadline_ns();
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
-        applying.sift(slot, entry_bytes, deadline_ns);
+        applying.remove_refused(slot, entry_bytes, deadline_ns);
         self.retry_parked(idx);
     }
 

@@ -10,12 +10,12 @@ use crate::ids::{PartitionId, Ticket};
 use crate::raft::replica::ReplicaError;
 use crate::stages::{self, Answered, StageStamps};
 
-/// What can be told to a shard. Handling only queues; the work happens in the turn.
+/// A shard's inputs. Handling only queues; the work happens in the turn.
 #[derive(Debug)]
 pub enum Input<'a, J> {
     /// A request of a client for one partition.
     Request {
-        /// Whose.
+        /// The request's id.
         ticket: Ticket,
         /// For which partition.
         partition: PartitionId,

@@ -2,7 +2,7 @@
 //!
 //! The shard frames entries: one entry carries the operations (`op`: opaque bytes) that a partition collected in a
 //! turn, with one time stamp taken by the leader. The machine sees one op at a time, in log order, exactly once a
-//! life: after a restart it is handed the entries above what it says it has persisted.
+//! process: after a restart it is handed the entries above what it says it has persisted.
 
 use crate::ids::PartitionId;
 pub use crate::waiting::Wait;
@@ -49,7 +49,7 @@ pub enum Step<O> {
     /// It needs something that is not in memory. Jobs bring it (see [`StateMachine::take_jobs`]); do this same step again
     /// when what it waits for is there. Nothing was changed.
     Blocked(Wait),
-    /// Applied in an earlier life, and part of what was persisted then, though the entry as a whole is not. Only
+    /// Applied by an earlier process, and part of what was persisted then, though the entry as a whole is not. Only
     /// [`StateMachine::apply`] says so, and nobody waits for an outcome.
     Passed,
     /// It needs something that cannot be read. Nothing was changed. A read is answered with that; an operation of an entry
@@ -155,7 +155,7 @@ pub trait StateMachine {
 
     /// The highest stamp, in ms since 1970, of any entry of the partition that is part of what
     /// [`StateMachine::persisted`] speaks of; 0 if it is not known. New stamps never go below it, also when the
-    /// wall clock was set back between two lives.
+    /// wall clock was set back between two starts.
     fn persisted_stamp_ms(&self, partition: PartitionId) -> u64;
 
     /// At a start: the partition's log holds entries up to this one, and those above what is persisted are going to be

@@ -1,4 +1,4 @@
-//! The heart: the one place that knows WAL, Raft and state together. Sans-IO.
+//! The heart: the one module that knows WAL, Raft and state together. Sans-IO.
 //!
 //! Invariant: nothing that has to be written is produced while the log cannot start a frame, so that all that gathered
 //! meanwhile becomes one entry a partition and one frame a shard; nothing is answered before it is durable, committed
@@ -345,7 +345,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             !slot.holds(conn) && !self.fresh.holds(idx, conn),
             "a read of connection {conn} would overtake a request of its own in partition {partition}"
         );
-        if !slot.replica.is_settled() && !planted::is(PlantedBug::ReadAtOnceTooEarly) {
+        if !slot.replica.can_serve() && !planted::is(PlantedBug::ReadAtOnceTooEarly) {
             return None;
         }
         let clock_ms = self.clocks.read(&mut slot.clock, now);
@@ -376,7 +376,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         &mut self.wal
     }
 
-    /// Whether the partition's replica has led and served in this life and is not fenced.
+    /// Whether the partition's replica has led and served since the start and is not fenced.
     #[must_use]
     pub fn is_ready(&self, partition: PartitionId) -> bool {
         self.replicas.find(partition).is_some_and(|idx| self.replicas.slot(idx).replica.is_ready())

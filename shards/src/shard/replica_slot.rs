@@ -59,7 +59,7 @@ pub(crate) struct Slot {
 }
 
 /// An idle partition is to stay within 4 KiB, all its parts together.
-const _: () = assert!(size_of::<Slot>() <= 368, "a replica's place has grown");
+const _: () = assert!(size_of::<Slot>() <= 368, "a replica's slot has grown");
 
 impl Row for Slot {
     fn partition(&self) -> PartitionId {
@@ -139,7 +139,7 @@ impl Slot {
 
     /// Whether parked reads may be tried.
     pub fn has_due_reads(&self) -> bool {
-        self.parked.has_due() && self.replica.is_settled()
+        self.parked.has_due() && self.replica.can_serve()
     }
 
     /// Whether a step of it waits for whatever job ends next.

@@ -1,5 +1,5 @@
 //! What is done by time alone, since nothing else may ever turn an idle shard: waiting for room on a full disk, or for what the
-//! system refuses, of which log and state machine are told now and then to look again; and reading what nobody reads, to
+//! system refuses, which log and state machine are asked now and then to look at again; and reading what nobody reads, to
 //! find damage. Invariants: only the room has a say in what is taken in; while the state machine is short of room, the
 //! log keeps none in spare that it can do without.
 

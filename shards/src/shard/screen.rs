@@ -2,7 +2,7 @@
 //!
 //! Walk: each operation of the oldest batch is looked at once; one that waits for what jobs bring is looked at again
 //! when that is there, and as long as one waits the batch takes no further ones; what must not be proposed is taken out
-//! when none waits any more, all of it at once. Invariant: the requests that stay keep their order, and a read keeps its place behind
+//! when none waits any more, all of it at once. Invariant: the requests that stay keep their order, and a read stays behind
 //! the writes of its connection.
 
 use std::collections::BTreeMap;
@@ -180,8 +180,8 @@ impl<M: StateMachine> Applying<'_, M> {
         self.refuse(slot, batch.requests, |_| Reply::Rejected(why.clone()));
     }
 
-    /// Takes the writes out of the oldest batch that must not be proposed, and cuts it into entries of so many bytes.
-    pub fn sift(&mut self, slot: &mut Slot, entry_bytes: usize, deadline_ns: u64) {
+    /// Takes out of the oldest batch the writes that must not be proposed, and cuts it into entries of so many bytes.
+    pub fn remove_refused(&mut self, slot: &mut Slot, entry_bytes: usize, deadline_ns: u64) {
         let Some(mut batch) = slot.batches.pop() else { return };
         let mut kept = Batches::default();
         let mut here = Mark::FIRST;

@@ -1,4 +1,4 @@
-//! What a shard tells about itself.
+//! What a shard reports about itself.
 
 use corduroy_wal::{Lsn, Space, Term};
 use raft::StateRole;
@@ -23,7 +23,7 @@ pub struct ReplicaStatus {
     pub leader: Option<MemberId>,
     /// Since when, on the monotonic clock in ns.
     pub leader_since_ns: u64,
-    /// How often the leader changed in this life.
+    /// How often the leader changed since the start.
     pub leader_changes: u64,
     /// The highest entry in its log.
     pub last: Lsn,
@@ -31,7 +31,7 @@ pub struct ReplicaStatus {
     pub committed: Lsn,
     /// The highest entry that is applied.
     pub applied: Lsn,
-    /// The highest entry that the log was told it may forget.
+    /// The highest entry that was released to the log, which may drop it.
     pub released: Lsn,
     /// Bytes of entries held until they are applied.
     pub unapplied_bytes: usize,
@@ -41,7 +41,7 @@ pub struct ReplicaStatus {
     pub pending_bytes: usize,
     /// Entries proposed here whose requests wait.
     pub pending_entries: usize,
-    /// Whether it has led and served in this life, and is not fenced.
+    /// Whether it has led and served since the start, and is not fenced.
     pub is_ready: bool,
     /// Why not, if it is stopped or late.
     pub error: Option<ReplicaError>,

@@ -298,11 +298,11 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             if !slot.replica.is_running() {
                 continue;
             }
-            let (before, was_settled) = (slot.replica.applied(), slot.replica.is_settled());
+            let (before, could_serve) = (slot.replica.applied(), slot.replica.can_serve());
             let result = applying.run(slot);
             budget.ops -= slice.ops - applying.budget.ops;
             budget.bytes = applying.budget.bytes;
-            let has_settled = !was_settled && slot.replica.is_settled();
+            let begins_to_serve = !could_serve && slot.replica.can_serve();
             if slot.replica.applied() > before {
                 self.replicas.enqueue(List::Unpersisted, idx);
             }
@@ -311,7 +311,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 Some(Progress::Done | Progress::Blocked) | None => {}
             }
             waits::follow(&mut self.replicas, idx);
-            if has_settled && self.replicas.slot(idx).has_due_reads() {
+            if begins_to_serve && self.replicas.slot(idx).has_due_reads() {
                 self.retry_parked(idx);
             }
             self.recount(idx);

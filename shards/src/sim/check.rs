@@ -1,7 +1,7 @@
 //! The books of a world: what every partition has ever exposed, and the judgement of everything that follows.
 //!
-//! Invariant: an entry that was once applied is the same entry, with the same outcomes, in every later life; a request
-//! stands in at most one place of one log; what a reply says agrees with what was applied. The first thing that
+//! Invariant: an entry that was once applied is the same entry, with the same outcomes, in every later incarnation; a request
+//! is at most once in one log; what a reply says agrees with what was applied. The first thing that
 //! breaks one of these is kept as the run's [`Violation`]; nothing after it is judged.
 
 use std::collections::{BTreeMap, HashMap};
@@ -55,7 +55,7 @@ struct Partition<S: Subject> {
     entries: Vec<AppliedEntry<S::Outcome>>,
     /// The model after all of `entries`.
     model: S::Model,
-    /// Where this life's machine stands: the last entry that it ended.
+    /// The last entry that the current incarnation's machine ended.
     applied: Lsn,
     /// Ops of the next entry that it has applied.
     ops: usize,
@@ -89,14 +89,14 @@ pub struct Books<S: Subject> {
     subject: S,
     partitions: BTreeMap<PartitionId, Partition<S>>,
     fates: Vec<Fate>,
-    places: HashMap<u64, (PartitionId, Lsn)>,
+    positions: HashMap<u64, (PartitionId, Lsn)>,
     reads: HashMap<u64, ReadRecord<S::Outcome>>,
     outstanding: BTreeMap<(u64, u64), Sent>,
     last_done: HashMap<(u64, PartitionId), u64>,
     violation: Option<Violation>,
     /// What was met.
     pub probes: Probes,
-    /// Whether this life's logs are kept by Raft groups.
+    /// Whether this incarnation's logs are kept by Raft groups.
     pub replicated: bool,
     /// The node's clocks, and what its partitions' clocks make of them.
     pub now: Now,
@@ -121,7 +121,7 @@ impl<S: Subject> Books<S> {
             partitions: partitions.map(|id| (id, empty(&subject))).collect(),
             subject,
             fates: Vec::new(),
-            places: HashMap::new(),
+            positions: HashMap::new(),
             reads: HashMap::new(),
             outstanding: BTreeMap::new(),
             last_done: HashMap::new(),
@@ -170,7 +170,7 @@ impl<S: Subject> Books<S> {
         self.outstanding.values().min_by_key(|sent| (sent.at_ns, sent.id))
     }
 
-    /// A life's machine was opened: it stands at what it has persisted.
+    /// An incarnation's machine was opened: it stands at what it has persisted.
     pub fn opened(&mut self, partition: PartitionId, persisted: Lsn) {
         let Some(books) = self.partitions.get_mut(&partition) else { return };
         books.applied = persisted;
@@ -215,7 +215,7 @@ impl<S: Subject> Books<S> {
         self.partitions.values_mut().for_each(|books| books.open = false);
     }
 
-    /// Where this life's machine of a partition stands.
+    /// Where this incarnation's machine of a partition stands.
     pub fn applied(&self, partition: PartitionId) -> Lsn {
         self.partitions.get(&partition).map_or(Lsn::ZERO, |books| books.applied)
     }
@@ -254,18 +254,21 @@ impl<S: Subject> Books<S> {
         op: &[u8],
         outcome: Option<&S::Outcome>,
     ) -> Result<(), Broken> {
-        let place = (at.partition, at.lsn);
-        match self.places.insert(id, place) {
-            Some(before) if before != place => {
+        let position = (at.partition, at.lsn);
+        match self.positions.insert(id, position) {
+            Some(before) if before != position => {
                 return Err((
                     "no effect twice",
-                    format!("request {id} applied at {before:?} and at {place:?}"),
+                    format!("request {id} applied at {before:?} and at {position:?}"),
                 ));
             }
             _ => {}
         }
         if usize::try_from(id).ok().and_then(|id| self.fates.get(id)) == Some(&Fate::Rejected) {
-            return Err(("a rejected request has no effect", format!("request {id} applied at {place:?}")));
+            return Err((
+                "a rejected request has no effect",
+                format!("request {id} applied at {position:?}"),
+            ));
         }
         let books = self.partitions.get_mut(&at.partition).ok_or_else(|| unknown_partition(at))?;
         let index = books.begin(at)?;
@@ -306,7 +309,7 @@ impl<S: Subject> Books<S> {
         Ok(())
     }
 
-    /// The machine was told that all ops of an entry are applied.
+    /// All ops of an entry were announced to the machine as applied.
     pub fn ended_entry(&mut self, at: &Applied) {
         let grouped = self.replicated;
         let judged = self.partitions.get_mut(&at.partition).ok_or_else(|| unknown_partition(at));
@@ -379,8 +382,8 @@ impl<S: Subject> Books<S> {
         let books =
             self.partitions.get_mut(&sent.partition).expect("requests go to partitions that there are");
         let (at, applied) = if sent.kind == Kind::Write {
-            let place = self.places.get(&id).filter(|place| place.0 == sent.partition);
-            let at = place.ok_or_else(|| ("done means applied", format!("{sent:?} was never applied")))?.1;
+            let position = self.positions.get(&id).filter(|position| position.0 == sent.partition);
+            let at = position.ok_or_else(|| ("done means applied", format!("{sent:?} was never applied")))?.1;
             let entry = at.get().checked_sub(1).and_then(|at| books.entries.get(usize::try_from(at).ok()?));
             let op = entry.and_then(|entry| entry.ops.iter().find(|op| op.id == id));
             (at, op.map(|op| &op.outcome))
@@ -416,10 +419,10 @@ impl<S: Subject> Books<S> {
 
     fn judge_rejected(&mut self, sent: &Sent, reason: &str) -> Result<(), Broken> {
         self.decide(sent.id, Fate::Rejected);
-        match self.places.get(&sent.id) {
-            Some(place) => Err((
+        match self.positions.get(&sent.id) {
+            Some(position) => Err((
                 "a rejected request has no effect",
-                format!("{sent:?} is at {place:?}, rejected: {reason}"),
+                format!("{sent:?} is at {position:?}, rejected: {reason}"),
             )),
             None => Ok(()),
         }
@@ -451,7 +454,7 @@ impl<S: Subject> Partition<S> {
         self.entries.len() as u64 - u64::from(open)
     }
 
-    /// The place in `entries` of the entry that is being applied; makes a new one where it was never seen.
+    /// The index in `entries` of the entry that is being applied; makes a new one where it was never seen.
     fn begin(&mut self, at: &Applied) -> Result<usize, Broken> {
         if at.lsn != self.applied.next() {
             let what = format!("{at:?} is applied while the machine stands at {}", self.applied);

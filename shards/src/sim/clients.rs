@@ -1,6 +1,6 @@
 //! The clients: each keeps a few requests open, thinks, and goes on; and the directed questions at the end of a run.
 //!
-//! A client's numbers never repeat in a world, so an outcome that belongs to an earlier life is known at once.
+//! A client's numbers never repeat in a world, so an outcome that belongs to an earlier incarnation is known at once.
 
 use std::rc::Rc;
 

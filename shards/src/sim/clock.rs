@@ -1,6 +1,6 @@
 //! The clocks of a simulated node: a monotonic one that drifts and a wall clock that jumps.
 //!
-//! Invariant: within one life the monotonic clock never goes back; the wall clock may do anything.
+//! Invariant: within one incarnation the monotonic clock never goes back; the wall clock may do anything.
 
 use crate::clock::Now;
 

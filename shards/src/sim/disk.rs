@@ -168,7 +168,7 @@ pub(super) struct Disk {
     fail_next_write: bool,
     /// Sectors of writes cut off by the last crash that still hold what they held before.
     untouched: Vec<(SlotId, usize)>,
-    /// The places of the last writes that ended well, newest last.
+    /// The positions of the last writes that ended well, newest last.
     recent: VecDeque<(SlotId, usize, usize)>,
 }
 
@@ -250,7 +250,7 @@ impl Disk {
         let at = pending
             .iter()
             .position(|(id, _)| *id == io)
-            .expect("an operation ends once, while its process lives");
+            .expect("an operation ends once, while its process runs");
         let (_, what) = pending.remove(at);
         let fails = self.fail_next_write && matches!(what, What::Write { .. });
         if fails {
@@ -273,7 +273,7 @@ impl Disk {
         if fails { End::Failed } else { End::Done }
     }
 
-    /// The process is gone, with its machine (`power`) or alone.
+    /// The process has ended, with its machine (`power`) or alone.
     pub(super) fn crash(&mut self, power: bool) -> Lost {
         let mut lost = Lost::default();
         let writes = std::mem::take(&mut *self.shared.pending.borrow_mut());
@@ -303,7 +303,7 @@ impl Disk {
         lost
     }
 
-    /// The bytes at the place of a write.
+    /// The bytes where a write goes.
     fn image(&self, what: What) -> Vec<u8> {
         let What::Write { slot, offset, bytes } = what else { return Vec::new() };
         self.medium.bytes(slot).get(offset..offset + bytes).unwrap_or_default().to_vec()

@@ -48,7 +48,7 @@ pub(super) struct SimNode<S: Subject> {
     /// Its running process.
     pub(super) process: Option<Process<S>>,
     /// How many processes began or ended: it names the one that something is due for.
-    pub(super) life: u64,
+    pub(super) incarnation: u64,
     pub(super) replicated: bool,
     /// Openings that are still to be cut off.
     pub(super) nested: u32,
@@ -56,7 +56,7 @@ pub(super) struct SimNode<S: Subject> {
     pub(super) full_disk: u64,
     /// A stop in order was asked for: clients wait.
     pub(super) stopping: bool,
-    /// What the next life is to have, if it was said.
+    /// What the next incarnation is to have, if it was said.
     pub(super) wanted_replication: Option<bool>,
 }
 
@@ -82,7 +82,7 @@ impl<S: Subject> SimNode<S> {
             disks: (0..knobs.shards).map(|shard| Disk::new(seed, shard, knobs)).collect(),
             media: (0..knobs.shards).map(|shard| subject.media(ShardId(shard))).collect(),
             process: None,
-            life: 0,
+            incarnation: 0,
             replicated: knobs.replicated,
             nested: 0,
             full_disk: 0,
@@ -93,7 +93,7 @@ impl<S: Subject> SimNode<S> {
 
     /// What is due for the present process.
     pub(super) const fn event(&self, what: NodeEvent<S>) -> Happening<S> {
-        Happening::OfNode { node: self.number, life: self.life, what }
+        Happening::OfNode { node: self.number, incarnation: self.incarnation, what }
     }
 
     /// The end of the full-disk period that it is in.
@@ -101,9 +101,9 @@ impl<S: Subject> SimNode<S> {
         Happening::FullDiskEnds { node: self.number, number: self.full_disk }
     }
 
-    /// What was due for the process of this life.
-    pub(super) fn happen(&mut self, world: &mut Common<S>, life: u64, what: NodeEvent<S>) {
-        if life != self.life {
+    /// What was due for the process of this incarnation.
+    pub(super) fn happen(&mut self, world: &mut Common<S>, incarnation: u64, what: NodeEvent<S>) {
+        if incarnation != self.incarnation {
             return;
         }
         match what {

@@ -14,7 +14,7 @@ const SLOW_PER_MILLE: u64 = 2;
 /// ... and be off by so many ms: both clocks are read in whole ms.
 const SLACK_MS: u64 = 3;
 
-/// What a partition's clock showed last in this life.
+/// What a partition's clock showed last in this incarnation.
 #[derive(Clone, Copy, Debug)]
 struct Shown {
     clock_ms: u64,

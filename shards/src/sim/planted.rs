@@ -17,7 +17,7 @@ pub enum MachineBug {
     LocalClock,
     /// Every 16th result of a job is thrown away.
     LostJob,
-    /// A machine that found no room is never told to look again.
+    /// A machine that found no room is never asked to look again.
     RetryForgotten,
     /// What is damaged in the machine's storage is served as it is.
     DamageServed,

@@ -23,7 +23,7 @@ impl Probes {
         *self.counts.entry(name).or_default() += count;
     }
 
-    /// Adds what a shard went through in its life.
+    /// Adds what a shard counted while it ran.
     pub(super) fn of_shard<S: Subject>(&mut self, shard: &SimShard<S>) {
         let counters = shard.counters();
         self.add("turns", counters.turns);

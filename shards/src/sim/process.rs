@@ -1,4 +1,4 @@
-//! The life and death of the simulated process: opening (which may be cut off at any step), turns, jobs, crashes,
+//! The start and the end of the simulated process: opening (which may be cut off at any step), turns, jobs, crashes,
 //! stops in order.
 //!
 //! Invariant: nothing of a process outlives it but what its disks and its machine's media hold.
@@ -43,8 +43,8 @@ enum NotOpened {
 impl<S: Subject> SimNode<S> {
     /// Starts the process: every shard in turn.
     pub(super) fn open(&mut self, world: &mut Common<S>) {
-        self.life += 1;
-        world.note("open", 0, self.life, u64::from(self.nested));
+        self.incarnation += 1;
+        world.note("open", 0, self.incarnation, u64::from(self.nested));
         self.stopping = false;
         world.books.borrow_mut().replicated = self.replicated;
         let mut units = Vec::new();
@@ -83,7 +83,7 @@ impl<S: Subject> SimNode<S> {
         let machine = Observed::new(machine, Rc::clone(&world.books), bug);
         let disk = self.disks.get_mut(shard).expect("one a shard");
         disk.set_fuse((self.nested > 0).then(|| world.streams.open.below(40)));
-        let seed = mix(world.plan.seed ^ mix(self.life << 8 | u64::from(number)));
+        let seed = mix(world.plan.seed ^ mix(self.incarnation << 8 | u64::from(number)));
         let opened = Wal::open(disk.device(), wal_options(&world.plan.knobs, seed)).map_err(ShardError::from);
         let opened = opened.and_then(|(wal, recovered)| {
             let mut books = world.books.borrow_mut();
@@ -127,11 +127,14 @@ impl<S: Subject> SimNode<S> {
             NotOpened::Damaged(why) => {
                 world.broken(
                     "an undamaged log opens",
-                    format!("shard {shard} after {} lives: {why}", self.life),
+                    format!("shard {shard} in incarnation {}: {why}", self.incarnation),
                 );
             }
             NotOpened::Failed(why) => {
-                world.broken("the process starts", format!("shard {shard}, life {}: {why}", self.life));
+                world.broken(
+                    "the process starts",
+                    format!("shard {shard}, incarnation {}: {why}", self.incarnation),
+                );
             }
         }
     }
@@ -140,7 +143,7 @@ impl<S: Subject> SimNode<S> {
     pub(super) fn crash(&mut self, world: &mut Common<S>) {
         let Some(process) = self.process.take() else { return };
         let unsynced = self.disks.iter().map(Disk::in_flight).sum::<usize>();
-        world.note("crash", 0, self.life, unsynced as u64);
+        world.note("crash", 0, self.incarnation, unsynced as u64);
         world.probe("crashes");
         if unsynced > 0 {
             world.probe("crashes with writes in flight");
@@ -153,7 +156,7 @@ impl<S: Subject> SimNode<S> {
         self.restart_later(world);
     }
 
-    /// What the machines and shards of a life went through is counted.
+    /// What the machines and shards of an incarnation went through is counted.
     fn close_books(&mut self, world: &mut Common<S>, process: Process<S>) {
         for unit in &process.units {
             let mut books = world.books.borrow_mut();
@@ -182,8 +185,8 @@ impl<S: Subject> SimNode<S> {
             books.probes.add("writes kept at a crash", lost.kept);
             books.subject().crash(media, &mut world.streams.crash);
         }
-        // Whatever was due for the old process finds another life.
-        self.life += 1;
+        // Whatever was due for the old process finds another incarnation.
+        self.incarnation += 1;
     }
 
     fn restart_later(&mut self, world: &mut Common<S>) {
@@ -193,7 +196,7 @@ impl<S: Subject> SimNode<S> {
 
     /// The process has ended by itself, as it must after an error of the disk.
     pub(super) fn exited(&mut self, world: &mut Common<S>, shard: usize, why: &str) {
-        world.note("exit", shard as u64, self.life, 0);
+        world.note("exit", shard as u64, self.incarnation, 0);
         if self.process.as_ref().is_some_and(|process| process.error_injected) {
             world.probe("poisoned exits");
         } else if !world.may_refuse {
@@ -377,7 +380,7 @@ impl<S: Subject> SimNode<S> {
 
     /// Stops the process in order; it must be quiet.
     pub(super) fn stop(&mut self, world: &mut Common<S>) {
-        world.note("stop", 0, self.life, 0);
+        world.note("stop", 0, self.incarnation, 0);
         world.probe("stops in order");
         if let Some(process) = self.process.take() {
             self.close_books(world, process);

@@ -33,7 +33,7 @@ pub enum Class {
     SlowPool,
     /// The node is stopped in order and started again.
     CleanStop,
-    /// Partitions run with replication off in some lives.
+    /// Partitions run with replication off in some incarnations.
     Replication,
     /// Some of what the machine's storage holds cannot be read any more: requests that need it are refused with that, until
     /// the storage is restored. Not among those that are drawn together: it is on in a tenth of the seeds, whatever else is.
@@ -101,7 +101,7 @@ pub enum Fault {
     },
     /// Some of what a shard's machine has stored becomes unreadable.
     StateDamage {
-        /// Whose.
+        /// The shard of the machine.
         shard: u32,
     },
     /// Two replicas of a shard are taken off, and opened again after this long.
@@ -113,7 +113,7 @@ pub enum Fault {
     },
     /// The node stops when everything is answered, and starts again.
     CleanStop,
-    /// As `CleanStop`, and from the next life on replication is on or off.
+    /// As `CleanStop`, and from the next incarnation on replication is on or off.
     Replication {
         /// On or off.
         on: bool,
@@ -172,7 +172,7 @@ pub struct Knobs {
     pub job_ns: u64,
     /// Speed of the node's clock, millionths.
     pub clock_ppm: u64,
-    /// Whether the first life has replication on.
+    /// Whether the first incarnation has replication on.
     pub replicated: bool,
     /// Fault classes that are on.
     pub classes: BTreeSet<Class>,

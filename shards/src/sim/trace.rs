@@ -11,7 +11,7 @@ use crate::sim::rng::mix;
 /// Events kept for the report of a failure.
 const KEPT: usize = 200;
 
-/// One thing that happened. Three numbers whose meaning `what` tells.
+/// One thing that happened. Three numbers; `what` names their meaning.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Event {
     /// Its number in the run.

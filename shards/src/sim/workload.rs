@@ -41,7 +41,7 @@ pub trait Subject: 'static {
     /// Empty storage for one shard.
     fn media(&self, shard: ShardId) -> Self::Media;
 
-    /// The process has died: what the storage had not made durable is gone.
+    /// The process has died: what the storage had not made durable is lost.
     fn crash(&self, media: &mut Self::Media, rng: &mut Rng);
 
     /// From now on the storage takes only so many bytes more, or any number again.
@@ -91,12 +91,12 @@ pub trait Subject: 'static {
         model == machine
     }
 
-    /// Panics if the machine contradicts itself; asked between turns, and when a life ends.
+    /// Panics if the machine contradicts itself; asked between turns, and when a process ends.
     fn check(&self, machine: &Self::Machine) {
         let _ = machine;
     }
 
-    /// Counts what the machine went through in a life (called when it ends).
+    /// Counts what the machine went through in an incarnation (called when it ends).
     fn probe(&self, machine: &Self::Machine, probes: &mut Probes);
 }
 

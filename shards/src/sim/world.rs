@@ -1,7 +1,7 @@
 //! Simulated nodes in their world: the loop over events, and the acts of a run.
 //!
 //! Invariant: everything that happens is drawn from the seed's streams and happens at a whole ns; the core under test
-//! is the real one and is told the time. A run has acts: faults (safety is judged), healing, settling (every request
+//! is the real one and gets the time as an input. A run has acts: faults (safety is judged), healing, draining (every request
 //! ends, every partition takes a write: liveness), audit, a clean stop, a restart and the audit again.
 
 use std::cell::RefCell;
@@ -25,19 +25,19 @@ use crate::sim::workload::Subject;
 
 /// Events that a run may have at most; one that needs more is stuck in a loop.
 const MAX_EVENTS: u64 = 3_000_000;
-/// How long a request may be without its outcome while the process lives: the longest stall, and then some.
+/// How long a request may be without its outcome while the process runs: the longest stall, and then some.
 const LONGEST_WAIT_NS: u64 = 30_000 * MS;
 /// How many nodes there are.
 const NODES: usize = 1;
 /// How long settling may take.
-const SETTLE_NS: u64 = 60_000 * MS;
+const DRAIN_NS: u64 = 60_000 * MS;
 
 /// Something that will happen.
 pub(super) enum Happening<S: Subject> {
-    /// To the process that the node has in this life.
+    /// To the process that the node has in this incarnation.
     OfNode {
         node: usize,
-        life: u64,
+        incarnation: u64,
         what: NodeEvent<S>,
     },
     ClientSend {
@@ -138,7 +138,7 @@ pub fn run<S: Subject>(subject: S, plan: Plan, watch: Watch) -> Report {
 }
 
 impl<S: Subject> Common<S> {
-    /// The shard that a partition lives on, of each node.
+    /// The shard that has a partition, of each node.
     pub(super) fn shard_of(&self, partition: PartitionId) -> usize {
         usize::try_from((partition.0 - 1) % u64::from(self.plan.knobs.shards)).expect("at most 4 shards")
     }
@@ -195,7 +195,7 @@ impl<S: Subject> World<S> {
         // An act returns false when the run is over.
         let _ended = self.pump(horizon_ns, |_| false)
             && self.heal()
-            && self.settle("every request is answered")
+            && self.drain("every request is answered")
             && self.last_writes()
             && self.audit()
             && self.stop_in_order()
@@ -264,9 +264,9 @@ impl<S: Subject> World<S> {
         let Self { nodes, common } = self;
         let count = nodes.len();
         match event {
-            Happening::OfNode { node, life, what } => {
+            Happening::OfNode { node, incarnation, what } => {
                 if let Some(node) = nodes.get_mut(node) {
-                    node.happen(common, life, what);
+                    node.happen(common, incarnation, what);
                 }
             }
             Happening::ClientSend { client } => {
@@ -302,23 +302,23 @@ impl<S: Subject> World<S> {
             node.disks.iter_mut().for_each(Disk::heal);
         });
         self.each_node(SimNode::restore_state);
-        let until_ns = self.common.now_ns + SETTLE_NS;
+        let until_ns = self.common.now_ns + DRAIN_NS;
         self.pump(until_ns, |world| world.all_nodes(|node| node.process.is_some()))
     }
 
     /// Waits until nothing is open and nothing more will be sent.
-    fn settle(&mut self, invariant: &'static str) -> bool {
+    fn drain(&mut self, invariant: &'static str) -> bool {
         let done = |world: &Self| {
             let quiet = world.common.clients.finished() && world.common.books.borrow().outstanding() == 0;
             quiet && world.all_nodes(SimNode::is_serving)
         };
         self.common.clients.finish();
-        let alive = self.pump(self.common.now_ns + SETTLE_NS, done);
+        let alive = self.pump(self.common.now_ns + DRAIN_NS, done);
         if alive && !done(self) {
             let oldest = self.common.books.borrow().oldest().copied();
             self.common.broken(
                 invariant,
-                format!("not settled {SETTLE_NS} ns after the faults ended; oldest open: {oldest:?}"),
+                format!("not drained {DRAIN_NS} ns after the faults ended; oldest open: {oldest:?}"),
             );
             return false;
         }
@@ -338,7 +338,7 @@ impl<S: Subject> World<S> {
         invariant: &'static str,
         question: impl Fn(&S, u64) -> (Kind, Vec<u8>),
     ) -> bool {
-        let deadline_ns = self.common.now_ns + SETTLE_NS;
+        let deadline_ns = self.common.now_ns + DRAIN_NS;
         let mut left = (1..=self.common.plan.knobs.partitions).map(PartitionId).collect::<Vec<_>>();
         loop {
             let Some(refused) = self.ask_all(&left, &question) else { return false };
@@ -346,7 +346,7 @@ impl<S: Subject> World<S> {
                 return true;
             }
             if self.common.now_ns > deadline_ns {
-                self.common.broken(invariant, format!("refused after {SETTLE_NS} ns: {refused:?}"));
+                self.common.broken(invariant, format!("refused after {DRAIN_NS} ns: {refused:?}"));
                 return false;
             }
             left = refused.into_iter().map(|(partition, _)| partition).collect();
@@ -380,7 +380,7 @@ impl<S: Subject> World<S> {
             node.close(common);
         });
         let quiet = |world: &Self| world.all_nodes(|node| node.is_quiet(&world.common));
-        if !self.pump(self.common.now_ns + SETTLE_NS, quiet) {
+        if !self.pump(self.common.now_ns + DRAIN_NS, quiet) {
             return false;
         }
         if !quiet(self) {
