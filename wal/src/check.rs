@@ -121,7 +121,7 @@ impl<D: Device> Wal<D> {
         let for_copies = self.jobs.iter().filter(|job| job.reader == Reader::Reclaim).count();
         self.copying.check(for_copies);
         assert_eq!(self.reported.durable, self.commit.durable, "the watermark that was reported");
-        assert!(self.ended.is_empty(), "operations have ended, and nobody was told");
+        assert!(self.ended.is_empty(), "operations have ended, and nobody took them");
     }
 
     /// A segment is pinned by what is read from it, and by its footer's write.
@@ -205,7 +205,7 @@ mod tests {
         ("a pin", |wal| active(wal).pins += 1, "counts its pins"),
         ("no pin for a read", |wal| wal.segments.sealed[0].pins = 0, "counts its pins"),
         ("an end in front of a run", |wal| active(wal).end = 4096, "segment"),
-        ("a record that waits", |wal| log(wal, 1).waiting += 1, "wait for a place"),
+        ("a record that waits", |wal| log(wal, 1).waiting += 1, "wait for a position"),
         ("another first entry", |wal| log(wal, 2).first = Lsn(2), "begins where its first run does"),
         ("another last entry", |wal| log(wal, 2).last = Lsn(4), "ends where its last run does"),
         ("another term in front", |wal| log(wal, 2).prev_term = Term(1), "the term in front"),

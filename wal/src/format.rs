@@ -38,7 +38,7 @@ impl<const N: usize> Head<N> {
         self.put(&value.to_le_bytes())
     }
 
-    /// Places the checksum of everything behind byte `at + 4` at byte `at`.
+    /// Writes at byte `at` the checksum of everything behind byte `at + 4`.
     pub(crate) fn seal(mut self, at: usize) -> [u8; N] {
         let crc = crc32fast::hash(self.bytes.get(at + 4..).expect("the checksum lies inside its head"));
         self.bytes

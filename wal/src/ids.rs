@@ -55,7 +55,7 @@ id! {
     BatchSeq
 }
 
-/// A byte place in a shard's WAL. Ordered as written.
+/// A byte's position in a shard's WAL. Ordered as written.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct WalPosition {
     /// The segment.

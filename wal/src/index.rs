@@ -1,8 +1,8 @@
-//! The index: what each log holds and where. (LogId, Lsn) -> place and term, without touching a disk.
+//! The index: what each log holds and where. (LogId, Lsn) -> position and term, without touching a disk.
 //!
 //! Two levels, one algebra. A [`SegmentIndex`] is the effect of one segment's records; it is what a footer stores, and
 //! what a scan rebuilds. The [`Index`] is the effect of all live segments, merged oldest first. While running, the
-//! heads (`last`, hard state, configuration) move at append and the places at the frame's start.
+//! heads (`last`, hard state, configuration) move at append and the positions at the frame's start.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ pub(crate) type LogMap<V> = HashMap<LogId, V, IdHash>;
 /// The effect of one segment's records on one log.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
 pub(crate) struct LogPart {
-    /// The log was removed in this segment; what follows is a new life.
+    /// The log was removed in this segment; what follows is a new incarnation.
     pub removed: bool,
     /// What the last State record said: first, last, term before first.
     pub base: Option<(Lsn, Lsn, Term)>,
@@ -31,12 +31,12 @@ pub(crate) struct LogPart {
     pub prev_term: Term,
     /// The entries that the segment adds (and that replace older ones from their first on).
     pub runs: Runs,
-    /// New places of entries that the log holds; all lie below the runs' first, and gaps lie between them.
+    /// New positions of entries that the log holds; all lie below the runs' first, and gaps lie between them.
     pub copies: Option<Box<Runs>>,
 }
 
 impl LogPart {
-    /// Takes one record in; `runs` are its entries' places.
+    /// Takes one record in; `runs` are its entries' positions.
     pub fn apply(&mut self, record: &RecordMeta<'_>, runs: impl Iterator<Item = Run>) {
         match record.kind {
             RecordKind::Tombstone => {
@@ -115,16 +115,16 @@ impl SegmentIndex {
 #[derive(Default, Debug)]
 pub(crate) struct LogEntry {
     /// Differs between a log that was removed and one of the same id that came after it.
-    pub life: u32,
+    pub incarnation: u32,
     /// The lowest entry that can be read; `last + 1` if there is none.
     pub first: Lsn,
     /// The highest entry appended.
     pub last: Lsn,
     /// The term of the entry before `first`.
     pub prev_term: Term,
-    /// Records with entries that have no place yet.
+    /// Records with entries that have no position yet.
     pub waiting: u32,
-    /// Entries that have a place; `runs.last() < last` while a batch waits to be submitted.
+    /// Entries that have a position; `runs.last() < last` while a batch waits to be submitted.
     pub runs: Runs,
     pub hard_state: Option<HardState>,
     pub conf: Option<Box<[u8]>>,
@@ -153,12 +153,12 @@ impl LogEntry {
             || (self.runs.is_empty() && self.base_home <= segment)
     }
 
-    /// Asserts what holds of a log between any two calls. `waiting` records with entries have no place yet; `is_spoken_of`
-    /// tells whether any record without a place says something of the log.
+    /// Asserts what holds of a log between any two calls. `waiting` records with entries have no position yet; `is_spoken_of`:
+    /// whether any record without a position is of the log.
     #[cfg(feature = "sim")]
     pub fn check(&self, log: LogId, waiting: u32, is_spoken_of: bool, segments: &Segments) {
         self.runs.check();
-        assert_eq!(self.waiting, waiting, "log {log} counts the records that wait for a place");
+        assert_eq!(self.waiting, waiting, "log {log} counts the records that wait for a position");
         assert!(
             self.first <= self.last.next(),
             "log {log} begins at {}, behind its end {}",
@@ -188,7 +188,7 @@ impl LogEntry {
         }
     }
 
-    /// Copies of entries have a place now; those that were released since need none.
+    /// Copies of entries have a position now; those that were released since need none.
     pub fn take_copies(&mut self, runs: impl Iterator<Item = Run>, segments: &mut Segments) {
         let first = self.first;
         for run in runs.filter_map(|run| run.part(first, run.last())) {
@@ -246,7 +246,7 @@ impl LogEntry {
 #[derive(Default, Debug)]
 pub(crate) struct Index {
     logs: LogMap<LogEntry>,
-    lives: u32,
+    incarnations: u32,
 }
 
 impl Index {
@@ -260,10 +260,10 @@ impl Index {
 
     /// The log's entry, made if there is none: a log that starts at entry 1.
     pub fn entry(&mut self, log: LogId) -> &mut LogEntry {
-        let lives = &mut self.lives;
+        let incarnations = &mut self.incarnations;
         self.logs.entry(log).or_insert_with(|| {
-            *lives = lives.wrapping_add(1);
-            LogEntry { life: *lives, first: Lsn(1), ..LogEntry::default() }
+            *incarnations = incarnations.wrapping_add(1);
+            LogEntry { incarnation: *incarnations, first: Lsn(1), ..LogEntry::default() }
         })
     }
 
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tombstone_ends_a_life_and_a_new_one_may_follow() {
+    fn a_tombstone_ends_an_incarnation_and_a_new_one_may_follow() {
         let (a, ra) = append(1, 10, 1);
         let gone = RecordMeta { log: LogId(1), kind: RecordKind::Tombstone, ..RecordMeta::default() };
         let one = (1, effects(&[(a, Some(ra))]));

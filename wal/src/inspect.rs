@@ -26,7 +26,7 @@ use walk::Walk;
 pub struct Fault {
     /// The file.
     pub slot: SlotId,
-    /// Where; offset 0 for a fault of the whole segment. Segment 0 where the header does not tell which it is.
+    /// Where; offset 0 for a fault of the whole segment. Segment 0 where the header does not show which it is.
     pub position: WalPosition,
     /// Bytes that cannot be used; 0 where that is not known.
     pub bytes: u32,
@@ -121,11 +121,11 @@ impl Used<'_> {
 
     /// The oldest segment that was live when this one was written last.
     fn oldest_live(&self) -> SegmentSeq {
-        let told = match self.tail() {
+        let recorded = match self.tail() {
             Some(tail) => Some(tail.oldest_live),
             None => self.image().heads(0).map(|head| head.oldest_live).max(),
         };
-        told.unwrap_or_default().max(self.header.oldest_live)
+        recorded.unwrap_or_default().max(self.header.oldest_live)
     }
 }
 
@@ -250,9 +250,9 @@ fn read_headers<'a>(
 
 /// Takes the live segments out of `used`, oldest first, as the newest one and its predecessors name them.
 fn chain<'a>(used: &mut BTreeMap<SegmentSeq, Used<'a>>, found: &mut Inspection) -> Vec<Used<'a>> {
-    let told = used.values().map(|used| used.header.oldest_live).max().unwrap_or_default();
+    let recorded = used.values().map(|used| used.header.oldest_live).max().unwrap_or_default();
     let Some((_, newest)) = used.pop_last() else { return Vec::new() };
-    let oldest_live = newest.oldest_live().max(told);
+    let oldest_live = newest.oldest_live().max(recorded);
     let mut chain = vec![newest];
     while let Some(at) = chain.last()
         && at.header.prev >= oldest_live

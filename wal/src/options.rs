@@ -35,7 +35,7 @@ pub struct Options {
     pub spare_segments: usize,
     /// Frames in flight at most, 1 to 4. Default 2.
     pub max_in_flight: usize,
-    /// Slots that may exist at most (0: no limit but the disk). One more is made, once in each life, where the frame that
+    /// Slots that may exist at most (0: no limit but the disk). One more is made, once in each process, where the frame that
     /// waits fits nowhere and nothing is going to be freed: else elections of a start could not be written down, and what
     /// fills the log would never be handed over.
     pub max_segments: usize,
@@ -44,7 +44,7 @@ pub struct Options {
     /// half of them is. Default 32.
     pub long_segments: usize,
     /// Must differ at every opening (the core draws no random numbers itself): it salts the segments, so that
-    /// bytes of an earlier life of a slot can never be taken for new ones.
+    /// bytes of an earlier use of a slot can never be taken for new ones.
     pub seed: u64,
     /// Whose the folder has to be.
     pub binding: Binding,

@@ -10,7 +10,7 @@ pub enum Planted {
     AckBeforeDurable,
     /// Recovery takes damage for a torn tail and cuts acknowledged data off.
     CutAboveWatermark,
-    /// Recovery does not compare a frame's salt and sequence, so an earlier life of a slot is read as new.
+    /// Recovery does not compare a frame's salt and sequence, so an earlier use of a slot is read as new.
     StaleFrameAccepted,
     /// The first record after a segment roll does not enter the index.
     LostRunAtRoll,

@@ -1,6 +1,6 @@
 //! Reading entries back: from the buffers of frames that are not durable yet, else from the disk, a run at a time.
 //!
-//! Every record is verified before an entry of it is handed out. A read looks its place up again at each step, so an
+//! Every record is verified before an entry of it is handed out. A read looks its position up again at each step, so an
 //! overwrite or a release in between shortens it and never mixes two histories.
 
 use crate::device::{BLOCK_BYTES, Device, IoId, Op, SlotId};
@@ -18,8 +18,8 @@ use crate::wal::{Purpose, Wal};
 #[derive(Debug)]
 pub(crate) struct Want {
     pub log: LogId,
-    /// The log's life that the entries found so far are of.
-    pub life: Option<u32>,
+    /// The log's incarnation that the entries found so far are of.
+    pub incarnation: Option<u32>,
     /// The first entry wanted.
     pub from: Lsn,
     /// The next entry to find.
@@ -38,7 +38,7 @@ impl Want {
         self.ended || self.next > self.to || (self.room_bytes == 0 && !self.found.is_empty())
     }
 
-    /// Takes the entries of a record that continue what was found, up to `last`; `term` tells the version that counts.
+    /// Takes the entries of a record that continue what was found, up to `last`; `term` returns the version that counts.
     pub fn take(&mut self, view: &record::RecordView<'_>, term: Option<Term>, last: Lsn) {
         if view.meta.count == 0 || view.meta.first > self.next || view.meta.last < self.next {
             return;
@@ -210,7 +210,7 @@ impl<D: Device> Wal<D> {
         let last = self.index.get(log).map_or(Lsn::ZERO, |entry| entry.last);
         Ok(Want {
             log,
-            life: self.life(log),
+            incarnation: self.incarnation(log),
             from,
             next: from,
             to: to.min(last),
@@ -220,8 +220,8 @@ impl<D: Device> Wal<D> {
         })
     }
 
-    pub(crate) fn life(&self, log: LogId) -> Option<u32> {
-        self.index.get(log).map(|entry| entry.life)
+    pub(crate) fn incarnation(&self, log: LogId) -> Option<u32> {
+        self.index.get(log).map(|entry| entry.incarnation)
     }
 
     fn check_range(&self, log: LogId, lsn: Lsn) -> Result<(), WalError> {
@@ -252,7 +252,7 @@ impl<D: Device> Wal<D> {
             want.take(&view, None, limit);
             return None;
         }
-        let mut run = *entry.runs.find(want.next).expect("the index holds every entry that has a place");
+        let mut run = *entry.runs.find(want.next).expect("the index holds every entry that has a position");
         if limit < run.last() {
             run.count = u32::try_from(limit.get() + 1 - run.first.get()).expect("inside the run");
         }
@@ -340,14 +340,15 @@ impl<D: Device> Wal<D> {
         for mut job in done {
             // An overwrite since may have taken the end away, or all of it: then the read starts again.
             let want = &mut job.want;
-            let same_life = self.life(want.log) == want.life;
-            let holds = |e: &&OwnedEntry| same_life && self.term(want.log, e.lsn) == Some(e.term);
+            let is_same = self.incarnation(want.log) == want.incarnation;
+            let holds = |e: &&OwnedEntry| is_same && self.term(want.log, e.lsn) == Some(e.term);
             let valid = want.found.iter().take_while(holds).count();
             want.found.truncate(valid);
             let result = match self.check_range(want.log, want.from) {
                 Err(error) if want.found.is_empty() => Err(error),
                 Ok(()) if want.found.is_empty() => {
-                    (want.next, want.ended, want.life) = (want.from, false, self.life(want.log));
+                    (want.next, want.ended, want.incarnation) =
+                        (want.from, false, self.incarnation(want.log));
                     self.step(&mut job);
                     self.jobs.push(job);
                     continue;

@@ -188,13 +188,13 @@ fn place_slot(
         ));
     }
     if let Some(other) = folder.used.insert(header.seq, Used { slot, header }) {
-        let told =
+        let named =
             |header: &SegmentHeader| format!("salt {:016x}, behind batch {}", header.salt, header.prev_batch);
         let why = format!(
             "{:?} claims to be the same segment ({}; this one: {})",
             other.slot,
-            told(&other.header),
-            told(&header)
+            named(&other.header),
+            named(&header)
         );
         let remedy = "Compare them by `corduroy-wal dump` in folders of their own, and take the one out that ends earlier; \
                       never start with that one alone";
@@ -260,8 +260,8 @@ impl<D: Device> Recovery<'_, D> {
             );
             return Err(lost("the log".to_owned(), why));
         }
-        // A slot behind the newest segment that is on its way out must be gone before frames may follow there: its old
-        // frames could be taken for what comes next. So that segment is not gone on with.
+        // A slot behind the newest segment that is on its way out must be removed before frames may follow there: its old
+        // frames could be taken for what comes next. So nothing more is written to that segment.
         let newest = sealed.back().map_or(SegmentSeq::ZERO, |newest: &Segment| newest.seq);
         let mut behind = self.folder.used.range(newest.next()..).map(|(_, used)| used.header.segment_bytes);
         let unsealed = unsealed.filter(|_| behind.all(|bytes| options.takes_slot(bytes)));
@@ -383,7 +383,7 @@ impl<D: Device> Recovery<'_, D> {
         Ok(Found { unsealed: tail.is_none().then_some(written), ..found })
     }
 
-    /// Decides what the place is where a scan stopped: the end, a torn tail, or damage.
+    /// Decides what is where a scan stopped: the end, a torn tail, or damage.
     fn judge(
         &mut self,
         used: &Used,
@@ -424,7 +424,7 @@ impl<D: Device> Recovery<'_, D> {
         Ok(Found { effects, end, last_batch, unsealed: None, cut })
     }
 
-    /// The highest batch that anything behind a place says was durable.
+    /// The highest batch that anything behind a position says was durable.
     fn known_durable(
         &mut self,
         image: &Image,
@@ -443,7 +443,7 @@ impl<D: Device> Recovery<'_, D> {
         Ok(known)
     }
 
-    /// Logs that may have entries at a damaged place: those whose ids can still be made out there, else all known.
+    /// Logs that may have entries at a damaged position: those whose ids can still be made out there, else all known.
     fn suspects(&self, effects: &SegmentIndex, image: &Image, end: u32) -> Vec<LogId> {
         let mut logs = image.claimed_logs(end);
         logs.retain(|log| effects.logs.contains_key(log) || self.index.get(*log).is_some());

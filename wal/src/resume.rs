@@ -2,7 +2,7 @@
 //!
 //! Writing after a start goes on in a new segment, since what a crash left behind the newest one's end could be taken
 //! for frames that follow. On a full disk there may be no slot for one, and then nothing could be written that frees
-//! any. So the newest segment is gone on with there, after all that was written behind its end has been overwritten
+//! any. So the newest segment is written further there, after all that was written behind its end has been overwritten
 //! with zeros. Invariant: no frame starts before those zeros are durable; a start that is cut short in the middle finds
 //! the same end and begins again.
 
@@ -64,7 +64,7 @@ impl<D: Device> Wal<D> {
     }
 }
 
-/// Whether a segment has room for another frame in front of its footer's place.
+/// Whether a segment has room for another frame in front of its footer.
 pub(crate) fn has_room(end: u32, bytes: u32) -> bool {
     end + 2 * u32::try_from(BLOCK_BYTES).expect("a small constant")
         <= bytes - crate::format::footer::reserve_bytes(bytes)

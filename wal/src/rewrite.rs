@@ -48,7 +48,7 @@ pub(crate) struct Copying {
     segment: Option<SegmentSeq>,
     todo: Vec<Piece>,
     reading: usize,
-    /// Read, with the lives of their logs.
+    /// Read, with the incarnations of their logs.
     fetched: Vec<(LogId, Option<u32>, Vec<OwnedEntry>)>,
     /// The batch that the last copies ride in.
     pushed_in: BatchSeq,
@@ -216,7 +216,7 @@ impl<D: Device> Wal<D> {
                     let bytes = found.iter().map(|entry| entry.data.len() + ENTRY_HEAD_BYTES).sum();
                     self.copying.todo.push(Piece { log: want.log, first: next, last: want.to, bytes });
                 }
-                self.copying.fetched.push((want.log, want.life, found));
+                self.copying.fetched.push((want.log, want.incarnation, found));
             }
             Err(WalError::OutOfRange { .. }) => {}
             Err(_) => {
@@ -233,8 +233,8 @@ impl<D: Device> Wal<D> {
         if self.must_pause() || !(pressed || self.copying.credit_bytes >= 0) {
             return Ok(());
         }
-        for (log, life, entries) in std::mem::take(&mut self.copying.fetched) {
-            if self.life(log) == life {
+        for (log, incarnation, entries) in std::mem::take(&mut self.copying.fetched) {
+            if self.incarnation(log) == incarnation {
                 self.push_copies(log, &entries)?;
             }
         }

@@ -32,9 +32,9 @@ pub(crate) struct Scan {
 pub(crate) enum Stop {
     /// The frames end where the next segment or the footer says.
     StatedEnd,
-    /// There is no whole frame, and some sector of the place was never written.
+    /// There is no whole frame, and some sector there was never written.
     NotWhole,
-    /// The place was written whole and is not what was written: why, and where what is not begins, the frame or a record of it.
+    /// All sectors were written and are not as they were written: why, and where what is not begins, the frame or a record of it.
     Damaged(&'static str, u32),
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn damage_in_words(why: &str, at: u32, frame: u32) -> String {
     if at == frame { why.to_owned() } else { format!("{why}: the first that is not begins at {at}") }
 }
 
-/// The frame at a place.
+/// The frame at a position.
 pub(crate) enum Check {
     Whole(FrameHead, Vec<u8>),
     Stop(Stop),
@@ -69,7 +69,7 @@ impl<B: AsRef<[u8]>> Image<B> {
         (offset..end).step_by(BLOCK_BYTES).filter_map(|at| self.head(at))
     }
 
-    /// Whether anything from a place on was written in this use of the slot.
+    /// Whether anything from a position on was written in this use of the slot.
     pub fn any_stamped(&self, offset: u32) -> bool {
         sectors::count_stamped(self.from(offset), self.salt, Self::sector_number(offset)).0 > 0
     }
@@ -198,10 +198,10 @@ pub(crate) fn runs(
     at: usize,
     len: usize,
 ) -> Vec<Run> {
-    let place = |logical: usize| {
+    let offset_of = |logical: usize| {
         offset + u32::try_from(sectors::physical(logical)).expect("a frame is smaller than its segment")
     };
-    let (start, end) = (place(at), place(at + len));
+    let (start, end) = (offset_of(at), offset_of(at + len));
     let mut runs: Vec<Run> = Vec::new();
     for entry in view.entries().flatten() {
         let prev_term = runs.last().map_or(view.meta.prev_term, |run| run.term);

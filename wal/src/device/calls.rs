@@ -1,4 +1,4 @@
-//! The calls that make bytes and names durable, in one place, so that a test can hold what leaves against what is
+//! The calls that make bytes and names durable, in one module, so that a test can hold what leaves against what is
 //! promised. A test build keeps a trace of them; nothing else does.
 
 #![allow(unsafe_code, reason = "a test reads the bytes of a ring's entry")]
@@ -24,7 +24,7 @@ pub(super) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result
     file.write_all_at(bytes, offset)
 }
 
-/// Makes a file's bytes durable; its size and place on the disk do not change.
+/// Makes a file's bytes durable; its size and blocks on the disk do not change.
 pub(super) fn sync_data(file: &File) -> io::Result<()> {
     #[cfg(test)]
     trace::of_file(file, trace::Call::SyncData);

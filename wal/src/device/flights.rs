@@ -2,7 +2,7 @@
 //!
 //! A durable write in the linked form is two entries (write, fdatasync); the write's own success posts nothing,
 //! so one completion ends an operation either way. Invariant: a buffer stays in this table from the moment its
-//! entry is queued until its completion has been seen; a completion of an ended operation is told by its
+//! entry is queued until its completion has been seen; a completion of an ended operation is recognized by its
 //! generation and changes nothing.
 
 use std::io;
@@ -44,13 +44,13 @@ impl Flight {
     }
 }
 
-/// Names a submission entry: generation, place in the table, and which entry of the operation.
+/// Names a submission entry: generation, index in the table, and which entry of the operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Tag(pub(super) u64);
 
 impl Tag {
-    fn new(generation: u32, place: usize) -> Self {
-        Self(u64::from(generation) << 32 | (place as u64) << 1)
+    fn new(generation: u32, index: usize) -> Self {
+        Self(u64::from(generation) << 32 | (index as u64) << 1)
     }
 
     /// The tag of the fdatasync that follows.
@@ -62,7 +62,7 @@ impl Tag {
         self.0 & 1 == 1
     }
 
-    fn place(self) -> usize {
+    fn index(self) -> usize {
         (self.0 & 0xffff_ffff) as usize >> 1
     }
 
@@ -73,7 +73,7 @@ impl Tag {
 
 /// What a completion entry meant.
 #[derive(Debug)]
-pub(super) enum Landing {
+pub(super) enum Completed {
     /// It belongs to an operation that has ended.
     Stale,
     /// Its operation goes on.
@@ -121,42 +121,42 @@ impl Flights {
         self.cells.iter().filter_map(|c| c.flight.as_ref()).find_map(|f| f.written(id))
     }
 
-    /// Takes an operation in; its tag, and itself at its place.
-    pub(super) fn launch(&mut self, flight: Flight) -> (Tag, &mut Flight) {
-        let place = self.free.pop().expect("the caller has asked is_full");
-        let cell = self.cells.get_mut(place).expect("free places lie in the table");
-        assert!(cell.flight.is_none(), "a free place of the flight table is in use");
-        (Tag::new(cell.generation, place), cell.flight.insert(flight))
+    /// Takes an operation in; its tag, and itself in the table.
+    pub(super) fn submit(&mut self, flight: Flight) -> (Tag, &mut Flight) {
+        let index = self.free.pop().expect("the caller has asked is_full");
+        let cell = self.cells.get_mut(index).expect("free indexes are in the table");
+        assert!(cell.flight.is_none(), "a free index of the flight table is in use");
+        (Tag::new(cell.generation, index), cell.flight.insert(flight))
     }
 
     /// Applies one completion entry.
-    pub(super) fn land(&mut self, tag: Tag, result: i32) -> Landing {
-        let Some(cell) = self.cells.get_mut(tag.place()) else { return Landing::Stale };
+    pub(super) fn complete(&mut self, tag: Tag, result: i32) -> Completed {
+        let Some(cell) = self.cells.get_mut(tag.index()) else { return Completed::Stale };
         if cell.generation != tag.generation() {
-            return Landing::Stale;
+            return Completed::Stale;
         }
-        let Some(mut flight) = cell.flight.take() else { return Landing::Stale };
+        let Some(mut flight) = cell.flight.take() else { return Completed::Stale };
         if !tag.is_sync() && flight.kind == Kind::WriteLinked && u32::try_from(result) == Ok(flight.len) {
             cell.flight = Some(flight);
-            return Landing::Waiting;
+            return Completed::Waiting;
         }
         cell.generation = cell.generation.wrapping_add(1);
-        self.free.push(tag.place());
+        self.free.push(tag.index());
         if !tag.is_sync() && flight.not_started(result) && flight.attempts < ATTEMPTS_MAX {
             flight.attempts += 1;
-            return Landing::Again(flight);
+            return Completed::Again(flight);
         }
         let outcome = flight.outcome(tag.is_sync(), result);
-        Landing::Ended(flight.ended(outcome))
+        Completed::Ended(flight.ended(outcome))
     }
 
     /// Takes every operation out, to leave its buffer to the kernel for good.
     pub(super) fn drain(&mut self) -> Vec<Flight> {
         let mut out = Vec::new();
-        for (place, cell) in self.cells.iter_mut().enumerate() {
+        for (index, cell) in self.cells.iter_mut().enumerate() {
             if let Some(flight) = cell.flight.take() {
                 cell.generation = cell.generation.wrapping_add(1);
-                self.free.push(place);
+                self.free.push(index);
                 out.push(flight);
             }
         }
@@ -212,9 +212,9 @@ mod tests {
         }
     }
 
-    fn end(landing: Landing) -> io::Result<()> {
-        match landing {
-            Landing::Ended(done) => {
+    fn end(completed: Completed) -> io::Result<()> {
+        match completed {
+            Completed::Ended(done) => {
                 assert_eq!(done.id, IoId(9));
                 assert!(done.buffer.is_some());
                 done.result
@@ -226,31 +226,31 @@ mod tests {
     #[test]
     fn linked_ends_with_its_sync_only() {
         let mut flights = Flights::new();
-        let (tag, _) = flights.launch(flight(Kind::WriteLinked));
-        assert!(matches!(flights.land(tag, 4096), Landing::Waiting));
+        let (tag, _) = flights.submit(flight(Kind::WriteLinked));
+        assert!(matches!(flights.complete(tag, 4096), Completed::Waiting));
         assert!(flights.uses(SlotId(1)));
-        end(flights.land(tag.sync(), 0)).unwrap();
+        end(flights.complete(tag.sync(), 0)).unwrap();
         assert_eq!(flights.len(), 0);
     }
 
     #[test]
     fn a_broken_link_reports_the_write_and_forgets_the_cancelled_sync() {
         let mut flights = Flights::new();
-        let (tag, _) = flights.launch(flight(Kind::WriteLinked));
-        let error = end(flights.land(tag, -libc::EIO)).unwrap_err();
+        let (tag, _) = flights.submit(flight(Kind::WriteLinked));
+        let error = end(flights.complete(tag, -libc::EIO)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
-        let (next, _) = flights.launch(flight(Kind::WriteLinked));
-        assert!(matches!(flights.land(tag.sync(), -libc::ECANCELED), Landing::Stale));
+        let (next, _) = flights.submit(flight(Kind::WriteLinked));
+        assert!(matches!(flights.complete(tag.sync(), -libc::ECANCELED), Completed::Stale));
         assert_eq!(flights.len(), 1, "the stale entry must not end the next operation");
-        end(flights.land(next.sync(), 0)).unwrap();
+        end(flights.complete(next.sync(), 0)).unwrap();
     }
 
     #[test]
     fn a_failed_sync_is_final() {
         for code in [libc::EIO, libc::EINTR, libc::EAGAIN, libc::ECANCELED] {
             let mut flights = Flights::new();
-            let (tag, _) = flights.launch(flight(Kind::WriteLinked));
-            end(flights.land(tag.sync(), -code)).unwrap_err();
+            let (tag, _) = flights.submit(flight(Kind::WriteLinked));
+            end(flights.complete(tag.sync(), -code)).unwrap_err();
         }
     }
 
@@ -258,8 +258,8 @@ mod tests {
     fn short_transfers_are_errors() {
         for kind in [Kind::Read, Kind::WriteDsync, Kind::WriteLinked] {
             let mut flights = Flights::new();
-            let (tag, _) = flights.launch(flight(kind));
-            let error = end(flights.land(tag, 512)).unwrap_err();
+            let (tag, _) = flights.submit(flight(kind));
+            let error = end(flights.complete(tag, 512)).unwrap_err();
             assert!(error.to_string().contains("512 of 4096"), "{error}");
         }
     }
@@ -267,18 +267,18 @@ mod tests {
     #[test]
     fn only_what_has_not_started_is_tried_again_and_not_for_ever() {
         let mut flights = Flights::new();
-        let (tag, _) = flights.launch(flight(Kind::WriteDsync));
-        assert_eq!(end(flights.land(tag, -libc::EINTR)).unwrap_err().raw_os_error(), Some(libc::EINTR));
+        let (tag, _) = flights.submit(flight(Kind::WriteDsync));
+        assert_eq!(end(flights.complete(tag, -libc::EINTR)).unwrap_err().raw_os_error(), Some(libc::EINTR));
         let mut again = flight(Kind::WriteLinked);
         for _ in 0..ATTEMPTS_MAX {
-            let (tag, _) = flights.launch(again);
-            again = match flights.land(tag, -libc::EAGAIN) {
-                Landing::Again(flight) => flight,
+            let (tag, _) = flights.submit(again);
+            again = match flights.complete(tag, -libc::EAGAIN) {
+                Completed::Again(flight) => flight,
                 other => panic!("not again: {other:?}"),
             };
         }
-        let (tag, _) = flights.launch(again);
-        assert_eq!(end(flights.land(tag, -libc::EAGAIN)).unwrap_err().raw_os_error(), Some(libc::EAGAIN));
+        let (tag, _) = flights.submit(again);
+        assert_eq!(end(flights.complete(tag, -libc::EAGAIN)).unwrap_err().raw_os_error(), Some(libc::EAGAIN));
     }
 
     #[test]
@@ -286,7 +286,7 @@ mod tests {
         let mut flights = Flights::new();
         for _ in 0..FLIGHTS_MAX {
             assert!(!flights.is_full());
-            flights.launch(flight(Kind::Read));
+            flights.submit(flight(Kind::Read));
         }
         assert!(flights.is_full());
         assert_eq!(flights.drain().len(), FLIGHTS_MAX);

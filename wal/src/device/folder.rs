@@ -145,7 +145,7 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Whether O_DIRECT works here; tried on a file of its own, gone afterwards.
+    /// Whether O_DIRECT works here; tried on a file of its own, removed afterwards.
     fn try_direct(path: &Path, direct: DirectIo) -> Result<bool, OpenError> {
         let trial = path.join("direct-io.tmp");
         let opened = slot_open_options(true).create(true).truncate(true).open(&trial);
@@ -193,8 +193,8 @@ impl Folder {
     /// The open file of a slot, if `offset + len` lies within it and both are whole blocks.
     pub(super) fn checked(&self, slot: SlotId, offset: u32, len: u32) -> io::Result<&Slot> {
         let found = self.slots.get(&slot);
-        check_place(slot, found.map(|open| open.bytes), offset, len)?;
-        Ok(found.expect("its place was checked"))
+        check_range(slot, found.map(|open| open.bytes), offset, len)?;
+        Ok(found.expect("its range was checked"))
     }
 
     /// The open slots.
@@ -289,18 +289,18 @@ pub(super) fn no_file(slot: SlotId) -> io::Error {
 }
 
 /// Whether `len` bytes at `offset` are whole blocks of a slot of this size; `None` stands for a slot that is not there.
-pub(super) fn check_place(slot: SlotId, bytes: Option<u64>, offset: u32, len: u32) -> io::Result<()> {
+pub(super) fn check_range(slot: SlotId, bytes: Option<u64>, offset: u32, len: u32) -> io::Result<()> {
     let Some(bytes) = bytes else {
         return Err(no_file(slot));
     };
-    let place = || format!("{len} bytes at {offset} of {} ({bytes} bytes)", slot_file_name(slot));
+    let range = || format!("{len} bytes at {offset} of {} ({bytes} bytes)", slot_file_name(slot));
     let aligned = [offset, len].iter().all(|n| (*n as usize).is_multiple_of(BLOCK_BYTES));
     if !aligned || len == 0 {
-        let why = format!("{} are not whole blocks", place());
+        let why = format!("{} are not whole blocks", range());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
     if u64::from(offset) + u64::from(len) > bytes {
-        let why = format!("{} end beyond the file", place());
+        let why = format!("{} end beyond the file", range());
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! One process a folder: the file `LOCK`, held by `flock` for as long as the device lives.
+//! One process a folder: the file `LOCK`, held by `flock` for as long as the device is open.
 //!
 //! Invariant: whoever holds a [`FolderLock`] is the only one to write files of that folder. Only the owner of the file can
 //! open it, since whoever can open it can hold it; and a link in its stead is not followed, since what it leads to would be

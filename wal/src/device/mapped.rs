@@ -87,7 +87,7 @@ impl MappedFolder {
     /// What the file system says.
     pub fn map(&self, path: &Path) -> Result<MappedSlot<'_>, OpenError> {
         let file = File::open(path).map_err(OpenError::io("open", path))?;
-        // SAFETY: the folder's lock, held by `self` for longer than the map lives, keeps the only program that
+        // SAFETY: the folder's lock, held by `self` for longer than the map exists, keeps the only program that
         // writes these files out, and slot files are never truncated by anyone.
         let map = unsafe { Mmap::map(&file) }.map_err(OpenError::io("map", path))?;
         map.advise(Advice::Sequential).map_err(OpenError::io("map", path))?;

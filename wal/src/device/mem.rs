@@ -111,7 +111,7 @@ impl MemDisk {
         self.0.borrow_mut().manual = manual;
     }
 
-    /// Withholds all completions until told otherwise.
+    /// Withholds all completions until this is set back.
     pub fn set_stalled(&self, stalled: bool) {
         self.0.borrow_mut().stalled = stalled;
     }
@@ -136,7 +136,7 @@ impl MemDisk {
         self.0.borrow_mut().bad_reads.push((slot, offset));
     }
 
-    /// Forgets all bad places.
+    /// Makes all bad sectors readable again.
     pub fn heal_reads(&self) {
         self.0.borrow_mut().bad_reads.clear();
     }
@@ -153,7 +153,7 @@ impl MemDisk {
         self.0.borrow().pending.iter().filter(|(_, work)| matches!(work, Work::Write(_))).count()
     }
 
-    /// The slots of these writes, each with its place in the order of arrival of all operations.
+    /// The slots of these writes, each with its index in the order of arrival of all operations.
     #[must_use]
     pub fn writes_under_way(&self) -> Vec<(usize, SlotId)> {
         let disk = self.0.borrow();
@@ -195,7 +195,7 @@ impl MemDisk {
         self.0.borrow_mut().crash();
     }
 
-    /// The process dies and the machine lives on: what was handed to the disk arrives whole.
+    /// The process dies and the machine keeps running: what was handed to the disk arrives whole.
     pub fn kill(&self) {
         let mut disk = self.0.borrow_mut();
         for (_, work) in std::mem::take(&mut disk.pending) {
@@ -287,8 +287,8 @@ impl Disk {
             },
             Work::Create { slot, bytes } => (self.create(slot, bytes), None),
             Work::Remove { slot } => {
-                let gone = self.slots.remove(&slot);
-                (gone.map(drop).ok_or_else(|| no_file(slot)), None)
+                let removed = self.slots.remove(&slot);
+                (removed.map(drop).ok_or_else(|| no_file(slot)), None)
             }
         };
         self.ended.push(Ended { id, result, data });
@@ -410,7 +410,7 @@ impl Disk {
 }
 
 fn copy_in(bytes: &mut [u8], offset: usize, data: &[u8]) {
-    if let Some(place) = bytes.get_mut(offset..offset + data.len()) {
-        place.copy_from_slice(data);
+    if let Some(range) = bytes.get_mut(offset..offset + data.len()) {
+        range.copy_from_slice(data);
     }
 }

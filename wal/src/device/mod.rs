@@ -2,7 +2,7 @@
 //!
 //! A device never blocks after opening: `submit` hands an operation over, `poll` collects what has ended.
 //! Files ("slots") are created once, zero-written to their full size, and then used again and again, so a
-//! durable write changes no file metadata. A slot's place in the log is told by its header block alone.
+//! durable write changes no file metadata. A slot's position in the log is in its header block alone.
 
 pub mod buffer;
 mod calls;

@@ -1,6 +1,6 @@
 //! The check of a data folder at start-up: does this disk and this kernel give what a durable log needs?
 //!
-//! Everything the devices rely on is tried for real on files of the probe's own, which are gone afterwards. A
+//! Everything the devices rely on is tried for real on files of the probe's own, which are removed afterwards. A
 //! failed check says what was refused, by what, and what to do.
 
 use std::fmt;

@@ -57,7 +57,7 @@ impl FromStr for SyncMode {
     }
 }
 
-/// What sysfs tells about the disk under a folder.
+/// What sysfs reports of the disk under a folder.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DiskFacts {
     /// The kernel's name of the whole disk, e.g. `nvme0n1`.

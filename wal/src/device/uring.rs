@@ -21,7 +21,7 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::buffer::BufferPool;
 use super::calls;
-use super::flights::{Flight, Flights, Kind, Landing, Tag};
+use super::flights::{Completed, Flight, Flights, Kind, Tag};
 use super::folder::{DirectIo, OpenError, beyond, slot_file_name};
 use super::setup::{FixedFiles, UringOptions, UringReport, new_ring, register_buffers};
 use super::sync::{DiskFacts, SyncMode};
@@ -40,7 +40,7 @@ pub struct UringDevice {
     /// The error of a refused system call: nothing is handed to the kernel any more.
     broken: Option<i32>,
     flights: Flights,
-    /// Operations for which the flight table has no place yet.
+    /// Operations for which the flight table has no room yet.
     backlog: VecDeque<Flight>,
     /// All that does not go through the ring.
     plain: FileDevice,
@@ -167,7 +167,7 @@ impl UringDevice {
             Some(index) => (Fd(index), squeue::Flags::FIXED_FILE),
             None => (Fd(open.as_raw_fd()), squeue::Flags::empty()),
         };
-        let (tag, flight) = self.flights.launch(flight);
+        let (tag, flight) = self.flights.submit(flight);
         let registered = flight.buffer.registration().filter(|r| r.pool == self.pool_id);
         let transfer = transfer_entry(file, tag, flight, registered.map(|r| r.index));
         let sync = (flight.kind == Kind::WriteLinked).then(|| {
@@ -181,7 +181,7 @@ impl UringDevice {
             // write that cancels it) has been seen, or is leaked; its length was checked; the file is open or
             // in the ring's table, and a slot with operations in flight is not removed.
             let pushed = unsafe { queue.push(&entry) };
-            pushed.expect("the queue has two entries for every place of the flight table");
+            pushed.expect("the queue has two entries for every operation of the flight table");
         }
     }
 
@@ -242,10 +242,10 @@ impl UringDevice {
         }
         let mut again = Vec::new();
         for entry in self.ring.completion() {
-            match self.flights.land(Tag(entry.user_data()), entry.result()) {
-                Landing::Stale | Landing::Waiting => {}
-                Landing::Again(flight) => again.push(flight),
-                Landing::Ended(completion) => ended.push(completion),
+            match self.flights.complete(Tag(entry.user_data()), entry.result()) {
+                Completed::Stale | Completed::Waiting => {}
+                Completed::Again(flight) => again.push(flight),
+                Completed::Ended(completion) => ended.push(completion),
             }
         }
         self.backlog.extend(again);
@@ -358,7 +358,9 @@ impl Drop for UringDevice {
                 Err(_) => return self.flights.drain().into_iter().for_each(|f| mem::forget(f.buffer)),
             }
             for entry in self.ring.completion() {
-                if let Landing::Again(flight) = self.flights.land(Tag(entry.user_data()), entry.result()) {
+                if let Completed::Again(flight) =
+                    self.flights.complete(Tag(entry.user_data()), entry.result())
+                {
                     drop(flight);
                 }
             }

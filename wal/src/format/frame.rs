@@ -1,6 +1,6 @@
 //! The head of a frame: one group commit, whole blocks long, written once and never changed.
 //!
-//! The head carries its own checksum, the place it was written for, and two facts: what was durable when it was
+//! The head carries its own checksum, the position it was written for, and two facts: what was durable when it was
 //! written, and which segments were free of live data. The records behind it carry their own checksums; the head
 //! seals their number and order.
 
@@ -52,7 +52,7 @@ impl FrameHead {
             .seal(4)
     }
 
-    /// Reads a head that starts at the front of `bytes`; `None` unless it is whole. The caller compares salt and place.
+    /// Reads a head that starts at the front of `bytes`; `None` unless it is whole. The caller compares salt and position.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.get(..FRAME_HEAD_BYTES)?;

@@ -1,8 +1,8 @@
-//! Stamped sectors: every 512 bytes of a frame end in a 4-byte stamp of (segment salt, place), so that a sector that
-//! was never written can be told from one that was written and then damaged.
+//! Stamped sectors: every 512 bytes of a frame end in a 4-byte stamp of (segment salt, position), so that a sector that
+//! was never written is not taken for one that was written and then damaged.
 //!
 //! A frame's content (its *logical* bytes) runs through the 508 free bytes of each sector. Checksums cover logical
-//! bytes only: a damaged stamp alone harms nothing. Since a segment is used once per salt and no place in it is
+//! bytes only: a damaged stamp alone harms nothing. Since a segment is used once per salt and no position in it is
 //! written twice, a right stamp proves that the write of that sector arrived.
 
 use crate::device::BLOCK_BYTES;
@@ -22,7 +22,7 @@ pub const fn physical(logical: usize) -> usize {
     logical / SECTOR_PAYLOAD_BYTES * SECTOR_BYTES + logical % SECTOR_PAYLOAD_BYTES
 }
 
-/// The logical place of a content byte; the inverse of [`physical`].
+/// The logical offset of a content byte; the inverse of [`physical`].
 #[must_use]
 pub const fn logical(physical: usize) -> usize {
     physical / SECTOR_BYTES * SECTOR_PAYLOAD_BYTES + physical % SECTOR_BYTES
@@ -47,18 +47,18 @@ pub const fn stamp(salt: u64, sector: u32) -> u32 {
     (mixed >> 32) as u32 | 1
 }
 
-/// Copies `bytes` to the logical place `at` of a frame, around the stamps.
+/// Copies `bytes` to the logical offset `at` of a frame, around the stamps.
 pub fn put(frame: &mut [u8], at: usize, mut bytes: &[u8]) {
-    let mut place = physical(at);
+    let mut offset = physical(at);
     let mut room = SECTOR_PAYLOAD_BYTES - at % SECTOR_PAYLOAD_BYTES;
     while !bytes.is_empty() {
         let (now, later) = bytes.split_at(room.min(bytes.len()));
         frame
-            .get_mut(place..place + now.len())
+            .get_mut(offset..offset + now.len())
             .expect("the buffer was grown to hold the record")
             .copy_from_slice(now);
         bytes = later;
-        place += now.len() + STAMP_BYTES;
+        offset += now.len() + STAMP_BYTES;
         room = SECTOR_PAYLOAD_BYTES;
     }
 }
@@ -66,15 +66,15 @@ pub fn put(frame: &mut [u8], at: usize, mut bytes: &[u8]) {
 /// Appends `len` logical bytes from `at` to `out`. False, with `out` unfinished, if the frame is too short.
 #[must_use]
 pub fn gather(frame: &[u8], at: usize, len: usize, out: &mut Vec<u8>) -> bool {
-    let mut place = physical(at);
+    let mut offset = physical(at);
     let mut room = SECTOR_PAYLOAD_BYTES - at % SECTOR_PAYLOAD_BYTES;
     let mut left = len;
     while left > 0 {
         let now = room.min(left);
-        let Some(piece) = frame.get(place..place + now) else { return false };
+        let Some(piece) = frame.get(offset..offset + now) else { return false };
         out.extend_from_slice(piece);
         left -= now;
-        place += now + STAMP_BYTES;
+        offset += now + STAMP_BYTES;
         room = SECTOR_PAYLOAD_BYTES;
     }
     true

@@ -75,8 +75,8 @@ impl SegmentHeader {
             .seal(4);
         block.fill(0);
         for sector in block.chunks_exact_mut(SECTOR_BYTES).take(2) {
-            let (place, _) = sector.split_at_mut(COPY_BYTES);
-            place.copy_from_slice(&copy);
+            let (copied, _) = sector.split_at_mut(COPY_BYTES);
+            copied.copy_from_slice(&copy);
         }
     }
 

@@ -102,7 +102,7 @@ impl<'a, 'p> Walk<'a, 'p> {
         self.expected = head.batch.next();
     }
 
-    /// Deals with a place that is no whole frame: false at the end of the log, true to go on behind it.
+    /// Deals with a position without a whole frame: false at the end of the log, true to go on behind it.
     fn stopped(&mut self, stop: Stop, stated_end: Option<u32>) -> bool {
         let bad = self.expected;
         let why = match stop {
@@ -136,7 +136,7 @@ impl<'a, 'p> Walk<'a, 'p> {
         true
     }
 
-    /// The highest batch that anything behind this place says was durable.
+    /// The highest batch that anything behind this position says was durable.
     fn vouched(&self) -> BatchSeq {
         let here = self.segment.vouches_for(self.at).max(self.known);
         self.later.iter().map(|later| later.vouches_for(0)).max().unwrap_or_default().max(here)

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 
 use super::{Ended, MemDisk, Work, Write, copy_in};
-use crate::device::folder::{beyond, check_place};
+use crate::device::folder::{beyond, check_range};
 use crate::device::{BLOCK_BYTES, Completion, Device, IoId, Op, SlotId};
 
 /// A buffer of the memory device.
@@ -41,7 +41,7 @@ impl MemDevice {
     /// Refuses what a real disk's device refuses.
     fn check(&self, slot: SlotId, offset: u32, buffer_bytes: usize, len: u32) -> io::Result<()> {
         let bytes = self.disk.0.borrow().slots.get(&slot).map(|slot| slot.seen.len() as u64);
-        check_place(slot, bytes, offset, len)?;
+        check_range(slot, bytes, offset, len)?;
         if buffer_bytes < len as usize { Err(beyond(buffer_bytes, len)) } else { Ok(()) }
     }
 
