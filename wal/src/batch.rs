@@ -180,10 +180,22 @@ pub(crate) struct Surroundings {
     pub offset: u32,
 }
 
+/// What a batch may take of the room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Claim {
+    /// There was no room for it when it was submitted, or it is still open.
+    Unasked,
+    /// All but the reserve: there is room for it.
+    Admitted,
+    /// The reserve too: it lets older segments go.
+    Reclaim,
+}
+
 /// Records gathered for one frame.
 #[derive(Debug)]
 pub(crate) struct Batch<B> {
     pub seq: BatchSeq,
+    pub claim: Claim,
     pub places: Places,
     buffer: B,
     /// Content bytes so far, the frame's head included.
@@ -196,7 +208,14 @@ impl<B: Deref<Target = [u8]> + DerefMut> Batch<B> {
     pub fn new(seq: BatchSeq, buffer: B) -> Self {
         assert!(buffer.len() >= 2 * BLOCK_BYTES, "a buffer holds a header and a frame");
         let records_crc = crc32fast::Hasher::new();
-        Self { seq, places: Places::default(), buffer, len: FRAME_HEAD_BYTES, records_crc }
+        Self {
+            seq,
+            claim: Claim::Unasked,
+            places: Places::default(),
+            buffer,
+            len: FRAME_HEAD_BYTES,
+            records_crc,
+        }
     }
 
     /// The frame's size on disk.

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 
-use crate::batch::{Batch, Places};
+use crate::batch::{Batch, Claim, Places};
 use crate::device::IoId;
 use crate::format::sectors;
 use crate::ids::{BatchSeq, LogId, Lsn, SegmentSeq, Term};
@@ -77,6 +77,20 @@ impl<B: Deref<Target = [u8]> + DerefMut> GroupCommit<B> {
         let seq = batch.seq;
         self.ready.push_back(batch);
         Some(seq)
+    }
+
+    /// What the batches that wait take on the disk.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting().map(Batch::frame_bytes).sum()
+    }
+
+    /// Closed batches without a claim to room get this one.
+    pub fn claim(&mut self, claim: Claim) {
+        assert!(claim != Claim::Unasked, "a claim is not given back");
+        self.ready
+            .iter_mut()
+            .filter(|batch| batch.claim == Claim::Unasked)
+            .for_each(|batch| batch.claim = claim);
     }
 
     /// The device has ended a frame's write. False if it is none of ours.

@@ -9,7 +9,7 @@ use crate::batch::Batch;
 use crate::device::{BLOCK_BYTES, Device};
 use crate::format::frame::FRAME_HEAD_BYTES;
 use crate::format::{footer, record, sectors};
-use crate::options::{Fit, MIN_SEGMENT_BYTES, Options, Space};
+use crate::options::{MIN_SEGMENT_BYTES, Options, Space};
 use crate::wal::Wal;
 
 /// A live segment counts as one part in this many of a full one at least: a file costs more than its bytes.
@@ -21,7 +21,7 @@ pub(crate) fn frame_room(slot_bytes: u32) -> usize {
 }
 
 /// The size of a frame with one record of this length.
-fn frame_with(record_bytes: usize) -> usize {
+pub(crate) fn frame_with(record_bytes: usize) -> usize {
     sectors::frame_bytes(record::aligned(FRAME_HEAD_BYTES) + record_bytes)
 }
 
@@ -88,30 +88,9 @@ impl<D: Device> Wal<D> {
     }
 
     /// The size of the largest slot that the next frames can go to.
-    fn slot_at_hand(&self) -> u32 {
+    pub(crate) fn slot_at_hand(&self) -> u32 {
         let active = self.segments.active.as_ref().map(|active| active.bytes);
         self.segments.spare_bytes().max().or(active).unwrap_or(self.making.bytes)
-    }
-
-    /// Whether a slot at hand takes records of this length together in a frame of their own.
-    pub fn has_room(&self, records_bytes: usize) -> bool {
-        frame_with(records_bytes) <= frame_room(self.slot_at_hand())
-    }
-
-    /// Whether a slot at hand takes a record of this length. If none does, one that does is being made from now on;
-    /// appended nevertheless, the record and all behind it wait for that slot.
-    pub fn fit(&mut self, record_bytes: usize) -> Fit {
-        if self.has_room(record_bytes) {
-            return Fit::Ready;
-        }
-        self.want_room_for(frame_with(record_bytes.min(self.record_limit_bytes())));
-        if self.making.blocked { Fit::Lacking } else { Fit::Coming }
-    }
-
-    /// The longest record that a slot at hand takes, in bytes.
-    pub fn ready_record_bytes(&self) -> usize {
-        let bytes = sectors::content_bytes(frame_room(self.slot_at_hand())) - FRAME_HEAD_BYTES;
-        bytes.min(self.record_limit_bytes())
     }
 
     /// Whether frames wait for room: none is being written, and none can be started.

@@ -52,6 +52,7 @@ mod reader;
 mod reclaim;
 pub mod record;
 mod recovery;
+mod reserve;
 mod resume;
 mod rewrite;
 mod runs;

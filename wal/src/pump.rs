@@ -8,9 +8,8 @@ use crate::format::record::RecordKind;
 use crate::format::segment::{SegmentHeader, salt};
 use crate::group_commit::Frame;
 use crate::ids::{BatchSeq, LogId, SegmentSeq};
-use crate::options::{Space, WalEvent};
+use crate::options::WalEvent;
 use crate::planted::{self, Planted};
-use crate::reclaim::REWRITES_PER_FRAME;
 use crate::segment::Segment;
 use crate::wal::{Beyond, Purpose, Wal};
 
@@ -23,7 +22,7 @@ const LEAST_SPARES: usize = 2;
 
 impl<D: Device> Wal<D> {
     /// Everything that may have become possible since the last call.
-    pub(crate) fn pump(&mut self, events: &mut Vec<WalEvent>) {
+    pub(crate) fn pump(&mut self, events: &mut Vec<WalEvent>) -> Result<(), WalError> {
         self.name_segment();
         for mut frame in self.commit.advance(self.naming.named()) {
             self.recycle(frame.done.take());
@@ -38,6 +37,7 @@ impl<D: Device> Wal<D> {
         self.reuse_freed();
         self.give_back();
         self.start_frames();
+        self.free_segments()?;
         self.copy_oldest();
         self.run_reads(events);
         self.make_spares();
@@ -46,57 +46,34 @@ impl<D: Device> Wal<D> {
             self.reported.space = space;
             events.push(WalEvent::Space(space));
         }
+        Ok(())
     }
 
     /// Hands closed batches to the device, as far as slots in flight and segments allow.
     pub(crate) fn start_frames(&mut self) {
         while self.commit.in_flight.len() < self.options.max_in_flight && !self.is_wiping() {
-            let Some(frame_bytes) = self.commit.ready.front().map(Batch::frame_bytes) else { return };
-            let rolls = !self.fits_active(frame_bytes);
-            if rolls && !self.can_roll(frame_bytes) {
+            let Some(front) = self.commit.ready.front() else { return };
+            let rolls = !self.fits_active(front);
+            if rolls && !self.can_roll(front) {
+                self.assert_not_admitted(front);
+                let frame_bytes = front.frame_bytes();
                 self.want_room_for(frame_bytes);
                 return;
             }
+            let (waiting_bytes, claim) = (self.commit.waiting_bytes(), front.claim);
             let Some(batch) = self.commit.ready.pop_front() else { return };
             assert!(batch.seq > self.commit.durable, "batch {} is durable before it is written", batch.seq);
-            let header = if rolls { Some(self.roll(batch.seq, frame_bytes)) } else { None };
+            let header = rolls.then(|| self.roll(&batch, waiting_bytes));
             self.start_frame(batch, header.as_ref());
+            self.assert_reserve(claim);
         }
     }
 
-    /// Whether the active segment takes a frame. On a full disk without a spare its second half is kept for what lets
-    /// older segments go: nobody else could make room any more.
-    fn fits_active(&self, frame_bytes: usize) -> bool {
-        let kept = self.segments.spares() == 0 && self.space() == Space::Full && !self.is_freeing();
-        self.segments.active.as_ref().is_some_and(|active| {
-            let limit = active.bytes - footer::reserve_bytes(active.bytes);
-            active.end as usize + frame_bytes <= (if kept { limit / 2 } else { limit }) as usize
-        })
-    }
-
-    /// Whether older segments go as soon as frames have carried what lets them.
-    fn is_freeing(&self) -> bool {
-        self.dead_segment().is_some()
-            || self.segments.has_retired()
-            || (self.space() == Space::Full && self.is_copying())
-    }
-
-    /// A roll needs a spare that takes the frame, and the active segment's header on the medium: so the chain of headers has no gap. The
-    /// last spare is the reserve: it is taken only where that lets older segments go (their telling and what must be
-    /// written again ride in it), and by the first frame after a start.
-    fn can_roll(&self, frame_bytes: usize) -> bool {
-        let fits = self.segments.spare_for(frame_bytes).is_some();
-        let Some(active) = self.segments.active.as_ref() else { return fits };
-        let spare = match self.segments.spares() {
-            0 => false,
-            1 => self.making.beyond == Beyond::Wanted || self.is_freeing(),
-            _ => true,
-        };
-        active.first_batch <= self.commit.durable && fits && spare
-    }
-
-    /// Makes a spare the active segment; returns its header.
-    fn roll(&mut self, batch: BatchSeq, frame_bytes: usize) -> SegmentHeader {
+    /// Makes a spare the active segment, one that takes all that waits if there is one; returns its header.
+    fn roll(&mut self, first: &Batch<D::Buffer>, waiting_bytes: usize) -> SegmentHeader {
+        let batch = first.seq;
+        let takes_all = self.segments.spare_for(waiting_bytes).is_some();
+        let frame_bytes = if takes_all { waiting_bytes } else { first.frame_bytes() };
         let prev = self.segments.live().next_back().map(|segment| (segment.seq, segment.end));
         let (prev, prev_end) = prev.unwrap_or_default();
         self.seal_active();
@@ -253,13 +230,13 @@ impl<D: Device> Wal<D> {
     }
 
     /// The oldest segment, if no log holds an entry in it and all of it is durable.
-    fn dead_segment(&self) -> Option<&Segment> {
+    pub(crate) fn dead_segment(&self) -> Option<&Segment> {
         let durable = self.commit.durable;
         self.segments.sealed.front().filter(|oldest| oldest.live_entries == 0 && oldest.last_batch <= durable)
     }
 
     /// Takes dead segments out of the log, oldest first, as far as nothing needs to be written for it.
-    fn retire(&mut self) {
+    pub(crate) fn retire(&mut self) {
         while let Some(segment) = self.dead_segment().map(|dead| dead.seq) {
             if !self.reclaim.is_for(segment) {
                 let needed: Vec<LogId> = self
@@ -279,37 +256,6 @@ impl<D: Device> Wal<D> {
             );
             self.segments.retire_oldest();
         }
-    }
-
-    /// Adds to the open batch what must be written again before the oldest segment can go. Without a batch to ride in
-    /// only when room is short; then a frame may even be needed just to say that slots are free.
-    pub(crate) fn add_rewrites(&mut self) -> Result<(), WalError> {
-        self.retire();
-        let pressed = self.space() == Space::Full;
-        if self.commit.open.is_none() && !pressed {
-            return Ok(());
-        }
-        self.add_copies()?;
-        let Some(segment) = self.dead_segment().map(|dead| dead.seq) else { return self.tell_if(pressed) };
-        for _ in 0..REWRITES_PER_FRAME {
-            let Some(log) = self.reclaim.next() else { break };
-            if self.index.get(log).is_some_and(|entry| entry.lives_in(segment)) {
-                self.push_state(log)?;
-                self.stats.rewritten_bytes += crate::format::record::RECORD_HEAD_BYTES as u64;
-            }
-            // Also where a newer record made the rewrite needless: that one may still be on its way.
-            self.reclaim.rewritten(self.commit.latest());
-        }
-        self.tell_if(pressed)
-    }
-
-    /// Opens an empty frame, if slots are free but for a frame that says so.
-    fn tell_if(&mut self, pressed: bool) -> Result<(), WalError> {
-        if pressed && self.commit.open.is_none() && self.segments.wants_telling() {
-            let buffer = self.device.buffer(2 * BLOCK_BYTES);
-            self.commit.begin(buffer);
-        }
-        Ok(())
     }
 
     fn reuse_freed(&mut self) {
@@ -388,21 +334,6 @@ impl<D: Device> Wal<D> {
             let io = self.new_io(Purpose::Create(slot));
             self.device.submit(io, Op::Create { slot, bytes });
         }
-    }
-
-    /// Whether no frame can be written for want of a segment: not even an election then, so what fills the log could
-    /// never be handed over. The limit does not hold for one slot of each life.
-    fn is_stranded(&self) -> bool {
-        let is_stuck = || {
-            let next = self.commit.ready.front();
-            self.commit.in_flight.is_empty()
-                && !self.is_wiping()
-                && !self.is_freeing()
-                && next.is_some_and(|batch| !self.fits_active(batch.frame_bytes()))
-        };
-        self.making.beyond == Beyond::Unused
-            && self.segments.spares() + self.segments.making() == 0
-            && (self.segments.active.is_none() || is_stuck())
     }
 
     pub(crate) fn on_made(&mut self, slot: SlotId, ok: bool) {

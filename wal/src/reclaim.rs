@@ -30,6 +30,11 @@ impl Reclaim {
         *self = Self { segment: Some(segment), todo, superseded_in: latest };
     }
 
+    /// The log that `next` returns.
+    pub fn peek(&self) -> Option<LogId> {
+        self.todo.last().copied()
+    }
+
     /// The next log to write again.
     pub fn next(&mut self) -> Option<LogId> {
         self.todo.pop()

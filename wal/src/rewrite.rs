@@ -181,7 +181,7 @@ impl<D: Device> Wal<D> {
         self.space() == Space::Full && !self.is_copying()
     }
 
-    fn copy_bytes(&self) -> usize {
+    pub(crate) fn copy_bytes(&self) -> usize {
         let most = match self.space() {
             Space::Full => PRESSED_FRAME_COPY_BYTES,
             Space::Ok => FRAME_COPY_BYTES,

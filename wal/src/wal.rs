@@ -85,6 +85,8 @@ pub(crate) struct MakingState {
     pub beyond: Beyond,
     /// Others are short of the room that spares take.
     pub keeps_few: bool,
+    /// A record that must be written waits for room outside.
+    pub is_awaited: bool,
 }
 
 /// What became of the slot beyond `max_segments`.
@@ -286,9 +288,11 @@ impl<D: Device> Wal<D> {
     /// [`WalError::Poisoned`].
     pub fn submit(&mut self) -> Result<Option<BatchSeq>, WalError> {
         self.check_poison()?;
-        self.add_rewrites()?;
+        self.ride_along()?;
         let seq = self.commit.close();
+        self.claim_room();
         self.start_frames();
+        self.free_segments()?;
         Ok(seq)
     }
 
@@ -307,8 +311,7 @@ impl<D: Device> Wal<D> {
         }
         self.ended = ended;
         self.check_poison()?;
-        self.pump(events);
-        Ok(())
+        self.pump(events)
     }
 
     fn on_ended(&mut self, completion: Completion<D::Buffer>, events: &mut Vec<WalEvent>) {

@@ -265,9 +265,8 @@ fn an_entry_that_no_small_slot_takes_is_not_copied_where_there_is_no_other() {
 fn it_is_copied_where_a_spare_takes_it() {
     let disk = MemDisk::new(1);
     let mut wal = with_a_long_entry(&disk, 2);
-    assert_eq!(wal.stats().rewritten_entries, 0);
-    (0..100).for_each(|_| commit(&mut wal));
-    assert_eq!((wal.stats().rewritten_entries, wal.space()), (1, Space::Ok), "{:?}", wal.stats());
+    // Once: the spare that is left then is a small one.
+    assert_eq!((wal.stats().rewritten_entries, wal.space()), (1, Space::Full), "{:?}", wal.stats());
     assert_eq!(read_all(&mut wal, 1).unwrap(), [entry(1, 1, 1, LONG)]);
 }
 

@@ -15,6 +15,7 @@ use super::screen::Screened;
 use super::waits;
 use super::{Rejection, Reply, Shard, ShardError};
 use crate::entry::{EntryBuilder, of_time};
+use crate::options::RECORD_SLACK_BYTES;
 use crate::planted::{self, PlantedBug};
 use crate::raft::group::Proposed;
 use crate::raft::proposals::Row;
@@ -38,7 +39,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 break;
             }
             self.propose(idx, frame_bytes);
-            frame_bytes += self.take_ready(idx)?;
+            frame_bytes += self.take_ready(idx, frame_bytes)?;
         }
         for _ in 0..self.replicas.listed(List::Ready) {
             let Some(idx) = self.replicas.next(List::Ready) else { break };
@@ -48,7 +49,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 self.left_over |= can_submit;
                 continue;
             }
-            let record_bytes = self.take_ready(idx)?;
+            let record_bytes = self.take_ready(idx, frame_bytes)?;
             assert!(may_write || record_bytes == 0, "a record was made while no frame takes it");
             frame_bytes += record_bytes;
         }
@@ -65,7 +66,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if self.space == Space::Full && front.is_some_and(|batch| batch.refuse_growth(&self.machine)) {
             self.remove_refused(idx);
         }
-        let fit = room::fit(&mut self.wal, frame_bytes, self.replicas.slot(idx).batches.front_bytes());
+        let fit = room::fit(&mut self.wal, self.replicas.slot(idx).batches.front_bytes());
         if fit != Fit::Ready {
             if fit == Fit::Lacking {
                 let most = room::entry_bytes(&self.wal);
@@ -73,7 +74,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 front.into_iter().for_each(|batch| batch.refuse_longer(most));
                 self.remove_refused(idx);
             }
-            self.left_over |= fit == Fit::Lacking || frame_bytes > 0;
+            let is_refused = fit == Fit::Lacking && !self.replicas.slot(idx).batches.is_empty();
+            self.left_over |= is_refused || frame_bytes > 0;
             return self.replicas.enqueue(List::Propose, idx);
         }
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
@@ -144,9 +146,14 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.retry_parked(idx);
     }
 
-    /// Takes a replica's Ready and writes its record into the frame. Returns the record's bytes.
-    fn take_ready(&mut self, idx: ReplicaIdx) -> Result<usize, ShardError> {
+    /// Takes a replica's Ready and writes its record into the frame, if it needs none or there is room. Returns its bytes.
+    fn take_ready(&mut self, idx: ReplicaIdx, frame_bytes: usize) -> Result<usize, ShardError> {
         let slot = self.replicas.slot_mut(idx);
+        if slot.replica.needs_record() && !self.wal.admits(RECORD_SLACK_BYTES) {
+            self.replicas.enqueue(List::Ready, idx);
+            self.left_over |= frame_bytes > 0;
+            return Ok(0);
+        }
         let result = slot.replica.take(self.now.mono_ns);
         let Some(taken) = self.fence_on_fault(idx, result) else { return Ok(0) };
         let slot = self.replicas.slot(idx);

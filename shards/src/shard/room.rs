@@ -16,12 +16,8 @@ const LOOK_EVERY_NS: u64 = 500_000_000;
 
 /// Whether the log has room for an entry behind what the frame holds already. A large one may have to wait until a slot
 /// is made that takes it, or until the next frame.
-pub(crate) fn fit<D: Device>(wal: &mut Wal<D>, frame_bytes: usize, entry_bytes: usize) -> Fit {
-    let record_bytes = entry_bytes + RECORD_SLACK_BYTES;
-    if frame_bytes > 0 && !wal.has_room(frame_bytes + record_bytes) {
-        return Fit::Coming;
-    }
-    wal.fit(record_bytes)
+pub(crate) fn fit<D: Device>(wal: &mut Wal<D>, entry_bytes: usize) -> Fit {
+    wal.fit(entry_bytes + RECORD_SLACK_BYTES)
 }
 
 /// The longest entry that surely has room now.

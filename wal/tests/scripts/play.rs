@@ -73,6 +73,7 @@ impl Play {
             "delete" => self.delete(of),
             "undo" => self.undo(),
             "logs" => self.logs(),
+            "room" => self.room(),
             "files" => Ok(disk::files(&self.disk)),
             other => Err(format!("there is no command {other:?}")),
         };
@@ -341,6 +342,12 @@ impl Play {
         let disk = self.undamaged.take().ok_or("there is no damage to undo")?;
         self.take(disk);
         Ok(Vec::new())
+    }
+
+    /// The longest record that the owner may append now.
+    fn room(&mut self) -> Lines {
+        let bytes = self.wal()?.ready_record_bytes();
+        Ok(vec![format!("there is room for a record of {bytes} bytes")])
     }
 
     /// What each log holds, all entries read and compared with what was appended.
