@@ -393,16 +393,12 @@ impl Lower for LsmLower {
     }
 
     fn stats(&self) -> LowerStats {
-        let Opened { tree, .. } = self.tree.opened();
-        let looked = guard::reading("looking at the tree", self.tree.path(), || {
-            Ok((tree.disk_space(), tree.table_count() as u64))
-        });
-        let (disk_bytes, tables) = looked.unwrap_or_default();
+        let (disk_bytes, tables, damaged_tables) = self.tree.held();
         let (verified_bytes, verified_rounds) = self.scrub.figures();
         LowerStats {
             disk_bytes,
             tables,
-            damaged_tables: self.tree.damage().len() as u64,
+            damaged_tables,
             damaged_reads: self.tree.damaged_reads(),
             verified_bytes,
             verified_rounds,

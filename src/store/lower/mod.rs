@@ -145,6 +145,6 @@ pub trait Lower: Clone + Send + Sync + 'static {
     /// then the next piece is the first one again. What is found is part of the figures, and logged.
     fn verify(&self) -> bool;
 
-    /// Its figures; cheap.
+    /// Its figures, as of the last change. The core asks for them: it waits for no job.
     fn stats(&self) -> LowerStats;
 }

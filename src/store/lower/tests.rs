@@ -8,6 +8,7 @@ use lsm_tree::AbstractTree;
 use super::folder::Change;
 use super::manifest::{self, Manifest};
 use super::room::DiskRoom;
+use super::tree::Written;
 use super::*;
 
 pub(super) const OURS: Binding = Binding { owner: [7; OWNER_BYTES], may_adopt: false };
@@ -398,6 +399,24 @@ fn after_a_panic_in_a_change_the_tree_is_opened_anew() {
     let mut after = expected.clone();
     after.push((row(400, 0).0, row(400, 0).1.expect("a value")));
     assert_eq!(rows(&lower), Ok(after));
+}
+
+#[test]
+fn figures_wait_for_no_change_of_the_tree() {
+    let folder = filled();
+    let lower = open(folder.path()).expect("opens");
+    let stats = lower.stats();
+    assert!(stats.tables > 0 && stats.disk_bytes > 0, "{stats:?}");
+    let during = lower.tree.change("a change", Change::Compaction, &room(&folder), |tree| {
+        // A merge holds it while it syncs its last table.
+        let _lock = tree.get_version_history_lock();
+        let (lower, (found, asked)) = (lower.clone(), std::sync::mpsc::channel());
+        std::thread::spawn(move || found.send(lower.stats()));
+        Ok(asked.recv_timeout(std::time::Duration::from_secs(30)).ok())
+    });
+    assert_eq!(during, Ok(Written::Done(Some(stats))));
+    ingest(&lower, 0, 400..401);
+    assert_eq!(lower.stats().tables, stats.tables + 1);
 }
 
 #[test]

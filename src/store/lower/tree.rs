@@ -46,6 +46,14 @@ impl LsmShared {
     }
 }
 
+/// What a tree holds, as of its last change: to be had without the tree's locks, which a job holds while it syncs a table.
+#[derive(Default)]
+struct Held {
+    disk_bytes: AtomicU64,
+    tables: AtomicU64,
+    damaged_tables: AtomicU64,
+}
+
 /// How an attempt to write has ended where that is no failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Written<T> {
@@ -68,6 +76,7 @@ pub(super) struct GuardedTree {
     /// Files that were found damaged, and what is wrong with each.
     damaged: Mutex<BTreeMap<PathBuf, String>>,
     damaged_reads: AtomicU64,
+    held: Held,
 }
 
 /// A tree, and the folder that it was opened from.
@@ -111,7 +120,7 @@ impl GuardedTree {
         dead: DeadRanges,
         binding: &Binding,
     ) -> Result<Self, LowerError> {
-        Ok(Self {
+        let tree = Self {
             shared: shared.clone(),
             owner: binding.owner,
             path: path.to_owned(),
@@ -121,7 +130,10 @@ impl GuardedTree {
             dead,
             damaged: Mutex::default(),
             damaged_reads: AtomicU64::new(0),
-        })
+            held: Held::default(),
+        };
+        tree.note_held();
+        Ok(tree)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -141,6 +153,7 @@ impl GuardedTree {
                 let opened = Opened::open(&self.path, &self.shared, &self.dead, &binding)?;
                 *self.opened.write().unwrap_or_else(PoisonError::into_inner) = opened;
                 self.must_reopen.store(false, Ordering::Release);
+                self.note_held();
             }
         }
         Ok(self.opened())
@@ -189,6 +202,7 @@ impl GuardedTree {
             room.end_write(failed_from, named)
                 .map_err(|error| LowerError::io("removing what a change left in", &self.path, &error))
         });
+        self.note_held();
         match result? {
             Ok(value) => Ok(Written::Done(value)),
             Err(lsm_tree::Error::Io(error)) if is_no_room(&error) && is_noted == Ok(true) => {
@@ -298,7 +312,27 @@ impl GuardedTree {
                 "state: {} is damaged: {what}; what needs the damaged part answers DAMAGED",
                 file.display()
             );
+            self.note_held();
         }
+    }
+
+    /// Notes what the tree holds. Waits for changes of it, so for jobs only.
+    fn note_held(&self) {
+        let tree = self.opened().tree;
+        let looked = guard::reading("looking at the tree", &self.path, || {
+            Ok((tree.disk_space(), tree.table_count() as u64))
+        });
+        let (disk_bytes, tables) = looked.unwrap_or_default();
+        self.held.disk_bytes.store(disk_bytes, Ordering::Relaxed);
+        self.held.tables.store(tables, Ordering::Relaxed);
+        self.held.damaged_tables.store(self.damage().len() as u64, Ordering::Relaxed);
+    }
+
+    /// What it holds, as of the last change: bytes on the disk, tables, and damaged ones among them. Waits for nothing.
+    pub(super) fn held(&self) -> (u64, u64, u64) {
+        let Held { disk_bytes, tables, damaged_tables } = &self.held;
+        let figure = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        (figure(disk_bytes), figure(tables), figure(damaged_tables))
     }
 
     /// The files that were found damaged and are still part of the tree.
