@@ -47,6 +47,11 @@ impl<L: Lower> Store<L> {
             "{} bytes are on their way below, and no flush is",
             self.ledger.captured_bytes
         );
+        assert!(
+            self.ledger.kept_bytes == 0 || self.ledger.is_handing_over(),
+            "{} bytes are kept for a flush, and there is none",
+            self.ledger.kept_bytes
+        );
         self.partitions.values().for_each(|partition| self.check_partition(partition));
     }
 

@@ -6,7 +6,7 @@ use corduroy_shards::PartitionId;
 
 use super::hash::HashSeed;
 use super::lcs::{Lcs, longest_common};
-use super::ledger::Captured;
+use super::ledger::{Captured, CapturedRows};
 use super::loads::WantedKey;
 use super::lookups::{LowerPage, Want};
 use super::lower::format::{
@@ -78,7 +78,7 @@ pub(super) enum Task {
     /// Finds out whether keys existed. `epoch`: as of this freeze.
     Resolve { place: Place, keys: Vec<(u64, Vec<u8>)>, epoch: u32 },
     /// Writes what a freeze captured.
-    HandOver { seed: HashSeed, deletes: bool, rows: Vec<Captured>, metas: Vec<(PartitionId, PartitionMeta)> },
+    HandOver { seed: HashSeed, deletes: bool, rows: CapturedRows, metas: Vec<(PartitionId, PartitionMeta)> },
     /// Merges tables.
     Compact { dead: Vec<(Vec<u8>, Vec<u8>)> },
     /// Looks how much room the disk has.
@@ -271,7 +271,9 @@ impl Task {
                 let resolved = keys.map(|keys| Done::Resolved { place, keys, epoch });
                 resolved.unwrap_or_else(|why| failed(place, Failed::Want(Want::Unknown), epoch, why))
             }
-            Task::HandOver { seed, deletes, rows, metas } => hand_over(lower, seed, deletes, rows, metas),
+            Task::HandOver { seed, deletes, rows, metas } => {
+                hand_over(lower, seed, deletes, rows.into_list(), metas)
+            }
             Task::Compact { dead } => {
                 let more = lower.compact(&dead).unwrap_or_else(|why| {
                     tracing::warn!("{why}; tables are merged again after the next flush");

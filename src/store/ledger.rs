@@ -14,7 +14,14 @@ use super::listing::Listings;
 use super::lower::format::PartitionMeta;
 use super::row::{BELOW, DIRTY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
 use super::shared::Kept;
-use super::table::Table;
+use super::table::{Page, Table};
+
+/// Rows that are passed over in a search for dirty ones, for a unit of a slice of upkeep; one that is looked at is one.
+const PASSED_ROWS: u64 = 4;
+/// Units of a row that is captured, beside what is copied for it.
+const CAPTURED_UNITS: u64 = 6;
+/// Bytes that are copied into fresh memory, for a unit.
+const COPIED_BYTES: usize = 64;
 
 /// A row on its way to the lower level.
 #[derive(Debug)]
@@ -29,6 +36,36 @@ pub(super) struct Captured {
     pub(super) unknown: bool,
 }
 
+/// Captured rows that lie together in memory.
+const CHUNK_ROWS: usize = 1024;
+
+/// The rows of a capture, in chunks: a list in one piece would be moved as a whole whenever it outgrows its memory.
+#[derive(Debug, Default)]
+pub(super) struct CapturedRows(Vec<Vec<Captured>>);
+
+impl CapturedRows {
+    fn push(&mut self, row: Captured) {
+        match self.0.last_mut().filter(|chunk| chunk.len() < CHUNK_ROWS) {
+            Some(chunk) => chunk.push(row),
+            None => {
+                let mut chunk = Vec::with_capacity(CHUNK_ROWS);
+                chunk.push(row);
+                self.0.push(chunk);
+            }
+        }
+    }
+
+    /// All of them in one list.
+    pub(super) fn into_list(self) -> Vec<Captured> {
+        let mut rows = Vec::with_capacity(self.0.iter().map(Vec::len).sum());
+        self.0.into_iter().for_each(|mut chunk| rows.append(&mut chunk));
+        rows
+    }
+}
+
+/// What sharing a value takes.
+const SHARE_BYTES: usize = 48;
+
 /// A capture under way.
 #[derive(Debug, Default)]
 pub(super) struct Capture {
@@ -37,7 +74,7 @@ pub(super) struct Capture {
     /// The next one to walk, and from which hash.
     pub(super) next_partition: usize,
     pub(super) next_hash: u64,
-    pub(super) rows: Vec<Captured>,
+    pub(super) rows: CapturedRows,
 }
 
 /// A keyspace that a flush cut off.
@@ -75,8 +112,10 @@ pub(super) struct Ledger {
     pub(super) used_bytes: usize,
     /// Of those, what no hand-over has captured.
     pub(super) dirty_bytes: usize,
-    /// Rows on their way to the lower level; large values count though their rows may still share them.
+    /// The cost of the rows that a flush under way has captured.
     pub(super) captured_bytes: usize,
+    /// What those take beside the rows in tables: all but small values are shared with them until they change.
+    pub(super) kept_bytes: usize,
     pub(super) totals: Totals,
     /// KEYS under way, which follow every change.
     pub(super) listings: Listings,
@@ -85,10 +124,10 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// What counts against the memory that the state may take: rows, what is on its way to the lower level,
-    /// and what is made over several turns.
+    /// What counts against the memory that the state may take: rows, what a flush keeps beside them, and what is made over
+    /// several turns.
     pub(super) fn held_bytes(&self) -> usize {
-        self.used_bytes + self.captured_bytes + self.made_bytes()
+        self.used_bytes + self.kept_bytes + self.made_bytes()
     }
 
     /// What KEYS and LCS under way take.
@@ -117,6 +156,30 @@ impl Ledger {
         0
     }
 
+    /// Captures what the running capture wants of a page, one row at least. Returns whether that was all.
+    pub(super) fn capture_page(
+        &mut self,
+        partition: PartitionId,
+        keyspace: u64,
+        page: &mut Page,
+        units: &mut u64,
+    ) -> bool {
+        if page.dirty == 0 {
+            return true;
+        }
+        *units = units.saturating_sub(page.rows.len() as u64 / PASSED_ROWS);
+        let (epoch, mut has_captured) = (self.epoch, false);
+        for row in page.rows.iter_mut().filter(|row| row.has(DIRTY) && row.epoch < epoch) {
+            if has_captured && *units == 0 {
+                return false;
+            }
+            let copied_bytes = self.capture_row(partition, keyspace, row, &mut page.dirty);
+            *units = units.saturating_sub(CAPTURED_UNITS + (copied_bytes / COPIED_BYTES) as u64);
+            has_captured = true;
+        }
+        true
+    }
+
     /// Keeps a dirty row for the running hand-over; the row is clean from here on. Returns the bytes that had to be copied.
     pub(super) fn capture_row(
         &mut self,
@@ -125,13 +188,15 @@ impl Ledger {
         row: &mut Row,
         page_dirty: &mut u32,
     ) -> usize {
-        let value = (!row.has(TOMBSTONE)).then(|| (row.stamp(), row.keep()));
+        let value = (!row.has(TOMBSTONE)).then(|| (row.stamp(), row.capture()));
         let copied_bytes = value.as_ref().map_or(0, |(_, value)| value.copied_bytes());
         let unknown = row.has(UNKNOWN);
         let captured =
             Captured { partition, keyspace, hash: row.hash, key: row.key().to_vec(), value, unknown };
         self.dirty_bytes -= row.cost_bytes();
         self.captured_bytes += row.cost_bytes();
+        let value_bytes = if copied_bytes > 0 { copied_bytes } else { SHARE_BYTES };
+        self.kept_bytes += size_of::<Captured>() + row.key().len() + value_bytes;
         *page_dirty -= 1;
         row.clear(DIRTY | UNKNOWN);
         row.set(BELOW);
@@ -155,11 +220,25 @@ impl Ledger {
         if row.has(DIRTY) {
             self.dirty_bytes -= cost_before;
         } else {
+            self.leave_to_capture(row, cost_before);
             *page_dirty += 1;
         }
         self.dirty_bytes += cost;
         row.set(DIRTY | REFERENCED);
         row.epoch = self.epoch;
+    }
+
+    /// A row of this cost changes or goes: if a flush under way has captured it, what it was is kept for that alone.
+    fn leave_to_capture(&mut self, row: &Row, cost: usize) {
+        if self.is_handing_over() && row.epoch == self.epoch && !row.has(DIRTY) {
+            self.kept_bytes += cost;
+        }
+    }
+
+    /// What was captured is on the disk, or dirty again.
+    pub(super) fn end_flush(&mut self) {
+        self.completed = self.epoch;
+        (self.captured_bytes, self.kept_bytes) = (0, 0);
     }
 
     /// A dirty row says just what the lower level says: it is clean.
@@ -196,6 +275,7 @@ impl Ledger {
                 if wanted {
                     self.capture_before_change(partition, keyspace, row, &mut page_dirty);
                 }
+                self.leave_to_capture(row, row.cost_bytes());
                 if row.has(DIRTY) {
                     self.dirty_bytes -= row.cost_bytes();
                 }

@@ -397,8 +397,8 @@ impl Partition {
         looked_at
     }
 
-    /// Drops a page's clean rows that were not used since the last time and are not held. Returns the number of rows looked at, and
-    /// whether any went.
+    /// Drops a page's clean rows that were not used since the last time and are not held. Returns the number of rows
+    /// looked at, and whether any went.
     pub(super) fn evict_page(
         &mut self,
         ledger: &mut Ledger,
@@ -417,6 +417,7 @@ impl Partition {
             }
             if row.has(REFERENCED | FRESH) {
                 row.clear(REFERENCED | FRESH);
+                row.unshare();
                 return true;
             }
             ledger.used_bytes -= row.cost_bytes();

@@ -50,45 +50,47 @@ pub(super) const FRESH: u8 = 32;
 
 /// Answers of so many bytes are shares of the row's.
 const SHARED_BYTES: usize = 64 << 10;
+/// A row of fewer bytes is copied for a flush: what it takes to share them would be as much again.
+const COPIED_BYTES: usize = 256;
 
 /// Key and value.
 #[derive(Debug)]
 enum Data {
-    Small(Box<[u8]>),
-    /// Answers may hold it too.
-    Large(Arc<Vec<u8>>),
+    Own(Box<[u8]>),
+    /// Answers and flushes may hold it too.
+    Shared(Arc<Vec<u8>>),
 }
 
 impl Data {
     fn new(bytes: Vec<u8>) -> Self {
         if bytes.len() < SHARED_BYTES {
-            Self::Small(bytes.into_boxed_slice())
+            Self::Own(bytes.into_boxed_slice())
         } else {
-            Self::Large(Arc::new(bytes))
+            Self::Shared(Arc::new(bytes))
         }
     }
 
     #[inline]
     fn as_slice(&self) -> &[u8] {
         match self {
-            Self::Small(bytes) => bytes,
-            Self::Large(bytes) => bytes,
+            Self::Own(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
         }
     }
 
     /// The bytes, to be changed; `None` if others hold them.
     fn own_mut(&mut self) -> Option<&mut [u8]> {
         match self {
-            Self::Small(bytes) => Some(bytes),
-            Self::Large(bytes) => Arc::get_mut(bytes).map(Vec::as_mut_slice),
+            Self::Own(bytes) => Some(bytes),
+            Self::Shared(bytes) => Arc::get_mut(bytes).map(Vec::as_mut_slice),
         }
     }
 
     /// The bytes, and how many had to be copied for it.
     fn into_vec(self) -> (Vec<u8>, usize) {
         match self {
-            Self::Small(bytes) => (bytes.into_vec(), 0),
-            Self::Large(bytes) => match Arc::try_unwrap(bytes) {
+            Self::Own(bytes) => (bytes.into_vec(), 0),
+            Self::Shared(bytes) => match Arc::try_unwrap(bytes) {
                 Ok(bytes) => (bytes, 0),
                 Err(shared) => (shared.to_vec(), shared.len()),
             },
@@ -98,7 +100,7 @@ impl Data {
 
 impl Default for Data {
     fn default() -> Self {
-        Self::Small(Box::default())
+        Self::Own(Box::default())
     }
 }
 
@@ -218,8 +220,8 @@ impl Row {
     pub(super) fn moves_for(&self, end: usize) -> bool {
         let (before, end) = (self.data.as_slice().len(), usize::from(self.key_len).saturating_add(end));
         let is_shared = match &self.data {
-            Data::Small(_) => false,
-            Data::Large(data) => Arc::strong_count(data) > 1,
+            Data::Own(_) => false,
+            Data::Shared(data) => Arc::strong_count(data) > 1,
         };
         is_shared || (end > before && grown_bytes(end) != grown_bytes(before))
     }
@@ -239,11 +241,11 @@ impl Row {
             Bound::Unbounded => len,
         };
         match &self.data {
-            Data::Large(data) if to - from >= SHARED_BYTES.max(data.len() / 2) => {
+            Data::Shared(data) if to - from >= SHARED_BYTES.max(data.len() / 2) => {
                 let key_len = usize::from(self.key_len);
                 Outcome::Shared(SharedBytes::new(Arc::clone(data), key_len + from..key_len + to))
             }
-            Data::Small(_) | Data::Large(_) => {
+            Data::Own(_) | Data::Shared(_) => {
                 Outcome::Bulk(self.value().get(from..to).unwrap_or_default().to_vec())
             }
         }
@@ -252,10 +254,31 @@ impl Row {
     /// The value as it is now, whatever becomes of the row.
     pub(super) fn keep(&self) -> Kept {
         match &self.data {
-            Data::Small(_) => Kept::Copy(self.value().to_vec()),
-            Data::Large(data) => {
+            Data::Own(_) => Kept::Copy(self.value().to_vec()),
+            Data::Shared(data) => {
                 Kept::Share(SharedBytes::new(Arc::clone(data), usize::from(self.key_len)..data.len()))
             }
+        }
+    }
+
+    /// The same for a flush: all but small values are shared with it, so that nothing is copied. Where the row changes
+    /// before the flush ends, it gets bytes of its own then.
+    pub(super) fn capture(&mut self) -> Kept {
+        if let Data::Own(bytes) = &mut self.data
+            && bytes.len() >= COPIED_BYTES
+        {
+            self.data = Data::Shared(Arc::new(std::mem::take(bytes).into_vec()));
+        }
+        self.keep()
+    }
+
+    /// Gives back what sharing took, once nobody else holds the bytes.
+    pub(super) fn unshare(&mut self) {
+        if let Data::Shared(bytes) = &mut self.data
+            && bytes.len() < SHARED_BYTES
+            && let Some(bytes) = Arc::get_mut(bytes)
+        {
+            self.data = Data::Own(std::mem::take(bytes).into_boxed_slice());
         }
     }
 
@@ -368,6 +391,31 @@ mod tests {
         assert!(last.as_slice().ends_with(b"vend") && row.value().ends_with(b"vend!"));
         assert!(shares.iter().all(|share| share.as_slice() == value), "they stay as they were");
         assert_eq!(row.key(), b"key");
+    }
+
+    #[test]
+    fn a_flush_keeps_the_value_as_it_was_without_a_copy_of_it() {
+        let stamp = Stamp { version: 1, expire_at_ms: NO_EXPIRY, encoding: Encoding::Auto };
+        let (old, new) = (vec![b'o'; 1000], vec![b'n'; 1000]);
+        let mut row = Row::new(7, b"key", &old, stamp, 1, DIRTY);
+        let at = row.data.as_slice().as_ptr();
+        let kept = row.capture();
+        assert_eq!((kept.copied_bytes(), row.data.as_slice().as_ptr()), (0, at));
+        row.unshare();
+        assert!(matches!(row.data, Data::Shared(_)), "it is still held");
+        row.set_value(&new);
+        assert_eq!((kept.as_slice(), row.value(), row.key()), (&old[..], &new[..], &b"key"[..]));
+        let kept = row.capture();
+        let at = row.data.as_slice().as_ptr();
+        assert_eq!(row.set_range(1, b"x"), 1003 + 1, "what others hold is copied first");
+        assert_ne!(row.data.as_slice().as_ptr(), at);
+        assert_eq!(kept.as_slice(), new);
+        drop((kept, row.capture()));
+        let at = row.data.as_slice().as_ptr();
+        row.unshare();
+        assert!(matches!(row.data, Data::Own(_)) && row.data.as_slice().as_ptr() == at);
+        let mut small = Row::new(7, b"key", b"value", stamp, 1, DIRTY);
+        assert_eq!(small.capture().copied_bytes(), 5, "sharing would take more");
     }
 
     #[test]

@@ -224,8 +224,7 @@ impl<L: Lower> Store<L> {
                 partition.unknown_hashes.push(captured.hash);
             }
         }
-        self.ledger.captured_bytes = 0;
-        self.ledger.completed = self.ledger.epoch;
+        self.ledger.end_flush();
         let (changed, space) = (self.ledger.dirty_bytes, &mut self.upkeep.space);
         let wait_looks = space.refused.map_or(1, |before| (2 * before.wait_looks).min(MAX_WAIT_LOOKS));
         let usable_bytes = space.room.usable_bytes;

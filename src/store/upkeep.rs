@@ -13,7 +13,7 @@ use super::lookups::Want;
 use super::lower::format::PartitionMeta;
 use super::lower::{Lower, LowerError};
 use super::partition::Partition;
-use super::row::{BELOW, DIRTY, Encoding, NO_EXPIRY, Row, Stamp, TOMBSTONE, UNKNOWN};
+use super::row::{BELOW, Encoding, NO_EXPIRY, Row, Stamp, TOMBSTONE, UNKNOWN};
 use super::state::{Queue, Store};
 use super::sweep::Sweeps;
 use super::table::find_row;
@@ -135,11 +135,8 @@ impl<L: Lower> Store<L> {
             units = units.saturating_sub(1);
             let end = if partition.keyspace == keyspace && partition.table.page(hash).is_some() {
                 let (end, page) = (partition.table.page_end(hash), partition.table.page_mut(hash));
-                if page.dirty > 0 {
-                    units = units.saturating_sub(page.rows.len() as u64);
-                    for row in page.rows.iter_mut().filter(|row| row.has(DIRTY)) {
-                        self.ledger.capture_before_change(id, keyspace, row, &mut page.dirty);
-                    }
+                if !self.ledger.capture_page(id, keyspace, page, &mut units) {
+                    return 0;
                 }
                 end
             } else {
@@ -249,8 +246,7 @@ impl<L: Lower> Store<L> {
         counts: BTreeMap<Place, BlindCounts>,
         rows: u64,
     ) {
-        self.ledger.completed = self.ledger.epoch;
-        self.ledger.captured_bytes = 0;
+        self.ledger.end_flush();
         self.ledger.totals.hand_overs += 1;
         self.ledger.totals.handed_over_rows += rows;
         self.lookups.age(self.ledger.completed, &self.ledger.listings);

@@ -237,7 +237,7 @@ const WORDS: [(&str, &str, usize); 19] = [
     ("launch", "submit", 0),
     ("life", "incarnation, lifetime of the process", 3),
     ("lives", "incarnations", 7),
-    ("lower level", "disk level", 43),
+    ("lower level", "disk level", 41),
     ("place", "index, location, position", 288),
     ("places", "indexes, locations, positions", 56),
     ("settle", "complete; the flush's output", 0),

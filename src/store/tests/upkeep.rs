@@ -190,3 +190,48 @@ fn a_search_for_expired_rows_that_could_not_read_is_made_again_later() {
     d.pass_until(d.now_ms + 100_000);
     assert_eq!(d.run(&Op::DbSize), int(0));
 }
+
+#[test]
+fn a_slice_captures_what_its_budget_is_for_even_of_a_full_page() {
+    for (value_bytes, most_rows) in [(100, 350), (10_000, 350)] {
+        let mut d = driver(64 << 20);
+        (0..400).for_each(|n| _ = d.run(&set(&format!("k{n}"), &"v".repeat(value_bytes))));
+        d.hold_jobs = true;
+        d.store.want_hand_over();
+        let (mut slices, mut before) = (0, d.store.ledger.captured_bytes);
+        let row_bytes = d.store.ledger.dirty_bytes / 400;
+        while d.store.ledger.dirty_bytes > 0 {
+            d.store.maintain(100_000);
+            let rows = (d.store.ledger.captured_bytes - before) / row_bytes;
+            assert!((1..=most_rows).contains(&rows), "{rows} rows of {value_bytes} bytes in slice {slices}");
+            (slices, before) = (slices + 1, d.store.ledger.captured_bytes);
+        }
+        assert!(slices > 1);
+        d.hold_jobs = false;
+        d.settle();
+        assert_eq!(d.store.stats().handed_over_rows, 400);
+    }
+}
+
+#[test]
+fn what_a_flush_takes_with_it_counts_once_until_it_changes() {
+    const BYTES: usize = 1000;
+    let mut d = driver(64 << 20);
+    (0..100).for_each(|n| _ = d.run(&set(&format!("k{n}"), &"v".repeat(BYTES))));
+    d.hold_jobs = true;
+    d.store.want_hand_over();
+    while d.store.maintain(1_000_000) {}
+    let ledger = &d.store.ledger;
+    assert!(ledger.captured_bytes > 100 * BYTES && ledger.kept_bytes < 100 * 300, "{ledger:?}");
+    let before = ledger.kept_bytes;
+    d.run(&set("k1", &"w".repeat(BYTES)));
+    d.run(&set("k1", &"x".repeat(BYTES)));
+    let kept = |d: &Driver<MemLower>| d.store.ledger.kept_bytes - before;
+    assert!((BYTES..2 * BYTES).contains(&kept(&d)), "what k1 was is kept, once");
+    d.run(&Op::Flush);
+    while d.store.maintain(1_000_000) {}
+    assert!(d.store.ledger.used_bytes < BYTES && kept(&d) > 100 * BYTES, "all that is flushed is kept");
+    d.hold_jobs = false;
+    d.settle();
+    assert_eq!(d.store.ledger.kept_bytes, 0);
+}
