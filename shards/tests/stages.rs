@@ -1,4 +1,4 @@
-//! What a request's stamps say: which turn took it in, proposed it, saw it durable, applied it.
+//! What a request's stamps say: which turn took it in, proposed it, saw it durable, applied it; and when the next turn is.
 
 mod common;
 
@@ -72,4 +72,28 @@ fn what_waits_to_be_applied_shows_it() {
     let after = StageStamps { applied_ns: fetched, ..before };
     assert_eq!(world.stamps.get(&(1, 2)).copied(), Some(after), "one entry, of which the second part waited");
     assert!(before.applied_ns < fetched);
+}
+
+#[test]
+fn upkeep_leaves_the_cpu_to_a_write_of_the_log_that_is_under_way() {
+    let mut world = World::ready(&[P]);
+    let when = |world: &World| (world.out.again, world.out.wake_at_ns.map(|at| at - world.now.mono_ns));
+    let soon_ns = 2 * world.options.maintain_ns;
+    world.shard.machine_mut().upkeep_slices = 4;
+    world.turn();
+    assert!(world.out.again, "nothing is under way");
+    world.disk.set_manual(true);
+    world.write(1, 1, "set a 1");
+    world.turn();
+    assert_eq!(when(&world), (false, Some(soon_ns)));
+    // What is not upkeep goes on at once.
+    world.write(1, 2, "set a 2");
+    world.write(1, 3, "set a 3");
+    world.turn();
+    world.disk.complete_all();
+    world.turns(2);
+    assert_eq!(world.shard.machine().upkeep_slices, 0);
+    assert!(when(&world).1.is_none_or(|ns| ns > soon_ns), "none is left");
+    world.settle();
+    assert!(world.got(1, 1).is_some() && world.got(1, 3).is_some());
 }

@@ -417,7 +417,8 @@ impl<L: Lower> StateMachine for Store<L> {
     }
 
     fn want_hand_over(&mut self) {
-        self.hand_over_wanted = true;
+        // One that is under way releases the log, too.
+        self.hand_over_wanted |= !self.ledger.is_handing_over();
         self.freeze_if_due();
     }
 

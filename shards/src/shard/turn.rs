@@ -80,6 +80,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
         }
         if has_job_ended {
+            // What is released now counts before another flush is asked for.
+            self.is_log_long = false;
             self.release_persisted();
         }
         Ok(())
@@ -376,12 +378,15 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let report = self.clocks.look(self.now);
         self.counters.clocks_ahead += u64::from(matches!(report, Some(ClockReport::Ahead { .. })));
         out.clock = report.or(out.clock);
-        out.again = more
-            || self.replicas.listed(List::Due) + self.replicas.listed(List::Apply) > 0
+        let is_left = self.replicas.listed(List::Due) + self.replicas.listed(List::Apply) > 0
             || (self.wal.can_submit() && (self.left_over || self.replicas.listed(List::Begin) > 0));
+        // Whoever syncs the log's write may need this CPU, which a core that does not sleep leaves to nobody for ms.
+        let may_wait = more && !is_left && self.wal.in_flight() > 0;
+        out.again = is_left || (more && !may_wait);
         let tick = (self.replicas.listed(List::Watched) > 0).then_some(self.next_tick_ns);
         let alarm = self.alarms.next_ns().filter(|_| !self.is_closing);
-        out.wake_at_ns = self.room.wake_by(tick.into_iter().chain(alarm).min());
+        let upkeep = may_wait.then_some(self.now.mono_ns + 2 * self.options.maintain_ns);
+        out.wake_at_ns = self.room.wake_by(tick.into_iter().chain(alarm).chain(upkeep).min());
         let is_past = |at: u64| at < self.now.mono_ns;
         assert!(!out.wake_at_ns.is_some_and(is_past), "the next turn is past: {:?}", out.wake_at_ns);
         assert!(self.outbox.replies.is_empty(), "what was answered has left");

@@ -64,6 +64,8 @@ pub struct Kv {
     pub wants_retry: bool,
     pub retries: u64,
     pub is_out_of_room: bool,
+    /// Slices of what it does by itself that are left.
+    pub upkeep_slices: u64,
 }
 
 impl Kv {
@@ -170,7 +172,8 @@ impl StateMachine for Kv {
     }
 
     fn maintain(&mut self, _budget_ns: u64) -> bool {
-        false
+        self.upkeep_slices = self.upkeep_slices.saturating_sub(1);
+        self.upkeep_slices > 0
     }
 
     fn take_jobs(&mut self, jobs: &mut Vec<Job>) {
