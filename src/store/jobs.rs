@@ -13,7 +13,7 @@ use super::lower::format::{
     PartitionMeta, STORE_KEY, keyspace_end, partition_key, read_row_key, read_row_value, row_key, row_value,
     store_value,
 };
-use super::lower::{IngestError, Lower, LowerError, LowerRow, Room};
+use super::lower::{IngestError, Lower, LowerError, LowerRow, Pace, Room};
 use super::op::{Outcome, SharedBytes};
 use super::pages::{matches, range};
 use super::row::{NO_EXPIRY, Stamp};
@@ -24,6 +24,9 @@ use super::warm::warm;
 const LOAD_BYTES: usize = 4 << 20;
 /// Expired rows that one job looks for.
 const EXPIRED_ROWS: usize = 4096;
+
+/// Comparisons of rows that a flush counts as the work on one.
+const COMPARED_A_STEP: u32 = 64;
 
 /// What a row or a partition takes in a table beside its key and value, roughly.
 pub(super) const META_BYTES: u64 = 48;
@@ -386,12 +389,18 @@ fn hand_over<L: Lower>(
     mut rows: Vec<Captured>,
     metas: Vec<(PartitionId, PartitionMeta)>,
 ) -> Done {
+    let mut pace = lower.pace();
+    let mut compared = 0_u32;
     // In the lower level's order, so that looking for the old rows reads each of its blocks once.
     rows.sort_unstable_by(|a, b| {
+        compared += 1;
+        if compared.is_multiple_of(COMPARED_A_STEP) {
+            pace.iter_mut().for_each(|pace| pace.step(0));
+        }
         let order = (a.partition, a.keyspace, a.hash).cmp(&(b.partition, b.keyspace, b.hash));
         order.then_with(|| a.key.cmp(&b.key))
     });
-    let counts = match count_blind(lower, &rows) {
+    let counts = match count_blind(lower, &rows, &mut pace) {
         Ok(counts) => counts,
         Err(why) => return not_handed_over(lower, rows, metas, why),
     };
@@ -410,8 +419,12 @@ fn hand_over<L: Lower>(
     let result = lower.ingest(bytes, deletes, &mut store.chain(heads).chain(rows.iter().map(lower_row)));
     match result {
         Ok(()) => {
-            let rows = rows.len() as u64;
-            Done::HandedOver { metas: exact, counts, rows, room: room(lower) }
+            let captured = rows.len() as u64;
+            for row in rows {
+                drop(row);
+                pace.iter_mut().for_each(|pace| pace.step(0));
+            }
+            Done::HandedOver { metas: exact, counts, rows: captured, room: room(lower) }
         }
         Err(IngestError::NoRoom { .. }) => Done::NoRoom { rows, metas, room: room(lower), why: None },
         Err(IngestError::Failed(why)) => not_handed_over(lower, rows, metas, why),
@@ -431,12 +444,17 @@ fn not_handed_over<L: Lower>(
     Done::NoRoom { rows, metas, room, why: Some(why) }
 }
 
-fn count_blind<L: Lower>(lower: &L, rows: &[Captured]) -> Result<BTreeMap<Place, BlindCounts>, LowerError> {
+fn count_blind<L: Lower>(
+    lower: &L,
+    rows: &[Captured],
+    pace: &mut Option<Pace>,
+) -> Result<BTreeMap<Place, BlindCounts>, LowerError> {
     let mut counts: BTreeMap<Place, BlindCounts> = BTreeMap::new();
     for row in rows.iter().filter(|row| row.unknown) {
         let place = Place { partition: row.partition, keyspace: row.keyspace };
         let count = counts.entry(place).or_default();
         count.resolved += 1;
+        pace.iter_mut().for_each(|pace| pace.step(0));
         if let Some(stamp) = stamp_below(lower, place, row.hash, &row.key)? {
             count.existed += 1;
             count.expiring += u64::from(stamp.expire_at_ms != NO_EXPIRY);

@@ -10,7 +10,7 @@ use super::jobs::{Job, META_BYTES, Task};
 use super::ledger::Captured;
 use super::lookups::Want;
 use super::lower::format::PartitionMeta;
-use super::lower::{Lower, Room, ingested_bytes};
+use super::lower::{Lower, Room, ingested_bytes, memory_haste, percent};
 use super::row::{DIRTY, UNKNOWN};
 use super::state::Store;
 use super::table::find_row;
@@ -120,6 +120,28 @@ impl<L: Lower> Store<L> {
         waits || room.is_short || self.flush_bytes(changed) > room.free_bytes
     }
 
+    /// Whether they will have to be after the changes of one more look.
+    fn is_going_to_be_short(&self) -> bool {
+        let Room { free_bytes, step_bytes, .. } = self.upkeep.space.room;
+        let changed = self.ledger.dirty_bytes + self.ledger.captured_bytes;
+        let ahead = changed.saturating_add(usize::try_from(step_bytes).unwrap_or(usize::MAX));
+        step_bytes < u64::MAX && free_bytes < self.flush_bytes(ahead)
+    }
+
+    /// How much haste a flush is to make, in percent: writes wait for it where memory is full of changed rows, and are
+    /// refused where the disk may not take them.
+    pub(super) fn haste(&self) -> u8 {
+        let waiting_bytes = self.ledger.dirty_bytes + self.ledger.captured_bytes;
+        let by_memory = memory_haste(waiting_bytes, self.options.max_dirty_bytes);
+        if self.is_going_to_be_short() { 100 } else { by_memory }
+    }
+
+    /// The same for eviction: there is none to make until memory is over its budget, and all if it is by a sixteenth.
+    pub(super) fn haste_to_evict(&self) -> u8 {
+        let (held, budget) = (self.ledger.held_bytes(), self.options.memory_bytes);
+        percent(held as u64, (budget as u64, (budget + budget / 16) as u64))
+    }
+
     /// Whether even deletes have to be refused, since what they leave in memory can neither be written nor kept.
     pub(super) fn is_overfull(&self) -> bool {
         self.ledger.dirty_bytes >= self.options.memory_bytes && self.is_short_of_room()
@@ -161,11 +183,9 @@ impl<L: Lower> Store<L> {
         if self.is_short_of_room() {
             self.begin_emptied_anew();
         }
-        let ahead = self.ledger.dirty_bytes + self.ledger.captured_bytes;
-        let ahead = ahead.saturating_add(usize::try_from(room.step_bytes).unwrap_or(usize::MAX));
         let is_due = match self.is_short_of_room() {
             true => self.upkeep.space.deletes || self.ledger.dirty_bytes > 0,
-            false => self.ledger.dirty_bytes > 0 && room.free_bytes < self.flush_bytes(ahead),
+            false => self.ledger.dirty_bytes > 0 && self.is_going_to_be_short(),
         };
         self.hand_over_wanted |= is_due;
         self.freeze_if_due();

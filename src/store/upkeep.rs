@@ -21,6 +21,9 @@ use super::table::find_row;
 /// What one row costs in a slice, roughly.
 const UNIT_NS: u64 = 50;
 
+/// So many percent of haste make a slice as much longer as it is: eleven times at the most.
+const HASTE: u64 = 10;
+
 /// See the file's head.
 #[derive(Default)]
 pub(super) struct Upkeep {
@@ -70,6 +73,9 @@ impl<L: Lower> Store<L> {
         let mut units = (budget_ns / UNIT_NS).max(16);
         units = self.ledger.free_detached(units);
         self.freeze_if_due();
+        let haste = self.haste();
+        self.lower.hurry(haste);
+        units += units * u64::from(haste.max(self.haste_to_evict())) / HASTE;
         units = self.capture_slice(units);
         units = self.walk_slice(units);
         units = self.evict_slice(units);

@@ -5,9 +5,12 @@
 //! offers it again at its next turn. Neither kind of task waits for all of the other: one thread takes short ones alone,
 //! and of the others the first one takes long ones first.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded, select};
 
@@ -25,10 +28,42 @@ pub enum Kind {
     Long,
 }
 
+/// Whether a pool ends: its tasks do not pause any more then.
+#[derive(Default)]
+struct Ending {
+    has_begun: Mutex<bool>,
+    begun: Condvar,
+}
+
+impl Ending {
+    fn begin(&self) {
+        *self.has_begun.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.begun.notify_all();
+    }
+
+    /// Waits for so long, or until it begins.
+    fn wait(&self, time: Duration) {
+        let has_begun = self.has_begun.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.begun.wait_timeout_while(has_begun, time, |has_begun| !*has_begun));
+    }
+}
+
+thread_local! {
+    /// Of the pool whose thread this is.
+    static ENDING: RefCell<Option<Arc<Ending>>> = const { RefCell::new(None) };
+}
+
+/// Leaves the CPU and the disk to others for a while: for tasks that take long, between two slices of their work. Returns
+/// at once once the pool ends, and on a thread of no pool.
+pub fn pause(time: Duration) {
+    ENDING.with_borrow(|ending| ending.as_ref().into_iter().for_each(|ending| ending.wait(time)));
+}
+
 /// The threads.
 pub struct Pool {
     senders: Option<[Sender<Task>; 2]>,
     threads: Vec<JoinHandle<()>>,
+    ending: Arc<Ending>,
 }
 
 impl Pool {
@@ -39,12 +74,14 @@ impl Pool {
     /// What the system says: out of threads.
     pub fn start(threads: usize, capacity: usize, cpus: &CpuSet) -> io::Result<Self> {
         let (short, long) = (bounded::<Task>(capacity), bounded::<Task>(capacity));
+        let ending = Arc::new(Ending::default());
         let threads = (0..=threads.max(1))
             .map(|number| {
                 let receivers = (short.1.clone(), long.1.clone());
-                let cpus = cpus.clone();
+                let (cpus, ending) = (cpus.clone(), Arc::clone(&ending));
                 std::thread::Builder::new().name(format!("pool-{number}")).spawn(move || {
                     place(&cpus);
+                    ENDING.set(Some(ending));
                     let (short, long) = &receivers;
                     let next = || match number {
                         0 => short.recv().ok(),
@@ -57,7 +94,7 @@ impl Pool {
                 })
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { senders: Some([short.0, long.0]), threads })
+        Ok(Self { senders: Some([short.0, long.0]), threads, ending })
     }
 
     /// Hands a task over.
@@ -102,6 +139,7 @@ impl Drop for Pool {
     /// Waits until all tasks taken have run.
     fn drop(&mut self) {
         self.senders = None;
+        self.ending.begin();
         for thread in self.threads.drain(..) {
             // A task that panicked has printed why; the others still end.
             let _ = thread.join();
@@ -193,6 +231,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_pool_that_ends_waits_for_no_pause() {
+        let pool = Pool::start(1, 1, &CpuSet::default()).expect("threads");
+        let (paused, wait_paused) = mpsc::channel();
+        let task = Box::new(move || {
+            paused.send(()).expect("test waits");
+            (0..1000).for_each(|_| pause(Duration::from_secs(3600)));
+        });
+        assert!(pool.submit(Kind::Long, task).is_ok());
+        wait_paused.recv().expect("it has begun");
+        drop(pool);
+        pause(Duration::from_secs(3600));
     }
 
     #[test]

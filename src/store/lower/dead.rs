@@ -1,9 +1,12 @@
 //! The rows of flushed keyspaces, which merges leave out.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use lsm_tree::compaction::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
+
+use super::pace::{Haste, Pace, Wait};
 
 /// Keys from the first on, below the second.
 pub(super) type Range = (Vec<u8>, Vec<u8>);
@@ -39,20 +42,35 @@ impl DeadRanges {
     }
 }
 
-impl Factory for DeadRanges {
+/// What every merge of a tree asks about every row: whether it is dead, and whether it is time for a pause.
+pub(super) struct Merging {
+    pub(super) dead: DeadRanges,
+    pub(super) haste: Arc<Haste>,
+    pub(super) folder: PathBuf,
+}
+
+impl Factory for Merging {
     fn name(&self) -> &'static str {
         "flushed-keyspaces"
     }
 
     fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
-        Box::new(self.clone())
+        let pace = Pace::new(&self.haste, Wait::Merges, self.folder.clone());
+        Box::new(Merge { dead: self.dead.clone(), pace })
     }
 }
 
-impl CompactionFilter for DeadRanges {
+/// One merge.
+struct Merge {
+    dead: DeadRanges,
+    pace: Pace,
+}
+
+impl CompactionFilter for Merge {
     /// All versions of such a row are dead, so none can come back when one goes.
     fn filter_item(&mut self, item: ItemAccessor<'_>, _: &Context) -> lsm_tree::Result<Verdict> {
-        Ok(if self.contains(item.key()) { Verdict::Destroy } else { Verdict::Keep })
+        self.pace.step(item.key().len() + item.value()?.len());
+        Ok(if self.dead.contains(item.key()) { Verdict::Destroy } else { Verdict::Keep })
     }
 }
 

@@ -17,6 +17,7 @@ use super::folder::Change;
 use super::guard;
 use super::manifest::Manifest;
 use super::merge::Turns;
+use super::pace::{Pace, Wait};
 use super::room::{DiskRoom, HARDLY_ANY_BYTES, LAST_BYTES, MARGIN_BYTES, left_by};
 use super::scrub::Scrub;
 pub use super::tree::LsmShared;
@@ -296,18 +297,6 @@ impl LsmLower {
         let claimed = self.room.claim(bytes, deletes);
         Ok(claimed.map_err(self.refused(RESERVE))?.is_ok())
     }
-
-    /// Writes rows as new tables and the version that names them.
-    fn take_rows(tree: &AnyTree, rows: &mut dyn Iterator<Item = LowerRow>) -> lsm_tree::Result<()> {
-        let mut ingestion = tree.ingestion()?;
-        for (key, value) in rows {
-            match value {
-                Some(value) => ingestion.write(key, value)?,
-                None => ingestion.write_tombstone(key)?,
-            }
-        }
-        ingestion.finish()
-    }
 }
 
 impl Lower for LsmLower {
@@ -354,13 +343,18 @@ impl Lower for LsmLower {
             return no_room();
         }
         let _ingesting = self.turns.ingest();
-        let written = self
-            .tree
-            .change("writing a hand-over", Change::Ingestion, &self.room, |tree| Self::take_rows(tree, rows));
-        match written? {
+        match self.tree.ingest(&self.room, rows)? {
             Written::Done(()) => Ok(()),
             Written::NoRoom => no_room(),
         }
+    }
+
+    fn pace(&self) -> Option<Pace> {
+        Some(self.tree.pace(Wait::Memory))
+    }
+
+    fn hurry(&self, percent: u8) {
+        self.tree.haste.set_memory(percent);
     }
 
     fn room(&self) -> Result<Room, LowerError> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{IngestError, Lower, LowerError, LowerRow, LowerStats, Room, ingested_bytes};
+use super::{IngestError, Lower, LowerError, LowerRow, LowerStats, Pace, Room, ingested_bytes};
 
 /// What the keys of keys' rows begin with.
 const ROW_TAG: u8 = 2;
@@ -149,6 +149,12 @@ impl Lower for MemLower {
         }
         Ok(())
     }
+
+    fn pace(&self) -> Option<Pace> {
+        None
+    }
+
+    fn hurry(&self, _: u8) {}
 
     fn room(&self) -> Result<Room, LowerError> {
         let usable_bytes = self.left_bytes();

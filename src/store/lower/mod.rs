@@ -16,6 +16,7 @@ mod lsm;
 mod manifest;
 mod mem;
 mod merge;
+mod pace;
 mod room;
 mod scrub;
 #[cfg(test)]
@@ -28,6 +29,8 @@ pub use error::{Binding, LowerError, OWNER_BYTES};
 pub use inspect::{Finding, Inspection, TableFacts, inspect, is_state};
 pub use lsm::{LsmLower, LsmShared};
 pub use mem::MemLower;
+pub use pace::Pace;
+pub(super) use pace::{memory_haste, percent};
 
 /// A key and its value; `None` removes the key.
 pub type LowerRow = (Vec<u8>, Option<Vec<u8>>);
@@ -127,6 +130,12 @@ pub trait Lower: Clone + Send + Sync + 'static {
         deletes: bool,
         rows: &mut dyn Iterator<Item = LowerRow>,
     ) -> Result<(), IngestError>;
+
+    /// The pace of a flush that begins to read; `None`: it needs none.
+    fn pace(&self) -> Option<Pace>;
+
+    /// How much haste the flush under way is to make, in percent. The core says so, and waits for nothing.
+    fn hurry(&self, percent: u8);
 
     /// The room there is. Makes the reserve again where it can.
     ///

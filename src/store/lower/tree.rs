@@ -13,11 +13,12 @@ use lsm_tree::{
     UserKey, UserValue,
 };
 
-use super::dead::DeadRanges;
+use super::dead::{DeadRanges, Merging};
 use super::error::{Binding, LowerError, OWNER_BYTES};
 use super::folder::{Change, StateFolder};
+use super::pace::{Haste, Pace, Wait};
 use super::room::{DiskRoom, is_no_room};
-use super::{check, gap, guard, manifest};
+use super::{LowerRow, check, gap, guard, manifest};
 
 /// Above every sequence number in use; the top bit is the crate's own.
 pub(super) const ABOVE_ALL: SeqNo = (1 << 63) - 1;
@@ -77,6 +78,7 @@ pub(super) struct GuardedTree {
     damaged: Mutex<BTreeMap<PathBuf, String>>,
     damaged_reads: AtomicU64,
     held: Held,
+    pub(super) haste: Arc<Haste>,
 }
 
 /// A tree, and the folder that it was opened from.
@@ -91,10 +93,12 @@ impl Opened {
         path: &Path,
         shared: &LsmShared,
         dead: &DeadRanges,
+        haste: &Arc<Haste>,
         binding: &Binding,
     ) -> Result<Self, LowerError> {
         let folder = Arc::new(StateFolder::open(path, binding)?);
         let (sequence, visible) = (SequenceNumberCounter::default(), SequenceNumberCounter::default());
+        let merging = Merging { dead: dead.clone(), haste: Arc::clone(haste), folder: path.to_owned() };
         // In blocks of some KiB each: a lookup reads the one that it needs, not a whole table's filter. What is pinned of a
         // table is only where those are.
         let config = Config::new(path, sequence.clone(), visible.clone())
@@ -102,7 +106,7 @@ impl Opened {
             .index_block_partitioning_policy(PinningPolicy::all(true))
             .use_cache(Arc::clone(&shared.cache))
             .use_descriptor_table(Some(Arc::clone(&shared.descriptors)))
-            .with_compaction_filter_factory(Some(Arc::new(dead.clone())));
+            .with_compaction_filter_factory(Some(Arc::new(merging)));
         let tree = guard::reading("opening the tree", path, || config.open())?;
         let next = tree.get_highest_seqno().map_or(1, |highest| highest + 1);
         sequence.set(next);
@@ -120,17 +124,19 @@ impl GuardedTree {
         dead: DeadRanges,
         binding: &Binding,
     ) -> Result<Self, LowerError> {
+        let haste = Arc::default();
         let tree = Self {
             shared: shared.clone(),
             owner: binding.owner,
             path: path.to_owned(),
-            opened: RwLock::new(Opened::open(path, shared, &dead, binding)?),
+            opened: RwLock::new(Opened::open(path, shared, &dead, &haste, binding)?),
             changes: RwLock::default(),
             must_reopen: AtomicBool::new(false),
             dead,
             damaged: Mutex::default(),
             damaged_reads: AtomicU64::new(0),
             held: Held::default(),
+            haste,
         };
         tree.note_held();
         Ok(tree)
@@ -150,7 +156,7 @@ impl GuardedTree {
             let _alone = self.changes.write().unwrap_or_else(PoisonError::into_inner);
             if self.must_reopen.load(Ordering::Acquire) {
                 let binding = Binding { owner: self.owner, may_adopt: false };
-                let opened = Opened::open(&self.path, &self.shared, &self.dead, &binding)?;
+                let opened = Opened::open(&self.path, &self.shared, &self.dead, &self.haste, &binding)?;
                 *self.opened.write().unwrap_or_else(PoisonError::into_inner) = opened;
                 self.must_reopen.store(false, Ordering::Release);
                 self.note_held();
@@ -186,6 +192,7 @@ impl GuardedTree {
         }
         room.begin_write();
         let next_table = tree.next_table_id();
+        self.haste.set_next_table(next_table);
         let result = guard::changing(what, &self.path, || Ok(act(&tree)));
         let is_noted = guard::changing("noting a change", &self.path, || {
             folder.end(change, &tree);
@@ -210,6 +217,30 @@ impl GuardedTree {
             }
             Err(error) => Err(LowerError::of_tree(what, &self.path, error)),
         }
+    }
+
+    /// Writes rows as new tables and the version that names them.
+    pub(super) fn ingest(
+        &self,
+        room: &DiskRoom,
+        rows: &mut dyn Iterator<Item = LowerRow>,
+    ) -> Result<Written<()>, LowerError> {
+        self.change("writing a hand-over", Change::Ingestion, room, |tree| {
+            let (mut pace, mut ingestion) = (self.pace(Wait::Memory), tree.ingestion()?);
+            for (key, value) in rows {
+                pace.step(key.len() + value.as_ref().map_or(0, Vec::len));
+                match value {
+                    Some(value) => ingestion.write(key, value)?,
+                    None => ingestion.write_tombstone(key)?,
+                }
+            }
+            ingestion.finish()
+        })
+    }
+
+    /// The pace of a job that begins now.
+    pub(super) fn pace(&self, wait: Wait) -> Pace {
+        Pace::new(&self.haste, wait, self.path.clone())
     }
 
     /// Reads a row.
@@ -320,9 +351,10 @@ impl GuardedTree {
     fn note_held(&self) {
         let tree = self.opened().tree;
         let looked = guard::reading("looking at the tree", &self.path, || {
-            Ok((tree.disk_space(), tree.table_count() as u64))
+            Ok((tree.disk_space(), tree.table_count() as u64, tree.l0_run_count()))
         });
-        let (disk_bytes, tables) = looked.unwrap_or_default();
+        let (disk_bytes, tables, l0_runs) = looked.unwrap_or_default();
+        self.haste.set_l0_runs(l0_runs);
         self.held.disk_bytes.store(disk_bytes, Ordering::Relaxed);
         self.held.tables.store(tables, Ordering::Relaxed);
         self.held.damaged_tables.store(self.damage().len() as u64, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::*;
-use crate::store::lower::{IngestError, LowerRow, LowerStats, Room};
+use crate::store::lower::{IngestError, LowerRow, LowerStats, Pace, Room};
 
 /// Why something cannot be read: nothing of it, or some keys.
 #[derive(Default)]
@@ -87,6 +87,14 @@ impl Lower for Faulty {
         }
         drop(faults);
         self.lower.ingest(bytes, deletes, rows)
+    }
+
+    fn pace(&self) -> Option<Pace> {
+        self.lower.pace()
+    }
+
+    fn hurry(&self, percent: u8) {
+        self.lower.hurry(percent);
     }
 
     fn room(&self) -> Result<Room, LowerError> {

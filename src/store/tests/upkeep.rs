@@ -235,3 +235,16 @@ fn what_a_flush_takes_with_it_counts_once_until_it_changes() {
     d.settle();
     assert_eq!(d.store.ledger.kept_bytes, 0);
 }
+
+#[test]
+fn eviction_makes_haste_once_memory_is_over_its_budget() {
+    let mut d = driver(64 << 20);
+    (0..1000).for_each(|n| _ = d.run(&set(&format!("k{n}"), &"v".repeat(1000))));
+    let held = d.store.ledger.held_bytes();
+    let mut haste_with = |memory_bytes: usize| {
+        d.store.options.memory_bytes = memory_bytes;
+        d.store.haste_to_evict()
+    };
+    assert_eq!([haste_with(2 * held), haste_with(held), haste_with(held / 2)], [0, 0, 100]);
+    assert!((40..60).contains(&haste_with(held * 32 / 33)));
+}
