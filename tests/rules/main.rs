@@ -206,7 +206,7 @@ const WORLD: [&str; 15] = [
 const CORE: [&str; 4] = ["wal/src", "shards/src", "src/store", "src/resp"];
 
 /// What of it is the edge, with the reason.
-const EDGE: [(&str, &str); 18] = [
+const EDGE: [(&str, &str); 19] = [
     ("wal/src/device/", "the disk below the log; the memory device beside it is the simulator's"),
     ("shards/src/runtime/", "the driver: cores, threads, clocks, sockets"),
     ("shards/src/sim/batch.rs", "plays many worlds on several threads, and measures how long that takes"),
@@ -222,6 +222,7 @@ const EDGE: [(&str, &str); 18] = [
     ("src/store/lower/manifest.rs", "writes and reads the manifest's two files"),
     ("src/store/lower/merge.rs", "has the tree merge tables"),
     ("src/store/lower/pace.rs", "the pace of the jobs that write tables, by the clock"),
+    ("src/store/lower/removal.rs", "frees the files of tables"),
     ("src/store/lower/room.rs", "asks how full the disk is, and keeps a file in reserve"),
     ("src/store/lower/scrub.rs", "reads tables in the background, to find damage"),
     ("src/store/lower/tree.rs", "the tree, behind the guard"),

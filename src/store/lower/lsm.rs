@@ -13,7 +13,6 @@ use lsm_tree::{AbstractTree, AnyTree};
 
 use super::check;
 use super::dead::{DeadRanges, Range};
-use super::folder::Change;
 use super::guard;
 use super::manifest::Manifest;
 use super::merge::Turns;
@@ -130,7 +129,7 @@ impl LsmLower {
         what: &'static str,
         act: impl FnOnce(&AnyTree) -> lsm_tree::Result<T>,
     ) -> Result<Written<T>, LowerError> {
-        self.tree.change(what, Change::Compaction, &self.room, act)
+        self.tree.compact(what, &self.room, act)
     }
 
     pub(super) fn version(&self) -> Result<u64, LowerError> {

@@ -17,6 +17,7 @@ mod manifest;
 mod mem;
 mod merge;
 mod pace;
+mod removal;
 mod room;
 mod scrub;
 #[cfg(test)]

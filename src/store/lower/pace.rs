@@ -109,7 +109,7 @@ impl Slices {
 }
 
 /// How long to pause after so much work.
-fn pause_after(worked: Duration, haste: u8) -> Duration {
+pub(super) fn pause_after(worked: Duration, haste: u8) -> Duration {
     let patience = u32::from(FULL - haste.min(FULL));
     (worked * MOST_PAUSES * patience / u32::from(FULL)).min(PAUSE_MAX)
 }

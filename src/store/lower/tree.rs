@@ -17,6 +17,7 @@ use super::dead::{DeadRanges, Merging};
 use super::error::{Binding, LowerError, OWNER_BYTES};
 use super::folder::{Change, StateFolder};
 use super::pace::{Haste, Pace, Wait};
+use super::removal::Removed;
 use super::room::{DiskRoom, is_no_room};
 use super::{LowerRow, check, gap, guard, manifest};
 
@@ -236,6 +237,19 @@ impl GuardedTree {
             }
             ingestion.finish()
         })
+    }
+
+    /// A change that replaces tables. Those that it leaves out are freed bit by bit.
+    pub(super) fn compact<T>(
+        &self,
+        what: &'static str,
+        room: &DiskRoom,
+        act: impl FnOnce(&AnyTree) -> lsm_tree::Result<T>,
+    ) -> Result<Written<T>, LowerError> {
+        let mut removed = Removed::default();
+        let changed = self.change(what, Change::Compaction, room, |tree| removed.by(tree, &self.path, act));
+        removed.free();
+        changed
     }
 
     /// The pace of a job that begins now.

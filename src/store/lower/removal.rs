@@ -1,0 +1,99 @@
+//! Freeing the tables that a merge has replaced: bit by bit. A file system that frees a large file at once has the disk
+//! discard all of it, and the log's next write waits for that.
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Instant;
+
+use corduroy_shards::runtime::pool;
+use lsm_tree::{AbstractTree, AnyTree, Table};
+
+use super::manifest::table_file;
+use super::pace::pause_after;
+
+/// Bytes freed at a time.
+const STEP_BYTES: u64 = 4 << 20;
+
+/// Files of tables that a change of a tree has left out.
+#[derive(Default)]
+pub(super) struct Removed(Vec<File>);
+
+impl Removed {
+    /// Makes a change, and keeps hold of the files that it removes: they lose their names with it, as they would anyway,
+    /// and nothing more.
+    pub(super) fn by<T>(&mut self, tree: &AnyTree, folder: &Path, act: impl FnOnce(&AnyTree) -> T) -> T {
+        // As long as it is held, so are its tables.
+        let before = tree.current_version();
+        let done = act(tree);
+        let after: BTreeSet<u64> = tree.current_version().iter_tables().map(Table::id).collect();
+        let removed = before.iter_tables().filter(|table| !after.contains(&table.id()));
+        let files = removed.map(|table| table_file(folder, table.id()));
+        self.0.extend(files.filter_map(|file| OpenOptions::new().write(true).open(file).ok()));
+        done
+    }
+
+    /// Frees what the files take. One that cannot be shortened is freed at once when it is closed.
+    pub(super) fn free(self) {
+        for file in self.0 {
+            let Ok(metadata) = file.metadata() else { continue };
+            let mut bytes = metadata.len();
+            // Somebody who still reads it removes it in the end.
+            while metadata.nlink() == 0 && bytes > STEP_BYTES {
+                bytes -= STEP_BYTES;
+                let begun = Instant::now();
+                if file.set_len(bytes).is_err() {
+                    break;
+                }
+                pool::pause(pause_after(begun.elapsed(), 0));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::super::Lower;
+    use super::super::tests::{filled, open, tables};
+    use super::super::tree::ABOVE_ALL;
+    use super::*;
+
+    #[test]
+    fn tables_lose_their_names_at_once_and_their_bytes_in_steps() {
+        let folder = filled();
+        let lower = open(folder.path()).expect("opens");
+        let before = tables(folder.path());
+        let mut removed = Removed::default();
+        lower
+            .tree
+            .look(|tree| removed.by(tree, folder.path(), |tree| tree.major_compact(1 << 20, ABOVE_ALL)))
+            .expect("looks")
+            .expect("merges");
+        assert!(before.len() > 1 && before.iter().all(|file| !file.exists()), "{before:?}");
+        assert_eq!(removed.0.len(), before.len());
+        let files: Vec<File> = removed.0.iter().map(|file| file.try_clone().expect("clones")).collect();
+        assert!(files.iter().all(|file| file.metadata().expect("looks").nlink() == 0));
+        files[0].set_len(3 * STEP_BYTES + 1).expect("grows");
+        removed.free();
+        let bytes = |file: &File| file.metadata().expect("looks").len();
+        assert_eq!(bytes(&files[0]), 1, "the last step is that of its end");
+        assert!(files[1..].iter().all(|file| (1..STEP_BYTES).contains(&bytes(file))));
+        assert!(lower.get(b"key 00000").expect("reads").is_some());
+    }
+
+    #[test]
+    fn what_somebody_still_reads_stays_whole() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("table");
+        let file = File::create_new(&path).expect("creates");
+        file.write_all_at(b"row", 2 * STEP_BYTES).expect("writes");
+        Removed(vec![file.try_clone().expect("clones")]).free();
+        assert_eq!(file.metadata().expect("looks").len(), 2 * STEP_BYTES + 3);
+        std::fs::remove_file(&path).expect("removes");
+        Removed(vec![file.try_clone().expect("clones")]).free();
+        assert!(file.metadata().expect("looks").len() < STEP_BYTES);
+    }
+}
