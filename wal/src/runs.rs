@@ -103,8 +103,13 @@ impl Runs {
         self.0.back().map(Run::last)
     }
 
-    /// The run that holds an entry.
+    /// The run that holds an entry. Every append asks for the newest one: it is found without a search, which among
+    /// thousands of runs is a chain of cache misses.
     pub fn find(&self, lsn: Lsn) -> Option<&Run> {
+        let newest = self.0.back()?;
+        if newest.first <= lsn {
+            return Some(newest).filter(|run| lsn <= run.last());
+        }
         let after = self.0.partition_point(|run| run.first <= lsn);
         self.0.get(after.checked_sub(1)?).filter(|run| lsn <= run.last())
     }
