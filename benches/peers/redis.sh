@@ -1,24 +1,29 @@
 #!/usr/bin/env bash
 # Corduroy beside redis-server with an fsync for every acknowledgement, under the same redis-benchmark, on this machine.
 #
-#   benches/peers/redis.sh [--runs N] [--scale X] [--quick] [--out FILE.md] [--keep]
+#   [OLD=path/to/corduroy] benches/peers/redis.sh [--runs N] [--scale X] [--tests "set get"] [--pipes "1 16"] [--conns "50 200"]
+#       [--quick] [--out FILE.md] [--keep]
 #
-# Both servers are pinned to core 0, the client to core 1; for each cell the two are measured one after the other, and
-# which goes first changes with each run. The table shows medians over the runs, how far the runs lie apart, and the
-# ratio. Redis's own AOF rewriting is off, which favours Redis. Ends in about 8 minutes; --quick in about one.
+# All servers are pinned to core 0, the client to core 1; for each cell they are measured one after the other, and which
+# goes first changes with each run. The table shows medians over the runs, how far the runs lie apart, and the ratio.
+# Redis's own AOF rewriting is off, which favours Redis. Ends in about 8 minutes, with OLD in 12; --quick in about one.
+# BIN_DIR names a folder with a `corduroy` that is built already.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-runs=5 scale=2 out="" keep=""
+runs=5 scale=2 out="" keep="" command="benches/peers/redis.sh $*"
 conns=(1 50 200) pipes=(1 16 64) tests=(set get incr mset)
 while [ $# -gt 0 ]; do
     case $1 in
     --runs) runs=$2; shift ;;
     --scale) scale=$2; shift ;;
+    --tests) read -r -a tests <<<"$2"; shift ;;
+    --pipes) read -r -a pipes <<<"$2"; shift ;;
+    --conns) read -r -a conns <<<"$2"; shift ;;
     --quick) runs=1 scale=1 conns=(50) ;;
     --out) out=$2; shift ;;
     --keep) keep=1 ;;
-    *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
     shift
 done
@@ -28,13 +33,21 @@ for tool in redis-server redis-benchmark redis-cli taskset awk; do
 done
 [ "$(nproc)" -ge 2 ] || { echo "two cores are needed: one for the server, one for the client" >&2; exit 2; }
 
-cargo build --release --quiet --bin corduroy
-corduroy=${CARGO_TARGET_DIR:-target}/release/corduroy
+if [ -z "${BIN_DIR:-}" ]; then
+    cargo build --release --quiet --bin corduroy
+    BIN_DIR=${CARGO_TARGET_DIR:-target}/release
+fi
+corduroy=$BIN_DIR/corduroy old=${OLD:-} servers=(redis corduroy)
+if [ -n "$old" ]; then
+    [ -x "$old" ] || { echo "OLD=$old is not a program" >&2; exit 2; }
+    servers+=(old)
+fi
 
 # Beside the sources, so that both lie on the same real disk (/tmp may be memory).
 mkdir -p target
 work=$(mktemp -d -p target peers.XXXXXX)
-redis_port=17379 corduroy_port=17380
+redis_port=${PORT:-17379}
+corduroy_port=$((redis_port + 1)) old_port=$((redis_port + 2))
 pids=()
 stop_servers() {
     for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
@@ -55,19 +68,23 @@ wait_ready() { # port, name
 }
 
 start_servers() {
-    rm -rf "$work/redis" "$work/corduroy"
-    mkdir -p "$work/redis" "$work/corduroy"
+    local server program port
+    for server in "${servers[@]}"; do rm -rf "${work:?}/$server" && mkdir -p "$work/$server"; done
     taskset -c 0 redis-server --port $redis_port --dir "$PWD/$work/redis" --save "" --appendonly yes \
         --appendfsync always --auto-aof-rewrite-percentage 0 >"$work/redis.log" 2>&1 &
     pids+=($!)
-    taskset -c 0 "$corduroy" serve --cores 0 --listen "127.0.0.1:$corduroy_port" --data-dir "$work/corduroy" \
-        >"$work/corduroy.log" 2>&1 &
-    pids+=($!)
     wait_ready $redis_port redis
-    wait_ready $corduroy_port corduroy
+    for server in "${servers[@]:1}"; do
+        program=$server port=${server}_port
+        taskset -c 0 "${!program}" serve --cores 0 --listen "127.0.0.1:${!port}" --data-dir "$work/$server" \
+            >"$work/$server.log" 2>&1 &
+        pids+=($!)
+        wait_ready "${!port}" "$server"
+    done
     [ "$(redis-cli -p $redis_port config get appendfsync | tail -n 1)" = always ] || { echo "redis does not sync" >&2; exit 1; }
-    for port in $redis_port $corduroy_port; do # so that GET finds its keys
-        taskset -c 1 redis-benchmark -p $port -t set -d 64 -r 100000 -n 400000 -c 50 -P 64 --csv >/dev/null
+    for server in "${servers[@]}"; do # so that GET finds its keys
+        port=${server}_port
+        taskset -c 1 redis-benchmark -p "${!port}" -t set -d 64 -r 100000 -n 400000 -c 50 -P 64 --csv >/dev/null
     done
 }
 
@@ -102,8 +119,8 @@ for run in $(seq "$runs"); do
         for pipe in "${pipes[@]}"; do
             for conn in "${conns[@]}"; do
                 [ -t 2 ] && printf '\r\033[2Krun %s of %s: %s -P %s -c %s (%s s)' "$run" "$runs" "$test" "$pipe" "$conn" "$SECONDS" >&2
-                if [ $((run % 2)) = 1 ]; then order="redis corduroy"; else order="corduroy redis"; fi
-                for server in $order; do
+                first=$((run % ${#servers[@]}))
+                for server in "${servers[@]:first}" "${servers[@]:0:first}"; do
                     port=${server}_port
                     measure "$server" "${!port}" "$test" "$pipe" "$conn"
                 done
@@ -118,15 +135,16 @@ table() {
     cat <<HEAD
 Corduroy beside redis-server, every acknowledgement on disk
 
-- commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD 2>/dev/null || echo ", with changes"), $(date -u +%Y-%m-%d); \`benches/peers/redis.sh --runs $runs --scale $scale\`
+- commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD 2>/dev/null || echo ", with changes"), $(date -u +%Y-%m-%d); \`$command\`
 - $(redis-server --version | awk '{ print "redis-server " substr($3, 3) }'): appendonly yes, appendfsync always, no AOF rewriting; corduroy: release build, \`--cores 0\`, one partition
 - server on core 0, client on core 1; values of 64 bytes, 100,000 keys, MSET of 10 keys; $(awk -F': ' '/^model name/ { print $2; exit }' /proc/cpuinfo), Linux $(uname -r), $(findmnt -no FSTYPE -T "$work")
 - requests a second, median of $runs runs; ± is half the distance between the fastest and the slowest run; p99 in ms
+${old:+- old: commit $("$old" version --build-info | sed -n 's/^commit: //p')}
 
-| test | -P | -c | redis | corduroy | ratio | p99 redis | p99 corduroy |
-|---|---:|---:|---:|---:|---:|---:|---:|
+| test | -P | -c | redis | ${old:+old | }corduroy | ratio | ${old:+of old | }p99 redis | ${old:+p99 old | }p99 corduroy |
+|---|---:|---:|---:|${old:+---:|}---:|---:|${old:+---:|}---:|${old:+---:|}---:|
 HEAD
-    awk '
+    awk -v old="$old" '
     function median(text,   list, n, i, j, x) {
         n = split(text, list, " ")
         for (i = 2; i <= n; i++) { x = list[i] + 0; for (j = i - 1; j >= 1 && list[j] + 0 > x; j--) list[j + 1] = list[j]; list[j + 1] = x }
@@ -142,8 +160,14 @@ HEAD
             key = name[i]; split(key, part, " ")
             r = median(rps["redis", key]); rs = spread(r)
             c = median(rps["corduroy", key]); cs = spread(c)
-            printf "| %s | %s | %s | %s ± %.0f%% | %s ± %.0f%% | **%.2f** | %.2f | %.2f |\n", toupper(part[1]), part[2], part[3],
-                short(r), rs, short(c), cs, c / r, median(p99["redis", key]), median(p99["corduroy", key])
+            o = median(rps["old", key]); os = spread(o)
+            printf "| %s | %s | %s | %s ± %.0f%% | ", toupper(part[1]), part[2], part[3], short(r), rs
+            if (old) printf "%s ± %.0f%% | ", short(o), os
+            printf "%s ± %.0f%% | **%.2f** | ", short(c), cs, c / r
+            if (old) printf "%.2f | ", c / o
+            printf "%.2f | ", median(p99["redis", key])
+            if (old) printf "%.2f | ", median(p99["old", key])
+            printf "%.2f |\n", median(p99["corduroy", key])
         }
     }' "$work/cells"
 }
