@@ -309,6 +309,21 @@ mod tests {
     }
 
     #[test]
+    #[should_panic(expected = "entry 4: term 1 follows term 2")]
+    fn a_term_that_goes_back_is_found() {
+        store(2, &[(3, 2), (4, 1)]).check();
+    }
+
+    #[test]
+    #[should_panic(expected = "3..=5 is not held")]
+    fn records_are_made_of_what_is_held() {
+        let store = store(2, &[(3, 1), (4, 1)]);
+        store.check();
+        assert_eq!(store.records(Lsn(3), Lsn(4)).len(), 2);
+        let _records = store.records(Lsn(3), Lsn(5));
+    }
+
+    #[test]
     fn terms_of_every_place() {
         let store = store(2, &[(3, 1), (4, 2)]);
         assert_eq!(store.term(1), Err(Error::Store(StorageError::Compacted)));

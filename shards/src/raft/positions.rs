@@ -122,6 +122,14 @@ mod tests {
         assert_eq!(positions.low_water(), Lsn(7));
         positions.remove(CONSUMER).unwrap();
         assert_eq!(positions.low_water(), Lsn(9));
+        positions.check();
+    }
+
+    #[test]
+    #[should_panic(expected = "is there twice")]
+    fn a_position_that_is_there_twice_is_found() {
+        let twice = [(CONSUMER, Lsn(1)), (Position::Persisted, Lsn(1)), (CONSUMER, Lsn(2))];
+        Positions { at: twice.into_iter().collect() }.check();
     }
 
     #[test]

@@ -374,6 +374,43 @@ mod tests {
     }
 
     #[test]
+    fn rows_that_follow_one_another_pass() {
+        let mut proposals = rows(&[(3, 1), (4, 1), (7, 2)]);
+        proposals.check();
+        proposals.mark_durable(Lsn(4), 50);
+        proposals.check();
+    }
+
+    #[test]
+    #[should_panic(expected = "row 4 of 1 follows 3")]
+    fn a_term_that_goes_back_is_found() {
+        rows(&[(3, 2), (4, 1)]).check();
+    }
+
+    #[test]
+    #[should_panic(expected = "row 4 is durable before 3")]
+    fn a_row_that_is_durable_too_early_is_found() {
+        let mut proposals = rows(&[(3, 1), (4, 1)]);
+        proposals.back_mut().unwrap().stamps.durable_ns = 9;
+        proposals.check();
+    }
+
+    #[test]
+    #[should_panic(expected = "no request of 11 bytes is next")]
+    fn a_request_is_not_longer_than_all_are() {
+        let mut requests = Requests::default();
+        requests.push_write(ticket(1), 10);
+        requests.advance(11);
+    }
+
+    #[test]
+    #[should_panic(expected = "row 3 answers nobody")]
+    fn a_row_has_a_request() {
+        let mut proposals = Proposals::default();
+        proposals.register(Row { requests: Requests::default(), ..row(3, 1) });
+    }
+
+    #[test]
     fn requests_keep_their_order_and_count_their_bytes() {
         let mut requests = Requests::default();
         requests.push_read(ticket(1), b"get a");
