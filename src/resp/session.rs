@@ -18,7 +18,7 @@ use super::guesses::Turn;
 use super::output::Output;
 use super::parse::{Parser, ProtocolError};
 use super::reply::Writer;
-use super::slowlog::Brief;
+use super::slowlog::Briefs;
 use super::stats::CoreStats;
 use crate::store::op::{HEAVY_BYTES, may_wait};
 use crate::store::{Op, Outcome};
@@ -76,6 +76,8 @@ pub struct Session {
     out: Output,
     /// Replies that wait for their turn, the oldest first; empty if and only if nothing is in flight.
     queue: VecDeque<Slot>,
+    /// What SLOWLOG would show of the requests that it waits for.
+    briefs: Briefs,
     /// The number of the queue's first slot.
     front: u64,
     in_flight: usize,
@@ -343,6 +345,7 @@ impl Session {
     }
 
     fn push_slot(&mut self, entry: &Entry, body: Body, args: &[&[u8]]) {
+        let brief = if self.state.hub.slowlog.is_on() { self.briefs.push(args) } else { self.briefs.end() };
         self.queue.push_back(Slot {
             body,
             entry: entry.index,
@@ -353,7 +356,7 @@ impl Session {
             request_bytes: 0,
             started_ns: self.clock_ns,
             ran_ns: 0,
-            brief: if self.state.hub.slowlog.is_on() { Brief::new(args) } else { Brief::default() },
+            brief,
         });
     }
 

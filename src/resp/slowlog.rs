@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use corduroy_shards::StageStamps;
 
-pub use brief::Brief;
+pub use brief::{Brief, BriefIndex, Briefs};
 
 /// Where the time of a logged request went: each stage from the end of the one before, in µs. As fine as turns are: a stage
 /// ends when a turn sees it done.

@@ -31,7 +31,8 @@ impl Session {
                 + self.parts_bytes
                 + self.roster.as_ref().map_or(0, |roster| roster.held_bytes())
                 + self.census.as_ref().map_or(0, |census| census.held_bytes())
-                + self.queue.capacity() * size_of::<Slot>(),
+                + self.queue.capacity() * size_of::<Slot>()
+                + self.briefs.held_bytes(),
             output_peak: self.peak_output_bytes,
             unsent: 0,
             names: self.state.client.names_bytes(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{ConnState, Output, Parser, Session, commands};
 use crate::resp::backend::Backend;
 use crate::resp::clients::{Hub, Opening};
+use crate::resp::slowlog::Briefs;
 
 impl Session {
     /// A new connection, entered in the hub's registry until it is dropped.
@@ -24,6 +25,7 @@ impl Session {
             head: 0,
             out: Output::default(),
             queue: VecDeque::new(),
+            briefs: Briefs::default(),
             front: 0,
             in_flight: 0,
             in_flight_bytes: 0,

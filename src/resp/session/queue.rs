@@ -12,7 +12,7 @@ use super::{
 };
 use crate::resp::latency::SlowEvent;
 use crate::resp::output::SharesMark;
-use crate::resp::slowlog::{Brief, SlowCommand, StageTimes};
+use crate::resp::slowlog::{Brief, BriefIndex, SlowCommand, StageTimes};
 use crate::store::{ErrorKind, Op, SetReply};
 
 /// One reply in the order of requests.
@@ -29,7 +29,7 @@ pub struct Slot {
     pub started_ns: u64,
     /// What carrying it out took.
     pub ran_ns: u64,
-    pub brief: Brief,
+    pub brief: BriefIndex,
 }
 
 impl Slot {
@@ -45,7 +45,7 @@ impl Slot {
             request_bytes: 0,
             started_ns: 0,
             ran_ns: 0,
-            brief: Brief::default(),
+            brief: BriefIndex::default(),
         }
     }
 }
@@ -395,6 +395,10 @@ impl Session {
             self.queue.pop_front();
             self.front += 1;
         }
+        match self.queue.front() {
+            Some(next) => self.briefs.release_before(next.brief),
+            None => self.briefs.clear(),
+        }
         self.out = out;
     }
 
@@ -414,7 +418,7 @@ impl Session {
         self.state.hub.latency.note(SlowEvent::of(is_fast), took_ns, backend.now_ms());
         if self.state.hub.slowlog.is_slow(took_ns) {
             let stages = stages.map(|stamps| StageTimes::of(slot.started_ns, stamps, self.clock_ns));
-            self.log_slow(&slot.brief, took_ns, stages, backend);
+            self.log_slow(&self.briefs.get(slot.brief), took_ns, stages, backend);
         }
     }
 
