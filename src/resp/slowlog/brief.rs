@@ -177,7 +177,9 @@ mod tests {
             front = index;
         }
         assert!(briefs.held_bytes() < 4096, "{} bytes for two briefs", briefs.held_bytes());
-        (0..10_000).for_each(|_| drop(briefs.push(&[b"set", b"k", &value])));
+        for _ in 0..10_000 {
+            briefs.push(&[b"set", b"k", &value]);
+        }
         briefs.clear();
         assert_eq!(briefs.held_bytes(), 0);
     }
