@@ -48,15 +48,29 @@ impl Ending {
     }
 }
 
+/// What a pool's thread looks at before it pauses.
+struct Pausing {
+    ending: Arc<Ending>,
+    /// The queue of tasks that take long.
+    long: Receiver<Task>,
+}
+
 thread_local! {
     /// Of the pool whose thread this is.
-    static ENDING: RefCell<Option<Arc<Ending>>> = const { RefCell::new(None) };
+    static PAUSING: RefCell<Option<Pausing>> = const { RefCell::new(None) };
 }
 
 /// Leaves the CPU and the disk to others for a while: for tasks that take long, between two slices of their work. Returns
-/// at once once the pool ends, and on a thread of no pool.
+/// at once while another such task waits for a thread, as a pause keeps this one; once the pool ends; and on a thread of
+/// no pool.
 pub fn pause(time: Duration) {
-    ENDING.with_borrow(|ending| ending.as_ref().into_iter().for_each(|ending| ending.wait(time)));
+    PAUSING.with_borrow(|pausing| {
+        if let Some(Pausing { ending, long }) = pausing
+            && long.is_empty()
+        {
+            ending.wait(time);
+        }
+    });
 }
 
 /// The threads.
@@ -81,8 +95,8 @@ impl Pool {
                 let (cpus, ending) = (cpus.clone(), Arc::clone(&ending));
                 std::thread::Builder::new().name(format!("pool-{number}")).spawn(move || {
                     place(&cpus);
-                    ENDING.set(Some(ending));
                     let (short, long) = &receivers;
+                    PAUSING.set(Some(Pausing { ending, long: long.clone() }));
                     let next = || match number {
                         0 => short.recv().ok(),
                         1 => next(long, short),
@@ -245,6 +259,26 @@ mod tests {
         wait_paused.recv().expect("it has begun");
         drop(pool);
         pause(Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn a_task_that_waits_for_a_thread_waits_for_no_pause() {
+        let pool = Pool::start(1, 1, &CpuSet::default()).expect("threads");
+        let (go, wait_go) = mpsc::channel::<()>();
+        let task = Box::new(move || {
+            wait_go.recv().expect("test says go");
+            (0..1000).for_each(|_| pause(Duration::from_secs(3600)));
+        });
+        assert!(pool.submit(Kind::Long, task).is_ok());
+        let (ran, wait_ran) = mpsc::channel();
+        let mut next: Task = Box::new(move || ran.send(()).expect("test waits"));
+        // The queue has one place, which the first task leaves as it begins.
+        while let Err(task) = pool.submit(Kind::Long, next) {
+            next = task;
+            std::thread::yield_now();
+        }
+        go.send(()).expect("it waits");
+        wait_ran.recv_timeout(Duration::from_secs(30)).expect("it has the thread");
     }
 
     #[test]
