@@ -38,7 +38,8 @@ pub struct StoreStats {
     pub used_bytes: u64,
     /// Of that, changes that no hand-over has captured.
     pub dirty_bytes: u64,
-    /// Copies of rows on their way below.
+    /// Rows on their way below: as copies, but for values of 256 bytes and more, which are shared with the rows in memory
+    /// until those change.
     pub captured_bytes: u64,
     /// Answers of KEYS and LCS under way.
     pub answer_bytes: u64,
