@@ -13,14 +13,13 @@ use lsm_tree::{AbstractTree, AnyTree};
 
 use super::check;
 use super::dead::{DeadRanges, Range};
-use super::guard;
 use super::manifest::Manifest;
 use super::merge::Turns;
 use super::pace::{Pace, Wait};
 use super::room::{DiskRoom, HARDLY_ANY_BYTES, LAST_BYTES, MARGIN_BYTES, left_by};
 use super::scrub::Scrub;
 pub use super::tree::LsmShared;
-use super::tree::{ABOVE_ALL, GuardedTree, Opened, Written};
+use super::tree::{ABOVE_ALL, GuardedTree, Written};
 use super::{
     Binding, IngestError, Lower, LowerError, LowerRow, LowerStats, OWNER_BYTES, Room, ingested_bytes,
 };
@@ -162,7 +161,11 @@ impl LsmLower {
 
     /// Lets the rows of one flushed keyspace go, if there is room for that.
     fn drop_range(&self, (from, to): &Range) -> Result<Written<()>, LowerError> {
-        let drop = |tree: &AnyTree| tree.drop_range(from.as_slice()..to.as_slice());
+        // A merge lets earlier versions go by itself, and with them the tables that only they name. This keeps them.
+        let drop = |tree: &AnyTree| {
+            tree.drop_range(from.as_slice()..to.as_slice())?;
+            tree.get_version_history_lock().maintenance(self.tree.path(), ABOVE_ALL)
+        };
         let mut dropped = self.compaction("dropping flushed rows", drop)?;
         if matches!(dropped, Written::NoRoom) {
             self.give_reserve_up()?;
@@ -171,7 +174,6 @@ impl LsmLower {
         if matches!(dropped, Written::NoRoom) {
             return Ok(dropped);
         }
-        self.forget_versions()?;
         let mut is_empty = true;
         self.tree.scan(from, to, &mut |_, _| {
             is_empty = false;
@@ -185,17 +187,6 @@ impl LsmLower {
 
     fn undropped(&self) -> MutexGuard<'_, Vec<Range>> {
         self.undropped.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Lets versions before the present one go, and with them the tables that only they name. A merge does so by itself;
-    /// the crate's `drop_range` keeps them.
-    fn forget_versions(&self) -> Result<(), LowerError> {
-        let Opened { tree, .. } = self.tree.opened();
-        guard::changing("removing an old version", self.tree.path(), || {
-            tree.get_version_history_lock()
-                .maintenance(self.tree.path(), ABOVE_ALL)
-                .map_err(|error| LowerError::of_tree("removing an old version", self.tree.path(), error))
-        })
     }
 
     /// Writes the whole tree again without what is dead in it, if what is left fits. Returns whether it did.

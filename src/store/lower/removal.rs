@@ -85,6 +85,18 @@ mod tests {
     }
 
     #[test]
+    fn tables_of_a_flushed_keyspace_lose_their_bytes_in_steps_too() {
+        let folder = filled();
+        let lower = open(folder.path()).expect("opens");
+        let before = tables(folder.path());
+        let file = OpenOptions::new().write(true).open(&before[0]).expect("opens");
+        file.set_len(3 * STEP_BYTES + 1).expect("grows");
+        lower.compact(&[(vec![0], vec![u8::MAX])]).expect("lets all go");
+        assert!(before.iter().all(|file| !file.exists()), "{before:?}");
+        assert_eq!(file.metadata().expect("looks").len(), 1);
+    }
+
+    #[test]
     fn what_somebody_still_reads_stays_whole() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("table");
