@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use corduroy_shards::{
     Applied, Input, Kind, Now, Outputs, PartitionId, Prepared, Shard, ShardOptions, StateMachine, Step,
-    Ticket, Unreadable,
+    Ticket, Unreadable, Urgency,
 };
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{Lsn, Options, Wal};
@@ -70,7 +70,7 @@ impl StateMachine for Registers {
         Ok(())
     }
 
-    fn want_hand_over(&mut self) {
+    fn want_hand_over(&mut self, _urgency: Urgency) {
         self.jobs.push(self.values.iter().map(|(partition, register)| (*partition, register.1)).collect());
     }
 

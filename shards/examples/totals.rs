@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use corduroy_shards::{
     Applied, Input, Kind, Now, Outputs, PartitionId, Prepared, Reply, Shard, ShardOptions, StateMachine,
-    Step, Ticket, Unreadable,
+    Step, Ticket, Unreadable, Urgency,
 };
 use corduroy_wal::device::{DiskDevice, Engine, UringOptions};
 use corduroy_wal::{Lsn, Options, Wal};
@@ -85,7 +85,7 @@ impl StateMachine for Totals {
         0
     }
 
-    fn want_hand_over(&mut self) {}
+    fn want_hand_over(&mut self, _urgency: Urgency) {}
 
     fn expect_replay(&mut self, _partition: PartitionId, _last: Lsn) {}
 

@@ -31,6 +31,6 @@ pub use ids::{PartitionId, ShardId, Ticket};
 pub use options::{Limits, ShardOptions};
 pub use shard::Shard;
 pub use shard::io::{Input, Outputs, Rejection, Reply, ShardError};
-pub use shard::machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable, Wait};
+pub use shard::machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable, Urgency, Wait};
 pub use shard::status::{Counters, ReplicaStatus, ShardStatus};
 pub use stages::{Stage, StageStamps};

@@ -72,3 +72,12 @@ impl<T> Waiting<T> {
         self.by_number.into_keys()
     }
 }
+
+/// How urgent a flush is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Urgency {
+    /// The log is longer than it should be, and takes writes.
+    Soon,
+    /// The log is full: writes are refused until the flush has ended.
+    Now,
+}

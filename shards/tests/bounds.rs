@@ -377,7 +377,7 @@ fn a_full_disk_refuses_writes_and_lets_deletions_and_reads_go_on() {
         world.write(1, seq, &format!("set a{seq} {value}"));
         world.settle();
     }
-    assert!(world.shard.machine().hand_overs_wanted > 0);
+    assert!(world.shard.machine().hand_overs_wanted > 0 && world.shard.machine().is_hand_over_urgent);
     world.write(2, 1, "del a1");
     world.read(2, 2, "get a1");
     world.settle();

@@ -35,6 +35,8 @@ pub(super) struct Space {
     pub(super) undone: u64,
     /// Why the last flush could not be written, if that was not for want of room.
     pub(super) stalled: Option<Unreadable>,
+    /// As of this turn, the log is full and waits for a flush.
+    pub(super) is_log_full: bool,
 }
 
 /// A flush that found no room.
@@ -69,6 +71,7 @@ impl Default for Space {
             refused: None,
             undone: 0,
             stalled: None,
+            is_log_full: false,
         }
     }
 }
@@ -128,12 +131,13 @@ impl<L: Lower> Store<L> {
         step_bytes < u64::MAX && free_bytes < self.flush_bytes(ahead)
     }
 
-    /// How much haste a flush is to make, in percent: writes wait for it where memory is full of changed rows, and are
-    /// refused where the disk may not take them.
+    /// How much haste a flush is to make, and a merge at the least, in percent: writes wait for it where memory is full of
+    /// changed rows, and are refused where the log or the disk may not take them.
     pub(super) fn haste(&self) -> u8 {
         let waiting_bytes = self.ledger.dirty_bytes + self.ledger.captured_bytes;
         let by_memory = memory_haste(waiting_bytes, self.options.max_dirty_bytes);
-        if self.is_going_to_be_short() { 100 } else { by_memory }
+        let is_refusing = self.upkeep.space.is_log_full || self.is_short_of_room();
+        if is_refusing || self.is_going_to_be_short() { 100 } else { by_memory }
     }
 
     /// The same for eviction: there is none to make until memory is over its budget, and all if it is by a sixteenth.

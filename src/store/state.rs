@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 
-use corduroy_shards::{Applied, PartitionId, Prepared, StateMachine, Step, Unreadable, Wait};
+use corduroy_shards::{Applied, PartitionId, Prepared, StateMachine, Step, Unreadable, Urgency, Wait};
 use corduroy_wal::Lsn;
 use corduroy_wal::mix::IdHash;
 use hashbrown::HashMap;
@@ -416,7 +416,8 @@ impl<L: Lower> StateMachine for Store<L> {
         found.is_some_and(|found| !found.table.is_all_complete() || self.is_about_to_evict())
     }
 
-    fn want_hand_over(&mut self) {
+    fn want_hand_over(&mut self, urgency: Urgency) {
+        self.upkeep.space.is_log_full = urgency == Urgency::Now;
         // One that is under way releases the log, too.
         self.hand_over_wanted |= !self.ledger.is_handing_over();
         self.freeze_if_due();

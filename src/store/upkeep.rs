@@ -74,6 +74,8 @@ impl<L: Lower> Store<L> {
         units = self.ledger.free_detached(units);
         self.freeze_if_due();
         let haste = self.haste();
+        // The log says so again as long as it is.
+        self.upkeep.space.is_log_full = false;
         self.lower.hurry(haste);
         units += units * u64::from(haste.max(self.haste_to_evict())) / HASTE;
         units = self.capture_slice(units);

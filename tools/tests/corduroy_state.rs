@@ -14,7 +14,7 @@ use corduroy::node::identity;
 use corduroy::store::{
     Expiry, HashSeed, LsmLower, LsmShared, Op, Options, SetReply, SetWhen, Store, inspect,
 };
-use corduroy_shards::{Applied, PartitionId, ShardId, StateMachine, Step};
+use corduroy_shards::{Applied, PartitionId, ShardId, StateMachine, Step, Urgency};
 use corduroy_wal::device::lock::FolderLock;
 use corduroy_wal::{Lsn, Term};
 use serde_json::Value;
@@ -46,11 +46,11 @@ impl Node {
                 let value = if number == 8 { "12345".to_owned() } else { "v".repeat(200) };
                 apply(&mut store, number + 1, &set(&key, &value, expiry));
             }
-            store.want_hand_over();
+            store.want_hand_over(Urgency::Soon);
             work(&mut store);
         }
         apply(&mut store, 601, &Op::Del { keys: corduroy::store::List::Args(&[b"key:009"]) });
-        store.want_hand_over();
+        store.want_hand_over(Urgency::Soon);
         work(&mut store);
         node
     }

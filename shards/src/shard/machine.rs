@@ -5,7 +5,7 @@
 //! process: after a restart it is handed the entries above what it says it has persisted.
 
 use crate::ids::PartitionId;
-pub use crate::waiting::Wait;
+pub use crate::waiting::{Urgency, Wait};
 use corduroy_wal::{Lsn, Term};
 
 /// Whether a request changes the state (and so goes through the log) or only looks at it.
@@ -137,8 +137,8 @@ pub trait StateMachine {
     /// [`StateMachine::Failure`]: the process must end, as after a failed log write.
     fn job_done(&mut self, done: Self::JobDone) -> Result<(), Self::Failure>;
 
-    /// Asks for a hand-over soon, because the log wants its oldest segments back. Asked again while that lasts.
-    fn want_hand_over(&mut self);
+    /// Asks for a flush, because the log wants its oldest segments back. Asked in each turn while that lasts.
+    fn want_hand_over(&mut self, urgency: Urgency);
 
     /// Whether a write is let in while the disk is full, since it only ever frees space (a deletion, a flush). Every other
     /// write is refused then.

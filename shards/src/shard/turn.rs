@@ -7,7 +7,7 @@ use corduroy_wal::device::Device;
 use corduroy_wal::{Lsn, Space, WalEvent};
 
 use super::apply::{Budget, Progress};
-use super::machine::StateMachine;
+use super::machine::{StateMachine, Urgency};
 use super::replicas::List;
 use super::waits;
 use super::{Outputs, Rejection, Reply, Shard, ShardError};
@@ -365,8 +365,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// Hands the turn's results to the driver.
     fn finish(&mut self, out: &mut Outputs<M>) {
-        if self.is_log_long || self.space == Space::Full {
-            self.machine.want_hand_over();
+        if self.space == Space::Full {
+            self.machine.want_hand_over(Urgency::Now);
+        } else if self.is_log_long {
+            self.machine.want_hand_over(Urgency::Soon);
         }
         self.room.look(&mut self.wal, &mut self.machine, self.now.mono_ns);
         let more = self.machine.maintain(self.options.maintain_ns);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use corduroy_wal::Lsn;
 
 use crate::ids::PartitionId;
-use crate::shard::machine::{Applied, Prepared, StateMachine, Step, Unreadable, Wait};
+use crate::shard::machine::{Applied, Prepared, StateMachine, Step, Unreadable, Urgency, Wait};
 use crate::sim::check::Books;
 use crate::sim::planted::MachineBug;
 use crate::sim::workload::{Subject, unstamp};
@@ -179,9 +179,9 @@ impl<S: Subject> StateMachine for Observed<S> {
         self.inner.job_done(done)
     }
 
-    fn want_hand_over(&mut self) {
+    fn want_hand_over(&mut self, urgency: Urgency) {
         self.books.borrow_mut().probes.hit("hand-overs asked for by the log");
-        self.inner.want_hand_over();
+        self.inner.want_hand_over(urgency);
     }
 
     fn expect_replay(&mut self, partition: PartitionId, last: Lsn) {

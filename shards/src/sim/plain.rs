@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use corduroy_wal::Lsn;
 
 use crate::ids::{PartitionId, ShardId};
-use crate::shard::machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable};
+use crate::shard::machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable, Urgency};
 use crate::sim::probes::Probes;
 use crate::sim::rng::Rng;
 use crate::sim::swarm::Knobs;
@@ -155,7 +155,7 @@ impl StateMachine for Plain {
         Ok(())
     }
 
-    fn want_hand_over(&mut self) {
+    fn want_hand_over(&mut self, _urgency: Urgency) {
         self.wanted = true;
     }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use corduroy_shards::{
     Applied, Input, Kind, Now, Outputs, PartitionId, Prepared, Rejection, Reply, Shard, ShardOptions,
-    StageStamps, StateMachine, Step, Ticket, Unreadable, Wait,
+    StageStamps, StateMachine, Step, Ticket, Unreadable, Urgency, Wait,
 };
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{Lsn, Options, Wal};
@@ -50,6 +50,8 @@ pub struct Kv {
     pub abandoned: Vec<u64>,
     pub warm: BTreeSet<String>,
     pub hand_overs_wanted: u64,
+    /// The last time it was asked for one, the log was full.
+    pub is_hand_over_urgent: bool,
     pub reads: u64,
     /// When a partition wants an entry; what the shard was not told of yet; how often it has asked.
     pub alarms: BTreeMap<u64, u64>,
@@ -206,8 +208,9 @@ impl StateMachine for Kv {
         Ok(())
     }
 
-    fn want_hand_over(&mut self) {
+    fn want_hand_over(&mut self, urgency: Urgency) {
         self.hand_overs_wanted += 1;
+        self.is_hand_over_urgent = urgency == Urgency::Now;
     }
 
     fn step_bytes(&mut self, outcome: &String) -> usize {

@@ -55,7 +55,7 @@ impl Factory for Merging {
     }
 
     fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
-        let pace = Pace::new(&self.haste, Wait::Merges, self.folder.clone());
+        let pace = Pace::new(&self.haste, Wait::Merge, self.folder.clone());
         Box::new(Merge { dead: self.dead.clone(), pace })
     }
 }

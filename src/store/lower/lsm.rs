@@ -340,11 +340,11 @@ impl Lower for LsmLower {
     }
 
     fn pace(&self) -> Option<Pace> {
-        Some(self.tree.pace(Wait::Memory))
+        Some(self.tree.pace(Wait::Flush))
     }
 
     fn hurry(&self, percent: u8) {
-        self.tree.haste.set_memory(percent);
+        self.tree.haste.announce(percent);
     }
 
     fn room(&self) -> Result<Room, LowerError> {

@@ -135,7 +135,8 @@ pub trait Lower: Clone + Send + Sync + 'static {
     /// The pace of a flush that begins to read; `None`: it needs none.
     fn pace(&self) -> Option<Pace>;
 
-    /// How much haste the flush under way is to make, in percent. The core says so, and waits for nothing.
+    /// How much haste the flush under way is to make, in percent, and merges at the least. The core says so, and waits for
+    /// nothing.
     fn hurry(&self, percent: u8);
 
     /// The room there is. Makes the reserve again where it can.

@@ -49,16 +49,16 @@ pub fn memory_haste(waiting_bytes: usize, max_bytes: usize) -> u8 {
 /// What the jobs of a tree are to know of each other and of their core.
 #[derive(Default)]
 pub(super) struct Haste {
-    /// By the memory that changed rows take.
-    memory: AtomicU8,
+    /// What the core says: by the memory that changed rows take, by the disk's room and by the log's.
+    announced: AtomicU8,
     l0_runs: AtomicU64,
     /// Tables from this number on are not written yet, or by a job that runs.
     next_table: AtomicU64,
 }
 
 impl Haste {
-    pub(super) fn set_memory(&self, percent: u8) {
-        self.memory.store(percent, Ordering::Relaxed);
+    pub(super) fn announce(&self, percent: u8) {
+        self.announced.store(percent, Ordering::Relaxed);
     }
 
     pub(super) fn set_l0_runs(&self, runs: usize) {
@@ -68,15 +68,25 @@ impl Haste {
     pub(super) fn set_next_table(&self, number: u64) {
         self.next_table.store(number, Ordering::Relaxed);
     }
+
+    /// What it is now, in percent. A merge hurries as flushes do, since one of them may wait for it, or for the room that
+    /// it makes.
+    pub(super) fn of(&self, wait: Wait) -> u8 {
+        let announced = self.announced.load(Ordering::Relaxed);
+        match wait {
+            Wait::Flush => announced,
+            Wait::Merge => announced.max(percent(self.l0_runs.load(Ordering::Relaxed), L0_RUNS)),
+        }
+    }
 }
 
 /// For whom there is to hurry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Wait {
-    /// A flush: writes wait for it once memory is full of changed rows.
-    Memory,
+    /// A flush: writes wait for it once memory is full of changed rows, or the log is full.
+    Flush,
     /// A merge: reads look into ever more tables without it, and in the end flushes wait for it.
-    Merges,
+    Merge,
 }
 
 /// The slices of one job; no clock is read here.
@@ -144,11 +154,7 @@ impl Pace {
         if self.slices.wants_sync() {
             self.unsynced.sync();
         }
-        let haste = match self.wait {
-            Wait::Memory => self.haste.memory.load(Ordering::Relaxed),
-            Wait::Merges => percent(self.haste.l0_runs.load(Ordering::Relaxed), L0_RUNS),
-        };
-        pool::pause(pause_after(self.slice_begun.elapsed(), haste));
+        pool::pause(pause_after(self.slice_begun.elapsed(), self.haste.of(self.wait)));
         self.slice_begun = Instant::now();
     }
 }
@@ -158,7 +164,8 @@ struct Unsynced {
     folder: PathBuf,
     /// The number of the next one.
     next: u64,
-    /// Each with its length when it was brought to the disk last.
+    /// The newest, and those that have grown of late, each with its length when it was brought to the disk last. Whoever
+    /// writes one syncs it when it is whole, so there are few.
     files: Vec<(File, u64)>,
 }
 
@@ -170,12 +177,17 @@ impl Unsynced {
             self.files.push((file, 0));
             self.next += 1;
         }
-        for (file, synced_bytes) in &mut self.files {
+        let mut newer = self.files.len();
+        self.files.retain_mut(|(file, synced_bytes)| {
+            newer -= 1;
             let len = file.metadata().map_or(0, |metadata| metadata.len());
-            if len > *synced_bytes && file.sync_data().is_ok() {
+            let has_grown = len > *synced_bytes;
+            if has_grown {
                 *synced_bytes = len;
+                drop(file.sync_data());
             }
-        }
+            has_grown || newer == 0
+        });
     }
 }
 
@@ -231,5 +243,29 @@ mod tests {
         write(8, 50);
         unsynced.sync();
         assert_eq!((synced(&unsynced), unsynced.next), (vec![300, 50], 9));
+        for number in 9..30 {
+            write(number, 10);
+            unsynced.sync();
+            assert_eq!(
+                (synced(&unsynced), unsynced.next),
+                (vec![10], number + 1),
+                "those before it are whole"
+            );
+        }
+        unsynced.sync();
+        assert_eq!(synced(&unsynced), [10], "nothing new, and it may still grow");
+    }
+
+    #[test]
+    fn a_merge_hurries_as_level_0_says_and_as_the_core_does() {
+        let haste = Haste::default();
+        let both = |announced, runs| {
+            haste.announce(announced);
+            haste.set_l0_runs(runs);
+            [haste.of(Wait::Flush), haste.of(Wait::Merge)]
+        };
+        assert_eq!([both(0, 0), both(0, 12)], [[0, 0], [0, FULL]], "a flush waits for no merge yet");
+        assert_eq!([both(40, 1), both(FULL, 4)], [[40, 40], [FULL, FULL]], "a flush may wait for it");
+        assert_eq!(both(1, 12), [1, FULL]);
     }
 }

@@ -11,7 +11,7 @@ use corduroy_shards::runtime::pool;
 use lsm_tree::{AbstractTree, AnyTree, Table};
 
 use super::manifest::table_file;
-use super::pace::pause_after;
+use super::pace::{Haste, Wait, pause_after};
 
 /// Bytes freed at a time.
 const STEP_BYTES: u64 = 4 << 20;
@@ -35,7 +35,7 @@ impl Removed {
     }
 
     /// Frees what the files take. One that cannot be shortened is freed at once when it is closed.
-    pub(super) fn free(self) {
+    pub(super) fn free(self, haste: &Haste) {
         for file in self.0 {
             let Ok(metadata) = file.metadata() else { continue };
             let mut bytes = metadata.len();
@@ -46,7 +46,7 @@ impl Removed {
                 if file.set_len(bytes).is_err() {
                     break;
                 }
-                pool::pause(pause_after(begun.elapsed(), 0));
+                pool::pause(pause_after(begun.elapsed(), haste.of(Wait::Merge)));
             }
         }
     }
@@ -77,7 +77,7 @@ mod tests {
         let files: Vec<File> = removed.0.iter().map(|file| file.try_clone().expect("clones")).collect();
         assert!(files.iter().all(|file| file.metadata().expect("looks").nlink() == 0));
         files[0].set_len(3 * STEP_BYTES + 1).expect("grows");
-        removed.free();
+        removed.free(&Haste::default());
         let bytes = |file: &File| file.metadata().expect("looks").len();
         assert_eq!(bytes(&files[0]), 1, "the last step is that of its end");
         assert!(files[1..].iter().all(|file| (1..STEP_BYTES).contains(&bytes(file))));
@@ -102,10 +102,10 @@ mod tests {
         let path = folder.path().join("table");
         let file = File::create_new(&path).expect("creates");
         file.write_all_at(b"row", 2 * STEP_BYTES).expect("writes");
-        Removed(vec![file.try_clone().expect("clones")]).free();
+        Removed(vec![file.try_clone().expect("clones")]).free(&Haste::default());
         assert_eq!(file.metadata().expect("looks").len(), 2 * STEP_BYTES + 3);
         std::fs::remove_file(&path).expect("removes");
-        Removed(vec![file.try_clone().expect("clones")]).free();
+        Removed(vec![file.try_clone().expect("clones")]).free(&Haste::default());
         assert!(file.metadata().expect("looks").len() < STEP_BYTES);
     }
 }

@@ -227,7 +227,7 @@ impl GuardedTree {
         rows: &mut dyn Iterator<Item = LowerRow>,
     ) -> Result<Written<()>, LowerError> {
         self.change("writing a hand-over", Change::Ingestion, room, |tree| {
-            let (mut pace, mut ingestion) = (self.pace(Wait::Memory), tree.ingestion()?);
+            let (mut pace, mut ingestion) = (self.pace(Wait::Flush), tree.ingestion()?);
             for (key, value) in rows {
                 pace.step(key.len() + value.as_ref().map_or(0, Vec::len));
                 match value {
@@ -248,7 +248,7 @@ impl GuardedTree {
     ) -> Result<Written<T>, LowerError> {
         let mut removed = Removed::default();
         let changed = self.change(what, Change::Compaction, room, |tree| removed.by(tree, &self.path, act));
-        removed.free();
+        removed.free(&self.haste);
         changed
     }
 

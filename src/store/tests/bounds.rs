@@ -115,7 +115,7 @@ fn apply_all(store: &mut Store<MemLower>, at: &Applied, ops: &[Vec<u8>]) {
 }
 
 fn hand_over(store: &mut Store<MemLower>) {
-    store.want_hand_over();
+    store.want_hand_over(Urgency::Soon);
     run_jobs(store);
 }
 

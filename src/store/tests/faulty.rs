@@ -13,6 +13,8 @@ struct Faults {
     damaged: Vec<String>,
     /// Flushes that find no room, though there seems to be some.
     refused_flushes: u32,
+    /// The haste announced last.
+    haste: u8,
 }
 
 /// See the file's head. Clones share the map and what is wrong with it.
@@ -35,6 +37,11 @@ impl Faulty {
     /// So many flushes find no room, though there is some when they have ended.
     pub(super) fn refuse_flushes(&self, flushes: u32) {
         self.faults().refused_flushes = flushes;
+    }
+
+    /// The haste announced last.
+    pub(super) fn haste(&self) -> u8 {
+        self.faults().haste
     }
 
     /// Leaves so much room on the disk.
@@ -94,6 +101,7 @@ impl Lower for Faulty {
     }
 
     fn hurry(&self, percent: u8) {
+        self.faults().haste = percent;
         self.lower.hurry(percent);
     }
 

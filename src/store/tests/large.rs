@@ -40,7 +40,7 @@ fn a_large_value_is_flushed_from_where_it_lies_and_changed_beside_that() {
         d.store.step_bytes(&outcome)
     };
     d.hold_jobs = true;
-    d.store.want_hand_over();
+    d.store.want_hand_over(Urgency::Soon);
     // Its time is beside it: nothing of the value is copied for that, neither for the flush nor for the row.
     let expire = Op::Expire { key: b"k", at_ms: i64::MAX, condition: Condition::Always };
     assert!(told(&mut d, &expire) < 1000);

@@ -80,7 +80,7 @@ fn a_new_tree_opened_again_is_the_same() {
             store.apply(&at, &bytes(&set(&key, &round.to_string())));
         }
         store.end_entry(&at);
-        store.want_hand_over();
+        store.want_hand_over(Urgency::Soon);
         let mut jobs = Vec::new();
         while store.maintain(1_000_000) || !jobs.is_empty() || store.persisted(P) <= Lsn(round) {
             store.take_jobs(&mut jobs);
@@ -103,7 +103,7 @@ fn a_hand_over_is_a_point_of_the_log() {
         d.run(&set(&format!("k{n}"), "before"));
     }
     let frozen = d.store.state_hash(P);
-    d.store.want_hand_over();
+    d.store.want_hand_over(Urgency::Soon);
     // The capture is under way while all this changes.
     d.store.maintain(1);
     for n in 0..2000 {

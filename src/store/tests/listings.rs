@@ -73,7 +73,7 @@ fn keys_looks_through_the_lower_level_once_whatever_is_handed_over() {
             let before = d.store.stats().hand_overs;
             d.hold_jobs = true;
             d.run_in(PartitionId(8), &set("other", "v"));
-            d.store.want_hand_over();
+            d.store.want_hand_over(Urgency::Soon);
             while d.store.stats().hand_overs == before {
                 d.store.maintain(1);
                 looks += run_counted(d).0;

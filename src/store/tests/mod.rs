@@ -17,7 +17,7 @@ mod space;
 mod upkeep;
 mod watch;
 
-use corduroy_shards::{Applied, PartitionId, StateMachine, Step};
+use corduroy_shards::{Applied, PartitionId, StateMachine, Step, Urgency};
 use corduroy_wal::{Lsn, Term};
 
 use super::*;
@@ -212,7 +212,7 @@ impl<L: Lower> Driver<L> {
 
     /// A full hand-over.
     pub(super) fn hand_over(&mut self) {
-        self.store.want_hand_over();
+        self.store.want_hand_over(Urgency::Soon);
         self.settle();
     }
 

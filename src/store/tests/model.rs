@@ -346,7 +346,7 @@ fn play<L: Lower>(driver: &mut Driver<L>, model: &mut Model, step: &Do) {
             other => panic!("{other:?}"),
         },
         Do::Wait { ms } => driver.now_ms += ms,
-        Do::WantHandOver => driver.store.want_hand_over(),
+        Do::WantHandOver => driver.store.want_hand_over(Urgency::Soon),
         Do::Maintain { slices } => (0..*slices).for_each(|_| _ = driver.store.maintain(1)),
         Do::Job { pick } => driver.run_a_job(*pick),
         Do::Settle => driver.settle(),

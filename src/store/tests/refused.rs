@@ -5,6 +5,7 @@ use std::fs;
 use corduroy_shards::Unreadable;
 
 use super::super::*;
+use super::faulty::Faulty;
 use super::*;
 
 #[test]
@@ -42,6 +43,34 @@ fn a_flush_that_is_refused_says_so_and_is_tried_again() {
     assert_eq!((d.store.persisted(P), d.store.is_out_of_room(), d.store.stalled_by()), (Lsn(2), false, None));
     d.crash();
     assert_eq!(d.run(&get("b")), bulk("2"));
+}
+
+#[test]
+fn a_flush_makes_haste_as_long_as_writes_are_refused() {
+    let lower = Faulty::default();
+    let mut d = Driver::new(lower.clone(), options());
+    let haste = |d: &mut Driver<Faulty>| {
+        d.store.maintain(1_000_000);
+        lower.haste()
+    };
+    d.hold_jobs = true;
+    d.run(&set("a", "1"));
+    assert_eq!(haste(&mut d), 0);
+    d.store.want_hand_over(Urgency::Soon);
+    assert_eq!(haste(&mut d), 0, "the log takes writes");
+    for _ in 0..2 {
+        d.store.want_hand_over(Urgency::Now);
+        assert_eq!(haste(&mut d), 100, "the log is full");
+    }
+    assert_eq!(haste(&mut d), 0, "it is not any more");
+    lower.refuse_flushes(1);
+    d.hold_jobs = false;
+    d.settle();
+    assert!(d.store.is_out_of_room());
+    assert_eq!(haste(&mut d), 100, "merges may make room");
+    d.store.retry();
+    d.settle();
+    assert_eq!((haste(&mut d), d.store.is_out_of_room()), (0, false));
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn a_stale_answer_about_blind_writes_is_not_counted() {
     let stale = run_jobs(&mut d);
     assert_eq!(stale.len(), 1);
     // Meanwhile a hand-over has answered it, the key is dropped from memory and written blindly once more.
-    d.store.want_hand_over();
+    d.store.want_hand_over(Urgency::Soon);
     while d.store.get(P, b"k", 1) != Lookup::Unknown {
         d.store.maintain(1_000_000);
         let done = run_jobs(&mut d);
@@ -92,7 +92,7 @@ fn a_row_stays_until_the_answers_are_in_that_were_asked_for_before_it_was_writte
     assert_eq!(stale.len(), 1);
     // While the old value is on its way, the new one is written and handed over, and for long others alone are asked for.
     d.run(&set("k", &new));
-    d.store.want_hand_over();
+    d.store.want_hand_over(Urgency::Soon);
     for _ in 0..500 {
         let _ = d.store.read(P, &bytes(&get("other")), 1_000_000);
         d.store.maintain(1_000_000);
@@ -197,7 +197,7 @@ fn a_slice_captures_what_its_budget_is_for_even_of_a_full_page() {
         let mut d = driver(64 << 20);
         (0..400).for_each(|n| _ = d.run(&set(&format!("k{n}"), &"v".repeat(value_bytes))));
         d.hold_jobs = true;
-        d.store.want_hand_over();
+        d.store.want_hand_over(Urgency::Soon);
         let (mut slices, mut before) = (0, d.store.ledger.captured_bytes);
         let row_bytes = d.store.ledger.dirty_bytes / 400;
         while d.store.ledger.dirty_bytes > 0 {
@@ -219,7 +219,7 @@ fn what_a_flush_takes_with_it_counts_once_until_it_changes() {
     let mut d = driver(64 << 20);
     (0..100).for_each(|n| _ = d.run(&set(&format!("k{n}"), &"v".repeat(BYTES))));
     d.hold_jobs = true;
-    d.store.want_hand_over();
+    d.store.want_hand_over(Urgency::Soon);
     while d.store.maintain(1_000_000) {}
     let ledger = &d.store.ledger;
     assert!(ledger.captured_bytes > 100 * BYTES && ledger.kept_bytes < 100 * 300, "{ledger:?}");
