@@ -1,7 +1,8 @@
 //! A table with a row for each partition, and work queues of the rows that have something to do.
 //!
 //! Invariant: an index names one row for ever: it carries a generation, so what still has that of a row that was taken
-//! out finds nothing, and never the row that has its slot now. A row is in a queue at most once.
+//! out finds nothing, and never the row that has its slot now. A row is in a queue at most once, and one that was taken
+//! out in none: so one round over as many as are listed meets each once.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -39,7 +40,6 @@ pub(crate) trait QueueName: Copy {
 pub(crate) struct Table<R, Q> {
     rows: SlotMap<ReplicaIdx, R>,
     by_partition: HashMap<PartitionId, ReplicaIdx>,
-    /// Rows that were taken out may still be here, and are passed over.
     queues: Vec<VecDeque<ReplicaIdx>>,
     names: PhantomData<Q>,
 }
@@ -71,9 +71,14 @@ impl<R: Row, Q: QueueName> Table<R, Q> {
         idx
     }
 
-    /// Takes a row out. From now on its index names nothing.
+    /// Takes a row out, also of its queues. From now on its index names nothing.
     pub fn remove(&mut self, idx: ReplicaIdx) -> R {
-        let row = self.rows.remove(idx).expect(PRESENT);
+        let mut row = self.rows.remove(idx).expect(PRESENT);
+        for (number, queue) in self.queues.iter_mut().enumerate() {
+            if *row.queues() & (1 << number) != 0 {
+                queue.retain(|queued| *queued != idx);
+            }
+        }
         let known = self.by_partition.remove(&row.partition());
         assert_eq!(known, Some(idx), "the index of partition {}", row.partition());
         row
@@ -120,16 +125,12 @@ impl<R: Row, Q: QueueName> Table<R, Q> {
 
     /// Takes the first of a queue.
     pub fn next(&mut self, name: Q) -> Option<ReplicaIdx> {
-        loop {
-            let idx = self.queue_mut(name).pop_front()?;
-            if let Some(row) = self.rows.get_mut(idx) {
-                *row.queues() &= !(1 << name.number());
-                return Some(idx);
-            }
-        }
+        let idx = self.queue_mut(name).pop_front()?;
+        *self.slot_mut(idx).queues() &= !(1 << name.number());
+        Some(idx)
     }
 
-    /// How many are in a queue, at most.
+    /// How many are in a queue.
     pub fn listed(&self, name: Q) -> usize {
         self.queues.get(name.number()).map_or(0, VecDeque::len)
     }
@@ -146,6 +147,7 @@ impl<R: Row, Q: QueueName> Table<R, Q> {
         for (at, queue) in self.queues.iter().enumerate() {
             let mut present: Vec<_> = queue.iter().filter(|idx| self.rows.contains_key(**idx)).collect();
             let wanted = self.rows.values().filter(|row| queues(row) & (1 << at) != 0).count();
+            assert_eq!(present.len(), queue.len(), "who was taken out is in queue {at}");
             assert_eq!(present.len(), wanted, "who is in queue {at}");
             present.sort_unstable();
             present.dedup();
@@ -197,6 +199,7 @@ mod tests {
         table.enqueue(Queue::Tick, seven);
         table.enqueue(Queue::Tick, eight);
         assert_eq!(table.remove(seven).0, PartitionId(7));
+        assert_eq!(table.listed(Queue::Tick), 1, "what was taken out is not listed");
         let nine = table.add(Named(PartitionId(9), 0));
         assert_eq!(nine.data().as_ffi() & 0xffff_ffff, seven.data().as_ffi() & 0xffff_ffff, "the same slot");
         assert_eq!((table.present(seven), table.present(nine)), (None, Some(nine)));
@@ -204,7 +207,7 @@ mod tests {
         table.enqueue(Queue::Tick, nine);
         table.check(|row| row.1);
         let queue: Vec<_> = std::iter::from_fn(|| table.next(Queue::Tick)).collect();
-        assert_eq!(queue, [eight, nine], "what was taken out is passed over");
+        assert_eq!(queue, [eight, nine]);
         assert!(table.next(Queue::Tock).is_none());
     }
 

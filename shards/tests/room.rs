@@ -95,3 +95,34 @@ fn the_log_gives_its_spares_back_while_the_state_machine_is_out_of_room() {
     assert_eq!(world.value(1, 3), "OK");
     world.check_history();
 }
+
+#[test]
+fn what_was_committed_is_applied_after_a_start_on_a_full_log_and_makes_room() {
+    let wal_options =
+        Options { segment_bytes: 64 << 10, first_segment_bytes: 64 << 10, ..Options::default() };
+    let mut world = World::with(ShardOptions::default(), wal_options, &[P]);
+    settle(&mut world);
+    let value = "v".repeat(4_000);
+    for seq in 1..=10 {
+        world.write(1, seq, &format!("set k{seq} {value}"));
+        settle(&mut world);
+    }
+    assert_eq!(world.shard.wal().stats().live_segments, 2);
+    // What was kept in spare is gone, and so is the disk's room.
+    for spare in world.disk.slots().split_off(2) {
+        world.disk.delete(spare);
+    }
+    world.disk.set_max_slots(Some(2));
+    world.restart(false);
+    settle(&mut world);
+    let replica = world.shard.status().replicas[0].clone();
+    assert_eq!((world.shard.status().space, world.shard.is_ready(P)), (Space::Full, false));
+    assert!(replica.applied.get() >= 10, "{replica:?}");
+    world.shard.machine_mut().hand_over();
+    world.turn();
+    world.run_jobs();
+    settle(&mut world);
+    assert!(world.shard.is_ready(P), "{:?}", world.shard.wal().stats());
+    assert_eq!(world.key("k10"), Some(value));
+    world.check_history();
+}

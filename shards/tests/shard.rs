@@ -382,6 +382,13 @@ fn a_long_log_asks_for_a_hand_over() {
         world.settle();
     }
     assert!(world.shard.machine().hand_overs_wanted > 0 && !world.shard.machine().is_hand_over_urgent);
+    // The end of a job that persists nothing does not make it short.
+    world.request(P, 2, 1, Kind::Read, "get cold");
+    world.turn();
+    world.run_jobs();
+    let before = world.shard.machine().hand_overs_wanted;
+    world.turn();
+    assert!(world.shard.machine().hand_overs_wanted > before);
 }
 
 #[test]

@@ -85,7 +85,8 @@ impl<D: Device> Wal<D> {
         let (seq, salt, bytes) = (active.seq, active.salt, active.bytes);
         let oldest_live = self.segments.oldest_live();
         if self.making.beyond == Beyond::Wanted {
-            self.making.beyond = Beyond::Used;
+            let is_beyond = self.segments.is_beyond(self.options.max_segments);
+            self.making.beyond = if is_beyond { Beyond::Used } else { Beyond::Unused };
         }
         SegmentHeader {
             wal_id,
@@ -340,7 +341,9 @@ impl<D: Device> Wal<D> {
         self.segments.made(slot, ok);
         if !ok {
             self.making.wait_polls = RETRY_POLLS;
-            if self.making.beyond == Beyond::Wanted {
+            // A slot made beside it is the owner's already, who may have been admitted to it.
+            let is_none = self.segments.spares() + self.segments.making() == 0;
+            if is_none && self.making.beyond == Beyond::Wanted {
                 self.making.beyond = Beyond::Unused;
             }
         }

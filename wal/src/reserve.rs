@@ -217,9 +217,7 @@ impl<D: Device> Wal<D> {
         if self.commit.open.is_none() || self.space() == Space::Full {
             return Ok(());
         }
-        if self.has_room(2 * self.copy_bytes()) {
-            self.add_copies()?;
-        }
+        self.add_copies()?;
         self.add_states()
     }
 

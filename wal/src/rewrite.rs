@@ -8,7 +8,8 @@
 use crate::device::{BLOCK_BYTES, Device};
 use crate::error::WalError;
 use crate::format::footer;
-use crate::format::record::{ENTRY_HEAD_BYTES, RecordKind, RecordMeta};
+use crate::format::record::{ENTRY_HEAD_BYTES, RECORD_HEAD_BYTES, RecordKind, RecordMeta};
+use crate::growth::frame_with;
 use crate::ids::{BatchSeq, LogId, Lsn, SegmentSeq};
 use crate::options::Space;
 use crate::reader::{Reader, Want};
@@ -227,18 +228,54 @@ impl<D: Device> Wal<D> {
         }
     }
 
-    /// Adds what was read to the open batch, if the foreground leaves it room.
+    /// Adds what was read to the open batch, if the foreground leaves it room. Where room is not short it keeps for a later
+    /// frame what it has no room for: a read returns one whole entry at least, however long.
     pub(crate) fn add_copies(&mut self) -> Result<(), WalError> {
         let pressed = self.space() == Space::Full;
         if self.must_pause() || !(pressed || self.copying.credit_bytes >= 0) {
             return Ok(());
         }
         for (log, incarnation, entries) in std::mem::take(&mut self.copying.fetched) {
-            if self.incarnation(log) == incarnation {
+            if self.incarnation(log) != incarnation {
+                continue;
+            }
+            if pressed || self.has_room_for_copies(&entries) {
                 self.push_copies(log, &entries)?;
+            } else {
+                self.copying.fetched.push((log, incarnation, entries));
             }
         }
         Ok(())
+    }
+
+    /// Whether there is room for the records of these entries, each in a frame of its own if need be. If there is none, it
+    /// is made.
+    fn has_room_for_copies(&mut self, entries: &[OwnedEntry]) -> bool {
+        let (mut rest, mut all_bytes, mut most_bytes) = (entries, 0, 0);
+        while !rest.is_empty() {
+            let (bytes, count) = self.next_copies(rest);
+            all_bytes += RECORD_HEAD_BYTES + bytes + 2 * BLOCK_BYTES;
+            most_bytes = most_bytes.max(RECORD_HEAD_BYTES + bytes);
+            rest = rest.get(count..).unwrap_or_default();
+        }
+        let is_room = self.has_room(all_bytes);
+        if !is_room {
+            self.want_room_for(frame_with(most_bytes.min(self.record_limit_bytes())));
+        }
+        is_room
+    }
+
+    /// The first of these entries that go into one record: their bytes there, and how many they are.
+    fn next_copies(&self, entries: &[OwnedEntry]) -> (usize, usize) {
+        let (mut bytes, mut count) = (0, 0);
+        for entry in entries {
+            let more = ENTRY_HEAD_BYTES + entry.data.len();
+            if count > 0 && bytes + more > self.copy_bytes() {
+                break;
+            }
+            (bytes, count) = (bytes + more, count + 1);
+        }
+        (bytes, count)
     }
 
     /// Adds the entries that are still where they were read from.
@@ -254,14 +291,7 @@ impl<D: Device> Wal<D> {
         let (mut rest, _) = rest.split_at(rest.iter().take_while(counts).count());
         while let Some(first) = rest.first() {
             let prev_term = self.term(log, Lsn(first.lsn.get() - 1)).unwrap_or_default();
-            let (mut bytes, mut count) = (0, 0);
-            for entry in rest {
-                let more = ENTRY_HEAD_BYTES + entry.data.len();
-                if count > 0 && bytes + more > self.copy_bytes() {
-                    break;
-                }
-                (bytes, count) = (bytes + more, count + 1);
-            }
+            let (bytes, count) = self.next_copies(rest);
             assert!(count > 0, "a record of copies holds entries");
             let (now, later) = rest.split_at(count);
             let meta = RecordMeta {

@@ -256,6 +256,11 @@ impl Segments {
         Some(slot)
     }
 
+    /// Whether there are more slots than the limit (0 for none).
+    pub fn is_beyond(&self, max: usize) -> bool {
+        max > 0 && self.slots > max
+    }
+
     /// The making has ended.
     pub fn made(&mut self, slot: SlotId, ok: bool) {
         let Some(at) = self.making.iter().position(|(making, _)| *making == slot) else {

@@ -54,8 +54,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             frame_bytes += record_bytes;
         }
         if can_submit && self.wal.submit()?.is_some() {
-            let live = self.wal.stats().live_full_segments;
-            self.is_log_long = live > self.options.log_soft_segments;
+            self.measure_log();
         }
         Ok(())
     }
@@ -147,7 +146,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Takes a replica's Ready and writes its record into the frame, if it needs none or there is room. Returns its bytes.
-    fn take_ready(&mut self, idx: ReplicaIdx, frame_bytes: usize) -> Result<usize, ShardError> {
+    pub(super) fn take_ready(&mut self, idx: ReplicaIdx, frame_bytes: usize) -> Result<usize, ShardError> {
         let slot = self.replicas.slot_mut(idx);
         if slot.replica.needs_record() && !self.wal.admits(RECORD_SLACK_BYTES) {
             self.replicas.enqueue(List::Ready, idx);

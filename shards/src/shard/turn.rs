@@ -54,7 +54,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             self.tick(can_submit);
         }
         if can_submit {
-            self.begin();
+            self.begin()?;
         }
         if !self.is_closing {
             self.ring_alarms();
@@ -81,10 +81,15 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         }
         if has_job_ended {
             // What is released now counts before another flush is asked for.
-            self.is_log_long = false;
             self.release_persisted();
+            self.measure_log();
         }
         Ok(())
+    }
+
+    /// Finds out whether the log is long.
+    pub(super) fn measure_log(&mut self) {
+        self.is_log_long = self.wal.stats().live_full_segments > self.options.log_soft_segments;
     }
 
     /// A hand-over moves all partitions at once, other jobs move none: a few are probed before all are visited.
@@ -206,8 +211,19 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// First elections. A group of one wins at once; all groups of the shard share frames.
-    fn begin(&mut self) {
+    ///
+    /// What was committed before is taken first: behind an election it would wait for the record of that, and so on a full
+    /// log for room that there is only once it is applied and persisted.
+    fn begin(&mut self) -> Result<(), ShardError> {
         while let Some(idx) = self.replicas.next(List::Begin) {
+            loop {
+                let replica = &self.replicas.slot(idx).replica;
+                if !replica.has_ready() || replica.needs_record() {
+                    break;
+                }
+                let record_bytes = self.take_ready(idx, 0)?;
+                assert_eq!(record_bytes, 0, "a record was made that was not needed");
+            }
             let slot = self.replicas.slot_mut(idx);
             let result = slot.replica.begin(self.now.mono_ns);
             if self.fence_on_fault(idx, result).is_some() {
@@ -216,6 +232,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 self.replicas.enqueue(List::Watched, idx);
             }
         }
+        Ok(())
     }
 
     /// Ticks the groups that need it and looks at deadlines. After a pause it ticks once, not once for each tick
