@@ -57,7 +57,7 @@ impl Bench {
 
     fn apply(&mut self, op: &[u8]) -> Step<Outcome> {
         self.lsn += 1;
-        let at = Applied { partition: PARTITION, lsn: Lsn(self.lsn), term: Term(1), stamp_ms: 1 };
+        let at = Applied::first(PARTITION, Lsn(self.lsn), Term(1), 1);
         let step = self.store.apply(&at, op);
         self.store.end_entry(&at);
         step

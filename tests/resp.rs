@@ -135,7 +135,7 @@ impl Talk {
     fn carry_out(&mut self, partition: PartitionId, kind: Kind, op: &[u8]) -> Outcome {
         self.lsn += 1;
         let now = self.node.now_ms();
-        let at = Applied { partition, lsn: Lsn(self.lsn), term: Term(1), stamp_ms: now };
+        let at = Applied::first(partition, Lsn(self.lsn), Term(1), now);
         loop {
             let step = match kind {
                 Kind::Write => self.state.apply(&at, op),

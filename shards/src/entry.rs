@@ -5,17 +5,32 @@
 //! [`EntryDamage`], never a panic. An empty payload (Raft's own entries) is no frame and is not decoded.
 //!
 //! ```text
-//! version u8 = 1 | stamp_ms u64 | count u32 | count x ( bytes u32 | op )        all little-endian
+//! version u8 = 2 | flags u8 | stamp_ms u64 | count u32 | with flag 1: version LSN u64 | count x operation
+//! operation   length u32, of which the upper 4 bits are flags | with flag 8: keyspace u64 | op
+//! version 1   version u8 = 1 | stamp_ms u64 | count u32 | count x ( length u32 | op )        all little-endian
 //! ```
+//!
+//! Most operations are on the default keyspace, and most entries are first of their history: neither costs a byte.
 
-use corduroy_wal::OwnedEntry;
+use corduroy_wal::fields::Fields;
+use corduroy_wal::{Lsn, OwnedEntry, Term};
+
+use crate::ids::{KeyspaceId, PartitionId};
 
 /// The version written today.
-pub const VERSION: u8 = 1;
-/// Bytes before the first operation.
-pub const HEADER_BYTES: usize = 1 + 8 + 4;
-/// Bytes before each operation.
+pub const VERSION: u8 = 2;
+/// The version that says nothing of keyspaces and histories: all is in the default keyspace.
+const VERSION_1: u8 = 1;
+/// Bytes before the first operation of an entry that [`EntryBuilder::finish`] makes.
+pub const HEADER_BYTES: usize = 1 + 1 + 8 + 4;
+/// Bytes before each operation of the default keyspace.
 pub const OP_HEADER_BYTES: usize = 4;
+/// In an entry's flags: it has a version LSN of its own.
+const HAS_VERSION_LSN: u8 = 1;
+/// The bits of an operation's length that count bytes.
+const LENGTH_BITS: u32 = 28;
+/// In an operation's flags: it names its keyspace.
+const HAS_KEYSPACE: u32 = 8;
 
 /// Gathers operations into a payload.
 #[derive(Debug, Default)]
@@ -31,13 +46,27 @@ impl EntryBuilder {
         Self { bytes: Vec::with_capacity(capacity.max(HEADER_BYTES)), count: 0 }
     }
 
-    /// Adds an operation behind the others. The caller bounds it: an operation is far below 4 GiB.
+    /// Adds an operation on the default keyspace behind the others. The caller bounds it: an operation is far below 256 MiB.
     pub fn push(&mut self, op: &[u8]) {
+        self.push_in(KeyspaceId::DEFAULT, op);
+    }
+
+    /// Adds an operation on a keyspace.
+    ///
+    /// # Panics
+    /// If the operation has 256 MiB or more.
+    pub fn push_in(&mut self, keyspace: KeyspaceId, op: &[u8]) {
         if self.bytes.is_empty() {
             self.bytes.resize(HEADER_BYTES, 0);
         }
-        let bytes = u32::try_from(op.len()).expect("operations are bounded far below 4 GiB");
-        self.bytes.extend_from_slice(&bytes.to_le_bytes());
+        assert!(op.len() >> LENGTH_BITS == 0, "an operation of {} bytes is longer than any may be", op.len());
+        let length = u32::try_from(op.len()).expect("it fits into 28 bits");
+        if keyspace == KeyspaceId::DEFAULT {
+            self.bytes.extend_from_slice(&length.to_le_bytes());
+        } else {
+            self.bytes.extend_from_slice(&(length | HAS_KEYSPACE << LENGTH_BITS).to_le_bytes());
+            self.bytes.extend_from_slice(&keyspace.0.to_le_bytes());
+        }
         self.bytes.extend_from_slice(op);
         self.count += 1;
     }
@@ -48,8 +77,9 @@ impl EntryBuilder {
     /// If it is not one that [`EntryBuilder::finish`] made.
     #[must_use]
     pub fn reopen(payload: Vec<u8>) -> Self {
-        let count = decode(&payload).expect("a payload that was finished here is whole").count;
-        Self { bytes: payload, count }
+        let header = decode(&payload).expect("a payload that was finished here is whole");
+        assert!(header.ops_at == HEADER_BYTES, "only what is first of its history is stamped anew");
+        Self { bytes: payload, count: header.count }
     }
 
     /// Operations so far.
@@ -77,24 +107,38 @@ impl EntryBuilder {
     #[must_use]
     pub fn finish(mut self, stamp_ms: u64) -> Vec<u8> {
         assert!(self.count > 0, "an entry carries at least one operation");
-        let mut header = [0; HEADER_BYTES];
-        let (version, rest) = header.split_at_mut(1);
-        let (stamp, count) = rest.split_at_mut(8);
-        version.copy_from_slice(&[VERSION]);
-        stamp.copy_from_slice(&stamp_ms.to_le_bytes());
-        count.copy_from_slice(&self.count.to_le_bytes());
-        self.bytes.splice(..HEADER_BYTES, header);
+        self.bytes.splice(..HEADER_BYTES, header(0, stamp_ms, self.count));
         self.bytes
     }
+
+    /// The payload of an entry that repeats one of another log: stamped as that was, with its version LSN.
+    ///
+    /// # Panics
+    /// If no operation was added.
+    #[must_use]
+    pub fn finish_copy(mut self, stamp_ms: u64, version_lsn: Lsn) -> Vec<u8> {
+        assert!(self.count > 0, "an entry carries at least one operation");
+        let header = header(HAS_VERSION_LSN, stamp_ms, self.count);
+        self.bytes.splice(..HEADER_BYTES, header.into_iter().chain(version_lsn.get().to_le_bytes()));
+        self.bytes
+    }
+}
+
+/// The head of an entry, but for what flags announce.
+fn header(flags: u8, stamp_ms: u64, count: u32) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    let (version, rest) = header.split_at_mut(2);
+    let (stamp, counted) = rest.split_at_mut(8);
+    version.copy_from_slice(&[VERSION, flags]);
+    stamp.copy_from_slice(&stamp_ms.to_le_bytes());
+    counted.copy_from_slice(&count.to_le_bytes());
+    header
 }
 
 /// The payload of an entry without operations: all it does is to move the partition's clock.
 #[must_use]
 pub fn of_time(stamp_ms: u64) -> Vec<u8> {
-    let mut bytes = vec![VERSION];
-    bytes.extend_from_slice(&stamp_ms.to_le_bytes());
-    bytes.extend_from_slice(&0u32.to_le_bytes());
-    bytes
+    header(0, stamp_ms, 0).to_vec()
 }
 
 /// What stands before the operations.
@@ -104,6 +148,10 @@ pub struct EntryHeader {
     pub stamp_ms: u64,
     /// Operations that follow.
     pub count: u32,
+    /// The LSN that versions are made of; `None`: the entry's own.
+    pub version_lsn: Option<Lsn>,
+    /// Where the first operation starts.
+    pub ops_at: usize,
 }
 
 /// A payload that is not one of ours, or not whole. The log's checksum held, so it was written that way.
@@ -117,11 +165,20 @@ pub enum EntryDamage {
     },
     /// Written by a later release, or not by us.
     #[error(
-        "entry version {found} is unknown (this release reads {VERSION}); start the release that wrote it"
+        "entry version {found} is unknown (this release reads {VERSION_1} and {VERSION}); start the release that wrote it"
     )]
     Version {
         /// The version byte.
         found: u8,
+    },
+    /// It has fields that a later release added.
+    #[error(
+        "the entry, or an operation in it, has the flags {found:#x}, which this release does not know; start the release \
+         that wrote it"
+    )]
+    Flags {
+        /// The unknown ones among them.
+        found: u32,
     },
     /// The operations do not fill the payload exactly.
     #[error("the {count} operations of an entry of {bytes} bytes do not fill it: {at} is where they part")]
@@ -135,25 +192,41 @@ pub enum EntryDamage {
     },
 }
 
+/// Reads what stands before the operations.
+fn read_header(payload: &[u8]) -> Result<EntryHeader, EntryDamage> {
+    let short = || EntryDamage::Short { bytes: payload.len() };
+    let mut fields = Fields::new(payload);
+    let flags = match fields.byte().ok_or_else(short)? {
+        VERSION_1 => 0,
+        VERSION => fields.byte().ok_or_else(short)?,
+        found => return Err(EntryDamage::Version { found }),
+    };
+    if flags & !HAS_VERSION_LSN != 0 {
+        return Err(EntryDamage::Flags { found: u32::from(flags & !HAS_VERSION_LSN) });
+    }
+    let stamp_ms = fields.u64().ok_or_else(short)?;
+    let count = fields.u32().ok_or_else(short)?;
+    let version_lsn =
+        (flags & HAS_VERSION_LSN != 0).then(|| fields.u64().map(Lsn).ok_or_else(short)).transpose()?;
+    Ok(EntryHeader { stamp_ms, count, version_lsn, ops_at: payload.len() - fields.rest.len() })
+}
+
 /// Checks a whole payload and returns its header.
 ///
 /// # Errors
 /// [`EntryDamage`] if any length does not fit.
 pub fn decode(payload: &[u8]) -> Result<EntryHeader, EntryDamage> {
-    let short = EntryDamage::Short { bytes: payload.len() };
-    let (version, rest) = payload.split_first().ok_or_else(|| short.clone())?;
-    if *version != VERSION {
-        return Err(EntryDamage::Version { found: *version });
-    }
-    let (stamp, rest) = rest.split_first_chunk::<8>().ok_or_else(|| short.clone())?;
-    let (count, _) = rest.split_first_chunk::<4>().ok_or(short)?;
-    let header = EntryHeader { stamp_ms: u64::from_le_bytes(*stamp), count: u32::from_le_bytes(*count) };
-    let mut at = HEADER_BYTES;
+    let header = read_header(payload)?;
+    let known = if payload.first() == Some(&VERSION_1) { 0 } else { HAS_KEYSPACE };
+    let mut at = header.ops_at;
     for _ in 0..header.count {
-        let Some((_, next)) = next_op(payload, at) else {
-            return Err(EntryDamage::Lengths { count: header.count, bytes: payload.len(), at });
-        };
-        at = next;
+        let lengths = EntryDamage::Lengths { count: header.count, bytes: payload.len(), at };
+        let length = payload.get(at..).and_then(|rest| rest.first_chunk::<OP_HEADER_BYTES>());
+        let flags = u32::from_le_bytes(*length.ok_or_else(|| lengths.clone())?) >> LENGTH_BITS;
+        if flags & !known != 0 {
+            return Err(EntryDamage::Flags { found: flags & !known });
+        }
+        (_, at) = next_op(payload, at).ok_or(lengths)?;
     }
     if at != payload.len() {
         return Err(EntryDamage::Lengths { count: header.count, bytes: payload.len(), at });
@@ -169,13 +242,55 @@ pub fn highest_stamp_ms(entries: &[OwnedEntry]) -> u64 {
     headers.map(|header| header.stamp_ms).max().unwrap_or(0)
 }
 
+/// One operation of an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EntryOp<'a> {
+    /// The keyspace it is on.
+    pub keyspace: KeyspaceId,
+    /// What it does, in the state machine's own bytes.
+    pub op: &'a [u8],
+}
+
 /// The operation that starts at `at`, and where the next one starts. `None` if there is no whole one.
 #[must_use]
-pub fn next_op(payload: &[u8], at: usize) -> Option<(&[u8], usize)> {
-    let (bytes, rest) = payload.get(at..)?.split_first_chunk::<OP_HEADER_BYTES>()?;
-    let bytes = u32::from_le_bytes(*bytes) as usize;
+pub fn next_op(payload: &[u8], at: usize) -> Option<(EntryOp<'_>, usize)> {
+    let (length, rest) = payload.get(at..)?.split_first_chunk::<OP_HEADER_BYTES>()?;
+    let length = u32::from_le_bytes(*length);
+    let bytes = (length & ((1 << LENGTH_BITS) - 1)) as usize;
+    if length >> LENGTH_BITS == 0 {
+        let op = rest.get(..bytes)?;
+        return Some((EntryOp { keyspace: KeyspaceId::DEFAULT, op }, at + OP_HEADER_BYTES + bytes));
+    }
+    let (keyspace, rest) = rest.split_first_chunk::<8>()?;
     let op = rest.get(..bytes)?;
-    Some((op, at + OP_HEADER_BYTES + bytes))
+    let keyspace = KeyspaceId(u64::from_le_bytes(*keyspace));
+    Some((EntryOp { keyspace, op }, at + OP_HEADER_BYTES + 8 + bytes))
+}
+
+/// Where in a partition's history an op is applied.
+#[derive(Clone, Copy, Debug)]
+pub struct Applied {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The keyspace that the operation names.
+    pub keyspace: KeyspaceId,
+    /// The entry's number in this log.
+    pub lsn: Lsn,
+    /// What versions are made of: the entry's number in the line of LSNs that the partition's history is. Another one than
+    /// in this log where that repeats another's entries; higher with each entry that has operations.
+    pub version_lsn: Lsn,
+    /// The entry's term.
+    pub term: Term,
+    /// The leader's wall clock when it proposed the entry, in ms since 1970: the only clock that apply may read.
+    pub stamp_ms: u64,
+}
+
+impl Applied {
+    /// An operation on the default keyspace, in an entry that is first of its history.
+    #[must_use]
+    pub const fn first(partition: PartitionId, lsn: Lsn, term: Term, stamp_ms: u64) -> Self {
+        Self { partition, keyspace: KeyspaceId::DEFAULT, lsn, version_lsn: lsn, term, stamp_ms }
+    }
 }
 
 /// An operation of an entry: its number, and where it starts.
@@ -190,7 +305,7 @@ impl Mark {
 
     /// The operation here, and the mark behind it.
     pub fn op(self, entry: &[u8]) -> Option<(&[u8], Self)> {
-        next_op(entry, self.at).map(|(op, at)| (op, Self { number: self.number + 1, at }))
+        next_op(entry, self.at).map(|(op, at)| (op.op, Self { number: self.number + 1, at }))
     }
 }
 
@@ -201,6 +316,8 @@ pub(crate) struct Cursor {
     pub is_open: bool,
     /// Its stamp.
     pub stamp_ms: u64,
+    /// What the versions of what it writes are made of.
+    pub version_lsn: Lsn,
     /// Where its next operation starts.
     pub at: usize,
     /// Operations left.
@@ -213,13 +330,14 @@ pub(crate) struct Cursor {
 impl Cursor {
     /// At the start of an entry, all of which is checked. One without operations has the stamp of the one before it: the same
     /// each time it is applied.
-    pub fn open(last_stamp_ms: u64, payload: &[u8]) -> Result<Self, EntryDamage> {
-        let header = if payload.is_empty() {
-            EntryHeader { stamp_ms: last_stamp_ms, count: 0 }
-        } else {
-            decode(payload)?
-        };
-        Ok(Self { is_open: true, stamp_ms: header.stamp_ms, at: HEADER_BYTES, left: header.count, ahead: 0 })
+    pub fn open(lsn: Lsn, last_stamp_ms: u64, payload: &[u8]) -> Result<Self, EntryDamage> {
+        let begun = Self { is_open: true, stamp_ms: last_stamp_ms, version_lsn: lsn, ..Self::default() };
+        if payload.is_empty() {
+            return Ok(begun);
+        }
+        let header = decode(payload)?;
+        let version_lsn = header.version_lsn.unwrap_or(lsn);
+        Ok(Self { stamp_ms: header.stamp_ms, version_lsn, at: header.ops_at, left: header.count, ..begun })
     }
 }
 
@@ -235,55 +353,103 @@ mod tests {
         builder.finish(stamp_ms)
     }
 
-    fn walk(payload: &[u8]) -> Vec<Vec<u8>> {
+    fn walk(payload: &[u8]) -> Vec<(u64, Vec<u8>)> {
         let mut ops = Vec::new();
-        let mut at = HEADER_BYTES;
-        while let Some((op, next)) = next_op(payload, at) {
-            ops.push(op.to_vec());
+        let mut at = decode(payload).expect("a whole payload").ops_at;
+        while let Some((EntryOp { keyspace, op }, next)) = next_op(payload, at) {
+            ops.push((keyspace.0, op.to_vec()));
             at = next;
         }
         ops
     }
 
+    fn header_of(stamp_ms: u64, count: u32) -> EntryHeader {
+        EntryHeader { stamp_ms, count, version_lsn: None, ops_at: HEADER_BYTES }
+    }
+
+    /// An entry with all that one can have.
+    fn copy() -> Vec<u8> {
+        let mut builder = EntryBuilder::default();
+        builder.push_in(KeyspaceId(0x0102), b"ab");
+        builder.push(b"c");
+        builder.finish_copy(258, Lsn(0x0304))
+    }
+
     #[test]
     fn round_trip_keeps_order_empty_ops_and_stamp() {
         let bytes = payload(&[b"one", b"", b"three"], 1_700_000_000_123);
-        assert_eq!(decode(&bytes), Ok(EntryHeader { stamp_ms: 1_700_000_000_123, count: 3 }));
-        assert_eq!(walk(&bytes), [b"one".to_vec(), Vec::new(), b"three".to_vec()]);
+        assert_eq!(decode(&bytes), Ok(header_of(1_700_000_000_123, 3)));
+        assert_eq!(walk(&bytes), [(0, b"one".to_vec()), (0, Vec::new()), (0, b"three".to_vec())]);
+        let mut again = EntryBuilder::reopen(bytes);
+        again.push(b"four");
+        let bytes = again.finish(7);
+        assert_eq!((decode(&bytes), walk(&bytes).len()), (Ok(header_of(7, 4)), 4));
     }
 
     #[test]
     fn bytes_are_pinned() {
         let bytes = payload(&[b"ab"], 258);
-        assert_eq!(bytes, [1, 2, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, b'a', b'b']);
+        assert_eq!(bytes, [2, 0, 2, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, b'a', b'b']);
+        let head = [2, 1, 2, 1, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0];
+        let first = [2, 0, 0, 0x80, 2, 1, 0, 0, 0, 0, 0, 0, b'a', b'b'];
+        assert_eq!(copy(), [&head[..], &first, &[1, 0, 0, 0, b'c']].concat());
+        let header = EntryHeader { version_lsn: Some(Lsn(0x0304)), ops_at: 22, ..header_of(258, 2) };
+        assert_eq!(decode(&copy()), Ok(header));
+        assert_eq!(walk(&copy()), [(0x0102, b"ab".to_vec()), (0, b"c".to_vec())]);
+    }
+
+    #[test]
+    fn entries_of_version_1_are_read() {
+        let bytes = [1, 2, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, b'a', b'b'];
+        assert_eq!(decode(&bytes), Ok(EntryHeader { ops_at: 13, ..header_of(258, 1) }));
+        assert_eq!(walk(&bytes), [(0, b"ab".to_vec())]);
+        let time = [1, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(decode(&time), Ok(EntryHeader { ops_at: 13, ..header_of(258, 0) }));
+        for end in 0..bytes.len() {
+            assert!(decode(&bytes[..end]).is_err(), "cut at {end}");
+        }
+        let mut named = bytes;
+        named[16] = 0x80;
+        assert_eq!(decode(&named), Err(EntryDamage::Flags { found: 8 }), "it named no keyspace");
     }
 
     #[test]
     fn an_entry_of_time_carries_nothing_else() {
         let bytes = of_time(258);
-        assert_eq!(bytes, [1, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(decode(&bytes), Ok(EntryHeader { stamp_ms: 258, count: 0 }));
+        assert_eq!(bytes, [2, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(decode(&bytes), Ok(header_of(258, 0)));
         assert_eq!(next_op(&bytes, HEADER_BYTES), None);
     }
 
     #[test]
     fn every_truncation_and_every_surplus_is_damage() {
-        let bytes = payload(&[b"one", b"two"], 7);
-        for end in 0..bytes.len() {
-            assert!(decode(&bytes[..end]).is_err(), "cut at {end}");
+        for bytes in [payload(&[b"one", b"two"], 7), copy()] {
+            for end in 0..bytes.len() {
+                assert!(decode(&bytes[..end]).is_err(), "cut at {end}");
+            }
+            let mut longer = bytes;
+            longer.push(0);
+            assert!(matches!(decode(&longer), Err(EntryDamage::Lengths { .. })));
         }
-        let mut longer = bytes;
-        longer.push(0);
-        assert!(matches!(decode(&longer), Err(EntryDamage::Lengths { .. })));
     }
 
     #[test]
-    fn unknown_version_and_huge_counts_are_damage() {
-        let mut bytes = payload(&[b"x"], 7);
-        bytes[0] = 2;
-        assert_eq!(decode(&bytes), Err(EntryDamage::Version { found: 2 }));
-        bytes[0] = VERSION;
-        bytes[9..13].copy_from_slice(&u32::MAX.to_le_bytes());
+    fn unknown_versions_flags_and_huge_counts_are_damage() {
+        let whole = payload(&[b"x"], 7);
+        for found in [0, 3] {
+            let bytes = [&[found], &whole[1..]].concat();
+            assert_eq!(decode(&bytes), Err(EntryDamage::Version { found }));
+        }
+        let mut bytes = whole.clone();
+        bytes[1] = 0x83;
+        assert_eq!(decode(&bytes), Err(EntryDamage::Flags { found: 0x82 }));
+        for flag in [1, 2, 4] {
+            let mut bytes = whole.clone();
+            bytes[HEADER_BYTES + 3] = flag << 4;
+            assert_eq!(decode(&bytes), Err(EntryDamage::Flags { found: u32::from(flag) }));
+        }
+        let mut bytes = whole;
+        bytes[10..14].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(matches!(decode(&bytes), Err(EntryDamage::Lengths { count: u32::MAX, .. })));
     }
 }

@@ -20,6 +20,21 @@ impl std::fmt::Display for PartitionId {
     }
 }
 
+/// A keyspace of a partition. Never given to another keyspace of it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct KeyspaceId(pub u64);
+
+impl KeyspaceId {
+    /// The `default` keyspace, cut into hash slots over many partitions.
+    pub const DEFAULT: Self = Self(0);
+}
+
+impl std::fmt::Display for KeyspaceId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A shard of a storage: one WAL, one state store, the replicas in them. Counted from 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ShardId(pub u32);

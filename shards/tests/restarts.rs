@@ -2,10 +2,11 @@
 
 mod common;
 
-use common::{Got, P, World, small_wal};
+use common::{Got, P, World, open_shard, small_wal};
+use corduroy_shards::entry::EntryBuilder;
 use corduroy_shards::raft::replica::{Replication, StartedAs};
-use corduroy_shards::{Rejection, ShardOptions};
-use corduroy_wal::{Lsn, Options};
+use corduroy_shards::{KeyspaceId, Rejection, ShardOptions};
+use corduroy_wal::{EntryKind, EntryRef, HardState, Lsn, Options, RecordHead, Term, Wal};
 
 /// Where the process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,4 +270,52 @@ fn a_gap_between_state_and_log_is_fenced() {
     world.settle();
     assert!(matches!(world.got(2, 1), Some(Got::Rejected(Rejection::ReplicaStopped(..)))));
     assert!(world.fenced[0].1.contains("entries are lost"), "{:?}", world.fenced);
+}
+
+/// A world whose log was written by somebody else: these entries, with a configuration of version 1.
+fn world_of_log(entries: &[Vec<u8>]) -> World {
+    let mut world = World::new(&[]);
+    world.disk.kill();
+    let (mut wal, _) = Wal::open(world.disk.device(), Options { seed: 9, ..small_wal() }).unwrap();
+    let hard_state = HardState { term: Term(3), vote: 1, commit: Lsn(0) };
+    let conf = [&[1, 0, 1][..], &[0, 0, 0, 1], &[0; 7], &[0; 12]].concat();
+    let head = RecordHead { log: P.log(), hard_state: Some(hard_state), conf: Some(&conf) };
+    let entries = entries.iter().zip(1..).map(|(data, lsn)| EntryRef {
+        lsn: Lsn(lsn),
+        term: Term(3),
+        kind: EntryKind::Normal,
+        data,
+    });
+    wal.append(head, entries.collect::<Vec<_>>().into_iter()).unwrap();
+    wal.submit().unwrap();
+    wal.poll(&mut Vec::new()).unwrap();
+    drop(wal);
+    world.disk.kill();
+    world.wal_options.seed = 10;
+    world.shard = open_shard(&world.disk, &world.saved, world.options, world.wal_options, &[P]);
+    world.settle();
+    world
+}
+
+#[test]
+fn entries_of_both_versions_are_applied_with_their_keyspaces_and_version_lsns() {
+    let old =
+        |op: &[u8]| [&[1, 7, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0][..], &[op.len() as u8, 0, 0, 0], op].concat();
+    let mut own = EntryBuilder::default();
+    own.push(b"where own");
+    own.push_in(KeyspaceId(9), b"where named");
+    let mut copied = EntryBuilder::default();
+    copied.push(b"where copied");
+    let mut world =
+        world_of_log(&[old(b"where old"), Vec::new(), own.finish(8), copied.finish_copy(9, Lsn(77))]);
+    for (seq, key, place) in [
+        (1, "old", "keyspace 0 version 1"),
+        (2, "own", "keyspace 0 version 3"),
+        (3, "named", "keyspace 9 version 3"),
+        (4, "copied", "keyspace 0 version 77"),
+    ] {
+        world.read(1, seq, &format!("get {key}"));
+        world.settle();
+        assert_eq!(world.value(1, seq), place, "{key}");
+    }
 }

@@ -150,11 +150,11 @@ impl Partition {
         }
     }
 
-    /// The version that the next op's changes get: the entry's LSN and the op's place in it. Different for any two
+    /// The version that the next op's changes get: the entry's version LSN and the op's place in it. Different for any two
     /// ops, so that WATCH sees a change by a later op of the very entry that it looked at. (Ops of one entry beyond
     /// the 2^20th share a version.)
-    pub(super) fn version(&self, lsn: Lsn) -> u64 {
-        lsn.0 << OP_BITS | u64::from(self.ops_in_entry.min((1 << OP_BITS) - 1))
+    pub(super) fn version(&self, version_lsn: Lsn) -> u64 {
+        version_lsn.0 << OP_BITS | u64::from(self.ops_in_entry.min((1 << OP_BITS) - 1))
     }
 
     #[inline]

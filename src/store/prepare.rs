@@ -1,7 +1,7 @@
 //! Before a write is proposed: what it needs of the rows below is read, so that one that needs damaged rows is refused
 //! while it can be; and what it has is held until it has run, so that nothing has to be read again by then.
 
-use corduroy_shards::{PartitionId, Prepared, Unreadable};
+use corduroy_shards::{KeyspaceId, PartitionId, Prepared, Unreadable};
 
 use super::exec::{Exec, Stop};
 use super::lookups::{Failure, Want};
@@ -14,6 +14,13 @@ pub(super) fn unknown_op() -> Unreadable {
     Unreadable::Damaged(
         "an operation in it is not known to this version, or damaged; upgrade this node".to_owned(),
     )
+}
+
+/// An operation on a keyspace that only a newer version can have made.
+pub(super) fn unknown_keyspace(keyspace: KeyspaceId) -> Unreadable {
+    Unreadable::Damaged(format!(
+        "an operation in it is on keyspace {keyspace}, and this version knows the default one alone; upgrade this node"
+    ))
 }
 
 impl<L: Lower> Store<L> {

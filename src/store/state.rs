@@ -8,7 +8,9 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 
-use corduroy_shards::{Applied, PartitionId, Prepared, StateMachine, Step, Unreadable, Urgency, Wait};
+use corduroy_shards::{
+    Applied, KeyspaceId, PartitionId, Prepared, StateMachine, Step, Unreadable, Urgency, Wait,
+};
 use corduroy_wal::Lsn;
 use corduroy_wal::mix::IdHash;
 use hashbrown::HashMap;
@@ -24,7 +26,7 @@ use super::lower::{Lower, LowerError};
 use super::op::{ErrorKind, Op, Outcome};
 use super::partition::{Found, Partition};
 use super::pins::Pins;
-use super::prepare::unknown_op;
+use super::prepare::{unknown_keyspace, unknown_op};
 use super::restore;
 use super::upkeep::Upkeep;
 
@@ -183,14 +185,14 @@ impl<L: Lower> Store<L> {
         }
     }
 
-    /// Runs an op, decoded from `bytes`, in a partition. `lsn`: of the entry, for writes.
+    /// Runs an op, decoded from `bytes`, in a partition. `at`: of the entry, for writes.
     fn run(
         &mut self,
         id: PartitionId,
         bytes: &[u8],
         op: &Op<'_>,
         now_ms: u64,
-        lsn: Option<Lsn>,
+        at: Option<&Applied>,
     ) -> Step<Outcome> {
         let seed = self.seed;
         let upkeep = &mut self.upkeep;
@@ -198,12 +200,12 @@ impl<L: Lower> Store<L> {
             upkeep.add_partition(id);
             Box::new(Partition::new(id))
         });
-        if let Some(lsn) = lsn {
-            assert!(lsn > partition.applied, "partition {id}: entry {lsn} was applied already");
+        if let Some(Applied { lsn, .. }) = at {
+            assert!(*lsn > partition.applied, "partition {id}: entry {lsn} was applied already");
         }
         let mut exec = Exec {
             now_ms: now_ms.max(partition.clock_ms),
-            version: lsn.map_or(0, |lsn| partition.version(lsn)),
+            version: at.map_or(0, |at| partition.version(at.version_lsn)),
             partition,
             ledger: &mut self.ledger,
             lookups: &mut self.lookups,
@@ -221,12 +223,12 @@ impl<L: Lower> Store<L> {
             Ok(outcome) => outcome,
             Err(Stop::Error(kind)) => Outcome::Error(kind),
             Err(Stop::Blocked) => {
-                match self.lookups.take_failure(id, lsn.is_some()) {
+                match self.lookups.take_failure(id, at.is_some()) {
                     Some(Failure::Final(why)) => {
                         self.lookups.wants.clear();
                         // A blind write was made to look for its row only so that the number of keys can be told.
-                        if lsn.is_some() && self.may_stay_unknown(id) {
-                            return self.run(id, bytes, op, now_ms, lsn);
+                        if at.is_some() && self.may_stay_unknown(id) {
+                            return self.run(id, bytes, op, now_ms, at);
                         }
                         self.pins.release(id, || seed.hash(bytes));
                         return Step::Unreadable(why);
@@ -237,7 +239,7 @@ impl<L: Lower> Store<L> {
                     }
                     None => {}
                 }
-                if lsn.is_some() {
+                if at.is_some() {
                     self.lookups.hold(id, self.ledger.completed);
                 }
                 let op = seed.hash(bytes);
@@ -247,7 +249,7 @@ impl<L: Lower> Store<L> {
                 return Step::Blocked(wait);
             }
         };
-        if lsn.is_some() {
+        if at.is_some() {
             self.lookups.release(id);
             self.lookups.refused_looks = 0;
         }
@@ -307,9 +309,12 @@ impl<L: Lower> StateMachine for Store<L> {
             partition.ops_in_entry += 1;
             return Step::Passed;
         }
+        if at.keyspace != KeyspaceId::DEFAULT {
+            return Step::Unreadable(unknown_keyspace(at.keyspace));
+        }
         let decoded = Op::decode(op);
         let step = match &decoded {
-            Ok(decoded) => self.run(at.partition, op, decoded, at.stamp_ms, Some(at.lsn)),
+            Ok(decoded) => self.run(at.partition, op, decoded, at.stamp_ms, Some(at)),
             Err(_) => Step::Done(Outcome::Error(ErrorKind::BadOp)),
         };
         // Other replicas may know it, so it must not be passed over here.

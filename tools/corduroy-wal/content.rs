@@ -1,7 +1,8 @@
 //! What of a record is shown: its entries, read as operations, as far as a partition or a key was asked for.
 
 use corduroy::store::Op;
-use corduroy_shards::entry::{self, HEADER_BYTES};
+use corduroy_shards::KeyspaceId;
+use corduroy_shards::entry::{self, EntryOp};
 use corduroy_wal::inspect::RecordView;
 use corduroy_wal::{EntryKind, EntryRef, Lsn, Term};
 
@@ -101,12 +102,16 @@ impl Filter {
         };
         shown.stamp_ms = Some(header.stamp_ms);
         shown.stamp = Some(moment(header.stamp_ms));
-        let mut at = HEADER_BYTES;
-        while let Some((bytes, next)) = entry::next_op(payload, at) {
+        let mut at = header.ops_at;
+        while let Some((EntryOp { keyspace, op: bytes }, next)) = entry::next_op(payload, at) {
             at = next;
             match Op::decode(bytes) {
                 Ok(op) if self.key.as_ref().is_none_or(|key| touches(&op, key)) => {
-                    shown.lines.push(words.lines(&op));
+                    let mut lines = words.lines(&op);
+                    if keyspace != KeyspaceId::DEFAULT {
+                        lines.insert(0, format!("on keyspace {keyspace}:"));
+                    }
+                    shown.lines.push(lines);
                 }
                 Ok(_) => shown.others += 1,
                 // What cannot be read may touch any key.

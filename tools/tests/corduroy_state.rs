@@ -90,7 +90,7 @@ fn work(store: &mut Store<LsmLower>) {
 }
 
 fn apply(store: &mut Store<LsmLower>, lsn: u64, op: &Op<'_>) {
-    let at = Applied { partition: PARTITION, lsn: Lsn(lsn), term: Term(1), stamp_ms: 1_000_000 };
+    let at = Applied::first(PARTITION, Lsn(lsn), Term(1), 1_000_000);
     let mut bytes = Vec::new();
     op.encode(&mut bytes);
     while matches!(store.apply(&at, &bytes), Step::Blocked(_)) {

@@ -11,7 +11,7 @@ use super::outbox::Outbox;
 use super::replica_slot::{ApplyWait, Slot};
 use super::status::Counters;
 use crate::clock::{Clocks, Now};
-use crate::entry::{self, Cursor};
+use crate::entry::{self, Cursor, EntryOp};
 use crate::ids::Ticket;
 use crate::options::Pending;
 use crate::parked::ParkedRead;
@@ -131,7 +131,7 @@ impl<M: StateMachine> Applying<'_, M> {
                      it"
                 )));
             }
-            let opened = Cursor::open(slot.applied_stamp_ms, &payload);
+            let opened = Cursor::open(lsn, slot.applied_stamp_ms, &payload);
             slot.cursor = opened.map_err(|damage| Fault(format!("entry {lsn}: {damage}")))?;
             if planted::is(PlantedBug::SwapReplies) {
                 slot.rows.front_mut().into_iter().for_each(|row| row.requests.swap_tickets());
@@ -139,7 +139,10 @@ impl<M: StateMachine> Applying<'_, M> {
         }
         let stamp_ms = slot.cursor.stamp_ms;
         let at_hand = AtHand {
-            at: Applied { partition: slot.partition, lsn, term, stamp_ms },
+            at: Applied {
+                version_lsn: slot.cursor.version_lsn,
+                ..Applied::first(slot.partition, lsn, term, stamp_ms)
+            },
             payload: &payload,
             clock_ms: self.clocks.read(&mut slot.clock, self.now).max(stamp_ms),
             is_ours: slot.rows.matching(lsn, term) == Match::Ours,
@@ -202,10 +205,10 @@ impl<M: StateMachine> Applying<'_, M> {
                         assert!(item.is_none(), "entry {} has fewer operations than requests", entry.at.lsn);
                         return Ok(Progress::Done);
                     }
-                    let (op, next) = entry::next_op(entry.payload, slot.cursor.at)
+                    let (EntryOp { keyspace, op }, next) = entry::next_op(entry.payload, slot.cursor.at)
                         .expect("the whole payload was checked when it was opened");
                     self.counters.apply_tries += 1;
-                    let step = self.machine.apply(&entry.at, op);
+                    let step = self.machine.apply(&Applied { keyspace, ..entry.at }, op);
                     if !matches!(step, Step::Blocked(_) | Step::Unreadable(_)) {
                         slot.cursor.at = next;
                         slot.cursor.left -= 1;

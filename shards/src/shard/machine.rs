@@ -4,9 +4,10 @@
 //! turn, with one time stamp taken by the leader. The machine sees one op at a time, in log order, exactly once a
 //! process: after a restart it is handed the entries above what it says it has persisted.
 
+pub use crate::entry::Applied;
 use crate::ids::PartitionId;
 pub use crate::waiting::{Urgency, Wait};
-use corduroy_wal::{Lsn, Term};
+use corduroy_wal::Lsn;
 
 /// Whether a request changes the state (and so goes through the log) or only looks at it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -15,19 +16,6 @@ pub enum Kind {
     Write,
     /// Answered from the applied state, in request order with the writes before it.
     Read,
-}
-
-/// Where in a partition's history an op is applied.
-#[derive(Clone, Copy, Debug)]
-pub struct Applied {
-    /// The partition.
-    pub partition: PartitionId,
-    /// The entry's number.
-    pub lsn: Lsn,
-    /// The entry's term.
-    pub term: Term,
-    /// The leader's wall clock when it proposed the entry, in ms since 1970: the only clock that apply may read.
-    pub stamp_ms: u64,
 }
 
 /// Why something of the state could not be read.

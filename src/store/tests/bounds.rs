@@ -43,7 +43,7 @@ fn a_transaction_ends_whatever_it_asks_of_the_whole_keyspace_and_whatever_others
         .map(|op| bytes(&op))
         .collect();
     let op = bytes(&multi(&ops.iter().map(Vec::as_slice).collect::<Vec<_>>()));
-    let at = Applied { partition: P, lsn: Lsn(60_002), term: Term(1), stamp_ms: d.now_ms };
+    let at = Applied::first(P, Lsn(60_002), Term(1), d.now_ms);
     for tries in 0..20 {
         match d.store.apply(&at, &op) {
             Step::Done(Outcome::Array(outcomes)) => {
@@ -78,7 +78,7 @@ fn a_hand_over_inside_an_entry_is_a_point_of_it() {
     .iter()
     .map(bytes)
     .collect();
-    let at = |lsn| Applied { partition: P, lsn: Lsn(lsn), term: Term(1), stamp_ms: lsn };
+    let at = |lsn| Applied::first(P, Lsn(lsn), Term(1), lsn);
     let finish = |store: &mut Store<MemLower>, from: usize| {
         apply_all(store, &at(2), &ops[from..]);
         store.end_entry(&at(2));
@@ -156,7 +156,7 @@ fn a_pattern_that_takes_too_long_is_refused() {
 fn one_entry_of_few_bytes_keeps_to_the_memory() {
     let memory_bytes = 400_000;
     let mut d = Driver::new(MemLower::default(), tiny(memory_bytes));
-    let at = Applied { partition: P, lsn: Lsn(1), term: Term(1), stamp_ms: 1 };
+    let at = Applied::first(P, Lsn(1), Term(1), 1);
     let (mut blocked, mut waited) = (0, 0);
     for n in 0..400u32 {
         let key = n.to_string();

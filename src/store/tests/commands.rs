@@ -349,7 +349,7 @@ fn transactions() {
 #[test]
 fn an_unknown_op_of_an_entry_is_never_passed_over() {
     let mut d = driver();
-    let at = Applied { partition: P, lsn: Lsn(1), term: Term(1), stamp_ms: 5 };
+    let at = Applied::first(P, Lsn(1), Term(1), 5);
     let known = bytes(&set("k", "v"));
     let inside = bytes(&Op::Multi { guards: List::Args(&[]), ops: List::Args(&[&known, b"\xff"]) });
     for op in [&b"\xff\xff"[..], b"", &inside] {

@@ -74,7 +74,7 @@ fn a_new_tree_opened_again_is_the_same() {
     for round in 0..4u64 {
         let mut store = Store::open(lsm(&folder), options(), &[]).unwrap();
         assert_eq!(store.persisted(P), Lsn(round));
-        let at = Applied { partition: P, lsn: Lsn(round + 1), term: Term(1), stamp_ms: 1 };
+        let at = Applied::first(P, Lsn(round + 1), Term(1), 1);
         for n in 0..300 {
             let key = format!("k{n}");
             store.apply(&at, &bytes(&set(&key, &round.to_string())));
@@ -131,7 +131,7 @@ fn a_hand_over_is_a_point_of_the_log() {
 fn idle_partitions_do_not_pin_the_log() {
     let mut d = Driver::new(MemLower::default(), options());
     for id in 10..200 {
-        let at = Applied { partition: PartitionId(id), lsn: Lsn(1), term: Term(1), stamp_ms: 1 };
+        let at = Applied::first(PartitionId(id), Lsn(1), Term(1), 1);
         d.store.end_entry(&at);
     }
     d.run(&set("k", "v"));
@@ -251,7 +251,7 @@ fn writes_wait_for_a_hand_over_that_is_too_slow() {
     let mut jobs: Vec<Job<MemLower>> = Vec::new();
     let mut blocked_at = None;
     for lsn in 1..1000 {
-        let at = Applied { partition: P, lsn: Lsn(lsn), term: Term(1), stamp_ms: 1 };
+        let at = Applied::first(P, Lsn(lsn), Term(1), 1);
         let key = format!("k{lsn}");
         if matches!(store.apply(&at, &bytes(&set(&key, "v"))), Step::Blocked(_)) {
             blocked_at = Some((at, key));
@@ -466,7 +466,7 @@ fn rows_of_a_blocked_op_stay_until_it_has_run() {
     // One row is on its way for somebody else already, so the op's rows come by two jobs.
     assert!(matches!(d.store.read(P, &bytes(&get("a")), d.now_ms), Step::Blocked(_)));
     d.take_jobs();
-    let at = Applied { partition: P, lsn: Lsn(4), term: Term(1), stamp_ms: d.now_ms };
+    let at = Applied::first(P, Lsn(4), Term(1), d.now_ms);
     let rename = bytes(&Op::Rename { from: b"a", to: b"b", only_if_none: false });
     assert!(matches!(d.store.apply(&at, &rename), Step::Blocked(_)));
     d.run_a_job(0);

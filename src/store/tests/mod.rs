@@ -17,7 +17,7 @@ mod space;
 mod upkeep;
 mod watch;
 
-use corduroy_shards::{Applied, PartitionId, StateMachine, Step, Urgency};
+use corduroy_shards::{Applied, KeyspaceId, PartitionId, StateMachine, Step, Urgency};
 use corduroy_wal::{Lsn, Term};
 
 use super::*;
@@ -152,7 +152,7 @@ impl<L: Lower> Driver<L> {
     pub(super) fn entry(&mut self, partition: PartitionId, ops: &[Op<'_>]) -> Vec<Outcome> {
         let next = self.next.entry(partition).or_insert(0);
         *next += 1;
-        let at = Applied { partition, lsn: Lsn(*next), term: Term(1), stamp_ms: self.now_ms };
+        let at = Applied::first(partition, Lsn(*next), Term(1), self.now_ms);
         let ops: Vec<Vec<u8>> = ops.iter().map(bytes).collect();
         self.log.push((at, ops.clone()));
         self.apply_entry(&at, &ops)

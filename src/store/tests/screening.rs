@@ -44,7 +44,7 @@ fn crowd_out(d: &mut Driver<Faulty>) {
 
 /// The next entry, of one op, as the shard would have it applied.
 fn apply(d: &mut Driver<Faulty>, lsn: u64, op: &Op<'_>) -> Step<Outcome> {
-    let at = Applied { partition: P, lsn: Lsn(lsn), term: Term(1), stamp_ms: d.now_ms };
+    let at = Applied::first(P, Lsn(lsn), Term(1), d.now_ms);
     let step = d.store.apply(&at, &bytes(op));
     if matches!(step, Step::Done(_)) {
         d.store.end_entry(&at);

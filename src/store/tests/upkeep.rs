@@ -49,7 +49,7 @@ fn a_stale_answer_about_blind_writes_is_not_counted() {
     assert_eq!(d.store.get(P, b"other", 1), Lookup::Unknown, "memory is too small for it");
     d.hold_jobs = true;
     let size = bytes(&Op::DbSize);
-    let at = |n| Applied { partition: P, lsn: Lsn(n), term: Term(1), stamp_ms: 1_000_000 };
+    let at = |n| Applied::first(P, Lsn(n), Term(1), 1_000_000);
     let write = |d: &mut Driver<MemLower>, n| {
         assert_eq!(d.store.apply(&at(n), &bytes(&set("k", &large))), Step::Done(Outcome::Ok));
         d.store.end_entry(&at(n));
@@ -124,7 +124,7 @@ fn a_page_that_lost_rows_during_the_warm_up_is_not_complete() {
     let second = run_jobs(&mut d);
     assert_eq!(second.len(), 1);
     // While it is under way, a large value drives rows of the first part out.
-    let at = Applied { partition: P, lsn: Lsn(16), term: Term(1), stamp_ms: 1_000_000 };
+    let at = Applied::first(P, Lsn(16), Term(1), 1_000_000);
     assert_eq!(d.store.apply(&at, &bytes(&set("new", &"n".repeat(1_500_000)))), Step::Done(Outcome::Ok));
     d.store.end_entry(&at);
     for _ in 0..8 {

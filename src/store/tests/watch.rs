@@ -143,3 +143,24 @@ fn a_transaction_looks_at_every_key_it_watches() {
         assert_eq!(d.run(&multi), Outcome::NullArray, "key {changed} has changed");
     }
 }
+
+#[test]
+fn versions_are_made_of_the_version_lsn_and_not_of_the_log_s() {
+    let mut d = driver();
+    let write = bytes(&set("k", "v"));
+    let copied = Applied { version_lsn: Lsn(70), ..Applied::first(P, Lsn(1), Term(1), d.now_ms) };
+    assert_eq!(d.store.apply(&copied, &write), Step::Done(Outcome::Ok));
+    d.store.end_entry(&copied);
+    let read = d.store.read(P, &bytes(&Op::Version { key: b"k" }), d.now_ms);
+    assert_eq!(read, Step::Done(int(70 << 20)));
+    assert_eq!(d.store.keyspace_stats(P).applied, Lsn(1), "the log's own number says how far it was applied");
+}
+
+#[test]
+fn an_operation_on_a_keyspace_that_is_not_known_is_not_applied() {
+    let mut d = driver();
+    let at = Applied { keyspace: KeyspaceId(1), ..Applied::first(P, Lsn(1), Term(1), d.now_ms) };
+    let Step::Unreadable(why) = d.store.apply(&at, &bytes(&set("k", "v"))) else { panic!("it was applied") };
+    assert!(why.to_string().contains("keyspace 1"), "{why}");
+    assert_eq!(d.store.read(P, &bytes(&get("k")), d.now_ms), Step::Done(Outcome::Nil));
+}
