@@ -39,6 +39,21 @@ impl std::fmt::Display for KeyspaceId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ShardId(pub u32);
 
+/// A storage: a disk root of a node, unique in the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct StorageId(pub u64);
+
+impl StorageId {
+    /// Nobody has recorded which one it is.
+    pub const UNKNOWN: Self = Self(0);
+}
+
+impl std::fmt::Display for StorageId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 /// Names one request of one connection, so that its one outcome finds its way back. Opaque to the shard.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ticket {

@@ -27,7 +27,7 @@ mod waiting;
 pub use ::raft::StateRole as Role;
 pub use clock::{ClockReport, Now};
 pub use corduroy_wal as wal;
-pub use ids::{KeyspaceId, PartitionId, ShardId, Ticket};
+pub use ids::{KeyspaceId, PartitionId, ShardId, StorageId, Ticket};
 pub use options::{Limits, ShardOptions};
 pub use shard::Shard;
 pub use shard::io::{Input, Outputs, Rejection, Reply, ShardError};

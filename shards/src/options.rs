@@ -1,5 +1,6 @@
 //! A shard's settings and bounds.
 
+use crate::ids::StorageId;
 use crate::raft::group::GroupOptions;
 use crate::raft::replica::Replication;
 
@@ -111,6 +112,8 @@ impl Limits {
 pub struct ShardOptions {
     /// Whether partitions are Raft groups.
     pub replication: Replication,
+    /// The storage that the shard is part of: what its replicas' configurations name. Default: unknown.
+    pub storage: StorageId,
     /// The raft crate's limits.
     pub group: GroupOptions,
     /// The bounds.
@@ -132,6 +135,7 @@ impl Default for ShardOptions {
     fn default() -> Self {
         Self {
             replication: Replication::On,
+            storage: StorageId::UNKNOWN,
             group: GroupOptions::default(),
             limits: Limits::default(),
             tick_ms: 100,

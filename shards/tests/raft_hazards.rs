@@ -3,7 +3,7 @@
 use corduroy_shards::raft::group::{Group, GroupOptions, Proposed};
 use corduroy_shards::raft::guard::guarded;
 use corduroy_shards::raft::log_store::LogStore;
-use corduroy_shards::raft::membership::{self, MemberId};
+use corduroy_shards::raft::membership::{MemberId, Membership, StorageId};
 use corduroy_wal::{HardState, Lsn, Term};
 use raft::eraftpb::{ConfState, Entry, Message, MessageType};
 use raft::{RawNode, ReadOnlyOption, StateRole};
@@ -19,7 +19,7 @@ fn store(conf: &ConfState) -> LogStore {
 }
 
 fn group(conf: &ConfState, seed: u64) -> Group {
-    let unsaved = Some(membership::encode(conf));
+    let unsaved = Some(Membership::of(Lsn::ZERO, conf, |_| StorageId(7)).encode());
     Group::start(store(conf), ME, HardState::default(), unsaved, &GroupOptions::default(), seed)
         .expect("the crate takes the state")
 }

@@ -4,9 +4,12 @@ mod common;
 
 use common::{Got, P, World, open_shard, small_wal};
 use corduroy_shards::entry::EntryBuilder;
+use corduroy_shards::raft::membership::{MemberId, Membership, StorageId};
 use corduroy_shards::raft::replica::{Replication, StartedAs};
 use corduroy_shards::{KeyspaceId, Rejection, ShardOptions};
 use corduroy_wal::{EntryKind, EntryRef, HardState, Lsn, Options, RecordHead, Term, Wal};
+
+const HERE: StorageId = StorageId(0xabc);
 
 /// Where the process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,23 +275,29 @@ fn a_gap_between_state_and_log_is_fenced() {
     assert!(world.fenced[0].1.contains("entries are lost"), "{:?}", world.fenced);
 }
 
-/// A world whose log was written by somebody else: these entries, with a configuration of version 1.
-fn world_of_log(entries: &[Vec<u8>]) -> World {
+/// The founder's configuration as version 1 has it.
+fn conf_1() -> Vec<u8> {
+    [&[1, 0, 1][..], &[0, 0, 0, 1], &[0; 7], &[0; 12]].concat()
+}
+
+/// A world whose log was written by somebody else, now on `HERE`: a configuration and these entries.
+fn world_of_log(conf: &[u8], entries: &[Vec<u8>]) -> World {
     let mut world = World::new(&[]);
+    world.options.storage = HERE;
     world.disk.kill();
-    let (mut wal, _) = Wal::open(world.disk.device(), Options { seed: 9, ..small_wal() }).unwrap();
+    let (mut wal, _) =
+        Wal::open(world.disk.device(), Options { seed: 9, ..small_wal() }).expect("an empty log");
     let hard_state = HardState { term: Term(3), vote: 1, commit: Lsn(0) };
-    let conf = [&[1, 0, 1][..], &[0, 0, 0, 1], &[0; 7], &[0; 12]].concat();
-    let head = RecordHead { log: P.log(), hard_state: Some(hard_state), conf: Some(&conf) };
+    let head = RecordHead { log: P.log(), hard_state: Some(hard_state), conf: Some(conf) };
     let entries = entries.iter().zip(1..).map(|(data, lsn)| EntryRef {
         lsn: Lsn(lsn),
         term: Term(3),
         kind: EntryKind::Normal,
         data,
     });
-    wal.append(head, entries.collect::<Vec<_>>().into_iter()).unwrap();
-    wal.submit().unwrap();
-    wal.poll(&mut Vec::new()).unwrap();
+    wal.append(head, entries.collect::<Vec<_>>().into_iter()).expect("there is room");
+    wal.submit().expect("a log that works");
+    wal.poll(&mut Vec::new()).expect("a log that works");
     drop(wal);
     world.disk.kill();
     world.wal_options.seed = 10;
@@ -306,9 +315,11 @@ fn entries_of_both_versions_are_applied_with_their_keyspaces_and_version_lsns() 
     own.push_in(KeyspaceId(9), b"where named");
     let mut copied = EntryBuilder::default();
     copied.push(b"where copied");
-    let mut world =
-        world_of_log(&[old(b"where old"), Vec::new(), own.finish(8), copied.finish_copy(9, Lsn(77))]);
-    for (seq, key, place) in [
+    let mut world = world_of_log(
+        &conf_1(),
+        &[old(b"where old"), Vec::new(), own.finish(8), copied.finish_copy(9, Lsn(77))],
+    );
+    for (seq, key, written) in [
         (1, "old", "keyspace 0 version 1"),
         (2, "own", "keyspace 0 version 3"),
         (3, "named", "keyspace 9 version 3"),
@@ -316,6 +327,48 @@ fn entries_of_both_versions_are_applied_with_their_keyspaces_and_version_lsns() 
     ] {
         world.read(1, seq, &format!("get {key}"));
         world.settle();
-        assert_eq!(world.value(1, seq), place, "{key}");
+        assert_eq!(world.value(1, seq), written, "{key}");
+    }
+}
+
+/// The configuration in the log, with nothing running.
+fn saved_conf(world: &World) -> Vec<u8> {
+    world.disk.kill();
+    let (wal, _) = Wal::open(world.disk.device(), Options { seed: 13, ..small_wal() }).expect("a whole log");
+    wal.log_state(P.log()).and_then(|state| state.conf).expect("a configuration")
+}
+
+#[test]
+fn a_configuration_of_version_1_goes_into_the_next_record_with_its_storage() {
+    let founding = Membership::founding(MemberId::FIRST, HERE).encode();
+    let world = world_of_log(&conf_1(), &[]);
+    assert!(world.shard.is_ready(P));
+    assert_eq!(saved_conf(&world), founding);
+    // One that names the storage stays as it is, also where nobody says which one this is.
+    let later = Membership::founding(MemberId::FIRST, HERE).made_by(Lsn(1)).encode();
+    let mut world = world_of_log(&later, &[Vec::new()]);
+    assert!(world.shard.is_ready(P));
+    world.disk.kill();
+    (world.options.storage, world.wal_options.seed) = (StorageId::UNKNOWN, 12);
+    world.shard = open_shard(&world.disk, &world.saved, world.options, world.wal_options, &[P]);
+    world.settle();
+    assert!(world.shard.is_ready(P));
+    assert_eq!(saved_conf(&world), later);
+}
+
+#[test]
+fn a_configuration_that_cannot_be_this_replica_s_stops_it() {
+    let founding = |storage| Membership::founding(MemberId::FIRST, storage);
+    for (conf, why) in [
+        (
+            founding(StorageId(0xdef)).encode(),
+            "on storage 0000000000000def, and this is storage 0000000000000abc",
+        ),
+        (founding(HERE).made_by(Lsn(2)).encode(), "that of entry 2, but the log ends at 1"),
+        (vec![3, 0, 0, 0], "unknown version"),
+    ] {
+        let world = world_of_log(&conf, &[Vec::new()]);
+        let [(P, text)] = world.fenced.as_slice() else { panic!("{why}: {:?}", world.fenced) };
+        assert!(text.contains(why), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Got, Kv, P, Q, World, open_shard, small_wal};
-use corduroy_shards::raft::membership::{self, MemberId};
+use corduroy_shards::raft::membership::{MemberId, Membership, StorageId};
 use corduroy_shards::raft::replica::StartedAs;
 use corduroy_shards::{Input, Kind, Limits, PartitionId, Rejection, ShardOptions, StateMachine};
 use corduroy_wal::{EntryKind, EntryRef, HardState, Lsn, RecordHead, Term, Wal};
@@ -312,7 +312,7 @@ fn a_fault_fences_its_replica_alone() {
     wal.append(lost, std::iter::empty()).unwrap();
     // A term that cannot be counted up: the crate panics at the election.
     let last_term = HardState { term: Term(u64::MAX), vote: 1, commit: Lsn(0) };
-    let conf = membership::encode(&membership::founding(MemberId::FIRST));
+    let conf = Membership::founding(MemberId::FIRST, StorageId(7)).encode();
     let head = RecordHead { log: PartitionId(5).log(), hard_state: Some(last_term), conf: Some(&conf) };
     wal.append(head, std::iter::empty()).unwrap();
     wal.submit().unwrap();

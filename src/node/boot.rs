@@ -21,9 +21,7 @@ use super::identity::{Identity, IdentityError, Owner, binding_of, unbind};
 use super::listen::Listening;
 use super::log;
 use super::message::Message;
-use super::options::{
-    block_cache_bytes, shard_options, store_options, sync_mode, waiting_bytes, wal_options,
-};
+use super::options::{block_cache_bytes, shard_options, store_options, sync_mode, wal_options};
 use super::shared::Shared;
 use crate::config::Config;
 use crate::store::{LowerError, LsmLower, LsmShared, Store};
@@ -147,7 +145,7 @@ fn open_shard(
         .and_then(|()| belongs_here(shared, shard, state_folder, &store.partitions()))
         // What was just taken over must not stay bound to the wrong shard.
         .inspect_err(|_| unbind(&shared.identity, &config.data_dir, shard))?;
-    let shard_options = shard_options(config, shared.layout.used_shards(), waiting_bytes(shared));
+    let shard_options = shard_options(shared, config);
     let open = Shard::open(shard_options, wal, store, &partitions, seed)
         .map_err(|source| StartError::Shard { shard, source })?;
     Ok((open, Opened { shard, device: description, found, took: begun.elapsed() }))

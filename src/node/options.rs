@@ -1,7 +1,7 @@
 //! What the configuration says, in the words of the log, the state and the shards.
 
 use corduroy_shards::raft::replica::Replication as RaftOn;
-use corduroy_shards::{Limits, ShardOptions};
+use corduroy_shards::{Limits, ShardOptions, StorageId};
 use corduroy_wal::device::SyncMode;
 use corduroy_wal::{Binding, Options as WalOptions};
 
@@ -78,13 +78,14 @@ pub fn waiting_bytes(shared: &Shared) -> usize {
 }
 
 /// Of a shard, by what the log can take and what may wait.
-pub fn shard_options(config: &Config, used_shards: u32, waiting_bytes: usize) -> ShardOptions {
+pub fn shard_options(shared: &Shared, config: &Config) -> ShardOptions {
     let replication = match config.replication {
         Replication::Raft => RaftOn::On,
         Replication::Off => RaftOn::Off,
     };
     // A record has to fit into half a segment.
     let half = usize::try_from(config.wal_segment_bytes.0 / 2).unwrap_or(usize::MAX);
+    let waiting_bytes = waiting_bytes(shared);
     let defaults = Limits::default();
     let limits = Limits {
         op_bytes: defaults.op_bytes.min(half.saturating_sub(64 << 10)),
@@ -95,6 +96,7 @@ pub fn shard_options(config: &Config, used_shards: u32, waiting_bytes: usize) ->
         unapplied_bytes: defaults.unapplied_bytes.min(waiting_bytes),
         ..defaults
     };
-    let log_soft_segments = log_soft_segments(config, used_shards);
-    ShardOptions { replication, limits, log_soft_segments, ..ShardOptions::default() }
+    let log_soft_segments = log_soft_segments(config, shared.layout.used_shards());
+    let storage = StorageId(shared.identity.storage);
+    ShardOptions { replication, storage, limits, log_soft_segments, ..ShardOptions::default() }
 }

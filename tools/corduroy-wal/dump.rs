@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use corduroy_shards::raft::membership;
-use corduroy_wal::SegmentSeq;
+use corduroy_shards::raft::membership::{MemberId, Membership, StorageId};
 use corduroy_wal::device::folder::slot_file_name;
 use corduroy_wal::device::mapped::MappedFolder;
 use corduroy_wal::inspect::{Manifest, Passing, RecordKind, RecordMeta, RecordView, inspect};
+use corduroy_wal::{Lsn, SegmentSeq};
 use serde_json::{Value, json};
 
 use crate::ToolError;
@@ -240,21 +240,30 @@ fn record_words(meta: &RecordMeta<'_>) -> String {
 
 /// A group's members, of the saved configuration.
 fn members(conf: &[u8]) -> String {
-    let conf = match membership::decode(conf) {
-        Ok(conf) => conf,
+    let membership = match Membership::decode(conf) {
+        Ok(membership) => membership,
         Err(error) => return error.to_string(),
     };
+    let conf = membership.conf_state();
     let lists = [
         ("voters", &conf.voters),
         ("learners", &conf.learners),
         ("voters on their way out", &conf.voters_outgoing),
         ("learners to be", &conf.learners_next),
     ];
+    let member = |id: &u64| match membership.storage(MemberId(*id)).filter(|it| *it != StorageId::UNKNOWN) {
+        Some(storage) => format!("{id} on storage {storage}"),
+        None => id.to_string(),
+    };
     let named = lists.iter().filter(|(_, members)| !members.is_empty()).map(|(name, members)| {
-        let members: Vec<String> = members.iter().map(ToString::to_string).collect();
+        let members: Vec<String> = members.iter().map(member).collect();
         format!("{name} {}", members.join(", "))
     });
-    named.collect::<Vec<_>>().join("; ")
+    let named = named.collect::<Vec<_>>().join("; ");
+    match membership.as_of {
+        Lsn::ZERO => named,
+        as_of => format!("as of entry {as_of}: {named}"),
+    }
 }
 
 fn entry_text(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {

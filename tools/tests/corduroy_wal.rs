@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use corduroy::store::{Expiry, List, Op, SetReply, SetWhen};
 use corduroy_shards::entry::EntryBuilder;
-use corduroy_shards::ids::MemberId;
-use corduroy_shards::raft::membership;
+use corduroy_shards::raft::membership::{MemberId, Membership, StorageId};
 use corduroy_wal::device::{DiskDevice, Engine, UringOptions};
 use corduroy_wal::{EntryKind, EntryRef, HardState, LogId, Lsn, Options, RecordHead, Term, Wal};
 use serde_json::Value;
@@ -72,7 +71,7 @@ fn write_operations(path: &Path) {
     let mut wal = open(path);
     let head = |log| RecordHead { log: LogId(log), ..RecordHead::default() };
     let state = HardState { term: Term(3), vote: 1, commit: Lsn(0) };
-    let conf = membership::encode(&membership::founding(MemberId::FIRST));
+    let conf = Membership::founding(MemberId::FIRST, StorageId(7)).encode();
     let first = RecordHead { hard_state: Some(state), conf: Some(&conf), ..head(2) };
     append(&mut wal, first, 1, EntryKind::Normal, &[]);
     let long = [b'x'; 5000];
@@ -135,7 +134,7 @@ fn a_dump_says_what_clients_asked_for() {
     let text = String::from_utf8(run(&["dump", "--value-bytes", "4"], dir.path()).stdout).unwrap();
     for wanted in [
         "    partition 2: entry 1 (",
-        "      raft's hard state: term 3, vote for member 1, committed up to entry 0\n      members: voters 1\n",
+        "      raft's hard state: term 3, vote for member 1, committed up to entry 0\n      members: voters 1 on storage 0000000000000007\n",
         "      entry 1, term 3: a new leader's first entry, without an operation\n",
         concat!(
             "      entry 2, term 3, 2000-02-29 00:00:00.000 UTC: 3 operations\n",

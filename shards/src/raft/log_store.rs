@@ -270,7 +270,7 @@ mod tests {
             Lsn(applied),
             Term(1),
             HardState::default(),
-            super::super::membership::founding(super::super::membership::MemberId::FIRST),
+            ConfState { voters: vec![1], ..ConfState::default() },
         );
         store.append(entries.iter().map(|(index, term)| entry(*index, *term, 10))).unwrap();
         store

@@ -3,9 +3,11 @@
 //! Invariant: a configuration is written in the same record as the entries and the hard state it belongs to, so a
 //! group can never come back without voters.
 
+use corduroy_wal::Lsn;
+use corduroy_wal::fields::Fields;
 use raft::eraftpb::ConfState;
 
-pub use crate::ids::MemberId;
+pub use crate::ids::{MemberId, StorageId};
 
 /// A saved configuration that cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -15,114 +17,280 @@ pub struct MembershipDamage {
     why: &'static str,
 }
 
-const VERSION: u8 = 1;
+/// The version written today.
+const VERSION: u8 = 2;
+/// The version that names members only.
+const VERSION_1: u8 = 1;
 
-/// The configuration of a new group: its founder alone.
-#[must_use]
-pub fn founding(member: MemberId) -> ConfState {
-    ConfState { voters: vec![member.0], ..ConfState::default() }
+/// A part that a member has in its group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    Voter,
+    Learner,
+    /// A voter until the change under way is complete.
+    OutgoingVoter,
+    /// A learner once the change under way is complete.
+    NextLearner,
 }
 
-/// Whether `member` is the whole group.
-#[must_use]
-pub fn is_alone(conf: &ConfState, member: MemberId) -> bool {
-    conf.voters == [member.0]
-        && conf.learners.is_empty()
-        && conf.voters_outgoing.is_empty()
-        && conf.learners_next.is_empty()
-}
+impl Part {
+    /// All, in the order in which version 1 lists their members.
+    const ALL: [Self; 4] = [Self::Voter, Self::Learner, Self::OutgoingVoter, Self::NextLearner];
 
-/// The saved form: version, auto-leave, then four lists (voters, learners, outgoing voters, next learners), each a
-/// count (u32) and its ids (u64), little-endian.
-#[must_use]
-pub fn encode(conf: &ConfState) -> Vec<u8> {
-    let lists = [&conf.voters, &conf.learners, &conf.voters_outgoing, &conf.learners_next];
-    let ids: usize = lists.iter().map(|list| list.len()).sum();
-    let mut bytes = Vec::with_capacity(2 + 4 * lists.len() + 8 * ids);
-    bytes.push(VERSION);
-    bytes.push(u8::from(conf.auto_leave));
-    for list in lists {
-        let count = u32::try_from(list.len()).expect("a group has a handful of members");
-        bytes.extend_from_slice(&count.to_le_bytes());
-        for id in list {
-            bytes.extend_from_slice(&id.to_le_bytes());
+    /// Its bit in the saved form.
+    const fn bit(self) -> u8 {
+        match self {
+            Self::Voter => 1,
+            Self::Learner => 2,
+            Self::OutgoingVoter => 4,
+            Self::NextLearner => 8,
         }
     }
-    bytes
 }
 
-/// Reads what [`encode`] wrote.
-///
-/// # Errors
-/// [`MembershipDamage`] if it is anything else.
-pub fn decode(bytes: &[u8]) -> Result<ConfState, MembershipDamage> {
-    let damage = |why| MembershipDamage { bytes: bytes.len(), why };
-    let ([version, auto_leave], mut rest) =
-        bytes.split_first_chunk::<2>().ok_or_else(|| damage("too short"))?;
-    if *version != VERSION {
-        return Err(damage("unknown version"));
+/// A member: the parts that it has, and the storage that its replica is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Member {
+    id: MemberId,
+    storage: StorageId,
+    parts: u8,
+}
+
+/// The members of a group, as of one entry of its log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Membership {
+    /// The entry that made it so; [`Lsn::ZERO`]: the group was founded with it.
+    pub as_of: Lsn,
+    auto_leave: bool,
+    /// By id.
+    members: Vec<Member>,
+}
+
+impl Membership {
+    /// That of a new group: its founder alone.
+    #[must_use]
+    pub fn founding(member: MemberId, storage: StorageId) -> Self {
+        let founder = Member { id: member, storage, parts: Part::Voter.bit() };
+        Self { as_of: Lsn::ZERO, auto_leave: false, members: vec![founder] }
     }
-    let mut conf = ConfState { auto_leave: *auto_leave == 1, ..ConfState::default() };
+
+    /// The same, as an entry made it.
+    #[must_use]
+    pub fn made_by(self, entry: Lsn) -> Self {
+        Self { as_of: entry, ..self }
+    }
+
+    /// What the entry `as_of` made of a group, in the raft crate's words; `storage_of` says where each member is.
+    #[must_use]
+    pub fn of(as_of: Lsn, conf: &ConfState, storage_of: impl Fn(MemberId) -> StorageId) -> Self {
+        let mut membership = Self { as_of, auto_leave: conf.auto_leave, members: Vec::new() };
+        let lists = [&conf.voters, &conf.learners, &conf.voters_outgoing, &conf.learners_next];
+        for (part, ids) in Part::ALL.into_iter().zip(lists) {
+            for id in ids.iter().map(|id| MemberId(*id)) {
+                let found = membership.members.binary_search_by_key(&id, |member| member.id);
+                let at = found.unwrap_or_else(|at| {
+                    membership.members.insert(at, Member { id, storage: storage_of(id), parts: 0 });
+                    at
+                });
+                membership.members.get_mut(at).expect("it was just found").parts |= part.bit();
+            }
+        }
+        membership
+    }
+
+    /// The same in the raft crate's words.
+    #[must_use]
+    pub fn conf_state(&self) -> ConfState {
+        let with = |part: Part| {
+            let members = self.members.iter().filter(|member| member.parts & part.bit() != 0);
+            members.map(|member| member.id.0).collect()
+        };
+        ConfState {
+            voters: with(Part::Voter),
+            learners: with(Part::Learner),
+            voters_outgoing: with(Part::OutgoingVoter),
+            learners_next: with(Part::NextLearner),
+            auto_leave: self.auto_leave,
+            ..ConfState::default()
+        }
+    }
+
+    /// Whether `member` is the whole group.
+    #[must_use]
+    pub fn is_alone(&self, member: MemberId) -> bool {
+        matches!(self.members.as_slice(), [only] if only.id == member && only.parts == Part::Voter.bit())
+    }
+
+    /// The storage of a member; `None`: it is no member.
+    #[must_use]
+    pub fn storage(&self, id: MemberId) -> Option<StorageId> {
+        self.members.iter().find(|member| member.id == id).map(|member| member.storage)
+    }
+
+    /// The saved form: version, auto-leave, the entry that made it so, and the members by id, a count (u32) and each: id
+    /// (u64), storage (u64), parts (a bit each), little-endian.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![VERSION, u8::from(self.auto_leave)];
+        bytes.extend_from_slice(&self.as_of.get().to_le_bytes());
+        let count = u32::try_from(self.members.len()).expect("a group has a handful of members");
+        bytes.extend_from_slice(&count.to_le_bytes());
+        for Member { id, storage, parts } in &self.members {
+            bytes.extend_from_slice(&id.0.to_le_bytes());
+            bytes.extend_from_slice(&storage.0.to_le_bytes());
+            bytes.push(*parts);
+        }
+        bytes
+    }
+
+    /// Reads what [`Membership::encode`] wrote, or version 1 of it: version, auto-leave, and for each part a count (u32) and
+    /// ids (u64). No release that wrote that could change members, so it is what the group was founded with; which storage a
+    /// member is on, it does not say.
+    ///
+    /// # Errors
+    /// [`MembershipDamage`] if it is anything else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, MembershipDamage> {
+        let damage = |why| MembershipDamage { bytes: bytes.len(), why };
+        let mut fields = Fields::new(bytes);
+        let [version, auto_leave] = fields.array().ok_or_else(|| damage("too short"))?;
+        if auto_leave > 1 {
+            return Err(damage("auto-leave is neither 0 nor 1"));
+        }
+        let read = match version {
+            VERSION_1 => read_lists(&mut fields),
+            VERSION => read_members(&mut fields),
+            _ => return Err(damage("unknown version; start the release that wrote it")),
+        };
+        let mut membership = read.ok_or_else(|| damage("a list is cut off, or not as it is written"))?;
+        membership.auto_leave = auto_leave == 1;
+        if !fields.is_empty() {
+            return Err(damage("bytes are left over"));
+        }
+        if membership.members.iter().all(|member| member.parts & Part::Voter.bit() == 0) {
+            return Err(damage("it has no voter"));
+        }
+        Ok(membership)
+    }
+}
+
+/// The lists of version 1.
+fn read_lists(fields: &mut Fields<'_>) -> Option<Membership> {
+    let mut conf = ConfState::default();
     let lists = [&mut conf.voters, &mut conf.learners, &mut conf.voters_outgoing, &mut conf.learners_next];
     for list in lists {
-        let (count, after) = rest.split_first_chunk::<4>().ok_or_else(|| damage("a list is cut off"))?;
-        rest = after;
-        for _ in 0..u32::from_le_bytes(*count) {
-            let (id, after) = rest.split_first_chunk::<8>().ok_or_else(|| damage("a list is cut off"))?;
-            list.push(u64::from_le_bytes(*id));
-            rest = after;
+        for _ in 0..fields.u32()? {
+            list.push(fields.u64()?);
         }
     }
-    if !rest.is_empty() {
-        return Err(damage("bytes are left over"));
+    Some(Membership::of(Lsn::ZERO, &conf, |_| StorageId::UNKNOWN))
+}
+
+/// What follows version and auto-leave from version 2 on.
+fn read_members(fields: &mut Fields<'_>) -> Option<Membership> {
+    let as_of = Lsn(fields.u64()?);
+    let mut members: Vec<Member> = Vec::new();
+    for _ in 0..fields.u32()? {
+        let id = MemberId(fields.u64()?);
+        let (storage, parts) = (StorageId(fields.u64()?), fields.byte()?);
+        let is_next = members.last().is_none_or(|last| last.id < id);
+        (is_next && parts != 0 && parts < 16).then_some(())?;
+        members.push(Member { id, storage, parts });
     }
-    if conf.voters.is_empty() {
-        return Err(damage("it has no voter"));
-    }
-    Ok(conf)
+    Some(Membership { as_of, auto_leave: false, members })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn version_1_is_these_bytes() {
-        let conf = ConfState {
+    const HERE: StorageId = StorageId(0x0a0b);
+
+    fn joint() -> ConfState {
+        ConfState {
             voters: vec![1, 9],
             learners: vec![12],
             voters_outgoing: vec![1],
             learners_next: vec![9],
             auto_leave: true,
             ..ConfState::default()
-        };
-        let hex: String = encode(&conf).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(
-            hex,
-            "01010200000001000000000000000900000000000000010000000c0000000000000001\
-             0000000100000000000000010000000900000000000000",
-        );
-        assert_eq!(decode(&encode(&conf)), Ok(conf));
-        let founder = encode(&founding(MemberId::FIRST));
-        assert_eq!(founder, [&[1, 0, 1][..], &[0, 0, 0, 1], &[0; 7], &[0; 12]].concat());
-        assert_eq!(decode(&founder), Ok(founding(MemberId::FIRST)));
+        }
+    }
+
+    fn from_hex(hex: &str) -> Vec<u8> {
+        let pairs = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("digits"));
+        pairs.map(|pair| u8::from_str_radix(pair, 16).expect("two digits")).collect()
     }
 
     #[test]
-    fn every_truncation_is_damage_and_so_is_a_group_without_voters() {
-        let bytes = encode(&founding(MemberId::FIRST));
-        for end in 0..bytes.len() {
-            assert!(decode(&bytes[..end]).is_err(), "cut at {end}");
+    fn version_1_is_these_bytes() {
+        let bytes = from_hex(
+            "01010200000001000000000000000900000000000000010000000c0000000000000001\
+             0000000100000000000000010000000900000000000000",
+        );
+        let read = Membership::decode(&bytes).expect("version 1");
+        assert_eq!((read.as_of, read.conf_state()), (Lsn::ZERO, joint()));
+        assert_eq!(read.storage(MemberId(9)), Some(StorageId::UNKNOWN));
+        let founder = [&[1, 0, 1][..], &[0, 0, 0, 1], &[0; 7], &[0; 12]].concat();
+        let founding = Membership::founding(MemberId::FIRST, StorageId::UNKNOWN);
+        assert_eq!(Membership::decode(&founder), Ok(founding));
+        for bytes in [bytes, founder] {
+            for end in 0..bytes.len() {
+                assert!(Membership::decode(&bytes[..end]).is_err(), "cut at {end}");
+            }
         }
-        assert!(decode(&encode(&ConfState::default())).is_err());
+    }
+
+    #[test]
+    fn version_2_is_these_bytes() {
+        let membership = Membership::of(Lsn(0x0203), &joint(), |id| StorageId(id.0 + 0x100));
+        let bytes = from_hex(
+            "0201030200000000000003000000\
+             0100000000000000010100000000000005\
+             0900000000000000090100000000000009\
+             0c000000000000000c0100000000000002",
+        );
+        assert_eq!(membership.encode(), bytes);
+        assert_eq!(Membership::decode(&bytes), Ok(membership.clone()));
+        assert_eq!(membership.conf_state(), joint());
+        assert_eq!(membership.storage(MemberId(12)), Some(StorageId(0x10c)));
+        assert_eq!(membership.storage(MemberId(2)), None);
+        let founding = Membership::founding(MemberId::FIRST, HERE);
+        let bytes = from_hex("02000000000000000000010000000100000000000000").into_iter();
+        let bytes: Vec<u8> = bytes.chain(from_hex("0b0a00000000000001")).collect();
+        assert_eq!((founding.encode(), Membership::decode(&bytes)), (bytes.clone(), Ok(founding)));
+    }
+
+    #[test]
+    fn what_is_not_written_so_is_damage() {
+        let bytes = Membership::of(Lsn(3), &joint(), |_| HERE).encode();
+        for end in 0..bytes.len() {
+            assert!(Membership::decode(&bytes[..end]).is_err(), "cut at {end}");
+        }
+        assert!(Membership::decode(&[bytes.as_slice(), &[0]].concat()).is_err(), "longer");
+        for (at, byte) in [(0, 3), (0, 0), (1, 2), (14, 9), (14, 12), (30, 0), (30, 16)] {
+            let mut crafted = bytes.clone();
+            crafted[at] = byte;
+            assert!(Membership::decode(&crafted).is_err(), "byte {at} is {byte}");
+        }
+        let nobody = Membership::of(Lsn::ZERO, &ConfState::default(), |_| HERE);
+        assert!(Membership::decode(&nobody.encode()).is_err(), "no voter");
+        let huge = [&[2, 0][..], &[0; 8], &[0xff; 4]].concat();
+        assert!(Membership::decode(&huge).is_err());
     }
 
     #[test]
     fn alone_means_no_other_of_any_kind() {
-        assert!(is_alone(&founding(MemberId::FIRST), MemberId::FIRST));
-        let mut conf = founding(MemberId::FIRST);
-        conf.learners.push(4);
-        assert!(!is_alone(&conf, MemberId::FIRST));
-        assert!(!is_alone(&founding(MemberId(3)), MemberId::FIRST));
+        assert!(Membership::founding(MemberId::FIRST, HERE).is_alone(MemberId::FIRST));
+        assert!(!Membership::founding(MemberId(3), HERE).is_alone(MemberId::FIRST));
+        for list in 0..4 {
+            let mut conf = ConfState { voters: vec![1], ..ConfState::default() };
+            let lists =
+                [&mut conf.voters, &mut conf.learners, &mut conf.voters_outgoing, &mut conf.learners_next];
+            for (at, ids) in lists.into_iter().enumerate() {
+                ids.extend((at == list).then_some(4));
+            }
+            let membership = Membership::of(Lsn::ZERO, &conf, |_| HERE);
+            assert!(!membership.is_alone(MemberId::FIRST), "{conf:?}");
+        }
     }
 }

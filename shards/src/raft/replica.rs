@@ -11,13 +11,13 @@ use super::group::{Group, Proposed};
 use super::guard::Fault;
 use super::leadership::Leadership;
 use super::log_store::LogStore;
-use super::membership::{self, MemberId};
+use super::membership::MemberId;
 use super::quiescence::{Pulse, needs_ticks};
 use super::reads::{Gate, ReadView, gate};
 use super::ready::Taken;
 use super::solo::Solo;
-use super::start::starting_state;
 pub use super::start::{Found, ReplicaError, Replication, StartError, StartOptions, StartedAs};
+use super::start::{starting_membership, starting_state};
 use crate::ids::PartitionId;
 
 enum Engine {
@@ -53,21 +53,16 @@ fn engine(found: Found, options: StartOptions<'_>) -> Result<(Engine, StartedAs)
     if applied > log.last {
         return Err(StartError::LogEndsEarlier { state: applied, log: log.last });
     }
-    let conf = log.conf.as_deref().map(membership::decode).transpose()?;
-    let founder = membership::founding(MemberId::FIRST);
-    if let Some(conf) = conf.as_ref().filter(|conf| !membership::is_alone(conf, MemberId::FIRST)) {
-        let (voters, learners) = (conf.voters.clone(), conf.learners.clone());
-        return Err(StartError::MembersElsewhere { voters, learners });
-    }
-    let started_as = match (options.replication, log.hard_state, &conf) {
+    let conf = starting_membership(&log, options.storage)?;
+    let started_as = match (options.replication, log.hard_state, log.conf.is_some()) {
         (Replication::Off, _, _) => StartedAs::Solo,
-        (Replication::On, Some(_), Some(_)) => StartedAs::Bootstrapped,
-        (Replication::On, Some(_), None) => return Err(StartError::NoConfiguration),
+        (Replication::On, Some(_), true) => StartedAs::Bootstrapped,
+        (Replication::On, Some(_), false) => return Err(StartError::NoConfiguration),
         (Replication::On, None, _) if log.last == Lsn::ZERO => StartedAs::Unbootstrapped,
         (Replication::On, None, _) => StartedAs::NeedsBackfill,
     };
     let state = starting_state(&log, started_as, applied)?;
-    let mut store = LogStore::new(applied, applied_term, state, founder.clone());
+    let mut store = LogStore::new(applied, applied_term, state, conf.conf_state());
     store.load(tail)?;
     if store.last() != log.last {
         return Err(StartError::ReadShort { log: log.last, read: store.last() });
@@ -76,7 +71,8 @@ fn engine(found: Found, options: StartOptions<'_>) -> Result<(Engine, StartedAs)
         store.forget_start();
         return Ok((Engine::Solo(Box::new(Solo::new(store))), started_as));
     }
-    let unsaved = conf.is_none().then(|| membership::encode(&founder));
+    // What is not saved so, an earlier version among it, goes into the group's next record.
+    let unsaved = Some(conf.encode()).filter(|conf| log.conf.as_ref() != Some(conf));
     let saved = log.hard_state.unwrap_or_default();
     let group = Group::start(store, MemberId::FIRST, saved, unsaved, options.group, options.seed)?;
     Ok((Engine::Group(Box::new(group)), started_as))

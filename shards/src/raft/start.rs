@@ -6,8 +6,8 @@ use corduroy_wal::{HardState, LogState, Lsn, OwnedEntry, Term, WalError};
 
 use super::group::GroupOptions;
 use super::guard::Fault;
-use super::membership::MembershipDamage;
-use crate::ids::PartitionId;
+use super::membership::{MemberId, Membership, MembershipDamage};
+use crate::ids::{PartitionId, StorageId};
 
 /// Whether logs are kept by Raft groups.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -116,6 +116,28 @@ pub enum StartError {
     /// A group without its configuration.
     #[error("a hard state was found, but no configuration: the log is damaged")]
     NoConfiguration,
+    /// The configuration is of an entry that the log does not have.
+    #[error(
+        "the configuration is that of entry {as_of}, but the log ends at {log}: entries are lost; rebuild the replica from a \
+         peer or a backup"
+    )]
+    ConfigurationLater {
+        /// The entry that made it so.
+        as_of: Lsn,
+        /// The last of the log.
+        log: Lsn,
+    },
+    /// The replica is another storage's.
+    #[error(
+        "its member {} is on storage {found}, and this is storage {here}: put the folder back where it was",
+        MemberId::FIRST
+    )]
+    OtherStorage {
+        /// The storage that the configuration names.
+        found: StorageId,
+        /// The storage that it was found on.
+        here: StorageId,
+    },
     /// The group was made by a later release.
     #[error(
         "the group has members on other nodes (voters {voters:?}, learners {learners:?}), which this release cannot reach"
@@ -153,6 +175,31 @@ pub struct StartOptions<'a> {
     pub group: &'a GroupOptions,
     /// Where its election timeouts come from.
     pub seed: u64,
+    /// The storage that the replica is on.
+    pub storage: StorageId,
+}
+
+/// The configuration that a replica starts with: what was saved with its log, or, in a log that nothing was saved with, the
+/// founder alone. One that does not name the member's storage was written by an earlier release: it gets it here.
+pub(super) fn starting_membership(log: &LogState, storage: StorageId) -> Result<Membership, StartError> {
+    let founding = Membership::founding(MemberId::FIRST, storage);
+    let Some(saved) = log.conf.as_deref() else { return Ok(founding) };
+    let saved = Membership::decode(saved)?;
+    if !saved.is_alone(MemberId::FIRST) {
+        let conf = saved.conf_state();
+        return Err(StartError::MembersElsewhere { voters: conf.voters, learners: conf.learners });
+    }
+    if saved.as_of > log.last {
+        return Err(StartError::ConfigurationLater { as_of: saved.as_of, log: log.last });
+    }
+    let found = saved.storage(MemberId::FIRST).unwrap_or_default();
+    if found == StorageId::UNKNOWN {
+        return Ok(founding.made_by(saved.as_of));
+    }
+    if storage != StorageId::UNKNOWN && found != storage {
+        return Err(StartError::OtherStorage { found, here: storage });
+    }
+    Ok(saved)
 }
 
 /// The hard state that Raft starts with. Its commit is raised to what the state machine has (an entry is applied

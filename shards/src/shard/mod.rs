@@ -190,7 +190,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 tail_stamp_ms = highest_stamp_ms(&found.tail);
                 let seed = seed ^ partition.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 let options = &self.options;
-                let start = StartOptions { replication: options.replication, group: &options.group, seed };
+                let ShardOptions { replication, storage, .. } = *options;
+                let start = StartOptions { replication, group: &options.group, seed, storage };
                 Replica::start(partition, found, start)
             }
             Err(why) => Replica::stopped(partition, &why),

@@ -140,8 +140,8 @@ impl StateMachine for Kv {
             ["del", key] => u8::from(part.data.remove(*key).is_some()).to_string(),
             ["clock"] => at.stamp_ms.to_string(),
             ["where", key] => {
-                let place = format!("keyspace {} version {}", at.keyspace, at.version_lsn);
-                part.data.insert((*key).to_owned(), place);
+                let written = format!("keyspace {} version {}", at.keyspace, at.version_lsn);
+                part.data.insert((*key).to_owned(), written);
                 "OK".to_owned()
             }
             _ => format!("ERR {}", words.join(" ")),

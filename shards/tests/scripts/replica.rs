@@ -6,7 +6,7 @@
 use corduroy_shards::raft::group::{GroupOptions, Proposed};
 use corduroy_shards::raft::guard::Fault;
 use corduroy_shards::raft::log_store::LogStore;
-use corduroy_shards::raft::membership;
+use corduroy_shards::raft::membership::{Membership, StorageId};
 use corduroy_shards::raft::reads::Gate;
 use corduroy_shards::raft::ready::Persist;
 use corduroy_shards::raft::replica::{Found, Replica, Replication, StartOptions};
@@ -78,7 +78,7 @@ impl Play {
         let applied = Lsn(of.number_if_any("applied")?.unwrap_or(0));
         let group = GroupOptions::default();
         let replication = if is_solo { Replication::Off } else { Replication::On };
-        let options = StartOptions { replication, group: &group, seed: 1 };
+        let options = StartOptions { replication, group: &group, seed: 1, storage: StorageId::UNKNOWN };
         let replica = Replica::start(PartitionId(2), self.found(applied), options);
         let started = match replica.ready_error() {
             Some(error) => error.to_string(),
@@ -111,7 +111,7 @@ impl Play {
     fn members(&mut self, of: &mut Words) -> Lines {
         let (first, last) = of.range("voters")?;
         let conf = ConfState { voters: (first..=last).collect(), ..ConfState::default() };
-        self.conf = Some(membership::encode(&conf));
+        self.conf = Some(Membership::of(Lsn::ZERO, &conf, |_| StorageId::UNKNOWN).encode());
         Ok(Vec::new())
     }
 
