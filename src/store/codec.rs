@@ -1,70 +1,147 @@
-//! The bytes of an op: version, opcode, fixed fields, then byte strings with their length (u32 LE) before them.
+//! The bytes of an op: its code, fixed fields, then byte strings with their length (u32 LE) before them.
 //!
-//! Invariant: `decode` accepts exactly what `encode` wrote, checks every length before use, and never panics. Bytes
-//! once written stay readable: a changed meaning gets a new opcode, a changed layout a new version.
+//! A code is two bytes, the family of the op and its number in that: writes below 64, reads from 64 on. Families begin at 16:
+//! the first byte of what was written before there were families is the version, 1, and the second one a code of those.
+//!
+//! Invariant: `decode` accepts exactly what `encode` wrote, now or in version 1, checks every length before use, and never
+//! panics. Bytes once written stay readable: a changed meaning or layout gets a new code.
 
 use corduroy_wal::fields::Fields;
 
 use super::op::{Condition, Expiry, List, Op, OpError, SetReply, SetWhen};
 
-/// The layout written today.
-pub(super) const VERSION: u8 = 1;
+/// The first byte of an op of version 1, whose codes know no families. Its fields are those of today.
+const VERSION_1: u8 = 1;
+/// The first family.
+const FAMILIES: u8 = 16;
+/// The first code of reads in each family.
+const READS: u8 = 64;
 
 pub(super) mod code {
-    pub const SET: u8 = 1;
-    pub const APPEND: u8 = 2;
-    pub const SET_RANGE: u8 = 3;
-    pub const INCR_BY: u8 = 4;
-    pub const INCR_BY_FLOAT: u8 = 5;
-    pub const DEL: u8 = 6;
-    pub const GET_DEL: u8 = 7;
-    pub const GET_EX: u8 = 8;
-    pub const M_SET: u8 = 9;
-    pub const EXPIRE: u8 = 10;
-    pub const PERSIST: u8 = 11;
-    pub const RENAME: u8 = 12;
-    pub const COPY: u8 = 13;
-    pub const FLUSH: u8 = 14;
-    pub const MARKED_MULTI: u8 = 15;
-    pub const EXPIRE_IN: u8 = 16;
-    pub const WATCH: u8 = 17;
-    pub const MULTI: u8 = 18;
-    pub const GET: u8 = 64;
-    pub const STR_LEN: u8 = 65;
-    pub const GET_RANGE: u8 = 66;
-    pub const M_GET: u8 = 67;
-    pub const EXISTS: u8 = 68;
-    pub const TYPE: u8 = 69;
-    pub const TTL: u8 = 70;
-    pub const OBJECT_ENCODING: u8 = 71;
-    pub const OBJECT_REFCOUNT: u8 = 72;
-    pub const MEMORY_USAGE: u8 = 73;
-    pub const KEYS: u8 = 74;
-    pub const SCAN: u8 = 75;
-    pub const RANDOM_KEY: u8 = 76;
-    pub const DB_SIZE: u8 = 77;
-    pub const LCS: u8 = 78;
-    pub const VERSION_OF: u8 = 79;
+    /// Keys of any type.
+    const GENERIC: u16 = 0x10 << 8;
+    /// Strings.
+    const STRINGS: u16 = 0x11 << 8;
+    /// All of a keyspace.
+    const KEYSPACE: u16 = 0x12 << 8;
+    /// Several operations as one.
+    const TRANSACTIONS: u16 = 0x13 << 8;
+
+    pub const DEL: u16 = GENERIC | 1;
+    pub const EXPIRE: u16 = GENERIC | 2;
+    pub const EXPIRE_IN: u16 = GENERIC | 3;
+    pub const PERSIST: u16 = GENERIC | 4;
+    pub const RENAME: u16 = GENERIC | 5;
+    pub const COPY: u16 = GENERIC | 6;
+    pub const WATCH: u16 = GENERIC | 7;
+    pub const EXISTS: u16 = GENERIC | 64;
+    pub const TYPE: u16 = GENERIC | 65;
+    pub const TTL: u16 = GENERIC | 66;
+    pub const OBJECT_ENCODING: u16 = GENERIC | 67;
+    pub const OBJECT_REFCOUNT: u16 = GENERIC | 68;
+    pub const MEMORY_USAGE: u16 = GENERIC | 69;
+    pub const VERSION_OF: u16 = GENERIC | 70;
+
+    pub const SET: u16 = STRINGS | 1;
+    pub const APPEND: u16 = STRINGS | 2;
+    pub const SET_RANGE: u16 = STRINGS | 3;
+    pub const INCR_BY: u16 = STRINGS | 4;
+    pub const INCR_BY_FLOAT: u16 = STRINGS | 5;
+    pub const GET_DEL: u16 = STRINGS | 6;
+    pub const GET_EX: u16 = STRINGS | 7;
+    pub const M_SET: u16 = STRINGS | 8;
+    pub const GET: u16 = STRINGS | 64;
+    pub const STR_LEN: u16 = STRINGS | 65;
+    pub const GET_RANGE: u16 = STRINGS | 66;
+    pub const M_GET: u16 = STRINGS | 67;
+    pub const LCS: u16 = STRINGS | 68;
+
+    pub const FLUSH: u16 = KEYSPACE | 1;
+    pub const KEYS: u16 = KEYSPACE | 64;
+    pub const SCAN: u16 = KEYSPACE | 65;
+    pub const RANDOM_KEY: u16 = KEYSPACE | 66;
+    pub const DB_SIZE: u16 = KEYSPACE | 67;
+
+    pub const MULTI: u16 = TRANSACTIONS | 1;
+    pub const MARKED_MULTI: u16 = TRANSACTIONS | 2;
+
+    /// The code of what version 1 names so.
+    pub(super) const fn of_version_1(code: u8) -> Option<u16> {
+        Some(match code {
+            1 => SET,
+            2 => APPEND,
+            3 => SET_RANGE,
+            4 => INCR_BY,
+            5 => INCR_BY_FLOAT,
+            6 => DEL,
+            7 => GET_DEL,
+            8 => GET_EX,
+            9 => M_SET,
+            10 => EXPIRE,
+            11 => PERSIST,
+            12 => RENAME,
+            13 => COPY,
+            14 => FLUSH,
+            15 => MARKED_MULTI,
+            16 => EXPIRE_IN,
+            17 => WATCH,
+            18 => MULTI,
+            64 => GET,
+            65 => STR_LEN,
+            66 => GET_RANGE,
+            67 => M_GET,
+            68 => EXISTS,
+            69 => TYPE,
+            70 => TTL,
+            71 => OBJECT_ENCODING,
+            72 => OBJECT_REFCOUNT,
+            73 => MEMORY_USAGE,
+            74 => KEYS,
+            75 => SCAN,
+            76 => RANDOM_KEY,
+            77 => DB_SIZE,
+            78 => LCS,
+            79 => VERSION_OF,
+            _ => return None,
+        })
+    }
+}
+
+/// The code of an op, by its first bytes.
+#[inline]
+fn code_of(op: &[u8]) -> Option<u16> {
+    match op {
+        [VERSION_1, code, ..] => code::of_version_1(*code),
+        [family, number, ..] => Some(u16::from_be_bytes([*family, *number])),
+        [_] | [] => None,
+    }
 }
 
 /// Whether an op's first bytes leave it open that the op is heavy.
 #[inline]
 pub(super) fn may_be_heavy(op: &[u8]) -> bool {
-    matches!(op, [_, code::KEYS | code::LCS | code::SET_RANGE | code::MULTI | code::MARKED_MULTI, ..])
+    use code::{KEYS, LCS, MARKED_MULTI, MULTI, SET_RANGE};
+    matches!(code_of(op), Some(KEYS | LCS | SET_RANGE | MULTI | MARKED_MULTI))
 }
 
 /// The same of copying rows, or having them flushed again.
 #[inline]
 pub(super) fn may_renew_rows(op: &[u8]) -> bool {
     use code::*;
-    let codes = [APPEND, SET_RANGE, GET_EX, EXPIRE, EXPIRE_IN, PERSIST, RENAME, COPY, MULTI, MARKED_MULTI];
-    op.get(1).is_some_and(|code| codes.contains(code))
+    let renews = |code| {
+        matches!(
+            code,
+            APPEND | SET_RANGE | GET_EX | EXPIRE | EXPIRE_IN | PERSIST | RENAME | COPY | MULTI | MARKED_MULTI
+        )
+    };
+    code_of(op).is_some_and(renews)
 }
 
 /// Takes fields from an op's bytes.
 struct Reader<'a>(Fields<'a>);
 
 const CUT_OFF: OpError = OpError("it ends too early");
+const UNKNOWN: OpError = OpError("unknown operation");
 
 impl<'a> Reader<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], OpError> {
@@ -165,7 +242,7 @@ impl<'a> Reader<'a> {
             return Err(OpError("a guard's version is not 8 bytes"));
         }
         for op in ops {
-            if matches!(op.get(1), Some(&(code::MULTI | code::MARKED_MULTI))) {
+            if matches!(code_of(op), Some(code::MULTI | code::MARKED_MULTI)) {
                 return Err(OpError("a transaction inside a transaction"));
             }
             Op::decode(op)?;
@@ -173,8 +250,8 @@ impl<'a> Reader<'a> {
         Ok((guards, ops))
     }
 
-    fn write_op(&mut self, opcode: u8) -> Result<Op<'a>, OpError> {
-        Ok(match opcode {
+    fn write_op(&mut self, code: u16) -> Result<Op<'a>, OpError> {
+        Ok(match code {
             code::SET => self.set()?,
             code::APPEND => Op::Append { key: self.string()?, value: self.string()? },
             code::SET_RANGE => {
@@ -213,12 +290,12 @@ impl<'a> Reader<'a> {
                 let (guards, ops) = self.multi()?;
                 Op::MarkedMulti { guards, ops }
             }
-            _ => return Err(OpError("unknown operation")),
+            _ => return Err(UNKNOWN),
         })
     }
 
-    fn read_op(&mut self, opcode: u8) -> Result<Op<'a>, OpError> {
-        Ok(match opcode {
+    fn read_op(&mut self, code: u16) -> Result<Op<'a>, OpError> {
+        Ok(match code {
             code::GET => Op::Get { key: self.string()? },
             code::STR_LEN => Op::StrLen { key: self.string()? },
             code::GET_RANGE => {
@@ -249,7 +326,7 @@ impl<'a> Reader<'a> {
                 b: self.string()?,
             },
             code::VERSION_OF => Op::Version { key: self.string()? },
-            _ => return Err(OpError("unknown operation")),
+            _ => return Err(UNKNOWN),
         })
     }
 }
@@ -261,11 +338,13 @@ impl<'a> Op<'a> {
     /// [`OpError`] on bytes that no version so far wrote.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, OpError> {
         let mut reader = Reader(Fields::new(bytes));
-        if reader.byte()? != VERSION {
+        let [family, number] = reader.array()?;
+        if family < FAMILIES && family != VERSION_1 {
             return Err(OpError("written in a layout that this version does not know"));
         }
-        let opcode = reader.byte()?;
-        let op = if opcode < code::GET { reader.write_op(opcode)? } else { reader.read_op(opcode)? };
+        let code = code_of(&[family, number]).ok_or(UNKNOWN)?;
+        let [_, number] = code.to_be_bytes();
+        let op = if number < READS { reader.write_op(code)? } else { reader.read_op(code)? };
         if reader.0.is_empty() { Ok(op) } else { Err(OpError("bytes are left over")) }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: every op has a line of its own here, so that a new one cannot be written as another.
 
-use super::codec::{VERSION, code};
+use super::codec::code;
 use super::op::{Condition, Expiry, List, Op, SetReply, SetWhen, reads, single_writes};
 
 /// Appends fields to an op's bytes.
@@ -11,6 +11,11 @@ struct Writer<'o>(&'o mut Vec<u8>);
 impl Writer<'_> {
     fn byte(&mut self, byte: u8) -> &mut Self {
         self.0.push(byte);
+        self
+    }
+
+    fn code(&mut self, code: u16) -> &mut Self {
+        self.0.extend_from_slice(&code.to_be_bytes());
         self
     }
 
@@ -79,7 +84,6 @@ fn condition_byte(condition: Condition) -> u8 {
 impl Op<'_> {
     /// Appends the op's bytes. Reads use the same encoding as writes.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.push(VERSION);
         self.encode_write(&mut Writer(out));
     }
 
@@ -97,65 +101,65 @@ impl Op<'_> {
                     SetReply::Done => 1,
                     SetReply::Old => 2,
                 };
-                to.byte(code::SET).byte(when).byte(reply).expiry(*expiry).string(key).string(value);
+                to.code(code::SET).byte(when).byte(reply).expiry(*expiry).string(key).string(value);
                 if let Some(expected) = expected {
                     to.string(expected);
                 }
             }
-            Op::Append { key, value } => _ = to.byte(code::APPEND).string(key).string(value),
+            Op::Append { key, value } => _ = to.code(code::APPEND).string(key).string(value),
             Op::SetRange { key, offset, value } => {
-                to.byte(code::SET_RANGE).number(*offset).string(key).string(value);
+                to.code(code::SET_RANGE).number(*offset).string(key).string(value);
             }
-            Op::IncrBy { key, delta } => _ = to.byte(code::INCR_BY).signed(*delta).string(key),
+            Op::IncrBy { key, delta } => _ = to.code(code::INCR_BY).signed(*delta).string(key),
             Op::IncrByFloat { key, delta } => {
-                to.byte(code::INCR_BY_FLOAT).string(key).string(delta);
+                to.code(code::INCR_BY_FLOAT).string(key).string(delta);
             }
-            Op::Del { keys } => _ = to.byte(code::DEL).list(keys),
-            Op::GetDel { key } => _ = to.byte(code::GET_DEL).string(key),
-            Op::GetEx { key, expiry } => _ = to.byte(code::GET_EX).expiry(*expiry).string(key),
+            Op::Del { keys } => _ = to.code(code::DEL).list(keys),
+            Op::GetDel { key } => _ = to.code(code::GET_DEL).string(key),
+            Op::GetEx { key, expiry } => _ = to.code(code::GET_EX).expiry(*expiry).string(key),
             Op::MSet { pairs, only_if_none } => {
-                to.byte(code::M_SET).flag(*only_if_none).list(pairs);
+                to.code(code::M_SET).flag(*only_if_none).list(pairs);
             }
             Op::Expire { key, at_ms, condition } => {
-                to.byte(code::EXPIRE).byte(condition_byte(*condition)).signed(*at_ms).string(key);
+                to.code(code::EXPIRE).byte(condition_byte(*condition)).signed(*at_ms).string(key);
             }
             Op::ExpireIn { key, in_ms, condition } => {
-                to.byte(code::EXPIRE_IN).byte(condition_byte(*condition)).signed(*in_ms).string(key);
+                to.code(code::EXPIRE_IN).byte(condition_byte(*condition)).signed(*in_ms).string(key);
             }
-            Op::Persist { key } => _ = to.byte(code::PERSIST).string(key),
+            Op::Persist { key } => _ = to.code(code::PERSIST).string(key),
             Op::Rename { from, to: target, only_if_none } => {
-                to.byte(code::RENAME).flag(*only_if_none).string(from).string(target);
+                to.code(code::RENAME).flag(*only_if_none).string(from).string(target);
             }
             Op::Copy { from, to: target, replace } => {
-                to.byte(code::COPY).flag(*replace).string(from).string(target);
+                to.code(code::COPY).flag(*replace).string(from).string(target);
             }
-            Op::Watch { key } => _ = to.byte(code::WATCH).string(key),
-            Op::Multi { guards, ops } => _ = to.byte(code::MULTI).list(guards).list(ops),
-            Op::MarkedMulti { guards, ops } => _ = to.byte(code::MARKED_MULTI).list(guards).list(ops),
-            Op::Flush => _ = to.byte(code::FLUSH),
+            Op::Watch { key } => _ = to.code(code::WATCH).string(key),
+            Op::Multi { guards, ops } => _ = to.code(code::MULTI).list(guards).list(ops),
+            Op::MarkedMulti { guards, ops } => _ = to.code(code::MARKED_MULTI).list(guards).list(ops),
+            Op::Flush => _ = to.code(code::FLUSH),
             reads!() => self.encode_read(to),
         }
     }
 
     fn encode_read(&self, to: &mut Writer<'_>) {
         match self {
-            Op::Get { key } => _ = to.byte(code::GET).string(key),
-            Op::StrLen { key } => _ = to.byte(code::STR_LEN).string(key),
+            Op::Get { key } => _ = to.code(code::GET).string(key),
+            Op::StrLen { key } => _ = to.code(code::STR_LEN).string(key),
             Op::GetRange { key, start, end } => {
-                to.byte(code::GET_RANGE).signed(*start).signed(*end).string(key);
+                to.code(code::GET_RANGE).signed(*start).signed(*end).string(key);
             }
-            Op::MGet { keys } => _ = to.byte(code::M_GET).list(keys),
-            Op::Exists { keys } => _ = to.byte(code::EXISTS).list(keys),
-            Op::Type { key } => _ = to.byte(code::TYPE).string(key),
+            Op::MGet { keys } => _ = to.code(code::M_GET).list(keys),
+            Op::Exists { keys } => _ = to.code(code::EXISTS).list(keys),
+            Op::Type { key } => _ = to.code(code::TYPE).string(key),
             Op::Ttl { key, absolute, seconds } => {
-                to.byte(code::TTL).flag(*absolute).flag(*seconds).string(key);
+                to.code(code::TTL).flag(*absolute).flag(*seconds).string(key);
             }
-            Op::ObjectEncoding { key } => _ = to.byte(code::OBJECT_ENCODING).string(key),
-            Op::ObjectRefcount { key } => _ = to.byte(code::OBJECT_REFCOUNT).string(key),
-            Op::MemoryUsage { key } => _ = to.byte(code::MEMORY_USAGE).string(key),
-            Op::Keys { pattern } => _ = to.byte(code::KEYS).string(pattern),
+            Op::ObjectEncoding { key } => _ = to.code(code::OBJECT_ENCODING).string(key),
+            Op::ObjectRefcount { key } => _ = to.code(code::OBJECT_REFCOUNT).string(key),
+            Op::MemoryUsage { key } => _ = to.code(code::MEMORY_USAGE).string(key),
+            Op::Keys { pattern } => _ = to.code(code::KEYS).string(pattern),
             Op::Scan { cursor, count, pattern, kind } => {
-                to.byte(code::SCAN).number(*cursor).number(*count);
+                to.code(code::SCAN).number(*cursor).number(*count);
                 for text in [pattern, kind] {
                     to.flag(text.is_some());
                     if let Some(text) = text {
@@ -163,13 +167,13 @@ impl Op<'_> {
                     }
                 }
             }
-            Op::RandomKey { seed } => _ = to.byte(code::RANDOM_KEY).number(*seed),
+            Op::RandomKey { seed } => _ = to.code(code::RANDOM_KEY).number(*seed),
             Op::Lcs { a, b, len, idx, min_match_len, with_match_len } => {
-                to.byte(code::LCS).flag(*len).flag(*idx).flag(*with_match_len).number(*min_match_len);
+                to.code(code::LCS).flag(*len).flag(*idx).flag(*with_match_len).number(*min_match_len);
                 to.string(a).string(b);
             }
-            Op::Version { key } => _ = to.byte(code::VERSION_OF).string(key),
-            Op::DbSize => _ = to.byte(code::DB_SIZE),
+            Op::Version { key } => _ = to.code(code::VERSION_OF).string(key),
+            Op::DbSize => _ = to.code(code::DB_SIZE),
             single_writes!() | Op::Multi { .. } | Op::MarkedMulti { .. } => {
                 unreachable!("writes are encoded before reads come here")
             }

@@ -352,7 +352,7 @@ mod tests {
             "  only if \"none\" is unchanged since version 0 (WATCH)",
             "  INCRBY \"n\" -3",
             "  GET \"k\"",
-            "  2 bytes: operation cannot be decoded: written in a layout that this version does not know",
+            "  2 bytes: operation cannot be decoded: unknown operation",
             "EXEC",
         ];
         assert_eq!(words(&op), lines.join("\n"));

@@ -102,28 +102,56 @@ fn every_op(then: impl Fn(&str, &Op<'_>)) {
     then("exec-empty", &Op::Multi { guards: List::Args(&[]), ops: List::Args(&[]) });
 }
 
-#[test]
-fn operations_of_version_1() {
-    let lines = include_str!("ops-1.txt").lines().filter(|line| !line.starts_with('#'));
-    let fixtures: std::collections::BTreeMap<_, _> =
-        lines.map(|line| line.split_once(' ').expect("a name and bytes")).collect();
+type Fixtures = std::collections::BTreeMap<&'static str, Vec<u8>>;
+
+fn fixtures(text: &'static str) -> Fixtures {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let named = lines.map(|line| line.split_once(' ').expect("a name and bytes"));
+    named.map(|(name, hex)| (name, from_hex(hex))).collect()
+}
+
+/// Compares each operation with its fixture, the bytes that once were or now are written, and with what is written now.
+fn compare(fixtures: &Fixtures, is_written: bool) {
     let seen = std::cell::RefCell::new(std::collections::BTreeSet::new());
     every_op(|name, op| {
-        let written = from_hex(fixtures.get(name).unwrap_or_else(|| panic!("{name} has no fixture")));
-        assert_eq!(bytes(op), written, "{name}");
-        let read = Op::decode(&written).unwrap_or_else(|error| panic!("{name}: {error}"));
-        // A list that was read is another than the one that was written, and equal in what it holds.
+        let once = fixtures.get(name).unwrap_or_else(|| panic!("{name} has no fixture"));
+        assert_eq!(bytes(op) == *once, is_written, "{name}");
+        let read = Op::decode(once).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(std::mem::discriminant(&read), std::mem::discriminant(op), "{name}");
-        assert_eq!(bytes(&read), written, "{name}");
+        if is_written {
+            // A list that was read is another than the one that was written, and equal in what it holds.
+            assert_eq!(bytes(&read), *once, "{name}");
+        } else if let (
+            Op::Multi { guards, ops } | Op::MarkedMulti { guards, ops },
+            Op::Multi { guards: wanted_guards, ops: wanted_ops }
+            | Op::MarkedMulti { guards: wanted_guards, ops: wanted_ops },
+        ) = (&read, op)
+        {
+            assert!(guards.iter().eq(wanted_guards.iter()), "{name}");
+            let decoded = |op| Op::decode(op).unwrap();
+            assert!(ops.iter().map(decoded).eq(wanted_ops.iter().map(decoded)), "{name}");
+        } else {
+            assert_eq!(bytes(&read), bytes(op), "{name}");
+        }
         seen.borrow_mut().insert(name.to_owned());
     });
     assert!(seen.borrow().iter().eq(fixtures.keys()), "every fixture is read");
-    let codes = (0..=u8::MAX).filter(|code| {
-        let refused = Op::decode(&[1, *code]).err();
-        refused.is_none_or(|error| error.0 != "unknown operation")
+    let accepted = (0..=u16::MAX).map(u16::to_be_bytes).filter(|code| {
+        let refused = Op::decode(code).err();
+        refused.is_none_or(|error| error.0 == "it ends too early")
     });
-    for code in codes {
-        let is_held = fixtures.values().any(|hex| from_hex(hex).get(1) == Some(&code));
-        assert!(is_held, "no fixture holds an operation of code {code}");
+    for code in accepted.filter(|[family, _]| (*family == 1) != is_written) {
+        let is_held = fixtures.values().any(|bytes| bytes.starts_with(&code));
+        assert!(is_held, "no fixture holds an operation of code {code:?}");
     }
+}
+
+#[test]
+fn operations_of_version_1_are_read() {
+    compare(&fixtures(include_str!("ops-1.txt")), false);
+}
+
+#[test]
+fn operations_are_these_bytes() {
+    compare(&fixtures(include_str!("ops-2.txt")), true);
 }
