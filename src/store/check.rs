@@ -129,7 +129,7 @@ impl<L: Lower> Store<L> {
         let (mut counted, mut min_expire_below_ms) = (Counted::default(), NO_EXPIRY);
         let rows = partition.table.pages().flat_map(|page| &page.rows);
         rows.filter(here).for_each(|row| counted.add(row.expire_at_ms));
-        let place = Place { partition: id, keyspace: partition.keyspace };
+        let place = Place { partition: id, flush_version: partition.flush_version };
         walk(&self.lower, place, 0, |hash, key, stamp, _| {
             if partition.table.page(hash).is_none_or(|page| page.find(hash, key).is_none()) {
                 assert!(!partition.table.is_complete(hash), "partition {id}: a complete page lacks {key:?}");

@@ -28,8 +28,10 @@ const EXPIRED_ROWS: usize = 4096;
 /// Comparisons of rows that a flush counts as the work on one.
 const COMPARED_A_STEP: u32 = 64;
 
-/// What a row or a partition takes in a table beside its key and value, roughly.
-pub(super) const META_BYTES: u64 = 48;
+/// What a row takes in a table beside its key and value, roughly.
+const ROW_META_BYTES: u64 = 48;
+/// What a partition's row takes in a table, roughly, with no key that is watched.
+pub(super) const META_BYTES: u64 = 72;
 
 /// A job, with the lower level that it works on.
 pub struct Job<L> {
@@ -56,7 +58,7 @@ impl std::fmt::Debug for JobDone {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Place {
     pub(super) partition: PartitionId,
-    pub(super) keyspace: u64,
+    pub(super) flush_version: u64,
 }
 
 /// How much a list of keys may hold.
@@ -327,7 +329,7 @@ fn read_row<L: Lower>(
     hash: u64,
     key: &[u8],
 ) -> Result<Option<(Stamp, Vec<u8>)>, LowerError> {
-    let Some(value) = lower.get(&row_key(place.partition, place.keyspace, hash, key))? else {
+    let Some(value) = lower.get(&row_key(place.partition, place.flush_version, hash, key))? else {
         return Ok(None);
     };
     let (stamp, value) = read_row_value(&value).ok_or_else(|| unreadable(place))?;
@@ -345,9 +347,9 @@ pub(super) fn walk<L: Lower>(
     from: u64,
     mut visit: impl FnMut(u64, &[u8], Stamp, &[u8]) -> bool,
 ) -> Result<(), LowerError> {
-    let start = row_key(place.partition, place.keyspace, from, b"");
+    let start = row_key(place.partition, place.flush_version, from, b"");
     let mut broken = false;
-    lower.scan(&start, &keyspace_end(place.partition, place.keyspace), &mut |key, value| match (
+    lower.scan(&start, &keyspace_end(place.partition, place.flush_version), &mut |key, value| match (
         read_row_key(key),
         read_row_value(value),
     ) {
@@ -397,7 +399,7 @@ fn hand_over<L: Lower>(
         if compared.is_multiple_of(COMPARED_A_STEP) {
             pace.iter_mut().for_each(|pace| pace.step(0));
         }
-        let order = (a.partition, a.keyspace, a.hash).cmp(&(b.partition, b.keyspace, b.hash));
+        let order = (a.partition, a.flush_version, a.hash).cmp(&(b.partition, b.flush_version, b.hash));
         order.then_with(|| a.key.cmp(&b.key))
     });
     let counts = match count_blind(lower, &rows, &mut pace) {
@@ -407,7 +409,7 @@ fn hand_over<L: Lower>(
     let mut exact = metas.clone();
     exact.sort_unstable_by_key(|(partition, _)| *partition);
     for (partition, meta) in &mut exact {
-        let place = Place { partition: *partition, keyspace: meta.keyspace };
+        let place = Place { partition: *partition, flush_version: meta.flush_version };
         if let Some(count) = counts.get(&place) {
             meta.keys -= count.existed;
             meta.expiring -= count.expiring;
@@ -451,7 +453,7 @@ fn count_blind<L: Lower>(
 ) -> Result<BTreeMap<Place, BlindCounts>, LowerError> {
     let mut counts: BTreeMap<Place, BlindCounts> = BTreeMap::new();
     for row in rows.iter().filter(|row| row.unknown) {
-        let place = Place { partition: row.partition, keyspace: row.keyspace };
+        let place = Place { partition: row.partition, flush_version: row.flush_version };
         let count = counts.entry(place).or_default();
         count.resolved += 1;
         pace.iter_mut().for_each(|pace| pace.step(0));
@@ -466,10 +468,10 @@ fn count_blind<L: Lower>(
 /// What a row takes in a table, roughly.
 fn row_bytes(row: &Captured) -> u64 {
     let value_bytes = row.value.as_ref().map_or(0, |(_, value)| value.as_slice().len());
-    (row.key.len() + value_bytes) as u64 + META_BYTES
+    (row.key.len() + value_bytes) as u64 + ROW_META_BYTES
 }
 
 fn lower_row(row: &Captured) -> LowerRow {
-    let key = row_key(row.partition, row.keyspace, row.hash, &row.key);
+    let key = row_key(row.partition, row.flush_version, row.hash, &row.key);
     (key, row.value.as_ref().map(|(stamp, value)| row_value(*stamp, value.as_slice())))
 }

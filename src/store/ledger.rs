@@ -27,7 +27,7 @@ const COPIED_BYTES: usize = 64;
 #[derive(Debug)]
 pub(super) struct Captured {
     pub(super) partition: PartitionId,
-    pub(super) keyspace: u64,
+    pub(super) flush_version: u64,
     pub(super) hash: u64,
     pub(super) key: Vec<u8>,
     /// `None`: a tombstone.
@@ -81,7 +81,7 @@ pub(super) struct Capture {
 #[derive(Debug)]
 pub(super) struct Detached {
     pub(super) partition: PartitionId,
-    pub(super) keyspace: u64,
+    pub(super) flush_version: u64,
     pub(super) table: Table,
     /// The hand-over under way that still wants its rows.
     wanted_by: Option<u32>,
@@ -146,12 +146,12 @@ impl Ledger {
     pub(super) fn capture_before_change(
         &mut self,
         partition: PartitionId,
-        keyspace: u64,
+        flush_version: u64,
         row: &mut Row,
         page_dirty: &mut u32,
     ) -> usize {
         if self.capture.is_some() && row.has(DIRTY) && row.epoch < self.epoch {
-            return self.capture_row(partition, keyspace, row, page_dirty);
+            return self.capture_row(partition, flush_version, row, page_dirty);
         }
         0
     }
@@ -160,7 +160,7 @@ impl Ledger {
     pub(super) fn capture_page(
         &mut self,
         partition: PartitionId,
-        keyspace: u64,
+        flush_version: u64,
         page: &mut Page,
         units: &mut u64,
     ) -> bool {
@@ -173,7 +173,7 @@ impl Ledger {
             if has_captured && *units == 0 {
                 return false;
             }
-            let copied_bytes = self.capture_row(partition, keyspace, row, &mut page.dirty);
+            let copied_bytes = self.capture_row(partition, flush_version, row, &mut page.dirty);
             *units = units.saturating_sub(CAPTURED_UNITS + (copied_bytes / COPIED_BYTES) as u64);
             has_captured = true;
         }
@@ -184,7 +184,7 @@ impl Ledger {
     pub(super) fn capture_row(
         &mut self,
         partition: PartitionId,
-        keyspace: u64,
+        flush_version: u64,
         row: &mut Row,
         page_dirty: &mut u32,
     ) -> usize {
@@ -192,7 +192,7 @@ impl Ledger {
         let copied_bytes = value.as_ref().map_or(0, |(_, value)| value.copied_bytes());
         let unknown = row.has(UNKNOWN);
         let captured =
-            Captured { partition, keyspace, hash: row.hash, key: row.key().to_vec(), value, unknown };
+            Captured { partition, flush_version, hash: row.hash, key: row.key().to_vec(), value, unknown };
         self.dirty_bytes -= row.cost_bytes();
         self.captured_bytes += row.cost_bytes();
         let value_bytes = if copied_bytes > 0 { copied_bytes } else { SHARE_BYTES };
@@ -250,10 +250,10 @@ impl Ledger {
     }
 
     /// Takes over a keyspace that nobody needs any more, except a running capture.
-    pub(super) fn detach(&mut self, partition: PartitionId, keyspace: u64, table: Table) {
+    pub(super) fn detach(&mut self, partition: PartitionId, flush_version: u64, table: Table) {
         if table.page_count() > 0 {
             let wanted_by = self.capture.is_some().then_some(self.epoch);
-            self.detached.push_back(Detached { partition, keyspace, table, wanted_by });
+            self.detached.push_back(Detached { partition, flush_version, table, wanted_by });
         }
     }
 
@@ -266,14 +266,14 @@ impl Ledger {
                 self.detached.pop_front();
                 continue;
             };
-            let (partition, keyspace) = (detached.partition, detached.keyspace);
+            let (partition, flush_version) = (detached.partition, detached.flush_version);
             let wanted = detached.wanted_by == Some(self.epoch);
             units = units.saturating_sub(1 + page.rows.len() as u64);
             let mut page_dirty = page.dirty;
             for row in &mut page.rows {
                 self.used_bytes -= row.cost_bytes();
                 if wanted {
-                    self.capture_before_change(partition, keyspace, row, &mut page_dirty);
+                    self.capture_before_change(partition, flush_version, row, &mut page_dirty);
                 }
                 self.leave_to_capture(row, row.cost_bytes());
                 if row.has(DIRTY) {

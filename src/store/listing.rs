@@ -185,7 +185,8 @@ impl Listing {
             let below = if partition.table.is_complete(next) {
                 None
             } else {
-                let Some(below) = lookups.matches(partition.id, partition.keyspace, &self.pattern) else {
+                let Some(below) = lookups.matches(partition.id, partition.flush_version, &self.pattern)
+                else {
                     self.wants_lower = true;
                     return;
                 };

@@ -235,7 +235,7 @@ impl<L: Lower> Store<L> {
     pub(super) fn ask(&mut self, id: PartitionId, op: u64) -> Wait {
         let wants = std::mem::take(&mut self.lookups.wants);
         let Some(partition) = self.partitions.get(&id) else { return Wait::Job };
-        let place = Place { partition: id, keyspace: partition.keyspace };
+        let place = Place { partition: id, flush_version: partition.flush_version };
         // The others need more than one answer, or none of their own.
         let is_counted = |want: &Want| matches!(want, Want::Key { .. } | Want::Range { .. });
         let is_step = !wants.is_empty() && wants.iter().all(is_counted);
@@ -328,7 +328,7 @@ mod tests {
     const P: PartitionId = PartitionId(3);
 
     fn key(hash: u64) -> WantedKey {
-        WantedKey { place: Place { partition: P, keyspace: 0 }, hash, key: hash.to_be_bytes().to_vec() }
+        WantedKey { place: Place { partition: P, flush_version: 0 }, hash, key: hash.to_be_bytes().to_vec() }
     }
 
     fn woken(loads: &mut Loads) -> Vec<u64> {

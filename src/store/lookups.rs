@@ -77,7 +77,7 @@ pub(super) struct LowerKey {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct LowerPage {
     pub(super) partition: PartitionId,
-    pub(super) keyspace: u64,
+    pub(super) flush_version: u64,
     pub(super) from: u64,
     /// The last hash covered.
     pub(super) to: u64,
@@ -278,11 +278,11 @@ impl Lookups {
     }
 
     /// A kept answer for the stretch around `hash`.
-    pub(super) fn page(&self, partition: PartitionId, keyspace: u64, hash: u64) -> Option<&LowerPage> {
+    pub(super) fn page(&self, partition: PartitionId, flush_version: u64, hash: u64) -> Option<&LowerPage> {
         let mut pages = self.pages.iter().map(|kept| &kept.page);
         pages.find(|page| {
             page.partition == partition
-                && page.keyspace == keyspace
+                && page.flush_version == flush_version
                 && page.pattern.is_none()
                 && (page.from..=page.to).contains(&hash)
         })
@@ -292,13 +292,13 @@ impl Lookups {
     pub(super) fn matches(
         &self,
         partition: PartitionId,
-        keyspace: u64,
+        flush_version: u64,
         pattern: &[u8],
     ) -> Option<&LowerPage> {
         let mut pages = self.pages.iter().map(|kept| &kept.page);
         pages.find(|page| {
             page.partition == partition
-                && page.keyspace == keyspace
+                && page.flush_version == flush_version
                 && page.pattern.as_deref() == Some(pattern)
         })
     }
@@ -328,7 +328,7 @@ mod tests {
         let (mut lookups, partition) = (Lookups::default(), PartitionId(3));
         let page = LowerPage {
             partition,
-            keyspace: 5,
+            flush_version: 5,
             from: 100,
             to: 200,
             pattern: None,
@@ -337,7 +337,7 @@ mod tests {
         };
         lookups.keep(page.clone(), 0, 0, &Listings::default());
         lookups.keep(LowerPage { pattern: Some(b"*".to_vec()), ..page }, 0, 0, &Listings::default());
-        let found = |partition, keyspace, hash| lookups.page(partition, keyspace, hash).is_some();
+        let found = |partition, flush_version, hash| lookups.page(partition, flush_version, hash).is_some();
         assert!(found(partition, 5, 100) && found(partition, 5, 200));
         assert!(!found(partition, 6, 150), "the keyspace was flushed since");
         assert!(!found(PartitionId(4), 5, 150) && !found(partition, 5, 99) && !found(partition, 5, 201));

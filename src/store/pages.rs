@@ -43,8 +43,8 @@ pub(super) fn range<L: Lower>(
         }
         true
     })?;
-    let Place { partition, keyspace } = place;
-    Ok(LowerPage { partition, keyspace, from, to, pattern: None, keys, refused: None })
+    let Place { partition, flush_version } = place;
+    Ok(LowerPage { partition, flush_version, from, to, pattern: None, keys, refused: None })
 }
 
 /// All keys that match.
@@ -70,8 +70,8 @@ pub(super) fn matches<L: Lower>(
         }
         refused.is_none()
     })?;
-    let Place { partition, keyspace } = place;
-    Ok(LowerPage { partition, keyspace, from: 0, to: u64::MAX, pattern: Some(pattern), keys, refused })
+    let Place { partition, flush_version } = place;
+    Ok(LowerPage { partition, flush_version, from: 0, to: u64::MAX, pattern: Some(pattern), keys, refused })
 }
 
 #[cfg(test)]
@@ -83,7 +83,7 @@ mod tests {
     use crate::store::lower::format::{row_key, row_value};
     use crate::store::row::{Encoding, NO_EXPIRY, Stamp};
 
-    const PLACE: Place = Place { partition: PartitionId(7), keyspace: 0 };
+    const PLACE: Place = Place { partition: PartitionId(7), flush_version: 0 };
 
     /// Rows whose hashes are a cursor's step apart, each with so long a value, that expire then.
     fn filled(rows: u64, value_bytes: usize, expire_at_ms: u64) -> MemLower {
@@ -91,7 +91,7 @@ mod tests {
         let stamp = Stamp { version: 1, expire_at_ms, encoding: Encoding::Auto };
         let value = vec![b'x'; value_bytes];
         let mut rows = (0..rows).map(|row| {
-            let key = row_key(PLACE.partition, PLACE.keyspace, row << CURSOR_SHIFT, b"k");
+            let key = row_key(PLACE.partition, PLACE.flush_version, row << CURSOR_SHIFT, b"k");
             (key, Some(row_value(stamp, &value)))
         });
         lower.ingest(0, false, &mut rows).expect("room");

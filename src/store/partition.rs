@@ -41,14 +41,18 @@ pub(super) struct Partition {
     pub(super) exact_wanted: bool,
     pub(super) applied: Lsn,
     pub(super) persisted: Lsn,
+    /// See [`PartitionMeta`].
+    pub(super) history: u64,
+    /// The version LSN of the last entry with operations.
+    pub(super) source_lsn: Lsn,
     /// The last entry that was in the log at the start.
     pub(super) replay_to: Lsn,
     /// `clock_ms` as of `persisted`.
     pub(super) persisted_clock_ms: u64,
-    /// The keyspace's number: the version of the flush that began it, 0 at first.
-    pub(super) keyspace: u64,
-    /// The keyspace that is persisted; those before it may go from below.
-    pub(super) persisted_keyspace: u64,
+    /// The version of the flush that began the keyspace anew, 0 at first.
+    pub(super) flush_version: u64,
+    /// The same as it is persisted; rows of those before may go from below.
+    pub(super) persisted_flush_version: u64,
     /// The highest stamp of an applied entry: what "now" means in apply. It never goes back, not even when the
     /// leadership moves to a node whose clock is behind; so a row that has expired once stays expired, and every
     /// replica may drop it whenever it likes.
@@ -108,10 +112,12 @@ impl Partition {
             exact_wanted: false,
             applied: meta.applied,
             persisted: meta.applied,
+            history: meta.history,
+            source_lsn: meta.source_lsn,
             replay_to: meta.applied,
             persisted_clock_ms: meta.clock_ms,
-            keyspace: meta.keyspace,
-            persisted_keyspace: meta.keyspace,
+            flush_version: meta.flush_version,
+            persisted_flush_version: meta.flush_version,
             clock_ms: meta.clock_ms,
             ops_in_entry: 0,
             ops_below: meta.ops_done,
@@ -140,8 +146,10 @@ impl Partition {
     pub(super) fn meta(&self) -> PartitionMeta {
         PartitionMeta {
             applied: self.applied,
+            history: self.history,
+            source_lsn: self.source_lsn,
             ops_done: self.ops_in_entry.max(self.ops_below),
-            keyspace: self.keyspace,
+            flush_version: self.flush_version,
             clock_ms: self.clock_ms,
             keys: self.keys,
             expiring: self.expiring,
@@ -190,7 +198,7 @@ impl Partition {
         self.min_expire_ms = self.min_expire_ms.min(stamp.expire_at_ms);
         let expires = stamp.expire_at_ms != NO_EXPIRY;
         if let Some(row) = find_row(rows, hash, key) {
-            ledger.capture_before_change(self.id, self.keyspace, row, dirty);
+            ledger.capture_before_change(self.id, self.flush_version, row, dirty);
             if row.has(TOMBSTONE) {
                 row.clear(TOMBSTONE);
                 *tombstones -= 1;
@@ -233,7 +241,7 @@ impl Partition {
     ) -> usize {
         let Page { rows, dirty, .. } = self.table.page_mut(hash);
         let row = find_row(rows, hash, key).expect("only called for rows that were just found");
-        let copied_bytes = ledger.capture_before_change(self.id, self.keyspace, row, dirty);
+        let copied_bytes = ledger.capture_before_change(self.id, self.flush_version, row, dirty);
         let cost_before = row.cost_bytes();
         let moved_bytes = row.set_range(offset, bytes);
         row.version = stamp.version;
@@ -254,7 +262,7 @@ impl Partition {
         ledger.listings.changed(self.id, hash, key, Some(at_ms));
         let Page { rows, dirty, min_expire_ms, .. } = self.table.page_mut(hash);
         let row = find_row(rows, hash, key).expect("only called for rows that were just found");
-        ledger.capture_before_change(self.id, self.keyspace, row, dirty);
+        ledger.capture_before_change(self.id, self.flush_version, row, dirty);
         self.expiring += u64::from(at_ms != NO_EXPIRY);
         self.expiring -= u64::from(row.expire_at_ms != NO_EXPIRY);
         self.min_expire_ms = self.min_expire_ms.min(at_ms);
@@ -273,7 +281,7 @@ impl Partition {
         let Page { rows, dirty, tombstones, .. } = &mut *page;
         let row = find_row(rows, hash, key).expect("only called for rows that were just found");
         assert!(!row.has(TOMBSTONE), "a row is removed once");
-        ledger.capture_before_change(self.id, self.keyspace, row, dirty);
+        ledger.capture_before_change(self.id, self.flush_version, row, dirty);
         self.keys -= 1;
         self.expiring -= u64::from(row.expire_at_ms != NO_EXPIRY);
         let cost_before = row.cost_bytes();
@@ -314,17 +322,17 @@ impl Partition {
             self.id
         );
         let ops = self.ops_in_entry.max(self.ops_below);
-        let version = self.applied.next().0 << OP_BITS | u64::from(ops.min((1 << OP_BITS) - 1));
-        if version > self.keyspace {
+        let version = self.source_lsn.next().0 << OP_BITS | u64::from(ops.min((1 << OP_BITS) - 1));
+        if version > self.flush_version {
             self.begin_keyspace(ledger, version);
         }
     }
 
     fn begin_keyspace(&mut self, ledger: &mut Ledger, version: u64) {
         let table = std::mem::replace(&mut self.table, Table::new(true));
-        ledger.detach(self.id, self.keyspace, table);
+        ledger.detach(self.id, self.flush_version, table);
         ledger.listings.flushed(self.id);
-        self.keyspace = version;
+        self.flush_version = version;
         (self.keys, self.expiring, self.unknown) = (0, 0, 0);
         self.unknown_hashes = Vec::new();
         (self.min_expire_ms, self.min_expire_below_ms) = (NO_EXPIRY, NO_EXPIRY);

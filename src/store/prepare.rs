@@ -2,6 +2,7 @@
 //! while it can be; and what it has is held until it has run, so that nothing has to be read again by then.
 
 use corduroy_shards::{KeyspaceId, PartitionId, Prepared, Unreadable};
+use corduroy_wal::Lsn;
 
 use super::exec::{Exec, Stop};
 use super::lookups::{Failure, Want};
@@ -20,6 +21,13 @@ pub(super) fn unknown_op() -> Unreadable {
 pub(super) fn unknown_keyspace(keyspace: KeyspaceId) -> Unreadable {
     Unreadable::Damaged(format!(
         "an operation in it is on keyspace {keyspace}, and this version knows the default one alone; upgrade this node"
+    ))
+}
+
+/// An entry whose rows would get versions that others have already.
+pub(super) fn version_goes_back(found: Lsn, last: Lsn) -> Unreadable {
+    Unreadable::Damaged(format!(
+        "its version LSN {found} is not above {last}, which was applied before; rebuild the replica from a peer or a backup"
     ))
 }
 

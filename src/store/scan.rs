@@ -40,13 +40,13 @@ struct Span<'s> {
 impl Exec<'_> {
     /// The stretch that begins at `from`.
     fn span(&mut self, from: u64) -> Run<Span<'_>> {
-        let (id, keyspace, now_ms) = (self.partition.id, self.partition.keyspace, self.now_ms);
+        let (id, flush_version, now_ms) = (self.partition.id, self.partition.flush_version, self.now_ms);
         let complete = self.partition.table.is_complete(from);
-        if !complete && self.lookups.page(id, keyspace, from).is_none() {
+        if !complete && self.lookups.page(id, flush_version, from).is_none() {
             self.lookups.wants.push(Want::Range { from });
             return Err(Stop::Blocked);
         }
-        let below = if complete { None } else { self.lookups.page(id, keyspace, from) };
+        let below = if complete { None } else { self.lookups.page(id, flush_version, from) };
         let table_end = self.partition.table.page_end(from);
         let end = below.map_or(table_end, |below| below.to.min(table_end));
         let page = self.partition.table.page(from);
@@ -155,7 +155,7 @@ impl Exec<'_> {
     /// until there is one, or all hashes were looked at; where it has to wait for what is below, it goes on from there.
     pub(super) fn random_key(&mut self, seed: u64) -> Run {
         let start = scramble(seed);
-        let search = (self.partition.id, self.partition.keyspace, seed);
+        let search = (self.partition.id, self.partition.flush_version, seed);
         let first = if self.partition.table.is_complete(start) {
             self.partition.table.page_start(start)
         } else {

@@ -232,7 +232,7 @@ impl<L: Lower> Store<L> {
         }
         for captured in rows {
             let partition = self.partitions.get_mut(&captured.partition).expect("a frozen partition exists");
-            if partition.keyspace != captured.keyspace {
+            if partition.flush_version != captured.flush_version {
                 continue;
             }
             let page = partition.table.page_mut(captured.hash);

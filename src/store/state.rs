@@ -26,7 +26,7 @@ use super::lower::{Lower, LowerError};
 use super::op::{ErrorKind, Op, Outcome};
 use super::partition::{Found, Partition};
 use super::pins::Pins;
-use super::prepare::{unknown_keyspace, unknown_op};
+use super::prepare::{unknown_keyspace, unknown_op, version_goes_back};
 use super::restore;
 use super::upkeep::Upkeep;
 
@@ -142,7 +142,7 @@ impl<L: Lower> Store<L> {
             store.partitions.insert(id, Box::new(Partition::restored(id, &meta)));
             store.upkeep.add_partition(id);
             store.upkeep.verifying.has_tables();
-            store.note_dead(id, meta.keyspace);
+            store.note_dead(id, meta.flush_version);
             if meta.keys > 0 {
                 store.upkeep.cold.push_back(id);
             }
@@ -164,9 +164,9 @@ impl<L: Lower> Store<L> {
     }
 
     /// Notes that a partition's keyspaces before this one may go from below.
-    pub(super) fn note_dead(&mut self, id: PartitionId, keyspace: u64) {
-        if keyspace > 0 {
-            self.upkeep.dead.push((row_key(id, 0, 0, b""), row_key(id, keyspace, 0, b"")));
+    pub(super) fn note_dead(&mut self, id: PartitionId, flush_version: u64) {
+        if flush_version > 0 {
+            self.upkeep.dead.push((row_key(id, 0, 0, b""), row_key(id, flush_version, 0, b"")));
         }
     }
 
@@ -312,6 +312,11 @@ impl<L: Lower> StateMachine for Store<L> {
         if at.keyspace != KeyspaceId::DEFAULT {
             return Step::Unreadable(unknown_keyspace(at.keyspace));
         }
+        if let Some(partition) = self.partitions.get(&at.partition)
+            && at.version_lsn <= partition.source_lsn
+        {
+            return Step::Unreadable(version_goes_back(at.version_lsn, partition.source_lsn));
+        }
         let decoded = Op::decode(op);
         let step = match &decoded {
             Ok(decoded) => self.run(at.partition, op, decoded, at.stamp_ms, Some(at)),
@@ -344,6 +349,9 @@ impl<L: Lower> StateMachine for Store<L> {
             at.partition,
             at.lsn
         );
+        if partition.ops_in_entry > 0 {
+            partition.source_lsn = at.version_lsn;
+        }
         (partition.ops_in_entry, partition.ops_below) = (0, 0);
         partition.applied = at.lsn;
         partition.clock_ms = partition.clock_ms.max(at.stamp_ms);

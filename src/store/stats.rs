@@ -117,7 +117,8 @@ impl<L: Lower> Store<L> {
         for row in live {
             sum = sum.wrapping_add(row_hash(row.key(), row.value(), row.stamp()));
         }
-        let (from, to) = (row_key(id, partition.keyspace, 0, b""), keyspace_end(id, partition.keyspace));
+        let (from, to) =
+            (row_key(id, partition.flush_version, 0, b""), keyspace_end(id, partition.flush_version));
         self.lower.scan(&from, &to, &mut |key, value| {
             if let (Some((hash, key)), Some((stamp, value))) = (read_row_key(key), read_row_value(value)) {
                 let resident = partition.table.page(hash).is_some_and(|page| page.find(hash, key).is_some());

@@ -79,7 +79,7 @@ impl<L: Lower> Store<L> {
     pub(super) fn sweep_on(&mut self) {
         let Some(id) = self.upkeep.sweeps.waiting.front().copied() else { return };
         let partition = self.partitions.get(&id).expect("a partition never goes");
-        let place = Place { partition: id, keyspace: partition.keyspace };
+        let place = Place { partition: id, flush_version: partition.flush_version };
         let (clock_ms, is_walked) = (partition.clock_ms, partition.walks == 0);
         let fresh = Sweep { place, next: Some(0), min_expire_ms: NO_EXPIRY, rows: 0, bytes: 0 };
         let sweep = self.upkeep.sweeps.running.get_or_insert(fresh);

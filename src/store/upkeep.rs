@@ -138,12 +138,12 @@ impl<L: Lower> Store<L> {
                 self.finish_capture();
                 return units;
             };
-            let (id, keyspace, hash) = (*id, meta.keyspace, capture.next_hash);
+            let (id, flush_version, hash) = (*id, meta.flush_version, capture.next_hash);
             let partition = self.partitions.get_mut(&id).expect("a frozen partition exists");
             units = units.saturating_sub(1);
-            let end = if partition.keyspace == keyspace && partition.table.page(hash).is_some() {
+            let end = if partition.flush_version == flush_version && partition.table.page(hash).is_some() {
                 let (end, page) = (partition.table.page_end(hash), partition.table.page_mut(hash));
-                if !self.ledger.capture_page(id, keyspace, page, &mut units) {
+                if !self.ledger.capture_page(id, flush_version, page, &mut units) {
                     return 0;
                 }
                 end
@@ -265,16 +265,16 @@ impl<L: Lower> Store<L> {
                 partition.expiring -= count.expiring;
             }
         }
-        for (id, PartitionMeta { applied, keyspace, clock_ms, .. }) in metas {
+        for (id, PartitionMeta { applied, flush_version, clock_ms, .. }) in metas {
             let partition = self.partitions.get_mut(&id).expect("a frozen partition exists");
             partition.persisted = applied;
             partition.persisted_clock_ms = clock_ms;
-            let flushed = partition.persisted_keyspace != keyspace;
-            partition.persisted_keyspace = keyspace;
+            let flushed = partition.persisted_flush_version != flush_version;
+            partition.persisted_flush_version = flush_version;
             partition.walks += 1;
             self.upkeep.walks.push_back(id);
             if flushed {
-                self.note_dead(id, keyspace);
+                self.note_dead(id, flush_version);
             }
         }
         self.compact();
@@ -283,7 +283,7 @@ impl<L: Lower> Store<L> {
     /// A partition, if it still is in that keyspace.
     pub(super) fn partition_at(&mut self, place: Place) -> Option<&mut Partition> {
         let partition = self.partitions.get_mut(&place.partition).map(Box::as_mut);
-        partition.filter(|partition| partition.keyspace == place.keyspace)
+        partition.filter(|partition| partition.flush_version == place.flush_version)
     }
 
     pub(super) fn compact(&mut self) {

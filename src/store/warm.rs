@@ -27,7 +27,7 @@ impl<L: Lower> Store<L> {
     pub(super) fn warm(&mut self) {
         let Some(id) = self.upkeep.cold.front().copied() else { return };
         let partition = self.partitions.get(&id).expect("a cold partition exists");
-        let place = Place { partition: id, keyspace: partition.keyspace };
+        let place = Place { partition: id, flush_version: partition.flush_version };
         let evicted = self.ledger.totals.evicted;
         let warming = self.upkeep.warming.get_or_insert(Warming { place, next: Some(0), evicted });
         let Some(from) = warming.next else { return };

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 
-use corduroy_shards::PartitionId;
 use corduroy_shards::raft::guard::guarded;
+use corduroy_shards::{KeyspaceId, PartitionId};
 use lsm_tree::{InternalValue, Table, UserKey};
 
 use super::super::row::NO_EXPIRY;
@@ -218,7 +218,7 @@ fn dumped<'a>(
     if let Some(partition) = read_partition_key(key) {
         let unknown = DumpedRow { partition: Some(partition.0), ..unknown };
         let Some(meta) = PartitionMeta::decode(value) else { return unknown };
-        keyspaces.insert(partition, meta.keyspace);
+        keyspaces.insert(partition, meta.flush_version);
         let PartitionMeta { applied, ops_done, clock_ms, keys, expiring, .. } = meta;
         let content = Content::Partition { applied: applied.0, ops_done, clock_ms, keys, expiring };
         return DumpedRow { content, ..unknown };
@@ -230,7 +230,10 @@ fn dumped<'a>(
         encoding: super::super::read::encoding_of(row.stamp.encoding, row.value),
         lsn: super::super::partition::lsn_of(row.stamp.version),
         expire_at_ms: Some(row.stamp.expire_at_ms).filter(|at| *at != NO_EXPIRY),
-        is_flushed: keyspaces.get(&row.partition).is_some_and(|keyspace| row.keyspace < *keyspace),
+        is_flushed: row.location.keyspace == KeyspaceId::DEFAULT
+            && keyspaces
+                .get(&row.location.partition)
+                .is_some_and(|flush| row.location.flush_version < *flush),
     };
-    DumpedRow { partition: Some(row.partition.0), content, is_doubtful }
+    DumpedRow { partition: Some(row.location.partition.0), content, is_doubtful }
 }

@@ -1,10 +1,12 @@
 //! The bytes in the lower level.
 //!
-//! Keys: `00` the store's row; `01 partition` a partition's row; `02 partition keyspace hash key` a key's row, so that
-//! both levels walk a keyspace in the same order. Numbers in keys are big endian, elsewhere little endian. Every value
-//! starts with its layout's number.
+//! Keys: `00` the store's row; `01 partition` a partition's row; `02 partition flush hash key` a row of the default keyspace,
+//! so that both levels walk it in the same order; `03 partition keyspace flush hash key` one of another keyspace. `flush` is
+//! the version of the flush that began the keyspace anew: rows of those before are dead. The default keyspace does not name
+//! itself: its rows are as they always were. Numbers in keys are big endian, elsewhere little endian. Every value starts
+//! with its layout's number.
 
-use corduroy_shards::PartitionId;
+use corduroy_shards::{KeyspaceId, PartitionId};
 use corduroy_wal::Lsn;
 use corduroy_wal::fields::Fields;
 
@@ -14,12 +16,24 @@ use super::super::row::{Encoding, Stamp};
 
 const LAYOUT: u8 = 1;
 /// A partition's row with what is known of writes and keys that went; without, it is of the first layout.
-const LAYOUT_GONE: u8 = 2;
-/// The same with the absent keys that are watched, in the place of what went.
+const LAYOUT_MARKS: u8 = 2;
+/// The same with the absent keys that are watched, instead of what went.
 const LAYOUT_WATCHED: u8 = 3;
+/// A partition's row that says where in which history it is; what not every partition has is in sections. The one that is
+/// written.
+const LAYOUT_HISTORY: u8 = 4;
+/// The section of what is known of keys that went. Sections are a number, a length and bytes, and ascend.
+const SECTION_MARKS: u8 = 1;
+/// The section of absent keys that are watched.
+const SECTION_WATCHED: u8 = 2;
+// 3 is the number of the section of idempotency keys, which no release writes yet.
 /// Set in a partition's layout if its point lies inside an entry: how many of its ops are done follows.
 const MID_ENTRY: u8 = 0x80;
 const ROW_HEADER_BYTES: usize = 18;
+
+/// What the key of a row of the default keyspace begins with, and of another one.
+const ROWS_OF_DEFAULT: u8 = 2;
+const ROWS: u8 = 3;
 
 /// The key of the store's own row.
 pub(in super::super) const STORE_KEY: &[u8] = &[0];
@@ -42,10 +56,14 @@ pub(in super::super) fn read_store_value(value: &[u8]) -> Option<HashSeed> {
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(in super::super) struct PartitionMeta {
     pub(in super::super) applied: Lsn,
+    /// The history that the partition is on: 0 since it was made, another one since it was promoted from a copy.
+    pub(in super::super) history: u64,
+    /// The version LSN of the last entry with operations: how far in its history it is.
+    pub(in super::super) source_lsn: Lsn,
     /// Of the entry above `applied`, the ops that are done too.
     pub(in super::super) ops_done: u32,
-    /// The keyspace: the version of the flush that began it.
-    pub(in super::super) keyspace: u64,
+    /// The version of the flush that began the default keyspace anew; 0: none did.
+    pub(in super::super) flush_version: u64,
     /// The highest stamp applied.
     pub(in super::super) clock_ms: u64,
     pub(in super::super) keys: u64,
@@ -73,22 +91,25 @@ pub(in super::super) fn read_partition_key(key: &[u8]) -> Option<PartitionId> {
 
 impl PartitionMeta {
     pub(in super::super) fn encode(&self) -> Vec<u8> {
-        let layout = match self {
-            _ if self.gone.is_of_watched() => LAYOUT_WATCHED,
-            _ if self.is_written || self.gone != Gone::default() => LAYOUT_GONE,
-            _ => LAYOUT,
-        };
-        let mut out = vec![layout];
+        let mut out = vec![LAYOUT_HISTORY];
         if self.ops_done > 0 {
-            out = vec![layout | MID_ENTRY];
+            out = vec![LAYOUT_HISTORY | MID_ENTRY];
             out.extend_from_slice(&self.ops_done.to_le_bytes());
         }
-        for number in [self.applied.0, self.keyspace, self.clock_ms, self.keys, self.expiring] {
+        let positions = [self.applied.0, self.history, self.source_lsn.0];
+        for number in
+            positions.into_iter().chain([self.flush_version, self.clock_ms, self.keys, self.expiring])
+        {
             out.extend_from_slice(&number.to_le_bytes());
         }
-        if layout != LAYOUT {
-            out.push(u8::from(self.is_written));
+        out.push(u8::from(self.is_written));
+        if self.gone != Gone::default() {
+            out.push(if self.gone.is_of_watched() { SECTION_WATCHED } else { SECTION_MARKS });
+            let length_at = out.len();
+            out.extend_from_slice(&[0; 4]);
             self.gone.encode(&mut out);
+            let length = u32::try_from(out.len() - length_at - 4).expect("what is known of keys is bounded");
+            out.splice(length_at..length_at + 4, length.to_le_bytes());
         }
         out
     }
@@ -98,43 +119,103 @@ impl PartitionMeta {
         let layout = fields.byte()?;
         let (layout, is_mid_entry) = (layout & !MID_ENTRY, layout & MID_ENTRY > 0);
         let ops_done = if is_mid_entry { fields.u32()? } else { 0 };
-        let mut meta = Self {
-            applied: Lsn(fields.u64()?),
+        let applied = Lsn(fields.u64()?);
+        // Before there were copies, each partition was first of its history.
+        let (history, source_lsn) =
+            if layout == LAYOUT_HISTORY { (fields.u64()?, Lsn(fields.u64()?)) } else { (0, applied) };
+        Some(Self {
+            applied,
+            history,
+            source_lsn,
             ops_done,
-            keyspace: fields.u64()?,
+            flush_version: fields.u64()?,
             clock_ms: fields.u64()?,
             keys: fields.u64()?,
             expiring: fields.u64()?,
-            is_written: false,
-            gone: Gone::default(),
-        };
-        match layout {
-            LAYOUT => fields.is_empty().then_some(meta),
-            LAYOUT_GONE | LAYOUT_WATCHED => {
-                meta.is_written = fields.byte()? == 1;
-                let decode = if layout == LAYOUT_GONE { Gone::decode_marks } else { Gone::decode_watched };
-                meta.gone = decode(fields.rest)?;
-                Some(meta)
-            }
-            _ => None,
-        }
+            is_written: layout != LAYOUT && fields.byte()? == 1,
+            gone: match layout {
+                LAYOUT => fields.is_empty().then(Gone::default)?,
+                LAYOUT_MARKS => Gone::decode_marks(fields.rest)?,
+                LAYOUT_WATCHED => Gone::decode_watched(fields.rest)?,
+                LAYOUT_HISTORY => read_sections(&mut fields)?,
+                _ => return None,
+            },
+        })
     }
 }
 
-/// The key of a key's row. With an empty key it is at or below all rows of that hash.
-pub(in super::super) fn row_key(partition: PartitionId, keyspace: u64, hash: u64, key: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(25 + key.len());
-    out.push(2);
-    out.extend_from_slice(&partition.0.to_be_bytes());
-    out.extend_from_slice(&keyspace.to_be_bytes());
-    out.extend_from_slice(&hash.to_be_bytes());
-    out.extend_from_slice(key);
-    out
+/// The sections of a partition's row; none twice, and none that this version does not know.
+fn read_sections(fields: &mut Fields<'_>) -> Option<Gone> {
+    if fields.is_empty() {
+        return Some(Gone::default());
+    }
+    let (section, length) = (fields.byte()?, fields.u32()?);
+    let content = fields.take(length as usize).filter(|_| fields.is_empty())?;
+    match section {
+        SECTION_MARKS if !content.is_empty() => Gone::decode_marks(content),
+        SECTION_WATCHED => Gone::decode_watched(content),
+        _ => None,
+    }
 }
 
-/// Just above the last row of a keyspace.
-pub(in super::super) fn keyspace_end(partition: PartitionId, keyspace: u64) -> Vec<u8> {
-    match keyspace.checked_add(1) {
+/// Where a row is: its keyspace, since the flush that began it anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in super::super) struct RowLocation {
+    pub(in super::super) partition: PartitionId,
+    pub(in super::super) keyspace: KeyspaceId,
+    pub(in super::super) flush_version: u64,
+}
+
+impl RowLocation {
+    /// The key of a key's row. With an empty key it is at or below all rows of that hash.
+    pub(in super::super) fn key(self, hash: u64, key: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(33 + key.len());
+        let is_default = self.keyspace == KeyspaceId::DEFAULT;
+        out.push(if is_default { ROWS_OF_DEFAULT } else { ROWS });
+        out.extend_from_slice(&self.partition.0.to_be_bytes());
+        if !is_default {
+            out.extend_from_slice(&self.keyspace.0.to_be_bytes());
+        }
+        out.extend_from_slice(&self.flush_version.to_be_bytes());
+        out.extend_from_slice(&hash.to_be_bytes());
+        out.extend_from_slice(key);
+        out
+    }
+
+    /// Reads the key of a key's row: its location, hash and key.
+    pub(in super::super) fn read(row: &[u8]) -> Option<(Self, u64, &[u8])> {
+        let (tag, rest) = row.split_first()?;
+        let (partition, rest) = number(rest)?;
+        let (keyspace, rest) = match *tag {
+            ROWS_OF_DEFAULT => (KeyspaceId::DEFAULT, rest),
+            ROWS => number(rest).map(|(id, rest)| (KeyspaceId(id), rest))?,
+            _ => return None,
+        };
+        let (flush_version, rest) = number(rest)?;
+        let (hash, key) = number(rest)?;
+        Some((Self { partition: PartitionId(partition), keyspace, flush_version }, hash, key))
+    }
+}
+
+/// The number that a key goes on with.
+fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, rest) = bytes.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*number), rest))
+}
+
+/// The key of a row of the default keyspace.
+pub(in super::super) fn row_key(
+    partition: PartitionId,
+    flush_version: u64,
+    hash: u64,
+    key: &[u8],
+) -> Vec<u8> {
+    RowLocation { partition, keyspace: KeyspaceId::DEFAULT, flush_version }.key(hash, key)
+}
+
+/// Just above the last row of the default keyspace.
+pub(in super::super) fn keyspace_end(partition: PartitionId, flush_version: u64) -> Vec<u8> {
+    match flush_version.checked_add(1) {
         Some(next) => row_key(partition, next, 0, b""),
         None => row_key(PartitionId(partition.0.saturating_add(1)), 0, 0, b""),
     }
@@ -142,8 +223,7 @@ pub(in super::super) fn keyspace_end(partition: PartitionId, keyspace: u64) -> V
 
 /// The hash and the key in the key of a row.
 pub(in super::super) fn read_row_key(key: &[u8]) -> Option<(u64, &[u8])> {
-    let (hash, key) = key.get(17..)?.split_first_chunk::<8>()?;
-    Some((u64::from_be_bytes(*hash), key))
+    RowLocation::read(key).map(|(_, hash, key)| (hash, key))
 }
 
 /// The value of a key's row.
@@ -168,8 +248,7 @@ pub(in super::super) fn read_row_value(bytes: &[u8]) -> Option<(Stamp, &[u8])> {
 
 /// A row of a key, read.
 pub(in super::super) struct RowOf<'a> {
-    pub(in super::super) partition: PartitionId,
-    pub(in super::super) keyspace: u64,
+    pub(in super::super) location: RowLocation,
     pub(in super::super) key: &'a [u8],
     pub(in super::super) stamp: Stamp,
     pub(in super::super) value: &'a [u8],
@@ -177,17 +256,9 @@ pub(in super::super) struct RowOf<'a> {
 
 /// Reads a row of a key.
 pub(in super::super) fn read_row<'a>(key: &'a [u8], value: &'a [u8]) -> Option<RowOf<'a>> {
-    let (partition, keyspace) = read_keyspace(key)?;
-    let (_, name) = read_row_key(key)?;
+    let (location, _, key) = RowLocation::read(key)?;
     let (stamp, value) = read_row_value(value)?;
-    Some(RowOf { partition, keyspace, key: name, stamp, value })
-}
-
-/// The partition and the keyspace in the key of a row.
-fn read_keyspace(key: &[u8]) -> Option<(PartitionId, u64)> {
-    let (partition, rest) = key.strip_prefix(&[2])?.split_first_chunk::<8>()?;
-    let keyspace = rest.first_chunk::<8>()?;
-    Some((PartitionId(u64::from_be_bytes(*partition)), u64::from_be_bytes(*keyspace)))
+    Some(RowOf { location, key, stamp, value })
 }
 
 /// Which row a key is of, for people.
@@ -198,9 +269,12 @@ pub(in super::super) fn key_in_words(key: &[u8]) -> String {
     if let Some(partition) = read_partition_key(key) {
         return format!("partition {partition}'s own row");
     }
-    match read_keyspace(key).zip(read_row_key(key)) {
-        Some(((partition, _), (_, name))) => {
+    match RowLocation::read(key) {
+        Some((RowLocation { partition, keyspace: KeyspaceId::DEFAULT, .. }, _, name)) => {
             format!("key \"{}\" of partition {partition}", name.escape_ascii())
+        }
+        Some((RowLocation { partition, keyspace, .. }, _, name)) => {
+            format!("key \"{}\" of keyspace {keyspace} of partition {partition}", name.escape_ascii())
         }
         None => format!("\"{}\"", key.escape_ascii()),
     }
@@ -215,16 +289,21 @@ mod tests {
         pairs.map(|pair| u8::from_str_radix(pair, 16).expect("two digits")).collect()
     }
 
-    /// The partition's rows that there are, by name.
-    fn partition_rows() -> [(&'static str, PartitionMeta); 5] {
-        let meta = PartitionMeta {
+    fn meta_of_9(clock_ms: u64) -> PartitionMeta {
+        PartitionMeta {
             applied: Lsn(9),
-            keyspace: 7 << 20,
-            clock_ms: 1_700_000_000_123,
+            source_lsn: Lsn(9),
+            flush_version: 7 << 20,
+            clock_ms,
             keys: 3,
             expiring: 1,
             ..PartitionMeta::default()
-        };
+        }
+    }
+
+    /// The partition's rows that there are, by name.
+    fn partition_rows() -> [(&'static str, PartitionMeta); 5] {
+        let meta = meta_of_9(1_700_000_000_123);
         let inside = PartitionMeta { ops_done: 5, ..meta.clone() };
         let written = PartitionMeta { is_written: true, ..meta.clone() };
         let mut marked = PartitionMeta { is_written: true, ..inside.clone() };
@@ -241,50 +320,102 @@ mod tests {
         ]
     }
 
-    /// Fixtures that were put together from the drawing: today's code writes the same, and reads them.
+    type Fixtures = std::collections::BTreeMap<&'static str, (Vec<u8>, Vec<u8>)>;
+
+    fn fixtures(text: &'static str) -> Fixtures {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let fixture = |line: &'static str| {
+            let [name, key, value] = line.split(' ').collect::<Vec<_>>().try_into().expect("three words");
+            (name, (from_hex(key), from_hex(value)))
+        };
+        lines.map(fixture).collect()
+    }
+
+    const SEED: HashSeed = HashSeed([0x1122_3344_5566_7788, 0x99aa_bbcc_ddee_ff00]);
+    const PARTITION: PartitionId = PartitionId(300);
+
+    fn stamp(version: u64, expire_at_ms: u64, encoding: Encoding) -> Stamp {
+        Stamp { version, expire_at_ms, encoding }
+    }
+
+    /// Compares a key's row with its fixture.
+    fn compare_row(
+        (row, written): &(Vec<u8>, Vec<u8>),
+        (location, key, stamp, value): (RowLocation, &[u8], Stamp, &[u8]),
+    ) {
+        let hash = SEED.hash(key);
+        assert_eq!((location.key(hash, key), row_value(stamp, value)), (row.clone(), written.clone()));
+        assert_eq!(RowLocation::read(row), Some((location, hash, key)));
+        assert_eq!(read_row_key(row), Some((hash, key)));
+        let read = read_row(row, written).expect("a row");
+        assert_eq!((read.location, read.key, read.value), (location, key, value));
+        assert_eq!((read.stamp.version, read.stamp.expire_at_ms), (stamp.version, stamp.expire_at_ms));
+        assert_eq!(read.stamp.encoding as u8, stamp.encoding as u8);
+    }
+
+    /// Fixtures that were put together from the drawing: today's code reads them, and writes the same but for the rows of
+    /// partitions.
     #[test]
     fn rows_are_these_bytes() {
-        let lines = include_str!("rows-1.txt").lines().filter(|line| !line.starts_with('#'));
-        let mut fixtures: std::collections::BTreeMap<_, _> = lines
-            .map(|line| {
-                let [name, key, value] = line.split(' ').collect::<Vec<_>>().try_into().expect("three words");
-                (name, (from_hex(key), from_hex(value)))
-            })
-            .collect();
-        let seed = HashSeed([0x1122_3344_5566_7788, 0x99aa_bbcc_ddee_ff00]);
+        let mut fixtures = fixtures(include_str!("rows-1.txt"));
         let store = fixtures.remove("store").expect("a fixture");
-        assert_eq!(store, (STORE_KEY.to_vec(), store_value(seed)));
-        assert_eq!(read_store_value(&store.1), Some(seed));
-        let partition = PartitionId(300);
+        assert_eq!(store, (STORE_KEY.to_vec(), store_value(SEED)));
+        assert_eq!(read_store_value(&store.1), Some(SEED));
         for (name, meta) in partition_rows() {
             let (key, value) = fixtures.remove(name).expect("a fixture");
-            assert_eq!((partition_key(partition), meta.encode()), (key.clone(), value.clone()), "{name}");
-            assert_eq!(read_partition_key(&key), Some(partition), "{name}");
+            assert_eq!(
+                (partition_key(PARTITION), read_partition_key(&key)),
+                (key, Some(PARTITION)),
+                "{name}"
+            );
             assert_eq!(PartitionMeta::decode(&value), Some(meta), "{name}");
         }
-        let stamp = |version, expire_at_ms, encoding| Stamp { version, expire_at_ms, encoding };
         let never = super::super::super::row::NO_EXPIRY;
         let rows = [
             ("row", &b"key"[..], stamp(8 << 20 | 2, never, Encoding::Auto), &b"12"[..]),
             ("row-text", b"", stamp(8 << 20 | 3, 1_700_000_000_123, Encoding::Text), b"0.5"),
             ("row-raw", b"k\x00\xff", stamp(9 << 20, 0, Encoding::Raw), b""),
         ];
+        let location =
+            RowLocation { partition: PARTITION, keyspace: KeyspaceId::DEFAULT, flush_version: 7 << 20 };
         for (name, key, stamp, value) in rows {
-            let (row, written) = fixtures.remove(name).expect("a fixture");
-            assert_eq!(row_key(partition, 7 << 20, seed.hash(key), key), row, "{name}");
-            assert_eq!(row_value(stamp, value), written, "{name}");
-            let read = read_row(&row, &written).expect("a row");
-            assert_eq!(
-                (read.partition, read.keyspace, read.key, read.value),
-                (partition, 7 << 20, key, value)
-            );
-            let (found, wanted) = (read.stamp, stamp);
-            assert_eq!((found.version, found.expire_at_ms), (wanted.version, wanted.expire_at_ms), "{name}");
-            assert_eq!(
-                (found.encoding as u8, read_row_key(&row)),
-                (wanted.encoding as u8, Some((seed.hash(key), key)))
-            );
+            let fixture = fixtures.remove(name).expect("a fixture");
+            assert_eq!(row_key(PARTITION, 7 << 20, SEED.hash(key), key), fixture.0, "{name}");
+            compare_row(&fixture, (location, key, stamp, value));
         }
+        assert!(fixtures.is_empty(), "every fixture is read: {:?}", fixtures.keys());
+    }
+
+    /// The same of what changed since.
+    #[test]
+    fn rows_are_written_as_these_bytes() {
+        let mut fixtures = fixtures(include_str!("rows-2.txt"));
+        let mut metas = partition_rows().to_vec();
+        let [(_, first), ..] = partition_rows();
+        metas.push((
+            "partition-promoted",
+            PartitionMeta { history: 0x0304, source_lsn: Lsn(0x0506), ..first },
+        ));
+        for (name, meta) in metas {
+            let (key, value) = fixtures.remove(name).expect("a fixture");
+            assert_eq!((partition_key(PARTITION), meta.encode()), (key, value.clone()), "{name}");
+            assert_eq!(PartitionMeta::decode(&value), Some(meta), "{name}");
+            for end in 0..value.len() {
+                // What is behind the fixed fields may be missing, but not in part.
+                let is_whole = end == if value[0] & MID_ENTRY > 0 { 62 } else { 58 };
+                assert_eq!(PartitionMeta::decode(&value[..end]).is_some(), is_whole, "{name} cut at {end}");
+            }
+            for section in [1, 3, 4] {
+                let more = [&value[..], &[section, 0, 0, 0, 0]].concat();
+                assert_eq!(PartitionMeta::decode(&more), None, "{name} with section {section}");
+            }
+        }
+        let location =
+            RowLocation { partition: PARTITION, keyspace: KeyspaceId(0x0102), flush_version: 7 << 20 };
+        let never = super::super::super::row::NO_EXPIRY;
+        let fixture = fixtures.remove("row-of-a-keyspace").expect("a fixture");
+        compare_row(&fixture, (location, b"key", stamp(8 << 20 | 2, never, Encoding::Auto), b"12"));
+        assert!(key_in_words(&fixture.0).contains("of keyspace 258"));
         assert!(fixtures.is_empty(), "every fixture is read: {:?}", fixtures.keys());
     }
 
@@ -292,38 +423,25 @@ mod tests {
     fn a_partition_s_row_once_written_stays_readable() {
         let numbers = |numbers: &[u64]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<_>>();
         let head = numbers(&[9, 7 << 20, 5, 3, 1]);
-        let meta = PartitionMeta {
-            applied: Lsn(9),
-            keyspace: 7 << 20,
-            clock_ms: 5,
-            keys: 3,
-            expiring: 1,
-            ..PartitionMeta::default()
-        };
+        let meta = meta_of_9(5);
         let first = [&[1][..], &head].concat();
-        assert_eq!((meta.encode(), PartitionMeta::decode(&first)), (first.clone(), Some(meta)));
+        assert_eq!(PartitionMeta::decode(&first), Some(meta));
         let marks = [numbers(&[6 << 20]), 2u32.to_le_bytes().to_vec(), numbers(&[4; 16])].concat();
         let keys = numbers(&[11, 12, 8 << 20, 13, 14, 9 << 20]);
         for (layout, known) in [(2, marks), (3, keys), (3, Vec::new())] {
             let written = [&[layout][..], &head, &[1], &known].concat();
             let meta = PartitionMeta::decode(&written).unwrap();
             assert!(meta.is_written && meta.gone.is_of_watched() == (layout == 3));
-            assert_eq!(meta.encode(), written);
+            assert_eq!((meta.history, meta.source_lsn), (0, Lsn(9)), "it was first of its history");
+            assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta));
         }
-        assert_eq!(PartitionMeta::decode(&[&[4][..], &head, &[1]].concat()), None);
+        assert_eq!(PartitionMeta::decode(&[&[5][..], &head, &head, &[1]].concat()), None);
     }
 
     #[test]
     fn all_bytes_come_back() {
-        let mut meta = PartitionMeta {
-            applied: Lsn(9),
-            keyspace: 7 << 20,
-            clock_ms: 5,
-            keys: 3,
-            expiring: 1,
-            ..PartitionMeta::default()
-        };
-        assert_eq!(meta.encode().len(), 41, "the first layout");
+        let mut meta = meta_of_9(5);
+        assert_eq!(meta.encode().len(), 58, "without sections");
         assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta.clone()));
         for ops_done in [1, u32::MAX] {
             let inside = PartitionMeta { ops_done, ..meta.clone() };
@@ -334,10 +452,9 @@ mod tests {
         meta.gone.removed(b"k", 4 << 20);
         meta.ops_done = 3;
         assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta.clone()));
-        assert_eq!(meta.encode().first(), Some(&(2 | 0x80)));
+        assert_eq!(meta.encode().first(), Some(&(4 | 0x80)));
         let _told = meta.gone.watch(b"k", 5 << 20);
         assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta.clone()));
-        assert_eq!(meta.encode().first(), Some(&(3 | 0x80)));
         meta.gone.written(b"k", 6 << 20, false);
         assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta), "no key is registered any more");
         assert_eq!(PartitionMeta::decode(&[]), None);

@@ -164,3 +164,25 @@ fn an_operation_on_a_keyspace_that_is_not_known_is_not_applied() {
     assert!(why.to_string().contains("keyspace 1"), "{why}");
     assert_eq!(d.store.read(P, &bytes(&get("k")), d.now_ms), Step::Done(Outcome::Nil));
 }
+
+#[test]
+fn a_version_lsn_never_goes_back() {
+    let mut d = driver();
+    let write = bytes(&set("k", "v"));
+    let now_ms = d.now_ms;
+    let at =
+        |lsn, version| Applied { version_lsn: Lsn(version), ..Applied::first(P, Lsn(lsn), Term(1), now_ms) };
+    assert_eq!(d.store.apply(&at(1, 70), &write), Step::Done(Outcome::Ok));
+    d.store.end_entry(&at(1, 70));
+    // One without operations, such as Raft's own, is none of the history's.
+    d.store.end_entry(&at(2, 2));
+    for _restart in 0..2 {
+        for version in [3, 69, 70] {
+            let step = d.store.apply(&at(3, version), &write);
+            assert!(matches!(step, Step::Unreadable(_)), "version LSN {version}: {step:?}");
+        }
+        d.hand_over();
+        d.crash();
+    }
+    assert_eq!(d.store.apply(&at(3, 71), &write), Step::Done(Outcome::Ok));
+}
