@@ -112,3 +112,9 @@ fn a_node_of_identity_1() {
 fn a_node_of_identity_2() {
     starts_on(include_str!("node-2.txt"));
 }
+
+/// The last whose entries, operations and configurations are of version 1.
+#[test]
+fn a_node_of_entries_of_version_1() {
+    starts_on(include_str!("node-3.txt"));
+}
