@@ -1,5 +1,8 @@
 //! A shard's settings and bounds.
 
+use corduroy_wal::device::Device;
+use corduroy_wal::{Fit, Wal};
+
 use crate::ids::StorageId;
 use crate::raft::group::GroupOptions;
 use crate::raft::replica::Replication;
@@ -149,6 +152,17 @@ impl Default for ShardOptions {
 
 /// What a record takes beside the operations of its entry at most, in bytes.
 pub(crate) const RECORD_SLACK_BYTES: usize = 1024;
+
+/// Whether the log has room for an entry behind what the frame holds already. A large one may have to wait until a slot
+/// is made that takes it, or until the next frame.
+pub(crate) fn entry_fit<D: Device>(wal: &mut Wal<D>, entry_bytes: usize) -> Fit {
+    wal.fit(entry_bytes + RECORD_SLACK_BYTES)
+}
+
+/// The longest entry that surely has room now, in bytes.
+pub(crate) fn ready_entry_bytes<D: Device>(wal: &Wal<D>) -> usize {
+    wal.ready_record_bytes().saturating_sub(2 * RECORD_SLACK_BYTES)
+}
 
 impl ShardOptions {
     /// The longest operation that is taken where a record of the log may have so many bytes.

@@ -10,12 +10,11 @@ use super::apply::Budget;
 use super::inbox::Batch;
 use super::machine::StateMachine;
 use super::replicas::List;
-use super::room;
 use super::screen::Screened;
 use super::waits;
 use super::{Rejection, Reply, Shard, ShardError};
 use crate::entry::{EntryBuilder, of_time};
-use crate::options::RECORD_SLACK_BYTES;
+use crate::options::{self, RECORD_SLACK_BYTES};
 use crate::planted::{self, PlantedBug};
 use crate::raft::group::Proposed;
 use crate::raft::proposals::Row;
@@ -65,10 +64,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if self.space == Space::Full && front.is_some_and(|batch| batch.refuse_growth(&self.machine)) {
             self.remove_refused(idx);
         }
-        let fit = room::fit(&mut self.wal, self.replicas.slot(idx).batches.front_bytes());
+        let fit = options::entry_fit(&mut self.wal, self.replicas.slot(idx).batches.front_bytes());
         if fit != Fit::Ready {
             if fit == Fit::Lacking {
-                let most = room::entry_bytes(&self.wal);
+                let most = options::ready_entry_bytes(&self.wal);
                 let front = self.replicas.slot_mut(idx).batches.front_mut();
                 front.into_iter().for_each(|batch| batch.refuse_longer(most));
                 self.remove_refused(idx);
@@ -138,7 +137,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// Refuses what gathered and must not be proposed; the rest keeps its order.
     fn remove_refused(&mut self, idx: ReplicaIdx) {
-        let entry_bytes = self.options.limits.entry_bytes.min(room::entry_bytes(&self.wal));
+        let entry_bytes = self.options.limits.entry_bytes.min(options::ready_entry_bytes(&self.wal));
         let deadline_ns = self.deadline_ns();
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         applying.remove_refused(slot, entry_bytes, deadline_ns);

@@ -3,27 +3,15 @@
 //! find damage. Invariants: only the room has a say in what is taken in; while the state machine is short of room, the
 //! log keeps none in spare that it can do without.
 
+use corduroy_wal::Wal;
 use corduroy_wal::device::Device;
-use corduroy_wal::{Fit, Wal};
 
 use super::io::Rejection;
 use super::machine::StateMachine;
 use crate::ids::PartitionId;
-use crate::options::RECORD_SLACK_BYTES;
 
 /// How often they look, in ns.
 const LOOK_EVERY_NS: u64 = 500_000_000;
-
-/// Whether the log has room for an entry behind what the frame holds already. A large one may have to wait until a slot
-/// is made that takes it, or until the next frame.
-pub(crate) fn fit<D: Device>(wal: &mut Wal<D>, entry_bytes: usize) -> Fit {
-    wal.fit(entry_bytes + RECORD_SLACK_BYTES)
-}
-
-/// The longest entry that surely has room now.
-pub(crate) fn entry_bytes<D: Device>(wal: &Wal<D>) -> usize {
-    wal.ready_record_bytes().saturating_sub(2 * RECORD_SLACK_BYTES)
-}
 
 /// Who waits for room, and when all who wait are to look next.
 #[derive(Debug, Default)]
