@@ -7,8 +7,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use corduroy_shards::ShardId;
+use corduroy_shards::raft::membership::{MemberId, Membership};
 use corduroy_shards::routing::Layout;
+use corduroy_shards::{ShardId, StorageId};
+use corduroy_wal::LogState;
 use corduroy_wal::device::mapped::MappedFolder;
 use corduroy_wal::inspect::inspect;
 
@@ -131,7 +133,8 @@ fn of_witnesses(data_dir: &Path, first: &Witness, others: &[Witness]) -> Result<
     Ok(identity)
 }
 
-/// The identity of a folder in which nothing says whose it is: with new ids, and numbers that fit the logs.
+/// The identity of a folder in which no card says whose it is: with new ids, but for the storage that its replicas name, and
+/// numbers that fit the logs.
 fn of_logs(config: &Config, said: &impl Fn(&str) -> bool) -> Result<Identity, IdentityError> {
     let data_dir = &config.data_dir;
     let contradiction = |why: String| IdentityError::Contradiction { folder: data_dir.clone(), why };
@@ -145,11 +148,16 @@ fn of_logs(config: &Config, said: &impl Fn(&str) -> bool) -> Result<Identity, Id
         );
         return Err(contradiction(why));
     }
-    let mut logs = BTreeSet::new();
+    let (mut logs, mut storages) = (BTreeSet::new(), BTreeSet::new());
     for shard in there {
-        for log in logs_of(&Identity::shard_folder(data_dir, ShardId(shard)).join("wal"))? {
+        for (log, storage) in logs_of(&Identity::shard_folder(data_dir, ShardId(shard)).join("wal"))? {
             logs.insert((log, shard));
+            storages.extend(storage);
         }
+    }
+    if storages.len() > 1 {
+        let why = "its logs are of several storages; put the folders of the others back where they were";
+        return Err(contradiction(why.into()));
     }
     let found = u32::try_from(logs.len()).unwrap_or(u32::MAX);
     let partitions = if found == 0 && said("partitions") { config.partitions } else { found };
@@ -158,7 +166,10 @@ fn of_logs(config: &Config, said: &impl Fn(&str) -> bool) -> Result<Identity, Id
         return Err(contradiction(why.into()));
     }
     // Of the first format, so that the next start may take the folders over.
-    let identity = Identity::new(count, partitions)?.unbound();
+    let new = Identity::new(count, partitions)?;
+    let storage = storages.first().map_or(new.storage, |named| named.0);
+    let storage_name = Identity::name_of_storage(storage);
+    let identity = Identity { storage, storage_name, ..new }.unbound();
     let layout = identity.layout(1);
     for (partition, shard) in logs {
         if layout.shard_of(corduroy_shards::PartitionId(partition)) != Some(ShardId(shard)) {
@@ -173,8 +184,8 @@ fn of_logs(config: &Config, said: &impl Fn(&str) -> bool) -> Result<Identity, Id
     Ok(identity)
 }
 
-/// The partitions in a shard's log; none in a folder without one.
-fn logs_of(folder: &Path) -> Result<Vec<u64>, IdentityError> {
+/// The partitions in a shard's log, each with the storage that its configuration names; none in a folder without one.
+fn logs_of(folder: &Path) -> Result<Vec<(u64, Option<StorageId>)>, IdentityError> {
     let has_log = entries(folder)?.iter().any(|name| name.starts_with("slot-"));
     if !has_log {
         return Ok(Vec::new());
@@ -185,5 +196,9 @@ fn logs_of(folder: &Path) -> Result<Vec<u64>, IdentityError> {
     };
     let mapped = MappedFolder::open(folder).map_err(failed)?;
     let found = inspect(&mapped, &mut |_| {}).map_err(failed)?;
-    Ok(found.logs.iter().map(|(log, _)| log.0).collect())
+    let storage_of = |state: &LogState| {
+        let membership = state.conf.as_deref().and_then(|conf| Membership::decode(conf).ok())?;
+        membership.storage(MemberId::FIRST).filter(|storage| *storage != StorageId::UNKNOWN)
+    };
+    Ok(found.logs.iter().map(|(log, state)| (log.0, storage_of(state))).collect())
 }
