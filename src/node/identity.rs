@@ -282,13 +282,7 @@ fn entries(folder: &Path) -> Result<Vec<String>, IdentityError> {
 pub fn open(config: &Config, said: impl Fn(&str) -> bool) -> Result<Identity, IdentityError> {
     let folder = &config.data_dir;
     let Some(identity) = Identity::read(folder)? else { return create(config) };
-    for (key, found, wanted) in
-        [("shards", identity.shards, config.shards), ("partitions", identity.partitions, config.partitions)]
-    {
-        if said(key) && found != wanted {
-            return Err(IdentityError::Differs { folder: folder.clone(), key, found, wanted });
-        }
-    }
+    identity.check_layout(config, said)?;
     Ok(identity)
 }
 

@@ -35,15 +35,28 @@ pub(super) fn recover(config: &Config, said: impl Fn(&str) -> bool) -> Result<Id
         Some((first, others)) => of_witnesses(folder, first, others)?,
         None => of_logs(config, &said)?,
     };
-    for (key, found, wanted) in
-        [("shards", identity.shards, config.shards), ("partitions", identity.partitions, config.partitions)]
-    {
-        if said(key) && found != wanted {
-            return Err(IdentityError::Differs { folder: folder.clone(), key, found, wanted });
-        }
-    }
+    identity.check_layout(config, said)?;
     identity.write(folder)?;
     Ok(identity)
+}
+
+impl Identity {
+    /// Refuses settings that name other numbers than the folder was formatted with. `said`: whether somebody named this
+    /// setting; one that nobody did yields to the folder.
+    pub(super) fn check_layout(
+        &self,
+        config: &Config,
+        said: impl Fn(&str) -> bool,
+    ) -> Result<(), IdentityError> {
+        for (key, found, wanted) in
+            [("shards", self.shards, config.shards), ("partitions", self.partitions, config.partitions)]
+        {
+            if said(key) && found != wanted {
+                return Err(IdentityError::Differs { folder: config.data_dir.clone(), key, found, wanted });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The folders of shards that are there, by number.
