@@ -137,7 +137,8 @@ impl DiskRoom {
         let mut used_bytes = 0;
         for folder in [self.folder.clone(), self.folder.join(TABLES_FOLDER)] {
             for entry in fs::read_dir(folder)? {
-                used_bytes += entry?.metadata()?.len();
+                // Another thread may remove it between the listing and the look.
+                used_bytes += entry?.metadata().map_or(0, |found| found.len());
             }
         }
         Ok(Some(capacity_bytes.saturating_sub(used_bytes)))
