@@ -1,11 +1,11 @@
-//! The state's point operations: applying SET and INCR, GET through the short way and as an op, and a hand-over.
+//! The state's point operations: applying SET and INCR, GET through the short way and as an op, and a flush.
 //!
 //! `cargo bench --bench apply`. 200,000 keys of 16 bytes with values of 64 bytes, touched at random, so that a row is
 //! seldom in the processor's nearest cache.
 
 use std::hint::black_box;
 
-use corduroy::store::{Expiry, HashSeed, MemLower, Op, Options, Outcome, SetReply, SetWhen, Store};
+use corduroy::store::{Expiry, HashSeed, MemLevel, Op, Options, Outcome, SetReply, SetWhen, Store};
 use corduroy_shards::{Applied, PartitionId, StateMachine, Step};
 use corduroy_wal::{Lsn, Term};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -15,10 +15,10 @@ const PARTITION: PartitionId = PartitionId(2);
 
 /// A store with all keys, and where its log stands.
 struct Bench {
-    store: Store<MemLower>,
+    store: Store<MemLevel>,
     lsn: u64,
     pick: u64,
-    jobs: Vec<<Store<MemLower> as StateMachine>::Job>,
+    jobs: Vec<<Store<MemLevel> as StateMachine>::Job>,
 }
 
 fn key(n: u64) -> [u8; 16] {
@@ -39,7 +39,7 @@ fn set_op(key: &[u8], value: &[u8]) -> Vec<u8> {
 impl Bench {
     fn new() -> Self {
         let options = Options::with_memory(4 << 30, HashSeed([1, 2]));
-        let store = Store::open(MemLower::default(), options, &[]).expect("memory");
+        let store = Store::open(MemLevel::default(), options, &[]).expect("memory");
         let mut bench = Self { store, lsn: 0, pick: 1, jobs: Vec::new() };
         for n in 0..KEYS {
             bench.apply(&set_op(&key(n), &[b'v'; 64]));

@@ -5,7 +5,7 @@
 #   benches/restart.sh [--gib N] [--runs N] [--keys N] [--size BYTES] [-- server options]
 #
 # A load of unique keys (or few: --keys) runs until N GiB (default 4) have been written to the log. By then most of it
-# is behind hand-overs, and the rest is the tail that a start replays. Then, --runs times (default 5): kill -9 under
+# is behind flushes, and the rest is the tail that a start replays. Then, --runs times (default 5): kill -9 under
 # load, the page cache is dropped if this is root, start, first PONG, first GET. Ends in about 4 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -75,7 +75,7 @@ while [ $((written >> 30)) -lt "$gib" ]; do
     sleep 0.5
     written=$(figure wal_bytes)
 done
-echo "$keys keys, values of $size bytes: $((written >> 20)) MiB of log written, $(figure hand_overs) hand-overs," \
+echo "$keys keys, values of $size bytes: $((written >> 20)) MiB of log written, $(figure hand_overs) flushes," \
     "$(figure state_disk_bytes) bytes of state"
 printf '%4s %10s %10s %9s %12s %10s\n' run ping_ms get_ms live_MiB log_files rss_MiB
 for run in $(seq "$runs"); do

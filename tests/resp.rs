@@ -10,11 +10,11 @@ use corduroy::resp::commands::table;
 use corduroy::resp::errors::PREFIXES;
 use corduroy::resp::parse::{Limits, Parsed, Parser};
 use corduroy::resp::{Backend, Figure, Opening, Session, Timing, hub};
-use corduroy::store::{HashSeed, MemLower, Options, Outcome, Store};
+use corduroy::store::{HashSeed, MemLevel, Options, Outcome, Store};
 use corduroy_shards::wal::{Lsn, Term};
 use corduroy_shards::{Applied, Kind, PartitionId, Reply, StateMachine, Step, Ticket};
 
-type State = Store<MemLower>;
+type State = Store<MemLevel>;
 
 type Submitted = (Ticket, PartitionId, Kind, Vec<u8>);
 
@@ -96,7 +96,7 @@ impl Talk {
             live: RefCell::new(Live::new(Config::default(), 0)),
         };
         let state =
-            Store::open(MemLower::default(), Options::with_memory(64 << 20, HashSeed([1, 2])), &[]).unwrap();
+            Store::open(MemLevel::default(), Options::with_memory(64 << 20, HashSeed([1, 2])), &[]).unwrap();
         let opening = Opening {
             conn: 1,
             core: 0,

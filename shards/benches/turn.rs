@@ -70,7 +70,7 @@ impl StateMachine for Registers {
         Ok(())
     }
 
-    fn want_hand_over(&mut self, _urgency: Urgency) {
+    fn want_flush(&mut self, _urgency: Urgency) {
         self.jobs.push(self.values.iter().map(|(partition, register)| (*partition, register.1)).collect());
     }
 

@@ -85,7 +85,7 @@ impl StateMachine for Totals {
         0
     }
 
-    fn want_hand_over(&mut self, _urgency: Urgency) {}
+    fn want_flush(&mut self, _urgency: Urgency) {}
 
     fn expect_replay(&mut self, _partition: PartitionId, _last: Lsn) {}
 

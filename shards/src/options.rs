@@ -130,7 +130,7 @@ pub struct ShardOptions {
     pub request_timeout_ms: u64,
     /// What the state machine may spend on itself in a turn, in ns. Default 100,000.
     pub maintain_ns: u64,
-    /// Live segments of the log, counted in full ones, above which a hand-over is asked for. Default 16 (1 GiB of 64 MiB segments).
+    /// Live segments of the log, counted in full ones, above which a flush is asked for. Default 16 (1 GiB of 64 MiB segments).
     pub log_soft_segments: u64,
 }
 

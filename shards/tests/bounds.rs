@@ -377,19 +377,19 @@ fn a_full_disk_refuses_writes_and_lets_deletions_and_reads_go_on() {
         world.write(1, seq, &format!("set a{seq} {value}"));
         world.settle();
     }
-    assert!(world.shard.machine().hand_overs_wanted > 0 && world.shard.machine().is_hand_over_urgent);
+    assert!(world.shard.machine().flushes_wanted > 0 && world.shard.machine().is_flush_urgent);
     world.write(2, 1, "del a1");
     world.read(2, 2, "get a1");
     world.settle();
     assert_eq!((world.value(2, 1), world.value(2, 2)), ("1".into(), "nil".into()));
-    world.shard.machine_mut().hand_over();
+    world.shard.machine_mut().flush();
     world.turn();
     world.run_jobs();
     world.turns(50);
     world.settle();
     world.write(3, 1, "set b 1");
     world.settle();
-    assert_eq!(world.value(3, 1), "OK", "the hand-over made room");
+    assert_eq!(world.value(3, 1), "OK", "the flush made room");
     world.check_history();
 }
 
@@ -407,7 +407,7 @@ fn what_gathered_before_the_disk_was_full_is_sifted() {
         world.read(1, 4 * seq + 3, &format!("get a{seq}"));
         world.turn();
     }
-    world.shard.machine_mut().hand_over();
+    world.shard.machine_mut().flush();
     world.turn();
     world.run_jobs();
     world.turns(50);
@@ -460,7 +460,7 @@ fn a_fenced_replica_does_not_fill_the_log_of_the_others() {
         after.write(1, seq, &format!("set k{} {value}", seq % 4));
         after.settle();
         assert_eq!(after.value(1, seq), "OK", "write {seq}: {:?}", after.shard.wal().stats());
-        after.shard.machine_mut().hand_over();
+        after.shard.machine_mut().flush();
         after.turn();
         after.run_jobs();
         after.settle();

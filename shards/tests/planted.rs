@@ -15,8 +15,8 @@ fn world() -> World {
     world
 }
 
-fn hand_over(world: &mut World) {
-    world.shard.machine_mut().hand_over();
+fn flush(world: &mut World) {
+    world.shard.machine_mut().flush();
     world.turn();
     world.run_jobs();
     world.settle();
@@ -44,7 +44,7 @@ fn restart_applies_each_entry_once() -> bool {
     let mut world = world();
     world.write(1, 1, "append a 1");
     world.settle();
-    world.shard.machine_mut().hand_over();
+    world.shard.machine_mut().flush();
     world.turn();
     // The state is saved, but the process dies before the log hears of it.
     for job in std::mem::take(&mut world.jobs) {
@@ -95,7 +95,7 @@ fn every_request_has_one_outcome() -> bool {
 
 fn the_log_keeps_what_is_not_persisted() -> bool {
     let mut world = world();
-    hand_over(&mut world);
+    flush(&mut world);
     world.write(1, 1, "set a 1");
     world.request(P, 2, 1, Kind::Read, "get cold");
     world.settle();

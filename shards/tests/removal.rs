@@ -144,7 +144,7 @@ fn the_log_is_released_again() {
     world.write(1, 0, "set a 1");
     world.settle();
     assert!(world.shard.remove(P));
-    world.shard.machine_mut().hand_over();
+    world.shard.machine_mut().flush();
     world.turn();
     world.run_jobs();
     world.settle();

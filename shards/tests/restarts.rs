@@ -18,7 +18,7 @@ enum Point {
     Submitted,
     Durable,
     Applied,
-    HandedOver,
+    Flushed,
 }
 
 fn crash_at(point: Point, is_power_loss: bool) -> World {
@@ -34,7 +34,7 @@ fn crash_at(point: Point, is_power_loss: bool) -> World {
             world.turn();
             world.disk.complete_all();
         }
-        Point::Applied | Point::HandedOver => {
+        Point::Applied | Point::Flushed => {
             world.turn();
             world.disk.complete_all();
             world.turn();
@@ -42,8 +42,8 @@ fn crash_at(point: Point, is_power_loss: bool) -> World {
             world.settle();
         }
     }
-    if point == Point::HandedOver {
-        world.shard.machine_mut().hand_over();
+    if point == Point::Flushed {
+        world.shard.machine_mut().flush();
         world.turn();
         world.run_jobs();
         world.settle();
@@ -60,7 +60,7 @@ fn the_crash_matrix() {
         (Point::Submitted, false, None),
         (Point::Durable, false, Some(true)),
         (Point::Applied, true, Some(true)),
-        (Point::HandedOver, true, Some(true)),
+        (Point::Flushed, true, Some(true)),
     ] {
         for is_power_loss in [false, true] {
             let mut world = crash_at(point, is_power_loss);
@@ -99,7 +99,7 @@ fn repeated_crashes_lose_nothing_acknowledged() {
             expected.push_str(&format!("{life}.{seq},"));
         }
         if life % 3 == 1 {
-            world.shard.machine_mut().hand_over();
+            world.shard.machine_mut().flush();
             world.turn();
             world.run_jobs();
             world.settle();
@@ -122,7 +122,7 @@ fn a_restart_applies_only_what_is_not_persisted() {
     let mut world = World::ready(&[P]);
     world.write(1, 1, "append a 1");
     world.settle();
-    world.shard.machine_mut().hand_over();
+    world.shard.machine_mut().flush();
     world.turn();
     world.run_jobs();
     world.settle();
@@ -142,7 +142,7 @@ fn a_restart_with_nothing_left_in_the_log() {
     world.write(1, 1, "append a 1");
     world.settle();
     for _ in 0..3 {
-        world.shard.machine_mut().hand_over();
+        world.shard.machine_mut().flush();
         world.turn();
         world.run_jobs();
         world.settle();
@@ -205,7 +205,7 @@ fn a_log_of_its_own_is_taken_over_when_partly_or_wholly_persisted() {
             world.write(1, seq, "append a x");
             world.settle();
             if seq == persisted {
-                world.shard.machine_mut().hand_over();
+                world.shard.machine_mut().flush();
                 world.turn();
                 world.run_jobs();
                 world.settle();
@@ -260,7 +260,7 @@ fn a_gap_between_state_and_log_is_fenced() {
         }
     };
     write(&mut world, 0..40);
-    world.shard.machine_mut().hand_over();
+    world.shard.machine_mut().flush();
     world.turn();
     world.run_jobs();
     // More entries, so that the segments go that hold what was handed over; then the state forgets.

@@ -118,7 +118,7 @@ fn what_was_committed_is_applied_after_a_start_on_a_full_log_and_makes_room() {
     let replica = world.shard.status().replicas[0].clone();
     assert_eq!((world.shard.status().space, world.shard.is_ready(P)), (Space::Full, false));
     assert!(replica.applied.get() >= 10, "{replica:?}");
-    world.shard.machine_mut().hand_over();
+    world.shard.machine_mut().flush();
     world.turn();
     world.run_jobs();
     settle(&mut world);

@@ -288,7 +288,7 @@ fn stamps_never_go_back_and_reads_see_no_earlier_clock() {
     let wall_ms = std::mem::replace(&mut world.now.wall_ms, 5);
     assert_eq!(world.read_now(P, 1, "clock"), Some(first.to_string()));
     world.now.wall_ms = wall_ms;
-    world.shard.machine_mut().hand_over();
+    world.shard.machine_mut().flush();
     world.turn();
     world.run_jobs();
     world.settle();
@@ -353,14 +353,14 @@ fn a_fault_fences_its_replica_alone() {
 }
 
 #[test]
-fn the_log_is_released_after_a_hand_over_for_all_partitions() {
+fn the_log_is_released_after_a_flush_for_all_partitions() {
     let partitions: Vec<_> = (2..100).map(PartitionId).collect();
     let mut world = World::ready(&partitions);
     for partition in &partitions {
         world.request(*partition, 1, partition.0, Kind::Write, "set a 1");
     }
     world.settle();
-    world.shard.machine_mut().hand_over();
+    world.shard.machine_mut().flush();
     world.turn();
     world.run_jobs();
     world.settle();
@@ -371,24 +371,24 @@ fn the_log_is_released_after_a_hand_over_for_all_partitions() {
 }
 
 #[test]
-fn a_long_log_asks_for_a_hand_over() {
+fn a_long_log_asks_for_a_flush() {
     let options = ShardOptions { log_soft_segments: 2, ..ShardOptions::default() };
     let mut world = World::with(options, small_wal(), &[P]);
     world.settle();
-    assert_eq!(world.shard.machine().hand_overs_wanted, 0);
+    assert_eq!(world.shard.machine().flushes_wanted, 0);
     let value = "v".repeat(100_000);
     for seq in 0..40 {
         world.write(1, seq, &format!("set a{seq} {value}"));
         world.settle();
     }
-    assert!(world.shard.machine().hand_overs_wanted > 0 && !world.shard.machine().is_hand_over_urgent);
+    assert!(world.shard.machine().flushes_wanted > 0 && !world.shard.machine().is_flush_urgent);
     // The end of a job that persists nothing does not make it short.
     world.request(P, 2, 1, Kind::Read, "get cold");
     world.turn();
     world.run_jobs();
-    let before = world.shard.machine().hand_overs_wanted;
+    let before = world.shard.machine().flushes_wanted;
     world.turn();
-    assert!(world.shard.machine().hand_overs_wanted > before);
+    assert!(world.shard.machine().flushes_wanted > before);
 }
 
 #[test]
@@ -396,7 +396,7 @@ fn a_state_that_cannot_be_written_ends_the_shard() {
     let mut world = World::ready(&[P]);
     world.write(1, 1, "set unwritable 1");
     world.settle();
-    world.shard.machine_mut().hand_over();
+    world.shard.machine_mut().flush();
     world.turn();
     world.run_jobs();
     let error = world.shard.turn(world.now, &mut world.out).unwrap_err();

@@ -24,7 +24,7 @@ use super::message::Message;
 use super::options::{block_cache_bytes, shard_options, store_options, sync_mode, wal_options};
 use super::shared::Shared;
 use crate::config::Config;
-use crate::store::{LowerError, LsmLower, LsmShared, Store};
+use crate::store::{DiskError, LsmLevel, LsmShared, Store};
 
 /// A core that has opened its shards.
 #[derive(Debug)]
@@ -102,11 +102,11 @@ type Shards = Vec<(ShardId, NodeShard)>;
 /// Opens this core's shards. Blocking: recovery.
 fn open_shards(shared: &Shared, core: usize) -> Result<(Shards, Booted), StartError> {
     let config = shared.config();
-    let lower = LsmShared::new(block_cache_bytes(shared), shared.descriptors.tables_a_core);
+    let disk = LsmShared::new(block_cache_bytes(shared), shared.descriptors.tables_a_core);
     let mut shards = Vec::new();
     let mut opened = Vec::new();
     for shard in shared.layout.shards_of_core(core) {
-        let (open, facts) = open_shard(shared, &config, &lower, shard)?;
+        let (open, facts) = open_shard(shared, &config, &disk, shard)?;
         shards.push((shard, open));
         opened.push(facts);
     }
@@ -116,7 +116,7 @@ fn open_shards(shared: &Shared, core: usize) -> Result<(Shards, Booted), StartEr
 fn open_shard(
     shared: &Shared,
     config: &Config,
-    lower: &LsmShared,
+    disk: &LsmShared,
     shard: ShardId,
 ) -> Result<(NodeShard, Opened), StartError> {
     let begun = Instant::now();
@@ -137,10 +137,10 @@ fn open_shard(
     let (wal, found) = Wal::open(device, wal_options(config, seed, binding))
         .map_err(|source| log_error(&shared.identity, shard, &wal_folder, source))?;
     let state = |source| state_error(&shared.identity, shard, source);
-    let lower = LsmLower::open(&state_folder, lower, &binding).map_err(state)?;
+    let disk = LsmLevel::open(&state_folder, disk, &binding).map_err(state)?;
     let logs: Vec<PartitionId> = wal.logs().iter().map(|log| PartitionId(log.0)).collect();
     let partitions: Vec<PartitionId> = shared.layout.partitions_of(shard).collect();
-    let store = Store::open(lower, store_options(shared), &partitions).map_err(state)?;
+    let store = Store::open(disk, store_options(shared), &partitions).map_err(state)?;
     belongs_here(shared, shard, wal_folder, &logs)
         .and_then(|()| belongs_here(shared, shard, state_folder, &store.partitions()))
         // What was just taken over must not stay bound to the wrong shard.
@@ -166,9 +166,9 @@ fn foreign(identity: &Identity, shard: ShardId, folder: PathBuf, found: &[u8; OW
 }
 
 /// The error of a state that cannot be opened; of one that is somebody else's, with whose it is.
-fn state_error(identity: &Identity, shard: ShardId, source: LowerError) -> StartError {
+fn state_error(identity: &Identity, shard: ShardId, source: DiskError) -> StartError {
     match source {
-        LowerError::Foreign { folder, found } => foreign(identity, shard, folder, &found),
+        DiskError::Foreign { folder, found } => foreign(identity, shard, folder, &found),
         source => StartError::State { shard, source },
     }
 }

@@ -11,7 +11,7 @@ use corduroy_wal::device::{OpenError, ProbeError};
 use super::address::Address;
 use super::budget::TooFewDescriptors;
 use super::identity::IdentityError;
-use crate::store::LowerError;
+use crate::store::DiskError;
 
 /// The data is damaged or incomplete: only a person can say what is to become of it, and starting again changes nothing.
 pub const EXIT_DAMAGED: u8 = 65;
@@ -93,7 +93,7 @@ pub enum StartError {
         /// The shard's number.
         shard: ShardId,
         /// Why.
-        source: LowerError,
+        source: DiskError,
     },
     /// A shard cannot be put together.
     #[error("shard {}: {source}", shard.0)]
@@ -121,8 +121,8 @@ impl StartError {
             Self::Wal { source, .. } => wal_exit_code(source),
             Self::Shard { source: ShardError::Wal(source), .. } => wal_exit_code(source),
             Self::Shard { source: ShardError::Machine(_), .. }
-            | Self::State { source: LowerError::Io { .. }, .. } => EXIT_IO,
-            Self::State { source: LowerError::Newer { .. } | LowerError::Foreign { .. }, .. } => EXIT_CONFIG,
+            | Self::State { source: DiskError::Io { .. }, .. } => EXIT_IO,
+            Self::State { source: DiskError::Newer { .. } | DiskError::Foreign { .. }, .. } => EXIT_CONFIG,
             Self::State { .. } | Self::Missing { .. } | Self::Identity(IdentityError::BothBad { .. }) => {
                 EXIT_DAMAGED
             }

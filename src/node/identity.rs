@@ -16,7 +16,7 @@ use corduroy_wal::device::folder::{PRIVATE_FILE, PRIVATE_FOLDER};
 use corduroy_wal::device::lock::{FolderLock, LOCK_FILE};
 
 use crate::config::Config;
-use crate::store::{LowerError, LsmLower};
+use crate::store::{DiskError, LsmLevel};
 
 mod bind;
 mod error;
@@ -207,14 +207,14 @@ impl Identity {
             }
             bind::create_log(&folder.join("wal"), owner)?;
             let state = folder.join("state");
-            LsmLower::format(&state, owner).map_err(|error| of_state(&state, error))?;
+            LsmLevel::format(&state, owner).map_err(|error| of_state(&state, error))?;
         }
         Ok(())
     }
 }
 
 /// An error of a state's folder when its manifest is read or written.
-fn of_state(state: &Path, error: LowerError) -> IdentityError {
+fn of_state(state: &Path, error: DiskError) -> IdentityError {
     IdentityError::Io { what: "formatting", path: state.to_owned(), source: io::Error::other(error) }
 }
 

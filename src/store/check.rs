@@ -3,8 +3,8 @@
 
 use corduroy_shards::PartitionId;
 
-use super::jobs::{Place, walk};
-use super::lower::{Lower, LowerError};
+use super::disk::{DiskError, DiskLevel};
+use super::jobs::{Keyspace, walk};
 use super::partition::Partition;
 use super::row::{DIRTY, NO_EXPIRY, Row, TOMBSTONE, UNKNOWN};
 use super::state::Store;
@@ -24,7 +24,7 @@ impl Counted {
     }
 }
 
-impl<L: Lower> Store<L> {
+impl<L: DiskLevel> Store<L> {
     /// Compares what is counted, and the times at which rows expire, with the rows in memory.
     ///
     /// # Panics
@@ -112,25 +112,25 @@ impl<L: Lower> Store<L> {
         }
     }
 
-    /// Compares what is counted with the rows of both levels. Reads the lower one, so it blocks.
+    /// Compares what is counted with the rows of both levels. Reads the disk one, so it blocks.
     ///
     /// # Errors
-    /// [`LowerError`], with what could not be read.
+    /// [`DiskError`], with what could not be read.
     ///
     /// # Panics
     /// If a figure is not that of the rows.
-    pub fn check_below(&self) -> Result<(), LowerError> {
+    pub fn check_below(&self) -> Result<(), DiskError> {
         self.partitions.keys().try_for_each(|id| self.check_partition_below(*id))
     }
 
-    fn check_partition_below(&self, id: PartitionId) -> Result<(), LowerError> {
+    fn check_partition_below(&self, id: PartitionId) -> Result<(), DiskError> {
         let Some(partition) = self.partitions.get(&id) else { return Ok(()) };
         let here = |row: &&Row| !row.has(TOMBSTONE);
         let (mut counted, mut min_expire_below_ms) = (Counted::default(), NO_EXPIRY);
         let rows = partition.table.pages().flat_map(|page| &page.rows);
         rows.filter(here).for_each(|row| counted.add(row.expire_at_ms));
-        let place = Place { partition: id, flush_version: partition.flush_version };
-        walk(&self.lower, place, 0, |hash, key, stamp, _| {
+        let keyspace = Keyspace { partition: id, flush_version: partition.flush_version };
+        walk(&self.disk, keyspace, 0, |hash, key, stamp, _| {
             if partition.table.page(hash).is_none_or(|page| page.find(hash, key).is_none()) {
                 assert!(!partition.table.is_complete(hash), "partition {id}: a complete page lacks {key:?}");
                 counted.add(stamp.expire_at_ms);

@@ -52,7 +52,7 @@ impl Exec<'_> {
     }
 
     /// Runs the ops as one: first everything that any of them needs is made sure of, then all run to their end. An
-    /// op that fails leaves its error in its place; the others run, as in Redis.
+    /// op that fails leaves its error as its outcome; the others run, as in Redis.
     fn multi(
         &mut self,
         guards: List<'_>,
@@ -107,7 +107,7 @@ impl Exec<'_> {
 
     /// Makes sure that none of the ops will block.
     fn prepare(&mut self, ops: &[Op<'_>]) -> Run<()> {
-        // Blind writes would make the size unknown that a later op of the transaction has to tell.
+        // Blind writes would make the size unknown that a later op of the transaction has to return.
         let sized = ops.iter().any(|op| matches!(op, Op::DbSize));
         let keys = ops.iter().flat_map(|op| op.keys(sized));
         let mut blocked = self.know(keys).is_err();

@@ -11,7 +11,7 @@ use super::partition::{Found, Partition};
 use super::row::Row;
 use super::state::Options;
 
-/// Longer keys are refused: the lower level's keys end at 64 KiB.
+/// Longer keys are refused: the disk level's keys end at 64 KiB.
 pub const MAX_KEY_BYTES: usize = 60_000;
 
 /// Longer values are refused, whatever made them. Part of what entries mean: never changed.

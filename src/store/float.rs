@@ -200,7 +200,7 @@ fn parse_power(text: &[u8]) -> Option<i64> {
 #[derive(Clone, Default, Debug)]
 struct Big(Vec<u32>);
 
-#[allow(clippy::cast_possible_truncation, reason = "the lower 32 bits are what is meant")]
+#[allow(clippy::cast_possible_truncation, reason = "the disk 32 bits are what is meant")]
 impl Big {
     fn one() -> Self {
         Self(vec![1])

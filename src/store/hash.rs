@@ -1,6 +1,6 @@
 //! The keyed hash of the state: SipHash-1-3, so that a client cannot choose keys that fall on one page.
 //!
-//! Invariant: equal seeds give equal hashes for ever; the order of the lower level and SCAN's cursors rest on it.
+//! Invariant: equal seeds give equal hashes for ever; the order of the disk level and SCAN's cursors rest on it.
 
 /// The secret of the hash. One for a cluster, so that a SCAN goes on where it was after a change of leader.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

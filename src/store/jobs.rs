@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use corduroy_shards::PartitionId;
 
+use super::disk::format::{
+    PartitionMeta, STORE_KEY, keyspace_end, partition_key, read_row_key, read_row_value, row_key, row_value,
+    store_value,
+};
+use super::disk::{DiskError, DiskLevel, DiskRow, IngestError, Pace, Room};
 use super::hash::HashSeed;
 use super::lcs::{Lcs, longest_common};
 use super::ledger::{Captured, CapturedRows};
 use super::loads::WantedKey;
-use super::lookups::{LowerPage, Want};
-use super::lower::format::{
-    PartitionMeta, STORE_KEY, keyspace_end, partition_key, read_row_key, read_row_value, row_key, row_value,
-    store_value,
-};
-use super::lower::{IngestError, Lower, LowerError, LowerRow, Pace, Room};
+use super::lookups::{DiskPage, Want};
 use super::op::{Outcome, SharedBytes};
 use super::pages::{matches, range};
 use super::row::{NO_EXPIRY, Stamp};
@@ -33,9 +33,9 @@ const ROW_META_BYTES: u64 = 48;
 /// What a partition's row takes in a table, roughly, with no key that is watched.
 pub(super) const META_BYTES: u64 = 72;
 
-/// A job, with the lower level that it works on.
+/// A job, with the disk level that it works on.
 pub struct Job<L> {
-    pub(super) lower: L,
+    pub(super) disk: L,
     pub(super) task: Task,
 }
 
@@ -56,7 +56,7 @@ impl std::fmt::Debug for JobDone {
 
 /// A keyspace of a partition.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Place {
+pub(super) struct Keyspace {
     pub(super) partition: PartitionId,
     pub(super) flush_version: u64,
 }
@@ -73,17 +73,17 @@ pub(super) enum Task {
     /// Reads keys, until they bring so much that others are to have their turn.
     Load { keys: Vec<WantedKey>, asked: u32 },
     /// Lists keys from a hash on that have not expired.
-    Range { place: Place, from: u64, clock_ms: u64, asked: u32 },
+    Range { keyspace: Keyspace, from: u64, clock_ms: u64, asked: u32 },
     /// Lists the keys that match.
-    Matches { place: Place, pattern: Vec<u8>, limit: MatchLimit, asked: u32 },
+    Matches { keyspace: Keyspace, pattern: Vec<u8>, limit: MatchLimit, asked: u32 },
     /// Reads all rows from a hash on, a stretch of them.
-    Warm { place: Place, from: u64, asked: u32 },
+    Warm { keyspace: Keyspace, from: u64, asked: u32 },
     /// Looks for expired rows from a hash on.
-    Expired { place: Place, from: u64, clock_ms: u64, asked: u32 },
+    Expired { keyspace: Keyspace, from: u64, clock_ms: u64, asked: u32 },
     /// Finds out whether keys existed. `epoch`: as of this freeze.
-    Resolve { place: Place, keys: Vec<(u64, Vec<u8>)>, epoch: u32 },
+    Resolve { keyspace: Keyspace, keys: Vec<(u64, Vec<u8>)>, epoch: u32 },
     /// Writes what a freeze captured.
-    HandOver { seed: HashSeed, deletes: bool, rows: CapturedRows, metas: Vec<(PartitionId, PartitionMeta)> },
+    Flush { seed: HashSeed, deletes: bool, rows: CapturedRows, metas: Vec<(PartitionId, PartitionMeta)> },
     /// Merges tables.
     Compact { dead: Vec<(Vec<u8>, Vec<u8>)> },
     /// Looks how much room the disk has.
@@ -100,42 +100,42 @@ pub(super) enum Task {
 pub(super) enum Done {
     /// `failed`: hashes of keys that could not be read, and why. `left`: those that it has not come to.
     Loaded {
-        rows: Vec<(Place, Loaded)>,
+        rows: Vec<(Keyspace, Loaded)>,
         left: Vec<WantedKey>,
-        failed: Vec<(Place, u64, LowerError)>,
+        failed: Vec<(Keyspace, u64, DiskError)>,
         asked: u32,
     },
     Page {
-        page: LowerPage,
+        page: DiskPage,
         asked: u32,
     },
     /// All rows of the stretch up to the hash `to`.
     Warmed {
-        place: Place,
+        keyspace: Keyspace,
         from: u64,
         to: u64,
         rows: Vec<Loaded>,
         asked: u32,
     },
     ExpiredBelow {
-        place: Place,
+        keyspace: Keyspace,
         found: Expired,
         asked: u32,
     },
     Resolved {
-        place: Place,
+        keyspace: Keyspace,
         keys: Vec<(u64, Vec<u8>, Option<Stamp>)>,
         epoch: u32,
     },
-    HandedOver {
+    Flushed {
         metas: Vec<(PartitionId, PartitionMeta)>,
-        counts: BTreeMap<Place, BlindCounts>,
+        counts: BTreeMap<Keyspace, BlindCounts>,
         rows: u64,
         room: Room,
     },
-    /// There was no room for a hand-over, or it failed otherwise: what it was to write comes back.
+    /// There was no room for a flush, or it failed otherwise: what it was to write comes back.
     NoRoom {
-        why: Option<LowerError>,
+        why: Option<DiskError>,
         rows: Vec<Captured>,
         metas: Vec<(PartitionId, PartitionMeta)>,
         room: Room,
@@ -157,10 +157,10 @@ pub(super) enum Done {
     Nothing,
     /// Something could not be read: what was asked, if it was asked by ops, and the state of flushes then.
     Failed {
-        place: Place,
+        keyspace: Keyspace,
         failed: Failed,
         asked: u32,
-        why: LowerError,
+        why: DiskError,
     },
 }
 
@@ -195,7 +195,7 @@ pub(super) struct Expired {
     pub(super) bytes_read: u64,
 }
 
-/// Of the blind writes of a keyspace in a hand-over: all, those whose key existed below, those of them that expire.
+/// Of the blind writes of a keyspace in a flush: all, those whose key existed below, those of them that expire.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct BlindCounts {
     pub(super) resolved: u64,
@@ -212,7 +212,7 @@ impl Task {
             Task::Warm { .. } => "warm",
             Task::Expired { .. } => "expired",
             Task::Resolve { .. } => "resolve",
-            Task::HandOver { .. } => "hand-over",
+            Task::Flush { .. } => "flush",
             Task::Compact { .. } => "compact",
             Task::Look => "look",
             Task::Verify => "verify",
@@ -222,72 +222,72 @@ impl Task {
     }
 }
 
-impl<L: Lower> Job<L> {
+impl<L: DiskLevel> Job<L> {
     /// Does it.
     pub(super) fn run(self) -> JobDone {
-        JobDone(self.task.run(&self.lower))
+        JobDone(self.task.run(&self.disk))
     }
 }
 
 impl Task {
-    fn run<L: Lower>(self, lower: &L) -> Done {
+    fn run<L: DiskLevel>(self, disk: &L) -> Done {
         match self {
             Task::Load { keys, asked } => {
                 let (mut rows, mut failed) = (Vec::with_capacity(keys.len()), Vec::new());
                 let (mut keys, mut bytes) = (keys.into_iter(), 0);
                 while bytes < LOAD_BYTES
-                    && let Some(WantedKey { place, hash, key }) = keys.next()
+                    && let Some(WantedKey { keyspace, hash, key }) = keys.next()
                 {
-                    match read_row(lower, place, hash, &key) {
+                    match read_row(disk, keyspace, hash, &key) {
                         Ok(value) => {
                             bytes += value.as_ref().map_or(0, |(_, value)| value.len());
-                            rows.push((place, Loaded { hash, key, value }));
+                            rows.push((keyspace, Loaded { hash, key, value }));
                         }
-                        Err(why) => failed.push((place, hash, why)),
+                        Err(why) => failed.push((keyspace, hash, why)),
                     }
                 }
                 Done::Loaded { rows, failed, left: keys.collect(), asked }
             }
-            Task::Range { place, from, clock_ms, asked } => {
-                let page = range(lower, place, from, clock_ms).map(|page| Done::Page { page, asked });
-                page.unwrap_or_else(|why| failed(place, Failed::Want(Want::Range { from }), asked, why))
+            Task::Range { keyspace, from, clock_ms, asked } => {
+                let page = range(disk, keyspace, from, clock_ms).map(|page| Done::Page { page, asked });
+                page.unwrap_or_else(|why| failed(keyspace, Failed::Want(Want::Range { from }), asked, why))
             }
-            Task::Matches { place, pattern, limit, asked } => {
+            Task::Matches { keyspace, pattern, limit, asked } => {
                 let page =
-                    matches(lower, place, pattern.clone(), limit).map(|page| Done::Page { page, asked });
-                page.unwrap_or_else(|why| failed(place, Failed::Want(Want::Matches { pattern }), asked, why))
+                    matches(disk, keyspace, pattern.clone(), limit).map(|page| Done::Page { page, asked });
+                page.unwrap_or_else(|why| {
+                    failed(keyspace, Failed::Want(Want::Matches { pattern }), asked, why)
+                })
             }
-            Task::Warm { place, from, asked } => {
-                let warmed = warm(lower, place, from);
-                let warmed = warmed.map(|(rows, to)| Done::Warmed { place, from, to, rows, asked });
-                warmed.unwrap_or_else(|why| failed(place, Failed::Warm, asked, why))
+            Task::Warm { keyspace, from, asked } => {
+                let warmed = warm(disk, keyspace, from);
+                let warmed = warmed.map(|(rows, to)| Done::Warmed { keyspace, from, to, rows, asked });
+                warmed.unwrap_or_else(|why| failed(keyspace, Failed::Warm, asked, why))
             }
-            Task::Expired { place, from, clock_ms, asked } => {
-                let found = expired(lower, place, from, clock_ms);
-                let found = found.map(|found| Done::ExpiredBelow { place, found, asked });
-                found.unwrap_or_else(|why| failed(place, Failed::Expired, asked, why))
+            Task::Expired { keyspace, from, clock_ms, asked } => {
+                let found = expired(disk, keyspace, from, clock_ms);
+                let found = found.map(|found| Done::ExpiredBelow { keyspace, found, asked });
+                found.unwrap_or_else(|why| failed(keyspace, Failed::Expired, asked, why))
             }
-            Task::Resolve { place, keys, epoch } => {
-                let resolve = |(hash, key): (u64, Vec<u8>)| -> Result<_, LowerError> {
-                    let stamp = stamp_below(lower, place, hash, &key)?;
+            Task::Resolve { keyspace, keys, epoch } => {
+                let resolve = |(hash, key): (u64, Vec<u8>)| -> Result<_, DiskError> {
+                    let stamp = stamp_below(disk, keyspace, hash, &key)?;
                     Ok((hash, key, stamp))
                 };
                 let keys = keys.into_iter().map(resolve).collect::<Result<_, _>>();
-                let resolved = keys.map(|keys| Done::Resolved { place, keys, epoch });
-                resolved.unwrap_or_else(|why| failed(place, Failed::Want(Want::Unknown), epoch, why))
+                let resolved = keys.map(|keys| Done::Resolved { keyspace, keys, epoch });
+                resolved.unwrap_or_else(|why| failed(keyspace, Failed::Want(Want::Unknown), epoch, why))
             }
-            Task::HandOver { seed, deletes, rows, metas } => {
-                hand_over(lower, seed, deletes, rows.into_list(), metas)
-            }
+            Task::Flush { seed, deletes, rows, metas } => flush(disk, seed, deletes, rows.into_list(), metas),
             Task::Compact { dead } => {
-                let more = lower.compact(&dead).unwrap_or_else(|why| {
+                let more = disk.compact(&dead).unwrap_or_else(|why| {
                     tracing::warn!("{why}; tables are merged again after the next flush");
                     false
                 });
-                Done::Compacted { more, room: room(lower) }
+                Done::Compacted { more, room: room(disk) }
             }
-            Task::Look => Done::Looked { room: room(lower) },
-            Task::Verify => Done::Verified { is_round: lower.verify() },
+            Task::Look => Done::Looked { room: room(disk) },
+            Task::Verify => Done::Verified { is_round: disk.verify() },
             Task::Subsequence { number, a, b, ask } => {
                 let outcome = longest_common(a.as_slice(), b.as_slice(), ask);
                 Done::Subsequence { number, outcome }
@@ -297,59 +297,59 @@ impl Task {
     }
 }
 
-fn failed(place: Place, failed: Failed, asked: u32, why: LowerError) -> Done {
-    Done::Failed { place, failed, asked, why }
+fn failed(keyspace: Keyspace, failed: Failed, asked: u32, why: DiskError) -> Done {
+    Done::Failed { keyspace, failed, asked, why }
 }
 
 /// The stamp of a key that is about to be, or was, written blindly; `None` if it is not below. Where a damaged block hides
 /// that, it counts as one that is not: its key has been written over, and the number of keys may only be one too high. Were
 /// it too low, a keyspace could look empty that is not.
-fn stamp_below<L: Lower>(
-    lower: &L,
-    place: Place,
+fn stamp_below<L: DiskLevel>(
+    disk: &L,
+    keyspace: Keyspace,
     hash: u64,
     key: &[u8],
-) -> Result<Option<Stamp>, LowerError> {
-    match read_row(lower, place, hash, key) {
+) -> Result<Option<Stamp>, DiskError> {
+    match read_row(disk, keyspace, hash, key) {
         Ok(row) => Ok(row.map(|(stamp, _)| stamp)),
-        Err(error @ LowerError::Io { .. }) => Err(error),
+        Err(error @ DiskError::Io { .. }) => Err(error),
         Err(
-            LowerError::Damaged { .. }
-            | LowerError::Foreign { .. }
-            | LowerError::Newer { .. }
-            | LowerError::Layout { .. }
-            | LowerError::Panicked { .. },
+            DiskError::Damaged { .. }
+            | DiskError::Foreign { .. }
+            | DiskError::Newer { .. }
+            | DiskError::Layout { .. }
+            | DiskError::Panicked { .. },
         ) => Ok(None),
     }
 }
 
-fn read_row<L: Lower>(
-    lower: &L,
-    place: Place,
+fn read_row<L: DiskLevel>(
+    disk: &L,
+    keyspace: Keyspace,
     hash: u64,
     key: &[u8],
-) -> Result<Option<(Stamp, Vec<u8>)>, LowerError> {
-    let Some(value) = lower.get(&row_key(place.partition, place.flush_version, hash, key))? else {
+) -> Result<Option<(Stamp, Vec<u8>)>, DiskError> {
+    let Some(value) = disk.get(&row_key(keyspace.partition, keyspace.flush_version, hash, key))? else {
         return Ok(None);
     };
-    let (stamp, value) = read_row_value(&value).ok_or_else(|| unreadable(place))?;
+    let (stamp, value) = read_row_value(&value).ok_or_else(|| unreadable(keyspace))?;
     Ok(Some((stamp, value.to_vec())))
 }
 
-fn unreadable(place: Place) -> LowerError {
-    LowerError::layout(format!("a row of partition {}", place.partition))
+fn unreadable(keyspace: Keyspace) -> DiskError {
+    DiskError::layout(format!("a row of partition {}", keyspace.partition))
 }
 
 /// Visits the rows of a keyspace from a hash on, until `visit` returns false.
-pub(super) fn walk<L: Lower>(
-    lower: &L,
-    place: Place,
+pub(super) fn walk<L: DiskLevel>(
+    disk: &L,
+    keyspace: Keyspace,
     from: u64,
     mut visit: impl FnMut(u64, &[u8], Stamp, &[u8]) -> bool,
-) -> Result<(), LowerError> {
-    let start = row_key(place.partition, place.flush_version, from, b"");
+) -> Result<(), DiskError> {
+    let start = row_key(keyspace.partition, keyspace.flush_version, from, b"");
     let mut broken = false;
-    lower.scan(&start, &keyspace_end(place.partition, place.flush_version), &mut |key, value| match (
+    disk.scan(&start, &keyspace_end(keyspace.partition, keyspace.flush_version), &mut |key, value| match (
         read_row_key(key),
         read_row_value(value),
     ) {
@@ -359,13 +359,18 @@ pub(super) fn walk<L: Lower>(
             false
         }
     })?;
-    if broken { Err(unreadable(place)) } else { Ok(()) }
+    if broken { Err(unreadable(keyspace)) } else { Ok(()) }
 }
 
 /// Looks for expired rows from a hash on.
-fn expired<L: Lower>(lower: &L, place: Place, from: u64, clock_ms: u64) -> Result<Expired, LowerError> {
+fn expired<L: DiskLevel>(
+    disk: &L,
+    keyspace: Keyspace,
+    from: u64,
+    clock_ms: u64,
+) -> Result<Expired, DiskError> {
     let mut found = Expired { min_expire_ms: NO_EXPIRY, ..Expired::default() };
-    walk(lower, place, from, |hash, key, stamp, value| {
+    walk(disk, keyspace, from, |hash, key, stamp, value| {
         if found.rows.len() >= EXPIRED_ROWS {
             found.next = Some(hash);
             return false;
@@ -382,18 +387,18 @@ fn expired<L: Lower>(lower: &L, place: Place, from: u64, clock_ms: u64) -> Resul
     Ok(found)
 }
 
-/// Writes rows and partitions in one step. The counts of blind writes become exact here, since the lower level is
+/// Writes rows and partitions in one step. The counts of blind writes become exact here, since the disk level is
 /// still as it was when they were made.
-fn hand_over<L: Lower>(
-    lower: &L,
+fn flush<L: DiskLevel>(
+    disk: &L,
     seed: HashSeed,
     deletes: bool,
     mut rows: Vec<Captured>,
     metas: Vec<(PartitionId, PartitionMeta)>,
 ) -> Done {
-    let mut pace = lower.pace();
+    let mut pace = disk.pace();
     let mut compared = 0_u32;
-    // In the lower level's order, so that looking for the old rows reads each of its blocks once.
+    // In the disk level's order, so that looking for the old rows reads each of its blocks once.
     rows.sort_unstable_by(|a, b| {
         compared += 1;
         if compared.is_multiple_of(COMPARED_A_STEP) {
@@ -402,15 +407,15 @@ fn hand_over<L: Lower>(
         let order = (a.partition, a.flush_version, a.hash).cmp(&(b.partition, b.flush_version, b.hash));
         order.then_with(|| a.key.cmp(&b.key))
     });
-    let counts = match count_blind(lower, &rows, &mut pace) {
+    let counts = match count_blind(disk, &rows, &mut pace) {
         Ok(counts) => counts,
-        Err(why) => return not_handed_over(lower, rows, metas, why),
+        Err(why) => return not_handed_over(disk, rows, metas, why),
     };
     let mut exact = metas.clone();
     exact.sort_unstable_by_key(|(partition, _)| *partition);
     for (partition, meta) in &mut exact {
-        let place = Place { partition: *partition, flush_version: meta.flush_version };
-        if let Some(count) = counts.get(&place) {
+        let keyspace = Keyspace { partition: *partition, flush_version: meta.flush_version };
+        if let Some(count) = counts.get(&keyspace) {
             meta.keys -= count.existed;
             meta.expiring -= count.expiring;
         }
@@ -418,7 +423,7 @@ fn hand_over<L: Lower>(
     let bytes = rows.iter().map(row_bytes).sum::<u64>() + META_BYTES * exact.len() as u64;
     let heads = exact.iter().map(|(partition, meta)| (partition_key(*partition), Some(meta.encode())));
     let store = std::iter::once((STORE_KEY.to_vec(), Some(store_value(seed))));
-    let result = lower.ingest(bytes, deletes, &mut store.chain(heads).chain(rows.iter().map(lower_row)));
+    let result = disk.ingest(bytes, deletes, &mut store.chain(heads).chain(rows.iter().map(disk_row)));
     match result {
         Ok(()) => {
             let captured = rows.len() as u64;
@@ -426,38 +431,38 @@ fn hand_over<L: Lower>(
                 drop(row);
                 pace.iter_mut().for_each(|pace| pace.step(0));
             }
-            Done::HandedOver { metas: exact, counts, rows: captured, room: room(lower) }
+            Done::Flushed { metas: exact, counts, rows: captured, room: room(disk) }
         }
-        Err(IngestError::NoRoom { .. }) => Done::NoRoom { rows, metas, room: room(lower), why: None },
-        Err(IngestError::Failed(why)) => not_handed_over(lower, rows, metas, why),
+        Err(IngestError::NoRoom { .. }) => Done::NoRoom { rows, metas, room: room(disk), why: None },
+        Err(IngestError::Failed(why)) => not_handed_over(disk, rows, metas, why),
     }
 }
 
 /// A flush that failed is tried again as one that found no room, and until then writes are refused with the reason. Nothing of it
 /// is part of the tree, and all of it is in memory and in the log.
-fn not_handed_over<L: Lower>(
-    lower: &L,
+fn not_handed_over<L: DiskLevel>(
+    disk: &L,
     rows: Vec<Captured>,
     metas: Vec<(PartitionId, PartitionMeta)>,
-    why: LowerError,
+    why: DiskError,
 ) -> Done {
     tracing::warn!("{why}; the flush is tried again, and writes are refused until then");
-    let room = Room { is_short: true, usable_bytes: 0, ..room(lower) };
+    let room = Room { is_short: true, usable_bytes: 0, ..room(disk) };
     Done::NoRoom { rows, metas, room, why: Some(why) }
 }
 
-fn count_blind<L: Lower>(
-    lower: &L,
+fn count_blind<L: DiskLevel>(
+    disk: &L,
     rows: &[Captured],
     pace: &mut Option<Pace>,
-) -> Result<BTreeMap<Place, BlindCounts>, LowerError> {
-    let mut counts: BTreeMap<Place, BlindCounts> = BTreeMap::new();
+) -> Result<BTreeMap<Keyspace, BlindCounts>, DiskError> {
+    let mut counts: BTreeMap<Keyspace, BlindCounts> = BTreeMap::new();
     for row in rows.iter().filter(|row| row.unknown) {
-        let place = Place { partition: row.partition, flush_version: row.flush_version };
-        let count = counts.entry(place).or_default();
+        let keyspace = Keyspace { partition: row.partition, flush_version: row.flush_version };
+        let count = counts.entry(keyspace).or_default();
         count.resolved += 1;
         pace.iter_mut().for_each(|pace| pace.step(0));
-        if let Some(stamp) = stamp_below(lower, place, row.hash, &row.key)? {
+        if let Some(stamp) = stamp_below(disk, keyspace, row.hash, &row.key)? {
             count.existed += 1;
             count.expiring += u64::from(stamp.expire_at_ms != NO_EXPIRY);
         }
@@ -471,7 +476,7 @@ fn row_bytes(row: &Captured) -> u64 {
     (row.key.len() + value_bytes) as u64 + ROW_META_BYTES
 }
 
-fn lower_row(row: &Captured) -> LowerRow {
+fn disk_row(row: &Captured) -> DiskRow {
     let key = row_key(row.partition, row.flush_version, row.hash, &row.key);
     (key, row.value.as_ref().map(|(stamp, value)| row_value(*stamp, value.as_slice())))
 }

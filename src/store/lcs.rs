@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use corduroy_shards::PartitionId;
 
+use super::disk::DiskLevel;
 use super::exec::{Exec, Run, Stop};
 use super::jobs::{Job, Task};
 use super::kept::{Asked, Bounds, Idle, Kept};
-use super::lower::Lower;
 use super::op::{ErrorKind, Outcome, SharedBytes};
 use super::row::Row;
 use super::state::Store;
@@ -209,7 +209,7 @@ impl Subsequences {
     }
 }
 
-impl<L: Lower> Store<L> {
+impl<L: DiskLevel> Store<L> {
     /// Jobs have ended, so that ops that wait are tried again; or they are to be, since there is room again.
     pub(super) fn age_subsequences(&mut self, jobs_ended: bool) {
         let all = &mut self.ledger.subsequences.all;
@@ -217,7 +217,7 @@ impl<L: Lower> Store<L> {
             all.age();
         }
         if all.take_wake(bounds(self.options.max_reply_bytes)) {
-            self.jobs.push(Job { lower: self.lower.clone(), task: Task::Nothing });
+            self.jobs.push(Job { disk: self.disk.clone(), task: Task::Nothing });
         }
     }
 
@@ -227,7 +227,7 @@ impl<L: Lower> Store<L> {
             if let State::Wanted(Values { a, b, .. }) = &wanted.state {
                 let (a, b, ask) = (a.clone(), b.clone(), wanted.of.ask);
                 let task = Task::Subsequence { number: wanted.number, a, b, ask };
-                self.jobs.push(Job { lower: self.lower.clone(), task });
+                self.jobs.push(Job { disk: self.disk.clone(), task });
                 wanted.state = State::UnderWay;
             }
         }
@@ -235,7 +235,7 @@ impl<L: Lower> Store<L> {
 }
 
 #[cfg(test)]
-impl<L: Lower> Store<L> {
+impl<L: DiskLevel> Store<L> {
     /// How many are under way or done, and what they hold.
     pub(super) fn subsequences(&self) -> (usize, usize) {
         let all = &self.ledger.subsequences.all;

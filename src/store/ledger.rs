@@ -1,7 +1,7 @@
-//! What all partitions of a store share: the memory accounts, the epochs of hand-over, and the running capture.
+//! What all partitions of a store share: the memory accounts, the epochs of flush, and the running capture.
 //!
-//! A hand-over freezes a point of every touched partition (epoch + 1), then copies the rows that were dirty at that
-//! point, slice by slice; a row about to change is copied first. So what a hand-over writes is exactly the state at
+//! A flush freezes a point of every touched partition (epoch + 1), then copies the rows that were dirty at that
+//! point, slice by slice; a row about to change is copied first. So what a flush writes is exactly the state at
 //! the freeze. Invariants: a row is dirty at the freeze iff it is dirty with an older epoch; `dirty_bytes` is the
 //! cost of the dirty rows.
 
@@ -9,9 +9,9 @@ use std::collections::VecDeque;
 
 use corduroy_shards::PartitionId;
 
+use super::disk::format::PartitionMeta;
 use super::lcs::Subsequences;
 use super::listing::Listings;
-use super::lower::format::PartitionMeta;
 use super::row::{BELOW, DIRTY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
 use super::shared::Kept;
 use super::table::{Page, Table};
@@ -23,7 +23,7 @@ const CAPTURED_UNITS: u64 = 6;
 /// Bytes that are copied into fresh memory, for a unit.
 const COPIED_BYTES: usize = 64;
 
-/// A row on its way to the lower level.
+/// A row on its way to the disk level.
 #[derive(Debug)]
 pub(super) struct Captured {
     pub(super) partition: PartitionId,
@@ -83,7 +83,7 @@ pub(super) struct Detached {
     pub(super) partition: PartitionId,
     pub(super) flush_version: u64,
     pub(super) table: Table,
-    /// The hand-over under way that still wants its rows.
+    /// The flush under way that still wants its rows.
     wanted_by: Option<u32>,
 }
 
@@ -93,7 +93,7 @@ pub(super) struct Totals {
     pub(super) evicted: u64,
     pub(super) loads: u64,
     pub(super) expired: u64,
-    pub(super) hand_overs: u64,
+    pub(super) flushes: u64,
     pub(super) handed_over_rows: u64,
 }
 
@@ -102,7 +102,7 @@ pub(super) struct Totals {
 pub(super) struct Ledger {
     /// The number of freezes so far.
     pub(super) epoch: u32,
-    /// The last hand-over that is on the media.
+    /// The last flush that is on the media.
     pub(super) completed: u32,
     /// The running capture; `None` once its job is made.
     pub(super) capture: Option<Capture>,
@@ -110,7 +110,7 @@ pub(super) struct Ledger {
     pub(super) detached: VecDeque<Detached>,
     /// Memory of all rows in tables.
     pub(super) used_bytes: usize,
-    /// Of those, what no hand-over has captured.
+    /// Of those, what no flush has captured.
     pub(super) dirty_bytes: usize,
     /// The cost of the rows that a flush under way has captured.
     pub(super) captured_bytes: usize,
@@ -135,12 +135,12 @@ impl Ledger {
         self.listings.held_bytes() + self.subsequences.held_bytes()
     }
 
-    /// Whether a hand-over is between its freeze and its completion.
+    /// Whether a flush is between its freeze and its completion.
     pub(super) fn is_handing_over(&self) -> bool {
         self.epoch != self.completed
     }
 
-    /// Called before a row changes: gives the running hand-over the row as it was at the freeze. Returns the bytes that had
+    /// Called before a row changes: gives the running flush the row as it was at the freeze. Returns the bytes that had
     /// to be copied for it.
     #[inline]
     pub(super) fn capture_before_change(
@@ -180,7 +180,7 @@ impl Ledger {
         true
     }
 
-    /// Keeps a dirty row for the running hand-over; the row is clean from here on. Returns the bytes that had to be copied.
+    /// Keeps a dirty row for the running flush; the row is clean from here on. Returns the bytes that had to be copied.
     pub(super) fn capture_row(
         &mut self,
         partition: PartitionId,
@@ -241,7 +241,7 @@ impl Ledger {
         (self.captured_bytes, self.kept_bytes) = (0, 0);
     }
 
-    /// A dirty row says just what the lower level says: it is clean.
+    /// A dirty row says just what the disk level says: it is clean.
     pub(super) fn no_need_to_capture(&mut self, row: &mut Row, page_dirty: &mut u32) {
         self.dirty_bytes -= row.cost_bytes();
         *page_dirty -= 1;
@@ -257,7 +257,7 @@ impl Ledger {
         }
     }
 
-    /// Frees detached rows, and captures those that a running hand-over wants. Returns the units of work left; more
+    /// Frees detached rows, and captures those that a running flush wants. Returns the units of work left; more
     /// than 0 if nothing is detached any more.
     pub(super) fn free_detached(&mut self, mut units: u64) -> u64 {
         while units > 0 {

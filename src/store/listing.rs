@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 
 use corduroy_shards::PartitionId;
 
+use super::disk::DiskLevel;
 use super::exec::{Exec, Run, Stop};
 use super::glob::Effort;
 use super::jobs::{Job, MatchLimit, Task};
 use super::kept::{Asked, Bounds, Idle, Kept};
-use super::lookups::{Lookups, LowerPage, Want};
-use super::lower::Lower;
+use super::lookups::{DiskPage, Lookups, Want};
 use super::names::Names;
 use super::op::{ErrorKind, Op, Outcome};
 use super::partition::Partition;
@@ -46,8 +46,8 @@ struct Listing {
     units: u64,
     /// Why there is no answer.
     refused: Option<ErrorKind>,
-    /// It cannot go on without what the lower level has.
-    wants_lower: bool,
+    /// It cannot go on without what the disk level has.
+    wants_disk: bool,
     /// It has stopped, and its op knows, or is going to be tried again.
     is_announced: bool,
     /// A transaction wants it: it stays until that has run.
@@ -91,9 +91,9 @@ impl Asked for Listing {
         self.bytes
     }
 
-    /// It is gathered on, or what it wants of the lower level is on its way.
+    /// It is gathered on, or what it wants of the disk level is on its way.
     fn goes_on(&self) -> bool {
-        if self.wants_lower { self.idle.is_asked() } else { !self.is_done() && !self.idle.is_idle() }
+        if self.wants_disk { self.idle.is_asked() } else { !self.is_done() && !self.idle.is_idle() }
     }
 
     fn stays(&self) -> bool {
@@ -112,7 +112,7 @@ impl Listing {
             effort: Effort::of_a_command(),
             units: 0,
             refused: None,
-            wants_lower: false,
+            wants_disk: false,
             is_announced: false,
             is_held: false,
             idle: Idle::new(MAX_IDLE_JOBS),
@@ -129,7 +129,7 @@ impl Listing {
 
     /// Whether it goes on only when its op is tried again.
     fn has_stopped(&self) -> bool {
-        self.is_done() || self.wants_lower
+        self.is_done() || self.wants_disk
     }
 
     fn refuse(&mut self, why: ErrorKind) {
@@ -172,7 +172,7 @@ impl Listing {
         }
     }
 
-    /// Goes on until the units are used up, all is gathered, or the lower level has to be asked.
+    /// Goes on until the units are used up, all is gathered, or the disk level has to be asked.
     fn advance(&mut self, partition: &Partition, lookups: &Lookups, terms: Terms, units: &mut u64) {
         let before = *units;
         self.gather(partition, lookups, terms, units);
@@ -180,14 +180,14 @@ impl Listing {
     }
 
     fn gather(&mut self, partition: &Partition, lookups: &Lookups, terms: Terms, units: &mut u64) {
-        self.wants_lower = false;
+        self.wants_disk = false;
         while let Some(next) = self.next.filter(|_| *units > 0 && self.refused.is_none()) {
             let below = if partition.table.is_complete(next) {
                 None
             } else {
                 let Some(below) = lookups.matches(partition.id, partition.flush_version, &self.pattern)
                 else {
-                    self.wants_lower = true;
+                    self.wants_disk = true;
                     return;
                 };
                 if let Some(why) = below.refused {
@@ -203,7 +203,7 @@ impl Listing {
     fn page(
         &mut self,
         partition: &Partition,
-        below: Option<&LowerPage>,
+        below: Option<&DiskPage>,
         from: u64,
         terms: Terms,
         units: &mut u64,
@@ -307,7 +307,7 @@ impl Listings {
     /// A partition's keyspace ended, and an empty one began.
     pub(super) fn flushed(&mut self, partition: PartitionId) {
         for listing in self.all.iter_mut().filter(|listing| listing.partition == partition) {
-            (listing.next, listing.wants_lower, listing.refused) = (None, false, None);
+            (listing.next, listing.wants_disk, listing.refused) = (None, false, None);
             listing.found = BTreeMap::new();
             listing.bytes = 0;
         }
@@ -318,8 +318,8 @@ impl Listings {
         self.all.bytes()
     }
 
-    /// Whether an answer of the lower level is looked at by a list under way.
-    pub(super) fn use_page(&self, page: &LowerPage) -> bool {
+    /// Whether an answer of the disk level is looked at by a list under way.
+    pub(super) fn use_page(&self, page: &DiskPage) -> bool {
         self.all.iter().any(|listing| {
             !listing.is_done()
                 && listing.partition == page.partition
@@ -355,7 +355,7 @@ impl Exec<'_> {
             listing.is_held = true;
             listing.idle.keep_for(MAX_HELD_IDLE_JOBS);
         }
-        if is_new || listing.wants_lower {
+        if is_new || listing.wants_disk {
             listing.advance(self.partition, self.lookups, terms, &mut self.options.gather_rows.clone());
         }
         listing.is_announced = listing.has_stopped();
@@ -367,7 +367,7 @@ impl Exec<'_> {
         if self.committed {
             return Err(too_large);
         }
-        if listing.wants_lower {
+        if listing.wants_disk {
             self.lookups.wants.push(Want::Matches { pattern: pattern.to_vec() });
         }
         Err(Stop::Blocked)
@@ -404,7 +404,7 @@ impl Exec<'_> {
     }
 }
 
-impl<L: Lower> Store<L> {
+impl<L: DiskLevel> Store<L> {
     /// A slice of the lists under way, those first that have had the least. Returns whether more is to be gathered.
     pub(super) fn gather_slice(&mut self, jobs_ended: bool) -> bool {
         let listings = &mut self.ledger.listings;
@@ -425,18 +425,18 @@ impl<L: Lower> Store<L> {
                 (listing.is_announced, is_left) = (false, true);
             } else if !std::mem::replace(&mut listing.is_announced, true) {
                 // Whoever waits for it is tried again when a job has ended. A write may have stopped it too.
-                self.jobs.push(Job { lower: self.lower.clone(), task: Task::Nothing });
+                self.jobs.push(Job { disk: self.disk.clone(), task: Task::Nothing });
             }
         }
         if listings.all.take_wake(bounds(limit.bytes)) {
-            self.jobs.push(Job { lower: self.lower.clone(), task: Task::Nothing });
+            self.jobs.push(Job { disk: self.disk.clone(), task: Task::Nothing });
         }
         is_left
     }
 }
 
 #[cfg(test)]
-impl<L: Lower> Store<L> {
+impl<L: DiskLevel> Store<L> {
     /// The work that the lists under way have taken.
     pub(super) fn gathered_units(&self) -> u64 {
         self.ledger.listings.all.iter().map(|listing| listing.units).sum()

@@ -1,8 +1,8 @@
-//! What blocked ops want of the lower level: each thing is asked for once, keys by few jobs that read many, and whoever
+//! What blocked ops want of the disk level: each thing is asked for once, keys by few jobs that read many, and whoever
 //! waits is woken once, when all that it waits for is there.
 //!
 //! Walk: ops want keys during a turn; at its end the oldest of them go to as many jobs as may be under way, each a
-//! stretch of them in the lower level's order; while all those are under way keys gather. Invariant: a wait counts what is
+//! stretch of them in the disk level's order; while all those are under way keys gather. Invariant: a wait counts what is
 //! missing for it, so it is woken by the last answer, whatever comes in which order. Of the keys that no job has been given,
 //! at least about a third are wanted by somebody who still waits.
 
@@ -12,9 +12,9 @@ use corduroy_shards::{PartitionId, Wait};
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
-use super::jobs::{Job, Loaded, MatchLimit, Place, Task};
+use super::disk::{DiskError, DiskLevel};
+use super::jobs::{Job, Keyspace, Loaded, MatchLimit, Task};
 use super::lookups::Want;
-use super::lower::{Lower, LowerError};
 use super::row::FRESH;
 use super::state::{Options, Store};
 
@@ -29,7 +29,7 @@ const RESOLVE_KEYS: usize = 4096;
 /// A key that is to be read.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct WantedKey {
-    pub(super) place: Place,
+    pub(super) keyspace: Keyspace,
     pub(super) hash: u64,
     pub(super) key: Vec<u8>,
 }
@@ -91,7 +91,7 @@ impl Loads {
     /// Has a key read, unless it is on its way; `step` waits for it.
     pub(super) fn want_key(&mut self, key: WantedKey, step: Option<u64>) {
         let Self { keys, queue, waiting, .. } = self;
-        let wanted = match keys.entry((key.place.partition, key.hash)) {
+        let wanted = match keys.entry((key.keyspace.partition, key.hash)) {
             Entry::Occupied(wanted) => wanted.into_mut(),
             Entry::Vacant(new) => {
                 queue.push_back(key);
@@ -116,7 +116,7 @@ impl Loads {
     fn forget_abandoned(&mut self) {
         let Self { keys, queue, waiting, .. } = self;
         queue.retain(|key| {
-            let Entry::Occupied(mut wanted) = keys.entry((key.place.partition, key.hash)) else {
+            let Entry::Occupied(mut wanted) = keys.entry((key.keyspace.partition, key.hash)) else {
                 unreachable!("what is queued is wanted")
             };
             wanted.get_mut().steps.retain(|step| waiting.contains_key(step));
@@ -206,7 +206,7 @@ impl Loads {
         let counted: HashMap<u64, u32> =
             self.waiting.iter().map(|(number, step)| (*number, step.missing)).collect();
         assert_eq!(counted, missing, "what steps wait for");
-        let is_wanted = |key: &WantedKey| self.keys.contains_key(&(key.place.partition, key.hash));
+        let is_wanted = |key: &WantedKey| self.keys.contains_key(&(key.keyspace.partition, key.hash));
         assert!(self.queue.iter().all(is_wanted), "what is queued is wanted");
     }
 }
@@ -221,7 +221,7 @@ impl<L> Job<L> {
             | Task::Warm { .. }
             | Task::Expired { .. }
             | Task::Resolve { .. }
-            | Task::HandOver { .. }
+            | Task::Flush { .. }
             | Task::Compact { .. }
             | Task::Look
             | Task::Verify
@@ -230,12 +230,12 @@ impl<L> Job<L> {
     }
 }
 
-impl<L: Lower> Store<L> {
+impl<L: DiskLevel> Store<L> {
     /// Asks for what the last op wants, whose hash is `op`. Returns what it has to wait for.
     pub(super) fn ask(&mut self, id: PartitionId, op: u64) -> Wait {
         let wants = std::mem::take(&mut self.lookups.wants);
         let Some(partition) = self.partitions.get(&id) else { return Wait::Job };
-        let place = Place { partition: id, flush_version: partition.flush_version };
+        let keyspace = Keyspace { partition: id, flush_version: partition.flush_version };
         // The others need more than one answer, or none of their own.
         let is_counted = |want: &Want| matches!(want, Want::Key { .. } | Want::Range { .. });
         let is_step = !wants.is_empty() && wants.iter().all(is_counted);
@@ -245,17 +245,19 @@ impl<L: Lower> Store<L> {
         });
         for want in wants {
             match want {
-                Want::Key { hash, key } => self.loads.want_key(WantedKey { place, hash, key }, step),
-                Want::Range { .. } | Want::Matches { .. } | Want::Unknown => self.question(place, want, step),
+                Want::Key { hash, key } => self.loads.want_key(WantedKey { keyspace, hash, key }, step),
+                Want::Range { .. } | Want::Matches { .. } | Want::Unknown => {
+                    self.question(keyspace, want, step)
+                }
             }
         }
         step.map_or(Wait::Job, Wait::Number)
     }
 
     /// Makes a job of a question other than for a key, unless one is under way.
-    fn question(&mut self, place: Place, want: Want, step: Option<u64>) {
-        let (id, asked) = (place.partition, self.ledger.completed);
-        // A hand-over under way resolves them, and its completion lets the op run again.
+    fn question(&mut self, keyspace: Keyspace, want: Want, step: Option<u64>) {
+        let (id, asked) = (keyspace.partition, self.ledger.completed);
+        // A flush under way resolves them, and its completion lets the op run again.
         let is_resolved = want == Want::Unknown && self.ledger.is_handing_over();
         if is_resolved || !self.loads.begin_question(id, want.clone(), step) {
             return;
@@ -263,42 +265,42 @@ impl<L: Lower> Store<L> {
         let partition = self.partitions.get(&id).expect("ops run in partitions that there are");
         let task = match want {
             Want::Key { .. } => unreachable!("keys are asked for together"),
-            Want::Range { from } => Task::Range { place, from, clock_ms: partition.clock_ms, asked },
+            Want::Range { from } => Task::Range { keyspace, from, clock_ms: partition.clock_ms, asked },
             Want::Matches { pattern } => {
                 let Options { max_keys_reply: keys, max_reply_bytes: bytes, .. } = self.options;
-                Task::Matches { place, pattern, limit: MatchLimit { keys, bytes }, asked }
+                Task::Matches { keyspace, pattern, limit: MatchLimit { keys, bytes }, asked }
             }
             Want::Unknown => {
                 let keys = partition.unknown_keys(RESOLVE_KEYS);
-                Task::Resolve { place, keys, epoch: self.ledger.epoch }
+                Task::Resolve { keyspace, keys, epoch: self.ledger.epoch }
             }
         };
         if !matches!(task, Task::Resolve { .. }) {
             self.lookups.ask(asked);
         }
-        self.jobs.push(Job { lower: self.lower.clone(), task });
+        self.jobs.push(Job { disk: self.disk.clone(), task });
     }
 
     /// Takes the keys that a job has read, or could not read, or has left.
     pub(super) fn take_loaded(
         &mut self,
-        rows: Vec<(Place, Loaded)>,
-        failed: Vec<(Place, u64, LowerError)>,
+        rows: Vec<(Keyspace, Loaded)>,
+        failed: Vec<(Keyspace, u64, DiskError)>,
         left: Vec<WantedKey>,
     ) {
         self.loads.under_way -= 1;
         self.ledger.totals.loads -= left.len() as u64;
         self.loads.requeue(left);
-        for (place, hash, why) in failed {
+        for (keyspace, hash, why) in failed {
             let want = Want::Key { hash, key: Vec::new() };
-            self.lookups.fail(place.partition, want, why.into());
-            self.loads.end_key(place.partition, hash);
+            self.lookups.fail(keyspace.partition, want, why.into());
+            self.loads.end_key(keyspace.partition, hash);
         }
-        let mut partitions: Vec<PartitionId> = rows.iter().map(|(place, _)| place.partition).collect();
+        let mut partitions: Vec<PartitionId> = rows.iter().map(|(keyspace, _)| keyspace.partition).collect();
         partitions.dedup();
-        for (place, row) in rows {
-            self.put_loaded(place, &row, FRESH);
-            self.loads.end_key(place.partition, row.hash);
+        for (keyspace, row) in rows {
+            self.put_loaded(keyspace, &row, FRESH);
+            self.loads.end_key(keyspace.partition, row.hash);
         }
         partitions.into_iter().for_each(|partition| self.announce(partition));
     }
@@ -316,7 +318,7 @@ impl<L: Lower> Store<L> {
         for keys in self.loads.next_jobs(self.options.load_jobs) {
             self.lookups.ask(asked);
             self.ledger.totals.loads += keys.len() as u64;
-            self.jobs.push(Job { lower: self.lower.clone(), task: Task::Load { keys, asked } });
+            self.jobs.push(Job { disk: self.disk.clone(), task: Task::Load { keys, asked } });
         }
     }
 }
@@ -328,7 +330,11 @@ mod tests {
     const P: PartitionId = PartitionId(3);
 
     fn key(hash: u64) -> WantedKey {
-        WantedKey { place: Place { partition: P, flush_version: 0 }, hash, key: hash.to_be_bytes().to_vec() }
+        WantedKey {
+            keyspace: Keyspace { partition: P, flush_version: 0 },
+            hash,
+            key: hash.to_be_bytes().to_vec(),
+        }
     }
 
     fn woken(loads: &mut Loads) -> Vec<u64> {

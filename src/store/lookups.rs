@@ -1,7 +1,7 @@
-//! What is being asked of the lower level: the keys that blocked ops want, and the stretches of keys that SCAN, KEYS
+//! What is being asked of the disk level: the keys that blocked ops want, and the stretches of keys that SCAN, KEYS
 //! and RANDOMKEY look through.
 //!
-//! Invariant: while an answer is on its way or kept here, no row that a hand-over completed after the question is
+//! Invariant: while an answer is on its way or kept here, no row that a flush completed after the question is
 //! dropped from memory (`safe_epoch`). So memory and an answer, taken together, are the present state, however old
 //! the answer is: what memory has no row for has not changed since.
 
@@ -14,12 +14,12 @@ use super::op::ErrorKind;
 
 /// Answers kept at a time; a client's next SCAN usually goes on in the same one.
 const MAX_PAGES: usize = 32;
-/// Hand-overs after which a kept answer goes, so that it does not hold rows in memory for ever.
+/// Flushes after which a kept answer goes, so that it does not hold rows in memory for ever.
 const MAX_PAGE_AGE: u32 = 2;
 /// Searches of RANDOMKEY that are remembered while they wait.
 const MAX_SEARCHES: usize = 64;
 /// What a key of an answer takes beside its bytes, roughly.
-pub(super) const LOWER_KEY_BYTES: usize = size_of::<LowerKey>();
+pub(super) const DISK_KEY_BYTES: usize = size_of::<DiskKey>();
 
 /// Failures kept at a time; who misses one asks again.
 const MAX_FAILED: usize = 1024;
@@ -65,17 +65,17 @@ impl Want {
     }
 }
 
-/// A key that the lower level holds.
+/// A key that the disk level holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct LowerKey {
+pub(super) struct DiskKey {
     pub(super) hash: u64,
     pub(super) key: Vec<u8>,
     pub(super) expire_at_ms: u64,
 }
 
-/// All keys that the lower level holds in a stretch of hashes (all that match, if there is a pattern).
+/// All keys that the disk level holds in a stretch of hashes (all that match, if there is a pattern).
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct LowerPage {
+pub(super) struct DiskPage {
     pub(super) partition: PartitionId,
     pub(super) flush_version: u64,
     pub(super) from: u64,
@@ -83,12 +83,12 @@ pub(super) struct LowerPage {
     pub(super) to: u64,
     pub(super) pattern: Option<Vec<u8>>,
     /// By hash.
-    pub(super) keys: Vec<LowerKey>,
+    pub(super) keys: Vec<DiskKey>,
     /// Why KEYS must not be answered with it.
     pub(super) refused: Option<ErrorKind>,
 }
 
-impl LowerPage {
+impl DiskPage {
     /// Whether this answers `want`.
     fn answers(&self, want: &Want) -> bool {
         match (want, &self.pattern) {
@@ -103,12 +103,12 @@ impl LowerPage {
 struct Held {
     partition: PartitionId,
     want: Want,
-    /// The last hand-over when the entry was tried last.
+    /// The last flush when the entry was tried last.
     tried: u32,
 }
 
 struct Kept {
-    page: LowerPage,
+    page: DiskPage,
     read_epoch: u32,
     kept_epoch: u32,
 }
@@ -121,14 +121,14 @@ pub(super) type Search = (PartitionId, u64, u64);
 pub(super) struct Lookups {
     /// Wants of the op that is being run.
     pub(super) wants: Vec<Want>,
-    /// Questions under way: the last completed hand-over when asked, and how many.
+    /// Questions under way: the last completed flush when asked, and how many.
     under_way: VecDeque<(u32, u32)>,
     pages: VecDeque<Kept>,
-    /// What could not be read, until an op that wants it is told, or it is asked for again.
+    /// What could not be read, until an op that wants it gets the error, or it is asked for again.
     failed: Vec<(PartitionId, Want, Unreadable)>,
     /// Looks at what the system refused to read for an entry.
     pub(super) refused_looks: u32,
-    /// Where searches wait: the next hash, and whether they have gone past the last one.
+    /// Where searches wait: the next hash, and whether they are past the last one.
     searches: VecDeque<(Search, (u64, bool))>,
     /// What entries wait for: such answers stay until the entry has run, however many others come.
     held: Vec<Held>,
@@ -198,7 +198,7 @@ impl Lookups {
         }
     }
 
-    /// Notes a question asked when the hand-over `completed` was the last.
+    /// Notes a question asked when the flush `completed` was the last.
     pub(super) fn ask(&mut self, completed: u32) {
         match self.under_way.back_mut() {
             Some((epoch, count)) if *epoch == completed => *count += 1,
@@ -214,15 +214,15 @@ impl Lookups {
         self.under_way.retain(|(_, count)| *count > 0);
     }
 
-    /// The hand-over up to which rows may be dropped from memory.
+    /// The flush up to which rows may be dropped from memory.
     pub(super) fn safe_epoch(&self, completed: u32) -> u32 {
         let asked = self.under_way.front().map_or(completed, |(epoch, _)| *epoch);
         self.pages.iter().map(|kept| kept.read_epoch).fold(asked.min(completed), u32::min)
     }
 
     /// Keeps an answer. Those that lists under way look at stay, however many others come.
-    pub(super) fn keep(&mut self, page: LowerPage, read_epoch: u32, completed: u32, listings: &Listings) {
-        let is_wanted = |page: &LowerPage| is_held(&self.held, page) || listings.use_page(page);
+    pub(super) fn keep(&mut self, page: DiskPage, read_epoch: u32, completed: u32, listings: &Listings) {
+        let is_wanted = |page: &DiskPage| is_held(&self.held, page) || listings.use_page(page);
         if self.pages.len() >= MAX_PAGES
             && let Some(oldest) = self.pages.iter().position(|kept| !is_wanted(&kept.page))
         {
@@ -231,7 +231,7 @@ impl Lookups {
         self.pages.push_back(Kept { page, read_epoch, kept_epoch: completed });
     }
 
-    /// A hand-over completed: answers that are too old go, and those held for an entry that nobody tries any more. A list
+    /// A flush completed: answers that are too old go, and those held for an entry that nobody tries any more. A list
     /// under way keeps its own: it goes itself when nobody asks for it.
     pub(super) fn age(&mut self, completed: u32, listings: &Listings) {
         self.held.retain(|held| completed - held.tried < MAX_PAGE_AGE);
@@ -278,7 +278,7 @@ impl Lookups {
     }
 
     /// A kept answer for the stretch around `hash`.
-    pub(super) fn page(&self, partition: PartitionId, flush_version: u64, hash: u64) -> Option<&LowerPage> {
+    pub(super) fn page(&self, partition: PartitionId, flush_version: u64, hash: u64) -> Option<&DiskPage> {
         let mut pages = self.pages.iter().map(|kept| &kept.page);
         pages.find(|page| {
             page.partition == partition
@@ -294,7 +294,7 @@ impl Lookups {
         partition: PartitionId,
         flush_version: u64,
         pattern: &[u8],
-    ) -> Option<&LowerPage> {
+    ) -> Option<&DiskPage> {
         let mut pages = self.pages.iter().map(|kept| &kept.page);
         pages.find(|page| {
             page.partition == partition
@@ -315,7 +315,7 @@ impl Lookups {
     }
 }
 
-fn is_held(held: &[Held], page: &LowerPage) -> bool {
+fn is_held(held: &[Held], page: &DiskPage) -> bool {
     held.iter().any(|held| held.partition == page.partition && page.answers(&held.want))
 }
 
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn an_answer_is_of_its_partition_keyspace_and_stretch_alone() {
         let (mut lookups, partition) = (Lookups::default(), PartitionId(3));
-        let page = LowerPage {
+        let page = DiskPage {
             partition,
             flush_version: 5,
             from: 100,
@@ -336,7 +336,7 @@ mod tests {
             refused: None,
         };
         lookups.keep(page.clone(), 0, 0, &Listings::default());
-        lookups.keep(LowerPage { pattern: Some(b"*".to_vec()), ..page }, 0, 0, &Listings::default());
+        lookups.keep(DiskPage { pattern: Some(b"*".to_vec()), ..page }, 0, 0, &Listings::default());
         let found = |partition, flush_version, hash| lookups.page(partition, flush_version, hash).is_some();
         assert!(found(partition, 5, 100) && found(partition, 5, 200));
         assert!(!found(partition, 6, 150), "the keyspace was flushed since");

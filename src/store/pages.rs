@@ -2,10 +2,10 @@
 //!
 //! Invariant: a page names all keys of its stretch that have not expired; a page for SCAN takes a bounded time.
 
+use super::disk::{DiskError, DiskLevel};
 use super::glob::Effort;
-use super::jobs::{MatchLimit, Place, walk};
-use super::lookups::{LOWER_KEY_BYTES, LowerKey, LowerPage};
-use super::lower::{Lower, LowerError};
+use super::jobs::{Keyspace, MatchLimit, walk};
+use super::lookups::{DISK_KEY_BYTES, DiskKey, DiskPage};
 use super::op::ErrorKind;
 use super::scan::CURSOR_SHIFT;
 
@@ -16,20 +16,20 @@ const PAGE_KEYS: usize = 1024;
 const PAGE_ROWS: usize = 4 * PAGE_KEYS;
 const PAGE_BYTES: usize = 4 << 20;
 /// So many times as far a page goes that has no key yet: RANDOMKEY in a transaction looks at few pages, and a page without
-/// one tells SCAN nothing.
+/// one brings SCAN nothing.
 const EMPTY_STRETCH: usize = 16;
 
 /// A page of keys; ends where a cursor can stand, and when it has taken long, even without a key. Expired ones are left out:
 /// the partition's clock never goes back.
-pub(super) fn range<L: Lower>(
-    lower: &L,
-    place: Place,
+pub(super) fn range<L: DiskLevel>(
+    disk: &L,
+    keyspace: Keyspace,
     from: u64,
     clock_ms: u64,
-) -> Result<LowerPage, LowerError> {
-    let (mut keys, mut to): (Vec<LowerKey>, u64) = (Vec::new(), u64::MAX);
+) -> Result<DiskPage, DiskError> {
+    let (mut keys, mut to): (Vec<DiskKey>, u64) = (Vec::new(), u64::MAX);
     let (mut rows, mut bytes, mut last) = (0, 0, None);
-    walk(lower, place, from, |hash, key, stamp, value| {
+    walk(disk, keyspace, from, |hash, key, stamp, value| {
         let cursor = hash >> CURSOR_SHIFT;
         let stretch = if keys.is_empty() { EMPTY_STRETCH } else { 1 };
         let is_full = keys.len() >= PAGE_KEYS || rows >= stretch * PAGE_ROWS || bytes >= stretch * PAGE_BYTES;
@@ -39,39 +39,39 @@ pub(super) fn range<L: Lower>(
         }
         (rows, bytes, last) = (rows + 1, bytes + key.len() + value.len(), Some(cursor));
         if stamp.expire_at_ms > clock_ms {
-            keys.push(LowerKey { hash, key: key.to_vec(), expire_at_ms: stamp.expire_at_ms });
+            keys.push(DiskKey { hash, key: key.to_vec(), expire_at_ms: stamp.expire_at_ms });
         }
         true
     })?;
-    let Place { partition, flush_version } = place;
-    Ok(LowerPage { partition, flush_version, from, to, pattern: None, keys, refused: None })
+    let Keyspace { partition, flush_version } = keyspace;
+    Ok(DiskPage { partition, flush_version, from, to, pattern: None, keys, refused: None })
 }
 
 /// All keys that match.
-pub(super) fn matches<L: Lower>(
-    lower: &L,
-    place: Place,
+pub(super) fn matches<L: DiskLevel>(
+    disk: &L,
+    keyspace: Keyspace,
     pattern: Vec<u8>,
     limit: MatchLimit,
-) -> Result<LowerPage, LowerError> {
+) -> Result<DiskPage, DiskError> {
     let (mut keys, mut bytes, mut refused) = (Vec::new(), 0, None);
     let mut effort = Effort::of_a_command();
-    walk(lower, place, 0, |hash, key, stamp, _| {
+    walk(disk, keyspace, 0, |hash, key, stamp, _| {
         let Some(matches) = effort.glob(&pattern, key) else {
             refused = Some(ErrorKind::PatternTooCostly);
             return false;
         };
         if matches {
-            bytes += LOWER_KEY_BYTES + key.len();
-            keys.push(LowerKey { hash, key: key.to_vec(), expire_at_ms: stamp.expire_at_ms });
+            bytes += DISK_KEY_BYTES + key.len();
+            keys.push(DiskKey { hash, key: key.to_vec(), expire_at_ms: stamp.expire_at_ms });
         }
         if keys.len() > limit.keys || bytes > limit.bytes {
             refused = Some(ErrorKind::TooManyKeys);
         }
         refused.is_none()
     })?;
-    let Place { partition, flush_version } = place;
-    Ok(LowerPage { partition, flush_version, from: 0, to: u64::MAX, pattern: Some(pattern), keys, refused })
+    let Keyspace { partition, flush_version } = keyspace;
+    Ok(DiskPage { partition, flush_version, from: 0, to: u64::MAX, pattern: Some(pattern), keys, refused })
 }
 
 #[cfg(test)]
@@ -79,30 +79,30 @@ mod tests {
     use corduroy_shards::PartitionId;
 
     use super::*;
-    use crate::store::MemLower;
-    use crate::store::lower::format::{row_key, row_value};
+    use crate::store::MemLevel;
+    use crate::store::disk::format::{row_key, row_value};
     use crate::store::row::{Encoding, NO_EXPIRY, Stamp};
 
-    const PLACE: Place = Place { partition: PartitionId(7), flush_version: 0 };
+    const KEYSPACE: Keyspace = Keyspace { partition: PartitionId(7), flush_version: 0 };
 
     /// Rows whose hashes are a cursor's step apart, each with so long a value, that expire then.
-    fn filled(rows: u64, value_bytes: usize, expire_at_ms: u64) -> MemLower {
-        let lower = MemLower::default();
+    fn filled(rows: u64, value_bytes: usize, expire_at_ms: u64) -> MemLevel {
+        let disk = MemLevel::default();
         let stamp = Stamp { version: 1, expire_at_ms, encoding: Encoding::Auto };
         let value = vec![b'x'; value_bytes];
         let mut rows = (0..rows).map(|row| {
-            let key = row_key(PLACE.partition, PLACE.flush_version, row << CURSOR_SHIFT, b"k");
+            let key = row_key(KEYSPACE.partition, KEYSPACE.flush_version, row << CURSOR_SHIFT, b"k");
             (key, Some(row_value(stamp, &value)))
         });
-        lower.ingest(0, false, &mut rows).expect("room");
-        lower
+        disk.ingest(0, false, &mut rows).expect("room");
+        disk
     }
 
     /// The pages from the first hash to the last, as the rows that each has walked over and the keys that it has.
-    fn pages(lower: &MemLower, rows: u64) -> Vec<(u64, usize)> {
+    fn pages(disk: &MemLevel, rows: u64) -> Vec<(u64, usize)> {
         let (mut from, mut pages) = (0, Vec::new());
         loop {
-            let page = range(lower, PLACE, from, 1000).expect("it can be read");
+            let page = range(disk, KEYSPACE, from, 1000).expect("it can be read");
             let end = (page.to >> CURSOR_SHIFT).min(rows - 1);
             assert!(page.from == from && page.to >= from);
             pages.push((end + 1 - (from >> CURSOR_SHIFT), page.keys.len()));

@@ -1,14 +1,14 @@
 //! One partition's state in memory, and the two changes that all commands are made of: write a row, remove a row.
 //!
-//! Invariant: the counters agree with the rows after every change; a row is never changed before a running hand-over
+//! Invariant: the counters agree with the rows after every change; a row is never changed before a running flush
 //! has its state as of the freeze.
 
 use corduroy_shards::PartitionId;
 use corduroy_wal::Lsn;
 
-use super::gone::Gone;
+use super::absent::AbsentKeys;
+use super::disk::format::PartitionMeta;
 use super::ledger::Ledger;
-use super::lower::format::PartitionMeta;
 use super::row::{BELOW, DIRTY, FRESH, NO_EXPIRY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
 use super::sweep::SWEEP_BELOW_INTERVAL_MS;
 use super::table::{Page, Table, find_row};
@@ -79,7 +79,7 @@ pub(super) struct Partition {
     /// An op has written a row since the last flush.
     pub(super) is_written: bool,
     /// What WATCH knows of keys that are not there.
-    pub(super) gone: Gone,
+    pub(super) absent: AbsentKeys,
 }
 
 /// An idle partition is to stay within 4 KiB, all its parts together.
@@ -90,7 +90,7 @@ pub(super) enum Found<'r> {
     Live(&'r Row),
     /// It does not exist.
     Absent,
-    /// Only the lower level knows.
+    /// Only the disk level knows.
     Unknown,
 }
 
@@ -100,7 +100,7 @@ impl Partition {
         Self::restored(id, &PartitionMeta::default())
     }
 
-    /// A partition as the last hand-over left it.
+    /// A partition as the last flush left it.
     pub(super) fn restored(id: PartitionId, meta: &PartitionMeta) -> Self {
         Self {
             id,
@@ -130,7 +130,7 @@ impl Partition {
             walks: 0,
             alarm_ms: NO_EXPIRY,
             is_written: meta.is_written,
-            gone: meta.gone.clone(),
+            absent: meta.absent.clone(),
         }
     }
 
@@ -142,7 +142,7 @@ impl Partition {
         }
     }
 
-    /// What a hand-over that freezes now has to keep of it.
+    /// What a flush that freezes now has to keep of it.
     pub(super) fn meta(&self) -> PartitionMeta {
         PartitionMeta {
             applied: self.applied,
@@ -154,7 +154,7 @@ impl Partition {
             keys: self.keys,
             expiring: self.expiring,
             is_written: self.is_written,
-            gone: self.gone.clone(),
+            absent: self.absent.clone(),
         }
     }
 
@@ -273,7 +273,7 @@ impl Partition {
         ledger.changed(row, cost, dirty);
     }
 
-    /// Removes a row that is stored; the lower level learns of it by a tombstone, if it has to.
+    /// Removes a row that is stored; the disk level learns of it by a tombstone, if it has to.
     pub(super) fn remove(&mut self, ledger: &mut Ledger, hash: u64, key: &[u8]) {
         ledger.listings.changed(self.id, hash, key, None);
         let page = self.table.page_mut(hash);
@@ -309,7 +309,7 @@ impl Partition {
     pub(super) fn flush(&mut self, ledger: &mut Ledger, version: u64) {
         self.begin_keyspace(ledger, version);
         if std::mem::take(&mut self.is_written) {
-            self.gone.flush(version);
+            self.absent.flush(version);
         }
     }
 
@@ -369,7 +369,7 @@ impl Partition {
         rows.take(limit).map(|row| (row.hash, row.key().to_vec())).collect()
     }
 
-    /// Removes a page's expired rows, and its tombstones that the lower level does not need any more. Returns the
+    /// Removes a page's expired rows, and its tombstones that the disk level does not need any more. Returns the
     /// number of rows looked at.
     pub(super) fn walk_page(&mut self, ledger: &mut Ledger, hash: u64, safe_epoch: u32) -> u64 {
         let clock_ms = self.clock_ms;

@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(held(&pins), [true; 3]);
         pins.release(P, || 1);
         assert_eq!(held(&pins), [false, false, true]);
-        // Its entry was never proposed, or another leader's came in its place.
+        // Its entry was never proposed, or another leader's replaced it.
         for _ in 0..=MAX_READY_ROUNDS + MAX_IDLE_ROUNDS {
             pins.jobs_ended = true;
             pins.next_round();

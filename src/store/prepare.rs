@@ -4,9 +4,9 @@
 use corduroy_shards::{KeyspaceId, PartitionId, Prepared, Unreadable};
 use corduroy_wal::Lsn;
 
+use super::disk::DiskLevel;
 use super::exec::{Exec, Stop};
 use super::lookups::{Failure, Want};
-use super::lower::Lower;
 use super::op::{ErrorKind, Op};
 use super::state::Store;
 
@@ -31,7 +31,7 @@ pub(super) fn version_goes_back(found: Lsn, last: Lsn) -> Unreadable {
     ))
 }
 
-impl<L: Lower> Store<L> {
+impl<L: DiskLevel> Store<L> {
     /// Looks whether an op has all rows that it needs in memory.
     pub(super) fn prepare_op(&mut self, id: PartitionId, bytes: &[u8], op: &Op<'_>) -> Prepared {
         let seed = self.seed;

@@ -73,19 +73,19 @@ impl Exec<'_> {
     /// times; 0 for one that is absent and not watched.
     pub(super) fn version_of(&mut self, key: &[u8]) -> Run<u64> {
         let live = self.live(key)?.map(|row| row.version);
-        Ok(live.unwrap_or_else(|| self.partition.gone.watched(key)))
+        Ok(live.unwrap_or_else(|| self.partition.absent.watched(key)))
     }
 
     /// The same for transactions of the first kind. `None`: it has changed.
     pub(super) fn marked_version_of(&mut self, key: &[u8]) -> Run<Option<u64>> {
         let live = self.live(key)?.map(|row| row.version);
-        Ok(live.map_or_else(|| self.partition.gone.marked(key), Some))
+        Ok(live.map_or_else(|| self.partition.absent.marked(key), Some))
     }
 
     /// The version of a key for WATCH; one that is absent is registered.
     pub(super) fn watch(&mut self, key: &[u8]) -> Run {
         let live = self.live(key)?.map(|row| row.version);
-        let version = live.unwrap_or_else(|| self.partition.gone.watch(key, self.version));
+        let version = live.unwrap_or_else(|| self.partition.absent.watch(key, self.version));
         Ok(Outcome::Int(i64::try_from(version).unwrap_or(i64::MAX)))
     }
 }

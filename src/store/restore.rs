@@ -6,50 +6,50 @@
 
 use corduroy_shards::PartitionId;
 
-use super::hash::HashSeed;
-use super::lower::format::{
+use super::disk::format::{
     PARTITIONS_END, PartitionMeta, STORE_KEY, partition_key, read_partition_key, read_store_value,
 };
-use super::lower::{ADVICE, Lower, LowerError};
+use super::disk::{ADVICE, DiskError, DiskLevel};
+use super::hash::HashSeed;
 
 pub(super) type Restored = Vec<(PartitionId, PartitionMeta)>;
 
 /// The seed of the store's hash; `None`: nothing was flushed yet.
-pub(super) fn seed(lower: &impl Lower) -> Result<Option<HashSeed>, LowerError> {
-    let value = lower.get(STORE_KEY).map_err(|error| needed(error, "how its keys are ordered"))?;
+pub(super) fn seed(disk: &impl DiskLevel) -> Result<Option<HashSeed>, DiskError> {
+    let value = disk.get(STORE_KEY).map_err(|error| needed(error, "how its keys are ordered"))?;
     let seed =
-        |value: Vec<u8>| read_store_value(&value).ok_or_else(|| LowerError::layout("the store's own row"));
+        |value: Vec<u8>| read_store_value(&value).ok_or_else(|| DiskError::layout("the store's own row"));
     value.map(seed).transpose()
 }
 
 /// The partitions that there is state of. `expected`: those that there may be any of.
-pub(super) fn partitions(lower: &impl Lower, expected: &[PartitionId]) -> Result<Restored, LowerError> {
+pub(super) fn partitions(disk: &impl DiskLevel, expected: &[PartitionId]) -> Result<Restored, DiskError> {
     let mut rows = Vec::new();
-    let listed = lower.scan(&partition_key(PartitionId(0)), PARTITIONS_END, &mut |key, value| {
+    let listed = disk.scan(&partition_key(PartitionId(0)), PARTITIONS_END, &mut |key, value| {
         rows.push((read_partition_key(key), value.to_vec()));
         true
     });
     match listed {
         Ok(()) => {}
-        Err(LowerError::Damaged { .. }) if !expected.is_empty() => {
+        Err(DiskError::Damaged { .. }) if !expected.is_empty() => {
             rows.clear();
             for &id in expected {
                 let what = || format!("how far partition {id} has applied its log");
-                let value = lower.get(&partition_key(id)).map_err(|error| needed(error, &what()))?;
+                let value = disk.get(&partition_key(id)).map_err(|error| needed(error, &what()))?;
                 rows.extend(value.map(|value| (Some(id), value)));
             }
         }
         Err(error) => return Err(needed(error, "which partitions there are")),
     }
     let decode = |(id, value): (Option<PartitionId>, Vec<u8>)| id.zip(PartitionMeta::decode(&value));
-    rows.into_iter().map(|row| decode(row).ok_or_else(|| LowerError::layout("a partition's row"))).collect()
+    rows.into_iter().map(|row| decode(row).ok_or_else(|| DiskError::layout("a partition's row"))).collect()
 }
 
 /// The error of a row that no start can do without.
-fn needed(error: LowerError, row: &str) -> LowerError {
-    if let LowerError::Damaged { file, what } = &error {
+fn needed(error: DiskError, row: &str) -> DiskError {
+    if let DiskError::Damaged { file, what } = &error {
         let why = "without which the shard cannot be served";
-        return LowerError::damaged(file, format!("{what}; that block says {row}, {why}; {ADVICE}"));
+        return DiskError::damaged(file, format!("{what}; that block says {row}, {why}; {ADVICE}"));
     }
     error
 }

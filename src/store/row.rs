@@ -1,7 +1,7 @@
 //! One row of the upper level: key and value in one allocation, 48 bytes beside them.
 //!
-//! A row is *dirty* until a hand-over captures it, then *clean*: the lower level has it, or will have it when the
-//! hand-over of its `epoch` completes. A *tombstone* says that the key does not exist, whatever the lower level says.
+//! A row is *dirty* until a flush captures it, then *clean*: the disk level has it, or will have it when the
+//! flush of its `epoch` completes. A *tombstone* says that the key does not exist, whatever the disk level says.
 
 use std::cell::Cell;
 use std::ops::{Bound, RangeBounds};
@@ -16,7 +16,7 @@ pub(super) const NO_EXPIRY: u64 = u64::MAX;
 /// What a row costs beside key and value: itself, its share of the page's table, the allocator's header.
 pub(super) const ROW_OVERHEAD_BYTES: usize = 96;
 
-/// What OBJECT ENCODING has to remember, since it cannot be told from the value.
+/// What OBJECT ENCODING has to remember, since the value does not show it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum Encoding {
@@ -34,11 +34,11 @@ impl Encoding {
     }
 }
 
-/// Not yet captured by a hand-over.
+/// Not yet captured by a flush.
 pub(super) const DIRTY: u8 = 1;
 /// The key does not exist.
 pub(super) const TOMBSTONE: u8 = 2;
-/// The lower level has, or is about to get, a version of this key (so a removal needs a tombstone).
+/// The disk level has, or is about to get, a version of this key (so a removal needs a tombstone).
 pub(super) const BELOW: u8 = 4;
 /// Written blindly: whether the key existed below at that time is not known yet, and was counted as "no".
 pub(super) const UNKNOWN: u8 = 8;
@@ -113,7 +113,7 @@ pub(super) struct Row {
     pub(super) version: u64,
     /// ms since 1970, or [`NO_EXPIRY`].
     pub(super) expire_at_ms: u64,
-    /// Dirty: the epoch of the last change. Clean: the hand-over that captured it (0: loaded from below).
+    /// Dirty: the epoch of the last change. Clean: the flush that captured it (0: loaded from below).
     pub(super) epoch: u32,
     key_len: u16,
     flags: Cell<u8>,
@@ -309,7 +309,7 @@ impl Row {
         !self.has(TOMBSTONE) && self.expire_at_ms > now_ms
     }
 
-    /// Whether the lower level, or the hand-overs up to `epoch`, say all that this row says.
+    /// Whether the disk level, or the flushes up to `epoch`, say all that this row says.
     #[inline]
     pub(super) fn is_clean(&self, epoch: u32) -> bool {
         !self.has(DIRTY) && self.epoch <= epoch

@@ -1,8 +1,8 @@
 //! The commands that look through a keyspace: SCAN, RANDOMKEY, DBSIZE; KEYS is in `listing`.
 //!
 //! Both levels lie in hash order, so one pass merges them: a row in memory speaks for its key (a tombstone too), and
-//! what only the lower level has is asked for in stretches. A cursor is the next hash's upper 48 bits; growth of the
-//! table, hand-overs, evictions and restarts do not move keys, so SCAN's guarantee needs nothing else.
+//! what only the disk level has is asked for in stretches. A cursor is the next hash's upper 48 bits; growth of the
+//! table, flushes, evictions and restarts do not move keys, so SCAN's guarantee needs nothing else.
 
 use corduroy_wal::mix::scramble;
 

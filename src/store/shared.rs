@@ -36,7 +36,7 @@ impl SharedBytes {
         self.range.end - self.range.start
     }
 
-    /// What tells the whole that it is a part of from others, as long as it is held.
+    /// Identifies the value that this is a part of, as long as it is held.
     #[must_use]
     pub fn whole(&self) -> usize {
         Arc::as_ptr(&self.bytes).addr()

@@ -6,11 +6,11 @@
 
 use corduroy_shards::{PartitionId, Unreadable};
 
+use super::disk::format::PartitionMeta;
+use super::disk::{DiskLevel, Room, ingested_bytes, memory_haste, percent};
 use super::jobs::{Job, META_BYTES, Task};
 use super::ledger::Captured;
 use super::lookups::Want;
-use super::lower::format::PartitionMeta;
-use super::lower::{Lower, Room, ingested_bytes, memory_haste, percent};
 use super::row::{DIRTY, UNKNOWN};
 use super::state::Store;
 use super::table::find_row;
@@ -89,14 +89,14 @@ impl Space {
 }
 
 /// The room there is; where it cannot be asked for, none.
-pub(super) fn room<L: Lower>(lower: &L) -> Room {
-    lower.room().unwrap_or_else(|why| {
+pub(super) fn room<L: DiskLevel>(disk: &L) -> Room {
+    disk.room().unwrap_or_else(|why| {
         tracing::warn!("{why}; writes are refused until it can be asked for");
         Room { is_short: true, free_bytes: 0, usable_bytes: 0, last_bytes: 0, step_bytes: 1 << 20 }
     })
 }
 
-impl<L: Lower> Store<L> {
+impl<L: DiskLevel> Store<L> {
     /// What flushes of `changed` bytes of rows would write at most.
     fn flush_bytes(&self, changed: usize) -> u64 {
         ingested_bytes((changed as u64).saturating_add(META_BYTES * self.touched.len() as u64))
@@ -163,7 +163,7 @@ impl<L: Lower> Store<L> {
     pub(super) fn look(&mut self) {
         if !self.upkeep.space.is_looking {
             self.upkeep.space.is_looking = true;
-            self.jobs.push(Job { lower: self.lower.clone(), task: Task::Look });
+            self.jobs.push(Job { disk: self.disk.clone(), task: Task::Look });
         }
     }
 
@@ -191,7 +191,7 @@ impl<L: Lower> Store<L> {
             true => self.upkeep.space.deletes || self.ledger.dirty_bytes > 0,
             false => self.ledger.dirty_bytes > 0 && self.is_going_to_be_short(),
         };
-        self.hand_over_wanted |= is_due;
+        self.flush_wanted |= is_due;
         self.freeze_if_due();
         if room.is_short && !self.ledger.is_handing_over() {
             self.compact();
@@ -224,7 +224,7 @@ impl<L: Lower> Store<L> {
     /// A flush found no room: its rows are changed ones again, as if it had not begun. Rows that changed since are so
     /// already; of a keyspace that was flushed since nothing is left to do. All others are still in memory, since rows on
     /// their way below are not dropped.
-    pub(super) fn undo_hand_over(&mut self, rows: Vec<Captured>, metas: &[(PartitionId, PartitionMeta)]) {
+    pub(super) fn undo_flush(&mut self, rows: Vec<Captured>, metas: &[(PartitionId, PartitionMeta)]) {
         self.upkeep.space.undone += 1;
         for (id, _) in metas {
             let partition = self.partitions.get_mut(id).expect("a frozen partition exists");
@@ -255,6 +255,6 @@ impl<L: Lower> Store<L> {
         space.refused = Some(Refused { changed_bytes: changed, usable_bytes, looks: 0, wait_looks });
         space.looked_at_bytes = changed;
         space.deletes |= space.deletes_captured;
-        self.hand_over_wanted = true;
+        self.flush_wanted = true;
     }
 }

@@ -1,7 +1,7 @@
 //! The state machine: all partitions of one shard, in two levels.
 //!
 //! Walk of a write: the shard hands over committed ops one by one; each runs against the rows in memory, or blocks
-//! until a job has loaded what it needs; when enough rows are dirty a hand-over takes them below, with every
+//! until a job has loaded what it needs; when enough rows are dirty a flush takes them below, with every
 //! partition's applied LSN in the same atomic step, and the log up to there may go. Invariant: what `persisted` says
 //! is exactly what a restart finds.
 
@@ -15,14 +15,14 @@ use corduroy_wal::Lsn;
 use corduroy_wal::mix::IdHash;
 use hashbrown::HashMap;
 
+use super::disk::format::row_key;
+use super::disk::{DiskError, DiskLevel};
 use super::exec::{Exec, Stop};
 use super::hash::HashSeed;
 use super::jobs::{Job, JobDone};
 use super::ledger::Ledger;
 use super::loads::Loads;
 use super::lookups::{Failure, Lookups, Want};
-use super::lower::format::row_key;
-use super::lower::{Lower, LowerError};
 use super::op::{ErrorKind, Op, Outcome};
 use super::partition::{Found, Partition};
 use super::pins::Pins;
@@ -33,11 +33,11 @@ use super::upkeep::Upkeep;
 /// Limits of a store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Rows in memory; above it, those that the lower level has are dropped.
+    /// Rows in memory; above it, those that the disk level has are dropped.
     pub memory_bytes: usize,
-    /// Changed rows at which a hand-over starts.
-    pub hand_over_bytes: usize,
-    /// Changed rows, with those on their way below, at which writes wait for the hand-over.
+    /// Changed rows at which a flush starts.
+    pub flush_bytes: usize,
+    /// Changed rows, with those on their way below, at which writes wait for the flush.
     pub max_dirty_bytes: usize,
     /// The longest value. Longer results are refused with `StringTooLong`.
     pub max_value_bytes: usize,
@@ -45,7 +45,7 @@ pub struct Options {
     pub max_keys_reply: usize,
     /// The bytes of values or keys in an answer above which it becomes an error.
     pub max_reply_bytes: usize,
-    /// Jobs that read keys from the lower level at a time, each some.
+    /// Jobs that read keys from the disk level at a time, each some.
     pub load_jobs: usize,
     /// Rows, or as much work, that KEYS looks at before others are served.
     pub gather_rows: u64,
@@ -58,11 +58,11 @@ impl Options {
     /// Options for a memory budget; the other limits follow from it.
     #[must_use]
     pub fn with_memory(memory_bytes: usize, hash_seed: HashSeed) -> Self {
-        let hand_over_bytes = (memory_bytes / 4).min(64 << 20);
+        let flush_bytes = (memory_bytes / 4).min(64 << 20);
         Self {
             memory_bytes,
-            hand_over_bytes,
-            max_dirty_bytes: (memory_bytes / 2).min(hand_over_bytes * 4),
+            flush_bytes,
+            max_dirty_bytes: (memory_bytes / 2).min(flush_bytes * 4),
             max_value_bytes: super::exec::MAX_VALUE_BYTES,
             max_keys_reply: 1_000_000,
             max_reply_bytes: 112 << 20,
@@ -90,7 +90,7 @@ pub enum Lookup<'s> {
 
 /// See the file's head.
 pub struct Store<L> {
-    pub(super) lower: L,
+    pub(super) disk: L,
     pub(super) options: Options,
     pub(super) seed: HashSeed,
     /// Boxed, since the table is never full.
@@ -105,24 +105,24 @@ pub struct Store<L> {
     /// Partitions changed since the last freeze.
     pub(super) touched: Vec<PartitionId>,
     /// The log wants its segments back.
-    pub(super) hand_over_wanted: bool,
+    pub(super) flush_wanted: bool,
     /// An op of an entry waits for a flush, since changes outran it.
     waits_for_flush: bool,
     /// What the last op moved of values beyond its own bytes and its outcome's.
     moved_bytes: usize,
 }
 
-impl<L: Lower> Store<L> {
-    /// Opens the state as the last hand-over left it. Blocks. `expected`: the partitions that there may be state of, looked
+impl<L: DiskLevel> Store<L> {
+    /// Opens the state as the last flush left it. Blocks. `expected`: the partitions that there may be state of, looked
     /// for one by one where damage keeps them from being listed.
     ///
     /// # Errors
-    /// [`LowerError`], with what could not be read.
-    pub fn open(lower: L, options: Options, expected: &[PartitionId]) -> Result<Self, LowerError> {
-        let seed = restore::seed(&lower)?.unwrap_or(options.hash_seed);
-        let found = restore::partitions(&lower, expected)?;
+    /// [`DiskError`], with what could not be read.
+    pub fn open(disk: L, options: Options, expected: &[PartitionId]) -> Result<Self, DiskError> {
+        let seed = restore::seed(&disk)?.unwrap_or(options.hash_seed);
+        let found = restore::partitions(&disk, expected)?;
         let mut store = Self {
-            lower,
+            disk,
             options,
             seed,
             partitions: HashMap::default(),
@@ -133,11 +133,11 @@ impl<L: Lower> Store<L> {
             pins: Pins::default(),
             jobs: Vec::new(),
             touched: Vec::new(),
-            hand_over_wanted: false,
+            flush_wanted: false,
             waits_for_flush: false,
             moved_bytes: 0,
         };
-        store.take_room(store.lower.room()?);
+        store.take_room(store.disk.room()?);
         for (id, meta) in found {
             store.partitions.insert(id, Box::new(Partition::restored(id, &meta)));
             store.upkeep.add_partition(id);
@@ -226,7 +226,7 @@ impl<L: Lower> Store<L> {
                 match self.lookups.take_failure(id, at.is_some()) {
                     Some(Failure::Final(why)) => {
                         self.lookups.wants.clear();
-                        // A blind write was made to look for its row only so that the number of keys can be told.
+                        // A blind write was made to look for its row only so that the number of keys is known.
                         if at.is_some() && self.may_stay_unknown(id) {
                             return self.run(id, bytes, op, now_ms, at);
                         }
@@ -272,7 +272,7 @@ impl<L: Lower> Store<L> {
     }
 }
 
-impl<L: Lower> StateMachine for Store<L> {
+impl<L: DiskLevel> StateMachine for Store<L> {
     type Outcome = Outcome;
     /// Of GET alone: the value, if the key exists.
     type View<'m>
@@ -284,8 +284,8 @@ impl<L: Lower> StateMachine for Store<L> {
     type Failure = Infallible;
 
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<Outcome> {
-        // Writes outrun the hand-over: its completion lets them go on, also in the middle of an entry, however much
-        // its ops make of few bytes. Where a hand-over has no room, nothing waits for it: there it needs deletes.
+        // Writes outrun the flush: its completion lets them go on, also in the middle of an entry, however much
+        // its ops make of few bytes. Where a flush has no room, nothing waits for it: there it needs deletes.
         self.waits_for_flush = false;
         let waiting_bytes = self.ledger.dirty_bytes + self.ledger.captured_bytes;
         if waiting_bytes > self.options.max_dirty_bytes && waiting_bytes > self.max_waiting_bytes(at) {
@@ -429,10 +429,10 @@ impl<L: Lower> StateMachine for Store<L> {
         found.is_some_and(|found| !found.table.is_all_complete() || self.is_about_to_evict())
     }
 
-    fn want_hand_over(&mut self, urgency: Urgency) {
+    fn want_flush(&mut self, urgency: Urgency) {
         self.upkeep.space.is_log_full = urgency == Urgency::Now;
         // One that is under way releases the log, too.
-        self.hand_over_wanted |= !self.ledger.is_handing_over();
+        self.flush_wanted |= !self.ledger.is_handing_over();
         self.freeze_if_due();
     }
 

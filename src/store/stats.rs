@@ -3,9 +3,9 @@
 use corduroy_shards::PartitionId;
 use corduroy_wal::Lsn;
 
+use super::disk::format::{keyspace_end, read_row_key, read_row_value, row_key};
+use super::disk::{DiskError, DiskLevel, DiskStats};
 use super::hash::HashSeed;
-use super::lower::format::{keyspace_end, read_row_key, read_row_value, row_key};
-use super::lower::{Lower, LowerError, LowerStats};
 use super::partition::Partition;
 use super::row::Stamp;
 use super::state::Store;
@@ -36,7 +36,7 @@ pub struct StoreStats {
     pub expiring_keys: u64,
     /// Memory of the rows.
     pub used_bytes: u64,
-    /// Of that, changes that no hand-over has captured.
+    /// Of that, changes that no flush has captured.
     pub dirty_bytes: u64,
     /// Rows on their way below: as copies, but for values of 256 bytes and more, which are shared with the rows in memory
     /// until those change.
@@ -49,19 +49,19 @@ pub struct StoreStats {
     pub loaded_keys: u64,
     /// Expired keys removed since the start.
     pub expired_keys: u64,
-    /// Hand-overs completed since the start.
-    pub hand_overs: u64,
+    /// Flushes completed since the start.
+    pub flushes: u64,
     /// Rows that they wrote.
     pub handed_over_rows: u64,
-    /// Hand-overs that found no room on the disk.
-    pub undone_hand_overs: u64,
+    /// Flushes that found no room on the disk.
+    pub undone_flushes: u64,
     /// The disk has no room for the state: writes other than deletes are refused.
     pub is_full: bool,
-    /// The lower level.
-    pub lower: LowerStats,
+    /// The disk level.
+    pub disk: DiskStats,
 }
 
-impl<L: Lower> Store<L> {
+impl<L: DiskLevel> Store<L> {
     /// Figures of one partition. Cheap.
     #[must_use]
     pub fn keyspace_stats(&self, partition: PartitionId) -> KeyspaceStats {
@@ -89,20 +89,20 @@ impl<L: Lower> Store<L> {
             evicted_keys: totals.evicted,
             loaded_keys: totals.loads,
             expired_keys: totals.expired,
-            hand_overs: totals.hand_overs,
+            flushes: totals.flushes,
             handed_over_rows: totals.handed_over_rows,
-            undone_hand_overs: self.upkeep.space.undone,
+            undone_flushes: self.upkeep.space.undone,
             is_full: self.is_short_of_room(),
-            lower: self.lower.stats(),
+            disk: self.disk.stats(),
         }
     }
 
     /// A hash of all that a partition's log has made of it: equal on two replicas that applied the same entries,
-    /// whatever their hand-overs, evictions and removals of expired rows. Reads the lower level, so it blocks.
+    /// whatever their flushes, evictions and removals of expired rows. Reads the disk level, so it blocks.
     ///
     /// # Errors
-    /// [`LowerError`], with what could not be read.
-    pub fn state_hash(&self, id: PartitionId) -> Result<u64, LowerError> {
+    /// [`DiskError`], with what could not be read.
+    pub fn state_hash(&self, id: PartitionId) -> Result<u64, DiskError> {
         let nothing = Partition::new(id);
         let partition = self.partitions.get(&id).map_or(&nothing, Box::as_ref);
         let mut head = Vec::new();
@@ -110,7 +110,7 @@ impl<L: Lower> Store<L> {
             head.extend_from_slice(&number.to_le_bytes());
         }
         head.push(u8::from(partition.is_written));
-        partition.gone.encode(&mut head);
+        partition.absent.encode(&mut head);
         let mut sum = FIXED.hash(&head);
         let live =
             partition.table.pages().flat_map(|page| &page.rows).filter(|row| row.is_live(partition.clock_ms));
@@ -119,7 +119,7 @@ impl<L: Lower> Store<L> {
         }
         let (from, to) =
             (row_key(id, partition.flush_version, 0, b""), keyspace_end(id, partition.flush_version));
-        self.lower.scan(&from, &to, &mut |key, value| {
+        self.disk.scan(&from, &to, &mut |key, value| {
             if let (Some((hash, key)), Some((stamp, value))) = (read_row_key(key), read_row_value(value)) {
                 let resident = partition.table.page(hash).is_some_and(|page| page.find(hash, key).is_some());
                 if !resident && stamp.expire_at_ms > partition.clock_ms {

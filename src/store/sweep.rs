@@ -1,12 +1,12 @@
-//! The search for expired rows that only the lower level still has.
+//! The search for expired rows that only the disk level still has.
 //!
 //! It reads all rows of a partition, so it begins when one of them has expired for certain, and the longer it took, the
 //! longer it is until the next one. What it finds is put into memory, from where the walk for expired rows removes it for
 //! good; what comes behind is read once that is done. Invariant: no row below expires before `min_expire_below_ms` of its
 //! partition, except while its sweep is under way.
 
-use super::jobs::{Expired, Job, Place, Task};
-use super::lower::Lower;
+use super::disk::DiskLevel;
+use super::jobs::{Expired, Job, Keyspace, Task};
 use super::row::{NO_EXPIRY, REFERENCED};
 use super::state::{Queue, Store};
 
@@ -30,7 +30,7 @@ pub(super) struct Sweeps {
 /// A sweep under way.
 #[derive(Clone, Copy, Debug)]
 struct Sweep {
-    place: Place,
+    keyspace: Keyspace,
     /// The next hash to read; `None` while a job is under way.
     next: Option<u64>,
     /// What it has met so far: the first time at which a row expires that has not yet, rows, bytes.
@@ -46,7 +46,7 @@ impl Sweeps {
     }
 }
 
-impl<L: Lower> Store<L> {
+impl<L: DiskLevel> Store<L> {
     /// An entry has ended: has expired rows looked for, in memory and below, if it is time.
     pub(super) fn sweep_if_due(&mut self, id: corduroy_shards::PartitionId) {
         let partition = self.partitions.get_mut(&id).expect("only called for partitions that there are");
@@ -79,12 +79,12 @@ impl<L: Lower> Store<L> {
     pub(super) fn sweep_on(&mut self) {
         let Some(id) = self.upkeep.sweeps.waiting.front().copied() else { return };
         let partition = self.partitions.get(&id).expect("a partition never goes");
-        let place = Place { partition: id, flush_version: partition.flush_version };
+        let keyspace = Keyspace { partition: id, flush_version: partition.flush_version };
         let (clock_ms, is_walked) = (partition.clock_ms, partition.walks == 0);
-        let fresh = Sweep { place, next: Some(0), min_expire_ms: NO_EXPIRY, rows: 0, bytes: 0 };
+        let fresh = Sweep { keyspace, next: Some(0), min_expire_ms: NO_EXPIRY, rows: 0, bytes: 0 };
         let sweep = self.upkeep.sweeps.running.get_or_insert(fresh);
         let Some(from) = sweep.next else { return };
-        if sweep.place != place || partition.table.is_all_complete() {
+        if sweep.keyspace != keyspace || partition.table.is_all_complete() {
             // Flushed, or in memory by now: there is nothing below that is not known.
             self.upkeep.sweeps.waiting.pop_front();
             self.upkeep.sweeps.running = None;
@@ -97,14 +97,14 @@ impl<L: Lower> Store<L> {
         sweep.next = None;
         let asked = self.ledger.completed;
         self.lookups.ask(asked);
-        let task = Task::Expired { place, from, clock_ms, asked };
-        self.jobs.push(Job { lower: self.lower.clone(), task });
+        let task = Task::Expired { keyspace, from, clock_ms, asked };
+        self.jobs.push(Job { disk: self.disk.clone(), task });
     }
 
     /// Takes what a job of a sweep found.
-    pub(super) fn put_expired(&mut self, place: Place, found: &Expired) {
+    pub(super) fn put_expired(&mut self, keyspace: Keyspace, found: &Expired) {
         for row in &found.rows {
-            self.put_loaded(place, row, REFERENCED);
+            self.put_loaded(keyspace, row, REFERENCED);
         }
         let Some(sweep) = &mut self.upkeep.sweeps.running else { return };
         sweep.next = found.next;
@@ -116,25 +116,25 @@ impl<L: Lower> Store<L> {
             self.upkeep.sweeps.waiting.pop_front();
             self.upkeep.sweeps.running = None;
         }
-        let Some(partition) = self.partition_at(place) else { return };
+        let Some(partition) = self.partition_of(keyspace) else { return };
         if found.next.is_none() {
             partition.min_expire_below_ms = partition.min_expire_below_ms.min(sweep.min_expire_ms);
             let took_ms = (sweep.rows / ROWS_PER_MS).max(sweep.bytes / BYTES_PER_MS);
             partition.sweep_below_after_ms = took_ms.max(SWEEP_BELOW_INTERVAL_MS);
         }
         // Now, before eviction drops them again.
-        self.queue_walk(place.partition);
+        self.queue_walk(keyspace.partition);
     }
 
     /// A job of a sweep could not read: it ends, and what it would have found is left to a later one.
-    pub(super) fn fail_sweep(&mut self, place: Place) {
+    pub(super) fn fail_sweep(&mut self, keyspace: Keyspace) {
         if self.upkeep.sweeps.running.take().is_some() {
             self.upkeep.sweeps.waiting.pop_front();
         }
-        let Some(partition) = self.partition_at(place) else { return };
+        let Some(partition) = self.partition_of(keyspace) else { return };
         partition.min_expire_below_ms = 0;
         let after_ms = partition.sweep_below_after_ms.saturating_mul(2);
         partition.sweep_below_after_ms = after_ms.min(LONGEST_INTERVAL_MS);
-        self.announce(place.partition);
+        self.announce(keyspace.partition);
     }
 }

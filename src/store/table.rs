@@ -2,7 +2,7 @@
 //!
 //! Pages of a few hundred rows split in two when full, so there is no rehash of everything, and walking the pages in
 //! directory order is walking the rows in hash order, however much the table grew meanwhile: SCAN, capture and
-//! eviction keep their place as a hash. Invariant: a row lies on the page that the directory names for its hash.
+//! eviction keep a hash as their cursor. Invariant: a row lies on the page that the directory names for its hash.
 
 use hashbrown::HashTable;
 
@@ -85,7 +85,7 @@ impl Page {
 pub(super) struct Table {
     /// The number of leading hash bits that the directory distinguishes.
     depth: u8,
-    /// Whether pages to come are complete: false if the lower level holds rows of this keyspace.
+    /// Whether pages to come are complete: false if the disk level holds rows of this keyspace.
     complete: bool,
     directory: Vec<u32>,
     pages: Vec<Page>,
@@ -162,7 +162,7 @@ impl Table {
         self.incomplete = self.incomplete + u32::from(before) - u32::from(is_complete);
     }
 
-    /// Notes that a row was dropped from the page of `hash` that the lower level has.
+    /// Notes that a row was dropped from the page of `hash` that the disk level has.
     pub(super) fn note_dropped(&mut self, hash: u64) {
         self.set_complete(hash, false);
     }

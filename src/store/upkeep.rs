@@ -1,4 +1,4 @@
-//! What a store does by itself, in slices: freeing flushed keyspaces, hand-overs, the removal of expired rows and of
+//! What a store does by itself, in slices: freeing flushed keyspaces, flushes, the removal of expired rows and of
 //! tombstones that have done their work, eviction.
 //!
 //! Slices are measured in rows, not by a clock: the same calls do the same work everywhere.
@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 
 use corduroy_shards::{Applied, PartitionId};
 
-use super::jobs::{BlindCounts, Done, Failed, Job, Loaded, Place, Task};
+use super::disk::format::PartitionMeta;
+use super::disk::{DiskError, DiskLevel};
+use super::jobs::{BlindCounts, Done, Failed, Job, Keyspace, Loaded, Task};
 use super::ledger::Capture;
 use super::lookups::Want;
-use super::lower::format::PartitionMeta;
-use super::lower::{Lower, LowerError};
 use super::partition::Partition;
 use super::row::{BELOW, Encoding, NO_EXPIRY, Row, Stamp, TOMBSTONE, UNKNOWN};
 use super::state::{Queue, Store};
@@ -34,7 +34,7 @@ pub(super) struct Upkeep {
     ids: Vec<PartitionId>,
     hand: usize,
     hand_hash: u64,
-    /// The hand has gone round twice and found nothing.
+    /// The clock hand has come round twice and found nothing.
     stuck: bool,
     /// Whole rounds since it last found something.
     idle_rounds: u32,
@@ -42,7 +42,7 @@ pub(super) struct Upkeep {
     pub(super) cold: Queue,
     /// Searches for expired rows below.
     pub(super) sweeps: Sweeps,
-    /// Partitions that want an entry sooner than the shard was told.
+    /// Partitions that want an entry sooner than was announced to the shard.
     pub(super) alarms: Vec<PartitionId>,
     /// How far the first of them has got.
     pub(super) warming: Option<super::warm::Warming>,
@@ -50,7 +50,7 @@ pub(super) struct Upkeep {
     pub(super) dead: Vec<(Vec<u8>, Vec<u8>)>,
     /// A compaction is under way.
     compacting: bool,
-    /// The room that the lower level has, as far as is known.
+    /// The room that the disk level has, as far as is known.
     pub(super) space: super::space::Space,
     /// How far what lies below was compared with what was written.
     pub(super) verifying: super::verify::Verifying,
@@ -67,7 +67,7 @@ impl Upkeep {
     }
 }
 
-impl<L: Lower> Store<L> {
+impl<L: DiskLevel> Store<L> {
     /// A slice of work. Returns whether more is left.
     pub(super) fn upkeep_slice(&mut self, budget_ns: u64) -> bool {
         let mut units = (budget_ns / UNIT_NS).max(16);
@@ -76,7 +76,7 @@ impl<L: Lower> Store<L> {
         let haste = self.haste();
         // The log says so again as long as it is.
         self.upkeep.space.is_log_full = false;
-        self.lower.hurry(haste);
+        self.disk.hurry(haste);
         units += units * u64::from(haste.max(self.haste_to_evict())) / HASTE;
         units = self.capture_slice(units);
         units = self.walk_slice(units);
@@ -89,14 +89,14 @@ impl<L: Lower> Store<L> {
         units == 0 || gathers
     }
 
-    /// Freezes a point of every touched partition, if a hand-over is due and may start. A point may lie between two ops
+    /// Freezes a point of every touched partition, if a flush is due and may start. A point may lie between two ops
     /// of an entry: a restart is handed that entry again, and goes on behind what is done.
     pub(super) fn freeze_if_due(&mut self) {
-        let due = self.hand_over_wanted || self.ledger.dirty_bytes >= self.options.hand_over_bytes;
+        let due = self.flush_wanted || self.ledger.dirty_bytes >= self.options.flush_bytes;
         if !due || self.ledger.is_handing_over() || !self.has_room_to_flush() {
             return;
         }
-        self.hand_over_wanted = false;
+        self.flush_wanted = false;
         let mut ids = std::mem::take(&mut self.touched);
         if ids.is_empty() {
             return;
@@ -163,8 +163,8 @@ impl<L: Lower> Store<L> {
         let capture = self.ledger.capture.take().expect("only called while capturing");
         let (rows, metas) = (capture.rows, capture.partitions);
         let deletes = self.upkeep.space.deletes_captured;
-        let task = Task::HandOver { seed: self.seed, deletes, rows, metas };
-        self.jobs.push(Job { lower: self.lower.clone(), task });
+        let task = Task::Flush { seed: self.seed, deletes, rows, metas };
+        self.jobs.push(Job { disk: self.disk.clone(), task });
     }
 
     /// Takes a job's result.
@@ -172,7 +172,7 @@ impl<L: Lower> Store<L> {
         self.upkeep.stuck = false;
         self.pins.jobs_ended = true;
         match done {
-            Done::Failed { place, failed, asked, why } => self.take_failed(place, failed, asked, why),
+            Done::Failed { keyspace, failed, asked, why } => self.take_failed(keyspace, failed, asked, why),
             Done::Loaded { rows, failed, left, asked } => {
                 self.lookups.answered(asked);
                 self.take_loaded(rows, failed, left);
@@ -186,30 +186,30 @@ impl<L: Lower> Store<L> {
                 self.loads.end_question(page.partition, want);
                 self.lookups.keep(page, asked, self.ledger.completed, &self.ledger.listings);
             }
-            Done::Warmed { place, from, to, rows, asked } => {
+            Done::Warmed { keyspace, from, to, rows, asked } => {
                 self.lookups.answered(asked);
-                self.put_warmed(place, from, to, &rows);
+                self.put_warmed(keyspace, from, to, &rows);
             }
-            Done::ExpiredBelow { place, found, asked } => {
+            Done::ExpiredBelow { keyspace, found, asked } => {
                 self.lookups.answered(asked);
-                self.put_expired(place, &found);
+                self.put_expired(keyspace, &found);
             }
-            Done::Resolved { place, keys, epoch } => {
-                self.loads.end_question(place.partition, Want::Unknown);
+            Done::Resolved { keyspace, keys, epoch } => {
+                self.loads.end_question(keyspace.partition, Want::Unknown);
                 if epoch == self.ledger.epoch {
-                    self.put_resolved(place, &keys);
+                    self.put_resolved(keyspace, &keys);
                 }
             }
-            Done::HandedOver { metas, counts, rows, room } => {
+            Done::Flushed { metas, counts, rows, room } => {
                 self.upkeep.space.has_flushed();
                 self.upkeep.verifying.has_tables();
                 self.take_room(room);
-                self.end_hand_over(metas, counts, rows);
+                self.end_flush(metas, counts, rows);
             }
             Done::NoRoom { rows, metas, room, why } => {
                 self.upkeep.space.stalled = why.map(Into::into);
                 self.take_room(room);
-                self.undo_hand_over(rows, &metas);
+                self.undo_flush(rows, &metas);
             }
             Done::Looked { room } => self.looked(room),
             Done::Verified { is_round } => self.upkeep.verifying.ended(is_round),
@@ -226,14 +226,14 @@ impl<L: Lower> Store<L> {
     }
 
     /// Something could not be read. Ops that want it are answered with that; what the store does by itself stops there.
-    fn take_failed(&mut self, place: Place, failed: Failed, asked: u32, why: LowerError) {
+    fn take_failed(&mut self, keyspace: Keyspace, failed: Failed, asked: u32, why: DiskError) {
         match failed {
             Failed::Want(want) => {
                 if want != Want::Unknown {
                     self.lookups.answered(asked);
                 }
-                self.loads.end_question(place.partition, want.clone());
-                self.lookups.fail(place.partition, want, why.into());
+                self.loads.end_question(keyspace.partition, want.clone());
+                self.lookups.fail(keyspace.partition, want, why.into());
             }
             Failed::Warm => {
                 self.lookups.answered(asked);
@@ -242,24 +242,24 @@ impl<L: Lower> Store<L> {
             }
             Failed::Expired => {
                 self.lookups.answered(asked);
-                self.fail_sweep(place);
+                self.fail_sweep(keyspace);
             }
         }
     }
 
     /// What was frozen is on the media.
-    fn end_hand_over(
+    fn end_flush(
         &mut self,
         metas: Vec<(PartitionId, PartitionMeta)>,
-        counts: BTreeMap<Place, BlindCounts>,
+        counts: BTreeMap<Keyspace, BlindCounts>,
         rows: u64,
     ) {
         self.ledger.end_flush();
-        self.ledger.totals.hand_overs += 1;
+        self.ledger.totals.flushes += 1;
         self.ledger.totals.handed_over_rows += rows;
         self.lookups.age(self.ledger.completed, &self.ledger.listings);
-        for (place, count) in counts {
-            if let Some(partition) = self.partition_at(place) {
+        for (keyspace, count) in counts {
+            if let Some(partition) = self.partition_of(keyspace) {
                 partition.unknown -= count.resolved;
                 partition.keys -= count.existed;
                 partition.expiring -= count.expiring;
@@ -281,23 +281,23 @@ impl<L: Lower> Store<L> {
     }
 
     /// A partition, if it still is in that keyspace.
-    pub(super) fn partition_at(&mut self, place: Place) -> Option<&mut Partition> {
-        let partition = self.partitions.get_mut(&place.partition).map(Box::as_mut);
-        partition.filter(|partition| partition.flush_version == place.flush_version)
+    pub(super) fn partition_of(&mut self, keyspace: Keyspace) -> Option<&mut Partition> {
+        let partition = self.partitions.get_mut(&keyspace.partition).map(Box::as_mut);
+        partition.filter(|partition| partition.flush_version == keyspace.flush_version)
     }
 
     pub(super) fn compact(&mut self) {
         if !self.upkeep.compacting {
             self.upkeep.compacting = true;
             let dead = std::mem::take(&mut self.upkeep.dead);
-            self.jobs.push(Job { lower: self.lower.clone(), task: Task::Compact { dead } });
+            self.jobs.push(Job { disk: self.disk.clone(), task: Task::Compact { dead } });
         }
     }
 
     /// Puts a loaded row into memory, unless memory knows better; a key that is not below becomes a clean tombstone.
     /// `flags`: what eviction is to make of it, FRESH or REFERENCED.
-    pub(super) fn put_loaded(&mut self, place: Place, loaded: &Loaded, flags: u8) {
-        let Some(partition) = self.partition_at(place) else { return };
+    pub(super) fn put_loaded(&mut self, keyspace: Keyspace, loaded: &Loaded, flags: u8) {
+        let Some(partition) = self.partition_of(keyspace) else { return };
         let Loaded { hash, key, value } = loaded;
         let page = partition.table.page_mut(*hash);
         if page.is_complete() || page.find(*hash, key).is_some() {
@@ -319,8 +319,8 @@ impl<L: Lower> Store<L> {
     }
 
     /// Makes the counts of blind writes exact.
-    fn put_resolved(&mut self, place: Place, keys: &[(u64, Vec<u8>, Option<Stamp>)]) {
-        let Some(partition) = self.partition_at(place) else { return };
+    fn put_resolved(&mut self, keyspace: Keyspace, keys: &[(u64, Vec<u8>, Option<Stamp>)]) {
+        let Some(partition) = self.partition_of(keyspace) else { return };
         for (hash, key, below) in keys {
             let page = partition.table.page_mut(*hash);
             let Some(row) = find_row(&mut page.rows, *hash, key).filter(|row| row.has(UNKNOWN)) else {
@@ -389,7 +389,7 @@ impl<L: Lower> Store<L> {
         partition.touch(&mut self.touched);
     }
 
-    /// When a partition wants an entry; the shard is told, so it is not announced again.
+    /// When a partition wants an entry; the shard takes it, so it is not announced again.
     pub(super) fn take_alarm(&mut self, id: PartitionId) -> Option<u64> {
         let partition = self.partitions.get_mut(&id)?;
         let wanted_at_ms = partition.wanted_at_ms();
@@ -397,7 +397,7 @@ impl<L: Lower> Store<L> {
         wanted_at_ms
     }
 
-    /// Tells the shard of a partition that wants an entry sooner than it was told.
+    /// Announces to the shard a partition that wants an entry sooner than was announced before.
     pub(super) fn announce(&mut self, id: PartitionId) {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         if let Some(at_ms) = partition.wanted_at_ms().filter(|at_ms| *at_ms < partition.alarm_ms) {
@@ -418,10 +418,10 @@ impl<L: Lower> Store<L> {
                 self.upkeep.hand = 0;
                 self.upkeep.idle_rounds += 1;
                 if self.upkeep.idle_rounds > 2 {
-                    // All that is left is changed or on its way below: a hand-over makes it droppable.
+                    // All that is left is changed or on its way below: a flush makes it droppable.
                     self.upkeep.idle_rounds = 0;
                     self.upkeep.stuck = true;
-                    self.hand_over_wanted |= self.ledger.dirty_bytes > 0;
+                    self.flush_wanted |= self.ledger.dirty_bytes > 0;
                 }
                 continue;
             };

@@ -1,8 +1,8 @@
 //! When the store has what lies below compared with what was written: piece by piece at a bounded rate until all was read,
 //! then again after a day.
 
+use super::disk::DiskLevel;
 use super::jobs::{Job, Task};
-use super::lower::Lower;
 use super::state::Store;
 
 /// From one piece to the next, in ns. A piece reads up to 4 MiB, so a shard up to 8 MiB a second.
@@ -47,12 +47,12 @@ impl Verifying {
     }
 }
 
-impl<L: Lower> Store<L> {
+impl<L: DiskLevel> Store<L> {
     /// Has the next piece read.
     pub(super) fn verify_piece(&mut self) {
         if self.upkeep.verifying.in_ns().is_some() {
             self.upkeep.verifying = Verifying::Piece;
-            self.jobs.push(Job { lower: self.lower.clone(), task: Task::Verify });
+            self.jobs.push(Job { disk: self.disk.clone(), task: Task::Verify });
         }
     }
 }
@@ -62,20 +62,20 @@ mod tests {
     use corduroy_shards::StateMachine;
 
     use super::super::tests::{ADOPT, Driver, options, set};
-    use super::super::{LsmLower, LsmShared};
+    use super::super::{LsmLevel, LsmShared};
     use super::*;
 
     #[test]
     fn rounds_are_read_in_pieces_and_begin_again_after_a_day() {
         let folder = tempfile::tempdir().expect("a folder");
-        let lower = LsmLower::open(folder.path(), &LsmShared::new(1 << 20, 32), &ADOPT).expect("opens");
-        let mut d = Driver::new(lower, options());
+        let disk = LsmLevel::open(folder.path(), &LsmShared::new(1 << 20, 32), &ADOPT).expect("opens");
+        let mut d = Driver::new(disk, options());
         assert_eq!(d.store.verify_in_ns(), None, "there is nothing yet");
         d.run(&set("a", "1"));
-        d.hand_over();
+        d.flush();
         for round in 1..=2 {
             let mut pieces = 0;
-            while d.store.stats().lower.verified_rounds < round {
+            while d.store.stats().disk.verified_rounds < round {
                 assert_eq!(
                     d.store.verify_in_ns(),
                     Some(if pieces == 0 && round == 2 { ROUND_EVERY_NS } else { PIECE_EVERY_NS })
@@ -88,7 +88,7 @@ mod tests {
             }
             assert_eq!(pieces, 2, "the table, and the end");
         }
-        let lower = d.store.stats().lower;
-        assert!(lower.verified_bytes >= 2 * lower.disk_bytes && lower.damaged_tables == 0, "{lower:?}");
+        let disk = d.store.stats().disk;
+        assert!(disk.verified_bytes >= 2 * disk.disk_bytes && disk.damaged_tables == 0, "{disk:?}");
     }
 }

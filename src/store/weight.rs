@@ -4,13 +4,13 @@
 //!
 //! By the op alone a session judges, before anything is looked up. Their shard's own gate looks at the rows too, as far as
 //! memory has them: what is short may copy a value of many MB. That decides when a request goes in, and nothing else: what it
-//! does is the same on every node. A row that only the lower level has counts as small: it is waited for anyway.
+//! does is the same on every node. A row that only the disk level has counts as small: it is waited for anyway.
 
 use corduroy_shards::PartitionId;
 
 use super::codec;
+use super::disk::DiskLevel;
 use super::exec::MAX_KEY_BYTES;
-use super::lower::Lower;
 use super::op::{Op, single_writes};
 use super::partition::Found;
 use super::row::Row;
@@ -89,7 +89,7 @@ pub fn may_wait(op: &[u8]) -> bool {
 const LIGHT_BYTES: usize = 4 << 10;
 const LIGHT_KEYS: usize = 64;
 
-impl<L: Lower> Store<L> {
+impl<L: DiskLevel> Store<L> {
     /// What a request weighs among those of which a shard has only so many under way ([`HEAVY_ROOM_BYTES`]); 0: it is light.
     /// By the rows as they are now, so it may be another one later.
     #[must_use]
@@ -183,11 +183,11 @@ impl<L: Lower> Store<L> {
 
     /// Whether a flush is under way, or about to be.
     fn is_flushing(&self) -> bool {
-        let is_due = self.ledger.dirty_bytes >= self.options.hand_over_bytes;
+        let is_due = self.ledger.dirty_bytes >= self.options.flush_bytes;
         self.ledger.is_handing_over() || (is_due && self.has_room_to_flush())
     }
 
-    /// Whether a read brings little, as far as memory tells: one that has to ask the lower level first waits anyway.
+    /// Whether a read brings little, as far as memory shows: one that has to ask the disk level first waits anyway.
     pub(super) fn brings_little(&self, id: PartitionId, op: &[u8]) -> bool {
         let Ok(op) = Op::decode(op) else { return false };
         match op {
@@ -227,7 +227,7 @@ mod tests {
     use super::*;
     use crate::store::op::Expiry;
     use crate::store::tests::{Driver, P, bytes, get, options, set};
-    use crate::store::{Condition, List, MemLower, Outcome, SetReply, SetWhen};
+    use crate::store::{Condition, List, MemLevel, Outcome, SetReply, SetWhen};
 
     fn encoded(op: &Op<'_>) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -274,11 +274,11 @@ mod tests {
     #[test]
     fn what_copies_or_renews_a_large_row_weighs_what_the_row_takes() {
         const ROW_BYTES: usize = 3 << 20;
-        let mut d = Driver::new(MemLower::default(), options());
+        let mut d = Driver::new(MemLevel::default(), options());
         let value = "v".repeat(ROW_BYTES);
         d.run(&set("large", &value));
         d.run(&set("small", "v"));
-        let weight = |d: &Driver<MemLower>, op: &Op<'_>| d.store.weight(P, &bytes(op));
+        let weight = |d: &Driver<MemLevel>, op: &Op<'_>| d.store.weight(P, &bytes(op));
         let copy = |from| Op::Copy { from, to: b"other", replace: true };
         let rename = |from| Op::Rename { from, to: b"other", only_if_none: false };
         let expiry = Expiry::At(u64::MAX);
@@ -303,7 +303,7 @@ mod tests {
             assert_eq!(weight(&d, &op), 0, "{op:?}");
         }
         // Once it is flushed, whoever changes it has it flushed again; and only the first of them.
-        d.hand_over();
+        d.flush();
         for op in changes(b"large") {
             assert!(weight(&d, &op) > ROW_BYTES, "{op:?}");
         }

@@ -31,7 +31,7 @@ impl Exec<'_> {
 
     fn put(&mut self, key: &[u8], value: &[u8], expire_at_ms: u64, encoding: Encoding) {
         let (hash, stamp) = (self.hash(key), self.stamp(expire_at_ms, encoding));
-        self.partition.gone.written(key, self.version, expire_at_ms != NO_EXPIRY);
+        self.partition.absent.written(key, self.version, expire_at_ms != NO_EXPIRY);
         self.partition.is_written = true;
         self.partition.write(self.ledger, hash, key, value, stamp);
     }
@@ -39,7 +39,7 @@ impl Exec<'_> {
     /// Removes a key that exists.
     fn drop_key(&mut self, key: &[u8]) {
         let hash = self.hash(key);
-        self.partition.gone.removed(key, self.version);
+        self.partition.absent.removed(key, self.version);
         self.partition.remove(self.ledger, hash, key);
     }
 
@@ -127,7 +127,7 @@ impl Exec<'_> {
     /// Puts bytes into the value of a key that exists, without moving the rest of it. When it expires stays as it is.
     fn change(&mut self, key: &[u8], offset: usize, bytes: &[u8], expire_at_ms: u64) {
         let (hash, stamp) = (self.hash(key), self.stamp(expire_at_ms, Encoding::Raw));
-        self.partition.gone.written(key, self.version, expire_at_ms != NO_EXPIRY);
+        self.partition.absent.written(key, self.version, expire_at_ms != NO_EXPIRY);
         self.partition.is_written = true;
         self.moved_bytes += self.partition.set_range(self.ledger, hash, key, (offset, bytes), stamp);
     }
@@ -202,7 +202,7 @@ impl Exec<'_> {
             return;
         }
         let hash = self.hash(key);
-        self.partition.gone.written(key, self.version, at_ms != NO_EXPIRY);
+        self.partition.absent.written(key, self.version, at_ms != NO_EXPIRY);
         self.partition.set_expiry(self.ledger, hash, key, self.version, at_ms);
     }
 

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use corduroy::store::{
-    CURSOR_BITS, Condition, Expiry, HashSeed, List, Lower, LowerError, MemLower, Op, Options, Outcome,
+    CURSOR_BITS, Condition, DiskError, DiskLevel, Expiry, HashSeed, List, MemLevel, Op, Options, Outcome,
     SetReply, SetWhen, Store,
 };
 use corduroy_shards::sim::{Knobs, Probes, Rng, Subject};
@@ -145,22 +145,22 @@ impl StoreSubject {
 
 impl Subject for StoreSubject {
     type Outcome = Outcome;
-    type Machine = Store<MemLower>;
-    type Media = MemLower;
+    type Machine = Store<MemLevel>;
+    type Media = MemLevel;
     type Model = StoreModel;
-    type OpenError = LowerError;
+    type OpenError = DiskError;
 
     fn media(&self, _shard: ShardId) -> Self::Media {
-        MemLower::default()
+        MemLevel::default()
     }
 
-    fn crash(&self, _media: &mut MemLower, _rng: &mut Rng) {}
+    fn crash(&self, _media: &mut MemLevel, _rng: &mut Rng) {}
 
-    fn set_room(&self, media: &MemLower, bytes: Option<u64>) {
+    fn set_room(&self, media: &MemLevel, bytes: Option<u64>) {
         media.set_capacity(bytes.map_or(u64::MAX, |bytes| media.stats().disk_bytes + bytes));
     }
 
-    fn damage(&self, media: &MemLower, rng: &mut Rng, is_served: bool) -> u64 {
+    fn damage(&self, media: &MemLevel, rng: &mut Rng, is_served: bool) -> u64 {
         let mut draw = |below| usize::try_from(rng.below(below)).expect("small numbers");
         let (first, rows) = (draw(1 << 20), 1 + draw(4));
         let damaged = media.damage(first, rows, is_served);
@@ -168,26 +168,21 @@ impl Subject for StoreSubject {
         damaged as u64
     }
 
-    fn restore(&self, media: &MemLower) {
+    fn restore(&self, media: &MemLevel) {
         media.restore();
     }
 
-    fn open(
-        &self,
-        media: &mut MemLower,
-        _shard: ShardId,
-        knobs: &Knobs,
-    ) -> Result<Self::Machine, LowerError> {
+    fn open(&self, media: &mut MemLevel, _shard: ShardId, knobs: &Knobs) -> Result<Self::Machine, DiskError> {
         let bytes = |number: u64| usize::try_from(number).expect("small sizes");
-        let hand_over_bytes = bytes(knobs.hand_over_bytes);
+        let flush_bytes = bytes(knobs.flush_bytes);
         // Less than all partitions' keys take, in many worlds: rows are dropped and read back.
         let rows = knobs.keys * (knobs.value_bytes + 200);
         let options = Options {
-            memory_bytes: bytes(rows.max(2 * knobs.hand_over_bytes)),
-            hand_over_bytes,
-            // Entries wait for a hand-over at any of their ops: the slowest jobs must not take the whole minute in which
+            memory_bytes: bytes(rows.max(2 * knobs.flush_bytes)),
+            flush_bytes,
+            // Entries wait for a flush at any of their ops: the slowest jobs must not take the whole minute in which
             // every partition has to come back.
-            max_dirty_bytes: hand_over_bytes * 16,
+            max_dirty_bytes: flush_bytes * 16,
             // Far fewer than there are keys: others come between the slices of KEYS.
             gather_rows: 1 + knobs.keys / 8,
             ..Options::with_memory(64 << 20, SEED)
@@ -275,8 +270,8 @@ impl Subject for StoreSubject {
 
     fn probe(&self, machine: &Self::Machine, probes: &mut Probes) {
         let stats = machine.stats();
-        probes.add("hand-overs", stats.hand_overs);
-        probes.add("hand-overs undone", stats.undone_hand_overs);
+        probes.add("flushes", stats.flushes);
+        probes.add("flushes undone", stats.undone_flushes);
         probes.add("rows handed over", stats.handed_over_rows);
         probes.add("rows dropped from memory", stats.evicted_keys);
         probes.add("rows read back", stats.loaded_keys);

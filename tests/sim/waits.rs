@@ -1,16 +1,16 @@
-//! What waits for the lower level: each request is tried when it comes and once more when what it needs is there, and few
+//! What waits for the disk level: each request is tried when it comes and once more when what it needs is there, and few
 //! jobs bring it. Work is counted, so a shard that tries all that waits after each job fails here, however fast it is.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use corduroy::store::{Expiry, HashSeed, List, MemLower, Op, Options, Outcome, SetReply, SetWhen, Store};
+use corduroy::store::{Expiry, HashSeed, List, MemLevel, Op, Options, Outcome, SetReply, SetWhen, Store};
 use corduroy_shards::wal::device::mem::{MemDevice, MemDisk};
 use corduroy_shards::wal::{Options as WalOptions, Wal};
 use corduroy_shards::{
     Counters, Input, Kind, Now, Outputs, PartitionId, Reply, Shard, ShardOptions, StateMachine, Ticket,
 };
 
-type Machine = Store<MemLower>;
+type Machine = Store<MemLevel>;
 
 const P: PartitionId = PartitionId(1);
 const KEYS: u64 = 400;
@@ -40,7 +40,7 @@ impl World {
     fn new() -> Self {
         let (wal, _) = Wal::open(MemDisk::new(1).device(), WalOptions::default()).expect("the log opens");
         let options = Options { load_jobs: 4, ..Options::with_memory(4 << 10, HashSeed([1, 2])) };
-        let store = Store::open(MemLower::default(), options, &[]).expect("the store opens");
+        let store = Store::open(MemLevel::default(), options, &[]).expect("the store opens");
         let shard = Shard::open(ShardOptions::default(), wal, store, &[P], 7).expect("the shard opens");
         let now = Now { mono_ns: 1_000_000_000, wall_ms: 1_700_000_000_000 };
         let mut world = Self {

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use corduroy::store::LowerError;
+use corduroy::store::DiskError;
 use corduroy_wal::device::lock::LockError;
 
 /// Looks into the states of a stopped node's shards; never changes them.
@@ -59,7 +59,7 @@ enum ToolError {
     Lock(#[from] LockError),
     /// Nothing of it can be read.
     #[error(transparent)]
-    State(#[from] LowerError),
+    State(#[from] DiskError),
     /// The path given, or what lies under it.
     #[error("{path}: {source}")]
     Path {

@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use corduroy::config::Config;
 use corduroy::node::identity;
 use corduroy::store::{
-    Expiry, HashSeed, LsmLower, LsmShared, Op, Options, SetReply, SetWhen, Store, inspect,
+    Expiry, HashSeed, LsmLevel, LsmShared, Op, Options, SetReply, SetWhen, Store, inspect,
 };
 use corduroy_shards::{Applied, PartitionId, ShardId, StateMachine, Step, Urgency};
 use corduroy_wal::device::lock::FolderLock;
@@ -37,8 +37,8 @@ impl Node {
         let identity = identity::format(&config, false, |_| true).unwrap();
         let binding = identity::binding_of(&identity, ShardId(0));
         let node = Self { dir };
-        let lower = LsmLower::open(&node.state(0), &LsmShared::new(1 << 20, 32), &binding).unwrap();
-        let mut store = Store::open(lower, Options::with_memory(8 << 20, HashSeed([1, 2])), &[]).unwrap();
+        let disk = LsmLevel::open(&node.state(0), &LsmShared::new(1 << 20, 32), &binding).unwrap();
+        let mut store = Store::open(disk, Options::with_memory(8 << 20, HashSeed([1, 2])), &[]).unwrap();
         for round in 0..2_u64 {
             for number in round * 300..(round + 1) * 300 {
                 let key = format!("key:{number:03}");
@@ -46,11 +46,11 @@ impl Node {
                 let value = if number == 8 { "12345".to_owned() } else { "v".repeat(200) };
                 apply(&mut store, number + 1, &set(&key, &value, expiry));
             }
-            store.want_hand_over(Urgency::Soon);
+            store.want_flush(Urgency::Soon);
             work(&mut store);
         }
         apply(&mut store, 601, &Op::Del { keys: corduroy::store::List::Args(&[b"key:009"]) });
-        store.want_hand_over(Urgency::Soon);
+        store.want_flush(Urgency::Soon);
         work(&mut store);
         node
     }
@@ -75,7 +75,7 @@ fn set<'a>(key: &'a str, value: &'a str, expiry: Expiry) -> Op<'a> {
     Op::Set { key, value, when: SetWhen::Always, expiry, reply: SetReply::Ok }
 }
 
-fn work(store: &mut Store<LsmLower>) {
+fn work(store: &mut Store<LsmLevel>) {
     loop {
         let mut jobs = Vec::new();
         let more = store.maintain(1_000_000);
@@ -84,12 +84,12 @@ fn work(store: &mut Store<LsmLower>) {
             return;
         }
         for job in jobs {
-            store.job_done(Store::<LsmLower>::run_job(job)).unwrap();
+            store.job_done(Store::<LsmLevel>::run_job(job)).unwrap();
         }
     }
 }
 
-fn apply(store: &mut Store<LsmLower>, lsn: u64, op: &Op<'_>) {
+fn apply(store: &mut Store<LsmLevel>, lsn: u64, op: &Op<'_>) {
     let at = Applied::first(PARTITION, Lsn(lsn), Term(1), 1_000_000);
     let mut bytes = Vec::new();
     op.encode(&mut bytes);

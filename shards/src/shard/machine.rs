@@ -69,7 +69,7 @@ pub trait StateMachine {
     type View<'m>
     where
         Self: 'm;
-    /// Work that may block (file reads, hand-over, compaction); run by the driver on its blocking pool.
+    /// Work that may block (file reads, flush, compaction); run by the driver on its blocking pool.
     type Job: Send + 'static;
     /// What the work brought.
     type JobDone: Send + 'static;
@@ -102,7 +102,7 @@ pub trait StateMachine {
     /// ops may survive too: a machine that persists in the middle of an entry passes them over when they come again.
     fn persisted(&self, partition: PartitionId) -> Lsn;
 
-    /// Something the machine does by itself, sliced by `budget_ns` at most (eviction, capture for a hand-over).
+    /// Something the machine does by itself, sliced by `budget_ns` at most (eviction, capture for a flush).
     /// Returns whether more is left to do at once.
     fn maintain(&mut self, budget_ns: u64) -> bool;
 
@@ -126,7 +126,7 @@ pub trait StateMachine {
     fn job_done(&mut self, done: Self::JobDone) -> Result<(), Self::Failure>;
 
     /// Asks for a flush, because the log wants its oldest segments back. Asked in each turn while that lasts.
-    fn want_hand_over(&mut self, urgency: Urgency);
+    fn want_flush(&mut self, urgency: Urgency);
 
     /// Whether a write is let in while the disk is full, since it only ever frees space (a deletion, a flush). Every other
     /// write is refused then.

@@ -92,7 +92,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.is_log_long = self.wal.stats().live_full_segments > self.options.log_soft_segments;
     }
 
-    /// A hand-over moves all partitions at once, other jobs move none: a few are probed before all are visited.
+    /// A flush moves all partitions at once, other jobs move none: a few are probed before all are visited.
     fn release_persisted(&mut self) {
         let mut left = self.replicas.listed(List::Unpersisted);
         let mut probes = PROBES;
@@ -383,9 +383,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// Hands the turn's results to the driver.
     fn finish(&mut self, out: &mut Outputs<M>) {
         if self.space == Space::Full {
-            self.machine.want_hand_over(Urgency::Now);
+            self.machine.want_flush(Urgency::Now);
         } else if self.is_log_long {
-            self.machine.want_hand_over(Urgency::Soon);
+            self.machine.want_flush(Urgency::Soon);
         }
         self.room.look(&mut self.wal, &mut self.machine, self.now.mono_ns);
         let more = self.machine.maintain(self.options.maintain_ns);

@@ -179,9 +179,9 @@ impl<S: Subject> StateMachine for Observed<S> {
         self.inner.job_done(done)
     }
 
-    fn want_hand_over(&mut self, urgency: Urgency) {
-        self.books.borrow_mut().probes.hit("hand-overs asked for by the log");
-        self.inner.want_hand_over(urgency);
+    fn want_flush(&mut self, urgency: Urgency) {
+        self.books.borrow_mut().probes.hit("flushes asked for by the log");
+        self.inner.want_flush(urgency);
     }
 
     fn expect_replay(&mut self, partition: PartitionId, last: Lsn) {

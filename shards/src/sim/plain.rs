@@ -24,7 +24,7 @@ pub struct Registers {
     values: BTreeMap<u8, u64>,
     applied: Lsn,
     stamp_ms: u64,
-    /// While an entry is half applied: as they were before it. A hand-over never writes a part of an entry.
+    /// While an entry is half applied: as they were before it. A flush never writes a part of an entry.
     before: Option<Box<Registers>>,
 }
 
@@ -54,13 +54,13 @@ pub struct Plain {
     state: BTreeMap<PartitionId, Registers>,
     persisted: BTreeMap<PartitionId, (Lsn, u64)>,
     media: Shared,
-    /// Entries applied since the last hand-over began.
+    /// Entries applied since the last flush began.
     fresh: u64,
-    hand_over_after: u64,
+    flush_after: u64,
     wanted: bool,
     under_way: bool,
-    hand_overs: u64,
-    /// The last hand-over left a partition out.
+    flushes: u64,
+    /// The last flush left a partition out.
     lagged: bool,
 }
 
@@ -73,8 +73,8 @@ pub struct WriteBack {
     media: Shared,
 }
 
-/// The lowest partition of a shard takes part in one hand-over of this many only, so that it keeps the log.
-const LAG_HAND_OVERS: u64 = 16;
+/// The lowest partition of a shard takes part in one flush of this many only, so that it keeps the log.
+const LAG_FLUSHES: u64 = 16;
 
 impl StateMachine for Plain {
     type Outcome = Option<u64>;
@@ -117,12 +117,12 @@ impl StateMachine for Plain {
     }
 
     fn maintain(&mut self, _budget_ns: u64) -> bool {
-        self.wanted |= self.fresh >= self.hand_over_after;
+        self.wanted |= self.fresh >= self.flush_after;
         false
     }
 
     fn take_jobs(&mut self, jobs: &mut Vec<WriteBack>) {
-        let lags = !self.hand_overs.is_multiple_of(LAG_HAND_OVERS);
+        let lags = !self.flushes.is_multiple_of(LAG_FLUSHES);
         if self.wanted && (self.fresh > 0 || self.lagged) && !self.under_way {
             (self.wanted, self.under_way, self.fresh, self.lagged) = (false, true, 0, lags);
             let whole = |registers: &Registers| registers.before.as_deref().unwrap_or(registers).clone();
@@ -151,11 +151,11 @@ impl StateMachine for Plain {
     fn job_done(&mut self, done: Self::JobDone) -> Result<(), Infallible> {
         self.persisted = done;
         self.under_way = false;
-        self.hand_overs += 1;
+        self.flushes += 1;
         Ok(())
     }
 
-    fn want_hand_over(&mut self, _urgency: Urgency) {
+    fn want_flush(&mut self, _urgency: Urgency) {
         self.wanted = true;
     }
 
@@ -259,10 +259,10 @@ impl Subject for PlainSubject {
             state,
             media: Arc::clone(media),
             fresh: 0,
-            hand_over_after: knobs.hand_over_bytes / 200,
+            flush_after: knobs.flush_bytes / 200,
             wanted: false,
             under_way: false,
-            hand_overs: 0,
+            flushes: 0,
             lagged: false,
         })
     }
@@ -295,6 +295,6 @@ impl Subject for PlainSubject {
     }
 
     fn probe(&self, machine: &Plain, probes: &mut Probes) {
-        probes.add("hand-overs", machine.hand_overs);
+        probes.add("flushes", machine.flushes);
     }
 }

@@ -81,6 +81,8 @@ macro_rules! numbers {
                         self.$name = value.try_into().map_err(too_large)?;
                         Ok(())
                     })*
+                    // Its name in plans of earlier versions.
+                    "hand_over_bytes" => self.set("flush_bytes", value),
                     _ => Err(LineError::NoKnob(name.to_owned())),
                 }
             }
@@ -90,7 +92,7 @@ macro_rules! numbers {
 
 numbers! {
     shards partitions connections pipeline requests horizon_ns think_ns reads_per_mille keys value_bytes segment_bytes
-    max_segments spare_segments max_in_flight hand_over_bytes queue apply_ops disk_ns job_ns clock_ppm
+    max_segments spare_segments max_in_flight flush_bytes queue apply_ops disk_ns job_ns clock_ppm
 }
 
 impl Plan {
@@ -241,6 +243,8 @@ mod tests {
             assert_eq!(Plan::decode(&plan.encode()).as_ref(), Ok(&plan), "seed {seed}");
         }
         let why = |text| Plan::decode(text).unwrap_err().why;
+        let earlier = Plan::decode("knob hand_over_bytes 77").map(|plan| plan.knobs.flush_bytes);
+        assert_eq!(earlier, Ok(77), "a number by the name that earlier versions gave it");
         assert_eq!(why("knob speed 3"), LineError::NoKnob("speed".to_owned()));
         assert_eq!(why("fault 3 flood 0 0"), LineError::NoFault("flood".to_owned()));
         assert_eq!(why("fault three crash 0 0"), LineError::NoNumber("three".to_owned()));

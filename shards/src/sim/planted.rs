@@ -9,7 +9,7 @@ use crate::planted::{self as shard, PlantedBug};
 /// A mistake of a state machine, or of who hands it what it needs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum MachineBug {
-    /// What is applied is reported as persisted before the hand-over that writes it has ended.
+    /// What is applied is reported as persisted before the flush that writes it has ended.
     PersistedTooEarly,
     /// Every 64th op is applied twice.
     DoubleApply,

@@ -161,7 +161,7 @@ pub struct Knobs {
     /// Frames in flight.
     pub max_in_flight: usize,
     /// Bytes in the memtable at which it is handed over.
-    pub hand_over_bytes: u64,
+    pub flush_bytes: u64,
     /// Requests waiting in a shard at most.
     pub queue: usize,
     /// Operations applied in a turn at most.
@@ -200,7 +200,7 @@ impl Knobs {
             max_segments: rng.pick(&[0, 0, 12, 24]),
             spare_segments: rng.pick(&[1, 2]),
             max_in_flight: rng.pick(&[1, 2, 2, 3, 4]),
-            hand_over_bytes: rng.pick(&[2_000, 20_000, 200_000]),
+            flush_bytes: rng.pick(&[2_000, 20_000, 200_000]),
             queue: rng.pick(&[4, 64, 4096]),
             apply_ops: rng.pick(&[1, 5, 8192]),
             disk_ns: rng.pick(&[20_000, 100_000, MS]),

@@ -12,7 +12,7 @@ fn worlds_are_clean_and_repeat_exactly() {
     let summary = play(&batch(0..60, None), || PlainSubject);
     assert_eq!(summary.failed, std::collections::BTreeMap::new());
     assert_eq!(summary.played, 60);
-    let wanted = [("crashes", 100), ("writes done", 10_000), ("reads done", 10_000), ("hand-overs", 100)];
+    let wanted = [("crashes", 100), ("writes done", 10_000), ("reads done", 10_000), ("flushes", 100)];
     assert_eq!(summary.probes.too_rare(&wanted), vec![]);
 }
 

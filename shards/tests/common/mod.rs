@@ -27,11 +27,11 @@ pub type Saved = Rc<RefCell<BTreeMap<u64, Part>>>;
 
 /// Work off the core.
 pub enum Job {
-    HandOver(BTreeMap<u64, Part>),
+    Flush(BTreeMap<u64, Part>),
     Fetch(String),
 }
 
-/// Why a hand-over was not written.
+/// Why a flush was not written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("no space left for the state")]
 pub struct NoSpace;
@@ -49,9 +49,9 @@ pub struct Kv {
     pub woken: Vec<(PartitionId, u64)>,
     pub abandoned: Vec<u64>,
     pub warm: BTreeSet<String>,
-    pub hand_overs_wanted: u64,
+    pub flushes_wanted: u64,
     /// The last time it was asked for one, the log was full.
-    pub is_hand_over_urgent: bool,
+    pub is_flush_urgent: bool,
     pub reads: u64,
     /// When a partition wants an entry; what the shard was not told of yet; how often it has asked.
     pub alarms: BTreeMap<u64, u64>,
@@ -75,8 +75,8 @@ impl Kv {
         Self { parts: saved.borrow().clone(), saved: Rc::clone(saved), ..Self::default() }
     }
 
-    pub fn hand_over(&mut self) {
-        self.jobs.push(Job::HandOver(self.parts.clone()));
+    pub fn flush(&mut self) {
+        self.jobs.push(Job::Flush(self.parts.clone()));
     }
 
     /// What a read is answered with whose key is there.
@@ -201,10 +201,10 @@ impl StateMachine for Kv {
 
     fn job_done(&mut self, done: Job) -> Result<(), NoSpace> {
         match done {
-            Job::HandOver(parts) if parts.values().any(|part| part.data.contains_key("unwritable")) => {
+            Job::Flush(parts) if parts.values().any(|part| part.data.contains_key("unwritable")) => {
                 return Err(NoSpace);
             }
-            Job::HandOver(parts) => *self.saved.borrow_mut() = parts,
+            Job::Flush(parts) => *self.saved.borrow_mut() = parts,
             Job::Fetch(key) => {
                 self.woken.extend(self.fetching.remove(&key).unwrap_or_default());
                 self.warm.insert(key);
@@ -213,9 +213,9 @@ impl StateMachine for Kv {
         Ok(())
     }
 
-    fn want_hand_over(&mut self, urgency: Urgency) {
-        self.hand_overs_wanted += 1;
-        self.is_hand_over_urgent = urgency == Urgency::Now;
+    fn want_flush(&mut self, urgency: Urgency) {
+        self.flushes_wanted += 1;
+        self.is_flush_urgent = urgency == Urgency::Now;
     }
 
     fn step_bytes(&mut self, outcome: &String) -> usize {

@@ -36,7 +36,7 @@ impl Play {
             "read-now" => self.read_now(of, op),
             "disk" => self.disk(of),
             "jobs" => self.jobs(),
-            "hand-over" => self.hand_over(),
+            "flush" => self.flush(),
             "alarm" => self.alarm(of),
             "advance" => self.advance(of),
             "set-clock-back" => self.set_clock_back(of),
@@ -152,8 +152,8 @@ impl Play {
     }
 
     /// The state machine writes its state by a job; what it has is persisted then.
-    fn hand_over(&mut self) -> Lines {
-        self.world()?.shard.machine_mut().hand_over();
+    fn flush(&mut self) -> Lines {
+        self.world()?.shard.machine_mut().flush();
         Ok(Vec::new())
     }
 

@@ -16,7 +16,7 @@ use crate::config::value::Bytes;
 use crate::node::address::{Address, Ends};
 use crate::node::message::Message;
 use crate::node::shared::Shared;
-use crate::store::{Binding, HashSeed, LsmLower, LsmShared, OWNER_BYTES, Options, Outcome, Store};
+use crate::store::{Binding, HashSeed, LsmLevel, LsmShared, OWNER_BYTES, Options, Outcome, Store};
 
 mod greedy;
 
@@ -193,8 +193,8 @@ fn a_job_that_ends_while_a_core_goes_to_sleep_is_seen() {
     let hosts = &world.driver.hosts;
     let folder = tempfile::tempdir().expect("a folder");
     let binding = Binding { owner: [0; OWNER_BYTES], may_adopt: true };
-    let lower = LsmLower::open(folder.path(), &LsmShared::new(1 << 20, 32), &binding).expect("opens");
-    let mut store = Store::open(lower, Options::with_memory(1 << 20, HashSeed([1, 2])), &[]).expect("opens");
+    let disk = LsmLevel::open(folder.path(), &LsmShared::new(1 << 20, 32), &binding).expect("opens");
+    let mut store = Store::open(disk, Options::with_memory(1 << 20, HashSeed([1, 2])), &[]).expect("opens");
     let mut jobs = Vec::new();
     store.retry();
     store.take_jobs(&mut jobs);

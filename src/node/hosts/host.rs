@@ -9,10 +9,10 @@ use super::gate::{Gate, Heavy, Intake};
 use super::rest::Rest;
 use crate::node::facts::{Groups, MAX_GROUPS, ShardFacts};
 use crate::resp::SessionReply;
-use crate::store::{LsmLower, Store};
+use crate::store::{LsmLevel, Store};
 
 /// The state machine of the shards.
-pub type Machine = Store<LsmLower>;
+pub type Machine = Store<LsmLevel>;
 /// A shard of this node.
 pub type NodeShard = Shard<DiskDevice, Machine>;
 /// A job on its way to the pool.

@@ -14,7 +14,7 @@ use corduroy_wal::{Options, Wal};
 
 use super::owner::{CARD, Card, Found};
 use super::{FORMAT_VERSION, Identity, IdentityError, Owner, SHARD_PARTS, UNBOUND, entries, of_state};
-use crate::store::{Binding, LsmLower, OWNER_BYTES};
+use crate::store::{Binding, LsmLevel, OWNER_BYTES};
 
 /// A folder whose cards were checked.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ pub fn unbind(identity: &Identity, data_dir: &Path, shard: ShardId) {
         return;
     }
     let [log, state] = parts(data_dir, shard.0);
-    for manifest in LsmLower::manifests(&state).into_iter().chain([log.join(MANIFEST_FILE)]) {
+    for manifest in LsmLevel::manifests(&state).into_iter().chain([log.join(MANIFEST_FILE)]) {
         match std::fs::remove_file(&manifest) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!("{} names the wrong shard and cannot be removed: {error}", manifest.display());
@@ -146,9 +146,9 @@ impl Bound {
     fn name_parts(&self, identity: &Identity, shard: u32) -> Result<(), IdentityError> {
         let [_, state] = parts(&self.data_dir, shard);
         let failed = |error| of_state(&state, error);
-        match LsmLower::owner(&state).map_err(failed)? {
+        match LsmLevel::owner(&state).map_err(failed)? {
             Some(_) => Ok(()),
-            None => LsmLower::format(&state, Owner::of(identity, shard).encode()).map_err(failed),
+            None => LsmLevel::format(&state, Owner::of(identity, shard).encode()).map_err(failed),
         }
     }
 
@@ -223,7 +223,7 @@ mod tests {
         let (dir, identity) = started(3);
         for shard in 0..identity.shards {
             let [_, state] = parts(dir.path(), shard);
-            let owner = LsmLower::owner(&state).expect("reads");
+            let owner = LsmLevel::owner(&state).expect("reads");
             let found = crate::node::identity::ownership(&state, owner.as_ref());
             assert_eq!(found.faults, [], "shard {shard}");
         }
@@ -231,7 +231,7 @@ mod tests {
         let [_, state] = parts(dir.path(), 1);
         let card = Card { owner: Owner::of(&identity, 1).encode(), starts: 1 };
         card.write(&state).expect("writes");
-        let owner = LsmLower::owner(&state).expect("reads");
+        let owner = LsmLevel::owner(&state).expect("reads");
         let found = crate::node::identity::ownership(&state, owner.as_ref());
         assert!(found.faults.iter().any(|fault| fault.what.contains("another time")), "{found:?}");
     }

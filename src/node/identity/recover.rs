@@ -17,7 +17,7 @@ use corduroy_wal::inspect::inspect;
 use super::owner::{Card, Found};
 use super::{FORMAT_VERSION, Identity, IdentityError, Owner, SHARD, SHARD_PARTS, entries};
 use crate::config::Config;
-use crate::store::LsmLower;
+use crate::store::LsmLevel;
 
 /// An owner that a folder names.
 struct Witness {
@@ -84,7 +84,7 @@ fn witnesses(data_dir: &Path) -> Result<Vec<Witness>, IdentityError> {
             let (bytes, starts) = match card {
                 Found::Card(card) => (Some(card.owner), Some(card.starts)),
                 // Its manifest knows too. One that is damaged says nothing here; opening it names the damage.
-                Found::Damaged | Found::Absent => (LsmLower::owner(&folder).unwrap_or_default(), None),
+                Found::Damaged | Found::Absent => (LsmLevel::owner(&folder).unwrap_or_default(), None),
             };
             if let Some(owner) = bytes.and_then(|bytes| Owner::decode(&bytes).ok()) {
                 witnesses.push(Witness { folder, owner, starts });

@@ -17,11 +17,11 @@ fn multi<'a>(ops: &'a [&'a [u8]]) -> Op<'a> {
 
 #[test]
 fn a_transaction_ends_whatever_it_asks_of_the_whole_keyspace_and_whatever_others_ask() {
-    let mut d = Driver::new(MemLower::default(), tiny(60_000));
+    let mut d = Driver::new(MemLevel::default(), tiny(60_000));
     for n in 0..60_000 {
         d.run(&set(&format!("k{n}"), "v"));
     }
-    d.hand_over();
+    d.flush();
     let patterns: Vec<String> = (0..40).map(|n| format!("k1{n:02}?")).collect();
     let all = patterns.iter().map(|pattern| bytes(&keys(pattern.as_bytes())));
     let ops: Vec<Vec<u8>> = std::iter::once(bytes(&set("new", "v"))).chain(all).collect();
@@ -34,7 +34,7 @@ fn a_transaction_ends_whatever_it_asks_of_the_whole_keyspace_and_whatever_others
     let refused = Err(Outcome::Error(ErrorKind::TooManyWalks));
     let expected = std::iter::repeat_n(Ok(10), MAX_WALKS).chain(std::iter::repeat_n(refused, 32));
     assert!(counts.eq(expected), "{outcomes:?}");
-    // Between any two tries others ask for more pages than are kept, and a hand-over completes.
+    // Between any two tries others ask for more pages than are kept, and a flush completes.
     let cursors = (1..7u64).map(|n| n << 45);
     let scans = cursors.map(|cursor| Op::Scan { cursor, count: 1, pattern: None, kind: None });
     let ops: Vec<Vec<u8>> = [set("new", "w"), keys(b"k2000?"), Op::RandomKey { seed: 3 }]
@@ -59,13 +59,13 @@ fn a_transaction_ends_whatever_it_asks_of_the_whole_keyspace_and_whatever_others
             let _ = d.store.read(P, &bytes(&Op::Scan { cursor, count: 1, pattern: None, kind: None }), 1);
         }
         d.run_in(PartitionId(8), &set("other", "v"));
-        d.hand_over();
+        d.flush();
     }
     panic!("the entry never ends");
 }
 
 #[test]
-fn a_hand_over_inside_an_entry_is_a_point_of_it() {
+fn a_flush_inside_an_entry_is_a_point_of_it() {
     let ops: Vec<Vec<u8>> = [
         set("a", "1"),
         Op::IncrBy { key: b"a", delta: 2 },
@@ -79,34 +79,34 @@ fn a_hand_over_inside_an_entry_is_a_point_of_it() {
     .map(bytes)
     .collect();
     let at = |lsn| Applied::first(P, Lsn(lsn), Term(1), lsn);
-    let finish = |store: &mut Store<MemLower>, from: usize| {
+    let finish = |store: &mut Store<MemLevel>, from: usize| {
         apply_all(store, &at(2), &ops[from..]);
         store.end_entry(&at(2));
         store.state_hash(P).unwrap()
     };
     for first in 0..=ops.len() {
         for second in first..=ops.len() {
-            let lower = MemLower::default();
-            let mut store = Store::open(lower.clone(), options(), &[]).unwrap();
+            let disk = MemLevel::default();
+            let mut store = Store::open(disk.clone(), options(), &[]).unwrap();
             store.apply(&at(1), &bytes(&set("b", "0")));
             store.end_entry(&at(1));
             apply_all(&mut store, &at(2), &ops[..first]);
-            hand_over(&mut store);
+            flush(&mut store);
             assert_eq!(store.persisted(P), Lsn(1));
             let whole = finish(&mut store, first);
             // A restart goes on behind what is done; so does one after it that got further, or not as far.
-            let mut store = Store::open(lower.clone(), options(), &[]).unwrap();
+            let mut store = Store::open(disk.clone(), options(), &[]).unwrap();
             assert_eq!((store.persisted(P), store.persisted_stamp_ms(P)), (Lsn(1), 1 + u64::from(first > 0)));
             apply_all(&mut store, &at(2), &ops[..second]);
-            hand_over(&mut store);
-            let mut again = Store::open(lower, options(), &[]).unwrap();
+            flush(&mut store);
+            let mut again = Store::open(disk, options(), &[]).unwrap();
             assert_eq!(finish(&mut again, 0), whole, "{first} and {second} ops");
             assert_eq!(finish(&mut store, second), whole, "{first} and {second} ops");
         }
     }
 }
 
-fn apply_all(store: &mut Store<MemLower>, at: &Applied, ops: &[Vec<u8>]) {
+fn apply_all(store: &mut Store<MemLevel>, at: &Applied, ops: &[Vec<u8>]) {
     for op in ops {
         while matches!(store.apply(at, op), Step::Blocked(_)) {
             run_jobs(store);
@@ -114,12 +114,12 @@ fn apply_all(store: &mut Store<MemLower>, at: &Applied, ops: &[Vec<u8>]) {
     }
 }
 
-fn hand_over(store: &mut Store<MemLower>) {
-    store.want_hand_over(Urgency::Soon);
+fn flush(store: &mut Store<MemLevel>) {
+    store.want_flush(Urgency::Soon);
     run_jobs(store);
 }
 
-fn run_jobs(store: &mut Store<MemLower>) {
+fn run_jobs(store: &mut Store<MemLevel>) {
     let mut jobs = Vec::new();
     loop {
         let more = store.maintain(1_000_000);
@@ -135,7 +135,7 @@ fn run_jobs(store: &mut Store<MemLower>) {
 
 #[test]
 fn a_pattern_that_takes_too_long_is_refused() {
-    let mut d = Driver::new(MemLower::default(), options());
+    let mut d = Driver::new(MemLevel::default(), options());
     for n in 0..4 {
         d.run(&set(&format!("{}{n}", "a".repeat(50_000)), "v"));
     }
@@ -146,8 +146,8 @@ fn a_pattern_that_takes_too_long_is_refused() {
         assert_eq!(d.run(&keys(pattern.as_bytes())), refused);
         assert_eq!(d.run(&scan), refused);
         assert!(matches!(d.run(&keys(b"a*?3")), Outcome::Array(keys) if keys.len() == 1));
-        // The same by the lower level.
-        d.hand_over();
+        // The same by the disk level.
+        d.flush();
         d.crash();
     }
 }
@@ -155,7 +155,7 @@ fn a_pattern_that_takes_too_long_is_refused() {
 #[test]
 fn one_entry_of_few_bytes_keeps_to_the_memory() {
     let memory_bytes = 400_000;
-    let mut d = Driver::new(MemLower::default(), tiny(memory_bytes));
+    let mut d = Driver::new(MemLevel::default(), tiny(memory_bytes));
     let at = Applied::first(P, Lsn(1), Term(1), 1);
     let (mut blocked, mut waited) = (0, 0);
     for n in 0..400u32 {
@@ -180,7 +180,7 @@ fn one_entry_of_few_bytes_keeps_to_the_memory() {
     assert!(blocked > 5 && (1..=blocked).contains(&waited), "{blocked}, of these {waited} for a flush");
     assert_eq!(d.read_in(P, &Op::StrLen { key: b"399" }), Outcome::Int(10_000));
     // Inside a transaction nothing can wait, so what it may add to values is bounded.
-    let mut d = Driver::new(MemLower::default(), options());
+    let mut d = Driver::new(MemLevel::default(), options());
     let keys: Vec<String> = (0..8).map(|n| n.to_string()).collect();
     let large = |key| Op::SetRange { key, offset: 20 << 20, value: b"x" };
     let mut ops: Vec<Vec<u8>> = keys.iter().map(|key| bytes(&large(key.as_bytes()))).collect();
@@ -194,7 +194,7 @@ fn one_entry_of_few_bytes_keeps_to_the_memory() {
 
 #[test]
 fn what_an_op_moves_of_large_values_is_told() {
-    let mut d = Driver::new(MemLower::default(), options());
+    let mut d = Driver::new(MemLevel::default(), options());
     let value = "v".repeat(100_000);
     let mut told = |op: &Op<'_>| {
         let outcome = d.run(op);
@@ -222,7 +222,7 @@ fn what_an_op_moves_of_large_values_is_told() {
 #[test]
 fn ranges_of_large_values_are_written_in_place() {
     const VALUE_BYTES: u64 = 8 << 20;
-    let mut d = Driver::new(MemLower::default(), options());
+    let mut d = Driver::new(MemLevel::default(), options());
     let told = |d: &mut Driver<_>, op: &Op<'_>| {
         let outcome = d.run(op);
         (d.store.step_bytes(&outcome), outcome)
@@ -238,8 +238,8 @@ fn ranges_of_large_values_are_written_in_place() {
     assert!(moved < 3000 * 200 + 2 * VALUE_BYTES as usize, "{moved} bytes for 30,000 bytes appended");
     let (_, len) = told(&mut d, &Op::StrLen { key: b"k" });
     assert_eq!(len, Outcome::Int(VALUE_BYTES as i64 + 30_000));
-    // A hand-over in between takes the value as it was, and what came after it stays.
-    d.hand_over();
+    // A flush in between takes the value as it was, and what came after it stays.
+    d.flush();
     told(&mut d, &range(0));
     d.crash();
     let outcome = d.run(&Op::GetRange { key: b"k", start: -10, end: -1 });
@@ -249,7 +249,7 @@ fn ranges_of_large_values_are_written_in_place() {
 #[test]
 fn heavy_writes_leave_room_for_light_ones_while_a_flush_is_under_way() {
     let options = options();
-    let mut d = Driver::new(MemLower::default(), options);
+    let mut d = Driver::new(MemLevel::default(), options);
     d.hold_jobs = true;
     let value = "v".repeat(1 << 20);
     let mut heavy = 0;
@@ -265,9 +265,9 @@ fn heavy_writes_leave_room_for_light_ones_while_a_flush_is_under_way() {
     for n in 0..20_000 {
         d.entry(P, &[set(&format!("light:{n}"), "v")]);
     }
-    assert_eq!(d.store.stats().hand_overs, 0, "a light write had to wait for it");
+    assert_eq!(d.store.stats().flushes, 0, "a light write had to wait for it");
     d.settle();
-    assert!(d.store.takes_heavy_writes() && d.store.stats().hand_overs > 0);
+    assert!(d.store.takes_heavy_writes() && d.store.stats().flushes > 0);
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn keys_are_gathered_in_slices_between_which_others_are_served() {
     let name =
         |n: usize| format!("aaaaaaaaaaaaaaaa:{n:06}:aaaaaaaa{}", if n.is_multiple_of(10) { "b" } else { "" });
     const ROWS: u64 = 500;
-    let mut d = Driver::new(MemLower::default(), Options { gather_rows: ROWS, ..options() });
+    let mut d = Driver::new(MemLevel::default(), Options { gather_rows: ROWS, ..options() });
     for n in 0..KEYS {
         d.run(&set(&name(n), "v"));
     }
@@ -328,8 +328,8 @@ fn keys_are_gathered_in_slices_between_which_others_are_served() {
 }
 
 /// A store with so many keys in memory, and a KEYS of this pattern that has begun and waits.
-pub(super) fn half_gathered(count: usize, pattern: &[u8]) -> (Driver<MemLower>, Vec<u8>) {
-    let mut d = Driver::new(MemLower::default(), Options { gather_rows: 50, ..options() });
+pub(super) fn half_gathered(count: usize, pattern: &[u8]) -> (Driver<MemLevel>, Vec<u8>) {
+    let mut d = Driver::new(MemLevel::default(), Options { gather_rows: 50, ..options() });
     (0..count).for_each(|n| drop(d.run(&set(&format!("key:{n:05}"), "v"))));
     d.settle();
     let op = bytes(&keys(pattern));
@@ -341,7 +341,7 @@ pub(super) fn half_gathered(count: usize, pattern: &[u8]) -> (Driver<MemLower>, 
 }
 
 /// The outcome of an op that waits for upkeep and jobs alone.
-pub(super) fn outcome_of(d: &mut Driver<MemLower>, op: &[u8]) -> Outcome {
+pub(super) fn outcome_of(d: &mut Driver<MemLevel>, op: &[u8]) -> Outcome {
     loop {
         // As long as no job ends, it is not tried again.
         while d.store.maintain(1) {}
@@ -394,7 +394,7 @@ fn keys_written_while_they_are_gathered_count_to_the_limit() {
 
 #[test]
 fn a_long_list_of_keys_is_given_away_whole() {
-    let mut d = Driver::new(MemLower::default(), options());
+    let mut d = Driver::new(MemLevel::default(), options());
     (0..10_000).for_each(|n| drop(d.run(&set(&format!("key:{n:05}"), "v"))));
     let Outcome::Names(names) = d.run(&keys(b"*")) else { panic!("it would be made in one step") };
     let mut found: Vec<Vec<u8>> = names.iter().map(<[u8]>::to_vec).collect();
@@ -408,7 +408,7 @@ fn a_long_list_of_keys_is_given_away_whole() {
 
 #[test]
 fn long_subsequences_are_found_by_jobs() {
-    let mut d = Driver::new(MemLower::default(), options());
+    let mut d = Driver::new(MemLevel::default(), options());
     let (a, b) = ("abcde".repeat(400), "badce".repeat(400));
     d.entry(P, &[set("a", &a), set("b", &b)]);
     let lcs = Op::Lcs { a: b"a", b: b"b", len: true, idx: false, min_match_len: 0, with_match_len: false };

@@ -5,8 +5,8 @@ use super::watch::version;
 use super::*;
 use corduroy_shards::{Prepared, Unreadable};
 
-pub(super) fn driver() -> Driver<MemLower> {
-    Driver::new(MemLower::default(), options())
+pub(super) fn driver() -> Driver<MemLevel> {
+    Driver::new(MemLevel::default(), options())
 }
 
 pub(super) fn set_with<'a>(
@@ -105,7 +105,7 @@ fn parts_of_strings() {
     assert_eq!(d.run(&get(&long_key)), Outcome::Nil);
     let longest = "k".repeat(MAX_KEY_BYTES);
     assert_eq!(d.run(&set(&longest, "v")), Outcome::Ok);
-    d.hand_over();
+    d.flush();
     d.crash();
     assert_eq!(d.run(&get(&longest)), bulk("v"));
 }
@@ -237,7 +237,7 @@ fn encodings() {
     d.run(&Op::Append { key: b"k", value: b"2" });
     assert_eq!(encoding(&mut d), bulk("raw"));
     d.run(&Op::Copy { from: b"k", to: b"c", replace: true });
-    d.hand_over();
+    d.flush();
     d.crash();
     assert_eq!(encoding(&mut d), bulk("raw"));
     assert_eq!(d.run(&Op::ObjectEncoding { key: b"c" }), bulk("raw"));
@@ -267,12 +267,12 @@ fn walks_over_the_keyspace() {
         (0..200).map(|seed| format!("{:?}", d.run(&Op::RandomKey { seed: seed << 8 }))).collect();
     assert!(random.len() > 50, "{}", random.len());
     let small = Options { max_keys_reply: 5, ..options() };
-    let mut d = Driver::new(MemLower::default(), small);
+    let mut d = Driver::new(MemLevel::default(), small);
     for n in 0..6 {
         d.run(&set(&n.to_string(), "v"));
     }
     assert_eq!(d.run(&Op::Keys { pattern: b"*" }), Outcome::Error(ErrorKind::TooManyKeys));
-    d.hand_over();
+    d.flush();
     d.crash();
     assert_eq!(d.run(&Op::Keys { pattern: b"*" }), Outcome::Error(ErrorKind::TooManyKeys));
     d.run(&Op::Del { keys: List::Args(&[b"0"]) });
@@ -282,7 +282,7 @@ fn walks_over_the_keyspace() {
 #[test]
 fn no_answer_takes_more_than_the_limit() {
     let large = "v".repeat(1000);
-    let mut d = Driver::new(MemLower::default(), Options { max_reply_bytes: 10_000, ..options() });
+    let mut d = Driver::new(MemLevel::default(), Options { max_reply_bytes: 10_000, ..options() });
     let too_large = Outcome::Error(ErrorKind::ReplyTooLarge);
     d.run(&set("k", &large));
     let keys: [&[u8]; 12] = [b"k"; 12];
@@ -304,7 +304,7 @@ fn no_answer_takes_more_than_the_limit() {
         d.run(&set(&format!("{n:0100}"), "v"));
     }
     assert_eq!(d.run(&Op::Keys { pattern: b"0*" }), Outcome::Error(ErrorKind::TooManyKeys));
-    d.hand_over();
+    d.flush();
     d.crash();
     assert_eq!(d.run(&Op::Keys { pattern: b"0*" }), Outcome::Error(ErrorKind::TooManyKeys));
     assert_eq!(scan_all(&mut d, 1000, |_| ()).len(), 201);
@@ -341,7 +341,7 @@ fn transactions() {
         [Op::Flush, set("f", "1"), Op::Flush, set("g", "1")].iter().map(bytes).collect();
     let twice: Vec<&[u8]> = twice.iter().map(Vec::as_slice).collect();
     d.run(&Op::Multi { guards: List::Args(&[]), ops: List::Args(&twice) });
-    d.hand_over();
+    d.flush();
     d.crash();
     assert_eq!((d.run(&get("f")), d.run(&get("g")), d.run(&Op::DbSize)), (Outcome::Nil, bulk("1"), int(1)));
 }

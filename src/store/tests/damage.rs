@@ -5,13 +5,13 @@ use super::*;
 
 /// A store after a restart, with `a` below and nothing in memory, where `b` cannot be looked for.
 fn restarted() -> (Driver<Faulty>, Faulty) {
-    let lower = Faulty::default();
-    let mut d = Driver::new(lower.clone(), options());
+    let disk = Faulty::default();
+    let mut d = Driver::new(disk.clone(), options());
     d.run(&set("a", "1"));
-    d.hand_over();
-    lower.damage("b");
+    d.flush();
+    disk.damage("b");
     d.crash();
-    (d, lower)
+    (d, disk)
 }
 
 #[test]
@@ -22,7 +22,7 @@ fn damage_never_makes_the_number_of_keys_too_low() {
         assert_eq!(d.run(&Op::DbSize), Outcome::Int(2));
         assert_eq!(d.run(&Op::Del { keys: List::Args(&[b"b"]) }), Outcome::Int(1));
         assert_eq!(d.run(&Op::DbSize), Outcome::Int(1), "a is still there");
-        d.hand_over();
+        d.flush();
         d.crash();
         assert_eq!(d.run(&get("a")), bulk("1"), "nor does a keyspace look empty that is not");
     }

@@ -68,13 +68,13 @@ fn expired_rows_are_removed_in_time() {
         d.run(&set_with(&format!("k{n}"), "v", SetWhen::Always, Expiry::At(at), SetReply::Ok));
     }
     assert_eq!(d.store.keyspace_stats(P).expiring_keys, 1000);
-    d.hand_over();
+    d.flush();
     d.now_ms += 2000;
     d.run(&set("x", "y"));
     d.settle();
     assert_eq!(d.run(&Op::DbSize), int(501));
     assert_eq!(d.store.keyspace_stats(P).expiring_keys, 500);
-    d.hand_over();
+    d.flush();
     d.crash();
     assert_eq!(d.run(&Op::DbSize), int(501));
     assert_eq!(scan_all(&mut d, 10, |_| ()).len(), 501);
@@ -104,7 +104,7 @@ fn the_count_of_expiring_keys_follows_every_change() {
         d.run(&Op::Del { keys: List::Args(&[b"k"]) });
         assert_eq!(expiring(&d), 1, "deleted");
         if round == 0 {
-            d.hand_over();
+            d.flush();
             d.run(&Op::GetDel { key: b"l" });
             d.run(&set_with("l", "5", always, in_an_hour, ok));
             assert_eq!(expiring(&d), 1, "deleted and set again");
@@ -134,7 +134,7 @@ fn expired_rows_go_though_nobody_writes() {
     let entries = d.pass_until(start_ms + 1_000_000);
     assert!((10..=20).contains(&entries), "{entries}");
     assert_eq!((d.run(&Op::DbSize), d.store.keyspace_stats(P).expiring_keys), (int(1), 0));
-    d.hand_over();
+    d.flush();
     d.crash();
     let start_ms = d.now_ms;
     assert_eq!(d.pass_until(start_ms + 1_000_000_000), 0);
@@ -146,7 +146,7 @@ fn after_a_restart_expired_rows_go_as_well() {
     for n in 0..1000 {
         d.run(&set_with(&format!("k{n}"), "v", SetWhen::Always, Expiry::In(1000 + n), SetReply::Ok));
     }
-    d.hand_over();
+    d.flush();
     d.crash();
     let start_ms = d.now_ms;
     let entries = d.pass_until(start_ms + 1_000_000);
@@ -155,12 +155,12 @@ fn after_a_restart_expired_rows_go_as_well() {
 }
 
 /// Keys of which most are only below, that expire in a thousand seconds.
-fn mostly_below() -> Driver<MemLower> {
-    let mut d = Driver::new(MemLower::default(), Options::with_memory(60_000, HashSeed([5, 6])));
+fn mostly_below() -> Driver<MemLevel> {
+    let mut d = Driver::new(MemLevel::default(), Options::with_memory(60_000, HashSeed([5, 6])));
     for n in 0..2000 {
         d.run(&set_with(&format!("k{n}"), "v", SetWhen::Always, Expiry::In(1_000_000), SetReply::Ok));
     }
-    d.hand_over();
+    d.flush();
     assert!(d.store.stats().evicted_keys > 1000);
     d
 }
@@ -183,12 +183,12 @@ fn what_a_flush_removed_wants_no_entry_any_more() {
 
 #[test]
 fn what_was_searched_for_below_is_not_searched_for_again() {
-    let mut d = Driver::new(MemLower::default(), Options::with_memory(60_000, HashSeed([5, 6])));
+    let mut d = Driver::new(MemLevel::default(), Options::with_memory(60_000, HashSeed([5, 6])));
     for n in 0..2000 {
         let in_ms = if n % 2 == 0 { 1000 } else { 1_000_000_000 };
         d.run(&set_with(&format!("k{n}"), "v", SetWhen::Always, Expiry::In(in_ms), SetReply::Ok));
     }
-    d.hand_over();
+    d.flush();
     assert!(d.store.stats().evicted_keys > 1000);
     let until_ms = d.now_ms + 1_000_000;
     let entries = d.pass_until(until_ms);
@@ -231,7 +231,7 @@ fn the_count_of_expiring_keys_is_exact_again_after_blind_writes() {
         }
         assert!(d.store.keyspace_stats(P).unresolved_keys > 10, "they were not looked for");
         if is_flushed {
-            d.hand_over();
+            d.flush();
         }
         left -= 10;
         assert_eq!(d.run(&Op::DbSize), int(2000 + (2000 - left)));
@@ -249,7 +249,7 @@ fn the_count_of_expiring_keys_is_exact_again_after_blind_writes() {
 fn a_time_is_announced_once_and_again_only_if_it_is_sooner() {
     let mut d = driver();
     d.hold_jobs = true;
-    let announced = |d: &mut Driver<MemLower>| {
+    let announced = |d: &mut Driver<MemLevel>| {
         let mut alarms = Vec::new();
         d.store.take_alarms(&mut alarms);
         alarms.len()
@@ -279,12 +279,12 @@ fn a_time_is_announced_once_and_again_only_if_it_is_sooner() {
 
 #[test]
 fn a_row_that_is_read_from_below_is_expected_to_expire() {
-    let mut d = Driver::new(MemLower::default(), Options::with_memory(500, HashSeed([5, 6])));
+    let mut d = Driver::new(MemLevel::default(), Options::with_memory(500, HashSeed([5, 6])));
     let value = "v".repeat(500);
     for (key, in_ms) in [("a", 1000), ("b", 5000), ("c", 1_000_000)] {
         d.run(&set_with(key, &value, SetWhen::Always, Expiry::In(in_ms), SetReply::Ok));
     }
-    d.hand_over();
+    d.flush();
     d.settle();
     let start_ms = d.now_ms;
     assert!(d.pass_until(start_ms + 2000) > 0);
@@ -303,7 +303,7 @@ fn nothing_is_searched_for_below_where_nothing_expires() {
     for n in 0..2000 {
         d.run(&Op::Persist { key: format!("k{n}").as_bytes() });
     }
-    d.hand_over();
+    d.flush();
     assert_eq!((d.store.keyspace_stats(P).expiring_keys, d.run(&Op::DbSize)), (0, int(2000)));
     d.hold_jobs = true;
     d.now_ms += 2_000_000;
@@ -317,11 +317,11 @@ fn nothing_is_searched_for_below_where_nothing_expires() {
 
 /// Looks for the rows of `d` that expire in a thousand seconds, slice by slice, with flushes that take their time. Returns
 /// how often the search waited for the rows that it had found to be removed, and for a flush beside much that has changed.
-fn search_slowly(d: &mut Driver<MemLower>) -> (u32, u32) {
+fn search_slowly(d: &mut Driver<MemLevel>) -> (u32, u32) {
     d.hold_jobs = true;
     d.now_ms += 1_000_000;
     d.entry(P, &[]);
-    let is_search = |job: &Job<MemLower>| matches!(job.task, Task::Expired { .. });
+    let is_search = |job: &Job<MemLevel>| matches!(job.task, Task::Expired { .. });
     let (mut beside_walk, mut beside_flush) = (0, 0);
     for round in 0..100_000 {
         d.store.maintain(1);
@@ -354,12 +354,12 @@ fn search_slowly(d: &mut Driver<MemLower>) -> (u32, u32) {
 /// What it finds takes memory until it is removed, and tombstones of that until they are flushed.
 #[test]
 fn a_search_below_waits_for_the_walk_and_for_a_flush_beside_much_that_has_changed() {
-    let mut d = Driver::new(MemLower::default(), Options::with_memory(400_000, HashSeed([5, 6])));
+    let mut d = Driver::new(MemLevel::default(), Options::with_memory(400_000, HashSeed([5, 6])));
     for n in 0..14_000 {
         let in_ms = if n % 7 == 0 { 1_000_000_000 } else { 1_000_000 };
         d.run(&set_with(&format!("k{n}"), "v", SetWhen::Always, Expiry::In(in_ms), SetReply::Ok));
     }
-    d.hand_over();
+    d.flush();
     assert!(d.store.stats().evicted_keys > 5000);
     let (beside_walk, beside_flush) = search_slowly(&mut d);
     assert!(beside_walk > 20 && beside_flush > 20, "{beside_walk} {beside_flush}");

@@ -1,15 +1,15 @@
-//! A lower level in memory of which some keys, or all, cannot be read.
+//! A disk level in memory of which some keys, or all, cannot be read.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::*;
-use crate::store::lower::{IngestError, LowerRow, LowerStats, Pace, Room};
+use crate::store::disk::{DiskRow, DiskStats, IngestError, Pace, Room};
 
 /// Why something cannot be read: nothing of it, or some keys.
 #[derive(Default)]
 struct Faults {
-    all: Option<LowerError>,
+    all: Option<DiskError>,
     damaged: Vec<String>,
     /// Flushes that find no room, though there seems to be some.
     refused_flushes: u32,
@@ -20,7 +20,7 @@ struct Faults {
 /// See the file's head. Clones share the map and what is wrong with it.
 #[derive(Clone, Default)]
 pub(super) struct Faulty {
-    lower: MemLower,
+    disk: MemLevel,
     faults: Arc<Mutex<Faults>>,
 }
 
@@ -30,7 +30,7 @@ impl Faulty {
     }
 
     /// Why nothing can be read from now on; `None`: it can be.
-    pub(super) fn set(&self, broken: Option<LowerError>) {
+    pub(super) fn set(&self, broken: Option<DiskError>) {
         self.faults().all = broken;
     }
 
@@ -46,7 +46,7 @@ impl Faulty {
 
     /// Leaves so much room on the disk.
     pub(super) fn leave(&self, bytes: u64) {
-        self.lower.set_capacity(self.lower.stats().disk_bytes + bytes);
+        self.disk.set_capacity(self.disk.stats().disk_bytes + bytes);
     }
 
     /// Whatever is asked of a key that ends so is damaged from now on.
@@ -55,19 +55,19 @@ impl Faulty {
     }
 
     /// `is_damaged`: whether what is asked for lies where one of the damaged keys does.
-    fn check(&self, is_damaged: impl Fn(&str) -> bool) -> Result<(), LowerError> {
+    fn check(&self, is_damaged: impl Fn(&str) -> bool) -> Result<(), DiskError> {
         let faults = self.faults();
         if faults.damaged.iter().any(|key| is_damaged(key)) {
-            return Err(LowerError::damaged(Path::new("tables/7"), "a block of it"));
+            return Err(DiskError::damaged(Path::new("tables/7"), "a block of it"));
         }
         faults.all.clone().map_or(Ok(()), Err)
     }
 }
 
-impl Lower for Faulty {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LowerError> {
+impl DiskLevel for Faulty {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         self.check(|damaged| key.ends_with(damaged.as_bytes()))?;
-        self.lower.get(key)
+        self.disk.get(key)
     }
 
     fn scan(
@@ -75,17 +75,17 @@ impl Lower for Faulty {
         from: &[u8],
         to: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), LowerError> {
+    ) -> Result<(), DiskError> {
         // The partitions' own rows are read at the start, and are whole.
         self.check(|_| from.first() != Some(&1))?;
-        self.lower.scan(from, to, visit)
+        self.disk.scan(from, to, visit)
     }
 
     fn ingest(
         &self,
         bytes: u64,
         deletes: bool,
-        rows: &mut dyn Iterator<Item = LowerRow>,
+        rows: &mut dyn Iterator<Item = DiskRow>,
     ) -> Result<(), IngestError> {
         let mut faults = self.faults();
         if faults.refused_flushes > 0 {
@@ -93,31 +93,31 @@ impl Lower for Faulty {
             return Err(IngestError::NoRoom { needed_bytes: bytes, free_bytes: 0 });
         }
         drop(faults);
-        self.lower.ingest(bytes, deletes, rows)
+        self.disk.ingest(bytes, deletes, rows)
     }
 
     fn pace(&self) -> Option<Pace> {
-        self.lower.pace()
+        self.disk.pace()
     }
 
     fn hurry(&self, percent: u8) {
         self.faults().haste = percent;
-        self.lower.hurry(percent);
+        self.disk.hurry(percent);
     }
 
-    fn room(&self) -> Result<Room, LowerError> {
-        self.lower.room()
+    fn room(&self) -> Result<Room, DiskError> {
+        self.disk.room()
     }
 
-    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, LowerError> {
-        self.lower.compact(dead)
+    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, DiskError> {
+        self.disk.compact(dead)
     }
 
     fn verify(&self) -> bool {
-        self.lower.verify()
+        self.disk.verify()
     }
 
-    fn stats(&self) -> LowerStats {
-        self.lower.stats()
+    fn stats(&self) -> DiskStats {
+        self.disk.stats()
     }
 }

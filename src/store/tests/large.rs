@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn copies_of_large_values_leave_room_for_light_writes_while_a_flush_is_under_way() {
     let options = options();
-    let mut d = Driver::new(MemLower::default(), options);
+    let mut d = Driver::new(MemLevel::default(), options);
     let value = "v".repeat(4 << 20);
     d.run(&set("large", &value));
     d.hold_jobs = true;
@@ -25,22 +25,22 @@ fn copies_of_large_values_leave_room_for_light_writes_while_a_flush_is_under_way
     for n in 0..20_000 {
         d.entry(P, &[set(&format!("light:{n}"), "v")]);
     }
-    assert_eq!(d.store.stats().hand_overs, 0, "a light write had to wait for it");
+    assert_eq!(d.store.stats().flushes, 0, "a light write had to wait for it");
     d.settle();
-    assert!(d.store.takes_heavy_writes() && d.store.stats().hand_overs > 0);
+    assert!(d.store.takes_heavy_writes() && d.store.stats().flushes > 0);
 }
 
 #[test]
 fn a_large_value_is_flushed_from_where_it_lies_and_changed_beside_that() {
-    let mut d = Driver::new(MemLower::default(), options());
+    let mut d = Driver::new(MemLevel::default(), options());
     let value = "v".repeat(1 << 20);
     d.run(&set("k", &value));
-    let told = |d: &mut Driver<MemLower>, op: &Op<'_>| {
+    let told = |d: &mut Driver<MemLevel>, op: &Op<'_>| {
         let outcome = d.run(op);
         d.store.step_bytes(&outcome)
     };
     d.hold_jobs = true;
-    d.store.want_hand_over(Urgency::Soon);
+    d.store.want_flush(Urgency::Soon);
     // Its time is beside it: nothing of the value is copied for that, neither for the flush nor for the row.
     let expire = Op::Expire { key: b"k", at_ms: i64::MAX, condition: Condition::Always };
     assert!(told(&mut d, &expire) < 1000);
@@ -64,17 +64,17 @@ fn a_large_value_is_flushed_from_where_it_lies_and_changed_beside_that() {
 #[test]
 fn a_job_that_reads_large_rows_leaves_the_rest_to_the_next_ones() {
     const ROWS: usize = 20;
-    let mut d = Driver::new(MemLower::default(), Options { load_jobs: 1, ..options() });
+    let mut d = Driver::new(MemLevel::default(), Options { load_jobs: 1, ..options() });
     let value = "v".repeat(1 << 20);
     let names: Vec<String> = (0..ROWS).map(|n| format!("k{n}")).collect();
     names.iter().for_each(|name| drop(d.run(&set(name, &value))));
-    d.hand_over();
+    d.flush();
     d.crash();
     for name in &names {
         let step = d.store.read(P, &bytes(&get(name)), d.now_ms);
         assert!(matches!(step, Step::Blocked(_)), "{step:?}");
     }
-    let here = |d: &Driver<MemLower>| {
+    let here = |d: &Driver<MemLevel>| {
         let is_here = |name: &&String| matches!(d.store.get(P, name.as_bytes(), 0), Lookup::Value(_));
         names.iter().filter(is_here).count()
     };

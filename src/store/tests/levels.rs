@@ -1,4 +1,4 @@
-//! The two levels together: hand-overs, restarts, eviction, scans across both, and a data set larger than memory.
+//! The two levels together: flushes, restarts, eviction, scans across both, and a data set larger than memory.
 
 use std::collections::BTreeSet;
 
@@ -6,8 +6,8 @@ use super::super::*;
 use super::*;
 use crate::store::partition::Partition;
 
-fn lsm(folder: &tempfile::TempDir) -> LsmLower {
-    LsmLower::open(folder.path(), &LsmShared::new(1 << 20, 32), &ADOPT).expect("opens")
+fn lsm(folder: &tempfile::TempDir) -> LsmLevel {
+    LsmLevel::open(folder.path(), &LsmShared::new(1 << 20, 32), &ADOPT).expect("opens")
 }
 
 fn tiny(memory_bytes: usize) -> Options {
@@ -27,7 +27,7 @@ fn a_restart_finds_what_was_handed_over_and_replays_the_rest() {
         d.run(&set(&format!("k{n}"), &format!("v{n}")));
     }
     d.run(&Op::Del { keys: List::Args(&[b"k1", b"k2"]) });
-    d.hand_over();
+    d.flush();
     assert_eq!(d.store.persisted(P), Lsn(501));
     assert_eq!(d.store.persisted_stamp_ms(P), d.now_ms);
     d.run(&Op::Del { keys: List::Args(&[b"k3"]) });
@@ -47,12 +47,12 @@ fn a_restart_finds_what_was_handed_over_and_replays_the_rest() {
 
 #[test]
 fn a_transaction_may_ask_twice_for_the_keys_of_one_pattern() {
-    let mut d = Driver::new(MemLower::default(), tiny(60_000));
+    let mut d = Driver::new(MemLevel::default(), tiny(60_000));
     let long = "v".repeat(200);
     for n in 0..2000 {
         d.run(&set(&format!("k{n}"), &long));
     }
-    d.hand_over();
+    d.flush();
     let ops = [bytes(&set("k1", "v")), bytes(&keys(b"k11*")), bytes(&keys(b"k11*")), bytes(&keys(b"k12*"))];
     let ops: Vec<&[u8]> = ops.iter().map(Vec::as_slice).collect();
     let outcome = d.run(&Op::Multi { guards: List::Args(&[]), ops: List::Args(&ops) });
@@ -80,7 +80,7 @@ fn a_new_tree_opened_again_is_the_same() {
             store.apply(&at, &bytes(&set(&key, &round.to_string())));
         }
         store.end_entry(&at);
-        store.want_hand_over(Urgency::Soon);
+        store.want_flush(Urgency::Soon);
         let mut jobs = Vec::new();
         while store.maintain(1_000_000) || !jobs.is_empty() || store.persisted(P) <= Lsn(round) {
             store.take_jobs(&mut jobs);
@@ -95,15 +95,15 @@ fn a_new_tree_opened_again_is_the_same() {
 }
 
 #[test]
-fn a_hand_over_is_a_point_of_the_log() {
-    let lower = MemLower::default();
-    let mut d = Driver::new(lower.clone(), options());
+fn a_flush_is_a_point_of_the_log() {
+    let disk = MemLevel::default();
+    let mut d = Driver::new(disk.clone(), options());
     d.hold_jobs = true;
     for n in 0..2000 {
         d.run(&set(&format!("k{n}"), "before"));
     }
     let frozen = d.store.state_hash(P);
-    d.store.want_hand_over(Urgency::Soon);
+    d.store.want_flush(Urgency::Soon);
     // The capture is under way while all this changes.
     d.store.maintain(1);
     for n in 0..2000 {
@@ -118,7 +118,7 @@ fn a_hand_over_is_a_point_of_the_log() {
     d.run(&set("k7", "last"));
     while d.store.maintain(1_000) {}
     d.run_a_job(0);
-    let restarted = Store::open(lower, options(), &[]).unwrap();
+    let restarted = Store::open(disk, options(), &[]).unwrap();
     assert_eq!(restarted.persisted(P), Lsn(2000));
     assert_eq!(restarted.state_hash(P), frozen);
     let now = d.store.state_hash(P);
@@ -129,18 +129,18 @@ fn a_hand_over_is_a_point_of_the_log() {
 
 #[test]
 fn idle_partitions_do_not_pin_the_log() {
-    let mut d = Driver::new(MemLower::default(), options());
+    let mut d = Driver::new(MemLevel::default(), options());
     for id in 10..200 {
         let at = Applied::first(PartitionId(id), Lsn(1), Term(1), 1);
         d.store.end_entry(&at);
     }
     d.run(&set("k", "v"));
-    d.hand_over();
+    d.flush();
     assert!((10..200).all(|id| d.store.persisted(PartitionId(id)) == Lsn(1)));
     assert_eq!(d.store.persisted(PartitionId(5000)), Lsn::ZERO);
-    // Nothing changed since: no other hand-over, however often one is wanted.
-    d.hand_over();
-    assert_eq!(d.store.stats().hand_overs, 1);
+    // Nothing changed since: no other flush, however often one is wanted.
+    d.flush();
+    assert_eq!(d.store.stats().flushes, 1);
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn four_times_the_memory() {
 fn scan_returns_all_that_stays_while_everything_else_happens() {
     for seed in 0..4u64 {
         let mut d =
-            Driver::new(MemLower::default(), Options { hash_seed: HashSeed([seed, 1]), ..tiny(60_000) });
+            Driver::new(MemLevel::default(), Options { hash_seed: HashSeed([seed, 1]), ..tiny(60_000) });
         for n in 0..1500 {
             d.run(&set(&format!("stay{n}"), "v"));
         }
@@ -199,7 +199,7 @@ fn scan_returns_all_that_stays_while_everything_else_happens() {
             d.run(&get(&format!("stay{}", n * 17 % 1500)));
             d.run(&Op::Del { keys: List::Args(&[format!("add{}", n - 7).as_bytes()]) });
             match round % 10 {
-                3 => d.hand_over(),
+                3 => d.flush(),
                 6 => d.settle(),
                 9 => d.crash(),
                 _ => _ = d.store.maintain(5_000),
@@ -224,16 +224,16 @@ fn a_flushed_keyspace_goes_from_disk() {
             let noise = HashSeed([n, round]).hash(b"noise").to_string().repeat(20);
             d.run(&set(&format!("k{n}"), &noise));
         }
-        d.hand_over();
+        d.flush();
     }
-    let full = d.store.stats().lower.disk_bytes;
+    let full = d.store.stats().disk.disk_bytes;
     d.run(&Op::Flush);
     assert_eq!(d.run(&Op::DbSize), Outcome::Int(0));
     for n in 0..20 {
         d.run(&set(&format!("after{n}"), "v"));
-        d.hand_over();
+        d.flush();
     }
-    let left = d.store.stats().lower.disk_bytes;
+    let left = d.store.stats().disk.disk_bytes;
     assert!(left < full / 4, "{left} of {full} bytes are left");
     assert_eq!(
         d.store.stats().used_bytes,
@@ -246,9 +246,9 @@ fn a_flushed_keyspace_goes_from_disk() {
 }
 
 #[test]
-fn writes_wait_for_a_hand_over_that_is_too_slow() {
-    let mut store = Store::open(MemLower::default(), tiny(40_000), &[]).unwrap();
-    let mut jobs: Vec<Job<MemLower>> = Vec::new();
+fn writes_wait_for_a_flush_that_is_too_slow() {
+    let mut store = Store::open(MemLevel::default(), tiny(40_000), &[]).unwrap();
+    let mut jobs: Vec<Job<MemLevel>> = Vec::new();
     let mut blocked_at = None;
     for lsn in 1..1000 {
         let at = Applied::first(P, Lsn(lsn), Term(1), 1);
@@ -271,13 +271,13 @@ fn writes_wait_for_a_hand_over_that_is_too_slow() {
 
 #[test]
 fn a_load_does_not_bring_back_what_changed_meanwhile() {
-    let mut d = Driver::new(MemLower::default(), options());
+    let mut d = Driver::new(MemLevel::default(), options());
     d.run(&set("k", "old"));
     d.run(&set("gone", "old"));
-    d.hand_over();
+    d.flush();
     d.crash();
-    // Two loads are under way while both keys change and a hand-over takes the changes below.
-    let read = |d: &mut Driver<MemLower>, key| d.store.read(P, &bytes(&get(key)), 1);
+    // Two loads are under way while both keys change and a flush takes the changes below.
+    let read = |d: &mut Driver<MemLevel>, key| d.store.read(P, &bytes(&get(key)), 1);
     assert!(matches!((read(&mut d, "k"), read(&mut d, "gone")), (Step::Blocked(_), Step::Blocked(_))));
     let mut loads = Vec::new();
     d.store.take_jobs(&mut loads);
@@ -287,8 +287,8 @@ fn a_load_does_not_bring_back_what_changed_meanwhile() {
     d.hold_jobs = true;
     let Step::Done(_) = d.store.read(P, &bytes(&get("gone")), 1) else { panic!() };
     d.run(&Op::Del { keys: List::Args(&[b"gone"]) });
-    d.hand_over();
-    d.hand_over();
+    d.flush();
+    d.flush();
     for load in loads {
         d.store.job_done(load).unwrap();
     }
@@ -297,19 +297,16 @@ fn a_load_does_not_bring_back_what_changed_meanwhile() {
 
 #[test]
 fn another_layout_is_refused() {
-    let lower = MemLower::default();
-    lower.ingest(0, false, &mut std::iter::once((vec![0], Some(vec![9, 9])))).unwrap();
+    let disk = MemLevel::default();
+    disk.ingest(0, false, &mut std::iter::once((vec![0], Some(vec![9, 9])))).unwrap();
     assert!(
-        Store::open(lower.clone(), options(), &[])
-            .is_err_and(|error| matches!(error, LowerError::Layout { .. }))
+        Store::open(disk.clone(), options(), &[])
+            .is_err_and(|error| matches!(error, DiskError::Layout { .. }))
     );
-    let lower = MemLower::default();
-    lower
-        .ingest(0, false, &mut std::iter::once(([1, 0, 0, 0, 0, 0, 0, 0, 5].to_vec(), Some(vec![9]))))
+    let disk = MemLevel::default();
+    disk.ingest(0, false, &mut std::iter::once(([1, 0, 0, 0, 0, 0, 0, 0, 5].to_vec(), Some(vec![9]))))
         .unwrap();
-    assert!(
-        Store::open(lower, options(), &[]).is_err_and(|error| matches!(error, LowerError::Layout { .. }))
-    );
+    assert!(Store::open(disk, options(), &[]).is_err_and(|error| matches!(error, DiskError::Layout { .. })));
 }
 
 #[test]
@@ -319,7 +316,7 @@ fn after_a_restart_memory_fills_by_itself() {
     for n in 0..6000 {
         d.run(&set(&format!("k{n}"), &format!("v{n}")));
     }
-    d.hand_over();
+    d.flush();
     d.crash();
     assert_eq!(d.store.get(P, b"k5", 1), Lookup::Unknown);
     assert_eq!(d.store.get(P, b"none", 1), Lookup::Unknown);
@@ -339,29 +336,29 @@ fn after_a_restart_memory_fills_by_itself() {
 
 #[test]
 fn expired_rows_that_are_only_below_go_in_time() {
-    let mut d = Driver::new(MemLower::default(), tiny(60_000));
+    let mut d = Driver::new(MemLevel::default(), tiny(60_000));
     let at = d.now_ms + 1000;
     for n in 0..5000 {
         let key = format!("k{n}");
         let (when, reply) = (SetWhen::Always, SetReply::Ok);
         d.run(&Op::Set { key: key.as_bytes(), value: b"v", when, expiry: Expiry::At(at), reply });
     }
-    d.hand_over();
+    d.flush();
     assert!(d.store.stats().evicted_keys > 2000);
     d.run(&set("x", "y"));
     // Nobody writes from here on.
     let entries = d.pass_until(at + 60_000);
     assert!((1..=6).contains(&entries), "{entries}");
     assert_eq!(d.run(&Op::DbSize), Outcome::Int(1));
-    d.hand_over();
-    assert!(d.store.stats().lower.disk_bytes < 40_000, "the partition's row alone");
+    d.flush();
+    assert!(d.store.stats().disk.disk_bytes < 40_000, "the partition's row alone");
     assert_eq!(d.pass_until(at + 100_000_000), 0, "nothing expires any more");
     d.crash();
     assert_eq!(d.run(&Op::DbSize), Outcome::Int(1));
 }
 
 /// Of very many keys, all but a few expire.
-fn with_few_left(d: &mut Driver<MemLower>, keys: u64) {
+fn with_few_left(d: &mut Driver<MemLevel>, keys: u64) {
     for n in 0..keys {
         let (key, when, reply) = (format!("k{n}"), SetWhen::Always, SetReply::Ok);
         d.run(&Op::Set { key: key.as_bytes(), value: b"v", when, expiry: Expiry::In(1_000_000), reply });
@@ -371,7 +368,7 @@ fn with_few_left(d: &mut Driver<MemLower>, keys: u64) {
     }
 }
 
-fn random_keys(d: &mut Driver<MemLower>) -> std::collections::BTreeSet<Vec<u8>> {
+fn random_keys(d: &mut Driver<MemLevel>) -> std::collections::BTreeSet<Vec<u8>> {
     let mut found = std::collections::BTreeSet::new();
     for seed in 0..100u64 {
         match d.run(&Op::RandomKey { seed: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) }) {
@@ -386,9 +383,9 @@ fn random_keys(d: &mut Driver<MemLower>) -> std::collections::BTreeSet<Vec<u8>> 
 fn a_random_key_is_found_among_very_many_expired_ones() {
     let few = ["one", "three", "two"].map(|key| key.as_bytes().to_vec());
     for (memory, deletes) in [(64 << 20, false), (100_000, false), (2_000_000, true)] {
-        let mut d = Driver::new(MemLower::default(), tiny(memory));
+        let mut d = Driver::new(MemLevel::default(), tiny(memory));
         with_few_left(&mut d, 20_000);
-        d.hand_over();
+        d.flush();
         if deletes {
             // Below they are still there; memory says that they are not.
             for n in 0..20_000 {
@@ -407,14 +404,14 @@ fn a_random_key_is_found_among_very_many_expired_ones() {
 
 #[test]
 fn a_search_for_expired_rows_below_waits_for_the_first_of_them_and_costs_what_it_takes() {
-    let mut d = Driver::new(MemLower::default(), tiny(60_000));
+    let mut d = Driver::new(MemLevel::default(), tiny(60_000));
     let at = d.now_ms + 10_000_000;
     for n in 0..5000u64 {
         let (key, expiry) = (format!("k{n}"), Expiry::At(at + n * 2));
         let (when, reply) = (SetWhen::Always, SetReply::Ok);
         d.run(&Op::Set { key: key.as_bytes(), value: b"v", when, expiry, reply });
     }
-    d.hand_over();
+    d.flush();
     assert!(d.store.stats().evicted_keys > 2000);
     assert_eq!(d.pass_until(at - 1), 0);
     // For ten seconds keys expire one by one.
@@ -427,12 +424,12 @@ fn a_search_for_expired_rows_below_waits_for_the_first_of_them_and_costs_what_it
 fn what_is_read_again_and_again_stays_while_the_rest_is_read_once() {
     const HOT: usize = 80;
     const COLD: usize = 2000;
-    let mut d = Driver::new(MemLower::default(), tiny(40_000));
+    let mut d = Driver::new(MemLevel::default(), tiny(40_000));
     let value = "v".repeat(100);
     let (hot, cold) = (|number: usize| format!("h{number}"), |number: usize| format!("c{number}"));
     (0..HOT).for_each(|number| drop(d.run(&set(&hot(number), &value))));
     (0..COLD).for_each(|number| drop(d.run(&set(&cold(number), &value))));
-    d.hand_over();
+    d.flush();
     d.settle();
     for number in (0..HOT).chain(0..HOT) {
         assert_eq!(d.run(&get(&hot(number))), bulk(&value));
@@ -453,15 +450,15 @@ fn what_is_read_again_and_again_stays_while_the_rest_is_read_once() {
 
 #[test]
 fn rows_of_a_blocked_op_stay_until_it_has_run() {
-    let mut d = Driver::new(MemLower::default(), tiny(500));
+    let mut d = Driver::new(MemLevel::default(), tiny(500));
     let value = "v".repeat(500);
     for key in ["a", "b", "c"] {
         d.run(&set(key, &value));
     }
-    d.hand_over();
+    d.flush();
     d.settle();
     let is_here =
-        |d: &Driver<MemLower>, key: &str| d.store.get(P, key.as_bytes(), d.now_ms) != Lookup::Unknown;
+        |d: &Driver<MemLevel>, key: &str| d.store.get(P, key.as_bytes(), d.now_ms) != Lookup::Unknown;
     assert!(!is_here(&d, "a") && !is_here(&d, "b"), "memory holds no row at all");
     // One row is on its way for somebody else already, so the op's rows come by two jobs.
     assert!(matches!(d.store.read(P, &bytes(&get("a")), d.now_ms), Step::Blocked(_)));
@@ -481,7 +478,7 @@ fn rows_of_a_blocked_op_stay_until_it_has_run() {
     assert_eq!(d.read_in(P, &get("b")), bulk(&value));
     // Nothing is held any more: what was read goes again.
     assert_eq!(d.read_in(P, &get("c")), bulk(&value));
-    d.hand_over();
+    d.flush();
     d.settle();
     assert!(!is_here(&d, "b") && !is_here(&d, "c"));
 }

@@ -1,4 +1,4 @@
-//! KEYS and LCS under way: what KEYS has of the lower level stays, what nobody asks for goes, and who waits is tried again.
+//! KEYS and LCS under way: what KEYS has of the disk level stays, what nobody asks for goes, and who waits is tried again.
 
 use super::super::jobs::Task;
 use super::super::*;
@@ -6,7 +6,7 @@ use super::bounds::{half_gathered, keys, outcome_of};
 use super::*;
 
 /// Runs the jobs that are there. Returns how many of them look for keys that match, and for pages of SCAN.
-fn run_counted(d: &mut Driver<MemLower>) -> (usize, usize) {
+fn run_counted(d: &mut Driver<MemLevel>) -> (usize, usize) {
     d.take_jobs();
     let count = |is_one: fn(&Task) -> bool| d.held.iter().filter(|job| is_one(&job.task)).count();
     let matches = count(|task| matches!(task, Task::Matches { .. }));
@@ -15,14 +15,14 @@ fn run_counted(d: &mut Driver<MemLower>) -> (usize, usize) {
     (matches, pages)
 }
 
-/// How often the lower level is looked through for one KEYS, if this is done after each slice.
-fn looks_of_keys(mut between: impl FnMut(&mut Driver<MemLower>) -> usize) -> usize {
+/// How often the disk level is looked through for one KEYS, if this is done after each slice.
+fn looks_of_keys(mut between: impl FnMut(&mut Driver<MemLevel>) -> usize) -> usize {
     let options = Options { gather_rows: 20, ..Options::with_memory(60_000, HashSeed([5, 6])) };
-    let mut d = Driver::new(MemLower::default(), options);
+    let mut d = Driver::new(MemLevel::default(), options);
     for n in 0..3000 {
         d.run(&set(&format!("key:{n:05}"), "v"));
     }
-    d.hand_over();
+    d.flush();
     let (op, mut looks, mut slices) = (bytes(&keys(b"*7*")), 0, 0);
     loop {
         match d.store.read(P, &op, d.now_ms) {
@@ -37,12 +37,12 @@ fn looks_of_keys(mut between: impl FnMut(&mut Driver<MemLower>) -> usize) -> usi
         d.store.maintain(1);
         looks += run_counted(&mut d).0 + between(&mut d);
         slices += 1;
-        assert!(slices < 1000, "it never ends: the lower level was looked through {looks} times");
+        assert!(slices < 1000, "it never ends: the disk level was looked through {looks} times");
     }
 }
 
 #[test]
-fn keys_looks_through_the_lower_level_once_whatever_others_ask() {
+fn keys_looks_through_the_disk_level_once_whatever_others_ask() {
     let mut round = 0;
     let looks = looks_of_keys(|d| {
         round += 1;
@@ -61,7 +61,7 @@ fn keys_looks_through_the_lower_level_once_whatever_others_ask() {
 }
 
 #[test]
-fn keys_looks_through_the_lower_level_once_whatever_is_handed_over() {
+fn keys_looks_through_the_disk_level_once_whatever_is_flushed() {
     let (mut rounds, mut answered) = (0, 0);
     let looks = looks_of_keys(|d| {
         rounds += 1;
@@ -70,11 +70,11 @@ fn keys_looks_through_the_lower_level_once_whatever_is_handed_over() {
         }
         let mut looks = 0;
         for _ in 0..2 {
-            let before = d.store.stats().hand_overs;
+            let before = d.store.stats().flushes;
             d.hold_jobs = true;
             d.run_in(PartitionId(8), &set("other", "v"));
-            d.store.want_hand_over(Urgency::Soon);
-            while d.store.stats().hand_overs == before {
+            d.store.want_flush(Urgency::Soon);
+            while d.store.stats().flushes == before {
                 d.store.maintain(1);
                 looks += run_counted(d).0;
                 // As the shard does when a job has ended.
@@ -102,7 +102,7 @@ fn lists_that_nobody_asks_for_are_bounded_and_go() {
     assert!(matches!(outcome, Outcome::Array(found) if found.len() == 100));
     for _ in 0..5 {
         d.run(&set("key:00000", "w"));
-        d.hand_over();
+        d.flush();
     }
     assert_eq!(d.store.listings(), 0);
 }
@@ -138,7 +138,7 @@ fn keys_whose_list_a_transaction_took_is_tried_again() {
 
 #[test]
 fn keys_that_have_expired_do_not_count_to_the_limit() {
-    let mut d = Driver::new(MemLower::default(), Options { gather_rows: 50, ..options() });
+    let mut d = Driver::new(MemLevel::default(), Options { gather_rows: 50, ..options() });
     for n in 0..1000 {
         let key = format!("key:{n:05}");
         d.run(&set(&key, "v"));
@@ -162,8 +162,8 @@ fn subsequence(n: u64) -> Vec<u8> {
 }
 
 /// A store with two values whose subsequences a job finds.
-fn with_long_values(options: Options) -> Driver<MemLower> {
-    let mut d = Driver::new(MemLower::default(), options);
+fn with_long_values(options: Options) -> Driver<MemLevel> {
+    let mut d = Driver::new(MemLevel::default(), options);
     d.entry(P, &[set("a", &"abcde".repeat(200)), set("b", &"badce".repeat(200))]);
     d.settle();
     d.hold_jobs = true;
@@ -175,7 +175,7 @@ fn subsequences_that_nobody_asks_for_are_bounded_and_go() {
     // Two values of 1,000 bytes, and a table of a million bits.
     for (max_reply_bytes, most) in [(4 << 20, 16), (1 << 20, 8), (5000, 1)] {
         let mut d = with_long_values(Options { max_reply_bytes, ..options() });
-        let is_blocked = |d: &mut Driver<MemLower>, n| {
+        let is_blocked = |d: &mut Driver<MemLevel>, n| {
             let step = d.store.read(P, &subsequence(n), d.now_ms);
             assert!(matches!(step, Step::Blocked(_)), "{step:?}");
             d.store.maintain(1);
@@ -193,7 +193,7 @@ fn subsequences_that_nobody_asks_for_are_bounded_and_go() {
         }
         for n in 0..100 {
             d.run(&set(&format!("other{n}"), "v"));
-            d.hand_over();
+            d.flush();
         }
         assert_eq!(d.store.subsequences(), (0, 0));
     }
@@ -219,11 +219,11 @@ fn subsequences_that_many_ask_for_at_once_are_all_found() {
 #[test]
 fn what_lists_take_counts_against_the_memory_of_the_state() {
     const KEYS: usize = 20_000;
-    let mut d = Driver::new(MemLower::default(), options());
+    let mut d = Driver::new(MemLevel::default(), options());
     for n in 0..KEYS {
         d.run(&set(&format!("a:rather:long:key:{n:08}"), "v"));
     }
-    d.hand_over();
+    d.flush();
     let rows = d.store.stats();
     assert_eq!((rows.answer_bytes, rows.keys, rows.evicted_keys), (0, KEYS as u64, 0));
     // Room for the rows, and for half of a list.

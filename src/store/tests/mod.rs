@@ -32,9 +32,9 @@ pub(super) fn options() -> Options {
 }
 
 /// A store with a driver: it keeps the log, runs the jobs, and can be crashed.
-pub(super) struct Driver<L: Lower> {
+pub(super) struct Driver<L: DiskLevel> {
     pub(super) store: Store<L>,
-    lower: L,
+    disk: L,
     options: Options,
     log: Vec<(Applied, Vec<Vec<u8>>)>,
     held: Vec<Job<L>>,
@@ -47,12 +47,12 @@ pub(super) struct Driver<L: Lower> {
     next: std::collections::BTreeMap<PartitionId, u64>,
 }
 
-impl<L: Lower> Driver<L> {
-    pub(super) fn new(lower: L, options: Options) -> Self {
-        let store = Store::open(lower.clone(), options, &[]).expect("opens");
+impl<L: DiskLevel> Driver<L> {
+    pub(super) fn new(disk: L, options: Options) -> Self {
+        let store = Store::open(disk.clone(), options, &[]).expect("opens");
         Self {
             store,
-            lower,
+            disk,
             options,
             log: Vec::new(),
             held: Vec::new(),
@@ -111,11 +111,11 @@ impl<L: Lower> Driver<L> {
         }
     }
 
-    /// The invariants; those of both levels where the lower one can be read.
+    /// The invariants; those of both levels where the disk one can be read.
     pub(super) fn check(&self) {
         self.store.check();
         match self.store.check_below() {
-            Ok(()) | Err(LowerError::Damaged { .. } | LowerError::Io { .. }) => {}
+            Ok(()) | Err(DiskError::Damaged { .. } | DiskError::Io { .. }) => {}
             Err(other) => panic!("{other}"),
         }
     }
@@ -210,16 +210,16 @@ impl<L: Lower> Driver<L> {
         self.run_in(P, op)
     }
 
-    /// A full hand-over.
-    pub(super) fn hand_over(&mut self) {
-        self.store.want_hand_over(Urgency::Soon);
+    /// A full flush.
+    pub(super) fn flush(&mut self) {
+        self.store.want_flush(Urgency::Soon);
         self.settle();
     }
 
     /// Loses all memory, and replays the log above what is persisted.
     pub(super) fn crash(&mut self) {
         self.held.clear();
-        self.store = Store::open(self.lower.clone(), self.options, &[]).expect("opens");
+        self.store = Store::open(self.disk.clone(), self.options, &[]).expect("opens");
         self.is_alarmed = false;
         self.check();
         for (at, ops) in self.log.clone() {
@@ -260,7 +260,7 @@ pub(super) fn bulk(text: &str) -> Outcome {
 }
 
 /// Scans to the end, page by page, calling `between` after each page.
-pub(super) fn scan_all<L: Lower>(
+pub(super) fn scan_all<L: DiskLevel>(
     driver: &mut Driver<L>,
     count: u64,
     mut between: impl FnMut(&mut Driver<L>),

@@ -1,4 +1,4 @@
-//! Random histories against a plain map, over both lower levels: with hand-overs, jobs in any order, evictions and
+//! Random histories against a plain map, over both disk levels: with flushes, jobs in any order, evictions and
 //! crashes between the ops, every reply is the model's, and two stores that saw the same entries end up alike.
 
 use std::collections::BTreeMap;
@@ -88,7 +88,7 @@ enum Do {
     Wait {
         ms: u64,
     },
-    WantHandOver,
+    WantFlush,
     Maintain {
         slices: u8,
     },
@@ -129,7 +129,7 @@ fn step() -> impl Strategy<Value = Do> {
         1 => Just(Do::Scan),
         1 => any::<u64>().prop_map(|seed| Do::Random { seed }),
         1 => (1..40u64).prop_map(|ms| Do::Wait { ms }),
-        3 => Just(Do::WantHandOver),
+        3 => Just(Do::WantFlush),
         4 => (1..4u8).prop_map(|slices| Do::Maintain { slices }),
         5 => any::<usize>().prop_map(|pick| Do::Job { pick }),
         1 => Just(Do::Settle),
@@ -175,7 +175,7 @@ fn value_of(value: u8, long: bool) -> Vec<u8> {
 
 /// Does one step in the store and in the model, and compares.
 #[allow(clippy::too_many_lines)]
-fn play<L: Lower>(driver: &mut Driver<L>, model: &mut Model, step: &Do) {
+fn play<L: DiskLevel>(driver: &mut Driver<L>, model: &mut Model, step: &Do) {
     model.expire(driver.now_ms);
     let now_ms = driver.now_ms;
     match step {
@@ -346,7 +346,7 @@ fn play<L: Lower>(driver: &mut Driver<L>, model: &mut Model, step: &Do) {
             other => panic!("{other:?}"),
         },
         Do::Wait { ms } => driver.now_ms += ms,
-        Do::WantHandOver => driver.store.want_hand_over(Urgency::Soon),
+        Do::WantFlush => driver.store.want_flush(Urgency::Soon),
         Do::Maintain { slices } => (0..*slices).for_each(|_| _ = driver.store.maintain(1)),
         Do::Job { pick } => driver.run_a_job(*pick),
         Do::Settle => driver.settle(),
@@ -376,7 +376,7 @@ fn check_keys(mut keys: Vec<Vec<u8>>, model: &Model) {
 fn small() -> Options {
     Options {
         memory_bytes: 3_000,
-        hand_over_bytes: 1_500,
+        flush_bytes: 1_500,
         max_dirty_bytes: 4_000,
         // KEYS goes on slice by slice.
         gather_rows: 1,
@@ -384,9 +384,9 @@ fn small() -> Options {
     }
 }
 
-fn check<L: Lower>(lower: L, steps: &[Do], set_capacity: impl Fn(u64)) {
-    let mut driver = Driver::new(lower, small());
-    let mut reference = Driver::new(MemLower::default(), options());
+fn check<L: DiskLevel>(disk: L, steps: &[Do], set_capacity: impl Fn(u64)) {
+    let mut driver = Driver::new(disk, small());
+    let mut reference = Driver::new(MemLevel::default(), options());
     driver.hold_jobs = true;
     let (mut model, mut other) = (Model::default(), Model::default());
     for step in steps {
@@ -394,7 +394,7 @@ fn check<L: Lower>(lower: L, steps: &[Do], set_capacity: impl Fn(u64)) {
             set_capacity(*bytes);
         }
         play(&mut driver, &mut model, step);
-        if !matches!(step, Do::Crash | Do::WantHandOver | Do::Capacity { .. }) {
+        if !matches!(step, Do::Crash | Do::WantFlush | Do::Capacity { .. }) {
             play(&mut reference, &mut other, step);
         }
     }
@@ -414,8 +414,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
     #[test]
     fn any_history_over_the_map(steps in proptest::collection::vec(step(), 1..150)) {
-        let lower = MemLower::default();
-        check(lower.clone(), &steps, |bytes| lower.set_capacity(bytes));
+        let disk = MemLevel::default();
+        check(disk.clone(), &steps, |bytes| disk.set_capacity(bytes));
     }
 }
 
@@ -424,7 +424,7 @@ proptest! {
     #[test]
     fn any_history_over_lsm_tree(steps in proptest::collection::vec(step(), 1..150)) {
         let folder = tempfile::tempdir().expect("a folder");
-        let lower = LsmLower::open(folder.path(), &LsmShared::new(1 << 20, 32), &ADOPT).expect("opens");
-        check(lower, &steps, |_| ());
+        let disk = LsmLevel::open(folder.path(), &LsmShared::new(1 << 20, 32), &ADOPT).expect("opens");
+        check(disk, &steps, |_| ());
     }
 }

@@ -11,16 +11,16 @@ use super::*;
 #[test]
 fn a_flush_that_is_refused_says_so_and_is_tried_again() {
     let folder = tempfile::tempdir().expect("a folder");
-    let lower = LsmLower::open(folder.path(), &LsmShared::new(1 << 20, 32), &ADOPT).expect("opens");
-    let mut d = Driver::new(lower, options());
+    let disk = LsmLevel::open(folder.path(), &LsmShared::new(1 << 20, 32), &ADOPT).expect("opens");
+    let mut d = Driver::new(disk, options());
     d.run(&set("a", "1"));
-    d.hand_over();
+    d.flush();
     assert_eq!(d.store.persisted(P), Lsn(1));
     // A folder has the name of the file that is to be written.
     let blocker = folder.path().join("manifest.new");
     fs::create_dir(&blocker).expect("a folder");
     d.run(&set("b", "2"));
-    d.hand_over();
+    d.flush();
     for _ in 0..3 {
         assert!(d.store.is_out_of_room());
         let Some(Unreadable::Refused(why)) = d.store.stalled_by() else {
@@ -31,7 +31,7 @@ fn a_flush_that_is_refused_says_so_and_is_tried_again() {
         let mut looks = Vec::new();
         d.store.take_jobs(&mut looks);
         for look in looks {
-            d.store.job_done(Store::<LsmLower>::run_job(look)).expect("job");
+            d.store.job_done(Store::<LsmLevel>::run_job(look)).expect("job");
             assert!(d.store.is_out_of_room(), "also while it is tried again");
         }
         d.settle();
@@ -47,23 +47,23 @@ fn a_flush_that_is_refused_says_so_and_is_tried_again() {
 
 #[test]
 fn a_flush_makes_haste_as_long_as_writes_are_refused() {
-    let lower = Faulty::default();
-    let mut d = Driver::new(lower.clone(), options());
+    let disk = Faulty::default();
+    let mut d = Driver::new(disk.clone(), options());
     let haste = |d: &mut Driver<Faulty>| {
         d.store.maintain(1_000_000);
-        lower.haste()
+        disk.haste()
     };
     d.hold_jobs = true;
     d.run(&set("a", "1"));
     assert_eq!(haste(&mut d), 0);
-    d.store.want_hand_over(Urgency::Soon);
+    d.store.want_flush(Urgency::Soon);
     assert_eq!(haste(&mut d), 0, "the log takes writes");
     for _ in 0..2 {
-        d.store.want_hand_over(Urgency::Now);
+        d.store.want_flush(Urgency::Now);
         assert_eq!(haste(&mut d), 100, "the log is full");
     }
     assert_eq!(haste(&mut d), 0, "it is not any more");
-    lower.refuse_flushes(1);
+    disk.refuse_flushes(1);
     d.hold_jobs = false;
     d.settle();
     assert!(d.store.is_out_of_room());
@@ -75,11 +75,11 @@ fn a_flush_makes_haste_as_long_as_writes_are_refused() {
 
 #[test]
 fn a_full_disk_is_no_refusal() {
-    let lower = MemLower::default();
-    let mut d = Driver::new(lower.clone(), options());
+    let disk = MemLevel::default();
+    let mut d = Driver::new(disk.clone(), options());
     d.run(&set("a", "1"));
-    lower.set_full(true);
-    d.hand_over();
+    disk.set_full(true);
+    d.flush();
     assert!(d.store.is_out_of_room());
     assert_eq!(d.store.stalled_by(), None, "DISKFULL says it");
 }
@@ -88,13 +88,12 @@ fn a_full_disk_is_no_refusal() {
 fn a_table_that_the_system_refuses_is_read_again_later_and_one_that_is_missing_is_damaged() {
     let folder = tempfile::tempdir().expect("a folder");
     let shared = LsmShared::new(1 << 20, 32);
-    let lower = LsmLower::open(folder.path(), &shared, &ADOPT).expect("opens");
-    lower
-        .ingest(3, false, &mut std::iter::once((b"key".to_vec(), Some(b"value".to_vec()))))
+    let disk = LsmLevel::open(folder.path(), &shared, &ADOPT).expect("opens");
+    disk.ingest(3, false, &mut std::iter::once((b"key".to_vec(), Some(b"value".to_vec()))))
         .expect("there is room");
-    drop(lower);
-    LsmLower::format(folder.path(), ADOPT.owner).expect("says whose it is");
-    let lower = LsmLower::open(folder.path(), &LsmShared::new(1 << 20, 32), &ADOPT).expect("opens");
+    drop(disk);
+    LsmLevel::format(folder.path(), ADOPT.owner).expect("says whose it is");
+    let disk = LsmLevel::open(folder.path(), &LsmShared::new(1 << 20, 32), &ADOPT).expect("opens");
     let table = fs::read_dir(folder.path().join("tables"))
         .expect("lists")
         .next()
@@ -103,13 +102,13 @@ fn a_table_that_the_system_refuses_is_read_again_later_and_one_that_is_missing_i
         .path();
     let aside = folder.path().join("aside");
     fs::rename(&table, &aside).expect("renames");
-    let missing = lower.get(b"key").expect_err("it is missing");
+    let missing = disk.get(b"key").expect_err("it is missing");
     assert!(missing.to_string().contains(table.to_str().expect("text")), "{missing}");
     assert!(matches!(Unreadable::from(missing), Unreadable::Damaged(_)));
     fs::create_dir(&table).expect("a folder in its stead");
-    let refused = lower.get(b"key").expect_err("a folder cannot be read");
-    assert!(matches!(&refused, LowerError::Io { path, .. } if *path == table), "{refused}");
+    let refused = disk.get(b"key").expect_err("a folder cannot be read");
+    assert!(matches!(&refused, DiskError::Io { path, .. } if *path == table), "{refused}");
     assert!(matches!(Unreadable::from(refused), Unreadable::Refused(_)));
     fs::remove_dir(&table).and_then(|()| fs::rename(&aside, &table)).expect("back");
-    assert_eq!(lower.get(b"key"), Ok(Some(b"value".to_vec())));
+    assert_eq!(disk.get(b"key"), Ok(Some(b"value".to_vec())));
 }

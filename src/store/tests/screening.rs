@@ -1,30 +1,30 @@
-//! What is looked at before it is proposed, over a lower level that can be told not to be readable any more.
+//! What is looked at before it is proposed, over a disk level that can be told not to be readable any more.
 
 use corduroy_shards::{Prepared, Unreadable};
 
 use super::super::*;
 use super::faulty::Faulty;
 use super::*;
-use crate::store::lower::LowerError;
+use crate::store::disk::DiskError;
 
-fn damage() -> LowerError {
-    LowerError::damaged("table".as_ref(), "a block's checksum")
+fn damage() -> DiskError {
+    DiskError::damaged("table".as_ref(), "a block's checksum")
 }
 
-fn refusal() -> LowerError {
-    LowerError::io("reading", "table".as_ref(), &std::io::ErrorKind::PermissionDenied.into())
+fn refusal() -> DiskError {
+    DiskError::io("reading", "table".as_ref(), &std::io::ErrorKind::PermissionDenied.into())
 }
 
 const MEMORY_BYTES: usize = 200_000;
 
 /// A store that holds a small part of its rows in memory.
-fn over(lower: &Faulty) -> Driver<Faulty> {
-    let mut d = Driver::new(lower.clone(), Options::with_memory(MEMORY_BYTES, HashSeed([5, 6])));
+fn over(disk: &Faulty) -> Driver<Faulty> {
+    let mut d = Driver::new(disk.clone(), Options::with_memory(MEMORY_BYTES, HashSeed([5, 6])));
     let value = "7".repeat(18);
     for n in 0..8_000 {
         d.run(&set(&format!("k{n}"), &value));
     }
-    d.hand_over();
+    d.flush();
     assert!(d.store.stats().evicted_keys > 0);
     d
 }
@@ -54,8 +54,8 @@ fn apply(d: &mut Driver<Faulty>, lsn: u64, op: &Op<'_>) -> Step<Outcome> {
 
 #[test]
 fn what_a_proposed_write_had_in_memory_is_there_when_it_is_applied() {
-    let lower = Faulty::default();
-    let mut d = over(&lower);
+    let disk = Faulty::default();
+    let mut d = over(&disk);
     let pair: [&[u8]; 2] = [b"k2", b"k3"];
     let ops = [incr("k1"), Op::Del { keys: List::Args(&pair) }];
     for key in ["k1", "k2", "k3"] {
@@ -65,14 +65,14 @@ fn what_a_proposed_write_had_in_memory_is_there_when_it_is_applied() {
         assert_eq!(d.store.prepare(P, &bytes(op)), Prepared::Ready);
     }
     crowd_out(&mut d);
-    lower.set(Some(damage()));
+    disk.set(Some(damage()));
     assert_eq!(apply(&mut d, 8_001, &ops[0]), Step::Done(Outcome::Int(777_777_777_777_777_778)));
     assert_eq!(apply(&mut d, 8_002, &ops[1]), Step::Done(Outcome::Int(2)));
     // Nothing is held any more.
-    lower.set(None);
-    d.hand_over();
+    disk.set(None);
+    d.flush();
     crowd_out(&mut d);
-    lower.set(Some(damage()));
+    disk.set(Some(damage()));
     d.store.prepare(P, &bytes(&ops[0]));
     d.settle();
     assert!(matches!(d.store.prepare(P, &bytes(&ops[0])), Prepared::Unreadable(Unreadable::Damaged(_))));
@@ -80,31 +80,31 @@ fn what_a_proposed_write_had_in_memory_is_there_when_it_is_applied() {
 
 #[test]
 fn what_is_proposed_before_memory_runs_full_is_held_too() {
-    let lower = Faulty::default();
-    let mut d = Driver::new(lower.clone(), Options::with_memory(MEMORY_BYTES, HashSeed([5, 6])));
+    let disk = Faulty::default();
+    let mut d = Driver::new(disk.clone(), Options::with_memory(MEMORY_BYTES, HashSeed([5, 6])));
     let mut n = 0;
     while !d.store.may_need_reads(P) {
         n += 1;
         d.run(&set(&format!("k{n}"), "777777777777777777"));
         assert!(d.store.stats().evicted_keys == 0, "rows go, and no write was looked at");
     }
-    d.hand_over();
+    d.flush();
     assert_eq!(d.store.prepare(P, &bytes(&incr("k1"))), Prepared::Ready);
     for more in n + 1..8_000 {
         d.run(&set(&format!("k{more}"), "777777777777777777"));
     }
-    d.hand_over();
+    d.flush();
     crowd_out(&mut d);
-    lower.set(Some(damage()));
+    disk.set(Some(damage()));
     assert_eq!(apply(&mut d, 8_000, &incr("k1")), Step::Done(Outcome::Int(777_777_777_777_777_778)));
 }
 
 #[test]
 fn what_the_system_refuses_to_read_is_no_want_of_room() {
-    let lower = Faulty::default();
-    let mut d = over(&lower);
+    let disk = Faulty::default();
+    let mut d = over(&disk);
     crowd_out(&mut d);
-    lower.set(Some(refusal()));
+    disk.set(Some(refusal()));
     assert!(matches!(apply(&mut d, 8_001, &incr("k1")), Step::Blocked(_)));
     d.settle();
     assert!(matches!(apply(&mut d, 8_001, &incr("k1")), Step::Blocked(_)), "it waits for the system");
@@ -114,7 +114,7 @@ fn what_the_system_refuses_to_read_is_no_want_of_room() {
     assert!(matches!(apply(&mut d, 8_001, &incr("k1")), Step::Blocked(_)));
     d.settle();
     assert!(d.store.wants_retry() && !d.store.is_out_of_room());
-    lower.set(None);
+    disk.set(None);
     StateMachine::retry(&mut d.store);
     d.settle();
     assert!(matches!(apply(&mut d, 8_001, &incr("k1")), Step::Blocked(_)), "it is asked for again");

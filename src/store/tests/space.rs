@@ -9,7 +9,7 @@ const MAX_DIRTY_BYTES: usize = 60_000;
 
 fn small() -> Options {
     Options {
-        hand_over_bytes: 30_000,
+        flush_bytes: 30_000,
         max_dirty_bytes: MAX_DIRTY_BYTES,
         ..Options::with_memory(1 << 20, HashSeed([5, 6]))
     }
@@ -20,10 +20,10 @@ const LITTLE_BYTES: u64 = 150_000;
 
 /// No flush unless one is asked for.
 fn lazy() -> Options {
-    Options { hand_over_bytes: 1 << 20, max_dirty_bytes: 1 << 20, ..small() }
+    Options { flush_bytes: 1 << 20, max_dirty_bytes: 1 << 20, ..small() }
 }
 
-fn fill(d: &mut Driver<MemLower>, keys: usize) {
+fn fill(d: &mut Driver<MemLevel>, keys: usize) {
     let value = "v".repeat(1000);
     for n in 0..keys {
         d.run(&set(&format!("k{n}"), &value));
@@ -31,18 +31,18 @@ fn fill(d: &mut Driver<MemLower>, keys: usize) {
 }
 
 /// Looks at the room, as is done twice a second.
-fn retry(d: &mut Driver<MemLower>) {
+fn retry(d: &mut Driver<MemLevel>) {
     StateMachine::retry(&mut d.store);
     d.settle();
 }
 
 #[test]
 fn a_flush_is_tried_again_though_nothing_says_that_it_would_fit_now() {
-    let lower = Faulty::default();
-    let mut d = Driver::new(lower.clone(), options());
+    let disk = Faulty::default();
+    let mut d = Driver::new(disk.clone(), options());
     d.run(&set("a", "1"));
-    lower.refuse_flushes(3);
-    d.hand_over();
+    disk.refuse_flushes(3);
+    d.flush();
     let mut looks = 0;
     while d.store.is_out_of_room() {
         looks += 1;
@@ -50,25 +50,25 @@ fn a_flush_is_tried_again_though_nothing_says_that_it_would_fit_now() {
         StateMachine::retry(&mut d.store);
         d.settle();
     }
-    assert_eq!(d.store.stats().undone_hand_overs, 3);
+    assert_eq!(d.store.stats().undone_flushes, 3);
     assert_eq!(looks, 1 + 2 + 4, "it waits longer each time");
     assert_eq!(d.store.persisted(P), Lsn(1));
 }
 
 #[test]
 fn deletes_whose_flush_was_undone_may_still_have_the_reserve() {
-    let lower = Faulty::default();
-    let mut d = Driver::new(lower.clone(), lazy());
+    let disk = Faulty::default();
+    let mut d = Driver::new(disk.clone(), lazy());
     let value = "v".repeat(1000);
     (0..100).for_each(|n| _ = d.run(&set(&format!("k{n}"), &value)));
-    d.hand_over();
+    d.flush();
     // Too little for others than those who delete, and less while the deletion is flushed for the first time.
-    lower.leave(LITTLE_BYTES);
+    disk.leave(LITTLE_BYTES);
     d.run(&Op::Del { keys: List::Args(&[b"k3"]) });
     let persisted = d.store.persisted(P);
-    lower.refuse_flushes(1);
-    d.hand_over();
-    assert_eq!((d.store.stats().undone_hand_overs, d.store.persisted(P)), (1, persisted));
+    disk.refuse_flushes(1);
+    d.flush();
+    assert_eq!((d.store.stats().undone_flushes, d.store.persisted(P)), (1, persisted));
     for _ in 0..5 {
         StateMachine::retry(&mut d.store);
         d.settle();
@@ -78,26 +78,26 @@ fn deletes_whose_flush_was_undone_may_still_have_the_reserve() {
 
 #[test]
 fn a_flush_without_room_is_undone_and_loses_nothing() {
-    let lower = MemLower::default();
-    let mut d = Driver::new(lower.clone(), options());
+    let disk = MemLevel::default();
+    let mut d = Driver::new(disk.clone(), options());
     d.run(&set("a", "1"));
     d.run(&set("c", "1"));
     let before = d.store.stats();
-    lower.set_full(true);
-    d.hand_over();
+    disk.set_full(true);
+    d.flush();
     assert!(d.store.is_out_of_room());
-    assert_eq!((d.store.persisted(P), d.store.stats().hand_overs), (Lsn::ZERO, 0));
+    assert_eq!((d.store.persisted(P), d.store.stats().flushes), (Lsn::ZERO, 0));
     let after = d.store.stats();
-    assert_eq!((after.undone_hand_overs, after.captured_bytes), (1, 0));
+    assert_eq!((after.undone_flushes, after.captured_bytes), (1, 0));
     assert_eq!(after.dirty_bytes, before.dirty_bytes, "all rows are changed ones again");
     d.run(&set("a", "2"));
     d.run(&set("b", "3"));
     retry(&mut d);
     assert!(d.store.is_out_of_room(), "there is still none");
-    lower.set_full(false);
+    disk.set_full(false);
     retry(&mut d);
     assert!(!d.store.is_out_of_room());
-    d.hand_over();
+    d.flush();
     assert_eq!(d.store.persisted(P), Lsn(4), "as of now, not of the first attempt");
     d.crash();
     for (key, value) in [("a", "2"), ("b", "3"), ("c", "1")] {
@@ -108,29 +108,29 @@ fn a_flush_without_room_is_undone_and_loses_nothing() {
 
 #[test]
 fn a_flushed_database_needs_no_room_for_what_it_held() {
-    let lower = MemLower::default();
-    let mut d = Driver::new(lower.clone(), lazy());
+    let disk = MemLevel::default();
+    let mut d = Driver::new(disk.clone(), lazy());
     fill(&mut d, 20);
-    d.hand_over();
+    d.flush();
     // Room for the least flush, not for those rows that are to be written next.
     fill(&mut d, 100);
-    lower.set_capacity(lower.stats().disk_bytes + LITTLE_BYTES);
-    d.hand_over();
+    disk.set_capacity(disk.stats().disk_bytes + LITTLE_BYTES);
+    d.flush();
     assert!(d.store.is_out_of_room());
     let persisted = d.store.persisted(P);
     d.run(&Op::Flush);
     d.settle();
     retry(&mut d);
     assert!(d.store.persisted(P) > persisted, "the log may go");
-    assert_eq!(lower.snapshot().keys().filter(|key| key.first() == Some(&2)).count(), 0, "no row is left");
+    assert_eq!(disk.snapshot().keys().filter(|key| key.first() == Some(&2)).count(), 0, "no row is left");
     d.crash();
     assert_eq!(d.run(&Op::DbSize), Outcome::Int(0));
 }
 
 #[test]
 fn expired_rows_make_their_own_flush_small_enough() {
-    let lower = MemLower::default();
-    let mut d = Driver::new(lower.clone(), lazy());
+    let disk = MemLevel::default();
+    let mut d = Driver::new(disk.clone(), lazy());
     let value = "v".repeat(1000);
     for n in 0..100 {
         let (key, expiry) = (format!("k{n}"), Expiry::In(1000));
@@ -138,8 +138,8 @@ fn expired_rows_make_their_own_flush_small_enough() {
         d.run(&Op::Set { key: key.as_bytes(), value: value.as_bytes(), when, expiry, reply });
     }
     // Only what makes room may have the reserve.
-    lower.set_capacity(lower.stats().disk_bytes + LITTLE_BYTES / 2);
-    d.hand_over();
+    disk.set_capacity(disk.stats().disk_bytes + LITTLE_BYTES / 2);
+    d.flush();
     assert!(d.store.is_out_of_room());
     let persisted = d.store.persisted(P);
     retry(&mut d);
@@ -153,13 +153,13 @@ fn expired_rows_make_their_own_flush_small_enough() {
 
 #[test]
 fn deleted_rows_make_their_own_flush_small_enough() {
-    let lower = MemLower::default();
-    let mut d = Driver::new(lower.clone(), lazy());
+    let disk = MemLevel::default();
+    let mut d = Driver::new(disk.clone(), lazy());
     fill(&mut d, 20);
-    d.hand_over();
+    d.flush();
     fill(&mut d, 100);
-    lower.set_capacity(lower.stats().disk_bytes + LITTLE_BYTES);
-    d.hand_over();
+    disk.set_capacity(disk.stats().disk_bytes + LITTLE_BYTES);
+    d.flush();
     assert!(d.store.is_out_of_room());
     let persisted = d.store.persisted(P);
     for n in 0..99 {
@@ -168,23 +168,23 @@ fn deleted_rows_make_their_own_flush_small_enough() {
     }
     retry(&mut d);
     assert!(d.store.persisted(P) > persisted, "tombstones are small");
-    let rows = lower.snapshot().keys().filter(|key| key.first() == Some(&2)).count();
+    let rows = disk.snapshot().keys().filter(|key| key.first() == Some(&2)).count();
     assert_eq!(rows, 1, "and took the rows with them");
 }
 
 #[test]
 fn deleting_the_last_key_needs_no_tombstones() {
-    let lower = MemLower::default();
-    let mut d = Driver::new(lower.clone(), lazy());
+    let disk = MemLevel::default();
+    let mut d = Driver::new(disk.clone(), lazy());
     let keys = 2000;
     for n in 0..keys {
         d.run(&set(&format!("k{n}"), "v"));
     }
-    d.hand_over();
+    d.flush();
     // Some are written blindly, so that it is not known at first how many there are.
     d.crash();
     (0..10).for_each(|n| _ = d.run(&set(&format!("k{n}"), "w")));
-    lower.set_capacity(lower.stats().disk_bytes + 66_000);
+    disk.set_capacity(disk.stats().disk_bytes + 66_000);
     retry(&mut d);
     let persisted = d.store.persisted(P);
     for n in 0..keys {
@@ -196,8 +196,8 @@ fn deleting_the_last_key_needs_no_tombstones() {
         retry(&mut d);
     }
     assert!(d.store.persisted(P) > persisted);
-    assert!(lower.snapshot().keys().all(|key| key.first() != Some(&2)), "no row is left");
-    lower.set_full(false);
+    assert!(disk.snapshot().keys().all(|key| key.first() != Some(&2)), "no row is left");
+    disk.set_full(false);
     retry(&mut d);
     d.run(&set("k1", "new"));
     d.crash();
@@ -207,13 +207,13 @@ fn deleting_the_last_key_needs_no_tombstones() {
 
 #[test]
 fn deletes_are_refused_before_they_take_all_memory_but_a_flush_never_is() {
-    let lower = MemLower::default();
-    let mut d = Driver::new(lower.clone(), Options { memory_bytes: 100_000, ..small() });
+    let disk = MemLevel::default();
+    let mut d = Driver::new(disk.clone(), Options { memory_bytes: 100_000, ..small() });
     for n in 0..2000 {
         d.run(&set(&format!("k{n}"), "v"));
     }
-    d.hand_over();
-    lower.set_full(true);
+    d.flush();
+    disk.set_full(true);
     let (one, flush) = (bytes(&Op::Del { keys: List::Args(&[b"k1"]) }), bytes(&Op::Flush));
     let mut deleted = 0;
     while d.store.takes_when_full(&one) {
@@ -229,17 +229,17 @@ fn deletes_are_refused_before_they_take_all_memory_but_a_flush_never_is() {
 
 #[test]
 fn deletes_do_not_wait_for_a_flush_that_has_no_room() {
-    let lower = MemLower::default();
-    let mut d = Driver::new(lower.clone(), small());
+    let disk = MemLevel::default();
+    let mut d = Driver::new(disk.clone(), small());
     let value = "v".repeat(100);
     let keys = MAX_DIRTY_BYTES / 50;
     for n in 0..keys {
         d.run(&set(&format!("k{n}"), &value));
     }
-    d.hand_over();
-    lower.set_full(true);
+    d.flush();
+    disk.set_full(true);
     fill(&mut d, 20);
-    d.hand_over();
+    d.flush();
     // The driver fails if an op is blocked and no job can change that.
     for n in 0..keys {
         let key = format!("k{n}");
@@ -252,30 +252,30 @@ fn deletes_do_not_wait_for_a_flush_that_has_no_room() {
 
 #[test]
 fn keys_can_be_counted_without_room() {
-    let lower = MemLower::default();
-    let mut d = Driver::new(lower.clone(), small());
+    let disk = MemLevel::default();
+    let mut d = Driver::new(disk.clone(), small());
     fill(&mut d, 30);
-    d.hand_over();
+    d.flush();
     // Blind: the keys may be below, and nobody looks before they are counted.
     d.crash();
-    lower.set_full(true);
+    disk.set_full(true);
     for n in 0..40 {
         d.run(&set(&format!("k{n}"), "w"));
     }
-    d.hand_over();
+    d.flush();
     assert!(d.store.is_out_of_room());
     assert_eq!(d.run(&Op::DbSize), Outcome::Int(40));
 }
 
 #[test]
 fn a_flush_goes_ahead_while_there_is_room_for_it() {
-    let lower = MemLower::default();
-    let mut d = Driver::new(lower.clone(), Options { hand_over_bytes: 1 << 30, ..options() });
+    let disk = MemLevel::default();
+    let mut d = Driver::new(disk.clone(), Options { flush_bytes: 1 << 30, ..options() });
     fill(&mut d, 20);
-    d.hand_over();
-    let flushed = d.store.stats().hand_overs;
+    d.flush();
+    let flushed = d.store.stats().flushes;
     // Enough for what has changed at any time, and never for all that is going to.
-    lower.set_capacity(lower.stats().disk_bytes + (2 << 20));
+    disk.set_capacity(disk.stats().disk_bytes + (2 << 20));
     retry(&mut d);
     let value = "v".repeat(1000);
     let mut written = 0;
@@ -284,6 +284,6 @@ fn a_flush_goes_ahead_while_there_is_room_for_it() {
         written += 1;
         assert!(written < 4000, "the disk is full by now");
     }
-    assert!(d.store.stats().hand_overs > flushed, "nothing but the room asked for one");
+    assert!(d.store.stats().flushes > flushed, "nothing but the room asked for one");
     assert!(d.store.persisted(P) > Lsn(written / 2), "and most is on the disk");
 }

@@ -1,38 +1,38 @@
 //! What a store does by itself, where the order of its jobs decides.
 
+use super::super::disk::DiskError;
 use super::super::jobs::{Done, Failed, Task};
-use super::super::lower::LowerError;
 use super::super::*;
 use super::commands::int;
 use super::*;
 
-fn driver(memory_bytes: usize) -> Driver<MemLower> {
-    Driver::new(MemLower::default(), Options::with_memory(memory_bytes, HashSeed([5, 6])))
+fn driver(memory_bytes: usize) -> Driver<MemLevel> {
+    Driver::new(MemLevel::default(), Options::with_memory(memory_bytes, HashSeed([5, 6])))
 }
 
 /// Runs all jobs that wait; their results are handed over when the caller wants.
-fn run_jobs(d: &mut Driver<MemLower>) -> Vec<JobDone> {
+fn run_jobs(d: &mut Driver<MemLevel>) -> Vec<JobDone> {
     let mut jobs = Vec::new();
     d.store.take_jobs(&mut jobs);
-    jobs.into_iter().map(Store::<MemLower>::run_job).collect()
+    jobs.into_iter().map(Store::<MemLevel>::run_job).collect()
 }
 
-fn deliver(d: &mut Driver<MemLower>, done: Vec<JobDone>) {
+fn deliver(d: &mut Driver<MemLevel>, done: Vec<JobDone>) {
     done.into_iter().for_each(|done| d.store.job_done(done).expect("job"));
 }
 
 #[test]
-fn tombstones_go_when_the_lower_level_has_them() {
+fn tombstones_go_when_the_disk_level_has_them() {
     let mut d = driver(64 << 20);
     for n in 0..2000 {
         d.run(&set(&format!("k{n}"), "v"));
     }
-    d.hand_over();
+    d.flush();
     for n in 0..2000 {
         d.run(&Op::Del { keys: List::Args(&[format!("k{n}").as_bytes()]) });
     }
-    assert!(d.store.stats().used_bytes > 100_000, "the lower level does not know yet");
-    d.hand_over();
+    assert!(d.store.stats().used_bytes > 100_000, "the disk level does not know yet");
+    d.flush();
     d.settle();
     assert_eq!((d.store.stats().used_bytes, d.run(&Op::DbSize)), (0, int(0)));
 }
@@ -40,17 +40,17 @@ fn tombstones_go_when_the_lower_level_has_them() {
 #[test]
 fn a_stale_answer_about_blind_writes_is_not_counted() {
     let options = Options::with_memory(2000, HashSeed([5, 6]));
-    let options = Options { hand_over_bytes: 1 << 20, max_dirty_bytes: 4 << 20, ..options };
-    let mut d = Driver::new(MemLower::default(), options);
+    let options = Options { flush_bytes: 1 << 20, max_dirty_bytes: 4 << 20, ..options };
+    let mut d = Driver::new(MemLevel::default(), options);
     let large = "v".repeat(3000);
     d.run(&set("other", &large));
-    d.hand_over();
+    d.flush();
     d.settle();
     assert_eq!(d.store.get(P, b"other", 1), Lookup::Unknown, "memory is too small for it");
     d.hold_jobs = true;
     let size = bytes(&Op::DbSize);
     let at = |n| Applied::first(P, Lsn(n), Term(1), 1_000_000);
-    let write = |d: &mut Driver<MemLower>, n| {
+    let write = |d: &mut Driver<MemLevel>, n| {
         assert_eq!(d.store.apply(&at(n), &bytes(&set("k", &large))), Step::Done(Outcome::Ok));
         d.store.end_entry(&at(n));
     };
@@ -59,8 +59,8 @@ fn a_stale_answer_about_blind_writes_is_not_counted() {
     assert!(matches!(d.store.read(P, &size, 1_000_000), Step::Blocked(_)));
     let stale = run_jobs(&mut d);
     assert_eq!(stale.len(), 1);
-    // Meanwhile a hand-over has answered it, the key is dropped from memory and written blindly once more.
-    d.store.want_hand_over(Urgency::Soon);
+    // Meanwhile a flush has answered it, the key is dropped from memory and written blindly once more.
+    d.store.want_flush(Urgency::Soon);
     while d.store.get(P, b"k", 1) != Lookup::Unknown {
         d.store.maintain(1_000_000);
         let done = run_jobs(&mut d);
@@ -78,12 +78,12 @@ fn a_stale_answer_about_blind_writes_is_not_counted() {
 #[test]
 fn a_row_stays_until_the_answers_are_in_that_were_asked_for_before_it_was_written() {
     let options = Options::with_memory(2000, HashSeed([5, 6]));
-    let options = Options { hand_over_bytes: 1 << 20, max_dirty_bytes: 4 << 20, ..options };
-    let mut d = Driver::new(MemLower::default(), options);
+    let options = Options { flush_bytes: 1 << 20, max_dirty_bytes: 4 << 20, ..options };
+    let mut d = Driver::new(MemLevel::default(), options);
     let [old, new] = ["o", "n"].map(|value| value.repeat(3000));
     d.run(&set("k", &old));
     d.run(&set("other", &old));
-    d.hand_over();
+    d.flush();
     d.settle();
     assert_eq!(d.store.get(P, b"k", 1), Lookup::Unknown, "memory is too small for it");
     d.hold_jobs = true;
@@ -92,7 +92,7 @@ fn a_row_stays_until_the_answers_are_in_that_were_asked_for_before_it_was_writte
     assert_eq!(stale.len(), 1);
     // While the old value is on its way, the new one is written and handed over, and for long others alone are asked for.
     d.run(&set("k", &new));
-    d.store.want_hand_over(Urgency::Soon);
+    d.store.want_flush(Urgency::Soon);
     for _ in 0..500 {
         let _ = d.store.read(P, &bytes(&get("other")), 1_000_000);
         d.store.maintain(1_000_000);
@@ -111,7 +111,7 @@ fn a_page_that_lost_rows_during_the_warm_up_is_not_complete() {
     let mut d = driver(2_000_000);
     for n in 0..15 {
         d.run(&set(&format!("k{n}"), &large));
-        d.hand_over();
+        d.flush();
     }
     d.crash();
     d.hold_jobs = true;
@@ -147,23 +147,23 @@ fn a_search_for_expired_rows_that_could_not_read_is_made_again_later() {
         let (when, reply) = (SetWhen::Always, SetReply::Ok);
         d.run(&Op::Set { key: key.as_bytes(), value: b"v", when, expiry, reply });
     }
-    d.hand_over();
+    d.flush();
     d.settle();
     assert!(d.store.stats().evicted_keys > 2000);
     // From here on no job that searches can read.
     let mut failures = 0;
-    let mut fail = |d: &mut Driver<MemLower>| {
+    let mut fail = |d: &mut Driver<MemLevel>| {
         d.store.maintain(1_000_000);
         let mut jobs = Vec::new();
         d.store.take_jobs(&mut jobs);
         for job in jobs {
             let done = match &job.task {
-                Task::Expired { place, asked, .. } => {
+                Task::Expired { keyspace, asked, .. } => {
                     failures += 1;
-                    let why = LowerError::damaged(std::path::Path::new("table"), "a block");
-                    JobDone(Done::Failed { place: *place, failed: Failed::Expired, asked: *asked, why })
+                    let why = DiskError::damaged(std::path::Path::new("table"), "a block");
+                    JobDone(Done::Failed { keyspace: *keyspace, failed: Failed::Expired, asked: *asked, why })
                 }
-                _ => Store::<MemLower>::run_job(job),
+                _ => Store::<MemLevel>::run_job(job),
             };
             d.store.job_done(done).expect("job");
             d.check();
@@ -197,7 +197,7 @@ fn a_slice_captures_what_its_budget_is_for_even_of_a_full_page() {
         let mut d = driver(64 << 20);
         (0..400).for_each(|n| _ = d.run(&set(&format!("k{n}"), &"v".repeat(value_bytes))));
         d.hold_jobs = true;
-        d.store.want_hand_over(Urgency::Soon);
+        d.store.want_flush(Urgency::Soon);
         let (mut slices, mut before) = (0, d.store.ledger.captured_bytes);
         let row_bytes = d.store.ledger.dirty_bytes / 400;
         while d.store.ledger.dirty_bytes > 0 {
@@ -219,14 +219,14 @@ fn what_a_flush_takes_with_it_counts_once_until_it_changes() {
     let mut d = driver(64 << 20);
     (0..100).for_each(|n| _ = d.run(&set(&format!("k{n}"), &"v".repeat(BYTES))));
     d.hold_jobs = true;
-    d.store.want_hand_over(Urgency::Soon);
+    d.store.want_flush(Urgency::Soon);
     while d.store.maintain(1_000_000) {}
     let ledger = &d.store.ledger;
     assert!(ledger.captured_bytes > 100 * BYTES && ledger.kept_bytes < 100 * 300, "{ledger:?}");
     let before = ledger.kept_bytes;
     d.run(&set("k1", &"w".repeat(BYTES)));
     d.run(&set("k1", &"x".repeat(BYTES)));
-    let kept = |d: &Driver<MemLower>| d.store.ledger.kept_bytes - before;
+    let kept = |d: &Driver<MemLevel>| d.store.ledger.kept_bytes - before;
     assert!((BYTES..2 * BYTES).contains(&kept(&d)), "what k1 was is kept, once");
     d.run(&Op::Flush);
     while d.store.maintain(1_000_000) {}

@@ -5,7 +5,7 @@ use super::commands::{driver, int, set_with};
 use super::*;
 
 /// What WATCH remembers of a key.
-pub(super) fn version(d: &mut Driver<MemLower>, key: &[u8]) -> [u8; 8] {
+pub(super) fn version(d: &mut Driver<MemLevel>, key: &[u8]) -> [u8; 8] {
     let ask = |d: &mut Driver<_>, op: &Op<'_>| match d.run(op) {
         Outcome::Int(version) => u64::try_from(version).unwrap(),
         other => panic!("{other:?}"),
@@ -18,7 +18,7 @@ pub(super) fn version(d: &mut Driver<MemLower>, key: &[u8]) -> [u8; 8] {
 }
 
 /// Whether a transaction that watches this key runs.
-fn still_holds(d: &mut Driver<MemLower>, key: &[u8], version: [u8; 8]) -> bool {
+fn still_holds(d: &mut Driver<MemLevel>, key: &[u8], version: [u8; 8]) -> bool {
     let op = Op::Multi { guards: List::Args(&[key, &version]), ops: List::Args(&[]) };
     d.run(&op) == Outcome::Array(Vec::new())
 }
@@ -81,7 +81,7 @@ fn what_becomes_of_other_keys_is_no_change_of_an_absent_one() {
         }
         d.now_ms += n % 2;
         if n == 15_000 {
-            d.hand_over();
+            d.flush();
             d.crash();
         }
     }
@@ -102,7 +102,7 @@ fn transactions_of_older_logs_are_judged_as_they_were() {
     };
     assert_eq!(run(&mut d, 0), Outcome::NullArray, "it was there");
     assert_eq!(run(&mut d, deleted | 1 << 62), Outcome::Array(vec![Outcome::Ok]));
-    d.hand_over();
+    d.flush();
     d.crash();
     assert_eq!(run(&mut d, deleted | 1 << 62), Outcome::Array(vec![Outcome::Ok]));
     // None is logged any more once keys are registered.
@@ -114,7 +114,7 @@ fn transactions_of_older_logs_are_judged_as_they_were() {
 fn a_restart_judges_watched_keys_as_before() {
     let mut d = driver();
     let seen = version(&mut d, b"k");
-    d.hand_over();
+    d.flush();
     let guards: [&[u8]; 2] = [b"k", &seen];
     let write = bytes(&set("written", "1"));
     let multi = Op::Multi { guards: List::Args(&guards), ops: List::Args(&[&write]) };
@@ -181,7 +181,7 @@ fn a_version_lsn_never_goes_back() {
             let step = d.store.apply(&at(3, version), &write);
             assert!(matches!(step, Step::Unreadable(_)), "version LSN {version}: {step:?}");
         }
-        d.hand_over();
+        d.flush();
         d.crash();
     }
     assert_eq!(d.store.apply(&at(3, 71), &write), Step::Done(Outcome::Ok));

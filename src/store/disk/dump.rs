@@ -14,7 +14,7 @@ use lsm_tree::{InternalValue, Table, UserKey};
 
 use super::super::row::NO_EXPIRY;
 use super::check;
-use super::error::LowerError;
+use super::error::DiskError;
 use super::format::{PartitionMeta, STORE_KEY, read_partition_key, read_row, read_store_value};
 use super::gap::{self, Gap};
 use super::inspect::{Finding, Opener, named};
@@ -127,11 +127,8 @@ impl Cursor {
 /// Returns what could not be read.
 ///
 /// # Errors
-/// [`LowerError`], if nothing can be read, since it is not known of which tables the state consists.
-pub fn dump(
-    folder: &Path,
-    visit: &mut dyn FnMut(&DumpedRow<'_>) -> bool,
-) -> Result<Vec<Finding>, LowerError> {
+/// [`DiskError`], if nothing can be read, since it is not known of which tables the state consists.
+pub fn dump(folder: &Path, visit: &mut dyn FnMut(&DumpedRow<'_>) -> bool) -> Result<Vec<Finding>, DiskError> {
     let (mut cursors, mut harm) = open(folder)?;
     let mut heap = BinaryHeap::new();
     let mut waiting: Vec<Option<InternalValue>> = Vec::with_capacity(cursors.len());
@@ -167,7 +164,7 @@ fn order(row: &InternalValue, at: usize) -> Reverse<(Vec<u8>, Reverse<u64>, usiz
 }
 
 /// The tables of the present version, or, if that cannot be read, those that the manifest names.
-fn open(folder: &Path) -> Result<(Vec<Cursor>, Harm), LowerError> {
+fn open(folder: &Path) -> Result<(Vec<Cursor>, Harm), DiskError> {
     let mut harm = Harm::default();
     let manifest = Manifest::read(folder);
     let marks: Vec<TableMark> = match &manifest {

@@ -16,36 +16,36 @@ const OTHERS: Binding = Binding { owner: [8; OWNER_BYTES], may_adopt: true };
 
 pub(super) type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
-pub(super) fn open(folder: &Path) -> Result<LsmLower, LowerError> {
-    LsmLower::open(folder, &LsmShared::new(1 << 20, 32), &OURS)
+pub(super) fn open(folder: &Path) -> Result<LsmLevel, DiskError> {
+    LsmLevel::open(folder, &LsmShared::new(1 << 20, 32), &OURS)
 }
 
-fn row(number: u32, round: u32) -> LowerRow {
+fn row(number: u32, round: u32) -> DiskRow {
     let value = (round % 7 != number % 7).then(|| format!("value {number} of round {round}").into_bytes());
     (format!("key {number:05}").into_bytes(), value)
 }
 
-fn ingest(lower: &LsmLower, round: u32, numbers: impl Iterator<Item = u32>) {
-    lower.ingest(1 << 10, false, &mut numbers.map(|number| row(number, round))).expect("there is room");
+fn ingest(disk: &LsmLevel, round: u32, numbers: impl Iterator<Item = u32>) {
+    disk.ingest(1 << 10, false, &mut numbers.map(|number| row(number, round))).expect("there is room");
 }
 
 /// A formatted folder with a few tables in several levels.
 pub(super) fn filled() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("folder");
-    LsmLower::format(folder.path(), OURS.owner).expect("formats");
-    let lower = open(folder.path()).expect("opens");
+    LsmLevel::format(folder.path(), OURS.owner).expect("formats");
+    let disk = open(folder.path()).expect("opens");
     for round in 0..6 {
-        ingest(&lower, round, (0..400).filter(|number| number % (round + 1) == 0));
+        ingest(&disk, round, (0..400).filter(|number| number % (round + 1) == 0));
         if round == 3 {
-            while lower.compact(&[]).expect("merges") {}
+            while disk.compact(&[]).expect("merges") {}
         }
     }
     folder
 }
 
-pub(super) fn rows(lower: &LsmLower) -> Result<Rows, LowerError> {
+pub(super) fn rows(disk: &LsmLevel) -> Result<Rows, DiskError> {
     let mut rows = Vec::new();
-    lower.scan(b"", b"z", &mut |key, value| {
+    disk.scan(b"", b"z", &mut |key, value| {
         rows.push((key.to_vec(), value.to_vec()));
         true
     })?;
@@ -53,19 +53,19 @@ pub(super) fn rows(lower: &LsmLower) -> Result<Rows, LowerError> {
 }
 
 /// Every row is as `expected`, or its reading says what is damaged. Returns whether something is.
-fn check_rows(lower: &LsmLower, expected: &Rows, context: &str) -> bool {
+fn check_rows(disk: &LsmLevel, expected: &Rows, context: &str) -> bool {
     let mut damaged = false;
-    match rows(lower) {
+    match rows(disk) {
         Ok(found) => assert!(&found == expected, "{context}: a scan brought other rows"),
-        Err(LowerError::Damaged { .. }) => damaged = true,
+        Err(DiskError::Damaged { .. }) => damaged = true,
         Err(error) => panic!("{context}: {error}"),
     }
     for number in (0..401).step_by(13) {
         let key = row(number, 0).0;
         let value = expected.iter().find(|(at, _)| *at == key).map(|(_, value)| value.clone());
-        match lower.get(&key) {
+        match disk.get(&key) {
             Ok(found) => assert_eq!(found, value, "{context}: key {number}"),
-            Err(LowerError::Damaged { .. }) => damaged = true,
+            Err(DiskError::Damaged { .. }) => damaged = true,
             Err(error) => panic!("{context}: {error}"),
         }
     }
@@ -110,9 +110,9 @@ fn copy(from: &Path) -> tempfile::TempDir {
 
 /// Opens the folder after each change of a file; the change must be refused by the name of a file, or harmless.
 fn check_each(folder: &Path, file: &Path, changes: impl Iterator<Item = Vec<u8>>) -> (u32, u32) {
-    let lower = open(folder).expect("opens");
-    let expected = rows(&lower).expect("reads");
-    drop(lower);
+    let disk = open(folder).expect("opens");
+    let expected = rows(&disk).expect("reads");
+    drop(disk);
     let sound = fs::read(file).expect("reads");
     let (mut refused, mut tried) = (0, 0);
     for (number, changed) in changes.enumerate() {
@@ -120,17 +120,17 @@ fn check_each(folder: &Path, file: &Path, changes: impl Iterator<Item = Vec<u8>>
         fs::write(file, &changed).expect("writes");
         let context = format!("{}, change {number}", file.display());
         match open(folder) {
-            Ok(lower) => _ = check_rows(&lower, &expected, &context),
+            Ok(disk) => _ = check_rows(&disk, &expected, &context),
             Err(error) => {
-                assert!(matches!(error, LowerError::Damaged { .. }), "{context}: {error:?}");
+                assert!(matches!(error, DiskError::Damaged { .. }), "{context}: {error:?}");
                 assert!(error.to_string().contains(folder.to_str().expect("text")), "{error}");
                 refused += 1;
             }
         }
         fs::write(file, &sound).expect("writes");
     }
-    let lower = open(folder).expect("opens");
-    assert_eq!(rows(&lower), Ok(expected), "refusals change nothing");
+    let disk = open(folder).expect("opens");
+    assert_eq!(rows(&disk), Ok(expected), "refusals change nothing");
     (tried, refused)
 }
 
@@ -188,7 +188,7 @@ fn lengths_exchanges_and_absences_are_refused() {
         .and_then(|()| fs::rename(b, a))
         .and_then(|()| fs::rename(&aside, b))
         .expect("renames");
-    assert!(matches!(open(swapped.path()), Err(LowerError::Damaged { .. })), "two tables exchanged");
+    assert!(matches!(open(swapped.path()), Err(DiskError::Damaged { .. })), "two tables exchanged");
 
     for file in [first.clone(), version_file(folder.path()), folder.path().join("current")] {
         let without = copy(folder.path());
@@ -196,16 +196,16 @@ fn lengths_exchanges_and_absences_are_refused() {
             .expect("removes");
         let error = open(without.path()).err().expect("refused");
         let name = file.file_name().expect("a name").to_str().expect("text");
-        assert!(error.to_string().contains(name) && matches!(error, LowerError::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains(name) && matches!(error, DiskError::Damaged { .. }), "{error}");
     }
 }
 
 #[test]
 fn a_table_of_the_same_number_from_another_shard_is_refused() {
     let (ours, theirs) = (filled(), tempfile::tempdir().expect("folder"));
-    LsmLower::format(theirs.path(), OTHERS.owner).expect("formats");
+    LsmLevel::format(theirs.path(), OTHERS.owner).expect("formats");
     let shared = LsmShared::new(1 << 20, 32);
-    let other = LsmLower::open(theirs.path(), &shared, &OTHERS).expect("opens");
+    let other = LsmLevel::open(theirs.path(), &shared, &OTHERS).expect("opens");
     for round in 0..6 {
         ingest(&other, round + 1, 0..400);
     }
@@ -217,7 +217,7 @@ fn a_table_of_the_same_number_from_another_shard_is_refused() {
             let sound = fs::read(&table).expect("reads");
             fs::copy(same, &table).expect("copies");
             let error = open(ours.path()).err().expect("refused");
-            assert!(matches!(&error, LowerError::Damaged { file, .. } if *file == table), "{error}");
+            assert!(matches!(&error, DiskError::Damaged { file, .. } if *file == table), "{error}");
             fs::write(&table, sound).expect("writes");
         }
     }
@@ -227,57 +227,57 @@ fn a_table_of_the_same_number_from_another_shard_is_refused() {
 fn another_owners_folder_and_an_emptied_one_are_refused() {
     let folder = filled();
     let shared = LsmShared::new(1 << 20, 32);
-    let foreign = LsmLower::open(folder.path(), &shared, &OTHERS).err().expect("refused");
-    assert!(matches!(foreign, LowerError::Foreign { .. }), "{foreign}");
+    let foreign = LsmLevel::open(folder.path(), &shared, &OTHERS).err().expect("refused");
+    assert!(matches!(foreign, DiskError::Foreign { .. }), "{foreign}");
     let empty = tempfile::tempdir().expect("folder");
     let missing = open(empty.path()).err().expect("refused");
     assert!(missing.to_string().contains("manifest is damaged: it is missing"), "{missing}");
     let emptied = copy(folder.path());
     fs::remove_dir_all(emptied.path().join("tables")).expect("removes");
-    assert!(matches!(open(emptied.path()), Err(LowerError::Damaged { .. })));
+    assert!(matches!(open(emptied.path()), Err(DiskError::Damaged { .. })));
 }
 
 #[test]
 fn a_folder_without_a_manifest_is_taken_over_where_that_is_allowed() {
     let folder = filled();
-    let lower = open(folder.path()).expect("opens");
-    let expected = rows(&lower).expect("reads");
-    drop(lower);
+    let disk = open(folder.path()).expect("opens");
+    let expected = rows(&disk).expect("reads");
+    drop(disk);
     remove_manifests(folder.path());
-    assert!(matches!(open(folder.path()), Err(LowerError::Damaged { .. })));
+    assert!(matches!(open(folder.path()), Err(DiskError::Damaged { .. })));
     let adopt = Binding { may_adopt: true, ..OURS };
     let shared = LsmShared::new(1 << 20, 32);
     let version = version_file(folder.path());
     let sound = fs::read(&version).expect("reads");
     for flipped in flips(&sound, 0..sound.len() * 8) {
         fs::write(&version, flipped).expect("writes");
-        let refused = LsmLower::open(folder.path(), &shared, &adopt).err().expect("refused");
-        assert!(matches!(refused, LowerError::Damaged { .. }), "{refused}");
+        let refused = LsmLevel::open(folder.path(), &shared, &adopt).err().expect("refused");
+        assert!(matches!(refused, DiskError::Damaged { .. }), "{refused}");
     }
     fs::write(&version, sound).expect("writes");
-    let lower = LsmLower::open(folder.path(), &shared, &adopt).expect("is taken over");
-    assert_eq!(rows(&lower), Ok(expected.clone()));
-    drop(lower);
+    let disk = LsmLevel::open(folder.path(), &shared, &adopt).expect("is taken over");
+    assert_eq!(rows(&disk), Ok(expected.clone()));
+    drop(disk);
     assert!(open(folder.path()).is_err(), "opening does not say whose it is");
-    LsmLower::format(folder.path(), OURS.owner).expect("says it");
-    let lower = open(folder.path()).expect("it has a manifest now");
-    assert_eq!(rows(&lower), Ok(expected));
+    LsmLevel::format(folder.path(), OURS.owner).expect("says it");
+    let disk = open(folder.path()).expect("it has a manifest now");
+    assert_eq!(rows(&disk), Ok(expected));
     let known = Manifest::read(folder.path()).expect("reads").expect("there is one").tree.expect("a tree");
     assert!(known.tables.iter().all(|table| !table.max.is_empty()), "the keys are known from now on");
     // A change says it as well.
-    drop(lower);
+    drop(disk);
     remove_manifests(folder.path());
-    let lower = LsmLower::open(folder.path(), &shared, &adopt).expect("is taken over");
-    ingest(&lower, 3, 0..9);
-    let after = rows(&lower);
-    drop(lower);
+    let disk = LsmLevel::open(folder.path(), &shared, &adopt).expect("is taken over");
+    ingest(&disk, 3, 0..9);
+    let after = rows(&disk);
+    drop(disk);
     assert_eq!(rows(&open(folder.path()).expect("it has a manifest now")), after);
 }
 
 /// A change of the tree of which the manifest has the beginning only: a crash came before the note of its end.
 fn cut_off(folder: &Path, change: Change, work: impl FnOnce(&lsm_tree::AnyTree)) {
-    let lower = open(folder).expect("opens");
-    let opened = lower.tree.opened();
+    let disk = open(folder).expect("opens");
+    let opened = disk.tree.opened();
     opened.folder.begin(change, &opened.tree).expect("notes");
     work(&opened.tree);
 }
@@ -319,7 +319,7 @@ fn a_crash_at_any_point_of_a_change_is_no_damage() {
         flipped[at] ^= 4;
         fs::write(&new, flipped).expect("writes");
         let refused = open(added.path()).err().expect("refused");
-        assert!(matches!(&refused, LowerError::Damaged { file, .. } if *file == new), "byte {at}: {refused}");
+        assert!(matches!(&refused, DiskError::Damaged { file, .. } if *file == new), "byte {at}: {refused}");
     }
     fs::write(&new, bytes).expect("writes");
     assert_eq!(rows(&open(added.path()).expect("as it was")), Ok(after));
@@ -328,9 +328,9 @@ fn a_crash_at_any_point_of_a_change_is_no_damage() {
 #[test]
 fn a_version_ahead_of_the_manifest_is_refused_where_nothing_had_begun() {
     let folder = filled();
-    let lower = open(folder.path()).expect("opens");
-    add(&lower.tree.opened().tree, 3);
-    drop(lower);
+    let disk = open(folder.path()).expect("opens");
+    add(&disk.tree.opened().tree, 3);
+    drop(disk);
     let refused = open(folder.path()).err().expect("refused");
     assert!(refused.to_string().contains("after which 0 changes had begun"), "{refused}");
     // One ingestion may add, but not take away.
@@ -350,35 +350,35 @@ fn a_version_ahead_of_the_manifest_is_refused_where_nothing_had_begun() {
 fn an_older_version_put_back_is_refused() {
     let folder = filled();
     let old = copy(folder.path());
-    let lower = open(folder.path()).expect("opens");
-    ingest(&lower, 9, 0..10);
-    drop(lower);
+    let disk = open(folder.path()).expect("opens");
+    ingest(&disk, 9, 0..10);
+    drop(disk);
     let current = fs::read(old.path().join("current")).expect("reads");
     fs::write(folder.path().join("current"), current).expect("writes");
     let version = version_file(old.path());
     fs::copy(&version, folder.path().join(version.file_name().expect("a name"))).expect("copies");
-    assert!(matches!(open(folder.path()), Err(LowerError::Damaged { .. })), "yesterday's version");
+    assert!(matches!(open(folder.path()), Err(DiskError::Damaged { .. })), "yesterday's version");
 }
 
 #[test]
 fn damage_in_a_merge_neither_panics_nor_loses_rows() {
     let folder = filled();
-    let lower = open(folder.path()).expect("opens");
-    let expected = rows(&lower).expect("reads");
-    drop(lower);
+    let disk = open(folder.path()).expect("opens");
+    let expected = rows(&disk).expect("reads");
+    drop(disk);
     let table = tables(folder.path()).into_iter().next().expect("a table");
     let mut bytes = fs::read(&table).expect("reads");
     bytes[100] ^= 1;
     fs::write(&table, &bytes).expect("writes");
-    let lower = open(folder.path()).expect("its end is sound");
-    let opened = lower.tree.opened();
-    let merged = lower
+    let disk = open(folder.path()).expect("its end is sound");
+    let opened = disk.tree.opened();
+    let merged = disk
         .tree
         .change("merging", Change::Compaction, &room(&folder), |tree| tree.major_compact(1 << 20, 1 << 62));
-    assert!(matches!(merged, Err(LowerError::Damaged { .. })), "{merged:?}");
-    assert!(check_rows(&lower, &expected, "after a merge that failed"));
-    ingest(&lower, 5, 0..0);
-    drop((lower, opened));
+    assert!(matches!(merged, Err(DiskError::Damaged { .. })), "{merged:?}");
+    assert!(check_rows(&disk, &expected, "after a merge that failed"));
+    ingest(&disk, 5, 0..0);
+    drop((disk, opened));
     bytes[100] ^= 1;
     fs::write(&table, &bytes).expect("writes");
     assert_eq!(rows(&open(folder.path()).expect("opens")), Ok(expected), "nothing was thrown away");
@@ -387,61 +387,61 @@ fn damage_in_a_merge_neither_panics_nor_loses_rows() {
 #[test]
 fn after_a_panic_in_a_change_the_tree_is_opened_anew() {
     let folder = filled();
-    let lower = open(folder.path()).expect("opens");
-    let expected = rows(&lower).expect("reads");
+    let disk = open(folder.path()).expect("opens");
+    let expected = rows(&disk).expect("reads");
     let ended =
-        lower.tree.change("a change", Change::Compaction, &room(&folder), |tree| -> lsm_tree::Result<()> {
+        disk.tree.change("a change", Change::Compaction, &room(&folder), |tree| -> lsm_tree::Result<()> {
             let _lock = tree.get_version_history_lock();
             panic!("in the middle")
         });
-    assert!(matches!(ended, Err(LowerError::Panicked { .. })), "{ended:?}");
-    ingest(&lower, 0, 400..401);
+    assert!(matches!(ended, Err(DiskError::Panicked { .. })), "{ended:?}");
+    ingest(&disk, 0, 400..401);
     let mut after = expected.clone();
     after.push((row(400, 0).0, row(400, 0).1.expect("a value")));
-    assert_eq!(rows(&lower), Ok(after));
+    assert_eq!(rows(&disk), Ok(after));
 }
 
 #[test]
 fn figures_wait_for_no_change_of_the_tree() {
     let folder = filled();
-    let lower = open(folder.path()).expect("opens");
-    let stats = lower.stats();
+    let disk = open(folder.path()).expect("opens");
+    let stats = disk.stats();
     assert!(stats.tables > 0 && stats.disk_bytes > 0, "{stats:?}");
-    let during = lower.tree.change("a change", Change::Compaction, &room(&folder), |tree| {
+    let during = disk.tree.change("a change", Change::Compaction, &room(&folder), |tree| {
         // A merge holds it while it syncs its last table.
         let _lock = tree.get_version_history_lock();
-        let (lower, (found, asked)) = (lower.clone(), std::sync::mpsc::channel());
-        std::thread::spawn(move || found.send(lower.stats()));
+        let (disk, (found, asked)) = (disk.clone(), std::sync::mpsc::channel());
+        std::thread::spawn(move || found.send(disk.stats()));
         Ok(asked.recv_timeout(std::time::Duration::from_secs(30)).ok())
     });
     assert_eq!(during, Ok(Written::Done(Some(stats))));
-    ingest(&lower, 0, 400..401);
-    assert_eq!(lower.stats().tables, stats.tables + 1);
+    ingest(&disk, 0, 400..401);
+    assert_eq!(disk.stats().tables, stats.tables + 1);
 }
 
 #[test]
 fn a_disk_that_takes_no_manifest_refuses_the_change() {
     let folder = filled();
-    let lower = open(folder.path()).expect("opens");
-    let expected = rows(&lower).expect("reads");
+    let disk = open(folder.path()).expect("opens");
+    let expected = rows(&disk).expect("reads");
     // The name is taken by a folder: the manifest cannot be written, as on a read-only disk.
     let blocker = folder.path().join("manifest.new");
     fs::create_dir(&blocker).expect("folder");
-    let refused = lower.ingest(1, false, &mut std::iter::once(row(3, 1)));
-    assert!(matches!(refused, Err(IngestError::Failed(LowerError::Io { .. }))), "{refused:?}");
-    assert_eq!(rows(&lower), Ok(expected));
+    let refused = disk.ingest(1, false, &mut std::iter::once(row(3, 1)));
+    assert!(matches!(refused, Err(IngestError::Failed(DiskError::Io { .. }))), "{refused:?}");
+    assert_eq!(rows(&disk), Ok(expected));
     fs::remove_dir(&blocker).expect("removes");
-    ingest(&lower, 1, 3..4);
-    let after = rows(&lower).expect("reads");
-    drop(lower);
+    ingest(&disk, 1, 3..4);
+    let after = rows(&disk).expect("reads");
+    drop(disk);
     assert_eq!(rows(&open(folder.path()).expect("opens")), Ok(after));
 }
 
 #[test]
 fn a_note_that_could_not_be_written_is_written_before_the_next_change() {
     let folder = filled();
-    let lower = open(folder.path()).expect("opens");
-    let opened = lower.tree.opened();
+    let disk = open(folder.path()).expect("opens");
+    let opened = disk.tree.opened();
     let blocker = folder.path().join("manifest.new");
     opened.folder.begin(Change::Ingestion, &opened.tree).expect("notes");
     add(&opened.tree, 2);
@@ -449,23 +449,23 @@ fn a_note_that_could_not_be_written_is_written_before_the_next_change() {
     opened.folder.end(Change::Ingestion, &opened.tree);
     fs::remove_dir(&blocker).expect("removes");
     let crashed = copy(folder.path());
-    let expected = rows(&lower).expect("reads");
+    let expected = rows(&disk).expect("reads");
     assert_eq!(rows(&open(crashed.path()).expect("the change counts as begun")), Ok(expected));
-    ingest(&lower, 3, 0..9);
-    let after = rows(&lower).expect("reads");
-    drop((lower, opened));
+    ingest(&disk, 3, 0..9);
+    let after = rows(&disk).expect("reads");
+    drop((disk, opened));
     assert_eq!(rows(&open(folder.path()).expect("opens")), Ok(after));
 }
 
 #[test]
 fn two_changes_at_once_may_end_in_any_order() {
     let folder = filled();
-    let lower = open(folder.path()).expect("opens");
-    let opened = lower.tree.opened();
+    let disk = open(folder.path()).expect("opens");
+    let opened = disk.tree.opened();
     opened.folder.begin(Change::Compaction, &opened.tree).expect("notes");
-    ingest(&lower, 4, 0..20);
+    ingest(&disk, 4, 0..20);
     let between = copy(folder.path());
-    let expected = rows(&lower).expect("reads");
+    let expected = rows(&disk).expect("reads");
     opened.tree.major_compact(1 << 20, 1 << 62).expect("merges");
     let behind = copy(folder.path());
     assert_eq!(rows(&open(between.path()).expect("one ended")), Ok(expected.clone()));
@@ -476,18 +476,18 @@ fn two_changes_at_once_may_end_in_any_order() {
 fn a_row_is_found_without_reading_what_grows_with_the_table() {
     const ROWS: u32 = 100_000;
     let folder = tempfile::tempdir().expect("folder");
-    LsmLower::format(folder.path(), OURS.owner).expect("formats");
-    let lower = open(folder.path()).expect("opens");
+    LsmLevel::format(folder.path(), OURS.owner).expect("formats");
+    let disk = open(folder.path()).expect("opens");
     for round in 0..6 {
-        ingest(&lower, round, 0..ROWS);
+        ingest(&disk, round, 0..ROWS);
     }
-    while lower.compact(&[]).expect("merges") {}
-    drop(lower);
+    while disk.compact(&[]).expect("merges") {}
+    drop(disk);
     let shared = LsmShared::new(4 << 20, 32);
-    let lower = LsmLower::open(folder.path(), &shared, &OURS).expect("opens");
+    let disk = LsmLevel::open(folder.path(), &shared, &OURS).expect("opens");
     let before = shared.cached_bytes();
     let (key, value) = row(50_000, 5);
-    assert_eq!(lower.get(&key).expect("reads"), value);
+    assert_eq!(disk.get(&key).expect("reads"), value);
     let read = shared.cached_bytes() - before;
     assert!(read <= 64 << 10, "{read} bytes for one row of {ROWS}");
 }

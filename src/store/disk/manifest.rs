@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use corduroy_wal::fields::Fields;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::error::{LowerError, OWNER_BYTES};
+use super::error::{DiskError, OWNER_BYTES};
 
 pub(super) const MAGIC: &[u8; 8] = b"CRDSTATE";
 const FORMAT: u16 = 1;
@@ -97,7 +97,7 @@ pub(super) struct Read {
     /// Both say the same.
     pub(super) is_even: bool,
     /// What is wrong with the other, if it cannot be read.
-    pub(super) bad: Option<LowerError>,
+    pub(super) bad: Option<DiskError>,
 }
 
 /// See the file's head.
@@ -163,9 +163,9 @@ impl Manifest {
     /// Reads its bytes; `file` is named in errors.
     ///
     /// # Errors
-    /// [`LowerError::Damaged`], [`LowerError::Newer`].
-    pub fn decode(bytes: &[u8], file: &Path) -> Result<Self, LowerError> {
-        let broken = |what: &str| LowerError::damaged(file, what);
+    /// [`DiskError::Damaged`], [`DiskError::Newer`].
+    pub fn decode(bytes: &[u8], file: &Path) -> Result<Self, DiskError> {
+        let broken = |what: &str| DiskError::damaged(file, what);
         let (body, checksum) =
             bytes.split_last_chunk::<16>().ok_or_else(|| broken("it is shorter than a manifest"))?;
         if !body.starts_with(MAGIC) {
@@ -177,7 +177,7 @@ impl Manifest {
         let mut fields = Fields::new(body.get(MAGIC.len()..).unwrap_or_default());
         let format = fields.array().map(u16::from_le_bytes).unwrap_or_default();
         if format != FORMAT {
-            return Err(LowerError::Newer { file: file.to_owned(), version: u32::from(format) });
+            return Err(DiskError::Newer { file: file.to_owned(), version: u32::from(format) });
         }
         read_manifest(fields).ok_or_else(|| broken("its fields do not fit its length"))
     }
@@ -185,19 +185,19 @@ impl Manifest {
     /// Reads the manifest of a folder; `None` if there is none.
     ///
     /// # Errors
-    /// [`LowerError`], if there is no good copy.
-    pub fn read(folder: &Path) -> Result<Option<Self>, LowerError> {
+    /// [`DiskError`], if there is no good copy.
+    pub fn read(folder: &Path) -> Result<Option<Self>, DiskError> {
         Ok(Self::read_copies(folder)?.map(|read| read.manifest))
     }
 
     /// Reads both copies: the later one counts, and one that is not as it was written does not.
     ///
     /// # Errors
-    /// [`LowerError`], if there is no good copy, or one of a later release.
-    pub(super) fn read_copies(folder: &Path) -> Result<Option<Read>, LowerError> {
+    /// [`DiskError`], if there is no good copy, or one of a later release.
+    pub(super) fn read_copies(folder: &Path) -> Result<Option<Read>, DiskError> {
         let [first, second] = COPIES.map(|name| Self::read_copy(&folder.join(name)));
         let (first, second) = match (first, second) {
-            (Err(error @ LowerError::Newer { .. }), _) | (_, Err(error @ LowerError::Newer { .. })) => {
+            (Err(error @ DiskError::Newer { .. }), _) | (_, Err(error @ DiskError::Newer { .. })) => {
                 return Err(error);
             }
             (Ok(None), Ok(None)) => return Ok(None),
@@ -211,24 +211,24 @@ impl Manifest {
         Ok(manifest.map(|manifest| Read { manifest, is_even, bad }))
     }
 
-    fn read_copy(file: &Path) -> Result<Option<Self>, LowerError> {
+    fn read_copy(file: &Path) -> Result<Option<Self>, DiskError> {
         match fs::read(file) {
             Ok(bytes) => Self::decode(&bytes, file).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(LowerError::io("reading", file, &error)),
+            Err(error) => Err(DiskError::io("reading", file, &error)),
         }
     }
 
     /// Replaces both copies of the manifest of a folder; durable on return.
-    pub(super) fn write(&self, folder: &Path) -> Result<(), LowerError> {
+    pub(super) fn write(&self, folder: &Path) -> Result<(), DiskError> {
         let bytes = self.encode();
         for name in COPIES {
             let (file, new) = (folder.join(name), folder.join(format!("{name}.new")));
-            write_new(&new, &bytes).map_err(|error| LowerError::io("writing", &new, &error))?;
-            fs::rename(&new, &file).map_err(|error| LowerError::io("replacing", &file, &error))?;
+            write_new(&new, &bytes).map_err(|error| DiskError::io("writing", &new, &error))?;
+            fs::rename(&new, &file).map_err(|error| DiskError::io("replacing", &file, &error))?;
         }
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|error| LowerError::io("syncing", folder, &error))
+        synced.map_err(|error| DiskError::io("syncing", folder, &error))
     }
 }
 
@@ -349,7 +349,7 @@ mod tests {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             let read = Manifest::decode(&flipped, Path::new("m"));
-            assert!(matches!(read, Err(LowerError::Damaged { .. })), "bit {bit}: {read:?}");
+            assert!(matches!(read, Err(DiskError::Damaged { .. })), "bit {bit}: {read:?}");
         }
         for len in 0..bytes.len() {
             assert!(Manifest::decode(&bytes[..len], Path::new("m")).is_err(), "{len} bytes");
@@ -364,6 +364,6 @@ mod tests {
         let checksum = xxh3_128(&bytes[..body]);
         bytes[body..].copy_from_slice(&checksum.to_le_bytes());
         let read = Manifest::decode(&bytes, Path::new("m"));
-        assert_eq!(read, Err(LowerError::Newer { file: "m".into(), version: 2 }));
+        assert_eq!(read, Err(DiskError::Newer { file: "m".into(), version: 2 }));
     }
 }

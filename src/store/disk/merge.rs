@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lsm_tree::compaction::{CompactionStrategy, Leveled, MoveDown, PullDown};
 use lsm_tree::{AbstractTree, AnyTree, Table};
 
-use super::error::LowerError;
-use super::lsm::LsmLower;
+use super::error::DiskError;
+use super::lsm::LsmLevel;
 use super::manifest::table_file;
 use super::room::MARGIN_BYTES;
 use super::scrub::find_damage;
@@ -86,10 +86,10 @@ fn beside(levels: &[Level]) -> Beside {
     }
 }
 
-impl LsmLower {
+impl LsmLevel {
     /// One merge, if there is one to do and room for what it may write: not more than is there, nor than one level's
     /// share of it.
-    pub(super) fn merge_once(&self) -> Result<bool, LowerError> {
+    pub(super) fn merge_once(&self) -> Result<bool, DiskError> {
         let _merging = self.turns.merge();
         let before = self.version()?;
         if self.merged.load(Ordering::Relaxed) == before {
@@ -128,7 +128,7 @@ impl LsmLower {
         before: u64,
         strategy: Arc<dyn CompactionStrategy>,
         bytes: u64,
-    ) -> Result<Written<bool>, LowerError> {
+    ) -> Result<Written<bool>, DiskError> {
         if self.free_bytes()? < bytes + MARGIN_BYTES {
             return Ok(Written::NoRoom);
         }
@@ -140,17 +140,14 @@ impl LsmLower {
     }
 
     /// After a merge that met damage: finds out in which table.
-    pub(super) fn checked<T>(
-        &self,
-        merged: Result<Written<T>, LowerError>,
-    ) -> Result<Written<T>, LowerError> {
-        if let Err(LowerError::Damaged { .. } | LowerError::Panicked { .. }) = &merged {
+    pub(super) fn checked<T>(&self, merged: Result<Written<T>, DiskError>) -> Result<Written<T>, DiskError> {
+        if let Err(DiskError::Damaged { .. } | DiskError::Panicked { .. }) = &merged {
             find_damage(&self.tree)?;
         }
         merged
     }
 
-    fn levels(&self, is_damaged: impl Fn(&Table) -> bool) -> Result<Vec<Level>, LowerError> {
+    fn levels(&self, is_damaged: impl Fn(&Table) -> bool) -> Result<Vec<Level>, DiskError> {
         self.tree.look(|tree: &AnyTree| {
             let version = tree.current_version();
             let levels = version.iter_levels().map(|level| Level {
@@ -170,7 +167,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use super::super::Lower;
+    use super::super::DiskLevel;
     use super::super::tests::{filled, open, tables};
     use super::*;
 
@@ -222,25 +219,25 @@ mod tests {
     }
 
     /// Writes a part of the last 300 keys in each round, and deletes some.
-    fn flush(lower: &LsmLower, model: &mut Model, round: u32) {
+    fn flush(disk: &LsmLevel, model: &mut Model, round: u32) {
         let rows: Vec<_> = (100..400)
             .filter(|number| (number + round).is_multiple_of(7))
             .map(|number| (key(number), (!(number + round).is_multiple_of(3)).then(|| value(number, round))))
             .collect();
         model.extend(rows.clone());
-        lower.ingest(10 << 10, false, &mut rows.into_iter()).expect("it is taken");
-        while lower.compact(&[]).unwrap_or(false) {}
+        disk.ingest(10 << 10, false, &mut rows.into_iter()).expect("it is taken");
+        while disk.compact(&[]).unwrap_or(false) {}
     }
 
     /// Compares every key: with `may_fail`, damage may hide those that were not written since. How many it hides.
-    fn compare(lower: &LsmLower, before: &Model, since: &Model, context: &str) -> usize {
+    fn compare(disk: &LsmLevel, before: &Model, since: &Model, context: &str) -> usize {
         let mut hidden = 0;
         for number in 0..400 {
             let key = key(number);
             let wanted = since.get(&key).or_else(|| before.get(&key)).cloned().flatten();
-            match lower.get(&key) {
+            match disk.get(&key) {
                 Ok(found) => assert_eq!(found, wanted, "{context}: key {number}"),
-                Err(LowerError::Damaged { .. }) => {
+                Err(DiskError::Damaged { .. }) => {
                     assert!(!since.contains_key(&key), "{context}: key {number} was written since");
                     hidden += 1;
                 }
@@ -250,8 +247,8 @@ mod tests {
         hidden
     }
 
-    fn runs(lower: &LsmLower) -> usize {
-        lower.levels(|_| false).expect("levels")[0].runs
+    fn runs(disk: &LsmLevel) -> usize {
+        disk.levels(|_| false).expect("levels")[0].runs
     }
 
     /// Damages a byte of a table, and puts it back when it is called again.
@@ -261,49 +258,49 @@ mod tests {
         fs::write(table, bytes).expect("writes");
     }
 
-    fn all(lower: &LsmLower) -> Model {
+    fn all(disk: &LsmLevel) -> Model {
         let mut rows = Model::new();
-        (0..400).for_each(|number| _ = rows.insert(key(number), lower.get(&key(number)).expect("reads")));
+        (0..400).for_each(|number| _ = rows.insert(key(number), disk.get(&key(number)).expect("reads")));
         rows
     }
 
     /// 300 flushes beside a damaged table; then it is put back, and everything is merged.
     fn flushes_beside(folder: &Path, table: &Path, before: &Model) {
         flip(table);
-        let lower = open(folder).expect("its end is sound");
+        let disk = open(folder).expect("its end is sound");
         let mut since = Model::new();
-        let hidden = compare(&lower, before, &since, "at first");
-        assert!(hidden > 0 && lower.stats().damaged_tables == 1);
+        let hidden = compare(&disk, before, &since, "at first");
+        assert!(hidden > 0 && disk.stats().damaged_tables == 1);
         for round in 0..300 {
-            flush(&lower, &mut since, round);
-            assert!(runs(&lower) <= L0_TABLES, "round {round}: {} runs", runs(&lower));
+            flush(&disk, &mut since, round);
+            assert!(runs(&disk) <= L0_TABLES, "round {round}: {} runs", runs(&disk));
             if round % 30 == 0 {
-                compare(&lower, before, &since, &format!("round {round}"));
+                compare(&disk, before, &since, &format!("round {round}"));
             }
         }
-        assert!(compare(&lower, before, &since, "in the end") > 0, "what cannot be read is not left out");
-        assert_eq!(lower.stats().damaged_tables, 1);
-        drop(lower);
+        assert!(compare(&disk, before, &since, "in the end") > 0, "what cannot be read is not left out");
+        assert_eq!(disk.stats().damaged_tables, 1);
+        drop(disk);
         flip(table);
-        let lower = open(folder).expect("opens");
-        assert_eq!(compare(&lower, before, &since, "restored"), 0);
+        let disk = open(folder).expect("opens");
+        assert_eq!(compare(&disk, before, &since, "restored"), 0);
         for round in 300..320 {
-            flush(&lower, &mut since, round);
-            assert_eq!(compare(&lower, before, &since, "merged"), 0);
+            flush(&disk, &mut since, round);
+            assert_eq!(compare(&disk, before, &since, "merged"), 0);
         }
-        lower.rewrite().expect("merges all");
-        assert_eq!(compare(&lower, before, &since, "rewritten"), 0);
-        drop(lower);
+        disk.rewrite().expect("merges all");
+        assert_eq!(compare(&disk, before, &since, "rewritten"), 0);
+        drop(disk);
         assert_eq!(compare(&open(folder).expect("opens"), before, &since, "opened again"), 0);
     }
 
     #[test]
     fn flushes_go_on_being_merged_beside_a_damaged_table_of_the_last_level() {
         let folder = filled();
-        let lower = open(folder.path()).expect("opens");
-        lower.rewrite().expect("all of it in one table");
-        let before = all(&lower);
-        drop(lower);
+        let disk = open(folder.path()).expect("opens");
+        disk.rewrite().expect("all of it in one table");
+        let before = all(&disk);
+        drop(disk);
         let [table] = tables(folder.path()).try_into().expect("one table");
         flushes_beside(folder.path(), &table, &before);
     }
@@ -311,13 +308,13 @@ mod tests {
     #[test]
     fn flushes_go_on_being_merged_beside_a_damaged_table_that_was_just_written() {
         let folder = filled();
-        let lower = open(folder.path()).expect("opens");
-        lower.rewrite().expect("all of it in one table");
+        let disk = open(folder.path()).expect("opens");
+        disk.rewrite().expect("all of it in one table");
         let mut rows =
             (0..400).step_by(2).map(|number| (key(number), (number % 4 > 0).then(|| value(number, 1000))));
-        lower.ingest(1 << 16, true, &mut rows).expect("there is room");
-        let before = all(&lower);
-        drop(lower);
+        disk.ingest(1 << 16, true, &mut rows).expect("there is room");
+        let before = all(&disk);
+        drop(disk);
         let table = tables(folder.path()).pop().expect("the flush's");
         flushes_beside(folder.path(), &table, &before);
     }
@@ -325,24 +322,24 @@ mod tests {
     #[test]
     fn a_merge_that_meets_damage_finds_its_table_beside_others() {
         let folder = filled();
-        let lower = open(folder.path()).expect("opens");
-        lower.rewrite().expect("all of it in one table");
+        let disk = open(folder.path()).expect("opens");
+        disk.rewrite().expect("all of it in one table");
         let mut since = Model::new();
-        (0..3).for_each(|round| flush(&lower, &mut since, round));
-        let before = all(&lower);
-        drop(lower);
+        (0..3).for_each(|round| flush(&disk, &mut since, round));
+        let before = all(&disk);
+        drop(disk);
         let files = tables(folder.path());
         assert!(files.len() > 2, "{files:?}");
         // One that is known, and one that nobody has read yet.
         let (known, unknown) = (&files[0], files.last().expect("a flush's"));
         flip(known);
-        let lower = open(folder.path()).expect("its end is sound");
-        assert!(lower.get(&key(0)).is_err());
-        assert_eq!(lower.stats().damaged_tables, 1);
+        let disk = open(folder.path()).expect("its end is sound");
+        assert!(disk.get(&key(0)).is_err());
+        assert_eq!(disk.stats().damaged_tables, 1);
         flip(unknown);
         let mut since = Model::new();
-        (10..20).for_each(|round| flush(&lower, &mut since, round));
-        assert_eq!(lower.stats().damaged_tables, 2);
-        compare(&lower, &before, &since, "beside two");
+        (10..20).for_each(|round| flush(&disk, &mut since, round));
+        assert_eq!(disk.stats().damaged_tables, 2);
+        compare(&disk, &before, &since, "beside two");
     }
 }

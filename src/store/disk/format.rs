@@ -1,4 +1,4 @@
-//! The bytes in the lower level.
+//! The bytes in the disk level.
 //!
 //! Keys: `00` the store's row; `01 partition` a partition's row; `02 partition flush hash key` a row of the default keyspace,
 //! so that both levels walk it in the same order; `03 partition keyspace flush hash key` one of another keyspace. `flush` is
@@ -10,7 +10,7 @@ use corduroy_shards::{KeyspaceId, PartitionId};
 use corduroy_wal::Lsn;
 use corduroy_wal::fields::Fields;
 
-use super::super::gone::Gone;
+use super::super::absent::AbsentKeys;
 use super::super::hash::HashSeed;
 use super::super::row::{Encoding, Stamp};
 
@@ -71,7 +71,7 @@ pub(in super::super) struct PartitionMeta {
     /// Rows were written since the last flush.
     pub(in super::super) is_written: bool,
     /// Where keys went, for WATCH.
-    pub(in super::super) gone: Gone,
+    pub(in super::super) absent: AbsentKeys,
 }
 
 /// The key of a partition's row; `PartitionId(0)` is below all of them.
@@ -103,11 +103,11 @@ impl PartitionMeta {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.push(u8::from(self.is_written));
-        if self.gone != Gone::default() {
-            out.push(if self.gone.is_of_watched() { SECTION_WATCHED } else { SECTION_MARKS });
+        if self.absent != AbsentKeys::default() {
+            out.push(if self.absent.is_of_watched() { SECTION_WATCHED } else { SECTION_MARKS });
             let length_at = out.len();
             out.extend_from_slice(&[0; 4]);
-            self.gone.encode(&mut out);
+            self.absent.encode(&mut out);
             let length = u32::try_from(out.len() - length_at - 4).expect("what is known of keys is bounded");
             out.splice(length_at..length_at + 4, length.to_le_bytes());
         }
@@ -133,10 +133,10 @@ impl PartitionMeta {
             keys: fields.u64()?,
             expiring: fields.u64()?,
             is_written: layout != LAYOUT && fields.byte()? == 1,
-            gone: match layout {
-                LAYOUT => fields.is_empty().then(Gone::default)?,
-                LAYOUT_MARKS => Gone::decode_marks(fields.rest)?,
-                LAYOUT_WATCHED => Gone::decode_watched(fields.rest)?,
+            absent: match layout {
+                LAYOUT => fields.is_empty().then(AbsentKeys::default)?,
+                LAYOUT_MARKS => AbsentKeys::decode_marks(fields.rest)?,
+                LAYOUT_WATCHED => AbsentKeys::decode_watched(fields.rest)?,
                 LAYOUT_HISTORY => read_sections(&mut fields)?,
                 _ => return None,
             },
@@ -145,15 +145,15 @@ impl PartitionMeta {
 }
 
 /// The sections of a partition's row; none twice, and none that this version does not know.
-fn read_sections(fields: &mut Fields<'_>) -> Option<Gone> {
+fn read_sections(fields: &mut Fields<'_>) -> Option<AbsentKeys> {
     if fields.is_empty() {
-        return Some(Gone::default());
+        return Some(AbsentKeys::default());
     }
     let (section, length) = (fields.byte()?, fields.u32()?);
     let content = fields.take(length as usize).filter(|_| fields.is_empty())?;
     match section {
-        SECTION_MARKS if !content.is_empty() => Gone::decode_marks(content),
-        SECTION_WATCHED => Gone::decode_watched(content),
+        SECTION_MARKS if !content.is_empty() => AbsentKeys::decode_marks(content),
+        SECTION_WATCHED => AbsentKeys::decode_watched(content),
         _ => None,
     }
 }
@@ -307,10 +307,10 @@ mod tests {
         let inside = PartitionMeta { ops_done: 5, ..meta.clone() };
         let written = PartitionMeta { is_written: true, ..meta.clone() };
         let mut marked = PartitionMeta { is_written: true, ..inside.clone() };
-        marked.gone.flush(3 << 20);
-        marked.gone.removed(b"key", 4 << 20);
+        marked.absent.flush(3 << 20);
+        marked.absent.removed(b"key", 4 << 20);
         let mut watched = meta.clone();
-        let _told = [watched.gone.watch(b"key", 5 << 20), watched.gone.watch(b"other", 6 << 20)];
+        let _told = [watched.absent.watch(b"key", 5 << 20), watched.absent.watch(b"other", 6 << 20)];
         [
             ("partition", meta),
             ("partition-inside-an-entry", inside),
@@ -431,7 +431,7 @@ mod tests {
         for (layout, known) in [(2, marks), (3, keys), (3, Vec::new())] {
             let written = [&[layout][..], &head, &[1], &known].concat();
             let meta = PartitionMeta::decode(&written).unwrap();
-            assert!(meta.is_written && meta.gone.is_of_watched() == (layout == 3));
+            assert!(meta.is_written && meta.absent.is_of_watched() == (layout == 3));
             assert_eq!((meta.history, meta.source_lsn), (0, Lsn(9)), "it was first of its history");
             assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta));
         }
@@ -449,13 +449,13 @@ mod tests {
         }
         meta.is_written = true;
         assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta.clone()));
-        meta.gone.removed(b"k", 4 << 20);
+        meta.absent.removed(b"k", 4 << 20);
         meta.ops_done = 3;
         assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta.clone()));
         assert_eq!(meta.encode().first(), Some(&(4 | 0x80)));
-        let _told = meta.gone.watch(b"k", 5 << 20);
+        let _told = meta.absent.watch(b"k", 5 << 20);
         assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta.clone()));
-        meta.gone.written(b"k", 6 << 20, false);
+        meta.absent.written(b"k", 6 << 20, false);
         assert_eq!(PartitionMeta::decode(&meta.encode()), Some(meta), "no key is registered any more");
         assert_eq!(PartitionMeta::decode(&[]), None);
         assert_eq!(read_partition_key(&partition_key(PartitionId(300))), Some(PartitionId(300)));

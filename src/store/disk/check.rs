@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use corduroy_wal::fields::Fields;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
-use super::error::LowerError;
+use super::error::DiskError;
 use super::manifest::{END_BYTES, FileMark, Manifest, TableMark, TreeMark, table_file, version_file};
 
 /// The file that names the present version.
@@ -48,22 +48,22 @@ pub struct Present {
     pub tables: Vec<NamedTable>,
 }
 
-fn damaged(file: &Path, what: &str) -> LowerError {
-    LowerError::damaged(file, format!("{what}; {ADVICE}"))
+fn damaged(file: &Path, what: &str) -> DiskError {
+    DiskError::damaged(file, format!("{what}; {ADVICE}"))
 }
 
-fn read_file(file: &Path) -> Result<Vec<u8>, LowerError> {
+fn read_file(file: &Path) -> Result<Vec<u8>, DiskError> {
     fs::read(file).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => damaged(file, "it is missing"),
-        _ => LowerError::io("reading", file, &error),
+        _ => DiskError::io("reading", file, &error),
     })
 }
 
 /// The present version of the tree in a folder, if its files agree with each other; `None` if no tree was made yet.
 ///
 /// # Errors
-/// [`LowerError`].
-pub fn present(folder: &Path) -> Result<Option<Present>, LowerError> {
+/// [`DiskError`].
+pub fn present(folder: &Path) -> Result<Option<Present>, DiskError> {
     let file = folder.join(CURRENT);
     if !file.exists() {
         return Ok(None);
@@ -111,8 +111,8 @@ fn parse_version(bytes: &[u8]) -> Option<Vec<NamedTable>> {
 /// Compares a folder with its manifest. `Ok(None)`: there is no tree, and none was made.
 ///
 /// # Errors
-/// [`LowerError`], naming the first file that is not as it should be.
-pub(super) fn compare(folder: &Path, manifest: &Manifest) -> Result<Option<Present>, LowerError> {
+/// [`DiskError`], naming the first file that is not as it should be.
+pub(super) fn compare(folder: &Path, manifest: &Manifest) -> Result<Option<Present>, DiskError> {
     let found = present(folder).map_err(|error| blamed(folder, manifest, error))?;
     let files = table_files(folder)?;
     match (&manifest.tree, &found) {
@@ -129,7 +129,7 @@ pub(super) fn compare(folder: &Path, manifest: &Manifest) -> Result<Option<Prese
 }
 
 /// The error of a version that does not fit `current`: where the manifest says that `current` is the one that changed, of that.
-fn blamed(folder: &Path, manifest: &Manifest, error: LowerError) -> LowerError {
+fn blamed(folder: &Path, manifest: &Manifest, error: DiskError) -> DiskError {
     let file = folder.join(CURRENT);
     let begun = manifest.ingestions + manifest.compactions;
     match (&manifest.tree, fs::read(&file)) {
@@ -141,7 +141,7 @@ fn blamed(folder: &Path, manifest: &Manifest, error: LowerError) -> LowerError {
 }
 
 /// Compares the tree of a folder that has no manifest yet with itself, as far as that goes.
-pub(super) fn compare_unnamed(folder: &Path) -> Result<Option<Present>, LowerError> {
+pub(super) fn compare_unnamed(folder: &Path) -> Result<Option<Present>, DiskError> {
     let found = present(folder)?;
     let files = table_files(folder)?;
     match &found {
@@ -158,7 +158,7 @@ pub(super) fn compare_unnamed(folder: &Path) -> Result<Option<Present>, LowerErr
 }
 
 /// What a manifest has to say of a tree that was found without one; the tables' keys are added when it is opened.
-pub(super) fn marks(folder: &Path, found: &Present) -> Result<TreeMark, LowerError> {
+pub(super) fn marks(folder: &Path, found: &Present) -> Result<TreeMark, DiskError> {
     let mark = |table: &NamedTable| {
         let (bytes, end) = read_end(&table_file(folder, table.number))?;
         Ok(TableMark {
@@ -171,7 +171,7 @@ pub(super) fn marks(folder: &Path, found: &Present) -> Result<TreeMark, LowerErr
             max: Vec::new(),
         })
     };
-    let mut tables = found.tables.iter().map(mark).collect::<Result<Vec<_>, LowerError>>()?;
+    let mut tables = found.tables.iter().map(mark).collect::<Result<Vec<_>, DiskError>>()?;
     tables.sort_unstable_by_key(|table| table.number);
     Ok(TreeMark { version: found.version, current: found.current, file: found.file, tables })
 }
@@ -181,7 +181,7 @@ fn compare_tree(
     manifest: &Manifest,
     tree: &TreeMark,
     found: &Present,
-) -> Result<(), LowerError> {
+) -> Result<(), DiskError> {
     let begun = u64::from(manifest.ingestions) + u64::from(manifest.compactions);
     let named = version_file(folder, found.version);
     if found.version == tree.version {
@@ -230,7 +230,7 @@ fn compare_tree(
 }
 
 /// Compares a table's size and end with the manifest.
-pub(super) fn compare_table(folder: &Path, mark: &TableMark) -> Result<(), LowerError> {
+pub(super) fn compare_table(folder: &Path, mark: &TableMark) -> Result<(), DiskError> {
     let file = table_file(folder, mark.number);
     let (bytes, end) = read_end(&file)?;
     if bytes != mark.file.bytes {
@@ -244,7 +244,7 @@ pub(super) fn compare_table(folder: &Path, mark: &TableMark) -> Result<(), Lower
 }
 
 /// The size of a table, and its last bytes.
-pub(super) fn read_end(path: &Path) -> Result<(u64, Vec<u8>), LowerError> {
+pub(super) fn read_end(path: &Path) -> Result<(u64, Vec<u8>), DiskError> {
     let read = || {
         let mut file = File::open(path)?;
         let bytes = file.metadata()?.len();
@@ -255,12 +255,12 @@ pub(super) fn read_end(path: &Path) -> Result<(u64, Vec<u8>), LowerError> {
     };
     read().map_err(|error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => damaged(path, "it is missing"),
-        _ => LowerError::io("reading", path, &error),
+        _ => DiskError::io("reading", path, &error),
     })
 }
 
 /// Reads a whole file.
-pub(super) fn hash_file(path: &Path) -> Result<FileMark, LowerError> {
+pub(super) fn hash_file(path: &Path) -> Result<FileMark, DiskError> {
     let read = || {
         let mut file = File::open(path)?;
         let (mut hasher, mut buffer, mut bytes) = (Xxh3Default::new(), vec![0; 1 << 20], 0);
@@ -275,28 +275,28 @@ pub(super) fn hash_file(path: &Path) -> Result<FileMark, LowerError> {
     };
     read().map_err(|error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => damaged(path, "it is missing"),
-        _ => LowerError::io("reading", path, &error),
+        _ => DiskError::io("reading", path, &error),
     })
 }
 
 /// The files in the folder of tables, by number. What is no table's file must not be there: the library stops at it.
-pub(super) fn table_files(folder: &Path) -> Result<BTreeMap<u64, PathBuf>, LowerError> {
+pub(super) fn table_files(folder: &Path) -> Result<BTreeMap<u64, PathBuf>, DiskError> {
     let tables = folder.join(TABLES);
     let entries = match fs::read_dir(&tables) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(LowerError::io("reading", &tables, &error)),
+        Err(error) => return Err(DiskError::io("reading", &tables, &error)),
     };
     let mut files = BTreeMap::new();
     for entry in entries {
-        let entry = entry.map_err(|error| LowerError::io("reading", &tables, &error))?;
+        let entry = entry.map_err(|error| DiskError::io("reading", &tables, &error))?;
         let (name, path) = (entry.file_name(), entry.path());
         let number = name.to_str().and_then(|name| name.parse::<u64>().ok());
         match number.filter(|number| path.is_file() && number.to_string().as_str() == name) {
             Some(number) => _ = files.insert(number, path),
             None => {
                 let what = "it is no table of this shard; move it away";
-                return Err(LowerError::damaged(&path, what));
+                return Err(DiskError::damaged(&path, what));
             }
         }
     }

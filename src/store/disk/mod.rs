@@ -1,6 +1,6 @@
-//! The lower level of the state: an ordered, durable map that takes a hand-over whole or not at all.
+//! The disk level of the state: an ordered, durable map that takes a flush whole or not at all.
 //!
-//! Called from jobs only (its calls block). [`LsmLower`] is the real one, [`MemLower`] the simulator's. The bytes that
+//! Called from jobs only (its calls block). [`LsmLevel`] is the real one, [`MemLevel`] the simulator's. The bytes that
 //! lie in it are in `format`.
 
 pub mod check;
@@ -26,19 +26,19 @@ mod tree;
 
 pub(super) use check::ADVICE;
 pub use dump::{Content, DumpedRow, dump};
-pub use error::{Binding, LowerError, OWNER_BYTES};
+pub use error::{Binding, DiskError, OWNER_BYTES};
 pub use inspect::{Finding, Inspection, TableFacts, inspect, is_state};
-pub use lsm::{LsmLower, LsmShared};
-pub use mem::MemLower;
+pub use lsm::{LsmLevel, LsmShared};
+pub use mem::MemLevel;
 pub use pace::Pace;
 pub(super) use pace::{memory_haste, percent};
 
 /// A key and its value; `None` removes the key.
-pub type LowerRow = (Vec<u8>, Option<Vec<u8>>);
+pub type DiskRow = (Vec<u8>, Option<Vec<u8>>);
 
-/// Figures of a lower level.
+/// Figures of a disk level.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct LowerStats {
+pub struct DiskStats {
     /// Bytes on disk.
     pub disk_bytes: u64,
     /// Tables (files).
@@ -53,7 +53,7 @@ pub struct LowerStats {
     pub verified_rounds: u64,
 }
 
-/// The room that a lower level has.
+/// The room that a disk level has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Room {
     /// There is so little that only what deletes may be written: the reserve is in use, or about to be.
@@ -88,8 +88,8 @@ pub const fn ingested_bytes(bytes: u64) -> u64 {
 /// Why rows could not be taken.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum IngestError {
-    /// The disk has no room for them. What was written of them is gone again; try again when there may be some.
-    #[error("state: no room for a hand-over: it needs {needed_bytes} bytes, the disk has {free_bytes}")]
+    /// The disk has no room for them. What was written of them has been removed; try again when there may be some.
+    #[error("state: no room for a flush: it needs {needed_bytes} bytes, the disk has {free_bytes}")]
     NoRoom {
         /// What the rows would need, with a margin.
         needed_bytes: u64,
@@ -98,27 +98,27 @@ pub enum IngestError {
     },
     /// Anything else: nothing of it counts, and the rows are written again with the next flush.
     #[error(transparent)]
-    Failed(#[from] LowerError),
+    Failed(#[from] DiskError),
 }
 
 /// An ordered, durable map. Clones are handles to the same map.
-pub trait Lower: Clone + Send + Sync + 'static {
+pub trait DiskLevel: Clone + Send + Sync + 'static {
     /// The value of a key.
     ///
     /// # Errors
-    /// [`LowerError`], with what could not be read.
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LowerError>;
+    /// [`DiskError`], with what could not be read.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError>;
 
     /// Visits the pairs with `from <= key < to` in key order, until `visit` returns false.
     ///
     /// # Errors
-    /// [`LowerError`], with what could not be read.
+    /// [`DiskError`], with what could not be read.
     fn scan(
         &self,
         from: &[u8],
         to: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), LowerError>;
+    ) -> Result<(), DiskError>;
 
     /// Takes all rows (ascending keys, each once; `bytes` of keys and values) in one atomic step; durable on return. For
     /// rows among which there are deletes, the reserve may be used.
@@ -129,7 +129,7 @@ pub trait Lower: Clone + Send + Sync + 'static {
         &self,
         bytes: u64,
         deletes: bool,
-        rows: &mut dyn Iterator<Item = LowerRow>,
+        rows: &mut dyn Iterator<Item = DiskRow>,
     ) -> Result<(), IngestError>;
 
     /// The pace of a flush that begins to read; `None`: it needs none.
@@ -142,20 +142,20 @@ pub trait Lower: Clone + Send + Sync + 'static {
     /// The room there is. Makes the reserve again where it can.
     ///
     /// # Errors
-    /// [`LowerError`], with what could not be read or written.
-    fn room(&self) -> Result<Room, LowerError>;
+    /// [`DiskError`], with what could not be read or written.
+    fn room(&self) -> Result<Room, DiskError>;
 
     /// Does a bounded amount of compaction; where room is short, what makes some. `dead` lists key ranges (from, below)
     /// whose rows may go. Returns whether more is worth doing at once.
     ///
     /// # Errors
-    /// [`LowerError`], with what could not be read or written.
-    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, LowerError>;
+    /// [`DiskError`], with what could not be read or written.
+    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, DiskError>;
 
     /// Goes on comparing all that it holds with what was written, by a bounded piece. Returns whether it is through with it:
     /// then the next piece is the first one again. What is found is part of the figures, and logged.
     fn verify(&self) -> bool;
 
     /// Its figures, as of the last change. The core asks for them: it waits for no job.
-    fn stats(&self) -> LowerStats;
+    fn stats(&self) -> DiskStats;
 }

@@ -1,4 +1,4 @@
-//! The lower level in memory, for the simulator and the tests. Clones share the map, so it survives the store that
+//! The disk level in memory, for the simulator and the tests. Clones share the map, so it survives the store that
 //! used it, as a disk does; an ingestion is seen whole or not at all. Rows can be damaged, and restored.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{IngestError, Lower, LowerError, LowerRow, LowerStats, Pace, Room, ingested_bytes};
+use super::{DiskError, DiskLevel, DiskRow, DiskStats, IngestError, Pace, Room, ingested_bytes};
 
 /// What the keys of keys' rows begin with.
 const ROW_TAG: u8 = 2;
@@ -16,7 +16,7 @@ const RESERVE_BYTES: u64 = 128 << 10;
 
 /// A `BTreeMap` behind a lock.
 #[derive(Clone, Debug)]
-pub struct MemLower {
+pub struct MemLevel {
     map: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
     /// What its rows may take.
     capacity_bytes: Arc<AtomicU64>,
@@ -31,7 +31,7 @@ struct Damage {
     is_served: bool,
 }
 
-impl Default for MemLower {
+impl Default for MemLevel {
     fn default() -> Self {
         Self {
             map: Arc::default(),
@@ -41,7 +41,7 @@ impl Default for MemLower {
     }
 }
 
-impl MemLower {
+impl MemLevel {
     fn map(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Vec<u8>>> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -82,12 +82,12 @@ impl MemLower {
     }
 
     /// What is read of a row.
-    fn read(&self, key: &[u8], value: &[u8]) -> Result<Vec<u8>, LowerError> {
+    fn read(&self, key: &[u8], value: &[u8]) -> Result<Vec<u8>, DiskError> {
         let damaged = self.damaged();
         let mut value = value.to_vec();
         if damaged.keys.contains(key) {
             if !damaged.is_served {
-                return Err(LowerError::damaged(Path::new("memory"), "a row is damaged"));
+                return Err(DiskError::damaged(Path::new("memory"), "a row is damaged"));
             }
             value.iter_mut().next_back().into_iter().for_each(|byte| *byte ^= 1);
         }
@@ -101,8 +101,8 @@ impl MemLower {
     }
 }
 
-impl Lower for MemLower {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LowerError> {
+impl DiskLevel for MemLevel {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         let value = self.map().get(key).cloned();
         value.map(|value| self.read(key, &value)).transpose()
     }
@@ -112,7 +112,7 @@ impl Lower for MemLower {
         from: &[u8],
         to: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), LowerError> {
+    ) -> Result<(), DiskError> {
         if from >= to {
             return Ok(());
         }
@@ -129,14 +129,14 @@ impl Lower for MemLower {
         &self,
         bytes: u64,
         deletes: bool,
-        rows: &mut dyn Iterator<Item = LowerRow>,
+        rows: &mut dyn Iterator<Item = DiskRow>,
     ) -> Result<(), IngestError> {
         let (needed_bytes, free_bytes) = (ingested_bytes(bytes), self.left_bytes());
         let kept_bytes = if deletes { 0 } else { RESERVE_BYTES };
         if free_bytes < needed_bytes.saturating_add(kept_bytes) {
             return Err(IngestError::NoRoom { needed_bytes, free_bytes });
         }
-        let rows: Vec<LowerRow> = rows.collect();
+        let rows: Vec<DiskRow> = rows.collect();
         assert!(rows.is_sorted_by(|(a, _), (b, _)| a < b), "an ingestion takes ascending keys, each once");
         let mut map = self.map();
         let mut damaged = self.damaged();
@@ -156,7 +156,7 @@ impl Lower for MemLower {
 
     fn hurry(&self, _: u8) {}
 
-    fn room(&self) -> Result<Room, LowerError> {
+    fn room(&self) -> Result<Room, DiskError> {
         let usable_bytes = self.left_bytes();
         Ok(Room {
             is_short: usable_bytes < RESERVE_BYTES,
@@ -167,7 +167,7 @@ impl Lower for MemLower {
         })
     }
 
-    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, LowerError> {
+    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, DiskError> {
         let mut map = self.map();
         for (from, to) in dead {
             map.retain(|key, _| key < from || key >= to);
@@ -180,9 +180,9 @@ impl Lower for MemLower {
         true
     }
 
-    fn stats(&self) -> LowerStats {
+    fn stats(&self) -> DiskStats {
         let map = self.map();
         let bytes = map.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-        LowerStats { disk_bytes: bytes as u64, tables: 1, ..LowerStats::default() }
+        DiskStats { disk_bytes: bytes as u64, tables: 1, ..DiskStats::default() }
     }
 }

@@ -1,8 +1,8 @@
 //! Reading in the background what opening a folder leaves out: every table as a whole, a bounded piece at a time, compared
 //! with the checksum that its version names. Table after table; when all were read, a round has ended.
 //!
-//! Invariant: nothing is held between two pieces but a place in the walk, so that a table may go at any time; damage is
-//! told only of a table that is still part of the tree when it was found.
+//! Invariant: nothing is held between two pieces but a position in the walk, so that a table may go at any time; damage is
+//! reported only of a table that is still part of the tree when it was found.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +15,7 @@ use lsm_tree::{AbstractTree, AnyTree, Table};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::check::{ADVICE, NamedTable, hash_file};
-use super::error::LowerError;
+use super::error::DiskError;
 use super::gap;
 use super::inspect::Opener;
 use super::manifest::table_file;
@@ -62,7 +62,7 @@ impl Scrub {
     }
 
     /// Reads on. Returns whether a round has ended.
-    pub(super) fn step(&self, tree: &GuardedTree) -> Result<bool, LowerError> {
+    pub(super) fn step(&self, tree: &GuardedTree) -> Result<bool, DiskError> {
         let mut walk = self.walk.lock().unwrap_or_else(PoisonError::into_inner);
         let tables = tree.look(named)?;
         let is_present = |table: &NamedTable| tables.contains(table);
@@ -99,7 +99,7 @@ impl Scrub {
                     if error.kind() == io::ErrorKind::NotFound {
                         tree.note_damage(&file, &format!("it is missing; {ADVICE}"));
                     } else {
-                        let error = LowerError::io("verifying", &file, &error);
+                        let error = DiskError::io("verifying", &file, &error);
                         tracing::warn!("{error}; it is read again in the next round");
                     }
                 }
@@ -145,7 +145,7 @@ fn named(tree: &AnyTree) -> Vec<NamedTable> {
 }
 
 /// Reads every table of which no damage is known, as a whole: a merge has met some, and did not say where.
-pub(super) fn find_damage(tree: &GuardedTree) -> Result<(), LowerError> {
+pub(super) fn find_damage(tree: &GuardedTree) -> Result<(), DiskError> {
     let known = tree.damage();
     for table in tree.look(named)? {
         let file = table_file(tree.path(), table.number);
@@ -155,10 +155,10 @@ pub(super) fn find_damage(tree: &GuardedTree) -> Result<(), LowerError> {
         match hash_file(&file) {
             Ok(mark) if mark.checksum == table.checksum => {}
             Ok(_) => found_damaged(tree, &table, &file)?,
-            Err(LowerError::Damaged { what, .. }) if tree.look(named)?.contains(&table) => {
+            Err(DiskError::Damaged { what, .. }) if tree.look(named)?.contains(&table) => {
                 tree.note_damage(&file, &what);
             }
-            Err(LowerError::Damaged { .. }) => {}
+            Err(DiskError::Damaged { .. }) => {}
             Err(error) => return Err(error),
         }
     }
@@ -166,7 +166,7 @@ pub(super) fn find_damage(tree: &GuardedTree) -> Result<(), LowerError> {
 }
 
 /// A table is not as it was written: which of its rows cannot be read is found out, past the library's cache.
-fn found_damaged(tree: &GuardedTree, table: &NamedTable, file: &Path) -> Result<(), LowerError> {
+fn found_damaged(tree: &GuardedTree, table: &NamedTable, file: &Path) -> Result<(), DiskError> {
     if !tree.look(named)?.contains(table) {
         return Ok(());
     }
@@ -186,49 +186,49 @@ mod tests {
     use std::fs;
 
     use super::super::tests::{filled, open, tables};
-    use super::super::{Lower, LowerStats};
+    use super::super::{DiskLevel, DiskStats};
     use super::*;
 
     /// A round, and what came of it.
-    fn round(lower: &impl Lower) -> (u32, LowerStats) {
+    fn round(disk: &impl DiskLevel) -> (u32, DiskStats) {
         let mut pieces = 1;
-        while !lower.verify() {
+        while !disk.verify() {
             pieces += 1;
         }
-        (pieces, lower.stats())
+        (pieces, disk.stats())
     }
 
     #[test]
     fn every_table_is_read_in_each_round_and_damage_is_found_without_a_reader() {
         let folder = filled();
-        let lower = open(folder.path()).expect("opens");
+        let disk = open(folder.path()).expect("opens");
         let files = tables(folder.path());
         let bytes: u64 = files.iter().map(|file| fs::metadata(file).expect("a table").len()).sum();
-        let (pieces, stats) = round(&lower);
+        let (pieces, stats) = round(&disk);
         assert_eq!(pieces as usize, files.len() + 1, "small tables are a piece each");
         assert_eq!((stats.verified_bytes, stats.verified_rounds, stats.damaged_tables), (bytes, 1, 0));
         // Behind the back of the process, in a block that nobody reads.
         let mut damaged = fs::read(&files[0]).expect("reads");
         damaged[100] ^= 1;
         fs::write(&files[0], damaged).expect("writes");
-        let (_, stats) = round(&lower);
+        let (_, stats) = round(&disk);
         assert_eq!((stats.verified_bytes, stats.verified_rounds, stats.damaged_tables), (2 * bytes, 2, 1));
-        let (file, what) = lower.tree.damage().remove(0);
+        let (file, what) = disk.tree.damage().remove(0);
         assert_eq!(file, files[0]);
         assert!(what.contains("cannot be read") && what.contains("backup"), "{what}");
         fs::remove_file(&files[1]).expect("removes");
-        let (_, stats) = round(&lower);
+        let (_, stats) = round(&disk);
         assert_eq!(stats.damaged_tables, 2, "one that is missing is found too");
     }
 
     #[test]
     fn a_table_that_goes_while_it_is_read_is_no_damage() {
         let folder = filled();
-        let lower = open(folder.path()).expect("opens");
-        assert!(!lower.verify());
+        let disk = open(folder.path()).expect("opens");
+        assert!(!disk.verify());
         let dead = [(b"a".to_vec(), b"z".to_vec())];
-        lower.compact(&dead).expect("drops");
-        let (_, stats) = round(&lower);
+        disk.compact(&dead).expect("drops");
+        let (_, stats) = round(&disk);
         assert_eq!((stats.damaged_tables, stats.verified_rounds), (0, 1));
     }
 

@@ -15,7 +15,7 @@ use lsm_tree::{AbstractTree, AnyTree};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::check::{self, Present};
-use super::error::{Binding, LowerError};
+use super::error::{Binding, DiskError};
 use super::manifest::{self, FileMark, Manifest, Read, TableMark, TreeMark, table_file};
 
 /// What a change does to the tree.
@@ -48,18 +48,18 @@ const LOOKS: u32 = 100;
 
 impl StateFolder {
     /// Compares the folder with its manifest, or takes over one that has none, if that is allowed.
-    pub fn open(path: &Path, binding: &Binding) -> Result<Self, LowerError> {
+    pub fn open(path: &Path, binding: &Binding) -> Result<Self, DiskError> {
         let mut is_uneven = false;
         let copies = Manifest::read_copies(path).map_err(|error| match error {
-            LowerError::Damaged { file, what } => {
-                LowerError::damaged(&file, format!("{what}; {}", check::ADVICE))
+            DiskError::Damaged { file, what } => {
+                DiskError::damaged(&file, format!("{what}; {}", check::ADVICE))
             }
             other => other,
         });
         let (manifest, is_unnamed) = match copies? {
             Some(Read { manifest, .. }) if manifest.owner != binding.owner => {
                 let (folder, found) = (path.to_owned(), Box::new(manifest.owner));
-                return Err(LowerError::Foreign { folder, found });
+                return Err(DiskError::Foreign { folder, found });
             }
             Some(Read { manifest, is_even, bad }) => {
                 if let Some(bad) = bad {
@@ -69,7 +69,7 @@ impl StateFolder {
                 is_uneven = !is_even;
                 (manifest, false)
             }
-            // Whose it is stays unsaid until something is changed, or `LsmLower::format` says it: whoever opened it may find
+            // Whose it is stays unsaid until something is changed, or `LsmLevel::format` says it: whoever opened it may find
             // by what it holds that it does not belong here.
             None if binding.may_adopt => {
                 check::compare_unnamed(path)?;
@@ -78,7 +78,7 @@ impl StateFolder {
             None => {
                 let file = path.join(manifest::FILE);
                 let what = "it is missing, or the folder is empty; restore the shard's folder from a backup";
-                return Err(LowerError::damaged(&file, what));
+                return Err(DiskError::damaged(&file, what));
             }
         };
         let noted = Mutex::new(Noted { manifest, is_stale: is_unnamed, is_uneven });
@@ -90,7 +90,7 @@ impl StateFolder {
     }
 
     /// Notes the tree that was opened in it; changes of a process before are over.
-    pub fn opened(&self, tree: &AnyTree) -> Result<(), LowerError> {
+    pub fn opened(&self, tree: &AnyTree) -> Result<(), DiskError> {
         let mut noted = self.noted();
         let mark = self.mark(&noted.manifest, tree)?;
         if noted.is_stale {
@@ -111,7 +111,7 @@ impl StateFolder {
     }
 
     /// Notes that a change begins. Without an error, [`StateFolder::end`] must follow.
-    pub fn begin(&self, change: Change, tree: &AnyTree) -> Result<(), LowerError> {
+    pub fn begin(&self, change: Change, tree: &AnyTree) -> Result<(), DiskError> {
         let mut noted = self.noted();
         let mut manifest = noted.manifest.clone();
         if noted.is_stale {
@@ -146,25 +146,25 @@ impl StateFolder {
             .any(|_| self.is_present(tree.current_version().id()).is_ok_and(|present| present.is_some()))
     }
 
-    fn write(&self, manifest: &mut Manifest) -> Result<(), LowerError> {
+    fn write(&self, manifest: &mut Manifest) -> Result<(), DiskError> {
         manifest.generation += 1;
         manifest.write(&self.path)
     }
 
     /// The version in the files, if it is this one.
-    fn is_present(&self, version: u64) -> Result<Option<Present>, LowerError> {
+    fn is_present(&self, version: u64) -> Result<Option<Present>, DiskError> {
         Ok(check::present(&self.path)?.filter(|present| present.version == version))
     }
 
     /// What the manifest has to say of the tree as it is.
-    fn mark(&self, manifest: &Manifest, tree: &AnyTree) -> Result<TreeMark, LowerError> {
+    fn mark(&self, manifest: &Manifest, tree: &AnyTree) -> Result<TreeMark, DiskError> {
         let known: BTreeMap<u64, &TableMark> =
             manifest.tree.iter().flat_map(|tree| &tree.tables).map(|table| (table.number, table)).collect();
         let mut looks = (0..LOOKS).map(|_| tree.current_version());
         let (present, version) = loop {
             let Some(version) = looks.next() else {
                 let what = "it does not name the version of the tree that is in use";
-                return Err(LowerError::damaged(&self.path.join(check::CURRENT), what));
+                return Err(DiskError::damaged(&self.path.join(check::CURRENT), what));
             };
             if let Some(present) = self.is_present(version.id())? {
                 break (present, version);
@@ -230,7 +230,7 @@ mod tests {
             }
             fs::write(&one, &flipped).and_then(|()| fs::write(&two, &flipped)).expect("writes");
             let refused = open(folder.path()).err().expect("refused");
-            assert!(matches!(refused, LowerError::Damaged { .. }), "{refused}");
+            assert!(matches!(refused, DiskError::Damaged { .. }), "{refused}");
             fs::write(&one, &sound).and_then(|()| fs::write(&two, &sound)).expect("writes");
         }
         // A missing one, and an older one, are as bad ones.

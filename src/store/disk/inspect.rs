@@ -10,7 +10,7 @@ use lsm_tree::{Cache, DescriptorTable};
 
 use super::OWNER_BYTES;
 use super::check::{self, ADVICE, CURRENT, NamedTable, Present};
-use super::error::LowerError;
+use super::error::DiskError;
 use super::gap;
 use super::manifest::{self, Manifest, TableMark, table_file};
 
@@ -29,12 +29,12 @@ impl Finding {
         Self { file: file.into(), what: what.into() }
     }
 
-    pub(super) fn of(error: LowerError, folder: &Path) -> Self {
+    pub(super) fn of(error: DiskError, folder: &Path) -> Self {
         match error {
-            LowerError::Damaged { file, what } => Self { file, what },
-            LowerError::Io { what, path, text, .. } => Self::new(path, format!("{what} it failed: {text}")),
-            LowerError::Newer { ref file, .. } => Self::new(file.clone(), error.to_string()),
-            LowerError::Foreign { .. } | LowerError::Layout { .. } | LowerError::Panicked { .. } => {
+            DiskError::Damaged { file, what } => Self { file, what },
+            DiskError::Io { what, path, text, .. } => Self::new(path, format!("{what} it failed: {text}")),
+            DiskError::Newer { ref file, .. } => Self::new(file.clone(), error.to_string()),
+            DiskError::Foreign { .. } | DiskError::Layout { .. } | DiskError::Panicked { .. } => {
                 Self::new(folder, error.to_string())
             }
         }
@@ -104,8 +104,8 @@ pub fn is_state(folder: &Path) -> bool {
 /// Reads all of a state folder.
 ///
 /// # Errors
-/// [`LowerError::Io`] if the folder cannot be listed; what is wrong with its files is part of the answer.
-pub fn inspect(folder: &Path) -> Result<Inspection, LowerError> {
+/// [`DiskError::Io`] if the folder cannot be listed; what is wrong with its files is part of the answer.
+pub fn inspect(folder: &Path) -> Result<Inspection, DiskError> {
     let mut found = Inspection::default();
     let manifest = match Manifest::read_copies(folder) {
         Ok(Some(read)) => {
@@ -225,7 +225,7 @@ fn inspect_table(
         Ok(table) => table,
         Err(error) => {
             let what = match error {
-                LowerError::Damaged { what, .. } => what,
+                DiskError::Damaged { what, .. } => what,
                 other => other.to_string(),
             };
             let what = format!("{what}; the node does not start with it: {ADVICE}");
@@ -264,8 +264,8 @@ fn inspect_table(
 }
 
 /// Files that are not of the present version, nor any that is always there.
-fn note_others(folder: &Path, present: Option<&Present>, found: &mut Inspection) -> Result<(), LowerError> {
-    let failed = |error: &std::io::Error| LowerError::io("listing", folder, error);
+fn note_others(folder: &Path, present: Option<&Present>, found: &mut Inspection) -> Result<(), DiskError> {
+    let failed = |error: &std::io::Error| DiskError::io("listing", folder, error);
     let version = present.map(|present| format!("v{}", present.version));
     for entry in fs::read_dir(folder).map_err(|error| failed(&error))? {
         let name = entry.map_err(|error| failed(&error))?.file_name();

@@ -8,7 +8,7 @@ use corduroy_shards::raft::guard::guarded;
 use lsm_tree::{Cache, Checksum, DescriptorTable, InternalValue, Table, UserKey};
 
 use super::check::NamedTable;
-use super::error::LowerError;
+use super::error::DiskError;
 use super::format;
 use super::guard;
 use super::manifest::table_file;
@@ -42,7 +42,7 @@ pub(super) fn open_table(
     named: &NamedTable,
     cache: &Arc<Cache>,
     descriptors: &Arc<DescriptorTable>,
-) -> Result<Table, LowerError> {
+) -> Result<Table, DiskError> {
     let file = table_file(folder, named.number);
     guard::reading("opening the table", &file, || {
         Table::recover(

@@ -31,12 +31,12 @@ const SEED: HashSeed = HashSeed([0, 0]);
 /// Of the second half of a registered key's hash: two keys never share one.
 const SECOND_SEED: HashSeed = HashSeed([1, 1]);
 
-/// Set in what WATCH is told of a key that is absent.
+/// Set in the version that WATCH gets of a key that is absent.
 const ABSENT: u64 = 1 << 62;
 
 /// What is known of absent keys. Without heap memory while nothing is.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub(super) struct Gone(Option<Box<Known>>);
+pub(super) struct AbsentKeys(Option<Box<Known>>);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Known {
@@ -80,7 +80,7 @@ fn name(key: &[u8]) -> [u64; 2] {
     [SEED.hash(key), SECOND_SEED.hash(key)]
 }
 
-impl Gone {
+impl AbsentKeys {
     fn marks(&mut self) -> Option<&mut Marks> {
         let known = self.0.get_or_insert_with(|| Box::new(Known::Marks(Marks::default())));
         match known.as_mut() {
@@ -120,7 +120,7 @@ impl Gone {
         }
     }
 
-    /// Registers a key that is absent, by an op of this version. Returns what its watcher is told.
+    /// Registers a key that is absent, by an op of this version. Returns the version for its watcher.
     pub(super) fn watch(&mut self, key: &[u8], version: u64) -> u64 {
         if !matches!(self.0.as_deref(), Some(Known::Watched(_))) {
             self.0 = Some(Box::new(Known::Watched(BTreeMap::new())));
@@ -138,7 +138,7 @@ impl Gone {
         *watched.entry(name).or_insert(version) | ABSENT
     }
 
-    /// What the watcher of a key that is absent now would be told; 0 if it is not registered.
+    /// The version for a watcher of a key that is absent now; 0 if it is not registered.
     pub(super) fn watched(&self, key: &[u8]) -> u64 {
         match self.0.as_deref() {
             Some(Known::Watched(watched)) => watched.get(&name(key)).map_or(0, |version| version | ABSENT),
@@ -184,7 +184,7 @@ impl Gone {
         }
     }
 
-    /// Reads what [`Gone::encode`] wrote of marks.
+    /// Reads what [`AbsentKeys::encode`] wrote of marks.
     pub(super) fn decode_marks(bytes: &[u8]) -> Option<Self> {
         if bytes.is_empty() {
             return Some(Self::default());
@@ -200,7 +200,7 @@ impl Gone {
         (fits && rest.is_empty()).then(|| Self(Some(Box::new(Known::Marks(marks)))))
     }
 
-    /// Reads what [`Gone::encode`] wrote of registered keys.
+    /// Reads what [`AbsentKeys::encode`] wrote of registered keys.
     pub(super) fn decode_watched(bytes: &[u8]) -> Option<Self> {
         let (numbers, rest) = bytes.as_chunks::<8>();
         let (keys, left) = numbers.as_chunks::<3>();
@@ -222,87 +222,87 @@ mod tests {
         n.to_le_bytes()
     }
 
-    fn bytes(gone: &Gone) -> Vec<u8> {
+    fn bytes(absent: &AbsentKeys) -> Vec<u8> {
         let mut bytes = Vec::new();
-        gone.encode(&mut bytes);
+        absent.encode(&mut bytes);
         bytes
     }
 
     #[test]
     fn a_mark_is_seen_at_its_hash_whatever_the_number_of_buckets() {
-        let mut gone = Gone::default();
-        assert_eq!(gone.marked(b"k"), Some(0));
-        gone.flush(5);
-        assert_eq!(gone.marked(b"k"), Some(5 | ABSENT));
+        let mut absent = AbsentKeys::default();
+        assert_eq!(absent.marked(b"k"), Some(0));
+        absent.flush(5);
+        assert_eq!(absent.marked(b"k"), Some(5 | ABSENT));
         for version in 6..=20_000 {
-            gone.removed(&key(version), version);
-            assert_eq!(gone.marked(&key(version)), Some(version | ABSENT));
+            absent.removed(&key(version), version);
+            assert_eq!(absent.marked(&key(version)), Some(version | ABSENT));
         }
-        let buckets = gone.marks().map_or(0, |marks| marks.versions.len());
+        let buckets = absent.marks().map_or(0, |marks| marks.versions.len());
         assert_eq!(buckets, 4096);
-        let newest = (6..=20_000).filter(|n| gone.marked(&key(*n)) == Some(*n | ABSENT)).count();
+        let newest = (6..=20_000).filter(|n| absent.marked(&key(*n)) == Some(*n | ABSENT)).count();
         assert!(newest > 3000, "{newest} of 4096 buckets hold their newest mark");
     }
 
     #[test]
     fn a_mark_stays_when_buckets_double() {
-        let mut gone = Gone::default();
-        gone.removed(b"first", 9);
+        let mut absent = AbsentKeys::default();
+        absent.removed(b"first", 9);
         for version in 10..10_000 {
-            gone.written(b"other", version, true);
+            absent.written(b"other", version, true);
         }
-        assert_eq!(gone.marked(b"first"), Some(9 | ABSENT));
-        assert_eq!(gone.marked(b"other"), Some(9_999 | ABSENT));
-        let untouched = (0..100).filter(|n| gone.marked(&key(*n)) == Some(0)).count();
+        assert_eq!(absent.marked(b"first"), Some(9 | ABSENT));
+        assert_eq!(absent.marked(b"other"), Some(9_999 | ABSENT));
+        let untouched = (0..100).filter(|n| absent.marked(&key(*n)) == Some(0)).count();
         assert!(untouched > 70, "{untouched} of 100 keys");
     }
 
     #[test]
     fn a_registered_key_is_known_until_it_is_written_and_others_do_not_matter() {
-        let mut gone = Gone::default();
-        let told = gone.watch(b"k", 7);
+        let mut absent = AbsentKeys::default();
+        let told = absent.watch(b"k", 7);
         for version in 8..50_000 {
-            gone.written(&key(version), version, version % 2 == 0);
-            gone.removed(&key(version), version);
+            absent.written(&key(version), version, version % 2 == 0);
+            absent.removed(&key(version), version);
         }
-        gone.flush(50_000);
-        assert_eq!((gone.watched(b"k"), gone.watch(b"k", 50_001)), (told, told));
-        gone.written(b"k", 50_002, false);
-        assert_eq!(gone.watched(b"k"), 0);
-        assert_ne!(gone.watch(b"k", 50_003), told);
-        assert_eq!(gone.marked(b"k"), None);
+        absent.flush(50_000);
+        assert_eq!((absent.watched(b"k"), absent.watch(b"k", 50_001)), (told, told));
+        absent.written(b"k", 50_002, false);
+        assert_eq!(absent.watched(b"k"), 0);
+        assert_ne!(absent.watch(b"k", 50_003), told);
+        assert_eq!(absent.marked(b"k"), None);
     }
 
     #[test]
     fn registered_keys_are_bounded_and_the_first_ones_go() {
-        let mut gone = Gone::default();
-        let told: Vec<u64> = (0..10_000).map(|n| gone.watch(&key(n), n + 1)).collect();
+        let mut absent = AbsentKeys::default();
+        let told: Vec<u64> = (0..10_000).map(|n| absent.watch(&key(n), n + 1)).collect();
         assert_eq!(told.first(), Some(&(1 | ABSENT)));
-        let kept: Vec<u64> = (0..10_000).filter(|n| gone.watched(&key(*n)) != 0).collect();
+        let kept: Vec<u64> = (0..10_000).filter(|n| absent.watched(&key(*n)) != 0).collect();
         assert!((3072..=4096).contains(&kept.len()), "{}", kept.len());
         assert_eq!(kept, (10_000 - kept.len() as u64..10_000).collect::<Vec<_>>());
     }
 
     #[test]
     fn all_bytes_come_back_and_others_are_refused() {
-        let mut gone = Gone::default();
-        assert_eq!(Gone::decode_marks(&bytes(&gone)), Some(gone.clone()));
+        let mut absent = AbsentKeys::default();
+        assert_eq!(AbsentKeys::decode_marks(&bytes(&absent)), Some(absent.clone()));
         for version in 1..100 {
-            gone.removed(&key(version), version);
+            absent.removed(&key(version), version);
         }
-        let written = bytes(&gone);
-        assert_eq!(Gone::decode_marks(&written), Some(gone));
+        let written = bytes(&absent);
+        assert_eq!(AbsentKeys::decode_marks(&written), Some(absent));
         for end in 1..written.len() {
             let count = end.saturating_sub(12) / 8;
             let whole = end >= 12 && end % 8 == 4 && (count == 0 || count.is_power_of_two() && count >= 16);
-            assert_eq!(Gone::decode_marks(&written[..end]).is_some(), whole, "cut at {end}");
+            assert_eq!(AbsentKeys::decode_marks(&written[..end]).is_some(), whole, "cut at {end}");
         }
-        let mut gone = Gone::default();
-        (1..100).for_each(|version| _ = gone.watch(&key(version), version));
-        let written = bytes(&gone);
-        assert_eq!(Gone::decode_watched(&written), Some(gone));
+        let mut absent = AbsentKeys::default();
+        (1..100).for_each(|version| _ = absent.watch(&key(version), version));
+        let written = bytes(&absent);
+        assert_eq!(AbsentKeys::decode_watched(&written), Some(absent));
         for end in 0..written.len() {
-            assert_eq!(Gone::decode_watched(&written[..end]).is_some(), end % 24 == 0, "cut at {end}");
+            assert_eq!(AbsentKeys::decode_watched(&written[..end]).is_some(), end % 24 == 0, "cut at {end}");
         }
     }
 }

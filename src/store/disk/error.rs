@@ -12,7 +12,7 @@ pub use corduroy_wal::{Binding, OWNER_BYTES};
 
 /// Why the state on the disk could not be read or written.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum LowerError {
+pub enum DiskError {
     /// A file is not as it was written.
     #[error("state: {} is damaged: {what}", file.display())]
     Damaged {
@@ -67,7 +67,7 @@ pub enum LowerError {
     },
 }
 
-impl LowerError {
+impl DiskError {
     /// Of a file that is not as it was written.
     pub fn damaged(file: &Path, what: impl Into<String>) -> Self {
         Self::Damaged { file: file.to_owned(), what: what.into() }
@@ -123,14 +123,14 @@ fn in_words(error: &lsm_tree::Error) -> String {
     }
 }
 
-impl From<LowerError> for Unreadable {
-    fn from(error: LowerError) -> Self {
+impl From<DiskError> for Unreadable {
+    fn from(error: DiskError) -> Self {
         match error {
-            LowerError::Io { .. } | LowerError::Panicked { .. } => Self::Refused(error.to_string()),
-            LowerError::Damaged { .. }
-            | LowerError::Foreign { .. }
-            | LowerError::Newer { .. }
-            | LowerError::Layout { .. } => Self::Damaged(error.to_string()),
+            DiskError::Io { .. } | DiskError::Panicked { .. } => Self::Refused(error.to_string()),
+            DiskError::Damaged { .. }
+            | DiskError::Foreign { .. }
+            | DiskError::Newer { .. }
+            | DiskError::Layout { .. } => Self::Damaged(error.to_string()),
         }
     }
 }

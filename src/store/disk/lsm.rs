@@ -1,4 +1,4 @@
-//! The lower level on crate `lsm-tree`: hand-overs come in by its ingestion interface; its memtable and its own
+//! The disk level on crate `lsm-tree`: flushes come in by its ingestion interface; its memtable and its own
 //! sequence numbers stay unused by us.
 //!
 //! Rules kept (each a trap of the crate): the watermark of a compaction is above every version, since nobody holds
@@ -21,7 +21,7 @@ use super::scrub::Scrub;
 pub use super::tree::LsmShared;
 use super::tree::{ABOVE_ALL, GuardedTree, Written};
 use super::{
-    Binding, IngestError, Lower, LowerError, LowerRow, LowerStats, OWNER_BYTES, Room, ingested_bytes,
+    Binding, DiskError, DiskLevel, DiskRow, DiskStats, IngestError, OWNER_BYTES, Room, ingested_bytes,
 };
 
 /// Merges in one call of `compact`.
@@ -51,7 +51,7 @@ const L0_RUNS_LAST: usize = 250;
 
 /// One shard's tree.
 #[derive(Clone)]
-pub struct LsmLower {
+pub struct LsmLevel {
     pub(super) tree: Arc<GuardedTree>,
     dead: DeadRanges,
     /// The version in which there was nothing to merge.
@@ -67,13 +67,13 @@ pub struct LsmLower {
     scrub: Arc<Scrub>,
 }
 
-impl LsmLower {
+impl LsmLevel {
     /// Makes a folder without a manifest the state of `owner`, as it is. The tree of an empty one is made when it is opened
     /// for the first time.
     ///
     /// # Errors
-    /// [`LowerError`], if what it holds does not agree with itself or the manifest cannot be written.
-    pub fn format(path: &Path, owner: [u8; OWNER_BYTES]) -> Result<(), LowerError> {
+    /// [`DiskError`], if what it holds does not agree with itself or the manifest cannot be written.
+    pub fn format(path: &Path, owner: [u8; OWNER_BYTES]) -> Result<(), DiskError> {
         let mut manifest = Manifest::new(owner);
         if let Some(found) = check::compare_unnamed(path)? {
             manifest.tree = Some(check::marks(path, &found)?);
@@ -90,8 +90,8 @@ impl LsmLower {
     /// Whose the folder `path` is; `None` if it does not say.
     ///
     /// # Errors
-    /// [`LowerError`], if its manifest cannot be read.
-    pub fn owner(path: &Path) -> Result<Option<[u8; OWNER_BYTES]>, LowerError> {
+    /// [`DiskError`], if its manifest cannot be read.
+    pub fn owner(path: &Path) -> Result<Option<[u8; OWNER_BYTES]>, DiskError> {
         Ok(Manifest::read(path)?.map(|manifest| manifest.owner))
     }
 
@@ -99,12 +99,12 @@ impl LsmLower {
     /// in a folder that was just formatted.
     ///
     /// # Errors
-    /// [`LowerError`], with the file or folder and what is wrong with it.
-    pub fn open(path: &Path, shared: &LsmShared, binding: &Binding) -> Result<Self, LowerError> {
+    /// [`DiskError`], with the file or folder and what is wrong with it.
+    pub fn open(path: &Path, shared: &LsmShared, binding: &Binding) -> Result<Self, DiskError> {
         let dead = DeadRanges::default();
         let tree = GuardedTree::open(path, shared, dead.clone(), binding)?;
         let room =
-            DiskRoom::open(path).map_err(|error| LowerError::io("making the reserve in", path, &error))?;
+            DiskRoom::open(path).map_err(|error| DiskError::io("making the reserve in", path, &error))?;
         Ok(Self {
             tree: Arc::new(tree),
             dead,
@@ -119,29 +119,29 @@ impl LsmLower {
     }
 
     /// What the system refused in the tree's folder.
-    fn refused(&self, what: &'static str) -> impl FnOnce(std::io::Error) -> LowerError {
-        move |error| LowerError::io(what, self.tree.path(), &error)
+    fn refused(&self, what: &'static str) -> impl FnOnce(std::io::Error) -> DiskError {
+        move |error| DiskError::io(what, self.tree.path(), &error)
     }
 
     pub(super) fn compaction<T>(
         &self,
         what: &'static str,
         act: impl FnOnce(&AnyTree) -> lsm_tree::Result<T>,
-    ) -> Result<Written<T>, LowerError> {
+    ) -> Result<Written<T>, DiskError> {
         self.tree.compact(what, &self.room, act)
     }
 
-    pub(super) fn version(&self) -> Result<u64, LowerError> {
+    pub(super) fn version(&self) -> Result<u64, DiskError> {
         self.tree.look(|tree| tree.current_version().id())
     }
 
-    pub(super) fn disk_space(&self) -> Result<u64, LowerError> {
+    pub(super) fn disk_space(&self) -> Result<u64, DiskError> {
         self.tree.look(AnyTree::disk_space)
     }
 
     /// Lets the rows of flushed keyspaces go: whole tables at once, the rest when it is merged. What finds no room is
     /// tried again with the next compaction.
-    fn drop_dead(&self, dead: &[Range]) -> Result<(), LowerError> {
+    fn drop_dead(&self, dead: &[Range]) -> Result<(), DiskError> {
         let mut ranges = std::mem::take(&mut *self.undropped());
         for (from, to) in dead {
             self.dead.add(from, to);
@@ -160,7 +160,7 @@ impl LsmLower {
     }
 
     /// Lets the rows of one flushed keyspace go, if there is room for that.
-    fn drop_range(&self, (from, to): &Range) -> Result<Written<()>, LowerError> {
+    fn drop_range(&self, (from, to): &Range) -> Result<Written<()>, DiskError> {
         // A merge lets earlier versions go by itself, and with them the tables that only they name. This keeps them.
         let drop = |tree: &AnyTree| {
             tree.drop_range(from.as_slice()..to.as_slice())?;
@@ -190,7 +190,7 @@ impl LsmLower {
     }
 
     /// Writes the whole tree again without what is dead in it, if what is left fits. Returns whether it did.
-    pub(super) fn rewrite(&self) -> Result<bool, LowerError> {
+    pub(super) fn rewrite(&self) -> Result<bool, DiskError> {
         if !self.tree.damage().is_empty() {
             return Ok(false);
         }
@@ -208,7 +208,7 @@ impl LsmLower {
             *self.unfit.lock().unwrap_or_else(PoisonError::into_inner) = Some((version, usable_bytes));
             return Ok(false);
         }
-        // What does not fit after all, since somebody took the room meanwhile, fits once they have gone: that is tried
+        // What does not fit after all, since somebody took the room meanwhile, fits once it is free again: that is tried
         // again.
         if !self.claim(live_bytes, true)? {
             return Ok(false);
@@ -230,8 +230,8 @@ impl LsmLower {
     }
 
     /// What the rows that live would take as tables, or `limit` if that is less: of a small tree they are counted, of a
-    /// large one it is told from the number of tombstones.
-    fn live_bytes(&self, limit: u64) -> Result<u64, LowerError> {
+    /// large one it is estimated from the number of tombstones.
+    fn live_bytes(&self, limit: u64) -> Result<u64, DiskError> {
         let disk_bytes = self.disk_space()?;
         if disk_bytes <= REWRITE_BYTES {
             let mut bytes = 0u64;
@@ -255,12 +255,12 @@ impl LsmLower {
     }
 
     /// Whether a small tree that holds much that was overwritten could not be rewritten any more after a flush of so
-    /// many bytes: what is dead would take its space for ever then, while what lives has not grown.
+    /// many bytes: what is dead would take its space for ever then, while what is live has not grown.
     fn would_choke(&self, needed_bytes: u64) -> bool {
         let chokes = || {
             let (disk_bytes, free_bytes) = (self.disk_space()?, self.free_bytes()?);
             if disk_bytes > REWRITE_BYTES || free_bytes >= needed_bytes + disk_bytes + MARGIN_BYTES {
-                return Ok::<_, LowerError>(false);
+                return Ok::<_, DiskError>(false);
             }
             let live_bytes = self.live_bytes(disk_bytes)?;
             let is_mostly_live = disk_bytes <= live_bytes + live_bytes / 4;
@@ -270,27 +270,27 @@ impl LsmLower {
         chokes().unwrap_or(false)
     }
 
-    fn usable_bytes(&self) -> Result<u64, LowerError> {
+    fn usable_bytes(&self) -> Result<u64, DiskError> {
         self.room.usable_bytes().map_err(self.refused(ROOM))
     }
 
-    pub(super) fn free_bytes(&self) -> Result<u64, LowerError> {
+    pub(super) fn free_bytes(&self) -> Result<u64, DiskError> {
         self.room.free_bytes().map_err(self.refused(ROOM))
     }
 
-    fn give_reserve_up(&self) -> Result<(), LowerError> {
+    fn give_reserve_up(&self) -> Result<(), DiskError> {
         self.room.release(VERSION_BYTES).map_err(self.refused(RESERVE))
     }
 
     /// Whether there is room for `bytes`; for what deletes, the reserve's included.
-    fn claim(&self, bytes: u64, deletes: bool) -> Result<bool, LowerError> {
+    fn claim(&self, bytes: u64, deletes: bool) -> Result<bool, DiskError> {
         let claimed = self.room.claim(bytes, deletes);
         Ok(claimed.map_err(self.refused(RESERVE))?.is_ok())
     }
 }
 
-impl Lower for LsmLower {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LowerError> {
+impl DiskLevel for LsmLevel {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         self.tree.get(key)
     }
 
@@ -299,7 +299,7 @@ impl Lower for LsmLower {
         from: &[u8],
         to: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), LowerError> {
+    ) -> Result<(), DiskError> {
         self.tree.scan(from, to, visit)
     }
 
@@ -307,7 +307,7 @@ impl Lower for LsmLower {
         &self,
         bytes: u64,
         deletes: bool,
-        rows: &mut dyn Iterator<Item = LowerRow>,
+        rows: &mut dyn Iterator<Item = DiskRow>,
     ) -> Result<(), IngestError> {
         let runs = || self.tree.look(AnyTree::l0_run_count);
         // Beside damage, level 0 makes way while it may: before rows come above it.
@@ -315,7 +315,7 @@ impl Lower for LsmLower {
             match self.merge_once() {
                 Ok(true) => {}
                 // Rows can be taken all the same.
-                Ok(false) | Err(LowerError::Damaged { .. } | LowerError::Panicked { .. }) => break,
+                Ok(false) | Err(DiskError::Damaged { .. } | DiskError::Panicked { .. }) => break,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -347,7 +347,7 @@ impl Lower for LsmLower {
         self.tree.haste.announce(percent);
     }
 
-    fn room(&self) -> Result<Room, LowerError> {
+    fn room(&self) -> Result<Room, DiskError> {
         let is_short = !self.room.restore().map_err(self.refused("making the reserve in"))?;
         Ok(Room {
             is_short,
@@ -358,11 +358,11 @@ impl Lower for LsmLower {
         })
     }
 
-    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, LowerError> {
+    fn compact(&self, dead: &[(Vec<u8>, Vec<u8>)]) -> Result<bool, DiskError> {
         self.drop_dead(dead)?;
         for _ in 0..COMPACTIONS_A_CALL {
             if !self.merge_once()? {
-                // Merges of levels may have no room where one of all that still lives has.
+                // Merges of levels may have no room where one of all that is still live has.
                 return if self.room()?.is_short { self.rewrite() } else { Ok(false) };
             }
         }
@@ -376,10 +376,10 @@ impl Lower for LsmLower {
         })
     }
 
-    fn stats(&self) -> LowerStats {
+    fn stats(&self) -> DiskStats {
         let (disk_bytes, tables, damaged_tables) = self.tree.held();
         let (verified_bytes, verified_rounds) = self.scrub.figures();
-        LowerStats {
+        DiskStats {
             disk_bytes,
             tables,
             damaged_tables,
@@ -399,43 +399,43 @@ mod tests {
     fn where_room_is_short_what_lives_is_rewritten_once_and_the_reserve_stays() {
         for rows in [0, 1000_u32] {
             let folder = tempfile::tempdir().expect("folder");
-            LsmLower::format(folder.path(), OURS.owner).expect("formats");
-            let lower = open(folder.path()).expect("opens");
+            LsmLevel::format(folder.path(), OURS.owner).expect("formats");
+            let disk = open(folder.path()).expect("opens");
             let mut written = (0..rows).map(|row| (row.to_be_bytes().to_vec(), Some(vec![1; 100])));
-            lower.ingest(200_000, false, &mut written).expect("there is room");
-            let used_bytes = lower.disk_space().expect("looks");
-            let capacity_bytes = lower.room.reserve_bytes + used_bytes + (1 << 20);
-            lower.room.capacity_bytes.store(capacity_bytes, Ordering::Relaxed);
-            assert!(lower.room().expect("is asked").is_short);
-            let usable_bytes = lower.room().expect("is asked").usable_bytes;
-            let calls = (0..100).take_while(|_| lower.compact(&[]).expect("merges")).count();
+            disk.ingest(200_000, false, &mut written).expect("there is room");
+            let used_bytes = disk.disk_space().expect("looks");
+            let capacity_bytes = disk.room.reserve_bytes + used_bytes + (1 << 20);
+            disk.room.capacity_bytes.store(capacity_bytes, Ordering::Relaxed);
+            assert!(disk.room().expect("is asked").is_short);
+            let usable_bytes = disk.room().expect("is asked").usable_bytes;
+            let calls = (0..100).take_while(|_| disk.compact(&[]).expect("merges")).count();
             assert!(calls < 4, "{rows} rows: {calls} times");
-            assert!(lower.room().expect("is asked").usable_bytes + (64 << 10) >= usable_bytes);
+            assert!(disk.room().expect("is asked").usable_bytes + (64 << 10) >= usable_bytes);
             let all = (vec![0], vec![u8::MAX]);
-            lower.compact(&[all]).expect("lets all go");
-            assert_eq!(lower.stats().disk_bytes, 0, "{rows} rows");
+            disk.compact(&[all]).expect("lets all go");
+            assert_eq!(disk.stats().disk_bytes, 0, "{rows} rows");
         }
     }
 
     #[test]
     fn what_is_left_of_the_reserve_is_not_given_up_for_a_rewrite_that_cannot_fit() {
         let folder = tempfile::tempdir().expect("folder");
-        LsmLower::format(folder.path(), OURS.owner).expect("formats");
-        let lower = open(folder.path()).expect("opens");
+        LsmLevel::format(folder.path(), OURS.owner).expect("formats");
+        let disk = open(folder.path()).expect("opens");
         let mut rows = (0..2000_u32).map(|row| (row.to_be_bytes().to_vec(), Some(vec![1; 1000])));
-        lower.ingest(2 << 20, false, &mut rows).expect("there is room");
+        disk.ingest(2 << 20, false, &mut rows).expect("there is room");
         // 356 KiB are left of it, and nothing beside it.
-        lower.room.release(lower.room.reserve_bytes - (356 << 10)).expect("gives up");
+        disk.room.release(disk.room.reserve_bytes - (356 << 10)).expect("gives up");
         let used_bytes: u64 = ["", "tables"]
             .iter()
             .flat_map(|name| std::fs::read_dir(folder.path().join(name)).expect("a folder"))
             .map(|entry| entry.expect("an entry").metadata().expect("a file").len())
             .sum();
-        lower.room.capacity_bytes.store(used_bytes, Ordering::Relaxed);
-        let usable_bytes = lower.usable_bytes().expect("is asked");
+        disk.room.capacity_bytes.store(used_bytes, Ordering::Relaxed);
+        let usable_bytes = disk.usable_bytes().expect("is asked");
         assert_eq!(usable_bytes, 100 << 10);
-        assert!(!lower.rewrite().expect("nothing is tried"));
-        assert_eq!(lower.usable_bytes().expect("is asked"), usable_bytes);
+        assert!(!disk.rewrite().expect("nothing is tried"));
+        assert_eq!(disk.usable_bytes().expect("is asked"), usable_bytes);
     }
 
     #[test]
@@ -443,24 +443,24 @@ mod tests {
         const ROWS: u32 = 1000;
         const VALUE_BYTES: usize = 16 << 10;
         let folder = tempfile::tempdir().expect("folder");
-        LsmLower::format(folder.path(), OURS.owner).expect("formats");
-        let lower = open(folder.path()).expect("opens");
+        LsmLevel::format(folder.path(), OURS.owner).expect("formats");
+        let disk = open(folder.path()).expect("opens");
         let reserve_bytes =
-            lower.room().expect("is asked").usable_bytes - lower.room().expect("is asked").free_bytes;
+            disk.room().expect("is asked").usable_bytes - disk.room().expect("is asked").free_bytes;
         // 16 MB live; twice that and a flush of 4 MB fit.
         let bytes = u64::from(ROWS) * (VALUE_BYTES as u64);
-        lower.room.capacity_bytes.store(reserve_bytes + 2 * bytes + (16 << 20), Ordering::Relaxed);
+        disk.room.capacity_bytes.store(reserve_bytes + 2 * bytes + (16 << 20), Ordering::Relaxed);
         let mut refused = 0;
         for round in 0..60_u32 {
             let numbers = (0..ROWS / 4).map(|number| number * 4 + round % 4);
             let mut rows = numbers.map(|number| {
                 (format!("key {number:05}").into_bytes(), Some(vec![round as u8; VALUE_BYTES]))
             });
-            refused += u32::from(lower.ingest(bytes / 4, false, &mut rows).is_err());
+            refused += u32::from(disk.ingest(bytes / 4, false, &mut rows).is_err());
         }
         assert_eq!(refused, 0);
         for number in 0..ROWS {
-            let value = lower.get(format!("key {number:05}").as_bytes()).expect("reads").expect("is there");
+            let value = disk.get(format!("key {number:05}").as_bytes()).expect("reads").expect("is there");
             assert_eq!(value.first(), Some(&(56 + (number % 4) as u8)), "row {number}");
         }
     }

@@ -56,7 +56,7 @@ impl Removed {
 mod tests {
     use std::os::unix::fs::FileExt;
 
-    use super::super::Lower;
+    use super::super::DiskLevel;
     use super::super::tests::{filled, open, tables};
     use super::super::tree::ABOVE_ALL;
     use super::*;
@@ -64,11 +64,10 @@ mod tests {
     #[test]
     fn tables_lose_their_names_at_once_and_their_bytes_in_steps() {
         let folder = filled();
-        let lower = open(folder.path()).expect("opens");
+        let disk = open(folder.path()).expect("opens");
         let before = tables(folder.path());
         let mut removed = Removed::default();
-        lower
-            .tree
+        disk.tree
             .look(|tree| removed.by(tree, folder.path(), |tree| tree.major_compact(1 << 20, ABOVE_ALL)))
             .expect("looks")
             .expect("merges");
@@ -81,17 +80,17 @@ mod tests {
         let bytes = |file: &File| file.metadata().expect("looks").len();
         assert_eq!(bytes(&files[0]), 1, "the last step is that of its end");
         assert!(files[1..].iter().all(|file| (1..STEP_BYTES).contains(&bytes(file))));
-        assert!(lower.get(b"key 00000").expect("reads").is_some());
+        assert!(disk.get(b"key 00000").expect("reads").is_some());
     }
 
     #[test]
     fn tables_of_a_flushed_keyspace_lose_their_bytes_in_steps_too() {
         let folder = filled();
-        let lower = open(folder.path()).expect("opens");
+        let disk = open(folder.path()).expect("opens");
         let before = tables(folder.path());
         let file = OpenOptions::new().write(true).open(&before[0]).expect("opens");
         file.set_len(3 * STEP_BYTES + 1).expect("grows");
-        lower.compact(&[(vec![0], vec![u8::MAX])]).expect("lets all go");
+        disk.compact(&[(vec![0], vec![u8::MAX])]).expect("lets all go");
         assert!(before.iter().all(|file| !file.exists()), "{before:?}");
         assert_eq!(file.metadata().expect("looks").len(), 1);
     }

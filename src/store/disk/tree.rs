@@ -14,12 +14,12 @@ use lsm_tree::{
 };
 
 use super::dead::{DeadRanges, Merging};
-use super::error::{Binding, LowerError, OWNER_BYTES};
+use super::error::{Binding, DiskError, OWNER_BYTES};
 use super::folder::{Change, StateFolder};
 use super::pace::{Haste, Pace, Wait};
 use super::removal::Removed;
 use super::room::{DiskRoom, is_no_room};
-use super::{LowerRow, check, gap, guard, manifest};
+use super::{DiskRow, check, gap, guard, manifest};
 
 /// Above every sequence number in use; the top bit is the crate's own.
 pub(super) const ABOVE_ALL: SeqNo = (1 << 63) - 1;
@@ -96,7 +96,7 @@ impl Opened {
         dead: &DeadRanges,
         haste: &Arc<Haste>,
         binding: &Binding,
-    ) -> Result<Self, LowerError> {
+    ) -> Result<Self, DiskError> {
         let folder = Arc::new(StateFolder::open(path, binding)?);
         let (sequence, visible) = (SequenceNumberCounter::default(), SequenceNumberCounter::default());
         let merging = Merging { dead: dead.clone(), haste: Arc::clone(haste), folder: path.to_owned() };
@@ -124,7 +124,7 @@ impl GuardedTree {
         shared: &LsmShared,
         dead: DeadRanges,
         binding: &Binding,
-    ) -> Result<Self, LowerError> {
+    ) -> Result<Self, DiskError> {
         let haste = Arc::default();
         let tree = Self {
             shared: shared.clone(),
@@ -152,7 +152,7 @@ impl GuardedTree {
     }
 
     /// The tree to read from and to change: opened anew where that is due.
-    fn usable(&self) -> Result<Opened, LowerError> {
+    fn usable(&self) -> Result<Opened, DiskError> {
         if self.must_reopen.load(Ordering::Acquire) {
             let _alone = self.changes.write().unwrap_or_else(PoisonError::into_inner);
             if self.must_reopen.load(Ordering::Acquire) {
@@ -167,7 +167,7 @@ impl GuardedTree {
     }
 
     /// Looks at the tree without reading its tables.
-    pub(super) fn look<T>(&self, figure: impl FnOnce(&AnyTree) -> T) -> Result<T, LowerError> {
+    pub(super) fn look<T>(&self, figure: impl FnOnce(&AnyTree) -> T) -> Result<T, DiskError> {
         let tree = self.usable()?.tree;
         guard::reading("looking at the tree", &self.path, || Ok(figure(&tree)))
     }
@@ -182,7 +182,7 @@ impl GuardedTree {
         change: Change,
         room: &DiskRoom,
         act: impl FnOnce(&AnyTree) -> lsm_tree::Result<T>,
-    ) -> Result<Written<T>, LowerError> {
+    ) -> Result<Written<T>, DiskError> {
         drop(self.usable()?);
         let _running = self.changes.read().unwrap_or_else(PoisonError::into_inner);
         let Opened { tree, folder } = self.opened();
@@ -203,12 +203,12 @@ impl GuardedTree {
         if result.is_err() || (failed && is_noted != Ok(true)) {
             self.must_reopen.store(true, Ordering::Release);
         }
-        // What the files name is told only where they agree with memory; opening anew removes the rest.
+        // What the files name is returned only where they agree with memory; opening anew removes the rest.
         let failed_from = (failed && is_noted == Ok(true)).then_some(next_table);
         let named = || tree.current_version().iter_tables().map(Table::id).collect();
         let cleared = guard::changing("removing what a change left", &self.path, || {
             room.end_write(failed_from, named)
-                .map_err(|error| LowerError::io("removing what a change left in", &self.path, &error))
+                .map_err(|error| DiskError::io("removing what a change left in", &self.path, &error))
         });
         self.note_held();
         match result? {
@@ -216,7 +216,7 @@ impl GuardedTree {
             Err(lsm_tree::Error::Io(error)) if is_no_room(&error) && is_noted == Ok(true) => {
                 cleared.map(|()| Written::NoRoom)
             }
-            Err(error) => Err(LowerError::of_tree(what, &self.path, error)),
+            Err(error) => Err(DiskError::of_tree(what, &self.path, error)),
         }
     }
 
@@ -224,9 +224,9 @@ impl GuardedTree {
     pub(super) fn ingest(
         &self,
         room: &DiskRoom,
-        rows: &mut dyn Iterator<Item = LowerRow>,
-    ) -> Result<Written<()>, LowerError> {
-        self.change("writing a hand-over", Change::Ingestion, room, |tree| {
+        rows: &mut dyn Iterator<Item = DiskRow>,
+    ) -> Result<Written<()>, DiskError> {
+        self.change("writing a flush", Change::Ingestion, room, |tree| {
             let (mut pace, mut ingestion) = (self.pace(Wait::Flush), tree.ingestion()?);
             for (key, value) in rows {
                 pace.step(key.len() + value.as_ref().map_or(0, Vec::len));
@@ -245,7 +245,7 @@ impl GuardedTree {
         what: &'static str,
         room: &DiskRoom,
         act: impl FnOnce(&AnyTree) -> lsm_tree::Result<T>,
-    ) -> Result<Written<T>, LowerError> {
+    ) -> Result<Written<T>, DiskError> {
         let mut removed = Removed::default();
         let changed = self.change(what, Change::Compaction, room, |tree| removed.by(tree, &self.path, act));
         removed.free(&self.haste);
@@ -258,19 +258,19 @@ impl GuardedTree {
     }
 
     /// Reads a row.
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LowerError> {
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         let tree = self.usable()?.tree;
         match guard::reading("reading a row", &self.path, || tree.get(key, ABOVE_ALL)) {
             Ok(value) => Ok(value.map(|value| value.to_vec())),
             // A filter may be what is damaged: the row can be read without it.
-            Err(LowerError::Damaged { .. }) => self
+            Err(DiskError::Damaged { .. }) => self
                 .get_unfiltered(&tree, key)
                 .map_err(|error| self.locate(&tree, key, Bound::Included(key), error)),
             Err(error) => Err(self.locate(&tree, key, Bound::Included(key), error)),
         }
     }
 
-    fn get_unfiltered(&self, tree: &AnyTree, key: &[u8]) -> Result<Option<Vec<u8>>, LowerError> {
+    fn get_unfiltered(&self, tree: &AnyTree, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         guard::reading("reading a row", &self.path, || {
             let item = tree.range(key..=key, ABOVE_ALL, None).next();
             let row = item.map(Guard::into_inner).transpose()?;
@@ -284,7 +284,7 @@ impl GuardedTree {
         from: &[u8],
         to: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), LowerError> {
+    ) -> Result<(), DiskError> {
         if from >= to {
             return Ok(());
         }
@@ -310,8 +310,8 @@ impl GuardedTree {
     }
 
     /// Names the table in an error of reading keys in a range, and keeps in mind if it is damaged.
-    fn locate(&self, tree: &AnyTree, from: &[u8], to: Bound<&[u8]>, error: LowerError) -> LowerError {
-        let is_refused = matches!(error, LowerError::Io { .. });
+    fn locate(&self, tree: &AnyTree, from: &[u8], to: Bound<&[u8]>, error: DiskError) -> DiskError {
+        let is_refused = matches!(error, DiskError::Io { .. });
         if !is_refused {
             self.damaged_reads.fetch_add(1, Ordering::Relaxed);
         }
@@ -324,16 +324,16 @@ impl GuardedTree {
             });
             let file = manifest::table_file(&self.path, table.id());
             match (read, &error) {
-                (Err(LowerError::Io { .. }), LowerError::Io { what, kind, text, .. }) => {
-                    return LowerError::Io { what, path: file, kind: *kind, text: text.clone() };
+                (Err(DiskError::Io { .. }), DiskError::Io { what, kind, text, .. }) => {
+                    return DiskError::Io { what, path: file, kind: *kind, text: text.clone() };
                 }
-                (Err(LowerError::Damaged { .. }), LowerError::Damaged { what, .. }) => {
+                (Err(DiskError::Damaged { .. }), DiskError::Damaged { what, .. }) => {
                     if !self.damaged_files().contains_key(&file) {
                         let rows = gap::find(table).map(|gap| format!("{what}; {}", gap.in_words()));
                         let what = rows.as_ref().unwrap_or(what);
                         self.note_damage(&file, &format!("{what}; {}", check::ADVICE));
                     }
-                    return LowerError::damaged(&file, what.clone());
+                    return DiskError::damaged(&file, what.clone());
                 }
                 (Ok(()) | Err(_), _) => {}
             }
