@@ -5,9 +5,9 @@ use corduroy_shards::PartitionId;
 
 use super::disk::{DiskError, DiskLevel};
 use super::jobs::{Keyspace, walk};
-use super::partition::Partition;
-use super::row::{DIRTY, NO_EXPIRY, Row, TOMBSTONE, UNKNOWN};
 use super::state::Store;
+use crate::store::memory::partition::Partition;
+use crate::store::memory::row::{DIRTY, NO_EXPIRY, Row, TOMBSTONE, UNKNOWN};
 
 /// What a partition's rows say, as far as a figure is kept of it.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]

@@ -5,20 +5,20 @@ use std::collections::BTreeMap;
 use corduroy_shards::PartitionId;
 
 use super::disk::format::{
-    PartitionMeta, STORE_KEY, keyspace_end, partition_key, read_row_key, read_row_value, row_key, row_value,
-    store_value,
+    STORE_KEY, keyspace_end, partition_key, read_row_key, read_row_value, row_key, row_value, store_value,
 };
 use super::disk::{DiskError, DiskLevel, DiskRow, IngestError, Pace, Room};
 use super::hash::HashSeed;
-use super::lcs::{Lcs, longest_common};
-use super::ledger::{Captured, CapturedRows};
-use super::loads::WantedKey;
 use super::lookups::{DiskPage, Want};
 use super::op::{Outcome, SharedBytes};
-use super::pages::{matches, range};
-use super::row::{NO_EXPIRY, Stamp};
-use super::space::room;
-use super::warm::warm;
+use crate::store::exec::lcs::{Lcs, longest_common};
+use crate::store::flush::space::room;
+use crate::store::flush::warm::warm;
+use crate::store::lookups::loads::WantedKey;
+use crate::store::lookups::pages::{matches, range};
+use crate::store::memory::ledger::{Captured, CapturedRows};
+use crate::store::memory::meta::PartitionMeta;
+use crate::store::memory::row::{NO_EXPIRY, Stamp};
 
 /// Bytes of rows after which a job that reads keys reads no more of them: the rest is for others.
 const LOAD_BYTES: usize = 4 << 20;

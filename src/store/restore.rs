@@ -6,11 +6,10 @@
 
 use corduroy_shards::PartitionId;
 
-use super::disk::format::{
-    PARTITIONS_END, PartitionMeta, STORE_KEY, partition_key, read_partition_key, read_store_value,
-};
+use super::disk::format::{PARTITIONS_END, STORE_KEY, partition_key, read_partition_key, read_store_value};
 use super::disk::{ADVICE, DiskError, DiskLevel};
 use super::hash::HashSeed;
+use crate::store::memory::meta::PartitionMeta;
 
 pub(super) type Restored = Vec<(PartitionId, PartitionMeta)>;
 

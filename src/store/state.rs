@@ -20,15 +20,15 @@ use super::disk::{DiskError, DiskLevel};
 use super::exec::{Exec, Stop};
 use super::hash::HashSeed;
 use super::jobs::{Job, JobDone};
-use super::ledger::Ledger;
-use super::loads::Loads;
 use super::lookups::{Failure, Lookups, Want};
 use super::op::{ErrorKind, Op, Outcome};
-use super::partition::{Found, Partition};
-use super::pins::Pins;
-use super::prepare::{unknown_keyspace, unknown_op, version_goes_back};
 use super::restore;
-use super::upkeep::Upkeep;
+use crate::store::exec::prepare::{unknown_keyspace, unknown_op, version_goes_back};
+use crate::store::flush::upkeep::Upkeep;
+use crate::store::lookups::loads::Loads;
+use crate::store::lookups::pins::Pins;
+use crate::store::memory::ledger::Ledger;
+use crate::store::memory::partition::{Found, Partition};
 
 /// Limits of a store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

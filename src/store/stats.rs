@@ -6,9 +6,9 @@ use corduroy_wal::Lsn;
 use super::disk::format::{keyspace_end, read_row_key, read_row_value, row_key};
 use super::disk::{DiskError, DiskLevel, DiskStats};
 use super::hash::HashSeed;
-use super::partition::Partition;
-use super::row::Stamp;
 use super::state::Store;
+use crate::store::memory::partition::Partition;
+use crate::store::memory::row::Stamp;
 
 /// One partition's keys.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]

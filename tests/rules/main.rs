@@ -113,8 +113,7 @@ fn resp_may_use(store: &Source, path: &[String]) -> bool {
         let text = uses.collect::<Vec<_>>().join("\n");
         let text = text
             .replace("pub use op::", "pub use crate::op::")
-            .replace("pub use glob::", "pub use crate::glob::")
-            .replace("pub use number::", "pub use crate::number::");
+            .replace("pub use text::", "pub use crate::text::");
         paths(&text)
             .into_iter()
             .filter(|path| path.len() > 2)
@@ -123,7 +122,7 @@ fn resp_may_use(store: &Source, path: &[String]) -> bool {
     };
     match path {
         [store, organ, ..] if store == "store" => {
-            matches!(organ.as_str(), "op" | "glob" | "number") || given_on().contains(organ)
+            matches!(organ.as_str(), "op" | "text") || given_on().contains(organ)
         }
         _ => false,
     }
@@ -177,7 +176,9 @@ fn resp_sees_only_the_operations_of_the_store() {
     let store =
         Source::new("src/store/mod.rs", "mod op;\npub use op::{Op, Outcome};\npub use state::Store;\n");
     let may = |path: &str| resp_may_use(&store, &path.split("::").map(str::to_owned).collect::<Vec<_>>());
-    assert!(may("store::op::Op") && may("store::glob::matches") && may("store::Op") && may("store::Outcome"));
+    assert!(
+        may("store::op::Op") && may("store::text::glob::glob") && may("store::Op") && may("store::Outcome")
+    );
     assert!(!may("store::Store") && !may("store::state::Store") && !may("store"));
 }
 
@@ -423,10 +424,13 @@ fn the_pages_name_what_is_there() {
 #[test]
 fn a_page_that_names_what_is_not_there_is_found() {
     let found = |text: &str| {
-        let exists = |path: &str| path == "src/store/op.rs" || path == "docs/wal.md";
+        let exists = |path: &str| path == "src/store/op/mod.rs" || path == "docs/wal.md";
         paths_not_there(&[("docs/store.md".to_owned(), text.to_owned())], exists).len()
     };
-    assert_eq!(found("`src/store/op.rs`, [log](docs/wal.md), `docs/wal.md`, `op.rs`, `a/b`, `srcs/x`"), 0);
+    assert_eq!(
+        found("`src/store/op/mod.rs`, [log](docs/wal.md), `docs/wal.md`, `op.rs`, `a/b`, `srcs/x`"),
+        0
+    );
     assert_eq!(found("`src/store/gone.rs`, `docs/gone.md` and `tests/power/gone.sh\n 3000`"), 3);
 }
 

@@ -154,7 +154,9 @@ pub fn paths(code: &str) -> Vec<Vec<String>> {
             from = at + start.len();
             let before = code[..at].chars().next_back().unwrap_or(' ');
             let is_start = !before.is_alphanumeric() && before != '_' && before != ':';
-            if is_start && code[from..].starts_with("::") {
+            // `pub(in path)` says who may use it.
+            let is_use = is_start && !code[..at].ends_with("pub(in ");
+            if is_use && code[from..].starts_with("::") {
                 expand(&code[at..], &[], &mut found);
             }
         }

@@ -12,13 +12,14 @@ use corduroy_shards::raft::guard::guarded;
 use corduroy_shards::{KeyspaceId, PartitionId};
 use lsm_tree::{InternalValue, Table, UserKey};
 
-use super::super::row::NO_EXPIRY;
 use super::check;
 use super::error::DiskError;
-use super::format::{PartitionMeta, STORE_KEY, read_partition_key, read_row, read_store_value};
+use super::format::{STORE_KEY, read_partition_key, read_row, read_store_value};
 use super::gap::{self, Gap};
 use super::inspect::{Finding, Opener, named};
 use super::manifest::{Manifest, TableMark, table_file};
+use crate::store::memory::meta::PartitionMeta;
+use crate::store::memory::row::NO_EXPIRY;
 
 /// What a row is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -224,8 +225,8 @@ fn dumped<'a>(
     let content = Content::Key {
         key: row.key,
         value: row.value,
-        encoding: super::super::read::encoding_of(row.stamp.encoding, row.value),
-        lsn: super::super::partition::lsn_of(row.stamp.version),
+        encoding: crate::store::memory::row::encoding_of(row.stamp.encoding, row.value),
+        lsn: crate::store::memory::partition::lsn_of(row.stamp.version),
         expire_at_ms: Some(row.stamp.expire_at_ms).filter(|at| *at != NO_EXPIRY),
         is_flushed: row.location.keyspace == KeyspaceId::DEFAULT
             && keyspaces

@@ -10,9 +10,10 @@ use corduroy_shards::{KeyspaceId, PartitionId};
 use corduroy_wal::Lsn;
 use corduroy_wal::fields::Fields;
 
-use super::super::absent::AbsentKeys;
 use super::super::hash::HashSeed;
-use super::super::row::{Encoding, Stamp};
+use crate::store::memory::absent::AbsentKeys;
+use crate::store::memory::meta::PartitionMeta;
+use crate::store::memory::row::{Encoding, Stamp};
 
 const LAYOUT: u8 = 1;
 /// A partition's row with what is known of writes and keys that went; without, it is of the first layout.
@@ -50,28 +51,6 @@ pub(in super::super) fn read_store_value(value: &[u8]) -> Option<HashSeed> {
     (fields.byte()? == LAYOUT).then_some(())?;
     let seed = HashSeed([fields.u64()?, fields.u64()?]);
     fields.is_empty().then_some(seed)
-}
-
-/// What is kept of a partition: the point of its history that the rows below stand for.
-#[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub(in super::super) struct PartitionMeta {
-    pub(in super::super) applied: Lsn,
-    /// The history that the partition is on: 0 since it was made, another one since it was promoted from a copy.
-    pub(in super::super) history: u64,
-    /// The version LSN of the last entry with operations: how far in its history it is.
-    pub(in super::super) source_lsn: Lsn,
-    /// Of the entry above `applied`, the ops that are done too.
-    pub(in super::super) ops_done: u32,
-    /// The version of the flush that began the default keyspace anew; 0: none did.
-    pub(in super::super) flush_version: u64,
-    /// The highest stamp applied.
-    pub(in super::super) clock_ms: u64,
-    pub(in super::super) keys: u64,
-    pub(in super::super) expiring: u64,
-    /// Rows were written since the last flush.
-    pub(in super::super) is_written: bool,
-    /// Where keys went, for WATCH.
-    pub(in super::super) absent: AbsentKeys,
 }
 
 /// The key of a partition's row; `PartitionId(0)` is below all of them.
@@ -370,7 +349,7 @@ mod tests {
             );
             assert_eq!(PartitionMeta::decode(&value), Some(meta), "{name}");
         }
-        let never = super::super::super::row::NO_EXPIRY;
+        let never = crate::store::memory::row::NO_EXPIRY;
         let rows = [
             ("row", &b"key"[..], stamp(8 << 20 | 2, never, Encoding::Auto), &b"12"[..]),
             ("row-text", b"", stamp(8 << 20 | 3, 1_700_000_000_123, Encoding::Text), b"0.5"),
@@ -412,7 +391,7 @@ mod tests {
         }
         let location =
             RowLocation { partition: PARTITION, keyspace: KeyspaceId(0x0102), flush_version: 7 << 20 };
-        let never = super::super::super::row::NO_EXPIRY;
+        let never = crate::store::memory::row::NO_EXPIRY;
         let fixture = fixtures.remove("row-of-a-keyspace").expect("a fixture");
         compare_row(&fixture, (location, b"key", stamp(8 << 20 | 2, never, Encoding::Auto), b"12"));
         assert!(key_in_words(&fixture.0).contains("of keyspace 258"));

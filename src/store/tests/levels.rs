@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::*;
 use super::*;
-use crate::store::partition::Partition;
+use crate::store::memory::partition::Partition;
 
 fn lsm(folder: &tempfile::TempDir) -> LsmLevel {
     LsmLevel::open(folder.path(), &LsmShared::new(1 << 20, 32), &ADOPT).expect("opens")

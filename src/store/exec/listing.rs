@@ -1,0 +1,449 @@
+//! KEYS under way: the keys of a partition that match a pattern, gathered in slices while others are served in between.
+//!
+//! The rows are walked in hash order, some in a slice. What changes in the stretch that is gathered already is followed
+//! change by change. Invariant: of the hashes below `next`, exactly the keys that are stored and match are in `found`,
+//! whatever was written since. So a list that is complete is the state as of one moment, the present one, and stays so
+//! until it is given to its op.
+
+use std::collections::BTreeMap;
+
+use corduroy_shards::PartitionId;
+
+use super::kept::{Asked, Bounds, Idle, Kept};
+use crate::store::disk::DiskLevel;
+use crate::store::exec::{Exec, Run, Stop};
+use crate::store::jobs::{Job, MatchLimit, Task};
+use crate::store::lookups::{DiskPage, Lookups, Want};
+use crate::store::memory::partition::Partition;
+use crate::store::op::names::Names;
+use crate::store::op::{ErrorKind, Op, Outcome};
+use crate::store::state::Store;
+use crate::store::text::glob::Effort;
+
+/// Steps of a pattern that take as long as a look at a row.
+const STEPS_A_UNIT: usize = 16;
+/// Names above which a list is given away whole, to be read out in slices too.
+const FEW_NAMES: usize = 4096;
+/// Jobs that end without the list being asked for, until it is given up: its op is tried again each time.
+const MAX_IDLE_JOBS: u32 = 4;
+/// The same for one that a transaction wants, whose entry may have to wait for others.
+const MAX_HELD_IDLE_JOBS: u32 = 64;
+/// Lists under way, at which a KEYS outside of transactions waits until one has ended.
+const MAX_LISTINGS: usize = 16;
+
+/// See the file's head.
+#[derive(Clone, Debug)]
+struct Listing {
+    partition: PartitionId,
+    pattern: Vec<u8>,
+    /// The first hash that is not gathered; `None`: all are.
+    next: Option<u64>,
+    /// What is found: by hash and key, with the time at which each expires.
+    found: BTreeMap<(u64, Vec<u8>), u64>,
+    bytes: usize,
+    effort: Effort,
+    /// The work it has taken so far.
+    units: u64,
+    /// Why there is no answer.
+    refused: Option<ErrorKind>,
+    /// It cannot go on without what the disk level has.
+    wants_disk: bool,
+    /// It has stopped, and its op knows, or is going to be tried again.
+    is_announced: bool,
+    /// A transaction wants it: it stays until that has run.
+    is_held: bool,
+    idle: Idle,
+}
+
+/// What a list may hold, and what time it is.
+#[derive(Clone, Copy)]
+struct Terms {
+    limit: MatchLimit,
+    now_ms: u64,
+}
+
+/// What a name takes of what a list may hold.
+const fn name_bytes(key: &[u8]) -> usize {
+    size_of::<Outcome>() + key.len()
+}
+
+/// All lists under way.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Listings {
+    all: Kept<Listing>,
+}
+
+/// What all lists under way may take.
+const fn bounds(max_bytes: usize) -> Bounds {
+    Bounds { count: MAX_LISTINGS, bytes: max_bytes }
+}
+
+impl Asked for Listing {
+    fn idle(&self) -> &Idle {
+        &self.idle
+    }
+
+    fn idle_mut(&mut self) -> &mut Idle {
+        &mut self.idle
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// It is gathered on, or what it wants of the disk level is on its way.
+    fn goes_on(&self) -> bool {
+        if self.wants_disk { self.idle.is_asked() } else { !self.is_done() && !self.idle.is_idle() }
+    }
+
+    fn stays(&self) -> bool {
+        false
+    }
+}
+
+impl Listing {
+    fn new(partition: PartitionId, pattern: &[u8]) -> Self {
+        Self {
+            partition,
+            pattern: pattern.to_vec(),
+            next: Some(0),
+            found: BTreeMap::new(),
+            bytes: 0,
+            effort: Effort::of_a_command(),
+            units: 0,
+            refused: None,
+            wants_disk: false,
+            is_announced: false,
+            is_held: false,
+            idle: Idle::new(MAX_IDLE_JOBS),
+        }
+    }
+
+    fn is_of(&self, partition: PartitionId, pattern: &[u8]) -> bool {
+        self.partition == partition && self.pattern == pattern
+    }
+
+    fn is_done(&self) -> bool {
+        self.next.is_none() || self.refused.is_some()
+    }
+
+    /// Whether it goes on only when its op is tried again.
+    fn has_stopped(&self) -> bool {
+        self.is_done() || self.wants_disk
+    }
+
+    fn refuse(&mut self, why: ErrorKind) {
+        self.refused = Some(why);
+        self.found = BTreeMap::new();
+        self.bytes = 0;
+    }
+
+    /// Looks whether a key matches, and takes what that costs.
+    fn matches(&mut self, key: &[u8], units: &mut u64) -> bool {
+        let (matches, steps) = self.effort.glob_counted(&self.pattern, key);
+        *units = units.saturating_sub(1 + (steps / STEPS_A_UNIT) as u64);
+        if matches.is_none() {
+            self.refuse(ErrorKind::PatternTooCostly);
+        }
+        matches == Some(true)
+    }
+
+    /// Notes a key that is stored and matches.
+    fn insert(&mut self, hash: u64, key: &[u8], expire_at_ms: u64) {
+        if self.found.insert((hash, key.to_vec()), expire_at_ms).is_none() {
+            self.bytes += name_bytes(key);
+        }
+    }
+
+    /// Whether it is too long to be given. Names that have expired do not count; they are looked for only if it matters.
+    fn is_too_long(&mut self, Terms { limit, now_ms }: Terms) -> bool {
+        let exceeds = |listing: &Self| listing.found.len() > limit.keys || listing.bytes > limit.bytes;
+        if !exceeds(self) {
+            return false;
+        }
+        self.found.retain(|_, expire_at_ms| *expire_at_ms > now_ms);
+        self.bytes = self.found.keys().map(|(_, key)| name_bytes(key)).sum();
+        exceeds(self)
+    }
+
+    fn remove(&mut self, hash: u64, key: &[u8]) {
+        if self.found.remove(&(hash, key.to_vec())).is_some() {
+            self.bytes -= name_bytes(key);
+        }
+    }
+
+    /// Goes on until the units are used up, all is gathered, or the disk level has to be asked.
+    fn advance(&mut self, partition: &Partition, lookups: &Lookups, terms: Terms, units: &mut u64) {
+        let before = *units;
+        self.gather(partition, lookups, terms, units);
+        self.units += before - *units;
+    }
+
+    fn gather(&mut self, partition: &Partition, lookups: &Lookups, terms: Terms, units: &mut u64) {
+        self.wants_disk = false;
+        while let Some(next) = self.next.filter(|_| *units > 0 && self.refused.is_none()) {
+            let below = if partition.table.is_complete(next) {
+                None
+            } else {
+                let Some(below) = lookups.matches(partition.id, partition.flush_version, &self.pattern)
+                else {
+                    self.wants_disk = true;
+                    return;
+                };
+                if let Some(why) = below.refused {
+                    return self.refuse(why);
+                }
+                Some(below)
+            };
+            self.next = self.page(partition, below, next, terms, units);
+        }
+    }
+
+    /// Gathers what is left of the page of the hash `from`, hash by hash. Returns where to go on.
+    fn page(
+        &mut self,
+        partition: &Partition,
+        below: Option<&DiskPage>,
+        from: u64,
+        terms: Terms,
+        units: &mut u64,
+    ) -> Option<u64> {
+        let end = partition.table.page_end(from);
+        let page = partition.table.page(from);
+        let rows = page.into_iter().flat_map(|page| &page.rows).filter(|row| row.hash >= from);
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_unstable_by_key(|row| row.hash);
+        let below = below.map(|below| below.keys.as_slice()).unwrap_or_default();
+        let below = below.get(below.partition_point(|key| key.hash < from)..).unwrap_or_default();
+        let mut below = below.iter().take_while(|key| key.hash <= end).peekable();
+        *units = units.saturating_sub(1);
+        let mut rows = rows.into_iter().peekable();
+        // However few units there are, it comes further.
+        let mut is_first = true;
+        loop {
+            let hashes = [rows.peek().map(|row| row.hash), below.peek().map(|key| key.hash)];
+            let Some(hash) = hashes.into_iter().flatten().min() else { return end.checked_add(1) };
+            // All keys of a hash are gathered together: a list ends between two hashes.
+            if (*units == 0 && !is_first) || self.refused.is_some() {
+                return Some(hash);
+            }
+            is_first = false;
+            while let Some(row) = rows.next_if(|row| row.hash == hash) {
+                if row.is_live(terms.now_ms) && self.matches(row.key(), units) {
+                    self.insert(hash, row.key(), row.expire_at_ms);
+                }
+            }
+            while let Some(key) = below.next_if(|key| key.hash == hash) {
+                *units = units.saturating_sub(1);
+                let is_known = page.is_some_and(|page| page.find(hash, &key.key).is_some());
+                if !is_known && key.expire_at_ms > terms.now_ms {
+                    self.insert(hash, &key.key, key.expire_at_ms);
+                }
+            }
+            if self.is_too_long(terms) {
+                self.refuse(ErrorKind::TooManyKeys);
+            }
+        }
+    }
+
+    fn answer(mut self, terms: Terms) -> Run {
+        if let Some(why) = self.refused {
+            return Err(Stop::Error(why));
+        }
+        // More may have been written since it was gathered.
+        if self.is_too_long(terms) {
+            return Err(Stop::Error(ErrorKind::TooManyKeys));
+        }
+        let is_long = self.found.len() > FEW_NAMES;
+        let names = Names::new(self.found, terms.now_ms, self.bytes);
+        if is_long {
+            return Ok(Outcome::Names(names));
+        }
+        Ok(Outcome::Array(names.into_iter().map(Outcome::Bulk).collect()))
+    }
+}
+
+impl Listings {
+    fn find(&mut self, partition: PartitionId, pattern: &[u8]) -> Option<&mut Listing> {
+        self.all.iter_mut().find(|listing| listing.is_of(partition, pattern))
+    }
+
+    fn take(&mut self, partition: PartitionId, pattern: &[u8]) -> Option<Listing> {
+        self.all.take(|listing| listing.is_of(partition, pattern))
+    }
+
+    /// A key was written (and expires then), or removed (`None`).
+    #[inline]
+    pub(in crate::store) fn changed(
+        &mut self,
+        partition: PartitionId,
+        hash: u64,
+        key: &[u8],
+        expire_at_ms: Option<u64>,
+    ) {
+        if !self.all.is_empty() {
+            self.follow(partition, hash, key, expire_at_ms);
+        }
+    }
+
+    fn follow(&mut self, partition: PartitionId, hash: u64, key: &[u8], expire_at_ms: Option<u64>) {
+        let concerned = self.all.iter_mut().filter(|listing| {
+            listing.partition == partition
+                && listing.refused.is_none()
+                && listing.next.is_none_or(|next| hash < next)
+        });
+        for listing in concerned {
+            match expire_at_ms {
+                // What is gathered is bounded; the few that are written meanwhile are no harm, and some may go again.
+                Some(expire_at_ms) if listing.matches(key, &mut 0) => {
+                    listing.insert(hash, key, expire_at_ms);
+                }
+                Some(_) => {}
+                None => listing.remove(hash, key),
+            }
+        }
+    }
+
+    /// A partition's keyspace ended, and an empty one began.
+    pub(in crate::store) fn flushed(&mut self, partition: PartitionId) {
+        for listing in self.all.iter_mut().filter(|listing| listing.partition == partition) {
+            (listing.next, listing.wants_disk, listing.refused) = (None, false, None);
+            listing.found = BTreeMap::new();
+            listing.bytes = 0;
+        }
+    }
+
+    /// What they take in memory, roughly.
+    pub(in crate::store) fn held_bytes(&self) -> usize {
+        self.all.bytes()
+    }
+
+    /// Whether an answer of the disk level is looked at by a list under way.
+    pub(in crate::store) fn use_page(&self, page: &DiskPage) -> bool {
+        self.all.iter().any(|listing| {
+            !listing.is_done()
+                && listing.partition == page.partition
+                && page.pattern.as_ref() == Some(&listing.pattern)
+        })
+    }
+}
+
+impl Exec<'_> {
+    const fn terms(&self) -> Terms {
+        let limit = MatchLimit { keys: self.options.max_keys_reply, bytes: self.options.max_reply_bytes };
+        Terms { limit, now_ms: self.now_ms }
+    }
+
+    /// Makes sure that the keys that match are gathered.
+    pub(in crate::store) fn gather(&mut self, pattern: &[u8]) -> Run<()> {
+        let (id, terms) = (self.partition.id, self.terms());
+        let is_new = self.ledger.listings.find(id, pattern).is_none();
+        if is_new && !self.committed {
+            let listings = &mut self.ledger.listings;
+            // A transaction never waits for room: those that wait for the rest of theirs could keep each other waiting.
+            if !listings.all.make_room(bounds(self.options.max_reply_bytes)) && !self.preparing {
+                listings.all.want_room();
+                return Err(Stop::Blocked);
+            }
+            listings.all.push(Listing::new(id, pattern));
+        }
+        // Those before it in the transaction have brought as much as may be held.
+        let too_large = Stop::Error(ErrorKind::ReplyTooLarge);
+        let listing = self.ledger.listings.find(id, pattern).ok_or(too_large)?;
+        listing.idle.asked();
+        if self.preparing {
+            listing.is_held = true;
+            listing.idle.keep_for(MAX_HELD_IDLE_JOBS);
+        }
+        if is_new || listing.wants_disk {
+            listing.advance(self.partition, self.lookups, terms, &mut self.options.gather_rows.clone());
+        }
+        listing.is_announced = listing.has_stopped();
+        if listing.is_done() {
+            // It follows changes by itself: what was below is of no more use.
+            self.lookups.drop_matches(id, pattern);
+            return Ok(());
+        }
+        if self.committed {
+            return Err(too_large);
+        }
+        if listing.wants_disk {
+            self.lookups.wants.push(Want::Matches { pattern: pattern.to_vec() });
+        }
+        Err(Stop::Blocked)
+    }
+
+    /// What the list of a pattern takes in memory.
+    pub(in crate::store) fn gathered_bytes(&mut self, pattern: &[u8]) -> usize {
+        self.ledger.listings.find(self.partition.id, pattern).map_or(0, |listing| listing.bytes)
+    }
+
+    pub(in crate::store) fn keys(&mut self, pattern: &[u8]) -> Run {
+        self.gather(pattern)?;
+        let (id, listings) = (self.partition.id, &mut self.ledger.listings);
+        let Some(listing) = listings.take(id, pattern) else { return Err(Stop::Blocked) };
+        if listing.is_held {
+            listings.all.push(listing.clone());
+        }
+        listing.answer(self.terms())
+    }
+
+    /// The transaction that wanted the lists of these ops has ended.
+    pub(in crate::store) fn drop_gathered<'o>(&mut self, ops: impl Iterator<Item = Op<'o>>) {
+        let id = self.partition.id;
+        for op in ops {
+            let Op::Keys { pattern } = op else { continue };
+            self.ledger.listings.all.remove(|listing| listing.is_of(id, pattern) && listing.is_held);
+            self.lookups.drop_matches(id, pattern);
+        }
+    }
+
+    /// Whether there are lists under way.
+    pub(in crate::store) fn is_gathering(&self) -> bool {
+        !self.ledger.listings.all.is_empty()
+    }
+}
+
+impl<L: DiskLevel> Store<L> {
+    /// A slice of the lists under way, those first that have had the least. Returns whether more is to be gathered.
+    pub(in crate::store) fn gather_slice(&mut self, jobs_ended: bool) -> bool {
+        let listings = &mut self.ledger.listings;
+        if jobs_ended {
+            listings.all.age();
+        }
+        let limit = MatchLimit { keys: self.options.max_keys_reply, bytes: self.options.max_reply_bytes };
+        let mut units = self.options.gather_rows;
+        listings.all.sort_by_key(|listing| listing.units);
+        let mut is_left = false;
+        for listing in listings.all.iter_mut().filter(|listing| !listing.idle.is_idle()) {
+            if units > 0 && !listing.has_stopped() {
+                let partition = self.partitions.get(&listing.partition).expect("a partition never goes");
+                let terms = Terms { limit, now_ms: partition.clock_ms };
+                listing.advance(partition, &self.lookups, terms, &mut units);
+            }
+            if !listing.has_stopped() {
+                (listing.is_announced, is_left) = (false, true);
+            } else if !std::mem::replace(&mut listing.is_announced, true) {
+                // Whoever waits for it is tried again when a job has ended. A write may have stopped it too.
+                self.jobs.push(Job { disk: self.disk.clone(), task: Task::Nothing });
+            }
+        }
+        if listings.all.take_wake(bounds(limit.bytes)) {
+            self.jobs.push(Job { disk: self.disk.clone(), task: Task::Nothing });
+        }
+        is_left
+    }
+}
+
+#[cfg(test)]
+impl<L: DiskLevel> Store<L> {
+    /// The work that the lists under way have taken.
+    pub(in crate::store) fn gathered_units(&self) -> u64 {
+        self.ledger.listings.all.iter().map(|listing| listing.units).sum()
+    }
+
+    /// How many lists are under way.
+    pub(in crate::store) fn listings(&self) -> usize {
+        self.ledger.listings.all.len()
+    }
+}

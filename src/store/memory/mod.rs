@@ -1,0 +1,8 @@
+//! The upper level: rows in memory, their tables, what is known of absent keys, and the accounts of what all that takes.
+
+pub(in crate::store) mod absent;
+pub(in crate::store) mod ledger;
+pub(in crate::store) mod meta;
+pub(in crate::store) mod partition;
+pub(in crate::store) mod row;
+pub(in crate::store) mod table;
