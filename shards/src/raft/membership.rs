@@ -166,10 +166,34 @@ impl Membership {
         if !fields.is_empty() {
             return Err(damage("bytes are left over"));
         }
-        if membership.members.iter().all(|member| member.parts & Part::Voter.bit() == 0) {
-            return Err(damage("it has no voter"));
+        membership.contradiction().map_or(Ok(membership), |why| Err(damage(why)))
+    }
+}
+
+impl Membership {
+    /// What of it no change of members leaves behind.
+    fn contradiction(&self) -> Option<&'static str> {
+        let has = |part: Part| self.members.iter().any(|member| member.parts & part.bit() != 0);
+        let parts_are = |parts: &[Part]| parts.iter().map(|part| part.bit()).sum::<u8>();
+        // A learner is nothing else, and only a voter that leaves becomes one.
+        let possible = [
+            parts_are(&[Part::Voter]),
+            parts_are(&[Part::Learner]),
+            parts_are(&[Part::OutgoingVoter]),
+            parts_are(&[Part::Voter, Part::OutgoingVoter]),
+            parts_are(&[Part::OutgoingVoter, Part::NextLearner]),
+        ];
+        if self.members.iter().any(|member| member.id.0 == 0) {
+            Some("0 is no member's id")
+        } else if self.members.iter().any(|member| !possible.contains(&member.parts)) {
+            Some("the parts of a member contradict each other")
+        } else if !has(Part::Voter) {
+            Some("it has no voter")
+        } else if self.auto_leave && !has(Part::OutgoingVoter) {
+            Some("auto-leave is set, and no change is under way")
+        } else {
+            None
         }
-        Ok(membership)
     }
 }
 
@@ -181,6 +205,11 @@ fn read_lists(fields: &mut Fields<'_>) -> Option<Membership> {
         for _ in 0..fields.u32()? {
             list.push(fields.u64()?);
         }
+        // A part that is named twice shows as one.
+        let named = list.len();
+        list.sort_unstable();
+        list.dedup();
+        (list.len() == named).then_some(())?;
     }
     Some(Membership::of(Lsn::ZERO, &conf, |_| StorageId::UNKNOWN))
 }
@@ -193,7 +222,7 @@ fn read_members(fields: &mut Fields<'_>) -> Option<Membership> {
         let id = MemberId(fields.u64()?);
         let (storage, parts) = (StorageId(fields.u64()?), fields.byte()?);
         let is_next = members.last().is_none_or(|last| last.id < id);
-        (is_next && parts != 0 && parts < 16).then_some(())?;
+        is_next.then_some(())?;
         members.push(Member { id, storage, parts });
     }
     Some(Membership { as_of, auto_leave: false, members })
@@ -205,11 +234,12 @@ mod tests {
 
     const HERE: StorageId = StorageId(0x0a0b);
 
+    /// A change under way: 9 becomes a learner, in the place of 10.
     fn joint() -> ConfState {
         ConfState {
-            voters: vec![1, 9],
+            voters: vec![1, 10],
             learners: vec![12],
-            voters_outgoing: vec![1],
+            voters_outgoing: vec![1, 9],
             learners_next: vec![9],
             auto_leave: true,
             ..ConfState::default()
@@ -224,8 +254,8 @@ mod tests {
     #[test]
     fn version_1_is_these_bytes() {
         let bytes = from_hex(
-            "01010200000001000000000000000900000000000000010000000c0000000000000001\
-             0000000100000000000000010000000900000000000000",
+            "01010200000001000000000000000a00000000000000010000000c0000000000000002\
+             00000001000000000000000900000000000000010000000900000000000000",
         );
         let read = Membership::decode(&bytes).expect("version 1");
         assert_eq!((read.as_of, read.conf_state()), (Lsn::ZERO, joint()));
@@ -244,9 +274,10 @@ mod tests {
     fn version_2_is_these_bytes() {
         let membership = Membership::of(Lsn(0x0203), &joint(), |id| StorageId(id.0 + 0x100));
         let bytes = from_hex(
-            "0201030200000000000003000000\
+            "0201030200000000000004000000\
              0100000000000000010100000000000005\
-             0900000000000000090100000000000009\
+             090000000000000009010000000000000c\
+             0a000000000000000a0100000000000001\
              0c000000000000000c0100000000000002",
         );
         assert_eq!(membership.encode(), bytes);
@@ -276,6 +307,26 @@ mod tests {
         assert!(Membership::decode(&nobody.encode()).is_err(), "no voter");
         let huge = [&[2, 0][..], &[0; 8], &[0xff; 4]].concat();
         assert!(Membership::decode(&huge).is_err());
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_damage() {
+        let bytes = Membership::of(Lsn(3), &joint(), |_| HERE).encode();
+        for parts in 0..=u8::MAX {
+            let mut crafted = bytes.clone();
+            // Those of member 10; a voter, a learner and one that becomes one are there besides.
+            crafted[64] = parts;
+            let is_whole = Membership::decode(&crafted).is_ok();
+            assert_eq!(is_whole, [1, 2, 4, 5, 12].contains(&parts), "parts {parts:#x}");
+        }
+        let founding = Membership::founding(MemberId::FIRST, HERE).encode();
+        let leaves_nothing = [&[VERSION, 1], &founding[2..]].concat();
+        assert!(Membership::decode(&leaves_nothing).is_err(), "no change is under way");
+        let nameless = Membership::founding(MemberId(0), HERE).encode();
+        assert!(Membership::decode(&nameless).is_err(), "0 is no member");
+        let one = [1, 0, 0, 0, 0, 0, 0, 0];
+        let twice = [&[1, 0, 2, 0, 0, 0][..], &one, &one, &[0; 12]].concat();
+        assert!(Membership::decode(&twice).is_err(), "a voter is listed twice");
     }
 
     #[test]
