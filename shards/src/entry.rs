@@ -31,6 +31,8 @@ const HAS_VERSION_LSN: u8 = 1;
 const LENGTH_BITS: u32 = 28;
 /// In an operation's flags: it names its keyspace.
 const HAS_KEYSPACE: u32 = 8;
+/// Bytes of that name.
+const KEYSPACE_BYTES: usize = 8;
 
 /// Gathers operations into a payload.
 #[derive(Debug, Default)]
@@ -251,6 +253,21 @@ pub struct EntryOp<'a> {
     pub op: &'a [u8],
 }
 
+impl<'a> EntryOp<'a> {
+    /// One on the default keyspace.
+    #[must_use]
+    pub const fn of_default(op: &'a [u8]) -> Self {
+        Self { keyspace: KeyspaceId::DEFAULT, op }
+    }
+
+    /// Bytes that it takes in an entry.
+    #[must_use]
+    pub const fn entry_bytes(&self) -> usize {
+        let keyspace_bytes = if self.keyspace.0 == KeyspaceId::DEFAULT.0 { 0 } else { KEYSPACE_BYTES };
+        OP_HEADER_BYTES + keyspace_bytes + self.op.len()
+    }
+}
+
 /// The operation that starts at `at`, and where the next one starts. `None` if there is no whole one.
 #[must_use]
 pub fn next_op(payload: &[u8], at: usize) -> Option<(EntryOp<'_>, usize)> {
@@ -259,12 +276,12 @@ pub fn next_op(payload: &[u8], at: usize) -> Option<(EntryOp<'_>, usize)> {
     let bytes = (length & ((1 << LENGTH_BITS) - 1)) as usize;
     if length >> LENGTH_BITS == 0 {
         let op = rest.get(..bytes)?;
-        return Some((EntryOp { keyspace: KeyspaceId::DEFAULT, op }, at + OP_HEADER_BYTES + bytes));
+        return Some((EntryOp::of_default(op), at + OP_HEADER_BYTES + bytes));
     }
-    let (keyspace, rest) = rest.split_first_chunk::<8>()?;
+    let (keyspace, rest) = rest.split_first_chunk::<KEYSPACE_BYTES>()?;
     let op = rest.get(..bytes)?;
     let keyspace = KeyspaceId(u64::from_le_bytes(*keyspace));
-    Some((EntryOp { keyspace, op }, at + OP_HEADER_BYTES + 8 + bytes))
+    Some((EntryOp { keyspace, op }, at + OP_HEADER_BYTES + KEYSPACE_BYTES + bytes))
 }
 
 /// Where in a partition's history an op is applied.
@@ -304,8 +321,8 @@ impl Mark {
     pub const FIRST: Self = Self { number: 0, at: HEADER_BYTES };
 
     /// The operation here, and the mark behind it.
-    pub fn op(self, entry: &[u8]) -> Option<(&[u8], Self)> {
-        next_op(entry, self.at).map(|(op, at)| (op.op, Self { number: self.number + 1, at }))
+    pub fn op(self, entry: &[u8]) -> Option<(EntryOp<'_>, Self)> {
+        next_op(entry, self.at).map(|(op, at)| (op, Self { number: self.number + 1, at }))
     }
 }
 
@@ -430,6 +447,16 @@ mod tests {
             let mut longer = bytes;
             longer.push(0);
             assert!(matches!(decode(&longer), Err(EntryDamage::Lengths { .. })));
+        }
+    }
+
+    #[test]
+    fn an_operation_takes_as_many_bytes_as_it_says() {
+        let (mut builder, mut bytes) = (EntryBuilder::default(), HEADER_BYTES);
+        for keyspace in [KeyspaceId::DEFAULT, KeyspaceId(1)] {
+            builder.push_in(keyspace, b"op");
+            bytes += EntryOp { keyspace, op: b"op" }.entry_bytes();
+            assert_eq!(builder.len_bytes(), bytes);
         }
     }
 

@@ -136,7 +136,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Refuses what gathered and must not be proposed; the rest keeps its order.
-    fn remove_refused(&mut self, idx: ReplicaIdx) {
+    pub(super) fn remove_refused(&mut self, idx: ReplicaIdx) {
         let entry_bytes = self.options.limits.entry_bytes.min(options::ready_entry_bytes(&self.wal));
         let deadline_ns = self.deadline_ns();
         let (mut applying, slot) = self.applying(idx, Budget::NONE);

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use super::screen::Screening;
-use crate::entry::{EntryBuilder, HEADER_BYTES, OP_HEADER_BYTES};
+use crate::entry::{EntryBuilder, EntryOp, HEADER_BYTES};
 use crate::ids::Ticket;
 use crate::raft::proposals::{Requests, Spare, Work};
 
@@ -32,16 +32,16 @@ pub(crate) struct Batches {
 
 impl Batches {
     /// Adds a write, to the open batch or, where that is full, to a new one.
-    pub fn push_write(&mut self, ticket: Ticket, op: &[u8], entry_bytes: usize, spare: &mut Spare) {
-        let grown = |batch: &Batch| batch.entry.len_bytes() + OP_HEADER_BYTES + op.len();
+    pub fn push_write(&mut self, ticket: Ticket, op: EntryOp<'_>, entry_bytes: usize, spare: &mut Spare) {
+        let grown = |batch: &Batch| batch.entry.len_bytes() + op.entry_bytes();
         if self.queue.back().is_none_or(|batch| batch.is_sealed || grown(batch) > entry_bytes) {
-            let capacity = self.last_bytes.max(HEADER_BYTES + OP_HEADER_BYTES + op.len());
+            let capacity = self.last_bytes.max(HEADER_BYTES + op.entry_bytes());
             let entry = EntryBuilder::with_capacity(capacity);
             self.queue.push_back(Batch { entry, requests: spare.take(), ..Batch::default() });
         }
         let batch = self.queue.back_mut().expect("a batch was just made sure of");
-        batch.entry.push(op);
-        batch.requests.push_write(ticket, op.len());
+        batch.entry.push_in(op.keyspace, op.op);
+        batch.requests.push_write(ticket, op.op.len());
     }
 
     /// The newest batch, if there is one: reads that follow its writes ride in it.

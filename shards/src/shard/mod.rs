@@ -33,7 +33,7 @@ use self::replica_slot::Slot;
 use self::replicas::{Detached, List, Replicas};
 use self::room::Room;
 use crate::clock::{Clocks, Now};
-use crate::entry::highest_stamp_ms;
+use crate::entry::{EntryOp, highest_stamp_ms};
 use crate::fresh::FreshReads;
 use crate::ids::{PartitionId, Ticket};
 use crate::options::{Bound, Pending, ShardOptions};
@@ -297,7 +297,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.counters.requests += 1;
         match kind {
             Kind::Write => {
-                slot.batches.push_write(ticket, op, self.options.limits.entry_bytes, &mut self.spare);
+                let (op, entry_bytes) = (EntryOp::of_default(op), self.options.limits.entry_bytes);
+                slot.batches.push_write(ticket, op, entry_bytes, &mut self.spare);
                 slot.conns.add(ticket.conn);
                 self.replicas.enqueue(List::Propose, idx);
                 self.replicas.enqueue(List::Age, idx);

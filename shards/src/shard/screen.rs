@@ -12,7 +12,7 @@ use super::inbox::{Batch, Batches};
 use super::io::{Rejection, Reply};
 use super::machine::{Prepared, StateMachine};
 use super::replica_slot::Slot;
-use crate::entry::{Mark, OP_HEADER_BYTES};
+use crate::entry::{EntryOp, Mark};
 use crate::parked::ParkedRead;
 use crate::raft::proposals::Work;
 use crate::waiting::Waiting;
@@ -97,7 +97,7 @@ impl Screening {
 
 impl Batch {
     /// Its last operation came from another batch: what was known of it there is known here.
-    fn note_moved(&mut self, op: &[u8], from: Mark, known: &Screening) {
+    fn note_moved(&mut self, op: EntryOp<'_>, from: Mark, known: &Screening) {
         let end = Mark { number: self.entry.count() as usize, at: self.entry.len_bytes() };
         if from.number < known.prepared.number {
             self.screening.prepared = end;
@@ -107,7 +107,7 @@ impl Batch {
         }
         if known.is_unready(from.number) {
             // What it waits for is not looked for in the batch that it has come to.
-            let at = end.at - OP_HEADER_BYTES - op.len();
+            let at = end.at - op.entry_bytes();
             self.screening.woken.push(Mark { number: end.number - 1, at });
         }
     }
@@ -117,7 +117,7 @@ impl Batch {
     pub fn refuse_growth(&mut self, machine: &impl StateMachine) -> bool {
         let Screening { fit, refused, .. } = &mut self.screening;
         while let Some((op, next)) = fit.op(self.entry.as_bytes()) {
-            if !machine.takes_when_full(op) {
+            if !machine.takes_when_full(op.op) {
                 refused.entry(fit.number).or_insert(Rejection::DiskFull);
             }
             *fit = next;
@@ -129,7 +129,7 @@ impl Batch {
     pub fn refuse_longer(&mut self, most: usize) {
         let mut here = Mark::FIRST;
         while let Some((op, next)) = here.op(self.entry.as_bytes()) {
-            if op.len() > most {
+            if op.op.len() > most {
                 self.screening.refused.entry(here.number).or_insert(Rejection::DiskFull);
             }
             here = next;
@@ -146,9 +146,9 @@ impl<M: StateMachine> Applying<'_, M> {
         let Some(batch) = slot.batches.front_mut() else { return Screened::Ready };
         let screening = &mut batch.screening;
         let entry = batch.entry.as_bytes();
-        let mut look = |screening: &mut Screening, mark: Mark, op: &[u8]| {
+        let mut look = |screening: &mut Screening, mark: Mark, op: EntryOp<'_>| {
             self.counters.prepare_tries += 1;
-            match self.machine.prepare(slot.partition, op) {
+            match self.machine.prepare(slot.partition, op.op) {
                 Prepared::Ready => {}
                 Prepared::Blocked(wait) => screening.waiting.add(wait, mark),
                 Prepared::Unreadable(why) => {
@@ -206,7 +206,7 @@ impl<M: StateMachine> Applying<'_, M> {
             let (op, next) = here.op(batch.entry.as_bytes()).expect("each write pushed its operation");
             if let Some(why) = batch.screening.refused.remove(&here.number) {
                 slot.conns.sub(item.ticket.conn);
-                self.reject(slot, item.ticket, op.len(), why);
+                self.reject(slot, item.ticket, op.op.len(), why);
             } else {
                 kept.push_write(item.ticket, op, entry_bytes, self.spare);
                 if let Some(open) = kept.open_mut() {
@@ -224,3 +224,7 @@ impl<M: StateMachine> Applying<'_, M> {
         self.spare.give(batch.requests);
     }
 }
+
+#[cfg(test)]
+#[path = "../screen_tests.rs"]
+mod tests;
