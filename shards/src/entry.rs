@@ -27,6 +27,9 @@ pub const HEADER_BYTES: usize = 1 + 1 + 8 + 4;
 pub const OP_HEADER_BYTES: usize = 4;
 /// In an entry's flags: it has a version LSN of its own.
 const HAS_VERSION_LSN: u8 = 1;
+/// The highest version LSN. A version is one of 42 bits, 20 bits for the operation in its entry, and two for the state
+/// machine's own use.
+pub const VERSION_LSN_MAX: Lsn = Lsn((1 << 42) - 1);
 /// The bits of an operation's length that count bytes.
 const LENGTH_BITS: u32 = 28;
 /// In an operation's flags: it names its keyspace.
@@ -116,14 +119,20 @@ impl EntryBuilder {
     /// The payload of an entry that repeats one of another log: stamped as that was, with its version LSN.
     ///
     /// # Panics
-    /// If no operation was added.
+    /// If no operation was added, or no history has that LSN.
     #[must_use]
     pub fn finish_copy(mut self, stamp_ms: u64, version_lsn: Lsn) -> Vec<u8> {
         assert!(self.count > 0, "an entry carries at least one operation");
+        assert!(is_version_lsn(version_lsn), "{version_lsn} is no LSN of a history");
         let header = header(HAS_VERSION_LSN, stamp_ms, self.count);
         self.bytes.splice(..HEADER_BYTES, header.into_iter().chain(version_lsn.get().to_le_bytes()));
         self.bytes
     }
+}
+
+/// Whether versions can be made of it.
+const fn is_version_lsn(lsn: Lsn) -> bool {
+    lsn.0 > 0 && lsn.0 <= VERSION_LSN_MAX.0
 }
 
 /// The head of an entry, but for what flags announce.
@@ -182,6 +191,24 @@ pub enum EntryDamage {
         /// The unknown ones among them.
         found: u32,
     },
+    /// It has a version LSN that no entry has.
+    #[error(
+        "the entry has version LSN {found}, which must be between 1 and {VERSION_LSN_MAX}; rebuild the replica from its \
+         peers or from a copy"
+    )]
+    VersionLsn {
+        /// What it has.
+        found: Lsn,
+    },
+    /// An operation is flagged as one of another keyspace, and names the default one.
+    #[error(
+        "the operation at byte {at} of the entry names the default keyspace, which is never named; rebuild the replica \
+         from its peers or from a copy"
+    )]
+    Keyspace {
+        /// Where the operation starts.
+        at: usize,
+    },
     /// The operations do not fill the payload exactly.
     #[error("the {count} operations of an entry of {bytes} bytes do not fill it: {at} is where they part")]
     Lengths {
@@ -210,6 +237,9 @@ fn read_header(payload: &[u8]) -> Result<EntryHeader, EntryDamage> {
     let count = fields.u32().ok_or_else(short)?;
     let version_lsn =
         (flags & HAS_VERSION_LSN != 0).then(|| fields.u64().map(Lsn).ok_or_else(short)).transpose()?;
+    if let Some(found) = version_lsn.filter(|lsn| !is_version_lsn(*lsn)) {
+        return Err(EntryDamage::VersionLsn { found });
+    }
     Ok(EntryHeader { stamp_ms, count, version_lsn, ops_at: payload.len() - fields.rest.len() })
 }
 
@@ -228,7 +258,11 @@ pub fn decode(payload: &[u8]) -> Result<EntryHeader, EntryDamage> {
         if flags & !known != 0 {
             return Err(EntryDamage::Flags { found: flags & !known });
         }
-        (_, at) = next_op(payload, at).ok_or(lengths)?;
+        let (op, next) = next_op(payload, at).ok_or(lengths)?;
+        if flags & HAS_KEYSPACE != 0 && op.keyspace == KeyspaceId::DEFAULT {
+            return Err(EntryDamage::Keyspace { at });
+        }
+        at = next;
     }
     if at != payload.len() {
         return Err(EntryDamage::Lengths { count: header.count, bytes: payload.len(), at });
@@ -448,6 +482,29 @@ mod tests {
             longer.push(0);
             assert!(matches!(decode(&longer), Err(EntryDamage::Lengths { .. })));
         }
+    }
+
+    #[test]
+    fn a_version_lsn_that_no_entry_has_is_damage() {
+        for (lsn, is_one) in
+            [(0, false), (1, true), ((1 << 42) - 1, true), (1 << 42, false), (u64::MAX, false)]
+        {
+            let mut bytes = copy();
+            bytes[HEADER_BYTES..HEADER_BYTES + 8].copy_from_slice(&u64::to_le_bytes(lsn));
+            match decode(&bytes) {
+                Ok(header) => assert!(is_one && header.version_lsn == Some(Lsn(lsn)), "{lsn}"),
+                Err(damage) => {
+                    assert!(!is_one && damage == EntryDamage::VersionLsn { found: Lsn(lsn) }, "{lsn}")
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_operation_that_names_the_default_keyspace_is_damage() {
+        let mut bytes = copy();
+        bytes[26..34].fill(0);
+        assert_eq!(decode(&bytes), Err(EntryDamage::Keyspace { at: 22 }));
     }
 
     #[test]
