@@ -49,7 +49,7 @@ fn limits_are_ours() {
     assert_eq!(config.read_only_option, ReadOnlyOption::Safe);
     assert_eq!((config.id, config.applied), (1, 7));
     assert_eq!(config.max_size_per_msg, 1 << 20);
-    assert_eq!(config.max_uncommitted_size, 64 << 20);
+    assert_eq!(config.max_uncommitted_size, raft::NO_LIMIT, "the shard bounds what is not applied");
     assert_eq!(config.max_committed_size_per_ready, 8 << 20);
     assert_eq!(config.max_inflight_msgs, 256);
     config.validate().unwrap();
@@ -62,7 +62,7 @@ fn leader_messages_wait_for_their_term_and_vote() {
     let mut group = group(&conf(&[1], &[2]), 1);
     group.campaign().unwrap();
     assert!(group.leads());
-    let persist = group.take().unwrap().unwrap().persist.unwrap();
+    let persist = group.take().unwrap().unwrap();
     assert_eq!(persist.hard_state, Some(HardState { term: Term(1), vote: 1, commit: Lsn(0) }));
     assert_eq!((persist.from, persist.to), (Lsn(1), Lsn(1)));
     assert!(persist.conf.is_some(), "the configuration rides in the same record");
@@ -78,22 +78,56 @@ fn leader_messages_wait_for_their_term_and_vote() {
 fn leader_appends_leave_before_they_are_durable() {
     let mut group = group(&conf(&[1], &[2]), 1);
     group.campaign().unwrap();
-    let number = group.take().unwrap().unwrap().persist.unwrap().number;
+    let number = group.take().unwrap().unwrap().number;
     group.persisted(number).unwrap();
     group.take_messages();
     let mut response = Message { from: 2, to: 1, term: 1, index: 1, ..Message::default() };
     response.set_msg_type(MessageType::MsgAppendResponse);
     group.step(response).unwrap();
     while group.has_ready() {
-        if let Some(persist) = group.take().unwrap().unwrap().persist {
+        if let Some(persist) = group.take().unwrap() {
             group.persisted(persist.number).unwrap();
         }
     }
     group.take_messages();
     assert_eq!(group.propose(vec![7].into()).unwrap(), Proposed::At(Lsn(2), Term(1)));
-    let persist = group.take().unwrap().unwrap().persist.unwrap();
+    let persist = group.take().unwrap().unwrap();
     assert_eq!((persist.from, group.unpersisted()), (Lsn(2), 1));
     assert_eq!(kinds(&group.take_messages()), [MessageType::MsgAppend]);
+}
+
+/// A lone voter's entry is committed by its record being durable: no second Ready says so.
+#[test]
+fn an_entry_takes_one_ready() {
+    let mut group = group(&conf(&[1], &[]), 1);
+    group.campaign().unwrap();
+    for lsn in (1..=5).map(Lsn) {
+        let persist = group.take().unwrap().unwrap();
+        assert_eq!((persist.to, group.committed()), (lsn, Lsn(lsn.get() - 1)));
+        group.persisted(persist.number).unwrap();
+        assert_eq!((group.committed(), group.has_ready()), (lsn, false));
+        group.applied(lsn).unwrap();
+        assert_eq!(group.propose(vec![7].into()).unwrap(), Proposed::At(lsn.next(), Term(1)));
+        assert!(group.has_ready());
+    }
+    let persist = group.take().unwrap().unwrap();
+    let state = persist.hard_state.expect("the commit index rides with the next record");
+    assert_eq!(state.commit, Lsn(5));
+}
+
+/// The crate takes an entry off its sum of what is uncommitted when a Ready names it as committed. Those that are applied
+/// before the next one never are: with a bound, proposals would be dropped in the end.
+#[test]
+fn entries_that_no_ready_names_do_not_add_up() {
+    let mut group = group(&conf(&[1], &[]), 1);
+    group.campaign().unwrap();
+    let large = bytes::Bytes::from(vec![7; 4 << 20]);
+    for lsn in (1..=20).map(Lsn) {
+        let persist = group.take().unwrap().unwrap();
+        group.persisted(persist.number).unwrap();
+        group.applied(lsn).unwrap();
+        assert_eq!(group.propose(large.clone()).unwrap(), Proposed::At(lsn.next(), Term(1)));
+    }
 }
 
 /// Hazard 2: the crate asserts that whoever wins alone has no unpersisted tail.
@@ -102,7 +136,7 @@ fn a_lone_voter_flushes_before_it_campaigns() {
     let lone = conf(&[1], &[]);
     let mut group = group(&lone, 1);
     group.step(append_from(2, 1, 1)).unwrap();
-    let persist = group.take().unwrap().unwrap().persist.unwrap();
+    let persist = group.take().unwrap().unwrap();
     group.campaign().unwrap();
     assert!(!group.leads(), "the tail is not durable yet");
     for _ in 0..100 {
@@ -127,10 +161,10 @@ fn a_lone_voter_flushes_before_it_campaigns() {
 fn follower_messages_of_an_empty_ready_wait_for_earlier_records() {
     let mut group = group(&conf(&[1, 2, 3], &[]), 1);
     group.step(append_from(2, 1, 1)).unwrap();
-    let first = group.take().unwrap().unwrap().persist.unwrap();
+    let first = group.take().unwrap().unwrap();
     group.step(heartbeat_from(2, 1, 0)).unwrap();
-    let second = group.take().unwrap().unwrap();
-    assert_eq!(second.persist, None);
+    assert!(group.has_ready());
+    assert_eq!(group.take().unwrap(), None);
     assert_eq!(kinds(&group.take_messages()), []);
     group.persisted(first.number).unwrap();
     let expected = [MessageType::MsgAppendResponse, MessageType::MsgHeartbeatResponse];
@@ -147,7 +181,7 @@ fn follower_messages_wait_for_the_newest_record_not_for_the_oldest() {
     let mut group = group(&conf(&[1, 2, 3], &[]), 1);
     let taken = |group: &mut Group, index| {
         group.step(append_from(2, 1, index)).unwrap();
-        group.take().unwrap().unwrap().persist.unwrap().number
+        group.take().unwrap().unwrap().number
     };
     let records = [1, 2, 3].map(|index| taken(&mut group, index));
     assert_eq!(kinds(&group.take_messages()), []);
@@ -164,7 +198,7 @@ fn votes_wait_for_the_disk() {
     let mut request = Message { from: 2, to: 1, term: 1, ..Message::default() };
     request.set_msg_type(MessageType::MsgRequestVote);
     group.step(request).unwrap();
-    let persist = group.take().unwrap().unwrap().persist.unwrap();
+    let persist = group.take().unwrap().unwrap();
     assert_eq!(persist.hard_state, Some(HardState { term: Term(1), vote: 2, commit: Lsn(0) }));
     assert_eq!(kinds(&group.take_messages()), []);
     group.persisted(persist.number).unwrap();
@@ -186,12 +220,12 @@ fn a_replaced_tail_is_written_from_where_it_parts() {
     for index in 1..=3 {
         group.step(append_from(2, 1, index)).unwrap();
     }
-    let first = group.take().unwrap().unwrap().persist.unwrap();
+    let first = group.take().unwrap().unwrap();
     assert_eq!((first.from, first.to), (Lsn(1), Lsn(3)));
     let mut message = append_from(3, 2, 2);
     message.log_term = 1;
     group.step(message).unwrap();
-    let second = group.take().unwrap().unwrap().persist.unwrap();
+    let second = group.take().unwrap().unwrap();
     assert_eq!((second.from, second.to, group.store().last()), (Lsn(2), Lsn(2), Lsn(2)));
     // Durability of the first must not count for the replaced entries.
     group.persisted(first.number).unwrap();

@@ -15,7 +15,7 @@ use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 use super::guard::{Fault, guarded};
 use super::log_store::LogStore;
 use super::membership::MemberId;
-use super::ready::{Readies, Taken};
+use super::ready::{self, Persist, Readies};
 
 /// The raft crate's limits, all set by us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,8 +28,6 @@ pub struct GroupOptions {
     pub message_bytes: u64,
     /// Append messages in flight to one peer. Default 256.
     pub messages_in_flight: usize,
-    /// Bytes of uncommitted entries above which proposals wait. Default 64 MiB; one is always admitted.
-    pub uncommitted_bytes: u64,
     /// Bytes of committed entries in one Ready. Default 8 MiB.
     pub committed_bytes_per_ready: u64,
 }
@@ -41,7 +39,6 @@ impl Default for GroupOptions {
             heartbeat_ticks: 2,
             message_bytes: 1 << 20,
             messages_in_flight: 256,
-            uncommitted_bytes: 64 << 20,
             committed_bytes_per_ready: 8 << 20,
         }
     }
@@ -66,7 +63,8 @@ impl GroupOptions {
             skip_bcast_commit: false,
             batch_append: true,
             priority: 0,
-            max_uncommitted_size: self.uncommitted_bytes,
+            // The shard bounds what is not applied, which is no less; and the crate takes off its sum only what Readies name.
+            max_uncommitted_size: raft::NO_LIMIT,
             max_committed_size_per_ready: self.committed_bytes_per_ready,
         }
     }
@@ -77,7 +75,7 @@ impl GroupOptions {
 pub enum Proposed {
     /// Appended at this position.
     At(Lsn, Term),
-    /// Not appended: too much is uncommitted, or the lead is just being lost. Try again later.
+    /// Not appended: the lead is just being lost. Try again later.
     Dropped,
 }
 
@@ -246,12 +244,15 @@ impl Group {
             .map_err(|error| Fault(format!("Raft refuses a message: {error}")))
     }
 
-    /// Takes the node's Ready, if it has one.
+    /// Takes the node's Ready, if it has one: what must be written of it, if anything.
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn take(&mut self) -> Result<Option<Taken>, Fault> {
-        self.call(|group| group.node.has_ready().then(|| group.readies.take(&mut group.node)).transpose())?
+    pub fn take(&mut self) -> Result<Option<Persist>, Fault> {
+        if !self.has_ready() {
+            return Ok(None);
+        }
+        self.call(|group| group.readies.take(&mut group.node))?
     }
 
     /// Whether what would be taken now has to be written.
@@ -263,7 +264,13 @@ impl Group {
     /// Whether there is more to take.
     #[must_use]
     pub fn has_ready(&self) -> bool {
-        self.node.has_ready()
+        self.readies.has_ready(&self.node)
+    }
+
+    /// The highest entry that may be applied.
+    #[must_use]
+    pub fn committed(&self) -> Lsn {
+        ready::committed(&self.node)
     }
 
     /// All records up to the one of this Ready are durable.

@@ -7,13 +7,14 @@
 //! - a leader's messages may leave before its entries are durable, but never before the term and vote they carry
 //!   are: a group of one voter with learners wins its election in the same Ready that announces the term, and a crash
 //!   in between would use that term twice;
-//! - a commit index that moved alone is not worth a write: it rides with the next record.
+//! - a commit index that moved alone is not worth a write: it rides with the next record. It is not worth a Ready either:
+//!   what may be applied is asked of the node itself ([`committed`]), so an entry costs its group one Ready, not two.
 
 use std::collections::VecDeque;
 
 use corduroy_wal::{HardState, Lsn};
-use raft::RawNode;
 use raft::eraftpb::Message;
+use raft::{RawNode, StateRole};
 
 use super::guard::Fault;
 use super::log_store::{LogStore, from_raft};
@@ -31,15 +32,6 @@ pub struct Persist {
     pub hard_state: Option<HardState>,
     /// The configuration, if it changed.
     pub conf: Option<Vec<u8>>,
-}
-
-/// What a Ready brought.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Taken {
-    /// What must be written.
-    pub persist: Option<Persist>,
-    /// Entries may be applied up to this one.
-    pub committed: Option<Lsn>,
 }
 
 #[derive(Debug)]
@@ -62,8 +54,12 @@ pub struct Readies {
     last_taken: u64,
     /// Made when there is a first message: most groups of a node that stands alone never have one.
     mail: Option<Box<Mail>>,
+    /// What the last record holds. Term and vote are never ahead of it: a Ready that changes them has a record.
     saved: HardState,
-    current: HardState,
+    /// The commit index that the last Ready named; it rides with the next record.
+    commit: Lsn,
+    /// Leader and role, as the last Ready that named them did, in one number: see [`soft_state`].
+    announced: u64,
     unsaved_conf: Option<Box<[u8]>>,
 }
 
@@ -76,7 +72,8 @@ impl Readies {
             last_taken: 0,
             mail: None,
             saved,
-            current: saved,
+            commit: saved.commit,
+            announced: soft_state(raft::INVALID_ID, StateRole::Follower),
             unsaved_conf: unsaved_conf.map(Vec::into_boxed_slice),
         }
     }
@@ -90,11 +87,23 @@ impl Readies {
             || (raft.term, raft.vote) != (self.saved.term.get(), self.saved.vote)
     }
 
-    /// Takes the node's Ready. Its entries are in the store afterwards.
+    /// Whether the node has a Ready that brings more than a commit index.
+    #[must_use]
+    pub fn has_ready(&self, node: &RawNode<LogStore>) -> bool {
+        let raft = &node.raft;
+        !raft.raft_log.unstable_entries().is_empty()
+            || !raft.msgs.is_empty()
+            || (raft.term, raft.vote) != (self.saved.term.get(), self.saved.vote)
+            || soft_state(raft.leader_id, raft.state) != self.announced
+            || !raft.read_states.is_empty()
+            || raft.raft_log.unstable_snapshot().is_some()
+    }
+
+    /// Takes the node's Ready: what must be written of it, if anything. Its entries are in the store afterwards.
     ///
     /// # Errors
     /// [`Fault`] if the Ready holds what cannot be handled.
-    pub fn take(&mut self, node: &mut RawNode<LogStore>) -> Result<Taken, Fault> {
+    pub fn take(&mut self, node: &mut RawNode<LogStore>) -> Result<Option<Persist>, Fault> {
         let mut ready = node.ready();
         if !ready.snapshot().is_empty() {
             return Err(Fault("a snapshot arrived, which this replica cannot restore".to_owned()));
@@ -102,13 +111,14 @@ impl Readies {
         let number = ready.number();
         assert!(number > self.last_taken, "Ready {number} was taken behind Ready {}", self.last_taken);
         self.last_taken = number;
-        if let Some(state) = ready.hs() {
-            self.current = from_raft(state);
+        let state = ready.hs().map_or(HardState { commit: self.commit, ..self.saved }, from_raft);
+        self.commit = state.commit;
+        if let Some(state) = ready.ss() {
+            self.announced = soft_state(state.leader_id, state.raft_state);
         }
         let entries = ready.take_entries();
-        let committed = ready.committed_entries().last().map(|entry| Lsn(entry.index));
-        let persist =
-            self.record(number, entries.first().zip(entries.last()).map(|(a, b)| (a.index, b.index)));
+        let range = entries.first().zip(entries.last()).map(|(a, b)| (a.index, b.index));
+        let persist = self.record(number, range, state);
         assert!(persist.is_some() || !ready.must_sync(), "Ready {number} must be written, but has no record");
         self.queue_messages(ready.take_messages(), ready.take_persisted_messages());
         node.mut_store().append(entries)?;
@@ -116,18 +126,18 @@ impl Readies {
         if self.written.is_empty() {
             node.on_persist_ready(number);
         }
-        Ok(Taken { persist, committed })
+        Ok(persist)
     }
 
     /// The record of a Ready with entries in this range, if it needs one.
-    fn record(&mut self, number: u64, range: Option<(u64, u64)>) -> Option<Persist> {
-        let votes = (self.current.term, self.current.vote) != (self.saved.term, self.saved.vote);
+    fn record(&mut self, number: u64, range: Option<(u64, u64)>, state: HardState) -> Option<Persist> {
+        let votes = (state.term, state.vote) != (self.saved.term, self.saved.vote);
         if range.is_none() && !votes && self.unsaved_conf.is_none() {
             return None;
         }
         let (from, to) = range.unwrap_or((1, 0));
-        let hard_state = (self.current != self.saved).then_some(self.current);
-        self.saved = self.current;
+        let hard_state = (state != self.saved).then_some(state);
+        self.saved = state;
         self.written.push_back(Written { number, votes });
         let conf = self.unsaved_conf.take().map(Vec::from);
         Some(Persist { number, from: Lsn(from), to: Lsn(to), hard_state, conf })
@@ -197,4 +207,16 @@ impl Readies {
     pub fn unpersisted(&self) -> usize {
         self.written.len()
     }
+}
+
+/// A leader and a role. Member ids are LSNs, so the two bits that the role takes are free.
+const fn soft_state(leader: u64, role: StateRole) -> u64 {
+    leader << 2 | role as u64
+}
+
+/// The highest entry that may be applied: agreed by a majority, and durable here.
+#[must_use]
+pub fn committed(node: &RawNode<LogStore>) -> Lsn {
+    let log = &node.raft.raft_log;
+    Lsn(log.committed.min(log.persisted))
 }

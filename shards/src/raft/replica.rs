@@ -14,7 +14,7 @@ use super::log_store::LogStore;
 use super::membership::MemberId;
 use super::quiescence::{Pulse, needs_ticks};
 use super::reads::{Gate, ReadView, gate};
-use super::ready::Taken;
+use super::ready::Persist;
 use super::solo::Solo;
 pub use super::start::{Found, ReplicaError, Replication, StartError, StartOptions, StartedAs};
 use super::start::{starting_membership, starting_state};
@@ -123,7 +123,7 @@ impl Replica {
         self.observe(now_ns);
     }
 
-    /// Holds the election that a group of one wins at once.
+    /// Holds the election that a group of one wins at once. What was committed before may be applied from now on.
     ///
     /// # Errors
     /// [`Fault`].
@@ -132,6 +132,7 @@ impl Replica {
             Engine::Group(group) => group.campaign()?,
             Engine::Solo(_) | Engine::Stopped(_) => {}
         }
+        self.note_committed();
         self.observe(now_ns);
         Ok(())
     }
@@ -202,21 +203,28 @@ impl Replica {
         Ok(())
     }
 
-    /// Takes what is to be written and what may be applied, if there is anything.
+    /// Takes what is to be written, if there is anything.
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn take(&mut self, now_ns: u64) -> Result<Option<Taken>, Fault> {
-        let taken = match &mut self.engine {
+    pub fn take(&mut self, now_ns: u64) -> Result<Option<Persist>, Fault> {
+        let persist = match &mut self.engine {
             Engine::Group(group) => group.take()?,
             Engine::Solo(solo) => solo.take(),
             Engine::Stopped(_) => None,
         };
-        if let Some(committed) = taken.as_ref().and_then(|taken| taken.committed) {
-            self.committed = committed;
-        }
+        self.note_committed();
         self.observe(now_ns);
-        Ok(taken)
+        Ok(persist)
+    }
+
+    fn note_committed(&mut self) {
+        let committed = match &self.engine {
+            Engine::Group(group) => group.committed(),
+            Engine::Solo(solo) => solo.durable(),
+            Engine::Stopped(_) => return,
+        };
+        self.committed = self.committed.max(committed);
     }
 
     /// Whether what would be taken now has to be written.
@@ -245,12 +253,10 @@ impl Replica {
     pub fn persisted(&mut self, number: u64) -> Result<(), Fault> {
         match &mut self.engine {
             Engine::Group(group) => group.persisted(number)?,
-            Engine::Solo(solo) => {
-                solo.persisted(number);
-                self.committed = solo.durable();
-            }
+            Engine::Solo(solo) => solo.persisted(number),
             Engine::Stopped(_) => {}
         }
+        self.note_committed();
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use raft::eraftpb::Entry;
 
 use super::guard::Fault;
 use super::log_store::LogStore;
-use super::ready::{Persist, Taken};
+use super::ready::Persist;
 
 /// A log of one's own.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Solo {
     }
 
     /// What was appended since the last call, as a record to write.
-    pub fn take(&mut self) -> Option<Taken> {
+    pub fn take(&mut self) -> Option<Persist> {
         let (from, to) = (self.taken.next(), self.store.last());
         if from > to {
             return None;
@@ -65,8 +65,7 @@ impl Solo {
         self.taken = to;
         self.number += 1;
         self.in_flight.push_back((self.number, to));
-        let persist = Persist { number: self.number, from, to, hard_state: None, conf: None };
-        Some(Taken { persist: Some(persist), committed: None })
+        Some(Persist { number: self.number, from, to, hard_state: None, conf: None })
     }
 
     /// All records up to this one are durable; so their entries are committed.

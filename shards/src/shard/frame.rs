@@ -145,7 +145,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Takes a replica's Ready and writes its record into the frame, if it needs none or there is room. Returns its bytes.
-    pub(super) fn take_ready(&mut self, idx: ReplicaIdx, frame_bytes: usize) -> Result<usize, ShardError> {
+    fn take_ready(&mut self, idx: ReplicaIdx, frame_bytes: usize) -> Result<usize, ShardError> {
         let slot = self.replicas.slot_mut(idx);
         if slot.replica.needs_record() && !self.wal.admits(RECORD_SLACK_BYTES) {
             self.replicas.enqueue(List::Ready, idx);
@@ -153,7 +153,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             return Ok(0);
         }
         let result = slot.replica.take(self.now.mono_ns);
-        let Some(taken) = self.fence_on_fault(idx, result) else { return Ok(0) };
+        let Some(persist) = self.fence_on_fault(idx, result) else { return Ok(0) };
         let slot = self.replicas.slot(idx);
         let has_committed = slot.replica.applied() < slot.replica.committed();
         if slot.replica.has_ready() {
@@ -163,10 +163,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if has_committed {
             self.replicas.enqueue(List::Apply, idx);
         }
-        let bytes = match taken.and_then(|taken| taken.persist) {
-            Some(persist) => self.append(idx, persist)?,
-            None => 0,
-        };
+        let bytes = persist.map_or(Ok(0), |persist| self.append(idx, persist))?;
         self.recount(idx);
         Ok(bytes)
     }

@@ -54,7 +54,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             self.tick(can_submit);
         }
         if can_submit {
-            self.begin()?;
+            self.begin();
         }
         if !self.is_closing {
             self.ring_alarms();
@@ -156,8 +156,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     pub(super) fn persisted(&mut self, idx: ReplicaIdx, number: u64) {
         let result = self.replicas.slot_mut(idx).replica.persisted(number);
         if self.fence_on_fault(idx, result).is_some() {
-            self.replicas.slot_mut(idx).mark_durable(self.now.mono_ns);
-            self.replicas.enqueue(List::Ready, idx);
+            let slot = self.replicas.slot_mut(idx);
+            slot.mark_durable(self.now.mono_ns);
+            let list = if slot.replica.has_ready() { List::Ready } else { List::Apply };
+            self.replicas.enqueue(list, idx);
         }
     }
 
@@ -212,27 +214,17 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// First elections. A group of one wins at once; all groups of the shard share frames.
     ///
-    /// What was committed before is taken first: behind an election it would wait for the record of that, and so on a full
-    /// log for room that there is only once it is applied and persisted.
-    fn begin(&mut self) -> Result<(), ShardError> {
+    /// What was committed before is applied without waiting for the record of that: on a full log it waits for room that there
+    /// is only once they are applied and persisted.
+    fn begin(&mut self) {
         while let Some(idx) = self.replicas.next(List::Begin) {
-            loop {
-                let replica = &self.replicas.slot(idx).replica;
-                if !replica.has_ready() || replica.needs_record() {
-                    break;
-                }
-                let record_bytes = self.take_ready(idx, 0)?;
-                assert_eq!(record_bytes, 0, "a record was made that was not needed");
-            }
-            let slot = self.replicas.slot_mut(idx);
-            let result = slot.replica.begin(self.now.mono_ns);
+            let result = self.replicas.slot_mut(idx).replica.begin(self.now.mono_ns);
             if self.fence_on_fault(idx, result).is_some() {
                 self.replicas.enqueue(List::Ready, idx);
                 self.replicas.enqueue(List::Apply, idx);
                 self.replicas.enqueue(List::Watched, idx);
             }
         }
-        Ok(())
     }
 
     /// Ticks the groups that need it and looks at deadlines. After a pause it ticks once, not once for each tick

@@ -142,22 +142,25 @@ impl Play {
         })
     }
 
-    /// Takes what is to be written and what may be applied.
+    /// Takes what is to be written.
     fn take(&mut self) -> Lines {
-        let now_ns = self.now_ns;
-        let taken = match self.replica()?.take(now_ns) {
-            Ok(taken) => taken.unwrap_or_default(),
+        let (now_ns, before) = (self.now_ns, self.replica()?.committed());
+        let persist = match self.replica()?.take(now_ns) {
+            Ok(persist) => persist,
             Err(Fault(why)) => return Ok(vec![why]),
         };
-        let mut lines = Vec::new();
-        if let Some(persist) = taken.persist {
-            lines.push(self.write(persist));
-        }
-        lines.extend(taken.committed.map(|lsn| format!("entries up to {lsn} may be applied")));
+        let mut lines: Vec<_> = persist.into_iter().map(|persist| self.write(persist)).collect();
+        lines.extend(self.committed_since(before)?);
         if lines.is_empty() {
-            lines.push("nothing to write, nothing to apply".to_owned());
+            lines.push("nothing to write".to_owned());
         }
         Ok(lines)
+    }
+
+    /// What may be applied that could not be before.
+    fn committed_since(&mut self, before: Lsn) -> Result<Option<String>, String> {
+        let committed = self.replica()?.committed();
+        Ok((committed > before).then(|| format!("entries up to {committed} may be applied")))
     }
 
     fn write(&mut self, persist: Persist) -> String {
@@ -192,7 +195,7 @@ impl Play {
         if records == 0 || records > self.records.len() {
             return Err(format!("{} records are under way", self.records.len()));
         }
-        let mut number = 0;
+        let (mut number, before) = (0, self.replica()?.committed());
         for record in self.records.drain(..records) {
             number = record.number;
             if !record.entries.is_empty() {
@@ -202,8 +205,10 @@ impl Play {
             self.hard_state = record.hard_state.or(self.hard_state);
             self.conf = record.conf.or_else(|| self.conf.take());
         }
-        let persisted = self.replica()?.persisted(number);
-        ended(persisted, |()| Vec::new())
+        match self.replica()?.persisted(number) {
+            Ok(()) => Ok(self.committed_since(before)?.into_iter().collect()),
+            Err(Fault(why)) => Ok(vec![why]),
+        }
     }
 
     /// `apply upto=N`.
