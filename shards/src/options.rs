@@ -26,6 +26,9 @@ pub struct Limits {
     pub op_bytes: usize,
     /// Bytes of records above which a frame takes no further partition. Default 8 MiB.
     pub frame_bytes: usize,
+    /// Bytes of requests without an outcome above which a frame starts beside one under way. Default 64 KiB: a small
+    /// frame costs the processor as much as a large one, and a disk that flushes has both one after the other.
+    pub second_frame_bytes: usize,
     /// Operations applied in a turn. Default 8,192.
     pub apply_ops: usize,
     /// Bytes of operations applied in a turn. Default 16 MiB.
@@ -48,6 +51,7 @@ impl Default for Limits {
             entry_bytes: 4 << 20,
             op_bytes: (32 << 20) - (64 << 10),
             frame_bytes: 8 << 20,
+            second_frame_bytes: 64 << 10,
             apply_ops: 8_192,
             apply_bytes: 16 << 20,
             outcome_bytes: 32 << 20,

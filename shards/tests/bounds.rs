@@ -133,7 +133,7 @@ fn a_stalled_write_gets_its_outcome_however_often_the_shard_looks_before() {
 
 #[test]
 fn what_was_not_proposed_in_time_is_refused_and_never_happens() {
-    let mut world = World::ready(&[P]);
+    let mut world = World::ready_with_small_frames(&[P]);
     world.disk.set_stalled(true);
     for seq in 1..=3 {
         world.write(1, seq, &format!("set a{seq} 1"));

@@ -24,7 +24,7 @@ fn taken_off() -> Option<Got> {
 
 #[test]
 fn every_request_that_waits_gets_one_outcome() {
-    let mut world = World::ready(&[P, Q]);
+    let mut world = World::ready_with_small_frames(&[P, Q]);
     world.shard.machine_mut().screens = true;
     world.disk.set_manual(true);
     world.write(1, 0, "set a 1");

@@ -22,40 +22,6 @@ fn a_write_is_answered_only_when_it_is_durable_and_applied() {
 }
 
 #[test]
-fn what_gathers_while_the_disk_is_busy_becomes_one_entry() {
-    let mut world = World::ready(&[P]);
-    world.disk.set_manual(true);
-    world.write(1, 1, "set a 1");
-    world.turn();
-    world.write(1, 2, "set a 2");
-    world.turn();
-    for seq in 3..50 {
-        world.write(1, seq, "append a x");
-        world.turn();
-    }
-    for _ in 0..200 {
-        world.disk.complete_all();
-        world.turn();
-    }
-    assert_eq!((world.lsn(1, 1), world.lsn(1, 2)), (2, 3));
-    assert!((3..50).all(|seq| world.lsn(1, seq) == 4), "two frames were in flight, the rest is one entry");
-    assert_eq!(world.shard.counters().entries_proposed, 3);
-}
-
-#[test]
-fn partitions_share_a_frame() {
-    let partitions: Vec<_> = (2..34).map(PartitionId).collect();
-    let mut world = World::ready(&partitions);
-    let before = world.shard.wal().stats().frames;
-    for partition in &partitions {
-        world.request(*partition, 1, partition.0, Kind::Write, "set a 1");
-    }
-    world.settle();
-    assert_eq!(world.shard.wal().stats().frames, before + 1);
-    assert!(partitions.iter().all(|partition| world.got(1, partition.0).is_some()));
-}
-
-#[test]
 fn a_connections_requests_take_effect_in_order() {
     let mut world = World::ready(&[P]);
     world.write(1, 1, "set a 1");

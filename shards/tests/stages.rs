@@ -17,7 +17,7 @@ fn stamps(queued_ns: u64, proposed_ns: u64, durable_ns: u64, applied_ns: u64) ->
 }
 
 fn waits_for_a_slot_and_for_the_disk(replication: Replication) {
-    let options = ShardOptions { replication, ..ShardOptions::default() };
+    let options = ShardOptions { replication, ..common::small_frames() };
     let mut world = World::with(options, common::small_wal(), &[P]);
     world.settle();
     // The first frame of a segment waits for more than itself.
@@ -76,7 +76,7 @@ fn what_waits_to_be_applied_shows_it() {
 
 #[test]
 fn upkeep_leaves_the_cpu_to_a_write_of_the_log_that_is_under_way() {
-    let mut world = World::ready(&[P]);
+    let mut world = World::ready_with_small_frames(&[P]);
     let when = |world: &World| (world.out.again, world.out.wake_at_ns.map(|at| at - world.now.mono_ns));
     let soon_ns = 2 * world.options.maintain_ns;
     world.shard.machine_mut().upkeep_slices = 4;

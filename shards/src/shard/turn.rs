@@ -59,7 +59,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if !self.is_closing {
             self.ring_alarms();
         }
-        self.gather(can_submit)?;
+        let has_much = self.totals.bytes >= self.options.limits.second_frame_bytes;
+        self.gather(can_submit && (has_much || self.wal.in_flight() == 0))?;
         self.apply();
         self.finish(out);
         Ok(())

@@ -414,6 +414,7 @@ fn shard_options(plan: &Plan, replicated: bool) -> ShardOptions {
             entry_bytes: 12 << 10,
             op_bytes: 12 << 10,
             frame_bytes: 16 << 10,
+            second_frame_bytes: knobs.second_frame_bytes,
             apply_ops: knobs.apply_ops,
             apply_slice_ops: knobs.apply_ops.div_ceil(2),
             ..Limits::default()

@@ -160,6 +160,8 @@ pub struct Knobs {
     pub spare_segments: usize,
     /// Frames in flight.
     pub max_in_flight: usize,
+    /// Bytes of requests without an outcome above which a frame starts beside another.
+    pub second_frame_bytes: usize,
     /// Bytes in the memtable at which it is handed over.
     pub flush_bytes: u64,
     /// Requests waiting in a shard at most.
@@ -200,6 +202,8 @@ impl Knobs {
             max_segments: rng.pick(&[0, 0, 12, 24]),
             spare_segments: rng.pick(&[1, 2]),
             max_in_flight: rng.pick(&[1, 2, 2, 3, 4]),
+            // A stream of its own, so that nothing else is drawn otherwise.
+            second_frame_bytes: Rng::new(seed, "second frames").pick(&[0, 0, 1_000, 16 << 10]),
             flush_bytes: rng.pick(&[2_000, 20_000, 200_000]),
             queue: rng.pick(&[4, 64, 4096]),
             apply_ops: rng.pick(&[1, 5, 8192]),

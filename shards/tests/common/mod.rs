@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use corduroy_shards::{
-    Applied, Input, Kind, Now, Outputs, PartitionId, Prepared, Rejection, Reply, Shard, ShardOptions,
+    Applied, Input, Kind, Limits, Now, Outputs, PartitionId, Prepared, Rejection, Reply, Shard, ShardOptions,
     StageStamps, StateMachine, Step, Ticket, Unreadable, Urgency, Wait,
 };
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
@@ -312,6 +312,11 @@ pub fn small_wal() -> Options {
     Options { segment_bytes: 1 << 20, ..Options::default() }
 }
 
+/// A second frame starts beside one under way, however small.
+pub fn small_frames() -> ShardOptions {
+    ShardOptions { limits: Limits { second_frame_bytes: 0, ..Limits::default() }, ..ShardOptions::default() }
+}
+
 pub fn open_shard(
     disk: &MemDisk,
     saved: &Saved,
@@ -328,6 +333,13 @@ pub fn open_shard(
 impl World {
     pub fn new(partitions: &[PartitionId]) -> Self {
         Self::with(ShardOptions::default(), small_wal(), partitions)
+    }
+
+    /// The same where a second frame starts beside one under way, however small.
+    pub fn ready_with_small_frames(partitions: &[PartitionId]) -> Self {
+        let mut world = Self::with(small_frames(), small_wal(), partitions);
+        world.settle();
+        world
     }
 
     pub fn with(options: ShardOptions, wal_options: Options, partitions: &[PartitionId]) -> Self {

@@ -57,11 +57,11 @@ impl Play {
     }
 
     /// `open partitions=2..=3 [requests=N] [apply=N]`: of a partition so many requests may wait, in a turn so many operations
-    /// are applied.
+    /// are applied. A second frame starts beside one under way, however small.
     fn open(&mut self, of: &mut Words) -> Lines {
         let (first, last) = of.range("partitions")?;
         let partitions: Vec<_> = (first..=last).map(PartitionId).collect();
-        let mut limits = Limits::default();
+        let mut limits = Limits { second_frame_bytes: 0, ..Limits::default() };
         if let Some(requests) = of.number_if_any("requests")? {
             limits.partition_requests = requests as usize;
         }

@@ -1,0 +1,27 @@
+//! Fetching what is needed soon into the processor's caches, many at a time.
+//!
+//! A turn meets hundreds of logs, each of whose memory was last touched some turns ago: one after the other, each wait
+//! for memory costs a tenth of a microsecond, while a processor can wait for a dozen at once. Invariant: a hint alone,
+//! which changes nothing but time.
+
+#![allow(unsafe_code, reason = "the processor's instruction has no safe form")]
+
+/// Bytes that memory and caches exchange at a time.
+#[cfg(target_arch = "x86_64")]
+const LINE_BYTES: usize = 64;
+
+/// Has a value fetched, itself and not what it points to. Does not wait for it.
+#[inline]
+pub fn prefetch<T: ?Sized>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let start = std::ptr::from_ref(value).cast::<i8>();
+        for offset in (0..size_of_val(value).max(1)).step_by(LINE_BYTES) {
+            // SAFETY: the instruction reads nothing that could be seen, and faults at no address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(offset)) }
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
+}
