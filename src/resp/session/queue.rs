@@ -93,25 +93,7 @@ pub enum Body {
 pub fn may_be_large(op: &Op<'_>) -> bool {
     match op {
         Op::Set { reply, .. } => *reply == SetReply::Old,
-        Op::GetDel { .. } | Op::GetEx { .. } | Op::Multi { .. } | Op::MarkedMulti { .. } => true,
-        Op::Get { .. } | Op::GetRange { .. } | Op::MGet { .. } | Op::Lcs { .. } => true,
-        Op::Keys { .. } | Op::Scan { .. } | Op::RandomKey { .. } => true,
-        Op::Append { .. }
-        | Op::SetRange { .. }
-        | Op::IncrBy { .. }
-        | Op::IncrByFloat { .. }
-        | Op::Del { .. }
-        | Op::MSet { .. }
-        | Op::Expire { .. }
-        | Op::ExpireIn { .. }
-        | Op::Persist { .. }
-        | Op::Rename { .. }
-        | Op::Copy { .. }
-        | Op::Flush
-        | Op::Watch { .. } => false,
-        Op::StrLen { .. } | Op::Exists { .. } | Op::Type { .. } | Op::Ttl { .. } | Op::DbSize => false,
-        Op::ObjectEncoding { .. } | Op::ObjectRefcount { .. } => false,
-        Op::MemoryUsage { .. } | Op::Version { .. } => false,
+        other => other.kind().may_be_large(),
     }
 }
 

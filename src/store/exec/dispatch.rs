@@ -4,7 +4,7 @@ use super::lcs::Lcs;
 use super::read::spend;
 use super::write::Set;
 use crate::store::exec::{Exec, Run, Stop};
-use crate::store::op::{ErrorKind, List, MAX_WALKS, Op, Outcome, reads, single_writes};
+use crate::store::op::{ErrorKind, List, MAX_WALKS, Op, Outcome};
 
 impl Exec<'_> {
     pub(in crate::store) fn run(&mut self, op: &Op<'_>) -> Run {
@@ -94,15 +94,13 @@ impl Exec<'_> {
 
     /// Makes sure that all that an op needs of the state is in memory, without running it.
     pub(in crate::store) fn needs(&mut self, op: &Op<'_>) -> Run<()> {
-        match *op {
-            Op::Multi { guards, ops } | Op::MarkedMulti { guards, ops } => {
-                self.know(guards.iter().step_by(2))?;
-                let decoded: Result<Vec<Op<'_>>, _> = ops.iter().map(Op::decode).collect();
-                let decoded = decoded.map_err(|_| Stop::Error(ErrorKind::BadOp))?;
-                self.prepare(&decoded)
-            }
-            single_writes!() | reads!() => self.know(op.keys(false)),
-        }
+        let (Op::Multi { guards, ops } | Op::MarkedMulti { guards, ops }) = *op else {
+            return self.know(op.keys(false));
+        };
+        self.know(guards.iter().step_by(2))?;
+        let decoded: Result<Vec<Op<'_>>, _> = ops.iter().map(Op::decode).collect();
+        let decoded = decoded.map_err(|_| Stop::Error(ErrorKind::BadOp))?;
+        self.prepare(&decoded)
     }
 
     /// Makes sure that none of the ops will block.
@@ -157,28 +155,6 @@ impl<'a> Iterator for Keys<'a> {
 }
 
 impl<'a> Op<'a> {
-    /// Whether it looks at more than the keys it names, and brings some of them.
-    #[must_use]
-    pub const fn is_walk(&self) -> bool {
-        match self {
-            Op::Keys { .. } | Op::Scan { .. } | Op::RandomKey { .. } => true,
-            Op::Get { .. }
-            | Op::StrLen { .. }
-            | Op::GetRange { .. }
-            | Op::MGet { .. }
-            | Op::Exists { .. }
-            | Op::Type { .. }
-            | Op::Ttl { .. }
-            | Op::ObjectEncoding { .. }
-            | Op::ObjectRefcount { .. }
-            | Op::MemoryUsage { .. }
-            | Op::DbSize
-            | Op::Lcs { .. }
-            | Op::Version { .. } => false,
-            single_writes!() | Op::Multi { .. } | Op::MarkedMulti { .. } => false,
-        }
-    }
-
     /// The keys that it names and that must be known before it runs, none for a transaction; `blind`: those of blind writes
     /// too, so all.
     pub fn keys(&self, blind: bool) -> impl Iterator<Item = &'a [u8]> + use<'a> {

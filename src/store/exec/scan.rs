@@ -10,7 +10,7 @@ use crate::store::exec::{Exec, Run, Stop};
 use crate::store::lookups::Want;
 use crate::store::lookups::pages::CURSOR_SHIFT;
 use crate::store::memory::row::Row;
-use crate::store::op::{ErrorKind, Op, Outcome, single_writes};
+use crate::store::op::{ErrorKind, Op, Outcome};
 use crate::store::text::glob::Effort;
 
 /// One SCAN looks at no more than this, whatever its COUNT.
@@ -69,19 +69,10 @@ impl Exec<'_> {
             Op::Scan { cursor, .. } => self.span(cursor << CURSOR_SHIFT).map(drop),
             Op::RandomKey { seed } => self.random_key(seed).map(drop),
             Op::DbSize => self.db_size().map(drop),
-            Op::Get { .. }
-            | Op::StrLen { .. }
-            | Op::GetRange { .. }
-            | Op::MGet { .. }
-            | Op::Exists { .. }
-            | Op::Type { .. }
-            | Op::Ttl { .. }
-            | Op::ObjectEncoding { .. }
-            | Op::ObjectRefcount { .. }
-            | Op::MemoryUsage { .. }
-            | Op::Lcs { .. }
-            | Op::Version { .. } => Ok(()),
-            single_writes!() | Op::Multi { .. } | Op::MarkedMulti { .. } => Ok(()),
+            other => {
+                assert!(!other.is_walk(), "{:?} says what it needs", other.kind());
+                Ok(())
+            }
         }
     }
 

@@ -8,8 +8,9 @@ use crate::store::disk::DiskLevel;
 use crate::store::exec::MAX_KEY_BYTES;
 use crate::store::memory::partition::Found;
 use crate::store::memory::row::Row;
-use crate::store::op::weight::{HEAVY_BYTES, HEAVY_ROOM_BYTES};
-use crate::store::op::{Op, codec, single_writes};
+use crate::store::op::Op;
+use crate::store::op::kind::traits::{LITTLE, RENEWS};
+use crate::store::op::weight::{HEAVY_BYTES, HEAVY_ROOM_BYTES, may_be_heavy, may_renew_rows};
 use crate::store::state::{Lookup, Store};
 
 /// Rows from this size on weigh what they take, for ops that copy them or have them flushed again.
@@ -24,7 +25,7 @@ impl<L: DiskLevel> Store<L> {
     #[must_use]
     pub fn weight(&self, id: PartitionId, op: &[u8]) -> usize {
         let own_bytes = if op.len() > HEAVY_BYTES { op.len() } else { 0 };
-        if !codec::may_be_heavy(op) && !codec::may_renew_rows(op) {
+        if !may_be_heavy(op) && !may_renew_rows(op) {
             return own_bytes;
         }
         let Ok(decoded) = Op::decode(op) else { return own_bytes };
@@ -56,34 +57,15 @@ impl<L: DiskLevel> Store<L> {
             | Op::ExpireIn { key, .. }
             | Op::Persist { key } => self.row(id, key).map_or(0, |row| ledger.renewed_bytes(row)),
             Op::Multi { ops, .. } | Op::MarkedMulti { ops, .. } => {
-                let concerned = ops.iter().filter(|op| codec::may_renew_rows(op));
+                let concerned = ops.iter().filter(|op| may_renew_rows(op));
                 concerned.filter_map(|op| Op::decode(op).ok()).map(|op| self.renewed_bytes(id, &op)).sum()
             }
-            Op::SetRange { .. }
-            | Op::Set { .. }
-            | Op::IncrBy { .. }
-            | Op::IncrByFloat { .. }
-            | Op::Del { .. }
-            | Op::GetDel { .. }
-            | Op::MSet { .. }
-            | Op::Flush
-            | Op::Watch { .. }
-            | Op::Get { .. }
-            | Op::StrLen { .. }
-            | Op::GetRange { .. }
-            | Op::MGet { .. }
-            | Op::Exists { .. }
-            | Op::Type { .. }
-            | Op::Ttl { .. }
-            | Op::ObjectEncoding { .. }
-            | Op::ObjectRefcount { .. }
-            | Op::MemoryUsage { .. }
-            | Op::Keys { .. }
-            | Op::Scan { .. }
-            | Op::RandomKey { .. }
-            | Op::DbSize
-            | Op::Lcs { .. }
-            | Op::Version { .. } => 0,
+            // Of nothing.
+            Op::SetRange { .. } => 0,
+            other => {
+                assert!(!other.kind().has(RENEWS), "{:?} is weighed by its rows", other.kind());
+                0
+            }
         }
     }
 
@@ -137,16 +119,7 @@ impl<L: DiskLevel> Store<L> {
                     })
             }
             Op::Exists { keys } => keys.len() <= LIGHT_KEYS,
-            Op::StrLen { .. }
-            | Op::Type { .. }
-            | Op::Ttl { .. }
-            | Op::ObjectEncoding { .. }
-            | Op::ObjectRefcount { .. }
-            | Op::MemoryUsage { .. }
-            | Op::DbSize
-            | Op::Version { .. } => true,
-            Op::Keys { .. } | Op::Scan { .. } | Op::RandomKey { .. } | Op::Lcs { .. } => false,
-            single_writes!() | Op::Multi { .. } | Op::MarkedMulti { .. } => false,
+            other => other.kind().has(LITTLE),
         }
     }
 }

@@ -1,147 +1,17 @@
-//! The bytes of an op: its code, fixed fields, then byte strings with their length (u32 LE) before them.
-//!
-//! A code is two bytes, the family of the op and its number in that: writes below 64, reads from 64 on. Families begin at 16:
-//! the first byte of what was written before there were families is the version, 1, and the second one a code of those.
+//! The bytes of an op: the code of its kind, fixed fields, then byte strings with their length (u32 LE) before them.
 //!
 //! Invariant: `decode` accepts exactly what `encode` wrote, now or in version 1, checks every length before use, and never
 //! panics. Bytes once written stay readable: a changed meaning or layout gets a new code.
 
 use corduroy_wal::fields::Fields;
 
+use super::kind::{Kind, Named};
 use crate::store::op::{Condition, Expiry, List, Op, OpError, SetReply, SetWhen};
-
-/// The first byte of an op of version 1, whose codes know no families. Its fields are those of today.
-const VERSION_1: u8 = 1;
-/// The first family.
-const FAMILIES: u8 = 16;
-/// The first code of reads in each family.
-const READS: u8 = 64;
-
-pub(super) mod code {
-    /// Keys of any type.
-    const GENERIC: u16 = 0x10 << 8;
-    /// Strings.
-    const STRINGS: u16 = 0x11 << 8;
-    /// All of a keyspace.
-    const KEYSPACE: u16 = 0x12 << 8;
-    /// Several operations as one.
-    const TRANSACTIONS: u16 = 0x13 << 8;
-
-    pub const DEL: u16 = GENERIC | 1;
-    pub const EXPIRE: u16 = GENERIC | 2;
-    pub const EXPIRE_IN: u16 = GENERIC | 3;
-    pub const PERSIST: u16 = GENERIC | 4;
-    pub const RENAME: u16 = GENERIC | 5;
-    pub const COPY: u16 = GENERIC | 6;
-    pub const WATCH: u16 = GENERIC | 7;
-    pub const EXISTS: u16 = GENERIC | 64;
-    pub const TYPE: u16 = GENERIC | 65;
-    pub const TTL: u16 = GENERIC | 66;
-    pub const OBJECT_ENCODING: u16 = GENERIC | 67;
-    pub const OBJECT_REFCOUNT: u16 = GENERIC | 68;
-    pub const MEMORY_USAGE: u16 = GENERIC | 69;
-    pub const VERSION_OF: u16 = GENERIC | 70;
-
-    pub const SET: u16 = STRINGS | 1;
-    pub const APPEND: u16 = STRINGS | 2;
-    pub const SET_RANGE: u16 = STRINGS | 3;
-    pub const INCR_BY: u16 = STRINGS | 4;
-    pub const INCR_BY_FLOAT: u16 = STRINGS | 5;
-    pub const GET_DEL: u16 = STRINGS | 6;
-    pub const GET_EX: u16 = STRINGS | 7;
-    pub const M_SET: u16 = STRINGS | 8;
-    pub const GET: u16 = STRINGS | 64;
-    pub const STR_LEN: u16 = STRINGS | 65;
-    pub const GET_RANGE: u16 = STRINGS | 66;
-    pub const M_GET: u16 = STRINGS | 67;
-    pub const LCS: u16 = STRINGS | 68;
-
-    pub const FLUSH: u16 = KEYSPACE | 1;
-    pub const KEYS: u16 = KEYSPACE | 64;
-    pub const SCAN: u16 = KEYSPACE | 65;
-    pub const RANDOM_KEY: u16 = KEYSPACE | 66;
-    pub const DB_SIZE: u16 = KEYSPACE | 67;
-
-    pub const MULTI: u16 = TRANSACTIONS | 1;
-    pub const MARKED_MULTI: u16 = TRANSACTIONS | 2;
-
-    /// The code of what version 1 names so.
-    pub(super) const fn of_version_1(code: u8) -> Option<u16> {
-        Some(match code {
-            1 => SET,
-            2 => APPEND,
-            3 => SET_RANGE,
-            4 => INCR_BY,
-            5 => INCR_BY_FLOAT,
-            6 => DEL,
-            7 => GET_DEL,
-            8 => GET_EX,
-            9 => M_SET,
-            10 => EXPIRE,
-            11 => PERSIST,
-            12 => RENAME,
-            13 => COPY,
-            14 => FLUSH,
-            15 => MARKED_MULTI,
-            16 => EXPIRE_IN,
-            17 => WATCH,
-            18 => MULTI,
-            64 => GET,
-            65 => STR_LEN,
-            66 => GET_RANGE,
-            67 => M_GET,
-            68 => EXISTS,
-            69 => TYPE,
-            70 => TTL,
-            71 => OBJECT_ENCODING,
-            72 => OBJECT_REFCOUNT,
-            73 => MEMORY_USAGE,
-            74 => KEYS,
-            75 => SCAN,
-            76 => RANDOM_KEY,
-            77 => DB_SIZE,
-            78 => LCS,
-            79 => VERSION_OF,
-            _ => return None,
-        })
-    }
-}
-
-/// The code of an op, by its first bytes.
-#[inline]
-fn code_of(op: &[u8]) -> Option<u16> {
-    match op {
-        [VERSION_1, code, ..] => code::of_version_1(*code),
-        [family, number, ..] => Some(u16::from_be_bytes([*family, *number])),
-        [_] | [] => None,
-    }
-}
-
-/// Whether an op's first bytes leave it open that the op is heavy.
-#[inline]
-pub(in crate::store) fn may_be_heavy(op: &[u8]) -> bool {
-    use code::{KEYS, LCS, MARKED_MULTI, MULTI, SET_RANGE};
-    matches!(code_of(op), Some(KEYS | LCS | SET_RANGE | MULTI | MARKED_MULTI))
-}
-
-/// The same of copying rows, or having them flushed again.
-#[inline]
-pub(in crate::store) fn may_renew_rows(op: &[u8]) -> bool {
-    use code::*;
-    let renews = |code| {
-        matches!(
-            code,
-            APPEND | SET_RANGE | GET_EX | EXPIRE | EXPIRE_IN | PERSIST | RENAME | COPY | MULTI | MARKED_MULTI
-        )
-    };
-    code_of(op).is_some_and(renews)
-}
 
 /// Takes fields from an op's bytes.
 struct Reader<'a>(Fields<'a>);
 
 const CUT_OFF: OpError = OpError("it ends too early");
-const UNKNOWN: OpError = OpError("unknown operation");
 
 impl<'a> Reader<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], OpError> {
@@ -242,7 +112,7 @@ impl<'a> Reader<'a> {
             return Err(OpError("a guard's version is not 8 bytes"));
         }
         for op in ops {
-            if matches!(code_of(op), Some(code::MULTI | code::MARKED_MULTI)) {
+            if Kind::of(op).is_some_and(Kind::is_transaction) {
                 return Err(OpError("a transaction inside a transaction"));
             }
             Op::decode(op)?;
@@ -250,83 +120,73 @@ impl<'a> Reader<'a> {
         Ok((guards, ops))
     }
 
-    fn write_op(&mut self, code: u16) -> Result<Op<'a>, OpError> {
-        Ok(match code {
-            code::SET => self.set()?,
-            code::APPEND => Op::Append { key: self.string()?, value: self.string()? },
-            code::SET_RANGE => {
-                Op::SetRange { offset: self.number()?, key: self.string()?, value: self.string()? }
-            }
-            code::INCR_BY => Op::IncrBy { delta: self.signed()?, key: self.string()? },
-            code::INCR_BY_FLOAT => Op::IncrByFloat { key: self.string()?, delta: self.string()? },
-            code::DEL => Op::Del { keys: self.list()? },
-            code::GET_DEL => Op::GetDel { key: self.string()? },
-            code::GET_EX => Op::GetEx { expiry: self.expiry()?, key: self.string()? },
-            code::M_SET => {
-                let (only_if_none, pairs) = (self.flag()?, self.list()?);
-                if pairs.len() % 2 != 0 {
-                    return Err(OpError("a key without a value"));
-                }
-                Op::MSet { pairs, only_if_none }
-            }
-            code::EXPIRE => {
-                Op::Expire { condition: self.condition()?, at_ms: self.signed()?, key: self.string()? }
-            }
-            code::EXPIRE_IN => {
-                Op::ExpireIn { condition: self.condition()?, in_ms: self.signed()?, key: self.string()? }
-            }
-            code::PERSIST => Op::Persist { key: self.string()? },
-            code::RENAME => {
-                Op::Rename { only_if_none: self.flag()?, from: self.string()?, to: self.string()? }
-            }
-            code::COPY => Op::Copy { replace: self.flag()?, from: self.string()?, to: self.string()? },
-            code::FLUSH => Op::Flush,
-            code::WATCH => Op::Watch { key: self.string()? },
-            code::MULTI => {
-                let (guards, ops) = self.multi()?;
-                Op::Multi { guards, ops }
-            }
-            code::MARKED_MULTI => {
-                let (guards, ops) = self.multi()?;
-                Op::MarkedMulti { guards, ops }
-            }
-            _ => return Err(UNKNOWN),
-        })
+    fn m_set(&mut self) -> Result<Op<'a>, OpError> {
+        let (only_if_none, pairs) = (self.flag()?, self.list()?);
+        if pairs.len() % 2 != 0 {
+            return Err(OpError("a key without a value"));
+        }
+        Ok(Op::MSet { pairs, only_if_none })
     }
 
-    fn read_op(&mut self, code: u16) -> Result<Op<'a>, OpError> {
-        Ok(match code {
-            code::GET => Op::Get { key: self.string()? },
-            code::STR_LEN => Op::StrLen { key: self.string()? },
-            code::GET_RANGE => {
+    fn scan(&mut self) -> Result<Op<'a>, OpError> {
+        let (cursor, count) = (self.number()?, self.number()?);
+        let pattern = if self.flag()? { Some(self.string()?) } else { None };
+        let kind = if self.flag()? { Some(self.string()?) } else { None };
+        Ok(Op::Scan { cursor, count, pattern, kind })
+    }
+
+    fn lcs(&mut self) -> Result<Op<'a>, OpError> {
+        let (len, idx, with_match_len) = (self.flag()?, self.flag()?, self.flag()?);
+        let min_match_len = self.number()?;
+        Ok(Op::Lcs { a: self.string()?, b: self.string()?, len, idx, min_match_len, with_match_len })
+    }
+
+    fn op(&mut self, kind: Kind) -> Result<Op<'a>, OpError> {
+        Ok(match kind {
+            Kind::Set => self.set()?,
+            Kind::Append => Op::Append { key: self.string()?, value: self.string()? },
+            Kind::SetRange => {
+                Op::SetRange { offset: self.number()?, key: self.string()?, value: self.string()? }
+            }
+            Kind::IncrBy => Op::IncrBy { delta: self.signed()?, key: self.string()? },
+            Kind::IncrByFloat => Op::IncrByFloat { key: self.string()?, delta: self.string()? },
+            Kind::Del => Op::Del { keys: self.list()? },
+            Kind::GetDel => Op::GetDel { key: self.string()? },
+            Kind::GetEx => Op::GetEx { expiry: self.expiry()?, key: self.string()? },
+            Kind::MSet => self.m_set()?,
+            Kind::Expire => {
+                Op::Expire { condition: self.condition()?, at_ms: self.signed()?, key: self.string()? }
+            }
+            Kind::ExpireIn => {
+                Op::ExpireIn { condition: self.condition()?, in_ms: self.signed()?, key: self.string()? }
+            }
+            Kind::Persist => Op::Persist { key: self.string()? },
+            Kind::Rename => {
+                Op::Rename { only_if_none: self.flag()?, from: self.string()?, to: self.string()? }
+            }
+            Kind::Copy => Op::Copy { replace: self.flag()?, from: self.string()?, to: self.string()? },
+            Kind::Flush => Op::Flush,
+            Kind::Watch => Op::Watch { key: self.string()? },
+            Kind::Multi => self.multi().map(|(guards, ops)| Op::Multi { guards, ops })?,
+            Kind::MarkedMulti => self.multi().map(|(guards, ops)| Op::MarkedMulti { guards, ops })?,
+            Kind::Get => Op::Get { key: self.string()? },
+            Kind::StrLen => Op::StrLen { key: self.string()? },
+            Kind::GetRange => {
                 Op::GetRange { start: self.signed()?, end: self.signed()?, key: self.string()? }
             }
-            code::M_GET => Op::MGet { keys: self.list()? },
-            code::EXISTS => Op::Exists { keys: self.list()? },
-            code::TYPE => Op::Type { key: self.string()? },
-            code::TTL => Op::Ttl { absolute: self.flag()?, seconds: self.flag()?, key: self.string()? },
-            code::OBJECT_ENCODING => Op::ObjectEncoding { key: self.string()? },
-            code::OBJECT_REFCOUNT => Op::ObjectRefcount { key: self.string()? },
-            code::MEMORY_USAGE => Op::MemoryUsage { key: self.string()? },
-            code::KEYS => Op::Keys { pattern: self.string()? },
-            code::SCAN => {
-                let (cursor, count) = (self.number()?, self.number()?);
-                let pattern = if self.flag()? { Some(self.string()?) } else { None };
-                let kind = if self.flag()? { Some(self.string()?) } else { None };
-                Op::Scan { cursor, count, pattern, kind }
-            }
-            code::RANDOM_KEY => Op::RandomKey { seed: self.number()? },
-            code::DB_SIZE => Op::DbSize,
-            code::LCS => Op::Lcs {
-                len: self.flag()?,
-                idx: self.flag()?,
-                with_match_len: self.flag()?,
-                min_match_len: self.number()?,
-                a: self.string()?,
-                b: self.string()?,
-            },
-            code::VERSION_OF => Op::Version { key: self.string()? },
-            _ => return Err(UNKNOWN),
+            Kind::MGet => Op::MGet { keys: self.list()? },
+            Kind::Exists => Op::Exists { keys: self.list()? },
+            Kind::Type => Op::Type { key: self.string()? },
+            Kind::Ttl => Op::Ttl { absolute: self.flag()?, seconds: self.flag()?, key: self.string()? },
+            Kind::ObjectEncoding => Op::ObjectEncoding { key: self.string()? },
+            Kind::ObjectRefcount => Op::ObjectRefcount { key: self.string()? },
+            Kind::MemoryUsage => Op::MemoryUsage { key: self.string()? },
+            Kind::Keys => Op::Keys { pattern: self.string()? },
+            Kind::Scan => self.scan()?,
+            Kind::RandomKey => Op::RandomKey { seed: self.number()? },
+            Kind::DbSize => Op::DbSize,
+            Kind::Lcs => self.lcs()?,
+            Kind::Version => Op::Version { key: self.string()? },
         })
     }
 }
@@ -338,13 +198,14 @@ impl<'a> Op<'a> {
     /// [`OpError`] on bytes that no version so far wrote.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, OpError> {
         let mut reader = Reader(Fields::new(bytes));
-        let [family, number] = reader.array()?;
-        if family < FAMILIES && family != VERSION_1 {
-            return Err(OpError("written in a layout that this version does not know"));
-        }
-        let code = code_of(&[family, number]).ok_or(UNKNOWN)?;
-        let [_, number] = code.to_be_bytes();
-        let op = if number < READS { reader.write_op(code)? } else { reader.read_op(code)? };
+        let kind = match Kind::named(reader.array()?) {
+            Named::Kind(kind) => kind,
+            Named::UnknownKind => return Err(OpError("unknown operation")),
+            Named::UnknownLayout => {
+                return Err(OpError("written in a layout that this version does not know"));
+            }
+        };
+        let op = reader.op(kind)?;
         if reader.0.is_empty() { Ok(op) } else { Err(OpError("bytes are left over")) }
     }
 }

@@ -1,9 +1,9 @@
 //! Writing an op's bytes: what `codec.rs` reads.
 //!
-//! Invariant: every op has a line of its own here, so that a new one cannot be written as another.
+//! Invariant: the code is that of the op's kind, so that none can be written as another.
 
-use super::codec::code;
-use crate::store::op::{Condition, Expiry, List, Op, SetReply, SetWhen, reads, single_writes};
+use super::kind::Kind;
+use super::{Condition, Expiry, List, Op, SetReply, SetWhen};
 
 /// Appends fields to an op's bytes.
 struct Writer<'o>(&'o mut Vec<u8>);
@@ -14,8 +14,8 @@ impl Writer<'_> {
         self
     }
 
-    fn code(&mut self, code: u16) -> &mut Self {
-        self.0.extend_from_slice(&code.to_be_bytes());
+    fn kind(&mut self, kind: Kind) -> &mut Self {
+        self.0.extend_from_slice(&kind.bytes());
         self
     }
 
@@ -58,6 +58,40 @@ impl Writer<'_> {
         self
     }
 
+    fn option(&mut self, string: Option<&[u8]>) -> &mut Self {
+        self.flag(string.is_some());
+        match string {
+            Some(string) => self.string(string),
+            None => self,
+        }
+    }
+
+    fn set(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        when: SetWhen<'_>,
+        expiry: Expiry,
+        reply: SetReply,
+    ) -> &mut Self {
+        let (when, expected) = match when {
+            SetWhen::Always => (0, None),
+            SetWhen::Absent => (1, None),
+            SetWhen::Present => (2, None),
+            SetWhen::Equals(expected) => (3, Some(expected)),
+        };
+        let reply = match reply {
+            SetReply::Ok => 0,
+            SetReply::Done => 1,
+            SetReply::Old => 2,
+        };
+        self.byte(when).byte(reply).expiry(expiry).string(key).string(value);
+        match expected {
+            Some(expected) => self.string(expected),
+            None => self,
+        }
+    }
+
     fn expiry(&mut self, expiry: Expiry) -> &mut Self {
         match expiry {
             Expiry::Clear => self.byte(0),
@@ -84,99 +118,44 @@ fn condition_byte(condition: Condition) -> u8 {
 impl Op<'_> {
     /// Appends the op's bytes. Reads use the same encoding as writes.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        self.encode_write(&mut Writer(out));
-    }
-
-    fn encode_write(&self, to: &mut Writer<'_>) {
+        let to = &mut Writer(out);
+        to.kind(self.kind());
         match self {
-            Op::Set { key, value, when, expiry, reply } => {
-                let (when, expected) = match when {
-                    SetWhen::Always => (0, None),
-                    SetWhen::Absent => (1, None),
-                    SetWhen::Present => (2, None),
-                    SetWhen::Equals(expected) => (3, Some(expected)),
-                };
-                let reply = match reply {
-                    SetReply::Ok => 0,
-                    SetReply::Done => 1,
-                    SetReply::Old => 2,
-                };
-                to.code(code::SET).byte(when).byte(reply).expiry(*expiry).string(key).string(value);
-                if let Some(expected) = expected {
-                    to.string(expected);
-                }
+            Op::Set { key, value, when, expiry, reply } => to.set(key, value, *when, *expiry, *reply),
+            Op::Append { key, value } => to.string(key).string(value),
+            Op::SetRange { key, offset, value } => to.number(*offset).string(key).string(value),
+            Op::IncrBy { key, delta } => to.signed(*delta).string(key),
+            Op::IncrByFloat { key, delta } => to.string(key).string(delta),
+            Op::GetEx { key, expiry } => to.expiry(*expiry).string(key),
+            Op::MSet { pairs, only_if_none } => to.flag(*only_if_none).list(pairs),
+            Op::Expire { key, at_ms: ms, condition } | Op::ExpireIn { key, in_ms: ms, condition } => {
+                to.byte(condition_byte(*condition)).signed(*ms).string(key)
             }
-            Op::Append { key, value } => _ = to.code(code::APPEND).string(key).string(value),
-            Op::SetRange { key, offset, value } => {
-                to.code(code::SET_RANGE).number(*offset).string(key).string(value);
-            }
-            Op::IncrBy { key, delta } => _ = to.code(code::INCR_BY).signed(*delta).string(key),
-            Op::IncrByFloat { key, delta } => {
-                to.code(code::INCR_BY_FLOAT).string(key).string(delta);
-            }
-            Op::Del { keys } => _ = to.code(code::DEL).list(keys),
-            Op::GetDel { key } => _ = to.code(code::GET_DEL).string(key),
-            Op::GetEx { key, expiry } => _ = to.code(code::GET_EX).expiry(*expiry).string(key),
-            Op::MSet { pairs, only_if_none } => {
-                to.code(code::M_SET).flag(*only_if_none).list(pairs);
-            }
-            Op::Expire { key, at_ms, condition } => {
-                to.code(code::EXPIRE).byte(condition_byte(*condition)).signed(*at_ms).string(key);
-            }
-            Op::ExpireIn { key, in_ms, condition } => {
-                to.code(code::EXPIRE_IN).byte(condition_byte(*condition)).signed(*in_ms).string(key);
-            }
-            Op::Persist { key } => _ = to.code(code::PERSIST).string(key),
-            Op::Rename { from, to: target, only_if_none } => {
-                to.code(code::RENAME).flag(*only_if_none).string(from).string(target);
-            }
-            Op::Copy { from, to: target, replace } => {
-                to.code(code::COPY).flag(*replace).string(from).string(target);
-            }
-            Op::Watch { key } => _ = to.code(code::WATCH).string(key),
-            Op::Multi { guards, ops } => _ = to.code(code::MULTI).list(guards).list(ops),
-            Op::MarkedMulti { guards, ops } => _ = to.code(code::MARKED_MULTI).list(guards).list(ops),
-            Op::Flush => _ = to.code(code::FLUSH),
-            reads!() => self.encode_read(to),
-        }
-    }
-
-    fn encode_read(&self, to: &mut Writer<'_>) {
-        match self {
-            Op::Get { key } => _ = to.code(code::GET).string(key),
-            Op::StrLen { key } => _ = to.code(code::STR_LEN).string(key),
-            Op::GetRange { key, start, end } => {
-                to.code(code::GET_RANGE).signed(*start).signed(*end).string(key);
-            }
-            Op::MGet { keys } => _ = to.code(code::M_GET).list(keys),
-            Op::Exists { keys } => _ = to.code(code::EXISTS).list(keys),
-            Op::Type { key } => _ = to.code(code::TYPE).string(key),
-            Op::Ttl { key, absolute, seconds } => {
-                to.code(code::TTL).flag(*absolute).flag(*seconds).string(key);
-            }
-            Op::ObjectEncoding { key } => _ = to.code(code::OBJECT_ENCODING).string(key),
-            Op::ObjectRefcount { key } => _ = to.code(code::OBJECT_REFCOUNT).string(key),
-            Op::MemoryUsage { key } => _ = to.code(code::MEMORY_USAGE).string(key),
-            Op::Keys { pattern } => _ = to.code(code::KEYS).string(pattern),
+            Op::Rename { from, to: target, only_if_none: flag }
+            | Op::Copy { from, to: target, replace: flag } => to.flag(*flag).string(from).string(target),
+            Op::Multi { guards, ops } | Op::MarkedMulti { guards, ops } => to.list(guards).list(ops),
+            Op::GetRange { key, start, end } => to.signed(*start).signed(*end).string(key),
+            Op::Ttl { key, absolute, seconds } => to.flag(*absolute).flag(*seconds).string(key),
             Op::Scan { cursor, count, pattern, kind } => {
-                to.code(code::SCAN).number(*cursor).number(*count);
-                for text in [pattern, kind] {
-                    to.flag(text.is_some());
-                    if let Some(text) = text {
-                        to.string(text);
-                    }
-                }
+                to.number(*cursor).number(*count).option(*pattern).option(*kind)
             }
-            Op::RandomKey { seed } => _ = to.code(code::RANDOM_KEY).number(*seed),
+            Op::RandomKey { seed } => to.number(*seed),
             Op::Lcs { a, b, len, idx, min_match_len, with_match_len } => {
-                to.code(code::LCS).flag(*len).flag(*idx).flag(*with_match_len).number(*min_match_len);
-                to.string(a).string(b);
+                to.flag(*len).flag(*idx).flag(*with_match_len).number(*min_match_len).string(a).string(b)
             }
-            Op::Version { key } => _ = to.code(code::VERSION_OF).string(key),
-            Op::DbSize => _ = to.code(code::DB_SIZE),
-            single_writes!() | Op::Multi { .. } | Op::MarkedMulti { .. } => {
-                unreachable!("writes are encoded before reads come here")
-            }
-        }
+            Op::Keys { pattern } => to.string(pattern),
+            Op::Del { keys } | Op::MGet { keys } | Op::Exists { keys } => to.list(keys),
+            Op::GetDel { key }
+            | Op::Persist { key }
+            | Op::Watch { key }
+            | Op::Get { key }
+            | Op::StrLen { key }
+            | Op::Type { key }
+            | Op::ObjectEncoding { key }
+            | Op::ObjectRefcount { key }
+            | Op::MemoryUsage { key }
+            | Op::Version { key } => to.string(key),
+            Op::Flush | Op::DbSize => to,
+        };
     }
 }

@@ -2,10 +2,13 @@
 
 pub(in crate::store) mod codec;
 mod encode;
+pub(in crate::store) mod kind;
 pub(in crate::store) mod names;
 pub(in crate::store) mod shared;
 pub(in crate::store) mod weight;
 
+pub use self::kind::Kind;
+use self::kind::traits;
 pub use self::names::{IntoIter as NamesIter, Names};
 pub use self::shared::SharedBytes;
 pub use self::weight::{HEAVY_BYTES, HEAVY_ROOM_BYTES, may_wait};
@@ -312,84 +315,25 @@ pub enum ErrorKind {
 #[error("operation cannot be decoded: {0}")]
 pub struct OpError(pub &'static str);
 
-/// All ops that go through the log, but for transactions, as a pattern.
-macro_rules! single_writes {
-    () => {
-        Op::Set { .. }
-            | Op::Append { .. }
-            | Op::SetRange { .. }
-            | Op::IncrBy { .. }
-            | Op::IncrByFloat { .. }
-            | Op::Del { .. }
-            | Op::GetDel { .. }
-            | Op::GetEx { .. }
-            | Op::MSet { .. }
-            | Op::Expire { .. }
-            | Op::ExpireIn { .. }
-            | Op::Persist { .. }
-            | Op::Rename { .. }
-            | Op::Copy { .. }
-            | Op::Flush
-            | Op::Watch { .. }
-    };
-}
-
-/// All ops that only look at the state, as a pattern.
-macro_rules! reads {
-    () => {
-        Op::Get { .. }
-            | Op::StrLen { .. }
-            | Op::GetRange { .. }
-            | Op::MGet { .. }
-            | Op::Exists { .. }
-            | Op::Type { .. }
-            | Op::Ttl { .. }
-            | Op::ObjectEncoding { .. }
-            | Op::ObjectRefcount { .. }
-            | Op::MemoryUsage { .. }
-            | Op::Keys { .. }
-            | Op::Scan { .. }
-            | Op::RandomKey { .. }
-            | Op::DbSize
-            | Op::Lcs { .. }
-            | Op::Version { .. }
-    };
-}
-
-pub(super) use {reads, single_writes};
-
 impl Op<'_> {
     /// Whether it goes through the log.
     #[must_use]
     pub const fn is_write(&self) -> bool {
-        match self {
-            single_writes!() | Op::Multi { .. } | Op::MarkedMulti { .. } => true,
-            reads!() => false,
-        }
+        self.kind().is_write()
+    }
+
+    /// Whether it looks at more than the keys it names, and brings some of them.
+    #[must_use]
+    pub const fn is_walk(&self) -> bool {
+        self.kind().has(traits::WALKS)
     }
 
     /// Whether it writes, and then only ever frees space: DEL, GETDEL, FLUSH, and transactions of nothing but these and reads.
     #[must_use]
     pub fn frees_space(&self) -> bool {
-        match self {
-            Op::Del { .. } | Op::GetDel { .. } | Op::Flush => true,
-            Op::Multi { ops, .. } | Op::MarkedMulti { ops, .. } => {
-                ops.iter().all(|op| Op::decode(op).is_ok_and(|op| !op.is_write() || op.frees_space()))
-            }
-            Op::Set { .. }
-            | Op::Append { .. }
-            | Op::SetRange { .. }
-            | Op::IncrBy { .. }
-            | Op::IncrByFloat { .. }
-            | Op::GetEx { .. }
-            | Op::MSet { .. }
-            | Op::Expire { .. }
-            | Op::ExpireIn { .. }
-            | Op::Persist { .. }
-            | Op::Rename { .. }
-            | Op::Copy { .. }
-            | Op::Watch { .. } => false,
-            reads!() => false,
+        if let Op::Multi { ops, .. } | Op::MarkedMulti { ops, .. } = self {
+            return ops.iter().all(|op| Op::decode(op).is_ok_and(|op| !op.is_write() || op.frees_space()));
         }
+        self.kind().has(traits::FREES)
     }
 }

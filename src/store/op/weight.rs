@@ -3,7 +3,8 @@
 //!
 //! A session judges by the op alone, before anything is looked up; a shard's gate looks at the rows too (`Store::weight`).
 
-use super::{Op, codec};
+use super::kind::traits::{HEAVY, MAY_BE_HEAVY, RENEWS};
+use super::{Kind, Op};
 
 /// An op of so many bytes is heavy, whatever it is; so is one that may make a value that long out of few bytes.
 pub const HEAVY_BYTES: usize = 1 << 20;
@@ -16,60 +17,42 @@ impl Op<'_> {
     /// Whether it may take long, though it be short.
     #[must_use]
     pub fn is_heavy(&self) -> bool {
-        match *self {
-            Op::Keys { .. } | Op::Lcs { .. } => true,
-            Op::SetRange { offset, value, .. } => {
-                !value.is_empty() && offset.saturating_add(value.len() as u64) > HEAVY_BYTES as u64
-            }
-            Op::Multi { ops, .. } | Op::MarkedMulti { ops, .. } => {
-                ops.len() > HEAVY_OPS || ops.iter().any(Self::is_heavy_bytes)
-            }
-            Op::Set { .. }
-            | Op::Append { .. }
-            | Op::IncrBy { .. }
-            | Op::IncrByFloat { .. }
-            | Op::Del { .. }
-            | Op::GetDel { .. }
-            | Op::GetEx { .. }
-            | Op::MSet { .. }
-            | Op::Expire { .. }
-            | Op::ExpireIn { .. }
-            | Op::Persist { .. }
-            | Op::Rename { .. }
-            | Op::Copy { .. }
-            | Op::Flush
-            | Op::Watch { .. }
-            | Op::Get { .. }
-            | Op::StrLen { .. }
-            | Op::GetRange { .. }
-            | Op::MGet { .. }
-            | Op::Exists { .. }
-            | Op::Type { .. }
-            | Op::Ttl { .. }
-            | Op::ObjectEncoding { .. }
-            | Op::ObjectRefcount { .. }
-            | Op::MemoryUsage { .. }
-            | Op::Scan { .. }
-            | Op::RandomKey { .. }
-            | Op::DbSize
-            | Op::Version { .. } => false,
+        if let Op::SetRange { offset, value, .. } = *self {
+            return !value.is_empty() && offset.saturating_add(value.len() as u64) > HEAVY_BYTES as u64;
         }
+        if let Op::Multi { ops, .. } | Op::MarkedMulti { ops, .. } = *self {
+            return ops.len() > HEAVY_OPS || ops.iter().any(Self::is_heavy_bytes);
+        }
+        let kind = self.kind();
+        assert!(!kind.has(MAY_BE_HEAVY), "{kind:?} is judged by its arguments");
+        kind.has(HEAVY)
     }
 
     /// The same for an encoded op, by its first bytes where they are enough.
     #[must_use]
     #[inline]
     pub fn is_heavy_bytes(op: &[u8]) -> bool {
-        op.len() > HEAVY_BYTES
-            || (codec::may_be_heavy(op) && Op::decode(op).is_ok_and(|decoded| decoded.is_heavy()))
+        op.len() > HEAVY_BYTES || (may_be_heavy(op) && Op::decode(op).is_ok_and(|decoded| decoded.is_heavy()))
     }
+}
+
+/// Whether an op's first bytes leave it open that the op is heavy.
+#[inline]
+pub(in crate::store) fn may_be_heavy(op: &[u8]) -> bool {
+    Kind::of(op).is_some_and(|kind| kind.has(HEAVY | MAY_BE_HEAVY))
+}
+
+/// The same of copying rows, or having them flushed again.
+#[inline]
+pub(in crate::store) fn may_renew_rows(op: &[u8]) -> bool {
+    Kind::of(op).is_some_and(|kind| kind.has(RENEWS))
 }
 
 /// Whether an encoded op may have to wait for its turn in its shard (`Store::weight`), whatever the rows are.
 #[must_use]
 #[inline]
 pub fn may_wait(op: &[u8]) -> bool {
-    codec::may_renew_rows(op) || Op::is_heavy_bytes(op)
+    may_renew_rows(op) || Op::is_heavy_bytes(op)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{
     AlignedBuffer, Completion, Device, DirectIo, FileDevice, IoId, Op, OpenError, SlotId, SyncMode,
-    UringDevice, UringOptions,
+    UnknownWord, UringDevice, UringOptions,
 };
 
 /// Which device to use.
@@ -25,14 +25,14 @@ pub enum Engine {
 }
 
 impl FromStr for Engine {
-    type Err = String;
+    type Err = UnknownWord;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
         match text {
             "auto" => Ok(Self::Auto),
             "uring" => Ok(Self::Uring),
             "file" => Ok(Self::File),
-            other => Err(format!("unknown WAL engine {other:?}; use auto, uring or file")),
+            other => Err(UnknownWord::new("WAL engine", other, "auto, uring or file")),
         }
     }
 }
@@ -212,6 +212,6 @@ mod tests {
         for engine in [Engine::Auto, Engine::Uring, Engine::File] {
             assert_eq!(engine.to_string().parse::<Engine>(), Ok(engine));
         }
-        assert!("posix".parse::<Engine>().unwrap_err().contains("uring"));
+        assert!("posix".parse::<Engine>().unwrap_err().to_string().contains("uring"));
     }
 }

@@ -28,7 +28,7 @@ pub use file::FileDevice;
 pub use folder::{DirectIo, OpenError};
 pub use probe::{ProbeError, ProbeOptions, ProbeReport, probe};
 pub use setup::{UringOptions, UringReport};
-pub use sync::{DiskFacts, SyncMode};
+pub use sync::{DiskFacts, SyncMode, UnknownWord};
 pub use uring::UringDevice;
 
 use std::fmt::Debug;

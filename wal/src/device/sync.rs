@@ -32,6 +32,21 @@ impl SyncMode {
     }
 }
 
+/// A text that names none of the choices there are.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("unknown {of} {text:?}; use {choices}")]
+pub struct UnknownWord {
+    of: &'static str,
+    text: String,
+    choices: &'static str,
+}
+
+impl UnknownWord {
+    pub(super) fn new(of: &'static str, text: &str, choices: &'static str) -> Self {
+        Self { of, text: text.to_owned(), choices }
+    }
+}
+
 impl fmt::Display for SyncMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -44,15 +59,15 @@ impl fmt::Display for SyncMode {
 }
 
 impl FromStr for SyncMode {
-    type Err = String;
+    type Err = UnknownWord;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
         match text {
             "auto" => Ok(Self::Auto),
             "dsync" => Ok(Self::Dsync),
             "linked" => Ok(Self::Linked),
             "inline" => Ok(Self::Inline),
-            other => Err(format!("unknown sync mode {other:?}; use auto, dsync, linked or inline")),
+            other => Err(UnknownWord::new("sync mode", other, "auto, dsync, linked or inline")),
         }
     }
 }
@@ -144,6 +159,6 @@ mod tests {
         for mode in [SyncMode::Auto, SyncMode::Dsync, SyncMode::Linked, SyncMode::Inline] {
             assert_eq!(mode.to_string().parse::<SyncMode>(), Ok(mode));
         }
-        assert!("fsync".parse::<SyncMode>().unwrap_err().contains("linked"));
+        assert!("fsync".parse::<SyncMode>().unwrap_err().to_string().contains("linked"));
     }
 }
