@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use corduroy_shards::runtime::CpuSet;
 
-mod bounds;
+pub mod bounds;
 mod foreign;
 pub mod knobs;
 pub mod load;

@@ -229,13 +229,20 @@ fn run(shared: &Arc<Shared>, cores: Cores, topology: &Topology, bound: &Bound) -
 }
 
 /// Counts this start in the folder. One that cannot be counted (on a full disk) is no less a start: the next one finds
-/// everything as this one did.
+/// everything as this one did, also a folder of an earlier format.
 fn count_start(shared: &Shared, bound: &Bound) {
     match bound.renew(&shared.identity) {
         Ok(_) => shared.start_counted.store(true, Ordering::Relaxed),
-        Err(error) => tracing::warn!(
-            "this start is not counted, so that a copy of older files would not be noticed: {error}"
-        ),
+        Err(error) => {
+            let limits = if shared.identity.format < identity::FORMAT_VERSION {
+                ", and the limits that replicas share are not recorded"
+            } else {
+                ""
+            };
+            tracing::warn!(
+                "this start is not counted, so that a copy of older files would not be noticed{limits}: {error}"
+            );
+        }
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Live {
     pub config: Config,
     /// Memory of the state, in bytes: what `memory_bytes` came to.
     memory: u64,
+    /// The longest argument of a request that there may be, whatever is set, in bytes.
+    pub(super) largest_argument_bytes: u64,
     /// Redis's settings that somebody set and that `config` has no field for.
     remembered: BTreeMap<&'static str, String>,
 }
@@ -55,7 +57,8 @@ impl Live {
     /// As started, with so much memory for the state.
     #[must_use]
     pub fn new(config: Config, memory: u64) -> Self {
-        Self { config, memory, remembered: BTreeMap::new() }
+        let largest_argument_bytes = config.largest_argument_bytes();
+        Self { config, memory, largest_argument_bytes, remembered: BTreeMap::new() }
     }
 
     /// What CONFIG GET shows for patterns: our own names, and Redis's but for the hidden ones.
@@ -93,8 +96,8 @@ impl Live {
             "shutdown-timeout" => (config.shutdown_timeout_ms.0 / 1000).to_string(),
             // As in Redis, whoever may ask for the password by name knows it.
             "requirepass" => config.requirepass.0.clone(),
-            // What holds, where the setting leaves it to the log.
-            "proto-max-bulk-len" => config.argument_bytes().to_string(),
+            // What holds, where the setting leaves it to the log and the cluster.
+            "proto-max-bulk-len" => self.argument_bytes().to_string(),
             // As it was set, for as long as that is what holds.
             "maxmemory-clients" => {
                 let part = self.remembered.get(knob.name);
@@ -127,7 +130,8 @@ impl Live {
             keys.extend(key.map(|key| (key, name)));
         }
         // There was none before, so whatever setting it names, these changes bring it about.
-        if let Some((at_fault, why)) = changed.config.contradictions().into_iter().next() {
+        let contradiction = changed.config.contradictions().into_iter().next();
+        if let Some((at_fault, why)) = contradiction.or_else(|| changed.beyond_limits()) {
             let named = keys.iter().find(|(key, _)| *key == at_fault);
             return Err(match (named, keys.first()) {
                 (Some((_, name)), _) => Refused::Unfit(name.clone(), why),
@@ -331,6 +335,14 @@ mod tests {
         let why = set(&mut live, "proto-max-bulk-len", "0").expect_err("as in Redis");
         assert_eq!(why, "argument must be between 1048576 and 9223372036854775807 inclusive");
         set(&mut live, "max_bulk_bytes", "0").expect("the most");
+        let mut limited = Live::new(Config::default(), 0).limited_to(4 << 20);
+        assert_eq!(get(&limited, "proto-max-bulk-len").as_deref(), Some("4194304"));
+        let why = set(&mut limited, "proto-max-bulk-len", "5mb").expect_err("more than the cluster takes");
+        assert!(why.contains("the longest argument of this cluster"), "{why}");
+        set(&mut limited, "max_bulk_bytes", "3MiB").expect("less");
+        assert_eq!(limited.argument_bytes(), 3 << 20);
+        let log = Live::new(Config::default(), 0).limited_to(u64::MAX);
+        assert_eq!(log.argument_bytes(), log.config.largest_argument_bytes(), "its log takes no more");
         assert_eq!(get(&live, "maxmemory").as_deref(), Some("12884901888"), "what INFO says");
         set(&mut live, "maxmemory", "12gb").expect("it is so");
         assert!(set(&mut live, "maxmemory", "13gb").is_err());

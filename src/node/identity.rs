@@ -4,7 +4,6 @@
 //! `owner` says whose a shard's folders are, `bind` compares that at each start, `recover` makes a lost identity of it.
 
 use std::ffi::OsStr;
-use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -20,6 +19,7 @@ use crate::store::{DiskError, LsmLevel};
 
 mod bind;
 mod error;
+mod limits;
 mod look;
 mod owner;
 mod recover;
@@ -27,6 +27,7 @@ mod text;
 
 pub use bind::{Bound, binding_of, check, unbind};
 pub use error::IdentityError;
+pub use limits::SharedLimits;
 pub use look::{Ownership, ownership};
 pub use owner::Owner;
 pub use text::FORMAT_VERSION;
@@ -73,11 +74,13 @@ pub struct Identity {
     pub shards: u32,
     /// Partitions of the default keyspace.
     pub partitions: u32,
+    /// What all replicas take; `None`: nothing is recorded.
+    pub limits: Option<SharedLimits>,
 }
 
 impl Identity {
     /// A new one.
-    fn new(shards: u32, partitions: u32) -> Result<Self, IdentityError> {
+    fn new(shards: u32, partitions: u32, limits: Option<SharedLimits>) -> Result<Self, IdentityError> {
         let mut random = [0; 40];
         let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random));
         read.map_err(|source| IdentityError::Io { what: "reading", path: "/dev/urandom".into(), source })?;
@@ -95,6 +98,7 @@ impl Identity {
             pair: word(4),
             shards,
             partitions,
+            limits,
         })
     }
 
@@ -164,8 +168,13 @@ impl Identity {
                 return Err(IdentityError::BothBad { folder: folder.into(), first, second });
             }
         };
-        tracing::warn!(copy = repair, "a copy of the identity was bad or old, and is written anew");
-        good.write_copy(folder, repair)?;
+        // A full disk must not keep a node from starting: the good copy is there, and is written over by no other.
+        match good.write_copy(folder, repair) {
+            Ok(()) => {
+                tracing::warn!(copy = repair, "a copy of the identity was bad or old, and is written anew")
+            }
+            Err(error) => tracing::warn!("a copy of the identity is bad or old, and stays so: {error}"),
+        }
         Ok(Some(good))
     }
 
@@ -179,7 +188,9 @@ impl Identity {
     /// Whether two copies are of the same storage, one perhaps older.
     fn is_copy_of(&self, other: &Self) -> bool {
         let of = |i: &Self| (i.cluster, i.node, i.storage, i.shards, i.partitions, i.pair);
-        of(self) == of(other) && self.generation != other.generation
+        let is_limited_alike =
+            self.limits.is_none_or(|one| other.limits.is_none_or(|another| one == another));
+        of(self) == of(other) && is_limited_alike && self.generation != other.generation
     }
 
     /// The name of a shard's folder.
@@ -216,19 +227,6 @@ impl Identity {
 /// An error of a state's folder when its manifest is read or written.
 fn of_state(state: &Path, error: DiskError) -> IdentityError {
     IdentityError::Io { what: "formatting", path: state.to_owned(), source: io::Error::other(error) }
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (shards, partitions) = (self.shards, self.partitions);
-        let shard = if shards == 1 { "shard" } else { "shards" };
-        let partition = if partitions == 1 { "partition" } else { "partitions" };
-        write!(
-            f,
-            "cluster {:032x}, node {:016x}, storage {:016x}, {shards} {shard}, {partitions} {partition}, data format {}",
-            self.cluster, self.node, self.storage, self.format
-        )
-    }
 }
 
 /// Removes what an interrupted writing left; or a link, which would be followed.
@@ -283,7 +281,7 @@ pub fn open(config: &Config, said: impl Fn(&str) -> bool) -> Result<Identity, Id
     let folder = &config.data_dir;
     let Some(identity) = Identity::read(folder)? else { return create(config) };
     identity.check_layout(config, said)?;
-    Ok(identity)
+    identity.with_limits(config)
 }
 
 /// Formats `config.data_dir`, which is made if it is not there. `recover`: makes a lost identity of what the shards'
@@ -316,7 +314,7 @@ fn create(config: &Config) -> Result<Identity, IdentityError> {
     if let Some(found) = entries(folder)?.into_iter().find(foreign) {
         return Err(IdentityError::NotEmpty { folder: folder.clone(), found });
     }
-    let identity = Identity::new(config.shards, config.partitions)?;
+    let identity = Identity::new(config.shards, config.partitions, Some(SharedLimits::of(config)))?;
     identity.make_shard_folders(folder)?;
     identity.write(folder)?;
     Ok(identity)

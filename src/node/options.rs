@@ -61,6 +61,7 @@ pub fn store_options(shared: &Shared) -> StoreOptions {
     StoreOptions {
         // One that a thread does, and one that it finds next.
         load_jobs: 2 * shared.config().pool_threads,
+        max_value_bytes: usize::try_from(shared.limits.value_bytes).unwrap_or(usize::MAX),
         ..StoreOptions::with_memory(usize::try_from(share).unwrap_or(usize::MAX), hash_seed)
     }
 }
@@ -87,9 +88,11 @@ pub fn shard_options(shared: &Shared, config: &Config) -> ShardOptions {
     let half = usize::try_from(config.wal_segment_bytes.0 / 2).unwrap_or(usize::MAX);
     let waiting_bytes = waiting_bytes(shared);
     let defaults = Limits::default();
+    // What this log would take beyond the cluster's limit, another replica's might not.
+    let longest = usize::try_from(shared.limits.operation_bytes).unwrap_or(usize::MAX);
     let limits = Limits {
-        op_bytes: defaults.op_bytes.min(half.saturating_sub(64 << 10)),
-        entry_bytes: defaults.entry_bytes.min(half / 4),
+        op_bytes: defaults.op_bytes.min(half.saturating_sub(64 << 10)).min(longest),
+        entry_bytes: defaults.entry_bytes.min(half / 4).min(longest),
         frame_bytes: defaults.frame_bytes.min(half / 2),
         outcome_bytes: OUTCOME_BYTES,
         shard_bytes: waiting_bytes,
@@ -99,4 +102,26 @@ pub fn shard_options(shared: &Shared, config: &Config) -> ShardOptions {
     let log_soft_segments = log_soft_segments(config, shared.layout.used_shards());
     let storage = StorageId(shared.identity.storage);
     ShardOptions { replication, storage, limits, log_soft_segments, ..ShardOptions::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::identity::SharedLimits;
+
+    #[test]
+    fn nothing_is_taken_beyond_the_limits_that_replicas_share() {
+        let config = Config::default();
+        let limits = SharedLimits { operation_bytes: 3 << 20, value_bytes: 2 << 20 };
+        let shared = Shared::of_limited(1, config.clone(), limits);
+        let taken = shard_options(&shared, &config).limits;
+        assert_eq!((taken.op_bytes, taken.entry_bytes), (3 << 20, 3 << 20));
+        assert_eq!(store_options(&shared).max_value_bytes, 2 << 20);
+        assert_eq!(shared.setting("proto-max-bulk-len").as_deref(), Some("2097152"));
+        assert_eq!(shared.hub.max_bulk_bytes(), 2 << 20);
+        let more = shared.set(&[("proto-max-bulk-len".to_owned(), b"2097153".to_vec())]);
+        assert!(more.is_err(), "it is not cut down in silence");
+        shared.set(&[("max_bulk_bytes".to_owned(), b"1MiB".to_vec())]).expect("less is taken");
+        assert_eq!(shared.hub.max_bulk_bytes(), 1 << 20);
+    }
 }

@@ -14,7 +14,7 @@ use super::budget::{Descriptors, clients_memory};
 use super::clock::wall_ms;
 use super::error::StartError;
 use super::facts::CoreFacts;
-use super::identity::Identity;
+use super::identity::{Identity, SharedLimits};
 use super::ledger::Ledger;
 use super::log;
 use super::notify;
@@ -69,6 +69,8 @@ pub struct Shared {
     pub connections: AtomicUsize,
     /// Why the kernel allows no io_uring, if it does not: then cores run and the log is written without.
     pub uring_refused: Option<String>,
+    /// What all replicas of the cluster take.
+    pub limits: SharedLimits,
     /// This start is written down in the data folder.
     pub start_counted: AtomicBool,
     /// Cores that still have connections or requests while draining.
@@ -111,6 +113,7 @@ impl Shared {
         bells: Vec<Arc<Doorbell>>,
         uring_refused: Option<String>,
     ) -> Arc<Self> {
+        let limits = identity.limits_with(&config);
         let cores = layout.cores();
         let hub = crate::resp::hub(cores);
         let shared = Self {
@@ -133,7 +136,8 @@ impl Shared {
             rates: Mutex::default(),
             config_file: OnceLock::new(),
             startup_bytes: OnceLock::new(),
-            live: RwLock::new(Live::new(config, memory.0)),
+            live: RwLock::new(Live::new(config, memory.0).limited_to(limits.argument_bytes())),
+            limits,
             version: AtomicU64::new(1),
             phase: AtomicU8::new(Phase::Starting as u8),
             drain_since: Mutex::new(None),
@@ -201,7 +205,7 @@ impl Shared {
     /// Hands settings on to where they are looked for.
     fn apply(&self, live: &Live) {
         let config = &live.config;
-        self.hub.set_max_bulk_bytes(usize::try_from(config.argument_bytes()).unwrap_or(usize::MAX));
+        self.hub.set_max_bulk_bytes(usize::try_from(live.argument_bytes()).unwrap_or(usize::MAX));
         let clients = clients_memory(config, self.memory);
         self.ledger.set_limit(clients);
         self.hub.shares.set_total(clients);
@@ -318,6 +322,12 @@ impl Shared {
 impl Shared {
     /// Of a node of so many cores, with one shard that has one partition.
     pub fn of_test(cores: usize, config: Config) -> Arc<Self> {
+        let limits = SharedLimits::of(&config);
+        Self::of_limited(cores, config, limits)
+    }
+
+    /// The same in a cluster of these limits.
+    pub fn of_limited(cores: usize, config: Config, limits: SharedLimits) -> Arc<Self> {
         let identity = Identity {
             format: super::identity::FORMAT_VERSION,
             generation: 1,
@@ -330,6 +340,7 @@ impl Shared {
             pair: 1,
             shards: 1,
             partitions: 1,
+            limits: Some(limits),
         };
         let layout = identity.layout(cores);
         let bells = corduroy_shards::runtime::Mesh::doorbells(cores).expect("eventfds");

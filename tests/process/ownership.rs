@@ -159,7 +159,7 @@ fn a_folder_of_the_first_format_is_upgraded_with_its_data_and_bound_from_then_on
     // The refused start was none: nothing is bound to the wrong shard.
     assert_holds(&folder, "value");
     let identity = fs::read_to_string(folder.join("identity.0")).expect("an identity");
-    assert!(identity.contains("format = 2\n") && identity.contains("starts = 1\n"), "{identity}");
+    assert!(identity.contains("format = 3\n") && identity.contains("starts = 1\n"), "{identity}");
     assert_holds(&folder, "value");
     exchange(&folder.join("shard-0000/wal"), &folder.join("shard-0001/wal"));
     assert!(refusal(&folder).contains("belongs to shard 1 of this node"));

@@ -13,7 +13,10 @@ use corduroy_wal::device::{DirectIo, FileDevice};
 use corduroy_wal::{Options, Wal};
 
 use super::owner::{CARD, Card, Found};
-use super::{FORMAT_VERSION, Identity, IdentityError, Owner, SHARD_PARTS, UNBOUND, entries, of_state};
+use super::text::UNLIMITED;
+use super::{
+    COPIES, FORMAT_VERSION, Identity, IdentityError, Owner, SHARD_PARTS, UNBOUND, entries, of_state,
+};
 use crate::store::{Binding, LsmLevel, OWNER_BYTES};
 
 /// A folder whose cards were checked.
@@ -112,11 +115,11 @@ pub fn unbind(identity: &Identity, data_dir: &Path, shard: ShardId) {
 }
 
 impl Bound {
-    /// Counts this start: in the cards, then in the identity, which becomes one of the current format. Called when all
-    /// shards have been opened.
+    /// Counts this start: in the cards, then in the identity, which becomes one of the current format, or of the one before
+    /// if it has no limits. Called when all shards have been opened.
     ///
     /// # Errors
-    /// [`IdentityError::Io`]: nothing is harmed, but the start is not counted.
+    /// [`IdentityError::Io`]: both copies are as they were, and the next start finds what this one did; it is not counted.
     pub fn renew(&self, identity: &Identity) -> Result<Identity, IdentityError> {
         let starts = identity.starts + 1;
         for shard in 0..self.used_shards {
@@ -137,8 +140,14 @@ impl Bound {
             }
         }
         let generation = identity.generation + 1;
-        let renewed = Identity { format: FORMAT_VERSION, generation, starts, ..identity.clone() };
-        renewed.write(&self.data_dir)?;
+        let format = if identity.limits.is_some() { FORMAT_VERSION } else { UNLIMITED };
+        let renewed = Identity { format, generation, starts, ..identity.clone() };
+        let [first, second] = COPIES;
+        renewed.write_copy(&self.data_dir, first)?;
+        // The start is counted: the next one makes the second copy from the first.
+        if let Err(error) = renewed.write_copy(&self.data_dir, second) {
+            tracing::warn!("a copy of the identity is old, and stays so until the next start: {error}");
+        }
         Ok(renewed)
     }
 
@@ -373,6 +382,7 @@ mod tests {
         old.write(dir.path()).expect("written");
         let read = Identity::read(dir.path()).expect("good").expect("one");
         assert_eq!(read, old);
+        let read = read.with_limits(&config(dir.path())).expect("it records none");
         assert!(binding_of(&read, ShardId(0)).may_adopt);
         let new = check(&read, dir.path(), 2).and_then(|bound| bound.renew(&read)).expect("upgraded");
         assert_eq!((new.format, new.generation, new.starts), (FORMAT_VERSION, old.generation + 1, 1));

@@ -60,6 +60,34 @@ pub enum IdentityError {
         /// Its format.
         found: u32,
     },
+    /// A setting takes less than all replicas have to take.
+    #[error(
+        "{folder} is of a cluster whose limit is {limit} bytes, and {key} allows {found}: what other replicas take would not fit \
+         here; raise it, or start with the settings or the version that the folder had"
+    )]
+    TakesLess {
+        /// The data folder.
+        folder: PathBuf,
+        /// What allows too little.
+        key: &'static str,
+        /// What it allows.
+        found: u64,
+        /// The cluster's limit.
+        limit: u64,
+    },
+    /// A setting asks for more than other replicas take.
+    #[error(
+        "{folder} is of a cluster whose longest argument is {limit} bytes, and max_bulk_bytes is {found}: other replicas would \
+         not take it; lower it, or set it to 0, which takes the most"
+    )]
+    AsksForMore {
+        /// The data folder.
+        folder: PathBuf,
+        /// What it asks for.
+        found: u64,
+        /// The cluster's limit.
+        limit: u64,
+    },
     /// There is one already.
     #[error("{0} is formatted already; remove it first if its data is to be destroyed")]
     Formatted(PathBuf),

@@ -15,7 +15,8 @@ use corduroy_wal::device::mapped::MappedFolder;
 use corduroy_wal::inspect::inspect;
 
 use super::owner::{Card, Found};
-use super::{FORMAT_VERSION, Identity, IdentityError, Owner, SHARD, SHARD_PARTS, entries};
+use super::text::UNLIMITED;
+use super::{FORMAT_VERSION, Identity, IdentityError, Owner, SHARD, SHARD_PARTS, entries, limits};
 use crate::config::Config;
 use crate::store::LsmLevel;
 
@@ -32,7 +33,13 @@ pub(super) fn recover(config: &Config, said: impl Fn(&str) -> bool) -> Result<Id
     let folder = &config.data_dir;
     let witnesses = witnesses(folder)?;
     let identity = match witnesses.split_first() {
-        Some((first, others)) => of_witnesses(folder, first, others)?,
+        Some((first, others)) => {
+            let found = of_witnesses(folder, first, others)?;
+            // Nobody else recorded them: those of a first start.
+            let limits = limits::adopted(folder, found.shards, config)?;
+            let format = if limits.is_some() { FORMAT_VERSION } else { UNLIMITED };
+            Identity { format, limits, ..found }
+        }
         None => of_logs(config, &said)?,
     };
     identity.check_layout(config, said)?;
@@ -98,7 +105,7 @@ fn witnesses(data_dir: &Path) -> Result<Vec<Witness>, IdentityError> {
 fn of_witnesses(data_dir: &Path, first: &Witness, others: &[Witness]) -> Result<Identity, IdentityError> {
     let Owner { cluster, node, storage, shard, shards, partitions, pair } = first.owner;
     let mut identity = Identity {
-        format: FORMAT_VERSION,
+        format: UNLIMITED,
         generation: 1,
         cluster,
         node,
@@ -109,6 +116,7 @@ fn of_witnesses(data_dir: &Path, first: &Witness, others: &[Witness]) -> Result<
         pair: pair.wrapping_sub(u64::from(shard)),
         shards,
         partitions,
+        limits: None,
     };
     let Some(layout) = Layout::checked(partitions, shards, 1) else {
         let why = format!(
@@ -179,7 +187,7 @@ fn of_logs(config: &Config, said: &impl Fn(&str) -> bool) -> Result<Identity, Id
         return Err(contradiction(why.into()));
     }
     // Of the first format, so that the next start may take the folders over.
-    let new = Identity::new(count, partitions)?;
+    let new = Identity::new(count, partitions, None)?;
     let storage = storages.first().map_or(new.storage, |named| named.0);
     let storage_name = Identity::name_of_storage(storage);
     let identity = Identity { storage, storage_name, ..new }.unbound();

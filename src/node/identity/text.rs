@@ -1,14 +1,18 @@
 //! An identity's copy as text: lines, the last of which is the checksum of those before.
 //!
-//! Format 1 (generation, cluster, node, storage, shards, partitions) is read for ever, format 2 is written. Invariant: what
-//! is read is what one of the two writes, to the last byte; everything else is damage and is named.
+//! Format 1 (generation, cluster, node, storage, shards, partitions) and format 2, which has no limits, are read for ever,
+//! format 3 is written. Invariant: what is read is what one of them writes, to the last byte; everything else is damage and is named.
 
-use super::Identity;
+use std::fmt;
+
+use super::{Identity, SharedLimits};
 
 /// The version of the data folder's layout.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// The first version, in which logs and states did not say whose they are.
 pub(super) const UNBOUND: u32 = 1;
+/// The version that has everything but limits.
+pub(super) const UNLIMITED: u32 = 2;
 
 /// The most shards and partitions of a folder, as the configuration allows.
 const SHARDS_MAX: u32 = 1024;
@@ -39,8 +43,15 @@ impl Identity {
                 "storage_name = {name}\nincarnation = {incarnation}\nstarts = {starts}\npair = {pair:016x}\n"
             )
         };
+        let limits = if Self::has_limits(*format) {
+            let limits = self.limits.expect("an identity of this format has limits");
+            let SharedLimits { operation_bytes, value_bytes } = limits;
+            format!("operation_bytes = {operation_bytes}\nvalue_bytes = {value_bytes}\n")
+        } else {
+            String::new()
+        };
         let numbers = format!("shards = {}\npartitions = {}\n", self.shards, self.partitions);
-        let text = [begin, ids, more, numbers].concat();
+        let text = [begin, ids, more, limits, numbers].concat();
         format!("{text}crc32 = {:08x}\n", crc32fast::hash(text.as_bytes()))
     }
 
@@ -58,7 +69,7 @@ impl Identity {
         let fields = Fields(&body);
         let identity = match fields.number("format")? {
             0 => return Err(damaged("format 0 was never written")),
-            format @ (UNBOUND | FORMAT_VERSION) => fields.identity(format)?,
+            format @ (UNBOUND | UNLIMITED | FORMAT_VERSION) => fields.identity(format)?,
             newer => return Err(Unreadable::Newer(newer)),
         };
         // Whatever was not looked at (lines of nobody, signs, leading zeros) shows here.
@@ -71,12 +82,25 @@ impl Identity {
     /// The same storage in a folder of the first format.
     pub(super) fn unbound(self) -> Self {
         let pair = Self::pair_of_old(self.cluster, self.node, self.storage);
-        Self { format: UNBOUND, incarnation: 1, starts: 0, pair, ..self }
+        Self { format: UNBOUND, incarnation: 1, starts: 0, pair, limits: None, ..self }
     }
 
     /// Pairs the logs and states of a folder of the first format: the same number at each attempt to upgrade it.
     fn pair_of_old(cluster: u128, node: u64, storage: u64) -> u64 {
         (cluster as u64) ^ ((cluster >> 64) as u64) ^ node.rotate_left(17) ^ storage.rotate_left(41)
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (shards, partitions) = (self.shards, self.partitions);
+        let shard = if shards == 1 { "shard" } else { "shards" };
+        let partition = if partitions == 1 { "partition" } else { "partitions" };
+        write!(
+            f,
+            "cluster {:032x}, node {:016x}, storage {:016x}, {shards} {shard}, {partitions} {partition}, data format {}",
+            self.cluster, self.node, self.storage, self.format
+        )
     }
 }
 
@@ -113,6 +137,13 @@ impl Fields<'_> {
         Err(Unreadable::Damaged(format!("`{name}` is {count}, and must be between 1 and {max}")))
     }
 
+    fn limit(&self, name: &str) -> Result<u64, Unreadable> {
+        match self.number(name)? {
+            0 => Err(Unreadable::Damaged(format!("`{name}` is 0: nothing would be taken"))),
+            limit => Ok(limit),
+        }
+    }
+
     fn identity(&self, format: u32) -> Result<Identity, Unreadable> {
         let (cluster, node, storage) =
             (self.hex("cluster")?, self.hex_u64("node")?, self.hex_u64("storage")?);
@@ -128,12 +159,17 @@ impl Fields<'_> {
             pair: Identity::pair_of_old(cluster, node, storage),
             shards: self.count("shards", SHARDS_MAX)?,
             partitions: self.count("partitions", PARTITIONS_MAX)?,
+            limits: None,
         };
         if format != UNBOUND {
             self.text("storage_name")?.clone_into(&mut identity.storage_name);
             identity.incarnation = self.number("incarnation")?;
             identity.starts = self.number("starts")?;
             identity.pair = self.hex_u64("pair")?;
+        }
+        if Identity::has_limits(format) {
+            let (operation_bytes, value_bytes) = (self.limit("operation_bytes")?, self.limit("value_bytes")?);
+            identity.limits = Some(SharedLimits { operation_bytes, value_bytes });
         }
         let name = &identity.storage_name;
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(|b| b.is_ascii_graphic()) {
@@ -161,8 +197,13 @@ mod tests {
             pair: 0xd,
             shards: 8,
             partitions: 4,
+            limits: Some(SharedLimits { operation_bytes: 1000, value_bytes: 900 }),
         };
-        if format == UNBOUND { identity.unbound() } else { identity }
+        match format {
+            UNBOUND => identity.unbound(),
+            UNLIMITED => Identity { format, limits: None, ..identity },
+            _ => identity,
+        }
     }
 
     const V1: &str = "corduroy identity\nformat = 1\ngeneration = 3\ncluster = feed0000000000000000000000000001\nnode = \
@@ -170,14 +211,17 @@ mod tests {
     const V2: &str = "corduroy identity\nformat = 2\ngeneration = 3\ncluster = feed0000000000000000000000000001\nnode = \
         000000000000000b\nstorage = 000000000000000c\nstorage_name = storage-000000000000000c\nincarnation = 2\nstarts = \
         17\npair = 000000000000000d\nshards = 8\npartitions = 4\n";
+    const V3: &str = "corduroy identity\nformat = 3\ngeneration = 3\ncluster = feed0000000000000000000000000001\nnode = \
+        000000000000000b\nstorage = 000000000000000c\nstorage_name = storage-000000000000000c\nincarnation = 2\nstarts = \
+        17\npair = 000000000000000d\noperation_bytes = 1000\nvalue_bytes = 900\nshards = 8\npartitions = 4\n";
 
     fn sealed(text: &str) -> String {
         format!("{text}crc32 = {:08x}\n", crc32fast::hash(text.as_bytes()))
     }
 
     #[test]
-    fn both_formats_are_these_bytes() {
-        for (format, text) in [(1, V1), (2, V2)] {
+    fn all_formats_are_these_bytes() {
+        for (format, text) in [(1, V1), (2, V2), (3, V3)] {
             assert_eq!(identity(format).encode(), sealed(text));
             assert_eq!(Identity::decode(sealed(text).as_bytes()), Ok(identity(format)));
         }
@@ -198,27 +242,30 @@ mod tests {
             ("node = 000000000000000b", "node = xyz", "`node` is no hexadecimal"),
             ("node = 000000000000000b", "node = 0000000000000000000b", "not written as"),
             ("node = 000000000000000b", "node = f000000000000000b", "longer than 16"),
-            ("format = 2", "format = 0", "format 0 was never written"),
-            ("format = 2", "format = 1", "not written as"),
-            ("format = 2", "format = two", "`format` is no number"),
+            ("format = 3", "format = 0", "format 0 was never written"),
+            ("format = 3", "format = 1", "not written as"),
+            ("format = 3", "format = 2", "not written as"),
+            ("format = 3", "format = two", "`format` is no number"),
+            ("operation_bytes = 1000", "operation_bytes = 0", "nothing would be taken"),
+            ("value_bytes = 900\n", "", "`value_bytes` is missing"),
             ("storage_name = storage-000000000000000c", "storage_name = a b", "is no name"),
             ("storage_name = storage-000000000000000c", "storage_name = ", "is no name"),
             ("generation = 3", "generation = 18446744073709551616", "`generation` is no number"),
         ] {
-            let read = Identity::decode(sealed(&V2.replace(from, to)).as_bytes());
+            let read = Identity::decode(sealed(&V3.replace(from, to)).as_bytes());
             let Err(Unreadable::Damaged(text)) = &read else { panic!("{to}: {read:?}") };
             assert!(text.contains(why), "{to}: {text}");
         }
-        let newer = Identity::decode(sealed(&V2.replace("format = 2", "format = 3")).as_bytes());
-        assert_eq!(newer, Err(Unreadable::Newer(3)));
-        let mut bytes = sealed(V2).into_bytes();
+        let newer = Identity::decode(sealed(&V3.replace("format = 3", "format = 4")).as_bytes());
+        assert_eq!(newer, Err(Unreadable::Newer(4)));
+        let mut bytes = sealed(V3).into_bytes();
         bytes[20] = 0xff;
         assert_eq!(Identity::decode(&bytes), Err(Unreadable::Damaged("byte 20 is no text".into())));
     }
 
     #[test]
     fn no_flipped_bit_and_no_other_length_is_believed() {
-        for text in [sealed(V1), sealed(V2)] {
+        for text in [sealed(V1), sealed(V2), sealed(V3)] {
             for bit in 0..text.len() * 8 {
                 let mut flipped = text.clone().into_bytes();
                 flipped[bit / 8] ^= 1 << (bit % 8);
@@ -237,12 +284,12 @@ mod tests {
         /// Lines of every kind, with a checksum that fits: what is read is what would be written.
         #[test]
         fn whatever_is_read_is_what_is_written(
-            lines in proptest::collection::vec((0..13usize, "[0-9a-f+ -]{0,34}|\\PC{0,12}"), 0..16),
+            lines in proptest::collection::vec((0..15usize, "[0-9a-f+ -]{0,34}|\\PC{0,12}"), 0..16),
             raw in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
-            const NAMES: [&str; 13] = ["format", "generation", "cluster", "node", "storage", "storage_name", "incarnation",
+            const NAMES: [&str; 15] = ["operation_bytes", "value_bytes", "format", "generation", "cluster", "node", "storage", "storage_name", "incarnation",
                 "starts", "pair", "shards", "partitions", "crc32", ""];
-            let mut text = V2.to_owned();
+            let mut text = V3.to_owned();
             for (name, value) in &lines {
                 let name = NAMES[*name];
                 let old = text.lines().find(|line| line.starts_with(&format!("{name} = "))).map(str::to_owned);
