@@ -99,6 +99,13 @@ fn starts_on(text: &str) {
         let server = Server::start(&folder, &FLAGS);
         assert_holds(&server);
         server.stop();
+        for copy in ["identity.0", "identity.1"] {
+            let identity = fs::read_to_string(folder.join(copy)).unwrap();
+            assert!(
+                identity.contains("format = 3\n") && identity.contains("operation_bytes = "),
+                "{identity}"
+            );
+        }
     }
 }
 
@@ -117,4 +124,10 @@ fn a_node_of_identity_2() {
 #[test]
 fn a_node_of_entries_of_version_1() {
     starts_on(include_str!("node-3.txt"));
+}
+
+/// The last that records no limits.
+#[test]
+fn a_node_before_identity_3() {
+    starts_on(include_str!("node-4.txt"));
 }
