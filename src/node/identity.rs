@@ -401,8 +401,9 @@ mod tests {
         let differs = format(&other, true, |key| key == "partitions").expect_err("3 is there, not 8");
         assert!(matches!(differs, IdentityError::Differs { found: 3, wanted: 8, .. }), "{differs}");
         let anew = format(&other, true, |_| false).expect("the numbers are those that are there");
-        assert_eq!(open(&config, |_| true).expect("good again"), anew);
-        assert_eq!(anew, Identity { incarnation: 2, ..made });
+        let format = text::UNLIMITED;
+        assert_eq!(anew, Identity { incarnation: 2, format, limits: None, ..made.clone() });
+        assert_eq!(open(&config, |_| true).expect("good again"), Identity { limits: made.limits, ..anew });
     }
 
     #[test]

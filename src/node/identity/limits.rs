@@ -251,14 +251,14 @@ mod tests {
 
     #[test]
     fn a_recovered_identity_has_limits_that_its_log_keeps_to() {
-        for (segment_mib, is_limited) in [(8, true), (16, false)] {
+        for (segment_mib, is_said, is_limited) in [(8, true, true), (16, true, false), (8, false, false)] {
             let dir = tempfile::tempdir().expect("tempdir");
             let config = config(dir.path(), 8);
             format(&config, false, |_| false).expect("formatted");
             let slot = Identity::shard_folder(dir.path(), ShardId(0)).join("wal/slot-000009.wal");
             fs::File::create(&slot).and_then(|file| file.set_len(segment_mib << 20)).expect("a segment");
             COPIES.iter().for_each(|name| fs::remove_file(dir.path().join(name)).expect("removed"));
-            let recovered = format(&config, true, |_| false).expect("recovered");
+            let recovered = format(&config, true, |_| is_said).expect("recovered");
             let limits = is_limited.then(|| SharedLimits::of(&config));
             let format = if is_limited { RECORDED } else { UNLIMITED };
             assert_eq!((recovered.format, recovered.limits), (format, limits));

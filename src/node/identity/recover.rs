@@ -35,8 +35,12 @@ pub(super) fn recover(config: &Config, said: impl Fn(&str) -> bool) -> Result<Id
     let identity = match witnesses.split_first() {
         Some((first, others)) => {
             let found = of_witnesses(folder, first, others)?;
-            // Nobody else recorded them: those of a first start.
-            let limits = limits::adopted(folder, found.shards, config)?;
+            // Nobody else recorded limits. Those of a setting that nobody named need not be the node's: then the next start
+            // records those of its settings.
+            let limits = match said("wal.segment_bytes") {
+                true => limits::adopted(folder, found.shards, config)?,
+                false => None,
+            };
             let format = if limits.is_some() { FORMAT_VERSION } else { UNLIMITED };
             Identity { format, limits, ..found }
         }
