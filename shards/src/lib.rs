@@ -19,6 +19,7 @@ pub mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod stages;
+mod step;
 mod table;
 #[cfg(test)]
 mod tests;
