@@ -102,6 +102,10 @@ impl StateMachine for Registers {
         false
     }
 
+    fn prefetch<'o>(&self, _partition: PartitionId, ops: impl Iterator<Item = &'o [u8]>) -> usize {
+        ops.count()
+    }
+
     fn is_light(&self, _partition: PartitionId, _op: &[u8]) -> bool {
         false
     }

@@ -373,6 +373,8 @@ pub(crate) struct Cursor {
     pub at: usize,
     /// Operations left.
     pub left: u32,
+    /// Of those, the next ones whose rows were fetched ahead.
+    fetched: u32,
     /// Requests of its row, from the first one on, that were looked at ahead: before it is begun for reads that come first,
     /// then for what its reads need.
     pub ahead: u32,
@@ -389,6 +391,36 @@ impl Cursor {
         let header = decode(payload)?;
         let version_lsn = header.version_lsn.unwrap_or(lsn);
         Ok(Self { stamp_ms: header.stamp_ms, version_lsn, at: header.ops_at, left: header.count, ..begun })
+    }
+
+    /// Unless what the next operation needs was fetched ahead, has `fetch` do that; it returns for how many it has.
+    pub fn fetch(&mut self, fetch: impl FnOnce(Self) -> usize) {
+        if self.fetched == 0 {
+            let fetched = fetch(*self);
+            assert!(
+                (1..=self.left as usize).contains(&fetched),
+                "{fetched} operations of {} fetched",
+                self.left
+            );
+            self.fetched = u32::try_from(fetched).expect("no more than are left");
+        }
+    }
+
+    /// The next operation is done, and the one behind it starts at `next`.
+    pub fn pass(&mut self, next: usize) {
+        self.at = next;
+        self.left -= 1;
+        self.fetched -= 1;
+    }
+
+    /// The operations left, of the entry that it was opened with.
+    pub fn ops(self, payload: &[u8]) -> impl Iterator<Item = &[u8]> {
+        let mut at = self.at;
+        (0..self.left).map_while(move |_| {
+            let (EntryOp { op, .. }, next) = next_op(payload, at)?;
+            at = next;
+            Some(op)
+        })
     }
 }
 

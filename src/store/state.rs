@@ -385,6 +385,10 @@ impl<L: DiskLevel> StateMachine for Store<L> {
         }
     }
 
+    fn prefetch<'o>(&self, partition: PartitionId, ops: impl Iterator<Item = &'o [u8]>) -> usize {
+        self.prefetch_rows(partition, ops)
+    }
+
     fn persisted(&self, partition: PartitionId) -> Lsn {
         self.partitions.get(&partition).map_or(Lsn::ZERO, |partition| partition.persisted)
     }

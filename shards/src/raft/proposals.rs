@@ -91,6 +91,14 @@ impl Requests {
         self.rest().any(|item| item.ticket.conn == conn)
     }
 
+    /// The first write, not among the first `ahead` requests, of a connection of which `is_one` is true: its index, and that
+    /// connection.
+    pub fn first_write_of(&self, ahead: usize, is_one: impl Fn(u64) -> bool) -> Option<(usize, u64)> {
+        let mut items = self.rest().enumerate().skip(ahead);
+        let found = items.find(|(_, item)| item.work == Work::Write && is_one(item.ticket.conn));
+        found.map(|(index, item)| (index, item.ticket.conn))
+    }
+
     /// Bytes of the operations without an outcome.
     #[must_use]
     pub const fn bytes(&self) -> usize {

@@ -122,7 +122,7 @@ impl<M: StateMachine> Applying<'_, M> {
             (Term(entry.term), entry_kind(entry.get_entry_type()), entry.data.clone());
         if !slot.cursor.is_open {
             self.close_obsolete(slot, lsn, term);
-            if slot.rows.matching(lsn, term) == Match::Ours && waits_for_parked(slot) {
+            if slot.rows.matching(lsn, term) == Match::Ours && slot.waits_for_parked() {
                 return Ok(Progress::Blocked);
             }
             if kind != EntryKind::Normal {
@@ -205,16 +205,7 @@ impl<M: StateMachine> Applying<'_, M> {
                         assert!(item.is_none(), "entry {} has fewer operations than requests", entry.at.lsn);
                         return Ok(Progress::Done);
                     }
-                    let (EntryOp { keyspace, op }, next) = entry::next_op(entry.payload, slot.cursor.at)
-                        .expect("the whole payload was checked when it was opened");
-                    self.counters.apply_tries += 1;
-                    let step = self.machine.apply(&Applied { keyspace, ..entry.at }, op);
-                    if !matches!(step, Step::Blocked(_) | Step::Unreadable(_)) {
-                        slot.cursor.at = next;
-                        slot.cursor.left -= 1;
-                        self.counters.ops_applied += 1;
-                    }
-                    (op.len(), step)
+                    self.operation(&mut slot.cursor, entry)
                 }
             };
             let is_read = matches!(item.map(|(item, _)| item.work), Some(Work::Read { .. }));
@@ -241,6 +232,21 @@ impl<M: StateMachine> Applying<'_, M> {
                 self.answer(slot, ticket, bytes, entry.at.lsn, answer);
             }
         }
+    }
+
+    /// Applies the entry's next operation, if that can be done. Returns its length too.
+    fn operation(&mut self, cursor: &mut Cursor, entry: &AtHand<'_>) -> (usize, Step<M::Outcome>) {
+        let Applied { partition, .. } = entry.at;
+        cursor.fetch(|cursor| self.machine.prefetch(partition, cursor.ops(entry.payload)));
+        let (EntryOp { keyspace, op }, next) =
+            entry::next_op(entry.payload, cursor.at).expect("the whole payload was checked");
+        self.counters.apply_tries += 1;
+        let step = self.machine.apply(&Applied { keyspace, ..entry.at }, op);
+        if !matches!(step, Step::Blocked(_) | Step::Unreadable(_)) {
+            cursor.pass(next);
+            self.counters.ops_applied += 1;
+        }
+        (op.len(), step)
     }
 
     /// Parks the next request if it is a read that comes behind a parked one of its connection. It rides in the entry only
@@ -483,18 +489,4 @@ impl<M: StateMachine> Applying<'_, M> {
             Err(why) => self.outbox.reject(ticket, Rejection::unreadable(slot.partition, why)),
         }
     }
-}
-
-/// Whether a write of the next entry's row comes behind a parked read of its connection: then apply waits for that.
-/// Writes that were found not to are not looked at again, since no read of theirs is parked before the row is done; reads
-/// that come behind parked ones are parked when it is their turn.
-fn waits_for_parked(slot: &mut Slot) -> bool {
-    let Some(row) = slot.rows.front().filter(|_| !slot.parked.is_empty()) else { return false };
-    let ahead = slot.cursor.ahead as usize;
-    let mut items = row.requests.rest().enumerate().skip(ahead);
-    let is_behind = |item: &Item| item.work == Work::Write && slot.parked.holds(item.ticket.conn);
-    let Some((at, item)) = items.find(|(_, item)| is_behind(item)) else { return false };
-    slot.cursor.ahead = u32::try_from(at).expect("a row has far fewer than 4 billion requests");
-    slot.apply_wait = Some(ApplyWait::Reads(item.ticket.conn));
-    true
 }

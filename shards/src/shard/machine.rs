@@ -42,6 +42,10 @@ pub trait StateMachine {
     /// Applies one op of the entry at `at`.
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<Self::Outcome>;
 
+    /// Has the CPU fetch what the first of these operations, which are applied next, need of the state: together, so that they
+    /// do not wait for memory one after the other. Returns of how many, one at least. Changes nothing.
+    fn prefetch<'o>(&self, partition: PartitionId, ops: impl Iterator<Item = &'o [u8]>) -> usize;
+
     /// Before an operation is proposed: whether what it needs of the state is in memory. An operation that needs what cannot
     /// be read is refused while that is still possible: in the log, it would have to be applied by every replica alike. What
     /// is ready here may have to be read once more when it is applied.

@@ -166,6 +166,20 @@ impl Slot {
         }
     }
 
+    /// Whether a write of the next entry's row comes behind a parked read of its connection: then apply waits for that.
+    /// Writes that were found not to are not looked at again, since no read of theirs is parked before the row is done; reads
+    /// that come behind parked ones are parked when it is their turn.
+    pub fn waits_for_parked(&mut self) -> bool {
+        let Some(row) = self.rows.front().filter(|_| !self.parked.is_empty()) else { return false };
+        let holds = |conn| self.parked.holds(conn);
+        let Some((at, conn)) = row.requests.first_write_of(self.cursor.ahead as usize, holds) else {
+            return false;
+        };
+        self.cursor.ahead = u32::try_from(at).expect("a row has far fewer than 4 billion requests");
+        self.apply_wait = Some(ApplyWait::Reads(conn));
+        true
+    }
+
     /// A parked read of the connection has its outcome: apply may have waited for that.
     pub fn unpark(&mut self, conn: u64) {
         if self.apply_wait == Some(ApplyWait::Reads(conn)) && !self.parked.holds(conn) {

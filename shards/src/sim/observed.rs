@@ -124,6 +124,10 @@ impl<S: Subject> StateMachine for Observed<S> {
         view
     }
 
+    fn prefetch<'o>(&self, partition: PartitionId, ops: impl Iterator<Item = &'o [u8]>) -> usize {
+        self.inner.prefetch(partition, ops.map(|op| unstamp(op).map_or(op, |(_, op)| op)))
+    }
+
     fn prepare(&mut self, partition: PartitionId, op: &[u8]) -> Prepared {
         let Some((_, op)) = unstamp(op) else { return Prepared::Ready };
         let prepared = self.inner.prepare(partition, op);

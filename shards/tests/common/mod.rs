@@ -1,6 +1,8 @@
 //! A small key-value state machine and a world of one shard around it: a disk that can crash, a clock, jobs.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+mod saved;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -11,30 +13,7 @@ use corduroy_shards::{
 };
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{Lsn, Options, Wal};
-
-/// One partition's state.
-#[derive(Clone, Default, Debug, PartialEq, Eq)]
-pub struct Part {
-    pub data: BTreeMap<String, String>,
-    pub applied: u64,
-    pub stamp_ms: u64,
-    /// Every op ever applied, with its entry's number: shows doubles, gaps and order.
-    pub history: Vec<(u64, String)>,
-}
-
-/// What survives without the log.
-pub type Saved = Rc<RefCell<BTreeMap<u64, Part>>>;
-
-/// Work off the core.
-pub enum Job {
-    Flush(BTreeMap<u64, Part>),
-    Fetch(String),
-}
-
-/// Why a flush was not written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("no space left for the state")]
-pub struct NoSpace;
+pub use saved::{Job, NoSpace, Part, Saved};
 
 /// Commands: `set k v`, `append k v`, `del k`, `get k`, `clock`; a key that starts with `cold` has to be fetched by a
 /// job before it can be read or written; one that ends with `any` too makes its step wait for whatever job ends.
@@ -62,6 +41,8 @@ pub struct Kv {
     /// How often that was asked, and whether an operation is let in while the disk is full.
     pub prepared: u64,
     pub asked_when_full: Cell<u64>,
+    /// The operations that were fetched ahead, by calls.
+    pub prefetched: RefCell<Vec<Vec<String>>>,
     /// Something waits to be tried again.
     pub wants_retry: bool,
     pub retries: u64,
@@ -71,6 +52,9 @@ pub struct Kv {
 }
 
 impl Kv {
+    /// Operations that it fetches ahead at a time.
+    pub const PREFETCHED: usize = 4;
+
     pub fn over(saved: &Saved) -> Self {
         Self { parts: saved.borrow().clone(), saved: Rc::clone(saved), ..Self::default() }
     }
@@ -238,6 +222,12 @@ impl StateMachine for Kv {
 
     fn may_need_reads(&self, _partition: PartitionId) -> bool {
         self.screens
+    }
+
+    fn prefetch<'o>(&self, _partition: PartitionId, ops: impl Iterator<Item = &'o [u8]>) -> usize {
+        let fetched: Vec<String> = ops.take(Self::PREFETCHED).map(|op| words(op).join(" ")).collect();
+        self.prefetched.borrow_mut().push(fetched.clone());
+        fetched.len()
     }
 
     fn is_light(&self, _partition: PartitionId, _op: &[u8]) -> bool {

@@ -7,6 +7,7 @@ mod dispatch;
 pub(in crate::store) mod kept;
 pub(in crate::store) mod lcs;
 pub(in crate::store) mod listing;
+pub(in crate::store) mod prefetch;
 pub(in crate::store) mod prepare;
 pub(in crate::store) mod read;
 pub(in crate::store) mod scan;
@@ -91,6 +92,9 @@ impl Exec<'_> {
 
     /// Makes sure that all these keys are known, or notes all that are not.
     pub(super) fn know<'k>(&mut self, keys: impl IntoIterator<Item = &'k [u8]>) -> Run<()> {
+        if self.known.is_none() && self.partition.table.is_all_complete() {
+            return Ok(());
+        }
         let mut missing = false;
         for key in keys.into_iter().filter(|key| key.len() <= MAX_KEY_BYTES) {
             let hash = self.seed.hash(key);

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::write::length;
 use crate::store::exec::{Exec, Run, Stop};
 use crate::store::memory::row::{NO_EXPIRY, ROW_OVERHEAD_BYTES, Row, encoding_of};
+use crate::store::memory::table::PREFETCH_ROWS;
 use crate::store::op::{ErrorKind, List, Outcome};
 
 impl Exec<'_> {
@@ -24,7 +25,13 @@ impl Exec<'_> {
     pub(in crate::store) fn m_get(&mut self, keys: List<'_>) -> Run {
         self.know(keys)?;
         let mut budget = self.options.max_reply_bytes;
-        let values = keys.iter().map(|key| self.get(key).and_then(|value| spend(&mut budget, value)));
+        let mut ahead = keys.iter();
+        let values = keys.iter().enumerate().map(|(at, key)| {
+            if at % PREFETCH_ROWS == 0 {
+                self.prefetch(&mut ahead);
+            }
+            self.get(key).and_then(|value| spend(&mut budget, value))
+        });
         values.collect::<Run<Vec<_>>>().map(Outcome::Array)
     }
 

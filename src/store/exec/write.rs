@@ -2,6 +2,7 @@
 
 use crate::store::exec::{Exec, Run, Stop};
 use crate::store::memory::row::{Encoding, NO_EXPIRY, Row, Stamp};
+use crate::store::memory::table::PREFETCH_ROWS;
 use crate::store::op::{Condition, ErrorKind, Expiry, List, Outcome, SetReply, SetWhen};
 use crate::store::text::float::LongDouble;
 use crate::store::text::number::{IntegerText, is_infinity, parse_integer};
@@ -221,7 +222,12 @@ impl Exec<'_> {
                 }
             }
         }
-        for (key, value) in keys().zip(pairs.iter().skip(1).step_by(2)) {
+        let mut ahead = keys();
+        for (at, (key, value)) in keys().zip(pairs.iter().skip(1).step_by(2)).enumerate() {
+            // Fewer were fetched with the ops around it.
+            if at % PREFETCH_ROWS == 0 && pairs.len() > 2 * PREFETCH_ROWS {
+                self.prefetch(&mut ahead);
+            }
             self.put(key, value, NO_EXPIRY, Encoding::Auto);
         }
         Ok(if only_if_none { Outcome::Int(1) } else { Outcome::Ok })

@@ -167,6 +167,13 @@ impl Row {
         self.parts().1
     }
 
+    /// Its first and its last byte, mixed: whoever looks at that has the CPU fetch a small row.
+    #[inline]
+    pub(in crate::store) fn ends(&self) -> u8 {
+        let bytes = self.data.as_slice();
+        bytes.first().unwrap_or(&0) ^ bytes.last().unwrap_or(&0)
+    }
+
     /// An op looks at it. The first look after it was read from below is that of the op that wanted it, and does not count:
     /// what is read once does not drive out what is read again and again.
     #[inline]

@@ -11,6 +11,7 @@ mod levels;
 mod listings;
 mod model;
 mod ops;
+mod prefetch;
 mod refused;
 mod screening;
 mod space;
