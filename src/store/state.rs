@@ -297,25 +297,23 @@ impl<L: DiskLevel> StateMachine for Store<L> {
                 return Step::Blocked(Wait::Job);
             }
         }
-        if let Some(partition) = self.partitions.get_mut(&at.partition)
-            && partition.ops_in_entry < partition.ops_below
-        {
-            assert!(
-                at.lsn == partition.applied.next(),
-                "partition {}: entry {} is missing",
-                at.partition,
-                at.lsn
-            );
-            partition.ops_in_entry += 1;
-            return Step::Passed;
+        if let Some(partition) = self.partitions.get_mut(&at.partition) {
+            if partition.ops_in_entry < partition.ops_below {
+                assert!(
+                    at.lsn == partition.applied.next(),
+                    "partition {}: entry {} is missing",
+                    at.partition,
+                    at.lsn
+                );
+                partition.ops_in_entry += 1;
+                return Step::Passed;
+            }
+            if at.version_lsn <= partition.source_lsn {
+                return Step::Unreadable(version_goes_back(at.version_lsn, partition.source_lsn));
+            }
         }
         if at.keyspace != KeyspaceId::DEFAULT {
             return Step::Unreadable(unknown_keyspace(at.keyspace));
-        }
-        if let Some(partition) = self.partitions.get(&at.partition)
-            && at.version_lsn <= partition.source_lsn
-        {
-            return Step::Unreadable(version_goes_back(at.version_lsn, partition.source_lsn));
         }
         let decoded = Op::decode(op);
         let step = match &decoded {
