@@ -6,6 +6,7 @@
 //! itself: its rows are as they always were. Numbers in keys are big endian, elsewhere little endian. Every value starts
 //! with its layout's number.
 
+use corduroy_shards::entry::VERSION_LSN_MAX;
 use corduroy_shards::{KeyspaceId, PartitionId};
 use corduroy_wal::Lsn;
 use corduroy_wal::fields::Fields;
@@ -97,11 +98,12 @@ impl PartitionMeta {
         let mut fields = Fields::new(value);
         let layout = fields.byte()?;
         let (layout, is_mid_entry) = (layout & !MID_ENTRY, layout & MID_ENTRY > 0);
-        let ops_done = if is_mid_entry { fields.u32()? } else { 0 };
+        let ops_done = if is_mid_entry { fields.u32().filter(|ops| *ops > 0)? } else { 0 };
         let applied = Lsn(fields.u64()?);
         // Before there were copies, each partition was first of its history.
         let (history, source_lsn) =
             if layout == LAYOUT_HISTORY { (fields.u64()?, Lsn(fields.u64()?)) } else { (0, applied) };
+        (source_lsn <= VERSION_LSN_MAX).then_some(())?;
         Some(Self {
             applied,
             history,
@@ -111,7 +113,7 @@ impl PartitionMeta {
             clock_ms: fields.u64()?,
             keys: fields.u64()?,
             expiring: fields.u64()?,
-            is_written: layout != LAYOUT && fields.byte()? == 1,
+            is_written: layout != LAYOUT && fields.byte().filter(|is| *is <= 1)? == 1,
             absent: match layout {
                 LAYOUT => fields.is_empty().then(AbsentKeys::default)?,
                 LAYOUT_MARKS => AbsentKeys::decode_marks(fields.rest)?,
@@ -167,7 +169,10 @@ impl RowLocation {
         let (partition, rest) = number(rest)?;
         let (keyspace, rest) = match *tag {
             ROWS_OF_DEFAULT => (KeyspaceId::DEFAULT, rest),
-            ROWS => number(rest).map(|(id, rest)| (KeyspaceId(id), rest))?,
+            // The default one never names itself.
+            ROWS => number(rest)
+                .filter(|(id, _)| *id != KeyspaceId::DEFAULT.0)
+                .map(|(id, rest)| (KeyspaceId(id), rest))?,
             _ => return None,
         };
         let (flush_version, rest) = number(rest)?;
@@ -396,6 +401,35 @@ mod tests {
         compare_row(&fixture, (location, b"key", stamp(8 << 20 | 2, never, Encoding::Auto), b"12"));
         assert!(key_in_words(&fixture.0).contains("of keyspace 258"));
         assert!(fixtures.is_empty(), "every fixture is read: {:?}", fixtures.keys());
+    }
+
+    #[test]
+    fn what_nobody_writes_is_not_read() {
+        let meta = PartitionMeta { ops_done: 5, ..meta_of_9(5) };
+        let encoded = |source_lsn| PartitionMeta { source_lsn, ..meta.clone() }.encode();
+        assert!(PartitionMeta::decode(&encoded(Lsn(0))).is_some(), "no entry had operations");
+        assert!(PartitionMeta::decode(&encoded(VERSION_LSN_MAX)).is_some());
+        assert_eq!(
+            PartitionMeta::decode(&encoded(VERSION_LSN_MAX.next())),
+            None,
+            "versions have no room for it"
+        );
+        let bytes = meta.encode();
+        for (at, byte) in [(61, 2), (61, 0xff), (1, 0)] {
+            let mut crafted = bytes.clone();
+            crafted[at] = byte;
+            assert_eq!(PartitionMeta::decode(&crafted), None, "byte {at} is {byte}");
+        }
+        for layout in [LAYOUT_MARKS, LAYOUT_WATCHED] {
+            let row = |is_written| [&[layout][..], &[0; 40], &[is_written]].concat();
+            let is_read = [0, 1, 2].map(|is_written| PartitionMeta::decode(&row(is_written)).is_some());
+            assert_eq!(is_read, [true, true, false], "layout {layout}");
+        }
+        let location = RowLocation { partition: PARTITION, keyspace: KeyspaceId(1), flush_version: 7 << 20 };
+        let mut row = location.key(3, b"key");
+        assert_eq!(RowLocation::read(&row), Some((location, 3, &b"key"[..])));
+        row[9..17].fill(0);
+        assert_eq!(RowLocation::read(&row), None, "the default keyspace does not name itself");
     }
 
     #[test]
