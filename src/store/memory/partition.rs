@@ -322,8 +322,8 @@ impl Partition {
         }
     }
 
-    /// Begins a keyspace because the old one has no key left: nobody sees a difference. Its number is the version that the
-    /// next op gets: above that of any flush so far.
+    /// Begins a keyspace because the old one has no key left: nobody sees a difference. Its number is one that the next op may
+    /// get: above that of any flush so far, and no higher than that of any to come.
     pub(in crate::store) fn begin_anew(&mut self, ledger: &mut Ledger) {
         assert!(
             self.keys == 0 && self.unknown == 0,
@@ -331,7 +331,9 @@ impl Partition {
             self.id
         );
         let ops = self.ops_in_entry.max(self.ops_below);
-        let version = self.source_lsn.next().0 << OP_BITS | u64::from(ops.min((1 << OP_BITS) - 1));
+        // Of the entry under way, a flush in it names the version LSN; it may be far above the last one's.
+        let lsn = self.source_lsn.next().0.max(lsn_of(self.flush_version));
+        let version = lsn << OP_BITS | u64::from(ops.min((1 << OP_BITS) - 1));
         if version > self.flush_version {
             self.begin_keyspace(ledger, version);
         }

@@ -287,3 +287,38 @@ fn a_flush_goes_ahead_while_there_is_room_for_it() {
     assert!(d.store.stats().flushes > flushed, "nothing but the room asked for one");
     assert!(d.store.persisted(P) > Lsn(written / 2), "and most is on the disk");
 }
+
+/// The LSN of its version may be far above the last one's: entries without operations have LSNs too.
+#[test]
+fn a_keyspace_begins_anew_inside_an_entry_that_flushed_it() {
+    let mut d = Driver::new(MemLevel::default(), options());
+    let at = Applied { version_lsn: Lsn(70), ..Applied::first(P, Lsn(1), Term(1), d.now_ms) };
+    let delete = Op::Del { keys: List::Args(&[b"k"]) };
+    let apply = |d: &mut Driver<MemLevel>, op: &Op<'_>| {
+        assert!(matches!(d.store.apply(&at, &bytes(op)), Step::Done(_)));
+    };
+    let begin_anew = |d: &mut Driver<MemLevel>| {
+        let Store { partitions, ledger, .. } = &mut d.store;
+        let partition = partitions.get_mut(&P).unwrap();
+        partition.begin_anew(ledger);
+        (partition.flush_version, partition.version(at.version_lsn))
+    };
+    apply(&mut d, &set("k", "v"));
+    apply(&mut d, &delete);
+    let (begun, next) = begin_anew(&mut d);
+    assert!(begun > 0 && begun <= next, "{begun} and {next}: a flush may come, and is no lower");
+    for op in [&Op::Flush, &set("k", "v"), &delete] {
+        apply(&mut d, op);
+    }
+    for _again in 0..2 {
+        assert_eq!(begin_anew(&mut d), (70 << 20 | 5, 70 << 20 | 5));
+        assert_eq!(d.store.partitions[&P].table.page_count(), 0, "nothing is left of the old one");
+    }
+    apply(&mut d, &Op::Flush);
+    assert_eq!(d.store.partitions[&P].flush_version, 70 << 20 | 5);
+    apply(&mut d, &set("k", "new"));
+    d.store.end_entry(&at);
+    d.flush();
+    d.crash();
+    assert_eq!(d.run_in(P, &get("k")), bulk("new"));
+}
