@@ -17,7 +17,6 @@ use io_uring::{IoUring, opcode, squeue};
 
 use crate::measure::{Clock, Round};
 
-const FILE_BYTES: u64 = 64 << 20;
 const DEPTH_MAX: usize = 4;
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -26,12 +25,13 @@ pub struct Bare {
     buffers: Vec<AlignedBuffer>,
     sync: SyncMode,
     offset: u64,
+    file_bytes: u64,
     _file: File,
 }
 
 impl Bare {
-    /// Makes the file; every write will begin with `payload`.
-    pub fn new(folder: &Path, sync: SyncMode, payload: &[u8]) -> Self {
+    /// Makes a file of so many bytes; every write will begin with `payload`.
+    pub fn new(folder: &Path, sync: SyncMode, payload: &[u8], file_bytes: u64) -> Self {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -41,7 +41,7 @@ impl Bare {
             .open(folder.join("bare"))
             .unwrap();
         let zeros = AlignedBuffer::zeroed(BUFFER_BYTES);
-        for offset in (0..FILE_BYTES).step_by(BUFFER_BYTES) {
+        for offset in (0..file_bytes).step_by(BUFFER_BYTES) {
             file.write_all_at(&zeros, offset).unwrap();
         }
         file.sync_all().unwrap();
@@ -58,7 +58,7 @@ impl Bare {
         // SAFETY: the buffers live as long as the ring and are never written while an operation uses them.
         unsafe { ring.submitter().register_buffers(&table) }.unwrap();
         ring.submitter().register_files(&[file.as_raw_fd()]).unwrap();
-        Self { ring, buffers, sync, offset: 0, _file: file }
+        Self { ring, buffers, sync, offset: 0, file_bytes, _file: file }
     }
 
     /// Keeps `depth` durable writes of `len` bytes going for `length`.
@@ -87,7 +87,7 @@ impl Bare {
     }
 
     fn queue(&mut self, place: u64, len: u32) {
-        if self.offset + u64::from(len) > FILE_BYTES {
+        if self.offset + u64::from(len) > self.file_bytes {
             self.offset = 0;
         }
         let start = self.buffers[place as usize].as_ptr();

@@ -1,7 +1,8 @@
 //! Group commit against a bare io_uring write loop, and against raft-engine.
 //!
 //! `cargo bench -p corduroy-wal`; the folder is taken from `CORDUROY_BENCH_DIR` (default: under `target/`), the
-//! sync mode from `CORDUROY_BENCH_SYNC` (default `auto`). Variants take turns in many short rounds; the ratio is the
+//! sync mode from `CORDUROY_BENCH_SYNC` (default `auto`), and what the bare loop goes over from `CORDUROY_BENCH_BARE_MIB`
+//! (default: as much as the log). Variants take turns in many short rounds; the ratio is the
 //! median over the rounds' own ratios. All write the same bytes, and all but raft-engine by its defaults, which lets
 //! files grow, go over files that were made and written before.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failed step ends the benchmark")]
@@ -31,7 +32,7 @@ fn main() {
     let effective = sync.resolve(DiskFacts::of(&root).as_ref());
     println!("folder {}, sync {effective}, {ROUNDS} rounds of {} ms each", root.display(), ROUND.as_millis());
     frames(&root, sync, effective);
-    writers(&root, sync);
+    writers(&root, sync, effective);
 }
 
 /// The same frame sizes at the same depth, with and without the log.
@@ -41,11 +42,12 @@ fn frames(root: &Path, sync: SyncMode, effective: SyncMode) {
     for depth in [1, 2] {
         for bytes in [4 << 10, 16 << 10, 64 << 10_u32] {
             let folder = tempfile::tempdir_in(root).unwrap();
-            let mut bare = Bare::new(folder.path(), effective, &noise(bytes as usize));
             let mut ours = Ours::new(&folder.path().join("ours"), sync, 1, depth);
+            let file_bytes = bare_bytes().unwrap_or_else(|| ours.slots_bytes());
+            let mut bare = Bare::new(folder.path(), effective, &noise(bytes as usize), file_bytes);
             let payload = payload_for_frame(bytes);
             if depth == 1 && bytes == 4 << 10 {
-                println!("device: {}", ours.describe());
+                println!("device: {}; the bare loop goes over {} MiB", ours.describe(), file_bytes >> 20);
             }
             let (mut left, mut right) = (Series::default(), Series::default());
             for _ in 0..ROUNDS {
@@ -64,8 +66,14 @@ fn frames(root: &Path, sync: SyncMode, effective: SyncMode) {
     }
 }
 
+/// How much the bare loop goes over; by default as much as the log.
+fn bare_bytes() -> Option<u64> {
+    let mib = std::env::var("CORDUROY_BENCH_BARE_MIB").ok()?;
+    Some(mib.parse::<u64>().unwrap() << 20)
+}
+
 /// Writers that append 4 KiB batches and wait for each.
-fn writers(root: &Path, sync: SyncMode) {
+fn writers(root: &Path, sync: SyncMode, effective: SyncMode) {
     println!("\nsynced 4 KiB batches/s of closed-loop writers (p50)");
     println!(
         "{:>8} {:>24} {:>24} {:>24} {:>8} {:>11}",
@@ -77,13 +85,18 @@ fn writers(root: &Path, sync: SyncMode) {
         let mut plain = RaftEngine::new(folder.path(), writers, false);
         let mut prefilled = RaftEngine::new(folder.path(), writers, true);
         let mut ours = Ours::new(&folder.path().join("ours"), sync, writers, 2);
-        let mut all = [Series::default(), Series::default(), Series::default()];
+        // A batch of 4 KiB with its heads takes two blocks.
+        let mut bare = Bare::new(folder.path(), effective, &noise(8 << 10), ours.slots_bytes());
+        let mut all = [Series::default(), Series::default(), Series::default(), Series::default()];
         for _ in 0..ROUNDS {
             all[0].push(plain.run(&payload, ROUND));
             all[1].push(prefilled.run(&payload, ROUND));
             all[2].push(ours.run_writers(&payload, ROUND));
+            if writers == 1 {
+                all[3].push(bare.run(8 << 10, 1, ROUND));
+            }
         }
-        let [plain, prefilled, ours] = &all;
+        let [plain, prefilled, ours, bare] = &all;
         let (to_plain, to_prefilled) = (ours.ratio_to(plain), ours.ratio_to(prefilled));
         println!(
             "{writers:>8} {:>24} {:>24} {:>24} {:>7.2}x ±{:.2} {:>6.2}x ±{:.2}",
@@ -95,6 +108,17 @@ fn writers(root: &Path, sync: SyncMode) {
             to_prefilled.0,
             to_prefilled.0 * to_prefilled.1 / 100.0,
         );
+        if writers == 1 {
+            let (to_plain, to_prefilled) = (bare.ratio_to(plain), bare.ratio_to(prefilled));
+            println!(
+                "the bare loop, 8 KiB at a time: {}, {:.2}x ±{:.2} ({:.2}x ±{:.2})",
+                show(bare),
+                to_plain.0,
+                to_plain.0 * to_plain.1 / 100.0,
+                to_prefilled.0,
+                to_prefilled.0 * to_prefilled.1 / 100.0,
+            );
+        }
     }
 }
 

@@ -46,6 +46,12 @@ impl Ours {
         }
     }
 
+    /// Bytes of the files that it goes over and over.
+    pub fn slots_bytes(&self) -> u64 {
+        let stats = self.wal.stats();
+        (stats.live_segments + stats.spare_segments) * u64::from(Options::default().segment_bytes)
+    }
+
     /// What the device turned out to use.
     pub fn describe(&self) -> String {
         self.wal.device().report().to_string()
