@@ -4,13 +4,17 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::hint::black_box;
 
+use corduroy_shards::raft::group::{Group, GroupOptions};
+use corduroy_shards::raft::log_store::LogStore;
+use corduroy_shards::raft::membership::MemberId;
 use corduroy_shards::{
     Applied, Input, Kind, Now, Outputs, PartitionId, Prepared, Shard, ShardOptions, StateMachine, Step,
     Ticket, Unreadable, Urgency,
 };
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
-use corduroy_wal::{Lsn, Options, Wal};
+use corduroy_wal::{HardState, Lsn, Options, Term, Wal};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use raft::eraftpb::ConfState;
 
 /// Keeps one register a partition.
 #[derive(Default)]
@@ -168,7 +172,12 @@ impl Bed {
 
     /// Hands requests in, spread over `partitions`, and turns until all are answered.
     fn round(&mut self, requests: u64, partitions: u64, op: &[u8]) {
-        for request in 0..requests {
+        self.round_from(0, requests, partitions, op);
+    }
+
+    /// The same, with the first one for another partition.
+    fn round_from(&mut self, first: u64, requests: u64, partitions: u64, op: &[u8]) {
+        for request in first..first + requests {
             self.seq += 1;
             let ticket = Ticket { conn: request % 50, seq: self.seq };
             let partition = PartitionId(2 + request % partitions);
@@ -194,6 +203,15 @@ fn turns(criterion: &mut Criterion) {
             bencher.iter(|| bed.round(requests, partitions, &op));
         });
     }
+    let mut many = Bed::new(4_096);
+    let mut first = 0;
+    group.throughput(Throughput::Elements(256));
+    group.bench_function("256 among 4096 partitions, others each turn", |bencher| {
+        bencher.iter(|| {
+            first = (first + 256) % 4_096;
+            many.round_from(first, 256, 4_096, &op);
+        });
+    });
     let mut idle = Bed::new(10_000);
     group.throughput(Throughput::Elements(1));
     group.bench_function("idle among 10000 partitions", |bencher| bencher.iter(|| idle.turn()));
@@ -204,5 +222,46 @@ fn turns(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, turns);
+/// A group of one that leads, with its first entry applied.
+fn lone_group(seed: u64) -> Group {
+    let conf = ConfState { voters: vec![1], ..ConfState::default() };
+    let store = LogStore::new(Lsn::ZERO, Term::ZERO, HardState::default(), conf);
+    let saved = HardState::default();
+    let mut group = Group::start(store, MemberId::FIRST, saved, None, &GroupOptions::default(), seed)
+        .expect("the crate takes the state");
+    group.campaign().expect("it wins");
+    commit_and_apply(&mut group);
+    group
+}
+
+fn commit_and_apply(group: &mut Group) {
+    let record = group.take().expect("it has no fault").expect("it has a record");
+    group.persisted(record.number).expect("it has no fault");
+    group.applied(group.committed()).expect("it has no fault");
+}
+
+/// What Raft alone costs an entry: nothing is written and nothing applied.
+fn raft_alone(criterion: &mut Criterion) {
+    let mut bench = criterion.benchmark_group("raft");
+    bench.throughput(Throughput::Elements(256));
+    for count in [1, 256, 1_024] {
+        let mut groups: Vec<_> = (0..count).map(lone_group).collect();
+        let mut next = 0;
+        let payload = vec![7_u8; 110];
+        let name = format!("256 entries, each of the next of {count} groups");
+        bench.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                for _ in 0..256 {
+                    next = (next + 1) % groups.len();
+                    let group = groups.get_mut(next).expect("it is below their number");
+                    black_box(group.propose(payload.clone().into()).expect("it has no fault"));
+                    commit_and_apply(group);
+                }
+            });
+        });
+    }
+    bench.finish();
+}
+
+criterion_group!(benches, turns, raft_alone);
 criterion_main!(benches);

@@ -2,6 +2,8 @@
 //!
 //! Invariant: the answer "no" is certain.
 
+use corduroy_wal::device::prefetch;
+
 /// Which connections have a request in a partition's batches and rows. Connections share counters, so the answer may
 /// be "maybe"; a read then rides behind writes of somebody else, which is never wrong: before it is answered it is looked
 /// up exactly whether a read of its own is parked.
@@ -28,6 +30,11 @@ impl ConnFilter {
         let count = self.counts.as_mut().and_then(|counts| counts.get_mut(Self::index(conn)));
         let count = count.filter(|count| **count > 0).expect("the connection's request was counted");
         *count -= 1;
+    }
+
+    /// Has the counters fetched into the processor's caches.
+    pub fn prefetch(&self) {
+        self.counts.as_deref().into_iter().for_each(prefetch);
     }
 
     /// Whether both count the same.

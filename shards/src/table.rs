@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 
+use corduroy_wal::device::prefetch;
 use hashbrown::HashMap;
 use slotmap::{Key, SlotMap, new_key_type};
 
@@ -25,6 +26,19 @@ pub(crate) trait Row {
 
     /// The queues that it is in, a bit each.
     fn queues(&mut self) -> &mut u16;
+
+    /// Has what it points to fetched into the processor's caches; at depth 1 what that points to, once it is there itself.
+    fn prefetch_parts(&self, depth: usize);
+}
+
+/// Rows that are fetched into the processor's caches at a time, before the first of them is looked at.
+const AHEAD: usize = 16;
+
+#[derive(Default)]
+struct Queue {
+    rows: VecDeque<ReplicaIdx>,
+    /// How many of the next ones were fetched.
+    fetched: usize,
 }
 
 /// The name of a queue.
@@ -40,17 +54,18 @@ pub(crate) trait QueueName: Copy {
 pub(crate) struct Table<R, Q> {
     rows: SlotMap<ReplicaIdx, R>,
     by_partition: HashMap<PartitionId, ReplicaIdx>,
-    queues: Vec<VecDeque<ReplicaIdx>>,
+    queues: Vec<Queue>,
     names: PhantomData<Q>,
 }
 
 impl<R: Row, Q: QueueName> Default for Table<R, Q> {
     fn default() -> Self {
-        let queues = (0..Q::COUNT).map(|_| VecDeque::new()).collect();
+        let queues = (0..Q::COUNT).map(|_| Queue::default()).collect();
         Self { rows: SlotMap::with_key(), by_partition: HashMap::new(), queues, names: PhantomData }
     }
 }
 
+const QUEUE: &str = "each name has a queue";
 const PRESENT: &str = "who keeps an index for later asks whether it is present";
 
 impl<R: Row, Q: QueueName> Table<R, Q> {
@@ -76,7 +91,7 @@ impl<R: Row, Q: QueueName> Table<R, Q> {
         let mut row = self.rows.remove(idx).expect(PRESENT);
         for (number, queue) in self.queues.iter_mut().enumerate() {
             if *row.queues() & (1 << number) != 0 {
-                queue.retain(|queued| *queued != idx);
+                queue.rows.retain(|queued| *queued != idx);
             }
         }
         let known = self.by_partition.remove(&row.partition());
@@ -109,8 +124,8 @@ impl<R: Row, Q: QueueName> Table<R, Q> {
         self.rows.iter()
     }
 
-    fn queue_mut(&mut self, name: Q) -> &mut VecDeque<ReplicaIdx> {
-        self.queues.get_mut(name.number()).expect("each name has a queue")
+    fn queue_mut(&mut self, name: Q) -> &mut Queue {
+        self.queues.get_mut(name.number()).expect(QUEUE)
     }
 
     /// Puts a row into a queue, unless it is in it.
@@ -119,20 +134,44 @@ impl<R: Row, Q: QueueName> Table<R, Q> {
         let queues = self.slot_mut(idx).queues();
         if *queues & bit == 0 {
             *queues |= bit;
-            self.queue_mut(name).push_back(idx);
+            self.queue_mut(name).rows.push_back(idx);
         }
     }
 
-    /// Takes the first of a queue.
+    /// Takes the first of a queue, and from time to time has the next ones [fetched](Self::prefetch).
     pub fn next(&mut self, name: Q) -> Option<ReplicaIdx> {
-        let idx = self.queue_mut(name).pop_front()?;
+        let queue = self.queues.get(name.number()).expect(QUEUE);
+        self.prefetch(queue.fetched, queue.rows.iter().copied());
+        let queue = self.queue_mut(name);
+        queue.fetched =
+            queue.fetched.checked_sub(1).unwrap_or(AHEAD - 1).min(queue.rows.len().saturating_sub(1));
+        let idx = queue.rows.pop_front()?;
         *self.slot_mut(idx).queues() &= !(1 << name.number());
         Some(idx)
     }
 
+    /// The rows that come next in a queue: of row number 0 of a round and of every 16th behind it those up to the next such
+    /// one, and of the others none.
+    pub fn upcoming(&self, name: Q, number: usize) -> impl Iterator<Item = &R> {
+        let most = if number.is_multiple_of(AHEAD) { AHEAD } else { 0 };
+        let queue = self.queues.get(name.number()).into_iter().flat_map(|queue| &queue.rows);
+        queue.take(most).filter_map(|idx| self.rows.get(*idx))
+    }
+
+    /// Has rows that are looked at soon fetched into the processor's caches, 16 at once, if row `number` of them is the first
+    /// that was not: one after the other, as each is looked at, the processor would wait for memory many times a row.
+    pub fn prefetch(&self, number: usize, upcoming: impl Iterator<Item = ReplicaIdx> + Clone) {
+        if number.is_multiple_of(AHEAD) {
+            let rows = upcoming.take(AHEAD).filter_map(|idx| self.rows.get(idx));
+            rows.clone().for_each(prefetch);
+            rows.clone().for_each(|row| row.prefetch_parts(0));
+            rows.for_each(|row| row.prefetch_parts(1));
+        }
+    }
+
     /// How many are in a queue.
     pub fn listed(&self, name: Q) -> usize {
-        self.queues.get(name.number()).map_or(0, VecDeque::len)
+        self.queues.get(name.number()).map_or(0, |queue| queue.rows.len())
     }
 
     /// Compares the queues and the index with the rows; `queues`: those that a row says it is in.
@@ -144,7 +183,7 @@ impl<R: Row, Q: QueueName> Table<R, Q> {
         for (idx, row) in &self.rows {
             assert_eq!(self.find(row.partition()), Some(idx), "the index of partition {}", row.partition());
         }
-        for (at, queue) in self.queues.iter().enumerate() {
+        for (at, Queue { rows: queue, .. }) in self.queues.iter().enumerate() {
             let mut present: Vec<_> = queue.iter().filter(|idx| self.rows.contains_key(**idx)).collect();
             let wanted = self.rows.values().filter(|row| queues(row) & (1 << at) != 0).count();
             assert_eq!(present.len(), queue.len(), "who was taken out is in queue {at}");
@@ -158,9 +197,12 @@ impl<R: Row, Q: QueueName> Table<R, Q> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
-    struct Named(PartitionId, u16);
+    /// Its partition, the queues that it is in, and how often it was fetched.
+    struct Named(PartitionId, u16, Cell<usize>);
 
     impl Row for Named {
         fn partition(&self) -> PartitionId {
@@ -170,6 +212,14 @@ mod tests {
         fn queues(&mut self) -> &mut u16 {
             &mut self.1
         }
+
+        fn prefetch_parts(&self, depth: usize) {
+            self.2.update(|fetched| fetched + usize::from(depth == 0));
+        }
+    }
+
+    fn named(id: u64) -> Named {
+        Named(PartitionId(id), 0, Cell::new(0))
     }
 
     #[derive(Clone, Copy)]
@@ -188,7 +238,7 @@ mod tests {
 
     fn table(partitions: &[u64]) -> (Table<Named, Queue>, Vec<ReplicaIdx>) {
         let mut table = Table::default();
-        let indexes = partitions.iter().map(|id| table.add(Named(PartitionId(*id), 0))).collect();
+        let indexes = partitions.iter().map(|id| table.add(named(*id))).collect();
         (table, indexes)
     }
 
@@ -200,7 +250,7 @@ mod tests {
         table.enqueue(Queue::Tick, eight);
         assert_eq!(table.remove(seven).0, PartitionId(7));
         assert_eq!(table.listed(Queue::Tick), 1, "what was taken out is not listed");
-        let nine = table.add(Named(PartitionId(9), 0));
+        let nine = table.add(named(9));
         assert_eq!(nine.data().as_ffi() & 0xffff_ffff, seven.data().as_ffi() & 0xffff_ffff, "the same slot");
         assert_eq!((table.present(seven), table.present(nine)), (None, Some(nine)));
         assert_eq!((table.find(PartitionId(7)), table.find(PartitionId(9))), (None, Some(nine)));
@@ -221,6 +271,24 @@ mod tests {
         assert_eq!((table.next(Queue::Tock), table.next(Queue::Tock)), (Some(indexes[0]), None));
         table.enqueue(Queue::Tock, indexes[0]);
         assert_eq!(table.listed(Queue::Tock), 1);
+    }
+
+    #[test]
+    fn rows_are_fetched_once_before_they_are_taken() {
+        let ids: Vec<u64> = (1..=40).collect();
+        let (mut table, indexes) = table(&ids);
+        for rounds in 1..=3 {
+            let active = &indexes[..if rounds == 2 { 1 } else { 40 }];
+            active.iter().for_each(|idx| table.enqueue(Queue::Tick, *idx));
+            for (number, idx) in active.iter().enumerate() {
+                assert_eq!(table.next(Queue::Tick), Some(*idx));
+                let wanted = if rounds == 3 && number > 0 { 2 } else { rounds };
+                assert_eq!(table.slot(*idx).2.get(), wanted, "row {number}, round {rounds}");
+                let last = table.slot(indexes[39]).2.get();
+                assert_eq!(rounds == 1 && number < 32, last == 0, "no more than 16 are fetched at a time");
+            }
+            assert_eq!(table.next(Queue::Tick), None);
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ use crate::planted::{self, Planted};
 use crate::segment::Segment;
 use crate::wal::{Beyond, Purpose, Wal};
 
+/// Records of a frame whose logs are fetched into the processor's caches at a time.
+const AHEAD: usize = 16;
 /// Polls between attempts to make a slot after one has failed.
 const RETRY_POLLS: u32 = 256;
 /// Slots are kept beyond `spare_segments` up to this many before they are removed.
@@ -100,6 +102,12 @@ impl<D: Device> Wal<D> {
         }
     }
 
+    /// Has what is known of a log, and of its part of the active segment, fetched into the processor's caches.
+    fn fetch(&self, log: LogId) {
+        self.prefetch(log);
+        self.active_index.logs.get(&log).into_iter().for_each(|part| part.runs.prefetch());
+    }
+
     /// Prepares the active segment's footer; it is written once all its frames are durable.
     fn seal_active(&mut self) {
         let mut index = std::mem::take(&mut self.active_index);
@@ -160,6 +168,9 @@ impl<D: Device> Wal<D> {
     /// Tells the index where a frame's records lie.
     fn place(&mut self, places: &Places, segment: SegmentSeq, offset: u32, rolled: bool) {
         for (number, place) in places.iter().enumerate() {
+            if number.is_multiple_of(AHEAD) {
+                places.iter().skip(number).take(AHEAD).for_each(|record| self.fetch(record.meta().log));
+            }
             let meta = place.meta();
             self.active_index.apply(&meta, places.runs(place, segment, offset));
             let Some(entry) = self.index.get_mut(meta.log).filter(|_| !place.is_forgotten()) else {

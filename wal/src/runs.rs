@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use crate::device::prefetch;
 use crate::ids::{Lsn, SegmentSeq, Term};
 
 /// Runs grow across records while they span at most this many bytes; a read fetches a run in one piece.
@@ -112,6 +113,11 @@ impl Runs {
         }
         let after = self.0.partition_point(|run| run.first <= lsn);
         self.0.get(after.checked_sub(1)?).filter(|run| lsn <= run.last())
+    }
+
+    /// Has the newest run fetched into the processor's caches.
+    pub fn prefetch(&self) {
+        self.0.back().into_iter().for_each(prefetch);
     }
 
     /// Adds a run behind the last one.

@@ -205,6 +205,11 @@ impl<D: Device> Wal<D> {
         Ok(batch)
     }
 
+    /// Has what is known of a log fetched into the processor's caches: it is appended to soon.
+    pub fn prefetch(&self, log: LogId) {
+        self.index.get(log).into_iter().for_each(|entry| entry.runs.prefetch());
+    }
+
     /// Verifies an append against what the log holds; returns the record's head and the size of its entries.
     fn check_append<'a, 'h>(
         &self,

@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
+use corduroy_wal::device::prefetch;
 use corduroy_wal::mix::{STEP, scramble};
 use corduroy_wal::{HardState, Lsn, Term};
 use raft::eraftpb::{Entry, Message, MessageType};
@@ -290,6 +291,15 @@ impl Group {
             group.node.advance_apply_to(lsn.get());
             group.node.mut_store().trim(lsn);
         })
+    }
+
+    /// Has what it points to fetched into the processor's caches.
+    pub fn prefetch_parts(&self) {
+        let raft = &self.node.raft;
+        prefetch(raft.raft_log.unstable.entries.as_slice());
+        raft.prs().get(raft.id).into_iter().for_each(prefetch);
+        self.node.store().prefetch_parts();
+        self.readies.prefetch_parts();
     }
 
     /// Gives back the memory of empty buffers: the group is idle.

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use corduroy_wal::device::prefetch;
 use corduroy_wal::{EntryKind, EntryRef, HardState, Lsn, OwnedEntry, Term};
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState as RaftHardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
@@ -47,6 +48,11 @@ impl LogStore {
         if self.entries.is_empty() {
             self.entries = VecDeque::new();
         }
+    }
+
+    /// Has the tail fetched into the processor's caches.
+    pub fn prefetch_parts(&self) {
+        prefetch(self.entries.as_slices().0);
     }
 
     /// The lowest entry held, or the one that would come next.

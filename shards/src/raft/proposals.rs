@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use corduroy_wal::device::prefetch;
 use corduroy_wal::{Lsn, Term};
 
 use crate::ids::Ticket;
@@ -288,6 +289,14 @@ impl Proposals {
             assert!(!is_early, "row {lsn} is durable before {}", row.lsn);
         }
         self.rows.iter().for_each(|row| row.requests.check());
+    }
+
+    /// Has the oldest row fetched into the processor's caches, or where it would stand.
+    pub fn prefetch(&self) {
+        match self.rows.front() {
+            Some(row) => prefetch(row),
+            None => prefetch(self.rows.as_slices().0),
+        }
     }
 
     /// Gives back the memory of the registry if it is empty.

@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 
+use corduroy_wal::device::prefetch;
 use corduroy_wal::{HardState, Lsn};
 use raft::eraftpb::Message;
 use raft::{RawNode, StateRole};
@@ -182,6 +183,11 @@ impl Readies {
     /// Messages that may leave now, in order.
     pub fn take_messages(&mut self) -> Vec<Message> {
         self.mail.as_mut().map(|mail| std::mem::take(&mut mail.sendable)).unwrap_or_default()
+    }
+
+    /// Has the records under way fetched into the processor's caches.
+    pub fn prefetch_parts(&self) {
+        prefetch(self.written.as_slices().0);
     }
 
     /// Gives back the memory of empty queues.

@@ -3,6 +3,7 @@
 //! Invariant: a replica that is stopped stays stopped until the process ends; whatever it held is answered by its owner.
 
 use bytes::Bytes;
+use corduroy_wal::device::prefetch;
 use corduroy_wal::{LogState, Lsn, Term};
 use raft::StateRole;
 use raft::eraftpb::Entry;
@@ -304,6 +305,17 @@ impl Replica {
         assert_eq!(first, Some(applied.next()), "partition {partition}: the first entry that is held");
         let leads = self.leadership.is_mine();
         assert!(leads || self.safe_from.is_none(), "partition {partition} answers reads, and does not lead");
+    }
+
+    /// Has what it points to fetched into the processor's caches; at depth 1 what that points to, once it is there itself.
+    pub fn prefetch(&self, depth: usize) {
+        match &self.engine {
+            Engine::Group(group) if depth == 0 => prefetch(&**group),
+            Engine::Group(group) => group.prefetch_parts(),
+            Engine::Solo(solo) if depth == 0 => prefetch(&**solo),
+            Engine::Solo(solo) => solo.store().prefetch_parts(),
+            Engine::Stopped(_) => {}
+        }
     }
 
     /// Whether it must be ticked.

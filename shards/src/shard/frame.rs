@@ -30,7 +30,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     pub(super) fn gather(&mut self, can_submit: bool) -> Result<(), ShardError> {
         let limit = self.options.limits.frame_bytes;
         let mut frame_bytes = 0;
-        for _ in 0..if can_submit { self.replicas.listed(List::Propose) } else { 0 } {
+        for number in 0..if can_submit { self.replicas.listed(List::Propose) } else { 0 } {
+            let upcoming = self.replicas.upcoming(List::Propose, number);
+            upcoming.for_each(|slot| self.wal.prefetch(slot.partition.log()));
             let Some(idx) = self.replicas.next(List::Propose) else { break };
             if frame_bytes >= limit {
                 self.replicas.enqueue(List::Propose, idx);

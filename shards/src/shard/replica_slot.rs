@@ -69,6 +69,12 @@ impl Row for Slot {
     fn queues(&mut self) -> &mut u16 {
         &mut self.listed
     }
+
+    fn prefetch_parts(&self, depth: usize) {
+        self.replica.prefetch(depth);
+        self.rows.prefetch();
+        self.conns.prefetch();
+    }
 }
 
 impl Slot {

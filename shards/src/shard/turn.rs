@@ -132,11 +132,14 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// What the disk has finished.
     fn poll_log(&mut self) -> Result<(), ShardError> {
         let mut events = std::mem::take(&mut self.events);
+        let mut records = 0_usize;
         self.wal.poll(&mut events)?;
         for event in events.drain(..) {
             match event {
                 WalEvent::Durable(seq) => {
                     while let Some(&(_, idx, number)) = self.in_flight.front().filter(|(at, ..)| *at <= seq) {
+                        self.replicas.prefetch(records, self.in_flight.iter().map(|(_, idx, _)| *idx));
+                        records += 1;
                         self.in_flight.pop_front();
                         // The replica may have been taken off since.
                         if let Some(idx) = self.replicas.present(idx) {
@@ -213,10 +216,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         }
     }
 
-    /// First elections. A group of one wins at once; all groups of the shard share frames.
-    ///
-    /// What was committed before is applied without waiting for the record of that: on a full log it waits for room that there
-    /// is only once they are applied and persisted.
+    /// First elections. A group of one wins at once; all groups of the shard share frames. What was committed before does
+    /// not wait for the election's record: on a full log that waits for room which only applying and persisting makes.
     fn begin(&mut self) {
         while let Some(idx) = self.replicas.next(List::Begin) {
             let result = self.replicas.slot_mut(idx).replica.begin(self.now.mono_ns);

@@ -14,6 +14,7 @@ pub mod lock;
 pub mod mapped;
 #[cfg(feature = "sim")]
 pub mod mem;
+mod prefetch;
 mod prepare;
 pub mod probe;
 mod ready;
@@ -26,6 +27,7 @@ pub use buffer::AlignedBuffer;
 pub use disk::{DiskDevice, Engine};
 pub use file::FileDevice;
 pub use folder::{DirectIo, OpenError};
+pub use prefetch::prefetch;
 pub use probe::{ProbeError, ProbeOptions, ProbeReport, probe};
 pub use setup::{UringOptions, UringReport};
 pub use sync::{DiskFacts, SyncMode, UnknownWord};
