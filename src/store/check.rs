@@ -4,7 +4,7 @@
 use corduroy_shards::PartitionId;
 
 use super::disk::{DiskError, DiskLevel};
-use super::jobs::{Keyspace, walk};
+use super::lookups::stored::{Keyspace, walk};
 use super::state::Store;
 use crate::store::memory::partition::Partition;
 use crate::store::memory::row::{DIRTY, NO_EXPIRY, Row, TOMBSTONE, UNKNOWN};

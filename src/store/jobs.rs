@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use corduroy_shards::PartitionId;
 
-use super::disk::format::{
-    STORE_KEY, keyspace_end, partition_key, read_row_key, read_row_value, row_key, row_value, store_value,
-};
+use super::disk::format::{STORE_KEY, partition_key, row_key, row_value, store_value};
 use super::disk::{DiskError, DiskLevel, DiskRow, IngestError, Pace, Room};
 use super::hash::HashSeed;
+use super::lookups::stored::{Keyspace, read_value, stamps_of, walk};
 use super::lookups::{DiskPage, Want};
 use super::op::{Outcome, SharedBytes};
 use crate::store::exec::lcs::{Lcs, longest_common};
@@ -52,13 +51,6 @@ impl std::fmt::Debug for JobDone {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(if matches!(self.0, Done::Failed { .. }) { "failed" } else { "done" })
     }
-}
-
-/// A keyspace of a partition.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Keyspace {
-    pub(super) partition: PartitionId,
-    pub(super) flush_version: u64,
 }
 
 /// How much a list of keys may hold.
@@ -232,22 +224,7 @@ impl<L: DiskLevel> Job<L> {
 impl Task {
     fn run<L: DiskLevel>(self, disk: &L) -> Done {
         match self {
-            Task::Load { keys, asked } => {
-                let (mut rows, mut failed) = (Vec::with_capacity(keys.len()), Vec::new());
-                let (mut keys, mut bytes) = (keys.into_iter(), 0);
-                while bytes < LOAD_BYTES
-                    && let Some(WantedKey { keyspace, hash, key }) = keys.next()
-                {
-                    match read_row(disk, keyspace, hash, &key) {
-                        Ok(value) => {
-                            bytes += value.as_ref().map_or(0, |(_, value)| value.len());
-                            rows.push((keyspace, Loaded { hash, key, value }));
-                        }
-                        Err(why) => failed.push((keyspace, hash, why)),
-                    }
-                }
-                Done::Loaded { rows, failed, left: keys.collect(), asked }
-            }
+            Task::Load { keys, asked } => load(disk, keys, asked),
             Task::Range { keyspace, from, clock_ms, asked } => {
                 let page = range(disk, keyspace, from, clock_ms).map(|page| Done::Page { page, asked });
                 page.unwrap_or_else(|why| failed(keyspace, Failed::Want(Want::Range { from }), asked, why))
@@ -270,11 +247,13 @@ impl Task {
                 found.unwrap_or_else(|why| failed(keyspace, Failed::Expired, asked, why))
             }
             Task::Resolve { keyspace, keys, epoch } => {
-                let resolve = |(hash, key): (u64, Vec<u8>)| -> Result<_, DiskError> {
-                    let stamp = stamp_below(disk, keyspace, hash, &key)?;
-                    Ok((hash, key, stamp))
-                };
-                let keys = keys.into_iter().map(resolve).collect::<Result<_, _>>();
+                let mut stamps = Vec::with_capacity(keys.len());
+                let asked = |(hash, key): &(u64, Vec<u8>)| (keyspace, *hash, key.clone());
+                let read = stamps_of(disk, &keys, asked, |_, stamp| stamps.push(stamp));
+                let keys = read.map(|()| {
+                    let both = keys.into_iter().zip(stamps);
+                    both.map(|((hash, key), stamp)| (hash, key, stamp)).collect()
+                });
                 let resolved = keys.map(|keys| Done::Resolved { keyspace, keys, epoch });
                 resolved.unwrap_or_else(|why| failed(keyspace, Failed::Want(Want::Unknown), epoch, why))
             }
@@ -301,65 +280,25 @@ fn failed(keyspace: Keyspace, failed: Failed, asked: u32, why: DiskError) -> Don
     Done::Failed { keyspace, failed, asked, why }
 }
 
-/// The stamp of a key that is about to be, or was, written blindly; `None` if it is not below. Where a damaged block hides
-/// that, it counts as one that is not: its key has been written over, and the number of keys may only be one too high. Were
-/// it too low, a keyspace could look empty that is not.
-fn stamp_below<L: DiskLevel>(
-    disk: &L,
-    keyspace: Keyspace,
-    hash: u64,
-    key: &[u8],
-) -> Result<Option<Stamp>, DiskError> {
-    match read_row(disk, keyspace, hash, key) {
-        Ok(row) => Ok(row.map(|(stamp, _)| stamp)),
-        Err(error @ DiskError::Io { .. }) => Err(error),
-        Err(
-            DiskError::Damaged { .. }
-            | DiskError::Foreign { .. }
-            | DiskError::Newer { .. }
-            | DiskError::Layout { .. }
-            | DiskError::Panicked { .. },
-        ) => Ok(None),
-    }
-}
-
-fn read_row<L: DiskLevel>(
-    disk: &L,
-    keyspace: Keyspace,
-    hash: u64,
-    key: &[u8],
-) -> Result<Option<(Stamp, Vec<u8>)>, DiskError> {
-    let Some(value) = disk.get(&row_key(keyspace.partition, keyspace.flush_version, hash, key))? else {
-        return Ok(None);
-    };
-    let (stamp, value) = read_row_value(&value).ok_or_else(|| unreadable(keyspace))?;
-    Ok(Some((stamp, value.to_vec())))
-}
-
-fn unreadable(keyspace: Keyspace) -> DiskError {
-    DiskError::layout(format!("a row of partition {}", keyspace.partition))
-}
-
-/// Visits the rows of a keyspace from a hash on, until `visit` returns false.
-pub(super) fn walk<L: DiskLevel>(
-    disk: &L,
-    keyspace: Keyspace,
-    from: u64,
-    mut visit: impl FnMut(u64, &[u8], Stamp, &[u8]) -> bool,
-) -> Result<(), DiskError> {
-    let start = row_key(keyspace.partition, keyspace.flush_version, from, b"");
-    let mut broken = false;
-    disk.scan(&start, &keyspace_end(keyspace.partition, keyspace.flush_version), &mut |key, value| match (
-        read_row_key(key),
-        read_row_value(value),
-    ) {
-        (Some((hash, key)), Some((stamp, value))) => visit(hash, key, stamp, value),
-        _ => {
-            broken = true;
-            false
+/// Reads keys, until they have brought much.
+fn load<L: DiskLevel>(disk: &L, keys: Vec<WantedKey>, asked: u32) -> Done {
+    let (mut rows, mut failed, mut bytes) = (Vec::with_capacity(keys.len()), Vec::new(), 0);
+    let row_key = |wanted: &WantedKey| wanted.keyspace.row_key(wanted.hash, &wanted.key);
+    let row_keys: Vec<Vec<u8>> = keys.iter().map(row_key).collect();
+    let mut keys = keys.into_iter();
+    disk.get_each(&mut row_keys.into_iter(), &mut |read| {
+        let Some(WantedKey { keyspace, hash, key }) = keys.next() else { return false };
+        let read = read.and_then(|row| row.map(|row| read_value(keyspace, row)).transpose());
+        match read.map(|row| row.map(|(stamp, value)| (stamp, value.to_vec()))) {
+            Ok(value) => {
+                bytes += value.as_ref().map_or(0, |(_, value)| value.len());
+                rows.push((keyspace, Loaded { hash, key, value }));
+            }
+            Err(why) => failed.push((keyspace, hash, why)),
         }
-    })?;
-    if broken { Err(unreadable(keyspace)) } else { Ok(()) }
+        bytes < LOAD_BYTES
+    });
+    Done::Loaded { rows, failed, left: keys.collect(), asked }
 }
 
 /// Looks for expired rows from a hash on.
@@ -457,16 +396,18 @@ fn count_blind<L: DiskLevel>(
     pace: &mut Option<Pace>,
 ) -> Result<BTreeMap<Keyspace, BlindCounts>, DiskError> {
     let mut counts: BTreeMap<Keyspace, BlindCounts> = BTreeMap::new();
-    for row in rows.iter().filter(|row| row.unknown) {
-        let keyspace = Keyspace { partition: row.partition, flush_version: row.flush_version };
-        let count = counts.entry(keyspace).or_default();
-        count.resolved += 1;
+    let keyspace = |row: &Captured| Keyspace { partition: row.partition, flush_version: row.flush_version };
+    let blind: Vec<&Captured> = rows.iter().filter(|row| row.unknown).collect();
+    let keys = |row: &&Captured| (keyspace(row), row.hash, row.key.to_vec());
+    stamps_of(disk, &blind, keys, |row, stamp| {
         pace.iter_mut().for_each(|pace| pace.step(0));
-        if let Some(stamp) = stamp_below(disk, keyspace, row.hash, &row.key)? {
+        let count = counts.entry(keyspace(row)).or_default();
+        count.resolved += 1;
+        if let Some(stamp) = stamp {
             count.existed += 1;
             count.expiring += u64::from(stamp.expire_at_ms != NO_EXPIRY);
         }
-    }
+    })?;
     Ok(counts)
 }
 

@@ -207,7 +207,7 @@ const WORLD: [&str; 15] = [
 const CORE: [&str; 4] = ["wal/src", "shards/src", "src/store", "src/resp"];
 
 /// What of it is the edge, with the reason.
-const EDGE: [(&str, &str); 19] = [
+const EDGE: [(&str, &str); 21] = [
     ("wal/src/device/", "the disk below the log; the memory device beside it is the simulator's"),
     ("shards/src/runtime/", "the driver: cores, threads, clocks, sockets"),
     ("shards/src/sim/batch.rs", "plays many worlds on several threads, and measures how long that takes"),
@@ -218,6 +218,7 @@ const EDGE: [(&str, &str); 19] = [
     ("src/store/disk/folder.rs", "opens a state folder and its tree"),
     ("src/store/disk/gap.rs", "reads a damaged table from both ends"),
     ("src/store/disk/guard.rs", "catches the panics of the tree"),
+    ("src/store/disk/index.rs", "reads the blocks of tables"),
     ("src/store/disk/inspect.rs", "reads the folder of a stopped node, for the tools"),
     ("src/store/disk/lsm.rs", "the disk below the state; mem.rs beside it is the simulator's"),
     ("src/store/disk/manifest.rs", "writes and reads the manifest's two files"),
@@ -225,6 +226,7 @@ const EDGE: [(&str, &str); 19] = [
     ("src/store/disk/pace.rs", "the pace of the jobs that write tables, by the clock"),
     ("src/store/disk/removal.rs", "frees the files of tables"),
     ("src/store/disk/room.rs", "asks how full the disk is, and keeps a file in reserve"),
+    ("src/store/disk/rows.rs", "looks rows up in the tables of the tree"),
     ("src/store/disk/scrub.rs", "reads tables in the background, to find damage"),
     ("src/store/disk/tree.rs", "the tree, behind the guard"),
 ];

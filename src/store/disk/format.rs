@@ -34,8 +34,8 @@ const MID_ENTRY: u8 = 0x80;
 const ROW_HEADER_BYTES: usize = 18;
 
 /// What the key of a row of the default keyspace begins with, and of another one.
-const ROWS_OF_DEFAULT: u8 = 2;
-const ROWS: u8 = 3;
+pub(super) const ROWS_OF_DEFAULT: u8 = 2;
+pub(super) const ROWS: u8 = 3;
 
 /// The key of the store's own row.
 pub(in super::super) const STORE_KEY: &[u8] = &[0];

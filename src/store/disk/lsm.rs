@@ -21,7 +21,8 @@ use super::scrub::Scrub;
 pub use super::tree::LsmShared;
 use super::tree::{ABOVE_ALL, GuardedTree, Written};
 use super::{
-    Binding, DiskError, DiskLevel, DiskRow, DiskStats, IngestError, OWNER_BYTES, Room, ingested_bytes,
+    Binding, DiskError, DiskLevel, DiskRow, DiskStats, IngestError, OWNER_BYTES, ReadRow, Room,
+    ingested_bytes,
 };
 
 /// Merges in one call of `compact`.
@@ -292,6 +293,10 @@ impl LsmLevel {
 impl DiskLevel for LsmLevel {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         self.tree.get(key)
+    }
+
+    fn get_each(&self, keys: &mut dyn Iterator<Item = Vec<u8>>, visit: &mut dyn FnMut(ReadRow<'_>) -> bool) {
+        self.tree.get_each(keys, visit);
     }
 
     fn scan(

@@ -7,7 +7,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{DiskError, DiskLevel, DiskRow, DiskStats, IngestError, Pace, Room, ingested_bytes};
+use super::{
+    DiskError, DiskLevel, DiskRow, DiskStats, IngestError, Pace, ReadRow, Room, get_one_by_one,
+    ingested_bytes,
+};
 
 /// What the keys of keys' rows begin with.
 const ROW_TAG: u8 = 2;
@@ -105,6 +108,10 @@ impl DiskLevel for MemLevel {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         let value = self.map().get(key).cloned();
         value.map(|value| self.read(key, &value)).transpose()
+    }
+
+    fn get_each(&self, keys: &mut dyn Iterator<Item = Vec<u8>>, visit: &mut dyn FnMut(ReadRow<'_>) -> bool) {
+        get_one_by_one(self, keys, visit);
     }
 
     fn scan(

@@ -11,6 +11,7 @@ mod folder;
 pub(super) mod format;
 mod gap;
 mod guard;
+mod index;
 mod inspect;
 mod lsm;
 mod manifest;
@@ -19,6 +20,7 @@ mod merge;
 mod pace;
 mod removal;
 mod room;
+mod rows;
 mod scrub;
 #[cfg(test)]
 mod tests;
@@ -35,6 +37,9 @@ pub(super) use pace::{memory_haste, percent};
 
 /// A key and its value; `None` removes the key.
 pub type DiskRow = (Vec<u8>, Option<Vec<u8>>);
+
+/// What is read of a row: its value, or that there is none.
+pub type ReadRow<'r> = Result<Option<&'r [u8]>, DiskError>;
 
 /// Figures of a disk level.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -101,6 +106,20 @@ pub enum IngestError {
     Failed(#[from] DiskError),
 }
 
+/// [`DiskLevel::get_each`], of a level that reads each key by itself.
+pub(super) fn get_one_by_one(
+    disk: &impl DiskLevel,
+    keys: &mut dyn Iterator<Item = Vec<u8>>,
+    visit: &mut dyn FnMut(ReadRow<'_>) -> bool,
+) {
+    for key in keys {
+        let read = disk.get(&key);
+        if !visit(read.as_ref().map(Option::as_deref).map_err(Clone::clone)) {
+            return;
+        }
+    }
+}
+
 /// An ordered, durable map. Clones are handles to the same map.
 pub trait DiskLevel: Clone + Send + Sync + 'static {
     /// The value of a key.
@@ -108,6 +127,10 @@ pub trait DiskLevel: Clone + Send + Sync + 'static {
     /// # Errors
     /// [`DiskError`], with what could not be read.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError>;
+
+    /// Reads keys one after another; those that are in order cost least. `visit` gets the value of each as it comes, and
+    /// ends it by returning false.
+    fn get_each(&self, keys: &mut dyn Iterator<Item = Vec<u8>>, visit: &mut dyn FnMut(ReadRow<'_>) -> bool);
 
     /// Visits the pairs with `from <= key < to` in key order, until `visit` returns false.
     ///

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use corduroy_shards::runtime::pool;
 use lsm_tree::{AbstractTree, AnyTree, Table};
@@ -15,6 +15,10 @@ use super::pace::{Haste, Wait, pause_after};
 
 /// Bytes freed at a time.
 const STEP_BYTES: u64 = 4 << 20;
+
+/// How long, and how often, those that read a table are waited for: a job that reads rows ends in about a millisecond.
+const READ_WAIT: Duration = Duration::from_millis(1);
+const READ_WAITS: u32 = 20;
 
 /// Files of tables that a change of a tree has left out.
 #[derive(Default)]
@@ -37,6 +41,12 @@ impl Removed {
     /// Frees what the files take. One that cannot be shortened is freed at once when it is closed.
     pub(super) fn free(self, haste: &Haste) {
         for file in self.0 {
+            for _ in 0..READ_WAITS {
+                if file.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
+                    break;
+                }
+                pool::pause(READ_WAIT);
+            }
             let Ok(metadata) = file.metadata() else { continue };
             let mut bytes = metadata.len();
             // Somebody who still reads it removes it in the end.

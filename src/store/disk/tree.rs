@@ -16,6 +16,7 @@ use lsm_tree::{
 use super::dead::{DeadRanges, Merging};
 use super::error::{Binding, DiskError, OWNER_BYTES};
 use super::folder::{Change, StateFolder};
+use super::index::{IndexBudget, Indexes};
 use super::pace::{Haste, Pace, Wait};
 use super::removal::Removed;
 use super::room::{DiskRoom, is_no_room};
@@ -30,15 +31,29 @@ const LOCATE_ROWS: usize = 1 << 16;
 #[derive(Clone)]
 pub struct LsmShared {
     cache: Arc<Cache>,
-    descriptors: Arc<DescriptorTable>,
+    pub(super) descriptors: Arc<DescriptorTable>,
+    pub(super) index_budget: Arc<IndexBudget>,
 }
 
+/// Of the memory for blocks, the part that is for indexes; the rest is for the library's cache.
+const INDEX_SHARE: (u64, u64) = (3, 4);
+
 impl LsmShared {
-    /// A block cache of `cache_bytes` and at most `open_files` open table files.
+    /// `cache_bytes` for blocks and indexes, and at most `open_files` open table files.
     #[must_use]
     pub fn new(cache_bytes: u64, open_files: usize) -> Self {
-        let descriptors = Arc::new(DescriptorTable::new(open_files.max(16)));
-        Self { cache: Arc::new(Cache::with_capacity_bytes(cache_bytes)), descriptors }
+        let index_bytes = cache_bytes / INDEX_SHARE.1 * INDEX_SHARE.0;
+        Self {
+            cache: Arc::new(Cache::with_capacity_bytes(cache_bytes - index_bytes)),
+            descriptors: Arc::new(DescriptorTable::new(open_files.max(16))),
+            index_budget: Arc::new(IndexBudget::new(index_bytes)),
+        }
+    }
+
+    /// Bytes of indexes.
+    #[cfg(test)]
+    pub(super) fn index_bytes(&self) -> u64 {
+        self.index_budget.used_bytes()
     }
 
     /// Bytes of blocks in the cache.
@@ -66,7 +81,7 @@ pub(super) enum Written<T> {
 
 /// See the file's head.
 pub(super) struct GuardedTree {
-    shared: LsmShared,
+    pub(super) shared: LsmShared,
     owner: [u8; OWNER_BYTES],
     path: PathBuf,
     opened: RwLock<Opened>,
@@ -87,6 +102,7 @@ pub(super) struct GuardedTree {
 pub(super) struct Opened {
     pub(super) tree: AnyTree,
     pub(super) folder: Arc<StateFolder>,
+    pub(super) indexes: Arc<RwLock<Arc<Indexes>>>,
 }
 
 impl Opened {
@@ -113,7 +129,7 @@ impl Opened {
         sequence.set(next);
         visible.set(next);
         folder.opened(&tree)?;
-        Ok(Self { tree, folder })
+        Ok(Self { tree, folder, indexes: Arc::default() })
     }
 }
 
@@ -152,7 +168,7 @@ impl GuardedTree {
     }
 
     /// The tree to read from and to change: opened anew where that is due.
-    fn usable(&self) -> Result<Opened, DiskError> {
+    pub(super) fn usable(&self) -> Result<Opened, DiskError> {
         if self.must_reopen.load(Ordering::Acquire) {
             let _alone = self.changes.write().unwrap_or_else(PoisonError::into_inner);
             if self.must_reopen.load(Ordering::Acquire) {
@@ -185,7 +201,7 @@ impl GuardedTree {
     ) -> Result<Written<T>, DiskError> {
         drop(self.usable()?);
         let _running = self.changes.read().unwrap_or_else(PoisonError::into_inner);
-        let Opened { tree, folder } = self.opened();
+        let Opened { tree, folder, .. } = self.opened();
         match guard::changing("noting a change", &self.path, || folder.begin(change, &tree)) {
             Ok(()) => {}
             Err(error) if error.is_no_room() => return Ok(Written::NoRoom),
@@ -257,27 +273,6 @@ impl GuardedTree {
         Pace::new(&self.haste, wait, self.path.clone())
     }
 
-    /// Reads a row.
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
-        let tree = self.usable()?.tree;
-        match guard::reading("reading a row", &self.path, || tree.get(key, ABOVE_ALL)) {
-            Ok(value) => Ok(value.map(|value| value.to_vec())),
-            // A filter may be what is damaged: the row can be read without it.
-            Err(DiskError::Damaged { .. }) => self
-                .get_unfiltered(&tree, key)
-                .map_err(|error| self.locate(&tree, key, Bound::Included(key), error)),
-            Err(error) => Err(self.locate(&tree, key, Bound::Included(key), error)),
-        }
-    }
-
-    fn get_unfiltered(&self, tree: &AnyTree, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
-        guard::reading("reading a row", &self.path, || {
-            let item = tree.range(key..=key, ABOVE_ALL, None).next();
-            let row = item.map(Guard::into_inner).transpose()?;
-            Ok(row.map(|(_, value)| value.to_vec()))
-        })
-    }
-
     /// Visits rows in order. What visits them is not the library's: its panics are not contained.
     pub(super) fn scan(
         &self,
@@ -310,7 +305,13 @@ impl GuardedTree {
     }
 
     /// Names the table in an error of reading keys in a range, and keeps in mind if it is damaged.
-    fn locate(&self, tree: &AnyTree, from: &[u8], to: Bound<&[u8]>, error: DiskError) -> DiskError {
+    pub(super) fn locate(
+        &self,
+        tree: &AnyTree,
+        from: &[u8],
+        to: Bound<&[u8]>,
+        error: DiskError,
+    ) -> DiskError {
         let is_refused = matches!(error, DiskError::Io { .. });
         if !is_refused {
             self.damaged_reads.fetch_add(1, Ordering::Relaxed);

@@ -6,7 +6,8 @@
 //! partition, except while its sweep is under way.
 
 use crate::store::disk::DiskLevel;
-use crate::store::jobs::{Expired, Job, Keyspace, Task};
+use crate::store::jobs::{Expired, Job, Task};
+use crate::store::lookups::stored::Keyspace;
 use crate::store::memory::partition::SWEEP_BELOW_INTERVAL_MS;
 use crate::store::memory::row::{NO_EXPIRY, REFERENCED};
 use crate::store::state::{Queue, Store};

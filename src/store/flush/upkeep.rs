@@ -9,8 +9,9 @@ use corduroy_shards::{Applied, PartitionId};
 
 use super::sweep::Sweeps;
 use crate::store::disk::{DiskError, DiskLevel};
-use crate::store::jobs::{BlindCounts, Done, Failed, Job, Keyspace, Loaded, Task};
+use crate::store::jobs::{BlindCounts, Done, Failed, Job, Loaded, Task};
 use crate::store::lookups::Want;
+use crate::store::lookups::stored::Keyspace;
 use crate::store::memory::ledger::Capture;
 use crate::store::memory::meta::PartitionMeta;
 use crate::store::memory::partition::Partition;

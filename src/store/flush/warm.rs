@@ -4,7 +4,8 @@
 //! on, and nothing was evicted meanwhile. It ends where memory is nearly full.
 
 use crate::store::disk::{DiskError, DiskLevel};
-use crate::store::jobs::{Job, Keyspace, Loaded, Task, walk};
+use crate::store::jobs::{Job, Loaded, Task};
+use crate::store::lookups::stored::{Keyspace, walk};
 use crate::store::memory::row::{NO_EXPIRY, REFERENCED};
 use crate::store::state::Store;
 

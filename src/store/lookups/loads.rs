@@ -12,8 +12,9 @@ use corduroy_shards::{PartitionId, Wait};
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
+use super::stored::Keyspace;
 use crate::store::disk::{DiskError, DiskLevel};
-use crate::store::jobs::{Job, Keyspace, Loaded, MatchLimit, Task};
+use crate::store::jobs::{Job, Loaded, MatchLimit, Task};
 use crate::store::lookups::Want;
 use crate::store::memory::row::FRESH;
 use crate::store::state::{Options, Store};

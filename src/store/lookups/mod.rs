@@ -8,6 +8,7 @@
 pub(in crate::store) mod loads;
 pub(in crate::store) mod pages;
 pub(in crate::store) mod pins;
+pub(in crate::store) mod stored;
 
 use std::collections::VecDeque;
 

@@ -2,8 +2,9 @@
 //!
 //! Invariant: a page names all keys of its stretch that have not expired; a page for SCAN takes a bounded time.
 
+use super::stored::{Keyspace, walk};
 use crate::store::disk::{DiskError, DiskLevel};
-use crate::store::jobs::{Keyspace, MatchLimit, walk};
+use crate::store::jobs::MatchLimit;
 use crate::store::lookups::{DISK_KEY_BYTES, DiskKey, DiskPage};
 use crate::store::op::ErrorKind;
 use crate::store::text::glob::Effort;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::*;
-use crate::store::disk::{DiskRow, DiskStats, IngestError, Pace, Room};
+use crate::store::disk::{DiskRow, DiskStats, IngestError, Pace, ReadRow, Room, get_one_by_one};
 
 /// Why something cannot be read: nothing of it, or some keys.
 #[derive(Default)]
@@ -68,6 +68,10 @@ impl DiskLevel for Faulty {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         self.check(|damaged| key.ends_with(damaged.as_bytes()))?;
         self.disk.get(key)
+    }
+
+    fn get_each(&self, keys: &mut dyn Iterator<Item = Vec<u8>>, visit: &mut dyn FnMut(ReadRow<'_>) -> bool) {
+        get_one_by_one(self, keys, visit);
     }
 
     fn scan(

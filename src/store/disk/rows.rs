@@ -1,0 +1,278 @@
+//! Reading rows by their keys.
+
+use std::fs::File;
+use std::io;
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError};
+
+use lsm_tree::table::filter::standard_bloom::Builder as FilterBuilder;
+use lsm_tree::{AbstractTree, AnyTree, DescriptorTable, GlobalTableId, Guard, Table, UserValue};
+
+use super::ReadRow;
+use super::error::DiskError;
+use super::guard;
+use super::index::{BlockReader, Indexes};
+use super::tree::{ABOVE_ALL, GuardedTree, Opened};
+
+impl Opened {
+    /// The indexes of the tables of a version, which has these runs.
+    fn indexes_of(&self, version: u64, runs: &[&[Table]]) -> Arc<Indexes> {
+        let known = Arc::clone(&self.indexes.read().unwrap_or_else(PoisonError::into_inner));
+        if known.version() == Some(version) {
+            return known;
+        }
+        let mut indexes = self.indexes.write().unwrap_or_else(PoisonError::into_inner);
+        // Of an older version, if this one was looked up before the other: it is for this call alone.
+        let of_version = Arc::new(indexes.with_runs(version, runs));
+        if indexes.version().is_none_or(|newest| newest < version) {
+            *indexes = Arc::clone(&of_version);
+        }
+        of_version
+    }
+}
+
+/// The file of a table, which stays open for later.
+fn open(descriptors: &DescriptorTable, tree: &AnyTree, table: &Table) -> io::Result<Arc<File>> {
+    let id = GlobalTableId::from((tree.id(), table.id()));
+    if let Some(file) = descriptors.access_for_table(&id) {
+        return Ok(file);
+    }
+    let file = Arc::new(File::open(&*table.path)?);
+    descriptors.insert_for_table(id, Arc::clone(&file));
+    Ok(file)
+}
+
+/// The newest row of a key.
+fn find<F: Fn(&Table) -> io::Result<Arc<File>>>(
+    reader: &mut BlockReader<F>,
+    runs: &[&[Table]],
+    indexes: &Indexes,
+    key: &[u8],
+) -> lsm_tree::Result<Option<UserValue>> {
+    let filter_hash = FilterBuilder::get_hash(key);
+    for (run, slots) in runs.iter().zip(indexes.runs()) {
+        let at = run.partition_point(|table| **table.metadata.key_range.max() < *key);
+        let (Some(table), Some(slot)) = (run.get(at), slots.get(at)) else { continue };
+        if **table.metadata.key_range.min() > *key {
+            continue;
+        }
+        if let Some(row) = reader.find(table, slot, key, filter_hash)? {
+            return Ok(Some(row).filter(|row| !row.is_tombstone()).map(|row| row.value));
+        }
+    }
+    Ok(None)
+}
+
+impl GuardedTree {
+    /// Reads a row.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
+        let mut row = Ok(None);
+        self.get_each(&mut std::iter::once(key.to_vec()), &mut |read| {
+            row = read.map(|value| value.map(<[u8]>::to_vec));
+            false
+        });
+        row
+    }
+
+    /// Reads rows, until `visit` returns false. What visits them is not the library's: its panics are not contained.
+    pub(super) fn get_each(
+        &self,
+        keys: &mut dyn Iterator<Item = Vec<u8>>,
+        visit: &mut dyn FnMut(ReadRow<'_>) -> bool,
+    ) {
+        // As long as a version is held, so are the files of its tables.
+        let opened = self.usable().and_then(|opened| {
+            let version =
+                guard::reading("looking at the tree", self.path(), || Ok(opened.tree.current_version()));
+            version.map(|version| (opened, version))
+        });
+        let (opened, version) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                while keys.next().is_some() && visit(Err(error.clone())) {}
+                return;
+            }
+        };
+        let tree = &opened.tree;
+        let runs: Vec<&[Table]> =
+            version.iter_levels().flat_map(|level| level.iter()).map(|run| &***run).collect();
+        let indexes = opened.indexes_of(version.id(), &runs);
+        let budget = Arc::clone(&self.shared.index_budget);
+        let mut reader =
+            BlockReader::new(budget, |table: &Table| open(&self.shared.descriptors, tree, table));
+        for key in keys {
+            let read =
+                guard::reading("reading a row", self.path(), || find(&mut reader, &runs, &indexes, &key));
+            // What is wrong is found out by the library's own way.
+            let read = read.or_else(|_| self.get_by_library(tree, &key));
+            if !visit(read.as_ref().map(Option::as_deref).map_err(Clone::clone)) {
+                return;
+            }
+        }
+    }
+
+    fn get_by_library(&self, tree: &AnyTree, key: &[u8]) -> Result<Option<UserValue>, DiskError> {
+        match guard::reading("reading a row", self.path(), || tree.get(key, ABOVE_ALL)) {
+            Ok(value) => Ok(value),
+            // A filter may be what is damaged: the row can be read without it.
+            Err(DiskError::Damaged { .. }) => self
+                .get_unfiltered(tree, key)
+                .map_err(|error| self.locate(tree, key, Bound::Included(key), error)),
+            Err(error) => Err(self.locate(tree, key, Bound::Included(key), error)),
+        }
+    }
+
+    fn get_unfiltered(&self, tree: &AnyTree, key: &[u8]) -> Result<Option<UserValue>, DiskError> {
+        guard::reading("reading a row", self.path(), || {
+            let item = tree.range(key..=key, ABOVE_ALL, None).next();
+            let row = item.map(Guard::into_inner).transpose()?;
+            Ok(row.map(|(_, value)| value))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+
+    use corduroy_shards::{KeyspaceId, PartitionId};
+
+    use super::super::format::{RowLocation, STORE_KEY, partition_key};
+    use super::super::tests::{OURS, open, tables};
+    use super::super::{DiskLevel, DiskRow, LsmLevel, LsmShared};
+    use super::*;
+
+    type Model = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+    /// Rows of several keyspaces: most with a hash of their own, some with one that a hundred others have.
+    fn row(number: u64, round: u64) -> DiskRow {
+        let location = RowLocation {
+            partition: PartitionId(number % 3),
+            keyspace: if number.is_multiple_of(5) { KeyspaceId(7) } else { KeyspaceId::DEFAULT },
+            flush_version: number % 2,
+        };
+        let hash =
+            if number.is_multiple_of(4) { number / 400 } else { number.wrapping_mul(0x9e37_79b9_7f4a_7c15) };
+        let key = location.key(hash, format!("key {number:06}").as_bytes());
+        let value = format!("value {number} of round {round}, {}", "x".repeat(100)).into_bytes();
+        (key, (round == 0 || !(number + round).is_multiple_of(11)).then_some(value))
+    }
+
+    fn ingest(disk: &LsmLevel, model: &mut Model, rows: impl Iterator<Item = DiskRow>) {
+        let rows: Model = rows.collect();
+        model.extend(rows.clone());
+        disk.ingest(1 << 20, true, &mut rows.into_iter()).expect("there is room");
+    }
+
+    /// Rows in several levels, some of them deleted, and rows of no keyspace.
+    fn filled(folder: &Path, shared: &LsmShared) -> (LsmLevel, Model) {
+        LsmLevel::format(folder, OURS.owner).expect("formats");
+        let disk = LsmLevel::open(folder, shared, &OURS).expect("opens");
+        let mut model = Model::new();
+        ingest(&disk, &mut model, (0..20_000).map(|number| row(number, 0)));
+        disk.rewrite().expect("merges");
+        for round in 1..4 {
+            ingest(
+                &disk,
+                &mut model,
+                (0..20_000).filter(|number| number % 7 == round).map(|number| row(number, round)),
+            );
+        }
+        let others = [STORE_KEY.to_vec(), partition_key(PartitionId(1)), partition_key(PartitionId(2))];
+        ingest(&disk, &mut model, others.into_iter().map(|key| (key, Some(b"other".to_vec()))));
+        (disk, model)
+    }
+
+    /// Reads keys that there are, and as many that there are not. How many could not be read.
+    fn compare(disk: &LsmLevel, model: &Model) -> usize {
+        let absent = model.keys().map(|key| [key, &b"+"[..]].concat());
+        let keys: Vec<Vec<u8>> = model.keys().cloned().chain(absent).collect();
+        let (mut at, mut failed) = (keys.iter(), 0);
+        disk.get_each(&mut keys.clone().into_iter(), &mut |read| {
+            let key = at.next().expect("one for each key");
+            match read {
+                Ok(found) => assert_eq!(found, model.get(key).and_then(Option::as_deref), "{key:?}"),
+                Err(DiskError::Damaged { file, .. }) => {
+                    assert!(file.parent().is_some_and(|folder| folder.ends_with("tables")), "{file:?}");
+                    failed += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+            true
+        });
+        assert!(at.next().is_none(), "all are visited");
+        failed
+    }
+
+    #[test]
+    fn tables_with_an_index_bring_what_those_without_bring() {
+        let folder = tempfile::tempdir().expect("folder");
+        let shared = LsmShared::new(4 << 20, 32);
+        let (disk, mut model) = filled(folder.path(), &shared);
+        assert_eq!((compare(&disk, &model), compare(&disk, &model)), (0, 0));
+        let indexed_bytes = shared.index_bytes();
+        // A byte and a quarter a row for its filter, and 12 bytes for each 4 KiB.
+        assert!((25_000..60_000).contains(&indexed_bytes), "{indexed_bytes}");
+        let cached_bytes = shared.cached_bytes();
+        assert_eq!(compare(&disk, &model), 0);
+        assert_eq!(shared.cached_bytes(), cached_bytes, "nothing but blocks of rows is read any more");
+        // Tables that are replaced take their indexes with them.
+        for round in 4..12 {
+            ingest(&disk, &mut model, (0..200).map(|number| row(number * 100 + round, round)));
+            compare(&disk, &model);
+        }
+        disk.rewrite().expect("merges");
+        assert_eq!((compare(&disk, &model), compare(&disk, &model)), (0, 0));
+        assert!(shared.index_bytes() < 2 * indexed_bytes, "{}", shared.index_bytes());
+        drop(disk);
+        assert_eq!(shared.index_bytes(), 0);
+    }
+
+    #[test]
+    fn indexes_take_no_more_than_there_is_for_them() {
+        let folder = tempfile::tempdir().expect("folder");
+        let shared = LsmShared::new(16 << 10, 32);
+        let (disk, model) = filled(folder.path(), &shared);
+        for _ in 0..3 {
+            assert_eq!(compare(&disk, &model), 0);
+            assert!((1..=12 << 10).contains(&shared.index_bytes()), "{}", shared.index_bytes());
+        }
+    }
+
+    #[test]
+    fn a_damaged_block_is_found_beside_an_index_and_hides_its_rows_alone() {
+        let folder = tempfile::tempdir().expect("folder");
+        let shared = LsmShared::new(4 << 20, 32);
+        let (disk, model) = filled(folder.path(), &shared);
+        assert_eq!(compare(&disk, &model), 0);
+        let largest =
+            tables(folder.path()).into_iter().max_by_key(|table| table.metadata().expect("looks").len());
+        let largest = largest.expect("a table");
+        let file = File::options().read(true).write(true).open(&largest).expect("opens");
+        // Not one of the first: the library keeps the blocks that it was asked for before there was an index.
+        let (at, mut byte) = (file.metadata().expect("looks").len() / 2, [0]);
+        file.read_exact_at(&mut byte, at).expect("reads");
+        file.write_all_at(&[byte[0] ^ 1], at).expect("writes");
+        let hidden = compare(&disk, &model);
+        assert!((1..200).contains(&hidden), "{hidden}");
+        assert_eq!(disk.stats().damaged_tables, 1);
+        file.write_all_at(&byte, at).expect("writes");
+        assert_eq!(compare(&disk, &model), 0);
+        drop(disk);
+        assert_eq!(compare(&open(folder.path()).expect("opens"), &model), 0);
+    }
+
+    #[test]
+    fn keys_are_read_until_the_visitor_has_enough() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (disk, model) = filled(folder.path(), &LsmShared::new(1 << 20, 32));
+        let (mut left, mut visited) = (model.keys().cloned(), 0);
+        disk.get_each(&mut left, &mut |_| {
+            visited += 1;
+            visited < 5
+        });
+        assert_eq!((visited, left.count()), (5, model.len() - 5));
+    }
+}
