@@ -19,7 +19,7 @@ pub mod value;
 
 pub use load::{Layers, Loaded, Problem, Source};
 use value::{Bytes, Cores, Millis, Mode, OptionalPath, Secret, Value};
-pub use value::{LogFormat, LogLevel, Replication, WalSync};
+pub use value::{LogFormat, LogLevel, Replication, WalSync, YesNo};
 
 /// Bytes.
 const MIB: u64 = 1 << 20;
@@ -133,6 +133,9 @@ settings! {
     partitions: u32 = "1", "partitions", Format;
     /// Memory for the state, over all shards; 0: half of what the machine or the cgroup has.
     memory_bytes: Bytes = "0", "memory_bytes", Cold, "maxmemory";
+    /// Whether the kernel is kept from giving the node huge pages: yes, as in Redis, or no. With them writes cost less, and the
+    /// slowest answers take longer, since whoever needs new memory waits until all of a huge page has been cleared.
+    disable_thp: YesNo = "yes", "disable_thp", Cold, "disable-thp";
     /// Memory that all clients together may make the node hold (input, queued commands, replies); above it the one that holds
     /// the most is closed. 0: half of the state's, 64 MiB to 4 GiB.
     clients_bytes: Bytes = "0", "memory.clients_bytes", Hot, "maxmemory-clients";

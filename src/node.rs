@@ -22,9 +22,10 @@ use corduroy_shards::runtime::topology::{CoresFrom, disk_interrupt_cpus};
 use corduroy_shards::runtime::{CoreHandle, CoreOptions, CpuSet, Mesh, Pool, Topology, spawn_core};
 use corduroy_wal::device::lock::FolderLock;
 use corduroy_wal::device::{ProbeOptions, ProbeReport, probe};
+use rustix::io::Errno;
 
 use crate::config::value::Bytes;
-use crate::config::{Config, Loaded, Source};
+use crate::config::{Config, Loaded, Source, YesNo};
 
 pub mod access;
 mod address;
@@ -83,6 +84,7 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
         // All paths are absolute from here on; the tree's library, though, asks where it is.
         std::env::set_current_dir("/").map_err(system("leaving a folder that is gone"))?;
     }
+    refuse_huge_pages(&config);
     access::warn_of_open_secrets(&loaded);
     access::restrict_new_files();
     let limits = CgroupLimits::of_this_process();
@@ -116,6 +118,21 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     let result = run(&shared, cores, &topology, &bound);
     drop((lock, unix));
     result
+}
+
+/// Has the kernel give this process no huge pages, unless they are wanted: the first access to one waits until all of it has
+/// been cleared, milliseconds on a virtual machine, and that is a core's access while requests wait.
+fn refuse_huge_pages(config: &Config) {
+    if config.disable_thp == YesNo::No {
+        return;
+    }
+    match rustix::thread::disable_transparent_huge_pages(true) {
+        // A kernel that has none.
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(error) => {
+            tracing::warn!("huge pages stay allowed ({error}): answers may take some milliseconds longer")
+        }
+    }
 }
 
 /// Closes to others what an earlier release, or an operator's copying, left open to them.

@@ -30,6 +30,7 @@ const KNOWN: &[(&str, Counterpart)] = &[
             format!("memory_bytes = {bytes:?} (what does not fit stays on the disk; nothing is evicted)")
         }),
     ),
+    ("disable-thp", Setting(|word| format!("disable_thp = {word:?}"))),
     ("unixsocket", Setting(|path| format!("unix_socket = {path:?}"))),
     ("unixsocketperm", Setting(|mode| format!("unix_socket_mode = {mode:?}"))),
     ("slowlog-log-slower-than", Setting(|us| format!("slowlog.slower_than_us = {us}"))),

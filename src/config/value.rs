@@ -266,6 +266,16 @@ macro_rules! choice {
 }
 
 choice! {
+    /// Whether something is so, in Redis's words.
+    YesNo {
+        /// It is.
+        Yes = "yes",
+        /// It is not.
+        No = "no",
+    }
+}
+
+choice! {
     /// How a log write is made durable.
     WalSync {
         /// What suits the disk.

@@ -51,8 +51,6 @@ pub fn corduroy_under(launcher: &[&str], args: &[&str]) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CORDUROY_")) {
         command.env_remove(name);
     }
-    // So that memory is counted as it is used, not 2 MiB at a time.
-    command.env("MIMALLOC_ALLOW_THP", "0");
     command.args(args);
     command
 }

@@ -204,3 +204,21 @@ fn latency_shows_that_writes_outran_the_flushes() {
         redis::cmd("LATENCY").arg(&["HISTORY", "flush-wait"]).query(&mut client).expect("LATENCY");
     assert!(!history.is_empty());
 }
+
+#[test]
+fn huge_pages_are_kept_off_unless_they_are_wanted() {
+    for (flags, thp, shown) in [(&[][..], "0", "yes"), (&["--disable-thp", "no"][..], "1", "no")] {
+        let dir = data_dir();
+        let server = Server::start(dir.path(), flags);
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("a process");
+        let enabled = status.lines().find_map(|line| line.strip_prefix("THP_enabled:")).map(str::trim);
+        assert_eq!(enabled, Some(thp), "{flags:?}");
+        let mut client = server.client();
+        let said: Vec<String> =
+            redis::cmd("CONFIG").arg(&["GET", "disable-thp"]).query(&mut client).expect("it");
+        assert_eq!(said, ["disable-thp", shown]);
+        let refused = redis::cmd("CONFIG").arg(&["SET", "disable-thp", "no"]).query::<()>(&mut client);
+        let refused = refused.expect_err("it takes a restart").to_string();
+        assert!(refused.contains("immutable"), "{refused}");
+    }
+}
