@@ -45,6 +45,8 @@ impl Backend for Node {
         true
     }
 
+    fn prefetch(&self, _: &[&[u8]]) {}
+
     fn now_ms(&self) -> u64 {
         1_700_000_000_000
     }

@@ -43,6 +43,8 @@ impl Backend for Node {
         false
     }
 
+    fn prefetch(&self, _: &[&[u8]]) {}
+
     fn now_ms(&self) -> u64 {
         self.now_ms.get()
     }

@@ -1,5 +1,6 @@
 //! What lies below the sessions of a core: its hosts, the settings, the figures.
 
+use corduroy_shards::routing::slot_of;
 use corduroy_shards::{Kind, PartitionId, Ticket};
 
 use super::clock::wall_us;
@@ -46,6 +47,16 @@ impl Backend for Backing<'_> {
         with: &mut dyn FnMut(Option<&[u8]>),
     ) -> bool {
         self.hosts.read_now(partition, conn, op, with)
+    }
+
+    fn prefetch(&self, keys: &[&[u8]]) {
+        self.hosts.prefetch(keys.iter().map(|key| {
+            let partition = match self.partitions() {
+                [only] => *only,
+                _ => self.partition_of_slot(slot_of(key)),
+            };
+            (partition, *key)
+        }));
     }
 
     fn now_ms(&self) -> u64 {

@@ -118,6 +118,14 @@ impl Hosts {
         is_read
     }
 
+    /// Has the CPU fetch the rows of keys that are here.
+    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = (PartitionId, &'k [u8])> + Clone) {
+        for (index, host) in self.all.iter().enumerate() {
+            let is_here = |(partition, _): &(PartitionId, &[u8])| matches!(self.home(*partition), Some(Home::Here(at)) if at == index);
+            host.shard.borrow().machine().prefetch_keys(keys.clone().filter(is_here));
+        }
+    }
+
     /// Hands a request to its partition's shard, here or on another core. Its outcome comes in a later pass. Returns the
     /// other core, if it went there.
     pub fn request(&self, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) -> Option<usize> {

@@ -5,6 +5,8 @@ use corduroy_shards::{Kind, PartitionId, Reply, StageStamps, Ticket};
 use super::guesses::Report;
 use crate::config::redis::Refused;
 use crate::store::Outcome;
+#[cfg(doc)]
+use crate::store::PREFETCH_KEYS;
 
 /// What a session needs of what lies below it: the shards, and what the node knows. Implemented by `src/node/backend.rs`, and
 /// by a fake in the tests.
@@ -30,6 +32,10 @@ pub trait Backend {
         op: &[u8],
         with: &mut dyn FnMut(Option<&[u8]>),
     ) -> bool;
+
+    /// Has the CPU fetch the rows of keys that [`Backend::get_now`] is about to be asked for: so many together do not wait for
+    /// memory one after the other. At most [`PREFETCH_KEYS`].
+    fn prefetch(&self, keys: &[&[u8]]);
 
     /// The wall clock, ms since 1970, as of this turn.
     fn now_ms(&self) -> u64;

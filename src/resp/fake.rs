@@ -46,6 +46,8 @@ pub struct Fake {
     /// Whether GET may go the short way.
     pub in_memory: Cell<bool>,
     pub short_ways: Cell<u64>,
+    /// Keys whose rows were to be fetched, by calls.
+    pub prefetched: RefCell<Vec<Vec<Vec<u8>>>>,
     pub password: RefCell<Option<String>>,
     pub clock_ns: Cell<u64>,
     pub live: RefCell<Live>,
@@ -60,6 +62,7 @@ impl Fake {
             scripted: RefCell::default(),
             in_memory: Cell::new(true),
             short_ways: Cell::new(0),
+            prefetched: RefCell::default(),
             password: RefCell::default(),
             clock_ns: Cell::new(0),
             live: RefCell::new(Live::new(Config::default(), 0)),
@@ -252,6 +255,10 @@ impl Backend for Fake {
             with(self.maps.borrow()[(partition.0 - 2) as usize].values.get(key).map(Vec::as_slice));
         }
         self.in_memory.get()
+    }
+
+    fn prefetch(&self, keys: &[&[u8]]) {
+        self.prefetched.borrow_mut().push(keys.iter().map(|key| key.to_vec()).collect());
     }
 
     fn now_ms(&self) -> u64 {

@@ -176,6 +176,23 @@ fn number_line(bytes: &[u8]) -> Result<Option<(i64, usize)>, ()> {
     Ok(None)
 }
 
+/// The keys of the requests at the front of `bytes`, as far as these are GETs as clients write them. No limit is looked at.
+pub fn keys_of_gets(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (head, after) = bytes.split_first_chunk::<14>()?;
+        let [b'*', b'2', b'\r', b'\n', b'$', b'3', b'\r', b'\n', g, e, t, b'\r', b'\n', b'$'] = head else {
+            return None;
+        };
+        if !matches!((g, e, t), (b'g' | b'G', b'e' | b'E', b't' | b'T')) {
+            return None;
+        }
+        let (len, used) = number_line(after).ok()??;
+        let (key, after) = after.get(used..)?.split_at_checked(usize::try_from(len).ok()?)?;
+        bytes = after.get(2..)?;
+        Some(key)
+    })
+}
+
 impl Parser {
     /// Looks for one whole request at the front of `bytes`, which must start where they started at the last call if
     /// that said [`Parsed::Incomplete`].

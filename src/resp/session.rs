@@ -31,11 +31,13 @@ mod output;
 mod queue;
 mod roster;
 mod spread;
+mod tally;
 mod transaction;
 mod wait;
 
 use queue::{Body, Held, Slot};
 use roster::Roster;
+use tally::Tally;
 use transaction::{Transaction, Watched};
 use wait::Pause;
 
@@ -113,6 +115,8 @@ pub struct Session {
     /// The monotonic clock as last read.
     clock_ns: u64,
     clock_is_fresh: bool,
+    /// Calls that are not counted yet.
+    tally: Tally,
     /// The newest request's command.
     last_command: u16,
     /// CLIENT LIST or CLIENT KILL is under way.
@@ -426,8 +430,9 @@ impl Session {
         }
     }
 
-    /// Lets CLIENT LIST see this connection's present state.
+    /// Lets CLIENT LIST see this connection's present state, and INFO its calls so far.
     fn publish(&mut self, backend: &dyn Backend) {
+        self.end_tally();
         let queued = self.transaction.as_ref().map(|transaction| transaction.commands.len());
         self.state.client.set_last(backend.now_ms(), self.last_command);
         self.state.client.set_state(self.state.resp3, queued);

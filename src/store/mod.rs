@@ -32,7 +32,7 @@ pub use jobs::{Job, JobDone};
 pub use lookups::pages::CURSOR_BITS;
 pub use op::codec::ListIter;
 pub use op::{Condition, ErrorKind, Expiry, List, MAX_WALKS, Op, OpError, Outcome, SetReply, SetWhen};
-pub use op::{Names, NamesIter, SharedBytes};
+pub use op::{Names, NamesIter, PREFETCH_KEYS, SharedBytes};
 pub use state::{Lookup, Options, Store};
 pub use stats::{KeyspaceStats, StoreStats};
 pub use text::float::LongDouble;

@@ -7,7 +7,10 @@ use super::{
     Backend, Ending, LARGE_REPLY_BYTES, MAX_IN_FLIGHT, OUTPUT_PAUSE_BYTES, Refusal, Session,
     UNAUTHENTICATED_OUTPUT_BYTES, UNITS_A_REQUEST, take,
 };
-use crate::resp::parse::{Limits, Parsed};
+use smallvec::SmallVec;
+
+use crate::resp::parse::{Limits, Parsed, keys_of_gets};
+use crate::store::PREFETCH_KEYS;
 
 /// Memory for input that a connection keeps when it has none.
 const SPARE_BYTES: usize = 64 << 10;
@@ -124,13 +127,18 @@ impl Session {
             // There was one when it came.
             self.state.authenticate();
         }
+        self.end_tally();
         let mut parser = take(&mut self.parser);
         self.clock_ns = backend.mono_ns();
         self.clock_is_fresh = true;
         self.state.renew_limits();
-        let mut used = 0;
+        let (mut used, mut fetched) = (0, 0);
         while self.may_go_on() {
             let rest = bytes.get(used..).unwrap_or_default();
+            if fetched == 0 && self.in_flight == 0 {
+                fetched = fetch_ahead(rest, backend);
+            }
+            fetched = fetched.saturating_sub(1);
             match parser.parse(rest, &self.state.limits) {
                 Ok(Parsed::Incomplete) => break,
                 Ok(Parsed::Nothing(len) | Parsed::Dropped(len)) => used += len,
@@ -170,6 +178,15 @@ impl Session {
         self.units = self.units.saturating_sub(units);
         self.worked = self.worked.saturating_add(units);
     }
+}
+
+/// Has the rows fetched that the GETs need which come first, if there are several. Returns of how many.
+fn fetch_ahead(bytes: &[u8], backend: &dyn Backend) -> usize {
+    let keys: SmallVec<[&[u8]; PREFETCH_KEYS]> = keys_of_gets(bytes).take(PREFETCH_KEYS).collect();
+    if keys.len() > 1 {
+        backend.prefetch(&keys);
+    }
+    keys.len()
 }
 
 const _: () = assert!(LARGE_REPLY_BYTES < OUTPUT_PAUSE_BYTES, "a large reply may still be one of several");

@@ -48,6 +48,7 @@ impl Session {
             watches_in_flight: 0,
             clock_ns: 0,
             clock_is_fresh: false,
+            tally: super::Tally::default(),
             last_command: u16::MAX,
             census: None,
             roster: None,

@@ -21,7 +21,8 @@ impl Session {
     }
 
     /// The same, to be sent. Call [`Session::resume`] after.
-    pub const fn output_mut(&mut self) -> &mut Output {
+    pub fn output_mut(&mut self) -> &mut Output {
+        self.end_tally();
         self.clock_is_fresh = false;
         &mut self.out
     }
@@ -29,6 +30,7 @@ impl Session {
     /// Takes what is to be written. Call [`Session::resume`] after.
     #[must_use]
     pub fn take_output(&mut self) -> Output {
+        self.end_tally();
         self.clock_is_fresh = false;
         std::mem::take(&mut self.out)
     }
@@ -95,6 +97,7 @@ impl Session {
 
     /// Drops all that was to be carried out or sent: the connection is closed.
     pub fn abandon(&mut self) {
+        self.end_tally();
         self.state.ending = Ending::AtOnce;
         (self.pending, self.head, self.out) = (Vec::new(), 0, Output::default());
         (self.transaction, self.census, self.roster) = (None, None, None);

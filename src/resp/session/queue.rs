@@ -10,7 +10,6 @@ use super::{
     Backend, Ending, Outcome, Output, PartitionId, Reply, Session, SessionReply, Timing, Watched, Writer,
     errors, take,
 };
-use crate::resp::latency::SlowEvent;
 use crate::resp::output::SharesMark;
 use crate::resp::slowlog::{Brief, BriefIndex, SlowCommand, StageTimes};
 use crate::store::{ErrorKind, Op, SetReply};
@@ -389,18 +388,10 @@ impl Session {
         let Some(slot) = self.queue.get(at) else { return };
         let took_ns = self.clock_ns.saturating_sub(slot.started_ns);
         self.in_flight_bytes -= slot.request_bytes;
-        let stats = self.stats();
-        let command = stats.command(slot.entry);
-        command.add(1, slot.ran_ns, took_ns);
-        if self.state.hub.tracks_latency() {
-            command.keep_times(1, slot.ran_ns, took_ns);
-        }
-        stats.count_commands(1);
-        let is_fast = self.table.entry(slot.entry).traits.fast;
-        self.state.hub.latency.note(SlowEvent::of(is_fast), took_ns, backend.now_ms());
-        if self.state.hub.slowlog.is_slow(took_ns) {
-            let stages = stages.map(|stamps| StageTimes::of(slot.started_ns, stamps, self.clock_ns));
-            self.log_slow(&self.briefs.get(slot.brief), took_ns, stages, backend);
+        let (entry, ran_ns, started_ns, brief) = (slot.entry, slot.ran_ns, slot.started_ns, slot.brief);
+        if self.count(entry, ran_ns, took_ns, backend) {
+            let stages = stages.map(|stamps| StageTimes::of(started_ns, stamps, self.clock_ns));
+            self.log_slow(&self.briefs.get(brief), took_ns, stages, backend);
         }
     }
 

@@ -9,6 +9,7 @@ mod guesses;
 mod latency;
 mod ordering;
 mod plans;
+mod prefetch;
 mod splitting;
 
 fn done(outcome: Outcome) -> SessionReply {

@@ -9,12 +9,13 @@ use smallvec::SmallVec;
 
 use crate::store::disk::DiskLevel;
 use crate::store::exec::Exec;
-use crate::store::memory::table::PREFETCH_ROWS;
+use crate::store::memory::table::{Table, prefetch};
 use crate::store::op::Op;
+use crate::store::op::PREFETCH_KEYS;
 use crate::store::state::Store;
 
-/// Hashes of keys whose rows are fetched together.
-type Hashes = SmallVec<[u64; PREFETCH_ROWS]>;
+/// Keys whose rows are fetched together: their tables, and their keys.
+type Keys<'t> = SmallVec<[(&'t Table, u64); PREFETCH_KEYS]>;
 
 impl<L: DiskLevel> Store<L> {
     /// Fetches the rows of the first ops; returns of how many. One of more keys than fit is left to itself.
@@ -24,31 +25,38 @@ impl<L: DiskLevel> Store<L> {
         ops: impl Iterator<Item = &'o [u8]>,
     ) -> usize {
         let Some(partition) = self.partitions.get(&id) else { return ops.count().max(1) };
-        let (mut hashes, mut fetched) = (Hashes::new(), 0);
+        let (mut keys, mut fetched, table) = (Keys::new(), 0, &partition.table);
         for op in ops {
-            let whole = hashes.len();
+            let whole = keys.len();
             if let Ok(op) = Op::decode(op) {
-                let room = PREFETCH_ROWS - whole;
-                hashes.extend(op.keys(true).take(room + 1).map(|key| self.seed.hash(key)));
+                let room = PREFETCH_KEYS - whole;
+                keys.extend(op.keys(true).take(room + 1).map(|key| (table, self.seed.hash(key))));
             }
-            if hashes.len() > PREFETCH_ROWS {
-                hashes.truncate(whole);
+            if keys.len() > PREFETCH_KEYS {
+                keys.truncate(whole);
                 break;
             }
             fetched += 1;
-            if hashes.len() == PREFETCH_ROWS {
+            if keys.len() == PREFETCH_KEYS {
                 break;
             }
         }
-        partition.table.prefetch(&hashes);
+        prefetch(&keys);
         fetched.max(1)
+    }
+
+    /// Has the CPU fetch the rows of keys that are about to be looked up, [`PREFETCH_KEYS`](crate::store::PREFETCH_KEYS) at most.
+    pub fn prefetch_keys<'k>(&self, keys: impl Iterator<Item = (PartitionId, &'k [u8])>) {
+        let keys = keys.filter_map(|(id, key)| Some((&self.partitions.get(&id)?.table, self.seed.hash(key))));
+        prefetch(&keys.collect::<Keys<'_>>());
     }
 }
 
 impl Exec<'_> {
     /// Fetches the rows of the next keys, and takes these off.
     pub(in crate::store) fn prefetch<'k>(&self, keys: &mut impl Iterator<Item = &'k [u8]>) {
-        let hashes: Hashes = keys.take(PREFETCH_ROWS).map(|key| self.seed.hash(key)).collect();
-        self.partition.table.prefetch(&hashes);
+        let table = &self.partition.table;
+        let keys: Keys<'_> = keys.take(PREFETCH_KEYS).map(|key| (table, self.seed.hash(key))).collect();
+        prefetch(&keys);
     }
 }

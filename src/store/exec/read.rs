@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::write::length;
 use crate::store::exec::{Exec, Run, Stop};
 use crate::store::memory::row::{NO_EXPIRY, ROW_OVERHEAD_BYTES, Row, encoding_of};
-use crate::store::memory::table::PREFETCH_ROWS;
+use crate::store::op::PREFETCH_KEYS;
 use crate::store::op::{ErrorKind, List, Outcome};
 
 impl Exec<'_> {
@@ -27,7 +27,7 @@ impl Exec<'_> {
         let mut budget = self.options.max_reply_bytes;
         let mut ahead = keys.iter();
         let values = keys.iter().enumerate().map(|(at, key)| {
-            if at % PREFETCH_ROWS == 0 {
+            if at % PREFETCH_KEYS == 0 {
                 self.prefetch(&mut ahead);
             }
             self.get(key).and_then(|value| spend(&mut budget, value))

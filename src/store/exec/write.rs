@@ -2,7 +2,7 @@
 
 use crate::store::exec::{Exec, Run, Stop};
 use crate::store::memory::row::{Encoding, NO_EXPIRY, Row, Stamp};
-use crate::store::memory::table::PREFETCH_ROWS;
+use crate::store::op::PREFETCH_KEYS;
 use crate::store::op::{Condition, ErrorKind, Expiry, List, Outcome, SetReply, SetWhen};
 use crate::store::text::float::LongDouble;
 use crate::store::text::number::{IntegerText, is_infinity, parse_integer};
@@ -225,7 +225,7 @@ impl Exec<'_> {
         let mut ahead = keys();
         for (at, (key, value)) in keys().zip(pairs.iter().skip(1).step_by(2)).enumerate() {
             // Fewer were fetched with the ops around it.
-            if at % PREFETCH_ROWS == 0 && pairs.len() > 2 * PREFETCH_ROWS {
+            if at % PREFETCH_KEYS == 0 && pairs.len() > 2 * PREFETCH_KEYS {
                 self.prefetch(&mut ahead);
             }
             self.put(key, value, NO_EXPIRY, Encoding::Auto);

@@ -8,11 +8,10 @@ use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 use super::row::{DIRTY, NO_EXPIRY, Row, TOMBSTONE};
+use crate::store::op::PREFETCH_KEYS;
 
 /// A page splits when it holds this many rows: the load limit of 512 buckets.
 const PAGE_ROWS: usize = 448;
-/// Rows that are fetched together: enough to keep the CPU's memory accesses busy, and far fewer than its nearest cache holds.
-pub(in crate::store) const PREFETCH_ROWS: usize = 32;
 /// Deeper pages grow instead of splitting; never reached with a keyed hash.
 const MAX_DEPTH: u8 = 32;
 
@@ -40,6 +39,18 @@ pub(in crate::store) fn find_row<'r>(
     key: &[u8],
 ) -> Option<&'r mut Row> {
     rows.find_mut(bucket_hash(hash), |row| row.hash == hash && row.key() == key)
+}
+
+/// Has the CPU fetch the rows at these hashes, as far as there are any, all together: a lookup waits for memory twice, and
+/// those that follow one another with much in between wait one after the other. What it brings is in the CPU's caches alone.
+#[inline]
+pub(in crate::store) fn prefetch(at: &[(&Table, u64)]) {
+    assert!(at.len() <= PREFETCH_KEYS, "{} rows at once drive each other out", at.len());
+    if at.len() > 1 {
+        let rows: SmallVec<[&Row; PREFETCH_KEYS]> =
+            at.iter().filter_map(|(table, hash)| table.row(*hash)).collect();
+        std::hint::black_box(rows.iter().fold(0, |all, row| all ^ row.ends()));
+    }
 }
 
 /// Inside a page, the bits that the directory does not use choose the bucket and the tag.
@@ -122,16 +133,10 @@ impl Table {
         self.pages.get(page as usize)
     }
 
-    /// Has the CPU fetch the rows of these hashes, as far as there are any, all together: a lookup waits for memory twice, and
-    /// those that follow one another with much in between wait one after the other. What it brings is in the CPU's caches alone.
-    pub(in crate::store) fn prefetch(&self, hashes: &[u64]) {
-        assert!(hashes.len() <= PREFETCH_ROWS, "{} rows at once drive each other out", hashes.len());
-        if hashes.len() < 2 {
-            return;
-        }
-        let found = |hash: &u64| self.page(*hash)?.rows.find(bucket_hash(*hash), |row| row.hash == *hash);
-        let rows: SmallVec<[&Row; PREFETCH_ROWS]> = hashes.iter().filter_map(found).collect();
-        std::hint::black_box(rows.iter().fold(0, |all, row| all ^ row.ends()));
+    /// The first row of a hash: that of its key, but for chance.
+    #[inline]
+    pub(in crate::store) fn row(&self, hash: u64) -> Option<&Row> {
+        self.page(hash)?.rows.find(bucket_hash(hash), |row| row.hash == hash)
     }
 
     /// The page of a hash; an empty table gets its first page.

@@ -13,6 +13,10 @@ pub use self::names::{IntoIter as NamesIter, Names};
 pub use self::shared::SharedBytes;
 pub use self::weight::{HEAVY_BYTES, HEAVY_ROOM_BYTES, may_wait};
 
+/// Keys whose rows are fetched together: enough to keep the CPU's memory accesses busy, and far fewer rows than its nearest
+/// cache holds.
+pub const PREFETCH_KEYS: usize = 32;
+
 /// Ops of one transaction that may look at more than the keys they name (KEYS, SCAN, RANDOMKEY): what they need from
 /// below is held in memory until the transaction has run. Those beyond end in an error.
 pub const MAX_WALKS: usize = 8;

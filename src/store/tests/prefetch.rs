@@ -3,7 +3,7 @@
 use super::super::*;
 use super::*;
 use crate::store::memory::row::{FRESH, REFERENCED};
-use crate::store::memory::table::PREFETCH_ROWS;
+use crate::store::op::PREFETCH_KEYS;
 
 fn names(from: usize, count: usize) -> Vec<String> {
     (from..from + count).map(|n| format!("k{n}")).collect()
@@ -25,13 +25,13 @@ fn whole_ops_are_fetched_as_far_as_their_keys_fit() {
     for n in 0..20 {
         d.run(&set(&format!("k{n}"), "v"));
     }
-    assert_eq!(fetched(&d, &sets), PREFETCH_ROWS);
+    assert_eq!(fetched(&d, &sets), PREFETCH_KEYS);
     assert_eq!(fetched(&d, &sets[..5]), 5);
     let tens: Vec<Vec<u8>> = (0..9).map(|n| m_set(10 * n, 10)).collect();
     assert_eq!(fetched(&d, &tens), 3, "30 keys, and 2 of the next ones do not help");
-    let long = [m_set(0, PREFETCH_ROWS + 1), sets[0].clone()];
+    let long = [m_set(0, PREFETCH_KEYS + 1), sets[0].clone()];
     assert_eq!(fetched(&d, &long), 1, "it is left to itself");
-    let filled = [m_set(0, PREFETCH_ROWS), sets[0].clone()];
+    let filled = [m_set(0, PREFETCH_KEYS), sets[0].clone()];
     assert_eq!(fetched(&d, &filled), 1);
     let others = [bytes(&Op::Flush), b"no op".to_vec(), sets[0].clone()];
     assert_eq!(fetched(&d, &others), 3);
@@ -64,7 +64,7 @@ fn what_is_fetched_is_not_used_by_that() {
 #[test]
 fn long_lists_of_keys_are_fetched_piece_by_piece() {
     let mut d = Driver::new(MemLevel::default(), options());
-    for keys in [1, PREFETCH_ROWS, PREFETCH_ROWS + 1, 5 * PREFETCH_ROWS + 3] {
+    for keys in [1, PREFETCH_KEYS, PREFETCH_KEYS + 1, 5 * PREFETCH_KEYS + 3] {
         let Ok(op) = Op::decode(&m_set(7, keys)).map(|op| d.run(&op)) else { panic!("it was encoded here") };
         assert_eq!(op, Outcome::Ok);
         let names = names(7, keys);
