@@ -6,6 +6,7 @@
 //! next block is looked at too. A table gets its index when it has been asked some times, if the budget allows; without,
 //! and after any error, the library is asked.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -24,8 +25,10 @@ use super::tree::ABOVE_ALL;
 const LOOKUPS: u32 = 64;
 /// What a block takes in an index: the hash of its last key and its offset.
 const BLOCK_BYTES: u64 = 12;
-/// What a filter block takes beside its bytes, roughly.
-const FILTER_META_BYTES: u64 = 96;
+/// What a filter block takes beside its bytes, with what the allocator rounds it up by.
+const FILTER_META_BYTES: u64 = 1024;
+/// An index, or a filter, of more bytes than this is left to the library.
+const REGION_BYTES: u32 = 4 << 20;
 
 /// What a key begins with before its hash, and the hash: keys are in the order of both, of those that have the same the
 /// rest decides. A key that is not a row's is as a whole what it begins with.
@@ -95,9 +98,13 @@ struct Fences {
 }
 
 impl Fences {
-    /// Adds the last key of the next block; false if it is not one of ours.
+    /// Adds the last key of the next block; false if it is not one of ours, or below the one before.
     fn push(&mut self, key: &[u8]) -> bool {
         let Some((prefix, hash)) = split_row_key(key) else { return false };
+        let last = self.spaces.last().zip(self.hashes.last());
+        if last.is_some_and(|(space, last)| (&*space.prefix, *last) > (prefix, hash)) {
+            return false;
+        }
         if self.spaces.last().is_none_or(|last| *last.prefix != *prefix) {
             let first = u32::try_from(self.hashes.len()).expect("a table has fewer blocks");
             self.spaces.push(Space { prefix: prefix.into(), first });
@@ -174,8 +181,11 @@ impl Parts<'_> {
         })
     }
 
-    /// Reads blocks that lie one after another at once.
+    /// Reads blocks that lie one after another at once, if they are few: an index of very long keys is as large as its table.
     fn region(&self, handle: BlockHandle) -> Option<(u64, Vec<u8>)> {
+        if handle.size() > REGION_BYTES {
+            return None;
+        }
         let mut bytes = vec![0; handle.size() as usize];
         self.file.read_exact_at(&mut bytes, *handle.offset()).ok()?;
         Some((*handle.offset(), bytes))
@@ -212,7 +222,7 @@ impl Parts<'_> {
             }
         };
         offsets.push(u32::try_from(end).ok()?);
-        is_whole.then_some((fences, offsets))
+        (is_whole && fences.hashes.len() == blocks).then_some((fences, offsets))
     }
 
     fn filters(&self) -> Option<(Fences, Vec<Filter>)> {
@@ -305,9 +315,11 @@ pub(super) struct Indexes {
 impl Indexes {
     /// Those of a version; tables that are here already keep theirs.
     pub(super) fn with_runs(&self, version: u64, runs: &[&[Table]]) -> Self {
+        let known: HashMap<u64, &Arc<Slot>> =
+            self.runs.iter().flatten().map(|slot| (slot.table, slot)).collect();
         let slot = |table: &Table| {
-            let known = self.runs.iter().flatten().find(|slot| slot.table == table.id());
-            known.map_or_else(|| Arc::new(Slot::new(table.id())), Arc::clone)
+            let known = known.get(&table.id());
+            known.map_or_else(|| Arc::new(Slot::new(table.id())), |slot| Arc::clone(slot))
         };
         let runs = runs.iter().map(|run| run.iter().map(slot).collect()).collect();
         Self { version: Some(version), runs }

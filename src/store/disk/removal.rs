@@ -16,7 +16,7 @@ use super::pace::{Haste, Wait, pause_after};
 /// Bytes freed at a time.
 const STEP_BYTES: u64 = 4 << 20;
 
-/// How long, and how often, those that read a table are waited for: a job that reads rows ends in about a millisecond.
+/// How long, and how often in all, those that read a table are waited for: a job that reads rows ends in about a millisecond.
 const READ_WAIT: Duration = Duration::from_millis(1);
 const READ_WAITS: u32 = 20;
 
@@ -40,11 +40,9 @@ impl Removed {
 
     /// Frees what the files take. One that cannot be shortened is freed at once when it is closed.
     pub(super) fn free(self, haste: &Haste) {
+        let mut waits = 0..READ_WAITS;
         for file in self.0 {
-            for _ in 0..READ_WAITS {
-                if file.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
-                    break;
-                }
+            while file.metadata().is_ok_and(|metadata| metadata.nlink() > 0) && waits.next().is_some() {
                 pool::pause(READ_WAIT);
             }
             let Ok(metadata) = file.metadata() else { continue };
@@ -67,7 +65,9 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::super::DiskLevel;
-    use super::super::tests::{filled, open, tables};
+    use super::super::error::DiskError;
+    use super::super::folder::Change;
+    use super::super::tests::{filled, ingest, open, room, rows, tables};
     use super::super::tree::ABOVE_ALL;
     use super::*;
 
@@ -116,5 +116,27 @@ mod tests {
         std::fs::remove_file(&path).expect("removes");
         Removed(vec![file.try_clone().expect("clones")]).free(&Haste::default());
         assert!(file.metadata().expect("looks").len() < STEP_BYTES);
+    }
+
+    #[test]
+    fn a_tree_that_was_opened_anew_names_no_table_as_one_that_is_still_read() {
+        let folder = filled();
+        let disk = open(folder.path()).expect("opens");
+        let reader = disk.tree.opened().tree.current_version();
+        disk.compact(&[(vec![0], vec![u8::MAX])]).expect("lets all go");
+        let ended =
+            disk.tree.change("a change", Change::Compaction, &room(&folder), |_| -> lsm_tree::Result<()> {
+                panic!("in the middle")
+            });
+        assert!(matches!(ended, Err(DiskError::Panicked { .. })), "{ended:?}");
+        for round in 0..8 {
+            ingest(&disk, round, 0..300);
+        }
+        let expected = rows(&disk).expect("reads");
+        // Whoever reads last removes the tables.
+        drop(reader);
+        assert!(expected.len() > 200, "{}", expected.len());
+        drop(disk);
+        assert_eq!(rows(&open(folder.path()).expect("opens")), Ok(expected));
     }
 }

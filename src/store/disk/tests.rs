@@ -25,7 +25,7 @@ fn row(number: u32, round: u32) -> DiskRow {
     (format!("key {number:05}").into_bytes(), value)
 }
 
-fn ingest(disk: &LsmLevel, round: u32, numbers: impl Iterator<Item = u32>) {
+pub(super) fn ingest(disk: &LsmLevel, round: u32, numbers: impl Iterator<Item = u32>) {
     disk.ingest(1 << 10, false, &mut numbers.map(|number| row(number, round))).expect("there is room");
 }
 
@@ -72,7 +72,7 @@ fn check_rows(disk: &LsmLevel, expected: &Rows, context: &str) -> bool {
     damaged
 }
 
-fn room(folder: &tempfile::TempDir) -> DiskRoom {
+pub(super) fn room(folder: &tempfile::TempDir) -> DiskRoom {
     DiskRoom::open(folder.path()).expect("room")
 }
 

@@ -106,6 +106,15 @@ pub(super) struct Opened {
 }
 
 impl Opened {
+    /// Makes new tables have numbers from this one on: whoever still reads a version of before removes files by their names,
+    /// which no new table may have.
+    fn spend_table_ids(&self, next: u64) {
+        match &self.tree {
+            AnyTree::Standard(tree) => tree.table_id_counter.fetch_max(next),
+            AnyTree::Blob(_) => unreachable!("trees with values apart are refused when they are opened"),
+        }
+    }
+
     fn open(
         path: &Path,
         shared: &LsmShared,
@@ -174,6 +183,7 @@ impl GuardedTree {
             if self.must_reopen.load(Ordering::Acquire) {
                 let binding = Binding { owner: self.owner, may_adopt: false };
                 let opened = Opened::open(&self.path, &self.shared, &self.dead, &self.haste, &binding)?;
+                opened.spend_table_ids(self.opened().tree.next_table_id());
                 *self.opened.write().unwrap_or_else(PoisonError::into_inner) = opened;
                 self.must_reopen.store(false, Ordering::Release);
                 self.note_held();
