@@ -10,14 +10,18 @@
 #[cfg(target_arch = "x86_64")]
 const LINE_BYTES: usize = 64;
 
-/// Has a value fetched, itself and not what it points to. Does not wait for it.
+/// More of one value is not fetched: it would drive out what is needed first.
+#[cfg(target_arch = "x86_64")]
+const VALUE_BYTES_MAX: usize = 1024;
+
+/// Has a value fetched, or the first KiB of it, and not what it points to. Does not wait for it.
 #[inline]
 pub fn prefetch<T: ?Sized>(value: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         let start = std::ptr::from_ref(value).cast::<i8>();
-        for offset in (0..size_of_val(value).max(1)).step_by(LINE_BYTES) {
+        for offset in (0..size_of_val(value).clamp(1, VALUE_BYTES_MAX)).step_by(LINE_BYTES) {
             // SAFETY: the instruction reads nothing that could be seen, and faults at no address.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(offset)) }
         }
