@@ -123,6 +123,10 @@ fn largest_segment_bytes(data_dir: &Path, shards: u32) -> Result<u64, IdentityEr
     let mut largest = 0;
     for shard in 0..shards {
         let log = Identity::shard_folder(data_dir, ShardId(shard)).join("wal");
+        // That of a shard without a partition may have been removed; one that is missed is reported when it is opened.
+        if !log.is_dir() {
+            continue;
+        }
         for name in entries(&log)?.into_iter().filter(|name| name.starts_with("slot-")) {
             let path = log.join(name);
             match std::fs::metadata(&path) {
@@ -160,6 +164,15 @@ mod tests {
         let identity = open(config, |_| true).expect("opens");
         let bound = check(&identity, &config.data_dir, 2).expect("its own");
         bound.renew(&identity).expect("written")
+    }
+
+    #[test]
+    fn the_folder_of_an_unused_shard_may_be_missing() {
+        let dir = unlimited(8);
+        fs::remove_dir_all(Identity::shard_folder(dir.path(), ShardId(1))).expect("removed");
+        let config = config(dir.path(), 8);
+        let opened = open(&config, |_| true).expect("nobody misses it");
+        assert_eq!(opened.limits, Some(SharedLimits::of(&config)));
     }
 
     #[test]
