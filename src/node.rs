@@ -84,7 +84,7 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
         // All paths are absolute from here on; the tree's library, though, asks where it is.
         std::env::set_current_dir("/").map_err(system("leaving a folder that is gone"))?;
     }
-    refuse_huge_pages(&config);
+    set_huge_pages(&config);
     access::warn_of_open_secrets(&loaded);
     access::restrict_new_files();
     let limits = CgroupLimits::of_this_process();
@@ -120,17 +120,14 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     result
 }
 
-/// Has the kernel give this process no huge pages, unless they are wanted: the first access to one waits until all of it has
+/// Has the kernel give this process no huge pages unless they are wanted, whatever started it had set: the first access to one waits until all of it has
 /// been cleared, milliseconds on a virtual machine, and that is a core's access while requests wait.
-fn refuse_huge_pages(config: &Config) {
-    if config.disable_thp == YesNo::No {
-        return;
-    }
-    match rustix::thread::disable_transparent_huge_pages(true) {
+fn set_huge_pages(config: &Config) {
+    match rustix::thread::disable_transparent_huge_pages(config.disable_thp == YesNo::Yes) {
         // A kernel that has none.
         Ok(()) | Err(Errno::INVAL) => {}
         Err(error) => {
-            tracing::warn!("huge pages stay allowed ({error}): answers may take some milliseconds longer")
+            tracing::warn!("huge pages stay as they are ({error}): answers may take some milliseconds longer")
         }
     }
 }
