@@ -248,8 +248,12 @@ impl Task {
             }
             Task::Resolve { keyspace, keys, epoch } => {
                 let mut stamps = Vec::with_capacity(keys.len());
-                let asked = |(hash, key): &(u64, Vec<u8>)| (keyspace, *hash, key.clone());
-                let read = stamps_of(disk, &keys, asked, |_, stamp| stamps.push(stamp));
+                let read = stamps_of(
+                    disk,
+                    &keys,
+                    |(hash, key)| (keyspace, *hash, key.as_slice()),
+                    |_, stamp| stamps.push(stamp),
+                );
                 let keys = read.map(|()| {
                     let both = keys.into_iter().zip(stamps);
                     both.map(|((hash, key), stamp)| (hash, key, stamp)).collect()
@@ -398,16 +402,20 @@ fn count_blind<L: DiskLevel>(
     let mut counts: BTreeMap<Keyspace, BlindCounts> = BTreeMap::new();
     let keyspace = |row: &Captured| Keyspace { partition: row.partition, flush_version: row.flush_version };
     let blind: Vec<&Captured> = rows.iter().filter(|row| row.unknown).collect();
-    let keys = |row: &&Captured| (keyspace(row), row.hash, row.key.to_vec());
-    stamps_of(disk, &blind, keys, |row, stamp| {
-        pace.iter_mut().for_each(|pace| pace.step(0));
-        let count = counts.entry(keyspace(row)).or_default();
-        count.resolved += 1;
-        if let Some(stamp) = stamp {
-            count.existed += 1;
-            count.expiring += u64::from(stamp.expire_at_ms != NO_EXPIRY);
-        }
-    })?;
+    stamps_of(
+        disk,
+        &blind,
+        |row| (keyspace(row), row.hash, row.key.as_slice()),
+        |row, stamp| {
+            pace.iter_mut().for_each(|pace| pace.step(0));
+            let count = counts.entry(keyspace(row)).or_default();
+            count.resolved += 1;
+            if let Some(stamp) = stamp {
+                count.existed += 1;
+                count.expiring += u64::from(stamp.expire_at_ms != NO_EXPIRY);
+            }
+        },
+    )?;
     Ok(counts)
 }
 

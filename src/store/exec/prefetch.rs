@@ -14,7 +14,7 @@ use crate::store::op::Op;
 use crate::store::op::PREFETCH_KEYS;
 use crate::store::state::Store;
 
-/// Keys whose rows are fetched together: their tables, and their keys.
+/// Rows that are fetched together: the tables they are in, and the hashes of their keys.
 type Keys<'t> = SmallVec<[(&'t Table, u64); PREFETCH_KEYS]>;
 
 impl<L: DiskLevel> Store<L> {

@@ -30,13 +30,13 @@ impl Keyspace {
 pub(in crate::store) fn stamps_of<L: DiskLevel, K>(
     disk: &L,
     keys: &[K],
-    row_of: impl Fn(&K) -> (Keyspace, u64, Vec<u8>),
+    row_of: impl Fn(&K) -> (Keyspace, u64, &[u8]),
     mut visit: impl FnMut(&K, Option<Stamp>),
 ) -> Result<(), DiskError> {
     for keys in keys.chunks(KEYS_AT_ONCE) {
         let mut row_keys = keys.iter().map(|key| {
             let (keyspace, hash, key) = row_of(key);
-            keyspace.row_key(hash, &key)
+            keyspace.row_key(hash, key)
         });
         let (mut at, mut refused) = (keys.iter(), None);
         disk.get_each(&mut row_keys, &mut |read| {
