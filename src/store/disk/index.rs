@@ -191,10 +191,16 @@ impl Parts<'_> {
         Some((*handle.offset(), bytes))
     }
 
-    fn part(region: &(u64, Vec<u8>), offset: u64, size: u32, compression: CompressionType) -> Option<Block> {
+    fn part(
+        region: &(u64, Vec<u8>),
+        (offset, size): (u64, u32),
+        wanted: BlockType,
+        compression: CompressionType,
+    ) -> Option<Block> {
         let from = usize::try_from(offset.checked_sub(region.0)?).ok()?;
         let mut bytes = region.1.get(from..from.checked_add(size as usize)?)?;
-        Block::from_reader(&mut bytes, compression).ok()
+        let block = Block::from_reader(&mut bytes, compression).ok()?;
+        (block.header.block_type == wanted).then_some(block)
     }
 
     /// Where the blocks of rows are.
@@ -215,8 +221,7 @@ impl Parts<'_> {
             Some(region) => {
                 let region = self.region(region)?;
                 Self::visit(top, |_, offset, size| {
-                    let part = Self::part(&region, offset, size, compression);
-                    part.filter(|part| part.header.block_type == BlockType::Index)
+                    Self::part(&region, (offset, size), BlockType::Index, compression)
                         .is_some_and(|part| Self::visit(part, &mut add))
                 })
             }
@@ -235,8 +240,7 @@ impl Parts<'_> {
         let top = self.block(top, BlockType::Index, self.table.metadata.index_block_compression)?;
         let region = self.region(filter)?;
         let is_whole = Self::visit(top, |key, offset, size| {
-            let part = Self::part(&region, offset, size, CompressionType::None);
-            let part = part.filter(|part| part.header.block_type == BlockType::Filter);
+            let part = Self::part(&region, (offset, size), BlockType::Filter, CompressionType::None);
             part.is_some_and(|part| {
                 filters.push(Filter(FilterBlock::new(part)));
                 fences.push(key)
