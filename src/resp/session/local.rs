@@ -96,12 +96,7 @@ impl Session {
         if calls > 0 {
             let now = backend.mono_ns();
             let took_ns = now.saturating_sub(self.clock_ns);
-            let command = self.stats().command(index);
-            command.add(calls, took_ns, took_ns);
-            if self.state.hub.tracks_latency() {
-                command.keep_times(calls, took_ns, took_ns);
-            }
-            self.stats().count_commands(calls);
+            self.count_calls(index, calls, took_ns, took_ns);
             self.clock_ns = now;
         }
     }

@@ -40,7 +40,11 @@ impl Session {
         if calls == 0 {
             return;
         }
-        let (ran_ns, took_ns) = (ran_ns.saturating_mul(calls), took_ns.saturating_mul(calls));
+        self.count_calls(entry, calls, ran_ns.saturating_mul(calls), took_ns.saturating_mul(calls));
+    }
+
+    /// Adds calls of one command to the core's figures, with what all of them took.
+    pub(super) fn count_calls(&self, entry: u16, calls: u64, ran_ns: u64, took_ns: u64) {
         let stats = self.stats();
         let command = stats.command(entry);
         command.add(calls, ran_ns, took_ns);
