@@ -1,6 +1,5 @@
 //! What lies below the sessions of a core: its hosts, the settings, the figures.
 
-use corduroy_shards::routing::slot_of;
 use corduroy_shards::{Kind, PartitionId, Ticket};
 
 use super::clock::wall_us;
@@ -9,6 +8,7 @@ use super::hosts::Hosts;
 use super::message::CoreSet;
 use super::{gather, info};
 use crate::config::redis::Refused;
+use crate::resp::backend::partition_of;
 use crate::resp::{Backend, Figure};
 use crate::store::op::may_wait;
 
@@ -50,13 +50,7 @@ impl Backend for Backing<'_> {
     }
 
     fn prefetch(&self, keys: &[&[u8]]) {
-        self.hosts.prefetch(keys.iter().map(|key| {
-            let partition = match self.partitions() {
-                [only] => *only,
-                _ => self.partition_of_slot(slot_of(key)),
-            };
-            (partition, *key)
-        }));
+        self.hosts.prefetch(keys.iter().map(|key| (partition_of(key, self), *key)));
     }
 
     fn now_ms(&self) -> u64 {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use corduroy_shards::routing::FIRST_DATA;
 use corduroy_shards::runtime::{Endpoint, pool};
 use corduroy_shards::{Input, Kind, Now, PartitionId, Rejection, Reply, ShardId, StateMachine, Ticket};
+use smallvec::SmallVec;
 
 use super::core::{Core, core_of_conn};
 use super::ledger::COUNTED_OUTCOME_BYTES;
@@ -25,6 +26,7 @@ use super::message::{Answer, CoreSet, Message};
 use super::options::{sync_mode, waiting_bytes};
 use super::shared::lock;
 use crate::resp::SessionReply;
+use crate::store::PREFETCH_KEYS;
 use gate::Heavy;
 use host::{Host, Job, JobDone, Machine, NodeShard};
 use jobs::Jobs;
@@ -118,11 +120,19 @@ impl Hosts {
         is_read
     }
 
-    /// Has the CPU fetch the rows of keys that are here.
-    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = (PartitionId, &'k [u8])> + Clone) {
+    /// Has the CPU fetch the rows of keys that are here, [`PREFETCH_KEYS`] at most.
+    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = (PartitionId, &'k [u8])>) {
+        let here = keys.filter_map(|(partition, key)| match self.home(partition)? {
+            Home::Here(index) => Some((index, partition, key)),
+            Home::There(_) => None,
+        });
+        let here: SmallVec<[(usize, PartitionId, &[u8]); PREFETCH_KEYS]> = here.collect();
         for (index, host) in self.all.iter().enumerate() {
-            let is_here = |(partition, _): &(PartitionId, &[u8])| matches!(self.home(*partition), Some(Home::Here(at)) if at == index);
-            host.shard.borrow().machine().prefetch_keys(keys.clone().filter(is_here));
+            let its_own = here.iter().filter(|(at, ..)| *at == index);
+            host.shard
+                .borrow()
+                .machine()
+                .prefetch_keys(its_own.map(|(_, partition, key)| (*partition, *key)));
         }
     }
 

@@ -1,5 +1,6 @@
 //! What sessions need of what lies below them, and what they want of who owns them.
 
+use corduroy_shards::routing::slot_of;
 use corduroy_shards::{Kind, PartitionId, Reply, StageStamps, Ticket};
 
 use super::guesses::Report;
@@ -104,3 +105,12 @@ pub enum Wish {
 
 /// A reply on its way to a session.
 pub type SessionReply = Reply<Outcome>;
+
+/// The partition that a key is in.
+#[must_use]
+pub fn partition_of(key: &[u8], backend: &dyn Backend) -> PartitionId {
+    match backend.partitions() {
+        [only] => *only,
+        _ => backend.partition_of_slot(slot_of(key)),
+    }
+}

@@ -10,9 +10,9 @@ use super::{
     Backend, Call, Ending, Entry, Flow, Kind, Op, Outcome, PartitionId, Refusal, ReplyMode, Request, Run,
     Session, Writer, errors, introspection, take,
 };
+use crate::resp::backend::partition_of;
 use crate::resp::commands::Scope;
 use crate::store::{ErrorKind, List, MAX_WALKS};
-use corduroy_shards::routing::slot_of;
 
 /// Keys that one connection may watch at a time.
 const MAX_WATCHED: usize = 1024;
@@ -363,12 +363,5 @@ impl Session {
             };
             self.note_error(index, out.out.since(mark));
         }
-    }
-}
-
-fn partition_of(key: &[u8], backend: &dyn Backend) -> PartitionId {
-    match backend.partitions() {
-        [only] => *only,
-        _ => backend.partition_of_slot(slot_of(key)),
     }
 }
