@@ -1,7 +1,7 @@
 //! A batch: the records of many logs on their way into one frame, encoded straight into a device buffer.
 //!
-//! Beside the bytes it remembers what each record says (its *place* in the frame), so that the index can be told once
-//! the frame's position is known, and so that entries can be read from the buffer until they are durable.
+//! Beside the bytes it keeps what each record says and its offset in the frame, for the index to be updated once the
+//! frame has a position, and for entries to be read from the buffer until they are durable.
 
 use std::ops::{Deref, DerefMut, Range};
 
@@ -24,7 +24,7 @@ struct TermRun {
 
 /// One record of a batch.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct BatchRecord {
     /// Where it starts and how long it is, in content bytes of the frame.
     at: usize,
     len: usize,
@@ -37,7 +37,7 @@ pub(crate) struct Place {
     forgotten: bool,
 }
 
-impl Place {
+impl BatchRecord {
     /// The record's statement, as the index wants it.
     pub fn meta(&self) -> RecordMeta<'_> {
         RecordMeta { conf: self.conf.as_deref(), ..self.meta }
@@ -59,29 +59,29 @@ impl Place {
 
 /// What a batch's records say, and where in the frame; without their bytes.
 #[derive(Debug, Default)]
-pub(crate) struct Places {
-    places: Vec<Place>,
+pub(crate) struct BatchRecords {
+    records: Vec<BatchRecord>,
     terms: Vec<TermRun>,
 }
 
-impl Places {
+impl BatchRecords {
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.records.len()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Place> {
-        self.places.iter()
+    pub fn iter(&self) -> impl Iterator<Item = &BatchRecord> {
+        self.records.iter()
     }
 
-    /// The newest record that holds an entry: its place and length in content bytes. `limit` is lowered to the last
+    /// The newest record that holds an entry: its offset and length in content bytes. `limit` is lowered to the last
     /// entry that no newer record replaces.
     pub fn find(&self, log: LogId, lsn: Lsn, limit: &mut Lsn) -> Option<(usize, usize)> {
-        for place in self.places.iter().rev().filter(|place| place.has_entries_of(log)) {
-            if place.holds(log, lsn) {
-                return Some((place.at, place.len));
+        for record in self.records.iter().rev().filter(|record| record.has_entries_of(log)) {
+            if record.holds(log, lsn) {
+                return Some((record.at, record.len));
             }
-            if lsn < place.meta.first && place.meta.kind == RecordKind::Append {
-                *limit = (*limit).min(Lsn(place.meta.first.get() - 1));
+            if lsn < record.meta.first && record.meta.kind == RecordKind::Append {
+                *limit = (*limit).min(Lsn(record.meta.first.get() - 1));
             }
         }
         None
@@ -89,23 +89,23 @@ impl Places {
 
     /// The lowest entry that a record adds to a log or replaces.
     pub fn lowest(&self, log: LogId) -> Option<Lsn> {
-        let added = self.places.iter().filter(|place| place.has_entries_of(log));
-        added.filter(|place| place.meta.kind == RecordKind::Append).map(|place| place.meta.first).min()
+        let added = self.records.iter().filter(|record| record.has_entries_of(log));
+        added.filter(|record| record.meta.kind == RecordKind::Append).map(|record| record.meta.first).min()
     }
 
     /// The term of an entry, from the newest record that holds it.
     pub fn term(&self, log: LogId, lsn: Lsn) -> Option<Term> {
-        let place = self.places.iter().rev().find(|place| place.holds(log, lsn))?;
-        let runs = self.terms.get(place.terms.clone())?;
+        let record = self.records.iter().rev().find(|record| record.holds(log, lsn))?;
+        let runs = self.terms.get(record.terms.clone())?;
         runs.iter().rev().find(|run| run.first <= lsn).map(|run| run.term)
     }
 
-    /// The places of a record's entries once its frame lies at `offset` of `segment`.
-    pub fn runs(&self, place: &Place, segment: SegmentSeq, offset: u32) -> impl Iterator<Item = Run> {
-        let start = offset + position(place.at);
-        let end = offset + position(place.at + place.len);
-        let mut before = place.meta.prev_term;
-        self.terms.get(place.terms.clone()).unwrap_or_default().iter().map(move |run| {
+    /// The runs of a record's entries once its frame lies at `offset` of `segment`.
+    pub fn runs(&self, record: &BatchRecord, segment: SegmentSeq, offset: u32) -> impl Iterator<Item = Run> {
+        let start = offset + position(record.at);
+        let end = offset + position(record.at + record.len);
+        let mut before = record.meta.prev_term;
+        self.terms.get(record.terms.clone()).unwrap_or_default().iter().map(move |run| {
             let prev_term = std::mem::replace(&mut before, run.term);
             Run {
                 first: run.first,
@@ -115,30 +115,30 @@ impl Places {
                 count: run.count,
                 offset: start,
                 end,
-                bytes: record::share_bytes(place.len, run.count, place.meta.count),
-                cut: place.meta.kind == RecordKind::Copy,
+                bytes: record::share_bytes(record.len, run.count, record.meta.count),
+                cut: record.meta.kind == RecordKind::Copy,
             }
         })
     }
 
-    /// The logs of the records with entries that the index is to be told of.
+    /// The logs of the records with entries that the index is to hold.
     #[cfg(feature = "sim")]
     pub fn adds_to(&self) -> impl Iterator<Item = LogId> {
-        let added = self.places.iter().filter(|place| place.has_entries_of(place.meta.log));
-        added.filter(|place| place.meta.kind == RecordKind::Append).map(|place| place.meta.log)
+        let added = self.records.iter().filter(|record| record.has_entries_of(record.meta.log));
+        added.filter(|record| record.meta.kind == RecordKind::Append).map(|record| record.meta.log)
     }
 
     /// Whether a record says something of a log that counts.
     #[cfg(feature = "sim")]
     pub fn speaks_of(&self, log: LogId) -> bool {
-        self.places.iter().any(|place| place.meta.log == log && !place.forgotten)
+        self.records.iter().any(|record| record.meta.log == log && !record.forgotten)
     }
 
     /// Asserts that every record's entries are counted, and that records lie one behind the other up to `end`.
     #[cfg(feature = "sim")]
     fn check(&self, end: usize) {
         let (mut at, mut terms) = (FRAME_HEAD_BYTES, 0);
-        for Place { at: start, len, meta, terms: range, .. } in &self.places {
+        for BatchRecord { at: start, len, meta, terms: range, .. } in &self.records {
             assert_eq!(
                 *start,
                 record::aligned(at),
@@ -163,7 +163,10 @@ impl Places {
 
     /// The log has lost all that these records gave it.
     pub fn forget(&mut self, log: LogId) {
-        self.places.iter_mut().filter(|place| place.meta.log == log).for_each(|place| place.forgotten = true);
+        self.records
+            .iter_mut()
+            .filter(|record| record.meta.log == log)
+            .for_each(|record| record.forgotten = true);
     }
 }
 
@@ -196,7 +199,7 @@ pub(crate) enum Claim {
 pub(crate) struct Batch<B> {
     pub seq: BatchSeq,
     pub claim: Claim,
-    pub places: Places,
+    pub records: BatchRecords,
     buffer: B,
     /// Content bytes so far, the frame's head included.
     len: usize,
@@ -211,7 +214,7 @@ impl<B: Deref<Target = [u8]> + DerefMut> Batch<B> {
         Self {
             seq,
             claim: Claim::Unasked,
-            places: Places::default(),
+            records: BatchRecords::default(),
             buffer,
             len: FRAME_HEAD_BYTES,
             records_crc,
@@ -255,7 +258,7 @@ impl<B: Deref<Target = [u8]> + DerefMut> Batch<B> {
         );
         let (gap, _) = [0u8; record::RECORD_ALIGN].split_at(at - self.len);
         sectors::put(&mut self.buffer, self.len, gap);
-        let terms = &mut self.places.terms;
+        let terms = &mut self.records.terms;
         let terms_start = terms.len();
         let entries = entries.inspect(|entry| match terms.get_mut(terms_start..).and_then(<[_]>::last_mut) {
             Some(run) if run.term == entry.term => run.count += 1,
@@ -264,9 +267,9 @@ impl<B: Deref<Target = [u8]> + DerefMut> Batch<B> {
         let crc = record::encode(&mut self.buffer, at, record_bytes, meta, entries);
         self.records_crc.update(&crc.to_le_bytes());
         self.len = at + record_bytes;
-        let terms = terms_start..self.places.terms.len();
+        let terms = terms_start..self.records.terms.len();
         let conf = meta.conf.map(Into::into);
-        self.places.places.push(Place {
+        self.records.records.push(BatchRecord {
             at,
             len: record_bytes,
             meta: meta.without_conf(),
@@ -280,10 +283,10 @@ impl<B: Deref<Target = [u8]> + DerefMut> Batch<B> {
     #[cfg(feature = "sim")]
     pub fn check(&self) {
         assert!(self.fits_buffer(self.frame_bytes()), "batch {} is larger than its buffer", self.seq);
-        self.places.check(self.len);
+        self.records.check(self.len);
     }
 
-    /// The content bytes of a record, for readers; `None` only if the place is not of this batch.
+    /// The content bytes of a record, for readers; `None` only if it does not lie in this batch.
     pub fn content(&self, at: usize, len: usize) -> Option<Vec<u8>> {
         let mut out = Vec::with_capacity(len);
         sectors::gather(&self.buffer, at, len, &mut out).then_some(out)
@@ -291,7 +294,7 @@ impl<B: Deref<Target = [u8]> + DerefMut> Batch<B> {
 
     /// Closes the frame: head, padding, stamps; with a segment header in front if it is the segment's first.
     /// Returns the buffer, how much of it to write, and what the records said.
-    pub fn finish(mut self, around: Surroundings, header: Option<&SegmentHeader>) -> (B, u32, Places) {
+    pub fn finish(mut self, around: Surroundings, header: Option<&SegmentHeader>) -> (B, u32, BatchRecords) {
         let frame_bytes = self.frame_bytes();
         let head = FrameHead {
             salt: around.salt,
@@ -300,7 +303,7 @@ impl<B: Deref<Target = [u8]> + DerefMut> Batch<B> {
             oldest_live: around.oldest_live,
             offset: around.offset,
             content_bytes: u32::try_from(self.len - FRAME_HEAD_BYTES).expect("smaller than a segment"),
-            records: u32::try_from(self.places.len()).expect("fewer than bytes"),
+            records: u32::try_from(self.records.len()).expect("fewer than bytes"),
             records_crc: self.records_crc.finalize(),
         };
         sectors::put(&mut self.buffer, 0, &head.encode());
@@ -314,6 +317,6 @@ impl<B: Deref<Target = [u8]> + DerefMut> Batch<B> {
             header.encode(self.buffer.split_at_mut(BLOCK_BYTES).0);
             write_bytes += BLOCK_BYTES;
         }
-        (self.buffer, u32::try_from(write_bytes).expect("smaller than a segment"), self.places)
+        (self.buffer, u32::try_from(write_bytes).expect("smaller than a segment"), self.records)
     }
 }

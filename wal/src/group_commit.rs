@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 
-use crate::batch::{Batch, Claim, Places};
+use crate::batch::{Batch, BatchRecords, Claim};
 use crate::device::IoId;
 use crate::format::sectors;
 use crate::ids::{BatchSeq, LogId, Lsn, SegmentSeq, Term};
@@ -24,7 +24,7 @@ pub(crate) struct Frame<B> {
     pub offset: u32,
     /// Where it starts in its buffer: behind the segment header, if it brought one.
     pub skip: usize,
-    pub places: Places,
+    pub records: BatchRecords,
     /// The buffer, once the device has handed it back.
     pub done: Option<B>,
     /// Counted as durable.
@@ -129,20 +129,20 @@ impl<B: Deref<Target = [u8]> + DerefMut> GroupCommit<B> {
         assert_eq!(next, self.next, "batches have numbers, and are not there");
     }
 
-    /// How many records of each log have entries, and no place yet.
+    /// How many records of each log have entries, and no position yet.
     #[cfg(feature = "sim")]
     pub fn waiting_records(&self) -> LogMap<u32> {
         let mut records = LogMap::default();
-        for log in self.waiting().flat_map(|batch| batch.places.adds_to()) {
+        for log in self.waiting().flat_map(|batch| batch.records.adds_to()) {
             *records.entry(log).or_default() += 1;
         }
         records
     }
 
-    /// Whether a record without a place says something of a log.
+    /// Whether a record without a position says something of a log.
     #[cfg(feature = "sim")]
     pub fn speaks_of(&self, log: LogId) -> bool {
-        self.waiting().any(|batch| batch.places.speaks_of(log))
+        self.waiting().any(|batch| batch.records.speaks_of(log))
     }
 
     /// Moves the watermark over the frames that are on the medium, in segments up to the one that the manifest names; hands
@@ -163,19 +163,19 @@ impl<B: Deref<Target = [u8]> + DerefMut> GroupCommit<B> {
         self.in_flight.drain(..passed).collect()
     }
 
-    /// The batches that have no place yet, newest first.
+    /// The batches that have no position yet, newest first.
     fn waiting(&self) -> impl Iterator<Item = &Batch<B>> {
         self.open.iter().chain(self.ready.iter().rev())
     }
 
-    /// The lowest entry of a log that a record without a place yet adds or replaces.
+    /// The lowest entry of a log that a record without a position yet adds or replaces.
     pub fn lowest_waiting(&self, log: LogId) -> Option<Lsn> {
-        self.waiting().filter_map(|batch| batch.places.lowest(log)).min()
+        self.waiting().filter_map(|batch| batch.records.lowest(log)).min()
     }
 
-    /// The term of an entry that has no place in a segment yet.
+    /// The term of an entry that has no position in a segment yet.
     pub fn waiting_term(&self, log: LogId, lsn: Lsn) -> Option<Term> {
-        self.waiting().find_map(|batch| batch.places.term(log, lsn))
+        self.waiting().find_map(|batch| batch.records.term(log, lsn))
     }
 
     /// The bytes of the record that holds an entry, if it is not durable yet. `limit` is lowered to the last entry that
@@ -188,12 +188,12 @@ impl<B: Deref<Target = [u8]> + DerefMut> GroupCommit<B> {
         lend: impl Fn(IoId) -> Option<&'a [u8]>,
     ) -> Option<Vec<u8>> {
         for batch in self.waiting() {
-            if let Some((at, len)) = batch.places.find(log, lsn, limit) {
+            if let Some((at, len)) = batch.records.find(log, lsn, limit) {
                 return batch.content(at, len);
             }
         }
         for frame in self.in_flight.iter().rev() {
-            if let Some((at, len)) = frame.places.find(log, lsn, limit) {
+            if let Some((at, len)) = frame.records.find(log, lsn, limit) {
                 let content = frame.content(lend(frame.io), at, len);
                 assert!(content.is_some(), "the buffer of frame {} is neither lent nor back", frame.seq);
                 return content;
@@ -207,8 +207,8 @@ impl<B: Deref<Target = [u8]> + DerefMut> GroupCommit<B> {
         self.in_flight.iter().find(|frame| frame.segment == segment).map(|frame| frame.offset)
     }
 
-    /// The log lost all its entries: those that have no place yet must not get one.
+    /// The log lost all its entries: those that have no position yet must not get one.
     pub fn forget(&mut self, log: LogId) {
-        self.open.iter_mut().chain(self.ready.iter_mut()).for_each(|batch| batch.places.forget(log));
+        self.open.iter_mut().chain(self.ready.iter_mut()).for_each(|batch| batch.records.forget(log));
     }
 }

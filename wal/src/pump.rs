@@ -1,6 +1,6 @@
 //! From a closed batch to the watermark: placing frames, rolling segments, footers, freeing and making slots.
 
-use crate::batch::{Batch, Places, Surroundings};
+use crate::batch::{Batch, BatchRecords, Surroundings};
 use crate::device::{BLOCK_BYTES, Device, Op, SlotId};
 use crate::error::WalError;
 use crate::format::footer::{self, FooterTail};
@@ -153,33 +153,33 @@ impl<D: Device> Wal<D> {
         );
         active.last_batch = batch.seq;
         let (slot, segment, seq) = (active.slot, active.seq, batch.seq);
-        let (buffer, len, places) = batch.finish(around, header);
+        let (buffer, len, records) = batch.finish(around, header);
         self.segments.told(seq);
-        self.place(&places, segment, offset, header.is_some());
+        self.index_records(&records, segment, offset, header.is_some());
         self.stats.bytes += u64::from(len);
         let urgent = self.is_longer_than(2);
         self.copying.earn(frame_bytes, urgent);
         let io = self.new_io(Purpose::Frame);
-        let frame = Frame { seq, io, segment, offset, skip, places, done: None, acknowledged: false };
+        let frame = Frame { seq, io, segment, offset, skip, records, done: None, acknowledged: false };
         self.commit.in_flight.push_back(frame);
         self.device.submit(io, Op::WriteDurable { slot, offset: write_offset, buffer, len });
     }
 
-    /// Tells the index where a frame's records lie.
-    fn place(&mut self, places: &Places, segment: SegmentSeq, offset: u32, rolled: bool) {
-        for (number, place) in places.iter().enumerate() {
+    /// Adds a frame's records to the index, at the position that the frame got.
+    fn index_records(&mut self, records: &BatchRecords, segment: SegmentSeq, offset: u32, rolled: bool) {
+        for (number, record) in records.iter().enumerate() {
             if number.is_multiple_of(AHEAD) {
-                places.iter().skip(number).take(AHEAD).for_each(|record| self.fetch(record.meta().log));
+                records.iter().skip(number).take(AHEAD).for_each(|record| self.fetch(record.meta().log));
             }
-            let meta = place.meta();
-            self.active_index.apply(&meta, places.runs(place, segment, offset));
-            let Some(entry) = self.index.get_mut(meta.log).filter(|_| !place.is_forgotten()) else {
+            let meta = record.meta();
+            self.active_index.apply(&meta, records.runs(record, segment, offset));
+            let Some(entry) = self.index.get_mut(meta.log).filter(|_| !record.is_forgotten()) else {
                 continue;
             };
             match meta.kind {
                 RecordKind::Tombstone => continue,
                 RecordKind::Copy => {
-                    let runs = places.runs(place, segment, offset);
+                    let runs = records.runs(record, segment, offset);
                     entry.take_copies(runs, &mut self.segments);
                     continue;
                 }
@@ -199,7 +199,7 @@ impl<D: Device> Wal<D> {
             if meta.kind != RecordKind::Append || meta.count == 0 {
                 continue;
             }
-            assert!(entry.waiting > 0, "a record of log {} has a place twice", meta.log);
+            assert!(entry.waiting > 0, "a record of log {} gets a position twice", meta.log);
             entry.waiting -= 1;
             entry.base_home = segment;
             let segments = &mut self.segments;
@@ -207,7 +207,7 @@ impl<D: Device> Wal<D> {
             if planted::is(Planted::LostRunAtRoll) && rolled && number == 0 {
                 continue;
             }
-            let (first, runs) = (entry.first, places.runs(place, segment, offset));
+            let (first, runs) = (entry.first, records.runs(record, segment, offset));
             for run in runs.filter_map(|run| run.part(first, run.last())) {
                 segments.add_live(&run);
                 entry.runs.push(run);
