@@ -7,22 +7,22 @@
 //! frame     whole 4 KiB blocks, written once = one group commit:
 //!           { magic crc salt batch durable oldest_live offset content_bytes records records_crc } record ...
 //! record    { len crc log flags|kind count first last prev_term } [hard state] [conf] { len kind term data } ...
-//! sector    every 512 bytes of a frame: 508 bytes of content, 4 bytes of stamp(salt, place)
+//! sector    every 512 bytes of a frame: 508 bytes of content, 4 bytes of stamp(salt, sector number)
 //!           a record adds entries, states a log's bounds, ends a log, or repeats entries to free their old segment
 //! footer    at the slot's end, after all frames are durable: per log runs, states; { ... crc }
 //! ```
 //!
 //! **The life of a frame.** `append` encodes a record into the open batch's device buffer; `submit` closes the batch,
-//! gives it its place (rolling to a spare slot if it does not fit) and hands it to the device; `poll` collects what
+//! gives it its position (rolling to a spare slot if it does not fit) and hands it to the device; `poll` collects what
 //! has ended and moves the durable watermark over the contiguous prefix. Until then entries are read from the buffer.
 //!
 //! **Promises.**
 //! * A batch is reported durable only if it and all before it are on the medium. A failed write or sync poisons the WAL.
 //! * After a crash the log is a prefix of the batches, not shorter than what was reported, each record whole or absent.
-//! * A place that is not what was written is cut off only if it cannot have been acknowledged: some sector of it never
-//!   arrived (its stamp is not there), and nothing written later knows it as durable. All else is refused as damage. A
+//! * Bytes that are not what was written are cut off only if it cannot have been acknowledged: some sector of them never
+//!   arrived (its stamp is not there), and nothing written later knows them as durable. All else is refused as damage. A
 //!   damaged stamp alone is harmless, since checksums cover content only.
-//! * What a log's end says about the end stands in a second place, the manifest: no frame of a new segment is reported
+//! * What a log's end says about the end stands once more in the manifest: no frame of a new segment is reported
 //!   durable before the manifest names the segment, and at a clean stop or at rest the manifest knows the last batch. A
 //!   tail that it knows and that is missing is damage, wherever the damage is.
 //! * Live entries of sealed segments are verified when they are read; a start that replays them therefore meets any

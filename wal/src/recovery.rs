@@ -143,13 +143,13 @@ fn read_folder<D: Device>(device: &mut D, options: &Options) -> Result<Folder, W
             }
             None => SlotRole::Blank,
         };
-        place_slot(&mut folder, slot, bytes, role, options)?;
+        assign_slot(&mut folder, slot, bytes, role, options)?;
     }
     device.recycle(buffer);
     Ok(folder)
 }
 
-fn place_slot(
+fn assign_slot(
     folder: &mut Folder,
     slot: SlotId,
     bytes: u64,

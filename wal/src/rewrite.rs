@@ -99,7 +99,7 @@ impl<D: Device> Wal<D> {
             self.copying.todo.clear();
             self.copying.fetched.clear();
         }
-        // Copies on their way have no place yet: until then the segment looks as if they were still to be made.
+        // Copies on their way have no position yet: until then the segment looks as if they were still to be made.
         if self.copying.is_at_rest() && self.copying.pushed_in <= self.commit.durable {
             self.copying.end();
             if let Some(segment) = self.worth_copying() {

@@ -145,7 +145,7 @@ impl Runs {
         }
     }
 
-    /// Drops the entries below `first`; tells what it drops.
+    /// Drops the entries below `first`; `dropped` gets their runs.
     pub fn drop_below(&mut self, first: Lsn, mut dropped: impl FnMut(&Run)) {
         while let Some(front) = self.0.front_mut() {
             if front.first >= first {
@@ -162,7 +162,7 @@ impl Runs {
         self.0 = VecDeque::new();
     }
 
-    /// Drops the entries from `from` on; tells what it drops.
+    /// Drops the entries from `from` on; `dropped` gets their runs.
     pub fn truncate(&mut self, from: Lsn, mut dropped: impl FnMut(&Run)) {
         let mut any = false;
         while let Some(back) = self.0.back_mut() {
@@ -189,7 +189,7 @@ impl Runs {
         self.0 = VecDeque::new();
     }
 
-    /// Sets the place of some entries, wherever they lay before; tells which places it drops for that.
+    /// Sets the position of some entries, wherever they lay before; `dropped` gets the runs that it replaces.
     pub fn put(&mut self, run: Run, mut dropped: impl FnMut(&Run)) {
         assert!(run.count > 0, "a run holds entries");
         let from = self.0.partition_point(|old| old.last() < run.first);
@@ -222,7 +222,7 @@ impl Runs {
         assert!(!self.0.is_empty() || self.0.capacity() == 0, "no runs take heap memory");
     }
 
-    /// Drops what lies below a gap: entries in between were released, and their segments are gone.
+    /// Drops what lies below a gap: entries in between were released, and their segments are no more.
     pub fn close_gaps(&mut self) {
         let mut first = None;
         for run in self.0.iter().rev() {
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_set_in_the_middle_and_the_bytes_add_up() {
+    fn a_position_is_set_in_the_middle_and_the_bytes_add_up() {
         let mut runs = Runs::default();
         runs.push(run(1, 10, 1, 4096));
         runs.push(run(11, 10, 2, 4096));

@@ -14,7 +14,7 @@ use super::BLOCK_BYTES;
 /// Unregistered bytes that a pool keeps for reuse at most; more is given back to the allocator.
 const KEPT_BYTES_MAX: usize = 8 << 20;
 
-/// The place of a buffer in the table of the ring that registered it.
+/// The index of a buffer in the table of the ring that registered it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Registration {
     /// The pool, so that a buffer handed to another device is not taken for one of its own.
@@ -118,10 +118,10 @@ impl BufferPool {
             .enumerate()
             .filter(|(_, b)| b.len() >= min_bytes)
             .min_by_key(|(_, b)| (b.len(), b.registration.is_none()))
-            .map(|(place, _)| place);
+            .map(|(index, _)| index);
         match fit {
-            Some(place) => {
-                let buffer = self.free.swap_remove(place);
+            Some(index) => {
+                let buffer = self.free.swap_remove(index);
                 if buffer.registration.is_none() {
                     self.kept_bytes -= buffer.len();
                 }

@@ -19,7 +19,7 @@ use super::{AlignedBuffer, SlotId};
 const RING_ENTRIES: u32 = 2 * FLIGHTS_MAX as u32;
 /// Entries of a ring that is only tried.
 const TRIAL_ENTRIES: u32 = 4;
-/// Places in the ring's table of files; slots numbered higher are used by their plain descriptor.
+/// Entries of the ring's table of files; slots numbered higher are used by their plain descriptor.
 const FIXED_FILES_MAX: u32 = 1024;
 
 /// How to open a [`UringDevice`](super::UringDevice).
@@ -110,7 +110,7 @@ pub(super) fn register_buffers(ring: &IoUring, options: UringOptions, pool: u32)
             .map(|b| libc::iovec { iov_base: b.as_mut_ptr().cast(), iov_len: b.len() })
             .collect();
         // SAFETY: the entries point at live memory. The kernel holds the pages by reference count, so a buffer
-        // freed before the ring leaves its place in the table pointing at pages that nobody else uses.
+        // freed before the ring leaves its entry of the table pointing at pages that nobody else uses.
         if unsafe { ring.submitter().register_buffers(&table) }.is_ok() {
             for (index, buffer) in (0..).zip(&mut buffers) {
                 buffer.set_registration(Some(Registration { pool, index }));
@@ -122,11 +122,11 @@ pub(super) fn register_buffers(ring: &IoUring, options: UringOptions, pool: u32)
     Vec::new()
 }
 
-/// The ring's table of files, and which slots have a place in it.
+/// The ring's table of files, and which slots have an entry in it.
 #[derive(Debug)]
 pub(super) struct FixedFiles {
-    /// Slots below this number may have a place; 0 where the kernel refused the table.
-    places: u32,
+    /// Slots below this number may have an entry; 0 where the kernel refused the table.
+    entries: u32,
     slots: BTreeSet<SlotId>,
 }
 
@@ -135,24 +135,24 @@ impl FixedFiles {
     pub(super) fn register(ring: &IoUring) -> Self {
         // The kernel refuses a table larger than the limit of open files.
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let places =
+        let entries =
             limit.map_or(FIXED_FILES_MAX, |n| u32::try_from(n).unwrap_or(u32::MAX).min(FIXED_FILES_MAX));
-        let taken = ring.submitter().register_files_sparse(places).is_ok();
-        Self { places: if taken { places } else { 0 }, slots: BTreeSet::new() }
+        let taken = ring.submitter().register_files_sparse(entries).is_ok();
+        Self { entries: if taken { entries } else { 0 }, slots: BTreeSet::new() }
     }
 
     pub(super) fn is_registered(&self) -> bool {
-        self.places > 0
+        self.entries > 0
     }
 
-    /// A slot's place, if it has one.
+    /// A slot's index in the table, if it has one.
     pub(super) fn index(&self, slot: SlotId) -> Option<i32> {
-        self.slots.contains(&slot).then(|| i32::try_from(slot.0).expect("below the number of places"))
+        self.slots.contains(&slot).then(|| i32::try_from(slot.0).expect("below the number of entries"))
     }
 
-    /// Gives a slot its place, if there is one for it.
+    /// Enters a slot, if the table has an entry for it.
     pub(super) fn enter(&mut self, ring: &IoUring, slot: SlotId, open: &Slot) {
-        if slot.0 < self.places
+        if slot.0 < self.entries
             && !self.slots.contains(&slot)
             && ring.submitter().register_files_update(slot.0, &[open.file.as_raw_fd()]).is_ok()
         {
@@ -163,7 +163,7 @@ impl FixedFiles {
     /// A slot is about to be removed.
     pub(super) fn leave(&mut self, ring: &IoUring, slot: SlotId) {
         if self.slots.remove(&slot) {
-            // If this fails the table keeps the file open until its place is used again; nothing else changes.
+            // If this fails the table keeps the file open until its entry is used again; nothing else changes.
             let _ = ring.submitter().register_files_update(slot.0, &[-1]);
         }
     }

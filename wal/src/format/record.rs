@@ -81,7 +81,7 @@ impl RecordMeta<'_> {
     }
 }
 
-/// Writes a record at a logical place of a frame, piece by piece, and sums up its checksum on the way.
+/// Writes a record at a logical offset in a frame, piece by piece, and sums up its checksum on the way.
 struct Writer<'a> {
     frame: &'a mut [u8],
     at: usize,
@@ -96,7 +96,7 @@ impl Writer<'_> {
     }
 }
 
-/// Writes a record of `record_bytes` at the logical place `at`; returns its checksum.
+/// Writes a record of `record_bytes` at the logical offset `at`; returns its checksum.
 pub fn encode<'a>(
     frame: &mut [u8],
     at: usize,
@@ -222,7 +222,7 @@ pub fn decode(bytes: &[u8]) -> Option<RecordView<'_>> {
 }
 
 impl<'a> RecordView<'a> {
-    /// The entries, in order; `None` in place of one whose head makes no sense (a bug, since the checksum was right).
+    /// The entries, in order; `None` instead of one whose head makes no sense (a bug, since the checksum was right).
     pub fn entries(&self) -> impl Iterator<Item = Option<EntryRef<'a>>> + use<'a> {
         let mut fields = Fields::new(self.entries);
         let first = self.meta.first.get();

@@ -111,7 +111,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn content_comes_back_from_any_place(at in 0usize..5000, bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+        fn content_comes_back_from_any_offset(at in 0usize..5000, bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
             let mut frame = vec![0u8; frame_bytes(at + bytes.len()).max(BLOCK_BYTES)];
             put(&mut frame, at, &bytes);
             write_stamps(&mut frame, 77, 9);
@@ -124,7 +124,7 @@ mod tests {
         }
 
         #[test]
-        fn places_map_both_ways(at in 0usize..1 << 26) {
+        fn offsets_map_both_ways(at in 0usize..1 << 26) {
             prop_assert_eq!(logical(physical(at)), at);
             prop_assert!(physical(at) % SECTOR_BYTES < SECTOR_PAYLOAD_BYTES);
         }
