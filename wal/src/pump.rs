@@ -154,7 +154,7 @@ impl<D: Device> Wal<D> {
         active.last_batch = batch.seq;
         let (slot, segment, seq) = (active.slot, active.seq, batch.seq);
         let (buffer, len, records) = batch.finish(around, header);
-        self.segments.told(seq);
+        self.segments.announce_in(seq);
         self.index_records(&records, segment, offset, header.is_some());
         self.stats.bytes += u64::from(len);
         let urgent = self.is_longer_than(2);

@@ -201,7 +201,7 @@ impl<D: Device> Wal<D> {
             self.add_copies()?;
             self.add_states()?;
         }
-        if self.commit.open.is_none() && self.commit.ready.is_empty() && self.segments.wants_telling() {
+        if self.commit.open.is_none() && self.commit.ready.is_empty() && self.segments.has_unannounced() {
             let buffer = self.device.buffer(2 * BLOCK_BYTES);
             self.commit.begin(buffer);
         }

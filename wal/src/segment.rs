@@ -36,8 +36,8 @@ pub(crate) struct Segment {
 #[derive(Debug)]
 struct Retired {
     segment: Segment,
-    /// The first frame that says so.
-    told_in: Option<BatchSeq>,
+    /// The first frame that announces it.
+    announced_in: Option<BatchSeq>,
 }
 
 /// All slots by role.
@@ -196,14 +196,14 @@ impl Segments {
         if let Some(segment) = self.sealed.pop_front() {
             assert_eq!(segment.live_entries, 0, "segment {} is retired with live entries", segment.seq);
             assert_eq!(segment.live_bytes, 0, "segment {} is retired with live bytes", segment.seq);
-            self.retired.push_back(Retired { segment, told_in: None });
+            self.retired.push_back(Retired { segment, announced_in: None });
         }
     }
 
-    /// A frame has just said which segment is the oldest live one.
-    pub fn told(&mut self, batch: BatchSeq) {
-        for retired in self.retired.iter_mut().filter(|retired| retired.told_in.is_none()) {
-            retired.told_in = Some(batch);
+    /// A frame announces which segment is the oldest live one, and with it all that are retired.
+    pub fn announce_in(&mut self, batch: BatchSeq) {
+        for retired in self.retired.iter_mut().filter(|retired| retired.announced_in.is_none()) {
+            retired.announced_in = Some(batch);
         }
     }
 
@@ -212,16 +212,16 @@ impl Segments {
         !self.retired.is_empty()
     }
 
-    /// Whether retired slots wait for a frame that says so.
-    pub fn wants_telling(&self) -> bool {
-        self.retired.back().is_some_and(|retired| retired.told_in.is_none())
+    /// Whether retired slots wait for a frame that announces them.
+    pub fn has_unannounced(&self) -> bool {
+        self.retired.back().is_some_and(|retired| retired.announced_in.is_none())
     }
 
     /// Gives back a slot that may be reused, if there is one. `early` is a planted bug.
     pub fn take_freed(&mut self, durable: BatchSeq, early: bool) -> Option<(SlotId, u32)> {
         let front = self.retired.front()?;
-        let told = early || front.told_in.is_some_and(|batch| batch <= durable);
-        if !told || front.segment.pins > 0 {
+        let announced = early || front.announced_in.is_some_and(|batch| batch <= durable);
+        if !announced || front.segment.pins > 0 {
             return None;
         }
         self.retired.pop_front().map(|retired| (retired.segment.slot, retired.segment.bytes))
@@ -320,17 +320,18 @@ impl Segments {
 
     #[cfg(feature = "sim")]
     fn check_retired(&self) {
-        let mut last_told = Some(BatchSeq::ZERO);
-        for Retired { segment, told_in } in &self.retired {
+        let mut last_announced = Some(BatchSeq::ZERO);
+        for Retired { segment, announced_in } in &self.retired {
             let seq = segment.seq;
             assert_eq!(segment.live_entries, 0, "segment {seq} is retired with live entries");
-            // Those that no frame speaks of yet are the newest ones.
-            let is_in_order = told_in.is_none() || last_told.is_some_and(|last| *told_in >= Some(last));
+            // Those that no frame has announced yet are the newest ones.
+            let is_in_order =
+                announced_in.is_none() || last_announced.is_some_and(|last| *announced_in >= Some(last));
             assert!(
                 is_in_order,
-                "batch {told_in:?} says that segment {seq} is free, {last_told:?} spoke of an older one"
+                "batch {announced_in:?} announces that segment {seq} is free, {last_announced:?} announced an older one"
             );
-            last_told = *told_in;
+            last_announced = *announced_in;
         }
     }
 }
@@ -370,7 +371,7 @@ mod tests {
         let mut segments =
             Segments::new(sealed.collect(), VecDeque::from([(SlotId(5), 65_536)]), 6, SegmentSeq(4));
         segments.retire_oldest();
-        segments.told(BatchSeq(5));
+        segments.announce_in(BatchSeq(5));
         segments.retire_oldest();
         segments.begin_making(65_536, 0);
         segments
@@ -390,14 +391,14 @@ mod tests {
             ("a segment that holds bytes of nothing", |segments| segments.sealed[0].live_bytes = 7),
             ("a segment that is longer than its file", |segments| segments.sealed[0].end = 65_537),
             ("a retired segment with an entry", |segments| segments.retired[0].segment.live_entries = 1),
-            ("an older segment spoken of later", |segments| segments.retired[0].told_in = None),
+            ("an older segment announced later", |segments| segments.retired[0].announced_in = None),
         ];
         some().check();
         for (what, spoil) in spoils {
             let mut segments = some();
             spoil(&mut segments);
             if what.starts_with("an older") {
-                segments.retired[1].told_in = Some(BatchSeq(5));
+                segments.retired[1].announced_in = Some(BatchSeq(5));
             }
             assert!(std::panic::catch_unwind(|| segments.check()).is_err(), "{what}");
         }

@@ -65,7 +65,7 @@ pub struct Wal<D: Device> {
     poisoned: Option<(&'static str, String)>,
 }
 
-/// What the last poll told the caller.
+/// What the last poll reported to the caller.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reported {
     pub durable: BatchSeq,

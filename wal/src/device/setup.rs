@@ -74,7 +74,7 @@ impl fmt::Display for UringReport {
 }
 
 /// A ring that belongs to the thread that enables it; completions are posted when that thread enters the kernel for
-/// whatever reason, or is told to by a flag.
+/// whatever reason, or is asked to by a flag.
 pub(super) fn new_ring() -> io::Result<IoUring> {
     IoUring::builder()
         .setup_single_issuer()
