@@ -147,7 +147,7 @@ impl LogEntry {
     }
 
     /// Whether the log needs something from a segment up to `segment` that is not an entry.
-    pub fn lives_in(&self, segment: SegmentSeq) -> bool {
+    pub fn needs_state_in(&self, segment: SegmentSeq) -> bool {
         (self.hard_state.is_some() && self.hard_state_home <= segment)
             || (self.conf.is_some() && self.conf_home <= segment)
             || (self.runs.is_empty() && self.base_home <= segment)
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overwritten_suffix_stays_gone_when_the_overwrite_was_released() {
+    fn an_overwritten_suffix_stays_away_when_the_overwrite_was_released() {
         let (a, ra) = append(1, 100, 1);
         let (b, rb) = append(50, 11, 2);
         let segments =
@@ -404,11 +404,11 @@ mod tests {
     #[test]
     fn a_tombstone_ends_an_incarnation_and_a_new_one_may_follow() {
         let (a, ra) = append(1, 10, 1);
-        let gone = RecordMeta { log: LogId(1), kind: RecordKind::Tombstone, ..RecordMeta::default() };
+        let tombstone = RecordMeta { log: LogId(1), kind: RecordKind::Tombstone, ..RecordMeta::default() };
         let one = (1, effects(&[(a, Some(ra))]));
-        assert_eq!(merged(&[one.clone(), (2, effects(&[(gone, None)]))]), None);
+        assert_eq!(merged(&[one.clone(), (2, effects(&[(tombstone, None)]))]), None);
         let (b, rb) = append(1, 2, 2);
-        let found = merged(&[one, (2, effects(&[(gone, None), (b, Some(rb))]))]).unwrap();
+        let found = merged(&[one, (2, effects(&[(tombstone, None), (b, Some(rb))]))]).unwrap();
         assert_eq!((found.first, found.last), (Lsn(1), Lsn(2)));
     }
 
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_stands_for_its_entries_whether_their_segment_is_there_or_gone() {
+    fn a_copy_stands_for_its_entries_whether_their_segment_is_there_or_freed() {
         let (a, ra) = append(1, 10, 1);
         let (b, rb) = append(11, 10, 2);
         let one = (1, effects(&[(a, Some(ra))]));
@@ -429,9 +429,9 @@ mod tests {
         let three = (3, effects(&[copy(6, 5, 1, 3), (c, Some(Run { segment: SegmentSeq(3), ..rc }))]));
         let four = (4, effects(&[copy(1, 5, 1, 4)]));
         let all = [one, two, three, four];
-        for gone in 0..2 {
-            let found = merged(&all[gone..]).unwrap();
-            assert_eq!((found.first, found.last, found.prev_term), (Lsn(1), Lsn(25), Term(0)), "{gone} gone");
+        for freed in 0..2 {
+            let found = merged(&all[freed..]).unwrap();
+            assert_eq!((found.first, found.last, found.prev_term), (Lsn(1), Lsn(25), Term(0)), "{freed} freed");
         }
         // The first piece alone does not reach what comes behind.
         let found = merged(&all[1..3]).unwrap();

@@ -12,7 +12,7 @@
 //! footer    at the slot's end, after all frames are durable: per log runs, states; { ... crc }
 //! ```
 //!
-//! **The life of a frame.** `append` encodes a record into the open batch's device buffer; `submit` closes the batch,
+//! **The walk of a frame.** `append` encodes a record into the open batch's device buffer; `submit` closes the batch,
 //! gives it its position (rolling to a spare slot if it does not fit) and hands it to the device; `poll` collects what
 //! has ended and moves the durable watermark over the contiguous prefix. Until then entries are read from the buffer.
 //!

@@ -254,7 +254,7 @@ impl<D: Device> Wal<D> {
                 let needed: Vec<LogId> = self
                     .index
                     .iter()
-                    .filter(|(_, entry)| entry.lives_in(segment))
+                    .filter(|(_, entry)| entry.needs_state_in(segment))
                     .map(|(log, _)| log)
                     .collect();
                 self.reclaim.start(segment, needed, self.commit.latest());

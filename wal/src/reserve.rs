@@ -235,7 +235,7 @@ impl<D: Device> Wal<D> {
                 break;
             }
             self.reclaim.next();
-            if self.index.get(log).is_some_and(|entry| entry.lives_in(segment)) {
+            if self.index.get(log).is_some_and(|entry| entry.needs_state_in(segment)) {
                 self.push_state(log)?;
                 self.stats.rewritten_bytes += RECORD_HEAD_BYTES as u64;
             }

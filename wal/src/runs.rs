@@ -284,10 +284,10 @@ mod tests {
         let mut runs = Runs::default();
         runs.push(run(1, 10, 1, 4096));
         runs.push(run(11, 10, 2, 4096));
-        let mut gone = Vec::new();
-        runs.drop_below(Lsn(4), |run| gone.push((run.segment.get(), run.count)));
-        runs.truncate(Lsn(9), |run| gone.push((run.segment.get(), run.count)));
-        assert_eq!(gone, [(1, 3), (2, 10), (1, 2)]);
+        let mut dropped = Vec::new();
+        runs.drop_below(Lsn(4), |run| dropped.push((run.segment.get(), run.count)));
+        runs.truncate(Lsn(9), |run| dropped.push((run.segment.get(), run.count)));
+        assert_eq!(dropped, [(1, 3), (2, 10), (1, 2)]);
         assert_eq!((runs.first(), runs.last()), (Some(Lsn(4)), Some(Lsn(8))));
         runs.drop_below(Lsn(100), |_| {});
         assert!(runs.is_empty());
@@ -298,9 +298,9 @@ mod tests {
         let mut runs = Runs::default();
         runs.push(run(1, 10, 1, 4096));
         runs.push(run(11, 10, 2, 4096));
-        let mut gone = Vec::new();
-        runs.put(run(4, 9, 9, 8192), |run| gone.push((run.segment.get(), run.count, run.bytes)));
-        assert_eq!(gone, [(1, 7, 700), (2, 2, 200)]);
+        let mut dropped = Vec::new();
+        runs.put(run(4, 9, 9, 8192), |run| dropped.push((run.segment.get(), run.count, run.bytes)));
+        assert_eq!(dropped, [(1, 7, 700), (2, 2, 200)]);
         let held: Vec<_> =
             runs.iter().map(|run| (run.first.0, run.count, run.segment.0, run.bytes)).collect();
         assert_eq!(held, [(1, 3, 1, 300), (4, 9, 9, 900), (13, 8, 2, 800)]);

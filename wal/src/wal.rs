@@ -81,7 +81,7 @@ pub(crate) struct MakingState {
     pub blocked: bool,
     /// Polls until the next attempt.
     pub wait_polls: u32,
-    /// The one slot that a life may have beyond the limit.
+    /// The one slot that each incarnation may have beyond the limit.
     pub beyond: Beyond,
     /// Others are short of the room that spares take.
     pub keeps_few: bool,
@@ -353,7 +353,7 @@ impl<D: Device> Wal<D> {
             }
             (Purpose::Create(slot), result) => self.on_made(slot, result.is_ok()),
             (Purpose::Remove, _) => {}
-            // A failed frame's buffer is gone, and nothing is handed out any more.
+            // A frame whose write failed has no buffer any more, and nothing is handed out.
             (Purpose::Read, _) if self.poisoned.is_some() => self.recycle(buffer),
             (Purpose::Read, result) => self.on_read(id, result, buffer, events),
         }
@@ -416,7 +416,7 @@ impl<D: Device> Wal<D> {
         assert!(entry.first <= entry.last.next(), "log {log} begins behind its end");
     }
 
-    /// Starts a log anew behind `prev` (a snapshot was installed): all its entries are gone, the next is `prev + 1`.
+    /// Starts a log anew behind `prev` (a snapshot was installed): it has no entries, the next is `prev + 1`.
     /// Hard state and configuration stay.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ pub enum RecordKind {
     /// The log holds exactly the entries `first..=last` of those written before: a statement that replaces older
     /// records when their segment is freed, and starts a log anew after a snapshot.
     State = 1,
-    /// The log is gone.
+    /// The log has ended; nothing of it counts.
     Tombstone = 2,
     /// Entries that the log holds already, written once more so that the segment of the others can go. They replace
     /// nothing: what follows them stays.
