@@ -1,7 +1,7 @@
 //! Where a key is on this node: key -> hash slot -> partition -> shard -> core.
 //!
 //! Invariant: it is arithmetic on three numbers, so every core has the whole map and asks no other. Where a partition
-//! lives depends on the numbers of partitions and shards alone, which never change for a data folder, so any number of
+//! is depends on the numbers of partitions and shards alone, which never change for a data folder, so any number of
 //! cores finds the same data.
 
 use std::ops::Range;

@@ -431,7 +431,11 @@ mod tests {
         let all = [one, two, three, four];
         for freed in 0..2 {
             let found = merged(&all[freed..]).unwrap();
-            assert_eq!((found.first, found.last, found.prev_term), (Lsn(1), Lsn(25), Term(0)), "{freed} freed");
+            assert_eq!(
+                (found.first, found.last, found.prev_term),
+                (Lsn(1), Lsn(25), Term(0)),
+                "{freed} freed"
+            );
         }
         // The first piece alone does not reach what comes behind.
         let found = merged(&all[1..3]).unwrap();

@@ -2,7 +2,7 @@
 //! numbers end here.
 //!
 //! Invariant: entries are contiguous from `first`; what is applied is dropped, so that `first` is one above the
-//! highest entry that the state machine has. Applied history lives in the WAL only; a group of one never asks for it.
+//! highest entry that the state machine has. Applied history is in the WAL only; a group of one never asks for it.
 //! Entries stand here before the WAL has made them durable: what is durable is Raft's own bookkeeping.
 
 use std::collections::VecDeque;
@@ -82,8 +82,8 @@ impl LogStore {
     /// An entry, if it is held.
     #[must_use]
     pub fn get(&self, lsn: Lsn) -> Option<&Entry> {
-        let place = lsn.get().checked_sub(self.first.get())?;
-        self.entries.get(usize::try_from(place).ok()?)
+        let index = lsn.get().checked_sub(self.first.get())?;
+        self.entries.get(usize::try_from(index).ok()?)
     }
 
     /// Appends entries, replacing what they overlap.
@@ -160,10 +160,10 @@ impl LogStore {
     /// Entries `[from, to]`, all of which are held, as the WAL wants them.
     pub fn records(&self, from: Lsn, to: Lsn) -> impl ExactSizeIterator<Item = EntryRef<'_>> + Clone {
         assert!(from > to || from >= self.first && to <= self.last(), "{from}..={to} is not held");
-        let place = |lsn: Lsn| {
+        let index = |lsn: Lsn| {
             usize::try_from(lsn.get().saturating_sub(self.first.get())).expect("a tail fits in memory")
         };
-        self.entries.range(place(from)..place(to.next())).map(|entry| EntryRef {
+        self.entries.range(index(from)..index(to.next())).map(|entry| EntryRef {
             lsn: Lsn(entry.index),
             term: Term(entry.term),
             kind: entry_kind(entry.get_entry_type()),
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_left_after_a_restart_keeps_place_and_term() {
+    fn nothing_left_after_a_restart_keeps_position_and_term() {
         let store = store(3, &[]);
         assert_eq!((store.first_index().unwrap(), store.last_index().unwrap()), (4, 3));
         assert_eq!(store.term(3).unwrap(), 1);
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn terms_of_every_place() {
+    fn terms_of_every_position() {
         let store = store(2, &[(3, 1), (4, 2)]);
         assert_eq!(store.term(1), Err(Error::Store(StorageError::Compacted)));
         assert_eq!(store.term(2), Ok(1));

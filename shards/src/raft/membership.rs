@@ -234,7 +234,7 @@ mod tests {
 
     const HERE: StorageId = StorageId(0x0a0b);
 
-    /// A change under way: 9 becomes a learner, in the place of 10.
+    /// A change under way: 9 becomes a learner, instead of 10.
     fn joint() -> ConfState {
         ConfState {
             voters: vec![1, 10],

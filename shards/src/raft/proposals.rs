@@ -18,7 +18,7 @@ use crate::stages::StageStamps;
 pub enum Work {
     /// The next operation of the entry.
     Write,
-    /// A read, with its place among the row's read operations.
+    /// A read, and where its bytes are among the row's read operations.
     Read {
         /// First byte.
         start: u32,
@@ -141,7 +141,7 @@ impl Requests {
         self.items.capacity() * size_of::<Item>() + self.reads.capacity()
     }
 
-    /// Exchanges the requests at two places. Only the planted bugs need it.
+    /// Exchanges the next two requests. Only the planted bugs need it.
     pub fn swap_tickets(&mut self) {
         let next = self.next;
         if let Some([first, second, ..]) = self.items.get_mut(next..) {
@@ -197,7 +197,7 @@ pub enum Match {
     Ours,
     /// The front row is for this LSN, but the entry is another leader's.
     Obsoleted,
-    /// No row: proposed elsewhere or in an earlier life, or its requests were answered with "unknown".
+    /// No row: proposed elsewhere or in an earlier incarnation, or its requests were answered with "unknown".
     None,
 }
 
@@ -211,7 +211,7 @@ impl Proposals {
     /// Adds the row of an entry just proposed.
     ///
     /// # Panics
-    /// If its LSN is not above every other's: two rows for one place would mean two outcomes.
+    /// If its LSN is not above every other's: two rows for one LSN would mean two outcomes.
     pub fn register(&mut self, row: Row) {
         assert!(
             self.rows.back().is_none_or(|last| last.lsn < row.lsn),
@@ -386,7 +386,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "registered behind a later one")]
-    fn a_second_row_for_a_place_is_refused() {
+    fn a_second_row_for_an_lsn_is_refused() {
         rows(&[(3, 1), (3, 2)]);
     }
 

@@ -53,7 +53,7 @@ impl Poller {
         Ok(Self { epoll, events: RefCell::new(Vec::with_capacity(EVENTS_MAX)) })
     }
 
-    /// Watches a descriptor for reading, until it is closed: a listener, an eventfd. What is possible already is told by
+    /// Watches a descriptor for reading, until it is closed: a listener, an eventfd. What is possible already is reported by
     /// the next wait. `token` comes back with each event.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ mod tests {
     const NOW: Option<Duration> = Some(Duration::ZERO);
 
     #[test]
-    fn an_event_is_told_once_and_each_new_one_again() {
+    fn an_event_is_reported_once_and_each_new_one_again() {
         let poller = Poller::new().expect("epoll");
         let (here, mut there) = UnixStream::pair().expect("a pair");
         poller.watch_both(&here, 7).expect("added");

@@ -94,7 +94,7 @@ impl Pool {
                 let receivers = (short.1.clone(), long.1.clone());
                 let (cpus, ending) = (cpus.clone(), Arc::clone(&ending));
                 std::thread::Builder::new().name(format!("pool-{number}")).spawn(move || {
-                    place(&cpus);
+                    confine(&cpus);
                     let (short, long) = &receivers;
                     PAUSING.set(Some(Pausing { ending, long: long.clone() }));
                     let next = || match number {
@@ -140,12 +140,12 @@ fn next(first: &Receiver<Task>, second: &Receiver<Task>) -> Option<Task> {
 }
 
 /// Keeps this thread on `cpus`; where that fails it runs wherever the system puts it, which is slower and not wrong.
-fn place(cpus: &CpuSet) {
+fn confine(cpus: &CpuSet) {
     if cpus.is_empty() {
         return;
     }
     if let Err(error) = cpus.pin_this_thread() {
-        tracing::warn!(%cpus, %error, "a pool thread could not be placed");
+        tracing::warn!(%cpus, %error, "a pool thread could not be pinned to its CPUs");
     }
 }
 
@@ -272,7 +272,7 @@ mod tests {
         assert!(pool.submit(Kind::Long, task).is_ok());
         let (ran, wait_ran) = mpsc::channel();
         let mut next: Task = Box::new(move || ran.send(()).expect("test waits"));
-        // The queue has one place, which the first task leaves as it begins.
+        // The queue has room for one task, which the first task leaves as it begins.
         while let Err(task) = pool.submit(Kind::Long, next) {
             next = task;
             std::thread::yield_now();

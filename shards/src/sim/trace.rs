@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hash_tells_every_difference_and_only_the_last_are_kept() {
+    fn hash_shows_every_difference_and_only_the_last_are_kept() {
         let run = |n: u64, odd: u64| {
             let mut trace = Trace::new(false);
             for at in 0..n {

@@ -1,7 +1,7 @@
 //! Merges of the tree's tables, one at a time; beside damaged tables too.
 //!
-//! The library chooses what is due, by sizes, and stops at a damaged block each time it comes to one. It cannot be told
-//! to leave a table out, nor take a choice made elsewhere; what it offers beside are merges and moves of whole levels.
+//! The library chooses what is due, by sizes, and stops at a damaged block each time it comes to one. It has no way
+//! to leave a table out, and takes no choice made elsewhere; what it offers beside are merges and moves of whole levels.
 //! So while a table is damaged, level 0 is merged into a level above that of the damage, and the levels from there on stay
 //! as they are. Invariant: a row that is newer never comes below an older one of its key, so what goes down from level 0
 //! passes empty levels only; and no damaged table is read by a merge, or left out of the tree.

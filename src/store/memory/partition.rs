@@ -160,7 +160,7 @@ impl Partition {
         }
     }
 
-    /// The version that the next op's changes get: the entry's version LSN and the op's place in it. Different for any two
+    /// The version that the next op's changes get: the entry's version LSN and the op's number in it. Different for any two
     /// ops, so that WATCH sees a change by a later op of the very entry that it looked at. (Ops of one entry beyond
     /// the 2^20th share a version.)
     pub(in crate::store) fn version(&self, version_lsn: Lsn) -> u64 {
