@@ -26,7 +26,7 @@ pub enum PositionError {
     /// Moved back.
     #[error("position {position:?} would go back from {from} to {to}")]
     Backwards {
-        /// Which.
+        /// The position that would go back.
         position: Position,
         /// Where it stands.
         from: Lsn,

@@ -30,7 +30,7 @@ pub enum Work {
 /// One request of a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Item {
-    /// Whose.
+    /// The request that gets the outcome.
     pub ticket: Ticket,
     /// What is to be done.
     pub work: Work,
