@@ -8,7 +8,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use corduroy_shards::ShardId;
 use corduroy_wal::device::folder::{PRIVATE_FILE, PRIVATE_FOLDER};
@@ -19,6 +19,7 @@ use crate::store::{DiskError, LsmLevel};
 
 mod bind;
 mod error;
+mod folders;
 mod limits;
 mod look;
 mod owner;
@@ -32,13 +33,12 @@ pub use look::{Ownership, ownership};
 pub use owner::Owner;
 pub use text::FORMAT_VERSION;
 
+use folders::SHARD;
 use owner::Card;
 use text::{UNBOUND, Unreadable};
 
 /// The copies' names.
 const COPIES: [&str; 2] = ["identity.0", "identity.1"];
-/// What the names of the shards' folders begin with.
-const SHARD: &str = "shard-";
 /// The folders in each.
 pub const SHARD_PARTS: [&str; 2] = ["wal", "state"];
 /// What formatting leaves in those: no data.
@@ -191,18 +191,6 @@ impl Identity {
         let is_limited_alike =
             self.limits.is_none_or(|one| other.limits.is_none_or(|another| one == another));
         of(self) == of(other) && is_limited_alike && self.generation != other.generation
-    }
-
-    /// The name of a shard's folder.
-    #[must_use]
-    pub fn shard_name(shard: u32) -> String {
-        format!("{SHARD}{shard:04}")
-    }
-
-    /// The folder of a shard.
-    #[must_use]
-    pub fn shard_folder(data_dir: &Path, shard: ShardId) -> PathBuf {
-        data_dir.join(Self::shard_name(shard.0))
     }
 
     /// Makes the folders of all shards, where they are missing, and writes into each whose it is. Before the identity is

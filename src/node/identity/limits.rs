@@ -13,6 +13,7 @@ use std::path::Path;
 
 use corduroy_shards::ShardId;
 
+use super::folders::shards_there;
 use super::{Identity, IdentityError, entries};
 use crate::config::Config;
 use crate::config::bounds::{argument_limit_bytes, op_limit_bytes};
@@ -86,7 +87,7 @@ impl Identity {
     pub(super) fn with_limits(mut self, config: &Config) -> Result<Self, IdentityError> {
         match self.limits {
             Some(limits) => limits.check(config)?,
-            None => self.limits = adopted(&config.data_dir, self.shards, config)?,
+            None => self.limits = adopted(config)?,
         }
         Ok(self)
     }
@@ -100,12 +101,9 @@ impl Identity {
 
 /// The limits that a folder without any gets from this configuration; `None`: its log may hold what a log of these settings
 /// does not take, so that limits of theirs would be too low, and limits of its own would refuse the start.
-pub(super) fn adopted(
-    data_dir: &Path,
-    shards: u32,
-    config: &Config,
-) -> Result<Option<SharedLimits>, IdentityError> {
-    let segment_bytes = largest_segment_bytes(data_dir, shards)?;
+pub(super) fn adopted(config: &Config) -> Result<Option<SharedLimits>, IdentityError> {
+    let data_dir = &config.data_dir;
+    let segment_bytes = largest_segment_bytes(data_dir)?;
     if op_limit_bytes(segment_bytes) <= config.largest_op_bytes() {
         return Ok(Some(SharedLimits::of(config)));
     }
@@ -119,11 +117,11 @@ pub(super) fn adopted(
 }
 
 /// The largest file of the shards' logs, bytes; 0 if there is none.
-fn largest_segment_bytes(data_dir: &Path, shards: u32) -> Result<u64, IdentityError> {
+fn largest_segment_bytes(data_dir: &Path) -> Result<u64, IdentityError> {
     let mut largest = 0;
-    for shard in 0..shards {
+    for shard in shards_there(data_dir)? {
         let log = Identity::shard_folder(data_dir, ShardId(shard)).join("wal");
-        // That of a shard without a partition may have been removed; one that is missed is reported when it is opened.
+        // One that is missed is reported when it is opened.
         if !log.is_dir() {
             continue;
         }

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use super::folders;
 use super::owner::{CARD, Card, Found, Unread};
 use super::text::Unreadable;
-use super::{COPIES, Identity, Owner, SHARD, bind};
+use super::{COPIES, Identity, Owner, bind};
 use crate::store::{Finding, OWNER_BYTES};
 
 /// What was found out about an owner.
@@ -81,7 +82,7 @@ fn read_card(state: &Path, found: &mut Ownership) -> Option<Card> {
 
 /// The number in the name of the shard's folder.
 fn number_of(state: &Path) -> Option<u32> {
-    state.parent()?.file_name()?.to_str()?.strip_prefix(SHARD)?.parse().ok()
+    folders::number_of(state.parent()?.file_name()?.to_str()?)
 }
 
 /// The better copy of the identity of the data folder, if the state lies in one.

@@ -14,9 +14,10 @@ use corduroy_wal::LogState;
 use corduroy_wal::device::mapped::MappedFolder;
 use corduroy_wal::inspect::inspect;
 
+use super::folders::shards_there;
 use super::owner::{Card, Found};
 use super::text::UNLIMITED;
-use super::{FORMAT_VERSION, Identity, IdentityError, Owner, SHARD, SHARD_PARTS, entries, limits};
+use super::{FORMAT_VERSION, Identity, IdentityError, Owner, SHARD_PARTS, entries, limits};
 use crate::config::Config;
 use crate::store::LsmLevel;
 
@@ -38,7 +39,7 @@ pub(super) fn recover(config: &Config, said: impl Fn(&str) -> bool) -> Result<Id
             // Nobody else recorded limits. Those of a setting that nobody named need not be the node's: then the next start
             // records those of its settings.
             let limits = match said("wal.segment_bytes") {
-                true => limits::adopted(folder, found.shards, config)?,
+                true => limits::adopted(config)?,
                 false => None,
             };
             let format = if limits.is_some() { FORMAT_VERSION } else { UNLIMITED };
@@ -70,21 +71,9 @@ impl Identity {
     }
 }
 
-/// The folders of shards that are there, by number.
-fn shards(data_dir: &Path) -> Result<Vec<u32>, IdentityError> {
-    let mut shards: Vec<u32> = entries(data_dir)?
-        .iter()
-        .filter_map(|name| {
-            name.strip_prefix(SHARD)?.parse().ok().filter(|n| Identity::shard_name(*n) == *name)
-        })
-        .collect();
-    shards.sort_unstable();
-    Ok(shards)
-}
-
 fn witnesses(data_dir: &Path) -> Result<Vec<Witness>, IdentityError> {
     let mut witnesses = Vec::new();
-    for shard in shards(data_dir)? {
+    for shard in shards_there(data_dir)? {
         let shard_folder = Identity::shard_folder(data_dir, ShardId(shard));
         for folder in SHARD_PARTS.map(|part| shard_folder.join(part)) {
             let card = Card::read(&folder).map_err(|source| IdentityError::Io {
@@ -163,7 +152,7 @@ fn of_witnesses(data_dir: &Path, first: &Witness, others: &[Witness]) -> Result<
 fn of_logs(config: &Config, said: &impl Fn(&str) -> bool) -> Result<Identity, IdentityError> {
     let data_dir = &config.data_dir;
     let contradiction = |why: String| IdentityError::Contradiction { folder: data_dir.clone(), why };
-    let there = shards(data_dir)?;
+    let there = shards_there(data_dir)?;
     let count = u32::try_from(there.len()).unwrap_or(u32::MAX);
     if !there.iter().copied().eq(0..count) || count == 0 {
         let names: Vec<_> = there.iter().map(|shard| Identity::shard_name(*shard)).collect();
