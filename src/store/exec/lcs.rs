@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use corduroy_shards::PartitionId;
 
-use super::kept::{Asked, Bounds, Idle, Kept};
+use super::kept::{Asked, Bounds, Held, Idle, Kept};
 use super::write::length;
 use crate::store::disk::DiskLevel;
 use crate::store::exec::{Exec, Run, Stop};
@@ -106,23 +106,14 @@ struct Subsequence {
     tries: u32,
     /// What the values and their table take, or the outcome, and the keys.
     bytes: usize,
-    idle: Idle,
 }
 
 impl Asked for Subsequence {
-    fn idle(&self) -> &Idle {
-        &self.idle
-    }
-
-    fn idle_mut(&mut self) -> &mut Idle {
-        &mut self.idle
-    }
-
     fn bytes(&self) -> usize {
         self.bytes
     }
 
-    fn goes_on(&self) -> bool {
+    fn goes_on(&self, _: Idle) -> bool {
         self.stays()
     }
 
@@ -156,7 +147,7 @@ const fn bounds(max_bytes: usize) -> Bounds {
 
 impl Question {
     fn held_bytes(&self) -> usize {
-        size_of::<Subsequence>() + self.a.len() + self.b.len()
+        size_of::<Held<Subsequence>>() + self.a.len() + self.b.len()
     }
 }
 
@@ -173,7 +164,7 @@ impl Subsequences {
                 return Answer::Wait;
             }
         }
-        let tries = match self.all.take(|known| known.of == of) {
+        let tries = match self.all.take(|known| known.of == of).map(|held| held.item) {
             None if !self.all.make_room(bounds(max_bytes)) => {
                 self.all.want_room();
                 return Answer::Wait;
@@ -196,8 +187,9 @@ impl Subsequences {
         let (number, versions) = (self.last, values.versions);
         let (a, b) = (&values.a, &values.b);
         let bytes = of.held_bytes() + a.len() + b.len() + table_bytes(a.len(), b.len());
-        let (state, idle) = (State::Wanted(values), Idle::new(MAX_IDLE_JOBS));
-        self.all.push(Subsequence { number, of, versions, state, tries, bytes, idle });
+        let state = State::Wanted(values);
+        let one = Subsequence { number, of, versions, state, tries, bytes };
+        self.all.push(one, Idle::new(MAX_IDLE_JOBS));
     }
 
     /// A job has done one; nobody may want it any more.
@@ -239,7 +231,7 @@ impl<L: DiskLevel> Store<L> {
     /// How many are under way or done, and what they hold.
     pub(in crate::store) fn subsequences(&self) -> (usize, usize) {
         let all = &self.ledger.subsequences.all;
-        (all.len(), all.iter().map(Asked::bytes).sum())
+        (all.len(), all.bytes())
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use corduroy_shards::PartitionId;
 
-use super::kept::{Asked, Bounds, Idle, Kept};
+use super::kept::{Asked, Bounds, Held, Idle, Kept};
 use crate::store::disk::DiskLevel;
 use crate::store::exec::{Exec, Run, Stop};
 use crate::store::jobs::{Job, MatchLimit, Task};
@@ -52,7 +52,6 @@ struct Listing {
     is_announced: bool,
     /// A transaction wants it: it stays until that has run.
     is_held: bool,
-    idle: Idle,
 }
 
 /// What a list may hold, and what time it is.
@@ -79,21 +78,13 @@ const fn bounds(max_bytes: usize) -> Bounds {
 }
 
 impl Asked for Listing {
-    fn idle(&self) -> &Idle {
-        &self.idle
-    }
-
-    fn idle_mut(&mut self) -> &mut Idle {
-        &mut self.idle
-    }
-
     fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// It is gathered on, or what it wants of the disk level is on its way.
-    fn goes_on(&self) -> bool {
-        if self.wants_disk { self.idle.is_asked() } else { !self.is_done() && !self.idle.is_idle() }
+    fn goes_on(&self, idle: Idle) -> bool {
+        if self.wants_disk { idle.is_asked() } else { !self.is_done() && !idle.is_idle() }
     }
 
     fn stays(&self) -> bool {
@@ -115,7 +106,6 @@ impl Listing {
             wants_disk: false,
             is_announced: false,
             is_held: false,
-            idle: Idle::new(MAX_IDLE_JOBS),
         }
     }
 
@@ -264,11 +254,11 @@ impl Listing {
 }
 
 impl Listings {
-    fn find(&mut self, partition: PartitionId, pattern: &[u8]) -> Option<&mut Listing> {
+    fn find(&mut self, partition: PartitionId, pattern: &[u8]) -> Option<&mut Held<Listing>> {
         self.all.iter_mut().find(|listing| listing.is_of(partition, pattern))
     }
 
-    fn take(&mut self, partition: PartitionId, pattern: &[u8]) -> Option<Listing> {
+    fn take(&mut self, partition: PartitionId, pattern: &[u8]) -> Option<Held<Listing>> {
         self.all.take(|listing| listing.is_of(partition, pattern))
     }
 
@@ -345,7 +335,7 @@ impl Exec<'_> {
                 listings.all.want_room();
                 return Err(Stop::Blocked);
             }
-            listings.all.push(Listing::new(id, pattern));
+            listings.all.push(Listing::new(id, pattern), Idle::new(MAX_IDLE_JOBS));
         }
         // Those before it in the transaction have brought as much as may be held.
         let too_large = Stop::Error(ErrorKind::ReplyTooLarge);
@@ -381,9 +371,11 @@ impl Exec<'_> {
     pub(in crate::store) fn keys(&mut self, pattern: &[u8]) -> Run {
         self.gather(pattern)?;
         let (id, listings) = (self.partition.id, &mut self.ledger.listings);
-        let Some(listing) = listings.take(id, pattern) else { return Err(Stop::Blocked) };
+        let Some(Held { idle, item: listing }) = listings.take(id, pattern) else {
+            return Err(Stop::Blocked);
+        };
         if listing.is_held {
-            listings.all.push(listing.clone());
+            listings.all.push(listing.clone(), idle);
         }
         listing.answer(self.terms())
     }

@@ -52,17 +52,36 @@ impl Idle {
     }
 }
 
-/// One that is kept.
+/// What can be kept.
 pub(in crate::store) trait Asked {
-    /// Since when it was not asked for.
-    fn idle(&self) -> &Idle;
-    fn idle_mut(&mut self) -> &mut Idle;
     /// What it takes in memory.
     fn bytes(&self) -> usize;
-    /// Whether a job is going to end because of it.
-    fn goes_on(&self) -> bool;
+    /// Whether a job is going to end because of it, which was last asked for so long ago.
+    fn goes_on(&self, idle: Idle) -> bool;
     /// Whether it stays even if nobody asks, since a job is at work on it.
     fn stays(&self) -> bool;
+}
+
+/// One that is kept.
+#[derive(Debug)]
+pub(in crate::store) struct Held<T> {
+    /// How long ago it was asked for.
+    pub(in crate::store) idle: Idle,
+    pub(in crate::store) item: T,
+}
+
+impl<T> Deref for Held<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.item
+    }
+}
+
+impl<T> DerefMut for Held<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.item
+    }
 }
 
 /// How much is kept at most.
@@ -75,7 +94,7 @@ pub(in crate::store) struct Bounds {
 /// All of a kind.
 #[derive(Debug)]
 pub(in crate::store) struct Kept<T> {
-    all: Vec<T>,
+    all: Vec<Held<T>>,
     /// One was removed, and not by the op that it is for: others may wait for it.
     has_removed: bool,
     /// An op found no room.
@@ -89,27 +108,27 @@ impl<T> Default for Kept<T> {
 }
 
 impl<T> Deref for Kept<T> {
-    type Target = [T];
+    type Target = [Held<T>];
 
-    fn deref(&self) -> &[T] {
+    fn deref(&self) -> &[Held<T>] {
         &self.all
     }
 }
 
 impl<T> DerefMut for Kept<T> {
-    fn deref_mut(&mut self) -> &mut [T] {
+    fn deref_mut(&mut self) -> &mut [Held<T>] {
         &mut self.all
     }
 }
 
 impl<T: Asked> Kept<T> {
-    pub(in crate::store) fn push(&mut self, one: T) {
-        self.all.push(one);
+    pub(in crate::store) fn push(&mut self, item: T, idle: Idle) {
+        self.all.push(Held { idle, item });
     }
 
     /// Gives one to its op.
-    pub(in crate::store) fn take(&mut self, is_it: impl FnMut(&T) -> bool) -> Option<T> {
-        let at = self.all.iter().position(is_it)?;
+    pub(in crate::store) fn take(&mut self, mut is_it: impl FnMut(&T) -> bool) -> Option<Held<T>> {
+        let at = self.all.iter().position(|held| is_it(held))?;
         Some(self.all.swap_remove(at))
     }
 
@@ -121,17 +140,16 @@ impl<T: Asked> Kept<T> {
     /// Jobs have ended: what nobody asks for any more goes.
     pub(in crate::store) fn age(&mut self) {
         let before = self.all.len();
-        self.all.retain_mut(|one| {
-            let idle = one.idle_mut();
-            idle.jobs = idle.jobs.saturating_add(1);
-            one.stays() || !one.idle().is_over()
+        self.all.retain_mut(|held| {
+            held.idle.jobs = held.idle.jobs.saturating_add(1);
+            held.stays() || !held.idle.is_over()
         });
         self.has_removed |= self.all.len() < before;
     }
 
     /// What all take in memory.
     pub(in crate::store) fn bytes(&self) -> usize {
-        self.all.iter().map(T::bytes).sum()
+        self.all.iter().map(|held| held.bytes()).sum()
     }
 
     /// Whether one more may begin.
@@ -139,15 +157,15 @@ impl<T: Asked> Kept<T> {
         self.all.len() < bounds.count && self.bytes() <= bounds.bytes
     }
 
-    fn may_give_way(one: &T) -> bool {
-        one.idle().is_idle() && !one.stays()
+    fn may_give_way(held: &Held<T>) -> bool {
+        held.idle.is_idle() && !held.stays()
     }
 
     /// Has those go that nobody asks for, first what would go next by itself, until there is room. Returns whether there is.
     pub(in crate::store) fn make_room(&mut self, bounds: Bounds) -> bool {
         while !self.has_room(bounds) {
-            let idle = self.all.iter().enumerate().filter(|(_, one)| Self::may_give_way(one));
-            let next = idle.min_by_key(|(_, one)| one.idle().left());
+            let idle = self.all.iter().enumerate().filter(|(_, held)| Self::may_give_way(held));
+            let next = idle.min_by_key(|(_, held)| held.idle.left());
             let Some((at, _)) = next else { return false };
             self.all.swap_remove(at);
             self.has_removed = true;
@@ -164,7 +182,8 @@ impl<T: Asked> Kept<T> {
     /// again and again: who is tried asks, and what nobody asks for then gives way in two more tries.
     pub(in crate::store) fn take_wake(&mut self, bounds: Bounds) -> bool {
         let has_room = || self.has_room(bounds) || self.all.iter().any(Self::may_give_way);
-        let is_wanted = self.is_wanted && (has_room() || !self.all.iter().any(T::goes_on));
+        let is_wanted =
+            self.is_wanted && (has_room() || !self.all.iter().any(|held| held.goes_on(held.idle)));
         self.is_wanted &= !is_wanted;
         std::mem::take(&mut self.has_removed) | is_wanted
     }
@@ -179,24 +198,15 @@ mod tests {
     struct One {
         name: u32,
         bytes: usize,
-        idle: Idle,
         is_at_work: bool,
     }
 
     impl Asked for One {
-        fn idle(&self) -> &Idle {
-            &self.idle
-        }
-
-        fn idle_mut(&mut self) -> &mut Idle {
-            &mut self.idle
-        }
-
         fn bytes(&self) -> usize {
             self.bytes
         }
 
-        fn goes_on(&self) -> bool {
+        fn goes_on(&self, _: Idle) -> bool {
             self.is_at_work
         }
 
@@ -208,7 +218,7 @@ mod tests {
     fn kept(sizes: &[usize]) -> Kept<One> {
         let mut kept = Kept::default();
         for (name, bytes) in (0..).zip(sizes) {
-            kept.push(One { name, bytes: *bytes, idle: Idle::new(5), is_at_work: false });
+            kept.push(One { name, bytes: *bytes, is_at_work: false }, Idle::new(5));
         }
         kept
     }
@@ -264,7 +274,7 @@ mod tests {
         age(&mut kept, 1, &[3]);
         assert!(kept.make_room(BOUNDS));
         assert_eq!((names(&kept), kept.take_wake(BOUNDS)), (vec![1, 2, 3], true));
-        kept.push(One { name: 4, bytes: 90, idle: Idle::new(5), is_at_work: false });
+        kept.push(One { name: 4, bytes: 90, is_at_work: false }, Idle::new(5));
         let has_room = kept.make_room(Bounds { count: 9, ..BOUNDS });
         assert!(!has_room, "those that stay take too much");
         assert_eq!(names(&kept), [3, 4], "both idle ones were not enough, and had to go");
@@ -297,15 +307,14 @@ mod tests {
             let mut kept: Kept<One> = Kept::default();
             for name in 0..1 + random(6) as u32 {
                 let idle = Idle::new([4, 64][random(2) as usize]);
-                kept.push(One { name, bytes: random(80) as usize, idle, is_at_work: random(3) == 0 });
+                kept.push(One { name, bytes: random(80) as usize, is_at_work: random(3) == 0 }, idle);
             }
             let (mut waiting, mut wakes_in_a_row, mut most) = (3, 0, 0);
             // Who waits asks, in each round that a wake begins; no job ends by itself.
             for _ in 0..100 {
                 let mut has_begun = false;
                 while waiting > 0 && kept.make_room(BOUNDS) {
-                    let idle = Idle::new(64);
-                    kept.push(One { name: 9, bytes: random(80) as usize, idle, is_at_work: true });
+                    kept.push(One { name: 9, bytes: random(80) as usize, is_at_work: true }, Idle::new(64));
                     (waiting, has_begun) = (waiting - 1, true);
                 }
                 if waiting > 0 {
