@@ -10,14 +10,15 @@ use super::hash::HashSeed;
 use super::lookups::stored::{Keyspace, read_value, stamps_of, walk};
 use super::lookups::{DiskPage, Want};
 use super::op::{Outcome, SharedBytes};
-use crate::store::exec::lcs::{Lcs, longest_common};
 use crate::store::flush::space::room;
 use crate::store::flush::warm::warm;
 use crate::store::lookups::loads::WantedKey;
 use crate::store::lookups::pages::{matches, range};
 use crate::store::memory::ledger::{Captured, CapturedRows};
+use crate::store::memory::listings::MatchLimit;
 use crate::store::memory::meta::PartitionMeta;
 use crate::store::memory::row::{NO_EXPIRY, Stamp};
+use crate::store::text::lcs::{Lcs, longest_common};
 
 /// Bytes of rows after which a job that reads keys reads no more of them: the rest is for others.
 const LOAD_BYTES: usize = 4 << 20;
@@ -51,13 +52,6 @@ impl std::fmt::Debug for JobDone {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(if matches!(self.0, Done::Failed { .. }) { "failed" } else { "done" })
     }
-}
-
-/// How much a list of keys may hold.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct MatchLimit {
-    pub(super) keys: usize,
-    pub(super) bytes: usize,
 }
 
 /// What a job does.

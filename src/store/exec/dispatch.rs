@@ -1,10 +1,10 @@
 //! From an op to the function that does it, and transactions.
 
-use super::lcs::Lcs;
 use super::read::spend;
 use super::write::Set;
 use crate::store::exec::{Exec, Run, Stop};
 use crate::store::op::{ErrorKind, List, MAX_WALKS, Op, Outcome};
+use crate::store::text::lcs::Lcs;
 
 impl Exec<'_> {
     pub(in crate::store) fn run(&mut self, op: &Op<'_>) -> Run {

@@ -1,27 +1,16 @@
-//! KEYS under way: the keys of a partition that match a pattern, gathered in slices while others are served in between.
-//!
-//! The rows are walked in hash order, some in a slice. What changes in the stretch that is gathered already is followed
-//! change by change. Invariant: of the hashes below `next`, exactly the keys that are stored and match are in `found`,
-//! whatever was written since. So a list that is complete is the state as of one moment, the present one, and stays so
-//! until it is given to its op.
+//! KEYS: gathers the list of a pattern, and answers from it; see `memory/listings.rs`.
 
-use std::collections::BTreeMap;
-
-use corduroy_shards::PartitionId;
-
-use super::kept::{Asked, Bounds, Held, Idle, Kept};
 use crate::store::disk::DiskLevel;
 use crate::store::exec::{Exec, Run, Stop};
-use crate::store::jobs::{Job, MatchLimit, Task};
+use crate::store::jobs::{Job, Task};
 use crate::store::lookups::{DiskPage, Lookups, Want};
+use crate::store::memory::kept::{Bounds, Held, Idle};
+use crate::store::memory::listings::{Listing, MatchLimit, Terms};
 use crate::store::memory::partition::Partition;
 use crate::store::op::names::Names;
 use crate::store::op::{ErrorKind, Op, Outcome};
 use crate::store::state::Store;
-use crate::store::text::glob::Effort;
 
-/// Steps of a pattern that take as long as a look at a row.
-const STEPS_A_UNIT: usize = 16;
 /// Names above which a list is given away whole, to be read out in slices too.
 const FEW_NAMES: usize = 4096;
 /// Jobs that end without the list being asked for, until it is given up: its op is tried again each time.
@@ -31,137 +20,12 @@ const MAX_HELD_IDLE_JOBS: u32 = 64;
 /// Lists under way, at which a KEYS outside of transactions waits until one has ended.
 const MAX_LISTINGS: usize = 16;
 
-/// See the file's head.
-#[derive(Clone, Debug)]
-struct Listing {
-    partition: PartitionId,
-    pattern: Vec<u8>,
-    /// The first hash that is not gathered; `None`: all are.
-    next: Option<u64>,
-    /// What is found: by hash and key, with the time at which each expires.
-    found: BTreeMap<(u64, Vec<u8>), u64>,
-    bytes: usize,
-    effort: Effort,
-    /// The work it has taken so far.
-    units: u64,
-    /// Why there is no answer.
-    refused: Option<ErrorKind>,
-    /// It cannot go on without what the disk level has.
-    wants_disk: bool,
-    /// It has stopped, and its op knows, or is going to be tried again.
-    is_announced: bool,
-    /// A transaction wants it: it stays until that has run.
-    is_held: bool,
-}
-
-/// What a list may hold, and what time it is.
-#[derive(Clone, Copy)]
-struct Terms {
-    limit: MatchLimit,
-    now_ms: u64,
-}
-
-/// What a name takes of what a list may hold.
-const fn name_bytes(key: &[u8]) -> usize {
-    size_of::<Outcome>() + key.len()
-}
-
-/// All lists under way.
-#[derive(Debug, Default)]
-pub(in crate::store) struct Listings {
-    all: Kept<Listing>,
-}
-
 /// What all lists under way may take.
 const fn bounds(max_bytes: usize) -> Bounds {
     Bounds { count: MAX_LISTINGS, bytes: max_bytes }
 }
 
-impl Asked for Listing {
-    fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// It is gathered on, or what it wants of the disk level is on its way.
-    fn goes_on(&self, idle: Idle) -> bool {
-        if self.wants_disk { idle.is_asked() } else { !self.is_done() && !idle.is_idle() }
-    }
-
-    fn stays(&self) -> bool {
-        false
-    }
-}
-
 impl Listing {
-    fn new(partition: PartitionId, pattern: &[u8]) -> Self {
-        Self {
-            partition,
-            pattern: pattern.to_vec(),
-            next: Some(0),
-            found: BTreeMap::new(),
-            bytes: 0,
-            effort: Effort::of_a_command(),
-            units: 0,
-            refused: None,
-            wants_disk: false,
-            is_announced: false,
-            is_held: false,
-        }
-    }
-
-    fn is_of(&self, partition: PartitionId, pattern: &[u8]) -> bool {
-        self.partition == partition && self.pattern == pattern
-    }
-
-    fn is_done(&self) -> bool {
-        self.next.is_none() || self.refused.is_some()
-    }
-
-    /// Whether it goes on only when its op is tried again.
-    fn has_stopped(&self) -> bool {
-        self.is_done() || self.wants_disk
-    }
-
-    fn refuse(&mut self, why: ErrorKind) {
-        self.refused = Some(why);
-        self.found = BTreeMap::new();
-        self.bytes = 0;
-    }
-
-    /// Looks whether a key matches, and takes what that costs.
-    fn matches(&mut self, key: &[u8], units: &mut u64) -> bool {
-        let (matches, steps) = self.effort.glob_counted(&self.pattern, key);
-        *units = units.saturating_sub(1 + (steps / STEPS_A_UNIT) as u64);
-        if matches.is_none() {
-            self.refuse(ErrorKind::PatternTooCostly);
-        }
-        matches == Some(true)
-    }
-
-    /// Notes a key that is stored and matches.
-    fn insert(&mut self, hash: u64, key: &[u8], expire_at_ms: u64) {
-        if self.found.insert((hash, key.to_vec()), expire_at_ms).is_none() {
-            self.bytes += name_bytes(key);
-        }
-    }
-
-    /// Whether it is too long to be given. Names that have expired do not count; they are looked for only if it matters.
-    fn is_too_long(&mut self, Terms { limit, now_ms }: Terms) -> bool {
-        let exceeds = |listing: &Self| listing.found.len() > limit.keys || listing.bytes > limit.bytes;
-        if !exceeds(self) {
-            return false;
-        }
-        self.found.retain(|_, expire_at_ms| *expire_at_ms > now_ms);
-        self.bytes = self.found.keys().map(|(_, key)| name_bytes(key)).sum();
-        exceeds(self)
-    }
-
-    fn remove(&mut self, hash: u64, key: &[u8]) {
-        if self.found.remove(&(hash, key.to_vec())).is_some() {
-            self.bytes -= name_bytes(key);
-        }
-    }
-
     /// Goes on until the units are used up, all is gathered, or the disk level has to be asked.
     fn advance(&mut self, partition: &Partition, lookups: &Lookups, terms: Terms, units: &mut u64) {
         let before = *units;
@@ -250,71 +114,6 @@ impl Listing {
             return Ok(Outcome::Names(names));
         }
         Ok(Outcome::Array(names.into_iter().map(Outcome::Bulk).collect()))
-    }
-}
-
-impl Listings {
-    fn find(&mut self, partition: PartitionId, pattern: &[u8]) -> Option<&mut Held<Listing>> {
-        self.all.iter_mut().find(|listing| listing.is_of(partition, pattern))
-    }
-
-    fn take(&mut self, partition: PartitionId, pattern: &[u8]) -> Option<Held<Listing>> {
-        self.all.take(|listing| listing.is_of(partition, pattern))
-    }
-
-    /// A key was written (and expires then), or removed (`None`).
-    #[inline]
-    pub(in crate::store) fn changed(
-        &mut self,
-        partition: PartitionId,
-        hash: u64,
-        key: &[u8],
-        expire_at_ms: Option<u64>,
-    ) {
-        if !self.all.is_empty() {
-            self.follow(partition, hash, key, expire_at_ms);
-        }
-    }
-
-    fn follow(&mut self, partition: PartitionId, hash: u64, key: &[u8], expire_at_ms: Option<u64>) {
-        let concerned = self.all.iter_mut().filter(|listing| {
-            listing.partition == partition
-                && listing.refused.is_none()
-                && listing.next.is_none_or(|next| hash < next)
-        });
-        for listing in concerned {
-            match expire_at_ms {
-                // What is gathered is bounded; the few that are written meanwhile are no harm, and some may go again.
-                Some(expire_at_ms) if listing.matches(key, &mut 0) => {
-                    listing.insert(hash, key, expire_at_ms);
-                }
-                Some(_) => {}
-                None => listing.remove(hash, key),
-            }
-        }
-    }
-
-    /// A partition's keyspace ended, and an empty one began.
-    pub(in crate::store) fn flushed(&mut self, partition: PartitionId) {
-        for listing in self.all.iter_mut().filter(|listing| listing.partition == partition) {
-            (listing.next, listing.wants_disk, listing.refused) = (None, false, None);
-            listing.found = BTreeMap::new();
-            listing.bytes = 0;
-        }
-    }
-
-    /// What they take in memory, roughly.
-    pub(in crate::store) fn held_bytes(&self) -> usize {
-        self.all.bytes()
-    }
-
-    /// Whether an answer of the disk level is looked at by a list under way.
-    pub(in crate::store) fn use_page(&self, page: &DiskPage) -> bool {
-        self.all.iter().any(|listing| {
-            !listing.is_done()
-                && listing.partition == page.partition
-                && page.pattern.as_ref() == Some(&listing.pattern)
-        })
     }
 }
 

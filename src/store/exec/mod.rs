@@ -4,7 +4,6 @@
 //! the op with [`Stop::Blocked`], so the same op can be run again when it has been loaded.
 
 mod dispatch;
-pub(in crate::store) mod kept;
 pub(in crate::store) mod lcs;
 pub(in crate::store) mod listing;
 pub(in crate::store) mod prefetch;

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use super::write::length;
 use crate::store::exec::{Exec, Run, Stop};
 use crate::store::memory::row::{NO_EXPIRY, ROW_OVERHEAD_BYTES, Row, encoding_of};
 use crate::store::op::PREFETCH_KEYS;
@@ -14,7 +13,7 @@ impl Exec<'_> {
     }
 
     pub(in crate::store) fn str_len(&mut self, key: &[u8]) -> Run {
-        Ok(length(self.live(key)?.map_or(0, |row| row.value().len())))
+        Ok(Outcome::length(self.live(key)?.map_or(0, |row| row.value().len())))
     }
 
     pub(in crate::store) fn get_range(&mut self, key: &[u8], start: i64, end: i64) -> Run {
@@ -69,7 +68,7 @@ impl Exec<'_> {
 
     pub(in crate::store) fn memory_usage(&mut self, key: &[u8]) -> Run {
         let bytes = self.live(key)?.map(|row| ROW_OVERHEAD_BYTES + row.key().len() + row.value().len());
-        Ok(bytes.map_or(Outcome::Nil, length))
+        Ok(bytes.map_or(Outcome::Nil, Outcome::length))
     }
 
     /// The version of a key for WATCH: different whenever the key has changed in between, also where it is absent both

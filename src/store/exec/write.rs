@@ -99,20 +99,20 @@ impl Exec<'_> {
         let Some(row) = self.live(key)? else {
             self.fits(key, value.len())?;
             self.put(key, value, NO_EXPIRY, Encoding::Auto);
-            return Ok(length(value.len()));
+            return Ok(Outcome::length(value.len()));
         };
         let (before, expire_at_ms) = (row.value().len(), row.expire_at_ms);
         self.fits(key, before + value.len())?;
         self.grow(value.len())?;
         self.change(key, before, value, expire_at_ms);
-        Ok(length(before + value.len()))
+        Ok(Outcome::length(before + value.len()))
     }
 
     pub(in crate::store) fn set_range(&mut self, key: &[u8], offset: u64, value: &[u8]) -> Run {
         let row = self.live(key)?;
         let (before, expire_at_ms) = (row.map(|row| row.value().len()), expiry_of(row));
         if value.is_empty() {
-            return Ok(length(before.unwrap_or(0)));
+            return Ok(Outcome::length(before.unwrap_or(0)));
         }
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = offset.saturating_add(value.len());
@@ -122,7 +122,7 @@ impl Exec<'_> {
             self.put(key, b"", NO_EXPIRY, Encoding::Raw);
         }
         self.change(key, offset, value, expire_at_ms);
-        Ok(length(end.max(before.unwrap_or(0))))
+        Ok(Outcome::length(end.max(before.unwrap_or(0))))
     }
 
     /// Puts bytes into the value of a key that exists, without moving the rest of it. When it expires stays as it is.
@@ -302,9 +302,4 @@ impl Exec<'_> {
         self.partition.flush(self.ledger, self.version);
         Outcome::Ok
     }
-}
-
-/// A length as an outcome.
-pub(in crate::store) fn length(bytes: usize) -> Outcome {
-    Outcome::Int(i64::try_from(bytes).unwrap_or(i64::MAX))
 }

@@ -14,8 +14,9 @@ use hashbrown::hash_map::Entry;
 
 use super::stored::Keyspace;
 use crate::store::disk::{DiskError, DiskLevel};
-use crate::store::jobs::{Job, Loaded, MatchLimit, Task};
+use crate::store::jobs::{Job, Loaded, Task};
 use crate::store::lookups::Want;
+use crate::store::memory::listings::MatchLimit;
 use crate::store::memory::row::FRESH;
 use crate::store::state::{Options, Store};
 

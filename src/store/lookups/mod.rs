@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use corduroy_shards::{PartitionId, Unreadable};
 
 use super::op::ErrorKind;
-use crate::store::exec::listing::Listings;
+use crate::store::memory::listings::Listings;
 
 /// Answers kept at a time; a client's next SCAN usually goes on in the same one.
 const MAX_PAGES: usize = 32;
@@ -227,7 +227,9 @@ impl Lookups {
 
     /// Keeps an answer. Those that lists under way look at stay, however many others come.
     pub(super) fn keep(&mut self, page: DiskPage, read_epoch: u32, completed: u32, listings: &Listings) {
-        let is_wanted = |page: &DiskPage| is_held(&self.held, page) || listings.use_page(page);
+        let is_wanted = |page: &DiskPage| {
+            is_held(&self.held, page) || listings.use_matches(page.partition, page.pattern.as_deref())
+        };
         if self.pages.len() >= MAX_PAGES
             && let Some(oldest) = self.pages.iter().position(|kept| !is_wanted(&kept.page))
         {
@@ -242,7 +244,10 @@ impl Lookups {
         self.held.retain(|held| completed - held.tried < MAX_PAGE_AGE);
         let held = &self.held;
         self.pages.retain(|kept| {
-            let is_wanted = || is_held(held, &kept.page) || listings.use_page(&kept.page);
+            let is_wanted = || {
+                is_held(held, &kept.page)
+                    || listings.use_matches(kept.page.partition, kept.page.pattern.as_deref())
+            };
             completed - kept.kept_epoch < MAX_PAGE_AGE || is_wanted()
         });
     }

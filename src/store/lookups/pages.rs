@@ -4,8 +4,8 @@
 
 use super::stored::{Keyspace, walk};
 use crate::store::disk::{DiskError, DiskLevel};
-use crate::store::jobs::MatchLimit;
 use crate::store::lookups::{DISK_KEY_BYTES, DiskKey, DiskPage};
+use crate::store::memory::listings::MatchLimit;
 use crate::store::op::ErrorKind;
 use crate::store::text::glob::Effort;
 

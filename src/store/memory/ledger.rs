@@ -9,11 +9,11 @@ use std::collections::VecDeque;
 
 use corduroy_shards::PartitionId;
 
+use super::listings::Listings;
 use super::meta::PartitionMeta;
 use super::row::{BELOW, DIRTY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
+use super::subsequences::Subsequences;
 use super::table::{Page, Table};
-use crate::store::exec::lcs::Subsequences;
-use crate::store::exec::listing::Listings;
 use crate::store::op::shared::Kept;
 
 /// Rows that are passed over in a search for dirty ones, for a unit of a slice of upkeep; one that is looked at is one.

@@ -235,6 +235,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// A length.
+    pub(in crate::store) fn length(bytes: usize) -> Self {
+        Self::Int(i64::try_from(bytes).unwrap_or(i64::MAX))
+    }
+
     /// What it takes in memory, roughly.
     #[must_use]
     pub fn cost_bytes(&self) -> usize {

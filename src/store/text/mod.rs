@@ -1,5 +1,6 @@
-//! Numbers and patterns as Redis reads and writes them.
+//! Numbers, patterns and common subsequences as Redis has them.
 
 pub(in crate::store) mod float;
 pub(in crate::store) mod glob;
+pub(in crate::store) mod lcs;
 pub(in crate::store) mod number;
