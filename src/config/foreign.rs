@@ -48,7 +48,7 @@ const KNOWN: &[(&str, Counterpart)] = &[
     ("tcp-keepalive", Always("no counterpart; timeout.idle_s closes connections that are silent")),
     ("protected-mode", Always("other addresses than this machine's need a password")),
     ("daemonize", Always("it runs in the foreground; a service manager keeps it (docs/corduroy.service)")),
-    ("supervised", Always("systemd is told by itself when the server is ready")),
+    ("supervised", Always("systemd is notified by itself when the server is ready")),
     ("logfile", Always("logs go to stderr")),
     ("maxmemory-policy", Always("nothing is evicted")),
     ("databases", Always("there is one, number 0")),

@@ -185,7 +185,7 @@ fn belongs_here(
         None => Ok(()),
         Some(partition) => {
             let home = match shared.layout.shard_of(*partition) {
-                Some(home) => format!("lives in shard {}", home.0),
+                Some(home) => format!("belongs to shard {}", home.0),
                 None => "does not exist".to_owned(),
             };
             let why = format!(

@@ -23,7 +23,7 @@ impl Event {
         let other = |kind: u64, index: usize| OTHER | kind << KIND_SHIFT | (index as u64 & INDEX_MASK);
         match self {
             Self::Conn(id) => {
-                assert!(id & OTHER == 0, "a connection's number is its core, its uses and its place");
+                assert!(id & OTHER == 0, "a connection's number is its core, its uses and its index");
                 id
             }
             Self::Bell => other(0, 0),

@@ -246,7 +246,7 @@ impl Front {
                 report.wrong
             ),
             Wish::ShutDown => {
-                tracing::info!("told to stop by a client");
+                tracing::info!("asked to stop by a client");
                 notify::say("STOPPING=1");
                 self.core.shared.set_phase(Phase::Draining);
             }

@@ -14,7 +14,7 @@ pub fn say(state: &str) {
     let Some(name) = std::env::var_os(VARIABLE).filter(|name| !name.is_empty()) else { return };
     if let Err(error) = send(&name, state) {
         tracing::warn!(
-            "the service manager could not be told {state} by {VARIABLE}={}: {error}",
+            "the service manager could not be notified of {state} by {VARIABLE}={}: {error}",
             name.display()
         );
     }

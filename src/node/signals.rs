@@ -33,13 +33,13 @@ pub fn watch(shared: Arc<Shared>) -> io::Result<()> {
                 if at.elapsed() < ONE_STOP {
                     continue;
                 }
-                tracing::warn!(signal, "told to stop again: ending at once");
+                tracing::warn!(signal, "asked to stop again: ending at once");
                 log::flush();
                 std::process::exit(128 + signal);
             }
             tracing::info!(
                 signal,
-                "told to stop: finishing what is under way; once more, {} ms from now or later, ends at once",
+                "asked to stop: finishing what is under way; once more, {} ms from now or later, ends at once",
                 ONE_STOP.as_millis()
             );
             asked_at = Some(Instant::now());

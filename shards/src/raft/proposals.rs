@@ -71,7 +71,7 @@ impl Requests {
     #[must_use]
     pub fn read_op(&self, start: u32, bytes: u32) -> &[u8] {
         let start = start as usize;
-        self.reads.get(start..start + bytes as usize).expect("a read's place was taken when it was pushed")
+        self.reads.get(start..start + bytes as usize).expect("a read's bytes came as it was pushed")
     }
 
     /// The request returned by [`Requests::peek`], an operation of `bytes` bytes, has had its outcome.

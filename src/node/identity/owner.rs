@@ -143,8 +143,7 @@ impl Owner {
             }
             Err(Unread::Damaged) => {
                 return Some(
-                    "belongs to nobody that can be told: its owner is damaged; restore it from a backup"
-                        .into(),
+                    "belongs to an unknown owner: what names it is damaged; restore it from a backup".into(),
                 );
             }
         };

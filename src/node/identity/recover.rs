@@ -188,7 +188,7 @@ fn of_logs(config: &Config, said: &impl Fn(&str) -> bool) -> Result<Identity, Id
     for (partition, shard) in logs {
         if layout.shard_of(corduroy_shards::PartitionId(partition)) != Some(ShardId(shard)) {
             let why = format!(
-                "the log in {} holds partition {partition}, which does not live there with {count} shards and {found} \
+                "the log in {} holds partition {partition}, which is not in that shard with {count} shards and {found} \
                  partitions; were folders of shards exchanged, or do some lack their log?",
                 Identity::shard_name(shard)
             );
