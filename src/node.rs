@@ -3,9 +3,12 @@
 //! The one module where configuration, state, sessions and shards meet. Its parts know each other in one direction, from the
 //! last of these to the first:
 //!
-//! - `identity` (whose folder it is), `budget` (what it may take), `ledger` (what it holds for clients), `facts` (figures),
-//!   `shared` (what all cores see), `options` (the configuration in the crates' words);
-//! - `core` (what the parts of one core have in common), `message` (what cores send each other), `event` (what wakes one);
+//! - `address`, `clock`, `log`, `notify` (the machine around it), `identity` (whose folder it is), `budget` (what it may
+//!   take), `ledger` (what it holds for clients), `facts` (figures), `message` (what cores send each other), `event` (what
+//!   wakes one): none of these knows another;
+//! - `access` (who may read the folder), `error` (why it does not start), `shared` (what all cores see), `options` (the
+//!   configuration in the crates' words), `signals` (when it is to stop);
+//! - `core` (what the parts of one core have in common);
 //! - `hosts`: the shards of a core, what waits before them, and the way to those of other cores;
 //! - `gather` and `info` (figures, and their text for clients), `backend` (what lies below a session);
 //! - `listen` and `front`: sockets and sessions, in and out, and their time limits;

@@ -19,7 +19,7 @@
 //! **Promises.**
 //! * A batch is reported durable only if it and all before it are on the medium. A failed write or sync poisons the WAL.
 //! * After a crash the log is a prefix of the batches, not shorter than what was reported, each record whole or absent.
-//! * Bytes that are not what was written are cut off only if it cannot have been acknowledged: some sector of them never
+//! * Bytes that are not what was written are cut off only if they cannot have been acknowledged: some sector of them never
 //!   arrived (its stamp is not there), and nothing written later knows them as durable. All else is refused as damage. A
 //!   damaged stamp alone is harmless, since checksums cover content only.
 //! * What a log's end says about the end stands once more in the manifest: no frame of a new segment is reported

@@ -1,8 +1,8 @@
 //! The manifest of an open WAL: written at opening, when a segment begins, and when the log comes to rest.
 //!
 //! Invariant: no batch of a segment counts as durable before a copy of the manifest that names the segment is on the
-//! medium, and the segment is named only once its header and all frames before it are. So a named segment that is missing was lost, never cut off
-//! by a crash. The two copies are written in turn, so that a whole one is always there.
+//! medium, and the segment is named only once its header and all frames before it are. So a named segment that is missing
+//! was lost, never cut off by a crash. The two copies are written in turn, so that a whole one is always there.
 
 use crate::device::folder::MANIFEST_FILE;
 use crate::device::{BLOCK_BYTES, Device, Op, SlotId};

@@ -2,7 +2,8 @@
 //!
 //! The walk of a start: `check` reads the cards; the shards are opened; `Bound::renew` writes the cards with one start
 //! more, then the identity. A crash between the two leaves cards that are one ahead, which the next start takes as they
-//! are. Invariant: an identity of the second format exists only where every shard's folders say whose they are.
+//! are. Invariant: an identity of the second format or a later one exists only where every shard's folders say whose they
+//! are.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -98,7 +99,7 @@ pub fn binding_of(identity: &Identity, shard: ShardId) -> Binding {
     Binding { owner, may_adopt: identity.format == UNBOUND }
 }
 
-/// Undoes the taking over of a shard's folders that proved to be another's. Folders of the second format keep what they say.
+/// Undoes the taking over of a shard's folders that proved to be another's. Folders of later formats keep what they say.
 pub fn unbind(identity: &Identity, data_dir: &Path, shard: ShardId) {
     if identity.format != UNBOUND {
         return;

@@ -1,7 +1,8 @@
 //! An identity's copy as text: lines, the last of which is the checksum of those before.
 //!
-//! Format 1 (generation, cluster, node, storage, shards, partitions) and format 2, which has no limits, are read for ever,
-//! format 3 is written. Invariant: what is read is what one of them writes, to the last byte; everything else is damage and is named.
+//! Format 1 (generation, cluster, node, storage, shards, partitions), format 2, which has no limits, and format 3 are read
+//! for ever. Written is format 3, or 2 as long as the folder has no limits (see `limits`). Invariant: what is read is what one
+//! of them writes, to the last byte; everything else is damage and is named.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Slot files mapped for reading: for the offline tools only, never under a running WAL.
+//! Slot files mapped for reading, of a stopped log: for the offline tools, and for what makes a lost identity anew.
 //!
 //! Invariant: the folder's lock is held for as long as anything of it is mapped, so no process that keeps to the lock
 //! writes to the files meanwhile.

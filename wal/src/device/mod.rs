@@ -1,6 +1,7 @@
 //! The WAL's only door to a disk: a folder of fixed-size files, written in aligned blocks.
 //!
-//! A device never blocks after opening: `submit` hands an operation over, `poll` collects what has ended.
+//! `submit` hands an operation over, `poll` collects what has ended. After opening a device never blocks, but for the
+//! plain one ([`FileDevice`]), which carries out each write, sync and read as it is submitted.
 //! Files ("slots") are created once, zero-written to their full size, and then used again and again, so a
 //! durable write changes no file metadata. A slot's position in the log is in its header block alone.
 
