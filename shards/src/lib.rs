@@ -1,14 +1,15 @@
 //! Multi-Raft on cores: replicas of many partitions over one write-ahead log a shard.
 //!
 //! In reading order: [`shard::machine`] (what entries are applied to), [`shard::io`] (what goes into a shard and comes
-//! out), [`entry`] (an entry's payload), [`raft`] (one replica), [`shard`] (the heart: all replicas of a shard, turn by
-//! turn).
+//! out), [`entry`] (an entry's payload), [`raft`] (one replica), [`net`] (what two nodes send to each other), [`shard`] (the heart:
+//! all replicas of a shard, turn by turn).
 
 pub mod clock;
 mod conns;
 pub mod entry;
 mod fresh;
 pub mod ids;
+pub mod net;
 pub mod options;
 mod parked;
 pub mod planted;

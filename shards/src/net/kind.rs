@@ -1,0 +1,212 @@
+//! The kinds of messages that peers may send, which fields of the crate's message each carries, and the kinds of entries.
+//!
+//! Invariant: a message of a kind has no field set that the kind does not carry, so the bytes of its kind hold all of it.
+
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+
+/// What a message is. The codes are the crate's own numbers, and part of the format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// Entries, or only how far the group has committed.
+    Append = 3,
+    /// What became of an append.
+    AppendResponse = 4,
+    /// A candidate asks for a vote.
+    VoteRequest = 5,
+    /// A vote.
+    VoteResponse = 6,
+    /// The leader is there.
+    Heartbeat = 8,
+    /// The follower has heard it.
+    HeartbeatResponse = 9,
+    /// The leader asks a follower to take its lead.
+    TimeoutNow = 14,
+    /// A follower asks the leader from which index on a read may be answered.
+    ReadIndex = 15,
+    /// That index.
+    ReadIndexResponse = 16,
+    /// A member asks whether it would get a vote.
+    PreVoteRequest = 17,
+    /// Whether it would.
+    PreVoteResponse = 18,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Append,
+        Self::AppendResponse,
+        Self::VoteRequest,
+        Self::VoteResponse,
+        Self::Heartbeat,
+        Self::HeartbeatResponse,
+        Self::TimeoutNow,
+        Self::ReadIndex,
+        Self::ReadIndexResponse,
+        Self::PreVoteRequest,
+        Self::PreVoteResponse,
+    ];
+
+    /// The kind of a message of the crate; `None`: peers are not sent such messages.
+    #[must_use]
+    pub const fn of(message_type: MessageType) -> Option<Self> {
+        Some(match message_type {
+            MessageType::MsgAppend => Self::Append,
+            MessageType::MsgAppendResponse => Self::AppendResponse,
+            MessageType::MsgRequestVote => Self::VoteRequest,
+            MessageType::MsgRequestVoteResponse => Self::VoteResponse,
+            MessageType::MsgHeartbeat => Self::Heartbeat,
+            MessageType::MsgHeartbeatResponse => Self::HeartbeatResponse,
+            MessageType::MsgTimeoutNow => Self::TimeoutNow,
+            MessageType::MsgReadIndex => Self::ReadIndex,
+            MessageType::MsgReadIndexResp => Self::ReadIndexResponse,
+            MessageType::MsgRequestPreVote => Self::PreVoteRequest,
+            MessageType::MsgRequestPreVoteResponse => Self::PreVoteResponse,
+            // What a group says to itself; what would pass the registry of proposals, or let anybody move the lead; and
+            // snapshots, whose form is not fixed.
+            MessageType::MsgHup
+            | MessageType::MsgBeat
+            | MessageType::MsgPropose
+            | MessageType::MsgSnapshot
+            | MessageType::MsgUnreachable
+            | MessageType::MsgSnapStatus
+            | MessageType::MsgCheckQuorum
+            | MessageType::MsgTransferLeader => return None,
+        })
+    }
+
+    /// Its byte.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The kind of a byte.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.code() == code)
+    }
+
+    /// The crate's name of it.
+    #[must_use]
+    pub const fn message_type(self) -> MessageType {
+        match self {
+            Self::Append => MessageType::MsgAppend,
+            Self::AppendResponse => MessageType::MsgAppendResponse,
+            Self::VoteRequest => MessageType::MsgRequestVote,
+            Self::VoteResponse => MessageType::MsgRequestVoteResponse,
+            Self::Heartbeat => MessageType::MsgHeartbeat,
+            Self::HeartbeatResponse => MessageType::MsgHeartbeatResponse,
+            Self::TimeoutNow => MessageType::MsgTimeoutNow,
+            Self::ReadIndex => MessageType::MsgReadIndex,
+            Self::ReadIndexResponse => MessageType::MsgReadIndexResp,
+            Self::PreVoteRequest => MessageType::MsgRequestPreVote,
+            Self::PreVoteResponse => MessageType::MsgRequestPreVoteResponse,
+        }
+    }
+
+    /// The fields that it may have, beside sender, receiver and term.
+    const fn fields(self) -> u16 {
+        match self {
+            Self::Append => LOG_TERM | INDEX | ENTRIES | COMMIT,
+            Self::AppendResponse => LOG_TERM | INDEX | COMMIT | REQUEST_SNAPSHOT | REJECT | REJECT_HINT,
+            Self::VoteRequest | Self::PreVoteRequest => {
+                LOG_TERM | INDEX | COMMIT | COMMIT_TERM | CONTEXT | PRIORITY
+            }
+            Self::VoteResponse | Self::PreVoteResponse => COMMIT | COMMIT_TERM | REJECT,
+            Self::Heartbeat | Self::HeartbeatResponse => COMMIT | CONTEXT,
+            Self::TimeoutNow => 0,
+            Self::ReadIndex => ENTRIES,
+            Self::ReadIndexResponse => INDEX | ENTRIES,
+        }
+    }
+}
+
+const LOG_TERM: u16 = 1;
+const INDEX: u16 = 1 << 1;
+const ENTRIES: u16 = 1 << 2;
+const COMMIT: u16 = 1 << 3;
+const COMMIT_TERM: u16 = 1 << 4;
+const SNAPSHOT: u16 = 1 << 5;
+const REQUEST_SNAPSHOT: u16 = 1 << 6;
+const REJECT: u16 = 1 << 7;
+const REJECT_HINT: u16 = 1 << 8;
+const CONTEXT: u16 = 1 << 9;
+const PRIORITY: u16 = 1 << 10;
+const UNKNOWN: u16 = 1 << 11;
+
+/// A field that is set and that the kind does not carry.
+pub(super) fn foreign_field(kind: Kind, message: &Message) -> Option<&'static str> {
+    // Each field by name, so that one that a release of the crate adds is not lost on the way.
+    let Message {
+        msg_type: _,
+        to: _,
+        from: _,
+        term: _,
+        log_term,
+        index,
+        entries,
+        commit,
+        commit_term,
+        snapshot,
+        request_snapshot,
+        reject,
+        reject_hint,
+        context,
+        deprecated_priority,
+        priority,
+        unknown_fields,
+        cached_size: _,
+    } = message;
+    let fields = [
+        (LOG_TERM, "log_term", *log_term != 0),
+        (INDEX, "index", *index != 0),
+        (ENTRIES, "entries", !entries.is_empty()),
+        (COMMIT, "commit", *commit != 0),
+        (COMMIT_TERM, "commit_term", *commit_term != 0),
+        (SNAPSHOT, "snapshot", snapshot.is_some()),
+        (REQUEST_SNAPSHOT, "request_snapshot", *request_snapshot != 0),
+        (REJECT, "reject", *reject),
+        (REJECT_HINT, "reject_hint", *reject_hint != 0),
+        (CONTEXT, "context", !context.is_empty()),
+        (PRIORITY, "priority", *priority != 0 || *deprecated_priority != 0),
+        (UNKNOWN, "unknown field", unknown_fields.fields.is_some()),
+    ];
+    let mut foreign = fields.into_iter().filter(|(field, _, is_set)| *is_set && kind.fields() & field == 0);
+    foreign.next().map(|(_, name, _)| name)
+}
+
+/// Whether an entry has nothing beside kind, term, index and payload.
+pub(super) fn is_plain(entry: &Entry) -> bool {
+    let Entry {
+        entry_type: _,
+        term: _,
+        index: _,
+        data: _,
+        context,
+        sync_log,
+        unknown_fields,
+        cached_size: _,
+    } = entry;
+    context.is_empty() && !sync_log && unknown_fields.fields.is_none()
+}
+
+/// The code of an entry's kind: those of the log's records.
+pub(super) const fn entry_code(entry_type: EntryType) -> u32 {
+    match entry_type {
+        EntryType::EntryNormal => 0,
+        EntryType::EntryConfChange => 1,
+        EntryType::EntryConfChangeV2 => 2,
+    }
+}
+
+/// The kind of an entry by its code.
+pub(super) const fn entry_type(code: u32) -> Option<EntryType> {
+    match code {
+        0 => Some(EntryType::EntryNormal),
+        1 => Some(EntryType::EntryConfChange),
+        2 => Some(EntryType::EntryConfChangeV2),
+        _ => None,
+    }
+}

@@ -1,0 +1,16 @@
+//! Peers: what two nodes send to each other, as bytes and as connections. No socket, no clock, no chance: bytes,
+//! times and nonces come as arguments.
+//!
+//! In reading order: [`message`] (what one replica sends to another), [`frame`] (the messages of a turn to one core of a
+//! peer, on a connection).
+
+mod decode;
+pub mod frame;
+pub mod kind;
+pub mod message;
+#[cfg(test)]
+mod tests;
+
+pub use frame::{Frame, FrameError, FrameReader, FrameWriter, Lane};
+pub use kind::Kind;
+pub use message::{MessageDamage, Outgoing, Unsendable};

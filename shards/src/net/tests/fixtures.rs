@@ -1,0 +1,117 @@
+//! Bytes of every kind of message and of a frame, as they were once written: today's code writes the same, and reads them.
+//!
+//! A fixture is never changed: a new version has one of its own, and the old one stays.
+
+use corduroy_wal::fields::Fields;
+
+use super::*;
+use crate::net::decode::decode;
+
+const MESSAGES: &str = include_str!("../messages-1.txt");
+
+fn bytes_of(hex: &str) -> Bytes {
+    let (pairs, _) = hex.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).expect("two digits");
+    pairs.iter().map(byte).collect()
+}
+
+/// The fixtures of a text by name, without its comments.
+fn fixtures(text: &str) -> Vec<(&str, Bytes)> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| line.split_once(' ').expect("a name and bytes"))
+        .map(|(name, hex)| (name, bytes_of(hex)))
+        .collect()
+}
+
+/// A message of each kind and form, of partition 0x0102 from member 3 to member 0x0405.
+fn messages() -> Vec<(&'static str, Message)> {
+    let of = |kind, term| of(kind, (3, 0x0405), term);
+    let with = |message: Message, entries: Vec<Entry>| Message { entries: entries.into(), ..message };
+    let context = || Bytes::from_static(b"node 1, turn 2");
+    let data = context;
+    let numbers = |message| Message { log_term: 6, index: 0x0708, commit: 0x0709, ..message };
+    let votes = |message| Message { commit_term: 5, ..numbers(message) };
+    let steps = vec![
+        (0, 0, Bytes::from_static(b"first")),
+        (0, 1, Bytes::from_static(b"second")),
+        (1, 2, Bytes::new()),
+        (0, 0, Bytes::from_static(b"fourth")),
+    ];
+    let rejected = |message| Message { reject: true, ..message };
+    vec![
+        ("append", with(numbers(of(Kind::Append, 9)), entries(0x0708, 6, steps))),
+        ("append-first", with(of(Kind::Append, 1), entries(0, 1, vec![(0, 0, Bytes::new())]))),
+        ("append-none", numbers(of(Kind::Append, 9))),
+        ("append-response", Message { index: 0x0708, commit: 0x0707, ..of(Kind::AppendResponse, 9) }),
+        (
+            "append-rejected",
+            rejected(Message { reject_hint: 0x0700, ..numbers(of(Kind::AppendResponse, 9)) }),
+        ),
+        (
+            "append-snapshot",
+            rejected(Message {
+                reject_hint: 0x0700,
+                request_snapshot: 0x0800,
+                ..numbers(of(Kind::AppendResponse, 9))
+            }),
+        ),
+        ("vote", votes(of(Kind::VoteRequest, 9))),
+        (
+            "vote-transfer",
+            Message { context: Bytes::from_static(b"CampaignTransfer"), ..votes(of(Kind::VoteRequest, 9)) },
+        ),
+        ("vote-granted", of(Kind::VoteResponse, 9)),
+        ("vote-rejected", rejected(Message { commit: 0x0709, commit_term: 5, ..of(Kind::VoteResponse, 9) })),
+        ("heartbeat", Message { commit: 0x0709, ..of(Kind::Heartbeat, 9) }),
+        ("heartbeat-context", Message { commit: 0x0709, context: context(), ..of(Kind::Heartbeat, 9) }),
+        (
+            "heartbeat-response",
+            Message { commit: 0x0709, context: context(), ..of(Kind::HeartbeatResponse, 9) },
+        ),
+        ("timeout-now", of(Kind::TimeoutNow, 9)),
+        ("read-index", with(of(Kind::ReadIndex, 0), vec![Entry { data: data(), ..Entry::default() }])),
+        (
+            "read-index-response",
+            with(
+                Message { index: 0x0708, ..of(Kind::ReadIndexResponse, 9) },
+                vec![Entry { data: data(), ..Entry::default() }],
+            ),
+        ),
+        ("pre-vote", Message { priority: -2, ..votes(of(Kind::PreVoteRequest, 10)) }),
+        (
+            "pre-vote-priority",
+            Message { priority: 2, deprecated_priority: 2, ..votes(of(Kind::PreVoteRequest, 10)) },
+        ),
+        ("pre-vote-granted", of(Kind::PreVoteResponse, 10)),
+        ("pre-vote-rejected", rejected(of(Kind::PreVoteResponse, 9))),
+    ]
+}
+
+#[test]
+fn messages_of_version_1() {
+    let messages = messages();
+    let of_messages = fixtures(MESSAGES).into_iter().filter(|(name, _)| !name.starts_with("frame"));
+    let names: Vec<_> = of_messages.clone().map(|(name, _)| name).collect();
+    assert_eq!(names, messages.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    for ((name, bytes), (_, message)) in of_messages.zip(messages) {
+        let mut written = Vec::new();
+        outgoing(0x0102, message.clone()).write(&mut written);
+        assert_eq!(written, bytes, "{name} is written otherwise");
+        let read = decode(&bytes, &mut Fields::new(&bytes));
+        assert_eq!(read, Ok((PartitionId(0x0102), message)), "{name}");
+    }
+}
+
+/// The frames of the fixture: all messages in one, then one of two.
+#[test]
+fn frames_of_version_1() {
+    let frames = fixtures(MESSAGES).into_iter().filter(|(name, _)| name.starts_with("frame"));
+    let frames: Vec<_> = frames.map(|(_, bytes)| bytes).collect();
+    let all: Vec<_> = messages().into_iter().map(|(_, message)| (0x0102, message)).collect();
+    let mut writer = FrameWriter::new(STREAM);
+    let written = [frame_of(&mut writer, &all), frame_of(&mut writer, &all[..2])];
+    assert_eq!(written.to_vec(), frames, "frames are written otherwise");
+    let read = read(&mut FrameReader::new(STREAM, 4096), frames);
+    assert_eq!(read, ([&all[..], &all[..2]].concat(), None));
+}

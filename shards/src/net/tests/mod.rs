@@ -1,0 +1,176 @@
+//! Peers, from the bytes of a message to the connections between nodes; and messages to try them with.
+
+mod fixtures;
+mod frame;
+mod message;
+mod raft;
+
+use ::raft::eraftpb::{Entry, EntryType, Message, MessageType};
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::frame::{FrameReader, FrameWriter, Stream};
+use super::{FrameError, Kind, Lane, Outgoing};
+use crate::ids::PartitionId;
+
+/// Terms and indexes: small ones, which meet, and any.
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 0..5_u64, 1 => any::<u64>()]
+}
+
+fn bytes(len: std::ops::Range<usize>) -> impl Strategy<Value = Bytes> {
+    proptest::collection::vec(any::<u8>(), len).prop_map(Bytes::from)
+}
+
+/// Entries that follow index `index`, as (steps of the term, kind, payload), the first of a term from `term` on.
+fn entries(index: u64, term: u64, steps: Vec<(u64, u8, Bytes)>) -> Vec<Entry> {
+    let mut term = term;
+    let mut entries = Vec::new();
+    for (at, (step, kind, data)) in steps.into_iter().enumerate() {
+        term += step;
+        let entry_type = [EntryType::EntryNormal, EntryType::EntryConfChange, EntryType::EntryConfChangeV2]
+            [usize::from(kind)];
+        entries.push(Entry { entry_type, term, index: index + 1 + at as u64, data, ..Entry::default() });
+    }
+    entries
+}
+
+/// A message with its sender, receiver and term.
+fn of(kind: Kind, members: (u64, u64), term: u64) -> Message {
+    Message { msg_type: kind.message_type(), from: members.0, to: members.1, term, ..Message::default() }
+}
+
+fn append() -> impl Strategy<Value = Message> {
+    let step = prop_oneof![6 => Just(0), 1 => 1..3_u64];
+    let steps = proptest::collection::vec((step, 0..3_u8, bytes(0..40)), 0..12);
+    (0..1_000_u64, 1..9_u64, number(), 0..9_u64, steps).prop_map(|(index, log_term, commit, above, steps)| {
+        let log_term = if index == 0 { 0 } else { log_term };
+        let entries = entries(index, log_term.max(1), steps);
+        let last = entries.last().map_or(log_term.max(1), |entry| entry.term);
+        let mut message = of(Kind::Append, (1, 2), last + above);
+        (message.log_term, message.index, message.commit) = (log_term, index, commit);
+        message.set_entries(entries.into());
+        message
+    })
+}
+
+fn vote(kind: Kind) -> impl Strategy<Value = Message> {
+    let priority = prop_oneof![4 => Just(0), 1 => any::<i64>()];
+    (number(), number(), number(), number(), priority, any::<bool>()).prop_map(
+        move |(log_term, index, commit, commit_term, priority, is_transfer)| {
+            let mut message = of(kind, (3, 4), 7);
+            (message.log_term, message.index) = (log_term, index);
+            (message.commit, message.commit_term) = (commit, commit_term);
+            message.priority = priority;
+            message.deprecated_priority = u64::try_from(priority).unwrap_or(0);
+            if is_transfer {
+                message.context = Bytes::from_static(b"CampaignTransfer");
+            }
+            message
+        },
+    )
+}
+
+/// A message of any kind that peers send.
+fn any_message() -> impl Strategy<Value = Message> {
+    let response = (number(), number(), any::<bool>(), number(), number(), number());
+    let response = response.prop_map(|(index, commit, reject, log_term, hint, snapshot)| {
+        let mut message = of(Kind::AppendResponse, (5, 6), 1);
+        (message.index, message.commit, message.reject) = (index, commit, reject);
+        if reject {
+            (message.log_term, message.reject_hint, message.request_snapshot) = (log_term, hint, snapshot);
+        }
+        message
+    });
+    let voted = |kind| {
+        (any::<bool>(), number(), number()).prop_map(move |(reject, commit, commit_term)| {
+            let mut message = of(kind, (7, 8), 2);
+            message.reject = reject;
+            if reject {
+                (message.commit, message.commit_term) = (commit, commit_term);
+            }
+            message
+        })
+    };
+    let beat = |kind| {
+        (number(), bytes(0..256)).prop_map(move |(commit, context)| Message {
+            commit,
+            context,
+            ..of(kind, (1, 9), 3)
+        })
+    };
+    let read = |kind: Kind| {
+        (number(), bytes(1..256)).prop_map(move |(index, data)| {
+            let term = u64::from(kind != Kind::ReadIndex);
+            let mut message = of(kind, (2, 1), term);
+            message.index = if term == 0 { 0 } else { index };
+            message.set_entries(vec![Entry { data, ..Entry::default() }].into());
+            message
+        })
+    };
+    prop_oneof![
+        3 => append(),
+        1 => response,
+        1 => vote(Kind::VoteRequest),
+        1 => vote(Kind::PreVoteRequest),
+        1 => voted(Kind::VoteResponse),
+        1 => voted(Kind::PreVoteResponse),
+        1 => beat(Kind::Heartbeat),
+        1 => beat(Kind::HeartbeatResponse),
+        1 => Just(of(Kind::TimeoutNow, (1, 2), 5)),
+        1 => read(Kind::ReadIndex),
+        1 => read(Kind::ReadIndexResponse),
+    ]
+}
+
+fn outgoing(partition: u64, message: Message) -> Outgoing {
+    Outgoing::new(PartitionId(partition), message).expect("peers may be sent it")
+}
+
+/// The stream that tests write and read.
+const STREAM: Stream = Stream { id: 0x1112_1314_1516_1718, version: 1, lane: Lane::Log };
+
+fn frame_of(writer: &mut FrameWriter, messages: &[(u64, Message)]) -> Bytes {
+    let messages: Vec<_> =
+        messages.iter().map(|(partition, message)| outgoing(*partition, message.clone())).collect();
+    writer.write(messages.into_iter())
+}
+
+/// All messages that a reader finds in bytes that come in these pieces, and what ended it.
+fn read(
+    reader: &mut FrameReader,
+    pieces: impl IntoIterator<Item = Bytes>,
+) -> (Vec<(u64, Message)>, Option<FrameError>) {
+    let mut messages = Vec::new();
+    for piece in pieces {
+        reader.push(piece);
+        loop {
+            let next = reader.next();
+            reader.check_invariants(matches!(next, Ok(None)));
+            let frame = match next {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) => return (messages, Some(error)),
+            };
+            for message in frame.into_messages() {
+                match message {
+                    Ok((partition, message)) => messages.push((partition.0, message)),
+                    Err(error) => return (messages, Some(error)),
+                }
+            }
+        }
+    }
+    (messages, None)
+}
+
+/// The kinds of the crate that are not sent.
+const UNSENT: [MessageType; 8] = [
+    MessageType::MsgHup,
+    MessageType::MsgBeat,
+    MessageType::MsgPropose,
+    MessageType::MsgSnapshot,
+    MessageType::MsgUnreachable,
+    MessageType::MsgSnapStatus,
+    MessageType::MsgCheckQuorum,
+    MessageType::MsgTransferLeader,
+];
