@@ -1,8 +1,8 @@
-//! The books of a world: what every partition has ever exposed, and the judgement of everything that follows.
+//! The books of a world: what clients were answered and what was applied for them, and the judgement of everything that follows.
 //!
-//! Invariant: an entry that was once applied is the same entry, with the same outcomes, in every later incarnation; a request
-//! is at most once in one log; what a reply says agrees with what was applied. The first thing that
-//! breaks one of these is kept as the run's [`Violation`]; nothing after it is judged.
+//! Invariant: a request is at most once in one log; what a reply says agrees with what was applied; what was rejected has
+//! no effect, ever. Each partition's entries are judged by its history. The first thing that breaks one of these is kept
+//! as the run's [`Violation`]; nothing after it is judged.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -14,9 +14,10 @@ use crate::ids::{PartitionId, Ticket};
 use crate::raft::replica::StartedAs;
 use crate::shard::io::Reply;
 use crate::shard::machine::{Applied, Kind};
+use crate::sim::history::{Broken, History, ReadRecord, Shown};
 use crate::sim::pace::Pace;
 use crate::sim::probes::Probes;
-use crate::sim::workload::{Model, Sent, Subject};
+use crate::sim::workload::{Sent, Subject};
 
 /// A broken invariant.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,41 +34,6 @@ impl fmt::Display for Violation {
     }
 }
 
-/// One op of an entry, as it was applied the first time.
-#[derive(Debug)]
-struct AppliedOp<O> {
-    id: u64,
-    outcome: O,
-}
-
-/// An entry as it was applied the first time.
-#[derive(Debug)]
-struct AppliedEntry<O> {
-    term: Term,
-    stamp_ms: u64,
-    ops: Vec<AppliedOp<O>>,
-    ended: bool,
-}
-
-/// Everything known of one partition.
-struct Partition<S: Subject> {
-    /// Entries in order; the first has LSN 1.
-    entries: Vec<AppliedEntry<S::Outcome>>,
-    /// The model after all of `entries`.
-    model: S::Model,
-    /// The last entry that the current incarnation's machine ended.
-    applied: Lsn,
-    /// Ops of the next entry that it has applied.
-    ops: usize,
-    /// The highest entry that any outcome spoke of.
-    acknowledged: Lsn,
-    /// The highest persisted LSN that was ever reported.
-    persisted: Lsn,
-    /// Whether an entry was applied while the log was kept by a Raft group.
-    grouped: bool,
-    open: bool,
-}
-
 /// Where a request ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Fate {
@@ -77,17 +43,21 @@ enum Fate {
     Unknown,
 }
 
-/// What a read was answered.
-#[derive(Debug)]
-struct ReadRecord<O> {
-    lsn: Lsn,
-    outcome: O,
+/// What is known of one node's running process.
+#[derive(Default)]
+struct NodeBooks {
+    /// Whether its logs are kept by Raft groups.
+    replicated: bool,
+    /// Its clocks, and what its partitions' clocks make of them.
+    now: Now,
+    pace: Pace,
 }
 
 /// The books.
 pub struct Books<S: Subject> {
     subject: S,
-    partitions: BTreeMap<PartitionId, Partition<S>>,
+    partitions: BTreeMap<PartitionId, History<S>>,
+    nodes: Vec<NodeBooks>,
     fates: Vec<Fate>,
     positions: HashMap<u64, (PartitionId, Lsn)>,
     reads: HashMap<u64, ReadRecord<S::Outcome>>,
@@ -96,29 +66,14 @@ pub struct Books<S: Subject> {
     violation: Option<Violation>,
     /// What was met.
     pub probes: Probes,
-    /// Whether this incarnation's logs are kept by Raft groups.
-    pub replicated: bool,
-    /// The node's clocks, and what its partitions' clocks make of them.
-    pub now: Now,
-    /// See `now`.
-    pub pace: Pace,
 }
 
 impl<S: Subject> Books<S> {
-    /// Books of a world with these partitions.
-    pub fn new(subject: S, partitions: impl Iterator<Item = PartitionId>) -> Self {
-        let empty = |subject: &S| Partition {
-            entries: Vec::new(),
-            model: subject.model(),
-            applied: Lsn::ZERO,
-            ops: 0,
-            acknowledged: Lsn::ZERO,
-            persisted: Lsn::ZERO,
-            grouped: false,
-            open: false,
-        };
+    /// Books of a world with so many nodes, each with a replica of each of these partitions.
+    pub fn new(subject: S, partitions: impl Iterator<Item = PartitionId>, nodes: usize) -> Self {
         Self {
-            partitions: partitions.map(|id| (id, empty(&subject))).collect(),
+            partitions: partitions.map(|id| (id, History::new(id, &subject, nodes))).collect(),
+            nodes: (0..nodes).map(|_| NodeBooks::default()).collect(),
             subject,
             fates: Vec::new(),
             positions: HashMap::new(),
@@ -127,9 +82,6 @@ impl<S: Subject> Books<S> {
             last_done: HashMap::new(),
             violation: None,
             probes: Probes::default(),
-            replicated: true,
-            now: Now::default(),
-            pace: Pace::default(),
         }
     }
 
@@ -148,16 +100,44 @@ impl<S: Subject> Books<S> {
         self.violation.get_or_insert(Violation { invariant, what });
     }
 
+    fn judge<T>(&mut self, judged: Result<T, Broken>) -> Option<T> {
+        judged.map_err(|(invariant, what)| self.broken(invariant, what)).ok()
+    }
+
+    fn node_mut(&mut self, node: usize) -> &mut NodeBooks {
+        self.nodes.get_mut(node).expect("the world's nodes are known")
+    }
+
+    /// What a node's clocks show from now on.
+    pub fn set_now(&mut self, node: usize, now: Now) {
+        self.node_mut(node).now = now;
+    }
+
+    /// A node's wall clock.
+    pub fn wall_ms(&mut self, node: usize) -> u64 {
+        self.node_mut(node).now.wall_ms
+    }
+
+    /// A node's wall clock jumps.
+    pub fn clock_jumps(&mut self, node: usize, by_ms: i64) {
+        self.node_mut(node).pace.jump(by_ms);
+    }
+
+    /// A node's process starts; its logs are kept by Raft groups, or not.
+    pub fn set_replicated(&mut self, node: usize, is_replicated: bool) {
+        self.node_mut(node).replicated = is_replicated;
+    }
+
     /// A new request is about to be sent; returns its number.
     pub fn new_request(&mut self) -> u64 {
         self.fates.push(Fate::Open);
         self.fates.len() as u64 - 1
     }
 
-    /// A request was handed to the shard.
-    pub fn sent(&mut self, ticket: Ticket, id: u64, partition: PartitionId, kind: Kind, at_ns: u64) {
-        let floor = self.partitions.get(&partition).map_or(Lsn::ZERO, |books| books.acknowledged);
-        self.outstanding.insert((ticket.conn, ticket.seq), Sent { id, partition, kind, at_ns, floor });
+    /// A request was handed to a shard of a node: a [`Sent`] but for what was shown of its partition by then.
+    pub fn sent(&mut self, ticket: Ticket, sent: Sent) {
+        let shown = self.partitions.get(&sent.partition).map_or_else(Shown::default, History::shown);
+        self.outstanding.insert((ticket.conn, ticket.seq), Sent { shown, ..sent });
     }
 
     /// Requests without an outcome.
@@ -170,54 +150,36 @@ impl<S: Subject> Books<S> {
         self.outstanding.values().min_by_key(|sent| (sent.at_ns, sent.id))
     }
 
-    /// An incarnation's machine was opened: it stands at what it has persisted.
-    pub fn opened(&mut self, partition: PartitionId, persisted: Lsn) {
-        let Some(books) = self.partitions.get_mut(&partition) else { return };
-        books.applied = persisted;
-        books.ops = 0;
-        books.open = true;
-        let ended = books.ended();
-        let was = books.persisted;
-        if persisted.get() > ended {
-            let what = format!(
-                "partition {partition} claims {persisted} after opening; only {ended} were ever applied"
-            );
-            self.broken("persisted is not above applied", what);
-        } else if persisted < was {
-            let what = format!(
-                "partition {partition} had reported {was} as persisted, after a restart it is {persisted}"
-            );
-            self.broken("what is reported as persisted survives", what);
-        }
+    /// An incarnation's machine was opened on a node: it stands at what it has persisted.
+    pub fn opened(&mut self, node: usize, partition: PartitionId, persisted: Lsn) {
+        let Some(history) = self.partitions.get_mut(&partition) else { return };
+        let judged = history.opened(node, persisted);
+        self.judge(judged);
     }
 
-    /// A replica was started on its log. A group that had an entry applied is remembered: its term, and that it is one.
-    pub fn started(&mut self, partition: PartitionId, started_as: StartedAs, term: Term) {
-        let Some(books) = self.partitions.get_mut(&partition) else { return };
-        let seen = books.entries.last().map_or(Term::ZERO, |last| last.term);
-        let forgotten = books.grouped && !matches!(started_as, StartedAs::Bootstrapped | StartedAs::Solo);
-        if forgotten || term < seen {
-            let what = format!(
-                "partition {partition} had term {seen}; it starts as {started_as:?} with term {term}"
-            );
-            self.broken("a group's hard state survives", what);
-        }
+    /// A replica was started on a node's log.
+    pub fn started(&mut self, node: usize, partition: PartitionId, started_as: StartedAs, term: Term) {
+        let Some(history) = self.partitions.get(&partition) else { return };
+        let judged = history.started(node, started_as, term);
+        self.judge(judged);
     }
 
-    /// The process has died: every open request is unknown, for good.
-    pub fn crashed(&mut self) {
-        for (_, sent) in std::mem::take(&mut self.outstanding) {
+    /// The process of a node has died: every open request that was handed to it is unknown, for good.
+    pub fn crashed(&mut self, node: usize) {
+        let all = std::mem::take(&mut self.outstanding).into_iter();
+        let (cut_off, open): (Vec<_>, Vec<_>) = all.partition(|(_, sent)| sent.node == node);
+        self.outstanding = open.into_iter().collect();
+        for (_, sent) in cut_off {
             self.decide(sent.id, Fate::Unknown);
             self.probes.hit("requests cut off by a crash");
         }
-        self.last_done.clear();
-        self.pace.crashed();
-        self.partitions.values_mut().for_each(|books| books.open = false);
+        self.node_mut(node).pace.crashed();
+        self.partitions.values_mut().for_each(|history| history.crashed(node));
     }
 
-    /// Where this incarnation's machine of a partition stands.
-    pub fn applied(&self, partition: PartitionId) -> Lsn {
-        self.partitions.get(&partition).map_or(Lsn::ZERO, |books| books.applied)
+    /// Where a node's machine of a partition stands.
+    pub fn applied(&self, node: usize, partition: PartitionId) -> Lsn {
+        self.partitions.get(&partition).map_or(Lsn::ZERO, |history| history.applied(node))
     }
 
     /// What the read `id` was answered, if it was.
@@ -225,35 +187,38 @@ impl<S: Subject> Books<S> {
         self.reads.get(&id).map(|read| (read.lsn, read.outcome.clone()))
     }
 
-    /// The machine reports a persisted LSN.
-    pub fn persisted(&mut self, partition: PartitionId, lsn: Lsn) {
-        let Some(books) = self.partitions.get_mut(&partition) else { return };
-        let (applied, was) = (books.applied, books.persisted);
-        books.persisted = was.max(lsn);
-        if lsn > applied {
-            self.broken(
-                "persisted is not above applied",
-                format!("partition {partition}: {lsn} above {applied}"),
-            );
-        } else if lsn < was {
-            self.broken("persisted is monotone", format!("partition {partition}: {lsn} after {was}"));
-        }
+    /// A node's machine reports a persisted LSN.
+    pub fn persisted(&mut self, node: usize, partition: PartitionId, lsn: Lsn) {
+        let Some(history) = self.partitions.get_mut(&partition) else { return };
+        let judged = history.persisted(node, lsn);
+        self.judge(judged);
     }
 
-    /// The machine was asked to apply the op of request `id` and answered `outcome`; `None`: it passed it over.
-    pub fn applied_op(&mut self, at: &Applied, id: u64, op: &[u8], outcome: Option<&S::Outcome>) {
-        if let Err((invariant, what)) = self.judge_op(at, id, op, outcome) {
-            self.broken(invariant, what);
+    /// A node's machine was asked to apply the op of request `id` and answered `outcome`; `None`: it passed it over.
+    pub fn applied_op(
+        &mut self,
+        node: usize,
+        at: &Applied,
+        id: u64,
+        op: &[u8],
+        outcome: Option<&S::Outcome>,
+    ) {
+        let judged = self.judge_op(node, at, (id, op), outcome);
+        if self.judge(judged) == Some(true) {
+            self.probes.hit(match outcome {
+                Some(_) => "ops applied again after a restart",
+                None => "ops passed over after a restart",
+            });
         }
     }
 
     fn judge_op(
         &mut self,
+        node: usize,
         at: &Applied,
-        id: u64,
-        op: &[u8],
+        (id, op): (u64, &[u8]),
         outcome: Option<&S::Outcome>,
-    ) -> Result<(), Broken> {
+    ) -> Result<bool, Broken> {
         let position = (at.partition, at.lsn);
         match self.positions.insert(id, position) {
             Some(before) if before != position => {
@@ -270,77 +235,35 @@ impl<S: Subject> Books<S> {
                 format!("request {id} applied at {position:?}"),
             ));
         }
-        let books = self.partitions.get_mut(&at.partition).ok_or_else(|| unknown_partition(at))?;
-        let index = books.begin(at)?;
-        let nth = books.ops;
-        books.ops += 1;
-        let entry = books.entries.get_mut(index).expect("begin() made sure that it is there");
-        if let Some(first) = entry.ops.get(nth) {
-            if first.id != id {
-                let what = format!("{at:?}: op {nth} was request {}, now it is {id}", first.id);
-                return Err(("an applied entry never changes", what));
-            }
-            let Some(outcome) = outcome else {
-                self.probes.hit("ops passed over after a restart");
-                return Ok(());
-            };
-            if !self.subject.same(op, &first.outcome, outcome) {
-                let what = format!("{at:?}: request {id} had {:?}, now {outcome:?}", first.outcome);
-                return Err(("apply is deterministic", what));
-            }
-            self.probes.hit("ops applied again after a restart");
-            return Ok(());
-        }
-        let Some(outcome) = outcome else {
-            return Err(("only what was applied is passed over", format!("{at:?}: op {nth}, request {id}")));
-        };
-        if entry.ended {
-            return Err((
-                "an applied entry never changes",
-                format!("{at:?}: op {nth}, request {id}, is new"),
-            ));
-        }
-        let expected = books.model.apply(at, op);
-        entry.ops.push(AppliedOp { id, outcome: outcome.clone() });
-        if !self.subject.same(op, &expected, outcome) {
-            let what = format!("{at:?}: request {id} must have {expected:?}, has {outcome:?}");
-            return Err(("state equals the log applied", what));
-        }
-        Ok(())
+        let history = self.partitions.get_mut(&at.partition).ok_or_else(|| unknown_partition(at))?;
+        history.apply(&self.subject, (node, at), (id, op), outcome)
     }
 
-    /// All ops of an entry were announced to the machine as applied.
-    pub fn ended_entry(&mut self, at: &Applied) {
-        let grouped = self.replicated;
-        let judged = self.partitions.get_mut(&at.partition).ok_or_else(|| unknown_partition(at));
-        if let Err((invariant, what)) = judged.and_then(|books| books.end(at, grouped)) {
-            self.broken(invariant, what);
-        }
+    /// All ops of an entry were announced to a node's machine as applied.
+    pub fn ended_entry(&mut self, node: usize, at: &Applied) {
+        let grouped = self.node_mut(node).replicated;
+        let history = self.partitions.get_mut(&at.partition).ok_or_else(|| unknown_partition(at));
+        let judged = history.and_then(|history| history.end(node, at, grouped));
+        self.judge(judged);
     }
 
-    /// The machine answered the read of request `id`.
-    pub fn read_op(&mut self, partition: PartitionId, id: u64, op: &[u8], now_ms: u64, outcome: &S::Outcome) {
-        if let Some(what) = self.pace.show(partition, now_ms, self.now) {
+    /// A node's machine answered the read of request `id`.
+    pub fn read_op(
+        &mut self,
+        node: usize,
+        partition: PartitionId,
+        (id, op, now_ms): (u64, &[u8], u64),
+        outcome: &S::Outcome,
+    ) {
+        let books = self.node_mut(node);
+        if let Some(what) = books.pace.show(partition, now_ms, books.now) {
             self.broken("a partition's clock keeps time", what);
         }
-        let Some(books) = self.partitions.get_mut(&partition) else { return };
-        let ended = books.ended();
-        let ops = books.entries.last().filter(|entry| !entry.ended).map_or(0, |entry| entry.ops.len());
-        if books.applied.get() != ended || books.ops != ops {
-            let what = format!(
-                "partition {partition}: request {id} read at {}+{}, while {ended}+{ops} had been visible",
-                books.applied, books.ops
-            );
-            return self.broken("a read sees everything ever visible", what);
+        let Some(history) = self.partitions.get_mut(&partition) else { return };
+        let judged = history.read(&self.subject, node, (id, op, now_ms), outcome);
+        if let Some(record) = self.judge(judged) {
+            self.reads.insert(id, record);
         }
-        let expected = books.model.read(op, now_ms);
-        let lsn = books.applied;
-        if !self.subject.same(op, &expected, outcome) {
-            let what =
-                format!("partition {partition} at {lsn}: read {id} must have {expected:?}, has {outcome:?}");
-            return self.broken("state equals the log applied", what);
-        }
-        self.reads.insert(id, ReadRecord { lsn, outcome: outcome.clone() });
     }
 
     /// A request got its outcome. Returns the request, if it was one.
@@ -379,41 +302,40 @@ impl<S: Subject> Books<S> {
     fn judge_done(&mut self, sent: &Sent, lsn: Lsn, outcome: &S::Outcome) -> Result<(), Broken> {
         let id = sent.id;
         self.decide(id, Fate::Done);
-        let books =
+        let history =
             self.partitions.get_mut(&sent.partition).expect("requests go to partitions that there are");
-        let (at, applied) = if sent.kind == Kind::Write {
+        let is_write = sent.kind == Kind::Write;
+        let done = if is_write {
             let position = self.positions.get(&id).filter(|position| position.0 == sent.partition);
             let at = position.ok_or_else(|| ("done means applied", format!("{sent:?} was never applied")))?.1;
-            let entry = at.get().checked_sub(1).and_then(|at| books.entries.get(usize::try_from(at).ok()?));
-            let op = entry.and_then(|entry| entry.ops.iter().find(|op| op.id == id));
-            (at, op.map(|op| &op.outcome))
+            history.written(at, id)
         } else {
-            let read = self
-                .reads
-                .get(&id)
-                .ok_or_else(|| ("done means applied", format!("{sent:?} was never read")))?;
-            (read.lsn, Some(&read.outcome))
+            let read = self.reads.get(&id);
+            Some(read.ok_or_else(|| ("done means applied", format!("{sent:?} was never read")))?.done_at())
         };
-        if applied != Some(outcome) {
-            return Err((
-                "a reply is what was applied",
-                format!("{sent:?}: {outcome:?}, applied {applied:?}"),
-            ));
-        }
+        let done = match done {
+            Some(done) if done.outcome == outcome => done,
+            other => {
+                let what = format!("{sent:?}: {outcome:?}, applied {:?}", other.map(|done| done.outcome));
+                return Err(("a reply is what was applied", what));
+            }
+        };
         // A read that rides behind writes of its own entry runs inside it: the entry's LSN, or the one before.
-        let fits = if sent.kind == Kind::Write { at == lsn } else { at == lsn || at.next() == lsn };
+        let fits = done.lsn == lsn || (!is_write && done.lsn.next() == lsn);
         if !fits {
-            return Err(("a reply is what was applied", format!("{sent:?}: reply says {lsn}, it was {at}")));
+            let what = format!("{sent:?}: reply says {lsn}, it was {}", done.lsn);
+            return Err(("a reply is what was applied", what));
         }
-        if lsn.next() < sent.floor || (sent.kind == Kind::Write && lsn < sent.floor) {
-            let what = format!(
-                "{sent:?} answered at {lsn}; {} had been acknowledged before it was sent",
-                sent.floor
-            );
+        let shown = sent.shown;
+        let is_stale = done.ops < shown.ops || lsn.next() < shown.lsn || (is_write && lsn < shown.lsn);
+        if is_stale {
+            let what =
+                format!("{sent:?} answered at {lsn} after {} ops; {shown:?} before it was sent", done.ops);
             return Err(("a read sees everything acknowledged", what));
         }
-        books.acknowledged = books.acknowledged.max(lsn);
-        self.probes.hit(if sent.kind == Kind::Write { "writes done" } else { "reads done" });
+        let ops = done.ops + u64::from(is_write);
+        history.show(lsn, ops);
+        self.probes.hit(if is_write { "writes done" } else { "reads done" });
         Ok(())
     }
 
@@ -434,65 +356,12 @@ impl<S: Subject> Books<S> {
         }
     }
 
-    /// Partitions whose machine does not yet stand where the partition had been seen.
+    /// Partitions of which a replica does not yet stand where the partition had been seen.
     pub fn behind(&self) -> Vec<PartitionId> {
-        let behind = |books: &Partition<S>| books.open && books.applied.get() < books.ended();
-        self.partitions.iter().filter(|(_, books)| behind(books)).map(|(id, _)| *id).collect()
+        self.partitions.iter().filter(|(_, history)| history.is_behind()).map(|(id, _)| *id).collect()
     }
 }
-
-type Broken = (&'static str, String);
 
 fn unknown_partition(at: &Applied) -> Broken {
     ("entries belong to their partition", format!("{at:?}: no such partition"))
-}
-
-impl<S: Subject> Partition<S> {
-    /// How many entries were ever applied whole.
-    fn ended(&self) -> u64 {
-        let open = self.entries.last().is_some_and(|entry| !entry.ended);
-        self.entries.len() as u64 - u64::from(open)
-    }
-
-    /// The index in `entries` of the entry that is being applied; makes a new one where it was never seen.
-    fn begin(&mut self, at: &Applied) -> Result<usize, Broken> {
-        if at.lsn != self.applied.next() {
-            let what = format!("{at:?} is applied while the machine stands at {}", self.applied);
-            return Err(("entries are applied in order, once", what));
-        }
-        let index = usize::try_from(self.applied.get()).expect("as many entries as fit into memory");
-        let before = self.entries.get(index.wrapping_sub(1));
-        let before = before.map_or((Term::ZERO, 0), |before| (before.term, before.stamp_ms));
-        let stamp_ms = at.stamp_ms;
-        match self.entries.get(index) {
-            Some(first) if first.term != at.term || first.stamp_ms != stamp_ms => {
-                let what = format!("{at:?} had term {} and stamp {} before", first.term, first.stamp_ms);
-                Err(("an applied entry never changes", what))
-            }
-            Some(_) => Ok(index),
-            None if at.term < before.0 || stamp_ms < before.1 => {
-                Err(("terms and stamps never go back", format!("{at:?} follows {before:?}")))
-            }
-            None => {
-                let (term, ops) = (at.term, Vec::new());
-                self.entries.push(AppliedEntry { term, stamp_ms, ops, ended: false });
-                Ok(index)
-            }
-        }
-    }
-
-    fn end(&mut self, at: &Applied, grouped: bool) -> Result<(), Broken> {
-        let index = self.begin(at)?;
-        let entry = self.entries.get_mut(index).expect("begin() made sure that it is there");
-        if entry.ops.len() != self.ops {
-            let what = format!("{at:?} ends after {} ops, before it had {}", self.ops, entry.ops.len());
-            return Err(("an applied entry never changes", what));
-        }
-        entry.ended = true;
-        // What was kept without Raft has term 0, also where a group applies it.
-        self.grouped |= grouped && at.term > Term::ZERO;
-        self.applied = at.lsn;
-        self.ops = 0;
-        Ok(())
-    }
 }

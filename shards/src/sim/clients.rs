@@ -7,6 +7,7 @@ use std::rc::Rc;
 use crate::ids::{PartitionId, Ticket};
 use crate::shard::io::{Input, Rejection, Reply};
 use crate::shard::machine::Kind;
+use crate::sim::history::Shown;
 use crate::sim::node::SimNode;
 use crate::sim::swarm::{Knobs, MS};
 use crate::sim::workload::{Sent, Subject, stamp};
@@ -122,7 +123,8 @@ impl<S: Subject> SimNode<S> {
         client.seq += 1;
         client.open += 1;
         world.note(if kind == Kind::Write { "write" } else { "read" }, partition.0, conn, ticket.seq);
-        world.books.borrow_mut().sent(ticket, id, partition, kind, world.now_ns);
+        let (node, at_ns, shown) = (self.number, world.now_ns, Shown::default());
+        world.books.borrow_mut().sent(ticket, Sent { id, partition, node, kind, at_ns, shown });
         let op = stamp(id, op);
         // As a session does: only where nothing of the connection is under way. Some go the long way all the same.
         if kind == Kind::Read
@@ -147,7 +149,7 @@ impl<S: Subject> SimNode<S> {
         op: &[u8],
     ) -> bool {
         let now = self.clock.now(world.now_ns);
-        world.books.borrow_mut().now = now;
+        world.books.borrow_mut().set_now(self.number, now);
         let books = Rc::clone(&world.books);
         let answer = self.with_shard(shard, |shard| {
             let view = shard.read_now(partition, ticket.conn, op, now)?;

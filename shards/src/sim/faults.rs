@@ -51,7 +51,7 @@ impl<S: Subject> SimNode<S> {
             Fault::ClockJump { by_ms } => {
                 world.probe("clock jumps");
                 self.clock.jump(by_ms);
-                world.books.borrow_mut().pace.jump(by_ms);
+                world.books.borrow_mut().clock_jumps(self.number, by_ms);
             }
             Fault::StateDamage { shard } => self.damage_state(world, shard as usize),
             Fault::Reopen { shard, for_ns } => self.take_off(world, shard as usize, for_ns),
@@ -129,7 +129,12 @@ impl<S: Subject> SimNode<S> {
                 world.probe("replicas opened again");
                 // A fenced one is reported, and judged, with the next turn.
                 if let Some(replica) = replica.filter(|replica| replica.started_as != StartedAs::Stopped) {
-                    world.books.borrow_mut().started(partition, replica.started_as, replica.term);
+                    world.books.borrow_mut().started(
+                        self.number,
+                        partition,
+                        replica.started_as,
+                        replica.term,
+                    );
                 }
                 self.turn_soon(world, shard);
             }

@@ -2,8 +2,8 @@
 //! clients that are drawn from a seed.
 //!
 //! Reading order: `rng` and `agenda` (what makes it repeatable), `swarm` and `plan` (what a seed draws), `disk`,
-//! `clock`, `node`, `process`, `clients`, `faults` (the world's parts), `world` (the loop and the acts), `workload`, `observed`
-//! and `check` (what is judged, and by whom), `trace`, `probes`, `batch`, `shrink` (what comes out).
+//! `clock`, `node`, `process`, `clients`, `faults` (the world's parts), `world` (the loop and the acts), `workload`, `observed`,
+//! `check` and `history` (what is judged, and by whom), `trace`, `probes`, `batch`, `shrink` (what comes out).
 
 mod agenda;
 mod batch;
@@ -12,6 +12,7 @@ mod clients;
 mod clock;
 mod disk;
 mod faults;
+mod history;
 mod node;
 mod observed;
 mod pace;
@@ -21,6 +22,8 @@ mod planted;
 mod probes;
 mod process;
 mod rng;
+#[cfg(test)]
+mod scripted;
 mod shrink;
 mod swarm;
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub(super) struct Process<S: Subject> {
 /// A node.
 pub(super) struct SimNode<S: Subject> {
     /// Its number in the world, from 0.
-    number: usize,
+    pub(super) number: usize,
     pub(super) clock: Clock,
     pub(super) disks: Vec<Disk>,
     pub(super) media: Vec<S::Media>,

@@ -14,6 +14,8 @@ use crate::sim::workload::{Subject, unstamp};
 /// A machine that is watched.
 pub struct Observed<S: Subject> {
     inner: S::Machine,
+    /// The node that it runs on.
+    node: usize,
     books: Rc<RefCell<Books<S>>>,
     bug: Option<MachineBug>,
     /// Ops and job results so far, for the planted bugs.
@@ -28,9 +30,14 @@ impl<S: Subject> std::fmt::Debug for Observed<S> {
 }
 
 impl<S: Subject> Observed<S> {
-    /// Watches `inner`, and plays a planted bug on it.
-    pub const fn new(inner: S::Machine, books: Rc<RefCell<Books<S>>>, bug: Option<MachineBug>) -> Self {
-        Self { inner, books, bug, ops: 0, jobs: 0 }
+    /// Watches `inner`, which runs on this node, and plays a planted bug on it.
+    pub const fn new(
+        inner: S::Machine,
+        node: usize,
+        books: Rc<RefCell<Books<S>>>,
+        bug: Option<MachineBug>,
+    ) -> Self {
+        Self { inner, node, books, bug, ops: 0, jobs: 0 }
     }
 
     /// The machine itself.
@@ -42,7 +49,7 @@ impl<S: Subject> Observed<S> {
     fn apply_inner(&mut self, at: &Applied, op: &[u8]) -> Step<S::Outcome> {
         let mut at = *at;
         if self.bug == Some(MachineBug::LocalClock) {
-            at.stamp_ms = self.books.borrow().now.wall_ms;
+            at.stamp_ms = self.books.borrow_mut().wall_ms(self.node);
         }
         let step = self.inner.apply(&at, op);
         if let Step::Done(_) = step {
@@ -75,8 +82,8 @@ impl<S: Subject> StateMachine for Observed<S> {
         let step = self.apply_inner(at, op);
         let mut books = self.books.borrow_mut();
         match &step {
-            Step::Done(outcome) => books.applied_op(at, id, op, Some(outcome)),
-            Step::Passed => books.applied_op(at, id, op, None),
+            Step::Done(outcome) => books.applied_op(self.node, at, id, op, Some(outcome)),
+            Step::Passed => books.applied_op(self.node, at, id, op, None),
             Step::Blocked(_) => books.probes.hit("applies blocked"),
             Step::Unreadable(_) => books.probes.hit("applies of what is damaged"),
         }
@@ -85,7 +92,7 @@ impl<S: Subject> StateMachine for Observed<S> {
 
     fn end_entry(&mut self, at: &Applied) {
         self.inner.end_entry(at);
-        self.books.borrow_mut().ended_entry(at);
+        self.books.borrow_mut().ended_entry(self.node, at);
     }
 
     fn read(&mut self, partition: PartitionId, op: &[u8], now_ms: u64) -> Step<S::Outcome> {
@@ -98,7 +105,7 @@ impl<S: Subject> StateMachine for Observed<S> {
         let step = self.inner.read(partition, op, now_ms);
         let mut books = self.books.borrow_mut();
         match &step {
-            Step::Done(outcome) => books.read_op(partition, id, op, now_ms, outcome),
+            Step::Done(outcome) => books.read_op(self.node, partition, (id, op, now_ms), outcome),
             Step::Blocked(_) | Step::Passed => books.probes.hit("reads blocked"),
             Step::Unreadable(_) => books.probes.hit("reads of what is damaged"),
         }
@@ -117,7 +124,7 @@ impl<S: Subject> StateMachine for Observed<S> {
         match &view {
             Some(view) => {
                 let outcome = books.subject().seen(view);
-                books.read_op(partition, id, op, now_ms, &outcome);
+                books.read_op(self.node, partition, (id, op, now_ms), &outcome);
             }
             None => books.probes.hit("looks in vain"),
         }
@@ -150,7 +157,7 @@ impl<S: Subject> StateMachine for Observed<S> {
 
     fn persisted(&self, partition: PartitionId) -> Lsn {
         if self.bug == Some(MachineBug::PersistedTooEarly) {
-            return self.books.borrow().applied(partition);
+            return self.books.borrow().applied(self.node, partition);
         }
         self.inner.persisted(partition)
     }

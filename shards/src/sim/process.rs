@@ -46,7 +46,7 @@ impl<S: Subject> SimNode<S> {
         self.incarnation += 1;
         world.note("open", 0, self.incarnation, u64::from(self.nested));
         self.stopping = false;
-        world.books.borrow_mut().replicated = self.replicated;
+        world.books.borrow_mut().set_replicated(self.number, self.replicated);
         let mut units = Vec::new();
         for shard in 0..self.disks.len() {
             match self.open_shard(world, shard) {
@@ -77,10 +77,10 @@ impl<S: Subject> SimNode<S> {
                 .map_err(|error| NotOpened::Failed(error.to_string()))?
         };
         for &id in &mine {
-            world.books.borrow_mut().opened(id, machine.persisted(id));
+            world.books.borrow_mut().opened(self.number, id, machine.persisted(id));
         }
         let bug = Planted::of_machine(world.plan.planted);
-        let machine = Observed::new(machine, Rc::clone(&world.books), bug);
+        let machine = Observed::new(machine, self.number, Rc::clone(&world.books), bug);
         let disk = self.disks.get_mut(shard).expect("one a shard");
         disk.set_fuse((self.nested > 0).then(|| world.streams.open.below(40)));
         let seed = mix(world.plan.seed ^ mix(self.incarnation << 8 | u64::from(number)));
@@ -98,7 +98,7 @@ impl<S: Subject> SimNode<S> {
             for replica in opened.status().replicas {
                 // A fenced one is reported, and judged, with the first turn.
                 if replica.started_as != StartedAs::Stopped {
-                    books.started(replica.partition, replica.started_as, replica.term);
+                    books.started(self.number, replica.partition, replica.started_as, replica.term);
                 }
             }
         }
@@ -173,7 +173,7 @@ impl<S: Subject> SimNode<S> {
     /// What a dead process leaves behind: disks with unsynced writes decided, media likewise.
     fn die(&mut self, world: &mut Common<S>) {
         self.process = None;
-        world.books.borrow_mut().crashed();
+        world.books.borrow_mut().crashed(self.number);
         world.clients.cut_off();
         // A power cut takes what the disk had not finished; a killed process leaves it to arrive.
         let power = world.streams.crash.chance(700);
@@ -237,7 +237,7 @@ impl<S: Subject> SimNode<S> {
         }
         unit.due_ns = None;
         let mut outputs = Outputs::default();
-        world.books.borrow_mut().now = now;
+        world.books.borrow_mut().set_now(self.number, now);
         let turned = unit.shard.turn(now, &mut outputs);
         unit.jobs += outputs.jobs.len();
         world.note("turn", shard as u64, outputs.replies.len() as u64, outputs.jobs.len() as u64);
@@ -317,7 +317,7 @@ impl<S: Subject> SimNode<S> {
         for id in self.partitions_of(world, shard) {
             let lsn = self.with_shard(shard, |shard| shard.machine().persisted(id));
             if let Some(lsn) = lsn {
-                world.books.borrow_mut().persisted(id, lsn);
+                world.books.borrow_mut().persisted(self.number, id, lsn);
             }
         }
     }

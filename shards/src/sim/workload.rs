@@ -5,10 +5,9 @@
 
 use std::fmt::Debug;
 
-use corduroy_wal::Lsn;
-
 use crate::ids::{PartitionId, ShardId};
 use crate::shard::machine::{Applied, Kind, StateMachine};
+use crate::sim::history::Shown;
 use crate::sim::probes::Probes;
 use crate::sim::rng::Rng;
 use crate::sim::swarm::Knobs;
@@ -107,12 +106,14 @@ pub struct Sent {
     pub id: u64,
     /// Where it went.
     pub partition: PartitionId,
+    /// The node that it was handed to.
+    pub node: usize,
     /// Logged or not.
     pub kind: Kind,
     /// When, ns.
     pub at_ns: u64,
-    /// The highest entry of the partition that any outcome had spoken of when it was sent.
-    pub floor: Lsn,
+    /// What outcomes had shown of the partition when it was sent.
+    pub shown: Shown,
 }
 
 /// Length of the number that precedes each op in the log.

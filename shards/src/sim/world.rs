@@ -166,7 +166,7 @@ impl<S: Subject> World<S> {
             now_ns: 0,
             agenda: Agenda::default(),
             trace: Trace::new(watch.print),
-            books: Rc::new(RefCell::new(Books::new(subject, partitions))),
+            books: Rc::new(RefCell::new(Books::new(subject, partitions, NODES))),
             clients: Clients::new(&plan.knobs),
             may_refuse: false,
             is_state_damaged: false,
