@@ -43,12 +43,12 @@ impl<L: DiskLevel> Store<L> {
         assert_eq!(self.ledger.dirty_bytes, dirty_bytes, "bytes of changed rows");
         self.loads.check();
         assert!(
-            self.ledger.captured_bytes == 0 || self.ledger.is_handing_over(),
+            self.ledger.captured_bytes == 0 || self.ledger.has_running_flush(),
             "{} bytes are on their way below, and no flush is",
             self.ledger.captured_bytes
         );
         assert!(
-            self.ledger.kept_bytes == 0 || self.ledger.is_handing_over(),
+            self.ledger.kept_bytes == 0 || self.ledger.has_running_flush(),
             "{} bytes are kept for a flush, and there is none",
             self.ledger.kept_bytes
         );
@@ -77,7 +77,7 @@ impl<L: DiskLevel> Store<L> {
             "partition {id}: a row expires at {min_expire_ms}, none is expected to before {}",
             partition.min_expire_ms
         );
-        if !self.ledger.is_handing_over() {
+        if !self.ledger.has_running_flush() {
             assert_eq!(partition.unknown, counted.unknown, "partition {id}: unknown keys");
             let found = partition.unknown_keys(usize::MAX).len() as u64;
             assert_eq!(found, counted.unknown, "partition {id}: unknown keys that can be asked for");

@@ -160,7 +160,7 @@ impl<L: DiskLevel> Store<L> {
     /// Whether entries wait for a flush to end, since their changes outran it.
     #[must_use]
     pub fn waits_for_flush(&self) -> bool {
-        self.waits_for_flush && self.ledger.is_handing_over()
+        self.waits_for_flush && self.ledger.has_running_flush()
     }
 
     /// Notes that a partition's keyspaces before this one may go from below.
@@ -290,7 +290,7 @@ impl<L: DiskLevel> StateMachine for Store<L> {
         let waiting_bytes = self.ledger.dirty_bytes + self.ledger.captured_bytes;
         if waiting_bytes > self.options.max_dirty_bytes && waiting_bytes > self.max_waiting_bytes(at) {
             self.freeze_if_due();
-            if self.ledger.is_handing_over() {
+            if self.ledger.has_running_flush() {
                 self.lookups.still_held(at.partition, self.ledger.completed);
                 self.pins.still_wanted(at.partition);
                 self.waits_for_flush = true;
@@ -434,7 +434,7 @@ impl<L: DiskLevel> StateMachine for Store<L> {
     fn want_flush(&mut self, urgency: Urgency) {
         self.upkeep.space.is_log_full = urgency == Urgency::Now;
         // One that is under way releases the log, too.
-        self.flush_wanted |= !self.ledger.is_handing_over();
+        self.flush_wanted |= !self.ledger.has_running_flush();
         self.freeze_if_due();
     }
 

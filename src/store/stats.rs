@@ -52,7 +52,7 @@ pub struct StoreStats {
     /// Flushes completed since the start.
     pub flushes: u64,
     /// Rows that they wrote.
-    pub handed_over_rows: u64,
+    pub flushed_rows: u64,
     /// Flushes that found no room on the disk.
     pub undone_flushes: u64,
     /// The disk has no room for the state: writes other than deletes are refused.
@@ -90,7 +90,7 @@ impl<L: DiskLevel> Store<L> {
             loaded_keys: totals.loads,
             expired_keys: totals.expired,
             flushes: totals.flushes,
-            handed_over_rows: totals.handed_over_rows,
+            flushed_rows: totals.flushed_rows,
             undone_flushes: self.upkeep.space.undone,
             is_full: self.is_short_of_room(),
             disk: self.disk.stats(),

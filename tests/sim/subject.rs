@@ -272,7 +272,7 @@ impl Subject for StoreSubject {
         let stats = machine.stats();
         probes.add("flushes", stats.flushes);
         probes.add("flushes undone", stats.undone_flushes);
-        probes.add("rows handed over", stats.handed_over_rows);
+        probes.add("rows flushed", stats.flushed_rows);
         probes.add("rows dropped from memory", stats.evicted_keys);
         probes.add("rows read back", stats.loaded_keys);
         probes.add("expired keys removed", stats.expired_keys);

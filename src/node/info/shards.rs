@@ -35,7 +35,7 @@ pub fn persistence(shared: &Shared) -> Lines {
         line("state_full", u8::from(is_state_full)),
         line("start_counted", u8::from(shared.start_counted.load(Relaxed))),
         line("hand_overs", shards.total(|shard| shard.store.flushes)),
-        line("handed_over_rows", shards.total(|shard| shard.store.handed_over_rows)),
+        line("handed_over_rows", shards.total(|shard| shard.store.flushed_rows)),
         line("hand_overs_undone", shards.total(|shard| shard.store.undone_flushes)),
         line("state_disk_bytes", shards.total(|shard| shard.store.disk.disk_bytes)),
         line("state_tables", shards.total(|shard| shard.store.disk.tables)),

@@ -95,7 +95,7 @@ impl<L: DiskLevel> Store<L> {
     /// Whether a flush is under way, or about to be.
     fn is_flushing(&self) -> bool {
         let is_due = self.ledger.dirty_bytes >= self.options.flush_bytes;
-        self.ledger.is_handing_over() || (is_due && self.has_room_to_flush())
+        self.ledger.has_running_flush() || (is_due && self.has_room_to_flush())
     }
 
     /// Whether a read brings little, as far as memory shows: one that has to ask the disk level first waits anyway.

@@ -193,7 +193,7 @@ impl<L: DiskLevel> Store<L> {
         };
         self.flush_wanted |= is_due;
         self.freeze_if_due();
-        if room.is_short && !self.ledger.is_handing_over() {
+        if room.is_short && !self.ledger.has_running_flush() {
             self.compact();
         }
     }
@@ -201,7 +201,7 @@ impl<L: DiskLevel> Store<L> {
     /// Partitions whose last key was deleted begin a keyspace, as after a flush of it: whole tables go then, and no
     /// tombstone has to be written.
     fn begin_emptied_anew(&mut self) {
-        if self.ledger.is_handing_over() {
+        if self.ledger.has_running_flush() {
             return;
         }
         for at in 0..self.touched.len() {

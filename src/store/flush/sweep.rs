@@ -91,7 +91,7 @@ impl<L: DiskLevel> Store<L> {
             return;
         }
         let is_full = self.ledger.dirty_bytes + self.ledger.captured_bytes > self.options.max_dirty_bytes / 2;
-        if !is_walked || (is_full && self.ledger.is_handing_over()) {
+        if !is_walked || (is_full && self.ledger.has_running_flush()) {
             return;
         }
         sweep.next = None;

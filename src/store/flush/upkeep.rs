@@ -94,7 +94,7 @@ impl<L: DiskLevel> Store<L> {
     /// of an entry: a restart is handed that entry again, and goes on behind what is done.
     pub(in crate::store) fn freeze_if_due(&mut self) {
         let due = self.flush_wanted || self.ledger.dirty_bytes >= self.options.flush_bytes;
-        if !due || self.ledger.is_handing_over() || !self.has_room_to_flush() {
+        if !due || self.ledger.has_running_flush() || !self.has_room_to_flush() {
             return;
         }
         self.flush_wanted = false;
@@ -257,7 +257,7 @@ impl<L: DiskLevel> Store<L> {
     ) {
         self.ledger.end_flush();
         self.ledger.totals.flushes += 1;
-        self.ledger.totals.handed_over_rows += rows;
+        self.ledger.totals.flushed_rows += rows;
         self.lookups.age(self.ledger.completed, &self.ledger.listings);
         for (keyspace, count) in counts {
             if let Some(partition) = self.partition_of(keyspace) {

@@ -265,7 +265,7 @@ impl<L: DiskLevel> Store<L> {
     fn question(&mut self, keyspace: Keyspace, want: Want, step: Option<u64>) {
         let (id, asked) = (keyspace.partition, self.ledger.completed);
         // A flush under way resolves them, and its completion lets the op run again.
-        let is_resolved = want == Want::Unknown && self.ledger.is_handing_over();
+        let is_resolved = want == Want::Unknown && self.ledger.has_running_flush();
         if is_resolved || !self.loads.begin_question(id, want.clone(), step) {
             return;
         }

@@ -94,7 +94,7 @@ pub(in crate::store) struct Totals {
     pub(in crate::store) loads: u64,
     pub(in crate::store) expired: u64,
     pub(in crate::store) flushes: u64,
-    pub(in crate::store) handed_over_rows: u64,
+    pub(in crate::store) flushed_rows: u64,
 }
 
 /// See the file's head.
@@ -136,7 +136,7 @@ impl Ledger {
     }
 
     /// Whether a flush is between its freeze and its completion.
-    pub(in crate::store) fn is_handing_over(&self) -> bool {
+    pub(in crate::store) fn has_running_flush(&self) -> bool {
         self.epoch != self.completed
     }
 
@@ -230,7 +230,7 @@ impl Ledger {
 
     /// A row of this cost changes or goes: if a flush under way has captured it, what it was is kept for that alone.
     fn leave_to_capture(&mut self, row: &Row, cost: usize) {
-        if self.is_handing_over() && row.epoch == self.epoch && !row.has(DIRTY) {
+        if self.has_running_flush() && row.epoch == self.epoch && !row.has(DIRTY) {
             self.kept_bytes += cost;
         }
     }

@@ -332,7 +332,7 @@ fn search_slowly(d: &mut Driver<MemLevel>) -> (u32, u32) {
         let is_walked = d.store.partitions[&P].walks > 0;
         let changed = d.store.ledger.dirty_bytes + d.store.ledger.captured_bytes;
         let is_full = changed > d.store.options.max_dirty_bytes / 2;
-        let must_wait = is_walked || (is_full && d.store.ledger.is_handing_over());
+        let must_wait = is_walked || (is_full && d.store.ledger.has_running_flush());
         match d.held.iter().position(is_search) {
             Some(at) => {
                 assert!(!must_wait, "round {round}: a search goes on, walked {is_walked}, full {is_full}");

@@ -209,7 +209,7 @@ fn a_slice_captures_what_its_budget_is_for_even_of_a_full_page() {
         assert!(slices > 1);
         d.hold_jobs = false;
         d.settle();
-        assert_eq!(d.store.stats().handed_over_rows, 400);
+        assert_eq!(d.store.stats().flushed_rows, 400);
     }
 }
 
