@@ -2,15 +2,21 @@
 //! times and nonces come as arguments.
 //!
 //! In reading order: [`message`] (what one replica sends to another), [`frame`] (the messages of a turn to one core of a
-//! peer, on a connection).
+//! peer, on a connection), [`handshake`] (how two nodes agree to a connection).
 
 mod decode;
 pub mod frame;
+pub mod handshake;
+pub mod hello;
 pub mod kind;
 pub mod message;
+pub mod refusal;
 #[cfg(test)]
 mod tests;
 
 pub use frame::{Frame, FrameError, FrameReader, FrameWriter, Lane};
+pub use handshake::{Handshake, Local, PeerInfo};
+pub use hello::{CoreId, Epoch, Nonce, Secret, ShardCore, SharedLimits, Versions};
 pub use kind::Kind;
 pub use message::{MessageDamage, Outgoing, Unsendable};
+pub use refusal::{Refusal, RefusalKind};

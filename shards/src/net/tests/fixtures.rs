@@ -1,11 +1,15 @@
-//! Bytes of every kind of message and of a frame, as they were once written: today's code writes the same, and reads them.
+//! Bytes of every kind of message, of a frame and of a handshake, as they were once written: today's code writes the same, and reads them.
 //!
 //! A fixture is never changed: a new version has one of its own, and the old one stays.
 
 use corduroy_wal::fields::Fields;
 
 use super::*;
+use crate::ids::{NodeId, ShardId, StorageId};
 use crate::net::decode::decode;
+use crate::net::handshake::{Epochs, Outcome};
+use crate::net::hello::Greeting;
+use crate::net::{CoreId, Epoch, Handshake, Local, RefusalKind, Secret, ShardCore, SharedLimits, Versions};
 
 const MESSAGES: &str = include_str!("../messages-1.txt");
 
@@ -114,4 +118,53 @@ fn frames_of_version_1() {
     assert_eq!(written.to_vec(), frames, "frames are written otherwise");
     let read = read(&mut FrameReader::new(STREAM, 4096), frames);
     assert_eq!(read, ([&all[..], &all[..2]].concat(), None));
+}
+
+const HANDSHAKE: &str = include_str!("../handshake-1.txt");
+
+fn node(node: u64, cores: u16, shards: &[(u64, u32, u16)]) -> Local {
+    let shards = shards.iter().map(|(storage, shard, core)| ShardCore {
+        storage: StorageId(*storage),
+        shard: ShardId(*shard),
+        core: CoreId(*core),
+    });
+    Local {
+        cluster: 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100,
+        node: NodeId(node),
+        epoch: Epoch { incarnation: node + 2, starts: node + 0x30 },
+        versions: Versions { lowest: 1, highest: u8::try_from(node).unwrap() },
+        limits: SharedLimits { operation_bytes: 0x01ff_0000, value_bytes: 0x0100_0000 },
+        cores,
+        shards: shards.collect(),
+        secret: Some(Secret::new(b"a secret of twenty-six byt".to_vec()).unwrap()),
+    }
+}
+
+/// A handshake of version 1 between nodes 1 and 2, each of its messages.
+#[test]
+fn handshake_of_version_1() {
+    let fixtures = fixtures(HANDSHAKE);
+    let named = |wanted: &str| {
+        let found = fixtures.iter().find(|(name, _)| *name == wanted);
+        found.unwrap_or_else(|| panic!("there is no {wanted}")).1.clone()
+    };
+    let (one, two, epochs) =
+        (node(1, 1, &[(0x11, 0, 0)]), node(2, 4, &[(0x22, 0, 3), (0x22, 1, 2)]), Epochs::new());
+    let nonce = |from: u8| std::array::from_fn(|at| from + u8::try_from(at).unwrap());
+    let wanted = (NodeId(2), CoreId(3));
+    let (mut dialling, hello) = Handshake::dial(&one, CoreId(0), wanted, Lane::Log, nonce(0x40), 0);
+    assert_eq!(hello, named("hello-dialling"));
+    let mut accepting = Handshake::accept(CoreId(1), nonce(0x80), 0);
+    let answer = accepting.received(&hello, &two, &epochs).write;
+    assert_eq!(answer, [named("hello-accepting"), named("proof-accepting")].concat());
+    let proof = dialling.received(&answer, &one, &epochs).write;
+    assert_eq!(proof, named("proof-dialling"));
+    let accepted = accepting.received(&proof, &two, &epochs);
+    assert_eq!(accepted.write, named("accepted"));
+    let Outcome::Done(info, _) = accepted.outcome else { panic!("{accepted:?}") };
+    let streams = [info.incoming.id.to_le_bytes(), info.outgoing.id.to_le_bytes()].concat();
+    assert_eq!(streams, named("streams"));
+    for (at, kind) in RefusalKind::ALL.into_iter().enumerate() {
+        assert_eq!(Greeting::Refused(kind).encode(), named(&format!("refused-{}", at + 1)));
+    }
 }

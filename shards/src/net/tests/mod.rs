@@ -2,6 +2,7 @@
 
 mod fixtures;
 mod frame;
+mod handshake;
 mod message;
 mod raft;
 
