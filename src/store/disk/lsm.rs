@@ -21,14 +21,14 @@ use super::scrub::Scrub;
 pub use super::tree::LsmShared;
 use super::tree::{ABOVE_ALL, GuardedTree, Written};
 use super::{
-    Binding, DiskError, DiskLevel, DiskRow, DiskStats, IngestError, OWNER_BYTES, ReadRow, Room,
+    Binding, DiskError, DiskLevel, DiskRow, DiskStats, IngestError, OWNER_BYTES, ReadRow, Room, WantedHaste,
     ingested_bytes,
 };
 
 /// Merges in one call of `compact`.
 const COMPACTIONS_A_CALL: u32 = 4;
 /// Runs in level 0 above which an ingestion compacts first, so that reads do not have to look into ever more runs.
-const MAX_L0_RUNS: usize = 16;
+const MAX_L0_RUNS: usize = 32;
 
 /// A tree up to this size is rewritten whole when a keyspace was flushed; in a larger one what is left of it goes with
 /// the merges to come.
@@ -60,7 +60,7 @@ pub struct LsmLevel {
     pub(super) turns: Arc<Turns>,
     /// Dead ranges whose tables are still to be dropped.
     undropped: Arc<Mutex<Vec<Range>>>,
-    room: Arc<DiskRoom>,
+    pub(super) room: Arc<DiskRoom>,
     /// The version whose rewrite found no room, and the room there was: not tried again before one has changed.
     unfit: Arc<Mutex<Option<(u64, u64)>>>,
     /// The version that a rewrite made: another one would make the same of it.
@@ -348,8 +348,8 @@ impl DiskLevel for LsmLevel {
         Some(self.tree.pace(Wait::Flush))
     }
 
-    fn hurry(&self, percent: u8) {
-        self.tree.haste.announce(percent);
+    fn hurry(&self, haste: WantedHaste) {
+        self.tree.haste.announce(haste);
     }
 
     fn room(&self) -> Result<Room, DiskError> {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    DiskError, DiskLevel, DiskRow, DiskStats, IngestError, Pace, ReadRow, Room, get_one_by_one,
+    DiskError, DiskLevel, DiskRow, DiskStats, IngestError, Pace, ReadRow, Room, WantedHaste, get_one_by_one,
     ingested_bytes,
 };
 
@@ -161,7 +161,7 @@ impl DiskLevel for MemLevel {
         None
     }
 
-    fn hurry(&self, _: u8) {}
+    fn hurry(&self, _: WantedHaste) {}
 
     fn room(&self) -> Result<Room, DiskError> {
         let usable_bytes = self.left_bytes();

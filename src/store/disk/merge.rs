@@ -19,10 +19,12 @@ use super::room::MARGIN_BYTES;
 use super::scrub::find_damage;
 use super::tree::{ABOVE_ALL, Written};
 
-/// What one merge writes at most, roughly, where the library chooses.
-const MERGE_BYTES: u64 = 512 << 20;
-/// Tables in level 0 from which on it is merged.
+/// Tables in level 0 from which on it is merged, and as many as have the level that it is merged into grow.
 const L0_TABLES: usize = 4;
+const L0_TABLES_MOST: usize = 16;
+/// What a table has at most, roughly. The level that level 0 is merged into may have as many of them as there are tables in
+/// level 0, before another one is put between.
+const TABLE_BYTES: u64 = 64 << 20;
 /// How many times as large as level 0 a level may be for that to be merged into it, if there is an empty one above.
 const GROWTH: u64 = 8;
 
@@ -97,8 +99,8 @@ impl LsmLevel {
         }
         let damage = self.tree.damage();
         if damage.is_empty() {
-            let most_bytes = self.disk_space()?.min(MERGE_BYTES);
-            let is_merged = self.merge_by(before, Arc::new(Leveled::default()), most_bytes)?;
+            let (strategy, most_bytes) = self.leveled()?;
+            let is_merged = self.merge_by(before, Arc::new(strategy), most_bytes)?;
             if is_merged == Written::Done(false) {
                 self.merged.store(before, Ordering::Relaxed);
             }
@@ -120,6 +122,23 @@ impl LsmLevel {
             }
         };
         Ok(merged == Written::Done(true))
+    }
+
+    /// How the library is to choose, and what the merge that it chooses writes at most, roughly.
+    ///
+    /// The more tables of flushes there are, the larger a level may be for them to be merged into it at once: it is written
+    /// again for all of them together, where each few of them would have to be written twice, into a level between and then
+    /// with that. Where the disk has little room, a level that is not much larger than they are is between.
+    fn leveled(&self) -> Result<(Leveled, u64), DiskError> {
+        let (disk_bytes, free_bytes) = (self.disk_space()?, self.free_bytes()?);
+        let levels = self.levels(|_| false)?;
+        let l0 = levels.first().copied().unwrap_or_default();
+        let most_bytes = |tables: usize| disk_bytes.min(l0.bytes + TABLE_BYTES * tables as u64);
+        let gathered = l0.tables.clamp(L0_TABLES, L0_TABLES_MOST);
+        let is_roomy = free_bytes >= MARGIN_BYTES + 2 * most_bytes(gathered);
+        let tables = if is_roomy { gathered } else { L0_TABLES };
+        let threshold = u8::try_from(tables).expect("they are few");
+        Ok((Leveled::default().with_l0_threshold(threshold), most_bytes(tables)))
     }
 
     /// Merges as `strategy` says, if there is room for so many bytes. Whether that changed anything.
@@ -292,6 +311,39 @@ mod tests {
         assert_eq!(compare(&disk, before, &since, "rewritten"), 0);
         drop(disk);
         assert_eq!(compare(&open(folder).expect("opens"), before, &since, "opened again"), 0);
+    }
+
+    #[test]
+    fn the_more_flushes_gather_the_larger_is_what_they_are_merged_into_if_there_is_room() {
+        let folder = filled();
+        let disk = open(folder.path()).expect("opens");
+        disk.rewrite().expect("all of it in one table");
+        let threshold = || {
+            let (strategy, bytes) = disk.leveled().expect("looks");
+            let config = strategy.get_config();
+            let entry = config.into_iter().find(|(name, _)| **name == *b"leveled_l0_threshold");
+            (entry.expect("it has one").1.first().copied(), bytes)
+        };
+        let mut l0_tables = 0;
+        for (tables, wanted) in [(3, 4), (4, 4), (10, 10), (16, 16), (20, 16)] {
+            while l0_tables < tables {
+                let mut rows = (0..100).map(|number| (key(number), Some(value(number, l0_tables))));
+                disk.ingest(10 << 10, false, &mut rows).expect("it is taken");
+                l0_tables += 1;
+            }
+            assert_eq!(threshold(), (Some(wanted), disk.stats().disk_bytes), "{tables} tables");
+        }
+        let used_bytes = disk.room.reserve_bytes + disk.stats().disk_bytes;
+        let room_for = |times: u64| {
+            let bytes = used_bytes + times * disk.stats().disk_bytes + MARGIN_BYTES;
+            disk.room.capacity_bytes.store(bytes, Ordering::Relaxed);
+        };
+        room_for(1);
+        assert_eq!(threshold().0, Some(4), "what is merged lies there twice until it is done");
+        room_for(100);
+        assert_eq!(threshold().0, Some(16));
+        while disk.compact(&[]).expect("merges") {}
+        assert!(runs(&disk) < L0_TABLES);
     }
 
     #[test]

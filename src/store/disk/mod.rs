@@ -58,6 +58,15 @@ pub struct DiskStats {
     pub verified_rounds: u64,
 }
 
+/// How much haste jobs are to make for the sake of requests, in percent.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct WantedHaste {
+    /// The flush under way.
+    pub flush: u8,
+    /// Merges: at the least, since what the disk level holds may want more.
+    pub merge: u8,
+}
+
 /// The room that a disk level has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Room {
@@ -158,9 +167,8 @@ pub trait DiskLevel: Clone + Send + Sync + 'static {
     /// The pace of a flush that begins to read; `None`: it needs none.
     fn pace(&self) -> Option<Pace>;
 
-    /// How much haste the flush under way is to make, in percent, and merges at the least. The core says so, and waits for
-    /// nothing.
-    fn hurry(&self, percent: u8);
+    /// How much haste jobs are to make from now on. The core says so, and waits for nothing.
+    fn hurry(&self, haste: WantedHaste);
 
     /// The room there is. Makes the reserve again where it can.
     ///

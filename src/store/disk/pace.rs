@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use corduroy_shards::runtime::pool;
 
+use super::WantedHaste;
 use super::manifest::table_file;
 
 /// How long a job works before it pauses.
@@ -30,7 +31,7 @@ const SYNCED_BYTES: u64 = 1 << 20;
 /// All the haste there is, in percent.
 const FULL: u8 = 100;
 /// Runs in level 0 up to which a merge has all the time there is, and from which on it has none.
-const L0_RUNS: (u64, u64) = (5, 12);
+const L0_RUNS: (u64, u64) = (8, 20);
 
 /// How `value` lies between two bounds, in percent.
 #[must_use]
@@ -49,16 +50,19 @@ pub fn memory_haste(waiting_bytes: usize, max_bytes: usize) -> u8 {
 /// What the jobs of a tree are to know of each other and of their core.
 #[derive(Default)]
 pub(super) struct Haste {
-    /// What the core says: by the memory that changed rows take, by the disk's room and by the log's.
-    announced: AtomicU8,
+    /// What the core says of flushes: by the memory that changed rows take, by the disk's room and by the log's.
+    flush: AtomicU8,
+    /// What it says of merges: by the disk's room.
+    merge: AtomicU8,
     l0_runs: AtomicU64,
     /// Tables from this number on are not written yet, or by a job that runs.
     next_table: AtomicU64,
 }
 
 impl Haste {
-    pub(super) fn announce(&self, percent: u8) {
-        self.announced.store(percent, Ordering::Relaxed);
+    pub(super) fn announce(&self, wanted: WantedHaste) {
+        self.flush.store(wanted.flush, Ordering::Relaxed);
+        self.merge.store(wanted.merge, Ordering::Relaxed);
     }
 
     pub(super) fn set_l0_runs(&self, runs: usize) {
@@ -69,13 +73,23 @@ impl Haste {
         self.next_table.store(number, Ordering::Relaxed);
     }
 
-    /// What it is now, in percent. A merge hurries as flushes do, since one of them may wait for it, or for the room that
-    /// it makes.
-    pub(super) fn of(&self, wait: Wait) -> u8 {
-        let announced = self.announced.load(Ordering::Relaxed);
+    /// How long to pause after so much work. A merge that is in no haste itself stands back while writes wait for a flush.
+    pub(super) fn pause(&self, wait: Wait, worked: Duration) -> Duration {
+        let haste = self.of(wait);
+        if wait == Wait::Merge && haste == 0 && self.of(Wait::Flush) > 0 {
+            return PAUSE_MAX;
+        }
+        pause_after(worked, haste)
+    }
+
+    /// What it is now, in percent. A merge hurries for the room that it makes, and before flushes have to wait for it.
+    fn of(&self, wait: Wait) -> u8 {
         match wait {
-            Wait::Flush => announced,
-            Wait::Merge => announced.max(percent(self.l0_runs.load(Ordering::Relaxed), L0_RUNS)),
+            Wait::Flush => self.flush.load(Ordering::Relaxed),
+            Wait::Merge => {
+                let by_runs = percent(self.l0_runs.load(Ordering::Relaxed), L0_RUNS);
+                self.merge.load(Ordering::Relaxed).max(by_runs)
+            }
         }
     }
 }
@@ -119,7 +133,7 @@ impl Slices {
 }
 
 /// How long to pause after so much work.
-pub(super) fn pause_after(worked: Duration, haste: u8) -> Duration {
+fn pause_after(worked: Duration, haste: u8) -> Duration {
     let patience = u32::from(FULL - haste.min(FULL));
     (worked * MOST_PAUSES * patience / u32::from(FULL)).min(PAUSE_MAX)
 }
@@ -154,7 +168,7 @@ impl Pace {
         if self.slices.wants_sync() {
             self.unsynced.sync();
         }
-        pool::pause(pause_after(self.slice_begun.elapsed(), self.haste.of(self.wait)));
+        pool::pause(self.haste.pause(self.wait, self.slice_begun.elapsed()));
         self.slice_begun = Instant::now();
     }
 }
@@ -213,9 +227,9 @@ mod tests {
     #[test]
     fn a_merge_has_no_time_left_before_flushes_wait_for_it() {
         let haste = |runs| percent(runs, L0_RUNS);
-        assert_eq!([haste(0), haste(4), haste(5)], [0; 3], "a merge is due from 4 runs on");
-        assert!((1..FULL).contains(&haste(8)));
-        assert_eq!([haste(12), haste(16), haste(u64::MAX)], [FULL; 3]);
+        assert_eq!([haste(0), haste(4), haste(8)], [0; 3], "a merge is due from 4 runs on");
+        assert!((1..FULL).contains(&haste(14)));
+        assert_eq!([haste(20), haste(32), haste(u64::MAX)], [FULL; 3]);
     }
 
     #[test]
@@ -259,13 +273,27 @@ mod tests {
     #[test]
     fn a_merge_hurries_as_level_0_says_and_as_the_core_does() {
         let haste = Haste::default();
-        let both = |announced, runs| {
-            haste.announce(announced);
+        let both = |flush, merge, runs| {
+            haste.announce(WantedHaste { flush, merge });
             haste.set_l0_runs(runs);
             [haste.of(Wait::Flush), haste.of(Wait::Merge)]
         };
-        assert_eq!([both(0, 0), both(0, 12)], [[0, 0], [0, FULL]], "a flush waits for no merge yet");
-        assert_eq!([both(40, 1), both(FULL, 4)], [[40, 40], [FULL, FULL]], "a flush may wait for it");
-        assert_eq!(both(1, 12), [1, FULL]);
+        assert_eq!([both(0, 0, 0), both(0, 0, 20)], [[0, 0], [0, FULL]], "a flush waits for no merge yet");
+        assert_eq!(
+            [both(40, 0, 1), both(FULL, 0, 4)],
+            [[40, 0], [FULL, 0]],
+            "writes wait for the flush alone"
+        );
+        assert_eq!([both(FULL, FULL, 1), both(1, 0, 20)], [[FULL; 2], [1, FULL]]);
+        let worked = Duration::from_micros(100);
+        let pauses = |flush, merge, runs| {
+            both(flush, merge, runs);
+            [haste.pause(Wait::Flush, worked), haste.pause(Wait::Merge, worked)]
+        };
+        let all = worked * MOST_PAUSES;
+        assert_eq!(pauses(0, 0, 4), [all, all]);
+        assert_eq!(pauses(50, 0, 4), [all / 2, PAUSE_MAX], "it stands back");
+        assert_eq!(pauses(50, 50, 4), [all / 2; 2], "but not where it makes room");
+        assert_eq!(pauses(FULL, 0, 14), [Duration::ZERO, all / 2], "nor once there is much to merge");
     }
 }

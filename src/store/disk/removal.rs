@@ -11,7 +11,7 @@ use corduroy_shards::runtime::pool;
 use lsm_tree::{AbstractTree, AnyTree, Table};
 
 use super::manifest::table_file;
-use super::pace::{Haste, Wait, pause_after};
+use super::pace::{Haste, Wait};
 
 /// Bytes freed at a time.
 const STEP_BYTES: u64 = 4 << 20;
@@ -54,7 +54,7 @@ impl Removed {
                 if file.set_len(bytes).is_err() {
                     break;
                 }
-                pool::pause(pause_after(begun.elapsed(), haste.of(Wait::Merge)));
+                pool::pause(haste.pause(Wait::Merge, begun.elapsed()));
             }
         }
     }

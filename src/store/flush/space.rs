@@ -6,7 +6,7 @@
 
 use corduroy_shards::{PartitionId, Unreadable};
 
-use crate::store::disk::{DiskLevel, Room, ingested_bytes, memory_haste, percent};
+use crate::store::disk::{DiskLevel, Room, WantedHaste, ingested_bytes, memory_haste, percent};
 use crate::store::jobs::{Job, META_BYTES, Task};
 use crate::store::lookups::Want;
 use crate::store::memory::ledger::Captured;
@@ -131,13 +131,18 @@ impl<L: DiskLevel> Store<L> {
         step_bytes < u64::MAX && free_bytes < self.flush_bytes(ahead)
     }
 
-    /// How much haste a flush is to make, and a merge at the least, in percent: writes wait for it where memory is full of
-    /// changed rows, and are refused where the log or the disk may not take them.
-    pub(in crate::store) fn haste(&self) -> u8 {
+    /// How much haste jobs are to make: writes wait for a flush where memory is full of changed rows, and are refused where
+    /// the log or the disk may not take them. A merge gives no memory back, nor any of the log: while writes wait for a
+    /// flush, it leaves the CPU and the disk to that, and merges the more of them at a time.
+    pub(in crate::store) fn haste(&self) -> WantedHaste {
         let waiting_bytes = self.ledger.dirty_bytes + self.ledger.captured_bytes;
         let by_memory = memory_haste(waiting_bytes, self.options.max_dirty_bytes);
-        let is_refusing = self.upkeep.space.is_log_full || self.is_short_of_room();
-        if is_refusing || self.is_going_to_be_short() { 100 } else { by_memory }
+        let lacks_room = self.is_short_of_room() || self.is_going_to_be_short();
+        let percent = |is_all: bool| if is_all { 100 } else { 0 };
+        WantedHaste {
+            flush: by_memory.max(percent(self.upkeep.space.is_log_full || lacks_room)),
+            merge: percent(lacks_room),
+        }
     }
 
     /// The same for eviction: there is none to make until memory is over its budget, and all if it is by a sixteenth.

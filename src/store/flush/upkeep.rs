@@ -78,7 +78,7 @@ impl<L: DiskLevel> Store<L> {
         // The log says so again as long as it is.
         self.upkeep.space.is_log_full = false;
         self.disk.hurry(haste);
-        units += units * u64::from(haste.max(self.haste_to_evict())) / HASTE;
+        units += units * u64::from(haste.flush.max(self.haste_to_evict())) / HASTE;
         units = self.capture_slice(units);
         units = self.walk_slice(units);
         units = self.evict_slice(units);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::*;
-use crate::store::disk::{DiskRow, DiskStats, IngestError, Pace, ReadRow, Room, get_one_by_one};
+use crate::store::disk::{DiskRow, DiskStats, IngestError, Pace, ReadRow, Room, WantedHaste, get_one_by_one};
 
 /// Why something cannot be read: nothing of it, or some keys.
 #[derive(Default)]
@@ -14,7 +14,7 @@ struct Faults {
     /// Flushes that find no room, though there seems to be some.
     refused_flushes: u32,
     /// The haste announced last.
-    haste: u8,
+    haste: WantedHaste,
 }
 
 /// See the file's head. Clones share the map and what is wrong with it.
@@ -40,7 +40,7 @@ impl Faulty {
     }
 
     /// The haste announced last.
-    pub(super) fn haste(&self) -> u8 {
+    pub(super) fn haste(&self) -> WantedHaste {
         self.faults().haste
     }
 
@@ -104,9 +104,9 @@ impl DiskLevel for Faulty {
         self.disk.pace()
     }
 
-    fn hurry(&self, percent: u8) {
-        self.faults().haste = percent;
-        self.disk.hurry(percent);
+    fn hurry(&self, haste: WantedHaste) {
+        self.faults().haste = haste;
+        self.disk.hurry(haste);
     }
 
     fn room(&self) -> Result<Room, DiskError> {
