@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use corduroy_shards::PartitionId;
 
 use super::disk::format::{STORE_KEY, partition_key, row_key, row_value, store_value};
-use super::disk::{DiskError, DiskLevel, DiskRow, IngestError, Pace, Room};
+use super::disk::{DiskError, DiskLevel, DiskRow, IngestError, Pace, Room, Sought};
 use super::hash::HashSeed;
 use super::lookups::stored::{Keyspace, read_value, stamps_of, walk};
 use super::lookups::{DiskPage, Want};
@@ -245,6 +245,7 @@ impl Task {
                 let read = stamps_of(
                     disk,
                     &keys,
+                    Sought::Values,
                     |(hash, key)| (keyspace, *hash, key.as_slice()),
                     |_, stamp| stamps.push(stamp),
                 );
@@ -284,7 +285,7 @@ fn load<L: DiskLevel>(disk: &L, keys: Vec<WantedKey>, asked: u32) -> Done {
     let row_key = |wanted: &WantedKey| wanted.keyspace.row_key(wanted.hash, &wanted.key);
     let row_keys: Vec<Vec<u8>> = keys.iter().map(row_key).collect();
     let mut keys = keys.into_iter();
-    disk.get_each(&mut row_keys.into_iter(), &mut |read| {
+    disk.get_each(&mut row_keys.into_iter(), Sought::Values, &mut |read| {
         let Some(WantedKey { keyspace, hash, key }) = keys.next() else { return false };
         let read = read.and_then(|row| row.map(|row| read_value(keyspace, row)).transpose());
         match read.map(|row| row.map(|(stamp, value)| (stamp, value.to_vec()))) {
@@ -344,7 +345,7 @@ fn flush<L: DiskLevel>(
         let order = (a.partition, a.flush_version, a.hash).cmp(&(b.partition, b.flush_version, b.hash));
         order.then_with(|| a.key.cmp(&b.key))
     });
-    let counts = match count_blind(disk, &rows, &mut pace) {
+    let counts = match count_blind(disk, &rows, &metas, &mut pace) {
         Ok(counts) => counts,
         Err(why) => return not_handed_over(disk, rows, metas, why),
     };
@@ -391,26 +392,43 @@ fn not_handed_over<L: DiskLevel>(
 fn count_blind<L: DiskLevel>(
     disk: &L,
     rows: &[Captured],
+    metas: &[(PartitionId, PartitionMeta)],
     pace: &mut Option<Pace>,
 ) -> Result<BTreeMap<Keyspace, BlindCounts>, DiskError> {
     let mut counts: BTreeMap<Keyspace, BlindCounts> = BTreeMap::new();
     let keyspace = |row: &Captured| Keyspace { partition: row.partition, flush_version: row.flush_version };
     let blind: Vec<&Captured> = rows.iter().filter(|row| row.unknown).collect();
-    stamps_of(
-        disk,
-        &blind,
-        |row| (keyspace(row), row.hash, row.key.as_slice()),
-        |row, stamp| {
-            pace.iter_mut().for_each(|pace| pace.step(0));
-            let count = counts.entry(keyspace(row)).or_default();
-            count.resolved += 1;
-            if let Some(stamp) = stamp {
-                count.existed += 1;
-                count.expiring += u64::from(stamp.expire_at_ms != NO_EXPIRY);
-            }
-        },
-    )?;
+    for rows in blind.chunk_by(|a, b| keyspace(a) == keyspace(b)) {
+        let Some(keyspace) = rows.first().map(|row| keyspace(row)) else { continue };
+        let sought = sought_of_blind(keyspace, metas);
+        let count = counts.entry(keyspace).or_default();
+        stamps_of(
+            disk,
+            rows,
+            sought,
+            |row| (keyspace, row.hash, row.key.as_slice()),
+            |_, stamp| {
+                pace.iter_mut().for_each(|pace| pace.step(0));
+                count.resolved += 1;
+                if let Some(stamp) = stamp {
+                    let expires = sought == Sought::Values && stamp.expire_at_ms != NO_EXPIRY;
+                    count.existed += 1;
+                    count.expiring += u64::from(expires);
+                }
+            },
+        )?;
+    }
     Ok(counts)
+}
+
+/// What is to be known of the rows that blind writes wrote over. Where no key of the keyspace expires, none of them does,
+/// whatever their versions of before did.
+fn sought_of_blind(keyspace: Keyspace, metas: &[(PartitionId, PartitionMeta)]) -> Sought {
+    let mut metas = metas.iter().filter(|(partition, _)| *partition == keyspace.partition);
+    let may_expire = metas
+        .next()
+        .is_none_or(|(_, meta)| meta.flush_version != keyspace.flush_version || meta.expiring > 0);
+    if may_expire { Sought::Values } else { Sought::Existence }
 }
 
 /// What a row takes in a table, roughly.

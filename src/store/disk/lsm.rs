@@ -21,8 +21,8 @@ use super::scrub::Scrub;
 pub use super::tree::LsmShared;
 use super::tree::{ABOVE_ALL, GuardedTree, Written};
 use super::{
-    Binding, DiskError, DiskLevel, DiskRow, DiskStats, IngestError, OWNER_BYTES, ReadRow, Room, WantedHaste,
-    ingested_bytes,
+    Binding, DiskError, DiskLevel, DiskRow, DiskStats, IngestError, OWNER_BYTES, ReadRow, Room, Sought,
+    WantedHaste, ingested_bytes,
 };
 
 /// Merges in one call of `compact`.
@@ -295,8 +295,13 @@ impl DiskLevel for LsmLevel {
         self.tree.get(key)
     }
 
-    fn get_each(&self, keys: &mut dyn Iterator<Item = Vec<u8>>, visit: &mut dyn FnMut(ReadRow<'_>) -> bool) {
-        self.tree.get_each(keys, visit);
+    fn get_each(
+        &self,
+        keys: &mut dyn Iterator<Item = Vec<u8>>,
+        sought: Sought,
+        visit: &mut dyn FnMut(ReadRow<'_>) -> bool,
+    ) {
+        self.tree.get_each(keys, sought, visit);
     }
 
     fn scan(

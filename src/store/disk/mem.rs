@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    DiskError, DiskLevel, DiskRow, DiskStats, IngestError, Pace, ReadRow, Room, WantedHaste, get_one_by_one,
-    ingested_bytes,
+    DiskError, DiskLevel, DiskRow, DiskStats, IngestError, Pace, ReadRow, Room, Sought, WantedHaste,
+    get_one_by_one, ingested_bytes,
 };
 
 /// What the keys of keys' rows begin with.
@@ -110,7 +110,12 @@ impl DiskLevel for MemLevel {
         value.map(|value| self.read(key, &value)).transpose()
     }
 
-    fn get_each(&self, keys: &mut dyn Iterator<Item = Vec<u8>>, visit: &mut dyn FnMut(ReadRow<'_>) -> bool) {
+    fn get_each(
+        &self,
+        keys: &mut dyn Iterator<Item = Vec<u8>>,
+        _: Sought,
+        visit: &mut dyn FnMut(ReadRow<'_>) -> bool,
+    ) {
         get_one_by_one(self, keys, visit);
     }
 

@@ -58,6 +58,15 @@ pub struct DiskStats {
     pub verified_rounds: u64,
 }
 
+/// What is to be found out of rows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sought {
+    /// Their values.
+    Values,
+    /// Whether they exist, alone: the value that is read of one that does may be one that it had before.
+    Existence,
+}
+
 /// How much haste jobs are to make for the sake of requests, in percent.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct WantedHaste {
@@ -137,9 +146,14 @@ pub trait DiskLevel: Clone + Send + Sync + 'static {
     /// [`DiskError`], with what could not be read.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError>;
 
-    /// Reads keys one after another; those that are in order cost least. `visit` gets the value of each as it comes, and
-    /// ends it by returning false.
-    fn get_each(&self, keys: &mut dyn Iterator<Item = Vec<u8>>, visit: &mut dyn FnMut(ReadRow<'_>) -> bool);
+    /// Reads keys one after another; those that are in order cost least. `visit` gets what is `sought` of each as it comes,
+    /// and ends it by returning false.
+    fn get_each(
+        &self,
+        keys: &mut dyn Iterator<Item = Vec<u8>>,
+        sought: Sought,
+        visit: &mut dyn FnMut(ReadRow<'_>) -> bool,
+    );
 
     /// Visits the pairs with `from <= key < to` in key order, until `visit` returns false.
     ///

@@ -6,13 +6,15 @@ use std::ops::Bound;
 use std::sync::{Arc, PoisonError};
 
 use lsm_tree::table::filter::standard_bloom::Builder as FilterBuilder;
-use lsm_tree::{AbstractTree, AnyTree, DescriptorTable, GlobalTableId, Guard, Table, UserValue};
+use lsm_tree::{
+    AbstractTree, AnyTree, DescriptorTable, GlobalTableId, Guard, InternalValue, Table, UserValue,
+};
 
-use super::ReadRow;
 use super::error::DiskError;
 use super::guard;
 use super::index::{BlockReader, Indexes};
 use super::tree::{ABOVE_ALL, GuardedTree, Opened};
+use super::{ReadRow, Sought};
 
 impl Opened {
     /// The indexes of the tables of a version, which has these runs.
@@ -42,32 +44,78 @@ fn open(descriptors: &DescriptorTable, tree: &AnyTree, table: &Table) -> io::Res
     Ok(file)
 }
 
-/// The newest row of a key.
-fn find<F: Fn(&Table) -> io::Result<Arc<File>>>(
-    reader: &mut BlockReader<F>,
-    runs: &[&[Table]],
-    indexes: &Indexes,
-    key: &[u8],
-) -> lsm_tree::Result<Option<UserValue>> {
-    let filter_hash = FilterBuilder::get_hash(key);
-    for (run, slots) in runs.iter().zip(indexes.runs()) {
-        let at = run.partition_point(|table| **table.metadata.key_range.max() < *key);
-        let (Some(table), Some(slot)) = (run.get(at), slots.get(at)) else { continue };
-        if **table.metadata.key_range.min() > *key {
-            continue;
-        }
-        if let Some(row) = reader.find(table, slot, key, filter_hash)? {
-            return Ok(Some(row).filter(|row| !row.is_tombstone()).map(|row| row.value));
-        }
+/// The runs of a version, newest first, and how rows are read from them.
+struct Runs<'v, F> {
+    reader: BlockReader<F>,
+    runs: &'v [&'v [Table]],
+    indexes: &'v Indexes,
+}
+
+impl<F: Fn(&Table) -> io::Result<Arc<File>>> Runs<'_, F> {
+    /// What is sought of a key's row.
+    fn find(&mut self, key: &[u8], sought: Sought) -> lsm_tree::Result<Option<UserValue>> {
+        let filter_hash = FilterBuilder::get_hash(key);
+        let row = match sought {
+            Sought::Values => self.find_newest(self.runs.len(), key, filter_hash, |_| true)?,
+            Sought::Existence => self.find_any(key, filter_hash)?,
+        };
+        Ok(row.filter(|row| !row.is_tombstone()).map(|row| row.value))
     }
-    Ok(None)
+
+    /// The newest version of a row in the first `end` runs, in those of their tables that are `wanted`.
+    fn find_newest(
+        &mut self,
+        end: usize,
+        key: &[u8],
+        filter_hash: u64,
+        wanted: impl Fn(&Table) -> bool,
+    ) -> lsm_tree::Result<Option<InternalValue>> {
+        for run in 0..end {
+            let row = self.find_in(run, key, filter_hash, &wanted)?;
+            if row.is_some() {
+                return Ok(row);
+            }
+        }
+        Ok(None)
+    }
+
+    /// A version of a row that is no tombstone exactly if the newest one is none. Begins with the oldest run, where most rows
+    /// are; above one that is no tombstone, only tables with tombstones matter.
+    fn find_any(&mut self, key: &[u8], filter_hash: u64) -> lsm_tree::Result<Option<InternalValue>> {
+        for run in (0..self.runs.len()).rev() {
+            let Some(row) = self.find_in(run, key, filter_hash, |_| true)? else { continue };
+            let (has_deleted, is_deleted) = (|table: &Table| table.tombstone_count() > 0, row.is_tombstone());
+            let newer = self.find_newest(run, key, filter_hash, |table| is_deleted || has_deleted(table))?;
+            return Ok(newer.or(Some(row)));
+        }
+        Ok(None)
+    }
+
+    /// The version of a row in a run, if the table that may have it is `wanted`.
+    fn find_in(
+        &mut self,
+        run: usize,
+        key: &[u8],
+        filter_hash: u64,
+        wanted: impl Fn(&Table) -> bool,
+    ) -> lsm_tree::Result<Option<InternalValue>> {
+        let (Some(tables), Some(slots)) = (self.runs.get(run), self.indexes.runs().get(run)) else {
+            return Ok(None);
+        };
+        let at = tables.partition_point(|table| **table.metadata.key_range.max() < *key);
+        let (Some(table), Some(slot)) = (tables.get(at), slots.get(at)) else { return Ok(None) };
+        if **table.metadata.key_range.min() > *key || !wanted(table) {
+            return Ok(None);
+        }
+        self.reader.find(table, slot, key, filter_hash)
+    }
 }
 
 impl GuardedTree {
     /// Reads a row.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         let mut row = Ok(None);
-        self.get_each(&mut std::iter::once(key.to_vec()), &mut |read| {
+        self.get_each(&mut std::iter::once(key.to_vec()), Sought::Values, &mut |read| {
             row = read.map(|value| value.map(<[u8]>::to_vec));
             false
         });
@@ -78,6 +126,7 @@ impl GuardedTree {
     pub(super) fn get_each(
         &self,
         keys: &mut dyn Iterator<Item = Vec<u8>>,
+        sought: Sought,
         visit: &mut dyn FnMut(ReadRow<'_>) -> bool,
     ) {
         // As long as a version is held, so are the files of its tables.
@@ -98,11 +147,10 @@ impl GuardedTree {
             version.iter_levels().flat_map(|level| level.iter()).map(|run| &***run).collect();
         let indexes = opened.indexes_of(version.id(), &runs);
         let budget = Arc::clone(&self.shared.index_budget);
-        let mut reader =
-            BlockReader::new(budget, |table: &Table| open(&self.shared.descriptors, tree, table));
+        let reader = BlockReader::new(budget, |table: &Table| open(&self.shared.descriptors, tree, table));
+        let mut rows = Runs { reader, runs: &runs, indexes: &indexes };
         for key in keys {
-            let read =
-                guard::reading("reading a row", self.path(), || find(&mut reader, &runs, &indexes, &key));
+            let read = guard::reading("reading a row", self.path(), || rows.find(&key, sought));
             // What is wrong is found out by the library's own way.
             let read = read.or_else(|_| self.get_by_library(&key));
             if !visit(read.as_ref().map(Option::as_deref).map_err(Clone::clone)) {
@@ -192,7 +240,7 @@ mod tests {
         let absent = model.keys().map(|key| [key, &b"+"[..]].concat());
         let keys: Vec<Vec<u8>> = model.keys().cloned().chain(absent).collect();
         let (mut at, mut failed) = (keys.iter(), 0);
-        disk.get_each(&mut keys.clone().into_iter(), &mut |read| {
+        disk.get_each(&mut keys.clone().into_iter(), Sought::Values, &mut |read| {
             let key = at.next().expect("one for each key");
             match read {
                 Ok(found) => assert_eq!(found, model.get(key).and_then(Option::as_deref), "{key:?}"),
@@ -205,7 +253,55 @@ mod tests {
             true
         });
         assert!(at.next().is_none(), "all are visited");
+        if failed == 0 {
+            assert_eq!(
+                existing(disk, &keys),
+                keys.iter().filter(|key| lives(model, key)).collect::<Vec<_>>()
+            );
+        }
         failed
+    }
+
+    fn lives(model: &Model, key: &[u8]) -> bool {
+        model.get(key).is_some_and(Option::is_some)
+    }
+
+    /// Of keys, those that exist.
+    fn existing<'k>(disk: &LsmLevel, keys: &'k [Vec<u8>]) -> Vec<&'k Vec<u8>> {
+        let (mut at, mut existing) = (keys.iter(), Vec::new());
+        disk.get_each(&mut keys.iter().cloned(), Sought::Existence, &mut |read| {
+            let key = at.next().expect("one for each key");
+            existing.extend(read.expect("reads").map(|_| key));
+            true
+        });
+        existing
+    }
+
+    #[test]
+    fn whether_a_row_exists_is_what_its_newest_version_says() {
+        const RUNS: u32 = 4;
+        // What each of the runs has of a row: nothing, a value, or that it was deleted.
+        let all = || (0..3_u32.pow(RUNS)).map(|number| (row(u64::from(number), 0).0, number));
+        for indexed_bytes in [0, 4 << 20] {
+            let folder = tempfile::tempdir().expect("folder");
+            let shared = LsmShared::new(indexed_bytes, 32);
+            LsmLevel::format(folder.path(), OURS.owner).expect("formats");
+            let disk = LsmLevel::open(folder.path(), &shared, &OURS).expect("opens");
+            let mut model = Model::new();
+            for run in 0..RUNS {
+                let rows = all().filter_map(|(key, number)| match number / 3_u32.pow(run) % 3 {
+                    0 => None,
+                    1 => Some((key, Some(b"value".to_vec()))),
+                    _ => Some((key, None)),
+                });
+                ingest(&disk, &mut model, rows.collect::<Vec<_>>().into_iter());
+            }
+            for _ in 0..100 {
+                assert_eq!(compare(&disk, &model), 0);
+            }
+            let living = model.values().filter(|value| value.is_some()).count();
+            assert!((30..60).contains(&living), "{living}");
+        }
     }
 
     #[test]
@@ -271,7 +367,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let (disk, model) = filled(folder.path(), &LsmShared::new(1 << 20, 32));
         let (mut left, mut visited) = (model.keys().cloned(), 0);
-        disk.get_each(&mut left, &mut |_| {
+        disk.get_each(&mut left, Sought::Values, &mut |_| {
             visited += 1;
             visited < 5
         });

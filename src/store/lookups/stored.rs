@@ -3,7 +3,7 @@
 use corduroy_shards::PartitionId;
 
 use crate::store::disk::format::{keyspace_end, read_row_key, read_row_value, row_key};
-use crate::store::disk::{DiskError, DiskLevel};
+use crate::store::disk::{DiskError, DiskLevel, Sought};
 use crate::store::memory::row::Stamp;
 
 /// Keys that are looked up in one version of the disk level: while one is in use, the tables that a merge has replaced
@@ -26,10 +26,12 @@ impl Keyspace {
 
 /// The stamps of keys that are about to be, or were, written blindly, one after another; `None` for one that is not below.
 /// Where a damaged block hides that, it counts as one that is not: its key has been written over, and the number of keys
-/// may only be one too high. Were it too low, a keyspace could look empty that is not.
+/// may only be one too high. Were it too low, a keyspace could look empty that is not. Where only `Existence` is sought, a
+/// stamp may be one that the key had before.
 pub(in crate::store) fn stamps_of<L: DiskLevel, K>(
     disk: &L,
     keys: &[K],
+    sought: Sought,
     row_of: impl Fn(&K) -> (Keyspace, u64, &[u8]),
     mut visit: impl FnMut(&K, Option<Stamp>),
 ) -> Result<(), DiskError> {
@@ -39,7 +41,7 @@ pub(in crate::store) fn stamps_of<L: DiskLevel, K>(
             keyspace.row_key(hash, key)
         });
         let (mut at, mut refused) = (keys.iter(), None);
-        disk.get_each(&mut row_keys, &mut |read| {
+        disk.get_each(&mut row_keys, sought, &mut |read| {
             let Some(key) = at.next() else { return false };
             let (keyspace, _, _) = row_of(key);
             match stamp(keyspace, read) {

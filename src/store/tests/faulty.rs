@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::*;
-use crate::store::disk::{DiskRow, DiskStats, IngestError, Pace, ReadRow, Room, WantedHaste, get_one_by_one};
+use crate::store::disk::{
+    DiskRow, DiskStats, IngestError, Pace, ReadRow, Room, Sought, WantedHaste, get_one_by_one,
+};
 
 /// Why something cannot be read: nothing of it, or some keys.
 #[derive(Default)]
@@ -70,7 +72,12 @@ impl DiskLevel for Faulty {
         self.disk.get(key)
     }
 
-    fn get_each(&self, keys: &mut dyn Iterator<Item = Vec<u8>>, visit: &mut dyn FnMut(ReadRow<'_>) -> bool) {
+    fn get_each(
+        &self,
+        keys: &mut dyn Iterator<Item = Vec<u8>>,
+        _: Sought,
+        visit: &mut dyn FnMut(ReadRow<'_>) -> bool,
+    ) {
         get_one_by_one(self, keys, visit);
     }
 
