@@ -58,11 +58,11 @@ impl Options {
     /// Options for a memory budget; the other limits follow from it.
     #[must_use]
     pub fn with_memory(memory_bytes: usize, hash_seed: HashSeed) -> Self {
-        let flush_bytes = (memory_bytes / 4).min(64 << 20);
+        let flush_bytes = (memory_bytes / 16 * 5).min(64 << 20);
         Self {
             memory_bytes,
             flush_bytes,
-            max_dirty_bytes: (memory_bytes / 2).min(flush_bytes * 4),
+            max_dirty_bytes: (memory_bytes / 8 * 5).min(flush_bytes * 4),
             max_value_bytes: super::exec::MAX_VALUE_BYTES,
             max_keys_reply: 1_000_000,
             max_reply_bytes: 112 << 20,
