@@ -8,8 +8,8 @@ use corduroy_shards::raft::group::{Group, GroupOptions};
 use corduroy_shards::raft::log_store::LogStore;
 use corduroy_shards::raft::membership::MemberId;
 use corduroy_shards::{
-    Applied, Input, Kind, Now, Outputs, PartitionId, Prepared, Shard, ShardOptions, StateMachine, Step,
-    Ticket, Unreadable, Urgency,
+    Applied, Input, Kind, Now, Origin, Outputs, PartitionId, Prepared, Shard, ShardOptions, StateMachine,
+    Step, StorageId, Ticket, Unreadable, Urgency,
 };
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{HardState, Lsn, Options, Term, Wal};
@@ -152,7 +152,7 @@ impl Bed {
             ShardOptions { log_soft_segments: 2, ..ShardOptions::default() },
             wal,
             Registers::default(),
-            &partitions,
+            &Origin::all_alone(&partitions, StorageId::UNKNOWN),
             7,
         )
         .expect("the shard opens");

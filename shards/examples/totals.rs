@@ -11,8 +11,8 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use corduroy_shards::{
-    Applied, Input, Kind, Now, Outputs, PartitionId, Prepared, Reply, Shard, ShardOptions, StateMachine,
-    Step, Ticket, Unreadable, Urgency,
+    Applied, Input, Kind, Now, Origin, Outputs, PartitionId, Prepared, Reply, Shard, ShardOptions,
+    StateMachine, Step, StorageId, Ticket, Unreadable, Urgency,
 };
 use corduroy_wal::device::{DiskDevice, Engine, UringOptions};
 use corduroy_wal::{Lsn, Options, Wal};
@@ -177,7 +177,7 @@ impl Node {
     fn open(folder: &Path, seed: u64) -> Result<Self, Box<dyn Error>> {
         let device = DiskDevice::open(folder, Engine::Auto, UringOptions::default())?;
         let (wal, _) = Wal::open(device, Options { seed, ..Options::default() })?;
-        let partitions = [APPLES, MELONS];
+        let partitions = Origin::all_alone(&[APPLES, MELONS], StorageId::UNKNOWN);
         let shard = Shard::open(ShardOptions::default(), wal, Totals::default(), &partitions, seed)?;
         Ok(Self { shard, out: Outputs::default(), started: Instant::now(), seq: 0 })
     }

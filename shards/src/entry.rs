@@ -278,6 +278,16 @@ pub fn highest_stamp_ms(entries: &[OwnedEntry]) -> u64 {
     headers.map(|header| header.stamp_ms).max().unwrap_or(0)
 }
 
+/// The stamp of an entry, in ms since 1970, without a look at its operations; `None`: it has no header.
+#[must_use]
+pub fn stamp_ms(payload: &[u8]) -> Option<u64> {
+    let mut fields = Fields::new(payload);
+    if fields.byte()? != VERSION_1 {
+        fields.byte()?;
+    }
+    fields.u64()
+}
+
 /// One operation of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntryOp<'a> {

@@ -1,7 +1,6 @@
 //! Multi-Raft on cores: replicas of many partitions over one write-ahead log a shard.
 //!
-//! In reading order: [`shard::machine`] (what entries are applied to), [`shard::io`] (what goes into a shard and comes
-//! out), [`entry`] (an entry's payload), [`raft`] (one replica), [`net`] (what two nodes send to each other), [`shard`] (the heart:
+//! In reading order: [`machine`] (what entries are applied to), [`shard::io`] (what goes into a shard and comes out), [`entry`] (an entry's payload), [`raft`] (one replica), [`net`] (what two nodes send to each other), [`shard`] (the heart:
 //! all replicas of a shard, turn by turn).
 
 pub mod clock;
@@ -9,6 +8,8 @@ mod conns;
 pub mod entry;
 mod fresh;
 pub mod ids;
+mod letters;
+pub mod machine;
 pub mod net;
 pub mod options;
 mod parked;
@@ -20,6 +21,7 @@ pub mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod stages;
+pub mod status;
 mod step;
 mod table;
 #[cfg(test)]
@@ -30,9 +32,10 @@ pub use ::raft::StateRole as Role;
 pub use clock::{ClockReport, Now};
 pub use corduroy_wal as wal;
 pub use ids::{KeyspaceId, PartitionId, ShardId, StorageId, Ticket};
+pub use machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable, Urgency, Wait};
 pub use options::{Limits, ShardOptions};
+pub use raft::start::Origin;
 pub use shard::Shard;
-pub use shard::io::{Input, Outputs, Rejection, Reply, ShardError};
-pub use shard::machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable, Urgency, Wait};
-pub use shard::status::{Counters, ReplicaStatus, ShardStatus};
+pub use shard::io::{Input, Outputs, PeerMessage, Rejection, Reply, ShardError};
 pub use stages::{Stage, StageStamps};
+pub use status::{Counters, ReplicaStatus, ShardStatus};

@@ -20,6 +20,13 @@ pub struct Limits {
     pub shard_bytes: usize,
     /// Bytes of entries held in memory until they are applied; above it, nothing is proposed. Default 256 MiB.
     pub unapplied_bytes: usize,
+    /// Bytes of messages of other members that wait to be taken in; what comes beyond is dropped. Default 64 MiB.
+    pub mail_bytes: usize,
+    /// Committed entries that the log keeps for members that lag behind; one that lags further needs a snapshot. Default
+    /// 65,536.
+    pub kept_entries: u64,
+    /// Reads of the log for such members that are under way at once. Default 8.
+    pub catch_up_reads: usize,
     /// Bytes above which an entry takes no further request. Default 4 MiB.
     pub entry_bytes: usize,
     /// Bytes of one operation at most; below half a segment. Default 32 MiB less 64 KiB.
@@ -48,6 +55,9 @@ impl Default for Limits {
             shard_requests: 262_144,
             shard_bytes: 256 << 20,
             unapplied_bytes: 256 << 20,
+            mail_bytes: 64 << 20,
+            kept_entries: 65_536,
+            catch_up_reads: 8,
             entry_bytes: 4 << 20,
             op_bytes: (32 << 20) - (64 << 10),
             frame_bytes: 8 << 20,
@@ -121,6 +131,9 @@ pub struct ShardOptions {
     pub replication: Replication,
     /// The storage that the shard is part of: what its replicas' configurations name. Default: unknown.
     pub storage: StorageId,
+    /// Whether messages to members of groups on other storages are delivered. A group that has such members is not opened
+    /// where they are not. Default: they are not.
+    pub reaches_peers: bool,
     /// The raft crate's limits.
     pub group: GroupOptions,
     /// The bounds.
@@ -143,6 +156,7 @@ impl Default for ShardOptions {
         Self {
             replication: Replication::On,
             storage: StorageId::UNKNOWN,
+            reaches_peers: false,
             group: GroupOptions::default(),
             limits: Limits::default(),
             tick_ms: 100,

@@ -5,8 +5,9 @@ use corduroy_wal::{Options, Wal};
 
 use crate::clock::Now;
 use crate::entry::{EntryOp, Mark};
-use crate::ids::{KeyspaceId, PartitionId, ShardId, Ticket};
+use crate::ids::{KeyspaceId, PartitionId, ShardId, StorageId, Ticket};
 use crate::options::ShardOptions;
+use crate::raft::start::Origin;
 use crate::shard::{Outputs, Shard};
 use crate::sim::{Knobs, PlainSubject, Subject};
 
@@ -19,7 +20,8 @@ fn opened() -> Shard<MemDevice, Plain> {
     let (wal, _) = Wal::open(MemDisk::new(1).device(), wal_options).expect("opens");
     let subject = PlainSubject;
     let machine = subject.open(&mut subject.media(ShardId(0)), ShardId(0), &Knobs::draw(1)).expect("opens");
-    let mut shard = Shard::open(ShardOptions::default(), wal, machine, &[P], 7).expect("opens");
+    let origins = Origin::all_alone(&[P], StorageId::UNKNOWN);
+    let mut shard = Shard::open(ShardOptions::default(), wal, machine, &origins, 7).expect("opens");
     let (mut now, mut out) = (Now { mono_ns: 1, wall_ms: 1_700_000_000_000 }, Outputs::default());
     // Until its log has room.
     for _ in 0..20 {

@@ -6,10 +6,11 @@ use slotmap::KeyData;
 
 use crate::clock::Now;
 use crate::ids::{PartitionId, ShardId, Ticket};
+use crate::machine::Kind;
 use crate::options::{Limits, ShardOptions};
+use crate::raft::start::Origin;
 use crate::shard::Shard;
 use crate::shard::io::{Input, Outputs, Rejection, Reply};
-use crate::shard::machine::Kind;
 use crate::sim::{Knobs, PlainSubject, Subject};
 use crate::table::ReplicaIdx;
 
@@ -39,7 +40,8 @@ fn a_fence_says_unknown_of_what_may_be_in_the_log_and_gives_its_bytes_back() {
     let machine = subject.open(&mut subject.media(ShardId(0)), ShardId(0), &Knobs::draw(1)).expect("opens");
     let limits = Limits { unapplied_bytes: 300, ..Limits::default() };
     let options = ShardOptions { limits, ..ShardOptions::default() };
-    let mut shard = Shard::open(options, wal, machine, &[P, Q], 7).expect("opens");
+    let mut shard =
+        Shard::open(options, wal, machine, &Origin::all_alone(&[P, Q], options.storage), 7).expect("opens");
     let mut now = Now { mono_ns: 1, wall_ms: 1_700_000_000_000 };
     settle(&mut shard, &mut now);
     let mut put = subject.write(1);

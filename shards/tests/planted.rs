@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use common::{Got, P, Q, World, small_wal};
 use corduroy_shards::planted::{PlantedBug, plant};
 use corduroy_shards::raft::replica::StartedAs;
-use corduroy_shards::{Input, Kind, ShardOptions, StateMachine};
+use corduroy_shards::{Input, Kind, Origin, ShardOptions, StateMachine};
 
 fn world() -> World {
     let mut world = World::with(ShardOptions::default(), small_wal(), &[P]);
@@ -137,7 +137,7 @@ fn records_are_their_own_replicas() -> bool {
     world.request(Q, 1, 1, Kind::Write, "set a 1");
     world.turn();
     assert!(world.shard.remove(P) && world.shard.remove(Q));
-    assert!(world.shard.add(P, 9).expect("its log is whole"));
+    assert!(world.shard.add(P, &Origin::Restart, 9).expect("its log is whole"));
     world.turn();
     assert!(world.disk.complete_next());
     world.turns(3);

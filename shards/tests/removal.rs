@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Got, P, Q, World, small_wal};
-use corduroy_shards::{Kind, Limits, PartitionId, Rejection, ShardOptions};
+use corduroy_shards::{Kind, Limits, Origin, PartitionId, Rejection, ShardOptions};
 
 /// Takes replicas off, and opens them again in the same order once their records are durable.
 fn reopen(world: &mut World, partitions: &[PartitionId]) {
@@ -13,7 +13,7 @@ fn reopen(world: &mut World, partitions: &[PartitionId]) {
     }
     world.settle();
     for partition in partitions {
-        assert!(world.shard.add(*partition, 9).expect("its log is whole"));
+        assert!(world.shard.add(*partition, &Origin::Restart, 9).expect("its log is whole"));
     }
     world.settle();
 }
@@ -68,12 +68,15 @@ fn what_was_on_its_way_to_the_disk_is_there_when_it_is_opened_again() {
     world.write(1, 1, "append a 2");
     world.turn();
     assert!(world.shard.remove(P));
-    assert!(!world.shard.add(P, 9).expect("it waits"), "a record of the one before is not durable");
+    assert!(
+        !world.shard.add(P, &Origin::Restart, 9).expect("it waits"),
+        "a record of the one before is not durable"
+    );
     world.disk.set_manual(false);
     world.disk.complete_all();
     world.settle();
-    assert!(world.shard.add(P, 9).expect("its log is whole"));
-    assert!(world.shard.add(P, 9).is_err(), "it is there");
+    assert!(world.shard.add(P, &Origin::Restart, 9).expect("its log is whole"));
+    assert!(world.shard.add(P, &Origin::Restart, 9).is_err(), "it is there");
     world.write(1, 2, "append a 3");
     world.settle();
     assert_eq!((world.got(1, 1), world.value(1, 2)), (Some(Got::Unknown), "123".to_owned()));
@@ -150,7 +153,7 @@ fn the_log_is_released_again() {
     world.settle();
     let first = |world: &World| world.shard.wal().log_state(P.log()).expect("its log stays").first.get();
     assert_eq!(first(&world), 1, "nobody releases it");
-    assert!(world.shard.add(P, 9).expect("its log is whole"));
+    assert!(world.shard.add(P, &Origin::Restart, 9).expect("its log is whole"));
     world.settle();
     assert!(first(&world) > 1);
     assert_eq!(world.value(1, 0), "OK");

@@ -7,7 +7,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use corduroy_shards::runtime::Endpoint;
-use corduroy_shards::{PartitionId, Shard, ShardId};
+use corduroy_shards::{Origin, PartitionId, Shard, ShardId};
 use corduroy_wal::device::{DiskDevice, Engine, UringOptions};
 use corduroy_wal::{OWNER_BYTES, Recovered, Wal, WalError};
 
@@ -146,7 +146,8 @@ fn open_shard(
         // What was just taken over must not stay bound to the wrong shard.
         .inspect_err(|_| unbind(&shared.identity, &config.data_dir, shard))?;
     let shard_options = shard_options(shared, config);
-    let open = Shard::open(shard_options, wal, store, &partitions, seed)
+    let origins = Origin::all_alone(&partitions, shard_options.storage);
+    let open = Shard::open(shard_options, wal, store, &origins, seed)
         .map_err(|source| StartError::Shard { shard, source })?;
     Ok((open, Opened { shard, device: description, found, took: begun.elapsed() }))
 }

@@ -190,6 +190,9 @@ pub fn rejection(rejection: &Rejection) -> Cow<'static, str> {
         Rejection::NoLeader(partition) => {
             format!("CLUSTERDOWN no leader for partition {partition} in time; nothing was done").into()
         }
+        Rejection::NotLeader(partition, storage) => {
+            format!("CLUSTERDOWN partition {partition} is led on storage {storage}; nothing was done").into()
+        }
         Rejection::Obsoleted => "ABORTED the entry was replaced by another leader's; nothing was done".into(),
         Rejection::ReplicaStopped(partition, why) => {
             format!("STOPPED the replica of partition {partition} is stopped: {why}; nothing was done").into()

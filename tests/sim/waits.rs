@@ -7,7 +7,8 @@ use corduroy::store::{Expiry, HashSeed, List, MemLevel, Op, Options, Outcome, Se
 use corduroy_shards::wal::device::mem::{MemDevice, MemDisk};
 use corduroy_shards::wal::{Options as WalOptions, Wal};
 use corduroy_shards::{
-    Counters, Input, Kind, Now, Outputs, PartitionId, Reply, Shard, ShardOptions, StateMachine, Ticket,
+    Counters, Input, Kind, Now, Origin, Outputs, PartitionId, Reply, Shard, ShardOptions, StateMachine,
+    StorageId, Ticket,
 };
 
 type Machine = Store<MemLevel>;
@@ -41,7 +42,8 @@ impl World {
         let (wal, _) = Wal::open(MemDisk::new(1).device(), WalOptions::default()).expect("the log opens");
         let options = Options { load_jobs: 4, ..Options::with_memory(4 << 10, HashSeed([1, 2])) };
         let store = Store::open(MemLevel::default(), options, &[]).expect("the store opens");
-        let shard = Shard::open(ShardOptions::default(), wal, store, &[P], 7).expect("the shard opens");
+        let origins = Origin::all_alone(&[P], StorageId::UNKNOWN);
+        let shard = Shard::open(ShardOptions::default(), wal, store, &origins, 7).expect("the shard opens");
         let now = Now { mono_ns: 1_000_000_000, wall_ms: 1_700_000_000_000 };
         let mut world = Self {
             shard,

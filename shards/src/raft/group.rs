@@ -9,13 +9,15 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use corduroy_wal::device::prefetch;
 use corduroy_wal::mix::{STEP, scramble};
-use corduroy_wal::{HardState, Lsn, Term};
+use corduroy_wal::{HardState, Lsn, OwnedEntry, Term};
 use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 
+use super::admit::{self, Admission, Refused, Verdict};
 use super::guard::{Fault, guarded};
-use super::log_store::LogStore;
-use super::membership::MemberId;
+use super::history::{History, Wanted};
+use super::log_store::{LogStore, of_wal};
+use super::membership::{MemberId, Membership};
 use super::ready::{self, Persist, Readies};
 
 /// The raft crate's limits, all set by us.
@@ -88,12 +90,12 @@ pub struct Group {
     node: RawNode<LogStore>,
     readies: Readies,
     campaign_due: bool,
+    /// Where the members are; `None`: it is the only one.
+    members: Option<Box<Membership>>,
     seed: u64,
     draws: u32,
-    /// Term, leader and role that the timeout was last drawn for.
-    drawn_term: u64,
-    drawn_leader: u64,
-    drawn_role: StateRole,
+    /// Term, role and whether a leader is known, as the timeout was last drawn for: a term has one leader at most.
+    drawn: (u64, StateRole, bool),
 }
 
 /// An idle group is to stay within 4 KiB, all its parts together.
@@ -122,25 +124,36 @@ impl Group {
         let mut group = Self {
             readies: Readies::new(saved, unsaved_conf),
             campaign_due: false,
-            seed,
+            members: None,
+            // Members whose seeds are near each other draw nothing alike.
+            seed: scramble(seed ^ member.0.wrapping_mul(STEP)),
             draws: 0,
-            drawn_term: 0,
-            drawn_leader: 0,
-            drawn_role: StateRole::Leader,
+            drawn: (0, StateRole::Leader, false),
             node,
         };
         group.draw_timeout();
         Ok(group)
     }
 
+    /// Where the members are; `None`: this one is the only one.
+    #[must_use]
+    pub fn members(&self) -> Option<&Membership> {
+        self.members.as_deref()
+    }
+
+    /// See [`Group::members`].
+    pub fn set_members(&mut self, members: Option<Membership>) {
+        self.members = members.map(Box::new);
+    }
+
     /// Replaces the crate's own random election timeout whenever it may have drawn one.
     fn draw_timeout(&mut self) {
         let raft = &mut self.node.raft;
-        let drawn = (self.drawn_term, self.drawn_role, self.drawn_leader);
-        if (raft.term, raft.state, raft.leader_id) == drawn {
+        let drawn = (raft.term, raft.state, raft.leader_id != raft::INVALID_ID);
+        if drawn == self.drawn {
             return;
         }
-        (self.drawn_term, self.drawn_role, self.drawn_leader) = (raft.term, raft.state, raft.leader_id);
+        self.drawn = drawn;
         self.draws = self.draws.wrapping_add(1);
         let base = raft.election_timeout();
         // A number of SplitMix64's, another one for each seed and draw.
@@ -201,17 +214,24 @@ impl Group {
         self.campaign_due && self.is_flushed()
     }
 
-    /// Moves the group's clock on by one.
+    /// Moves the group's clock on by one. `may_campaign`: the disk can take a vote now. Where it cannot, the tick that would
+    /// start an election stays owed: a leader goes on, and a follower waits, since it could not vote for itself.
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn tick(&mut self) -> Result<(), Fault> {
-        if !self.leads() && self.is_sole_voter() && !self.is_flushed() {
+    pub fn tick(&mut self, may_campaign: bool) -> Result<(), Fault> {
+        if !self.leads() && (self.is_sole_voter() && !self.is_flushed() || !may_campaign && self.is_due()) {
             return Ok(());
         }
         self.call(|group| {
             group.node.tick();
         })
+    }
+
+    /// Whether the next tick starts an election.
+    fn is_due(&self) -> bool {
+        let raft = &self.node.raft;
+        raft.promotable() && raft.election_elapsed + 1 >= raft.randomized_election_timeout()
     }
 
     /// Proposes an entry.
@@ -236,13 +256,82 @@ impl Group {
         })
     }
 
-    /// Takes a message of a peer in. The caller has checked that it is of this group and well-formed.
+    /// Takes a message of a peer in, if it may be.
     ///
     /// # Errors
-    /// [`Fault`], which holds a refusal of the crate as well.
-    pub fn step(&mut self, message: Message) -> Result<(), Fault> {
-        self.call(|group| group.node.step(message))?
-            .map_err(|error| Fault(format!("Raft refuses a message: {error}")))
+    /// [`Fault`]: the leader knows of entries that were durable here, and are not there any more; or a panic of the crate.
+    pub fn step(&mut self, message: Message) -> Result<Result<(), Refused>, Fault> {
+        match admit::judge(self.admission(message.from), &message) {
+            Verdict::Drop(why) => return Ok(Err(why)),
+            Verdict::Lost(known) => {
+                return Err(Fault(format!(
+                    "the leader, member {}, knows of entry {known} here, but the log ends at {}: acknowledged entries are \
+                     lost; have the storage join its groups anew",
+                    message.from,
+                    self.last()
+                )));
+            }
+            Verdict::Step => {}
+        }
+        Ok(self.call(|group| group.node.step(message))?.map_err(|_error| Refused::ByRaft))
+    }
+
+    fn admission(&self, from: u64) -> Admission {
+        let raft = &self.node.raft;
+        Admission {
+            me: MemberId(raft.id),
+            knows_sender: raft.prs().get(from).is_some(),
+            term: Term(raft.term),
+            leader: self.leader(),
+            leads: self.leads(),
+            last: self.last(),
+            must_flush: self.is_sole_voter() && !self.is_flushed(),
+        }
+    }
+
+    /// A message to a member could not be sent: what it has is asked for anew, and it is sent one message at a time.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn report_unreachable(&mut self, member: MemberId) -> Result<(), Fault> {
+        self.call(|group| group.node.report_unreachable(member.0))
+    }
+
+    /// Entries below the tail that members ask for, if none are being read.
+    pub fn take_wanted(&mut self) -> Option<Wanted> {
+        self.node.mut_store().history_mut().and_then(History::take_wanted)
+    }
+
+    /// The entries that [`Group::take_wanted`] named were read, as far as one message goes; `None`: they could not be.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn fetched(&mut self, entries: Option<Vec<OwnedEntry>>) -> Result<(), Fault> {
+        let Some(history) = self.node.mut_store().history_mut() else { return Ok(()) };
+        let Some(entries) = entries else {
+            history.give_up();
+            return Ok(());
+        };
+        let contexts = history.read(entries.into_iter().map(of_wal).collect());
+        self.call(|group| {
+            for context in contexts {
+                group.node.on_entries_fetched(context);
+            }
+            group.node.mut_store().history_mut().into_iter().for_each(History::forget_read);
+        })
+    }
+
+    /// The log has nothing below `first` any more.
+    pub fn release(&mut self, first: Lsn) {
+        self.node.mut_store().history_mut().into_iter().for_each(|history| history.release(first));
+    }
+
+    /// The entry up to which every other member has the log, as far as this one knows; a follower knows it of nobody.
+    #[must_use]
+    pub fn held_by_all(&self) -> Option<Lsn> {
+        let raft = &self.node.raft;
+        let others = raft.prs().iter().filter(|(id, _)| **id != raft.id);
+        self.leads().then(|| others.map(|(_, progress)| Lsn(progress.matched)).min()).flatten()
     }
 
     /// Takes the node's Ready, if it has one: what must be written of it, if anything.
@@ -322,7 +411,12 @@ impl Group {
         let log = &self.node.raft.raft_log;
         let (last, committed) = (log.last_index(), log.committed);
         assert!(log.persisted <= last && committed <= last, "last {last}, committed {committed}");
-        assert!(self.store().last().get() <= last, "the store ends behind the log's end {last}");
+        // What was replaced stands in the store until the Ready with what replaced it is taken.
+        let stored = self.store().last().get();
+        let is_taken = log.unstable_entries().is_empty();
+        assert!(!is_taken || stored == last, "the store ends at {stored}, the log at {last}");
+        let untaken = log.unstable_entries().first().map_or(stored + 1, |entry| entry.index);
+        assert!(untaken <= stored + 1, "the store ends at {stored}, and is followed by {untaken}");
         let is_led = self.node.raft.leader_id == self.node.raft.id;
         assert_eq!(self.leads(), is_led, "who leads knows itself as the leader");
     }
@@ -331,6 +425,18 @@ impl Group {
     #[must_use]
     pub fn store(&self) -> &LogStore {
         self.node.store()
+    }
+
+    /// Bytes of entries that were stepped, or proposed, and were not taken for the log.
+    #[must_use]
+    pub fn untaken_bytes(&self) -> usize {
+        self.node.raft.raft_log.unstable_entries().iter().map(|entry| entry.data.len()).sum()
+    }
+
+    /// Whether messages may leave now.
+    #[must_use]
+    pub fn has_messages(&self) -> bool {
+        self.readies.has_messages()
     }
 
     /// Messages that may leave now.

@@ -2,7 +2,8 @@
 //! numbers end here.
 //!
 //! Invariant: entries are contiguous from `first`; what is applied is dropped, so that `first` is one above the
-//! highest entry that the state machine has. Applied history is in the WAL only; a group of one never asks for it.
+//! highest entry that the state machine has. Applied history is in the WAL only; a group of one never asks for it, and
+//! what others read of it goes through [`History`].
 //! Entries stand here before the WAL has made them durable: what is durable is Raft's own bookkeeping.
 
 use std::collections::VecDeque;
@@ -13,6 +14,8 @@ use raft::eraftpb::{ConfState, Entry, EntryType, HardState as RaftHardState, Sna
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::guard::Fault;
+use super::history::History;
+use crate::entry::stamp_ms;
 
 /// The unapplied tail of one log, and the state that Raft starts from.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub struct LogStore {
     prev_term: Term,
     entries: VecDeque<Entry>,
     bytes: usize,
+    /// What is below `first`; `None`: nobody will ask for it.
+    history: Option<Box<History>>,
     /// What the crate asks for once, when it starts.
     start: Option<Box<(HardState, ConfState)>>,
 }
@@ -34,8 +39,25 @@ impl LogStore {
             prev_term: applied_term,
             entries: VecDeque::new(),
             bytes: 0,
+            history: None,
             start: Some(Box::new((hard_state, conf))),
         }
+    }
+
+    /// What other members may ask for is below.
+    pub fn set_history(&mut self, history: History) {
+        assert!(
+            history.first() <= self.first,
+            "the log begins at {}, its tail at {}",
+            history.first(),
+            self.first
+        );
+        self.history = Some(Box::new(history));
+    }
+
+    /// See [`LogStore::set_history`].
+    pub fn history_mut(&mut self) -> Option<&mut History> {
+        self.history.as_deref_mut()
     }
 
     /// Drops what only a start needs.
@@ -119,13 +141,7 @@ impl LogStore {
     /// # Errors
     /// As [`LogStore::append`].
     pub fn load(&mut self, entries: Vec<OwnedEntry>) -> Result<(), Fault> {
-        self.append(entries.into_iter().map(|entry| Entry {
-            entry_type: entry_type(entry.kind),
-            term: entry.term.get(),
-            index: entry.lsn.get(),
-            data: entry.data.into(),
-            ..Entry::default()
-        }))
+        self.append(entries.into_iter().map(of_wal))
     }
 
     /// Drops what is applied.
@@ -138,6 +154,9 @@ impl LogStore {
             let entry = self.entries.pop_front().expect("applied is at most the last entry");
             self.bytes -= entry.data.len();
             self.prev_term = Term(entry.term);
+            if let Some(history) = &mut self.history {
+                history.push(self.first, self.prev_term);
+            }
             self.first = self.first.next();
         }
         assert!(self.first > applied, "entry {applied} is applied, but still held");
@@ -155,6 +174,13 @@ impl LogStore {
             (lsn, term, bytes) = (lsn.next(), Term(entry.term), bytes + entry.data.len());
         }
         assert_eq!(self.bytes, bytes, "bytes of the tail");
+    }
+
+    /// The highest stamp among entries `[from, to]`, in ms since 1970; `None`: none of them has one.
+    #[must_use]
+    pub fn highest_stamp_ms(&self, from: Lsn, to: Lsn) -> Option<u64> {
+        let held = (from.get()..=to.get()).filter_map(|lsn| self.get(Lsn(lsn)));
+        held.filter_map(|entry| stamp_ms(&entry.data)).max()
     }
 
     /// Entries `[from, to]`, all of which are held, as the WAL wants them.
@@ -190,6 +216,18 @@ const fn entry_type(kind: EntryKind) -> EntryType {
     }
 }
 
+/// An entry that was read from the WAL, in the raft crate's words.
+#[must_use]
+pub fn of_wal(entry: OwnedEntry) -> Entry {
+    Entry {
+        entry_type: entry_type(entry.kind),
+        term: entry.term.get(),
+        index: entry.lsn.get(),
+        data: entry.data.into(),
+        ..Entry::default()
+    }
+}
+
 /// Hard state in the raft crate's words.
 #[must_use]
 pub fn to_raft(state: HardState) -> RaftHardState {
@@ -218,15 +256,57 @@ impl Storage for LogStore {
         low: u64,
         high: u64,
         max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
+        context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
+        let Some(history) = self.history.as_ref().filter(|_| low < self.first.get()) else {
+            return self.held(low, high, max_size.into());
+        };
+        if !context.can_async() {
+            // A Ready names again what was applied before it was taken; nobody looks at it.
+            let first = self.first.get();
+            return if high > first { self.held(first, high, max_size.into()) } else { Ok(Vec::new()) };
+        }
+        if low < history.first().get() {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        let entries = history.entries(Lsn(low), Lsn(high.min(self.first.get())), context);
+        entries.ok_or(Error::Store(StorageError::LogTemporarilyUnavailable))
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index + 1 == self.first.get() {
+            return Ok(self.prev_term.get());
+        }
+        if index < self.first.get() {
+            let term = self.history.as_ref().and_then(|history| history.term(Lsn(index)));
+            return term.map(Term::get).ok_or(Error::Store(StorageError::Compacted));
+        }
+        self.get(Lsn(index)).map(|entry| entry.term).ok_or(Error::Store(StorageError::Unavailable))
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.history.as_ref().map_or(self.first, |history| history.first()).get())
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last().get())
+    }
+
+    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}
+
+impl LogStore {
+    /// Entries of the tail, from `low` up to `high`, not included, and no more than `limit` bytes but for the first.
+    fn held(&self, low: u64, high: u64, limit: Option<u64>) -> raft::Result<Vec<Entry>> {
         if low < self.first.get() {
             return Err(Error::Store(StorageError::Compacted));
         }
         if high > self.last().get() + 1 {
             return Err(Error::Store(StorageError::Unavailable));
         }
-        let limit = max_size.into().unwrap_or(u64::MAX);
+        let limit = limit.unwrap_or(u64::MAX);
         let mut bytes = 0;
         let mut found = Vec::new();
         let held = (low..high).map_while(|index| self.get(Lsn(index)));
@@ -238,28 +318,6 @@ impl Storage for LogStore {
             found.push(entry.clone());
         }
         Ok(found)
-    }
-
-    fn term(&self, index: u64) -> raft::Result<u64> {
-        if index + 1 == self.first.get() {
-            return Ok(self.prev_term.get());
-        }
-        if index < self.first.get() {
-            return Err(Error::Store(StorageError::Compacted));
-        }
-        self.get(Lsn(index)).map(|entry| entry.term).ok_or(Error::Store(StorageError::Unavailable))
-    }
-
-    fn first_index(&self) -> raft::Result<u64> {
-        Ok(self.first.get())
-    }
-
-    fn last_index(&self) -> raft::Result<u64> {
-        Ok(self.last().get())
-    }
-
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }
 

@@ -74,6 +74,15 @@ impl Membership {
         Self { as_of: Lsn::ZERO, auto_leave: false, members: vec![founder] }
     }
 
+    /// That of a new group with several voters, each on its storage.
+    #[must_use]
+    pub fn founded_by(founders: &[(MemberId, StorageId)]) -> Self {
+        let voters = founders.iter().map(|(member, _)| member.0).collect();
+        let conf = ConfState { voters, ..ConfState::default() };
+        let storage_of = |id| founders.iter().find(|(member, _)| *member == id).map(|(_, storage)| *storage);
+        Self::of(Lsn::ZERO, &conf, |id| storage_of(id).unwrap_or_default())
+    }
+
     /// The same, as an entry made it.
     #[must_use]
     pub fn made_by(self, entry: Lsn) -> Self {
@@ -125,6 +134,12 @@ impl Membership {
     #[must_use]
     pub fn storage(&self, id: MemberId) -> Option<StorageId> {
         self.members.iter().find(|member| member.id == id).map(|member| member.storage)
+    }
+
+    /// The member on a storage.
+    #[must_use]
+    pub fn member_on(&self, storage: StorageId) -> Option<MemberId> {
+        self.members.iter().find(|member| member.storage == storage).map(|member| member.id)
     }
 
     /// The saved form: version, auto-leave, the entry that made it so, and the members by id, a count (u32) and each: id

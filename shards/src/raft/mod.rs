@@ -3,8 +3,11 @@
 //! Nothing here knows the shard, the state machine or the disk: a replica says what must be written and what may be
 //! applied, and learns from it what is durable and what is applied.
 
+pub mod admit;
+mod engine;
 pub mod group;
 pub mod guard;
+pub mod history;
 pub mod leadership;
 pub mod log_store;
 pub mod membership;

@@ -10,6 +10,8 @@ use smallvec::SmallVec;
 pub enum Position {
     /// What survives a crash without the log: the state machine's persisted LSN.
     Persisted,
+    /// What the group's other members may still ask for.
+    Members,
     /// A reader of the log beside the state machine, numbered by its owner.
     Consumer(u16),
 }

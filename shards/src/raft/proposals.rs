@@ -1,8 +1,9 @@
 //! The event registry: a row for each entry proposed here, keyed by (LSN, term), with the requests it answers.
 //!
-//! Invariant: every request in a row gets exactly one outcome. A row ends by its entry being applied (done), by
-//! another leader's entry at its LSN (obsoleted: definitely not done), or by its deadline or a stop (unknown).
-//! Rows stand in LSN order; the requests of a row stand in the order they were accepted: the writes of the entry, and
+//! Invariant: every request in a row gets exactly one outcome. A row ends by its entry being applied (done), by another
+//! one being *committed* at its LSN (obsoleted: definitely not done), or by its deadline or a stop (unknown). That another
+//! leader's entry replaced it in this log decides nothing: with five voters a third leader may still commit it. Such a row
+//! waits aside. Rows whose entries are in the log stand in LSN order; the requests of a row stand in the order they were accepted: the writes of the entry, and
 //! between and behind them the reads that have to see them.
 
 use std::collections::VecDeque;
@@ -190,22 +191,17 @@ pub struct Row {
     pub stamps: StageStamps,
 }
 
-/// How the entry that is applied next stands to the registry.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Match {
-    /// The front row is this entry's.
-    Ours,
-    /// The front row is for this LSN, but the entry is another leader's.
-    Obsoleted,
-    /// No row: proposed elsewhere or in an earlier incarnation, or its requests were answered with "unknown".
-    None,
-}
-
 /// The rows of one replica.
 #[derive(Debug, Default)]
 pub struct Proposals {
     rows: VecDeque<Row>,
+    /// Those whose entries another leader's replaced in this log; there are hardly ever any.
+    replaced: Option<Box<Replaced>>,
 }
+
+/// Rows that wait aside, in no order. Boxed, since hardly any registry has some.
+#[derive(Debug, Default)]
+struct Replaced(Vec<Row>);
 
 impl Proposals {
     /// Adds the row of an entry just proposed.
@@ -222,14 +218,27 @@ impl Proposals {
         self.rows.push_back(row);
     }
 
-    /// How the entry `(lsn, term)`, the next to be applied, stands to the front row.
+    /// Whether the front row is that of the entry `(lsn, term)`, the next to be applied. It is not where the entry was proposed
+    /// elsewhere or in an earlier process, or its requests were answered with "unknown".
     #[must_use]
-    pub fn matching(&self, lsn: Lsn, term: Term) -> Match {
-        match self.rows.front() {
-            Some(row) if row.lsn == lsn && row.term == term => Match::Ours,
-            Some(row) if row.lsn <= lsn => Match::Obsoleted,
-            _ => Match::None,
+    pub fn is_ours(&self, lsn: Lsn, term: Term) -> bool {
+        self.rows.front().is_some_and(|row| (row.lsn, row.term) == (lsn, term))
+    }
+
+    /// The entry `(lsn, term)` is committed, and is applied next. A row of it that waits aside comes to the front again. Takes
+    /// a row of another entry at its LSN: that is never going to be done.
+    pub fn take_obsolete(&mut self, lsn: Lsn, term: Term) -> Option<Row> {
+        if let Some(Replaced(replaced)) = self.replaced.as_deref_mut() {
+            if let Some(at) = replaced.iter().position(|row| row.lsn == lsn && row.term != term) {
+                return Some(replaced.swap_remove(at));
+            }
+            if let Some(at) = replaced.iter().position(|row| row.lsn == lsn) {
+                self.rows.push_front(replaced.swap_remove(at));
+            }
+            self.replaced.take_if(|replaced| replaced.0.is_empty());
         }
+        let is_other = self.rows.front().is_some_and(|row| row.lsn == lsn && row.term != term);
+        if is_other { self.rows.pop_front() } else { None }
     }
 
     /// The oldest row.
@@ -243,9 +252,9 @@ impl Proposals {
         self.rows.front()
     }
 
-    /// All rows, oldest first.
+    /// All rows: those whose entries are in the log, oldest first, and those that wait aside.
     pub fn iter(&self) -> impl Iterator<Item = &Row> {
-        self.rows.iter()
+        self.rows.iter().chain(self.replaced.iter().flat_map(|replaced| &replaced.0))
     }
 
     /// The newest row: where a read rides if it has to see writes already proposed.
@@ -253,21 +262,31 @@ impl Proposals {
         self.rows.back_mut()
     }
 
-    /// Takes the oldest row: its entry is applied, or it was [`Match::Obsoleted`].
+    /// Takes the oldest row: its entry is applied.
     pub fn close_front(&mut self) -> Option<Row> {
         self.rows.pop_front()
     }
 
-    /// Entries of `term` were appended from `lsn` on. Takes, newest first, the rows they replaced.
-    pub fn take_obsolete(&mut self, lsn: Lsn, term: Term) -> Option<Row> {
-        let obsolete = self.rows.back().is_some_and(|row| row.lsn >= lsn && row.term != term);
-        if obsolete { self.rows.pop_back() } else { None }
+    /// Entries of `term` were appended from `lsn` on. The rows that they replaced wait aside.
+    pub fn set_aside(&mut self, lsn: Lsn, term: Term) {
+        while self.rows.back().is_some_and(|row| row.lsn >= lsn && row.term != term) {
+            self.replaced.get_or_insert_default().0.extend(self.rows.pop_back());
+        }
     }
 
-    /// Takes the oldest row if its deadline has come. Deadlines follow LSN order.
+    /// Takes the oldest row if its deadline has come, or one that waits aside. Deadlines follow LSN order.
     pub fn take_expired(&mut self, now_ns: u64) -> Option<Row> {
-        let expired = self.rows.front().is_some_and(|row| row.deadline_ns <= now_ns);
-        if expired { self.rows.pop_front() } else { None }
+        if self.rows.front().is_some_and(|row| row.deadline_ns <= now_ns) {
+            return self.rows.pop_front();
+        }
+        let replaced = &mut self.replaced.as_mut()?.0;
+        let at = replaced.iter().position(|row| row.deadline_ns <= now_ns)?;
+        Some(replaced.swap_remove(at))
+    }
+
+    /// Takes any row: none of them is waited for any more.
+    pub fn take_any(&mut self) -> Option<Row> {
+        self.rows.pop_front().or_else(|| self.replaced.as_mut().and_then(|replaced| replaced.0.pop()))
     }
 
     /// Entries up to `upto` are durable: stamps the rows of those that were not.
@@ -288,7 +307,7 @@ impl Proposals {
             let is_early = next.stamps.durable_ns > 0 && row.stamps.durable_ns == 0;
             assert!(!is_early, "row {lsn} is durable before {}", row.lsn);
         }
-        self.rows.iter().for_each(|row| row.requests.check());
+        self.iter().for_each(|row| row.requests.check());
     }
 
     /// Has the oldest row fetched into the processor's caches, or where it would stand.
@@ -304,18 +323,19 @@ impl Proposals {
         if self.rows.is_empty() {
             self.rows = VecDeque::new();
         }
+        self.replaced.take_if(|replaced| replaced.0.is_empty());
     }
 
     /// Rows waiting.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.rows.len() + self.replaced.as_ref().map_or(0, |replaced| replaced.0.len())
     }
 
     /// Whether nobody waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.len() == 0
     }
 }
 
@@ -350,30 +370,61 @@ mod tests {
     #[test]
     fn rows_close_in_lsn_order() {
         let mut proposals = rows(&[(3, 1), (4, 1), (7, 2)]);
-        assert_eq!(proposals.matching(Lsn(2), Term(1)), Match::None);
-        assert_eq!(proposals.matching(Lsn(3), Term(1)), Match::Ours);
+        assert!(!proposals.is_ours(Lsn(2), Term(1)));
         let closed: Vec<u64> =
             std::iter::from_fn(|| proposals.close_front()).map(|row| row.lsn.get()).collect();
         assert_eq!(closed, [3, 4, 7]);
         assert!(proposals.is_empty());
-        assert_eq!(proposals.matching(Lsn(8), Term(2)), Match::None);
+        assert!(!proposals.is_ours(Lsn(8), Term(2)));
     }
 
     #[test]
-    fn another_leaders_entry_at_the_lsn_obsoletes() {
-        let proposals = rows(&[(3, 1)]);
-        assert_eq!(proposals.matching(Lsn(3), Term(2)), Match::Obsoleted);
-        assert_eq!(proposals.matching(Lsn(4), Term(2)), Match::Obsoleted);
-    }
-
-    #[test]
-    fn appends_of_another_term_take_only_rows_at_and_above() {
-        let mut proposals = rows(&[(3, 1), (4, 1), (5, 1)]);
+    fn only_another_entry_that_is_committed_obsoletes() {
+        let mut proposals = rows(&[(3, 1), (4, 1)]);
+        assert!(!proposals.is_ours(Lsn(3), Term(2)));
+        assert_eq!(proposals.take_obsolete(Lsn(2), Term(2)).map(|row| row.lsn), None);
+        assert_eq!(proposals.take_obsolete(Lsn(3), Term(2)).map(|row| row.lsn), Some(Lsn(3)));
+        assert!(proposals.take_obsolete(Lsn(3), Term(2)).is_none());
         assert!(proposals.take_obsolete(Lsn(4), Term(1)).is_none());
-        assert_eq!(proposals.take_obsolete(Lsn(4), Term(2)).map(|row| row.lsn), Some(Lsn(5)));
-        assert_eq!(proposals.take_obsolete(Lsn(4), Term(2)).map(|row| row.lsn), Some(Lsn(4)));
-        assert!(proposals.take_obsolete(Lsn(4), Term(2)).is_none());
-        assert_eq!(proposals.len(), 1);
+        assert!(proposals.is_ours(Lsn(4), Term(1)));
+    }
+
+    #[test]
+    fn appends_of_another_term_set_only_rows_at_and_above_aside() {
+        let mut proposals = rows(&[(3, 1), (4, 1), (5, 1)]);
+        proposals.set_aside(Lsn(4), Term(1));
+        assert_eq!((proposals.rows.len(), proposals.len()), (3, 3));
+        proposals.set_aside(Lsn(4), Term(2));
+        assert_eq!((proposals.rows.len(), proposals.len()), (1, 3));
+        // This member leads again, and proposes where the rows aside had stood.
+        proposals.register(row(4, 3));
+        proposals.check();
+    }
+
+    /// Entry 5 of term 3 is replaced by one of term 4, whose leader dies; that of term 5 has entry 5 of term 3, and commits it.
+    #[test]
+    fn a_replaced_entry_that_is_committed_after_all_is_done() {
+        let mut proposals = rows(&[(5, 3), (6, 3)]);
+        proposals.set_aside(Lsn(5), Term(4));
+        assert!(!proposals.is_ours(Lsn(5), Term(3)));
+        assert!(proposals.take_obsolete(Lsn(5), Term(3)).is_none(), "it is the one");
+        assert!(proposals.is_ours(Lsn(5), Term(3)));
+        proposals.close_front();
+        assert_eq!(proposals.take_obsolete(Lsn(6), Term(5)).map(|row| row.term), Some(Term(3)));
+        assert!(proposals.is_empty());
+    }
+
+    #[test]
+    fn rows_aside_end_by_their_deadlines_too() {
+        let mut proposals = rows(&[(3, 1), (4, 1)]);
+        proposals.set_aside(Lsn(4), Term(2));
+        assert_eq!(proposals.take_expired(300).map(|row| row.lsn), Some(Lsn(3)));
+        assert!(proposals.take_expired(399).is_none());
+        assert_eq!(proposals.take_expired(400).map(|row| row.lsn), Some(Lsn(4)));
+        proposals.register(row(4, 3));
+        proposals.set_aside(Lsn(4), Term(4));
+        assert_eq!(proposals.take_any().map(|row| row.term), Some(Term(3)));
+        assert!(proposals.take_any().is_none());
     }
 
     #[test]

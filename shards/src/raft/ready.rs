@@ -48,6 +48,10 @@ struct Mail {
     sendable: Vec<Message>,
 }
 
+/// A configuration that goes into the next record. Boxed once more, since hardly any group has one.
+#[derive(Debug)]
+struct UnsavedConf(Vec<u8>);
+
 /// The Readies of one group between being taken and being durable.
 #[derive(Debug)]
 pub struct Readies {
@@ -61,7 +65,7 @@ pub struct Readies {
     commit: Lsn,
     /// Leader and role, as the last Ready that named them did, in one number: see [`soft_state`].
     announced: u64,
-    unsaved_conf: Option<Box<[u8]>>,
+    unsaved_conf: Option<Box<UnsavedConf>>,
 }
 
 impl Readies {
@@ -75,7 +79,7 @@ impl Readies {
             saved,
             commit: saved.commit,
             announced: soft_state(raft::INVALID_ID, StateRole::Follower),
-            unsaved_conf: unsaved_conf.map(Vec::into_boxed_slice),
+            unsaved_conf: unsaved_conf.map(|conf| Box::new(UnsavedConf(conf))),
         }
     }
 
@@ -140,7 +144,7 @@ impl Readies {
         let hard_state = (state != self.saved).then_some(state);
         self.saved = state;
         self.written.push_back(Written { number, votes });
-        let conf = self.unsaved_conf.take().map(Vec::from);
+        let conf = self.unsaved_conf.take().map(|conf| conf.0);
         Some(Persist { number, from: Lsn(from), to: Lsn(to), hard_state, conf })
     }
 
@@ -178,6 +182,12 @@ impl Readies {
             mail.held = waiting;
         }
         node.on_persist_ready(upto);
+    }
+
+    /// Whether messages may leave now.
+    #[must_use]
+    pub fn has_messages(&self) -> bool {
+        self.mail.as_ref().is_some_and(|mail| !mail.sendable.is_empty())
     }
 
     /// Messages that may leave now, in order.

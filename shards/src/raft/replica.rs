@@ -3,29 +3,23 @@
 //! Invariant: a replica that is stopped stays stopped until the process ends; whatever it held is answered by its owner.
 
 use bytes::Bytes;
-use corduroy_wal::device::prefetch;
-use corduroy_wal::{LogState, Lsn, Term};
+use corduroy_wal::{Lsn, OwnedEntry, Term};
 use raft::StateRole;
-use raft::eraftpb::Entry;
+use raft::eraftpb::{Entry, Message};
 
+use super::admit::Refused;
+use super::engine::{Engine, Started};
 use super::group::{Group, Proposed};
 use super::guard::Fault;
+use super::history::Wanted;
 use super::leadership::Leadership;
 use super::log_store::LogStore;
-use super::membership::MemberId;
+use super::membership::{MemberId, Membership, StorageId};
 use super::quiescence::{Pulse, needs_ticks};
 use super::reads::{Gate, ReadView, gate};
 use super::ready::Persist;
-use super::solo::Solo;
-pub use super::start::{Found, ReplicaError, Replication, StartError, StartOptions, StartedAs};
-use super::start::{starting_membership, starting_state};
+pub use super::start::{Found, Origin, ReplicaError, Replication, StartError, StartOptions, StartedAs};
 use crate::ids::PartitionId;
-
-enum Engine {
-    Group(Box<Group>),
-    Solo(Box<Solo>),
-    Stopped(String),
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Latch {
@@ -39,6 +33,8 @@ enum Latch {
 pub struct Replica {
     partition: PartitionId,
     engine: Engine,
+    /// Whether the group has other members.
+    has_peers: bool,
     started_as: StartedAs,
     leadership: Leadership,
     latch: Latch,
@@ -47,47 +43,15 @@ pub struct Replica {
     committed: Lsn,
 }
 
-/// What drives a replica that is started from what was found.
-fn engine(found: Found, options: StartOptions<'_>) -> Result<(Engine, StartedAs), StartError> {
-    let Found { log, tail, applied, applied_term } = found;
-    let log = log.unwrap_or(LogState { first: Lsn(1), ..LogState::default() });
-    if applied > log.last {
-        return Err(StartError::LogEndsEarlier { state: applied, log: log.last });
-    }
-    let conf = starting_membership(&log, options.storage)?;
-    let started_as = match (options.replication, log.hard_state, log.conf.is_some()) {
-        (Replication::Off, _, _) => StartedAs::Solo,
-        (Replication::On, Some(_), true) => StartedAs::Bootstrapped,
-        (Replication::On, Some(_), false) => return Err(StartError::NoConfiguration),
-        (Replication::On, None, _) if log.last == Lsn::ZERO => StartedAs::Unbootstrapped,
-        (Replication::On, None, _) => StartedAs::NeedsBackfill,
-    };
-    let state = starting_state(&log, started_as, applied)?;
-    let mut store = LogStore::new(applied, applied_term, state, conf.conf_state());
-    store.load(tail)?;
-    if store.last() != log.last {
-        return Err(StartError::ReadShort { log: log.last, read: store.last() });
-    }
-    if started_as == StartedAs::Solo {
-        store.forget_start();
-        return Ok((Engine::Solo(Box::new(Solo::new(store))), started_as));
-    }
-    // What is not saved so, an earlier version among it, goes into the group's next record.
-    let unsaved = Some(conf.encode()).filter(|conf| log.conf.as_ref() != Some(conf));
-    let saved = log.hard_state.unwrap_or_default();
-    let group = Group::start(store, MemberId::FIRST, saved, unsaved, options.group, options.seed)?;
-    Ok((Engine::Group(Box::new(group)), started_as))
-}
-
 impl Replica {
     /// Starts a replica from what was found. One that cannot start is returned stopped, so that it is reported and
     /// the others go on.
     #[must_use]
     pub fn start(partition: PartitionId, found: Found, options: StartOptions<'_>) -> Self {
         let applied = found.applied;
-        match engine(found, options) {
-            Ok((engine, started_as)) => {
-                let mut replica = Self::blank(partition, engine, started_as, applied);
+        match Started::of(found, options) {
+            Ok(started) => {
+                let mut replica = Self::blank(partition, started, applied);
                 if let Engine::Solo(solo) = &replica.engine {
                     replica.safe_from = Some(solo.durable());
                     replica.committed = solo.durable();
@@ -102,15 +66,17 @@ impl Replica {
     /// A replica that could not even be looked at.
     #[must_use]
     pub fn stopped(partition: PartitionId, why: &StartError) -> Self {
-        Self::blank(partition, Engine::Stopped(why.to_string()), StartedAs::Stopped, Lsn::ZERO)
+        Self::blank(partition, Started::stopped(why), Lsn::ZERO)
     }
 
-    const fn blank(partition: PartitionId, engine: Engine, started_as: StartedAs, applied: Lsn) -> Self {
+    fn blank(partition: PartitionId, started: Started, applied: Lsn) -> Self {
+        let Started { engine, started_as, member } = started;
         Self {
             partition,
+            has_peers: engine.group().is_some_and(|group| group.members().is_some()),
             engine,
             started_as,
-            leadership: Leadership::new(MemberId::FIRST, 0),
+            leadership: Leadership::new(member, 0),
             latch: Latch::Unarmed,
             safe_from: None,
             applied,
@@ -124,14 +90,14 @@ impl Replica {
         self.observe(now_ns);
     }
 
-    /// Holds the election that a group of one wins at once. What was committed before may be applied from now on.
+    /// Holds the election that a group of one wins at once; others wait until they miss a leader. What was committed before
+    /// may be applied from now on.
     ///
     /// # Errors
     /// [`Fault`].
     pub fn begin(&mut self, now_ns: u64) -> Result<(), Fault> {
-        match &mut self.engine {
-            Engine::Group(group) => group.campaign()?,
-            Engine::Solo(_) | Engine::Stopped(_) => {}
+        if let Some(group) = self.engine.group_mut().filter(|group| group.is_sole_voter()) {
+            group.campaign()?;
         }
         self.note_committed();
         self.observe(now_ns);
@@ -140,7 +106,7 @@ impl Replica {
 
     /// Takes note of the node's leadership and of what is applied.
     fn observe(&mut self, now_ns: u64) {
-        if let Engine::Group(group) = &self.engine {
+        if let Some(group) = self.engine.group() {
             let change = self.leadership.set(group.leader(), now_ns);
             if change.is_some_and(|change| change.gained) {
                 self.safe_from = Some(group.last());
@@ -148,15 +114,46 @@ impl Replica {
                 self.safe_from = None;
             }
         }
-        if self.can_serve() && !matches!(self.engine, Engine::Stopped(_)) {
+        if self.has_caught_up() {
             self.latch = Latch::Ready;
         }
     }
 
-    /// Whether it leads and has applied what its reads must see.
+    /// Whether it has caught up: it leads and has applied what its reads must see, or knows who leads and has applied what
+    /// it knows to be committed.
+    fn has_caught_up(&self) -> bool {
+        let follows = self.has_peers() && self.other_leader().is_some() && self.applied == self.committed;
+        self.is_running() && (self.gate() == Gate::Open || follows)
+    }
+
+    /// Whether reads are answered from what is applied: it leads, has applied what they must see, and nobody else can lead
+    /// without its knowing. In a group with other members a read is ordered by the log instead.
     #[must_use]
     pub fn can_serve(&self) -> bool {
-        self.gate() == Gate::Open
+        !self.has_peers() && self.gate() == Gate::Open
+    }
+
+    /// Whether the group has other members.
+    #[must_use]
+    pub const fn has_peers(&self) -> bool {
+        self.has_peers
+    }
+
+    /// Where the leader is, if that is another member, which is known.
+    #[must_use]
+    pub fn other_leader(&self) -> Option<StorageId> {
+        let leader = self.leadership.leader().filter(|_| !self.leadership.is_mine())?;
+        self.storage_of(leader)
+    }
+
+    fn members(&self) -> Option<&Membership> {
+        self.engine.group().and_then(Group::members)
+    }
+
+    /// The storage that a member is on; `None`: that is not known.
+    #[must_use]
+    pub fn storage_of(&self, member: MemberId) -> Option<StorageId> {
+        self.members().and_then(|members| members.storage(member))
     }
 
     /// What a read does now.
@@ -169,11 +166,7 @@ impl Replica {
     /// Whether it takes proposals.
     #[must_use]
     pub fn can_propose(&self) -> bool {
-        match &self.engine {
-            Engine::Group(group) => group.leads(),
-            Engine::Solo(_) => true,
-            Engine::Stopped(_) => false,
-        }
+        self.engine.can_propose()
     }
 
     /// Proposes an entry.
@@ -181,27 +174,102 @@ impl Replica {
     /// # Errors
     /// [`Fault`].
     pub fn propose(&mut self, data: Bytes) -> Result<Proposed, Fault> {
-        match &mut self.engine {
-            Engine::Group(group) => group.propose(data),
-            Engine::Solo(solo) => solo.propose(data).map(|(lsn, term)| Proposed::At(lsn, term)),
-            Engine::Stopped(_) => Ok(Proposed::Dropped),
-        }
+        self.engine.propose(data)
     }
 
-    /// Moves its clock on by one, and holds an election that was waiting for the disk.
+    /// Moves its clock on by one, and holds an election that was waiting for the disk. `may_campaign`: the disk can take a
+    /// vote now; elections wait for that, heartbeats do not.
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn tick(&mut self, now_ns: u64) -> Result<(), Fault> {
-        if let Engine::Group(group) = &mut self.engine {
-            if group.can_campaign_now() {
+    pub fn tick(&mut self, may_campaign: bool, now_ns: u64) -> Result<(), Fault> {
+        if let Some(group) = self.engine.group_mut() {
+            if may_campaign && group.can_campaign_now() {
                 group.campaign()?;
             } else {
-                group.tick()?;
+                group.tick(may_campaign)?;
             }
         }
+        self.note_committed();
         self.observe(now_ns);
         Ok(())
+    }
+
+    /// Takes in a message of the member on the storage `from`, if it may be.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn step(
+        &mut self,
+        from: StorageId,
+        message: Message,
+        now_ns: u64,
+    ) -> Result<Result<(), Refused>, Fault> {
+        let known = self.storage_of(MemberId(message.from));
+        if known.is_some_and(|known| known != from) {
+            return Ok(Err(Refused::Sender));
+        }
+        let Some(group) = self.engine.group_mut() else { return Ok(Err(Refused::Addressee)) };
+        let stepped = group.step(message)?;
+        self.note_committed();
+        self.observe(now_ns);
+        Ok(stepped)
+    }
+
+    /// A message to the member on this storage could not be sent.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn report_unreachable(&mut self, storage: StorageId) -> Result<(), Fault> {
+        let member = self.members().and_then(|members| members.member_on(storage));
+        let known = self.engine.group_mut().zip(member);
+        known.map_or(Ok(()), |(group, member)| group.report_unreachable(member))
+    }
+
+    /// Whether messages to other members may leave now.
+    #[must_use]
+    pub fn has_messages(&self) -> bool {
+        self.engine.group().is_some_and(Group::has_messages)
+    }
+
+    /// Messages that may leave now, in order.
+    pub fn take_messages(&mut self) -> Vec<Message> {
+        self.engine.take_messages()
+    }
+
+    /// See [`Group::take_wanted`].
+    pub fn take_wanted(&mut self) -> Option<Wanted> {
+        self.engine.group_mut().and_then(Group::take_wanted)
+    }
+
+    /// See [`Group::fetched`].
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn fetched(&mut self, entries: Option<Vec<OwnedEntry>>) -> Result<(), Fault> {
+        self.engine.group_mut().map_or(Ok(()), |group| group.fetched(entries))
+    }
+
+    /// Up to which entry the log may be dropped as far as other members go, which may need up to `kept` entries of what is
+    /// committed, or fewer if all have them. One that needs more needs a snapshot. Without other members: all.
+    #[must_use]
+    pub fn needless(&self, kept: u64) -> Lsn {
+        if !self.has_peers() {
+            return Lsn(u64::MAX);
+        }
+        let held = self.engine.group().and_then(Group::held_by_all).unwrap_or_default();
+        held.min(self.applied).max(Lsn(self.committed.get().saturating_sub(kept)))
+    }
+
+    /// The log has nothing below `first` any more.
+    pub fn release(&mut self, first: Lsn) {
+        self.engine.group_mut().into_iter().for_each(|group| group.release(first));
+    }
+
+    /// Bytes of entries that were taken in, and not yet taken for the log.
+    #[must_use]
+    pub fn untaken_bytes(&self) -> usize {
+        self.engine.group().map_or(0, Group::untaken_bytes)
     }
 
     /// Takes what is to be written, if there is anything.
@@ -209,42 +277,26 @@ impl Replica {
     /// # Errors
     /// [`Fault`].
     pub fn take(&mut self, now_ns: u64) -> Result<Option<Persist>, Fault> {
-        let persist = match &mut self.engine {
-            Engine::Group(group) => group.take()?,
-            Engine::Solo(solo) => solo.take(),
-            Engine::Stopped(_) => None,
-        };
+        let persist = self.engine.take()?;
         self.note_committed();
         self.observe(now_ns);
         Ok(persist)
     }
 
     fn note_committed(&mut self) {
-        let committed = match &self.engine {
-            Engine::Group(group) => group.committed(),
-            Engine::Solo(solo) => solo.durable(),
-            Engine::Stopped(_) => return,
-        };
-        self.committed = self.committed.max(committed);
+        self.committed = self.engine.committed().map_or(self.committed, |lsn| lsn.max(self.committed));
     }
 
     /// Whether what would be taken now has to be written.
     #[must_use]
     pub fn needs_record(&self) -> bool {
-        match &self.engine {
-            Engine::Group(group) => group.needs_record(),
-            Engine::Solo(solo) => solo.needs_record(),
-            Engine::Stopped(_) => false,
-        }
+        self.engine.needs_record()
     }
 
     /// Whether there is more to take.
     #[must_use]
     pub fn has_ready(&self) -> bool {
-        match &self.engine {
-            Engine::Group(group) => group.has_ready(),
-            Engine::Solo(_) | Engine::Stopped(_) => false,
-        }
+        self.engine.group().is_some_and(Group::has_ready)
     }
 
     /// All its records up to this one are durable.
@@ -252,11 +304,7 @@ impl Replica {
     /// # Errors
     /// [`Fault`].
     pub fn persisted(&mut self, number: u64) -> Result<(), Fault> {
-        match &mut self.engine {
-            Engine::Group(group) => group.persisted(number)?,
-            Engine::Solo(solo) => solo.persisted(number),
-            Engine::Stopped(_) => {}
-        }
+        self.engine.persisted(number)?;
         self.note_committed();
         Ok(())
     }
@@ -274,11 +322,7 @@ impl Replica {
             self.committed
         );
         self.applied = lsn;
-        match &mut self.engine {
-            Engine::Group(group) => group.applied(lsn)?,
-            Engine::Solo(solo) => solo.applied(lsn),
-            Engine::Stopped(_) => {}
-        }
+        self.engine.applied(lsn)?;
         self.observe(now_ns);
         Ok(())
     }
@@ -289,14 +333,11 @@ impl Replica {
     /// If they contradict each other.
     pub fn check(&self) {
         let (partition, applied, committed) = (self.partition, self.applied, self.committed);
-        match &self.engine {
-            Engine::Group(group) => group.check(),
-            Engine::Solo(solo) => solo.check(),
-            Engine::Stopped(_) => {
-                assert_eq!(self.unapplied_bytes(), 0, "partition {partition} is stopped, and holds entries");
-                assert!(self.safe_from.is_none(), "partition {partition} is stopped, and answers reads");
-                return;
-            }
+        self.engine.check();
+        if self.engine.is_stopped() {
+            assert_eq!(self.unapplied_bytes(), 0, "partition {partition} is stopped, and holds entries");
+            assert!(self.safe_from.is_none(), "partition {partition} is stopped, and answers reads");
+            return;
         }
         let (last, durable) = (self.last(), self.durable());
         assert!(applied <= committed, "partition {partition}: {applied} is applied, {committed} committed");
@@ -309,29 +350,20 @@ impl Replica {
 
     /// Has what it points to fetched into the processor's caches; at depth 1 what that points to, once it is there itself.
     pub fn prefetch(&self, depth: usize) {
-        match &self.engine {
-            Engine::Group(group) if depth == 0 => prefetch(&**group),
-            Engine::Group(group) => group.prefetch_parts(),
-            Engine::Solo(solo) if depth == 0 => prefetch(&**solo),
-            Engine::Solo(solo) => solo.store().prefetch_parts(),
-            Engine::Stopped(_) => {}
-        }
+        self.engine.prefetch(depth);
     }
 
     /// Whether it must be ticked.
     #[must_use]
     pub fn needs_ticks(&self) -> bool {
-        let pulse = Pulse { leads: self.leadership.is_mine(), alone: true, can_serve: self.can_serve() };
+        let (leads, alone) = (self.leadership.is_mine(), !self.has_peers());
+        let pulse = Pulse { leads, alone, can_serve: self.can_serve() };
         self.is_running() && needs_ticks(pulse)
     }
 
     /// Gives back the memory of empty buffers: nothing is going on.
     pub fn rest(&mut self) {
-        match &mut self.engine {
-            Engine::Group(group) => group.rest(),
-            Engine::Solo(solo) => solo.rest(),
-            Engine::Stopped(_) => {}
-        }
+        self.engine.rest();
     }
 
     /// Checks the ready latch. Returns the error once, when the timeout passes.
@@ -356,7 +388,7 @@ impl Replica {
         }
     }
 
-    /// Whether the latch has opened: it led and served once.
+    /// Whether the latch has opened: it had caught up once.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.latch == Latch::Ready && self.is_running()
@@ -365,7 +397,7 @@ impl Replica {
     /// Whether it is neither fenced nor failed to start.
     #[must_use]
     pub const fn is_running(&self) -> bool {
-        !matches!(self.engine, Engine::Stopped(_))
+        !self.engine.is_stopped()
     }
 
     /// Fences it. What it held in memory goes; its owner answers for its requests.
@@ -383,57 +415,37 @@ impl Replica {
     /// Its unapplied tail, unless it is stopped.
     #[must_use]
     pub fn store(&self) -> Option<&LogStore> {
-        match &self.engine {
-            Engine::Group(group) => Some(group.store()),
-            Engine::Solo(solo) => Some(solo.store()),
-            Engine::Stopped(_) => None,
-        }
+        self.engine.store()
     }
 
     /// Bytes of entries that are not applied.
     #[must_use]
     pub fn unapplied_bytes(&self) -> usize {
-        self.store().map_or(0, LogStore::bytes)
+        self.store().map_or(0, LogStore::bytes) + self.untaken_bytes()
     }
 
     /// Records that are not durable yet.
     #[must_use]
     pub fn unpersisted(&self) -> usize {
-        match &self.engine {
-            Engine::Group(group) => group.unpersisted(),
-            Engine::Solo(solo) => solo.unpersisted(),
-            Engine::Stopped(_) => 0,
-        }
+        self.engine.unpersisted()
     }
 
     /// The highest entry that is durable here, as far as records written since the start show.
     #[must_use]
     pub fn durable(&self) -> Lsn {
-        match &self.engine {
-            Engine::Group(group) => group.durable(),
-            Engine::Solo(solo) => solo.durable(),
-            Engine::Stopped(_) => Lsn::ZERO,
-        }
+        self.engine.durable()
     }
 
     /// Its role.
     #[must_use]
     pub fn role(&self) -> StateRole {
-        match &self.engine {
-            Engine::Group(group) => group.role(),
-            Engine::Solo(_) => StateRole::Leader,
-            Engine::Stopped(_) => StateRole::Follower,
-        }
+        self.engine.role()
     }
 
     /// Its term.
     #[must_use]
     pub fn term(&self) -> Term {
-        match &self.engine {
-            Engine::Group(group) => group.hard_state().term,
-            Engine::Solo(solo) => solo.term(),
-            Engine::Stopped(_) => Term::ZERO,
-        }
+        self.engine.term()
     }
 
     /// Who leads, since when.
@@ -457,11 +469,7 @@ impl Replica {
     /// The highest entry.
     #[must_use]
     pub fn last(&self) -> Lsn {
-        match &self.engine {
-            Engine::Group(group) => group.last(),
-            Engine::Solo(solo) => solo.store().last(),
-            Engine::Stopped(_) => self.applied,
-        }
+        self.engine.last().unwrap_or(self.applied)
     }
 
     /// How it was started.

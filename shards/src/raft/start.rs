@@ -6,6 +6,7 @@ use corduroy_wal::{HardState, LogState, Lsn, OwnedEntry, Term, WalError};
 
 use super::group::GroupOptions;
 use super::guard::Fault;
+use super::history::TermRuns;
 use super::membership::{MemberId, Membership, MembershipDamage};
 use crate::ids::{PartitionId, StorageId};
 
@@ -17,6 +18,30 @@ pub enum Replication {
     On,
     /// Each partition's log is appended to directly.
     Off,
+}
+
+/// Where a replica comes from, as whoever opens it knows. An empty log never says so: it may be a new one, or one that was
+/// lost.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// Its group is new, and has these voters, each on its storage; the replica is the one on the storage that it is opened
+    /// on. What was founded before a crash, and is not in the log, is founded again: nothing of it has left the storage.
+    Found(Vec<(MemberId, StorageId)>),
+    /// It was here before. A storage that has nothing of it has lost it.
+    Restart,
+}
+
+impl Origin {
+    /// A group of one.
+    #[must_use]
+    pub fn alone(storage: StorageId) -> Self {
+        Self::Found(vec![(MemberId::FIRST, storage)])
+    }
+
+    /// A group of one for each of these partitions.
+    pub fn all_alone(partitions: &[PartitionId], storage: StorageId) -> Vec<(PartitionId, Self)> {
+        partitions.iter().map(|partition| (*partition, Self::alone(storage))).collect()
+    }
 }
 
 /// How a replica was started.
@@ -138,9 +163,18 @@ pub enum StartError {
         /// The storage that it was found on.
         here: StorageId,
     },
-    /// The group was made by a later release.
+    /// It was here, and is not any more.
+    #[error("nothing of the replica is on this storage any more: rebuild it from its peers or a backup")]
+    NothingLeft,
+    /// The group that is founded has no member here.
+    #[error("the group is founded on other storages than this one, {here}")]
+    FoundedElsewhere {
+        /// The storage that it was to be opened on.
+        here: StorageId,
+    },
+    /// The group has members that cannot be reached.
     #[error(
-        "the group has members on other nodes (voters {voters:?}, learners {learners:?}), which this release cannot reach"
+        "the group has members on other nodes (voters {voters:?}, learners {learners:?}), which cannot be reached from here"
     )]
     MembersElsewhere {
         /// Their member ids.
@@ -164,6 +198,8 @@ pub struct Found {
     pub applied: Lsn,
     /// Its term.
     pub applied_term: Term,
+    /// The terms of entries that the log still has up to `applied`.
+    pub terms: TermRuns,
 }
 
 /// Settings of a start.
@@ -177,29 +213,70 @@ pub struct StartOptions<'a> {
     pub seed: u64,
     /// The storage that the replica is on.
     pub storage: StorageId,
+    /// Whether messages to other members leave this process.
+    pub reaches_peers: bool,
+    /// Where it comes from.
+    pub origin: &'a Origin,
 }
 
-/// The configuration that a replica starts with: what was saved with its log, or, in a log that nothing was saved with, the
-/// founder alone. One that does not name the member's storage was written by an earlier release: it gets it here.
-pub(super) fn starting_membership(log: &LogState, storage: StorageId) -> Result<Membership, StartError> {
-    let founding = Membership::founding(MemberId::FIRST, storage);
-    let Some(saved) = log.conf.as_deref() else { return Ok(founding) };
+/// The configuration that a replica starts with, and which member of it the replica is: what was saved with its log; in a new
+/// one what it is founded with; and in one that was kept without Raft itself alone.
+pub(super) fn starting_membership(
+    log: &LogState,
+    options: StartOptions<'_>,
+) -> Result<(Membership, MemberId), StartError> {
+    let StartOptions { storage, origin, .. } = options;
+    let alone = || Ok((Membership::founding(MemberId::FIRST, storage), MemberId::FIRST));
+    let Some(saved) = log.conf.as_deref() else {
+        return match origin {
+            _ if log.last > Lsn::ZERO || log.hard_state.is_some() => alone(),
+            Origin::Found(founders) => founding(founders, options),
+            Origin::Restart => Err(StartError::NothingLeft),
+        };
+    };
     let saved = Membership::decode(saved)?;
-    if !saved.is_alone(MemberId::FIRST) {
-        let conf = saved.conf_state();
-        return Err(StartError::MembersElsewhere { voters: conf.voters, learners: conf.learners });
-    }
     if saved.as_of > log.last {
         return Err(StartError::ConfigurationLater { as_of: saved.as_of, log: log.last });
     }
+    if !saved.is_alone(MemberId::FIRST) {
+        check_reach(&saved, options)?;
+        let member = saved.member_on(storage).ok_or(StartError::FoundedElsewhere { here: storage })?;
+        return Ok((saved, member));
+    }
     let found = saved.storage(MemberId::FIRST).unwrap_or_default();
     if found == StorageId::UNKNOWN {
-        return Ok(founding.made_by(saved.as_of));
+        // One that does not name the member's storage was written by an earlier release: it gets it here.
+        let founding = Membership::founding(MemberId::FIRST, storage);
+        return Ok((founding.made_by(saved.as_of), MemberId::FIRST));
     }
     if storage != StorageId::UNKNOWN && found != storage {
         return Err(StartError::OtherStorage { found, here: storage });
     }
-    Ok(saved)
+    Ok((saved, MemberId::FIRST))
+}
+
+/// That of a new group.
+fn founding(
+    founders: &[(MemberId, StorageId)],
+    options: StartOptions<'_>,
+) -> Result<(Membership, MemberId), StartError> {
+    let founded = Membership::founded_by(founders);
+    let [(only, _)] = founders else {
+        check_reach(&founded, options)?;
+        let here = options.storage;
+        let member = founded.member_on(here).ok_or(StartError::FoundedElsewhere { here })?;
+        return Ok((founded, member));
+    };
+    Ok((founded, *only))
+}
+
+/// Whether the other members of a group can be reached, which a log without Raft does not even try.
+fn check_reach(membership: &Membership, options: StartOptions<'_>) -> Result<(), StartError> {
+    if options.reaches_peers && options.replication == Replication::On {
+        return Ok(());
+    }
+    let conf = membership.conf_state();
+    Err(StartError::MembersElsewhere { voters: conf.voters, learners: conf.learners })
 }
 
 /// The hard state that Raft starts with. Its commit is raised to what the state machine has (an entry is applied

@@ -11,9 +11,9 @@ use std::collections::BinaryHeap;
 use corduroy_wal::device::Device;
 
 use super::Shard;
-use super::machine::StateMachine;
 use super::replicas::List;
 use crate::ids::PartitionId;
+use crate::machine::StateMachine;
 use crate::table::ReplicaIdx;
 
 /// Alarms go off at multiples of this, on the monotonic clock.

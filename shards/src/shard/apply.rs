@@ -6,20 +6,20 @@
 use corduroy_wal::{EntryKind, Lsn, Term};
 
 use super::io::{Rejection, Reply};
-use super::machine::{Applied, StateMachine, Step, Unreadable, Wait};
 use super::outbox::Outbox;
 use super::replica_slot::{ApplyWait, Slot};
-use super::status::Counters;
 use crate::clock::{Clocks, Now};
 use crate::entry::{self, Cursor, EntryOp};
 use crate::ids::Ticket;
+use crate::machine::{Applied, StateMachine, Step, Unreadable, Wait};
 use crate::options::Pending;
 use crate::parked::ParkedRead;
 use crate::planted::{self, PlantedBug};
 use crate::raft::guard::Fault;
 use crate::raft::log_store::entry_kind;
-use crate::raft::proposals::{Item, Match, Requests, Spare, Work};
+use crate::raft::proposals::{Item, Requests, Spare, Work};
 use crate::stages::{Answered, StageStamps};
+use crate::status::Counters;
 
 /// How far a replica's apply came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,7 +122,7 @@ impl<M: StateMachine> Applying<'_, M> {
             (Term(entry.term), entry_kind(entry.get_entry_type()), entry.data.clone());
         if !slot.cursor.is_open {
             self.close_obsolete(slot, lsn, term);
-            if slot.rows.matching(lsn, term) == Match::Ours && slot.waits_for_parked() {
+            if slot.rows.is_ours(lsn, term) && slot.waits_for_parked() {
                 return Ok(Progress::Blocked);
             }
             if kind != EntryKind::Normal {
@@ -145,7 +145,7 @@ impl<M: StateMachine> Applying<'_, M> {
             },
             payload: &payload,
             clock_ms: self.clocks.read(&mut slot.clock, self.now).max(stamp_ms),
-            is_ours: slot.rows.matching(lsn, term) == Match::Ours,
+            is_ours: slot.rows.is_ours(lsn, term),
         };
         let from = self.outbox.replies.len();
         let progress = self.operations(slot, &at_hand);
@@ -346,12 +346,10 @@ impl<M: StateMachine> Applying<'_, M> {
         }
     }
 
-    /// Answers rows that another leader's entry has replaced.
+    /// Answers rows of other entries than the one that is committed at this LSN.
     fn close_obsolete(&mut self, slot: &mut Slot, lsn: Lsn, term: Term) {
-        while slot.rows.matching(lsn, term) == Match::Obsoleted {
-            if let Some(row) = slot.rows.close_front() {
-                self.refuse(slot, row.requests, |_| Reply::Rejected(Rejection::Obsoleted));
-            }
+        while let Some(row) = slot.rows.take_obsolete(lsn, term) {
+            self.refuse(slot, row.requests, |_| Reply::Rejected(Rejection::Obsoleted));
         }
     }
 
@@ -445,7 +443,7 @@ impl<M: StateMachine> Applying<'_, M> {
 
     /// Tries a read of the applied state as it is, if the replica has caught up.
     fn read_applied(&mut self, slot: &mut Slot, op: &[u8]) -> Tried<M::Outcome> {
-        if !slot.replica.can_serve() {
+        if !slot.answers_reads() {
             return Err(None);
         }
         let clock_ms = self.clocks.read(&mut slot.clock, self.now);

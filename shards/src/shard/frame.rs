@@ -8,12 +8,12 @@ use corduroy_wal::{Fit, RecordHead, Space, Term, WalError};
 
 use super::apply::Budget;
 use super::inbox::Batch;
-use super::machine::StateMachine;
 use super::replicas::List;
 use super::screen::Screened;
 use super::waits;
-use super::{Rejection, Reply, Shard, ShardError};
+use super::{Shard, ShardError};
 use crate::entry::{EntryBuilder, of_time};
+use crate::machine::StateMachine;
 use crate::options::{self, RECORD_SLACK_BYTES};
 use crate::planted::{self, PlantedBug};
 use crate::raft::group::Proposed;
@@ -91,10 +91,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let is_full = self.unapplied_bytes >= self.options.limits.unapplied_bytes;
         let slot = self.replicas.slot_mut(idx);
         if !slot.replica.can_propose() || is_full {
-            if !slot.batches.is_empty() {
-                self.replicas.enqueue(List::Propose, idx);
-            }
-            return;
+            return self.keep_gathered(idx);
         }
         let wants_time = std::mem::take(&mut slot.wants_time);
         let Some(Batch { entry, requests, queued_ns, screening, is_sealed }) = slot.batches.pop() else {
@@ -102,7 +99,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 self.propose_time(idx)
             };
         };
-        let payload = Bytes::from(entry.finish(self.clocks.stamp(&mut slot.clock, self.now)));
+        let stamp_ms = self.clocks.stamp(&mut slot.clock, self.now);
+        // Reads of a group with several members are ordered by an entry of their own, if no write is there to ride with.
+        let payload = if entry.count() == 0 { of_time(stamp_ms) } else { entry.finish(stamp_ms) };
+        let payload = Bytes::from(payload);
         let proposed = slot.replica.propose(payload.clone());
         let (deadline_ns, now_ns) = (self.deadline_ns(), self.now.mono_ns);
         let Some(proposed) = self.fence_on_fault(idx, proposed) else {
@@ -123,6 +123,17 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
         }
         if !slot.batches.is_empty() {
+            self.replicas.enqueue(List::Propose, idx);
+        }
+    }
+
+    /// What gathered cannot be proposed now: it waits, unless another member leads.
+    fn keep_gathered(&mut self, idx: ReplicaIdx) {
+        let slot = self.replicas.slot(idx);
+        if slot.replica.other_leader().is_some() {
+            self.refuse_gathered(idx);
+            assert!(self.replicas.slot(idx).batches.is_empty(), "what was refused waits no more");
+        } else if !slot.batches.is_empty() {
             self.replicas.enqueue(List::Propose, idx);
         }
     }
@@ -152,6 +163,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if slot.replica.needs_record() && !self.wal.admits(RECORD_SLACK_BYTES) {
             self.replicas.enqueue(List::Ready, idx);
             self.left_over |= frame_bytes > 0;
+            self.recount(idx);
             return Ok(0);
         }
         let result = slot.replica.take(self.now.mono_ns);
@@ -166,13 +178,14 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             self.replicas.enqueue(List::Apply, idx);
         }
         let bytes = persist.map_or(Ok(0), |persist| self.append(idx, persist))?;
+        self.send_mail(idx);
         self.recount(idx);
         Ok(bytes)
     }
 
     /// Writes one record into the frame. Returns its bytes.
     fn append(&mut self, idx: ReplicaIdx, persist: Persist) -> Result<usize, ShardError> {
-        self.close_replaced(idx, &persist);
+        self.note_appended(idx, &persist);
         let slot = self.replicas.slot(idx);
         let Persist { number, from, to, hard_state, conf } = persist;
         let store = slot.replica.store().expect("a replica that has a Ready is running");
@@ -202,12 +215,19 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         Ok(bytes)
     }
 
-    /// Answers for entries proposed here that a record replaces by another leader's.
-    fn close_replaced(&mut self, idx: ReplicaIdx, persist: &Persist) {
-        let (mut applying, slot) = self.applying(idx, Budget::NONE);
+    /// A record brings entries of another leader: those that were proposed here and are replaced wait aside, and what is
+    /// proposed later is not stamped before them.
+    fn note_appended(&mut self, idx: ReplicaIdx, persist: &Persist) {
+        let now = self.now;
+        let slot = self.replicas.slot_mut(idx);
         let Some(term) = slot.replica.entry(persist.from).map(|entry| Term(entry.term)) else { return };
-        while let Some(row) = slot.rows.take_obsolete(persist.from, term) {
-            applying.refuse(slot, row.requests, |_| Reply::Rejected(Rejection::Obsoleted));
+        slot.rows.set_aside(persist.from, term);
+        if slot.replica.can_propose() {
+            return;
+        }
+        let store = slot.replica.store().expect("a replica that has a Ready is running");
+        if let Some(stamp_ms) = store.highest_stamp_ms(persist.from, persist.to) {
+            slot.clock.raise(stamp_ms, now);
         }
     }
 

@@ -44,6 +44,15 @@ impl Batches {
         batch.requests.push_write(ticket, op.op.len());
     }
 
+    /// Adds a read to the open batch or, where there is none, to a new one.
+    pub fn push_read(&mut self, ticket: Ticket, op: &[u8], spare: &mut Spare) {
+        if self.queue.back().is_none_or(|batch| batch.is_sealed) {
+            self.queue.push_back(Batch { requests: spare.take(), ..Batch::default() });
+        }
+        let batch = self.queue.back_mut().expect("a batch was just made sure of");
+        batch.requests.push_read(ticket, op);
+    }
+
     /// The newest batch, if there is one: reads that follow its writes ride in it.
     pub fn open_mut(&mut self) -> Option<&mut Batch> {
         self.queue.back_mut()
@@ -90,11 +99,11 @@ impl Batches {
     }
 
     /// # Panics
-    /// If a batch has not an operation for each of its writes, or waits and takes further ones.
+    /// If a batch has nothing, or not an operation for each of its writes, or waits and takes further ones.
     pub fn check(&self) {
         for batch in &self.queue {
             let writes = batch.requests.rest().filter(|item| item.work == Work::Write).count();
-            assert!(writes > 0, "a batch has a write");
+            assert!(!batch.requests.is_empty(), "a batch has a request");
             assert_eq!(writes, batch.entry.count() as usize, "each write of a batch has an operation");
             batch.requests.check();
             batch.screening.check(writes, batch.is_sealed);

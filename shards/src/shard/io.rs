@@ -3,10 +3,11 @@
 //! Invariant: every request handed in comes out as exactly one [`Reply`], whatever happens to its replica.
 
 use corduroy_wal::{Lsn, WalError};
+use raft::eraftpb::Message;
 
-use super::machine::{Kind, StateMachine, Unreadable};
 use crate::clock::ClockReport;
-use crate::ids::{PartitionId, Ticket};
+use crate::ids::{PartitionId, StorageId, Ticket};
+use crate::machine::{Kind, StateMachine, Unreadable};
 use crate::raft::replica::ReplicaError;
 use crate::stages::{self, Answered, StageStamps};
 
@@ -26,6 +27,34 @@ pub enum Input<'a, J> {
     },
     /// A job of the state machine has ended.
     JobDone(J),
+    /// A message of another member of a group. Whoever hands it in knows that it comes from that storage of the cluster; of what
+    /// is in it nothing is believed.
+    Message {
+        /// Of which group.
+        partition: PartitionId,
+        /// The storage that the sender is on.
+        from: StorageId,
+        /// The message.
+        message: Box<Message>,
+    },
+    /// A message to the group's member on a storage could not be sent, or got lost on the way.
+    Unreachable {
+        /// Of which group.
+        partition: PartitionId,
+        /// The storage that the member is on.
+        to: StorageId,
+    },
+}
+
+/// A message of a replica to another member of its group.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PeerMessage {
+    /// Of which group.
+    pub partition: PartitionId,
+    /// The storage that the member is on which it is for.
+    pub to: StorageId,
+    /// The message. It may leave at once: what it says is durable.
+    pub message: Message,
 }
 
 /// Why a request was definitely not done.
@@ -43,6 +72,9 @@ pub enum Rejection {
     /// No leader could be had in time.
     #[error("no leader for partition {0}")]
     NoLeader(PartitionId),
+    /// Another replica leads: ask there.
+    #[error("partition {0} is led by its replica on storage {1}")]
+    NotLeader(PartitionId, StorageId),
     /// The entry was replaced by another leader's before it was committed.
     #[error("the entry was obsoleted by another leader's")]
     Obsoleted,
@@ -86,6 +118,8 @@ pub enum Reply<O> {
 pub struct Outputs<M: StateMachine> {
     /// Outcomes, in the order that they were decided.
     pub replies: Vec<(Ticket, Reply<M::Outcome>)>,
+    /// Messages to other members of groups, in the order in which each member is to have them.
+    pub messages: Vec<PeerMessage>,
     /// Work for the blocking pool.
     pub jobs: Vec<M::Job>,
     /// Replicas that were fenced or could not start, and why.
@@ -104,6 +138,7 @@ impl<M: StateMachine> Default for Outputs<M> {
     fn default() -> Self {
         Self {
             replies: Vec::new(),
+            messages: Vec::new(),
             jobs: Vec::new(),
             fenced: Vec::new(),
             clock: None,

@@ -9,42 +9,41 @@ mod apply;
 mod frame;
 mod inbox;
 pub mod io;
-pub mod machine;
+mod mail;
+mod open;
 mod outbox;
 mod replica_slot;
 mod replicas;
 mod room;
 mod screen;
-pub mod status;
 mod turn;
 mod waits;
 
 use std::collections::VecDeque;
 
 use corduroy_wal::device::Device;
-use corduroy_wal::{BatchSeq, Lsn, Space, Wal, WalError, WalEvent};
+use corduroy_wal::{BatchSeq, ReadToken, Space, Wal, WalEvent};
 use hashbrown::HashMap;
 
 use self::alarms::Alarms;
 use self::apply::{Applying, Budget};
-use self::machine::{Kind, StateMachine};
 use self::outbox::Outbox;
 use self::replica_slot::Slot;
 use self::replicas::{Detached, List, Replicas};
 use self::room::Room;
 use crate::clock::{Clocks, Now};
-use crate::entry::{EntryOp, highest_stamp_ms};
+use crate::entry::EntryOp;
 use crate::fresh::FreshReads;
-use crate::ids::{PartitionId, Ticket};
+use crate::ids::{PartitionId, StorageId, Ticket};
+use crate::letters::{Letter, Mail};
+use crate::machine::{Kind, StateMachine};
 use crate::options::{Bound, Pending, ShardOptions};
 use crate::planted::{self, PlantedBug};
-use crate::raft::positions::{Position, Positions};
 use crate::raft::proposals::Spare;
-use crate::raft::replica::{Found, Replica, StartError, StartOptions, StartedAs};
+use crate::status::{Counters, ReplicaStatus, ShardStatus};
 use crate::table::ReplicaIdx;
 
-pub use self::io::{Input, Outputs, Rejection, Reply, ShardError};
-pub use self::status::{Counters, ReplicaStatus, ShardStatus};
+pub use self::io::{Input, Outputs, PeerMessage, Rejection, Reply, ShardError};
 
 /// One shard: its WAL, its replicas, its state machine.
 pub struct Shard<D: Device, M: StateMachine> {
@@ -56,6 +55,10 @@ pub struct Shard<D: Device, M: StateMachine> {
     totals: Pending,
     spare: Spare,
     fresh: FreshReads,
+    mail: Mail,
+    /// Reads of the log for other members, and whose they are.
+    reads: HashMap<ReadToken, ReplicaIdx>,
+    last_read: u64,
     /// Records on their way to the disk: the batch they ride in, whose they are, and their Ready's number.
     in_flight: VecDeque<(BatchSeq, ReplicaIdx, u64)>,
     /// Where the replicas stood that were taken off: their partitions' state stands there in this process.
@@ -87,168 +90,6 @@ impl<D: Device, M: StateMachine> std::fmt::Debug for Shard<D, M> {
 }
 
 impl<D: Device, M: StateMachine> Shard<D, M> {
-    /// Opens the replicas of `partitions` over a log and a state machine that were opened before. Blocking: reads
-    /// what the state machine has not persisted. A replica that cannot start is fenced; the others go on.
-    ///
-    /// # Errors
-    /// [`ShardError::Wal`] if the log cannot be read, [`ShardError::ListedTwice`].
-    pub fn open(
-        options: ShardOptions,
-        wal: Wal<D>,
-        machine: M,
-        partitions: &[PartitionId],
-        seed: u64,
-    ) -> Result<Self, ShardError> {
-        let space = wal.space();
-        let options = options.fitted_to(wal.record_limit_bytes());
-        let mut shard = Self {
-            options,
-            wal,
-            machine,
-            replicas: Replicas::default(),
-            outbox: Outbox::default(),
-            totals: Pending::default(),
-            spare: Spare::default(),
-            fresh: FreshReads::default(),
-            in_flight: VecDeque::new(),
-            detached: HashMap::new(),
-            events: Vec::new(),
-            counters: Counters::default(),
-            clocks: Clocks::default(),
-            alarms: Alarms::default(),
-            now: Now::default(),
-            next_tick_ns: 0,
-            room: Room::default(),
-            space,
-            jobs_ended: false,
-            woken: Vec::new(),
-            left_over: false,
-            is_log_long: false,
-            unapplied_bytes: 0,
-            is_closing: false,
-            has_ended: false,
-            job_error: None,
-        };
-        shard.replicas.reserve(partitions.len());
-        for partition in partitions {
-            shard.open_replica(*partition, seed)?;
-        }
-        Ok(shard)
-    }
-
-    /// Takes a replica off the running shard: its log and its state stay, and nothing of the log is released meanwhile. Its
-    /// requests get their outcomes with the next turn. Returns whether there was one.
-    pub fn remove(&mut self, partition: PartitionId) -> bool {
-        let Some(idx) = self.replicas.find(partition) else { return false };
-        self.stop(idx, "it was taken off this shard".to_owned());
-        let fresh = self.fresh.take(idx);
-        let (mut applying, slot) = self.applying(idx, Budget::NONE);
-        let why = slot.refusal();
-        fresh.into_iter().for_each(|(ticket, bytes)| applying.reject(slot, ticket, bytes, why.clone()));
-        assert_eq!(slot.pending, Pending::default(), "partition {partition}: every request has its outcome");
-        self.alarms.forget(idx);
-        let batch = self.in_flight.iter().rev().find(|(_, of, _)| *of == idx).map(|(batch, ..)| *batch);
-        let slot = self.replicas.remove(idx);
-        if slot.replica.started_as() != StartedAs::Stopped {
-            let Slot { cursor, clock, applied_stamp_ms: stamp_ms, .. } = slot;
-            let applied = slot.replica.applied();
-            self.detached.insert(partition, Detached { applied, stamp_ms, cursor, clock, batch });
-        }
-        true
-    }
-
-    /// Opens the replica of a partition on the running shard, as at a start; one that was taken off goes on where it stood.
-    /// Blocking. Returns whether it did: not while a record of the one before is on its way to the disk. Turn, and ask again.
-    ///
-    /// # Errors
-    /// As [`Shard::open`].
-    pub fn add(&mut self, partition: PartitionId, seed: u64) -> Result<bool, ShardError> {
-        let batch = self.detached.get(&partition).and_then(|before| before.batch);
-        if batch.is_some_and(|batch| batch > self.wal.durable()) {
-            return Ok(false);
-        }
-        let idx = self.open_replica(partition, seed)?;
-        self.alarms.ask(partition);
-        if self.replicas.slot(idx).replica.is_running() {
-            self.detached.remove(&partition);
-            self.replicas.slot_mut(idx).replica.arm(self.now.mono_ns);
-            self.replicas.enqueue(List::Watched, idx);
-            self.replicas.enqueue(List::Unpersisted, idx);
-        }
-        Ok(true)
-    }
-
-    fn open_replica(&mut self, partition: PartitionId, seed: u64) -> Result<ReplicaIdx, ShardError> {
-        if self.replicas.find(partition).is_some() {
-            return Err(ShardError::ListedTwice(partition));
-        }
-        let persisted = self.machine.persisted(partition);
-        let before = self.detached.get(&partition).copied();
-        let mut tail_stamp_ms = 0;
-        let replica = match self.find(partition, before.map_or(persisted, |before| before.applied))? {
-            Ok(found) => {
-                tail_stamp_ms = highest_stamp_ms(&found.tail);
-                let seed = seed ^ partition.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                let options = &self.options;
-                let ShardOptions { replication, storage, .. } = *options;
-                let start = StartOptions { replication, group: &options.group, seed, storage };
-                Replica::start(partition, found, start)
-            }
-            Err(why) => Replica::stopped(partition, &why),
-        };
-        let mut positions = Positions::default();
-        positions.register(Position::Persisted, persisted).expect("it is the first of a new log");
-        let running = replica.is_running();
-        if let Some(why) = replica.ready_error() {
-            self.outbox.fenced.push((partition, why.to_string()));
-            self.counters.fenced += 1;
-        }
-        let stamp_ms = self.machine.persisted_stamp_ms(partition);
-        // What is proposed before the tail is applied must not be stamped before it.
-        let mut slot = Slot::new(replica, stamp_ms, tail_stamp_ms, positions);
-        self.clocks.found(tail_stamp_ms.max(stamp_ms));
-        if let Some(Detached { stamp_ms, cursor, clock, .. }) = before {
-            (slot.applied_stamp_ms, slot.cursor, slot.clock) = (stamp_ms, cursor, clock);
-        }
-        assert!(slot.replica.last() >= slot.replica.applied(), "partition {partition} has lost entries");
-        let idx = self.replicas.add(slot);
-        self.recount(idx);
-        if running {
-            self.wal.release(partition.log(), persisted);
-            self.machine.expect_replay(partition, self.replicas.slot(idx).replica.last());
-            self.replicas.enqueue(List::Begin, idx);
-        }
-        Ok(idx)
-    }
-
-    /// What the log holds of a partition above `persisted`; the inner error fences this replica alone.
-    fn find(
-        &mut self,
-        partition: PartitionId,
-        persisted: Lsn,
-    ) -> Result<Result<Found, StartError>, ShardError> {
-        let log = partition.log();
-        let state = self.wal.log_state(log);
-        let persisted = planted::misplaced(state.as_ref(), persisted);
-        let Some(state) = state else {
-            return Ok(Ok(Found { applied: persisted, ..Found::default() }));
-        };
-        if persisted.next() < state.first && state.last > persisted {
-            return Ok(Err(StartError::LogStartsLater { state: persisted, log: state.first }));
-        }
-        let tail = if state.last > persisted {
-            match self.wal.read_blocking(log, persisted.next(), state.last) {
-                Ok(tail) => tail,
-                Err(damage @ WalError::Damaged { .. }) => return Ok(Err(damage.into())),
-                Err(error) => return Err(error.into()),
-            }
-        } else {
-            Vec::new()
-        };
-        let applied_term = self.wal.term(log, persisted).unwrap_or(state.prev_term);
-        Ok(Ok(Found { log: Some(state), tail, applied: persisted, applied_term }))
-    }
-
     /// Takes an input in. Nothing is done with it before the next turn; refusals come out of that as well.
     pub fn handle(&mut self, input: Input<'_, M::JobDone>) {
         match input {
@@ -263,7 +104,16 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 let error = self.machine.job_done(done).err();
                 self.job_error = self.job_error.take().or(error);
             }
+            Input::Message { partition, from, message } => {
+                self.post(partition, from, Letter::Message(message));
+            }
+            Input::Unreachable { partition, to } => self.post(partition, to, Letter::Unreachable),
         }
+    }
+
+    fn post(&mut self, partition: PartitionId, storage: StorageId, letter: Letter) {
+        let has_room = self.mail.push(partition, storage, letter, self.options.limits.mail_bytes);
+        self.counters.refused_messages += u64::from(!has_room);
     }
 
     fn accept(
@@ -282,6 +132,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             && let Some(error) = slot.replica.ready_error()
         {
             return Err(Rejection::from(&error));
+        }
+        if let Some(leader) = slot.replica.other_leader() {
+            return Err(Rejection::NotLeader(partition, leader));
         }
         let room = self.options.limits.check_room(op.len(), slot.pending, self.totals);
         room.map_err(|bound| match bound {
@@ -308,9 +161,18 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         Ok(())
     }
 
-    /// A read rides behind the writes of its connection, if there are any; else it runs in the next turn.
+    /// A read rides behind the writes of its connection, if there are any; else it runs in the next turn. In a group with
+    /// several members it rides in what is proposed next, whoever wrote that: once that is committed, no other leader has
+    /// acknowledged anything that the read does not see.
     fn accept_read(&mut self, idx: ReplicaIdx, ticket: Ticket, op: &[u8]) {
         let slot = self.replicas.slot_mut(idx);
+        if slot.replica.has_peers() {
+            slot.batches.push_read(ticket, op, &mut self.spare);
+            slot.conns.add(ticket.conn);
+            self.replicas.enqueue(List::Propose, idx);
+            self.replicas.enqueue(List::Age, idx);
+            return;
+        }
         let rides = slot.conns.may_hold(ticket.conn) && !planted::is(PlantedBug::ReadOvertakesWrite);
         let ride = match (slot.batches.open_mut(), slot.rows.back_mut()) {
             (Some(batch), _) if rides => Some(&mut batch.requests),
@@ -418,6 +280,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     pub fn is_idle(&self) -> bool {
         self.totals.requests == 0
             && self.outbox.replies.is_empty()
+            && self.mail.is_empty()
             && self.in_flight.is_empty()
             && self.replicas.listed(List::Begin) == 0
             && self.replicas.listed(List::Ready) == 0

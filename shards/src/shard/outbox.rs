@@ -4,7 +4,7 @@
 
 use corduroy_wal::Lsn;
 
-use super::io::{Rejection, Reply};
+use super::io::{PeerMessage, Rejection, Reply};
 use crate::ids::{PartitionId, Ticket};
 use crate::planted::{self, PlantedBug};
 use crate::stages::Answered;
@@ -16,12 +16,13 @@ pub(crate) struct Outbox<O> {
     /// Bytes that the steps of this part of the turn took.
     pub bytes: usize,
     pub answered: Vec<Answered>,
+    pub messages: Vec<PeerMessage>,
     pub fenced: Vec<(PartitionId, String)>,
 }
 
 impl<O> Default for Outbox<O> {
     fn default() -> Self {
-        Self { replies: Vec::new(), bytes: 0, answered: Vec::new(), fenced: Vec::new() }
+        Self { replies: Vec::new(), bytes: 0, answered: Vec::new(), messages: Vec::new(), fenced: Vec::new() }
     }
 }
 

@@ -8,18 +8,18 @@ use hashbrown::HashMap;
 use super::alarms::NEVER;
 use super::inbox::Batches;
 use super::io::Rejection;
-use super::machine::Wait;
 use super::replicas::Replicas;
-use super::status::ReplicaStatus;
 use crate::clock::PartitionClock;
 use crate::conns::ConnFilter;
 use crate::entry::Cursor;
 use crate::ids::PartitionId;
+use crate::machine::Wait;
 use crate::options::Pending;
 use crate::parked::ParkedReads;
 use crate::raft::positions::{Position, Positions};
 use crate::raft::proposals::{Proposals, Requests};
 use crate::raft::replica::Replica;
+use crate::status::ReplicaStatus;
 use crate::table::{ReplicaIdx, Row};
 
 /// What apply waits for.
@@ -59,7 +59,7 @@ pub(crate) struct Slot {
 }
 
 /// An idle partition is to stay within 4 KiB, all its parts together.
-const _: () = assert!(size_of::<Slot>() <= 368, "a replica's slot has grown");
+const _: () = assert!(size_of::<Slot>() <= 376, "a replica's slot has grown");
 
 impl Row for Slot {
     fn partition(&self) -> PartitionId {
@@ -145,7 +145,13 @@ impl Slot {
 
     /// Whether parked reads may be tried.
     pub fn has_due_reads(&self) -> bool {
-        self.parked.has_due() && self.replica.can_serve()
+        self.parked.has_due() && self.answers_reads()
+    }
+
+    /// Whether parked reads are answered from what is applied. In a group with several members each of them has been ordered
+    /// by an entry that is applied: what is applied later is as good, whoever leads.
+    pub fn answers_reads(&self) -> bool {
+        self.replica.has_peers() || self.replica.can_serve()
     }
 
     /// Whether a step of it waits for whatever job ends next.
@@ -204,7 +210,11 @@ impl Slot {
 
     /// Why requests are turned away, if they are.
     pub fn refusal(&self) -> Rejection {
-        self.replica.ready_error().as_ref().map_or(Rejection::NoLeader(self.partition), Rejection::from)
+        match (self.replica.ready_error(), self.replica.other_leader()) {
+            (Some(error), _) => Rejection::from(&error),
+            (None, Some(leader)) => Rejection::NotLeader(self.partition, leader),
+            (None, None) => Rejection::NoLeader(self.partition),
+        }
     }
 
     pub fn status(&self) -> ReplicaStatus {

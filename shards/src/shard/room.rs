@@ -7,8 +7,8 @@ use corduroy_wal::Wal;
 use corduroy_wal::device::Device;
 
 use super::io::Rejection;
-use super::machine::StateMachine;
 use crate::ids::PartitionId;
+use crate::machine::StateMachine;
 
 /// How often they look, in ns.
 const LOOK_EVERY_NS: u64 = 500_000_000;

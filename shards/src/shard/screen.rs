@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use super::apply::Applying;
 use super::inbox::{Batch, Batches};
 use super::io::{Rejection, Reply};
-use super::machine::{Prepared, StateMachine};
 use super::replica_slot::Slot;
 use crate::entry::{EntryOp, Mark};
+use crate::machine::{Prepared, StateMachine};
 use crate::parked::ParkedRead;
 use crate::raft::proposals::Work;
 use crate::waiting::Waiting;
@@ -188,7 +188,9 @@ impl<M: StateMachine> Applying<'_, M> {
         for item in batch.requests.rest() {
             if let Work::Read { start, bytes } = item.work {
                 let op = batch.requests.read_op(start, bytes);
-                if let Some(open) = kept.open_mut() {
+                if slot.replica.has_peers() {
+                    kept.push_read(item.ticket, op, self.spare);
+                } else if let Some(open) = kept.open_mut() {
                     open.requests.push_read(item.ticket, op);
                 } else if let Some(row) = slot.rows.back_mut() {
                     row.requests.push_read(item.ticket, op);

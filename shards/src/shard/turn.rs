@@ -7,12 +7,12 @@ use corduroy_wal::device::Device;
 use corduroy_wal::{Lsn, Space, WalEvent};
 
 use super::apply::{Budget, Progress};
-use super::machine::{StateMachine, Urgency};
 use super::replicas::List;
 use super::waits;
 use super::{Outputs, Rejection, Reply, Shard, ShardError};
 use crate::clock::{ClockReport, Now};
 use crate::ids::Ticket;
+use crate::machine::{StateMachine, Urgency};
 use crate::planted::{self, PlantedBug};
 use crate::raft::guard::Fault;
 use crate::raft::positions::Position;
@@ -45,6 +45,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         }
         self.end_jobs()?;
         self.poll_log()?;
+        self.read_mail();
         self.answer_fresh_reads();
         let can_submit = self.wal.can_submit();
         if self.counters.turns == 1 {
@@ -116,12 +117,19 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let (partition, applied) = (slot.partition, slot.replica.applied());
         assert!(persisted <= applied, "partition {partition}: {persisted} persisted, {applied} applied");
         let before = slot.positions.get(Position::Persisted).unwrap_or(Lsn::ZERO);
-        let lowered = slot
+        let mut lowered = slot
             .positions
             .advance(Position::Persisted, persisted)
             .expect("what the state machine has persisted stays persisted");
+        if let Some(at) = slot.positions.get(Position::Members) {
+            let needless = slot.replica.needless(self.options.limits.kept_entries).max(at);
+            lowered |=
+                slot.positions.advance(Position::Members, needless).expect("it is not below where it was");
+        }
         if lowered {
-            self.wal.release(slot.partition.log(), slot.positions.low_water());
+            let low_water = slot.positions.low_water();
+            self.wal.release(slot.partition.log(), low_water);
+            slot.replica.release(low_water.next());
         }
         if persisted < slot.replica.applied() {
             self.replicas.enqueue(List::Unpersisted, idx);
@@ -148,9 +156,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                     }
                 }
                 WalEvent::Space(space) => self.space = space,
-                WalEvent::Read { token, .. } => {
-                    unreachable!("read {token:?} was not started here: replicas hold what they have to apply")
-                }
+                WalEvent::Read { token, result } => self.fetched(token, result)?,
             }
         }
         self.events = events;
@@ -162,8 +168,14 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if self.fence_on_fault(idx, result).is_some() {
             let slot = self.replicas.slot_mut(idx);
             slot.mark_durable(self.now.mono_ns);
-            let list = if slot.replica.has_ready() { List::Ready } else { List::Apply };
-            self.replicas.enqueue(list, idx);
+            let (has_ready, has_peers) = (slot.replica.has_ready(), slot.replica.has_peers());
+            if has_ready {
+                self.replicas.enqueue(List::Ready, idx);
+            }
+            if !has_ready || has_peers {
+                self.replicas.enqueue(List::Apply, idx);
+            }
+            self.send_mail(idx);
         }
     }
 
@@ -230,7 +242,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Ticks the groups that need it and looks at deadlines. After a pause it ticks once, not once for each tick
-    /// missed.
+    /// missed. While the disk is busy, leaders go on with their heartbeats, and only elections wait for it.
     fn tick(&mut self, can_submit: bool) {
         self.next_tick_ns = self.now.mono_ns + self.options.tick_ms.max(1) * 1_000_000;
         for _ in 0..self.replicas.listed(List::Watched) {
@@ -239,8 +251,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             let (now_ns, timeout_ms) = (self.now.mono_ns, self.options.ready_timeout_ms);
             let slot = self.replicas.slot_mut(idx);
             let needs_ticks = slot.replica.needs_ticks();
-            if needs_ticks && can_submit {
-                let result = slot.replica.tick(now_ns);
+            if needs_ticks {
+                let result = slot.replica.tick(can_submit, now_ns);
                 if self.fence_on_fault(idx, result).is_some() {
                     self.replicas.enqueue(List::Ready, idx);
                 }
@@ -286,13 +298,20 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         }
     }
 
-    /// Refuses everything that was not proposed.
-    fn refuse_waiting(&mut self, idx: ReplicaIdx) {
+    /// Refuses what gathered to be proposed.
+    pub(super) fn refuse_gathered(&mut self, idx: ReplicaIdx) {
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         let why = slot.refusal();
         while let Some(batch) = slot.batches.pop() {
             applying.refuse_batch(slot, batch, &why);
         }
+    }
+
+    /// Refuses everything that was not proposed.
+    fn refuse_waiting(&mut self, idx: ReplicaIdx) {
+        self.refuse_gathered(idx);
+        let (mut applying, slot) = self.applying(idx, Budget::NONE);
+        let why = slot.refusal();
         while !slot.parked.is_empty() {
             applying.refuse_parked(slot, &why);
         }
@@ -360,7 +379,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.refuse_waiting(idx);
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         let stopped = Rejection::ReplicaStopped(partition, why);
-        while let Some(row) = slot.rows.close_front() {
+        while let Some(row) = slot.rows.take_any() {
             applying.refuse(slot, row.requests, |work| of_logged(work, &stopped));
         }
         self.recount(idx);
@@ -387,12 +406,14 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.follow_alarms();
         self.outbox.next_part();
         out.add_replies(&mut self.outbox.replies, &mut self.outbox.answered);
+        out.messages.append(&mut self.outbox.messages);
         out.fenced.append(&mut self.outbox.fenced);
         let report = self.clocks.look(self.now);
         self.counters.clocks_ahead += u64::from(matches!(report, Some(ClockReport::Ahead { .. })));
         out.clock = report.or(out.clock);
         let is_left = self.replicas.listed(List::Due) + self.replicas.listed(List::Apply) > 0
-            || (self.wal.can_submit() && (self.left_over || self.replicas.listed(List::Begin) > 0));
+            || (self.wal.can_submit()
+                && (self.left_over || self.replicas.listed(List::Begin) > 0 || !self.mail.is_empty()));
         // Whoever syncs the log's write may need this CPU, which a core that does not sleep leaves to nobody for ms.
         let may_wait = more && !is_left && self.wal.in_flight() > 0;
         out.again = is_left || (more && !may_wait);

@@ -6,8 +6,8 @@
 use corduroy_wal::device::Device;
 
 use super::Shard;
-use super::machine::StateMachine;
 use super::replicas::{List, Replicas};
+use crate::machine::StateMachine;
 use crate::table::ReplicaIdx;
 
 impl<D: Device, M: StateMachine> Shard<D, M> {

@@ -11,9 +11,9 @@ use corduroy_wal::{Lsn, Term};
 
 use crate::clock::Now;
 use crate::ids::{PartitionId, Ticket};
+use crate::machine::{Applied, Kind};
 use crate::raft::replica::StartedAs;
 use crate::shard::io::Reply;
-use crate::shard::machine::{Applied, Kind};
 use crate::sim::history::{Broken, History, ReadRecord, Shown};
 use crate::sim::pace::Pace;
 use crate::sim::probes::Probes;

@@ -5,8 +5,8 @@
 use std::rc::Rc;
 
 use crate::ids::{PartitionId, Ticket};
+use crate::machine::Kind;
 use crate::shard::io::{Input, Rejection, Reply};
-use crate::shard::machine::Kind;
 use crate::sim::history::Shown;
 use crate::sim::node::SimNode;
 use crate::sim::swarm::{Knobs, MS};
@@ -227,6 +227,7 @@ const fn reason_name(reason: &crate::shard::io::Rejection) -> &'static str {
         R::Overloaded(_) => "rejected: overloaded",
         R::DiskFull => "rejected: disk full",
         R::NoLeader(_) => "rejected: no leader",
+        R::NotLeader(..) => "rejected: not the leader",
         R::Obsoleted => "rejected: obsoleted",
         R::ReplicaStopped(..) => "rejected: replica stopped",
         R::Damaged(..) => "rejected: damaged",

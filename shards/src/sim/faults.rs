@@ -1,7 +1,8 @@
 //! Faults strike: what each planned fault does to the world.
 
-use crate::ids::PartitionId;
+use crate::ids::{PartitionId, StorageId};
 use crate::raft::replica::StartedAs;
+use crate::raft::start::Origin;
 use crate::sim::node::{NodeEvent, SimNode};
 use crate::sim::planted::{MachineBug, Planted};
 use crate::sim::rng::mix;
@@ -119,7 +120,7 @@ impl<S: Subject> SimNode<S> {
     pub(super) fn reopen(&mut self, world: &mut Common<S>, shard: usize, partition: PartitionId) {
         let seed = mix(world.plan.seed ^ mix(world.now_ns ^ partition.0));
         let added = self.with_shard(shard, |shard| {
-            let added = shard.add(partition, seed);
+            let added = shard.add(partition, &Origin::alone(StorageId::UNKNOWN), seed);
             (added, shard.replicas().find(|replica| replica.partition == partition))
         });
         match added {

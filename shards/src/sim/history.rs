@@ -6,8 +6,8 @@
 use corduroy_wal::{Lsn, Term};
 
 use crate::ids::PartitionId;
+use crate::machine::Applied;
 use crate::raft::replica::StartedAs;
-use crate::shard::machine::Applied;
 use crate::sim::workload::{Model, Subject};
 
 /// A broken invariant: its name, and what was found.

@@ -6,7 +6,7 @@ use corduroy_wal::device::IoId;
 
 use crate::Shard;
 use crate::ids::{PartitionId, ShardId};
-use crate::shard::machine::StateMachine;
+use crate::machine::StateMachine;
 use crate::sim::clock::Clock;
 use crate::sim::disk::{Disk, SimDevice};
 use crate::sim::observed::Observed;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use corduroy_wal::Lsn;
 
 use crate::ids::PartitionId;
-use crate::shard::machine::{Applied, Prepared, StateMachine, Step, Unreadable, Urgency, Wait};
+use crate::machine::{Applied, Prepared, StateMachine, Step, Unreadable, Urgency, Wait};
 use crate::sim::check::Books;
 use crate::sim::planted::MachineBug;
 use crate::sim::workload::{Subject, unstamp};

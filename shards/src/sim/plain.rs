@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use corduroy_wal::Lsn;
 
 use crate::ids::{PartitionId, ShardId};
-use crate::shard::machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable, Urgency};
+use crate::machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable, Urgency};
 use crate::sim::probes::Probes;
 use crate::sim::rng::Rng;
 use crate::sim::swarm::Knobs;

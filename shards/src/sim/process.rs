@@ -8,10 +8,11 @@ use std::rc::Rc;
 use corduroy_wal::device::IoId;
 use corduroy_wal::{Binding, Options, Wal, WalError};
 
-use crate::ids::{PartitionId, ShardId};
+use crate::ids::{PartitionId, ShardId, StorageId};
+use crate::machine::StateMachine;
 use crate::raft::replica::{Replication, StartedAs};
+use crate::raft::start::Origin;
 use crate::shard::io::Input;
-use crate::shard::machine::StateMachine;
 use crate::sim::disk::{Disk, End};
 use crate::sim::node::{Job, JobDone, NodeEvent, Process, SimNode, SimShard, Unit};
 use crate::sim::observed::Observed;
@@ -91,7 +92,8 @@ impl<S: Subject> SimNode<S> {
             books.probes.add("segments recovered by footer", recovered.by_footer);
             books.probes.add("segments scanned", recovered.scanned);
             drop(books);
-            Shard::open(shard_options(&world.plan, self.replicated), wal, machine, &mine, seed)
+            let origins = Origin::all_alone(&mine, StorageId::UNKNOWN);
+            Shard::open(shard_options(&world.plan, self.replicated), wal, machine, &origins, seed)
         });
         if let Ok(opened) = &opened {
             let mut books = world.books.borrow_mut();

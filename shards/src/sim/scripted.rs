@@ -3,9 +3,9 @@
 use corduroy_wal::{Lsn, Term};
 
 use crate::ids::{PartitionId, Ticket};
+use crate::machine::{Applied, Kind};
 use crate::raft::replica::StartedAs;
 use crate::shard::io::{Rejection, Reply};
-use crate::shard::machine::{Applied, Kind};
 use crate::sim::check::Books;
 use crate::sim::history::Shown;
 use crate::sim::plain::PlainSubject;

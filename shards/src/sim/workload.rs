@@ -6,7 +6,7 @@
 use std::fmt::Debug;
 
 use crate::ids::{PartitionId, ShardId};
-use crate::shard::machine::{Applied, Kind, StateMachine};
+use crate::machine::{Applied, Kind, StateMachine};
 use crate::sim::history::Shown;
 use crate::sim::probes::Probes;
 use crate::sim::rng::Rng;

@@ -8,8 +8,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::ids::PartitionId;
+use crate::machine::Kind;
 use crate::raft::guard::{Fault, guarded};
-use crate::shard::machine::Kind;
 use crate::sim::agenda::Agenda;
 use crate::sim::check::{Books, Violation};
 use crate::sim::clients::Clients;

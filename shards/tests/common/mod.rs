@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use corduroy_shards::{
-    Applied, Input, Kind, Limits, Now, Outputs, PartitionId, Prepared, Rejection, Reply, Shard, ShardOptions,
-    StageStamps, StateMachine, Step, Ticket, Unreadable, Urgency, Wait,
+    Applied, Input, Kind, Limits, Now, Origin, Outputs, PartitionId, Prepared, Rejection, Reply, Shard,
+    ShardOptions, StageStamps, StateMachine, Step, Ticket, Unreadable, Urgency, Wait,
 };
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{Lsn, Options, Wal};
@@ -291,7 +291,7 @@ pub struct World {
     pub fenced: Vec<(PartitionId, String)>,
     pub options: ShardOptions,
     pub wal_options: Options,
-    pub partitions: Vec<PartitionId>,
+    pub origins: Vec<(PartitionId, Origin)>,
     lives: u64,
 }
 
@@ -314,8 +314,18 @@ pub fn open_shard(
     wal_options: Options,
     partitions: &[PartitionId],
 ) -> Shard<MemDevice, Kv> {
+    open_with(disk, saved, options, wal_options, &Origin::all_alone(partitions, options.storage))
+}
+
+pub fn open_with(
+    disk: &MemDisk,
+    saved: &Saved,
+    options: ShardOptions,
+    wal_options: Options,
+    origins: &[(PartitionId, Origin)],
+) -> Shard<MemDevice, Kv> {
     let (wal, _) = Wal::open(disk.device(), wal_options).expect("the log opens");
-    let shard = Shard::open(options, wal, Kv::over(saved), partitions, 7).expect("the shard opens");
+    let shard = Shard::open(options, wal, Kv::over(saved), origins, 7).expect("the shard opens");
     shard.check();
     shard
 }
@@ -327,15 +337,17 @@ impl World {
 
     /// The same where a second frame starts beside one under way, however small.
     pub fn ready_with_small_frames(partitions: &[PartitionId]) -> Self {
-        let mut world = Self::with(small_frames(), small_wal(), partitions);
-        world.settle();
-        world
+        Self::rested(Self::with(small_frames(), small_wal(), partitions))
     }
 
     pub fn with(options: ShardOptions, wal_options: Options, partitions: &[PartitionId]) -> Self {
+        Self::of(options, wal_options, Origin::all_alone(partitions, options.storage))
+    }
+
+    pub fn of(options: ShardOptions, wal_options: Options, origins: Vec<(PartitionId, Origin)>) -> Self {
         let disk = MemDisk::new(1);
         let saved = Saved::default();
-        let shard = open_shard(&disk, &saved, options, wal_options, partitions);
+        let shard = open_with(&disk, &saved, options, wal_options, &origins);
         Self {
             disk,
             saved,
@@ -349,16 +361,19 @@ impl World {
             fenced: Vec::new(),
             options,
             wal_options,
-            partitions: partitions.to_vec(),
+            origins,
             lives: 1,
         }
     }
 
     /// A world whose replicas lead.
     pub fn ready(partitions: &[PartitionId]) -> Self {
-        let mut world = Self::new(partitions);
-        world.settle();
-        world
+        Self::rested(Self::new(partitions))
+    }
+
+    fn rested(mut self) -> Self {
+        self.settle();
+        self
     }
 
     pub fn at(&mut self, seconds: u64) {
@@ -369,7 +384,7 @@ impl World {
     pub fn turn(&mut self) {
         self.now.mono_ns += 1_000;
         self.shard.turn(self.now, &mut self.out).expect("the turn goes well");
-        if self.partitions.len() < 100 {
+        if self.origins.len() < 100 {
             self.shard.check();
         }
         for (ticket, reply, stamps) in self.out.take_replies() {
@@ -389,9 +404,7 @@ impl World {
     }
 
     pub fn turns(&mut self, count: usize) {
-        for _ in 0..count {
-            self.turn();
-        }
+        (0..count).for_each(|_| self.turn());
     }
 
     /// Turns until nothing moves any more.
@@ -465,7 +478,7 @@ impl World {
         self.out = Outputs::default();
         self.disk.set_stalled(false);
         self.disk.set_manual(false);
-        self.shard = open_shard(&self.disk, &self.saved, self.options, self.wal_options, &self.partitions);
+        self.shard = open_with(&self.disk, &self.saved, self.options, self.wal_options, &self.origins);
     }
 
     pub fn part(&self) -> Part {
@@ -480,8 +493,8 @@ impl World {
     pub fn check_history(&self) {
         for part in self.shard.machine().parts.values() {
             assert!(part.history.is_sorted_by_key(|(lsn, _)| *lsn), "{:?}", part.history);
-            let unique: BTreeSet<_> = part.history.iter().collect();
-            assert_eq!(unique.len(), part.history.len(), "doubles in {:?}", part.history);
+            let doubles = part.history.len() - part.history.iter().collect::<BTreeSet<_>>().len();
+            assert_eq!(doubles, 0, "doubles in {:?}", part.history);
         }
     }
 }

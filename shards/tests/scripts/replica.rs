@@ -5,11 +5,12 @@
 
 use corduroy_shards::raft::group::{GroupOptions, Proposed};
 use corduroy_shards::raft::guard::Fault;
+use corduroy_shards::raft::history::TermRuns;
 use corduroy_shards::raft::log_store::LogStore;
 use corduroy_shards::raft::membership::{Membership, StorageId};
 use corduroy_shards::raft::reads::Gate;
 use corduroy_shards::raft::ready::Persist;
-use corduroy_shards::raft::replica::{Found, Replica, Replication, StartOptions};
+use corduroy_shards::raft::replica::{Found, Origin, Replica, Replication, StartOptions};
 use corduroy_shards::{PartitionId, Role};
 use corduroy_wal::{HardState, LogState, Lsn, OwnedEntry, Term};
 use raft::eraftpb::ConfState;
@@ -78,7 +79,10 @@ impl Play {
         let applied = Lsn(of.number_if_any("applied")?.unwrap_or(0));
         let group = GroupOptions::default();
         let replication = if is_solo { Replication::Off } else { Replication::On };
-        let options = StartOptions { replication, group: &group, seed: 1, storage: StorageId::UNKNOWN };
+        let (storage, reaches_peers) = (StorageId::UNKNOWN, false);
+        let origin = Origin::alone(storage);
+        let options =
+            StartOptions { replication, group: &group, seed: 1, storage, reaches_peers, origin: &origin };
         let replica = Replica::start(PartitionId(2), self.found(applied), options);
         let started = match replica.ready_error() {
             Some(error) => error.to_string(),
@@ -104,6 +108,7 @@ impl Play {
             tail: self.log.iter().filter(|entry| entry.lsn > applied).cloned().collect(),
             applied,
             applied_term: term_of(applied).unwrap_or_default(),
+            terms: TermRuns::default(),
         }
     }
 
@@ -226,7 +231,7 @@ impl Play {
         for _ in 0..of.number("times")? {
             self.now_ns += 100_000_000;
             let now_ns = self.now_ns;
-            if let Err(Fault(why)) = self.replica()?.tick(now_ns) {
+            if let Err(Fault(why)) = self.replica()?.tick(true, now_ns) {
                 return Ok(vec![why]);
             }
         }

@@ -3,7 +3,7 @@
 //! Nothing happens by itself: `turn` is one turn of the shard, `settle` as many as bring something. The disk ends what it is
 //! given at once, unless it is told to hold.
 
-use corduroy_shards::{Kind, Limits, PartitionId, ShardOptions};
+use corduroy_shards::{Kind, Limits, Origin, PartitionId, ShardOptions};
 
 use crate::Lines;
 use crate::common::{Got, World, small_wal};
@@ -192,7 +192,7 @@ impl Play {
     /// `add partition=N`: its replica is opened.
     fn add(&mut self, of: &mut Words) -> Lines {
         let partition = PartitionId(of.number("partition")?);
-        Ok(match self.world()?.shard.add(partition, 9) {
+        Ok(match self.world()?.shard.add(partition, &Origin::Restart, 9) {
             Ok(true) => Vec::new(),
             Ok(false) => vec!["not yet: a record of the one before is not durable".to_owned()],
             Err(error) => vec![error.to_string()],

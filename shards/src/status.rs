@@ -41,7 +41,7 @@ pub struct ReplicaStatus {
     pub pending_bytes: usize,
     /// Entries proposed here whose requests wait.
     pub pending_entries: usize,
-    /// Whether it has led and served since the start, and is not fenced.
+    /// Whether it has caught up since the start, as leader or follower, and is not fenced.
     pub is_ready: bool,
     /// Why not, if it is stopped or late.
     pub error: Option<ReplicaError>,
@@ -93,6 +93,13 @@ pub struct Counters {
     pub unknown: u64,
     /// Replicas fenced.
     pub fenced: u64,
+    /// Messages of other members that were not taken in: they were not for a replica here, could not be believed, or had no
+    /// room.
+    pub refused_messages: u64,
+    /// Reads of the log for members that lag behind which found it damaged, or dropped.
+    pub failed_fetches: u64,
+    /// Messages to members of which nobody knows where they are.
+    pub lost_messages: u64,
     /// Ready timeouts.
     pub ready_timeouts: u64,
     /// How often the stamps of entries began to be ahead of the wall clock by more than a second.

@@ -1,0 +1,183 @@
+//! Which messages of peers the raft crate is given.
+//!
+//! The crate trusts whoever calls it: it steps proposals and transfers that a peer sent, takes an entry of term 0 for one
+//! that it has, and panics where a commit index lies beyond its log (reference: raft 0.7.0, `raft.rs`, `step` and
+//! `raft_log.rs`, `term`, `commit_to`). Invariant: what is admitted makes none of its assertions fail, nor one of ours.
+
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+
+use corduroy_wal::{Lsn, Term};
+
+use super::membership::MemberId;
+use crate::entry;
+
+/// The highest term and member id that are believed: no group comes so far, and beyond lies what only damage writes.
+const SANE_MAX: u64 = 1 << 48;
+
+/// Why a message was not taken in. It is dropped; its sender sends another one if it matters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+pub enum Refused {
+    /// Its kind is not one that peers send each other.
+    #[error("peers do not send each other messages of this kind")]
+    Kind,
+    /// It is for another member.
+    #[error("it is for another member of the group")]
+    Addressee,
+    /// It answers for somebody who is not a member, or comes from where that member is not.
+    #[error("its sender is no member of the group, or not where it says")]
+    Sender,
+    /// A term, an index or an id that no group has.
+    #[error("it has a term, an index or an id that no group comes to")]
+    Absurd,
+    /// Its entries do not follow one another, or what they follow.
+    #[error("its entries do not follow one another")]
+    Order,
+    /// It follows an entry that was written without Raft: the raft crate cannot see whether it has that.
+    #[error("it follows an entry of term 0, which is never served from a log")]
+    TermZero,
+    /// An entry cannot be applied.
+    #[error("it has an entry that cannot be read")]
+    Entry,
+    /// It speaks of entries that this leader does not have.
+    #[error("it acknowledges entries that are not there")]
+    Ahead,
+    /// Now is not the time: the tail must be durable first.
+    #[error("it asks for an election before the log is durable")]
+    TooEarly,
+    /// There is no room for its entries until others are applied, or written.
+    #[error("there is no room for its entries now")]
+    NoRoom,
+    /// The raft crate does not take it.
+    #[error("Raft does not take it")]
+    ByRaft,
+}
+
+impl Refused {
+    /// How many there are.
+    pub const COUNT: usize = Self::ByRaft as usize + 1;
+}
+
+/// What an incoming message is judged by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Admission {
+    /// This member.
+    pub me: MemberId,
+    /// Whether the sender belongs to the group, as far as this member knows.
+    pub knows_sender: bool,
+    /// This member's term.
+    pub term: Term,
+    /// The leader that it knows.
+    pub leader: Option<MemberId>,
+    /// Whether it leads.
+    pub leads: bool,
+    /// The highest entry of its log.
+    pub last: Lsn,
+    /// Whether an election that it would win alone must wait for the disk.
+    pub must_flush: bool,
+}
+
+/// What becomes of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It is stepped.
+    Step,
+    /// It is dropped.
+    Drop(Refused),
+    /// The leader knows that this member had entries up to this one: they are lost.
+    Lost(Lsn),
+}
+
+/// Judges a message.
+#[must_use]
+pub fn judge(at: Admission, message: &Message) -> Verdict {
+    use MessageType as M;
+    if message.to != at.me.0 {
+        return Verdict::Drop(Refused::Addressee);
+    }
+    if !is_sane(message) || message.from == at.me.0 {
+        return Verdict::Drop(Refused::Absurd);
+    }
+    let refusal = match message.get_msg_type() {
+        M::MsgAppend => refusal_of_entries(message),
+        M::MsgHeartbeat => {
+            let is_current = message.term >= at.term.get();
+            if is_current && !at.leads && message.commit > at.last.get() {
+                return Verdict::Lost(Lsn(message.commit));
+            }
+            None
+        }
+        M::MsgRequestVote | M::MsgRequestPreVote => None,
+        M::MsgAppendResponse
+        | M::MsgHeartbeatResponse
+        | M::MsgRequestVoteResponse
+        | M::MsgRequestPreVoteResponse
+            if !at.knows_sender =>
+        {
+            Some(Refused::Sender)
+        }
+        M::MsgAppendResponse => {
+            let is_ahead = !message.reject && message.index > at.last.get();
+            let wants_snapshot = message.request_snapshot != raft::INVALID_INDEX;
+            (at.leads && message.term == at.term.get() && (is_ahead || wants_snapshot))
+                .then_some(Refused::Ahead)
+        }
+        M::MsgHeartbeatResponse | M::MsgRequestVoteResponse | M::MsgRequestPreVoteResponse => None,
+        M::MsgTimeoutNow => {
+            let is_leaders = message.term == at.term.get() && at.leader == Some(MemberId(message.from));
+            match is_leaders {
+                true => at.must_flush.then_some(Refused::TooEarly),
+                false => Some(Refused::Sender),
+            }
+        }
+        M::MsgHup
+        | M::MsgBeat
+        | M::MsgPropose
+        | M::MsgSnapshot
+        | M::MsgUnreachable
+        | M::MsgSnapStatus
+        | M::MsgCheckQuorum
+        | M::MsgTransferLeader
+        | M::MsgReadIndex
+        | M::MsgReadIndexResp => Some(Refused::Kind),
+    };
+    refusal.map_or(Verdict::Step, Verdict::Drop)
+}
+
+/// Whether its numbers are such as groups come to.
+fn is_sane(message: &Message) -> bool {
+    let Message { from, term, log_term, index, commit, commit_term, reject_hint, .. } = message;
+    let numbers = [from, term, log_term, index, commit, commit_term, reject_hint];
+    // A message without a term is one of the crate's own, which it takes from nobody else.
+    numbers.into_iter().all(|number| *number <= SANE_MAX) && *from > 0 && *term > 0
+}
+
+/// What is wrong with the entries of an append.
+fn refusal_of_entries(message: &Message) -> Option<Refused> {
+    if (message.log_term == 0) != (message.index == 0) {
+        return Some(Refused::TermZero);
+    }
+    let (mut index, mut term) = (message.index, message.log_term);
+    for entry in message.get_entries() {
+        let follows = entry.index == index + 1 && entry.term >= term.max(1) && entry.term <= message.term;
+        if !follows {
+            return Some(Refused::Order);
+        }
+        (index, term) = (entry.index, entry.term);
+        if !can_be_applied(entry) {
+            return Some(Refused::Entry);
+        }
+    }
+    (term > message.term).then_some(Refused::Order)
+}
+
+/// Whether every replica can read it, once it is committed.
+fn can_be_applied(entry: &Entry) -> bool {
+    let is_empty = entry.data.is_empty();
+    entry.get_entry_type() == EntryType::EntryNormal && (is_empty || entry::decode(&entry.data).is_ok())
+}
+
+/// Bytes of a message's entries, as they are counted against the room for them.
+#[must_use]
+pub fn entry_bytes(message: &Message) -> usize {
+    message.get_entries().iter().map(|entry| entry.data.len()).sum()
+}

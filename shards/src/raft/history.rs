@@ -1,0 +1,247 @@
+//! What a log still has below its unapplied tail, for members that lag behind: which entries, of which terms, and those that
+//! are being read back from the WAL.
+//!
+//! Invariant: the raft crate gets an entry's term from memory for all that it may ask for (raft 0.7.0 panics otherwise), and
+//! the entry itself once it was read: until then it has to wait (`LogTemporarilyUnavailable`), and is asked again with
+//! the context it gave.
+
+use std::cell::RefCell;
+
+use corduroy_wal::{Lsn, Term};
+use raft::GetEntriesContext;
+use raft::eraftpb::Entry;
+
+/// Terms of consecutive entries: the first entry of each run, and its term.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TermRuns(Vec<(Lsn, Term)>);
+
+impl TermRuns {
+    /// Those of the entries `[from, to]`, whose terms never go back; `term_of` is asked a few times a run.
+    pub fn found(from: Lsn, to: Lsn, term_of: impl Fn(Lsn) -> Term) -> Self {
+        let mut runs = Self::default();
+        let mut lsn = from;
+        while lsn <= to {
+            let term = term_of(lsn);
+            runs.push(lsn, term);
+            // The last entry of the run lies in `same..=beyond - 1`.
+            let (mut same, mut beyond) = (lsn, to.next());
+            while same.next() < beyond {
+                let middle = Lsn(same.get().midpoint(beyond.get()));
+                if term_of(middle) == term { same = middle } else { beyond = middle }
+            }
+            lsn = beyond;
+        }
+        runs
+    }
+
+    /// An entry follows.
+    pub fn push(&mut self, lsn: Lsn, term: Term) {
+        match self.0.last() {
+            Some((_, last)) if *last == term => {}
+            Some((first, last)) => {
+                assert!(*first < lsn && *last < term, "entry {lsn} of term {term} follows {first} of {last}");
+                self.0.push((lsn, term));
+            }
+            None => self.0.push((lsn, term)),
+        }
+    }
+
+    /// The term of an entry that is among them or behind them.
+    #[must_use]
+    pub fn term(&self, lsn: Lsn) -> Option<Term> {
+        let behind = self.0.partition_point(|(first, _)| *first <= lsn);
+        self.0.get(behind.checked_sub(1)?).map(|(_, term)| *term)
+    }
+
+    /// Entries below are not asked for any more.
+    fn drop_below(&mut self, lsn: Lsn) {
+        let behind = self.0.partition_point(|(first, _)| *first <= lsn);
+        self.0.drain(..behind.saturating_sub(1));
+    }
+}
+
+/// Entries to be read back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// The first.
+    pub from: Lsn,
+    /// The last.
+    pub to: Lsn,
+}
+
+#[derive(Default)]
+struct Fetch {
+    /// What the crate asked for in vain since the last read was started, and on whose behalf.
+    wanted: Option<Wanted>,
+    contexts: Vec<GetEntriesContext>,
+    /// Whether a read is under way.
+    is_reading: bool,
+    /// What was read: there while the crate asks again.
+    entries: Vec<Entry>,
+}
+
+/// Members that may ask for entries at once; what a further one asks for it asks again later.
+const CONTEXTS_MAX: usize = 16;
+
+/// What stands below a log's unapplied tail.
+pub struct History {
+    first: Lsn,
+    prev_term: Term,
+    terms: TermRuns,
+    fetch: RefCell<Fetch>,
+}
+
+impl std::fmt::Debug for History {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { first, prev_term, terms, .. } = self;
+        write!(f, "History {{ first: {first}, prev_term: {prev_term}, terms: {terms:?} }}")
+    }
+}
+
+impl History {
+    /// Of a log that has entries from `first` on, behind one of term `prev_term`.
+    #[must_use]
+    pub fn new(first: Lsn, prev_term: Term, terms: TermRuns) -> Self {
+        Self { first, prev_term, terms, fetch: RefCell::default() }
+    }
+
+    /// The lowest entry that the log has.
+    #[must_use]
+    pub const fn first(&self) -> Lsn {
+        self.first
+    }
+
+    /// An entry was applied, and left the tail.
+    pub fn push(&mut self, lsn: Lsn, term: Term) {
+        self.terms.push(lsn, term);
+    }
+
+    /// The term of an entry below the tail; `None`: the log has it no more.
+    #[must_use]
+    pub fn term(&self, lsn: Lsn) -> Option<Term> {
+        if lsn.next() == self.first {
+            return Some(self.prev_term);
+        }
+        if lsn < self.first { None } else { self.terms.term(lsn) }
+    }
+
+    /// The log has nothing below `first` any more.
+    pub fn release(&mut self, first: Lsn) {
+        if first <= self.first {
+            return;
+        }
+        let before = Lsn(first.get() - 1);
+        self.prev_term = self.terms.term(before).expect("what is released was there");
+        self.first = first;
+        self.terms.drop_below(first);
+    }
+
+    /// Entries from `low` up to `high`, not included, that were read back. If they were not, they are asked for.
+    pub fn entries(&self, low: Lsn, high: Lsn, context: GetEntriesContext) -> Option<Vec<Entry>> {
+        let mut fetch = self.fetch.borrow_mut();
+        let at = fetch.entries.partition_point(|entry| entry.index < low.get());
+        let found = fetch.entries.get(at..).unwrap_or_default();
+        let found = found.iter().take_while(|entry| entry.index < high.get());
+        let found: Vec<Entry> = found.cloned().collect();
+        if found.first().is_some_and(|entry| entry.index == low.get()) {
+            return Some(found);
+        }
+        let to = Lsn(high.get() - 1);
+        if fetch.contexts.len() < CONTEXTS_MAX {
+            fetch.contexts.push(context);
+        }
+        // The lowest first: whoever is further on asks again.
+        fetch.wanted = Some(match fetch.wanted {
+            Some(wanted) if wanted.from <= low => wanted,
+            Some(_) | None => Wanted { from: low, to },
+        });
+        None
+    }
+
+    /// What is to be read now; [`History::read`] or [`History::give_up`] ends it.
+    pub fn take_wanted(&mut self) -> Option<Wanted> {
+        let fetch = self.fetch.get_mut();
+        if fetch.is_reading {
+            return None;
+        }
+        let wanted = fetch.wanted.take()?;
+        fetch.is_reading = true;
+        Some(wanted)
+    }
+
+    /// Entries were read. Returns on whose behalf they are to be asked for again.
+    pub fn read(&mut self, entries: Vec<Entry>) -> Vec<GetEntriesContext> {
+        let fetch = self.fetch.get_mut();
+        assert!(fetch.is_reading, "entries were read that nobody asked for");
+        (fetch.is_reading, fetch.entries, fetch.wanted) = (false, entries, None);
+        std::mem::take(&mut fetch.contexts)
+    }
+
+    /// Nothing could be read: who asked in vain asks again.
+    pub fn give_up(&mut self) {
+        *self.fetch.get_mut() = Fetch::default();
+    }
+
+    /// They were asked for again: what was read is not kept.
+    pub fn forget_read(&mut self) {
+        self.fetch.get_mut().entries = Vec::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runs(terms: &[u64]) -> TermRuns {
+        let of = |lsn: Lsn| Term(terms[usize::try_from(lsn.get()).unwrap() - 10]);
+        TermRuns::found(Lsn(10), Lsn(9 + terms.len() as u64), of)
+    }
+
+    #[test]
+    fn runs_are_found_by_their_ends() {
+        for terms in [vec![], vec![1], vec![1, 1, 1], vec![1, 2, 3], vec![2, 2, 5, 5, 5, 9], vec![0, 0, 7]] {
+            let runs = runs(&terms);
+            for (lsn, term) in (10..).zip(&terms) {
+                assert_eq!(runs.term(Lsn(lsn)), Some(Term(*term)), "{terms:?}");
+            }
+            assert_eq!(runs.term(Lsn(9)), None);
+        }
+    }
+
+    #[test]
+    fn what_is_released_keeps_the_term_before_it() {
+        let mut history = History::new(Lsn(10), Term(1), runs(&[1, 1, 4, 4]));
+        history.push(Lsn(14), Term(6));
+        assert_eq!((history.term(Lsn(9)), history.term(Lsn(8))), (Some(Term(1)), None));
+        history.release(Lsn(13));
+        assert_eq!((history.first(), history.term(Lsn(12))), (Lsn(13), Some(Term(4))));
+        assert_eq!((history.term(Lsn(11)), history.term(Lsn(13))), (None, Some(Term(4))));
+        history.release(Lsn(15));
+        assert_eq!((history.term(Lsn(14)), history.term(Lsn(13))), (Some(Term(6)), None));
+    }
+
+    #[test]
+    fn entries_are_there_once_they_were_read() {
+        let mut history = History::new(Lsn(10), Term(1), runs(&[1; 20]));
+        let ask = |history: &History, low, high| {
+            history.entries(Lsn(low), Lsn(high), GetEntriesContext::empty(true))
+        };
+        assert_eq!(ask(&history, 15, 20), None);
+        assert_eq!(ask(&history, 12, 20), None);
+        assert_eq!(ask(&history, 17, 20), None);
+        assert_eq!(history.take_wanted(), Some(Wanted { from: Lsn(12), to: Lsn(19) }));
+        assert_eq!(ask(&history, 11, 20), None);
+        assert_eq!(history.take_wanted(), None, "one read at a time");
+        let entry = |index| Entry { index, term: 1, ..Entry::default() };
+        assert_eq!(history.read((12..16).map(entry).collect()).len(), 4);
+        assert_eq!(ask(&history, 12, 20).map(|found| found.len()), Some(4));
+        assert_eq!(ask(&history, 15, 16).map(|found| found.len()), Some(1));
+        assert_eq!(ask(&history, 17, 20), None);
+        history.forget_read();
+        assert_eq!(ask(&history, 12, 20), None);
+        assert_eq!(history.take_wanted(), Some(Wanted { from: Lsn(12), to: Lsn(19) }));
+        history.give_up();
+        assert_eq!(ask(&history, 12, 13), None);
+        assert!(history.take_wanted().is_some());
+    }
+}

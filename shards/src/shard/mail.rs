@@ -1,0 +1,141 @@
+//! Messages to and from other members of groups.
+//!
+//! Invariant: what waits to be stepped is bounded, and kept in the order it came, member by member; nothing of it is held
+//! that the replica has no room for. A message that is dropped is counted: Raft sends what matters again.
+
+use corduroy_wal::device::Device;
+use corduroy_wal::{OwnedEntry, ReadToken, Space, WalError};
+use hashbrown::HashSet;
+use raft::eraftpb::Message;
+
+use super::io::PeerMessage;
+use super::replicas::List;
+use super::{Shard, ShardError};
+use crate::ids::{MemberId, PartitionId, StorageId};
+use crate::letters::{Letter, size_bytes};
+use crate::machine::StateMachine;
+use crate::options::RECORD_SLACK_BYTES;
+use crate::raft::admit::{Refused, entry_bytes};
+use crate::raft::history::Wanted;
+use crate::table::ReplicaIdx;
+
+impl<D: Device, M: StateMachine> Shard<D, M> {
+    /// Has the replicas take in what came for them.
+    pub(super) fn read_mail(&mut self) {
+        let waiting = std::mem::take(&mut self.mail).into_waiting();
+        // Replicas that have taken in as much as one record holds: the rest of theirs waits for the next frame.
+        let mut filled: HashSet<PartitionId> = HashSet::new();
+        for (partition, storage, letter) in waiting {
+            let Some(idx) = self.replicas.find(partition) else {
+                self.counters.refused_messages += 1;
+                continue;
+            };
+            let is_filled = filled.contains(&partition) || self.is_filled(idx, &letter);
+            if is_filled {
+                filled.insert(partition);
+                let is_kept = self.mail.push(partition, storage, letter, usize::MAX);
+                assert!(is_kept, "what had room keeps it");
+                continue;
+            }
+            self.read_letter(idx, storage, letter);
+        }
+    }
+
+    /// Whether the replica must write what it has before it takes a message in: a Ready is one record.
+    fn is_filled(&self, idx: ReplicaIdx, letter: &Letter) -> bool {
+        let Letter::Message(message) = letter else { return false };
+        let untaken = self.replicas.slot(idx).replica.untaken_bytes();
+        let most = self.wal.record_limit_bytes() - RECORD_SLACK_BYTES;
+        untaken > 0 && !message.get_entries().is_empty() && untaken + size_bytes(message) > most
+    }
+
+    fn read_letter(&mut self, idx: ReplicaIdx, storage: StorageId, letter: Letter) {
+        let now_ns = self.now.mono_ns;
+        let result = match letter {
+            Letter::Unreachable => self.replicas.slot_mut(idx).replica.report_unreachable(storage).map(Ok),
+            Letter::Message(message) if !self.has_room(&message) => Ok(Err(Refused::NoRoom)),
+            Letter::Message(message) => self.replicas.slot_mut(idx).replica.step(storage, *message, now_ns),
+        };
+        match self.fence_on_fault(idx, result) {
+            Some(Ok(())) => {
+                self.recount(idx);
+                self.replicas.enqueue(List::Ready, idx);
+                self.replicas.enqueue(List::Apply, idx);
+                self.replicas.enqueue(List::Watched, idx);
+            }
+            Some(Err(_dropped)) => self.counters.refused_messages += 1,
+            None => {}
+        }
+    }
+
+    fn give_up_read(&mut self, idx: ReplicaIdx) {
+        self.counters.failed_fetches += 1;
+        let result = self.replicas.slot_mut(idx).replica.fetched(None);
+        let _fenced = self.fence_on_fault(idx, result);
+    }
+
+    /// Entries for a member that lags behind were read.
+    ///
+    /// # Errors
+    /// [`ShardError`] if the log has failed. One that is damaged there is none for the member, which goes on asking.
+    pub(super) fn fetched(
+        &mut self,
+        token: ReadToken,
+        result: Result<Vec<OwnedEntry>, WalError>,
+    ) -> Result<(), ShardError> {
+        let idx = self.reads.remove(&token).expect("each read was started here");
+        let Some(idx) = self.replicas.present(idx) else { return Ok(()) };
+        match result {
+            Ok(entries) => {
+                let result = self.replicas.slot_mut(idx).replica.fetched(Some(entries));
+                if self.fence_on_fault(idx, result).is_some() {
+                    self.replicas.enqueue(List::Ready, idx);
+                }
+            }
+            Err(WalError::Damaged { .. } | WalError::OutOfRange { .. }) => self.give_up_read(idx),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Whether entries of a message have room, on the disk and until they are applied.
+    fn has_room(&self, message: &Message) -> bool {
+        let bytes = entry_bytes(message);
+        let most = self.options.limits.unapplied_bytes;
+        let is_small = self.unapplied_bytes == 0 || self.unapplied_bytes + bytes <= most;
+        let fits = size_bytes(message) + RECORD_SLACK_BYTES <= self.wal.record_limit_bytes();
+        message.get_entries().is_empty() || (is_small && fits && self.space != Space::Full)
+    }
+
+    /// Puts the messages of a replica that may leave into the outbox, and has read what it needs for others.
+    pub(super) fn send_mail(&mut self, idx: ReplicaIdx) {
+        let slot = self.replicas.slot_mut(idx);
+        if !slot.replica.has_peers() {
+            return;
+        }
+        if self.reads.len() < self.options.limits.catch_up_reads
+            && let Some(Wanted { from, to }) = slot.replica.take_wanted()
+        {
+            self.last_read += 1;
+            let (token, most) = (ReadToken(self.last_read), self.options.group.message_bytes);
+            let most = usize::try_from(most).unwrap_or(usize::MAX);
+            match self.wal.read(token, slot.partition.log(), from, to, most) {
+                Ok(()) => drop(self.reads.insert(token, idx)),
+                // The log has failed, or has dropped them: the first ends the shard at its next turn.
+                Err(_refused) => self.give_up_read(idx),
+            }
+        }
+        let slot = self.replicas.slot_mut(idx);
+        if !slot.replica.has_messages() {
+            return;
+        }
+        assert!(slot.replica.is_running(), "partition {} is stopped, and has messages", slot.partition);
+        let partition = slot.partition;
+        for message in slot.replica.take_messages() {
+            match slot.replica.storage_of(MemberId(message.to)) {
+                Some(to) => self.outbox.messages.push(PeerMessage { partition, to, message }),
+                None => self.counters.lost_messages += 1,
+            }
+        }
+    }
+}

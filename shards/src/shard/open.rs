@@ -1,0 +1,213 @@
+//! How a shard and its replicas are opened, and taken off again.
+//!
+//! Invariant: a replica that cannot start is fenced, and the others go on; nothing is opened over a record that is on its way
+//! to the disk.
+
+use std::collections::VecDeque;
+
+use corduroy_wal::device::Device;
+use corduroy_wal::{Lsn, Wal, WalError};
+use hashbrown::HashMap;
+
+use super::apply::Budget;
+use super::outbox::Outbox;
+use super::replica_slot::Slot;
+use super::replicas::{Detached, List, Replicas};
+use super::room::Room;
+use super::{Shard, ShardError};
+use crate::clock::{Clocks, Now};
+use crate::entry::highest_stamp_ms;
+use crate::fresh::FreshReads;
+use crate::ids::PartitionId;
+use crate::letters::Mail;
+use crate::machine::StateMachine;
+use crate::options::{Pending, ShardOptions};
+use crate::planted;
+use crate::raft::history::TermRuns;
+use crate::raft::positions::{Position, Positions};
+use crate::raft::proposals::Spare;
+use crate::raft::replica::{Found, Origin, Replica, StartError, StartOptions, StartedAs};
+use crate::status::Counters;
+use crate::table::ReplicaIdx;
+
+impl<D: Device, M: StateMachine> Shard<D, M> {
+    /// Opens the replicas of `partitions`, each with where it comes from, over a log and a state machine that were opened
+    /// before. Blocking: reads what the state machine has not persisted. A replica that cannot start is fenced; the others
+    /// go on.
+    ///
+    /// # Errors
+    /// [`ShardError::Wal`] if the log cannot be read, [`ShardError::ListedTwice`].
+    pub fn open(
+        options: ShardOptions,
+        wal: Wal<D>,
+        machine: M,
+        partitions: &[(PartitionId, Origin)],
+        seed: u64,
+    ) -> Result<Self, ShardError> {
+        let space = wal.space();
+        let options = options.fitted_to(wal.record_limit_bytes());
+        let mut shard = Self {
+            options,
+            wal,
+            machine,
+            replicas: Replicas::default(),
+            outbox: Outbox::default(),
+            totals: Pending::default(),
+            spare: Spare::default(),
+            fresh: FreshReads::default(),
+            mail: Mail::default(),
+            reads: HashMap::new(),
+            last_read: 0,
+            in_flight: VecDeque::new(),
+            detached: HashMap::new(),
+            events: Vec::new(),
+            counters: Counters::default(),
+            clocks: Clocks::default(),
+            alarms: super::alarms::Alarms::default(),
+            now: Now::default(),
+            next_tick_ns: 0,
+            room: Room::default(),
+            space,
+            jobs_ended: false,
+            woken: Vec::new(),
+            left_over: false,
+            is_log_long: false,
+            unapplied_bytes: 0,
+            is_closing: false,
+            has_ended: false,
+            job_error: None,
+        };
+        shard.replicas.reserve(partitions.len());
+        for (partition, origin) in partitions {
+            shard.open_replica(*partition, origin, seed)?;
+        }
+        Ok(shard)
+    }
+
+    /// Takes a replica off the running shard: its log and its state stay, and nothing of the log is released meanwhile. Its
+    /// requests get their outcomes with the next turn. Returns whether there was one.
+    pub fn remove(&mut self, partition: PartitionId) -> bool {
+        let Some(idx) = self.replicas.find(partition) else { return false };
+        self.stop(idx, "it was taken off this shard".to_owned());
+        let fresh = self.fresh.take(idx);
+        let (mut applying, slot) = self.applying(idx, Budget::NONE);
+        let why = slot.refusal();
+        fresh.into_iter().for_each(|(ticket, bytes)| applying.reject(slot, ticket, bytes, why.clone()));
+        assert_eq!(slot.pending, Pending::default(), "partition {partition}: every request has its outcome");
+        self.alarms.forget(idx);
+        let batch = self.in_flight.iter().rev().find(|(_, of, _)| *of == idx).map(|(batch, ..)| *batch);
+        let slot = self.replicas.remove(idx);
+        if slot.replica.started_as() != StartedAs::Stopped {
+            let Slot { cursor, clock, applied_stamp_ms: stamp_ms, .. } = slot;
+            let applied = slot.replica.applied();
+            self.detached.insert(partition, Detached { applied, stamp_ms, cursor, clock, batch });
+        }
+        true
+    }
+
+    /// Opens the replica of a partition on the running shard, as at a start; one that was taken off goes on where it stood.
+    /// Blocking. Returns whether it did: not while a record of the one before is on its way to the disk. Turn, and ask again.
+    ///
+    /// # Errors
+    /// As [`Shard::open`].
+    pub fn add(&mut self, partition: PartitionId, origin: &Origin, seed: u64) -> Result<bool, ShardError> {
+        let batch = self.detached.get(&partition).and_then(|before| before.batch);
+        if batch.is_some_and(|batch| batch > self.wal.durable()) {
+            return Ok(false);
+        }
+        let idx = self.open_replica(partition, origin, seed)?;
+        self.alarms.ask(partition);
+        if self.replicas.slot(idx).replica.is_running() {
+            self.detached.remove(&partition);
+            self.replicas.slot_mut(idx).replica.arm(self.now.mono_ns);
+            self.replicas.enqueue(List::Watched, idx);
+            self.replicas.enqueue(List::Unpersisted, idx);
+        }
+        Ok(true)
+    }
+
+    fn open_replica(
+        &mut self,
+        partition: PartitionId,
+        origin: &Origin,
+        seed: u64,
+    ) -> Result<ReplicaIdx, ShardError> {
+        if self.replicas.find(partition).is_some() {
+            return Err(ShardError::ListedTwice(partition));
+        }
+        let persisted = self.machine.persisted(partition);
+        let before = self.detached.get(&partition).copied();
+        let mut tail_stamp_ms = 0;
+        let replica = match self.find(partition, before.map_or(persisted, |before| before.applied))? {
+            Ok(found) => {
+                tail_stamp_ms = highest_stamp_ms(&found.tail);
+                let seed = seed ^ partition.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let options = &self.options;
+                let ShardOptions { replication, storage, reaches_peers, .. } = *options;
+                let group = &options.group;
+                let start = StartOptions { replication, group, seed, storage, reaches_peers, origin };
+                Replica::start(partition, found, start)
+            }
+            Err(why) => Replica::stopped(partition, &why),
+        };
+        let mut positions = Positions::default();
+        positions.register(Position::Persisted, persisted).expect("it is the first of a new log");
+        if replica.has_peers() {
+            let needless = replica.needless(self.options.limits.kept_entries);
+            positions.register(Position::Members, needless.min(persisted)).expect("it is the second");
+        }
+        let running = replica.is_running();
+        if let Some(why) = replica.ready_error() {
+            self.outbox.fenced.push((partition, why.to_string()));
+            self.counters.fenced += 1;
+        }
+        let stamp_ms = self.machine.persisted_stamp_ms(partition);
+        // What is proposed before the tail is applied must not be stamped before it.
+        let mut slot = Slot::new(replica, stamp_ms, tail_stamp_ms, positions);
+        self.clocks.found(tail_stamp_ms.max(stamp_ms));
+        if let Some(Detached { stamp_ms, cursor, clock, .. }) = before {
+            (slot.applied_stamp_ms, slot.cursor, slot.clock) = (stamp_ms, cursor, clock);
+        }
+        assert!(slot.replica.last() >= slot.replica.applied(), "partition {partition} has lost entries");
+        let idx = self.replicas.add(slot);
+        self.recount(idx);
+        if running {
+            let low_water = self.replicas.slot(idx).positions.low_water();
+            self.wal.release(partition.log(), low_water);
+            self.replicas.slot_mut(idx).replica.release(low_water.next());
+            self.machine.expect_replay(partition, self.replicas.slot(idx).replica.last());
+            self.replicas.enqueue(List::Begin, idx);
+        }
+        Ok(idx)
+    }
+
+    /// What the log holds of a partition above `persisted`; the inner error fences this replica alone.
+    fn find(
+        &mut self,
+        partition: PartitionId,
+        persisted: Lsn,
+    ) -> Result<Result<Found, StartError>, ShardError> {
+        let log = partition.log();
+        let state = self.wal.log_state(log);
+        let persisted = planted::misplaced(state.as_ref(), persisted);
+        let Some(state) = state else {
+            return Ok(Ok(Found { applied: persisted, ..Found::default() }));
+        };
+        if persisted.next() < state.first && state.last > persisted {
+            return Ok(Err(StartError::LogStartsLater { state: persisted, log: state.first }));
+        }
+        let tail = if state.last > persisted {
+            match self.wal.read_blocking(log, persisted.next(), state.last) {
+                Ok(tail) => tail,
+                Err(damage @ WalError::Damaged { .. }) => return Ok(Err(damage.into())),
+                Err(error) => return Err(error.into()),
+            }
+        } else {
+            Vec::new()
+        };
+        let applied_term = self.wal.term(log, persisted).unwrap_or(state.prev_term);
+        let last = persisted.min(state.last);
+        let terms = TermRuns::found(state.first, last, |lsn| self.wal.term(log, lsn).unwrap_or_default());
+        Ok(Ok(Found { log: Some(state), tail, applied: persisted, applied_term, terms }))
+    }
+}

@@ -1,0 +1,249 @@
+//! Several members of one group, each a shard of its own over a memory disk, and a network that does what it is told.
+#![allow(clippy::indexing_slicing, reason = "a test names nodes that there are")]
+
+use std::collections::{BTreeSet, VecDeque};
+
+use corduroy_shards::raft::membership::{MemberId, StorageId};
+use corduroy_shards::{
+    Input, Kind, Limits, Origin, PartitionId, PeerMessage, ReplicaStatus, Role, ShardOptions, Ticket,
+};
+use corduroy_wal::Options;
+
+use crate::common::{Got, P, World};
+
+/// What happens to a message on its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    Arrives,
+    Lost,
+    Twice,
+}
+
+pub struct Cluster {
+    pub worlds: Vec<World>,
+    pub is_up: Vec<bool>,
+    /// Directed links that carry nothing.
+    pub cut: BTreeSet<(usize, usize)>,
+    /// Messages under way, with their senders.
+    pub under_way: VecDeque<(usize, PeerMessage)>,
+    pub delivered: u64,
+    seq: u64,
+}
+
+pub fn storage(node: usize) -> StorageId {
+    StorageId(100 + node as u64)
+}
+
+fn node_of(storage: StorageId) -> usize {
+    usize::try_from(storage.0 - 100).expect("a node's number")
+}
+
+pub fn options(node: usize) -> ShardOptions {
+    ShardOptions {
+        storage: storage(node),
+        reaches_peers: true,
+        limits: Limits { second_frame_bytes: 0, ..Limits::default() },
+        ..ShardOptions::default()
+    }
+}
+
+impl Cluster {
+    pub fn new(members: usize) -> Self {
+        Self::with(members, options, Options { segment_bytes: 1 << 20, ..Options::default() })
+    }
+
+    pub fn with(members: usize, options: impl Fn(usize) -> ShardOptions, wal: Options) -> Self {
+        let founders: Vec<_> = (0..members).map(|node| (MemberId(1 + node as u64), storage(node))).collect();
+        let world = |node| World::of(options(node), wal, vec![(P, Origin::Found(founders.clone()))]);
+        Self {
+            worlds: (0..members).map(world).collect(),
+            is_up: vec![true; members],
+            cut: BTreeSet::new(),
+            under_way: VecDeque::new(),
+            delivered: 0,
+            seq: 0,
+        }
+    }
+
+    /// A cluster that has a leader; returns who it is.
+    pub fn led(members: usize) -> (Self, usize) {
+        let mut cluster = Self::new(members);
+        let leader = cluster.elect();
+        (cluster, leader)
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = usize> + use<> {
+        0..self.worlds.len()
+    }
+
+    /// Both directions between a node and all others.
+    pub fn isolate(&mut self, node: usize) {
+        for other in self.nodes().filter(|other| *other != node) {
+            self.cut.extend([(node, other), (other, node)]);
+        }
+    }
+
+    pub fn heal(&mut self) {
+        self.cut.clear();
+    }
+
+    /// The process of a node dies; its disk keeps what it must, or all.
+    pub fn kill(&mut self, node: usize) {
+        self.is_up[node] = false;
+        self.under_way.retain(|(from, _)| *from != node);
+    }
+
+    pub fn start(&mut self, node: usize, is_power_loss: bool) {
+        self.worlds[node].restart(is_power_loss);
+        self.is_up[node] = true;
+    }
+
+    /// A turn of each node that is up; what they send is under way.
+    pub fn turn(&mut self) {
+        for node in self.nodes().filter(|node| self.is_up[*node]).collect::<Vec<_>>() {
+            self.turn_of(node);
+        }
+    }
+
+    pub fn turn_of(&mut self, node: usize) {
+        let world = &mut self.worlds[node];
+        world.turn();
+        assert_eq!(world.fenced, [], "node {node}");
+        self.under_way.extend(world.out.messages.drain(..).map(|message| (node, message)));
+    }
+
+    /// What is under way arrives, but for what is cut or `way` says otherwise of.
+    pub fn deliver(&mut self, mut way: impl FnMut(usize, usize, &PeerMessage) -> Way) {
+        for (from, sent) in std::mem::take(&mut self.under_way) {
+            let to = node_of(sent.to);
+            let is_cut = self.cut.contains(&(from, to)) || !self.is_up[to];
+            let times = match way(from, to, &sent) {
+                _ if is_cut => 0,
+                Way::Lost => 0,
+                Way::Arrives => 1,
+                Way::Twice => 2,
+            };
+            for _ in 0..times {
+                self.delivered += 1;
+                let (partition, message) = (sent.partition, Box::new(sent.message.clone()));
+                let input = Input::Message { partition, from: storage(from), message };
+                self.worlds[to].shard.handle(input);
+            }
+        }
+    }
+
+    /// Time goes on by the clocks of all, 50 ms at a time, and everything that can be done is done.
+    pub fn pass(&mut self, ms: u64) {
+        for _ in 0..ms.div_ceil(50) {
+            for world in &mut self.worlds {
+                world.now.mono_ns += 50_000_000;
+                world.now.wall_ms += 50;
+            }
+            self.rest();
+        }
+    }
+
+    /// Turns until nobody has anything to say.
+    pub fn rest(&mut self) {
+        for _ in 0..2_000 {
+            self.turn();
+            let is_busy = |node: usize| {
+                let world = &self.worlds[node];
+                self.is_up[node] && (world.out.again || world.shard.wal().in_flight() > 0)
+            };
+            if self.under_way.is_empty() && !self.nodes().any(is_busy) {
+                return;
+            }
+            self.deliver(|_, _, _| Way::Arrives);
+        }
+        panic!("the group does not come to rest");
+    }
+
+    /// Lets time pass until somebody that others hear leads; returns who.
+    pub fn elect(&mut self) -> usize {
+        for _ in 0..100 {
+            self.pass(100);
+            if let Some(leader) = self.leader() {
+                return leader;
+            }
+        }
+        panic!("nobody leads: {:?}", self.nodes().map(|node| self.status(node)).collect::<Vec<_>>());
+    }
+
+    /// Who leads in the highest term, and has applied something of it.
+    pub fn leader(&self) -> Option<usize> {
+        let up = self.nodes().filter(|node| self.is_up[*node]);
+        let leads = |node: &usize| {
+            let status = self.status(*node);
+            status.role == Role::Leader && status.applied == status.last
+        };
+        let highest = self.nodes().filter(|node| self.is_up[*node]).map(|node| self.status(node).term).max();
+        up.filter(leads).find(|node| Some(self.status(*node).term) == highest)
+    }
+
+    pub fn status(&self, node: usize) -> ReplicaStatus {
+        self.worlds[node].shard.replicas().next().expect("there is one")
+    }
+
+    fn ask(&mut self, node: usize, kind: Kind, op: &str) -> Ticket {
+        self.seq += 1;
+        let ticket = Ticket { conn: 1000 + self.seq, seq: self.seq };
+        self.worlds[node].request(P, ticket.conn, ticket.seq, kind, op);
+        ticket
+    }
+
+    pub fn write(&mut self, node: usize, op: &str) -> Ticket {
+        self.ask(node, Kind::Write, op)
+    }
+
+    pub fn read(&mut self, node: usize, op: &str) -> Ticket {
+        self.ask(node, Kind::Read, op)
+    }
+
+    pub fn got(&self, node: usize, ticket: Ticket) -> Option<Got> {
+        self.worlds[node].got(ticket.conn, ticket.seq)
+    }
+
+    /// Writes at the leader, and has it acknowledged.
+    pub fn put(&mut self, node: usize, op: &str) {
+        let ticket = self.write(node, op);
+        self.rest();
+        assert!(matches!(self.got(node, ticket), Some(Got::Done(..))), "{op}: {:?}", self.got(node, ticket));
+    }
+
+    pub fn value(&mut self, node: usize, op: &str) -> String {
+        let ticket = self.read(node, op);
+        self.rest();
+        match self.got(node, ticket) {
+            Some(Got::Done(_, value)) => value,
+            other => panic!("{op} at {node}: {other:?}"),
+        }
+    }
+
+    /// What a node has applied: LSNs and operations.
+    pub fn history(&self, node: usize) -> Vec<(u64, String)> {
+        self.worlds[node].part().history
+    }
+
+    /// No two nodes have applied different things.
+    pub fn check(&self) {
+        for node in self.nodes() {
+            self.worlds[node].check_history();
+            let (one, other) = (self.history(0), self.history(node));
+            let common = one.len().min(other.len());
+            assert_eq!(one[..common], other[..common], "nodes 0 and {node} have applied the same");
+        }
+    }
+
+    /// All nodes have applied the same, which is returned.
+    pub fn check_same(&self) -> Vec<(u64, String)> {
+        let first = self.history(0);
+        for node in self.nodes() {
+            assert_eq!(self.history(node), first, "node {node} has applied what node 0 has");
+        }
+        first
+    }
+}
+
+/// The partition that all of them have.
+pub const PARTITION: PartitionId = P;
