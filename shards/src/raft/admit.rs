@@ -181,3 +181,33 @@ fn can_be_applied(entry: &Entry) -> bool {
 pub fn entry_bytes(message: &Message) -> usize {
     message.get_entries().iter().map(|entry| entry.data.len()).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lone voter that follows a leader which has just left the group: elected now, it would lead with a tail that is not
+    /// durable, and the crate would panic.
+    #[test]
+    fn an_election_that_would_be_won_at_once_waits_for_the_disk() {
+        let at = Admission {
+            me: MemberId(1),
+            knows_sender: false,
+            term: Term(3),
+            leader: Some(MemberId(2)),
+            leads: false,
+            last: Lsn(9),
+            must_flush: true,
+        };
+        let mut message = Message { from: 2, to: 1, term: 3, ..Message::default() };
+        message.set_msg_type(MessageType::MsgTimeoutNow);
+        assert_eq!(judge(at, &message), Verdict::Drop(Refused::TooEarly));
+        assert_eq!(judge(Admission { must_flush: false, ..at }, &message), Verdict::Step);
+        let other = Admission { leader: Some(MemberId(3)), ..at };
+        assert_eq!(
+            judge(other, &message),
+            Verdict::Drop(Refused::Sender),
+            "only who leads hands the lead on"
+        );
+    }
+}

@@ -3,6 +3,7 @@
 mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
+mod hazards;
 
 use cluster::{Cluster, Way, options, storage};
 use common::Got;
