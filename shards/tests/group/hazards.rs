@@ -340,3 +340,66 @@ fn elections_of_members_with_like_seeds_are_drawn_apart() {
     }
     assert_eq!(GroupOptions::default().election_ticks, 10);
 }
+
+/// The figure 8 of the Raft paper, with five voters: an entry that another leader's replaced in the log of its proposer is
+/// committed by a third one after all. Its proposer must not have said that it was not done.
+#[test]
+fn a_replaced_entry_may_be_done_after_all() {
+    let (mut cluster, first) = Cluster::led(5);
+    let with_it = (first + 1) % 5;
+    let others: Vec<_> = cluster.nodes().filter(|node| ![first, with_it].contains(node)).collect();
+    for (one, other) in others.iter().flat_map(|one| [(*one, first), (*one, with_it)]) {
+        cluster.cut.extend([(one, other), (other, one)]);
+    }
+    let ticket = cluster.write(first, "set a 1");
+    cluster.rest();
+    assert_eq!(cluster.status(with_it).last, cluster.status(first).last);
+    // One of the others leads, and what it appends reaches the first leader alone.
+    let pass = |cluster: &mut Cluster, is_done: &dyn Fn(&Cluster) -> bool| {
+        for _ in 0..1_000 {
+            for world in &mut cluster.worlds {
+                world.now.mono_ns += 10_000_000;
+            }
+            cluster.turn();
+            cluster.deliver(|from, to, sent| {
+                let is_append = sent.message.get_msg_type() == MessageType::MsgAppend;
+                if is_append && [from, to].iter().all(|node| others.contains(node)) {
+                    Way::Lost
+                } else {
+                    Way::Arrives
+                }
+            });
+            if is_done(cluster) {
+                return;
+            }
+        }
+        panic!("it does not come to that");
+    };
+    let leads = |cluster: &Cluster, node: usize| cluster.status(node).role == Role::Leader;
+    pass(&mut cluster, &|cluster| others.iter().any(|node| leads(cluster, *node)));
+    let second = *others.iter().find(|node| leads(&cluster, **node)).expect("it was just seen");
+    cluster.cut.remove(&(second, first));
+    cluster.cut.remove(&(first, second));
+    let term = cluster.status(second).term;
+    pass(&mut cluster, &|cluster| {
+        let status = cluster.status(first);
+        status.term == term && status.last == cluster.status(second).last
+    });
+    cluster.rest();
+    assert_eq!(cluster.got(first, ticket), None, "nothing is decided");
+    cluster.kill(second);
+    // The one that has the entry leads: nobody else can win without it.
+    cluster.heal();
+    cluster.isolate(first);
+    for _ in 0..100 {
+        if leads(&cluster, with_it) {
+            break;
+        }
+        cluster.pass(50);
+    }
+    assert!(leads(&cluster, with_it));
+    cluster.heal();
+    cluster.pass(1_000);
+    assert!(matches!(cluster.got(first, ticket), Some(Got::Done(..))), "{:?}", cluster.got(first, ticket));
+    assert_eq!(cluster.history(first), cluster.history(with_it));
+}
