@@ -30,7 +30,7 @@ fn a_figure_that_grows_is_found_and_one_that_shrinks_is_held() {
 // ---- The heart ----
 
 /// Lines of the heart without its tests, and its budget.
-const HEART_LINES_MAX: usize = 3034;
+const HEART_LINES_MAX: usize = 3000;
 const HEART_LINES_WANTED: usize = 3000;
 
 #[test]

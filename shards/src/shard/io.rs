@@ -7,8 +7,8 @@ use raft::eraftpb::Message;
 
 use crate::clock::ClockReport;
 use crate::ids::{PartitionId, StorageId, Ticket};
-use crate::machine::{Kind, StateMachine, Unreadable};
-use crate::raft::replica::ReplicaError;
+use crate::machine::{Kind, StateMachine};
+pub use crate::rejection::Rejection;
 use crate::stages::{self, Answered, StageStamps};
 
 /// A shard's inputs. Handling only queues; the work happens in the turn.
@@ -55,46 +55,6 @@ pub struct PeerMessage {
     pub to: StorageId,
     /// The message. It may leave at once: what it says is durable.
     pub message: Message,
-}
-
-/// Why a request was definitely not done.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Rejection {
-    /// No such partition on this shard.
-    #[error("partition {0} is not on this shard")]
-    NoPartition(PartitionId),
-    /// Too much is waiting already.
-    #[error("too many requests are waiting: {0}")]
-    Overloaded(&'static str),
-    /// The disk (or the log's limit) is full.
-    #[error("no space left for the log or the state")]
-    DiskFull,
-    /// No leader could be had in time.
-    #[error("no leader for partition {0}")]
-    NoLeader(PartitionId),
-    /// Another replica leads: ask there.
-    #[error("partition {0} is led by its replica on storage {1}")]
-    NotLeader(PartitionId, StorageId),
-    /// The entry was replaced by another leader's before it was committed.
-    #[error("the entry was obsoleted by another leader's")]
-    Obsoleted,
-    /// The replica was fenced or stopped before the entry was appended.
-    #[error("replica of partition {0} is stopped: {1}")]
-    ReplicaStopped(PartitionId, String),
-    /// What the request needs of the state is damaged on the disk.
-    #[error("partition {0}: {1}")]
-    Damaged(PartitionId, String),
-    /// What the request needs of the state could not be read now.
-    #[error("partition {0}: {1}")]
-    Unreadable(PartitionId, String),
-    /// The request is larger than an entry may be.
-    #[error("the request of {bytes} bytes exceeds the limit of {limit}")]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-        /// The limit.
-        limit: usize,
-    },
 }
 
 /// The one outcome of a request.
@@ -182,25 +142,4 @@ pub enum ShardError {
     /// It ended earlier with another error.
     #[error("the shard ended with an earlier error")]
     Ended,
-}
-
-impl Rejection {
-    /// Of a request of the partition that needs what cannot be read.
-    #[must_use]
-    pub fn unreadable(partition: PartitionId, why: Unreadable) -> Self {
-        match why {
-            Unreadable::Damaged(what) => Self::Damaged(partition, what),
-            Unreadable::Refused(what) => Self::Unreadable(partition, what),
-        }
-    }
-}
-
-impl From<&ReplicaError> for Rejection {
-    fn from(error: &ReplicaError) -> Self {
-        match error {
-            ReplicaError::ReadyTimeout { partition, .. } => Self::NoLeader(*partition),
-            ReplicaError::ReplicaStopped { partition, why } => Self::ReplicaStopped(*partition, why.clone()),
-            ReplicaError::Obsoleted { .. } => Self::Obsoleted,
-        }
-    }
 }
