@@ -144,7 +144,7 @@ impl<M: StateMachine> Applying<'_, M> {
                 ..Applied::first(slot.partition, lsn, term, stamp_ms)
             },
             payload: &payload,
-            clock_ms: self.clocks.read(&mut slot.clock, self.now).max(stamp_ms),
+            clock_ms: self.read_clock_ms(slot).max(stamp_ms),
             is_ours: slot.rows.is_ours(lsn, term),
         };
         let from = self.outbox.replies.len();
@@ -446,8 +446,17 @@ impl<M: StateMachine> Applying<'_, M> {
         if !slot.answers_reads() {
             return Err(None);
         }
-        let clock_ms = self.clocks.read(&mut slot.clock, self.now);
+        let clock_ms = self.read_clock_ms(slot);
         self.try_read(slot, op, clock_ms)
+    }
+
+    /// What reads are judged by: the partition's clock; where another member may lead next, the log's alone, since that one's
+    /// wall clock may be behind, and what was found expired must not come back.
+    fn read_clock_ms(&mut self, slot: &mut Slot) -> u64 {
+        if slot.replica.has_peers() {
+            return slot.applied_stamp_ms;
+        }
+        self.clocks.read(&mut slot.clock, self.now)
     }
 
     fn try_read(&mut self, slot: &Slot, op: &[u8], clock_ms: u64) -> Tried<M::Outcome> {

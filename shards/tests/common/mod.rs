@@ -70,7 +70,7 @@ impl Kv {
             ["get", key] => {
                 part.and_then(|part| part.data.get(*key)).cloned().unwrap_or_else(|| "nil".to_owned())
             }
-            ["clock"] => now_ms.to_string(),
+            ["clock", ..] => now_ms.to_string(),
             _ => format!("ERR {}", words.join(" ")),
         }
     }

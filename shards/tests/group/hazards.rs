@@ -256,6 +256,23 @@ fn stamps_never_go_back_under_another_leader() {
     assert!(!stamps.is_empty() && stamps.iter().all(|stamp| *stamp >= ahead), "{stamps:?} follow {ahead}");
 }
 
+/// What a read found expired by the clock of one leader stays so under another one, whose clock is behind.
+#[test]
+fn what_time_it_is_for_reads_is_what_the_log_says() {
+    let (mut cluster, leader) = Cluster::led(3);
+    let ticket = cluster.read(leader, "clock cold");
+    cluster.rest();
+    assert_eq!(cluster.got(leader, ticket), None, "it waits for what it reads");
+    cluster.worlds[leader].now.wall_ms += 3_600_000;
+    cluster.worlds[leader].run_jobs();
+    cluster.rest();
+    let Some(Got::Done(_, shown)) = cluster.got(leader, ticket) else { panic!("it is there") };
+    cluster.kill(leader);
+    let next = cluster.elect();
+    let later = cluster.value(next, "clock");
+    assert!(later.parse::<u64>().unwrap() >= shown.parse::<u64>().unwrap(), "{later} follows {shown}");
+}
+
 /// An election has to be written; a follower whose disk is busy does not begin one.
 #[test]
 fn who_cannot_write_does_not_stand_for_election() {
