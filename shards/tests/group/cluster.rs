@@ -17,6 +17,8 @@ pub enum Way {
     Arrives,
     Lost,
     Twice,
+    /// It arrives with what is sent next, behind that.
+    Late,
 }
 
 pub struct Cluster {
@@ -26,6 +28,7 @@ pub struct Cluster {
     pub cut: BTreeSet<(usize, usize)>,
     /// Messages under way, with their senders.
     pub under_way: VecDeque<(usize, PeerMessage)>,
+    late: Vec<(usize, PeerMessage)>,
     pub delivered: u64,
     seq: u64,
 }
@@ -60,6 +63,7 @@ impl Cluster {
             is_up: vec![true; members],
             cut: BTreeSet::new(),
             under_way: VecDeque::new(),
+            late: Vec::new(),
             delivered: 0,
             seq: 0,
         }
@@ -114,11 +118,16 @@ impl Cluster {
 
     /// What is under way arrives, but for what is cut or `way` says otherwise of.
     pub fn deliver(&mut self, mut way: impl FnMut(usize, usize, &PeerMessage) -> Way) {
-        for (from, sent) in std::mem::take(&mut self.under_way) {
+        let late = std::mem::take(&mut self.late);
+        for (from, sent) in std::mem::take(&mut self.under_way).into_iter().chain(late) {
             let to = node_of(sent.to);
             let is_cut = self.cut.contains(&(from, to)) || !self.is_up[to];
             let times = match way(from, to, &sent) {
                 _ if is_cut => 0,
+                Way::Late => {
+                    self.late.push((from, sent));
+                    continue;
+                }
                 Way::Lost => 0,
                 Way::Arrives => 1,
                 Way::Twice => 2,

@@ -4,6 +4,7 @@ mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
 mod hazards;
+mod random;
 
 use cluster::{Cluster, Way, options, storage};
 use common::Got;
