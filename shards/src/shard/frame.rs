@@ -74,7 +74,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 front.into_iter().for_each(|batch| batch.refuse_longer(most));
                 self.remove_refused(idx);
             }
-            let is_refused = fit == Fit::Lacking && !self.replicas.slot(idx).batches.is_empty();
+            // Reads that wait for an entry are not refused, and cannot be made shorter.
+            let is_refused = fit == Fit::Lacking && self.replicas.slot(idx).batches.front_bytes() > 0;
             self.left_over |= is_refused || frame_bytes > 0;
             return self.replicas.enqueue(List::Propose, idx);
         }

@@ -206,7 +206,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             Vec::new()
         };
         let applied_term = self.wal.term(log, persisted).unwrap_or(state.prev_term);
-        let last = persisted.min(state.last);
+        let last = if self.options.reaches_peers { persisted.min(state.last) } else { Lsn::ZERO };
         let terms = TermRuns::found(state.first, last, |lsn| self.wal.term(log, lsn).unwrap_or_default());
         Ok(Ok(Found { log: Some(state), tail, applied: persisted, applied_term, terms }))
     }

@@ -68,6 +68,7 @@ fn what_peers_may_not_send_is_dropped_and_counted() {
         Message { to: 3, ..message(MessageType::MsgHeartbeat, 1) },
         Message { from: 3, ..message(MessageType::MsgHeartbeat, 1) },
         Message { from: 9, ..message(MessageType::MsgAppendResponse, 1) },
+        Message { from: 9, ..message(MessageType::MsgAppend, 1) },
         append(1, (5, 0), vec![]),
         append(1, (0, 1), vec![]),
         append(1, (0, 0), vec![entry(2, 1)]),
@@ -88,6 +89,17 @@ fn what_peers_may_not_send_is_dropped_and_counted() {
     assert_eq!((status.term.get(), status.last.get(), world.fenced.len()), (0, 0, 0));
     hear(&mut world, append(1, (0, 0), vec![entry(1, 1)]));
     assert_eq!(answers(&mut world), [MessageType::MsgAppendResponse], "it is as it was");
+}
+
+/// A group of one has nobody to listen to, whatever term they claim.
+#[test]
+fn who_is_alone_listens_to_nobody() {
+    let mut world = World::ready(&[PARTITION]);
+    hear(&mut world, append(9, (0, 0), vec![entry(1, 9)]));
+    hear(&mut world, message(MessageType::MsgRequestVote, 9));
+    let status = world.shard.replicas().next().unwrap();
+    assert_eq!((status.role, status.term.get()), (Role::Leader, 1));
+    assert_eq!(world.shard.counters().refused_messages, 2);
 }
 
 /// No byte of a peer reaches an assertion: of us or of the crate.
