@@ -1,6 +1,7 @@
-//! The clients: each keeps a few requests open, thinks, and goes on; and the directed questions at the end of a run.
+//! The clients: each keeps a few requests open with a node, thinks, and goes on, with another node where that one died or
+//! just so; and the directed questions at the end of a run.
 //!
-//! A client's numbers never repeat in a world, so an outcome that belongs to an earlier incarnation is known at once.
+//! A connection's numbers never repeat in a world, so an outcome that belongs to an earlier incarnation is known at once.
 
 use std::rc::Rc;
 
@@ -13,13 +14,22 @@ use crate::sim::swarm::{Knobs, MS};
 use crate::sim::workload::{Sent, Subject, stamp};
 use crate::sim::world::{Common, Happening, World};
 
-/// One client.
+/// A client's connection to a node.
 #[derive(Clone, Copy, Default, Debug)]
-struct Client {
+struct Conn {
     /// Requests without an outcome.
     open: u64,
     /// The next request's number.
     seq: u64,
+}
+
+/// One client.
+#[derive(Clone, Debug)]
+struct Client {
+    /// One to each node.
+    conns: Vec<Conn>,
+    /// The node that it asks at present.
+    node: usize,
 }
 
 /// All clients of a world.
@@ -35,9 +45,11 @@ pub(super) struct Clients {
 
 impl Clients {
     pub(super) fn new(knobs: &Knobs) -> Self {
+        let nodes = knobs.node_count();
+        let client = |number: usize| Client { conns: vec![Conn::default(); nodes], node: number % nodes };
         let count = usize::try_from(knobs.connections).expect("few clients");
-        let clients = vec![Client::default(); count];
-        Self { clients, auditor: Client::default(), left: knobs.requests, refused: Vec::new() }
+        let clients = (0..count).map(client).collect();
+        Self { clients, auditor: client(0), left: knobs.requests, refused: Vec::new() }
     }
 
     pub(super) const fn count(&self) -> usize {
@@ -53,28 +65,52 @@ impl Clients {
         self.left = 0;
     }
 
-    fn client(&mut self, conn: u64) -> &mut Client {
-        usize::try_from(conn).ok().and_then(|at| self.clients.get_mut(at)).unwrap_or(&mut self.auditor)
+    /// The node that a client asks at present.
+    pub(super) fn node_of(&self, client: usize) -> usize {
+        self.clients.get(client).map_or(0, |client| client.node)
     }
 
-    /// The process died, and with it all connections.
-    pub(super) fn cut_off(&mut self) {
+    /// A client asks the next node from now on.
+    fn move_on(&mut self, client: u64) {
+        let client = usize::try_from(client).ok().and_then(|at| self.clients.get_mut(at));
+        client.into_iter().for_each(|client| client.node = (client.node + 1) % client.conns.len());
+    }
+
+    fn conn(&mut self, conn: u64) -> &mut Conn {
+        let (client, node) = parts(conn);
+        let client = usize::try_from(client).ok().and_then(|at| self.clients.get_mut(at));
+        let client = client.unwrap_or(&mut self.auditor);
+        client.conns.get_mut(node).expect("every client has a connection to each node")
+    }
+
+    /// A node's process died, and with it all connections to it.
+    pub(super) fn cut_off(&mut self, node: usize) {
         for client in self.clients.iter_mut().chain([&mut self.auditor]) {
-            client.open = 0;
+            client.conns.iter_mut().skip(node).take(1).for_each(|conn| conn.open = 0);
         }
     }
 
     /// A request of `conn` has ended.
     fn ended(&mut self, conn: u64, sent: &Sent, refusal: Option<String>) {
-        let client = self.client(conn);
-        client.open = client.open.saturating_sub(1);
-        if conn == AUDITOR {
+        let open = &mut self.conn(conn).open;
+        *open = open.saturating_sub(1);
+        if parts(conn).0 == AUDITOR {
             self.refused.extend(refusal.map(|why| (sent.partition, why)));
         }
     }
 }
 
-/// The connection of the directed questions.
+/// The name of a client's connection to a node.
+const fn conn(client: u64, node: usize) -> u64 {
+    (node as u64) << 16 | client
+}
+
+/// The client and the node of a connection.
+const fn parts(conn: u64) -> (u64, usize) {
+    (conn & 0xffff, (conn >> 16) as usize)
+}
+
+/// The client of the directed questions.
 const AUDITOR: u64 = 0xffff;
 
 impl<S: Subject> SimNode<S> {
@@ -85,11 +121,12 @@ impl<S: Subject> SimNode<S> {
         }
         let think_ns = world.streams.workload.heavy(world.plan.knobs.think_ns);
         world.agenda.put(world.now_ns + think_ns, Happening::ClientSend { client });
-        if !self.is_serving() {
-            return;
+        let several = world.plan.knobs.nodes > 1;
+        if !self.is_serving() || (several && world.streams.moves.chance(50)) {
+            return world.clients.move_on(client as u64);
         }
-        let conn = client as u64;
-        let room = world.plan.knobs.pipeline.saturating_sub(world.clients.client(conn).open);
+        let conn = conn(client as u64, self.number);
+        let room = world.plan.knobs.pipeline.saturating_sub(world.clients.conn(conn).open);
         let burst = world.streams.workload.between(1, room.max(1)).min(room).min(world.clients.left);
         // A burst mostly goes to one partition, so that reads ride behind writes.
         let mut partition = world.draw_partition();
@@ -118,10 +155,10 @@ impl<S: Subject> SimNode<S> {
         op: &[u8],
     ) {
         let shard = world.shard_of(partition);
-        let client = world.clients.client(conn);
-        let ticket = Ticket { conn, seq: client.seq };
-        client.seq += 1;
-        client.open += 1;
+        let counts = world.clients.conn(conn);
+        let ticket = Ticket { conn, seq: counts.seq };
+        counts.seq += 1;
+        counts.open += 1;
         world.note(if kind == Kind::Write { "write" } else { "read" }, partition.0, conn, ticket.seq);
         let (node, at_ns, shown) = (self.number, world.now_ns, Shown::default());
         world.books.borrow_mut().sent(ticket, Sent { id, partition, node, kind, at_ns, shown });
@@ -129,7 +166,7 @@ impl<S: Subject> SimNode<S> {
         // As a session does: only where nothing of the connection is under way. Some go the long way all the same.
         if kind == Kind::Read
             && world.streams.workload.chance(700)
-            && world.clients.client(conn).open == 1
+            && world.clients.conn(conn).open == 1
             && self.read_now(world, shard, ticket, partition, id, &op)
         {
             return;
@@ -190,10 +227,11 @@ impl<S: Subject> Common<S> {
 }
 
 impl<S: Subject> World<S> {
-    /// Asks each of `partitions` one question and waits for the answers. Returns those that did not say "done", or
-    /// `None` if the run is over.
+    /// Asks each of `partitions` of a node one question and waits for the answers. Returns those that did not say "done",
+    /// or `None` if the run is over.
     pub(super) fn ask_all(
         &mut self,
+        node: usize,
         partitions: &[PartitionId],
         question: impl Fn(&S, u64) -> (Kind, Vec<u8>),
     ) -> Option<Vec<(PartitionId, String)>> {
@@ -201,8 +239,8 @@ impl<S: Subject> World<S> {
         for &partition in partitions {
             let id = self.common.books.borrow_mut().new_request();
             let (kind, op) = question(self.common.books.borrow().subject(), id);
-            if let Some(node) = self.nodes.first_mut() {
-                node.send(&mut self.common, AUDITOR, id, partition, kind, &op);
+            if let Some(asked) = self.nodes.get_mut(node) {
+                asked.send(&mut self.common, conn(AUDITOR, node), id, partition, kind, &op);
             }
         }
         let answered = |world: &Self| world.common.books.borrow().outstanding() == 0;

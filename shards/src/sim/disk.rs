@@ -176,8 +176,8 @@ pub(super) struct Disk {
 const RECENT: usize = 6;
 
 impl Disk {
-    pub(super) fn new(seed: u64, shard: u32, knobs: &Knobs) -> Self {
-        let medium = MemDisk::new(Rng::new(seed, &format!("disk {shard}")).next_u64());
+    pub(super) fn new(seed: u64, (node, shard): (usize, u32), knobs: &Knobs) -> Self {
+        let medium = MemDisk::new(Rng::of_node(seed, &format!("disk {shard}"), node).next_u64());
         medium.set_manual(true);
         Wal::create(&mut medium.device(), &wal_options(knobs, seed)).expect("an empty disk takes a log");
         medium.set_lying(knobs.has(Class::LyingFlush));

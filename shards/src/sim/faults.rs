@@ -65,7 +65,7 @@ impl<S: Subject> SimNode<S> {
     fn flip_unacknowledged(&mut self, world: &mut Common<S>, bits: u32) {
         self.crash(world);
         for disk in &self.disks {
-            let flipped = disk.flip_untouched(&mut world.streams.flip, bits);
+            let flipped = disk.flip_untouched(&mut self.streams.flip, bits);
             world.books.borrow_mut().probes.add("bits flipped, unacknowledged", flipped);
         }
     }
@@ -74,10 +74,10 @@ impl<S: Subject> SimNode<S> {
     fn flip_anywhere(&mut self, world: &mut Common<S>, shard: usize) {
         self.crash(world);
         let Some(disk) = self.disks.get(shard) else { return };
-        if let Some((slot, byte)) = disk.flip_anywhere(&mut world.streams.flip) {
+        if let Some((slot, byte)) = disk.flip_anywhere(&mut self.streams.flip) {
             world.may_refuse = true;
             world.probe("bits flipped, anywhere");
-            world.note("flip", shard as u64, u64::from(slot.0), byte);
+            world.note("flip", self.name(shard), u64::from(slot.0), byte);
         }
     }
 
@@ -86,25 +86,25 @@ impl<S: Subject> SimNode<S> {
         let Some(media) = self.media.get(shard) else { return };
         let is_served = Planted::of_machine(world.plan.planted) == Some(MachineBug::DamageServed);
         let mut books = world.books.borrow_mut();
-        let damaged = books.subject().damage(media, &mut world.streams.flip, is_served);
+        let damaged = books.subject().damage(media, &mut self.streams.flip, is_served);
         books.probes.add("rows damaged", damaged);
         drop(books);
         world.is_state_damaged |= damaged > 0;
-        world.note("damage", shard as u64, damaged, 0);
+        world.note("damage", self.name(shard), damaged, 0);
     }
 
     /// Two replicas are taken off a shard, and opened again later, in the same order: so one gets the other's slot.
     fn take_off(&mut self, world: &mut Common<S>, shard: usize, for_ns: u64) {
         let mut partitions = self.partitions_of(world, shard);
         for _ in 0..partitions.len().min(2) {
-            let at = world.streams.reopen.below(partitions.len() as u64);
+            let at = self.streams.reopen.below(partitions.len() as u64);
             let partition = partitions.swap_remove(usize::try_from(at).expect("few partitions"));
             let taken = self.with_shard(shard, |shard| {
                 let is_open = shard.wal().in_flight() > 0;
                 shard.remove(partition).then_some(is_open)
             });
             let Some(is_open) = taken.flatten() else { continue };
-            world.note("taken off", partition.0, shard as u64, u64::from(is_open));
+            world.note("taken off", partition.0, self.name(shard), u64::from(is_open));
             world.probe(if is_open {
                 "replicas taken off while the disk writes"
             } else {
@@ -118,7 +118,7 @@ impl<S: Subject> SimNode<S> {
 
     /// A replica that was taken off is opened again, as soon as it may be.
     pub(super) fn reopen(&mut self, world: &mut Common<S>, shard: usize, partition: PartitionId) {
-        let seed = mix(world.plan.seed ^ mix(world.now_ns ^ partition.0));
+        let seed = mix(world.plan.seed ^ mix(world.now_ns ^ partition.0 ^ self.name(0)));
         let added = self.with_shard(shard, |shard| {
             let added = shard.add(partition, &Origin::alone(StorageId::UNKNOWN), seed);
             (added, shard.replicas().find(|replica| replica.partition == partition))
@@ -126,7 +126,7 @@ impl<S: Subject> SimNode<S> {
         match added {
             None => {}
             Some((Ok(true), replica)) => {
-                world.note("opened again", partition.0, shard as u64, 0);
+                world.note("opened again", partition.0, self.name(shard), 0);
                 world.probe("replicas opened again");
                 // A fenced one is reported, and judged, with the next turn.
                 if let Some(replica) = replica.filter(|replica| replica.started_as != StartedAs::Stopped) {

@@ -12,6 +12,7 @@ use crate::sim::disk::{Disk, SimDevice};
 use crate::sim::observed::Observed;
 use crate::sim::plan::Plan;
 use crate::sim::rng::Rng;
+use crate::sim::swarm::Knobs;
 use crate::sim::workload::Subject;
 use crate::sim::world::{Common, Happening};
 
@@ -58,6 +59,48 @@ pub(super) struct SimNode<S: Subject> {
     pub(super) stopping: bool,
     /// What the next incarnation is to have, if it was said.
     pub(super) wanted_replication: Option<bool>,
+    pub(super) streams: NodeStreams,
+}
+
+/// A node's streams of randomness.
+pub(super) struct NodeStreams {
+    pub(super) disk: Rng,
+    pub(super) crash: Rng,
+    pub(super) flip: Rng,
+    pub(super) open: Rng,
+    pub(super) turn: Rng,
+    pub(super) job: Rng,
+    pub(super) rest: Rng,
+    pub(super) reopen: Rng,
+}
+
+impl NodeStreams {
+    fn new(seed: u64, node: usize) -> Self {
+        let stream = |name| Rng::of_node(seed, name, node);
+        Self {
+            disk: stream("disk"),
+            crash: stream("crash images"),
+            flip: stream("flip"),
+            open: stream("open"),
+            turn: stream("turn"),
+            job: stream("job"),
+            rest: stream("rest"),
+            reopen: stream("reopened replicas"),
+        }
+    }
+}
+
+/// The clock of a node: the first one's runs as fast as the knobs say, each other one's at a speed of its own and set
+/// otherwise.
+fn clock(seed: u64, node: usize, knobs: &Knobs) -> Clock {
+    let mut start = Rng::of_node(seed, "clock", node);
+    let mono_offset_ns = start.below(1 << 50);
+    if node == 0 {
+        return Clock::new(knobs.clock_ppm, mono_offset_ns);
+    }
+    let mut clock = Clock::new(start.between(900_000, 1_100_000), mono_offset_ns);
+    clock.jump(start.pick(&[-5000, -100, -10, 0, 10, 100, 5000]));
+    clock
 }
 
 /// Something that will happen to a process of a node: it dies with it.
@@ -75,11 +118,10 @@ impl<S: Subject> SimNode<S> {
     /// A node that has never run. Its number is among what its parts are drawn from.
     pub(super) fn new(number: usize, subject: &S, plan: &Plan) -> Self {
         let (seed, knobs) = (plan.seed, &plan.knobs);
-        let mut start = Rng::new(seed, "clock");
         Self {
             number,
-            clock: Clock::new(knobs.clock_ppm, start.below(1 << 50)),
-            disks: (0..knobs.shards).map(|shard| Disk::new(seed, shard, knobs)).collect(),
+            clock: clock(seed, number, knobs),
+            disks: (0..knobs.shards).map(|shard| Disk::new(seed, (number, shard), knobs)).collect(),
             media: (0..knobs.shards).map(|shard| subject.media(ShardId(shard))).collect(),
             process: None,
             incarnation: 0,
@@ -88,7 +130,13 @@ impl<S: Subject> SimNode<S> {
             full_disk: 0,
             stopping: false,
             wanted_replication: None,
+            streams: NodeStreams::new(seed, number),
         }
+    }
+
+    /// One of its shards, in the trace.
+    pub(super) const fn name(&self, shard: usize) -> u64 {
+        (self.number as u64) << 32 | shard as u64
     }
 
     /// What is due for the present process.

@@ -91,7 +91,7 @@ macro_rules! numbers {
 }
 
 numbers! {
-    shards partitions connections pipeline requests horizon_ns think_ns reads_per_mille keys value_bytes segment_bytes
+    nodes shards partitions connections pipeline requests horizon_ns think_ns reads_per_mille keys value_bytes segment_bytes
     max_segments spare_segments max_in_flight second_frame_bytes flush_bytes queue apply_ops disk_ns job_ns clock_ppm
 }
 
@@ -122,7 +122,8 @@ impl Plan {
         }
         for planned in &self.faults {
             let (name, a, b) = fault_words(planned.fault);
-            let _infallible = writeln!(text, "fault {} {name} {a} {b}", planned.at_ns);
+            let _infallible = write!(text, "fault {} {name} {a} {b}", planned.at_ns);
+            text.push_str(&on_node(planned.node));
         }
         text
     }
@@ -155,14 +156,24 @@ impl Plan {
                 let class = Class::named(name).ok_or_else(|| LineError::NoClass(name.to_owned()))?;
                 self.knobs.classes.insert(class);
             }
-            ["fault", at_ns, name, a, b] => {
+            ["fault", at_ns, name, a, b, ref on @ ..] => {
+                let node = match *on {
+                    [] => 0,
+                    ["on", node] => number(node)?,
+                    _ => return Err(LineError::NoLine),
+                };
                 let fault = fault_named(name, a, b)?;
-                self.faults.push(Planned { at_ns: number(at_ns)?, fault });
+                self.faults.push(Planned { at_ns: number(at_ns)?, node, fault });
             }
             _ => return Err(LineError::NoLine),
         }
         Ok(())
     }
+}
+
+/// Which node a fault strikes, at the end of its line: nothing of the first.
+fn on_node(node: u32) -> String {
+    if node == 0 { "\n".to_owned() } else { format!(" on {node}\n") }
 }
 
 fn number<T: std::str::FromStr>(word: &str) -> Result<T, LineError> {
@@ -239,14 +250,18 @@ mod tests {
     #[test]
     fn a_plan_survives_being_written_down() {
         for seed in 0..300 {
-            let plan = Plan::draw(seed, Planted::all().first().copied());
+            let mut plan = Plan::draw(seed, Planted::all().first().copied());
             assert_eq!(Plan::decode(&plan.encode()).as_ref(), Ok(&plan), "seed {seed}");
+            plan.knobs.nodes = 3;
+            plan.faults = plan.knobs.schedule(seed);
+            assert_eq!(Plan::decode(&plan.encode()).as_ref(), Ok(&plan), "seed {seed} with three nodes");
         }
         let why = |text| Plan::decode(text).unwrap_err().why;
         let earlier = Plan::decode("knob hand_over_bytes 77").map(|plan| plan.knobs.flush_bytes);
         assert_eq!(earlier, Ok(77), "a number by the name that earlier versions gave it");
         assert_eq!(why("knob speed 3"), LineError::NoKnob("speed".to_owned()));
         assert_eq!(why("fault 3 flood 0 0"), LineError::NoFault("flood".to_owned()));
+        assert_eq!(why("fault 3 crash 0 0 in 2"), LineError::NoLine);
         assert_eq!(why("fault three crash 0 0"), LineError::NoNumber("three".to_owned()));
         let error = Plan::decode("seed 3\nknob segment_bytes 5000000000").unwrap_err();
         assert_eq!(

@@ -45,7 +45,7 @@ impl<S: Subject> SimNode<S> {
     /// Starts the process: every shard in turn.
     pub(super) fn open(&mut self, world: &mut Common<S>) {
         self.incarnation += 1;
-        world.note("open", 0, self.incarnation, u64::from(self.nested));
+        world.note("open", self.name(0), self.incarnation, u64::from(self.nested));
         self.stopping = false;
         world.books.borrow_mut().set_replicated(self.number, self.replicated);
         let mut units = Vec::new();
@@ -82,9 +82,10 @@ impl<S: Subject> SimNode<S> {
         }
         let bug = Planted::of_machine(world.plan.planted);
         let machine = Observed::new(machine, self.number, Rc::clone(&world.books), bug);
+        let name = self.name(shard);
         let disk = self.disks.get_mut(shard).expect("one a shard");
-        disk.set_fuse((self.nested > 0).then(|| world.streams.open.below(40)));
-        let seed = mix(world.plan.seed ^ mix(self.incarnation << 8 | u64::from(number)));
+        disk.set_fuse((self.nested > 0).then(|| self.streams.open.below(40)));
+        let seed = mix(world.plan.seed ^ mix(self.incarnation << 8 | name));
         let opened = Wal::open(disk.device(), wal_options(&world.plan.knobs, seed)).map_err(ShardError::from);
         let opened = opened.and_then(|(wal, recovered)| {
             let mut books = world.books.borrow_mut();
@@ -123,7 +124,7 @@ impl<S: Subject> SimNode<S> {
             }
             NotOpened::Damaged(why) if world.may_refuse => {
                 world.probe("safe halts");
-                world.note("safe halt", shard as u64, 0, 0);
+                world.note("safe halt", self.name(shard), 0, 0);
                 world.halted = Some(why);
             }
             NotOpened::Damaged(why) => {
@@ -145,7 +146,7 @@ impl<S: Subject> SimNode<S> {
     pub(super) fn crash(&mut self, world: &mut Common<S>) {
         let Some(process) = self.process.take() else { return };
         let unsynced = self.disks.iter().map(Disk::in_flight).sum::<usize>();
-        world.note("crash", 0, self.incarnation, unsynced as u64);
+        world.note("crash", self.name(0), self.incarnation, unsynced as u64);
         world.probe("crashes");
         if unsynced > 0 {
             world.probe("crashes with writes in flight");
@@ -176,29 +177,29 @@ impl<S: Subject> SimNode<S> {
     fn die(&mut self, world: &mut Common<S>) {
         self.process = None;
         world.books.borrow_mut().crashed(self.number);
-        world.clients.cut_off();
+        world.clients.cut_off(self.number);
         // A power cut takes what the disk had not finished; a killed process leaves it to arrive.
-        let power = world.streams.crash.chance(700);
+        let power = self.streams.crash.chance(700);
         for (disk, media) in self.disks.iter_mut().zip(&mut self.media) {
             let lost = disk.crash(power);
             let mut books = world.books.borrow_mut();
             books.probes.add("writes lost at a crash", lost.lost);
             books.probes.add("writes torn at a crash", lost.torn);
             books.probes.add("writes kept at a crash", lost.kept);
-            books.subject().crash(media, &mut world.streams.crash);
+            books.subject().crash(media, &mut self.streams.crash);
         }
         // Whatever was due for the old process finds another incarnation.
         self.incarnation += 1;
     }
 
     fn restart_later(&mut self, world: &mut Common<S>) {
-        let delay_ns = world.streams.open.between(1, 50) * MS;
+        let delay_ns = self.streams.open.between(1, 50) * MS;
         world.agenda.put(world.now_ns + delay_ns, self.event(NodeEvent::Restart));
     }
 
     /// The process has ended by itself, as it must after an error of the disk.
     pub(super) fn exited(&mut self, world: &mut Common<S>, shard: usize, why: &str) {
-        world.note("exit", shard as u64, self.incarnation, 0);
+        world.note("exit", self.name(shard), self.incarnation, 0);
         if self.process.as_ref().is_some_and(|process| process.error_injected) {
             world.probe("poisoned exits");
         } else if !world.may_refuse {
@@ -212,7 +213,7 @@ impl<S: Subject> SimNode<S> {
 
     /// The shard has something to do: a turn within some µs, so that more may gather.
     pub(super) fn turn_soon(&mut self, world: &mut Common<S>, shard: usize) {
-        let at_ns = world.now_ns + world.streams.turn.between(1000, 20_000);
+        let at_ns = world.now_ns + self.streams.turn.between(1000, 20_000);
         self.turn_at(world, shard, at_ns);
     }
 
@@ -242,7 +243,7 @@ impl<S: Subject> SimNode<S> {
         world.books.borrow_mut().set_now(self.number, now);
         let turned = unit.shard.turn(now, &mut outputs);
         unit.jobs += outputs.jobs.len();
-        world.note("turn", shard as u64, outputs.replies.len() as u64, outputs.jobs.len() as u64);
+        world.note("turn", self.name(shard), outputs.replies.len() as u64, outputs.jobs.len() as u64);
         for (ticket, reply) in &outputs.replies {
             world.reply(*ticket, reply);
         }
@@ -255,7 +256,7 @@ impl<S: Subject> SimNode<S> {
         let knob_ns = world.plan.knobs.job_ns;
         let job_ns = if world.faults_over { knob_ns.min(HEALTHY_JOB_NS) } else { knob_ns };
         for job in outputs.jobs {
-            let at_ns = now_ns + world.streams.job.heavy(job_ns);
+            let at_ns = now_ns + self.streams.job.heavy(job_ns);
             world.agenda.put(at_ns, self.event(NodeEvent::JobRun { shard, job: Box::new(job) }));
         }
         if outputs.again {
@@ -288,7 +289,7 @@ impl<S: Subject> SimNode<S> {
 
     /// A shard that closes, or seems to be at rest, has its log write down where it ends.
     fn mark_end(&mut self, world: &mut Common<S>, shard: usize) {
-        let is_due = self.stopping || world.streams.rest.chance(20);
+        let is_due = self.stopping || self.streams.rest.chance(20);
         let Some(unit) = self.process.as_mut().and_then(|process| process.units.get_mut(shard)) else {
             return;
         };
@@ -329,9 +330,9 @@ impl<S: Subject> SimNode<S> {
         let now_ns = world.now_ns;
         let Some(disk) = self.disks.get(shard) else { return };
         for (io, what) in disk.started() {
-            let end_ns = disk.end_ns(what, now_ns, &mut world.streams.disk);
+            let end_ns = disk.end_ns(what, now_ns, &mut self.streams.disk);
             world.agenda.put(end_ns, self.event(NodeEvent::DiskDone { shard, io }));
-            world.trace.note(now_ns, what.name(), shard as u64, io.0, end_ns);
+            world.trace.note(now_ns, what.name(), self.name(shard), io.0, end_ns);
         }
     }
 
@@ -343,28 +344,28 @@ impl<S: Subject> SimNode<S> {
             world.agenda.put(later_ns, self.event(NodeEvent::DiskDone { shard, io }));
             return;
         }
-        let end = disk.end(io, &mut world.streams.disk);
+        let end = disk.end(io, &mut self.streams.disk);
         if end == End::Failed {
             world.probe("write errors");
             if let Some(process) = &mut self.process {
                 process.error_injected = true;
             }
         }
-        world.note("disk", shard as u64, io.0, u64::from(end == End::Failed));
+        world.note("disk", self.name(shard), io.0, u64::from(end == End::Failed));
         self.turn_soon(world, shard);
     }
 
     /// The pool does a job.
     pub(super) fn job_run(&mut self, world: &mut Common<S>, shard: usize, job: Job<S>) {
-        world.note("job", shard as u64, 0, 0);
+        world.note("job", self.name(shard), 0, 0);
         let done = <Observed<S> as StateMachine>::run_job(job);
-        let at_ns = world.now_ns + world.streams.job.heavy(10_000);
+        let at_ns = world.now_ns + self.streams.job.heavy(10_000);
         world.agenda.put(at_ns, self.event(NodeEvent::JobDone { shard, done: Box::new(done) }));
     }
 
     /// A job's result reaches its shard.
     pub(super) fn job_done(&mut self, world: &mut Common<S>, shard: usize, done: JobDone<S>) {
-        world.note("job done", shard as u64, 0, 0);
+        world.note("job done", self.name(shard), 0, 0);
         if let Some(unit) = self.process.as_mut().and_then(|process| process.units.get_mut(shard)) {
             unit.jobs -= 1;
             unit.shard.handle(Input::JobDone(done));
@@ -382,7 +383,7 @@ impl<S: Subject> SimNode<S> {
 
     /// Stops the process in order; it must be quiet.
     pub(super) fn stop(&mut self, world: &mut Common<S>) {
-        world.note("stop", 0, self.incarnation, 0);
+        world.note("stop", self.name(0), self.incarnation, 0);
         world.probe("stops in order");
         if let Some(process) = self.process.take() {
             self.close_books(world, process);

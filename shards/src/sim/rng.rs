@@ -24,6 +24,12 @@ impl Rng {
         Self { state }
     }
 
+    /// The stream of a node. The first one's have the plain name, as in worlds of one node.
+    #[must_use]
+    pub fn of_node(seed: u64, name: &str, node: usize) -> Self {
+        if node == 0 { Self::new(seed, name) } else { Self::new(seed, &format!("{name}, node {node}")) }
+    }
+
     /// The next 64 bits.
     pub fn next_u64(&mut self) -> u64 {
         let [a, b, c, d] = self.state;
@@ -80,6 +86,9 @@ mod tests {
         assert_eq!(draw(1, "disk"), draw(1, "disk"));
         assert_ne!(draw(1, "disk"), draw(1, "crash"));
         assert_ne!(draw(1, "disk"), draw(2, "disk"));
+        let of_node = |node| Rng::of_node(1, "disk", node).next_u64();
+        assert_eq!(of_node(0), Rng::new(1, "disk").next_u64());
+        assert_ne!(of_node(1), of_node(2));
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub fn shrink(plan: &Plan, max_plays: usize, mut fails: impl FnMut(&Plan) -> boo
         let before = best.clone();
         drop_classes(&mut best, &mut judge);
         for name in [
+            "nodes",
             "horizon_ns",
             "requests",
             "shards",
@@ -87,10 +88,11 @@ fn lower(best: &mut Plan, name: &str, judge: &mut impl FnMut(&Plan) -> bool) {
     }
 }
 
-/// Every shard has a partition, every fault a shard.
+/// Every shard has a partition, every fault a node and a shard.
 fn fits(plan: &Plan) -> bool {
     let shards = plan.knobs.shards;
     u64::from(shards) <= plan.knobs.partitions
+        && plan.faults.iter().all(|planned| planned.node < plan.knobs.nodes)
         && plan.faults.iter().all(|planned| match planned.fault {
             Fault::WriteError { shard }
             | Fault::StateDamage { shard }
@@ -130,9 +132,9 @@ mod tests {
     fn keeps_what_the_failure_needs_and_nothing_else() {
         let mut knobs = Knobs::draw(3);
         knobs.classes = [Class::Crash, Class::Stall, Class::ClockJump].into();
-        knobs.requests = 1000;
+        (knobs.requests, knobs.nodes) = (1000, 5);
         let mut faults = knobs.schedule(3);
-        let needed = Planned { at_ns: 77, fault: Fault::Crash { nested: 0 } };
+        let needed = Planned { at_ns: 77, node: 1, fault: Fault::Crash { nested: 0 } };
         faults.insert(0, needed);
         let plan = Plan { seed: 3, knobs, faults, planted: None };
         let mut plays = 0;
@@ -142,6 +144,7 @@ mod tests {
         });
         assert_eq!(small.faults, vec![needed]);
         assert_eq!(small.knobs.classes, [Class::Crash].into());
+        assert_eq!(small.knobs.nodes, 2, "the fault strikes the second one");
         assert_eq!((small.knobs.requests, small.knobs.partitions, small.knobs.connections), (100, 1, 1));
         assert!(plays < 300, "{plays}");
     }

@@ -125,6 +125,8 @@ pub enum Fault {
 pub struct Planned {
     /// World time, ns.
     pub at_ns: u64,
+    /// The node that it strikes.
+    pub node: u32,
     /// What.
     pub fault: Fault,
 }
@@ -132,9 +134,11 @@ pub struct Planned {
 /// Sizes and shapes of one world.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Knobs {
-    /// Shards of the node, 1 to 4.
+    /// Nodes, each with a replica of every partition.
+    pub nodes: u32,
+    /// Shards of a node, 1 to 4.
     pub shards: u32,
-    /// Partitions of the node, 1 to 16.
+    /// Partitions, 1 to 16.
     pub partitions: u64,
     /// Clients.
     pub connections: u64,
@@ -187,6 +191,7 @@ impl Knobs {
         let mut rng = Rng::new(seed, "knobs");
         let shards = u32::try_from(rng.pick(&[1, 1, 1, 2, 2, 3, 4])).expect("small");
         let mut knobs = Self {
+            nodes: 1,
             shards,
             partitions: rng.between(u64::from(shards), 16),
             connections: rng.between(1, 12),
@@ -239,6 +244,12 @@ impl Knobs {
         knobs
     }
 
+    /// As [`Knobs::nodes`].
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        usize::try_from(self.nodes).expect("a handful of nodes")
+    }
+
     /// Whether a class is on.
     #[must_use]
     pub fn has(&self, class: Class) -> bool {
@@ -251,11 +262,13 @@ impl Knobs {
         let mut plan = Vec::new();
         for &class in &self.classes {
             let mut rng = Rng::new(seed, class.name());
+            let mut nodes = Rng::new(seed, &format!("{}, nodes", class.name()));
             let times = class.times(&mut rng);
             for _ in 0..times {
                 let at_ns = rng.between(1, self.horizon_ns);
                 let fault = self.draw_fault(class, &mut rng);
-                plan.extend(fault.map(|fault| Planned { at_ns, fault }));
+                let node = u32::try_from(nodes.below(u64::from(self.nodes))).expect("a handful of nodes");
+                plan.extend(fault.map(|fault| Planned { at_ns, node, fault }));
             }
         }
         plan.sort_by_key(|planned| planned.at_ns);

@@ -27,8 +27,6 @@ use crate::sim::workload::Subject;
 const MAX_EVENTS: u64 = 3_000_000;
 /// How long a request may be without its outcome while the process runs: the longest stall, and then some.
 const LONGEST_WAIT_NS: u64 = 30_000 * MS;
-/// How many nodes there are.
-const NODES: usize = 1;
 /// How long settling may take.
 const DRAIN_NS: u64 = 60_000 * MS;
 
@@ -116,17 +114,11 @@ pub(super) struct Common<S: Subject> {
     pub(super) streams: Streams,
 }
 
-/// The streams of randomness that belong to no fault class.
+/// The streams of randomness that belong to no node and no fault class.
 pub(super) struct Streams {
-    pub(super) disk: Rng,
-    pub(super) crash: Rng,
-    pub(super) flip: Rng,
-    pub(super) open: Rng,
-    pub(super) turn: Rng,
-    pub(super) job: Rng,
     pub(super) workload: Rng,
-    pub(super) rest: Rng,
-    pub(super) reopen: Rng,
+    /// Which node a client goes to.
+    pub(super) moves: Rng,
 }
 
 /// Plays a plan.
@@ -160,28 +152,22 @@ impl<S: Subject> Common<S> {
 impl<S: Subject> World<S> {
     fn new(subject: S, plan: Plan, watch: Watch) -> Self {
         let seed = plan.seed;
-        let nodes = (0..NODES).map(|number| SimNode::new(number, &subject, &plan)).collect();
+        let nodes =
+            (0..plan.knobs.node_count()).map(|number| SimNode::new(number, &subject, &plan)).collect();
         let partitions = (1..=plan.knobs.partitions).map(PartitionId);
         let common = Common {
             now_ns: 0,
             agenda: Agenda::default(),
             trace: Trace::new(watch.print),
-            books: Rc::new(RefCell::new(Books::new(subject, partitions, NODES))),
+            books: Rc::new(RefCell::new(Books::new(subject, partitions, plan.knobs.node_count()))),
             clients: Clients::new(&plan.knobs),
             may_refuse: false,
             is_state_damaged: false,
             halted: None,
             faults_over: false,
             streams: Streams {
-                disk: Rng::new(seed, "disk"),
-                crash: Rng::new(seed, "crash images"),
-                flip: Rng::new(seed, "flip"),
-                open: Rng::new(seed, "open"),
-                turn: Rng::new(seed, "turn"),
-                job: Rng::new(seed, "job"),
                 workload: Rng::new(seed, "workload"),
-                rest: Rng::new(seed, "rest"),
-                reopen: Rng::new(seed, "reopened replicas"),
+                moves: Rng::new(seed, "moves of clients"),
             },
             plan,
             watch,
@@ -262,7 +248,6 @@ impl<S: Subject> World<S> {
 
     fn happen(&mut self, event: Happening<S>) {
         let Self { nodes, common } = self;
-        let count = nodes.len();
         match event {
             Happening::OfNode { node, incarnation, what } => {
                 if let Some(node) = nodes.get_mut(node) {
@@ -270,10 +255,13 @@ impl<S: Subject> World<S> {
                 }
             }
             Happening::ClientSend { client } => {
-                nodes.get_mut(client % count).into_iter().for_each(|node| node.client_send(common, client));
+                let node = nodes.get_mut(common.clients.node_of(client));
+                node.into_iter().for_each(|node| node.client_send(common, client));
             }
             Happening::Fault { index } => {
-                nodes.get_mut(index % count).into_iter().for_each(|node| node.strike(common, index));
+                let node =
+                    common.plan.faults.get(index).and_then(|planned| nodes.get_mut(planned.node as usize));
+                node.into_iter().for_each(|node| node.strike(common, index));
             }
             Happening::FullDiskEnds { node, number } => {
                 let node = nodes.get_mut(node).filter(|node| node.full_disk == number);
@@ -332,16 +320,18 @@ impl<S: Subject> World<S> {
         })
     }
 
-    /// Asks every partition a question, again where it was refused.
+    /// Asks every partition a question, again where it was refused: of the next node.
     fn ask_until_done(
         &mut self,
         invariant: &'static str,
         question: impl Fn(&S, u64) -> (Kind, Vec<u8>),
     ) -> bool {
         let deadline_ns = self.common.now_ns + DRAIN_NS;
+        let mut tries = 0..;
         let mut left = (1..=self.common.plan.knobs.partitions).map(PartitionId).collect::<Vec<_>>();
         loop {
-            let Some(refused) = self.ask_all(&left, &question) else { return false };
+            let node = tries.next().map_or(0, |tried: usize| tried % self.nodes.len());
+            let Some(refused) = self.ask_all(node, &left, &question) else { return false };
             if refused.is_empty() {
                 return true;
             }
@@ -365,7 +355,12 @@ impl<S: Subject> World<S> {
                 return false;
             }
         }
-        let behind = self.common.books.borrow().behind();
+        // Replicas that answer nothing may come later.
+        let behind = |world: &Self| world.common.books.borrow().behind();
+        if !self.pump(self.common.now_ns + DRAIN_NS, |world| behind(world).is_empty()) {
+            return false;
+        }
+        let behind = behind(self);
         if !behind.is_empty() {
             let what = format!("partitions {behind:?} have not come back to where they were");
             self.common.broken("acknowledged means kept", what);
