@@ -29,6 +29,7 @@ const WANTED: &[(&str, u64)] = &[
     ("flushes undone", 16),
     ("looks at a full state", 500),
     ("machines counted anew", 20_000),
+    ("disk images judged", 20),
     ("ops applied again after a restart", 20_000),
     ("rows dropped from memory", 200),
     ("applies blocked", 1000),

@@ -136,7 +136,7 @@ impl<S: Subject> Books<S> {
 
     /// A request was handed to a shard of a node: a [`Sent`] but for what was shown of its partition by then.
     pub fn sent(&mut self, ticket: Ticket, sent: Sent) {
-        let shown = self.partitions.get(&sent.partition).map_or_else(Shown::default, History::shown);
+        let shown = self.shown(sent.partition);
         self.outstanding.insert((ticket.conn, ticket.seq), Sent { shown, ..sent });
     }
 
@@ -180,6 +180,21 @@ impl<S: Subject> Books<S> {
     /// Where a node's machine of a partition stands.
     pub fn applied(&self, node: usize, partition: PartitionId) -> Lsn {
         self.partitions.get(&partition).map_or(Lsn::ZERO, |history| history.applied(node))
+    }
+
+    /// The highest persisted LSN that a node's machine ever reported of a partition.
+    pub fn persisted_of(&self, node: usize, partition: PartitionId) -> Lsn {
+        self.partitions.get(&partition).map_or(Lsn::ZERO, |history| history.persisted_of(node))
+    }
+
+    /// What outcomes have shown of a partition.
+    pub fn shown(&self, partition: PartitionId) -> Shown {
+        self.partitions.get(&partition).map_or_else(Shown::default, History::shown)
+    }
+
+    /// The term of an entry that was applied.
+    pub fn term_of(&self, partition: PartitionId, lsn: Lsn) -> Option<Term> {
+        self.partitions.get(&partition)?.term_of(lsn)
     }
 
     /// What the read `id` was answered, if it was.

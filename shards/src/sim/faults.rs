@@ -95,7 +95,7 @@ impl<S: Subject> SimNode<S> {
 
     /// Two replicas are taken off a shard, and opened again later, in the same order: so one gets the other's slot.
     fn take_off(&mut self, world: &mut Common<S>, shard: usize, for_ns: u64) {
-        let mut partitions = self.partitions_of(world, shard);
+        let mut partitions = world.partitions_of(shard);
         for _ in 0..partitions.len().min(2) {
             let at = self.streams.reopen.below(partitions.len() as u64);
             let partition = partitions.swap_remove(usize::try_from(at).expect("few partitions"));
@@ -104,6 +104,7 @@ impl<S: Subject> SimNode<S> {
                 shard.remove(partition).then_some(is_open)
             });
             let Some(is_open) = taken.flatten() else { continue };
+            world.safety.ended(self.number, partition);
             world.note("taken off", partition.0, self.name(shard), u64::from(is_open));
             world.probe(if is_open {
                 "replicas taken off while the disk writes"

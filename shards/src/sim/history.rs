@@ -158,6 +158,16 @@ impl<S: Subject> History<S> {
         self.shown = Shown { lsn: self.shown.lsn.max(lsn), ops: self.shown.ops.max(ops) };
     }
 
+    /// The term of an entry that was applied.
+    pub(super) fn term_of(&self, lsn: Lsn) -> Option<Term> {
+        self.entry(lsn).map(|entry| entry.term)
+    }
+
+    /// The highest persisted LSN that the replica's machine ever reported.
+    pub(super) fn persisted_of(&self, node: usize) -> Lsn {
+        self.replica(node).persisted
+    }
+
     /// Where the replica's machine stands.
     pub(super) fn applied(&self, node: usize) -> Lsn {
         self.replica(node).applied

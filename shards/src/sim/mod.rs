@@ -1,9 +1,10 @@
-//! The simulated world: nodes (one, so far) with the real [`crate::Shard`] and the real WAL, over a disk, a clock, a pool and
-//! clients that are drawn from a seed.
+//! The simulated world: nodes (one in each seed, so far) with the real [`crate::Shard`] and the real WAL, over a disk, a
+//! clock, a pool and clients that are drawn from a seed.
 //!
-//! Reading order: `rng` and `agenda` (what makes it repeatable), `swarm` and `plan` (what a seed draws), `disk`,
-//! `clock`, `node`, `process`, `clients`, `faults` (the world's parts), `world` (the loop and the acts), `workload`, `observed`,
-//! `check` and `history` (what is judged, and by whom), `trace`, `probes`, `batch`, `shrink` (what comes out).
+//! Reading order: `rng` and `agenda` (what makes it repeatable), `swarm` and `plan` (what a seed draws), `disk`, `clock`,
+//! `node`, `process`, `clients`, `faults`, `net` (the world's parts), `world` (the loop and the acts), `workload`,
+//! `observed`, `check`, `history`, `safety`, `images` (what is judged, and by whom), `trace`, `probes`, `batch`, `shrink`
+//! (what comes out).
 
 mod agenda;
 mod batch;
@@ -13,6 +14,8 @@ mod clock;
 mod disk;
 mod faults;
 mod history;
+mod images;
+mod net;
 mod node;
 mod observed;
 mod pace;
@@ -22,6 +25,7 @@ mod planted;
 mod probes;
 mod process;
 mod rng;
+mod safety;
 #[cfg(test)]
 mod scripted;
 mod shrink;
@@ -34,6 +38,7 @@ mod world;
 
 pub use batch::{Batch, Summary, play, play_watched};
 pub use check::Violation;
+pub use net::{Cut, Fared, Links, Net, Parcel};
 pub use plain::PlainSubject;
 pub use plan::{LineError, Plan, PlanError};
 pub use planted::Planted;

@@ -223,8 +223,4 @@ impl<S: Subject> SimNode<S> {
         }
         lines
     }
-
-    pub(super) fn partitions_of(&self, world: &Common<S>, shard: usize) -> Vec<PartitionId> {
-        (1..=world.plan.knobs.partitions).map(PartitionId).filter(|id| world.shard_of(*id) == shard).collect()
-    }
 }

@@ -19,6 +19,7 @@ use crate::sim::observed::Observed;
 use crate::sim::plan::Plan;
 use crate::sim::planted::Planted;
 use crate::sim::rng::mix;
+use crate::sim::safety::Standing;
 use crate::sim::swarm::{Knobs, MS};
 use crate::sim::workload::Subject;
 use crate::sim::world::Common;
@@ -68,7 +69,7 @@ impl<S: Subject> SimNode<S> {
 
     fn open_shard(&mut self, world: &mut Common<S>, shard: usize) -> Result<SimShard<S>, NotOpened> {
         let number = u32::try_from(shard).expect("at most 4 shards");
-        let mine = self.partitions_of(world, shard);
+        let mine = world.partitions_of(shard);
         let media = self.media.get_mut(shard).expect("one a shard");
         let machine = {
             let books = world.books.borrow();
@@ -178,6 +179,7 @@ impl<S: Subject> SimNode<S> {
         self.process = None;
         world.books.borrow_mut().crashed(self.number);
         world.clients.cut_off(self.number);
+        world.safety.crashed(self.number);
         // A power cut takes what the disk had not finished; a killed process leaves it to arrive.
         let power = self.streams.crash.chance(700);
         for (disk, media) in self.disks.iter_mut().zip(&mut self.media) {
@@ -277,13 +279,31 @@ impl<S: Subject> SimNode<S> {
             shard.check();
             shard.counters().turns
         });
-        if turns.is_some_and(|turns| turns.is_multiple_of(CHECKED_TURNS)) {
+        let is_due = turns.is_some_and(|turns| turns.is_multiple_of(CHECKED_TURNS));
+        if is_due || world.plan.knobs.nodes > 1 {
+            self.judge_standings(world, shard);
+        }
+        if is_due {
             world.probe("machines counted anew");
             let books = Rc::clone(&world.books);
             self.with_shard(shard, |shard| {
                 shard.wal().check();
                 books.borrow().subject().check(shard.machine().inner());
             });
+        }
+    }
+
+    /// What the replicas of a shard show of themselves.
+    fn judge_standings(&self, world: &mut Common<S>, shard: usize) {
+        let Some(unit) = self.process.as_ref().and_then(|process| process.units.get(shard)) else { return };
+        for status in unit.shard.replicas() {
+            let partition = status.partition;
+            let Some(standing) = Standing::of(&status) else { continue };
+            let term_at = |lsn| unit.shard.wal().term(partition.log(), lsn);
+            let judged = world.safety.stands((self.number, partition), standing, term_at);
+            if let Err((invariant, what)) = judged {
+                world.broken(invariant, what);
+            }
         }
     }
 
@@ -317,7 +337,7 @@ impl<S: Subject> SimNode<S> {
 
     /// The books see every persisted LSN that the machine reports.
     fn note_positions(&mut self, world: &mut Common<S>, shard: usize) {
-        for id in self.partitions_of(world, shard) {
+        for id in world.partitions_of(shard) {
             let lsn = self.with_shard(shard, |shard| shard.machine().persisted(id));
             if let Some(lsn) = lsn {
                 world.books.borrow_mut().persisted(self.number, id, lsn);

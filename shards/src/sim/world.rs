@@ -19,6 +19,7 @@ use crate::sim::plan::Plan;
 use crate::sim::planted::Planted;
 use crate::sim::probes::Probes;
 use crate::sim::rng::Rng;
+use crate::sim::safety::Safety;
 use crate::sim::swarm::MS;
 use crate::sim::trace::{Event, Trace};
 use crate::sim::workload::Subject;
@@ -104,6 +105,7 @@ pub(super) struct Common<S: Subject> {
     pub(super) agenda: Agenda<Happening<S>>,
     pub(super) trace: Trace,
     pub(super) books: Rc<RefCell<Books<S>>>,
+    pub(super) safety: Safety,
     pub(super) clients: Clients,
     /// A flip changed bytes that may have been acknowledged: refusing to start is right from now on.
     pub(super) may_refuse: bool,
@@ -119,6 +121,8 @@ pub(super) struct Streams {
     pub(super) workload: Rng,
     /// Which node a client goes to.
     pub(super) moves: Rng,
+    /// When disks are looked at.
+    images: Rng,
 }
 
 /// Plays a plan.
@@ -133,6 +137,12 @@ impl<S: Subject> Common<S> {
     /// The shard that has a partition, of each node.
     pub(super) fn shard_of(&self, partition: PartitionId) -> usize {
         usize::try_from((partition.0 - 1) % u64::from(self.plan.knobs.shards)).expect("at most 4 shards")
+    }
+
+    /// The partitions of a shard, of each node.
+    pub(super) fn partitions_of(&self, shard: usize) -> Vec<PartitionId> {
+        let all = (1..=self.plan.knobs.partitions).map(PartitionId);
+        all.filter(|id| self.shard_of(*id) == shard).collect()
     }
 
     /// Notes an event of the world.
@@ -160,6 +170,7 @@ impl<S: Subject> World<S> {
             agenda: Agenda::default(),
             trace: Trace::new(watch.print),
             books: Rc::new(RefCell::new(Books::new(subject, partitions, plan.knobs.node_count()))),
+            safety: Safety::default(),
             clients: Clients::new(&plan.knobs),
             may_refuse: false,
             is_state_damaged: false,
@@ -168,6 +179,7 @@ impl<S: Subject> World<S> {
             streams: Streams {
                 workload: Rng::new(seed, "workload"),
                 moves: Rng::new(seed, "moves of clients"),
+                images: Rng::new(seed, "images of disks"),
             },
             plan,
             watch,
@@ -277,6 +289,11 @@ impl<S: Subject> World<S> {
         if let Some(sent) = oldest.filter(|sent| self.common.now_ns - sent.at_ns > LONGEST_WAIT_NS) {
             self.common
                 .broken("every request is answered", format!("{sent:?} is open after {LONGEST_WAIT_NS} ns"));
+        }
+        // A look costs as much as an opening. On one node a crash shows most of what it would show.
+        let per_mille = if self.nodes.len() > 1 { 500 } else { 30 };
+        if self.common.streams.images.chance(per_mille) {
+            self.judge_images();
         }
     }
 
