@@ -138,6 +138,30 @@ pub enum FrameError {
     },
 }
 
+impl FrameError {
+    /// The kinds, by name.
+    pub const KINDS: [&str; 10] = [
+        "magic", "checksum", "version", "lane", "stream", "number", "long", "messages", "message", "trailing",
+    ];
+
+    /// Its kind's index among [`FrameError::KINDS`].
+    #[must_use]
+    pub const fn kind(&self) -> usize {
+        match self {
+            Self::Magic { .. } => 0,
+            Self::Checksum { .. } => 1,
+            Self::Version { .. } => 2,
+            Self::Lane { .. } => 3,
+            Self::Stream => 4,
+            Self::Number { .. } => 5,
+            Self::Long { .. } => 6,
+            Self::Messages { .. } => 7,
+            Self::Message(_) => 8,
+            Self::Trailing { .. } => 9,
+        }
+    }
+}
+
 /// Writes the frames of a stream.
 #[derive(Debug)]
 pub struct FrameWriter {
@@ -157,13 +181,13 @@ impl FrameWriter {
     /// # Panics
     /// If there are none, or more than [`MESSAGES_MAX`], or their bytes do not fit into 4 GiB.
     #[must_use]
-    pub fn write(&mut self, messages: impl ExactSizeIterator<Item = Outgoing> + Clone) -> Bytes {
+    pub fn write(&mut self, messages: &[Outgoing]) -> Bytes {
         let count = messages.len();
         assert!((1..=MESSAGES_MAX).contains(&count), "a frame of {count} messages");
-        let body_bytes: usize = messages.clone().map(|message| message.bytes()).sum();
+        let body_bytes: usize = messages.iter().map(Outgoing::bytes).sum();
         let mut frame = vec![0; HEAD_BYTES];
         frame.reserve_exact(body_bytes);
-        messages.for_each(|message| message.write(&mut frame));
+        messages.iter().for_each(|message| message.write(&mut frame));
         let (head, body) = frame.split_at_mut(HEAD_BYTES);
         assert_eq!(body.len(), body_bytes, "the messages have the bytes that they announced");
         let stream = self.stream;

@@ -104,6 +104,16 @@ pub struct SharedLimits {
     pub value_bytes: u64,
 }
 
+impl SharedLimits {
+    /// The most bytes of messages that a frame has: those of the longest entry, and never so few that a frame is not worth
+    /// its head. Equal limits give equal bounds on both sides.
+    #[must_use]
+    pub fn frame_bytes(self) -> usize {
+        let entry_bytes = usize::try_from(self.operation_bytes).unwrap_or(usize::MAX);
+        entry_bytes.saturating_add(64 << 10).clamp(8 << 20, u32::MAX as usize)
+    }
+}
+
 impl fmt::Display for SharedLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "operations of {} bytes, values of {} bytes", self.operation_bytes, self.value_bytes)

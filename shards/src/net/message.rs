@@ -39,7 +39,7 @@ pub const ENTRIES_MAX: usize = 16 * 1024;
 /// The longest context, bytes.
 pub const CONTEXT_BYTES_MAX: usize = u8::MAX as usize;
 /// Bytes of a run before its entries.
-const RUN_BYTES: usize = 8 + 4;
+pub(super) const RUN_BYTES: usize = 8 + 4;
 /// Bytes of an entry before its payload.
 pub(super) const ENTRY_BYTES: usize = 4;
 /// The bits of an entry's length that count bytes.

@@ -2,15 +2,19 @@
 //! times and nonces come as arguments.
 //!
 //! In reading order: [`message`] (what one replica sends to another), [`frame`] (the messages of a turn to one core of a
-//! peer, on a connection), [`handshake`] (how two nodes agree to a connection).
+//! peer, on a connection), [`handshake`] (how two nodes agree to a connection), [`peers`] (all connections of a core).
 
 mod decode;
 pub mod frame;
 pub mod handshake;
 pub mod hello;
 pub mod kind;
+mod link;
 pub mod message;
+pub mod output;
+pub mod peers;
 pub mod refusal;
+mod split;
 #[cfg(test)]
 mod tests;
 
@@ -18,5 +22,8 @@ pub use frame::{Frame, FrameError, FrameReader, FrameWriter, Lane};
 pub use handshake::{Handshake, Local, PeerInfo};
 pub use hello::{CoreId, Epoch, Nonce, Secret, ShardCore, SharedLimits, Versions};
 pub use kind::Kind;
+pub use link::{LinkKey, LinkState};
 pub use message::{MessageDamage, Outgoing, Unsendable};
+pub use output::{ConnId, Dropped, Ending, Output, Passed, PeerCounters, PeerOptions, To};
+pub use peers::Peers;
 pub use refusal::{Refusal, RefusalKind};

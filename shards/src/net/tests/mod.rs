@@ -1,10 +1,13 @@
 //! Peers, from the bytes of a message to the connections between nodes; and messages to try them with.
 
+mod chaos;
 mod fixtures;
 mod frame;
 mod handshake;
 mod message;
+mod peers;
 mod raft;
+mod world;
 
 use ::raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use bytes::Bytes;
@@ -134,7 +137,7 @@ const STREAM: Stream = Stream { id: 0x1112_1314_1516_1718, version: 1, lane: Lan
 fn frame_of(writer: &mut FrameWriter, messages: &[(u64, Message)]) -> Bytes {
     let messages: Vec<_> =
         messages.iter().map(|(partition, message)| outgoing(*partition, message.clone())).collect();
-    writer.write(messages.into_iter())
+    writer.write(&messages)
 }
 
 /// All messages that a reader finds in bytes that come in these pieces, and what ended it.
