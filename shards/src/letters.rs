@@ -7,10 +7,7 @@ use std::collections::VecDeque;
 use raft::eraftpb::Message;
 
 use crate::ids::{PartitionId, StorageId};
-use crate::raft::admit::entry_bytes;
-
-/// What an entry in a record takes beside its payload, roughly, in bytes.
-const ENTRY_BYTES: usize = 64;
+use crate::raft::admit::{ENTRY_BYTES, entry_bytes};
 
 /// What came for a group.
 #[derive(Debug)]
@@ -19,6 +16,13 @@ pub(crate) enum Letter {
     Message(Box<Message>),
     /// The member on the storage could not be reached.
     Unreachable,
+}
+
+impl Letter {
+    /// Whether it brings entries.
+    pub fn has_entries(&self) -> bool {
+        matches!(self, Self::Message(message) if !message.get_entries().is_empty())
+    }
 }
 
 /// Letters that wait to be taken in.
@@ -43,12 +47,13 @@ impl Mail {
         self.waiting
     }
 
-    /// Adds a letter. Returns whether there was room.
+    /// Adds a letter. Returns whether there was room. What has no entries, and keeps groups together, has twice as much.
     pub fn push(&mut self, partition: PartitionId, storage: StorageId, letter: Letter, limit: usize) -> bool {
         let bytes = match &letter {
             Letter::Message(message) => size_bytes(message),
             Letter::Unreachable => size_of::<Message>(),
         };
+        let limit = if letter.has_entries() { limit } else { limit.saturating_mul(2) };
         let has_room = self.bytes == 0 || self.bytes + bytes <= limit;
         if has_room {
             self.bytes += bytes;
@@ -64,7 +69,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_not_taken_but_for_the_first() {
-        let (mut mail, limit) = (Mail::default(), 2 * size_of::<Message>());
+        let (mut mail, limit) = (Mail::default(), size_of::<Message>());
         let add = |mail: &mut Mail| mail.push(PartitionId(2), StorageId(7), Letter::Unreachable, limit);
         assert_eq!([add(&mut mail), add(&mut mail), add(&mut mail)], [true, true, false]);
         assert_eq!(mail.into_waiting().len(), 2);

@@ -14,6 +14,11 @@ use crate::entry;
 /// The highest term and member id that are believed: no group comes so far, and beyond lies what only damage writes.
 const SANE_MAX: u64 = 1 << 48;
 
+/// What an entry in a record takes beside its payload, roughly, in bytes.
+pub const ENTRY_BYTES: usize = 64;
+/// By how much a term may be above this member's: no group has so many elections while one is away.
+const TERM_LEAP_MAX: u64 = 1 << 32;
+
 /// Why a message was not taken in. It is dropped; its sender sends another one if it matters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Refused {
@@ -94,14 +99,16 @@ pub fn judge(at: Admission, message: &Message) -> Verdict {
     if message.to != at.me.0 {
         return Verdict::Drop(Refused::Addressee);
     }
-    if !is_sane(message) || message.from == at.me.0 {
+    let leaps = message.term > at.term.get() + TERM_LEAP_MAX;
+    if !is_sane(message) || leaps || message.from == at.me.0 {
         return Verdict::Drop(Refused::Absurd);
     }
     let refusal = match message.get_msg_type() {
         M::MsgAppend => refusal_of_entries(message),
         M::MsgHeartbeat => {
             let is_current = message.term >= at.term.get();
-            if is_current && !at.leads && message.commit > at.last.get() {
+            let leads = at.leads && message.term == at.term.get();
+            if is_current && !leads && message.commit > at.last.get() {
                 return Verdict::Lost(Lsn(message.commit));
             }
             None

@@ -11,67 +11,15 @@ use corduroy_wal::device::prefetch;
 use corduroy_wal::mix::{STEP, scramble};
 use corduroy_wal::{HardState, Lsn, OwnedEntry, Term};
 use raft::eraftpb::{Entry, Message, MessageType};
-use raft::{Config, RawNode, ReadOnlyOption, StateRole};
+use raft::{RawNode, StateRole};
 
-use super::admit::{self, Admission, Refused, Verdict};
+use super::admit::{self, Admission, ENTRY_BYTES, Refused, Verdict};
 use super::guard::{Fault, guarded};
 use super::history::{History, Wanted};
+pub use super::limits::GroupOptions;
 use super::log_store::{LogStore, of_wal};
 use super::membership::{MemberId, Membership};
 use super::ready::{self, Persist, Readies};
-
-/// The raft crate's limits, all set by us.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct GroupOptions {
-    /// Ticks without a leader before an election; the real timeout is drawn from once to twice this. Default 10.
-    pub election_ticks: usize,
-    /// Ticks between heartbeats. Default 2.
-    pub heartbeat_ticks: usize,
-    /// Bytes of entries in one append message. Default 1 MiB.
-    pub message_bytes: u64,
-    /// Append messages in flight to one peer. Default 256.
-    pub messages_in_flight: usize,
-    /// Bytes of committed entries in one Ready. Default 8 MiB.
-    pub committed_bytes_per_ready: u64,
-}
-
-impl Default for GroupOptions {
-    fn default() -> Self {
-        Self {
-            election_ticks: 10,
-            heartbeat_ticks: 2,
-            message_bytes: 1 << 20,
-            messages_in_flight: 256,
-            committed_bytes_per_ready: 8 << 20,
-        }
-    }
-}
-
-impl GroupOptions {
-    /// The crate's configuration for `member`, whose entries up to `applied` are applied.
-    #[must_use]
-    pub fn config(&self, member: MemberId, applied: Lsn) -> Config {
-        Config {
-            id: member.0,
-            election_tick: self.election_ticks,
-            heartbeat_tick: self.heartbeat_ticks,
-            applied: applied.get(),
-            max_size_per_msg: self.message_bytes,
-            max_inflight_msgs: self.messages_in_flight,
-            check_quorum: true,
-            pre_vote: true,
-            min_election_tick: self.election_ticks,
-            max_election_tick: 2 * self.election_ticks,
-            read_only_option: ReadOnlyOption::Safe,
-            skip_bcast_commit: false,
-            batch_append: true,
-            priority: 0,
-            // The shard bounds what is not applied, which is no less; and the crate takes off its sum only what Readies name.
-            max_uncommitted_size: raft::NO_LIMIT,
-            max_committed_size_per_ready: self.committed_bytes_per_ready,
-        }
-    }
-}
 
 /// What became of a proposal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -220,7 +168,13 @@ impl Group {
     /// # Errors
     /// [`Fault`].
     pub fn tick(&mut self, may_campaign: bool) -> Result<(), Fault> {
-        if !self.leads() && (self.is_sole_voter() && !self.is_flushed() || !may_campaign && self.is_due()) {
+        if !self.leads() && self.is_sole_voter() && !self.is_flushed() {
+            return Ok(());
+        }
+        if !self.leads() && !may_campaign && self.is_due() {
+            // It has missed its leader for long enough to vote for another one.
+            let raft = &mut self.node.raft;
+            raft.election_elapsed = raft.election_elapsed.max(raft.election_timeout());
             return Ok(());
         }
         self.call(|group| {
@@ -431,6 +385,12 @@ impl Group {
     #[must_use]
     pub fn untaken_bytes(&self) -> usize {
         self.node.raft.raft_log.unstable_entries().iter().map(|entry| entry.data.len()).sum()
+    }
+
+    /// What they take in a record, roughly, in bytes.
+    #[must_use]
+    pub fn untaken_record_bytes(&self) -> usize {
+        self.untaken_bytes() + ENTRY_BYTES * self.node.raft.raft_log.unstable_entries().len()
     }
 
     /// Whether messages may leave now.

@@ -6,6 +6,7 @@
 //! the context it gave.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 
 use corduroy_wal::{Lsn, Term};
 use raft::GetEntriesContext;
@@ -71,14 +72,17 @@ pub struct Wanted {
 
 #[derive(Default)]
 struct Fetch {
-    /// What the crate asked for in vain since the last read was started, and on whose behalf.
-    wanted: Option<Wanted>,
+    /// What the crate asked for in vain, in the order it did, and on whose behalf.
+    wanted: VecDeque<Wanted>,
     contexts: Vec<GetEntriesContext>,
     /// Whether a read is under way.
     is_reading: bool,
     /// What was read: there while the crate asks again.
     entries: Vec<Entry>,
 }
+
+/// Entries of one message at most: small ones take more in it than their payloads, which its limit counts.
+pub const ENTRIES_A_MESSAGE: usize = 4096;
 
 /// Members that may ask for entries at once; what a further one asks for it asks again later.
 const CONTEXTS_MAX: usize = 16;
@@ -141,20 +145,19 @@ impl History {
         let mut fetch = self.fetch.borrow_mut();
         let at = fetch.entries.partition_point(|entry| entry.index < low.get());
         let found = fetch.entries.get(at..).unwrap_or_default();
-        let found = found.iter().take_while(|entry| entry.index < high.get());
+        let found = found.iter().take_while(|entry| entry.index < high.get()).take(ENTRIES_A_MESSAGE);
         let found: Vec<Entry> = found.cloned().collect();
         if found.first().is_some_and(|entry| entry.index == low.get()) {
             return Some(found);
         }
-        let to = Lsn(high.get() - 1);
         if fetch.contexts.len() < CONTEXTS_MAX {
             fetch.contexts.push(context);
         }
-        // The lowest first: whoever is further on asks again.
-        fetch.wanted = Some(match fetch.wanted {
-            Some(wanted) if wanted.from <= low => wanted,
-            Some(_) | None => Wanted { from: low, to },
-        });
+        // One after the other: who is far behind asks again at once, and waits until the others have had theirs.
+        if fetch.wanted.len() < CONTEXTS_MAX && fetch.wanted.iter().all(|wanted| wanted.from != low) {
+            let to = Lsn(low.get() + ENTRIES_A_MESSAGE as u64 - 1).min(Lsn(high.get() - 1));
+            fetch.wanted.push_back(Wanted { from: low, to });
+        }
         None
     }
 
@@ -164,7 +167,7 @@ impl History {
         if fetch.is_reading {
             return None;
         }
-        let wanted = fetch.wanted.take()?;
+        let wanted = fetch.wanted.pop_front()?;
         fetch.is_reading = true;
         Some(wanted)
     }
@@ -173,7 +176,9 @@ impl History {
     pub fn read(&mut self, entries: Vec<Entry>) -> Vec<GetEntriesContext> {
         let fetch = self.fetch.get_mut();
         assert!(fetch.is_reading, "entries were read that nobody asked for");
-        (fetch.is_reading, fetch.entries, fetch.wanted) = (false, entries, None);
+        let is_read = |lsn: Lsn| entries.iter().any(|entry| entry.index == lsn.get());
+        fetch.wanted.retain(|wanted| !is_read(wanted.from));
+        (fetch.is_reading, fetch.entries) = (false, entries);
         std::mem::take(&mut fetch.contexts)
     }
 
@@ -226,19 +231,25 @@ mod tests {
         let ask = |history: &History, low, high| {
             history.entries(Lsn(low), Lsn(high), GetEntriesContext::empty(true))
         };
-        assert_eq!(ask(&history, 15, 20), None);
+        assert_eq!(ask(&history, 12, 20), None);
         assert_eq!(ask(&history, 12, 20), None);
         assert_eq!(ask(&history, 17, 20), None);
         assert_eq!(history.take_wanted(), Some(Wanted { from: Lsn(12), to: Lsn(19) }));
         assert_eq!(ask(&history, 11, 20), None);
         assert_eq!(history.take_wanted(), None, "one read at a time");
         let entry = |index| Entry { index, term: 1, ..Entry::default() };
-        assert_eq!(history.read((12..16).map(entry).collect()).len(), 4);
+        assert_eq!(history.read((10..16).map(entry).collect()).len(), 4);
         assert_eq!(ask(&history, 12, 20).map(|found| found.len()), Some(4));
         assert_eq!(ask(&history, 15, 16).map(|found| found.len()), Some(1));
         assert_eq!(ask(&history, 17, 20), None);
         history.forget_read();
         assert_eq!(ask(&history, 12, 20), None);
+        assert_eq!(
+            history.take_wanted(),
+            Some(Wanted { from: Lsn(17), to: Lsn(19) }),
+            "the other one's turn"
+        );
+        history.read(vec![entry(17)]);
         assert_eq!(history.take_wanted(), Some(Wanted { from: Lsn(12), to: Lsn(19) }));
         history.give_up();
         assert_eq!(ask(&history, 12, 13), None);

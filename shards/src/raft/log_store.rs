@@ -14,7 +14,7 @@ use raft::eraftpb::{ConfState, Entry, EntryType, HardState as RaftHardState, Sna
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::guard::Fault;
-use super::history::History;
+use super::history::{ENTRIES_A_MESSAGE, History};
 use crate::entry::stamp_ms;
 
 /// The unapplied tail of one log, and the state that Raft starts from.
@@ -306,10 +306,12 @@ impl LogStore {
         if high > self.last().get() + 1 {
             return Err(Error::Store(StorageError::Unavailable));
         }
-        let limit = limit.unwrap_or(u64::MAX);
+        let most =
+            if limit.is_some_and(|limit| limit < raft::NO_LIMIT) { ENTRIES_A_MESSAGE } else { usize::MAX };
+        let limit = limit.unwrap_or(raft::NO_LIMIT);
         let mut bytes = 0;
         let mut found = Vec::new();
-        let held = (low..high).map_while(|index| self.get(Lsn(index)));
+        let held = (low..high).map_while(|index| self.get(Lsn(index))).take(most);
         for entry in held {
             bytes += entry.data.len() as u64;
             if bytes > limit && !found.is_empty() {

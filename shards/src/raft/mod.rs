@@ -9,6 +9,7 @@ pub mod group;
 pub mod guard;
 pub mod history;
 pub mod leadership;
+mod limits;
 pub mod log_store;
 pub mod membership;
 pub mod positions;

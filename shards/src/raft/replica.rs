@@ -266,6 +266,12 @@ impl Replica {
         self.engine.group_mut().into_iter().for_each(|group| group.release(first));
     }
 
+    /// See [`Group::untaken_record_bytes`].
+    #[must_use]
+    pub fn untaken_record_bytes(&self) -> usize {
+        self.engine.group().map_or(0, Group::untaken_record_bytes)
+    }
+
     /// Bytes of entries that were taken in, and not yet taken for the log.
     #[must_use]
     pub fn untaken_bytes(&self) -> usize {

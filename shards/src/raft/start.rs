@@ -172,6 +172,9 @@ pub enum StartError {
         /// The storage that it was to be opened on.
         here: StorageId,
     },
+    /// The founders are not those of a group.
+    #[error("the founders of the group are named wrongly: {0}")]
+    Founders(&'static str),
     /// The group has members that cannot be reached.
     #[error(
         "the group has members on other nodes (voters {voters:?}, learners {learners:?}), which cannot be reached from here"
@@ -260,14 +263,24 @@ fn founding(
     founders: &[(MemberId, StorageId)],
     options: StartOptions<'_>,
 ) -> Result<(Membership, MemberId), StartError> {
+    let here = options.storage;
     let founded = Membership::founded_by(founders);
-    let [(only, _)] = founders else {
-        check_reach(&founded, options)?;
-        let here = options.storage;
-        let member = founded.member_on(here).ok_or(StartError::FoundedElsewhere { here })?;
-        return Ok((founded, member));
+    if let [(only, storage)] = founders {
+        return match *only == MemberId::FIRST {
+            true if *storage == here => Ok((founded, *only)),
+            true => Err(StartError::FoundedElsewhere { here }),
+            false => Err(StartError::Founders("one that founds a group alone is member 1")),
+        };
+    }
+    let unique = |at: usize, founder: &(MemberId, StorageId)| {
+        founders.iter().skip(at + 1).all(|(member, storage)| *member != founder.0 && *storage != founder.1)
     };
-    Ok((founded, *only))
+    if founders.is_empty() || !founders.iter().enumerate().all(|(at, founder)| unique(at, founder)) {
+        return Err(StartError::Founders("there are none, or two have the same id or storage"));
+    }
+    check_reach(&founded, options)?;
+    let member = founded.member_on(here).ok_or(StartError::FoundedElsewhere { here })?;
+    Ok((founded, member))
 }
 
 /// Whether the other members of a group can be reached, which a log without Raft does not even try.

@@ -62,22 +62,16 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// Proposes the oldest batch of a replica, if it has one and may.
     fn propose(&mut self, idx: ReplicaIdx, frame_bytes: usize) {
+        if self.replicas.slot(idx).replica.other_leader().is_some() {
+            return self.refuse_gathered(idx);
+        }
         let front = self.replicas.slot_mut(idx).batches.front_mut();
         if self.space == Space::Full && front.is_some_and(|batch| batch.refuse_growth(&self.machine)) {
             self.remove_refused(idx);
         }
         let fit = options::entry_fit(&mut self.wal, self.replicas.slot(idx).batches.front_bytes());
         if fit != Fit::Ready {
-            if fit == Fit::Lacking {
-                let most = options::ready_entry_bytes(&self.wal);
-                let front = self.replicas.slot_mut(idx).batches.front_mut();
-                front.into_iter().for_each(|batch| batch.refuse_longer(most));
-                self.remove_refused(idx);
-            }
-            // Reads that wait for an entry are not refused, and cannot be made shorter.
-            let is_refused = fit == Fit::Lacking && self.replicas.slot(idx).batches.front_bytes() > 0;
-            self.left_over |= is_refused || frame_bytes > 0;
-            return self.replicas.enqueue(List::Propose, idx);
+            return self.wait_for_room(idx, fit, frame_bytes);
         }
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         match applying.screen(slot) {
@@ -92,7 +86,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let is_full = self.unapplied_bytes >= self.options.limits.unapplied_bytes;
         let slot = self.replicas.slot_mut(idx);
         if !slot.replica.can_propose() || is_full {
-            return self.keep_gathered(idx);
+            if !slot.batches.is_empty() {
+                self.replicas.enqueue(List::Propose, idx);
+            }
+            return;
         }
         let wants_time = std::mem::take(&mut slot.wants_time);
         let Some(Batch { entry, requests, queued_ns, screening, is_sealed }) = slot.batches.pop() else {
@@ -128,15 +125,20 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         }
     }
 
-    /// What gathered cannot be proposed now: it waits, unless another member leads.
-    fn keep_gathered(&mut self, idx: ReplicaIdx) {
-        let slot = self.replicas.slot(idx);
-        if slot.replica.other_leader().is_some() {
-            self.refuse_gathered(idx);
-            assert!(self.replicas.slot(idx).batches.is_empty(), "what was refused waits no more");
-        } else if !slot.batches.is_empty() {
-            self.replicas.enqueue(List::Propose, idx);
+    /// The log has no room for the oldest batch, now or as long as it is.
+    fn wait_for_room(&mut self, idx: ReplicaIdx, fit: Fit, frame_bytes: usize) {
+        if fit == Fit::Lacking {
+            let most = options::ready_entry_bytes(&self.wal);
+            let front = self.replicas.slot_mut(idx).batches.front_mut();
+            front.into_iter().for_each(|batch| batch.refuse_longer(most));
+            self.remove_refused(idx);
         }
+        // Reads that wait for an entry are not refused, and cannot be made shorter.
+        let has_writes = |batch: &Batch| batch.entry.count() > 0;
+        let is_refused =
+            fit == Fit::Lacking && self.replicas.slot(idx).batches.front().is_some_and(has_writes);
+        self.left_over |= is_refused || frame_bytes > 0;
+        self.replicas.enqueue(List::Propose, idx);
     }
 
     /// Proposes an entry that only moves the partition's clock.
@@ -220,6 +222,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// proposed later is not stamped before them.
     fn note_appended(&mut self, idx: ReplicaIdx, persist: &Persist) {
         let now = self.now;
+        if persist.from > persist.to {
+            return;
+        }
         let slot = self.replicas.slot_mut(idx);
         let Some(term) = slot.replica.entry(persist.from).map(|entry| Term(entry.term)) else { return };
         slot.rows.set_aside(persist.from, term);

@@ -30,7 +30,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 self.counters.refused_messages += 1;
                 continue;
             };
-            let is_filled = filled.contains(&partition) || self.is_filled(idx, &letter);
+            let is_filled =
+                letter.has_entries() && (filled.contains(&partition) || self.is_filled(idx, &letter));
             if is_filled {
                 filled.insert(partition);
                 let is_kept = self.mail.push(partition, storage, letter, usize::MAX);
@@ -44,16 +45,16 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// Whether the replica must write what it has before it takes a message in: a Ready is one record.
     fn is_filled(&self, idx: ReplicaIdx, letter: &Letter) -> bool {
         let Letter::Message(message) = letter else { return false };
-        let untaken = self.replicas.slot(idx).replica.untaken_bytes();
+        let untaken = self.replicas.slot(idx).replica.untaken_record_bytes();
         let most = self.wal.record_limit_bytes() - RECORD_SLACK_BYTES;
-        untaken > 0 && !message.get_entries().is_empty() && untaken + size_bytes(message) > most
+        untaken > 0 && untaken + size_bytes(message) > most
     }
 
     fn read_letter(&mut self, idx: ReplicaIdx, storage: StorageId, letter: Letter) {
         let now_ns = self.now.mono_ns;
         let result = match letter {
             Letter::Unreachable => self.replicas.slot_mut(idx).replica.report_unreachable(storage).map(Ok),
-            Letter::Message(message) if !self.has_room(&message) => Ok(Err(Refused::NoRoom)),
+            Letter::Message(message) if !self.has_room(idx, &message) => Ok(Err(Refused::NoRoom)),
             Letter::Message(message) => self.replicas.slot_mut(idx).replica.step(storage, *message, now_ns),
         };
         match self.fence_on_fault(idx, result) {
@@ -98,13 +99,17 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         Ok(())
     }
 
-    /// Whether entries of a message have room, on the disk and until they are applied.
-    fn has_room(&self, message: &Message) -> bool {
-        let bytes = entry_bytes(message);
-        let most = self.options.limits.unapplied_bytes;
+    /// Whether entries of a message have room, on the disk and until they are applied. What begins within the log has: it may
+    /// be there already, or replace what will never be applied, and nothing would become less without it.
+    fn has_room(&self, idx: ReplicaIdx, message: &Message) -> bool {
+        if message.get_entries().is_empty() {
+            return true;
+        }
+        let (bytes, most) = (entry_bytes(message), self.options.limits.unapplied_bytes);
         let is_small = self.unapplied_bytes == 0 || self.unapplied_bytes + bytes <= most;
+        let begins_within = message.index < self.replicas.slot(idx).replica.last().get();
         let fits = size_bytes(message) + RECORD_SLACK_BYTES <= self.wal.record_limit_bytes();
-        message.get_entries().is_empty() || (is_small && fits && self.space != Space::Full)
+        fits && (begins_within || is_small && self.space != Space::Full)
     }
 
     /// Puts the messages of a replica that may leave into the outbox, and has read what it needs for others.

@@ -13,6 +13,7 @@ use super::{Outputs, Rejection, Reply, Shard, ShardError};
 use crate::clock::{ClockReport, Now};
 use crate::ids::Ticket;
 use crate::machine::{StateMachine, Urgency};
+use crate::options::RECORD_SLACK_BYTES;
 use crate::planted::{self, PlantedBug};
 use crate::raft::guard::Fault;
 use crate::raft::positions::Position;
@@ -60,7 +61,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if !self.is_closing {
             self.ring_alarms();
         }
-        let has_much = self.totals.bytes >= self.options.limits.second_frame_bytes;
+        // Letters that wait do so for a record to be written.
+        let has_much = self.totals.bytes >= self.options.limits.second_frame_bytes || !self.mail.is_empty();
         self.gather(can_submit && (has_much || self.wal.in_flight() == 0))?;
         self.apply();
         self.finish(out);
@@ -122,7 +124,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             .advance(Position::Persisted, persisted)
             .expect("what the state machine has persisted stays persisted");
         if let Some(at) = slot.positions.get(Position::Members) {
-            let needless = slot.replica.needless(self.options.limits.kept_entries).max(at);
+            let is_short = self.space == Space::Full || self.is_log_long;
+            let kept = if is_short { 0 } else { self.options.limits.kept_entries };
+            let needless = slot.replica.needless(kept).max(at);
             lowered |=
                 slot.positions.advance(Position::Members, needless).expect("it is not below where it was");
         }
@@ -411,9 +415,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let report = self.clocks.look(self.now);
         self.counters.clocks_ahead += u64::from(matches!(report, Some(ClockReport::Ahead { .. })));
         out.clock = report.or(out.clock);
+        let has_mail = !self.mail.is_empty() && self.wal.admits(RECORD_SLACK_BYTES);
         let is_left = self.replicas.listed(List::Due) + self.replicas.listed(List::Apply) > 0
             || (self.wal.can_submit()
-                && (self.left_over || self.replicas.listed(List::Begin) > 0 || !self.mail.is_empty()));
+                && (self.left_over || self.replicas.listed(List::Begin) > 0 || has_mail));
         // Whoever syncs the log's write may need this CPU, which a core that does not sleep leaves to nobody for ms.
         let may_wait = more && !is_left && self.wal.in_flight() > 0;
         out.again = is_left || (more && !may_wait);

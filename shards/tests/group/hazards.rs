@@ -16,7 +16,7 @@ fn wal() -> Options {
 }
 
 /// A member of three, alone, that hears whatever it is sent as member 2 on its storage.
-fn lone_member() -> World {
+pub fn lone_member() -> World {
     let founders = (0..3).map(|node| (MemberId(1 + node as u64), storage(node))).collect();
     let mut world = World::of(options(0), small_wal(), vec![(PARTITION, Origin::Found(founders))]);
     world.settle();
@@ -35,7 +35,7 @@ fn message(kind: MessageType, term: u64) -> Message {
     message
 }
 
-fn append(term: u64, prev: (u64, u64), entries: Vec<Entry>) -> Message {
+pub fn append(term: u64, prev: (u64, u64), entries: Vec<Entry>) -> Message {
     let mut message = message(MessageType::MsgAppend, term);
     (message.index, message.log_term) = prev;
     message.set_entries(entries.into());
@@ -361,12 +361,10 @@ fn a_member_whose_log_was_rolled_back_is_fenced() {
 
 #[test]
 fn elections_of_members_with_like_seeds_are_drawn_apart() {
-    // All members of these clusters have the same seed.
-    for _ in 0..5 {
-        let mut cluster = Cluster::new(3);
-        cluster.elect();
-        assert!(cluster.nodes().all(|node| cluster.status(node).term.get() <= 2), "no votes were split");
-    }
+    // All members of the cluster have the same seed.
+    let mut cluster = Cluster::new(3);
+    cluster.elect();
+    assert!(cluster.nodes().all(|node| cluster.status(node).term.get() <= 2), "no votes were split");
     assert_eq!(GroupOptions::default().election_ticks, 10);
 }
 

@@ -5,6 +5,7 @@ mod cluster;
 mod common;
 mod hazards;
 mod random;
+mod room;
 
 use cluster::{Cluster, Way, options, storage};
 use common::Got;

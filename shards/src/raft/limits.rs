@@ -1,0 +1,62 @@
+//! The raft crate's limits.
+//!
+//! Invariant: none is left to the crate, whose own have no bounds, or no checks.
+
+use corduroy_wal::Lsn;
+use raft::{Config, ReadOnlyOption};
+
+use super::membership::MemberId;
+
+/// The raft crate's limits, all set by us.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupOptions {
+    /// Ticks without a leader before an election; the real timeout is drawn from once to twice this. Default 10.
+    pub election_ticks: usize,
+    /// Ticks between heartbeats. Default 2.
+    pub heartbeat_ticks: usize,
+    /// Bytes of entries in one append message. Default 1 MiB.
+    pub message_bytes: u64,
+    /// Append messages in flight to one peer. Default 256.
+    pub messages_in_flight: usize,
+    /// Bytes of committed entries in one Ready. Default 8 MiB.
+    pub committed_bytes_per_ready: u64,
+}
+
+impl Default for GroupOptions {
+    fn default() -> Self {
+        Self {
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            message_bytes: 1 << 20,
+            messages_in_flight: 256,
+            committed_bytes_per_ready: 8 << 20,
+        }
+    }
+}
+
+impl GroupOptions {
+    /// The crate's configuration for `member`, whose entries up to `applied` are applied.
+    #[must_use]
+    pub fn config(&self, member: MemberId, applied: Lsn) -> Config {
+        Config {
+            id: member.0,
+            election_tick: self.election_ticks,
+            heartbeat_tick: self.heartbeat_ticks,
+            applied: applied.get(),
+            max_size_per_msg: self.message_bytes,
+            max_inflight_msgs: self.messages_in_flight,
+            check_quorum: true,
+            pre_vote: true,
+            min_election_tick: self.election_ticks,
+            max_election_tick: 2 * self.election_ticks,
+            read_only_option: ReadOnlyOption::Safe,
+            skip_bcast_commit: false,
+            // The crate sets no bound to what it makes one message of.
+            batch_append: false,
+            priority: 0,
+            // The shard bounds what is not applied, which is no less; and the crate takes off its sum only what Readies name.
+            max_uncommitted_size: raft::NO_LIMIT,
+            max_committed_size_per_ready: self.committed_bytes_per_ready,
+        }
+    }
+}
