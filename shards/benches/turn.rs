@@ -45,8 +45,14 @@ impl StateMachine for Registers {
         Step::Done(self.values.get(&partition.0).map_or(0, |register| register.0))
     }
 
-    fn look(&self, partition: PartitionId, _op: &[u8], _now_ms: u64) -> Option<u64> {
-        Some(self.values.get(&partition.0).map_or(0, |register| register.0))
+    fn look<T>(
+        &mut self,
+        partition: PartitionId,
+        _op: &[u8],
+        _now_ms: u64,
+        with: impl FnOnce(u64) -> T,
+    ) -> Option<T> {
+        Some(with(self.values.get(&partition.0).map_or(0, |register| register.0)))
     }
 
     fn persisted(&self, partition: PartitionId) -> Lsn {

@@ -71,8 +71,14 @@ impl StateMachine for Totals {
     }
 
     /// The same without a turn: [`Shard::read_now`] asks for it.
-    fn look(&self, partition: PartitionId, _op: &[u8], _now_ms: u64) -> Option<i64> {
-        Some(self.0.get(&partition).copied().unwrap_or_default())
+    fn look<T>(
+        &mut self,
+        partition: PartitionId,
+        _op: &[u8],
+        _now_ms: u64,
+        with: impl FnOnce(i64) -> T,
+    ) -> Option<T> {
+        Some(with(self.0.get(&partition).copied().unwrap_or_default()))
     }
 
     fn end_entry(&mut self, _at: &Applied) {}

@@ -62,8 +62,15 @@ pub trait StateMachine {
     fn read(&mut self, partition: PartitionId, op: &[u8], now_ms: u64) -> Step<Self::Outcome>;
 
     /// Answers a read from the applied state at once, with what [`StateMachine::read`] would bring, but without a job and
-    /// without a copy. `None`: something of it is not in memory, or it brings more than may be brought between two turns.
-    fn look(&self, partition: PartitionId, op: &[u8], now_ms: u64) -> Option<Self::View<'_>>;
+    /// without a copy: lends it to `with`. `None`: something of it is not at hand, or it brings more than may be brought
+    /// between two turns.
+    fn look<T>(
+        &mut self,
+        partition: PartitionId,
+        op: &[u8],
+        now_ms: u64,
+        with: impl FnOnce(Self::View<'_>) -> T,
+    ) -> Option<T>;
 
     /// The highest entry whose effects survive a crash without the log. [`Lsn::ZERO`] if none. Of the one above it, some
     /// ops may survive too: a machine that persists in the middle of an entry passes them over when they come again.

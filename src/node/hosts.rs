@@ -26,7 +26,7 @@ use super::message::{Answer, CoreSet, Message};
 use super::options::{sync_mode, waiting_bytes};
 use super::shared::lock;
 use crate::resp::SessionReply;
-use crate::store::PREFETCH_KEYS;
+use crate::store::{Looked, PREFETCH_KEYS};
 use gate::Heavy;
 use host::{Host, Job, JobDone, Machine, NodeShard};
 use jobs::Jobs;
@@ -111,13 +111,18 @@ impl Hosts {
         let Some(Home::Here(index)) = self.home(partition) else { return false };
         let Some(host) = self.all.get(index) else { return false };
         let mut shard = host.shard.borrow_mut();
-        let value = shard.read_now(partition, conn, op, self.core.now());
-        let is_read = value.map(with).is_some();
-        if is_read {
-            // No turn does it.
-            self.unpublished.set(true);
+        let read = shard.read_now(partition, conn, op, self.core.now(), |Looked { value, read_bytes }| {
+            with(value);
+            read_bytes
+        });
+        let Some(read_bytes) = read else { return false };
+        // No turn does it.
+        self.unpublished.set(true);
+        if read_bytes > 0 && shard.machine().wants_turn() {
+            host.dirty.set(true);
+            self.core.wake();
         }
-        is_read
+        true
     }
 
     /// Has the CPU fetch the rows of keys that are here, [`PREFETCH_KEYS`] at most.

@@ -29,6 +29,7 @@ pub use disk::{
 pub use exec::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 pub use hash::HashSeed;
 pub use jobs::{Job, JobDone};
+pub use lookups::at_hand::Looked;
 pub use lookups::pages::CURSOR_BITS;
 pub use op::codec::ListIter;
 pub use op::{Condition, ErrorKind, Expiry, List, MAX_WALKS, Op, OpError, Outcome, SetReply, SetWhen};

@@ -17,14 +17,15 @@ use hashbrown::HashMap;
 
 use super::disk::format::row_key;
 use super::disk::{DiskError, DiskLevel};
-use super::exec::{Exec, Stop};
+use super::exec::{Exec, Run, Stop};
 use super::hash::HashSeed;
 use super::jobs::{Job, JobDone};
-use super::lookups::{Failure, Lookups, Want};
+use super::lookups::Lookups;
 use super::op::{ErrorKind, Op, Outcome};
 use super::restore;
 use crate::store::exec::prepare::{unknown_keyspace, unknown_op, version_goes_back};
 use crate::store::flush::upkeep::Upkeep;
+use crate::store::lookups::at_hand::{AtHand, Looked};
 use crate::store::lookups::loads::Loads;
 use crate::store::lookups::pins::Pins;
 use crate::store::memory::ledger::Ledger;
@@ -73,10 +74,6 @@ impl Options {
     }
 }
 
-/// A longer value is read in the turns of its shard: many connections may ask for much between two turns, and a turn brings
-/// a bounded part of it.
-const LOOK_BYTES: usize = 256 << 10;
-
 /// What memory knows of a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lookup<'s> {
@@ -100,6 +97,7 @@ pub struct Store<L> {
     pub(super) loads: Loads,
     pub(super) upkeep: Upkeep,
     pub(super) pins: Pins,
+    pub(super) at_hand: AtHand,
     /// Jobs to be started.
     pub(super) jobs: Vec<Job<L>>,
     /// Partitions changed since the last freeze.
@@ -131,6 +129,7 @@ impl<L: DiskLevel> Store<L> {
             loads: Loads::default(),
             upkeep: Upkeep::default(),
             pins: Pins::default(),
+            at_hand: AtHand::new(options.memory_bytes),
             jobs: Vec::new(),
             touched: Vec::new(),
             flush_wanted: false,
@@ -194,7 +193,27 @@ impl<L: DiskLevel> Store<L> {
         now_ms: u64,
         at: Option<&Applied>,
     ) -> Step<Outcome> {
+        let outcome = loop {
+            match self.try_op(id, op, now_ms, at) {
+                Ok(outcome) => break outcome,
+                Err(Stop::Error(kind)) => break Outcome::Error(kind),
+                Err(Stop::Blocked) => {
+                    if let Some(step) = self.blocked(id, bytes, at.is_some()) {
+                        return step;
+                    }
+                }
+            }
+        };
+        if at.is_some() {
+            self.lookups.release(id);
+            self.lookups.refused_looks = 0;
+        }
         let seed = self.seed;
+        self.pins.release(id, || seed.hash(bytes));
+        Step::Done(outcome)
+    }
+
+    fn try_op(&mut self, id: PartitionId, op: &Op<'_>, now_ms: u64, at: Option<&Applied>) -> Run {
         let upkeep = &mut self.upkeep;
         let partition = self.partitions.entry(id).or_insert_with(|| {
             upkeep.add_partition(id);
@@ -219,47 +238,7 @@ impl<L: DiskLevel> Store<L> {
         };
         let result = exec.run(op);
         self.moved_bytes = exec.moved_bytes;
-        let outcome = match result {
-            Ok(outcome) => outcome,
-            Err(Stop::Error(kind)) => Outcome::Error(kind),
-            Err(Stop::Blocked) => {
-                match self.lookups.take_failure(id, at.is_some()) {
-                    Some(Failure::Final(why)) => {
-                        self.lookups.wants.clear();
-                        // A blind write was made to look for its row only so that the number of keys is known.
-                        if at.is_some() && self.may_stay_unknown(id) {
-                            return self.run(id, bytes, op, now_ms, at);
-                        }
-                        self.pins.release(id, || seed.hash(bytes));
-                        return Step::Unreadable(why);
-                    }
-                    Some(Failure::Waits) => {
-                        self.lookups.wants.clear();
-                        return Step::Blocked(Wait::Job);
-                    }
-                    None => {}
-                }
-                if at.is_some() {
-                    self.lookups.hold(id, self.ledger.completed);
-                }
-                let op = seed.hash(bytes);
-                self.pins.hold(id, op, self.lookups.wants.iter().filter_map(Want::row));
-                let wait = self.ask(id, op);
-                self.begin_subsequences();
-                return Step::Blocked(wait);
-            }
-        };
-        if at.is_some() {
-            self.lookups.release(id);
-            self.lookups.refused_looks = 0;
-        }
-        self.pins.release(id, || seed.hash(bytes));
-        Step::Done(outcome)
-    }
-
-    /// Lets blind writes of a partition be blind again, if they were not.
-    fn may_stay_unknown(&mut self, id: PartitionId) -> bool {
-        self.partitions.get_mut(&id).is_some_and(|partition| std::mem::take(&mut partition.exact_wanted))
+        result
     }
 
     /// A partition; one of which nothing is stored is made.
@@ -274,9 +253,9 @@ impl<L: DiskLevel> Store<L> {
 
 impl<L: DiskLevel> StateMachine for Store<L> {
     type Outcome = Outcome;
-    /// Of GET alone: the value, if the key exists.
+    /// Of GET alone.
     type View<'m>
-        = Option<&'m [u8]>
+        = Looked<'m>
     where
         Self: 'm;
     type Job = Job<L>;
@@ -373,14 +352,18 @@ impl<L: DiskLevel> StateMachine for Store<L> {
         }
     }
 
-    fn look(&self, partition: PartitionId, op: &[u8], now_ms: u64) -> Option<Option<&[u8]>> {
+    fn look<T>(
+        &mut self,
+        partition: PartitionId,
+        op: &[u8],
+        now_ms: u64,
+        with: impl FnOnce(Looked<'_>) -> T,
+    ) -> Option<T> {
         let Ok(Op::Get { key }) = Op::decode(op) else { return None };
-        match self.get(partition, key, now_ms) {
-            Lookup::Value(value) if value.len() > LOOK_BYTES => None,
-            Lookup::Value(value) => Some(Some(value)),
-            Lookup::Absent => Some(None),
-            Lookup::Unknown => None,
+        if key.len() > super::exec::MAX_KEY_BYTES {
+            return Some(with(Looked { value: None, read_bytes: 0 }));
         }
+        self.look_at_hand(partition, key, now_ms, with)
     }
 
     fn prefetch<'o>(&self, partition: PartitionId, ops: impl Iterator<Item = &'o [u8]>) -> usize {
@@ -397,6 +380,7 @@ impl<L: DiskLevel> StateMachine for Store<L> {
 
     fn take_jobs(&mut self, jobs: &mut Vec<Job<L>>) {
         self.start_loads();
+        self.at_hand.next_turn();
         jobs.append(&mut self.jobs);
     }
 

@@ -47,6 +47,8 @@ pub struct StoreStats {
     pub evicted_keys: u64,
     /// Keys read from below since the start.
     pub loaded_keys: u64,
+    /// Of those, the ones that the core itself has read, without a job.
+    pub keys_read_on_core: u64,
     /// Expired keys removed since the start.
     pub expired_keys: u64,
     /// Flushes completed since the start.
@@ -88,6 +90,7 @@ impl<L: DiskLevel> Store<L> {
             answer_bytes: self.ledger.made_bytes() as u64,
             evicted_keys: totals.evicted,
             loaded_keys: totals.loads,
+            keys_read_on_core: totals.loads_on_core,
             expired_keys: totals.expired,
             flushes: totals.flushes,
             flushed_rows: totals.flushed_rows,

@@ -32,6 +32,7 @@ const WANTED: &[(&str, u64)] = &[
     ("disk images judged", 20),
     ("ops applied again after a restart", 20_000),
     ("rows dropped from memory", 200),
+    ("rows read on the core", 500),
     ("applies blocked", 1000),
     ("reads blocked", 500),
     ("reads answered at once", 5000),

@@ -7,8 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use corduroy::store::{
-    CURSOR_BITS, Condition, DiskError, DiskLevel, Expiry, HashSeed, List, MemLevel, Op, Options, Outcome,
-    SetReply, SetWhen, Store,
+    CURSOR_BITS, Condition, DiskError, DiskLevel, Expiry, HashSeed, List, Looked, MemLevel, Op, Options,
+    Outcome, SetReply, SetWhen, Store,
 };
 use corduroy_shards::sim::{Knobs, Probes, Rng, Subject};
 use corduroy_shards::{Kind, ShardId};
@@ -187,6 +187,7 @@ impl Subject for StoreSubject {
             gather_rows: 1 + knobs.keys / 8,
             ..Options::with_memory(64 << 20, SEED)
         };
+        media.set_at_hand(knobs.at_hand_per_mille, knobs.requests);
         Store::open(media.clone(), options, &[])
     }
 
@@ -206,8 +207,8 @@ impl Subject for StoreSubject {
         encoded(&Op::IncrBy { key: b"last", delta: i64::try_from(unique).expect("few requests") })
     }
 
-    fn seen(&self, view: &Option<&[u8]>) -> Outcome {
-        view.map_or(Outcome::Nil, |value| Outcome::Bulk(value.to_vec()))
+    fn seen(&self, view: &Looked<'_>) -> Outcome {
+        view.value.map_or(Outcome::Nil, |value| Outcome::Bulk(value.to_vec()))
     }
 
     fn audit(&self, knobs: &Knobs) -> Vec<Vec<u8>> {
@@ -275,6 +276,7 @@ impl Subject for StoreSubject {
         probes.add("rows flushed", stats.flushed_rows);
         probes.add("rows dropped from memory", stats.evicted_keys);
         probes.add("rows read back", stats.loaded_keys);
+        probes.add("rows read on the core", stats.keys_read_on_core);
         probes.add("expired keys removed", stats.expired_keys);
     }
 }

@@ -194,15 +194,16 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Answers a read at once, without a turn: by a replica that leads and has applied the first entry of its term, if the
-    /// state machine has the answer at hand. `None`: hand it in as a request. Only for a connection that has no request
+    /// state machine has the answer at hand, which it lends to `with`. `None`: hand it in as a request. Only for a connection that has no request
     /// without an outcome in the partition, so that the read overtakes nothing; what others have there is no hindrance.
-    pub fn read_now(
+    pub fn read_now<T>(
         &mut self,
         partition: PartitionId,
         conn: u64,
         op: &[u8],
         now: Now,
-    ) -> Option<M::View<'_>> {
+        with: impl FnOnce(M::View<'_>) -> T,
+    ) -> Option<T> {
         let idx = self.replicas.find(partition)?;
         let slot = self.replicas.slot_mut(idx);
         debug_assert!(
@@ -213,9 +214,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             return None;
         }
         let clock_ms = self.clocks.read(&mut slot.clock, now);
-        let view = self.machine.look(partition, op, clock_ms)?;
+        let answer = self.machine.look(partition, op, clock_ms, with)?;
         self.counters.reads_direct += 1;
-        Some(view)
+        Some(answer)
     }
 
     /// The state machine.

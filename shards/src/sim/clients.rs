@@ -189,8 +189,7 @@ impl<S: Subject> SimNode<S> {
         world.books.borrow_mut().set_now(self.number, now);
         let books = Rc::clone(&world.books);
         let answer = self.with_shard(shard, |shard| {
-            let view = shard.read_now(partition, ticket.conn, op, now)?;
-            Some(books.borrow().subject().seen(&view))
+            shard.read_now(partition, ticket.conn, op, now, |view| books.borrow().subject().seen(&view))
         });
         let Some(outcome) = answer.flatten() else { return false };
         let lsn = world.books.borrow().read_outcome(id).map(|(lsn, _)| lsn).unwrap_or_default();

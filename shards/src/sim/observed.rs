@@ -112,23 +112,29 @@ impl<S: Subject> StateMachine for Observed<S> {
         step
     }
 
-    fn look(&self, partition: PartitionId, op: &[u8], now_ms: u64) -> Option<Self::View<'_>> {
+    fn look<T>(
+        &mut self,
+        partition: PartitionId,
+        op: &[u8],
+        now_ms: u64,
+        with: impl FnOnce(Self::View<'_>) -> T,
+    ) -> Option<T> {
         let Some((id, op)) = unstamp(op) else {
             self.books
                 .borrow_mut()
                 .broken("reads carry what was sent", format!("{partition}: {} bytes", op.len()));
             return None;
         };
-        let view = self.inner.look(partition, op, now_ms);
-        let mut books = self.books.borrow_mut();
-        match &view {
-            Some(view) => {
-                let outcome = books.subject().seen(view);
-                books.read_op(self.node, partition, (id, op, now_ms), &outcome);
-            }
-            None => books.probes.hit("looks in vain"),
+        let (books, node) = (&self.books, self.node);
+        let answer = self.inner.look(partition, op, now_ms, |view| {
+            let outcome = books.borrow().subject().seen(&view);
+            books.borrow_mut().read_op(node, partition, (id, op, now_ms), &outcome);
+            with(view)
+        });
+        if answer.is_none() {
+            books.borrow_mut().probes.hit("looks in vain");
         }
-        view
+        answer
     }
 
     fn prefetch<'o>(&self, partition: PartitionId, ops: impl Iterator<Item = &'o [u8]>) -> usize {

@@ -102,10 +102,16 @@ impl StateMachine for Plain {
         Step::Done(self.state.entry(partition).or_default().run(op))
     }
 
-    fn look(&self, partition: PartitionId, op: &[u8], _now_ms: u64) -> Option<Option<u64>> {
+    fn look<T>(
+        &mut self,
+        partition: PartitionId,
+        op: &[u8],
+        _now_ms: u64,
+        with: impl FnOnce(Option<u64>) -> T,
+    ) -> Option<T> {
         let (&[tag, key], _) = op.split_first_chunk::<2>()?;
         let value = || self.state.get(&partition).and_then(|registers| registers.values.get(&key)).copied();
-        (tag == GET).then(value)
+        (tag == GET).then(value).map(with)
     }
 
     fn persisted(&self, partition: PartitionId) -> Lsn {

@@ -92,7 +92,8 @@ macro_rules! numbers {
 
 numbers! {
     nodes shards partitions connections pipeline requests horizon_ns think_ns reads_per_mille keys value_bytes segment_bytes
-    max_segments spare_segments max_in_flight second_frame_bytes flush_bytes queue apply_ops disk_ns job_ns clock_ppm
+    max_segments spare_segments max_in_flight second_frame_bytes flush_bytes queue apply_ops disk_ns at_hand_per_mille job_ns
+    clock_ppm
 }
 
 impl Plan {

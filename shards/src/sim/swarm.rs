@@ -174,6 +174,8 @@ pub struct Knobs {
     pub apply_ops: usize,
     /// What a disk operation takes, ns (typical).
     pub disk_ns: u64,
+    /// Of a thousand of the machine's reads, those that need no job, as if what they need were in the page cache.
+    pub at_hand_per_mille: u64,
     /// What a job takes, ns (typical).
     pub job_ns: u64,
     /// Speed of the node's clock, millionths.
@@ -209,6 +211,7 @@ impl Knobs {
             max_in_flight: rng.pick(&[1, 2, 2, 3, 4]),
             // A stream of its own, so that nothing else is drawn otherwise.
             second_frame_bytes: Rng::new(seed, "second frames").pick(&[0, 0, 1_000, 16 << 10]),
+            at_hand_per_mille: Rng::new(seed, "at hand").pick(&[0, 0, 500, 1000]),
             flush_bytes: rng.pick(&[2_000, 20_000, 200_000]),
             queue: rng.pick(&[4, 64, 4096]),
             apply_ops: rng.pick(&[1, 5, 8192]),

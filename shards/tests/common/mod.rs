@@ -148,10 +148,16 @@ impl StateMachine for Kv {
         Step::Done(self.answer(partition, &words, now_ms))
     }
 
-    fn look(&self, partition: PartitionId, op: &[u8], now_ms: u64) -> Option<String> {
+    fn look<T>(
+        &mut self,
+        partition: PartitionId,
+        op: &[u8],
+        now_ms: u64,
+        with: impl FnOnce(String) -> T,
+    ) -> Option<T> {
         let words = words(op);
         let is_here = words.get(1).is_none_or(|key| !key.starts_with("cold") || self.warm.contains(*key));
-        is_here.then(|| self.answer(partition, &words, now_ms))
+        is_here.then(|| with(self.answer(partition, &words, now_ms)))
     }
 
     fn persisted(&self, partition: PartitionId) -> Lsn {
@@ -432,7 +438,7 @@ impl World {
 
     /// What a read is answered at once, if it is.
     pub fn read_now(&mut self, partition: PartitionId, conn: u64, op: &str) -> Option<String> {
-        self.shard.read_now(partition, conn, op.as_bytes(), self.now)
+        self.shard.read_now(partition, conn, op.as_bytes(), self.now, |view| view)
     }
 
     pub fn write(&mut self, conn: u64, seq: u64, op: &str) {

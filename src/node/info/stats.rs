@@ -54,6 +54,7 @@ pub fn stats(shared: &Shared) -> Lines {
         line("evicted_keys", 0),
         line("rows_dropped_from_memory", shards.total(|shard| shard.store.evicted_keys)),
         line("rows_loaded_from_disk", shards.total(|shard| shard.store.loaded_keys)),
+        line("rows_loaded_on_core", shards.total(|shard| shard.store.keys_read_on_core)),
         line("clock_ahead_ms", shards.iter().map(|shard| shard.ahead_ms).max().unwrap_or(0)),
         line("clock_ahead_episodes", shards.total(|shard| shard.counters.clocks_ahead)),
         line("core_hops", traffic.hops),

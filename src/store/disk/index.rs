@@ -6,23 +6,18 @@
 //! next block is looked at too. A table gets its index when it has been asked some times, if the budget allows; without,
 //! and after any error, the library is asked.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lsm_tree::table::block::BlockType;
 use lsm_tree::table::filter::block::FilterBlock;
-use lsm_tree::table::{Block, BlockHandle, BlockOffset, DataBlock, IndexBlock};
-use lsm_tree::{CompressionType, InternalValue, Table};
+use lsm_tree::table::{Block, BlockHandle, BlockOffset, IndexBlock};
+use lsm_tree::{CompressionType, Table};
 
 use super::format::{ROWS, ROWS_OF_DEFAULT};
-use super::tree::ABOVE_ALL;
 
-/// Lookups in a table after which it is to have an index: to make it takes as long as some hundred of them.
-const LOOKUPS: u32 = 64;
 /// What a block takes in an index: the hash of its last key and its offset.
 const BLOCK_BYTES: u64 = 12;
 /// What a filter block takes beside its bytes, with what the allocator rounds it up by.
@@ -32,7 +27,7 @@ const REGION_BYTES: u32 = 4 << 20;
 
 /// What a key begins with before its hash, and the hash: keys are in the order of both, of those that have the same the
 /// rest decides. A key that is not a row's is as a whole what it begins with.
-fn split_row_key(key: &[u8]) -> Option<(&[u8], u64)> {
+pub(super) fn split_row_key(key: &[u8]) -> Option<(&[u8], u64)> {
     let prefix_bytes = match *key.first()? {
         ROWS_OF_DEFAULT => 17,
         ROWS => 25,
@@ -42,42 +37,55 @@ fn split_row_key(key: &[u8]) -> Option<(&[u8], u64)> {
     Some((prefix, u64::from_be_bytes(*rest.first_chunk()?)))
 }
 
-/// Bytes that indexes may take together.
+/// What may be taken together: bytes of indexes, or open files.
 #[derive(Debug)]
-pub(super) struct IndexBudget {
-    limit_bytes: u64,
-    used_bytes: AtomicU64,
+pub(super) struct Budget {
+    limit: u64,
+    used: AtomicU64,
 }
 
-impl IndexBudget {
-    pub(super) const fn new(limit_bytes: u64) -> Self {
-        Self { limit_bytes, used_bytes: AtomicU64::new(0) }
+impl Budget {
+    pub(super) const fn new(limit: u64) -> Self {
+        Self { limit, used: AtomicU64::new(0) }
     }
 
-    /// What indexes take now.
-    pub(super) fn used_bytes(&self) -> u64 {
-        self.used_bytes.load(Ordering::Relaxed)
+    /// What is taken now.
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is as much left.
+    pub(super) fn has(&self, amount: u64) -> bool {
+        self.used().saturating_add(amount) <= self.limit
     }
 
     /// A share of it, if there is as much left.
-    fn take(self: &Arc<Self>, bytes: u64) -> Option<Share> {
-        let left = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.limit_bytes);
-        self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).ok()?;
-        Some(Share { budget: Arc::clone(self), bytes })
+    fn take(self: &Arc<Self>, amount: u64) -> Option<Share> {
+        let left = |used: u64| used.checked_add(amount).filter(|used| *used <= self.limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).ok()?;
+        Some(Share { budget: Arc::clone(self), amount })
     }
 }
 
-/// Bytes of a budget; they are given back when it is dropped.
+/// A part of a budget; it is given back when it is dropped.
 #[derive(Debug)]
 struct Share {
-    budget: Arc<IndexBudget>,
-    bytes: u64,
+    budget: Arc<Budget>,
+    amount: u64,
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.used_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.used.fetch_sub(self.amount, Ordering::Relaxed);
     }
+}
+
+/// What indexes take of what there is for the trees of a core.
+#[derive(Clone, Debug)]
+pub(super) struct Budgets {
+    pub(super) index_bytes: Arc<Budget>,
+    /// Files that stay open for as long as their tables have an index.
+    pub(super) files: Arc<Budget>,
 }
 
 /// Blocks that begin with the same keyspace.
@@ -95,6 +103,34 @@ struct Fences {
     spaces: Vec<Space>,
     /// Of each block's last key; ascending in a space.
     hashes: Vec<u64>,
+}
+
+/// How many of these, which ascend, are below `hash`. As hashes are spread evenly, it is looked for where it should be, and
+/// from there on in steps that grow: that touches less memory than to halve all of them again and again.
+fn count_below(hashes: &[u64], hash: u64) -> usize {
+    let (Some(&low), Some(&high)) = (hashes.first(), hashes.last()) else { return 0 };
+    if hash <= low {
+        return 0;
+    }
+    if hash > high {
+        return hashes.len();
+    }
+    let part = (hash - low) as f64 / (high - low) as f64;
+    let guess = ((hashes.len() - 1) as f64 * part) as usize;
+    let is_below = |at: usize| hashes.get(at).is_some_and(|at| *at < hash);
+    let (mut from, mut to, mut step) = (guess, guess, 8);
+    if is_below(guess) {
+        while is_below(to) {
+            (from, to) = (to, (to + step).min(hashes.len()));
+            step *= 2;
+        }
+    } else {
+        while from > 0 && !is_below(from) {
+            (from, to) = (from.saturating_sub(step), from);
+            step *= 2;
+        }
+    }
+    from + hashes.get(from..to).map_or(0, |near| near.partition_point(|at| *at < hash))
 }
 
 impl Fences {
@@ -122,7 +158,7 @@ impl Fences {
             return Some(first);
         }
         let end = self.spaces.get(at + 1).map_or(self.hashes.len(), |next| next.first as usize);
-        let below = self.hashes.get(first..end)?.partition_point(|last| *last < hash);
+        let below = count_below(self.hashes.get(first..end)?, hash);
         (first + below < self.hashes.len()).then_some(first + below)
     }
 
@@ -146,6 +182,8 @@ pub(super) struct TableIndex {
     /// Of the blocks of the filter, if it has some.
     filter_fences: Fences,
     filters: Vec<Filter>,
+    /// The table's, where it may stay open.
+    file: Option<(Arc<File>, Share)>,
     _share: Share,
 }
 
@@ -252,15 +290,16 @@ impl Parts<'_> {
 
 impl TableIndex {
     /// What it takes at most for a table, roughly: what it takes beyond is taken from the budget afterwards.
-    fn expected_bytes(table: &Table) -> u64 {
+    pub(super) fn expected_bytes(table: &Table) -> u64 {
         let filter_bytes = table.regions.filter.map_or(0, |filter| u64::from(filter.size()));
         table.metadata.data_block_count * BLOCK_BYTES + filter_bytes + filter_bytes / 4096 * FILTER_META_BYTES
     }
 
     /// Reads a table's index and filter; `None` if the budget does not allow it, or they are not as they should be.
-    fn read(table: &Table, file: &File, budget: &Arc<IndexBudget>) -> Option<Self> {
+    pub(super) fn read(table: &Table, file: Arc<File>, budgets: &Budgets) -> Option<Self> {
+        let budget = &budgets.index_bytes;
         let expected = budget.take(Self::expected_bytes(table))?;
-        let parts = Parts { table, file };
+        let parts = Parts { table, file: &file };
         let (fences, offsets) = parts.index()?;
         let (filter_fences, filters) = parts.filters()?;
         let filter_bytes: usize = filters.iter().map(|Filter(filter)| filter.size()).sum();
@@ -270,7 +309,35 @@ impl TableIndex {
             fences.bytes() + filter_fences.bytes() + (filter_bytes + offset_bytes) as u64 + meta_bytes;
         drop(expected);
         let share = budget.take(bytes)?;
-        Some(Self { fences, offsets, filter_fences, filters, _share: share })
+        let file = budgets.files.take(1).map(|share| (file, share));
+        Some(Self { fences, offsets, filter_fences, filters, file, _share: share })
+    }
+
+    /// The table's file, if it stays open.
+    pub(super) fn file(&self) -> Option<&Arc<File>> {
+        self.file.as_ref().map(|(file, _)| file)
+    }
+
+    /// Visits the blocks that may hold a row, in order, until `look` finds it; `filter_hash` is the library's.
+    pub(super) fn find<T, E: From<lsm_tree::Error>>(
+        &self,
+        (prefix, hash): (&[u8], u64),
+        filter_hash: u64,
+        mut look: impl FnMut(usize, BlockHandle) -> Result<Option<T>, E>,
+    ) -> Result<Option<T>, E> {
+        if !self.may_have((prefix, hash), filter_hash)? {
+            return Ok(None);
+        }
+        let mut at = self.fences.find(prefix, hash);
+        while let Some(block) = at {
+            let Some(handle) = self.handle(block) else { return Ok(None) };
+            let found = look(block, handle)?;
+            if found.is_some() {
+                return Ok(found);
+            }
+            at = self.fences.goes_on(block, hash).then_some(block + 1);
+        }
+        Ok(None)
     }
 
     /// Whether the table may have a key; `filter_hash` is the library's.
@@ -289,149 +356,6 @@ impl TableIndex {
     fn handle(&self, block: usize) -> Option<BlockHandle> {
         let (from, to) = (*self.offsets.get(block)?, *self.offsets.get(block + 1)?);
         Some(BlockHandle::new(BlockOffset(u64::from(from)), to - from))
-    }
-}
-
-/// A table's index, once it has one.
-#[derive(Debug)]
-pub(super) struct Slot {
-    table: u64,
-    lookups: AtomicU32,
-    /// It is being made, or cannot be.
-    is_taken: AtomicBool,
-    index: OnceLock<TableIndex>,
-}
-
-impl Slot {
-    fn new(table: u64) -> Self {
-        let (lookups, is_taken) = (AtomicU32::new(0), AtomicBool::new(false));
-        Self { table, lookups, is_taken, index: OnceLock::new() }
-    }
-}
-
-/// The indexes of the tables of a version of a tree, in the order in which a lookup comes to them.
-#[derive(Debug, Default)]
-pub(super) struct Indexes {
-    version: Option<u64>,
-    runs: Vec<Vec<Arc<Slot>>>,
-}
-
-impl Indexes {
-    /// Those of a version; tables that are here already keep theirs.
-    pub(super) fn with_runs(&self, version: u64, runs: &[&[Table]]) -> Self {
-        let known: HashMap<u64, &Arc<Slot>> =
-            self.runs.iter().flatten().map(|slot| (slot.table, slot)).collect();
-        let slot = |table: &Table| {
-            let known = known.get(&table.id());
-            known.map_or_else(|| Arc::new(Slot::new(table.id())), |slot| Arc::clone(slot))
-        };
-        let runs = runs.iter().map(|run| run.iter().map(slot).collect()).collect();
-        Self { version: Some(version), runs }
-    }
-
-    /// None of any version yet.
-    pub(super) const fn version(&self) -> Option<u64> {
-        self.version
-    }
-
-    pub(super) fn runs(&self) -> &[Vec<Arc<Slot>>] {
-        &self.runs
-    }
-}
-
-/// Reads rows one after another, of which neighbours may be in one block.
-pub(super) struct BlockReader<F> {
-    budget: Arc<IndexBudget>,
-    /// Opens a table's file.
-    open: F,
-    file: Option<(u64, Arc<File>)>,
-    block: Option<(u64, usize, DataBlock)>,
-}
-
-impl<F: Fn(&Table) -> std::io::Result<Arc<File>>> BlockReader<F> {
-    pub(super) const fn new(budget: Arc<IndexBudget>, open: F) -> Self {
-        Self { budget, open, file: None, block: None }
-    }
-
-    fn file(&mut self, table: &Table) -> std::io::Result<Arc<File>> {
-        if let Some((_, file)) = self.file.as_ref().filter(|(id, _)| *id == table.id()) {
-            return Ok(Arc::clone(file));
-        }
-        let file = (self.open)(table)?;
-        self.file = Some((table.id(), Arc::clone(&file)));
-        Ok(file)
-    }
-
-    /// Looks for a key in a table.
-    pub(super) fn find(
-        &mut self,
-        table: &Table,
-        slot: &Slot,
-        key: &[u8],
-        filter_hash: u64,
-    ) -> lsm_tree::Result<Option<InternalValue>> {
-        match (self.index(table, slot)?, split_row_key(key)) {
-            (Some(index), Some(row)) => self.find_indexed(table, index, key, row, filter_hash),
-            (None, _) | (_, None) => table.get(key, ABOVE_ALL, filter_hash),
-        }
-    }
-
-    /// A table's index, which it may get by this.
-    fn index<'s>(&mut self, table: &Table, slot: &'s Slot) -> lsm_tree::Result<Option<&'s TableIndex>> {
-        if let Some(index) = slot.index.get() {
-            return Ok(Some(index));
-        }
-        let is_due = slot.lookups.fetch_add(1, Ordering::Relaxed) % LOOKUPS == LOOKUPS - 1;
-        let fits = || self.budget.used_bytes() + TableIndex::expected_bytes(table) <= self.budget.limit_bytes;
-        if !is_due || !fits() || slot.is_taken.swap(true, Ordering::AcqRel) {
-            return Ok(None);
-        }
-        let file = self.file(table)?;
-        if let Some(index) = TableIndex::read(table, &file, &self.budget) {
-            return Ok(Some(slot.index.get_or_init(|| index)));
-        }
-        Ok(None)
-    }
-
-    fn find_indexed(
-        &mut self,
-        table: &Table,
-        index: &TableIndex,
-        key: &[u8],
-        (prefix, hash): (&[u8], u64),
-        filter_hash: u64,
-    ) -> lsm_tree::Result<Option<InternalValue>> {
-        if !index.may_have((prefix, hash), filter_hash)? {
-            return Ok(None);
-        }
-        let mut at = index.fences.find(prefix, hash);
-        while let Some(block) = at {
-            let found = self.block(table, index, block)?.and_then(|block| block.point_read(key, ABOVE_ALL));
-            if found.is_some() {
-                return Ok(found);
-            }
-            at = index.fences.goes_on(block, hash).then_some(block + 1);
-        }
-        Ok(None)
-    }
-
-    fn block(
-        &mut self,
-        table: &Table,
-        index: &TableIndex,
-        number: usize,
-    ) -> lsm_tree::Result<Option<&DataBlock>> {
-        let is_here = self.block.as_ref().is_some_and(|(id, at, _)| *id == table.id() && *at == number);
-        if !is_here {
-            let Some(handle) = index.handle(number) else { return Ok(None) };
-            let file = self.file(table)?;
-            let block = Block::from_file(&file, handle, table.metadata.data_block_compression)?;
-            if block.header.block_type != BlockType::Data {
-                return Err(lsm_tree::Error::InvalidTag(("BlockType", block.header.block_type.into())));
-            }
-            self.block = Some((table.id(), number, DataBlock::new(block)));
-        }
-        Ok(self.block.as_ref().map(|(_, _, block)| block))
     }
 }
 
@@ -468,13 +392,29 @@ mod tests {
     }
 
     #[test]
+    fn hashes_are_counted_however_they_are_spread() {
+        let even: Vec<u64> = (0..1000).map(corduroy_wal::mix::scramble).collect();
+        let narrow: Vec<u64> = (0..1000).map(|number| 5 + number / 3).collect();
+        let far: Vec<u64> = [0; 500].into_iter().chain((0..500).map(|number| u64::MAX - number)).collect();
+        for mut hashes in [vec![], vec![7], vec![7, 7], even, narrow, far] {
+            hashes.sort_unstable();
+            let near = hashes.iter().flat_map(|hash| [hash.saturating_sub(1), *hash, hash.saturating_add(1)]);
+            for hash in near.chain([0, 1 << 63, u64::MAX]) {
+                let expected = hashes.partition_point(|at| *at < hash);
+                assert_eq!(count_below(&hashes, hash), expected, "{hash} of {}", hashes.len());
+            }
+        }
+    }
+
+    #[test]
     fn a_budget_gives_what_is_left_and_takes_it_back() {
-        let budget = Arc::new(IndexBudget::new(100));
+        let budget = Arc::new(Budget::new(100));
         let share = budget.take(60).expect("there is as much");
         assert!(budget.take(41).is_none() && budget.take(u64::MAX).is_none());
+        assert!(budget.has(40) && !budget.has(41) && !budget.has(u64::MAX));
         let rest = budget.take(40).expect("there is as much");
-        assert_eq!(budget.used_bytes(), 100);
+        assert_eq!(budget.used(), 100);
         drop((share, rest));
-        assert_eq!(budget.used_bytes(), 0);
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -21,8 +21,8 @@ use super::scrub::Scrub;
 pub use super::tree::LsmShared;
 use super::tree::{ABOVE_ALL, GuardedTree, Written};
 use super::{
-    Binding, DiskError, DiskLevel, DiskRow, DiskStats, IngestError, OWNER_BYTES, ReadRow, Room, Sought,
-    WantedHaste, ingested_bytes,
+    Binding, CoreRead, DiskError, DiskLevel, DiskRow, DiskStats, IngestError, OWNER_BYTES, ReadRow, Room,
+    Sought, WantedHaste, ingested_bytes,
 };
 
 /// Merges in one call of `compact`.
@@ -302,6 +302,10 @@ impl DiskLevel for LsmLevel {
         visit: &mut dyn FnMut(ReadRow<'_>) -> bool,
     ) {
         self.tree.get_each(keys, sought, visit);
+    }
+
+    fn get_now(&self, key: &[u8], row: &mut Vec<u8>) -> Option<CoreRead> {
+        self.tree.get_now(key, row)
     }
 
     fn scan(

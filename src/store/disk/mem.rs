@@ -7,9 +7,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use corduroy_wal::mix::scramble;
+
 use super::{
-    DiskError, DiskLevel, DiskRow, DiskStats, IngestError, Pace, ReadRow, Room, Sought, WantedHaste,
-    get_one_by_one, ingested_bytes,
+    CoreRead, DiskError, DiskLevel, DiskRow, DiskStats, IngestError, Pace, ReadRow, Room, Sought,
+    WantedHaste, get_one_by_one, ingested_bytes,
 };
 
 /// What the keys of keys' rows begin with.
@@ -24,6 +26,8 @@ pub struct MemLevel {
     /// What its rows may take.
     capacity_bytes: Arc<AtomicU64>,
     damage: Arc<Mutex<Damage>>,
+    /// Of a thousand reads of a core, those that find their row at hand; and the state of what draws them.
+    at_hand: Arc<Mutex<(u64, u64)>>,
 }
 
 /// Rows that cannot be read, as long as they are not written over.
@@ -40,6 +44,7 @@ impl Default for MemLevel {
             map: Arc::default(),
             capacity_bytes: Arc::new(AtomicU64::new(u64::MAX)),
             damage: Arc::default(),
+            at_hand: Arc::default(),
         }
     }
 }
@@ -52,6 +57,19 @@ impl MemLevel {
     /// Has it take so many bytes of keys and values at most from now on; what is there already stays.
     pub fn set_capacity(&self, bytes: u64) {
         self.capacity_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Lets so many of a thousand reads of a core find their row at hand from now on, as if it were in the page cache: none at
+    /// first. The seed decides which.
+    pub fn set_at_hand(&self, per_mille: u64, seed: u64) {
+        *self.at_hand.lock().unwrap_or_else(PoisonError::into_inner) = (per_mille, seed);
+    }
+
+    fn is_at_hand(&self) -> bool {
+        let mut at_hand = self.at_hand.lock().unwrap_or_else(PoisonError::into_inner);
+        let (per_mille, state) = &mut *at_hand;
+        *state = state.wrapping_add(1);
+        scramble(*state) % 1000 < *per_mille
     }
 
     /// Lets every ingestion from now on find no room, or some again.
@@ -117,6 +135,16 @@ impl DiskLevel for MemLevel {
         visit: &mut dyn FnMut(ReadRow<'_>) -> bool,
     ) {
         get_one_by_one(self, keys, visit);
+    }
+
+    fn get_now(&self, key: &[u8], row: &mut Vec<u8>) -> Option<CoreRead> {
+        if !self.is_at_hand() {
+            return None;
+        }
+        let found = self.get(key).ok()?;
+        let (is_there, read_bytes) = (found.is_some(), found.as_ref().map_or(1, Vec::len));
+        *row = found.unwrap_or_default();
+        Some(CoreRead { is_there, read_bytes })
     }
 
     fn scan(

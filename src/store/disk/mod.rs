@@ -1,8 +1,9 @@
 //! The disk level of the state: an ordered, durable map that takes a flush whole or not at all.
 //!
-//! Called from jobs only (its calls block). [`LsmLevel`] is the real one, [`MemLevel`] the simulator's. The bytes that
+//! Called from jobs only (its calls block), but for those that say otherwise. [`LsmLevel`] is the real one, [`MemLevel`] the simulator's. The bytes that
 //! lie in it are in `format`.
 
+mod blocks;
 pub mod check;
 mod dead;
 mod dump;
@@ -25,6 +26,7 @@ mod scrub;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod view;
 
 pub(super) use check::ADVICE;
 pub use dump::{Content, DumpedRow, dump};
@@ -124,6 +126,15 @@ pub enum IngestError {
     Failed(#[from] DiskError),
 }
 
+/// What a core has read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CoreRead {
+    /// Whether there is a row.
+    pub is_there: bool,
+    /// Bytes of blocks that were read for it.
+    pub read_bytes: usize,
+}
+
 /// [`DiskLevel::get_each`], of a level that reads each key by itself.
 pub(super) fn get_one_by_one(
     disk: &impl DiskLevel,
@@ -154,6 +165,10 @@ pub trait DiskLevel: Clone + Send + Sync + 'static {
         sought: Sought,
         visit: &mut dyn FnMut(ReadRow<'_>) -> bool,
     );
+
+    /// Reads a row into `row`, if that can be done without waiting for anything. `None`: a job has to read it, which reports
+    /// what is wrong if something is. Called from cores.
+    fn get_now(&self, key: &[u8], row: &mut Vec<u8>) -> Option<CoreRead>;
 
     /// Visits the pairs with `from <= key < to` in key order, until `visit` returns false.
     ///

@@ -78,8 +78,9 @@ mod tests {
         let before = tables(folder.path());
         let mut removed = Removed::default();
         disk.tree
-            .look(|tree| removed.by(tree, folder.path(), |tree| tree.major_compact(1 << 20, ABOVE_ALL)))
-            .expect("looks")
+            .change("a merge", Change::Compaction, &room(&folder), |tree| {
+                removed.by(tree, folder.path(), |tree| tree.major_compact(1 << 20, ABOVE_ALL))
+            })
             .expect("merges");
         assert!(before.len() > 1 && before.iter().all(|file| !file.exists()), "{before:?}");
         assert_eq!(removed.0.len(), before.len());

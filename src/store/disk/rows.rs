@@ -3,35 +3,20 @@
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
+use corduroy_shards::raft::guard::guarded;
 use lsm_tree::table::filter::standard_bloom::Builder as FilterBuilder;
 use lsm_tree::{
     AbstractTree, AnyTree, DescriptorTable, GlobalTableId, Guard, InternalValue, Table, UserValue,
 };
 
+use super::blocks::BlockReader;
 use super::error::DiskError;
 use super::guard;
-use super::index::{BlockReader, Indexes};
-use super::tree::{ABOVE_ALL, GuardedTree, Opened};
-use super::{ReadRow, Sought};
-
-impl Opened {
-    /// The indexes of the tables of a version, which has these runs.
-    fn indexes_of(&self, version: u64, runs: &[&[Table]]) -> Arc<Indexes> {
-        let known = Arc::clone(&self.indexes.read().unwrap_or_else(PoisonError::into_inner));
-        if known.version() == Some(version) {
-            return known;
-        }
-        let mut indexes = self.indexes.write().unwrap_or_else(PoisonError::into_inner);
-        // Of an older version, if this one was looked up before the other: it is for this call alone.
-        let of_version = Arc::new(indexes.with_runs(version, runs));
-        if indexes.version().is_none_or(|newest| newest < version) {
-            *indexes = Arc::clone(&of_version);
-        }
-        of_version
-    }
-}
+use super::tree::{ABOVE_ALL, GuardedTree};
+use super::view::View;
+use super::{CoreRead, ReadRow, Sought};
 
 /// The file of a table, which stays open for later.
 fn open(descriptors: &DescriptorTable, tree: &AnyTree, table: &Table) -> io::Result<Arc<File>> {
@@ -44,11 +29,10 @@ fn open(descriptors: &DescriptorTable, tree: &AnyTree, table: &Table) -> io::Res
     Ok(file)
 }
 
-/// The runs of a version, newest first, and how rows are read from them.
+/// The runs of a view, newest first, and how rows are read from them.
 struct Runs<'v, F> {
     reader: BlockReader<F>,
-    runs: &'v [&'v [Table]],
-    indexes: &'v Indexes,
+    view: &'v View,
 }
 
 impl<F: Fn(&Table) -> io::Result<Arc<File>>> Runs<'_, F> {
@@ -56,7 +40,7 @@ impl<F: Fn(&Table) -> io::Result<Arc<File>>> Runs<'_, F> {
     fn find(&mut self, key: &[u8], sought: Sought) -> lsm_tree::Result<Option<UserValue>> {
         let filter_hash = FilterBuilder::get_hash(key);
         let row = match sought {
-            Sought::Values => self.find_newest(self.runs.len(), key, filter_hash, |_| true)?,
+            Sought::Values => self.find_newest(self.view.runs(), key, filter_hash, |_| true)?,
             Sought::Existence => self.find_any(key, filter_hash)?,
         };
         Ok(row.filter(|row| !row.is_tombstone()).map(|row| row.value))
@@ -82,7 +66,7 @@ impl<F: Fn(&Table) -> io::Result<Arc<File>>> Runs<'_, F> {
     /// A version of a row that is no tombstone exactly if the newest one is none. Begins with the oldest run, where most rows
     /// are; above one that is no tombstone, only tables with tombstones matter.
     fn find_any(&mut self, key: &[u8], filter_hash: u64) -> lsm_tree::Result<Option<InternalValue>> {
-        for run in (0..self.runs.len()).rev() {
+        for run in (0..self.view.runs()).rev() {
             let Some(row) = self.find_in(run, key, filter_hash, |_| true)? else { continue };
             let (has_deleted, is_deleted) = (|table: &Table| table.tombstone_count() > 0, row.is_tombstone());
             let newer = self.find_newest(run, key, filter_hash, |table| is_deleted || has_deleted(table))?;
@@ -99,15 +83,8 @@ impl<F: Fn(&Table) -> io::Result<Arc<File>>> Runs<'_, F> {
         filter_hash: u64,
         wanted: impl Fn(&Table) -> bool,
     ) -> lsm_tree::Result<Option<InternalValue>> {
-        let (Some(tables), Some(slots)) = (self.runs.get(run), self.indexes.runs().get(run)) else {
-            return Ok(None);
-        };
-        let at = tables.partition_point(|table| **table.metadata.key_range.max() < *key);
-        let (Some(table), Some(slot)) = (tables.get(at), slots.get(at)) else { return Ok(None) };
-        if **table.metadata.key_range.min() > *key || !wanted(table) {
-            return Ok(None);
-        }
-        self.reader.find(table, slot, key, filter_hash)
+        let viewed = self.view.table_of(run, key).filter(|viewed| wanted(&viewed.table));
+        viewed.map_or(Ok(None), |viewed| self.reader.find(viewed, key, filter_hash))
     }
 }
 
@@ -129,26 +106,22 @@ impl GuardedTree {
         sought: Sought,
         visit: &mut dyn FnMut(ReadRow<'_>) -> bool,
     ) {
-        // As long as a version is held, so are the files of its tables.
+        // As long as it is held, so are the files of its tables.
         let opened = self.usable().and_then(|opened| {
-            let version =
-                guard::reading("looking at the tree", self.path(), || Ok(opened.tree.current_version()));
-            version.map(|version| (opened, version))
+            let view =
+                guard::reading("looking at the tree", self.path(), || Ok(self.latest.get(&opened.tree)));
+            view.map(|view| (opened.tree, view))
         });
-        let (opened, version) = match opened {
+        let (tree, view) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 while keys.next().is_some() && visit(Err(error.clone())) {}
                 return;
             }
         };
-        let tree = &opened.tree;
-        let runs: Vec<&[Table]> =
-            version.iter_levels().flat_map(|level| level.iter()).map(|run| &***run).collect();
-        let indexes = opened.indexes_of(version.id(), &runs);
-        let budget = Arc::clone(&self.shared.index_budget);
-        let reader = BlockReader::new(budget, |table: &Table| open(&self.shared.descriptors, tree, table));
-        let mut rows = Runs { reader, runs: &runs, indexes: &indexes };
+        let open = |table: &Table| open(&self.shared.descriptors, &tree, table);
+        let reader = BlockReader::new(self.shared.budgets.clone(), open);
+        let mut rows = Runs { reader, view: &view };
         for key in keys {
             let read = guard::reading("reading a row", self.path(), || rows.find(&key, sought));
             // What is wrong is found out by the library's own way.
@@ -157,6 +130,23 @@ impl GuardedTree {
                 return;
             }
         }
+    }
+
+    /// Reads a row of which all that is needed is in memory.
+    pub(super) fn get_now(&self, key: &[u8], row: &mut Vec<u8>) -> Option<CoreRead> {
+        let filter_hash = FilterBuilder::get_hash(key);
+        let mut read_bytes = 0;
+        let found = self.latest.try_with(|view| {
+            let find =
+                || view.find(key, |viewed| self.page_cache.find(viewed, key, filter_hash, &mut read_bytes));
+            guarded(find).ok()?.ok()
+        })?;
+        let found = found.filter(|found| !found.is_tombstone());
+        if let Some(found) = &found {
+            row.clear();
+            row.extend_from_slice(&found.value);
+        }
+        Some(CoreRead { is_there: found.is_some(), read_bytes })
     }
 
     fn get_by_library(&self, key: &[u8]) -> Result<Option<UserValue>, DiskError> {
@@ -183,12 +173,14 @@ impl GuardedTree {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::os::unix::fs::FileExt;
     use std::path::Path;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use corduroy_shards::{KeyspaceId, PartitionId};
 
+    use super::super::folder::Change;
     use super::super::format::{RowLocation, STORE_KEY, partition_key};
     use super::super::tests::{OURS, open, tables};
     use super::super::{DiskLevel, DiskRow, LsmLevel, LsmShared};
@@ -360,6 +352,119 @@ mod tests {
         assert_eq!(compare(&disk, &model), 0);
         drop(disk);
         assert_eq!(compare(&open(folder.path()).expect("opens"), &model), 0);
+    }
+
+    /// Reads all keys on the core; how many can be.
+    fn compare_now(disk: &LsmLevel, model: &Model) -> usize {
+        let (mut read, mut row) = (0, Vec::new());
+        for (key, value) in model {
+            if let Some(found) = disk.get_now(key, &mut row) {
+                assert_eq!(found.is_there.then_some(&row), value.as_ref(), "{key:?}");
+                assert!(found.read_bytes > 0 || !found.is_there, "{key:?}");
+                read += 1;
+            }
+        }
+        read
+    }
+
+    #[test]
+    fn a_core_reads_what_is_in_the_page_cache() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (disk, model) = filled(folder.path(), &LsmShared::new(4 << 20, 32));
+        let rows = model.len();
+        assert_eq!(compare_now(&disk, &model), 0, "no table has an index");
+        assert_eq!((compare(&disk, &model), compare(&disk, &model)), (0, 0));
+        let read = compare_now(&disk, &model);
+        assert!(read > rows - 10, "{read} of {rows}: all but those of no keyspace");
+        drop(disk);
+        // Where no file may stay open, all is left to jobs.
+        let disk = LsmLevel::open(folder.path(), &LsmShared::new(4 << 20, 0), &OURS).expect("opens");
+        assert_eq!((compare(&disk, &model), compare(&disk, &model)), (0, 0));
+        assert_eq!(compare_now(&disk, &model), 0);
+    }
+
+    #[test]
+    fn a_core_leaves_a_damaged_block_to_a_job() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (disk, model) = filled(folder.path(), &LsmShared::new(4 << 20, 32));
+        assert_eq!((compare(&disk, &model), compare(&disk, &model)), (0, 0));
+        let before = compare_now(&disk, &model);
+        let largest =
+            tables(folder.path()).into_iter().max_by_key(|table| table.metadata().expect("looks").len());
+        let file = File::options().read(true).write(true).open(largest.expect("a table")).expect("opens");
+        let (at, mut byte) = (file.metadata().expect("looks").len() / 2, [0]);
+        file.read_exact_at(&mut byte, at).expect("reads");
+        file.write_all_at(&[byte[0] ^ 1], at).expect("writes");
+        let after = compare_now(&disk, &model);
+        assert!((1..200).contains(&(before - after)), "{after} of {before}");
+        assert_eq!(disk.stats().damaged_tables, 0);
+        assert!(compare(&disk, &model) > 0);
+        assert_eq!(disk.stats().damaged_tables, 1);
+        file.write_all_at(&byte, at).expect("writes");
+        assert_eq!(compare_now(&disk, &model), before);
+    }
+
+    #[test]
+    fn a_core_waits_for_no_change_and_reads_no_tree_that_is_to_be_opened_anew() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (disk, model) = filled(folder.path(), &LsmShared::new(4 << 20, 32));
+        assert_eq!((compare(&disk, &model), compare(&disk, &model)), (0, 0));
+        let before = compare_now(&disk, &model);
+        let tree = disk.tree.opened().tree;
+        // As a change holds it while it syncs.
+        let held = tree.get_version_history_lock();
+        assert_eq!(compare_now(&disk, &model), before);
+        drop(held);
+        let room = super::super::tests::room(&folder);
+        let ended = disk.tree.change("a change", Change::Compaction, &room, |_| -> lsm_tree::Result<()> {
+            panic!("in the middle")
+        });
+        assert!(matches!(ended, Err(DiskError::Panicked { .. })), "{ended:?}");
+        assert_eq!(compare_now(&disk, &model), 0);
+        assert_eq!((compare(&disk, &model), compare(&disk, &model)), (0, 0));
+        assert_eq!(compare_now(&disk, &model), before);
+    }
+
+    #[test]
+    fn a_core_reads_on_while_tables_are_replaced_and_removes_none() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (disk, mut model) = filled(folder.path(), &LsmShared::new(4 << 20, 32));
+        assert_eq!((compare(&disk, &model), compare(&disk, &model)), (0, 0));
+        let (expected, is_over) = (model.clone(), AtomicBool::new(false));
+        let changed: Vec<u64> = (0..20_000).filter(|number| number % 97 == 0).collect();
+        let keys: BTreeSet<Vec<u8>> = changed.iter().map(|number| row(*number, 0).0).collect();
+        std::thread::scope(|scope| {
+            let core = scope.spawn(|| {
+                let (mut read, mut value) = (0_u64, Vec::new());
+                while !is_over.load(Ordering::Relaxed) {
+                    for (key, expected) in expected.iter().filter(|(key, _)| !keys.contains(*key)).step_by(7)
+                    {
+                        let Some(found) = disk.get_now(key, &mut value) else { continue };
+                        assert_eq!(found.is_there.then_some(&value), expected.as_ref(), "{key:?}");
+                        read += 1;
+                    }
+                }
+                read
+            });
+            for round in 4..10 {
+                let before = tables(folder.path());
+                ingest(&disk, &mut model, changed.iter().map(|number| row(*number, round)));
+                disk.rewrite().expect("merges");
+                assert_eq!(compare(&disk, &model), 0);
+                let after = tables(folder.path());
+                let replaced = before.iter().filter(|table| !after.contains(table));
+                assert_eq!(
+                    replaced.filter(|table| table.exists()).count(),
+                    0,
+                    "whoever changes the tree removes"
+                );
+            }
+            is_over.store(true, Ordering::Relaxed);
+            assert!(core.join().expect("reads what was written") > 0);
+        });
+        assert_eq!(compare(&disk, &model), 0);
+        let read = compare_now(&disk, &model);
+        assert!(read > model.len() - 10, "{read} of {}", model.len());
     }
 
     #[test]

@@ -13,13 +13,15 @@ use lsm_tree::{
     UserKey, UserValue,
 };
 
+use super::blocks::PageCache;
 use super::dead::{DeadRanges, Merging};
 use super::error::{Binding, DiskError, OWNER_BYTES};
 use super::folder::{Change, StateFolder};
-use super::index::{IndexBudget, Indexes};
+use super::index::{Budget, Budgets};
 use super::pace::{Haste, Pace, Wait};
 use super::removal::Removed;
 use super::room::{DiskRoom, is_no_room};
+use super::view::Latest;
 use super::{DiskRow, check, gap, guard, manifest};
 
 /// Above every sequence number in use; the top bit is the crate's own.
@@ -32,7 +34,7 @@ const LOCATE_ROWS: usize = 1 << 16;
 pub struct LsmShared {
     cache: Arc<Cache>,
     pub(super) descriptors: Arc<DescriptorTable>,
-    pub(super) index_budget: Arc<IndexBudget>,
+    pub(super) budgets: Budgets,
 }
 
 /// Of the memory for blocks, the part that is for indexes; the rest is for the library's cache.
@@ -43,17 +45,21 @@ impl LsmShared {
     #[must_use]
     pub fn new(cache_bytes: u64, open_files: usize) -> Self {
         let index_bytes = cache_bytes / INDEX_SHARE.1 * INDEX_SHARE.0;
+        let kept_files = open_files / 2;
         Self {
             cache: Arc::new(Cache::with_capacity_bytes(cache_bytes - index_bytes)),
-            descriptors: Arc::new(DescriptorTable::new(open_files.max(16))),
-            index_budget: Arc::new(IndexBudget::new(index_bytes)),
+            descriptors: Arc::new(DescriptorTable::new((open_files - kept_files).max(16))),
+            budgets: Budgets {
+                index_bytes: Arc::new(Budget::new(index_bytes)),
+                files: Arc::new(Budget::new(kept_files as u64)),
+            },
         }
     }
 
     /// Bytes of indexes.
     #[cfg(test)]
     pub(super) fn index_bytes(&self) -> u64 {
-        self.index_budget.used_bytes()
+        self.budgets.index_bytes.used()
     }
 
     /// Bytes of blocks in the cache.
@@ -94,6 +100,8 @@ pub(super) struct GuardedTree {
     damaged: Mutex<BTreeMap<PathBuf, String>>,
     damaged_reads: AtomicU64,
     held: Held,
+    pub(super) latest: Latest,
+    pub(super) page_cache: PageCache,
     pub(super) haste: Arc<Haste>,
 }
 
@@ -102,7 +110,6 @@ pub(super) struct GuardedTree {
 pub(super) struct Opened {
     pub(super) tree: AnyTree,
     pub(super) folder: Arc<StateFolder>,
-    pub(super) indexes: Arc<RwLock<Arc<Indexes>>>,
 }
 
 impl Opened {
@@ -138,7 +145,7 @@ impl Opened {
         sequence.set(next);
         visible.set(next);
         folder.opened(&tree)?;
-        Ok(Self { tree, folder, indexes: Arc::default() })
+        Ok(Self { tree, folder })
     }
 }
 
@@ -162,8 +169,11 @@ impl GuardedTree {
             damaged: Mutex::default(),
             damaged_reads: AtomicU64::new(0),
             held: Held::default(),
+            latest: Latest::default(),
+            page_cache: PageCache::default(),
             haste,
         };
+        tree.renew_view();
         tree.note_held();
         Ok(tree)
     }
@@ -186,6 +196,7 @@ impl GuardedTree {
                 opened.spend_table_ids(self.opened().tree.next_table_id());
                 *self.opened.write().unwrap_or_else(PoisonError::into_inner) = opened;
                 self.must_reopen.store(false, Ordering::Release);
+                self.renew_view();
                 self.note_held();
             }
         }
@@ -229,6 +240,8 @@ impl GuardedTree {
         if result.is_err() || (failed && is_noted != Ok(true)) {
             self.must_reopen.store(true, Ordering::Release);
         }
+        // Before anybody learns of the change: who reads next reads what it has made.
+        self.renew_view();
         // What the files name is returned only where they agree with memory; opening anew removes the rest.
         let failed_from = (failed && is_noted == Ok(true)).then_some(next_table);
         let named = || tree.current_version().iter_tables().map(Table::id).collect();
@@ -243,6 +256,18 @@ impl GuardedTree {
                 cleared.map(|()| Written::NoRoom)
             }
             Err(error) => Err(DiskError::of_tree(what, &self.path, error)),
+        }
+    }
+
+    /// Has reads look into the tables that the tree has now; into none while it must be opened anew.
+    fn renew_view(&self) {
+        let tree = self.opened().tree;
+        let renewed = guard::reading("looking at the tree", &self.path, || {
+            self.latest.renew(&tree);
+            Ok(())
+        });
+        if renewed.is_err() || self.must_reopen.load(Ordering::Acquire) {
+            self.latest.clear();
         }
     }
 

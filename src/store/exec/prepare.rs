@@ -6,7 +6,7 @@ use corduroy_wal::Lsn;
 
 use crate::store::disk::DiskLevel;
 use crate::store::exec::{Exec, Stop};
-use crate::store::lookups::{Failure, Want};
+use crate::store::lookups::Failure;
 use crate::store::op::{ErrorKind, Op};
 use crate::store::state::Store;
 
@@ -32,10 +32,19 @@ pub(in crate::store) fn version_goes_back(found: Lsn, last: Lsn) -> Unreadable {
 }
 
 impl<L: DiskLevel> Store<L> {
-    /// Looks whether an op has all rows that it needs in memory.
+    /// Looks whether an op has all rows that it needs in memory, or can have them at once.
     pub(in crate::store) fn prepare_op(&mut self, id: PartitionId, bytes: &[u8], op: &Op<'_>) -> Prepared {
+        loop {
+            if let Some(prepared) = self.try_to_prepare(id, bytes, op) {
+                return prepared;
+            }
+        }
+    }
+
+    /// `None`: all that it lacked has been read meanwhile.
+    fn try_to_prepare(&mut self, id: PartitionId, bytes: &[u8], op: &Op<'_>) -> Option<Prepared> {
         let seed = self.seed;
-        let Some(partition) = self.partitions.get_mut(&id) else { return Prepared::Ready };
+        let Some(partition) = self.partitions.get_mut(&id) else { return Some(Prepared::Ready) };
         let mut exec = Exec {
             now_ms: partition.clock_ms,
             version: 0,
@@ -53,22 +62,25 @@ impl<L: DiskLevel> Store<L> {
         let needs = exec.needs(op);
         let known = exec.known.take().unwrap_or_default();
         match needs {
-            Err(Stop::Error(ErrorKind::BadOp)) => return Prepared::Unreadable(unknown_op()),
-            Ok(()) | Err(Stop::Error(_)) if known.is_empty() => return Prepared::Ready,
+            Err(Stop::Error(ErrorKind::BadOp)) => return Some(Prepared::Unreadable(unknown_op())),
+            Ok(()) | Err(Stop::Error(_)) if known.is_empty() => return Some(Prepared::Ready),
             Ok(()) | Err(Stop::Error(_)) => {
                 self.pins.keep(id, seed.hash(bytes), known);
-                return Prepared::Ready;
+                return Some(Prepared::Ready);
             }
             Err(Stop::Blocked) => {}
         }
         if let Some(Failure::Final(why)) = self.lookups.take_failure(id, false) {
             self.lookups.wants.clear();
-            return Prepared::Unreadable(why);
+            return Some(Prepared::Unreadable(why));
         }
-        let rows = self.lookups.wants.iter().filter_map(Want::row);
+        let rows = self.lookups.wanted_rows();
+        if self.load_at_hand(id) {
+            return None;
+        }
         let op = seed.hash(bytes);
         self.pins.hold(id, op, rows);
-        Prepared::Blocked(self.ask(id, op))
+        Some(Prepared::Blocked(self.ask(id, op)))
     }
 
     /// Whether eviction may begin before what is proposed now is applied: then what that needs is to be held.

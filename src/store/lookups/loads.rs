@@ -104,6 +104,11 @@ impl Loads {
         Self::miss(waiting, &mut wanted.steps, step);
     }
 
+    /// Whether a key is on its way.
+    pub(in crate::store) fn is_wanted(&self, partition: PartitionId, hash: u64) -> bool {
+        self.keys.contains_key(&(partition, hash))
+    }
+
     /// Nobody waits for a step any more: what no other one wants is not read, unless a job is at it.
     pub(in crate::store) fn abandon(&mut self, step: u64) {
         let Some(Waiting { partition, op, .. }) = self.waiting.remove(&step) else { return };

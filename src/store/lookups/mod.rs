@@ -5,6 +5,9 @@
 //! dropped from memory (`safe_epoch`). So memory and an answer, taken together, are the present state, however old
 //! the answer is: what memory has no row for has not changed since.
 
+pub(in crate::store) mod asked;
+pub(in crate::store) mod at_hand;
+pub(in crate::store) mod blocked;
 pub(in crate::store) mod loads;
 pub(in crate::store) mod pages;
 pub(in crate::store) mod pins;
@@ -13,6 +16,7 @@ pub(in crate::store) mod stored;
 use std::collections::VecDeque;
 
 use corduroy_shards::{PartitionId, Unreadable};
+use smallvec::SmallVec;
 
 use super::op::ErrorKind;
 use crate::store::memory::listings::Listings;
@@ -164,6 +168,11 @@ impl Lookups {
         if !self.wants.contains(&want) || self.wants.len() > 64 {
             self.wants.push(want);
         }
+    }
+
+    /// The hashes of the keys that the op wants.
+    pub(super) fn wanted_rows(&self) -> SmallVec<[u64; 4]> {
+        self.wants.iter().filter_map(Want::row).collect()
     }
 
     /// Notes that something that is wanted could not be read.

@@ -92,6 +92,7 @@ pub(in crate::store) struct Detached {
 pub(in crate::store) struct Totals {
     pub(in crate::store) evicted: u64,
     pub(in crate::store) loads: u64,
+    pub(in crate::store) loads_on_core: u64,
     pub(in crate::store) expired: u64,
     pub(in crate::store) flushes: u64,
     pub(in crate::store) flushed_rows: u64,

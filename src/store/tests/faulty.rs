@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::*;
 use crate::store::disk::{
-    DiskRow, DiskStats, IngestError, Pace, ReadRow, Room, Sought, WantedHaste, get_one_by_one,
+    CoreRead, DiskRow, DiskStats, IngestError, Pace, ReadRow, Room, Sought, WantedHaste, get_one_by_one,
 };
 
 /// Why something cannot be read: nothing of it, or some keys.
@@ -46,6 +46,11 @@ impl Faulty {
         self.faults().haste
     }
 
+    /// As [`MemLevel::set_at_hand`].
+    pub(super) fn set_at_hand(&self, per_mille: u64, seed: u64) {
+        self.disk.set_at_hand(per_mille, seed);
+    }
+
     /// Leaves so much room on the disk.
     pub(super) fn leave(&self, bytes: u64) {
         self.disk.set_capacity(self.disk.stats().disk_bytes + bytes);
@@ -79,6 +84,11 @@ impl DiskLevel for Faulty {
         visit: &mut dyn FnMut(ReadRow<'_>) -> bool,
     ) {
         get_one_by_one(self, keys, visit);
+    }
+
+    fn get_now(&self, key: &[u8], row: &mut Vec<u8>) -> Option<CoreRead> {
+        self.check(|damaged| key.ends_with(damaged.as_bytes())).ok()?;
+        self.disk.get_now(key, row)
     }
 
     fn scan(

@@ -1,5 +1,6 @@
 //! Tests of the store as a whole: a driver that runs its jobs, and helpers to write ops shortly.
 
+mod at_hand;
 mod bounds;
 mod commands;
 mod damage;
