@@ -19,7 +19,7 @@ const OUTCOME_BYTES: usize = 8 << 20;
 /// Requests that may wait in a shard, bytes, where clients may hold less than that: two of the largest.
 const WAITING_MIN_BYTES: usize = 64 << 20;
 
-/// An eighth of the memory is for blocks of the disk level, the rest for rows. Three quarters of it are for indexes and
+/// An eighth of the memory is for blocks of the disk level, the rest for rows. Seven eighths of it are for indexes and
 /// filters of tables: enough for those of more than ten times as many rows as fit in memory, so that a row is read by one
 /// look at the disk.
 const CACHE_SHARE: u64 = 8;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use lsm_tree::config::PinningPolicy;
+use lsm_tree::config::{BlockSizePolicy, PinningPolicy};
 use lsm_tree::{
     AbstractTree, AnyTree, Cache, Config, DescriptorTable, Guard, SeqNo, SequenceNumberCounter, Table,
     UserKey, UserValue,
@@ -37,8 +37,12 @@ pub struct LsmShared {
     pub(super) budgets: Budgets,
 }
 
+/// Rows that make a block. To read one, all of its block is copied and checked; the half of it takes a fifth less processor time
+/// a GET, and twice as much memory for where blocks are.
+const BLOCK_BYTES: u32 = 2 << 10;
+
 /// Of the memory for blocks, the part that is for indexes; the rest is for the library's cache.
-const INDEX_SHARE: (u64, u64) = (3, 4);
+const INDEX_SHARE: (u64, u64) = (7, 8);
 
 impl LsmShared {
     /// `cache_bytes` for blocks and indexes, and at most `open_files` open table files.
@@ -137,6 +141,7 @@ impl Opened {
         let config = Config::new(path, sequence.clone(), visible.clone())
             .filter_block_partitioning_policy(PinningPolicy::all(true))
             .index_block_partitioning_policy(PinningPolicy::all(true))
+            .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
             .use_cache(Arc::clone(&shared.cache))
             .use_descriptor_table(Some(Arc::clone(&shared.descriptors)))
             .with_compaction_filter_factory(Some(Arc::new(merging)));
