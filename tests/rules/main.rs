@@ -207,10 +207,14 @@ const WORLD: [&str; 15] = [
 const CORE: [&str; 4] = ["wal/src", "shards/src", "src/store", "src/resp"];
 
 /// What of it is the edge, with the reason.
-const EDGE: [(&str, &str); 21] = [
+const EDGE: [(&str, &str); 23] = [
     ("wal/src/device/", "the disk below the log; the memory device beside it is the simulator's"),
     ("shards/src/runtime/", "the driver: cores, threads, clocks, sockets"),
     ("shards/src/sim/batch.rs", "plays many worlds on several threads, and measures how long that takes"),
+    (
+        "src/store/disk/blocks.rs",
+        "reads blocks, and asks the system for those that it can bring without waiting",
+    ),
     ("src/store/disk/check.rs", "compares the files of a state folder before the tree is opened"),
     ("src/store/disk/dead.rs", "a filter that the tree's merges call"),
     ("src/store/disk/dump.rs", "reads the tables of a stopped node, for the tools"),
@@ -229,6 +233,7 @@ const EDGE: [(&str, &str); 21] = [
     ("src/store/disk/rows.rs", "looks rows up in the tables of the tree"),
     ("src/store/disk/scrub.rs", "reads tables in the background, to find damage"),
     ("src/store/disk/tree.rs", "the tree, behind the guard"),
+    ("src/store/disk/view.rs", "the tables of the tree as cores read them"),
 ];
 
 fn touches_of_the_world(files: &[Source]) -> Vec<String> {

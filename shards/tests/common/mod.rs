@@ -1,6 +1,7 @@
 //! A small key-value state machine and a world of one shard around it: a disk that can crash, a clock, jobs.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its part")]
 
+mod open;
 mod saved;
 
 use std::cell::{Cell, RefCell};
@@ -12,7 +13,8 @@ use corduroy_shards::{
     ShardOptions, StageStamps, StateMachine, Step, Ticket, Unreadable, Urgency, Wait,
 };
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
-use corduroy_wal::{Lsn, Options, Wal};
+use corduroy_wal::{Lsn, Options};
+pub use open::{open_shard, open_with};
 pub use saved::{Job, NoSpace, Part, Saved};
 
 /// Commands: `set k v`, `append k v`, `del k`, `get k`, `clock`; a key that starts with `cold` has to be fetched by a
@@ -311,29 +313,6 @@ pub fn small_wal() -> Options {
 /// A second frame starts beside one under way, however small.
 pub fn small_frames() -> ShardOptions {
     ShardOptions { limits: Limits { second_frame_bytes: 0, ..Limits::default() }, ..ShardOptions::default() }
-}
-
-pub fn open_shard(
-    disk: &MemDisk,
-    saved: &Saved,
-    options: ShardOptions,
-    wal_options: Options,
-    partitions: &[PartitionId],
-) -> Shard<MemDevice, Kv> {
-    open_with(disk, saved, options, wal_options, &Origin::all_alone(partitions, options.storage))
-}
-
-pub fn open_with(
-    disk: &MemDisk,
-    saved: &Saved,
-    options: ShardOptions,
-    wal_options: Options,
-    origins: &[(PartitionId, Origin)],
-) -> Shard<MemDevice, Kv> {
-    let (wal, _) = Wal::open(disk.device(), wal_options).expect("the log opens");
-    let shard = Shard::open(options, wal, Kv::over(saved), origins, 7).expect("the shard opens");
-    shard.check();
-    shard
 }
 
 impl World {

@@ -2,7 +2,7 @@
 //!
 //! Most blocks that a core wants lie in the system's page cache. To copy one from there takes about a microsecond, less than
 //! to wake another thread for it. So the core asks the system for what it can bring without waiting, and leaves the rest,
-//! and all that is not as it should be, to a job: what comes of a damaged block is found out in one place.
+//! and all that is not as it should be, to a job: what comes of a damaged block is found out there alone.
 
 use std::cell::RefCell;
 use std::fs::File;
