@@ -312,6 +312,13 @@ impl<'a> EntryOp<'a> {
     }
 }
 
+/// The first operation of a payload, if it has any.
+#[must_use]
+pub fn first_op(payload: &[u8]) -> Option<&[u8]> {
+    let header = read_header(payload).ok().filter(|header| header.count > 0)?;
+    next_op(payload, header.ops_at).map(|(op, _)| op.op)
+}
+
 /// The operation that starts at `at`, and where the next one starts. `None` if there is no whole one.
 #[must_use]
 pub fn next_op(payload: &[u8], at: usize) -> Option<(EntryOp<'_>, usize)> {
@@ -414,6 +421,11 @@ impl Cursor {
             );
             self.fetched = u32::try_from(fetched).expect("no more than are left");
         }
+    }
+
+    /// What so many of its operations need was fetched before it was opened.
+    pub fn note_fetched(&mut self, fetched: u32) {
+        self.fetched = fetched.min(self.left);
     }
 
     /// The next operation is done, and the one behind it starts at `next`.

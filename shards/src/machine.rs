@@ -42,9 +42,10 @@ pub trait StateMachine {
     /// Applies one op of the entry at `at`.
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<Self::Outcome>;
 
-    /// Has the CPU fetch what the first of these operations, which are applied next, need of the state: together, so that they
-    /// do not wait for memory one after the other. Returns of how many, one at least. Changes nothing.
-    fn prefetch<'o>(&self, partition: PartitionId, ops: impl Iterator<Item = &'o [u8]>) -> usize;
+    /// Has the CPU fetch what the first of these operations, which their partitions apply next, need of the state: together, so
+    /// that they do not wait for memory one after the other. An empty one stands for what all of its partition need. Returns of
+    /// how many, one at least. Changes nothing.
+    fn prefetch<'o>(&self, ops: impl Iterator<Item = (PartitionId, &'o [u8])>) -> usize;
 
     /// Before an operation is proposed: whether what it needs of the state is in memory. An operation that needs what cannot
     /// be read is refused while that is still possible: in the log, it would have to be applied by every replica alike. What

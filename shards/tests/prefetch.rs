@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Kv, P, World};
+use corduroy_shards::{Kind, PartitionId};
 
 #[test]
 fn what_operations_need_is_fetched_once_and_in_their_order() {
@@ -31,4 +32,25 @@ fn what_operations_need_is_fetched_once_and_in_their_order() {
     assert_eq!(fetched[0], ["set first 1"]);
     let expected: Vec<Vec<String>> = ops.chunks(Kv::PREFETCHED).map(<[String]>::to_vec).collect();
     assert_eq!(fetched[1..], expected);
+}
+
+#[test]
+fn what_entries_of_many_partitions_need_is_fetched_together_and_once() {
+    let partitions: Vec<_> = (2..2 + Kv::PREFETCHED as u64).map(PartitionId).collect();
+    let mut world = World::ready(&partitions);
+    world.disk.set_manual(true);
+    for partition in &partitions {
+        for seq in 1..3 {
+            let op = format!("set k{seq} {partition}");
+            world.request(*partition, partition.0, seq, Kind::Write, &op);
+        }
+    }
+    world.turn();
+    world.disk.complete_all();
+    world.settle();
+    let first: Vec<_> = partitions.iter().map(|partition| format!("set k1 {partition}")).collect();
+    let fetched = world.shard.machine().prefetched.borrow();
+    assert_eq!(fetched[0], first, "the first operation of each, before any is applied");
+    let others: Vec<_> = partitions.iter().map(|partition| vec![format!("set k2 {partition}")]).collect();
+    assert_eq!(fetched[1..], others, "then what is left of each");
 }

@@ -366,8 +366,8 @@ impl<L: DiskLevel> StateMachine for Store<L> {
         self.look_at_hand(partition, key, now_ms, with)
     }
 
-    fn prefetch<'o>(&self, partition: PartitionId, ops: impl Iterator<Item = &'o [u8]>) -> usize {
-        self.prefetch_rows(partition, ops)
+    fn prefetch<'o>(&self, ops: impl Iterator<Item = (PartitionId, &'o [u8])>) -> usize {
+        self.prefetch_rows(ops)
     }
 
     fn persisted(&self, partition: PartitionId) -> Lsn {

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use corduroy_wal::device::prefetch;
+use corduroy_wal::device::prefetch_front;
 use corduroy_wal::{EntryKind, EntryRef, HardState, Lsn, OwnedEntry, Term};
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState as RaftHardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
@@ -74,7 +74,7 @@ impl LogStore {
 
     /// Has the tail fetched into the processor's caches.
     pub fn prefetch_parts(&self) {
-        prefetch(self.entries.as_slices().0);
+        prefetch_front(&self.entries);
     }
 
     /// The lowest entry held, or the one that would come next.

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use corduroy_wal::device::prefetch;
+use corduroy_wal::device::prefetch_front;
 use corduroy_wal::{Lsn, Term};
 
 use crate::ids::Ticket;
@@ -215,6 +215,8 @@ impl Proposals {
             row.lsn
         );
         assert!(!row.requests.is_empty(), "row {} answers nobody", row.lsn);
+        // Thousands of groups that wake together have one each; and their memory is the less, the less room there is.
+        self.rows.reserve_exact(usize::from(self.rows.capacity() == 0));
         self.rows.push_back(row);
     }
 
@@ -315,10 +317,7 @@ impl Proposals {
 
     /// Has the oldest row fetched into the processor's caches, or where it would stand.
     pub fn prefetch(&self) {
-        match self.rows.front() {
-            Some(row) => prefetch(row),
-            None => prefetch(self.rows.as_slices().0),
-        }
+        prefetch_front(&self.rows);
     }
 
     /// Gives back the memory of the registry if it is empty.

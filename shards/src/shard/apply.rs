@@ -63,6 +63,8 @@ pub(crate) struct Applying<'a, M: StateMachine> {
     pub clocks: &'a mut Clocks,
     pub now: Now,
     pub budget: Budget,
+    /// Operations of the next entry whose rows were fetched ahead.
+    pub fetched: u32,
     /// What outcomes of one part of a turn may take.
     pub outcome_bytes: usize,
 }
@@ -133,6 +135,7 @@ impl<M: StateMachine> Applying<'_, M> {
             }
             let opened = Cursor::open(lsn, slot.applied_stamp_ms, &payload);
             slot.cursor = opened.map_err(|damage| Fault(format!("entry {lsn}: {damage}")))?;
+            slot.cursor.note_fetched(std::mem::take(&mut self.fetched));
             if planted::is(PlantedBug::SwapReplies) {
                 slot.rows.front_mut().into_iter().for_each(|row| row.requests.swap_tickets());
             }
@@ -237,7 +240,7 @@ impl<M: StateMachine> Applying<'_, M> {
     /// Applies the entry's next operation, if that can be done. Returns its length too.
     fn operation(&mut self, cursor: &mut Cursor, entry: &AtHand<'_>) -> (usize, Step<M::Outcome>) {
         let Applied { partition, .. } = entry.at;
-        cursor.fetch(|cursor| self.machine.prefetch(partition, cursor.ops(entry.payload)));
+        cursor.fetch(|cursor| self.machine.prefetch(cursor.ops(entry.payload).map(|op| (partition, op))));
         let (EntryOp { keyspace, op }, next) =
             entry::next_op(entry.payload, cursor.at).expect("the whole payload was checked");
         self.counters.apply_tries += 1;

@@ -31,8 +31,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let limit = self.options.limits.frame_bytes;
         let mut frame_bytes = 0;
         for number in 0..if can_submit { self.replicas.listed(List::Propose) } else { 0 } {
-            let upcoming = self.replicas.upcoming(List::Propose, number);
-            upcoming.for_each(|slot| self.wal.prefetch(slot.partition.log()));
+            let upcoming = || self.replicas.upcoming(List::Propose, number);
+            upcoming().for_each(|slot| self.wal.prefetch(slot.partition.log()));
+            self.machine.prefetch(upcoming().map(|slot| (slot.partition, [].as_slice())));
             let Some(idx) = self.replicas.next(List::Propose) else { break };
             if frame_bytes >= limit {
                 self.replicas.enqueue(List::Propose, idx);

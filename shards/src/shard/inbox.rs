@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use corduroy_wal::device::prefetch_front;
+
 use super::screen::Screening;
 use crate::entry::{EntryBuilder, EntryOp, HEADER_BYTES};
 use crate::ids::Ticket;
@@ -37,6 +39,7 @@ impl Batches {
         if self.queue.back().is_none_or(|batch| batch.is_sealed || grown(batch) > entry_bytes) {
             let capacity = self.last_bytes.max(HEADER_BYTES + op.entry_bytes());
             let entry = EntryBuilder::with_capacity(capacity);
+            self.queue.reserve_exact(usize::from(self.queue.capacity() == 0));
             self.queue.push_back(Batch { entry, requests: spare.take(), ..Batch::default() });
         }
         let batch = self.queue.back_mut().expect("a batch was just made sure of");
@@ -51,6 +54,11 @@ impl Batches {
         }
         let batch = self.queue.back_mut().expect("a batch was just made sure of");
         batch.requests.push_read(ticket, op);
+    }
+
+    /// Has the oldest batch fetched into the processor's caches.
+    pub fn prefetch(&self) {
+        prefetch_front(&self.queue);
     }
 
     /// The newest batch, if there is one: reads that follow its writes ride in it.

@@ -319,6 +319,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             clocks: &mut self.clocks,
             now: self.now,
             budget,
+            fetched: 0,
             outcome_bytes: self.options.limits.outcome_bytes,
         };
         (applying, self.replicas.slot_mut(idx))

@@ -11,7 +11,7 @@ use super::io::Rejection;
 use super::replicas::Replicas;
 use crate::clock::PartitionClock;
 use crate::conns::ConnFilter;
-use crate::entry::Cursor;
+use crate::entry::{self, Cursor};
 use crate::ids::PartitionId;
 use crate::machine::Wait;
 use crate::options::Pending;
@@ -72,6 +72,7 @@ impl Row for Slot {
 
     fn prefetch_parts(&self, depth: usize) {
         self.replica.prefetch(depth);
+        self.batches.prefetch();
         self.rows.prefetch();
         self.conns.prefetch();
     }
@@ -141,6 +142,19 @@ impl Slot {
     /// The disk has finished a record: whose entries it brought is noted for those who wait for them.
     pub fn mark_durable(&mut self, now_ns: u64) {
         self.rows.mark_durable(self.replica.durable(), now_ns);
+    }
+
+    /// The payload of the entry that is opened next, if there is one and nothing keeps it from that.
+    pub fn next_payload(&self) -> Option<&[u8]> {
+        let is_due = self.apply_wait.is_none() && !self.cursor.is_open;
+        let next = self.replica.applied().next();
+        let entry = if is_due && next <= self.replica.committed() { self.replica.entry(next) } else { None };
+        entry.map(|entry| &*entry.data)
+    }
+
+    /// The first operation of that entry.
+    pub fn next_op(&self) -> Option<(PartitionId, &[u8])> {
+        Some((self.partition, entry::first_op(self.next_payload()?)?))
     }
 
     /// Whether parked reads may be tried.

@@ -3,10 +3,13 @@
 //! Invariant: the frame leaves before entries are applied, so that the disk works while the core does; and every step
 //! costs what stands on its list, never the number of replicas.
 
-use corduroy_wal::device::Device;
+use std::iter::once;
+
+use corduroy_wal::device::{Device, prefetch};
 use corduroy_wal::{Lsn, Space, WalEvent};
 
 use super::apply::{Budget, Progress};
+use super::replica_slot::Slot;
 use super::replicas::List;
 use super::waits;
 use super::{Outputs, Rejection, Reply, Shard, ShardError};
@@ -327,10 +330,16 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let was_full = self.unapplied_bytes >= limits.unapplied_bytes;
         self.outbox.next_part();
         let mut budget = Budget { ops: limits.apply_ops, bytes: limits.apply_bytes };
+        let mut fetched = 0_usize;
         while !budget.is_spent() {
             let Some(idx) = self.replicas.next(List::Apply) else { break };
+            if fetched == 0 {
+                fetched = self.fetch_rows(idx);
+            }
             let slice = Budget { ops: budget.ops.min(limits.apply_slice_ops), bytes: budget.bytes };
             let (mut applying, slot) = self.applying(idx, slice);
+            applying.fetched = u32::from(fetched > 0);
+            fetched = fetched.saturating_sub(1);
             if !slot.replica.is_running() {
                 continue;
             }
@@ -354,6 +363,16 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         }
         // What was held back because of it can be proposed now.
         self.left_over |= was_full && self.unapplied_bytes < limits.unapplied_bytes;
+    }
+
+    /// Has the state machine fetch what the first operations of this replica and of the next ones need. Returns of how many.
+    fn fetch_rows(&self, first: ReplicaIdx) -> usize {
+        if self.replicas.listed(List::Apply) == 0 {
+            return 0;
+        }
+        let slots = || once(self.replicas.slot(first)).chain(self.replicas.upcoming(List::Apply, 0));
+        slots().filter_map(Slot::next_payload).for_each(prefetch);
+        self.machine.prefetch(slots().filter_map(Slot::next_op))
     }
 
     /// Passes a result on, or fences the replica.

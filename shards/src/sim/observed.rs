@@ -137,8 +137,8 @@ impl<S: Subject> StateMachine for Observed<S> {
         answer
     }
 
-    fn prefetch<'o>(&self, partition: PartitionId, ops: impl Iterator<Item = &'o [u8]>) -> usize {
-        self.inner.prefetch(partition, ops.map(|op| unstamp(op).map_or(op, |(_, op)| op)))
+    fn prefetch<'o>(&self, ops: impl Iterator<Item = (PartitionId, &'o [u8])>) -> usize {
+        self.inner.prefetch(ops.map(|(partition, op)| (partition, unstamp(op).map_or(op, |(_, op)| op))))
     }
 
     fn prepare(&mut self, partition: PartitionId, op: &[u8]) -> Prepared {

@@ -189,7 +189,7 @@ impl StateMachine for Plain {
         false
     }
 
-    fn prefetch<'o>(&self, _partition: PartitionId, ops: impl Iterator<Item = &'o [u8]>) -> usize {
+    fn prefetch<'o>(&self, ops: impl Iterator<Item = (PartitionId, &'o [u8])>) -> usize {
         ops.count()
     }
 

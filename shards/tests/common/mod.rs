@@ -232,10 +232,12 @@ impl StateMachine for Kv {
         self.screens
     }
 
-    fn prefetch<'o>(&self, _partition: PartitionId, ops: impl Iterator<Item = &'o [u8]>) -> usize {
-        let fetched: Vec<String> = ops.take(Self::PREFETCHED).map(|op| words(op).join(" ")).collect();
-        self.prefetched.borrow_mut().push(fetched.clone());
-        fetched.len()
+    fn prefetch<'o>(&self, ops: impl Iterator<Item = (PartitionId, &'o [u8])>) -> usize {
+        let ops = ops.filter(|(_, op)| !op.is_empty()).take(Self::PREFETCHED);
+        let fetched: Vec<String> = ops.map(|(_, op)| words(op).join(" ")).collect();
+        let count = fetched.len();
+        self.prefetched.borrow_mut().extend(Some(fetched).filter(|fetched| !fetched.is_empty()));
+        count.max(1)
     }
 
     fn is_light(&self, _partition: PartitionId, _op: &[u8]) -> bool {

@@ -5,6 +5,7 @@
 //! ops do meanwhile does not matter: at worst a row is fetched in vain.
 
 use corduroy_shards::PartitionId;
+use corduroy_wal::device::prefetch as prefetch_bytes;
 use smallvec::SmallVec;
 
 use crate::store::disk::DiskLevel;
@@ -21,14 +22,18 @@ impl<L: DiskLevel> Store<L> {
     /// Fetches the rows of the first ops; returns of how many. One of more keys than fit is left to itself.
     pub(in crate::store) fn prefetch_rows<'o>(
         &self,
-        id: PartitionId,
-        ops: impl Iterator<Item = &'o [u8]>,
+        ops: impl Iterator<Item = (PartitionId, &'o [u8])>,
     ) -> usize {
-        let Some(partition) = self.partitions.get(&id) else { return ops.count().max(1) };
-        let (mut keys, mut fetched, table) = (Keys::new(), 0, &partition.table);
-        for op in ops {
+        let (mut keys, mut fetched) = (Keys::new(), 0);
+        let (mut last_id, mut partition) = (None, None);
+        for (id, op) in ops {
+            if last_id != Some(id) {
+                (last_id, partition) = (Some(id), self.partitions.get(&id));
+                // Where many follow one another, each was last used long ago.
+                partition.into_iter().for_each(|partition| prefetch_bytes(&**partition));
+            }
             let whole = keys.len();
-            if let Ok(op) = Op::decode(op) {
+            if let (Some(table), Ok(op)) = (partition.map(|found| &found.table), Op::decode(op)) {
                 let room = PREFETCH_KEYS - whole;
                 keys.extend(op.keys(true).take(room + 1).map(|key| (table, self.seed.hash(key))));
             }

@@ -4,6 +4,7 @@
 //! directory order is walking the rows in hash order, however much the table grew meanwhile: SCAN, capture and
 //! eviction keep a hash as their cursor. Invariant: a row lies on the page that the directory names for its hash.
 
+use corduroy_wal::device::prefetch as prefetch_bytes;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
@@ -47,6 +48,13 @@ pub(in crate::store) fn find_row<'r>(
 pub(in crate::store) fn prefetch(at: &[(&Table, u64)]) {
     assert!(at.len() <= PREFETCH_KEYS, "{} rows at once drive each other out", at.len());
     if at.len() > 1 {
+        // One table's own parts are at hand; those of many are fetched step by step, all of them in each.
+        if at.first().zip(at.last()).is_some_and(|(first, last)| !std::ptr::eq(first.0, last.0)) {
+            at.iter()
+                .filter_map(|(table, hash)| table.directory.get(table.slot(*hash)))
+                .for_each(prefetch_bytes);
+            at.iter().filter_map(|(table, hash)| table.page(*hash)).for_each(prefetch_bytes);
+        }
         let rows: SmallVec<[&Row; PREFETCH_KEYS]> =
             at.iter().filter_map(|(table, hash)| table.row(*hash)).collect();
         std::hint::black_box(rows.iter().fold(0, |all, row| all ^ row.ends()));

@@ -20,8 +20,8 @@ fn m_set(from: usize, keys: usize) -> Vec<u8> {
 fn whole_ops_are_fetched_as_far_as_their_keys_fit() {
     let mut d = Driver::new(MemLevel::default(), options());
     let sets: Vec<Vec<u8>> = (0..40).map(|n| bytes(&set(&format!("k{n}"), "v"))).collect();
-    let fetched = |d: &Driver<_>, ops: &[Vec<u8>]| d.store.prefetch(P, ops.iter().map(Vec::as_slice));
-    assert_eq!(fetched(&d, &sets), 40, "there is nothing to fetch yet");
+    let fetched = |d: &Driver<_>, ops: &[Vec<u8>]| d.store.prefetch(ops.iter().map(|op| (P, op.as_slice())));
+    assert_eq!(fetched(&d, &sets), 40, "there is no partition yet");
     for n in 0..20 {
         d.run(&set(&format!("k{n}"), "v"));
     }
@@ -35,6 +35,18 @@ fn whole_ops_are_fetched_as_far_as_their_keys_fit() {
     assert_eq!(fetched(&d, &filled), 1);
     let others = [bytes(&Op::Flush), b"no op".to_vec(), sets[0].clone()];
     assert_eq!(fetched(&d, &others), 3);
+}
+
+#[test]
+fn rows_of_many_partitions_are_fetched_together() {
+    let mut d = Driver::new(MemLevel::default(), options());
+    d.run(&set("k0", "v"));
+    let absent = PartitionId(P.0 + 1);
+    let sets: Vec<Vec<u8>> = (0..40).map(|n| bytes(&set(&format!("k{n}"), "v"))).collect();
+    let of_both = sets.iter().zip([P, absent].into_iter().cycle());
+    let fetched = d.store.prefetch(of_both.map(|(op, id)| (id, op.as_slice())));
+    assert_eq!(fetched, 40, "of 20 there is a partition, and no row but one");
+    assert_eq!(d.store.prefetch(std::iter::repeat_n((P, [].as_slice()), 16)), 16, "what all of it need");
 }
 
 #[test]
@@ -55,7 +67,7 @@ fn what_is_fetched_is_not_used_by_that() {
         row.set(FRESH);
     });
     let ops = [bytes(&set("k", "w")), bytes(&set("other", "w"))];
-    assert_eq!(d.store.prefetch(P, ops.iter().map(Vec::as_slice)), 2);
+    assert_eq!(d.store.prefetch(ops.iter().map(|op| (P, op.as_slice()))), 2);
     assert_eq!(flags(&d), (true, false));
     assert_eq!(d.run(&get("k")), bulk("v"));
     assert_eq!(flags(&d), (false, false), "a lookup is a use");

@@ -28,7 +28,7 @@ pub use buffer::AlignedBuffer;
 pub use disk::{DiskDevice, Engine};
 pub use file::FileDevice;
 pub use folder::{DirectIo, OpenError};
-pub use prefetch::prefetch;
+pub use prefetch::{prefetch, prefetch_front};
 pub use probe::{ProbeError, ProbeOptions, ProbeReport, probe};
 pub use setup::{UringOptions, UringReport};
 pub use sync::{DiskFacts, SyncMode, UnknownWord};
