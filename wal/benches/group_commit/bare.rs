@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
+use std::hint::black_box;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -23,6 +24,10 @@ const BUFFER_BYTES: usize = 1 << 20;
 pub struct Bare {
     ring: IoUring,
     buffers: Vec<AlignedBuffer>,
+    payload: Vec<u8>,
+    /// Whether the bytes of each write are summed up and copied into its buffer, as no log can do without; else the same,
+    /// untouched since the loop began, are written again and again.
+    copies: bool,
     sync: SyncMode,
     offset: u64,
     file_bytes: u64,
@@ -32,6 +37,7 @@ pub struct Bare {
 impl Bare {
     /// Makes a file of so many bytes; every write will begin with `payload`.
     pub fn new(folder: &Path, sync: SyncMode, payload: &[u8], file_bytes: u64) -> Self {
+        let payload = payload.to_vec();
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -49,7 +55,7 @@ impl Bare {
         let mut buffers: Vec<_> = (0..DEPTH_MAX).map(|_| AlignedBuffer::zeroed(BUFFER_BYTES)).collect();
         // What is written is the same as elsewhere: whatever lies below may treat zeros better.
         for buffer in &mut buffers {
-            buffer[..payload.len()].copy_from_slice(payload);
+            buffer[..payload.len()].copy_from_slice(&payload);
         }
         let table: Vec<_> = buffers
             .iter_mut()
@@ -58,7 +64,12 @@ impl Bare {
         // SAFETY: the buffers live as long as the ring and are never written while an operation uses them.
         unsafe { ring.submitter().register_buffers(&table) }.unwrap();
         ring.submitter().register_files(&[file.as_raw_fd()]).unwrap();
-        Self { ring, buffers, sync, offset: 0, file_bytes, _file: file }
+        Self { ring, buffers, payload, copies: false, sync, offset: 0, file_bytes, _file: file }
+    }
+
+    /// Has the bytes of each write summed up and copied from now on, or not.
+    pub fn set_copies(&mut self, copies: bool) {
+        self.copies = copies;
     }
 
     /// Keeps `depth` durable writes of `len` bytes going for `length`.
@@ -89,6 +100,10 @@ impl Bare {
     fn queue(&mut self, place: u64, len: u32) {
         if self.offset + u64::from(len) > self.file_bytes {
             self.offset = 0;
+        }
+        if self.copies {
+            black_box(crc32fast::hash(&self.payload));
+            self.buffers[place as usize][..self.payload.len()].copy_from_slice(&self.payload);
         }
         let start = self.buffers[place as usize].as_ptr();
         let flags = if self.sync == SyncMode::Dsync { libc::RWF_DSYNC } else { 0 };

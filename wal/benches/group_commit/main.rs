@@ -3,7 +3,7 @@
 //! `cargo bench -p corduroy-wal`; the folder is taken from `CORDUROY_BENCH_DIR` (default: under `target/`), the
 //! sync mode from `CORDUROY_BENCH_SYNC` (default `auto`), and what the bare loop goes over from `CORDUROY_BENCH_BARE_MIB`
 //! (default: as much as the log). Variants take turns in many short rounds; the ratio is the
-//! median over the rounds' own ratios. All write the same bytes, and all but raft-engine by its defaults, which lets
+//! median over the rounds' own ratios. `-- frames`, `-- bounds` and `-- writers` make one table alone. All write the same bytes, and all but raft-engine by its defaults, which lets
 //! files grow, go over files that were made and written before.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failed step ends the benchmark")]
 
@@ -31,8 +31,57 @@ fn main() {
     std::fs::create_dir_all(&root).unwrap();
     let effective = sync.resolve(DiskFacts::of(&root).as_ref());
     println!("folder {}, sync {effective}, {ROUNDS} rounds of {} ms each", root.display(), ROUND.as_millis());
-    frames(&root, sync, effective);
-    writers(&root, sync, effective);
+    let wanted = |table: &str| {
+        let mut named = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).peekable();
+        named.peek().is_none() || named.any(|arg| arg == table)
+    };
+    if wanted("frames") {
+        frames(&root, sync, effective);
+    }
+    if wanted("bounds") {
+        bounds(&root, sync, effective);
+    }
+    if wanted("writers") {
+        writers(&root, sync, effective);
+    }
+}
+
+/// The log beside two bare loops: one that writes what lies there, and one that sums up and copies it first, as no log can do
+/// without. Each round of a loop stands beside one of the log.
+fn bounds(root: &Path, sync: SyncMode, effective: SyncMode) {
+    println!("\nframes of 64 KiB beside a bare loop, and beside one that sums up and copies, frames/s (p50)");
+    println!(
+        "{:>6} {:>24} {:>24} {:>24} {:>10} {:>10}",
+        "depth", "bare loop", "that copies", "group commit", "of bare", "of copies"
+    );
+    let bytes = 64 << 10_u32;
+    for depth in [1, 2, 4] {
+        let folder = tempfile::tempdir_in(root).unwrap();
+        let mut ours = Ours::new(&folder.path().join("ours"), sync, 1, depth);
+        let file_bytes = bare_bytes().unwrap_or_else(|| ours.slots_bytes());
+        let mut bare = Bare::new(folder.path(), effective, &noise(bytes as usize), file_bytes);
+        let payload = payload_for_frame(bytes);
+        let mut loops = [Series::default(), Series::default()];
+        let mut beside = [Series::default(), Series::default()];
+        for _ in 0..ROUNDS {
+            for (copies, (left, right)) in [false, true].into_iter().zip(loops.iter_mut().zip(&mut beside)) {
+                bare.set_copies(copies);
+                left.push(bare.run(bytes, depth, ROUND));
+                right.push(ours.run_frames(&payload, ROUND));
+            }
+        }
+        let (of_bare, of_copies) = (beside[0].ratio_to(&loops[0]), beside[1].ratio_to(&loops[1]));
+        println!(
+            "{depth:>6} {:>24} {:>24} {:>24} {:>6.0}% ±{:.0} {:>6.0}% ±{:.0}",
+            show(&loops[0]),
+            show(&loops[1]),
+            show(&beside[0]),
+            of_bare.0 * 100.0,
+            of_bare.0 * of_bare.1,
+            of_copies.0 * 100.0,
+            of_copies.0 * of_copies.1,
+        );
+    }
 }
 
 /// The same frame sizes at the same depth, with and without the log.
