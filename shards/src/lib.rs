@@ -18,6 +18,7 @@ pub mod raft;
 pub mod rejection;
 pub mod routing;
 pub mod runtime;
+mod screening;
 pub mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;

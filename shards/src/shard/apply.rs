@@ -80,14 +80,6 @@ struct AtHand<'a> {
     is_ours: bool,
 }
 
-impl<O> Outbox<O> {
-    /// Ends a part of a turn, reads or entries: each may bring so much, so that entries go on however much clients read.
-    /// Reads that are parked since a part brought all it may are tried in the next turn.
-    pub const fn next_part(&mut self) {
-        self.bytes = 0;
-    }
-}
-
 impl<M: StateMachine> Applying<'_, M> {
     /// Applies what is committed of one replica, as far as the budget goes.
     ///

@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 
 use corduroy_wal::device::prefetch_front;
 
-use super::screen::Screening;
 use crate::entry::{EntryBuilder, EntryOp, HEADER_BYTES};
 use crate::ids::Ticket;
 use crate::raft::proposals::{Requests, Spare, Work};
+use crate::screening::Screening;
 
 /// Requests that become one entry. Its first is a write.
 #[derive(Debug, Default)]

@@ -27,6 +27,12 @@ impl<O> Default for Outbox<O> {
 }
 
 impl<O> Outbox<O> {
+    /// Ends a part of a turn, reads or entries: each may bring so much, so that entries go on however much clients read.
+    /// Reads that are parked since a part brought all it may are tried in the next turn.
+    pub const fn next_part(&mut self) {
+        self.bytes = 0;
+    }
+
     pub fn done(&mut self, ticket: Ticket, lsn: Lsn, outcome: O) {
         if planted::strikes(PlantedBug::LostOutcome) {
             return;

@@ -5,8 +5,6 @@
 //! when none waits any more, all of it at once. Invariant: the requests that stay keep their order, and a read stays behind
 //! the writes of its connection.
 
-use std::collections::BTreeMap;
-
 use super::apply::Applying;
 use super::inbox::{Batch, Batches};
 use super::io::{Rejection, Reply};
@@ -15,7 +13,7 @@ use crate::entry::{EntryOp, Mark};
 use crate::machine::{Prepared, StateMachine};
 use crate::parked::ParkedRead;
 use crate::raft::proposals::Work;
-use crate::waiting::Waiting;
+use crate::screening::Screening;
 
 /// Operations of a batch that have rows read for them at a time.
 const AHEAD: usize = 256;
@@ -29,70 +27,6 @@ pub(crate) enum Screened {
     Waits,
     /// Some of its operations were refused; what is left is to be looked at again.
     Refused,
-}
-
-/// What is known of a batch's operations.
-#[derive(Debug)]
-pub(crate) struct Screening {
-    /// Those before it were prepared, or found to need nothing.
-    prepared: Mark,
-    /// Those of them that were not ready.
-    waiting: Waiting<Mark>,
-    /// Those that have what they waited for, and are to be looked at again.
-    woken: Vec<Mark>,
-    /// Those before it were looked at while the disk was full.
-    fit: Mark,
-    /// Those that must not be proposed.
-    refused: BTreeMap<usize, Rejection>,
-}
-
-impl Default for Screening {
-    fn default() -> Self {
-        Self {
-            prepared: Mark::FIRST,
-            waiting: Waiting::default(),
-            woken: Vec::new(),
-            fit: Mark::FIRST,
-            refused: BTreeMap::new(),
-        }
-    }
-}
-
-impl Screening {
-    /// What the state machine calls by this number is there.
-    pub fn wake(&mut self, number: u64) {
-        self.woken.extend(self.waiting.wake(number));
-    }
-
-    /// A job has ended.
-    pub fn wake_for_job(&mut self) {
-        self.woken.append(&mut self.waiting.wake_for_job());
-    }
-
-    /// Whether an operation waits for whatever job ends next.
-    pub const fn waits_for_job(&self) -> bool {
-        self.waiting.has_job()
-    }
-
-    /// How many operations were not ready, and are not yet.
-    fn unready(&self) -> usize {
-        self.waiting.len() + self.woken.len()
-    }
-
-    /// # Panics
-    /// If it knows of operations that are not there, or what waits is not sealed.
-    pub fn check(&self, writes: usize, is_sealed: bool) {
-        assert!(
-            self.prepared.number <= writes && self.fit.number <= writes,
-            "operations looked at: {self:?}"
-        );
-        assert!(self.refused.keys().all(|number| *number < writes), "operations refused: {self:?}");
-        assert!(self.waiting.len() == 0 || is_sealed, "a batch that waits takes no further writes");
-    }
-
-    fn is_unready(&self, number: usize) -> bool {
-        self.waiting.iter().chain(&self.woken).any(|mark| mark.number == number)
-    }
 }
 
 impl Batch {

@@ -233,11 +233,11 @@ impl StateMachine for Kv {
     }
 
     fn prefetch<'o>(&self, ops: impl Iterator<Item = (PartitionId, &'o [u8])>) -> usize {
-        let ops = ops.filter(|(_, op)| !op.is_empty()).take(Self::PREFETCHED);
-        let fetched: Vec<String> = ops.map(|(_, op)| words(op).join(" ")).collect();
-        let count = fetched.len();
+        let ops = ops.map(|(_, op)| words(op).join(" ")).filter(|op| !op.is_empty());
+        let fetched: Vec<_> = ops.take(Self::PREFETCHED).collect();
+        let count = fetched.len().max(1);
         self.prefetched.borrow_mut().extend(Some(fetched).filter(|fetched| !fetched.is_empty()));
-        count.max(1)
+        count
     }
 
     fn is_light(&self, _partition: PartitionId, _op: &[u8]) -> bool {
@@ -324,7 +324,9 @@ impl World {
 
     /// The same where a second frame starts beside one under way, however small.
     pub fn ready_with_small_frames(partitions: &[PartitionId]) -> Self {
-        Self::rested(Self::with(small_frames(), small_wal(), partitions))
+        let mut world = Self::with(small_frames(), small_wal(), partitions);
+        world.settle();
+        world
     }
 
     pub fn with(options: ShardOptions, wal_options: Options, partitions: &[PartitionId]) -> Self {
@@ -355,12 +357,9 @@ impl World {
 
     /// A world whose replicas lead.
     pub fn ready(partitions: &[PartitionId]) -> Self {
-        Self::rested(Self::new(partitions))
-    }
-
-    fn rested(mut self) -> Self {
-        self.settle();
-        self
+        let mut world = Self::new(partitions);
+        world.settle();
+        world
     }
 
     pub fn at(&mut self, seconds: u64) {
