@@ -128,6 +128,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// The log has no room for the oldest batch, now or as long as it is.
     fn wait_for_room(&mut self, idx: ReplicaIdx, fit: Fit, frame_bytes: usize) {
+        assert!(fit != Fit::Ready, "the log has room for it");
         if fit == Fit::Lacking {
             let most = options::ready_entry_bytes(&self.wal);
             let front = self.replicas.slot_mut(idx).batches.front_mut();

@@ -88,6 +88,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let Some(idx) = self.replicas.present(idx) else { return Ok(()) };
         match result {
             Ok(entries) => {
+                assert!(!entries.is_empty(), "a read of the log brings one entry at least");
                 let result = self.replicas.slot_mut(idx).replica.fetched(Some(entries));
                 if self.fence_on_fault(idx, result).is_some() {
                     self.replicas.enqueue(List::Ready, idx);
@@ -121,6 +122,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if self.reads.len() < self.options.limits.catch_up_reads
             && let Some(Wanted { from, to }) = slot.replica.take_wanted()
         {
+            assert!(from <= to, "entries {from}..={to} are wanted");
             self.last_read += 1;
             let (token, most) = (ReadToken(self.last_read), self.options.group.message_bytes);
             let most = usize::try_from(most).unwrap_or(usize::MAX);
