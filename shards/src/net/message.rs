@@ -1,6 +1,6 @@
 //! What one replica sends to another: a partition and a message of Raft, as bytes. Its form, and how it is written.
 //!
-//! Invariant: what [`Outgoing::new`] takes comes back equal from [`decode`](super::decode::decode); all other bytes are a [`MessageDamage`], never
+//! Invariant: what [`Outgoing::new`] takes comes back equal from `decode`; all other bytes are a [`MessageDamage`], never
 //! a panic. Each kind has its own fields, so what a kind does not carry cannot be sent under its name. A list takes no more
 //! memory than its bytes justify, and what an entry carries is a slice of the buffer that it came in.
 //!
