@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 
 use crate::ids::{PartitionId, StorageId};
 use crate::raft::admit::{ENTRY_BYTES, entry_bytes};
@@ -19,6 +19,11 @@ pub(crate) enum Letter {
 }
 
 impl Letter {
+    /// Whether it appends, if only a commit index.
+    pub fn is_append(&self) -> bool {
+        matches!(self, Self::Message(message) if message.get_msg_type() == MessageType::MsgAppend)
+    }
+
     /// Whether it brings entries.
     pub fn has_entries(&self) -> bool {
         matches!(self, Self::Message(message) if !message.get_entries().is_empty())

@@ -74,7 +74,7 @@ pub struct Wanted {
 struct Fetch {
     /// What the crate asked for in vain, in the order it did, and on whose behalf.
     wanted: VecDeque<Wanted>,
-    contexts: Vec<GetEntriesContext>,
+    contexts: Vec<(Lsn, GetEntriesContext)>,
     /// Whether a read is under way.
     is_reading: bool,
     /// What was read: there while the crate asks again.
@@ -86,6 +86,8 @@ pub const ENTRIES_A_MESSAGE: usize = 4096;
 
 /// Members that may ask for entries at once; what a further one asks for it asks again later.
 const CONTEXTS_MAX: usize = 16;
+/// Of them, those that ask for the same entries.
+const CONTEXTS_EACH: usize = 4;
 
 /// What stands below a log's unapplied tail.
 pub struct History {
@@ -150,8 +152,10 @@ impl History {
         if found.first().is_some_and(|entry| entry.index == low.get()) {
             return Some(found);
         }
-        if fetch.contexts.len() < CONTEXTS_MAX {
-            fetch.contexts.push(context);
+        // One that asks again and again leaves the others their turn.
+        let asked = fetch.contexts.iter().filter(|(from, _)| *from == low).count();
+        if fetch.contexts.len() < CONTEXTS_MAX && asked < CONTEXTS_EACH {
+            fetch.contexts.push((low, context));
         }
         // One after the other: who is far behind asks again at once, and waits until the others have had theirs.
         if fetch.wanted.len() < CONTEXTS_MAX && fetch.wanted.iter().all(|wanted| wanted.from != low) {
@@ -179,7 +183,7 @@ impl History {
         let is_read = |lsn: Lsn| entries.iter().any(|entry| entry.index == lsn.get());
         fetch.wanted.retain(|wanted| !is_read(wanted.from));
         (fetch.is_reading, fetch.entries) = (false, entries);
-        std::mem::take(&mut fetch.contexts)
+        std::mem::take(&mut fetch.contexts).into_iter().map(|(_, context)| context).collect()
     }
 
     /// Nothing could be read: who asked in vain asks again.

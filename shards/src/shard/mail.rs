@@ -30,8 +30,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 self.counters.refused_messages += 1;
                 continue;
             };
-            let is_filled =
-                letter.has_entries() && (filled.contains(&partition) || self.is_filled(idx, &letter));
+            // What came first is taken in first; what only keeps the group together does not wait.
+            let is_behind = letter.is_append() && filled.contains(&partition);
+            let is_filled = is_behind || letter.has_entries() && self.is_filled(idx, &letter);
             if is_filled {
                 filled.insert(partition);
                 let is_kept = self.mail.push(partition, storage, letter, usize::MAX);

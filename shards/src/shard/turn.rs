@@ -127,8 +127,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             .advance(Position::Persisted, persisted)
             .expect("what the state machine has persisted stays persisted");
         if let Some(at) = slot.positions.get(Position::Members) {
-            let is_short = self.space == Space::Full || self.is_log_long;
-            let kept = if is_short { 0 } else { self.options.limits.kept_entries };
+            let kept = if self.space == Space::Full { 0 } else { self.options.limits.kept_entries };
             let needless = slot.replica.needless(kept).max(at);
             lowered |=
                 slot.positions.advance(Position::Members, needless).expect("it is not below where it was");

@@ -23,7 +23,7 @@ const BLOCK_BYTES: u64 = 12;
 /// What a filter block takes beside its bytes, with what the allocator rounds it up by.
 const FILTER_META_BYTES: u64 = 1024;
 /// An index, or a filter, of more bytes than this is left to the library.
-const REGION_BYTES: u32 = 4 << 20;
+const REGION_BYTES: u32 = 8 << 20;
 
 /// What a key begins with before its hash, and the hash: keys are in the order of both, of those that have the same the
 /// rest decides. A key that is not a row's is as a whole what it begins with.

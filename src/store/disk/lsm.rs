@@ -325,6 +325,7 @@ impl DiskLevel for LsmLevel {
     ) -> Result<(), IngestError> {
         let runs = || self.tree.look(AnyTree::l0_run_count);
         // Beside damage, level 0 makes way while it may: before rows come above it.
+        let waits = self.tree.haste.wait_for_merge();
         while runs()? > MAX_L0_RUNS || !self.tree.damage().is_empty() {
             match self.merge_once() {
                 Ok(true) => {}
@@ -342,6 +343,7 @@ impl DiskLevel for LsmLevel {
                 return no_room();
             }
         }
+        drop(waits);
         let most_runs = if needed_bytes <= HARDLY_ANY_BYTES { L0_RUNS_LAST } else { L0_RUNS_END };
         if runs()? >= most_runs || !self.claim(needed_bytes, deletes)? {
             return no_room();

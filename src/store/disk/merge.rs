@@ -137,6 +137,7 @@ impl LsmLevel {
         let gathered = l0.tables.clamp(L0_TABLES, L0_TABLES_MOST);
         let is_roomy = free_bytes >= MARGIN_BYTES + 2 * most_bytes(gathered);
         let tables = if is_roomy { gathered } else { L0_TABLES };
+        self.tree.haste.set_tight(!is_roomy);
         let threshold = u8::try_from(tables).expect("they are few");
         Ok((Leveled::default().with_l0_threshold(threshold), most_bytes(tables)))
     }

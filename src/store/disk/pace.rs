@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use corduroy_shards::runtime::pool;
@@ -54,6 +54,10 @@ pub(super) struct Haste {
     flush: AtomicU8,
     /// What it says of merges: by the disk's room.
     merge: AtomicU8,
+    /// Flushes that wait for a merge.
+    waiting: AtomicU64,
+    /// The disk has little room: merges that stood back might not fit any more.
+    is_tight: AtomicBool,
     l0_runs: AtomicU64,
     /// Tables from this number on are not written yet, or by a job that runs.
     next_table: AtomicU64,
@@ -63,6 +67,16 @@ impl Haste {
     pub(super) fn announce(&self, wanted: WantedHaste) {
         self.flush.store(wanted.flush, Ordering::Relaxed);
         self.merge.store(wanted.merge, Ordering::Relaxed);
+    }
+
+    /// A flush waits for merges, until what it gets is dropped.
+    pub(super) fn wait_for_merge(&self) -> FlushWaits<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        FlushWaits(self)
+    }
+
+    pub(super) fn set_tight(&self, is_tight: bool) {
+        self.is_tight.store(is_tight, Ordering::Relaxed);
     }
 
     pub(super) fn set_l0_runs(&self, runs: usize) {
@@ -76,7 +90,8 @@ impl Haste {
     /// How long to pause after so much work. A merge that is in no haste itself stands back while writes wait for a flush.
     pub(super) fn pause(&self, wait: Wait, worked: Duration) -> Duration {
         let haste = self.of(wait);
-        if wait == Wait::Merge && haste == 0 && self.of(Wait::Flush) > 0 {
+        let stands_back = self.of(Wait::Flush) > 0 && !self.is_tight.load(Ordering::Relaxed);
+        if wait == Wait::Merge && haste == 0 && stands_back {
             return PAUSE_MAX;
         }
         pause_after(worked, haste)
@@ -86,11 +101,21 @@ impl Haste {
     fn of(&self, wait: Wait) -> u8 {
         match wait {
             Wait::Flush => self.flush.load(Ordering::Relaxed),
+            Wait::Merge if self.waiting.load(Ordering::Relaxed) > 0 => FULL,
             Wait::Merge => {
                 let by_runs = percent(self.l0_runs.load(Ordering::Relaxed), L0_RUNS);
                 self.merge.load(Ordering::Relaxed).max(by_runs)
             }
         }
+    }
+}
+
+/// A flush that waits for a merge.
+pub(super) struct FlushWaits<'h>(&'h Haste);
+
+impl Drop for FlushWaits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -295,5 +320,10 @@ mod tests {
         assert_eq!(pauses(50, 0, 4), [all / 2, PAUSE_MAX], "it stands back");
         assert_eq!(pauses(50, 50, 4), [all / 2; 2], "but not where it makes room");
         assert_eq!(pauses(FULL, 0, 14), [Duration::ZERO, all / 2], "nor once there is much to merge");
+        let waits = haste.wait_for_merge();
+        assert_eq!(pauses(50, 0, 4), [all / 2, Duration::ZERO], "nor where the flush waits for it");
+        drop(waits);
+        haste.set_tight(true);
+        assert_eq!(pauses(50, 0, 4), [all / 2, all], "nor where it might not fit later");
     }
 }

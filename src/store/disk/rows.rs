@@ -68,8 +68,13 @@ impl<F: Fn(&Table) -> io::Result<Arc<File>>> Runs<'_, F> {
     fn find_any(&mut self, key: &[u8], filter_hash: u64) -> lsm_tree::Result<Option<InternalValue>> {
         for run in (0..self.view.runs()).rev() {
             let Some(row) = self.find_in(run, key, filter_hash, |_| true)? else { continue };
-            let (has_deleted, is_deleted) = (|table: &Table| table.tombstone_count() > 0, row.is_tombstone());
-            let newer = self.find_newest(run, key, filter_hash, |table| is_deleted || has_deleted(table))?;
+            let is_deleted = row.is_tombstone();
+            let matters = |table: &Table| is_deleted || table.tombstone_count() > 0;
+            let newer = self.find_newest(run, key, filter_hash, matters)?;
+            if !is_deleted && newer.as_ref().is_some_and(InternalValue::is_tombstone) {
+                // It may have been written again since, by a flush that deleted nothing.
+                return self.find_newest(run, key, filter_hash, |_| true);
+            }
             return Ok(newer.or(Some(row)));
         }
         Ok(None)
@@ -294,6 +299,20 @@ mod tests {
             let living = model.values().filter(|value| value.is_some()).count();
             assert!((30..60).contains(&living), "{living}");
         }
+    }
+
+    /// A value, above it a table with its tombstone, and above that one without any, which has it again.
+    #[test]
+    fn what_was_written_again_behind_its_deletion_exists() {
+        let folder = tempfile::tempdir().expect("folder");
+        LsmLevel::format(folder.path(), OURS.owner).expect("formats");
+        let disk = LsmLevel::open(folder.path(), &LsmShared::new(4 << 20, 32), &OURS).expect("opens");
+        let mut model = Model::new();
+        for (exists, keys) in [(true, [1, 2]), (false, [1, 2]), (true, [1, 1])] {
+            let rows = keys.map(|key| (row(key, 0).0, exists.then(|| b"value".to_vec())));
+            ingest(&disk, &mut model, BTreeMap::from(rows).into_iter());
+        }
+        assert_eq!((compare(&disk, &model), model.len()), (0, 2));
     }
 
     #[test]

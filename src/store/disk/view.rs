@@ -53,7 +53,12 @@ impl ViewedTable {
         if !is_due || !fits() || slot.is_taken.swap(true, Ordering::AcqRel) {
             return Ok(None);
         }
-        let index = TableIndex::read(&self.table, open()?, budgets);
+        // What the system refuses now, it may not refuse later.
+        let file = open().inspect_err(|_| slot.is_taken.store(false, Ordering::Release))?;
+        let index = TableIndex::read(&self.table, file, budgets);
+        if index.is_none() && !fits() {
+            slot.is_taken.store(false, Ordering::Release);
+        }
         Ok(index.map(|index| slot.index.get_or_init(|| index)))
     }
 }

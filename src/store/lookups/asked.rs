@@ -30,7 +30,8 @@ impl AskedFor {
     /// Notes that a key is asked for. Returns whether it was of late.
     pub(in crate::store) fn note(&mut self, hash: u64) -> bool {
         if self.words.is_empty() {
-            self.words.resize(self.count, 0);
+            // Its pages are cleared as they are touched, and not all at once on the core.
+            self.words = vec![0; self.count];
         }
         let hand = self.hand;
         self.hand = hand.wrapping_add(BITS_A_KEY);

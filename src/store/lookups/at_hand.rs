@@ -27,6 +27,8 @@ const LOOK_BYTES: usize = 256 << 10;
 const TURN_BYTES: usize = 320 << 10;
 /// What a read costs beside its bytes.
 const READ_BYTES: usize = 1 << 10;
+/// What one that brings nothing costs.
+const VAIN_BYTES: usize = 4 << 10;
 
 /// What was found at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,8 +70,11 @@ impl AtHand {
         if self.left_bytes == 0 {
             return None;
         }
-        let read = disk.get_now(&keyspace.row_key(hash, key), &mut self.row)?;
-        self.left_bytes = self.left_bytes.saturating_sub(read.read_bytes + READ_BYTES);
+        let read = disk.get_now(&keyspace.row_key(hash, key), &mut self.row);
+        // One in vain costs too: the system may have begun to read ahead for it.
+        let bytes = read.map_or(VAIN_BYTES, |read| read.read_bytes + READ_BYTES);
+        self.left_bytes = self.left_bytes.saturating_sub(bytes);
+        let read = read?;
         // One of another layout is an error, which a job reports.
         (!read.is_there || read_row_value(&self.row).is_some()).then_some(read)
     }
