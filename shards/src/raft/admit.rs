@@ -14,7 +14,7 @@ use crate::entry;
 /// The highest term and member id that are believed: no group comes so far, and beyond lies what only damage writes.
 const SANE_MAX: u64 = 1 << 48;
 
-/// What an entry in a record takes beside its payload, roughly, in bytes.
+/// What a record, or an entry in it, takes beside its payload, roughly, in bytes: for sizing frames and messages.
 pub const ENTRY_BYTES: usize = 64;
 /// By how much a term may be above this member's: no group has so many elections while one is away.
 const TERM_LEAP_MAX: u64 = 1 << 32;
@@ -55,11 +55,6 @@ pub enum Refused {
     /// The raft crate does not take it.
     #[error("Raft does not take it")]
     ByRaft,
-}
-
-impl Refused {
-    /// How many there are.
-    pub const COUNT: usize = Self::ByRaft as usize + 1;
 }
 
 /// What an incoming message is judged by.

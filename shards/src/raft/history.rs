@@ -180,8 +180,9 @@ impl History {
     pub fn read(&mut self, entries: Vec<Entry>) -> Vec<GetEntriesContext> {
         let fetch = self.fetch.get_mut();
         assert!(fetch.is_reading, "entries were read that nobody asked for");
-        let is_read = |lsn: Lsn| entries.iter().any(|entry| entry.index == lsn.get());
-        fetch.wanted.retain(|wanted| !is_read(wanted.from));
+        if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+            fetch.wanted.retain(|wanted| !(first.index..=last.index).contains(&wanted.from.get()));
+        }
         (fetch.is_reading, fetch.entries) = (false, entries);
         std::mem::take(&mut fetch.contexts).into_iter().map(|(_, context)| context).collect()
     }

@@ -16,14 +16,12 @@ use crate::entry::{EntryBuilder, of_time};
 use crate::machine::StateMachine;
 use crate::options::{self, RECORD_SLACK_BYTES};
 use crate::planted::{self, PlantedBug};
+use crate::raft::admit::ENTRY_BYTES;
 use crate::raft::group::Proposed;
 use crate::raft::proposals::Row;
 use crate::raft::ready::Persist;
 use crate::stages::StageStamps;
 use crate::table::ReplicaIdx;
-
-/// What a record or an entry in it takes beside its payload, roughly, in bytes: for sizing frames.
-const RECORD_BYTES: usize = 64;
 
 impl<D: Device, M: StateMachine> Shard<D, M> {
     /// Proposes what has gathered, if a frame may start, and takes the Readies.
@@ -195,8 +193,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let Persist { number, from, to, hard_state, conf } = persist;
         let store = slot.replica.store().expect("a replica that has a Ready is running");
         let entries = store.records(from, to);
-        let bytes =
-            RECORD_BYTES + entries.clone().map(|entry| RECORD_BYTES + entry.data.len()).sum::<usize>();
+        let bytes = ENTRY_BYTES + entries.clone().map(|entry| ENTRY_BYTES + entry.data.len()).sum::<usize>();
         let hard_state = hard_state.filter(|_| !planted::is(PlantedBug::SkipHardState));
         let head = RecordHead { log: slot.partition.log(), hard_state, conf: conf.as_deref() };
         match self.wal.append(head, entries) {

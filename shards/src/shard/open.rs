@@ -9,6 +9,7 @@ use corduroy_wal::device::Device;
 use corduroy_wal::{Lsn, Wal, WalError};
 use hashbrown::HashMap;
 
+use super::alarms::Alarms;
 use super::apply::Budget;
 use super::outbox::Outbox;
 use super::replica_slot::Slot;
@@ -63,7 +64,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             events: Vec::new(),
             counters: Counters::default(),
             clocks: Clocks::default(),
-            alarms: super::alarms::Alarms::default(),
+            alarms: Alarms::default(),
             now: Now::default(),
             next_tick_ns: 0,
             room: Room::default(),

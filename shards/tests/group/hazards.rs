@@ -4,6 +4,7 @@
 use corduroy_shards::entry::{EntryBuilder, of_time};
 use corduroy_shards::raft::group::GroupOptions;
 use corduroy_shards::raft::membership::{MemberId, StorageId};
+use corduroy_shards::sim::Rng;
 use corduroy_shards::{Input, Limits, Origin, Role, ShardOptions};
 use corduroy_wal::Options;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
@@ -105,13 +106,8 @@ fn who_is_alone_listens_to_nobody() {
 /// No byte of a peer reaches an assertion: of us or of the crate.
 #[test]
 fn whatever_is_heard_fences_nobody() {
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut draw = move |below: u64| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random % below
-    };
+    let mut random = Rng::new(7, "what is heard");
+    let mut draw = move |below: u64| random.below(below);
     let kinds = [
         MessageType::MsgAppend,
         MessageType::MsgAppendResponse,

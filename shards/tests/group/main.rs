@@ -9,6 +9,7 @@ mod room;
 
 use cluster::{Cluster, Way, options, storage};
 use common::Got;
+use corduroy_shards::sim::Rng;
 use corduroy_shards::{Limits, Rejection, Role, ShardOptions};
 use corduroy_wal::Options;
 
@@ -180,13 +181,8 @@ fn the_log_is_kept_for_who_is_away_up_to_a_bound() {
 #[test]
 fn messages_that_are_lost_or_doubled_change_nothing() {
     for seed in 0..40_u64 {
-        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut draw = move |below: u64| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            random % below
-        };
+        let mut random = Rng::new(seed, "group");
+        let mut draw = move |below: u64| random.below(below);
         let (mut cluster, _) = Cluster::led(3);
         let mut acknowledged = Vec::new();
         for round in 0..120 {

@@ -3,25 +3,15 @@
 
 #![allow(clippy::indexing_slicing, reason = "a test names nodes that there are")]
 
+use corduroy_shards::sim::Rng;
 use corduroy_shards::{Limits, ShardOptions, Ticket};
 use corduroy_wal::Options;
 
 use crate::cluster::{Cluster, Way, options};
 use crate::common::Got;
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % below
-    }
-
-    fn node(&mut self, of: &Cluster) -> usize {
-        usize::try_from(self.below(of.worlds.len() as u64)).expect("few nodes")
-    }
+fn draw_node(random: &mut Rng, of: &Cluster) -> usize {
+    usize::try_from(random.below(of.worlds.len() as u64)).expect("few nodes")
 }
 
 /// A request, and for a read what it must see.
@@ -89,13 +79,13 @@ impl Books {
     }
 }
 
-fn disturb(cluster: &mut Cluster, books: &mut Books, random: &mut Random) {
-    let node = random.node(cluster);
+fn disturb(cluster: &mut Cluster, books: &mut Books, random: &mut Rng) {
+    let node = draw_node(random, cluster);
     match random.below(40) {
         0 => cluster.isolate(node),
         1..4 => cluster.heal(),
         4 => {
-            let other = random.node(cluster);
+            let other = draw_node(random, cluster);
             cluster.cut.insert((node, other));
         }
         5 | 6 => {
@@ -144,7 +134,7 @@ fn play(members: usize, seed: u64, met: &mut Met) {
     };
     let wal = Options { segment_bytes: 64 << 10, first_segment_bytes: 64 << 10, ..Options::default() };
     let mut cluster = Cluster::with(members, kept, wal);
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = Rng::new(seed, "group");
     let mut books = Books::default();
     cluster.elect();
     for round in 0..150 {
@@ -153,7 +143,7 @@ fn play(members: usize, seed: u64, met: &mut Met) {
             world.now.wall_ms += 20;
         }
         disturb(&mut cluster, &mut books, &mut random);
-        let (writer, reader) = (random.node(&cluster), random.node(&cluster));
+        let (writer, reader) = (draw_node(&mut random, &cluster), draw_node(&mut random, &cluster));
         books.ask(&mut cluster, writer, Some(format!("{round}")));
         books.ask(&mut cluster, reader, None);
         for _ in 0..1 + random.below(6) {
@@ -165,7 +155,7 @@ fn play(members: usize, seed: u64, met: &mut Met) {
                 _ => Way::Arrives,
             });
         }
-        let node = random.node(&cluster);
+        let node = draw_node(&mut random, &cluster);
         cluster.worlds[node].run_jobs();
         books.judge(&cluster);
         cluster.check();
