@@ -54,9 +54,17 @@ impl Group {
         }
     }
 
+    /// The crate draws election timeouts from the process's own numbers; a test is one history, so they are drawn here.
+    fn tick(&mut self, at: usize) {
+        let raft = &mut self.nodes[at].raft;
+        let term = usize::try_from(raft.term).expect("a term of this test");
+        raft.set_randomized_election_timeout(10 + (term * 7 + at * 3) % 10);
+        self.nodes[at].tick();
+    }
+
     fn turn(&mut self, lost: u64) {
         for at in 0..self.nodes.len() {
-            self.nodes[at].tick();
+            self.tick(at);
             let mut messages = Vec::new();
             while self.nodes[at].has_ready() {
                 let node = &mut self.nodes[at];
