@@ -22,9 +22,10 @@ pub struct Limits {
     pub unapplied_bytes: usize,
     /// Bytes of messages of other members that wait to be taken in; what comes beyond is dropped. Default 64 MiB.
     pub mail_bytes: usize,
-    /// Committed entries that the log keeps for members that lag behind; one that lags further needs a snapshot. Default
-    /// 65,536.
-    pub kept_entries: u64,
+    /// Bytes at the log's end in which applied entries are kept for members that lag behind, in whole segments, and
+    /// at most half of what makes the log a long one ([`Wal::first_segment_within`]); one that lags further needs a snapshot.
+    /// Default 1 GiB.
+    pub kept_bytes: u64,
     /// Reads of the log for such members that are under way at once. Default 8.
     pub catch_up_reads: usize,
     /// Bytes above which an entry takes no further request. Default 4 MiB.
@@ -56,7 +57,7 @@ impl Default for Limits {
             shard_bytes: 256 << 20,
             unapplied_bytes: 256 << 20,
             mail_bytes: 64 << 20,
-            kept_entries: 65_536,
+            kept_bytes: 1 << 30,
             catch_up_reads: 8,
             entry_bytes: 4 << 20,
             op_bytes: (32 << 20) - (64 << 10),

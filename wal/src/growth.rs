@@ -9,6 +9,7 @@ use crate::batch::Batch;
 use crate::device::{BLOCK_BYTES, Device};
 use crate::format::frame::FRAME_HEAD_BYTES;
 use crate::format::{footer, record, sectors};
+use crate::ids::SegmentSeq;
 use crate::options::{MIN_SEGMENT_BYTES, Options, Space};
 use crate::wal::Wal;
 
@@ -118,24 +119,35 @@ impl<D: Device> Wal<D> {
         self.copying.try_again();
     }
 
-    /// The length of the log, in parts of a full segment.
-    fn live_parts(&self) -> u64 {
+    /// The length of the log from a segment on, in parts of a full one.
+    fn parts_from(&self, first: SegmentSeq) -> u64 {
+        let live = self.segments.live().filter(|segment| segment.seq >= first);
         if self.options.max_segments > 0 {
-            return self.segments.live().count() as u64 * PARTS;
+            return live.count() as u64 * PARTS;
         }
         let full = u64::from(self.options.segment_bytes);
-        self.segments.live().map(|segment| (u64::from(segment.bytes) * PARTS).div_ceil(full).max(1)).sum()
+        live.map(|segment| (u64::from(segment.bytes) * PARTS).div_ceil(full).max(1)).sum()
     }
 
-    /// The length of the log in full segments, rounded up.
-    pub(crate) fn live_full_segments(&self) -> u64 {
-        self.live_parts().div_ceil(PARTS)
+    /// The length of the log from a segment on, in full segments, rounded up.
+    #[must_use]
+    pub fn full_segments_from(&self, first: SegmentSeq) -> u64 {
+        self.parts_from(first).div_ceil(PARTS)
     }
 
     /// Whether the log is long, or twice that, or half way from there to its limit.
     pub(crate) fn is_longer_than(&self, times: usize) -> bool {
+        self.parts_from(SegmentSeq::ZERO) > self.long_parts(times)
+    }
+
+    fn long_parts(&self, times: usize) -> u64 {
         let (long, max) = (self.options.long_segments, self.options.max_segments);
         let bound = if max > 0 { max - max / (2 * times) } else { usize::MAX };
-        self.live_parts() > bound.min(long * times) as u64 * PARTS
+        bound.min(long * times) as u64 * PARTS
+    }
+
+    /// Whether the log from a segment on is by itself longer than half of a long log.
+    pub(crate) fn is_over_half_long_from(&self, first: SegmentSeq) -> bool {
+        self.parts_from(first) > self.long_parts(1) / 2
     }
 }

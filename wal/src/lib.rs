@@ -54,6 +54,7 @@ pub mod record;
 mod recovery;
 mod reserve;
 mod resume;
+mod retention;
 mod rewrite;
 mod runs;
 mod scan;

@@ -18,5 +18,6 @@ pub mod quiescence;
 pub mod reads;
 pub mod ready;
 pub mod replica;
+pub mod retention;
 pub mod solo;
 pub mod start;

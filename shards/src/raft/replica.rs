@@ -250,15 +250,11 @@ impl Replica {
         self.engine.group_mut().map_or(Ok(()), |group| group.fetched(entries))
     }
 
-    /// Up to which entry the log may be dropped as far as other members go, which may need up to `kept` entries of what is
-    /// committed, or fewer if all have them. One that needs more needs a snapshot. Without other members: all.
+    /// Up to which applied entry every member is known to hold the log: on the leader of a group with other members, else
+    /// [`Lsn::ZERO`].
     #[must_use]
-    pub fn needless(&self, kept: u64) -> Lsn {
-        if !self.has_peers() {
-            return Lsn(u64::MAX);
-        }
-        let held = self.engine.group().and_then(Group::held_by_all).unwrap_or_default();
-        held.min(self.applied).max(Lsn(self.committed.get().saturating_sub(kept)))
+    pub fn held_by_all(&self) -> Lsn {
+        self.engine.group().and_then(Group::held_by_all).unwrap_or_default().min(self.applied)
     }
 
     /// The log has nothing below `first` any more.

@@ -40,6 +40,7 @@ use crate::machine::{Kind, StateMachine};
 use crate::options::{Bound, Pending, ShardOptions};
 use crate::planted::{self, PlantedBug};
 use crate::raft::proposals::Spare;
+use crate::raft::retention::Retention;
 use crate::status::{Counters, ReplicaStatus, ShardStatus};
 use crate::table::ReplicaIdx;
 
@@ -75,7 +76,7 @@ pub struct Shard<D: Device, M: StateMachine> {
     /// Numbers of steps that can be done, kept for their memory.
     woken: Vec<(PartitionId, u64)>,
     left_over: bool,
-    is_log_long: bool,
+    retention: Retention,
     /// Bytes of entries of all replicas that are held until they are applied.
     unapplied_bytes: usize,
     is_closing: bool,

@@ -25,9 +25,9 @@ use crate::machine::StateMachine;
 use crate::options::{Pending, ShardOptions};
 use crate::planted;
 use crate::raft::history::TermRuns;
-use crate::raft::positions::{Position, Positions};
 use crate::raft::proposals::Spare;
 use crate::raft::replica::{Found, Origin, Replica, StartError, StartOptions, StartedAs};
+use crate::raft::retention::Retention;
 use crate::status::Counters;
 use crate::table::ReplicaIdx;
 
@@ -46,6 +46,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         seed: u64,
     ) -> Result<Self, ShardError> {
         let space = wal.space();
+        let retention = Retention::opened(&wal, options.limits.kept_bytes);
         let options = options.fitted_to(wal.record_limit_bytes());
         let mut shard = Self {
             options,
@@ -72,7 +73,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             jobs_ended: false,
             woken: Vec::new(),
             left_over: false,
-            is_log_long: false,
+            retention,
             unapplied_bytes: 0,
             is_closing: false,
             has_ended: false,
@@ -151,12 +152,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
             Err(why) => Replica::stopped(partition, &why),
         };
-        let mut positions = Positions::default();
-        positions.register(Position::Persisted, persisted).expect("it is the first of a new log");
-        if replica.has_peers() {
-            let needless = replica.needless(self.options.limits.kept_entries);
-            positions.register(Position::Members, needless.min(persisted)).expect("it is the second");
-        }
+        let positions = self.retention.positions(&self.wal, partition.log(), &replica, persisted);
         let running = replica.is_running();
         if let Some(why) = replica.ready_error() {
             self.outbox.fenced.push((partition, why.to_string()));

@@ -94,9 +94,16 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         Ok(())
     }
 
-    /// Finds out whether the log is long.
+    /// Finds out whether the log is long, and drops what members can no longer expect of it.
     pub(super) fn measure_log(&mut self) {
-        self.is_log_long = self.wal.stats().live_full_segments > self.options.log_soft_segments;
+        if self.retention.look(&self.wal, self.options.limits.kept_bytes, self.space) {
+            let kept = self.replicas.iter().filter(|(_, slot)| slot.replica.has_peers());
+            let kept: Vec<_> = kept.map(|(idx, _)| idx).collect();
+            for idx in kept {
+                self.release_one(idx);
+            }
+        }
+        self.retention.measure(&self.wal, self.options.log_soft_segments);
     }
 
     /// A flush moves all partitions at once, other jobs move none: a few are probed before all are visited.
@@ -104,12 +111,20 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let mut left = self.replicas.listed(List::Unpersisted);
         let mut probes = PROBES;
         let mut moved = false;
+        let mut unpersisted_from = self.wal.newest_segment();
         while left > 0 && (moved || probes > 0) {
             left -= 1;
             probes = probes.saturating_sub(1);
             if let Some(idx) = self.replicas.next(List::Unpersisted) {
                 moved |= self.release_one(idx);
+                let slot = self.replicas.slot(idx);
+                let unpersisted = slot.positions.get(Position::Persisted).unwrap_or(Lsn::ZERO).next();
+                let segment = self.wal.segment_of(slot.partition.log(), unpersisted);
+                unpersisted_from = segment.unwrap_or(unpersisted_from).min(unpersisted_from);
             }
+        }
+        if moved {
+            self.retention.flushed(unpersisted_from);
         }
     }
 
@@ -122,22 +137,13 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let (partition, applied) = (slot.partition, slot.replica.applied());
         assert!(persisted <= applied, "partition {partition}: {persisted} persisted, {applied} applied");
         let before = slot.positions.get(Position::Persisted).unwrap_or(Lsn::ZERO);
-        let mut lowered = slot
-            .positions
-            .advance(Position::Persisted, persisted)
-            .expect("what the state machine has persisted stays persisted");
-        if let Some(at) = slot.positions.get(Position::Members) {
-            let kept = if self.space == Space::Full { 0 } else { self.options.limits.kept_entries };
-            let needless = slot.replica.needless(kept).max(at);
-            lowered |=
-                slot.positions.advance(Position::Members, needless).expect("it is not below where it was");
-        }
-        if lowered {
-            let low_water = slot.positions.low_water();
-            self.wal.release(slot.partition.log(), low_water);
-            slot.replica.release(low_water.next());
-        }
-        if persisted < slot.replica.applied() {
+        self.retention.release(
+            &mut self.wal,
+            partition.log(),
+            (&mut slot.replica, &mut slot.positions),
+            persisted,
+        );
+        if persisted < applied {
             self.replicas.enqueue(List::Unpersisted, idx);
         }
         persisted > before
@@ -161,7 +167,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                         }
                     }
                 }
-                WalEvent::Space(space) => self.space = space,
+                WalEvent::Space(space) => {
+                    self.space = space;
+                    self.measure_log();
+                }
                 WalEvent::Read { token, result } => self.fetched(token, result)?,
             }
         }
@@ -419,7 +428,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     fn finish(&mut self, out: &mut Outputs<M>) {
         if self.space == Space::Full {
             self.machine.want_flush(Urgency::Now);
-        } else if self.is_log_long {
+        } else if self.retention.is_long() {
             self.machine.want_flush(Urgency::Soon);
         }
         self.room.look(&mut self.wal, &mut self.machine, self.now.mono_ns);

@@ -5,13 +5,13 @@ mod cluster;
 mod common;
 mod hazards;
 mod random;
+mod retention;
 mod room;
 
-use cluster::{Cluster, Way, options, storage};
+use cluster::{Cluster, Way, storage};
 use common::Got;
 use corduroy_shards::sim::Rng;
-use corduroy_shards::{Limits, Rejection, Role, ShardOptions};
-use corduroy_wal::Options;
+use corduroy_shards::{Rejection, Role};
 
 #[test]
 fn members_elect_a_leader_and_apply_the_same() {
@@ -141,41 +141,6 @@ fn a_member_that_was_away_catches_up_from_the_log() {
     cluster.pass(1_000);
     assert_eq!(cluster.check_same().len(), 300);
     assert_eq!(cluster.worlds[leader].shard.counters().failed_fetches, 0);
-}
-
-/// The leader's state has persisted everything, but the log is kept for the one that is away, as far as it may be.
-#[test]
-fn the_log_is_kept_for_who_is_away_up_to_a_bound() {
-    let limits = |node| ShardOptions {
-        limits: Limits { kept_entries: 40, second_frame_bytes: 0, ..Limits::default() },
-        ..options(node)
-    };
-    let mut cluster = Cluster::with(3, limits, Options { segment_bytes: 1 << 20, ..Options::default() });
-    let leader = cluster.elect();
-    let away = (leader + 1) % 3;
-    let flush = |cluster: &mut Cluster| {
-        cluster.worlds[leader].shard.machine_mut().flush();
-        cluster.rest();
-        cluster.worlds[leader].run_jobs();
-        cluster.rest();
-    };
-    cluster.kill(away);
-    let held = cluster.status(away).last;
-    for number in 0..30 {
-        cluster.put(leader, &format!("append log {number},"));
-    }
-    flush(&mut cluster);
-    assert!(cluster.status(leader).released <= held, "{:?}", cluster.status(leader));
-    cluster.start(away, true);
-    cluster.pass(2_000);
-    assert_eq!(cluster.check_same().len(), 30);
-    cluster.kill(away);
-    for number in 30..100 {
-        cluster.put(leader, &format!("append log {number},"));
-    }
-    flush(&mut cluster);
-    let status = cluster.status(leader);
-    assert_eq!(status.released.get(), status.committed.get() - 40);
 }
 
 #[test]

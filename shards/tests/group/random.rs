@@ -129,7 +129,7 @@ impl Met {
 fn play(members: usize, seed: u64, met: &mut Met) {
     let kept = |node| ShardOptions {
         // No member may need a snapshot.
-        limits: Limits { kept_entries: 100_000, second_frame_bytes: 0, ..Limits::default() },
+        limits: Limits { kept_bytes: 1 << 30, second_frame_bytes: 0, ..Limits::default() },
         ..options(node)
     };
     let wal = Options { segment_bytes: 64 << 10, first_segment_bytes: 64 << 10, ..Options::default() };
