@@ -11,7 +11,7 @@ use super::frame::{Lane, MESSAGES_MAX};
 use super::hello::CoreId;
 use super::message::Outgoing;
 use super::output::{ConnId, NS_PER_MS, PeerOptions, To};
-use crate::ids::NodeId;
+use crate::ids::{NodeId, PartitionId, StorageId};
 
 /// Where a link leads.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -103,8 +103,8 @@ impl Link {
         true
     }
 
-    /// The messages of the next frame, in order.
-    pub fn take_frame(&mut self, options: &PeerOptions) -> Vec<Outgoing> {
+    /// The messages of the next frame, in order, and for whose replicas they are.
+    pub fn take_frame(&mut self, options: &PeerOptions) -> (Vec<Outgoing>, Vec<(PartitionId, StorageId)>) {
         let (mut messages, mut bytes) = (0, 0);
         for waiting in self.queue.iter().take(MESSAGES_MAX) {
             let more = bytes + waiting.message.bytes();
@@ -114,7 +114,11 @@ impl Link {
             (messages, bytes) = (messages + 1, more);
         }
         self.queued_bytes -= bytes;
-        self.queue.drain(..messages).map(|waiting| waiting.message).collect()
+        let of = |Waiting { to, message }: Waiting| {
+            let replica = (message.partition(), to.storage);
+            (message, replica)
+        };
+        self.queue.drain(..messages).map(of).unzip()
     }
 
     /// Takes all that waits.

@@ -127,12 +127,12 @@ pub enum Output {
         /// The message.
         message: Box<Message>,
     },
-    /// Something for that member was not sent: its group has to know that it may be out of reach.
+    /// Something for a member was not sent: its group has to know that it may be out of reach.
     Unreachable {
         /// The partition.
         partition: PartitionId,
-        /// The member of its group.
-        member: u64,
+        /// The storage that the member of its group is on.
+        to: StorageId,
     },
     /// A new process of a node was seen: the other cores are to hear of it by `seen`.
     Seen {

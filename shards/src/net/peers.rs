@@ -32,7 +32,7 @@ use super::message::{Outgoing, Unsendable};
 use super::output::{ConnId, Dropped, Ending, NS_PER_MS, Output, PeerCounters, PeerOptions, To};
 use super::refusal::Refusal;
 use super::split::cut;
-use crate::ids::{NodeId, PartitionId};
+use crate::ids::{NodeId, PartitionId, StorageId};
 
 /// A connection, however far it is.
 #[derive(Debug)]
@@ -60,8 +60,8 @@ struct Session {
     reader: FrameReader,
     /// Since when the connection has had a frame that it has not taken.
     writing_since_ns: Option<u64>,
-    /// For whom the messages of that frame are.
-    members: Vec<(PartitionId, u64)>,
+    /// For whose replicas the messages of that frame are, by their storages.
+    members: Vec<(PartitionId, StorageId)>,
 }
 
 /// See the file's head.
@@ -148,7 +148,7 @@ impl Peers {
             let part = Outgoing::new(partition, part.unwrap_or_else(|| std::mem::take(&mut message)));
             let part = part.inspect_err(|_| self.counters.count_drop(Dropped::Unsendable))?;
             if part.bytes() > self.local.limits.frame_bytes() {
-                self.drop_message(partition, part.to(), Dropped::TooLong);
+                self.drop_message(partition, to.storage, Dropped::TooLong);
             } else {
                 self.send(Waiting { to, message: part }, lane, now_ns);
             }
@@ -158,9 +158,9 @@ impl Peers {
         }
     }
 
-    fn drop_message(&mut self, partition: PartitionId, member: u64, why: Dropped) {
+    fn drop_message(&mut self, partition: PartitionId, to: StorageId, why: Dropped) {
         self.counters.count_drop(why);
-        self.outputs.push_back(Output::Unreachable { partition, member });
+        self.outputs.push_back(Output::Unreachable { partition, to });
     }
 
     /// The link to the core that owns a shard; `None`: the node has no such shard.
@@ -176,15 +176,15 @@ impl Peers {
     }
 
     fn send(&mut self, waiting: Waiting, lane: Lane, now_ns: u64) {
-        let (partition, member) = (waiting.message.partition(), waiting.message.to());
+        let (partition, storage) = (waiting.message.partition(), waiting.to.storage);
         let Some(key) = self.route(waiting.to, lane) else {
-            return self.drop_message(partition, member, Dropped::NoShard);
+            return self.drop_message(partition, storage, Dropped::NoShard);
         };
         let link = self.links.entry(key).or_insert_with(Link::new);
         link.is_wanted = true;
         match link.state {
             LinkState::BackingOff { until_ns } if now_ns < until_ns => {
-                return self.drop_message(partition, member, Dropped::BackingOff);
+                return self.drop_message(partition, storage, Dropped::BackingOff);
             }
             LinkState::Idle | LinkState::BackingOff { .. } => {
                 let conn = ConnId(self.next_conn);
@@ -197,7 +197,7 @@ impl Peers {
             LinkState::Dialling(_) | LinkState::Handshaking(_) | LinkState::Up(_) => {}
         }
         if !link.push(waiting, &self.options) {
-            return self.drop_message(partition, member, Dropped::QueueFull);
+            return self.drop_message(partition, storage, Dropped::QueueFull);
         }
         self.note_due(key);
     }
@@ -224,10 +224,10 @@ impl Peers {
             if link.is_empty() || session.writing_since_ns.is_some() {
                 continue;
             }
-            let messages = link.take_frame(&self.options);
+            let (messages, members) = link.take_frame(&self.options);
             let bytes = session.writer.write(&messages);
             session.writing_since_ns = Some(now_ns);
-            session.members.extend(messages.iter().map(|message| (message.partition(), message.to())));
+            session.members = members;
             self.counters.frames_sent += 1;
             self.counters.messages_sent += messages.len() as u64;
             self.counters.bytes_sent += bytes.len() as u64;

@@ -104,7 +104,7 @@ impl Peers {
         for (lane, waiting) in waiting {
             // A node that says a shard is of a core, and has no such core, would be dialled again and again.
             if made_for.is_some() && self.route(waiting.to, lane) == made_for {
-                self.drop_message(waiting.message.partition(), waiting.message.to(), Dropped::NoShard);
+                self.drop_message(waiting.message.partition(), waiting.to.storage, Dropped::NoShard);
             } else {
                 self.send(waiting, lane, now_ns);
             }
@@ -196,8 +196,8 @@ impl Peers {
             }
         };
         if let Stage::Up(session) = ended.stage {
-            for (partition, member) in session.members {
-                self.drop_message(partition, member, Dropped::ConnectionLost);
+            for (partition, storage) in session.members {
+                self.drop_message(partition, storage, Dropped::ConnectionLost);
             }
         }
         let Some(key) = ended.key else { return };
@@ -209,9 +209,8 @@ impl Peers {
             Some(failure) => link.back_off(failure, &self.options, &mut self.numbers, now_ns),
             None => link.state = LinkState::Idle,
         }
-        for waiting in lost {
-            let message = waiting.message;
-            self.drop_message(message.partition(), message.to(), Dropped::ConnectionLost);
+        for Waiting { to, message } in lost {
+            self.drop_message(message.partition(), to.storage, Dropped::ConnectionLost);
         }
     }
 }

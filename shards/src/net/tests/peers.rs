@@ -122,7 +122,7 @@ fn what_there_is_no_room_for_is_reported() {
         world.send((1, 0), (2, 0), commit);
     }
     world.act();
-    assert_eq!(world.unreachable(), [((1, 0), 2); 2], "eight may wait");
+    assert_eq!(world.unreachable(), [((1, 0), 102); 2], "eight may wait");
     assert_eq!(world.core((1, 0)).counters().dropped(Dropped::QueueFull), 2);
     world.run();
     assert_eq!(world.delivered().len(), 8);
@@ -190,7 +190,7 @@ fn waits_grow_up_to_a_bound_and_start_anew_after_a_steady_connection() {
         // Nothing is kept meanwhile, and the group is told each time.
         world.send((1, 0), (2, 0), 2);
         world.act();
-        assert_eq!(world.unreachable(), [((1, 0), 2); 2]);
+        assert_eq!(world.unreachable(), [((1, 0), 102); 2]);
         world.now_ns = until_ns;
         world.pass_ms(0);
         assert_eq!(world.core((1, 0)).link(key(2, u16::MAX)), LinkState::Idle);
@@ -239,7 +239,7 @@ fn what_was_under_way_or_waited_is_reported_when_the_connection_is_lost() {
     let end = *world.wires.keys().find(|(at, _)| *at == (1, 0)).unwrap();
     world.cut(end);
     world.act();
-    assert_eq!(world.unreachable(), [((1, 0), 2); 2]);
+    assert_eq!(world.unreachable(), [((1, 0), 102); 2]);
     world.cores.values().for_each(crate::net::Peers::check);
     let counters = world.core((1, 0)).counters();
     assert_eq!((counters.lost, counters.dropped(Dropped::ConnectionLost)), (1, 2));
@@ -371,7 +371,7 @@ fn a_shard_that_the_node_does_not_have_is_reported() {
     let mut world = connected();
     world.send((1, 0), (2, 7), 2);
     world.act();
-    assert_eq!(world.unreachable(), [((1, 0), 2)]);
+    assert_eq!(world.unreachable(), [((1, 0), 102)]);
     assert_eq!(world.core((1, 0)).counters().dropped(Dropped::NoShard), 1);
 }
 
@@ -457,7 +457,7 @@ fn long_appends_are_cut_and_arrive_as_one_log() {
     world.core((1, 0)).queue(shard_of((2, 0)), Lane::Log, PartitionId(1), long, now_ns).unwrap();
     world.act();
     assert_eq!(world.core((1, 0)).counters().dropped(Dropped::TooLong), 1);
-    assert_eq!(world.unreachable(), [((1, 0), 2)]);
+    assert_eq!(world.unreachable(), [((1, 0), 102)]);
 
     let mut many = Message { log_term: 2, index: 7, ..of(Kind::Append, (1, 2), 5) };
     many.set_entries(entries(7, 2, vec![(0, 0, Bytes::new()); 2 * ENTRIES_MAX + 1]).into());
@@ -486,7 +486,7 @@ fn a_peer_that_is_refused_is_counted_by_the_reason_on_both_sides() {
     let mut world = World::new([local(1), other], options());
     world.send((1, 0), (2, 0), 1);
     world.run();
-    assert_eq!(world.unreachable(), [((1, 0), 2)]);
+    assert_eq!(world.unreachable(), [((1, 0), 102)]);
     let counted = [1, 2].map(|node| world.core((node, 0)).counters().refused(RefusalKind::Limits));
     assert_eq!(counted, [1, 1]);
     assert!(world.delivered().is_empty());

@@ -18,7 +18,7 @@ pub(super) type End = (At, ConnId);
 #[derive(Debug)]
 pub(super) enum Event {
     Deliver { at: At, from: u64, message: Message },
-    Unreachable { at: At, partition: u64, member: u64 },
+    Unreachable { at: At, partition: u64, storage: u64 },
     Closed { at: At, why: Ending },
 }
 
@@ -141,8 +141,8 @@ impl World {
                 assert!((1..=9).contains(&partition.0));
                 self.events.push(Event::Deliver { at, from: node.0, message: *message });
             }
-            Output::Unreachable { partition, member } => {
-                self.events.push(Event::Unreachable { at, partition: partition.0, member });
+            Output::Unreachable { partition, to } => {
+                self.events.push(Event::Unreachable { at, partition: partition.0, storage: to.0 });
             }
             Output::Seen { node, epoch } => {
                 let others: Vec<At> =
@@ -234,13 +234,13 @@ impl World {
         delivered
     }
 
-    /// Who was reported as out of reach since the last time: by whom, the member.
+    /// Who was reported as out of reach since the last time: by whom, the storage.
     pub fn unreachable(&mut self) -> Vec<(At, u64)> {
         let events = std::mem::take(&mut self.events);
         let found = events.iter().filter_map(|event| match event {
-            Event::Unreachable { at, member, partition } => {
+            Event::Unreachable { at, storage, partition } => {
                 assert!((1..=9).contains(partition));
-                Some((*at, *member))
+                Some((*at, *storage))
             }
             Event::Deliver { .. } | Event::Closed { .. } => None,
         });
