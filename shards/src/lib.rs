@@ -1,6 +1,7 @@
 //! Multi-Raft on cores: replicas of many partitions over one write-ahead log a shard.
 //!
-//! In reading order: [`machine`] (what entries are applied to), [`shard::io`] (what goes into a shard and comes out), [`entry`] (an entry's payload), [`raft`] (one replica), [`net`] (what two nodes send to each other), [`shard`] (the heart:
+//! In reading order: [`machine`] (what entries are applied to), [`shard::io`] (what goes into a shard and comes out), [`entry`] (an entry's payload), [`raft`] (one replica), [`net`] (what two nodes send to each other), [`wires`] (the
+//! sockets that it goes over), [`shard`] (the heart:
 //! all replicas of a shard, turn by turn).
 
 pub mod clock;
@@ -29,6 +30,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod waiting;
+pub mod wires;
 
 pub use ::raft::StateRole as Role;
 pub use clock::{ClockReport, Now};

@@ -207,10 +207,11 @@ const WORLD: [&str; 15] = [
 const CORE: [&str; 4] = ["wal/src", "shards/src", "src/store", "src/resp"];
 
 /// What of it is the edge, with the reason.
-const EDGE: [(&str, &str); 23] = [
+const EDGE: [(&str, &str); 24] = [
     ("wal/src/device/", "the disk below the log; the memory device beside it is the simulator's"),
     ("shards/src/runtime/", "the driver: cores, threads, clocks, sockets"),
     ("shards/src/sim/batch.rs", "plays many worlds on several threads, and measures how long that takes"),
+    ("shards/src/wires", "the sockets to peers"),
     (
         "src/store/disk/blocks.rs",
         "reads blocks, and asks the system for those that it can bring without waiting",

@@ -4,6 +4,8 @@
 
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
+use super::frame::Lane;
+
 /// What a message is. The codes are the crate's own numbers, and part of the format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -30,6 +32,12 @@ pub enum Kind {
     PreVoteRequest = 17,
     /// Whether it would.
     PreVoteResponse = 18,
+}
+
+/// The lane of a message; one that peers are not sent has the log's, and is refused there.
+#[must_use]
+pub fn lane_of(message: &Message) -> Lane {
+    Kind::of(message.msg_type).map_or(Lane::Log, Kind::lane)
 }
 
 impl Kind {
@@ -103,6 +111,23 @@ impl Kind {
             Self::ReadIndexResponse => MessageType::MsgReadIndexResp,
             Self::PreVoteRequest => MessageType::MsgRequestPreVote,
             Self::PreVoteResponse => MessageType::MsgRequestPreVoteResponse,
+        }
+    }
+
+    /// What kind of connection it goes on: what is late at once does not wait behind entries.
+    #[must_use]
+    pub const fn lane(self) -> Lane {
+        match self {
+            Self::Append | Self::AppendResponse => Lane::Log,
+            Self::VoteRequest
+            | Self::VoteResponse
+            | Self::Heartbeat
+            | Self::HeartbeatResponse
+            | Self::TimeoutNow
+            | Self::ReadIndex
+            | Self::ReadIndexResponse
+            | Self::PreVoteRequest
+            | Self::PreVoteResponse => Lane::Liveness,
         }
     }
 

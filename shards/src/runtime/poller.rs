@@ -1,6 +1,6 @@
 //! What a core sleeps on: one epoll descriptor for its doorbell, its logs, its listeners and all its connections.
 //!
-//! Everything is watched edge-triggered and for good: a descriptor is added once, and neither reading from it nor
+//! Everything is watched edge-triggered and for good, but for what another core takes over: a descriptor is added once, and neither reading from it nor
 //! sleeping again costs a call. In return whoever gets "readable" reads until nothing is left, or remembers that
 //! something is; and whoever gets "ended" reads until the end. Eventfds need not be read at all: every write to one is an edge.
 //!
@@ -70,6 +70,15 @@ impl Poller {
         self.watch(fd, token, EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP)
     }
 
+    /// Watches a descriptor no more, which stays open: another core takes it over. Events of it that were not taken yet do not
+    /// come any more.
+    ///
+    /// # Errors
+    /// What the system says: it was not watched.
+    pub fn forget(&self, fd: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.epoll, fd)?)
+    }
+
     fn watch(&self, fd: impl AsFd, token: u64, flags: EventFlags) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token), flags | EventFlags::ET)?)
     }
@@ -136,6 +145,19 @@ mod tests {
         assert_eq!(seen(&poller, NOW), [(7, true)], "the end");
         drop(here);
         assert_eq!(seen(&poller, NOW), []);
+    }
+
+    #[test]
+    fn what_is_forgotten_may_be_watched_by_another_which_learns_what_is_there() {
+        let (one, other) = (Poller::new().expect("epoll"), Poller::new().expect("epoll"));
+        let (here, mut there) = UnixStream::pair().expect("a pair");
+        one.watch_both(&here, 7).expect("added");
+        there.write_all(b"x").expect("room");
+        one.forget(&here).expect("it was watched");
+        assert_eq!(seen(&one, NOW), []);
+        other.watch_both(&here, 9).expect("added");
+        assert_eq!(seen(&other, NOW), [(9, true)]);
+        assert!(one.forget(&here).is_err(), "once");
     }
 
     #[test]

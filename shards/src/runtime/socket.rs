@@ -7,8 +7,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::net::sockopt::{
-    set_socket_oobinline, set_socket_reuseaddr, set_socket_reuseport, set_tcp_nodelay,
+    set_socket_oobinline, set_socket_reuseaddr, set_socket_reuseport, set_tcp_nodelay, socket_error,
 };
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -119,6 +120,28 @@ impl AsFd for Listener {
 pub struct Socket(OwnedFd);
 
 impl Socket {
+    /// Begins to connect. Whether that came about is asked of [`Socket::connected`], once the socket can be written.
+    ///
+    /// # Errors
+    /// What the system says at once: out of descriptors, no way there.
+    pub fn dial(address: SocketAddr) -> io::Result<Self> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let fd = rustix::net::socket_with(family, SocketType::STREAM, FLAGS, None)?;
+        set_tcp_nodelay(&fd, true)?;
+        match rustix::net::connect(&fd, &address) {
+            Ok(()) | Err(Errno::INPROGRESS) => Ok(Self(fd)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the connection that was begun is made.
+    ///
+    /// # Errors
+    /// Why it is not: nobody listens there, no way there, no answer.
+    pub fn connected(&self) -> io::Result<()> {
+        Ok(socket_error(&self.0)??)
+    }
+
     /// This end's address.
     ///
     /// # Errors
