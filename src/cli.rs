@@ -96,7 +96,7 @@ fn command() -> Command {
 
 /// Whether formatting a folder depends on a setting.
 fn is_for_format(setting: &Setting) -> bool {
-    setting.heat == Heat::Format || matches!(setting.key, "data_dir" | "log.format")
+    setting.heat == Heat::Format || matches!(setting.key, "data_dir" | "log.format" | "peers" | "node_id")
 }
 
 /// The flag for the port alone.

@@ -14,6 +14,7 @@ mod foreign;
 pub mod knobs;
 pub mod load;
 pub mod machine;
+pub mod peers;
 pub mod redis;
 pub mod value;
 
@@ -139,6 +140,10 @@ settings! {
     /// Memory that all clients together may make the node hold (input, queued commands, replies); above it the one that holds
     /// the most is closed. 0: half of the state's, 64 MiB to 4 GiB.
     clients_bytes: Bytes = "0", "memory.clients_bytes", Hot, "maxmemory-clients";
+    /// File (TOML) that describes the nodes of a cluster; empty: the node is alone.
+    peers: OptionalPath = "", "peers", Cold;
+    /// Which node of the file `peers` this one is.
+    node_id: u64 = "0", "node_id", Cold;
     /// Whether writes go through Raft or only through the log; off is for data that will never be replicated.
     replication: Replication = "raft", "replication", Cold;
     /// How a log write is made durable: write flagged DSYNC, write linked to a flush, or plain blocking calls.
@@ -207,6 +212,7 @@ impl Config {
         self.check_wal(&mut check);
         self.check_memory(&mut check);
         self.check_core_ports(&mut check);
+        self.check_peers(&mut check);
         let most = self.largest_argument_bytes();
         check(
             self.max_bulk_bytes.0 == 0 || (MIB..=most).contains(&self.max_bulk_bytes.0),
@@ -299,6 +305,20 @@ impl Config {
             self.slowlog_max_len <= SLOWLOG_MAX_LEN,
             "slowlog.max_len",
             format!("{} is above {SLOWLOG_MAX_LEN}", self.slowlog_max_len),
+        );
+    }
+
+    /// What stands in the description of the cluster is checked where that is read.
+    fn check_peers(&self, check: &mut impl FnMut(bool, &'static str, String)) {
+        check(
+            self.node_id == 0 || self.peers.0.is_some(),
+            "node_id",
+            "means nothing without `peers`, the file that describes the cluster".to_owned(),
+        );
+        check(
+            self.peers.0.is_none() || self.replication == Replication::Raft,
+            "replication",
+            "a node with `peers` replicates by Raft; leave it out".to_owned(),
         );
     }
 

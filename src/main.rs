@@ -12,7 +12,8 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use corduroy::cli::{self, Refused, Request};
-use corduroy::config::LogFormat;
+use corduroy::config::{Loaded, LogFormat};
+use corduroy::node::identity::{Identity, IdentityError};
 use corduroy::node::{self, EXIT_CONFIG, EXIT_IO, access, identity, log};
 
 #[global_allocator]
@@ -44,8 +45,8 @@ fn run(request: Request) -> ExitCode {
         Request::CheckConfig(loaded) => say(cli::render(&loaded).trim_end()),
         Request::Format { loaded, recover } => {
             access::restrict_new_files();
-            let formatted = node::check_data_folder(&loaded.config.data_dir)
-                .and_then(|()| Ok(identity::format(&loaded.config, recover, |key| loaded.is_said(key))?));
+            let formatted =
+                node::check_data_folder(&loaded.config.data_dir).and_then(|()| Ok(format(&loaded, recover)?));
             match formatted {
                 Ok(identity) => {
                     let done = if recover { "identity made anew, all data kept" } else { "formatted" };
@@ -59,6 +60,13 @@ fn run(request: Request) -> ExitCode {
         }
         Request::Version { build_info: false } => say(format!("corduroy {}", env!("CARGO_PKG_VERSION"))),
         Request::Version { build_info: true } => say(cli::build_info()),
+    }
+}
+
+fn format(loaded: &Loaded, recover: bool) -> Result<Identity, IdentityError> {
+    match &loaded.peers {
+        None => identity::format(&loaded.config, recover, |key| loaded.is_said(key)),
+        Some(peers) => identity::found(&loaded.config, recover, peers),
     }
 }
 

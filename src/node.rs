@@ -12,7 +12,7 @@
 //! - `hosts`: the shards of a core, what waits before them, and the way to those of other cores;
 //! - `gather` and `info` (figures, and their text for clients), `backend` (what lies below a session);
 //! - `listen` and `front`: sockets and sessions, in and out, and their time limits;
-//! - `driver` (the loop of a core), `boot` (a core opens its shards), and this file.
+//! - `founding` (a core reports that it is ready), `driver` (the loop of a core), `boot` (a core opens its shards), and this file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +41,7 @@ mod driver;
 mod error;
 mod event;
 mod facts;
+mod founding;
 mod front;
 mod gather;
 mod hosts;
@@ -99,7 +100,10 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     make_data_folder(&config.data_dir)?;
     let lock = FolderLock::acquire(&config.data_dir)?;
     let report = probe(&config.data_dir, ProbeOptions::default())?;
-    let identity = identity::open(&config, |key| loaded.is_said(key))?;
+    let identity = match &loaded.peers {
+        None => identity::open(&config, |key| loaded.is_said(key))?,
+        Some(peers) => identity::open_in(&config, peers)?,
+    };
     restrict_old_files(&config.data_dir);
     let memory = budget::state_memory(&config, limits);
     let layout = identity.layout(topology.cores());
@@ -220,10 +224,10 @@ fn run(shared: &Arc<Shared>, cores: Cores, topology: &Topology, bound: &Bound) -
             Err(mpsc::RecvError) => break,
         }
     }
+    failure = failure.or_else(|| count_start(shared, bound).err());
     if failure.is_some() {
         shared.set_phase(Phase::Stopping);
     } else {
-        count_start(shared, bound);
         let pool = Pool::start(shared.config().pool_threads, POOL_CAPACITY, &pool_cpus(topology));
         shared.set_pool(pool.map_err(system("starting the pool"))?);
         shared.begin_serving();
@@ -245,13 +249,15 @@ fn run(shared: &Arc<Shared>, cores: Cores, topology: &Topology, bound: &Bound) -
     }
 }
 
-/// Counts this start in the folder. One that cannot be counted (on a full disk) is no less a start: the next one finds
-/// everything as this one did, also a folder of an earlier format.
-fn count_start(shared: &Shared, bound: &Bound) {
-    match bound.renew(&shared.identity) {
+/// Counts this start in the folder. One that cannot be counted (on a full disk) is no less a start of a node that is alone:
+/// the next one finds everything as this one did, also a folder of an earlier format. Peers must not hear of it.
+fn count_start(shared: &Shared, bound: &Bound) -> Result<(), StartError> {
+    let identity = &shared.identity;
+    match bound.renew(identity) {
         Ok(_) => shared.start_counted.store(true, Ordering::Relaxed),
+        Err(error) if !identity.founders.is_empty() => return Err(StartError::NotCounted(error)),
         Err(error) => {
-            let limits = if shared.identity.format < identity::FORMAT_VERSION {
+            let limits = if identity.lacks_limits() {
                 ", and the limits that replicas share are not recorded"
             } else {
                 ""
@@ -261,6 +267,7 @@ fn count_start(shared: &Shared, bound: &Bound) {
             );
         }
     }
+    Ok(())
 }
 
 /// The CPUs that this process may use. Where the system does not report them, those it has; none of them may turn out to be

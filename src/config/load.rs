@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::foreign::redis_file;
+use super::peers::{Description, Peers};
 use super::value::{OptionalPath, Secret, Value};
 use super::{Config, LogFormat, SETTINGS, find};
 
@@ -60,6 +61,8 @@ pub struct Loaded {
     pub config: Config,
     /// The source of each setting, in the order of [`SETTINGS`].
     pub sources: Vec<Source>,
+    /// The cluster that the node is part of; `None`: it is alone.
+    pub peers: Option<Peers>,
 }
 
 impl Loaded {
@@ -199,10 +202,52 @@ impl Layers {
         if let Err(why) = read_password(&mut config) {
             self.problem(source("requirepass_file"), "requirepass_file", why);
         }
+        let peers = self.read_peers(&mut config, &source);
         for (key, why) in config.contradictions().into_iter().chain(config.beyond_the_machine()) {
             self.problem(source(key), key, why);
         }
-        if self.problems.is_empty() { Ok(Loaded { config, sources }) } else { Err(self.problems) }
+        if self.problems.is_empty() { Ok(Loaded { config, sources, peers }) } else { Err(self.problems) }
+    }
+}
+
+impl Layers {
+    /// Reads the description of the cluster, if one is named, and takes from it what is the cluster's.
+    fn read_peers(&mut self, config: &mut Config, source: &impl Fn(&str) -> Source) -> Option<Peers> {
+        let path = config.peers.0.clone()?;
+        let description = match Description::read(&path) {
+            Ok(description) => description,
+            Err(problems) => {
+                for (key, why) in problems {
+                    self.problem(Source::File(path.clone()), &key, why);
+                }
+                return None;
+            }
+        };
+        let Some(node) = description.node(config.node_id).copied() else {
+            let ids: Vec<_> = description.ids().iter().map(u64::to_string).collect();
+            let why = match config.node_id {
+                0 => {
+                    format!("is missing: which node of {} is this one, {}?", path.display(), ids.join(" or "))
+                }
+                id => format!("{id} is no node of {}, which has {}", path.display(), ids.join(", ")),
+            };
+            self.problem(source("node_id"), "node_id", why);
+            return None;
+        };
+        for (key, own, shared) in [
+            ("partitions", &mut config.partitions, description.partitions),
+            ("shards", &mut config.shards, description.shards),
+        ] {
+            if source(key) != Source::Default && *own != shared {
+                let why = format!("{own} is not the {shared} of {}; leave it out", path.display());
+                self.problem(source(key), key, why);
+            }
+            *own = shared;
+        }
+        if source("listen") == Source::Default {
+            config.listen = node.client;
+        }
+        Some(Peers { description, node })
     }
 }
 
@@ -311,6 +356,51 @@ mod tests {
         assert_eq!(source("wal.sync"), "CORDUROY_WAL_SYNC");
         assert_eq!(source("listen"), "f.toml");
         assert_eq!(source("replication"), "default");
+    }
+
+    fn loaded_with(description: &str, flags: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("peers.toml");
+        std::fs::write(&path, description).expect("written");
+        let mut layers = Layers::new();
+        layers.flag("peers", "peers", path.to_str().expect("text"));
+        flags.iter().for_each(|(key, text)| layers.flag(key, key, text));
+        layers.load().map_err(|problems| problems.iter().map(Problem::to_string).collect())
+    }
+
+    #[test]
+    fn a_node_takes_what_is_the_clusters_from_the_description() {
+        let node = |id: u64| {
+            format!(
+                "[[nodes]]\nid = {id}\npeer = \"127.0.0.1:{}\"\nclient = \"127.0.0.1:{}\"\n",
+                7800 + id,
+                7900 + id
+            )
+        };
+        let head = format!("cluster = \"{:032x}\"\nsecret = \"sixteen bytes at least\"\npartitions = 5\n", 7);
+        let text = [head, node(1), node(2)].concat();
+        let loaded = loaded_with(&text, &[("node_id", "2")]).expect("no problem");
+        let peers = loaded.peers.expect("a cluster");
+        assert_eq!((peers.node.id, peers.description.cluster), (2, 7));
+        assert_eq!((loaded.config.partitions, loaded.config.shards), (5, 8));
+        assert_eq!(loaded.config.listen.port(), 7902, "clients are told this address");
+        let loaded = loaded_with(&text, &[("node_id", "2"), ("listen", "127.0.0.1:1")]).expect("no problem");
+        assert_eq!(loaded.config.listen.port(), 1);
+        for (flags, needle) in [
+            (&[][..], "node_id: is missing: which node of"),
+            (&[("node_id", "3")], "node_id: 3 is no node of"),
+            (&[("node_id", "1"), ("partitions", "4")], "partitions: 4 is not the 5 of"),
+            (&[("node_id", "1"), ("shards", "4")], "shards: 4 is not the 8 of"),
+            (&[("node_id", "1"), ("replication", "off")], "replication: a node with `peers`"),
+        ] {
+            let problems = loaded_with(&text, flags).expect_err("a problem");
+            assert!(matches!(&problems[..], [only] if only.starts_with(needle)), "{needle}: {problems:?}");
+        }
+        let problems = loaded_with(&node(0), &[("node_id", "1"), ("shards", "0")]).expect_err("problems");
+        assert_eq!(problems.len(), 4, "of both files at once: {problems:#?}");
+        let mut layers = Layers::new();
+        layers.flag("node-id", "node_id", "1");
+        assert!(layers.load().is_err_and(|problems| problems[0].why.contains("means nothing without")));
     }
 
     #[test]

@@ -7,13 +7,14 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use corduroy_shards::runtime::Endpoint;
-use corduroy_shards::{Origin, PartitionId, Shard, ShardId};
+use corduroy_shards::{Origin, PartitionId, Shard, ShardId, StorageId};
 use corduroy_wal::device::{DiskDevice, Engine, UringOptions};
 use corduroy_wal::{OWNER_BYTES, Recovered, Wal, WalError};
 
 use super::core::Core;
 use super::driver::Driver;
 use super::error::{EXIT_IO, StartError, system};
+use super::founding::Founding;
 use super::front::Front;
 use super::hosts::Hosts;
 use super::hosts::host::NodeShard;
@@ -88,9 +89,10 @@ pub fn run(
     };
     let hosts = Rc::new(Hosts::new(Rc::clone(&core), mesh, shards));
     let front = Front::new(Rc::clone(&core), Rc::clone(&hosts), listening);
-    let _ = results.send(Ok(booted));
-    drop(results);
-    if let Err(error) = Driver::new(core, hosts, front).run() {
+    // The receiver waits for every core, so it is there.
+    let report = move |founded: Result<(), StartError>| drop(results.send(founded.map(|()| booted)));
+    let founding = Founding::new(report, hosts.core().mono_ns());
+    if let Err(error) = Driver::new(core, hosts, front, founding).run() {
         tracing::error!(%error, "a core cannot wait for its events");
         log::flush();
         std::process::exit(i32::from(EXIT_IO));
@@ -146,10 +148,30 @@ fn open_shard(
         // What was just taken over must not stay bound to the wrong shard.
         .inspect_err(|_| unbind(&shared.identity, &config.data_dir, shard))?;
     let shard_options = shard_options(shared, config);
-    let origins = Origin::all_alone(&partitions, shard_options.storage);
+    let origins = origins(&shared.identity, &partitions, shard, &logs)?;
     let open = Shard::open(shard_options, wal, store, &origins, seed)
         .map_err(|source| StartError::Shard { shard, source })?;
     Ok((open, Opened { shard, device: description, found, took: begun.elapsed() }))
+}
+
+/// Where the replicas of a shard come from. Of a cluster, what was founded is there, or it is lost: peers rely on it.
+fn origins(
+    identity: &Identity,
+    partitions: &[PartitionId],
+    shard: ShardId,
+    logs: &[PartitionId],
+) -> Result<Vec<(PartitionId, Origin)>, StartError> {
+    if identity.founders.is_empty() {
+        return Ok(Origin::all_alone(partitions, StorageId(identity.storage)));
+    }
+    let origin = match identity.is_founded() {
+        true => Origin::Restart,
+        false => Origin::Found(identity.founding_members()),
+    };
+    match partitions.iter().find(|partition| !logs.contains(partition)) {
+        Some(&partition) if identity.is_founded() => Err(StartError::LostReplica { shard, partition }),
+        Some(_) | None => Ok(partitions.iter().map(|partition| (*partition, origin.clone())).collect()),
+    }
 }
 
 /// The error of a log that cannot be opened; of one that is somebody else's, with whose it is.

@@ -17,6 +17,7 @@ use super::core::{Core, core_of_conn};
 use super::error::StartError;
 use super::event::Event;
 use super::facts::bump;
+use super::founding::Founding;
 use super::front::Front;
 use super::hosts::Hosts;
 use super::hosts::turn::Turns;
@@ -46,11 +47,12 @@ pub struct Driver {
     config_version: u64,
     /// Nothing came since memory was given back.
     has_rested: bool,
+    founding: Founding,
 }
 
 impl Driver {
     /// Of a core whose shards are open.
-    pub fn new(core: Rc<Core>, hosts: Rc<Hosts>, front: Front) -> Self {
+    pub fn new(core: Rc<Core>, hosts: Rc<Hosts>, front: Front, founding: Founding) -> Self {
         Self {
             turns: Turns::default(),
             phase: Phase::Starting,
@@ -59,6 +61,7 @@ impl Driver {
             accept_at_ns: None,
             config_version: core.shared.version(),
             has_rested: false,
+            founding,
             core,
             hosts,
             front,
@@ -76,6 +79,7 @@ impl Driver {
             let shard = host.shard.borrow();
             poller.watch_input(shard.wal().device().event_fd(), Event::Log(index).token())?;
         }
+        self.founding.look(self.core.mono_ns(), || self.hosts.are_founded());
         loop {
             let again = self.pass();
             self.follow_phase();
@@ -159,6 +163,9 @@ impl Driver {
 
     /// Does what a new phase of the node asks for.
     fn follow_phase(&mut self) {
+        if self.phase == Phase::Starting {
+            self.founding.look(self.core.mono_ns(), || self.hosts.are_founded());
+        }
         let phase = self.core.shared.phase();
         if phase != self.phase {
             self.phase = phase;
@@ -234,7 +241,7 @@ impl Driver {
     /// How long until the next thing is due; `None` if nothing is.
     fn timeout(&self) -> Option<Duration> {
         let now = Instant::now();
-        let times = [self.hosts.next_ns(), self.front.next_ns(), self.accept_at_ns];
+        let times = [self.hosts.next_ns(), self.front.next_ns(), self.accept_at_ns, self.founding.late_ns()];
         let at = |ns: u64| self.core.shared.started + Duration::from_nanos(ns);
         let retry = self.hosts.needs_retry().then(|| now + RETRY);
         let drain = (self.phase == Phase::Draining).then(|| now + 10 * RETRY);

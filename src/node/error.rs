@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use corduroy_shards::runtime::topology::NotAllowed;
-use corduroy_shards::{ShardError, ShardId};
+use corduroy_shards::{PartitionId, ShardError, ShardId};
 use corduroy_wal::WalError;
 use corduroy_wal::device::lock::LockError;
 use corduroy_wal::device::{OpenError, ProbeError};
@@ -87,6 +87,28 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A replica of a cluster was here, and is not any more.
+    #[error(
+        "shard {}: nothing of partition {partition} is in its log, which was founded at an earlier start: acknowledged writes may \
+         be lost, and the node must not vote again as if it knew nothing; restore its folder from a backup", shard.0
+    )]
+    LostReplica {
+        /// The shard's number.
+        shard: ShardId,
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// The groups of a cluster could not be written down.
+    #[error("the groups of the cluster were not founded in {waited_s} s: is there room on the disk?")]
+    NotFounded {
+        /// How long it was waited for.
+        waited_s: u64,
+    },
+    /// The start of a node of a cluster is not written down.
+    #[error(
+        "this start cannot be counted, so that peers could not tell this process from an older one: {0}; make room, and start again"
+    )]
+    NotCounted(#[source] IdentityError),
     /// The state of a shard cannot be read.
     #[error("shard {}: {source}", shard.0)]
     State {
@@ -123,9 +145,11 @@ impl StartError {
             Self::Shard { source: ShardError::Machine(_), .. }
             | Self::State { source: DiskError::Io { .. }, .. } => EXIT_IO,
             Self::State { source: DiskError::Newer { .. } | DiskError::Foreign { .. }, .. } => EXIT_CONFIG,
-            Self::State { .. } | Self::Missing { .. } | Self::Identity(IdentityError::BothBad { .. }) => {
-                EXIT_DAMAGED
-            }
+            Self::State { .. }
+            | Self::Missing { .. }
+            | Self::LostReplica { .. }
+            | Self::Identity(IdentityError::BothBad { .. }) => EXIT_DAMAGED,
+            Self::NotFounded { .. } | Self::NotCounted(_) => EXIT_IO,
             Self::System { .. } | Self::Descriptors(_) => EXIT_SYSTEM,
             _ => EXIT_CONFIG,
         }

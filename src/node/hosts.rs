@@ -94,6 +94,28 @@ impl Hosts {
         &self.all
     }
 
+    /// The core that they are on.
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Whether the groups of all partitions here are on the disk: of a node that is alone they need not be, and elsewhere they
+    /// are after the first start.
+    pub fn are_founded(&self) -> bool {
+        let shared = &self.core.shared;
+        if shared.identity.founders.is_empty() || shared.identity.is_founded() {
+            return true;
+        }
+        self.all.iter().all(|host| {
+            let shard = host.shard.borrow();
+            let wal = shard.wal();
+            let is_there = |partition: PartitionId| {
+                wal.log_state(partition.log()).is_some_and(|state| state.conf.is_some())
+            };
+            wal.in_flight() == 0 && shared.layout.partitions_of(host.id).all(is_there)
+        })
+    }
+
     fn home(&self, partition: PartitionId) -> Option<Home> {
         let index = partition.0.checked_sub(FIRST_DATA.0)?;
         self.homes.get(usize::try_from(index).ok()?).copied()

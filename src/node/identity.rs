@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::store::{DiskError, LsmLevel};
 
 mod bind;
+mod cluster;
 mod error;
 mod folders;
 mod limits;
@@ -27,15 +28,16 @@ mod recover;
 mod text;
 
 pub use bind::{Bound, binding_of, check, unbind};
+pub use cluster::{found, open_in};
 pub use error::IdentityError;
-pub use limits::SharedLimits;
+pub use limits::{SharedLimits, argument_bytes, limits_of};
 pub use look::{Ownership, ownership};
 pub use owner::Owner;
 pub use text::FORMAT_VERSION;
 
 use folders::SHARD;
 use owner::Card;
-use text::{UNBOUND, Unreadable};
+use text::{ALONE, UNBOUND, Unreadable};
 
 /// The copies' names.
 const COPIES: [&str; 2] = ["identity.0", "identity.1"];
@@ -76,6 +78,8 @@ pub struct Identity {
     pub partitions: u32,
     /// What all replicas take; `None`: nothing is recorded.
     pub limits: Option<SharedLimits>,
+    /// The nodes that founded the cluster, ascending; none: the node is alone.
+    pub founders: Vec<u64>,
 }
 
 impl Identity {
@@ -87,7 +91,7 @@ impl Identity {
         let (words, _) = random.as_chunks::<8>();
         let word = |at: usize| words.get(at).copied().map_or(0, u64::from_le_bytes);
         Ok(Self {
-            format: FORMAT_VERSION,
+            format: ALONE,
             generation: 1,
             cluster: u128::from(word(0)) << 64 | u128::from(word(1)),
             node: word(2),
@@ -99,6 +103,7 @@ impl Identity {
             shards,
             partitions,
             limits,
+            founders: Vec::new(),
         })
     }
 
@@ -187,7 +192,8 @@ impl Identity {
 
     /// Whether two copies are of the same storage, one perhaps older.
     fn is_copy_of(&self, other: &Self) -> bool {
-        let of = |i: &Self| (i.cluster, i.node, i.storage, i.shards, i.partitions, i.pair);
+        let of =
+            |i: &Self| (i.cluster, i.node, i.storage, i.shards, i.partitions, i.pair, i.founders.clone());
         let is_limited_alike =
             self.limits.is_none_or(|one| other.limits.is_none_or(|another| one == another));
         of(self) == of(other) && is_limited_alike && self.generation != other.generation
@@ -268,6 +274,10 @@ fn entries(folder: &Path) -> Result<Vec<String>, IdentityError> {
 pub fn open(config: &Config, said: impl Fn(&str) -> bool) -> Result<Identity, IdentityError> {
     let folder = &config.data_dir;
     let Some(identity) = Identity::read(folder)? else { return create(config) };
+    if !identity.founders.is_empty() {
+        let Identity { cluster, node, .. } = identity;
+        return Err(IdentityError::OfCluster { folder: folder.clone(), cluster, node });
+    }
     identity.check_layout(config, said)?;
     identity.with_limits(config)
 }
@@ -293,18 +303,27 @@ pub fn format(
     }
 }
 
-/// Formats a folder that holds nothing.
+/// Formats a folder that holds nothing, for a node that is alone.
 fn create(config: &Config) -> Result<Identity, IdentityError> {
-    let folder = &config.data_dir;
+    check_empty(&config.data_dir)?;
+    make(config, Identity::new(config.shards, config.partitions, Some(limits_of(config)))?)
+}
+
+/// Refuses a folder in which there is something.
+fn check_empty(folder: &Path) -> Result<(), IdentityError> {
     // Folders of shards are empty here: a format was cut short.
     let ours = |name: &str| name == LOCK_FILE || name.starts_with(SHARD);
     let foreign = |name: &String| !ours(name) && !name.ends_with(".new");
     if let Some(found) = entries(folder)?.into_iter().find(foreign) {
-        return Err(IdentityError::NotEmpty { folder: folder.clone(), found });
+        return Err(IdentityError::NotEmpty { folder: folder.to_owned(), found });
     }
-    let identity = Identity::new(config.shards, config.partitions, Some(SharedLimits::of(config)))?;
-    identity.make_shard_folders(folder)?;
-    identity.write(folder)?;
+    Ok(())
+}
+
+/// Makes what an identity speaks of, and then writes it.
+fn make(config: &Config, identity: Identity) -> Result<Identity, IdentityError> {
+    identity.make_shard_folders(&config.data_dir)?;
+    identity.write(&config.data_dir)?;
     Ok(identity)
 }
 

@@ -102,7 +102,8 @@ pub fn shard_options(shared: &Shared, config: &Config) -> ShardOptions {
     };
     let log_soft_segments = log_soft_segments(config, shared.layout.used_shards());
     let storage = StorageId(shared.identity.storage);
-    ShardOptions { replication, storage, limits, log_soft_segments, ..ShardOptions::default() }
+    let reaches_peers = shared.identity.founders.len() > 1;
+    ShardOptions { replication, storage, reaches_peers, limits, log_soft_segments, ..ShardOptions::default() }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::budget::{Descriptors, clients_memory};
 use super::clock::wall_ms;
 use super::error::StartError;
 use super::facts::CoreFacts;
-use super::identity::{Identity, SharedLimits};
+use super::identity::{Identity, SharedLimits, argument_bytes};
 use super::ledger::Ledger;
 use super::log;
 use super::notify;
@@ -136,7 +136,7 @@ impl Shared {
             rates: Mutex::default(),
             config_file: OnceLock::new(),
             startup_bytes: OnceLock::new(),
-            live: RwLock::new(Live::new(config, memory.0).limited_to(limits.argument_bytes())),
+            live: RwLock::new(Live::new(config, memory.0).limited_to(argument_bytes(limits))),
             limits,
             version: AtomicU64::new(1),
             phase: AtomicU8::new(Phase::Starting as u8),
@@ -322,14 +322,14 @@ impl Shared {
 impl Shared {
     /// Of a node of so many cores, with one shard that has one partition.
     pub fn of_test(cores: usize, config: Config) -> Arc<Self> {
-        let limits = SharedLimits::of(&config);
+        let limits = super::identity::limits_of(&config);
         Self::of_limited(cores, config, limits)
     }
 
     /// The same in a cluster of these limits.
     pub fn of_limited(cores: usize, config: Config, limits: SharedLimits) -> Arc<Self> {
         let identity = Identity {
-            format: super::identity::FORMAT_VERSION,
+            format: 3,
             generation: 1,
             cluster: 1,
             node: 1,
@@ -341,6 +341,7 @@ impl Shared {
             shards: 1,
             partitions: 1,
             limits: Some(limits),
+            founders: Vec::new(),
         };
         let layout = identity.layout(cores);
         let bells = corduroy_shards::runtime::Mesh::doorbells(cores).expect("eventfds");

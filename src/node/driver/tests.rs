@@ -33,6 +33,12 @@ struct World {
 /// Tells a test that waits in vain from one whose machine is slow.
 struct Hang(Instant);
 
+fn founded() -> Founding {
+    let mut founding = Founding::new(drop, 0);
+    founding.look(0, || true);
+    founding
+}
+
 impl Hang {
     fn new() -> Self {
         Self(Instant::now())
@@ -62,7 +68,7 @@ impl World {
         let hosts = Rc::new(Hosts::new(Rc::clone(&core), mine, Vec::new()));
         let front = Front::new(Rc::clone(&core), Rc::clone(&hosts), Vec::new());
         // Nothing listens: the test brings the connections.
-        let driver = Driver { phase: Phase::Serving, ..Driver::new(core, hosts, front) };
+        let driver = Driver { phase: Phase::Serving, ..Driver::new(core, hosts, front, founded()) };
         let listener = Listener::bind(([127, 0, 0, 1], 0).into()).expect("a port");
         Self { other, third: ends, driver, listener, _bells: bells }
     }

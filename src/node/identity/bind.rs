@@ -14,10 +14,7 @@ use corduroy_wal::device::{DirectIo, FileDevice};
 use corduroy_wal::{Options, Wal};
 
 use super::owner::{CARD, Card, Found};
-use super::text::UNLIMITED;
-use super::{
-    COPIES, FORMAT_VERSION, Identity, IdentityError, Owner, SHARD_PARTS, UNBOUND, entries, of_state,
-};
+use super::{COPIES, Identity, IdentityError, Owner, SHARD_PARTS, UNBOUND, entries, of_state};
 use crate::store::{Binding, LsmLevel, OWNER_BYTES};
 
 /// A folder whose cards were checked.
@@ -141,7 +138,7 @@ impl Bound {
             }
         }
         let generation = identity.generation + 1;
-        let format = if identity.limits.is_some() { FORMAT_VERSION } else { UNLIMITED };
+        let format = identity.newest_format();
         let renewed = Identity { format, generation, starts, ..identity.clone() };
         let [first, second] = COPIES;
         renewed.write_copy(&self.data_dir, first)?;
@@ -386,7 +383,7 @@ mod tests {
         let read = read.with_limits(&config(dir.path())).expect("it records none");
         assert!(binding_of(&read, ShardId(0)).may_adopt);
         let new = check(&read, dir.path(), 2).and_then(|bound| bound.renew(&read)).expect("upgraded");
-        assert_eq!((new.format, new.generation, new.starts), (FORMAT_VERSION, old.generation + 1, 1));
+        assert_eq!((new.format, new.generation, new.starts), (3, old.generation + 1, 1));
         assert_eq!((new.node, new.shards, new.pair), (old.node, old.shards, old.pair));
         for shard in 0..3 {
             for part in parts(dir.path(), shard) {

@@ -99,6 +99,62 @@ pub enum IdentityError {
         /// Something in it.
         found: String,
     },
+    /// The node is one of a cluster, and is started alone.
+    #[error(
+        "{folder} is of node {node} of cluster {cluster:032x}: start it with --peers, the file that describes the cluster, and \
+         --node-id {node}"
+    )]
+    OfCluster {
+        /// The data folder.
+        folder: PathBuf,
+        /// Its cluster.
+        cluster: u128,
+        /// Its node.
+        node: u64,
+    },
+    /// Nothing was founded here.
+    #[error(
+        "nothing of node {node} is in {folder}: if the node had data, mount or restore its folder, for it has promised things to \
+         its peers which an empty one does not know; if the cluster is new, run `corduroy format` with the same options first"
+    )]
+    NotFounded {
+        /// The data folder.
+        folder: PathBuf,
+        /// Which node it is to be.
+        node: u64,
+    },
+    /// The node has been alone so far.
+    #[error(
+        "{0} is of a node that is alone, and cannot become one of a cluster yet; name a new folder, or start it without --peers"
+    )]
+    Alone(PathBuf),
+    /// The description is another cluster's, or another node's.
+    #[error(
+        "{folder} is of {what} {found}, and --peers and --node-id say {wanted}; name the folder that belongs to it"
+    )]
+    OtherCluster {
+        /// The data folder.
+        folder: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// As formatted.
+        found: String,
+        /// As described.
+        wanted: String,
+    },
+    /// The description names other nodes than those that founded the cluster.
+    #[error(
+        "the cluster of {folder} was founded by nodes {found:?}, and --peers names {wanted:?}; nodes cannot be added or removed \
+         yet, only their addresses may change"
+    )]
+    OtherFounders {
+        /// The data folder.
+        folder: PathBuf,
+        /// As formatted.
+        found: Vec<u64>,
+        /// As described.
+        wanted: Vec<u64>,
+    },
     /// The configuration asks for another layout.
     #[error(
         "{folder} was formatted with {key} = {found} and the configuration says {wanted}; leave it out, or format a new folder"

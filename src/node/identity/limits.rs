@@ -12,6 +12,7 @@
 use std::path::Path;
 
 use corduroy_shards::ShardId;
+pub use corduroy_shards::net::SharedLimits;
 
 use super::folders::shards_there;
 use super::{Identity, IdentityError, entries};
@@ -24,59 +25,54 @@ const RECORDED: u32 = 3;
 /// What is left of the longest operation that a log takes: for what frames and records of later versions may need.
 const HEADROOM_BYTES: u64 = 64 << 10;
 
-/// See the file's head.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SharedLimits {
-    /// The longest operation that an entry takes, bytes; an entry of several operations is shorter, or as long.
-    pub operation_bytes: u64,
-    /// The longest value, bytes.
-    pub value_bytes: u64,
+/// The limits of a folder that is formatted with this configuration.
+#[must_use]
+pub fn limits_of(config: &Config) -> SharedLimits {
+    let taken_bytes = config.largest_op_bytes() as u64;
+    // What somebody asks for by name is in.
+    let operation_bytes = (taken_bytes - HEADROOM_BYTES).max(config.asked_op_bytes());
+    SharedLimits { operation_bytes, value_bytes: MAX_VALUE_BYTES as u64 }
 }
 
-impl SharedLimits {
-    /// Those of a folder that is formatted with this configuration.
-    #[must_use]
-    pub fn of(config: &Config) -> Self {
-        let taken_bytes = config.largest_op_bytes() as u64;
-        // What somebody asks for by name is in.
-        let operation_bytes = (taken_bytes - HEADROOM_BYTES).max(config.asked_op_bytes());
-        Self { operation_bytes, value_bytes: MAX_VALUE_BYTES as u64 }
-    }
+/// The longest argument of a request that keeps to limits, bytes: a value with the longest key still fits into an entry.
+#[must_use]
+pub fn argument_bytes(limits: SharedLimits) -> u64 {
+    argument_limit_bytes(limits.operation_bytes).min(limits.value_bytes)
+}
 
-    /// The longest argument of a request that keeps to them, bytes: a value with the longest key still fits into an entry.
-    #[must_use]
-    pub fn argument_bytes(&self) -> u64 {
-        argument_limit_bytes(self.operation_bytes).min(self.value_bytes)
+/// Refuses settings, or a version, that take less than these limits or ask for more.
+fn check_settings(limits: SharedLimits, config: &Config) -> Result<(), IdentityError> {
+    let (taken_bytes, folder) = (config.largest_op_bytes() as u64, || config.data_dir.clone());
+    let less = [
+        ("wal.segment_bytes", taken_bytes, limits.operation_bytes),
+        ("this version", MAX_VALUE_BYTES as u64, limits.value_bytes),
+    ];
+    if let Some((key, found, limit)) = less.into_iter().find(|(_, found, limit)| found < limit) {
+        return Err(IdentityError::TakesLess { folder: folder(), key, found, limit });
     }
-
-    /// Refuses settings, or a version, that take less than these limits or ask for more.
-    fn check(&self, config: &Config) -> Result<(), IdentityError> {
-        let (taken_bytes, folder) = (config.largest_op_bytes() as u64, || config.data_dir.clone());
-        let less = [
-            ("wal.segment_bytes", taken_bytes, self.operation_bytes),
-            ("this version", MAX_VALUE_BYTES as u64, self.value_bytes),
-        ];
-        if let Some((key, found, limit)) = less.into_iter().find(|(_, found, limit)| found < limit) {
-            return Err(IdentityError::TakesLess { folder: folder(), key, found, limit });
-        }
-        let (found, limit) = (config.max_bulk_bytes.0, self.argument_bytes());
-        if found > limit {
-            return Err(IdentityError::AsksForMore { folder: folder(), found, limit });
-        }
-        if Self::of(config).operation_bytes > self.operation_bytes {
-            tracing::info!(
-                "wal.segment_bytes has room for longer requests than the cluster allows: arguments of more than {limit} \
-                 bytes are refused, as all replicas of this cluster do"
-            );
-        }
-        Ok(())
+    let (found, limit) = (config.max_bulk_bytes.0, argument_bytes(limits));
+    if found > limit {
+        return Err(IdentityError::AsksForMore { folder: folder(), found, limit });
     }
+    if limits_of(config).operation_bytes > limits.operation_bytes {
+        tracing::info!(
+            "wal.segment_bytes has room for longer requests than the cluster allows: arguments of more than {limit} \
+             bytes are refused, as all replicas of this cluster do"
+        );
+    }
+    Ok(())
 }
 
 impl Identity {
     /// Whether the format records limits.
     pub(super) const fn has_limits(format: u32) -> bool {
         format >= RECORDED
+    }
+
+    /// Whether the folder's format records none.
+    #[must_use]
+    pub const fn lacks_limits(&self) -> bool {
+        !Self::has_limits(self.format)
     }
 
     /// The identity, if this node's settings let it keep to the limits. A folder of an earlier format gets some, in memory;
@@ -86,7 +82,7 @@ impl Identity {
     /// [`IdentityError::TakesLess`], [`IdentityError::AsksForMore`], [`IdentityError::Io`].
     pub(super) fn with_limits(mut self, config: &Config) -> Result<Self, IdentityError> {
         match self.limits {
-            Some(limits) => limits.check(config)?,
+            Some(limits) => check_settings(limits, config)?,
             None => self.limits = adopted(config)?,
         }
         Ok(self)
@@ -95,7 +91,7 @@ impl Identity {
     /// What this node keeps to: the recorded limits, or what its settings come to.
     #[must_use]
     pub fn limits_with(&self, config: &Config) -> SharedLimits {
-        self.limits.unwrap_or_else(|| SharedLimits::of(config))
+        self.limits.unwrap_or_else(|| limits_of(config))
     }
 }
 
@@ -105,7 +101,7 @@ pub(super) fn adopted(config: &Config) -> Result<Option<SharedLimits>, IdentityE
     let data_dir = &config.data_dir;
     let segment_bytes = largest_segment_bytes(data_dir)?;
     if op_limit_bytes(segment_bytes) <= config.largest_op_bytes() {
-        return Ok(Some(SharedLimits::of(config)));
+        return Ok(Some(limits_of(config)));
     }
     tracing::warn!(
         "the log of {} has segments of {segment_bytes} bytes, and wal.segment_bytes is {}: the limits that replicas share are \
@@ -170,14 +166,14 @@ mod tests {
         fs::remove_dir_all(Identity::shard_folder(dir.path(), ShardId(1))).expect("removed");
         let config = config(dir.path(), 8);
         let opened = open(&config, |_| true).expect("nobody misses it");
-        assert_eq!(opened.limits, Some(SharedLimits::of(&config)));
+        assert_eq!(opened.limits, Some(limits_of(&config)));
     }
 
     #[test]
     fn settings_that_contradict_the_limits_refuse_the_start() {
         let dir = tempfile::tempdir().expect("tempdir");
         let made = format(&config(dir.path(), 8), false, |_| false).expect("formatted");
-        let limits = SharedLimits::of(&config(dir.path(), 8));
+        let limits = limits_of(&config(dir.path(), 8));
         assert_eq!(made.limits, Some(limits));
         for mib in [8, 64] {
             let opened = open(&config(dir.path(), mib), |_| true).expect("a log that takes as much, or more");
@@ -196,7 +192,7 @@ mod tests {
     fn a_setting_that_asks_for_more_than_the_limits_is_not_cut_down_in_silence() {
         let dir = tempfile::tempdir().expect("tempdir");
         let made = format(&config(dir.path(), 8), false, |_| false).expect("formatted");
-        let most = made.limits.expect("it has some").argument_bytes();
+        let most = argument_bytes(made.limits.expect("it has some"));
         let mut larger = config(dir.path(), 64);
         larger.max_bulk_bytes.0 = most;
         open(&larger, |_| true).expect("as much as is allowed");
@@ -211,11 +207,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let mut config = config(dir.path(), 8);
         let taken_bytes = config.largest_op_bytes() as u64;
-        assert_eq!(SharedLimits::of(&config).operation_bytes, taken_bytes - (64 << 10));
+        assert_eq!(limits_of(&config).operation_bytes, taken_bytes - (64 << 10));
         // But for what somebody asks for, down to the last byte.
         config.max_bulk_bytes.0 = config.largest_argument_bytes();
-        assert_eq!(SharedLimits::of(&config).argument_bytes(), config.max_bulk_bytes.0);
-        assert!(SharedLimits::of(&config).operation_bytes <= taken_bytes);
+        assert_eq!(argument_bytes(limits_of(&config)), config.max_bulk_bytes.0);
+        assert!(limits_of(&config).operation_bytes <= taken_bytes);
     }
 
     #[test]
@@ -223,7 +219,7 @@ mod tests {
         let dir = unlimited(4);
         let config = config(dir.path(), 16);
         let opened = open(&config, |_| true).expect("opens");
-        assert_eq!((opened.format, opened.limits), (UNLIMITED, Some(SharedLimits::of(&config))));
+        assert_eq!((opened.format, opened.limits), (UNLIMITED, Some(limits_of(&config))));
         assert_eq!(
             Identity::read(dir.path()).expect("good").expect("one").limits,
             None,
@@ -246,7 +242,7 @@ mod tests {
             assert_eq!(Identity::read(dir.path()).expect("good"), Some(renewed));
         }
         let larger = config(dir.path(), 16);
-        assert_eq!(started(&larger).limits, Some(SharedLimits::of(&larger)));
+        assert_eq!(started(&larger).limits, Some(limits_of(&larger)));
     }
 
     #[test]
@@ -270,7 +266,7 @@ mod tests {
             fs::File::create(&slot).and_then(|file| file.set_len(segment_mib << 20)).expect("a segment");
             COPIES.iter().for_each(|name| fs::remove_file(dir.path().join(name)).expect("removed"));
             let recovered = format(&config, true, |_| is_said).expect("recovered");
-            let limits = is_limited.then(|| SharedLimits::of(&config));
+            let limits = is_limited.then(|| limits_of(&config));
             let format = if is_limited { RECORDED } else { UNLIMITED };
             assert_eq!((recovered.format, recovered.limits), (format, limits));
             open(&config, |_| true).expect("it opens with the same settings");
@@ -292,7 +288,7 @@ mod tests {
         let obstacle = obstructed(dir.path(), COPIES[0]);
         for _start in 0..2 {
             let opened = open(&config, |_| true).expect("opens all the same");
-            assert_eq!(opened.limits, Some(SharedLimits::of(&config)));
+            assert_eq!(opened.limits, Some(limits_of(&config)));
             let bound = check(&opened, dir.path(), 2).expect("its own");
             assert!(matches!(bound.renew(&opened), Err(IdentityError::Io { .. })));
             let after = COPIES.map(|name| fs::read(dir.path().join(name)).expect("a copy"));

@@ -14,11 +14,13 @@ use corduroy_wal::LogState;
 use corduroy_wal::device::mapped::MappedFolder;
 use corduroy_wal::inspect::inspect;
 
+use super::cluster::new_incarnation;
 use super::folders::shards_there;
 use super::owner::{Card, Found};
 use super::text::UNLIMITED;
 use super::{FORMAT_VERSION, Identity, IdentityError, Owner, SHARD_PARTS, entries, limits};
 use crate::config::Config;
+use crate::config::peers::Peers;
 use crate::store::LsmLevel;
 
 /// An owner that a folder names.
@@ -27,6 +29,31 @@ struct Witness {
     owner: Owner,
     /// The start at which the folder was last used, where it says so.
     starts: Option<u64>,
+}
+
+/// The identity of a folder of a cluster, whose logs hold what it has promised to others: it is never founded again.
+pub(super) fn of_cluster(config: &Config, peers: &Peers) -> Result<Identity, IdentityError> {
+    let folder = &config.data_dir;
+    let witnesses = witnesses(folder)?;
+    let contradiction = |why: String| IdentityError::Contradiction { folder: folder.clone(), why };
+    let Some((first, others)) = witnesses.split_first() else {
+        let why = "no folder of a shard says whose it is; rebuild the node from its peers".to_owned();
+        return Err(contradiction(why));
+    };
+    let found = of_witnesses(folder, first, others)?;
+    let Some(limits) = limits::adopted(config)? else {
+        let why =
+            "its log has larger segments than wal.segment_bytes; name the size that the node had".to_owned();
+        return Err(contradiction(why));
+    };
+    Ok(Identity {
+        format: FORMAT_VERSION,
+        incarnation: new_incarnation(),
+        starts: found.starts.max(1),
+        limits: Some(limits),
+        founders: peers.description.ids(),
+        ..found
+    })
 }
 
 /// Writes the identity of `config.data_dir` anew, both copies of which are bad.
@@ -42,8 +69,8 @@ pub(super) fn recover(config: &Config, said: impl Fn(&str) -> bool) -> Result<Id
                 true => limits::adopted(config)?,
                 false => None,
             };
-            let format = if limits.is_some() { FORMAT_VERSION } else { UNLIMITED };
-            Identity { format, limits, ..found }
+            let found = Identity { limits, ..found };
+            Identity { format: found.newest_format(), ..found }
         }
         None => of_logs(config, &said)?,
     };
@@ -110,6 +137,7 @@ fn of_witnesses(data_dir: &Path, first: &Witness, others: &[Witness]) -> Result<
         shards,
         partitions,
         limits: None,
+        founders: Vec::new(),
     };
     let Some(layout) = Layout::checked(partitions, shards, 1) else {
         let why = format!(

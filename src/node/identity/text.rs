@@ -1,15 +1,18 @@
 //! An identity's copy as text: lines, the last of which is the checksum of those before.
 //!
-//! Format 1 (generation, cluster, node, storage, shards, partitions), format 2, which has no limits, and format 3 are read
-//! for ever. Written is format 3, or 2 as long as the folder has no limits (see `limits`). Invariant: what is read is what one
-//! of them writes, to the last byte; everything else is damage and is named.
+//! Format 1 (generation, cluster, node, storage, shards, partitions), format 2, which has no limits, format 3, and format 4,
+//! which a folder of a cluster has, are read for ever. Written is format 4 in a cluster; elsewhere 3, or 2 as long as the
+//! folder has no limits (see `limits`). Invariant: what is read is what one of them writes, to the last byte; everything else
+//! is damage and is named.
 
 use std::fmt;
 
 use super::{Identity, SharedLimits};
 
-/// The version of the data folder's layout.
-pub const FORMAT_VERSION: u32 = 3;
+/// The newest version of the data folder's layout: of a folder that was formatted for a cluster.
+pub const FORMAT_VERSION: u32 = 4;
+/// The version of a node's that is alone.
+pub(super) const ALONE: u32 = 3;
 /// The first version, in which logs and states did not say whose they are.
 pub(super) const UNBOUND: u32 = 1;
 /// The version that has everything but limits.
@@ -52,7 +55,14 @@ impl Identity {
             String::new()
         };
         let numbers = format!("shards = {}\npartitions = {}\n", self.shards, self.partitions);
-        let text = [begin, ids, more, limits, numbers].concat();
+        let founders = if *format < FORMAT_VERSION {
+            String::new()
+        } else {
+            assert!(!self.founders.is_empty(), "a folder of this format is of a cluster");
+            let ids: Vec<_> = self.founders.iter().map(u64::to_string).collect();
+            format!("founders = {}\n", ids.join(" "))
+        };
+        let text = [begin, ids, more, limits, numbers, founders].concat();
         format!("{text}crc32 = {:08x}\n", crc32fast::hash(text.as_bytes()))
     }
 
@@ -70,7 +80,7 @@ impl Identity {
         let fields = Fields(&body);
         let identity = match fields.number("format")? {
             0 => return Err(damaged("format 0 was never written")),
-            format @ (UNBOUND | UNLIMITED | FORMAT_VERSION) => fields.identity(format)?,
+            format @ (UNBOUND | UNLIMITED | ALONE | FORMAT_VERSION) => fields.identity(format)?,
             newer => return Err(Unreadable::Newer(newer)),
         };
         // Whatever was not looked at (lines of nobody, signs, leading zeros) shows here.
@@ -83,7 +93,7 @@ impl Identity {
     /// The same storage in a folder of the first format.
     pub(super) fn unbound(self) -> Self {
         let pair = Self::pair_of_old(self.cluster, self.node, self.storage);
-        Self { format: UNBOUND, incarnation: 1, starts: 0, pair, limits: None, ..self }
+        Self { format: UNBOUND, incarnation: 1, starts: 0, pair, limits: None, founders: Vec::new(), ..self }
     }
 
     /// Pairs the logs and states of a folder of the first format: the same number at each attempt to upgrade it.
@@ -101,7 +111,11 @@ impl fmt::Display for Identity {
             f,
             "cluster {:032x}, node {:016x}, storage {:016x}, {shards} {shard}, {partitions} {partition}, data format {}",
             self.cluster, self.node, self.storage, self.format
-        )
+        )?;
+        match &self.founders[..] {
+            [] => Ok(()),
+            founders => write!(f, ", founded by nodes {founders:?}"),
+        }
     }
 }
 
@@ -145,6 +159,14 @@ impl Fields<'_> {
         }
     }
 
+    fn founders(&self, node: u64) -> Result<Vec<u64>, Unreadable> {
+        let bad =
+            || Unreadable::Damaged("`founders` are no nodes, or not with this one, in their order".into());
+        let ids = self.text("founders")?.split(' ').map(str::parse);
+        let ids = ids.collect::<Result<Vec<u64>, _>>().map_err(|_| bad())?;
+        if ids.is_sorted_by(|one, next| one < next) && ids.contains(&node) { Ok(ids) } else { Err(bad()) }
+    }
+
     fn identity(&self, format: u32) -> Result<Identity, Unreadable> {
         let (cluster, node, storage) =
             (self.hex("cluster")?, self.hex_u64("node")?, self.hex_u64("storage")?);
@@ -161,6 +183,7 @@ impl Fields<'_> {
             shards: self.count("shards", SHARDS_MAX)?,
             partitions: self.count("partitions", PARTITIONS_MAX)?,
             limits: None,
+            founders: Vec::new(),
         };
         if format != UNBOUND {
             self.text("storage_name")?.clone_into(&mut identity.storage_name);
@@ -171,6 +194,9 @@ impl Fields<'_> {
         if Identity::has_limits(format) {
             let (operation_bytes, value_bytes) = (self.limit("operation_bytes")?, self.limit("value_bytes")?);
             identity.limits = Some(SharedLimits { operation_bytes, value_bytes });
+        }
+        if format >= FORMAT_VERSION {
+            identity.founders = self.founders(node)?;
         }
         let name = &identity.storage_name;
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(|b| b.is_ascii_graphic()) {
@@ -199,10 +225,12 @@ mod tests {
             shards: 8,
             partitions: 4,
             limits: Some(SharedLimits { operation_bytes: 1000, value_bytes: 900 }),
+            founders: vec![2, 0xb, 300],
         };
         match format {
             UNBOUND => identity.unbound(),
-            UNLIMITED => Identity { format, limits: None, ..identity },
+            UNLIMITED => Identity { format, limits: None, founders: Vec::new(), ..identity },
+            ALONE => Identity { format, founders: Vec::new(), ..identity },
             _ => identity,
         }
     }
@@ -216,13 +244,18 @@ mod tests {
         000000000000000b\nstorage = 000000000000000c\nstorage_name = storage-000000000000000c\nincarnation = 2\nstarts = \
         17\npair = 000000000000000d\noperation_bytes = 1000\nvalue_bytes = 900\nshards = 8\npartitions = 4\n";
 
+    const V4: &str = "corduroy identity\nformat = 4\ngeneration = 3\ncluster = feed0000000000000000000000000001\nnode = \
+        000000000000000b\nstorage = 000000000000000c\nstorage_name = storage-000000000000000c\nincarnation = 2\nstarts = \
+        17\npair = 000000000000000d\noperation_bytes = 1000\nvalue_bytes = 900\nshards = 8\npartitions = 4\nfounders = 2 11 \
+        300\n";
+
     fn sealed(text: &str) -> String {
         format!("{text}crc32 = {:08x}\n", crc32fast::hash(text.as_bytes()))
     }
 
     #[test]
     fn all_formats_are_these_bytes() {
-        for (format, text) in [(1, V1), (2, V2), (3, V3)] {
+        for (format, text) in [(1, V1), (2, V2), (3, V3), (4, V4)] {
             assert_eq!(identity(format).encode(), sealed(text));
             assert_eq!(Identity::decode(sealed(text).as_bytes()), Ok(identity(format)));
         }
@@ -257,8 +290,8 @@ mod tests {
             let Err(Unreadable::Damaged(text)) = &read else { panic!("{to}: {read:?}") };
             assert!(text.contains(why), "{to}: {text}");
         }
-        let newer = Identity::decode(sealed(&V3.replace("format = 3", "format = 4")).as_bytes());
-        assert_eq!(newer, Err(Unreadable::Newer(4)));
+        let newer = Identity::decode(sealed(&V3.replace("format = 3", "format = 5")).as_bytes());
+        assert_eq!(newer, Err(Unreadable::Newer(5)));
         let mut bytes = sealed(V3).into_bytes();
         bytes[20] = 0xff;
         assert_eq!(Identity::decode(&bytes), Err(Unreadable::Damaged("byte 20 is no text".into())));

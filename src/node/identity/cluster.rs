@@ -1,0 +1,247 @@
+//! The identity of a node of a cluster: founded when somebody says so, and compared with the description at each start.
+//!
+//! Invariant: a folder is founded once, by `corduroy format`. One that was formatted and has started knows that its groups
+//! are founded: what it does not find of them is lost, and never founded again. Before its first start nothing of it has
+//! left the folder, so until then its groups may be founded as often as it takes.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use corduroy_shards::StorageId;
+use corduroy_shards::raft::membership::MemberId;
+use corduroy_wal::device::lock::FolderLock;
+
+use super::text::{ALONE, UNLIMITED};
+use super::{FORMAT_VERSION, Identity, IdentityError, check_empty, limits_of, make, make_folder, recover};
+use crate::config::Config;
+use crate::config::peers::Peers;
+
+impl Identity {
+    /// The version that a folder of this identity is written in.
+    pub(super) fn newest_format(&self) -> u32 {
+        match (self.founders.is_empty(), self.limits.is_some()) {
+            (false, _) => FORMAT_VERSION,
+            (true, true) => ALONE,
+            (true, false) => UNLIMITED,
+        }
+    }
+
+    /// Whether the groups of the folder were founded: the node has started on it, and others may have heard of it.
+    #[must_use]
+    pub fn is_founded(&self) -> bool {
+        self.starts > 0
+    }
+
+    /// The first members of each group, and the storages that they are on: the same on all nodes. A node's storage has its
+    /// number.
+    #[must_use]
+    pub fn founding_members(&self) -> Vec<(MemberId, StorageId)> {
+        (1..).map(MemberId).zip(self.founders.iter().copied().map(StorageId)).collect()
+    }
+
+    /// Refuses a description that is not of this folder's cluster.
+    fn check_cluster(&self, config: &Config, peers: &Peers) -> Result<(), IdentityError> {
+        let folder = || config.data_dir.clone();
+        if self.founders.is_empty() {
+            return Err(IdentityError::Alone(folder()));
+        }
+        let other = |what, found: String, wanted: String| {
+            let error = IdentityError::OtherCluster { folder: folder(), what, found, wanted };
+            Err(error)
+        };
+        let described = &peers.description;
+        if self.cluster != described.cluster {
+            return other("cluster", format!("{:032x}", self.cluster), format!("{:032x}", described.cluster));
+        }
+        if self.node != peers.node.id {
+            return other("node", self.node.to_string(), peers.node.id.to_string());
+        }
+        let wanted = described.ids();
+        if self.founders != wanted {
+            return Err(IdentityError::OtherFounders {
+                folder: folder(),
+                found: self.founders.clone(),
+                wanted,
+            });
+        }
+        self.check_layout(config, |_| true)
+    }
+}
+
+/// Reads the identity of `config.data_dir`, which has to be this node's of this cluster. The folder must exist and be locked.
+///
+/// # Errors
+/// [`IdentityError::NotFounded`] if it holds nothing, and others.
+pub fn open_in(config: &Config, peers: &Peers) -> Result<Identity, IdentityError> {
+    let folder = &config.data_dir;
+    let Some(identity) = Identity::read(folder)? else {
+        check_empty(folder)?;
+        return Err(IdentityError::NotFounded { folder: folder.clone(), node: peers.node.id });
+    };
+    identity.check_cluster(config, peers)?;
+    identity.with_limits(config)
+}
+
+/// Formats `config.data_dir`, which is made if it is not there, for a node of a cluster that is new. `recover`: makes the lost
+/// identity of a node of this cluster of what the shards' folders say, and keeps the data.
+///
+/// # Errors
+/// [`IdentityError::Formatted`] if there is a good identity, and others.
+pub fn found(config: &Config, recover: bool, peers: &Peers) -> Result<Identity, IdentityError> {
+    let folder = &config.data_dir;
+    make_folder(folder)?;
+    let _lock = FolderLock::acquire(folder)?;
+    match Identity::read(folder) {
+        Ok(Some(_)) => Err(IdentityError::Formatted(folder.clone())),
+        Ok(None) => {
+            check_empty(folder)?;
+            let new = Identity::new(config.shards, config.partitions, Some(limits_of(config)))?;
+            make(config, of_node(new, peers))
+        }
+        Err(IdentityError::BothBad { .. }) if recover => {
+            let identity = recover::of_cluster(config, peers)?;
+            identity.check_cluster(config, peers)?;
+            identity.write(folder)?;
+            Ok(identity)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A new identity as that of a node of a cluster.
+fn of_node(new: Identity, peers: &Peers) -> Identity {
+    let id = peers.node.id;
+    Identity {
+        format: FORMAT_VERSION,
+        cluster: peers.description.cluster,
+        node: id,
+        storage: id,
+        storage_name: Identity::name_of_storage(id),
+        incarnation: new_incarnation(),
+        founders: peers.description.ids(),
+        ..new
+    }
+}
+
+/// The line of history of a folder that is formatted now: above all before, so that peers hear of the newest alone.
+pub(super) fn new_incarnation() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::super::{COPIES, check, open};
+    use super::*;
+    use crate::config::peers::Description;
+
+    fn peers(cluster: u32, ids: &[u64], node: u64) -> Peers {
+        let head = format!("cluster = \"{cluster:032x}\"\nsecret = \"sixteen bytes at least\"\n");
+        let of = |id: &u64| {
+            format!(
+                "[[nodes]]\nid = {id}\npeer = \"127.0.0.1:{}\"\nclient = \"127.0.0.1:{}\"\n",
+                7800 + id,
+                7900 + id
+            )
+        };
+        let text: String = std::iter::once(head).chain(ids.iter().map(of)).collect();
+        let description = Description::parse(&text).expect("a description");
+        let node = *description.node(node).expect("one of them");
+        Peers { description, node }
+    }
+
+    fn config(folder: &Path) -> Config {
+        let mut config = Config { data_dir: folder.into(), shards: 2, partitions: 2, ..Config::default() };
+        config.wal_segment_bytes.0 = 8 << 20;
+        config
+    }
+
+    fn started(config: &Config, identity: &Identity) -> Identity {
+        let bound = check(identity, &config.data_dir, 2).expect("its own");
+        bound.renew(identity).expect("written")
+    }
+
+    #[test]
+    fn a_cluster_is_founded_by_format_and_never_by_a_start() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (config, us) = (config(dir.path()), peers(7, &[1, 5, 9], 5));
+        assert!(matches!(open_in(&config, &us), Err(IdentityError::NotFounded { node: 5, .. })));
+        assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 0, "nothing was made");
+        let made = found(&config, false, &us).expect("founded");
+        assert_eq!((made.format, made.cluster, made.node, made.storage), (4, 7, 5, 5));
+        let members =
+            [(1, 1), (2, 5), (3, 9)].map(|(member, storage)| (MemberId(member), StorageId(storage)));
+        assert_eq!(made.founding_members(), members);
+        assert!(!made.is_founded(), "nothing of it has left the folder");
+        assert!(matches!(found(&config, false, &us), Err(IdentityError::Formatted(_))));
+        let opened = open_in(&config, &us).expect("its own");
+        assert_eq!(opened, made);
+        assert!(started(&config, &opened).is_founded());
+        let again = open_in(&config, &us).expect("its own");
+        assert_eq!((again.format, again.starts, again.incarnation), (4, 1, made.incarnation));
+    }
+
+    #[test]
+    fn each_formatting_is_a_later_incarnation() {
+        let incarnation = |wait_ms: u64| {
+            std::thread::sleep(std::time::Duration::from_millis(wait_ms));
+            let dir = tempfile::tempdir().expect("tempdir");
+            found(&config(dir.path()), false, &peers(7, &[1], 1)).expect("founded").incarnation
+        };
+        assert!(incarnation(0) < incarnation(2));
+    }
+
+    #[test]
+    fn a_folder_opens_in_its_cluster_alone() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let config = config(dir.path());
+        found(&config, false, &peers(7, &[1, 2, 3], 2)).expect("founded");
+        let refused = |us: Peers| open_in(&config, &us).expect_err("refused").to_string();
+        assert!(refused(peers(8, &[1, 2, 3], 2)).contains("of cluster 00000000000000000000000000000007"));
+        assert!(refused(peers(7, &[1, 2, 3], 3)).contains("of node 2, and --peers and --node-id say 3"));
+        assert!(
+            refused(peers(7, &[1, 2], 2)).contains("founded by nodes [1, 2, 3], and --peers names [1, 2]")
+        );
+        let alone = open(&config, |_| true).expect_err("it has peers");
+        assert!(matches!(alone, IdentityError::OfCluster { cluster: 7, node: 2, .. }), "{alone}");
+        let other = Config { partitions: 3, ..config.clone() };
+        let differs = open_in(&other, &peers(7, &[1, 2, 3], 2));
+        assert!(matches!(differs, Err(IdentityError::Differs { key: "partitions", .. })));
+    }
+
+    #[test]
+    fn a_folder_of_a_node_that_is_alone_is_left_alone() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let config = config(dir.path());
+        let made = open(&config, |_| true).expect("formatted");
+        assert_eq!((made.format, made.founders.len()), (3, 0), "as it ever was");
+        assert!(matches!(open_in(&config, &peers(7, &[1, 2, 3], 2)), Err(IdentityError::Alone(_))));
+        let renewed = started(&config, &made);
+        assert_eq!(open(&config, |_| true).expect("as before"), renewed);
+    }
+
+    #[test]
+    fn a_lost_identity_of_a_cluster_is_recovered_as_one_that_was_founded() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (config, us) = (config(dir.path()), peers(7, &[1, 2, 3], 2));
+        let made = found(&config, false, &us).expect("founded");
+        COPIES.iter().for_each(|name| fs::write(dir.path().join(name), "x").expect("written"));
+        assert!(matches!(
+            found(&config, true, &peers(8, &[1, 2, 3], 2)),
+            Err(IdentityError::OtherCluster { .. })
+        ));
+        assert!(matches!(
+            found(&config, true, &peers(7, &[1, 2, 3], 1)),
+            Err(IdentityError::OtherCluster { .. })
+        ));
+        let recovered = found(&config, true, &us).expect("recovered");
+        assert!(recovered.is_founded() && recovered.incarnation >= made.incarnation);
+        assert_eq!(
+            (recovered.pair, &recovered.founders, recovered.limits),
+            (made.pair, &made.founders, made.limits)
+        );
+        open_in(&config, &us).expect("its own");
+    }
+}
