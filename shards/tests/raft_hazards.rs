@@ -1,6 +1,7 @@
 //! Regressions for what the raft crate leaves to its user: message order, flushes, limits, panics.
 
 use corduroy_shards::entry::of_time;
+use corduroy_shards::raft::admit::Refused;
 use corduroy_shards::raft::group::{Group, GroupOptions, Proposed};
 use corduroy_shards::raft::guard::guarded;
 use corduroy_shards::raft::log_store::LogStore;
@@ -255,4 +256,42 @@ fn election_timeouts_come_from_the_seed() {
     assert_eq!(timeouts(7), timeouts(7));
     assert!(timeouts(7).iter().all(|ticks| (10..20).contains(ticks)));
     assert!((0..20).any(|seed| timeouts(seed) != timeouts(7)), "the seed matters");
+}
+
+/// A refusal that was on its way while its sender took the entries in: the crate would take it for news, and send anew from
+/// below what the member holds, which the log may not have any more.
+#[test]
+fn a_refusal_that_was_overtaken_is_dropped() {
+    let mut group = group(&conf(&[1], &[2]), 1);
+    group.campaign().unwrap();
+    let work = |group: &mut Group| {
+        while group.has_ready() {
+            if let Some(persist) = group.take().unwrap() {
+                group.persisted(persist.number).unwrap();
+            }
+        }
+        group.take_messages()
+    };
+    work(&mut group);
+    for _ in 0..5 {
+        assert!(matches!(group.propose(of_time(1).into()).unwrap(), Proposed::At(..)));
+        work(&mut group);
+    }
+    let response = |index, reject_hint| {
+        let mut message = Message { from: 2, to: 1, term: 1, index, reject_hint, ..Message::default() };
+        message.set_msg_type(MessageType::MsgAppendResponse);
+        message.reject = reject_hint > 0;
+        message
+    };
+    group.step(response(4, 0)).unwrap().unwrap();
+    work(&mut group);
+    group.report_unreachable(MemberId(2)).unwrap();
+    // It is sent what follows 4 now. These were answered when it had 2.
+    for stale in [response(4, 2), response(6, 2), response(3, 2)] {
+        assert_eq!(group.step(stale).unwrap(), Err(Refused::Stale));
+        let sent = work(&mut group);
+        assert!(sent.iter().all(|message| message.index >= 4), "{sent:?}");
+    }
+    // What it can say when it holds 4 is heard.
+    assert_eq!(group.step(response(6, 4)).unwrap(), Ok(()));
 }

@@ -46,6 +46,9 @@ pub enum Refused {
     /// It speaks of entries that this leader does not have.
     #[error("it acknowledges entries that are not there")]
     Ahead,
+    /// It refuses entries that its sender has acknowledged since: it was overtaken on its way.
+    #[error("it refuses entries that its sender has acknowledged since")]
+    Stale,
     /// Now is not the time: the tail must be durable first.
     #[error("it asks for an election before the log is durable")]
     TooEarly,
@@ -72,6 +75,8 @@ pub struct Admission {
     pub leads: bool,
     /// The highest entry of its log.
     pub last: Lsn,
+    /// Up to which entry the sender is known to hold it; zero unless this member leads.
+    pub matched: Lsn,
     /// Whether an election that it would win alone must wait for the disk.
     pub must_flush: bool,
 }
@@ -120,8 +125,13 @@ pub fn judge(at: Admission, message: &Message) -> Verdict {
         M::MsgAppendResponse => {
             let is_ahead = !message.reject && message.index > at.last.get();
             let wants_snapshot = message.request_snapshot != raft::INVALID_INDEX;
-            (at.leads && message.term == at.term.get() && (is_ahead || wants_snapshot))
-                .then_some(Refused::Ahead)
+            match at.leads && message.term == at.term.get() {
+                true if is_ahead || wants_snapshot => Some(Refused::Ahead),
+                // The crate would send from below what the member holds, where the log may have been released: a snapshot
+                // then (raft-rs, pull request 557).
+                true if message.reject && is_overtaken(message, at.matched) => Some(Refused::Stale),
+                true | false => None,
+            }
         }
         M::MsgHeartbeatResponse | M::MsgRequestVoteResponse | M::MsgRequestPreVoteResponse => None,
         M::MsgTimeoutNow => {
@@ -143,6 +153,12 @@ pub fn judge(at: Admission, message: &Message) -> Verdict {
         | M::MsgReadIndexResp => Some(Refused::Kind),
     };
     refusal.map_or(Verdict::Step, Verdict::Drop)
+}
+
+/// Whether a member that holds entries up to `matched` can have refused an append so only before it did: what it holds has the
+/// leader's terms, so it matches there at least.
+fn is_overtaken(refusal: &Message, matched: Lsn) -> bool {
+    refusal.index <= matched.get() || refusal.reject_hint < matched.get()
 }
 
 /// Whether its numbers are such as groups come to.
@@ -199,6 +215,7 @@ mod tests {
             leader: Some(MemberId(2)),
             leads: false,
             last: Lsn(9),
+            matched: Lsn::ZERO,
             must_flush: true,
         };
         let mut message = Message { from: 2, to: 1, term: 3, ..Message::default() };

@@ -235,6 +235,7 @@ impl Group {
         Admission {
             me: MemberId(raft.id),
             knows_sender: raft.prs().get(from).is_some(),
+            matched: raft.prs().get(from).filter(|_| self.leads()).map_or(Lsn::ZERO, |at| Lsn(at.matched)),
             term: Term(raft.term),
             leader: self.leader(),
             leads: self.leads(),
