@@ -9,6 +9,7 @@ mod conns;
 pub mod entry;
 mod fresh;
 pub mod ids;
+pub mod image;
 mod letters;
 pub mod machine;
 pub mod net;

@@ -19,5 +19,6 @@ pub mod reads;
 pub mod ready;
 pub mod replica;
 pub mod retention;
+pub mod snapshot;
 pub mod solo;
 pub mod start;

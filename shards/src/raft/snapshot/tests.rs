@@ -1,0 +1,261 @@
+//! Each side of a transfer by itself; both of them in `chaos`.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod chaos;
+
+use bytes::Bytes;
+use corduroy_wal::mix::SplitMix64;
+use corduroy_wal::{Lsn, Term};
+
+use super::receiver::{Receiver, ReceiverOptions, ReceiverOutput, Standing};
+use super::sender::{Sender, SenderOptions, SenderOutput, Status};
+use crate::ids::{KeyspaceId, PartitionId};
+use crate::image::transfer::{Answer, Ended, ImageId, Part, ToReceiver, ToSender};
+use crate::image::{Header, Row, Writer};
+
+const NS_PER_MS: u64 = 1_000_000;
+/// The entry that added the receiver.
+const MEMBER: u64 = 40;
+const SENDER: u64 = 1;
+
+/// An image of `rows` rows up to an entry.
+fn image(lsn: u64, rows: u64) -> Vec<Bytes> {
+    let header = Header {
+        partition: PartitionId(3),
+        history: 0,
+        lsn: Lsn(lsn),
+        term: Term(5),
+        source_lsn: Lsn(lsn),
+        clock_ms: 1,
+        configuration: Vec::new(),
+    };
+    let (mut writer, first) = Writer::new(&header);
+    let mut chunks = vec![first];
+    let mut random = SplitMix64::new(lsn);
+    for key in 0..rows {
+        let value: Vec<u8> = (0..9_000).flat_map(|_| random.next_u64().to_le_bytes()).collect();
+        let row = Row {
+            keyspace: KeyspaceId::DEFAULT,
+            version: lsn << 20,
+            stamp: b"",
+            key: &key.to_be_bytes(),
+            value: &value,
+        };
+        writer.row(&row);
+        chunks.extend(writer.take_chunk());
+    }
+    chunks.extend(writer.finish().0);
+    chunks.into_iter().map(Bytes::from).collect()
+}
+
+fn options() -> SenderOptions {
+    SenderOptions { window: 3, bytes_per_s: 1_000_000, retry_ms: 100, expiry_ms: 1_000, install_ms: 5_000 }
+}
+
+const ID: ImageId = ImageId { incarnation: 9, number: 4 };
+
+fn wants(chunk: u32) -> ToSender {
+    ToSender { image: ID, receiver: 77, answer: Answer::Wants { chunk } }
+}
+
+/// All that it does now.
+fn all(sender: &mut Sender) -> Vec<SenderOutput> {
+    std::iter::from_fn(|| sender.poll())
+        .inspect(|output| assert!(!matches!(output, SenderOutput::Read)))
+        .collect()
+}
+
+fn chunk_of(bytes: usize) -> Bytes {
+    Bytes::from(vec![7; bytes])
+}
+
+/// A sender that was answered and has read three chunks of 100 kB.
+fn asked() -> Sender {
+    let mut sender = Sender::new(options(), ID, (Lsn(50), Term(5)), 0);
+    let offer = ToReceiver { image: ID, part: Part::Offer { lsn: Lsn(50), term: Term(5) } };
+    assert_eq!(all(&mut sender), [SenderOutput::Send(offer)]);
+    sender.received(&wants(0));
+    for _ in 0..3 {
+        assert_eq!(sender.poll(), Some(SenderOutput::Read));
+        sender.read(Some((chunk_of(100_000), false)));
+    }
+    sender
+}
+
+#[test]
+fn no_more_is_sent_than_the_rate_allows() {
+    let mut sender = asked();
+    let mut sent = Vec::new();
+    for ms in 0..=250 {
+        sender.tick(ms * NS_PER_MS);
+        // What is under way is not sent again by this.
+        sender.received(&wants(0));
+        sent.extend(
+            all(&mut sender)
+                .into_iter()
+                .filter(|out| matches!(out, SenderOutput::Send(ToReceiver { part: Part::Chunk(_), .. })))
+                .map(|_| ms),
+        );
+    }
+    // 100 kB take 100 ms; the retry after 100 ms sends the first one again, at no higher rate.
+    assert_eq!(sent.len(), 3, "{sent:?}");
+    assert!(sent.windows(2).all(|two| two[1] - two[0] >= 99), "{sent:?}");
+    let wakes_at = sender.wakes_at_ns();
+    assert!(wakes_at > 250 * NS_PER_MS && wakes_at <= 301 * NS_PER_MS, "{wakes_at}");
+}
+
+#[test]
+fn what_was_acknowledged_is_not_sent_again() {
+    let mut sender =
+        Sender::new(SenderOptions { bytes_per_s: 1 << 40, ..options() }, ID, (Lsn(50), Term(5)), 0);
+    sender.tick(NS_PER_MS);
+    let _offer = all(&mut sender);
+    sender.received(&wants(0));
+    for at in 0..3_u8 {
+        let output = std::iter::from_fn(|| sender.poll()).find(|output| *output == SenderOutput::Read);
+        assert_eq!(output, Some(SenderOutput::Read));
+        sender.read(Some((Bytes::from(vec![at]), at == 2)));
+    }
+    let chunk =
+        |at: u8| SenderOutput::Send(ToReceiver { image: ID, part: Part::Chunk(Bytes::from(vec![at])) });
+    let _rest = all(&mut sender);
+    sender.received(&wants(1));
+    sender.lost();
+    assert_eq!(all(&mut sender), [chunk(1), chunk(2)]);
+    // One that has come late, and one that the member cannot have.
+    sender.received(&wants(0));
+    sender.received(&wants(9));
+    sender.lost();
+    assert_eq!(all(&mut sender), [chunk(1), chunk(2)]);
+    sender.received(&wants(3));
+    // While the member installs, it is asked, and may take longer than steps otherwise may.
+    for second in 1..=4 {
+        sender.tick(second * 900 * NS_PER_MS);
+        assert!(matches!(
+            all(&mut sender)[..],
+            [SenderOutput::Send(ToReceiver { part: Part::Offer { .. }, .. })]
+        ));
+        sender.received(&wants(3));
+    }
+    sender.received(&ToSender { image: ID, receiver: 77, answer: Answer::Ended(Ended::Installed) });
+    assert_eq!(all(&mut sender), [SenderOutput::Done(Status::Ended(Ended::Installed))]);
+    sender.received(&wants(3));
+    sender.cancel();
+    assert_eq!((all(&mut sender), sender.is_done()), (vec![], true));
+}
+
+#[test]
+fn a_transfer_that_fails_says_why_once() {
+    let withdrawn = || SenderOutput::Send(ToReceiver { image: ID, part: Part::Withdrawn });
+    let ends = |act: &dyn Fn(&mut Sender), status: Status| {
+        let mut sender = asked();
+        act(&mut sender);
+        let outputs = all(&mut sender);
+        assert_eq!(outputs, [withdrawn(), SenderOutput::Done(status)]);
+        assert!(!status.is_success());
+    };
+    ends(&|sender| sender.tick(1_000 * NS_PER_MS), Status::Expired);
+    ends(&Sender::cancel, Status::Cancelled);
+    let other = ToSender { receiver: 78, ..wants(0) };
+    ends(&|sender| sender.received(&other), Status::MemberRestarted);
+    let unreadable = |sender: &mut Sender| {
+        sender.received(&wants(1));
+        let read = std::iter::from_fn(|| sender.poll()).find(|output| *output == SenderOutput::Read);
+        assert!(read.is_some());
+        sender.read(None);
+    };
+    ends(&unreadable, Status::Unreadable);
+    // A member that never comes to the end of its install.
+    let mut sender = Sender::new(options(), ID, (Lsn(50), Term(5)), 0);
+    let _offer = sender.poll();
+    sender.received(&wants(0));
+    assert_eq!(sender.poll(), Some(SenderOutput::Read));
+    sender.read(Some((chunk_of(1), true)));
+    sender.received(&wants(1));
+    let mut at_ms = 0;
+    while !sender.is_done() {
+        at_ms += 100;
+        sender.tick(at_ms * NS_PER_MS);
+        let _outputs = all(&mut sender);
+        sender.received(&wants(1));
+    }
+    assert!((5_900..=6_200).contains(&at_ms), "{at_ms}");
+}
+
+/// A receiver, and what it does with a message.
+fn receive(receiver: &mut Receiver, term: u64, image: ImageId, part: Part) -> Vec<ReceiverOutput> {
+    let standing = Standing { member: MEMBER, committed: Lsn(45) };
+    receiver.received((SENDER, term), &ToReceiver { image, part }, &standing);
+    std::iter::from_fn(|| receiver.poll()).collect()
+}
+
+fn offer(lsn: u64) -> Part {
+    Part::Offer { lsn: Lsn(lsn), term: Term(5) }
+}
+
+fn answers(image: ImageId, answer: Answer) -> ReceiverOutput {
+    ReceiverOutput::Send { to: SENDER, message: ToSender { image, receiver: 77, answer } }
+}
+
+#[test]
+fn an_image_that_the_replica_cannot_use_is_refused() {
+    let receiver = || Receiver::new(ReceiverOptions::default(), 77);
+    let refused = |lsn| receive(&mut receiver(), 5, ID, offer(lsn));
+    assert_eq!(refused(MEMBER - 1), [answers(ID, Answer::Ended(Ended::TooOld))]);
+    assert_eq!(refused(45), [answers(ID, Answer::Ended(Ended::NotNeeded))]);
+    assert_eq!(refused(46), [answers(ID, Answer::Wants { chunk: 0 })]);
+    // Chunks of an image that was never offered to this process.
+    let chunk = image(46, 0)[0].clone();
+    assert_eq!(
+        receive(&mut receiver(), 5, ID, Part::Chunk(chunk)),
+        [answers(ID, Answer::Ended(Ended::Unknown))]
+    );
+}
+
+#[test]
+fn another_image_takes_the_place_of_one_that_is_not_whole() {
+    let (old, new) = (ID, ImageId { number: 5, ..ID });
+    let mut receiver = Receiver::new(ReceiverOptions::default(), 77);
+    receive(&mut receiver, 5, old, offer(46));
+    // One of an earlier leader does not.
+    assert_eq!(receive(&mut receiver, 4, new, offer(47)), [answers(new, Answer::Ended(Ended::Busy))]);
+    let outputs = receive(&mut receiver, 6, new, offer(47));
+    assert_eq!(outputs, [ReceiverOutput::Drop { image: old }, answers(new, Answer::Wants { chunk: 0 })]);
+    // The old one's offer, come late, begins nothing.
+    assert_eq!(receive(&mut receiver, 6, old, offer(46)), [answers(old, Answer::Ended(Ended::Unknown))]);
+    // A chunk that was changed on its way ends it.
+    let mut damaged = image(47, 0)[0].to_vec();
+    damaged[30] ^= 1;
+    let outputs = receive(&mut receiver, 6, new, Part::Chunk(damaged.into()));
+    assert_eq!(outputs, [ReceiverOutput::Drop { image: new }, answers(new, Answer::Ended(Ended::Damaged))]);
+}
+
+#[test]
+fn an_install_is_not_disturbed() {
+    let chunks = image(46, 0);
+    let mut last = Vec::new();
+    let mut receiver = Receiver::new(ReceiverOptions::default(), 77);
+    receive(&mut receiver, 5, ID, offer(46));
+    for (number, chunk) in (0_u32..).zip(&chunks) {
+        let outputs = receive(&mut receiver, 5, ID, Part::Chunk(chunk.clone()));
+        assert_eq!(outputs, [ReceiverOutput::Store { image: ID, number, chunk: chunk.clone() }]);
+        receiver.stored(ID, number, true);
+        last = std::iter::from_fn(|| receiver.poll()).collect();
+    }
+    assert!(last.contains(&ReceiverOutput::Install { image: ID, lsn: Lsn(46), term: Term(5) }));
+    assert!(receiver.is_installing() && receiver.wakes_at_ns().is_none());
+    let whole = answers(ID, Answer::Wants { chunk: chunks.len() as u32 });
+    assert_eq!(receive(&mut receiver, 5, ID, offer(46)), [whole]);
+    assert_eq!(receive(&mut receiver, 5, ID, Part::Withdrawn), []);
+    assert_eq!(receive(&mut receiver, 5, ID, Part::Chunk(Bytes::from_static(b"no chunk"))), []);
+    let other = ImageId { number: 5, ..ID };
+    assert_eq!(receive(&mut receiver, 9, other, offer(60)), [answers(other, Answer::Ended(Ended::Busy))]);
+    receiver.tick(u64::MAX);
+    receiver.installed(ID, Ended::Installed);
+    let installed = answers(ID, Answer::Ended(Ended::Installed));
+    assert_eq!(receiver.poll().as_ref(), Some(&installed));
+    assert_eq!(receiver.poll(), None);
+    // Its answer was lost: it is given again.
+    assert_eq!(receive(&mut receiver, 5, ID, offer(46)), [installed]);
+}

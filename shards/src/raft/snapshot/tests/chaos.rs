@@ -1,0 +1,287 @@
+//! Both sides of a transfer over a network that loses, doubles and overtakes, with restarts of both.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::image::Reader;
+
+fn is_whole(chunks: &[Bytes], lsn: Lsn) -> bool {
+    let mut reader = Reader::new(1 << 20);
+    let is_read = chunks.iter().all(|chunk| reader.push(chunk, &mut |_| Ok(())).is_ok());
+    is_read && reader.totals().is_some() && reader.header().is_some_and(|header| header.lsn == lsn)
+}
+
+/// The images that are sent, made once.
+fn images() -> Vec<Vec<Bytes>> {
+    (0..4).map(|at| image(50 + at, 2 + at * 7)).collect()
+}
+
+enum Packet {
+    Receiver(ToReceiver),
+    Sender(ToSender),
+}
+
+/// A job of the receiver that is under way.
+enum Job {
+    Store(ImageId, u32, Bytes),
+    Install(ImageId, Lsn),
+}
+
+struct World {
+    random: SplitMix64,
+    now_ns: u64,
+    images: Vec<Vec<Bytes>>,
+    is_faulty: bool,
+    /// Per thousand: what is lost, what is doubled.
+    loss: u64,
+    double: u64,
+    packets: Vec<(u64, Packet)>,
+    sender: Sender,
+    sender_options: SenderOptions,
+    incarnation: u64,
+    /// What each image number stands for.
+    sent: BTreeMap<ImageId, usize>,
+    next_number: u64,
+    next_read: usize,
+    receiver: Receiver,
+    receiver_incarnation: u64,
+    jobs: Vec<(u64, Job)>,
+    stored: BTreeMap<ImageId, Vec<Bytes>>,
+    standing: Standing,
+    /// What was sent but never ended, with its sender.
+    statuses: Vec<Status>,
+    installed: Vec<Lsn>,
+    begun: usize,
+    killed: usize,
+}
+
+impl World {
+    fn new(seed: u64, images: &[Vec<Bytes>]) -> Self {
+        let mut random = SplitMix64::new(seed);
+        let mut draw = |below: u64| random.next_u64() % below;
+        let sender_options = SenderOptions {
+            window: 1 + draw(5) as usize,
+            bytes_per_s: 1 << (18 + draw(8)),
+            retry_ms: 5 + draw(40),
+            expiry_ms: 3_000,
+            install_ms: 10_000,
+        };
+        let (loss, double) = (draw(300), draw(200));
+        let receiver_options = ReceiverOptions { unstored: 1 + draw(4) as u32, expiry_ms: 2_000 };
+        let id = ImageId { incarnation: 1, number: 0 };
+        Self {
+            random,
+            now_ns: 0,
+            images: images.to_vec(),
+            is_faulty: true,
+            loss,
+            double,
+            packets: Vec::new(),
+            sender: Sender::new(sender_options, id, (Lsn(50), Term(5)), 0),
+            sender_options,
+            incarnation: 1,
+            sent: BTreeMap::from([(id, 0)]),
+            next_number: 1,
+            next_read: 0,
+            receiver: Receiver::new(receiver_options, 1),
+            receiver_incarnation: 1,
+            jobs: Vec::new(),
+            stored: BTreeMap::new(),
+            standing: Standing { member: MEMBER, committed: Lsn(0) },
+            statuses: Vec::new(),
+            installed: Vec::new(),
+            begun: 1,
+            killed: 0,
+        }
+    }
+
+    fn draw(&mut self, below: u64) -> u64 {
+        self.random.next_u64() % below
+    }
+
+    fn has_luck(&mut self, per_mille: u64) -> bool {
+        self.draw(1000) < per_mille
+    }
+
+    fn post(&mut self, packet: impl Fn() -> Packet) {
+        let lost = self.is_faulty && {
+            let loss = self.loss;
+            self.has_luck(loss)
+        };
+        if lost {
+            return;
+        }
+        let doubled = self.is_faulty && {
+            let double = self.double;
+            self.has_luck(double)
+        };
+        for _ in 0..=u64::from(doubled) {
+            let delay_ms = if self.is_faulty { self.draw(30) } else { 1 };
+            self.packets.push((self.now_ns + delay_ms * NS_PER_MS, packet()));
+        }
+    }
+
+    /// A sender of a newer image takes the place of the one before.
+    fn begin(&mut self) {
+        let at = self.draw(self.images.len() as u64) as usize;
+        let at = if self.is_faulty { at } else { self.images.len() - 1 };
+        let id = ImageId { incarnation: self.incarnation, number: self.next_number };
+        self.next_number += 1;
+        self.sent.insert(id, at);
+        self.next_read = 0;
+        self.begun += 1;
+        let offer = (Lsn(50 + at as u64), Term(5));
+        self.sender = Sender::new(self.sender_options, id, offer, self.now_ns);
+    }
+
+    fn run_sender(&mut self) {
+        self.sender.tick(self.now_ns);
+        while let Some(output) = self.sender.poll() {
+            match output {
+                SenderOutput::Send(message) => {
+                    let bytes = message.encode();
+                    self.post(|| Packet::Receiver(ToReceiver::decode(&bytes).unwrap()));
+                }
+                SenderOutput::Read => {
+                    let fails = self.is_faulty && self.has_luck(5);
+                    let chunks = &self.images[self.sent[&self.sender.image()]];
+                    let (at, last) = (self.next_read, chunks.len() - 1);
+                    let chunk = (!fails).then(|| (chunks[at].clone(), at == last));
+                    self.next_read += 1;
+                    self.sender.read(chunk);
+                }
+                SenderOutput::Done(status) => self.statuses.push(status),
+            }
+            self.sender.check();
+        }
+    }
+
+    fn run_receiver(&mut self) {
+        self.receiver.tick(self.now_ns);
+        while let Some(output) = self.receiver.poll() {
+            match output {
+                ReceiverOutput::Send { to, message } => {
+                    assert_eq!(to, SENDER);
+                    let bytes = message.encode();
+                    self.post(|| Packet::Sender(ToSender::decode(&bytes).unwrap()));
+                }
+                ReceiverOutput::Store { image, number, chunk } => {
+                    let at = self.jobs.iter().map(|(at, _)| *at).max().unwrap_or(0).max(self.now_ns);
+                    let at = at + self.draw(3) * NS_PER_MS;
+                    self.jobs.push((at, Job::Store(image, number, chunk)));
+                }
+                ReceiverOutput::Install { image, lsn, term } => {
+                    assert_eq!(term, Term(5));
+                    let at = self.now_ns + self.draw(200) * NS_PER_MS;
+                    self.jobs.push((at, Job::Install(image, lsn)));
+                }
+                ReceiverOutput::Drop { image } => {
+                    self.stored.remove(&image);
+                }
+            }
+            self.receiver.check();
+        }
+    }
+
+    fn run_jobs(&mut self) {
+        let now_ns = self.now_ns;
+        for job in self.jobs.extract_if(.., |(at, _)| *at <= now_ns).collect::<Vec<_>>() {
+            match job.1 {
+                Job::Store(image, number, chunk) => {
+                    // Of one that was dropped meanwhile nothing is kept.
+                    if self.receiver.image() != Some(image) {
+                        continue;
+                    }
+                    let fails = self.is_faulty && self.has_luck(5);
+                    let chunks = self.stored.entry(image).or_default();
+                    assert_eq!(chunks.len(), number as usize, "chunks are stored in order, each once");
+                    chunks.push(chunk);
+                    self.receiver.stored(image, number, !fails);
+                }
+                Job::Install(image, lsn) => {
+                    let chunks = self.stored.remove(&image).expect("what is installed is stored");
+                    assert_eq!(chunks, self.images[self.sent[&image]], "what was sent");
+                    assert!(is_whole(&chunks, lsn) && lsn.0 >= MEMBER && lsn > self.standing.committed);
+                    let fails = self.is_faulty && self.has_luck(50);
+                    if !fails {
+                        self.standing.committed = lsn;
+                        self.installed.push(lsn);
+                    }
+                    self.receiver.installed(image, if fails { Ended::Failed } else { Ended::Installed });
+                }
+            }
+        }
+    }
+
+    fn restart_some(&mut self) {
+        if self.has_luck(3) {
+            self.killed += usize::from(!self.sender.is_done());
+            self.incarnation += 1;
+            self.begin();
+        }
+        if self.has_luck(3) {
+            self.receiver_incarnation += 1;
+            let options = ReceiverOptions { unstored: 3, expiry_ms: 2_000 };
+            self.receiver = Receiver::new(options, self.receiver_incarnation);
+            self.jobs.clear();
+            self.stored.clear();
+        }
+        if self.has_luck(5) {
+            self.sender.lost();
+        }
+        if self.has_luck(2) {
+            self.sender.cancel();
+        }
+    }
+
+    fn step(&mut self) {
+        self.now_ns += NS_PER_MS * (1 + self.draw(3));
+        if self.is_faulty {
+            self.restart_some();
+        }
+        let now_ns = self.now_ns;
+        for (_, packet) in self.packets.extract_if(.., |(at, _)| *at <= now_ns).collect::<Vec<_>>() {
+            match packet {
+                Packet::Receiver(message) => {
+                    let standing = self.standing;
+                    self.receiver.received((SENDER, 5), &message, &standing);
+                }
+                Packet::Sender(message) => self.sender.received(&message),
+            }
+        }
+        self.run_jobs();
+        self.run_sender();
+        self.run_receiver();
+        assert!(self.stored.len() <= 1, "one image at a time is stored");
+        if self.sender.is_done() {
+            assert_eq!(self.statuses.len() + self.killed, self.begun, "each has one status");
+            self.begin();
+        }
+    }
+}
+
+#[test]
+fn a_transfer_ends_and_installs_only_what_was_sent() {
+    let images = images();
+    let (mut installs, mut failures) = (0, 0);
+    for seed in 0..60 {
+        let mut world = World::new(seed, &images);
+        for _ in 0..1_500 {
+            world.step();
+        }
+        world.is_faulty = false;
+        let newest = Lsn(50 + images.len() as u64 - 1);
+        let mut steps = 0;
+        while world.standing.committed < newest
+            || !world.statuses.last().is_some_and(|last| last.is_success())
+        {
+            world.step();
+            steps += 1;
+            assert!(steps < 100_000, "seed {seed}: no end, {:?} {:?}", world.sender, world.receiver);
+        }
+        assert!(world.installed.is_sorted_by(|one, next| one < next), "seed {seed}: it never goes back");
+        installs += world.installed.len();
+        failures += world.statuses.iter().filter(|status| !status.is_success()).count();
+    }
+    assert!(installs > 60 && failures > 100, "{installs} installs, {failures} failures");
+}
