@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use raft::eraftpb::{Message, MessageType};
 
 use crate::ids::{PartitionId, StorageId};
+use crate::options::RECORD_SLACK_BYTES;
 use crate::raft::admit::{ENTRY_BYTES, entry_bytes};
 
 /// What came for a group.
@@ -40,6 +41,12 @@ pub(crate) struct Mail {
 /// What a message takes in memory, and its entries in a record, roughly, in bytes.
 pub(crate) fn size_bytes(message: &Message) -> usize {
     size_of::<Message>() + entry_bytes(message) + ENTRY_BYTES * message.get_entries().len()
+}
+
+/// What a record of a message's entries takes at most, in bytes. The longest entry that a leader may have written fits.
+pub(crate) fn record_bytes(message: &Message) -> usize {
+    let others = message.get_entries().len().saturating_sub(1);
+    entry_bytes(message) + ENTRY_BYTES * others + RECORD_SLACK_BYTES / 2
 }
 
 impl Mail {

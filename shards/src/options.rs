@@ -190,11 +190,13 @@ impl ShardOptions {
         self.fitted_to(record_bytes).limits.op_bytes
     }
 
-    /// The same, with entries and operations that fit into a record of the log.
+    /// The same, with entries and operations that fit into a record of the log, and what goes to a member in one message does:
+    /// small entries take several times what the crate counts of them.
     pub(crate) fn fitted_to(mut self, record_bytes: usize) -> Self {
         let payload_bytes = record_bytes.saturating_sub(RECORD_SLACK_BYTES);
         self.limits.op_bytes = self.limits.op_bytes.min(payload_bytes);
         self.limits.entry_bytes = self.limits.entry_bytes.min(payload_bytes);
+        self.group.message_bytes = self.group.message_bytes.min(payload_bytes as u64 / 8);
         self
     }
 }

@@ -12,7 +12,7 @@ use super::io::PeerMessage;
 use super::replicas::List;
 use super::{Shard, ShardError};
 use crate::ids::{MemberId, PartitionId, StorageId};
-use crate::letters::{Letter, size_bytes};
+use crate::letters::{Letter, record_bytes, size_bytes};
 use crate::machine::StateMachine;
 use crate::options::RECORD_SLACK_BYTES;
 use crate::raft::admit::{Refused, entry_bytes};
@@ -110,7 +110,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let (bytes, most) = (entry_bytes(message), self.options.limits.unapplied_bytes);
         let is_small = self.unapplied_bytes == 0 || self.unapplied_bytes + bytes <= most;
         let begins_within = message.index < self.replicas.slot(idx).replica.last().get();
-        let fits = size_bytes(message) + RECORD_SLACK_BYTES <= self.wal.record_limit_bytes();
+        let fits = record_bytes(message) <= self.wal.record_limit_bytes();
         fits && (begins_within || is_small && self.space != Space::Full)
     }
 

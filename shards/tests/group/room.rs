@@ -111,3 +111,29 @@ fn founders_are_named_once_and_one_of_them_is_here() {
         assert!(why.as_ref().is_some_and(|why| why.contains(text)), "{text}: {why:?}");
     }
 }
+
+/// What one message brings is one record, however large a message might be.
+#[test]
+fn who_missed_more_than_a_record_holds_catches_up() {
+    let (mut cluster, leader) = Cluster::led(3);
+    let away = (leader + 1) % 3;
+    cluster.isolate(away);
+    let long = "x".repeat(100_000);
+    for number in 0..20 {
+        cluster.put(leader, &format!("set {number} {long}"));
+    }
+    cluster.heal();
+    cluster.pass(5_000);
+    assert_eq!(cluster.check_same().len(), 20);
+}
+
+/// What a leader may take in, its followers have to.
+#[test]
+fn the_longest_operation_reaches_all_members() {
+    let (mut cluster, leader) = Cluster::led(3);
+    let record_bytes = cluster.worlds[leader].shard.wal().record_limit_bytes();
+    let most = ShardOptions::default().op_limit_bytes(record_bytes);
+    cluster.put(leader, &format!("set a {}", "x".repeat(most - "set a ".len())));
+    cluster.pass(1_000);
+    assert_eq!(cluster.check_same().len(), 1);
+}
