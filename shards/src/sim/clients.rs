@@ -3,12 +3,14 @@
 //!
 //! A connection's numbers never repeat in a world, so an outcome that belongs to an earlier incarnation is known at once.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::ids::{PartitionId, Ticket};
 use crate::machine::Kind;
 use crate::shard::io::{Input, Rejection, Reply};
 use crate::sim::history::Shown;
+use crate::sim::mail::node_of;
 use crate::sim::node::SimNode;
 use crate::sim::swarm::{Knobs, MS};
 use crate::sim::workload::{Sent, Subject, stamp};
@@ -30,6 +32,8 @@ struct Client {
     conns: Vec<Conn>,
     /// The node that it asks at present.
     node: usize,
+    /// Who leads partitions, as far as it knows.
+    leaders: BTreeMap<PartitionId, usize>,
 }
 
 /// All clients of a world.
@@ -46,7 +50,11 @@ pub(super) struct Clients {
 impl Clients {
     pub(super) fn new(knobs: &Knobs) -> Self {
         let nodes = knobs.node_count();
-        let client = |number: usize| Client { conns: vec![Conn::default(); nodes], node: number % nodes };
+        let client = |number: usize| Client {
+            conns: vec![Conn::default(); nodes],
+            node: number % nodes,
+            leaders: BTreeMap::new(),
+        };
         let count = usize::try_from(knobs.connections).expect("few clients");
         let clients = (0..count).map(client).collect();
         Self { clients, auditor: client(0), left: knobs.requests, refused: Vec::new() }
@@ -65,22 +73,40 @@ impl Clients {
         self.left = 0;
     }
 
-    /// The node that a client asks at present.
-    pub(super) fn node_of(&self, client: usize) -> usize {
-        self.clients.get(client).map_or(0, |client| client.node)
+    fn client(&mut self, client: u64) -> &mut Client {
+        let client = usize::try_from(client).ok().and_then(|at| self.clients.get_mut(at));
+        client.unwrap_or(&mut self.auditor)
     }
 
     /// A client asks the next node from now on.
     fn move_on(&mut self, client: u64) {
-        let client = usize::try_from(client).ok().and_then(|at| self.clients.get_mut(at));
-        client.into_iter().for_each(|client| client.node = (client.node + 1) % client.conns.len());
+        let client = self.client(client);
+        client.node = (client.node + 1) % client.conns.len();
+    }
+
+    /// Who leads a partition, as far as a client knows.
+    fn leader(&mut self, client: u64, partition: PartitionId) -> Option<usize> {
+        self.client(client).leaders.get(&partition).copied()
+    }
+
+    /// A client learns who leads a partition, or that it has to look for that.
+    fn note_leader(&mut self, client: u64, partition: PartitionId, leader: Option<usize>) {
+        let leaders = &mut self.client(client).leaders;
+        match leader {
+            Some(node) => drop(leaders.insert(partition, node)),
+            None => drop(leaders.remove(&partition)),
+        }
     }
 
     fn conn(&mut self, conn: u64) -> &mut Conn {
         let (client, node) = parts(conn);
-        let client = usize::try_from(client).ok().and_then(|at| self.clients.get_mut(at));
-        let client = client.unwrap_or(&mut self.auditor);
-        client.conns.get_mut(node).expect("every client has a connection to each node")
+        let conn = self.client(client).conns.get_mut(node);
+        conn.expect("every client has a connection to each node")
+    }
+
+    /// How many requests a client may add to those that it has open with a node.
+    fn room(&mut self, client: u64, node: usize, pipeline: u64) -> u64 {
+        pipeline.saturating_sub(self.conn(conn(client, node)).open)
     }
 
     /// A node's process died, and with it all connections to it.
@@ -113,20 +139,23 @@ const fn parts(conn: u64) -> (u64, usize) {
 /// The client of the directed questions.
 const AUDITOR: u64 = 0xffff;
 
-impl<S: Subject> SimNode<S> {
+impl<S: Subject> World<S> {
     /// A client's turn: it sends a burst and thinks.
-    pub(super) fn client_send(&mut self, world: &mut Common<S>, client: usize) {
+    pub(super) fn client_send(&mut self, client: usize) {
+        let Self { nodes, common: world } = self;
         if world.clients.left == 0 {
             return;
         }
         let think_ns = world.streams.workload.heavy(world.plan.knobs.think_ns);
         world.agenda.put(world.now_ns + think_ns, Happening::ClientSend { client });
-        let several = world.plan.knobs.nodes > 1;
-        if !self.is_serving() || (several && world.streams.moves.chance(50)) {
-            return world.clients.move_on(client as u64);
+        let (client, several) = (client as u64, nodes.len() > 1);
+        let home = world.clients.client(client).node;
+        let is_serving = |nodes: &[SimNode<S>], node| nodes.get(node).is_some_and(SimNode::is_serving);
+        if !is_serving(nodes, home) || (several && world.streams.moves.chance(50)) {
+            return world.clients.move_on(client);
         }
-        let conn = conn(client as u64, self.number);
-        let room = world.plan.knobs.pipeline.saturating_sub(world.clients.conn(conn).open);
+        let pipeline = world.plan.knobs.pipeline;
+        let room = world.clients.room(client, home, pipeline);
         let burst = world.streams.workload.between(1, room.max(1)).min(room).min(world.clients.left);
         // A burst mostly goes to one partition, so that reads ride behind writes.
         let mut partition = world.draw_partition();
@@ -134,15 +163,28 @@ impl<S: Subject> SimNode<S> {
             if world.streams.workload.chance(200) {
                 partition = world.draw_partition();
             }
-            world.clients.left -= 1;
-            let id = world.books.borrow_mut().new_request();
-            let now_ms = self.clock.now(world.now_ns).wall_ms;
-            let books = world.books.borrow();
-            let (kind, op) =
-                books.subject().request(&mut world.streams.workload, &world.plan.knobs, id, now_ms);
-            drop(books);
-            self.send(world, conn, id, partition, kind, &op);
+            let node = if several { world.draw_node(client, partition) } else { home };
+            if several && !(is_serving(nodes, node) && world.clients.room(client, node, pipeline) > 0) {
+                world.clients.note_leader(client, partition, None);
+                continue;
+            }
+            if let Some(node) = nodes.get_mut(node) {
+                node.request(world, client, partition);
+            }
         }
+    }
+}
+
+impl<S: Subject> SimNode<S> {
+    /// A client sends it a request.
+    fn request(&mut self, world: &mut Common<S>, client: u64, partition: PartitionId) {
+        world.clients.left -= 1;
+        let id = world.books.borrow_mut().new_request();
+        let now_ms = self.clock.now(world.now_ns).wall_ms;
+        let books = world.books.borrow();
+        let (kind, op) = books.subject().request(&mut world.streams.workload, &world.plan.knobs, id, now_ms);
+        drop(books);
+        self.send(world, conn(client, self.number), id, partition, kind, &op);
     }
 
     pub(super) fn send(
@@ -204,6 +246,29 @@ impl<S: Subject> Common<S> {
         PartitionId(self.streams.workload.between(1, self.plan.knobs.partitions))
     }
 
+    /// The node that a client asks for a partition: mostly the one that leads it, as far as the client knows.
+    fn draw_node(&mut self, client: u64, partition: PartitionId) -> usize {
+        let home = self.clients.client(client).node;
+        let known = self.clients.leader(client, partition);
+        known.filter(|_| !self.streams.moves.chance(30)).unwrap_or(home)
+    }
+
+    /// What a client learns from a reply about who leads the partition.
+    fn learn(&mut self, ticket: Ticket, partition: PartitionId, reply: &Reply<S::Outcome>) {
+        let (client, node) = parts(ticket.conn);
+        match reply {
+            Reply::Done { .. } => self.clients.note_leader(client, partition, Some(node)),
+            Reply::Rejected(Rejection::NotLeader(_, leader)) => {
+                self.clients.note_leader(client, partition, node_of(*leader));
+            }
+            Reply::Rejected(Rejection::NoLeader(_)) | Reply::Unknown => {
+                self.clients.note_leader(client, partition, None);
+                self.clients.move_on(client);
+            }
+            Reply::Rejected(_) => {}
+        }
+    }
+
     /// An outcome has come.
     pub(super) fn reply(&mut self, ticket: Ticket, reply: &Reply<S::Outcome>) {
         let (what, detail, refusal) = match reply {
@@ -221,16 +286,17 @@ impl<S: Subject> Common<S> {
         let sent = self.books.borrow_mut().replied(ticket, reply);
         if let Some(sent) = sent {
             self.clients.ended(ticket.conn, &sent, refusal);
+            self.learn(ticket, sent.partition, reply);
         }
     }
 }
 
 impl<S: Subject> World<S> {
-    /// Asks each of `partitions` of a node one question and waits for the answers. Returns those that did not say "done",
-    /// or `None` if the run is over.
+    /// Asks for each of `partitions` one question and waits for the answers: of the node that is known to lead it, else of
+    /// `home`. Returns those that did not say "done", or `None` if the run is over.
     pub(super) fn ask_all(
         &mut self,
-        node: usize,
+        home: usize,
         partitions: &[PartitionId],
         question: impl Fn(&S, u64) -> (Kind, Vec<u8>),
     ) -> Option<Vec<(PartitionId, String)>> {
@@ -238,6 +304,7 @@ impl<S: Subject> World<S> {
         for &partition in partitions {
             let id = self.common.books.borrow_mut().new_request();
             let (kind, op) = question(self.common.books.borrow().subject(), id);
+            let node = self.common.clients.leader(AUDITOR, partition).unwrap_or(home);
             if let Some(asked) = self.nodes.get_mut(node) {
                 asked.send(&mut self.common, conn(AUDITOR, node), id, partition, kind, &op);
             }

@@ -1,14 +1,14 @@
 //! Faults strike: what each planned fault does to the world.
 
-use crate::ids::{PartitionId, StorageId};
+use crate::ids::PartitionId;
 use crate::raft::replica::StartedAs;
-use crate::raft::start::Origin;
+use crate::sim::net::Cut;
 use crate::sim::node::{NodeEvent, SimNode};
 use crate::sim::planted::{MachineBug, Planted};
 use crate::sim::rng::mix;
-use crate::sim::swarm::{Fault, MS};
+use crate::sim::swarm::{CutShape, Fault, MS};
 use crate::sim::workload::Subject;
-use crate::sim::world::Common;
+use crate::sim::world::{Common, Happening};
 
 /// A full disk takes less than this of a machine's state.
 const FULL_ROOM_BYTES: u64 = 120_000;
@@ -56,9 +56,22 @@ impl<S: Subject> SimNode<S> {
             }
             Fault::StateDamage { shard } => self.damage_state(world, shard as usize),
             Fault::Reopen { shard, for_ns } => self.take_off(world, shard as usize, for_ns),
+            Fault::Cut { shape, for_ns } => self.cut(world, shape, for_ns),
             Fault::CleanStop => self.ask_to_stop(world, None),
             Fault::Replication { on } => self.ask_to_stop(world, Some(on)),
         }
+    }
+
+    /// Links of the node are cut.
+    fn cut(&self, world: &mut Common<S>, shape: CutShape, for_ns: u64) {
+        world.probe("cuts");
+        let cut = match shape {
+            CutShape::Between(peer) => Cut::Between(self.number, peer as usize),
+            CutShape::Towards(peer) => Cut::OneWay(self.number, peer as usize),
+            CutShape::Around => Cut::Around(self.number),
+        };
+        let number = world.net.cut(cut);
+        world.agenda.put(world.now_ns + for_ns, Happening::CutEnds { number });
     }
 
     /// A crash, then flipped bits where nothing was acknowledged.
@@ -120,8 +133,9 @@ impl<S: Subject> SimNode<S> {
     /// A replica that was taken off is opened again, as soon as it may be.
     pub(super) fn reopen(&mut self, world: &mut Common<S>, shard: usize, partition: PartitionId) {
         let seed = mix(world.plan.seed ^ mix(world.now_ns ^ partition.0 ^ self.name(0)));
+        let origin = world.plan.knobs.origin();
         let added = self.with_shard(shard, |shard| {
-            let added = shard.add(partition, &Origin::alone(StorageId::UNKNOWN), seed);
+            let added = shard.add(partition, &origin, seed);
             (added, shard.replicas().find(|replica| replica.partition == partition))
         });
         match added {

@@ -77,6 +77,8 @@ pub struct Shown {
     pub lsn: Lsn,
     /// Ops applied up to the newest state that any of them showed: entries without ops change nothing.
     pub ops: u64,
+    /// The latest clock of the partition that any of them was judged by, in ms.
+    pub clock_ms: u64,
 }
 
 /// What a read was answered.
@@ -86,20 +88,24 @@ pub(super) struct ReadRecord<O> {
     pub(super) lsn: Lsn,
     /// Ops applied there.
     ops: u64,
+    /// The clock that it was judged by.
+    clock_ms: u64,
     pub(super) outcome: O,
 }
 
-/// What was done for a request: at which entry, how many ops had been applied before it, and what it brought.
+/// What was done for a request: at which entry, how many ops had been applied before it, at which time, and what it brought.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DoneAt<'a, O> {
     pub(super) lsn: Lsn,
     pub(super) ops: u64,
+    pub(super) clock_ms: u64,
     pub(super) outcome: &'a O,
 }
 
 impl<O> ReadRecord<O> {
     pub(super) const fn done_at(&self) -> DoneAt<'_, O> {
-        DoneAt { lsn: self.lsn, ops: self.ops, outcome: &self.outcome }
+        let Self { lsn, ops, clock_ms, ref outcome } = *self;
+        DoneAt { lsn, ops, clock_ms, outcome }
     }
 }
 
@@ -153,9 +159,11 @@ impl<S: Subject> History<S> {
         self.shown
     }
 
-    /// An outcome speaks of this entry, and shows what so many ops made.
-    pub(super) fn show(&mut self, lsn: Lsn, ops: u64) {
-        self.shown = Shown { lsn: self.shown.lsn.max(lsn), ops: self.shown.ops.max(ops) };
+    /// An outcome speaks of this entry, and shows what so many ops made, by this clock.
+    pub(super) fn show(&mut self, now: Shown) {
+        let Shown { lsn, ops, clock_ms } = self.shown;
+        self.shown =
+            Shown { lsn: lsn.max(now.lsn), ops: ops.max(now.ops), clock_ms: clock_ms.max(now.clock_ms) };
     }
 
     /// The term of an entry that was applied.
@@ -354,7 +362,7 @@ impl<S: Subject> History<S> {
             );
             return Err(("state equals the log applied", what));
         }
-        Ok(ReadRecord { lsn, ops: point, outcome: outcome.clone() })
+        Ok(ReadRecord { lsn, ops: point, clock_ms: now_ms, outcome: outcome.clone() })
     }
 
     /// The model after so many ops: the newest where that is all of them, else one that is kept for the replica.
@@ -387,6 +395,7 @@ impl<S: Subject> History<S> {
     pub(super) fn written(&self, lsn: Lsn, id: u64) -> Option<DoneAt<'_, S::Outcome>> {
         let entry = self.entry(lsn)?;
         let (nth, op) = entry.ops.iter().enumerate().find(|(_, op)| op.id == id)?;
-        Some(DoneAt { lsn, ops: entry.ops_before + nth as u64, outcome: &op.outcome })
+        let (ops, clock_ms) = (entry.ops_before + nth as u64, entry.stamp_ms);
+        Some(DoneAt { lsn, ops, clock_ms, outcome: &op.outcome })
     }
 }

@@ -1,8 +1,8 @@
-//! The simulated world: nodes (one in each seed, so far) with the real [`crate::Shard`] and the real WAL, over a disk, a
+//! The simulated world: nodes (one, three or five) with the real [`crate::Shard`] and the real WAL, over a disk, a
 //! clock, a pool and clients that are drawn from a seed.
 //!
 //! Reading order: `rng` and `agenda` (what makes it repeatable), `swarm` and `plan` (what a seed draws), `disk`, `clock`,
-//! `node`, `process`, `clients`, `faults`, `net` (the world's parts), `world` (the loop and the acts), `workload`,
+//! `node`, `process`, `clients`, `faults`, `net`, `mail` (the world's parts), `world` (the loop and the acts), `workload`,
 //! `observed`, `check`, `history`, `safety`, `images` (what is judged, and by whom), `trace`, `probes`, `batch`, `shrink`
 //! (what comes out).
 
@@ -15,6 +15,7 @@ mod disk;
 mod faults;
 mod history;
 mod images;
+mod mail;
 mod net;
 mod node;
 mod observed;
@@ -45,7 +46,7 @@ pub use planted::Planted;
 pub use probes::Probes;
 pub use rng::Rng;
 pub use shrink::shrink;
-pub use swarm::{CLASSES, Class, Fault, Knobs, Planned};
+pub use swarm::{CLASSES, Class, CutShape, Fault, Knobs, Planned};
 pub use trace::Event;
 pub use workload::{Model, Subject};
 pub use world::{Ending, Report, Watch, run};

@@ -183,7 +183,7 @@ impl<S: Subject> SimNode<S> {
     /// Whether nothing is under way anywhere.
     pub(super) fn is_quiet(&self, world: &Common<S>) -> bool {
         let Some(process) = &self.process else { return false };
-        world.books.borrow().outstanding() == 0
+        world.books.borrow().outstanding_at(self.number) == 0
             && process.units.iter().all(|unit| unit.jobs == 0 && unit.shard.is_closed())
             && self.disks.iter().all(|disk| disk.in_flight() == 0)
     }
@@ -196,7 +196,7 @@ impl<S: Subject> SimNode<S> {
             let idle = if unit.shard.is_closed() { "closed" } else { "not closed" };
             format!("shard {shard}: {idle}, {jobs} jobs, {writes} disk operations")
         });
-        let open = world.books.borrow().outstanding();
+        let open = world.books.borrow().outstanding_at(self.number);
         format!("{open} open requests; {}", units.collect::<Vec<_>>().join("; "))
     }
 

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::sim::planted::Planted;
-use crate::sim::swarm::{CLASSES, Class, Fault, Knobs, Planned};
+use crate::sim::swarm::{CLASSES, Class, CutShape, Fault, Knobs, Planned};
 
 /// What a run is made from. With the subject it is all that a run depends on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -91,7 +91,7 @@ macro_rules! numbers {
 }
 
 numbers! {
-    nodes shards partitions connections pipeline requests horizon_ns think_ns reads_per_mille keys value_bytes segment_bytes
+    nodes tick_ms link_ns loss_per_mille duplicate_per_mille late_per_mille replay_per_mille changed_per_mille shards partitions connections pipeline requests horizon_ns think_ns reads_per_mille keys value_bytes segment_bytes
     max_segments spare_segments max_in_flight second_frame_bytes flush_bytes queue apply_ops disk_ns at_hand_per_mille job_ns
     clock_ppm
 }
@@ -199,6 +199,7 @@ impl Class {
             Self::StateDamage => "state-damage",
             Self::Reopen => "reopen",
             Self::Replication => "replication",
+            Self::Cut => "cut",
             Self::LyingFlush => "lying-flush",
         }
     }
@@ -206,7 +207,7 @@ impl Class {
     /// The class of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        let apart = [Self::StateDamage, Self::Reopen, Self::LyingFlush];
+        let apart = [Self::StateDamage, Self::Reopen, Self::Cut, Self::LyingFlush];
         CLASSES.into_iter().chain(apart).find(|class| class.name() == name)
     }
 }
@@ -222,6 +223,9 @@ fn fault_words(fault: Fault) -> (&'static str, u64, i64) {
         Fault::ClockJump { by_ms } => ("clock-jump", 0, by_ms),
         Fault::StateDamage { shard } => ("state-damage", u64::from(shard), 0),
         Fault::Reopen { shard, for_ns } => ("reopen", for_ns, i64::from(shard)),
+        Fault::Cut { shape: CutShape::Between(peer), for_ns } => ("cut-between", for_ns, i64::from(peer)),
+        Fault::Cut { shape: CutShape::Towards(peer), for_ns } => ("cut-towards", for_ns, i64::from(peer)),
+        Fault::Cut { shape: CutShape::Around, for_ns } => ("cut-around", for_ns, 0),
         Fault::CleanStop => ("clean-stop", 0, 0),
         Fault::Replication { on } => ("replication", u64::from(on), 0),
     }
@@ -238,6 +242,9 @@ fn fault_named(name: &str, a: &str, b: &str) -> Result<Fault, LineError> {
         "clock-jump" => Fault::ClockJump { by_ms: number(b)? },
         "state-damage" => Fault::StateDamage { shard: number(a)? },
         "reopen" => Fault::Reopen { for_ns: number(a)?, shard: number(b)? },
+        "cut-between" => Fault::Cut { shape: CutShape::Between(number(b)?), for_ns: number(a)? },
+        "cut-towards" => Fault::Cut { shape: CutShape::Towards(number(b)?), for_ns: number(a)? },
+        "cut-around" => Fault::Cut { shape: CutShape::Around, for_ns: number(a)? },
         "clean-stop" => Fault::CleanStop,
         "replication" => Fault::Replication { on: number::<u64>(a)? != 0 },
         _ => return Err(LineError::NoFault(name.to_owned())),

@@ -8,15 +8,13 @@ use std::rc::Rc;
 use corduroy_wal::device::IoId;
 use corduroy_wal::{Binding, Options, Wal, WalError};
 
-use crate::ids::{PartitionId, ShardId, StorageId};
+use crate::ids::{PartitionId, ShardId};
 use crate::machine::StateMachine;
 use crate::raft::replica::{Replication, StartedAs};
-use crate::raft::start::Origin;
 use crate::shard::io::Input;
 use crate::sim::disk::{Disk, End};
 use crate::sim::node::{Job, JobDone, NodeEvent, Process, SimNode, SimShard, Unit};
 use crate::sim::observed::Observed;
-use crate::sim::plan::Plan;
 use crate::sim::planted::Planted;
 use crate::sim::rng::mix;
 use crate::sim::safety::Standing;
@@ -94,8 +92,10 @@ impl<S: Subject> SimNode<S> {
             books.probes.add("segments recovered by footer", recovered.by_footer);
             books.probes.add("segments scanned", recovered.scanned);
             drop(books);
-            let origins = Origin::all_alone(&mine, StorageId::UNKNOWN);
-            Shard::open(shard_options(&world.plan, self.replicated), wal, machine, &origins, seed)
+            let knobs = &world.plan.knobs;
+            let origins = mine.iter().map(|id| (*id, knobs.origin())).collect::<Vec<_>>();
+            let options = shard_options(knobs, self.number, self.replicated);
+            Shard::open(options, wal, machine, &origins, seed)
         });
         if let Ok(opened) = &opened {
             let mut books = world.books.borrow_mut();
@@ -249,6 +249,7 @@ impl<S: Subject> SimNode<S> {
         for (ticket, reply) in &outputs.replies {
             world.reply(*ticket, reply);
         }
+        self.post(world, std::mem::take(&mut outputs.messages));
         for (partition, why) in &outputs.fenced {
             self.fenced(world, *partition, why);
         }
@@ -419,7 +420,8 @@ pub(super) fn wal_options(knobs: &Knobs, seed: u64) -> Options {
         spare_segments: knobs.spare_segments,
         max_in_flight: knobs.max_in_flight,
         max_segments: knobs.max_segments,
-        long_segments: 6,
+        // What a member lags behind is kept in half of a long log: a snapshot, which one that lags further needs, there is none of.
+        long_segments: if knobs.nodes > 1 { 4_000 } else { 6 },
         seed,
         // The folder was made before the first process: one without a manifest was lost.
         binding: Binding { may_adopt: false, ..Binding::default() },
@@ -427,9 +429,11 @@ pub(super) fn wal_options(knobs: &Knobs, seed: u64) -> Options {
 }
 
 /// Small limits, so that every bound is met.
-fn shard_options(plan: &Plan, replicated: bool) -> ShardOptions {
-    let knobs = &plan.knobs;
+fn shard_options(knobs: &Knobs, node: usize, replicated: bool) -> ShardOptions {
     ShardOptions {
+        storage: knobs.storage(node),
+        reaches_peers: knobs.nodes > 1,
+        tick_ms: knobs.tick_ms,
         replication: if replicated { Replication::On } else { Replication::Off },
         limits: Limits {
             partition_requests: knobs.queue,

@@ -73,10 +73,15 @@ impl Script {
         self.answer_with(node, id, outcome);
     }
 
-    /// A node's replica reads; the answer is on its way.
+    /// A node's replica reads, by the time of what it applies next; the answer is on its way.
     fn look(&mut self, node: usize, id: u64, outcome: Option<u64>) {
+        let now_ms = 1001 + self.books.applied(node, P).get();
+        self.look_at(node, id, outcome, now_ms);
+    }
+
+    fn look_at(&mut self, node: usize, id: u64, outcome: Option<u64>, now_ms: u64) {
         let op = PlainSubject.audit(&Knobs::draw(0)).swap_remove(0);
-        self.books.read_op(node, P, (id, &op, 0), &outcome);
+        self.books.read_op(node, P, (id, &op, now_ms), &outcome);
     }
 
     fn answer_with(&mut self, node: usize, id: u64, outcome: Option<u64>) {
@@ -129,6 +134,26 @@ fn replicas_may_apply_one_history_each_at_its_own_pace() {
     script.entry(0, 4, 2, &[third]);
     assert_eq!(script.books.behind(), Vec::new());
     script.right();
+}
+
+#[test]
+fn a_read_by_an_earlier_clock_than_one_before_it_is_found() {
+    for (now_ms, is_right) in [(5_000, true), (4_999, false)] {
+        let mut script = Script::new();
+        let first = script.write(0, 1, 1);
+        script.entry(1, 1, 1, &[first]);
+        for (node, now_ms) in [(0, 5_000), (1, now_ms)] {
+            let id = script.send(node, Kind::Read);
+            let outcome = script.values[node];
+            script.look_at(node, id, outcome, now_ms);
+            script.reply(node, id, &Reply::Done { lsn: Lsn(1), outcome });
+        }
+        if is_right {
+            script.right();
+        } else {
+            script.wrong("a partition's clock never goes back");
+        }
+    }
 }
 
 /// A script in which node 0 has applied entries 1 to 5 and node 1 the first four of them, and no outcome showed any; with

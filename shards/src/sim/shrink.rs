@@ -4,7 +4,7 @@
 //! Invariant: the result breaks the same invariant as the plan that came in.
 
 use crate::sim::plan::Plan;
-use crate::sim::swarm::{Class, Fault, Planned};
+use crate::sim::swarm::{Class, CutShape, Fault, Planned};
 
 /// Shrinks `plan`; `fails` plays a plan and says whether the same invariant breaks. Plays at most `max_plays` plans.
 pub fn shrink(plan: &Plan, max_plays: usize, mut fails: impl FnMut(&Plan) -> bool) -> Plan {
@@ -49,6 +49,7 @@ const fn class_of(fault: Fault) -> Class {
         Fault::FlipUnacked { .. } => Class::FlipUnacked,
         Fault::FlipAnywhere { .. } => Class::FlipAnywhere,
         Fault::ClockJump { .. } => Class::ClockJump,
+        Fault::Cut { .. } => Class::Cut,
         Fault::CleanStop => Class::CleanStop,
         Fault::Replication { .. } => Class::Replication,
         Fault::StateDamage { .. } => Class::StateDamage,
@@ -99,6 +100,9 @@ fn fits(plan: &Plan) -> bool {
             | Fault::Stall { shard, .. }
             | Fault::Reopen { shard, .. }
             | Fault::FlipAnywhere { shard } => shard < shards,
+            Fault::Cut { shape: CutShape::Between(peer) | CutShape::Towards(peer), .. } => {
+                peer < plan.knobs.nodes
+            }
             _ => true,
         })
 }

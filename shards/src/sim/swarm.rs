@@ -40,6 +40,8 @@ pub enum Class {
     StateDamage,
     /// Replicas are taken off a running shard and opened again. On in a fifth of the seeds, whatever else is.
     Reopen,
+    /// Links between nodes are cut for a while. On in half of the seeds that have several nodes.
+    Cut,
     /// The medium forgets acknowledged writes at a crash. Off unless asked for: a violation is then expected.
     LyingFlush,
 }
@@ -58,6 +60,17 @@ pub const CLASSES: [Class; 11] = [
     Class::CleanStop,
     Class::Replication,
 ];
+
+/// Which links a cut takes, beside the node that it strikes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CutShape {
+    /// Those between the node and this one.
+    Between(u32),
+    /// Those from the node to this one.
+    Towards(u32),
+    /// All of the node.
+    Around,
+}
 
 /// A fault and what it needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,6 +121,13 @@ pub enum Fault {
     Reopen {
         /// Which shard.
         shard: u32,
+        /// ns.
+        for_ns: u64,
+    },
+    /// Links between nodes are cut for this long.
+    Cut {
+        /// Which links.
+        shape: CutShape,
         /// ns.
         for_ns: u64,
     },
@@ -182,9 +202,26 @@ pub struct Knobs {
     pub clock_ppm: u64,
     /// Whether the first incarnation has replication on.
     pub replicated: bool,
+    /// ms between ticks of the groups.
+    pub tick_ms: u64,
+    /// What a frame between nodes takes, ns (typical).
+    pub link_ns: u64,
+    /// Frames between nodes that are lost, in thousandths; and likewise those that arrive twice, late, again or changed.
+    pub loss_per_mille: u64,
+    /// See `loss_per_mille`.
+    pub duplicate_per_mille: u64,
+    /// See `loss_per_mille`.
+    pub late_per_mille: u64,
+    /// See `loss_per_mille`.
+    pub replay_per_mille: u64,
+    /// See `loss_per_mille`.
+    pub changed_per_mille: u64,
     /// Fault classes that are on.
     pub classes: BTreeSet<Class>,
 }
+
+/// Seeds with several nodes, in thousandths.
+const SEVERAL_NODES_PER_MILLE: u64 = 333;
 
 impl Knobs {
     /// What `seed` draws.
@@ -194,6 +231,13 @@ impl Knobs {
         let shards = u32::try_from(rng.pick(&[1, 1, 1, 2, 2, 3, 4])).expect("small");
         let mut knobs = Self {
             nodes: 1,
+            tick_ms: 100,
+            link_ns: 0,
+            loss_per_mille: 0,
+            duplicate_per_mille: 0,
+            late_per_mille: 0,
+            replay_per_mille: 0,
+            changed_per_mille: 0,
             shards,
             partitions: rng.between(u64::from(shards), 16),
             connections: rng.between(1, 12),
@@ -244,7 +288,36 @@ impl Knobs {
         if knobs.classes.contains(&Class::Replication) {
             knobs.replicated = rng.chance(500);
         }
+        knobs.draw_nodes(seed);
         knobs
+    }
+
+    /// In some seeds there are several nodes, and a network between them.
+    fn draw_nodes(&mut self, seed: u64) {
+        let mut rng = Rng::new(seed, "nodes");
+        // Plans take what they do not name from seed 0, which has one node.
+        if seed == 0 || !rng.chance(SEVERAL_NODES_PER_MILLE) {
+            return;
+        }
+        self.nodes = rng.pick(&[3, 3, 3, 5]);
+        self.link_ns = rng.pick(&[20_000, 200_000, 2 * MS]);
+        // An election takes far longer than the slowest frame.
+        self.tick_ms = if self.link_ns < MS { rng.pick(&[10, 20, 50]) } else { 50 };
+        self.loss_per_mille = rng.pick(&[0, 0, 10, 100]);
+        self.duplicate_per_mille = rng.pick(&[0, 0, 10, 100]);
+        self.late_per_mille = rng.pick(&[0, 0, 10, 100]);
+        self.replay_per_mille = rng.pick(&[0, 0, 10, 100]);
+        self.changed_per_mille = rng.pick(&[0, 0, 10]);
+        // What a replica may not come back from yet: damage of its log or state, a log that goes on without its group, and
+        // one that drops what a member that lags behind needs, as a full one does.
+        for class in [Class::FlipAnywhere, Class::StateDamage, Class::Replication, Class::FullDisk] {
+            self.classes.remove(&class);
+        }
+        self.max_segments = 0;
+        self.replicated = true;
+        if rng.chance(500) {
+            self.classes.insert(Class::Cut);
+        }
     }
 
     /// As [`Knobs::nodes`].
@@ -269,13 +342,24 @@ impl Knobs {
             let times = class.times(&mut rng);
             for _ in 0..times {
                 let at_ns = rng.between(1, self.horizon_ns);
-                let fault = self.draw_fault(class, &mut rng);
                 let node = u32::try_from(nodes.below(u64::from(self.nodes))).expect("a handful of nodes");
+                let fault = match class {
+                    Class::Cut => Some(self.draw_cut(node, &mut rng)),
+                    _ => self.draw_fault(class, &mut rng),
+                };
                 plan.extend(fault.map(|fault| Planned { at_ns, node, fault }));
             }
         }
         plan.sort_by_key(|planned| planned.at_ns);
         plan
+    }
+
+    /// A cut at a node.
+    fn draw_cut(&self, node: u32, rng: &mut Rng) -> Fault {
+        let others = (0..self.nodes).filter(|other| *other != node).collect::<Vec<_>>();
+        let peer = rng.pick(&others);
+        let shape = rng.pick(&[CutShape::Between(peer), CutShape::Towards(peer), CutShape::Around]);
+        Fault::Cut { shape, for_ns: rng.between(10, 4000) * MS }
     }
 
     fn draw_fault(&self, class: Class, rng: &mut Rng) -> Option<Fault> {
@@ -296,7 +380,7 @@ impl Knobs {
             Class::Reopen => Fault::Reopen { shard, for_ns: rng.pick(&[1000, 100_000, MS, 50 * MS]) },
             Class::CleanStop => Fault::CleanStop,
             Class::Replication => Fault::Replication { on: rng.chance(500) },
-            Class::SlowPool | Class::LyingFlush => return None,
+            Class::SlowPool | Class::LyingFlush | Class::Cut => return None,
         })
     }
 }
@@ -308,6 +392,7 @@ impl Class {
             Self::Crash => rng.between(1, 12),
             Self::NestedCrash | Self::WriteError | Self::FlipUnacked | Self::Replication => rng.between(1, 4),
             Self::FullDisk | Self::Stall | Self::CleanStop => rng.between(1, 3),
+            Self::Cut => rng.between(1, 8),
             Self::FlipAnywhere => 1,
             Self::Reopen => rng.between(5, 60),
             Self::ClockJump | Self::StateDamage => rng.between(1, 10),

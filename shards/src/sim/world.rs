@@ -14,6 +14,8 @@ use crate::sim::agenda::Agenda;
 use crate::sim::check::{Books, Violation};
 use crate::sim::clients::Clients;
 use crate::sim::disk::Disk;
+use crate::sim::mail::Post;
+use crate::sim::net::Net;
 use crate::sim::node::{NodeEvent, SimNode};
 use crate::sim::plan::Plan;
 use crate::sim::planted::Planted;
@@ -44,6 +46,16 @@ pub(super) enum Happening<S: Subject> {
     },
     Fault {
         index: usize,
+    },
+    /// A frame reaches a node, if it gets through.
+    Deliver {
+        from: usize,
+        to: usize,
+        parcel: Box<Post>,
+    },
+    /// A cut is mended.
+    CutEnds {
+        number: u64,
     },
     FullDiskEnds {
         node: usize,
@@ -106,6 +118,7 @@ pub(super) struct Common<S: Subject> {
     pub(super) trace: Trace,
     pub(super) books: Rc<RefCell<Books<S>>>,
     pub(super) safety: Safety,
+    pub(super) net: Net<Post>,
     pub(super) clients: Clients,
     /// A flip changed bytes that may have been acknowledged: refusing to start is right from now on.
     pub(super) may_refuse: bool,
@@ -123,6 +136,8 @@ pub(super) struct Streams {
     pub(super) moves: Rng,
     /// When disks are looked at.
     images: Rng,
+    /// Whether who sent what did not arrive learns of it.
+    pub(super) news: Rng,
 }
 
 /// Plays a plan.
@@ -171,6 +186,7 @@ impl<S: Subject> World<S> {
             trace: Trace::new(watch.print),
             books: Rc::new(RefCell::new(Books::new(subject, partitions, plan.knobs.node_count()))),
             safety: Safety::default(),
+            net: Net::new(seed, plan.knobs.node_count(), plan.knobs.links()),
             clients: Clients::new(&plan.knobs),
             may_refuse: false,
             is_state_damaged: false,
@@ -180,6 +196,7 @@ impl<S: Subject> World<S> {
                 workload: Rng::new(seed, "workload"),
                 moves: Rng::new(seed, "moves of clients"),
                 images: Rng::new(seed, "images of disks"),
+                news: Rng::new(seed, "news of what did not arrive"),
             },
             plan,
             watch,
@@ -266,10 +283,7 @@ impl<S: Subject> World<S> {
                     node.happen(common, incarnation, what);
                 }
             }
-            Happening::ClientSend { client } => {
-                let node = nodes.get_mut(common.clients.node_of(client));
-                node.into_iter().for_each(|node| node.client_send(common, client));
-            }
+            Happening::ClientSend { client } => self.client_send(client),
             Happening::Fault { index } => {
                 let node =
                     common.plan.faults.get(index).and_then(|planned| nodes.get_mut(planned.node as usize));
@@ -279,6 +293,8 @@ impl<S: Subject> World<S> {
                 let node = nodes.get_mut(node).filter(|node| node.full_disk == number);
                 node.into_iter().for_each(|node| node.full_disk_ends(common));
             }
+            Happening::Deliver { from, to, parcel } => self.deliver((from, to), *parcel),
+            Happening::CutEnds { number } => common.net.mend(number),
             Happening::CheckWaits => self.check_waits(),
         }
     }
@@ -301,6 +317,7 @@ impl<S: Subject> World<S> {
     fn heal(&mut self) -> bool {
         self.common.note("heal", 0, 0, 0);
         self.common.faults_over = true;
+        self.common.net.heal();
         self.each_node(|node, common| {
             node.nested = 0;
             node.full_disk_ends(common);
