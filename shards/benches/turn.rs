@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use corduroy_shards::raft::group::{Group, GroupOptions};
 use corduroy_shards::raft::log_store::LogStore;
-use corduroy_shards::raft::membership::MemberId;
+use corduroy_shards::raft::membership::{MemberId, Membership};
 use corduroy_shards::{
     Applied, Input, Kind, Now, Origin, Outputs, PartitionId, Prepared, Shard, ShardOptions, StateMachine,
     Step, StorageId, Ticket, Unreadable, Urgency,
@@ -233,7 +233,8 @@ fn lone_group(seed: u64) -> Group {
     let conf = ConfState { voters: vec![1], ..ConfState::default() };
     let store = LogStore::new(Lsn::ZERO, Term::ZERO, HardState::default(), conf);
     let saved = HardState::default();
-    let mut group = Group::start(store, MemberId::FIRST, saved, None, &GroupOptions::default(), seed)
+    let members = (Membership::founding(MemberId::FIRST, StorageId::UNKNOWN), false);
+    let mut group = Group::start(store, MemberId::FIRST, saved, members, &GroupOptions::default(), seed)
         .expect("the crate takes the state");
     group.campaign().expect("it wins");
     commit_and_apply(&mut group);

@@ -4,9 +4,12 @@
 //! sockets that it goes over), [`shard`] (the heart:
 //! all replicas of a shard, turn by turn).
 
+mod budget;
 pub mod clock;
 mod conns;
+mod detached;
 pub mod entry;
+mod error;
 mod fresh;
 pub mod ids;
 pub mod image;
@@ -18,6 +21,7 @@ mod parked;
 pub mod planted;
 pub mod raft;
 pub mod rejection;
+mod reply;
 pub mod routing;
 pub mod runtime;
 mod screening;
@@ -39,6 +43,8 @@ pub use corduroy_wal as wal;
 pub use ids::{KeyspaceId, PartitionId, ShardId, StorageId, Ticket};
 pub use machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable, Urgency, Wait};
 pub use options::{Limits, ShardOptions};
+pub use raft::changes::{Change, ChangeRefusal};
+pub use raft::requests::{MemberCounts, MemberOutcome, MemberRequest};
 pub use raft::start::Origin;
 pub use rejection::Rejection;
 pub use shard::Shard;

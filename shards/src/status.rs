@@ -5,7 +5,8 @@ use raft::StateRole;
 
 use crate::ids::PartitionId;
 use crate::raft::membership::MemberId;
-use crate::raft::replica::{ReplicaError, StartedAs};
+use crate::raft::replica::{Replica, ReplicaError, StartedAs};
+use crate::raft::requests::MemberCounts;
 use crate::stages::Stage;
 
 /// One replica, as it stands.
@@ -47,6 +48,32 @@ pub struct ReplicaStatus {
     pub error: Option<ReplicaError>,
 }
 
+impl ReplicaStatus {
+    /// Of a replica where nothing waits, and nothing was released.
+    pub(crate) fn of(replica: &Replica) -> Self {
+        let leadership = replica.leadership();
+        Self {
+            partition: replica.partition(),
+            role: replica.role(),
+            started_as: replica.started_as(),
+            term: replica.term(),
+            leader: leadership.leader(),
+            leader_since_ns: leadership.since_ns(),
+            leader_changes: leadership.changes(),
+            last: replica.last(),
+            committed: replica.committed(),
+            applied: replica.applied(),
+            released: Lsn::ZERO,
+            unapplied_bytes: replica.unapplied_bytes(),
+            pending_requests: 0,
+            pending_bytes: 0,
+            pending_entries: 0,
+            is_ready: replica.is_ready(),
+            error: replica.ready_error(),
+        }
+    }
+}
+
 /// A shard, as it stands.
 #[derive(Clone, Debug)]
 pub struct ShardStatus {
@@ -54,6 +81,8 @@ pub struct ShardStatus {
     pub replicas: Vec<ReplicaStatus>,
     /// Its counters.
     pub counters: Counters,
+    /// What came of requests about members.
+    pub members: MemberCounts,
     /// Requests without an outcome.
     pub pending_requests: usize,
     /// Bytes of them.

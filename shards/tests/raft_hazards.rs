@@ -21,8 +21,8 @@ fn store(conf: &ConfState) -> LogStore {
 }
 
 fn group(conf: &ConfState, seed: u64) -> Group {
-    let unsaved = Some(Membership::of(Lsn::ZERO, conf, |_| StorageId(7)).encode());
-    Group::start(store(conf), ME, HardState::default(), unsaved, &GroupOptions::default(), seed)
+    let members = Membership::of(Lsn::ZERO, conf, |_| StorageId(7));
+    Group::start(store(conf), ME, HardState::default(), (members, true), &GroupOptions::default(), seed)
         .expect("the crate takes the state")
 }
 

@@ -8,6 +8,7 @@ use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 use corduroy_wal::{Lsn, Term};
 
+use super::changes::ChangeEntry;
 use super::membership::MemberId;
 use crate::entry;
 
@@ -190,8 +191,13 @@ fn refusal_of_entries(message: &Message) -> Option<Refused> {
 
 /// Whether every replica can read it, once it is committed.
 fn can_be_applied(entry: &Entry) -> bool {
-    let is_empty = entry.data.is_empty();
-    entry.get_entry_type() == EntryType::EntryNormal && (is_empty || entry::decode(&entry.data).is_ok())
+    match entry.get_entry_type() {
+        EntryType::EntryNormal => entry.data.is_empty() || entry::decode(&entry.data).is_ok(),
+        EntryType::EntryConfChange => false,
+        EntryType::EntryConfChangeV2 => {
+            ChangeEntry::decode(&entry.data).is_ok_and(|change| change.fits(Lsn(entry.index)))
+        }
+    }
 }
 
 /// Bytes of a message's entries, as they are counted against the room for them.

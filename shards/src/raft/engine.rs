@@ -8,7 +8,7 @@ use corduroy_wal::{LogState, Lsn, Term};
 use raft::StateRole;
 use raft::eraftpb::Message;
 
-use super::group::{Group, Proposed};
+use super::group::{Changed, Group, Proposed};
 use super::guard::Fault;
 use super::history::History;
 use super::log_store::LogStore;
@@ -72,10 +72,9 @@ impl Started {
             store.set_history(History::new(first, prev_term, terms));
         }
         // What is not saved so, an earlier version among it, goes into the group's next record.
-        let unsaved = Some(conf.encode()).filter(|conf| log.conf.as_ref() != Some(conf));
+        let is_unsaved = log.conf.as_ref() != Some(&conf.encode());
         let saved = log.hard_state.unwrap_or_default();
-        let mut group = Group::start(store, member, saved, unsaved, options.group, options.seed)?;
-        group.set_members((!is_alone).then_some(conf));
+        let group = Group::start(store, member, saved, (conf, is_unsaved), options.group, options.seed)?;
         Ok(Self { engine: Engine::Group(Box::new(group)), started_as, member })
     }
 
@@ -143,6 +142,14 @@ impl Engine {
             Self::Group(group) => group.needs_record(),
             Self::Solo(solo) => solo.needs_record(),
             Self::Stopped(_) => false,
+        }
+    }
+
+    /// See [`Group::change`]. Without Raft nobody can have joined: what an entry said of that came to nothing, or was taken in.
+    pub fn change(&mut self, lsn: Lsn) -> Result<Changed, Fault> {
+        match self {
+            Self::Group(group) => group.change(lsn),
+            Self::Solo(_) | Self::Stopped(_) => Ok(Changed::Done),
         }
     }
 

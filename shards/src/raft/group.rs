@@ -13,6 +13,10 @@ use corduroy_wal::{HardState, Lsn, OwnedEntry, Term};
 use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{RawNode, StateRole};
 
+mod change;
+
+use self::change::Members;
+pub use self::change::{AppliedChange, Changed};
 use super::admit::{self, Admission, ENTRY_BYTES, Refused, Verdict};
 use super::guard::{Fault, guarded};
 use super::history::{History, Wanted};
@@ -38,19 +42,22 @@ pub struct Group {
     node: RawNode<LogStore>,
     readies: Readies,
     campaign_due: bool,
-    /// Where the members are; `None`: it is the only one.
-    members: Option<Box<Membership>>,
+    members: Box<Members>,
     seed: u64,
     draws: u32,
     /// Term, role and whether a leader is known, as the timeout was last drawn for: a term has one leader at most.
     drawn: (u64, StateRole, bool),
 }
 
+/// Entries of which nobody needs to know that they are not applied yet.
+const APPLY_SLACK: u64 = 64;
+
 /// An idle group is to stay within 4 KiB, all its parts together.
 const _: () = assert!(size_of::<Group>() <= 1024, "a group has left its class of the allocator");
 
 impl Group {
-    /// Starts the node over `store`. `saved` is the hard state of the last record; `unsaved_conf` goes into the next.
+    /// Starts the node of `member` over `store`. `saved` is the hard state of the last record; if the configuration `members`
+    /// `is_unsaved`, it goes into the next.
     ///
     /// # Errors
     /// [`Fault`] if the crate refuses the state.
@@ -58,7 +65,7 @@ impl Group {
         store: LogStore,
         member: MemberId,
         saved: HardState,
-        unsaved_conf: Option<Vec<u8>>,
+        (members, is_unsaved): (Membership, bool),
         options: &GroupOptions,
         seed: u64,
     ) -> Result<Self, Fault> {
@@ -70,9 +77,9 @@ impl Group {
         // Made by the crate for each member, itself included, and again for those that messages are sent to.
         node.raft.maybe_free_inflight_buffers();
         let mut group = Self {
-            readies: Readies::new(saved, unsaved_conf),
+            readies: Readies::new(saved, is_unsaved.then(|| members.encode())),
             campaign_due: false,
-            members: None,
+            members: Box::new(Members { now: members, applied: AppliedChange::default() }),
             // Members whose seeds are near each other draw nothing alike.
             seed: scramble(seed ^ member.0.wrapping_mul(STEP)),
             draws: 0,
@@ -80,18 +87,14 @@ impl Group {
             node,
         };
         group.draw_timeout();
+        group.keep_the_start();
         Ok(group)
     }
 
-    /// Where the members are; `None`: this one is the only one.
+    /// Who belongs to it, as of the last configuration entry that was applied.
     #[must_use]
-    pub fn members(&self) -> Option<&Membership> {
-        self.members.as_deref()
-    }
-
-    /// See [`Group::members`].
-    pub fn set_members(&mut self, members: Option<Membership>) {
-        self.members = members.map(Box::new);
+    pub fn members(&self) -> &Membership {
+        &self.members.now
     }
 
     /// Replaces the crate's own random election timeout whenever it may have drawn one.
@@ -374,6 +377,11 @@ impl Group {
         assert!(untaken <= stored + 1, "the store ends at {stored}, and is followed by {untaken}");
         let is_led = self.node.raft.leader_id == self.node.raft.id;
         assert_eq!(self.leads(), is_led, "who leads knows itself as the leader");
+        let members = &self.members.now;
+        let conf = self.node.raft.prs().conf().to_conf_state();
+        let known = Membership::of(members.as_of, &conf, |id| members.storage(id).unwrap_or_default());
+        assert_eq!(*members, known, "who belongs to the group");
+        assert!(!self.leads() || members.votes(MemberId(self.node.raft.id)), "who leads has a vote");
     }
 
     /// The node's log.
@@ -400,9 +408,21 @@ impl Group {
         self.readies.has_messages()
     }
 
-    /// Messages that may leave now.
+    /// Messages that may leave now. A member whose apply lags behind says that no more is committed than it has applied: by
+    /// that the leader knows it.
     pub fn take_messages(&mut self) -> Vec<Message> {
-        self.readies.take_messages()
+        let mut messages = self.readies.take_messages();
+        let applied = self.node.raft.raft_log.applied;
+        for message in &mut messages {
+            let is_answer = matches!(
+                message.get_msg_type(),
+                MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse
+            );
+            if is_answer && message.commit > applied + APPLY_SLACK {
+                message.commit = applied;
+            }
+        }
+        messages
     }
 
     /// Records that are not durable yet.

@@ -54,6 +54,11 @@ impl TermRuns {
         self.0.get(behind.checked_sub(1)?).map(|(_, term)| *term)
     }
 
+    /// The first entry that Raft has written.
+    fn first_of_raft(&self) -> Option<Lsn> {
+        self.0.iter().find(|(_, term)| *term > Term::ZERO).map(|(first, _)| *first)
+    }
+
     /// Entries below are not asked for any more.
     fn drop_below(&mut self, lsn: Lsn) {
         let behind = self.0.partition_point(|(first, _)| *first <= lsn);
@@ -94,6 +99,8 @@ pub struct History {
     first: Lsn,
     prev_term: Term,
     terms: TermRuns,
+    /// See [`History::keep_the_start`].
+    keeps_start: bool,
     fetch: RefCell<Fetch>,
 }
 
@@ -108,7 +115,7 @@ impl History {
     /// Of a log that has entries from `first` on, behind one of term `prev_term`.
     #[must_use]
     pub fn new(first: Lsn, prev_term: Term, terms: TermRuns) -> Self {
-        Self { first, prev_term, terms, fetch: RefCell::default() }
+        Self { first, prev_term, terms, keeps_start: false, fetch: RefCell::default() }
     }
 
     /// The lowest entry that the log has.
@@ -117,9 +124,30 @@ impl History {
         self.first
     }
 
+    /// Whether members are served entries from `low` on.
+    #[must_use]
+    pub fn serves(&self, low: Lsn) -> bool {
+        low >= self.first && (low > Lsn(1) || !self.keeps_start)
+    }
+
     /// An entry was applied, and left the tail.
     pub fn push(&mut self, lsn: Lsn, term: Term) {
         self.terms.push(lsn, term);
+        if self.keeps_start {
+            self.keep_the_start();
+        }
+    }
+
+    /// Serves neither the first entry from now on, nor what was written without Raft, nor what follows that: who needs it
+    /// starts from an image of the state.
+    pub fn keep_the_start(&mut self) {
+        self.keeps_start = true;
+        if self.prev_term > Term::ZERO {
+            return;
+        }
+        if let Some(first) = self.terms.first_of_raft() {
+            self.release(first.max(self.first).next());
+        }
     }
 
     /// The term of an entry below the tail; `None`: the log has it no more.

@@ -18,6 +18,8 @@ pub struct GroupOptions {
     pub message_bytes: u64,
     /// Append messages in flight to one peer. Default 256.
     pub messages_in_flight: usize,
+    /// Entries that a member may lack, or not have applied, to be given a vote or the lead. Default 1,000.
+    pub lag_entries: u64,
     /// Bytes of committed entries in one Ready. Default 8 MiB.
     pub committed_bytes_per_ready: u64,
 }
@@ -29,6 +31,7 @@ impl Default for GroupOptions {
             heartbeat_ticks: 2,
             message_bytes: 1 << 20,
             messages_in_flight: 256,
+            lag_entries: 1_000,
             committed_bytes_per_ready: 8 << 20,
         }
     }

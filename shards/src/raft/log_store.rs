@@ -60,6 +60,18 @@ impl LogStore {
         self.history.as_deref_mut()
     }
 
+    /// What was applied of it, as far as the log has it.
+    #[must_use]
+    pub fn history(&self) -> Option<&History> {
+        self.history.as_deref()
+    }
+
+    /// The term of the entry below the lowest that is held.
+    #[must_use]
+    pub const fn prev_term(&self) -> Term {
+        self.prev_term
+    }
+
     /// Drops what only a start needs.
     pub fn forget_start(&mut self) {
         self.start = None;
@@ -180,7 +192,8 @@ impl LogStore {
     #[must_use]
     pub fn highest_stamp_ms(&self, from: Lsn, to: Lsn) -> Option<u64> {
         let held = (from.get()..=to.get()).filter_map(|lsn| self.get(Lsn(lsn)));
-        held.filter_map(|entry| stamp_ms(&entry.data)).max()
+        let stamped = held.filter(|entry| entry.get_entry_type() == EntryType::EntryNormal);
+        stamped.filter_map(|entry| stamp_ms(&entry.data)).max()
     }
 
     /// Entries `[from, to]`, all of which are held, as the WAL wants them.
@@ -258,6 +271,9 @@ impl Storage for LogStore {
         max_size: impl Into<Option<u64>>,
         context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
+        if context.can_async() && self.history.as_ref().is_some_and(|history| !history.serves(Lsn(low))) {
+            return Err(Error::Store(StorageError::Compacted));
+        }
         let Some(history) = self.history.as_ref().filter(|_| low < self.first.get()) else {
             return self.held(low, high, max_size.into());
         };
@@ -265,9 +281,6 @@ impl Storage for LogStore {
             // A Ready names again what was applied before it was taken; nobody looks at it.
             let first = self.first.get();
             return if high > first { self.held(first, high, max_size.into()) } else { Ok(Vec::new()) };
-        }
-        if low < history.first().get() {
-            return Err(Error::Store(StorageError::Compacted));
         }
         let entries = history.entries(Lsn(low), Lsn(high.min(self.first.get())), context);
         entries.ok_or(Error::Store(StorageError::LogTemporarilyUnavailable))

@@ -7,6 +7,7 @@ use corduroy_wal::Lsn;
 use corduroy_wal::fields::Fields;
 use raft::eraftpb::ConfState;
 
+use super::changes::{CHANGES_MAX, Change, ChangeEntry, ChangeRefusal, Step};
 pub use crate::ids::{MemberId, StorageId};
 
 /// A saved configuration that cannot be read.
@@ -140,6 +141,108 @@ impl Membership {
     #[must_use]
     pub fn member_on(&self, storage: StorageId) -> Option<MemberId> {
         self.members.iter().find(|member| member.storage == storage).map(|member| member.id)
+    }
+
+    /// Whether a member has this part.
+    fn has(&self, id: MemberId, part: Part) -> bool {
+        self.members.iter().any(|member| member.id == id && member.parts & part.bit() != 0)
+    }
+
+    /// Whether a member has a vote, now or, in a joint configuration, in the new one.
+    #[must_use]
+    pub fn is_voter(&self, id: MemberId) -> bool {
+        self.has(id, Part::Voter)
+    }
+
+    /// Whether a member has a vote, be it only until a joint configuration is left.
+    #[must_use]
+    pub fn votes(&self, id: MemberId) -> bool {
+        self.is_voter(id) || self.has(id, Part::OutgoingVoter)
+    }
+
+    /// Whether several changes are under way.
+    #[must_use]
+    pub fn is_joint(&self) -> bool {
+        self.members.iter().any(|member| member.parts & Part::OutgoingVoter.bit() != 0)
+    }
+
+    /// Its members, by id.
+    pub fn ids(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.members.iter().map(|member| member.id)
+    }
+
+    /// Those with a vote, as [`Membership::is_voter`] counts them.
+    pub fn voters(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.ids().filter(|id| self.is_voter(*id))
+    }
+
+    /// What the entry `lsn` makes of it, with `conf` as the raft crate has it afterwards.
+    #[must_use]
+    pub fn after(&self, lsn: Lsn, entry: &ChangeEntry, conf: &ConfState) -> Self {
+        let steps: &[Step] = match entry {
+            ChangeEntry::Steps(steps) => steps,
+            ChangeEntry::Leave => &[],
+        };
+        let added = |id| {
+            steps.iter().find_map(|step| match step.change {
+                Change::AddLearner(storage) if step.member == id => Some(storage),
+                Change::AddLearner(_) | Change::Promote(_) | Change::Demote(_) | Change::Remove(_) => None,
+            })
+        };
+        Self::of(lsn, conf, |id| added(id).or_else(|| self.storage(id)).unwrap_or_default())
+    }
+
+    /// Whether an entry that was committed changes it: every replica decides that alike.
+    #[must_use]
+    pub fn takes(&self, lsn: Lsn, entry: &ChangeEntry) -> bool {
+        if lsn <= self.as_of || !entry.fits(lsn) {
+            return false;
+        }
+        match entry {
+            ChangeEntry::Leave => self.is_joint(),
+            ChangeEntry::Steps(steps) => {
+                let changes: Vec<_> = steps.iter().map(|step| step.change).collect();
+                !self.is_joint() && self.check(&changes, MemberId(lsn.get())).is_ok()
+            }
+        }
+    }
+
+    /// Whether these changes may be made of it; a new member would be `next`.
+    ///
+    /// # Errors
+    /// [`ChangeRefusal`]: why not.
+    pub fn check(&self, changes: &[Change], next: MemberId) -> Result<(), ChangeRefusal> {
+        let steps: Vec<_> = changes.iter().map(|change| Step::of(*change, Lsn(next.0))).collect();
+        let is_clear =
+            (1..=CHANGES_MAX).contains(&steps.len()) && ChangeEntry::Steps(steps).fits(Lsn(next.0));
+        if !is_clear {
+            return Err(ChangeRefusal::Unclear);
+        }
+        let mut voters = self.voters().count();
+        for change in changes {
+            match *change {
+                Change::AddLearner(storage) => {
+                    let is_taken = storage == StorageId::UNKNOWN || self.member_on(storage).is_some();
+                    if is_taken {
+                        return Err(ChangeRefusal::Storage(storage));
+                    }
+                    if self.storage(next).is_some() {
+                        return Err(ChangeRefusal::Member(next));
+                    }
+                }
+                Change::Promote(id) | Change::Demote(id) | Change::Remove(id)
+                    if self.storage(id).is_none() =>
+                {
+                    return Err(ChangeRefusal::Member(id));
+                }
+                Change::Promote(id) if self.is_voter(id) => return Err(ChangeRefusal::Vote(id)),
+                Change::Promote(_) => voters += 1,
+                Change::Demote(id) if !self.is_voter(id) => return Err(ChangeRefusal::Vote(id)),
+                Change::Demote(_) => voters -= 1,
+                Change::Remove(id) => voters -= usize::from(self.is_voter(id)),
+            }
+        }
+        if voters == 0 { Err(ChangeRefusal::LastVoter) } else { Ok(()) }
     }
 
     /// The saved form: version, auto-leave, the entry that made it so, and the members by id, a count (u32) and each: id

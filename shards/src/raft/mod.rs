@@ -4,6 +4,7 @@
 //! applied, and learns from it what is durable and what is applied.
 
 pub mod admit;
+pub mod changes;
 mod engine;
 pub mod group;
 pub mod guard;
@@ -18,6 +19,7 @@ pub mod quiescence;
 pub mod reads;
 pub mod ready;
 pub mod replica;
+pub mod requests;
 pub mod retention;
 pub mod snapshot;
 pub mod solo;

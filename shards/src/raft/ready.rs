@@ -48,9 +48,16 @@ struct Mail {
     sendable: Vec<Message>,
 }
 
-/// A configuration that goes into the next record. Boxed once more, since hardly any group has one.
+/// A configuration that is not durable yet. Boxed, since hardly any group has one.
 #[derive(Debug)]
-struct UnsavedConf(Vec<u8>);
+struct UnsavedConf {
+    /// Until the Ready is taken whose record it goes into.
+    bytes: Option<Vec<u8>>,
+    /// That Ready.
+    number: Option<u64>,
+    /// Whether it has a record made for it, since apply waits for that.
+    is_urgent: bool,
+}
 
 /// The Readies of one group between being taken and being durable.
 #[derive(Debug)]
@@ -79,15 +86,39 @@ impl Readies {
             saved,
             commit: saved.commit,
             announced: soft_state(raft::INVALID_ID, StateRole::Follower),
-            unsaved_conf: unsaved_conf.map(|conf| Box::new(UnsavedConf(conf))),
+            unsaved_conf: unsaved_conf.map(|conf| UnsavedConf::boxed(conf, false)),
         }
+    }
+
+    /// Has a configuration written, in a record of its own if there is nothing else to write.
+    ///
+    /// # Panics
+    /// If one is being written.
+    pub fn save_conf(&mut self, conf: Vec<u8>) {
+        let is_written = self.unsaved_conf.as_ref().is_some_and(|unsaved| unsaved.number.is_some());
+        assert!(!is_written, "a configuration is changed while the one before is being written");
+        self.unsaved_conf = Some(UnsavedConf::boxed(conf, true));
+    }
+
+    /// Whether the configuration is not durable yet.
+    #[must_use]
+    pub const fn is_saving_conf(&self) -> bool {
+        self.unsaved_conf.is_some()
+    }
+
+    fn has_conf_to_write(&self) -> bool {
+        self.unsaved_conf.as_ref().is_some_and(|unsaved| unsaved.bytes.is_some())
+    }
+
+    fn has_urgent_conf(&self) -> bool {
+        self.unsaved_conf.as_ref().is_some_and(|unsaved| unsaved.is_urgent && unsaved.bytes.is_some())
     }
 
     /// Whether the node's next Ready will have to be written.
     #[must_use]
     pub fn needs_record(&self, node: &RawNode<LogStore>) -> bool {
         let raft = &node.raft;
-        self.unsaved_conf.is_some()
+        self.has_conf_to_write()
             || !raft.raft_log.unstable_entries().is_empty()
             || (raft.term, raft.vote) != (self.saved.term.get(), self.saved.vote)
     }
@@ -102,6 +133,7 @@ impl Readies {
             || soft_state(raft.leader_id, raft.state) != self.announced
             || !raft.read_states.is_empty()
             || raft.raft_log.unstable_snapshot().is_some()
+            || self.has_urgent_conf()
     }
 
     /// Takes the node's Ready: what must be written of it, if anything. Its entries are in the store afterwards.
@@ -137,14 +169,18 @@ impl Readies {
     /// The record of a Ready with entries in this range, if it needs one.
     fn record(&mut self, number: u64, range: Option<(u64, u64)>, state: HardState) -> Option<Persist> {
         let votes = (state.term, state.vote) != (self.saved.term, self.saved.vote);
-        if range.is_none() && !votes && self.unsaved_conf.is_none() {
+        if range.is_none() && !votes && !self.has_conf_to_write() {
             return None;
         }
         let (from, to) = range.unwrap_or((1, 0));
         let hard_state = (state != self.saved).then_some(state);
         self.saved = state;
         self.written.push_back(Written { number, votes });
-        let conf = self.unsaved_conf.take().map(|conf| conf.0);
+        let unsaved = self.unsaved_conf.as_mut().filter(|unsaved| unsaved.bytes.is_some());
+        let conf = unsaved.and_then(|unsaved| {
+            unsaved.number = Some(number);
+            unsaved.bytes.take()
+        });
         Some(Persist { number, from: Lsn(from), to: Lsn(to), hard_state, conf })
     }
 
@@ -169,6 +205,7 @@ impl Readies {
         while self.written.front().is_some_and(|written| written.number <= number) {
             self.written.pop_front();
         }
+        self.unsaved_conf.take_if(|unsaved| unsaved.number.is_some_and(|of| of <= number));
         let upto = self.written.front().map_or(self.last_taken, |next| next.number - 1);
         if let Some(mail) = &mut self.mail {
             let mut waiting = VecDeque::new();
@@ -222,6 +259,12 @@ impl Readies {
     #[must_use]
     pub fn unpersisted(&self) -> usize {
         self.written.len()
+    }
+}
+
+impl UnsavedConf {
+    fn boxed(conf: Vec<u8>, is_urgent: bool) -> Box<Self> {
+        Box::new(Self { bytes: Some(conf), number: None, is_urgent })
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a replica that is stopped stays stopped until the process ends; whatever it held is answered by its owner.
 
+mod members;
+
 use bytes::Bytes;
 use corduroy_wal::{Lsn, OwnedEntry, Term};
 use raft::StateRole;
@@ -73,7 +75,7 @@ impl Replica {
         let Started { engine, started_as, member } = started;
         Self {
             partition,
-            has_peers: engine.group().is_some_and(|group| group.members().is_some()),
+            has_peers: engine.group().is_some_and(|group| !group.is_alone()),
             engine,
             started_as,
             leadership: Leadership::new(member, 0),
@@ -147,7 +149,7 @@ impl Replica {
     }
 
     fn members(&self) -> Option<&Membership> {
-        self.engine.group().and_then(Group::members)
+        self.engine.group().map(Group::members)
     }
 
     /// The storage that a member is on; `None`: that is not known.
@@ -195,8 +197,8 @@ impl Replica {
         Ok(())
     }
 
-    /// Takes in a message of the member on the storage `from`, if it may be. Nobody else is listened to: members do not change
-    /// yet, so each is known.
+    /// Takes in a message of the member on the storage `from`, if it may be. Nobody else is listened to: a member that this one
+    /// does not know yet is heard once the entry is applied that added it, and one that was removed is not any more.
     ///
     /// # Errors
     /// [`Fault`].

@@ -83,6 +83,17 @@ impl Retention {
     ) {
         let moves = "what the state machine has persisted stays persisted";
         let mut is_lowered = positions.advance(Position::Persisted, persisted).expect(moves);
+        match (replica.has_peers(), positions.get(Position::Members)) {
+            (true, None) => {
+                let low_water = positions.low_water();
+                positions.register(Position::Members, low_water).expect("it was not there");
+            }
+            (false, Some(_)) => {
+                positions.remove(Position::Members).expect("it was there");
+                is_lowered = true;
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
         if let Some(at) = positions.get(Position::Members) {
             let needless = self.needless(wal, log, replica).max(at);
             is_lowered |=

@@ -3,11 +3,13 @@
 //! Invariant: entries are applied in LSN order, each operation once a process; no request of a connection is carried
 //! out before a read that the connection asked for earlier was answered.
 
+use bytes::Bytes;
 use corduroy_wal::{EntryKind, Lsn, Term};
 
 use super::io::{Rejection, Reply};
 use super::outbox::Outbox;
 use super::replica_slot::{ApplyWait, Slot};
+use crate::budget::Budget;
 use crate::clock::{Clocks, Now};
 use crate::entry::{self, Cursor, EntryOp};
 use crate::ids::Ticket;
@@ -15,6 +17,7 @@ use crate::machine::{Applied, StateMachine, Step, Unreadable, Wait};
 use crate::options::Pending;
 use crate::parked::ParkedRead;
 use crate::planted::{self, PlantedBug};
+use crate::raft::group::Changed;
 use crate::raft::guard::Fault;
 use crate::raft::log_store::entry_kind;
 use crate::raft::proposals::{Item, Requests, Spare, Work};
@@ -30,27 +33,6 @@ pub(crate) enum Progress {
     More,
     /// What the slot's `apply_wait` says must be there first.
     Blocked,
-}
-
-/// What apply may still do in this turn.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Budget {
-    pub ops: usize,
-    pub bytes: usize,
-}
-
-impl Budget {
-    /// For what is not apply.
-    pub const NONE: Self = Self { ops: 0, bytes: 0 };
-
-    pub const fn is_spent(self) -> bool {
-        self.ops == 0 || self.bytes == 0
-    }
-
-    fn spend(&mut self, bytes: usize) {
-        self.ops = self.ops.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes);
-    }
 }
 
 /// What applying needs from the shard.
@@ -112,7 +94,7 @@ impl<M: StateMachine> Applying<'_, M> {
             return Ok(Progress::More);
         }
         let entry = slot.replica.entry(lsn).expect("committed entries above the applied one are held");
-        let (term, kind, payload) =
+        let (term, kind, mut payload) =
             (Term(entry.term), entry_kind(entry.get_entry_type()), entry.data.clone());
         if !slot.cursor.is_open {
             self.close_obsolete(slot, lsn, term);
@@ -120,10 +102,14 @@ impl<M: StateMachine> Applying<'_, M> {
                 return Ok(Progress::Blocked);
             }
             if kind != EntryKind::Normal {
-                return Err(Fault(format!(
-                    "entry {lsn} changes the group's members, which this release cannot do; start the release that wrote \
-                     it"
-                )));
+                if slot.replica.applied().next() != lsn {
+                    // Raft hears first of what is applied before it.
+                    return Ok(Progress::More);
+                }
+                if slot.replica.change(lsn)? == Changed::Waits {
+                    return Ok(Progress::Blocked);
+                }
+                payload = Bytes::new();
             }
             let opened = Cursor::open(lsn, slot.applied_stamp_ms, &payload);
             slot.cursor = opened.map_err(|damage| Fault(format!("entry {lsn}: {damage}")))?;

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use corduroy_wal::device::Device;
 use corduroy_wal::{Fit, RecordHead, Space, Term, WalError};
 
-use super::apply::Budget;
 use super::inbox::Batch;
 use super::replicas::List;
 use super::screen::Screened;
 use super::waits;
 use super::{Shard, ShardError};
+use crate::budget::Budget;
 use crate::entry::{EntryBuilder, of_time};
 use crate::machine::StateMachine;
 use crate::options::{self, RECORD_SLACK_BYTES};

@@ -2,13 +2,17 @@
 //!
 //! Invariant: every request handed in comes out as exactly one [`Reply`], whatever happens to its replica.
 
-use corduroy_wal::{Lsn, WalError};
+use corduroy_wal::Lsn;
 use raft::eraftpb::Message;
 
 use crate::clock::ClockReport;
+pub use crate::error::ShardError;
 use crate::ids::{PartitionId, StorageId, Ticket};
 use crate::machine::{Kind, StateMachine};
+pub use crate::raft::changes::{Change, ChangeRefusal};
+pub use crate::raft::requests::{MemberOutcome, MemberRequest};
 pub use crate::rejection::Rejection;
+pub use crate::reply::Reply;
 use crate::stages::{self, Answered, StageStamps};
 
 /// A shard's inputs. Handling only queues; the work happens in the turn.
@@ -24,6 +28,15 @@ pub enum Input<'a, J> {
         kind: Kind,
         /// The operation, in the state machine's encoding.
         op: &'a [u8],
+    },
+    /// A request about the members of a group, for the replica that leads it.
+    Members {
+        /// The request's id.
+        ticket: Ticket,
+        /// Of which group.
+        partition: PartitionId,
+        /// What is asked.
+        request: MemberRequest,
     },
     /// A job of the state machine has ended.
     JobDone(J),
@@ -57,27 +70,15 @@ pub struct PeerMessage {
     pub message: Message,
 }
 
-/// The one outcome of a request.
-#[derive(Debug)]
-pub enum Reply<O> {
-    /// Done; durable on a majority and applied (or, for a read, linearizable).
-    Done {
-        /// The entry that carried it; for a read, the applied LSN it saw.
-        lsn: Lsn,
-        /// What the state machine answered.
-        outcome: O,
-    },
-    /// Definitely not done.
-    Rejected(Rejection),
-    /// It may or may not have been done, or be done yet.
-    Unknown,
-}
-
 /// What a turn brought, for the driver to carry out.
 #[derive(Debug)]
 pub struct Outputs<M: StateMachine> {
     /// Outcomes, in the order that they were decided.
     pub replies: Vec<(Ticket, Reply<M::Outcome>)>,
+    /// Outcomes of requests about members.
+    pub members: Vec<(Ticket, MemberOutcome)>,
+    /// Replicas that were removed from their groups, and by which entry. Their data may go.
+    pub removed: Vec<(PartitionId, Lsn)>,
     /// Messages to other members of groups, in the order in which each member is to have them.
     pub messages: Vec<PeerMessage>,
     /// Work for the blocking pool.
@@ -98,6 +99,8 @@ impl<M: StateMachine> Default for Outputs<M> {
     fn default() -> Self {
         Self {
             replies: Vec::new(),
+            members: Vec::new(),
+            removed: Vec::new(),
             messages: Vec::new(),
             jobs: Vec::new(),
             fenced: Vec::new(),
@@ -125,21 +128,4 @@ impl<M: StateMachine> Outputs<M> {
     ) {
         stages::append((&mut self.replies, &mut self.answered), (replies, answered));
     }
-}
-
-/// What ends a shard, and with it the process.
-#[derive(Debug, thiserror::Error)]
-pub enum ShardError {
-    /// The log failed; restart to read back what the disk holds.
-    #[error(transparent)]
-    Wal(#[from] WalError),
-    /// The state machine could not write or read its files.
-    #[error("the state cannot go on: {0}")]
-    Machine(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A partition was named twice.
-    #[error("partition {0} is listed twice for this shard")]
-    ListedTwice(PartitionId),
-    /// It ended earlier with another error.
-    #[error("the shard ended with an earlier error")]
-    Ended,
 }

@@ -10,6 +10,7 @@ mod frame;
 mod inbox;
 pub mod io;
 mod mail;
+mod members;
 mod open;
 mod outbox;
 mod replica_slot;
@@ -26,12 +27,14 @@ use corduroy_wal::{BatchSeq, ReadToken, Space, Wal, WalEvent};
 use hashbrown::HashMap;
 
 use self::alarms::Alarms;
-use self::apply::{Applying, Budget};
+use self::apply::Applying;
 use self::outbox::Outbox;
 use self::replica_slot::Slot;
-use self::replicas::{Detached, List, Replicas};
+use self::replicas::{List, Replicas};
 use self::room::Room;
+use crate::budget::Budget;
 use crate::clock::{Clocks, Now};
+use crate::detached::Detached;
 use crate::entry::EntryOp;
 use crate::fresh::FreshReads;
 use crate::ids::{PartitionId, StorageId, Ticket};
@@ -40,6 +43,7 @@ use crate::machine::{Kind, StateMachine};
 use crate::options::{Bound, Pending, ShardOptions};
 use crate::planted::{self, PlantedBug};
 use crate::raft::proposals::Spare;
+use crate::raft::requests::MemberRequests;
 use crate::raft::retention::Retention;
 use crate::status::{Counters, ReplicaStatus, ShardStatus};
 use crate::table::ReplicaIdx;
@@ -57,6 +61,7 @@ pub struct Shard<D: Device, M: StateMachine> {
     spare: Spare,
     fresh: FreshReads,
     mail: Mail,
+    members: MemberRequests,
     /// Reads of the log for other members, and whose they are.
     reads: HashMap<ReadToken, ReplicaIdx>,
     last_read: u64,
@@ -105,6 +110,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 let error = self.machine.job_done(done).err();
                 self.job_error = self.job_error.take().or(error);
             }
+            Input::Members { ticket, partition, request } => self.members.ask(ticket, partition, request),
             Input::Message { partition, from, message } => {
                 self.post(partition, from, Letter::Message(message));
             }
@@ -259,6 +265,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         ShardStatus {
             replicas: self.replicas().collect(),
             counters: self.counters,
+            members: self.members.counts().clone(),
             pending_requests: self.totals.requests,
             pending_bytes: self.totals.bytes,
             space: self.space,
@@ -283,6 +290,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.totals.requests == 0
             && self.outbox.replies.is_empty()
             && self.mail.is_empty()
+            && self.members.is_empty()
             && self.in_flight.is_empty()
             && self.replicas.listed(List::Begin) == 0
             && self.replicas.listed(List::Ready) == 0

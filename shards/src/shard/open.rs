@@ -10,13 +10,14 @@ use corduroy_wal::{Lsn, Wal, WalError};
 use hashbrown::HashMap;
 
 use super::alarms::Alarms;
-use super::apply::Budget;
 use super::outbox::Outbox;
 use super::replica_slot::Slot;
-use super::replicas::{Detached, List, Replicas};
+use super::replicas::{List, Replicas};
 use super::room::Room;
 use super::{Shard, ShardError};
+use crate::budget::Budget;
 use crate::clock::{Clocks, Now};
+use crate::detached::Detached;
 use crate::entry::highest_stamp_ms;
 use crate::fresh::FreshReads;
 use crate::ids::PartitionId;
@@ -27,6 +28,7 @@ use crate::planted;
 use crate::raft::history::TermRuns;
 use crate::raft::proposals::Spare;
 use crate::raft::replica::{Found, Origin, Replica, StartError, StartOptions, StartedAs};
+use crate::raft::requests::MemberRequests;
 use crate::raft::retention::Retention;
 use crate::status::Counters;
 use crate::table::ReplicaIdx;
@@ -58,6 +60,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             spare: Spare::default(),
             fresh: FreshReads::default(),
             mail: Mail::default(),
+            members: MemberRequests::default(),
             reads: HashMap::new(),
             last_read: 0,
             in_flight: VecDeque::new(),

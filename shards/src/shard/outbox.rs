@@ -18,11 +18,13 @@ pub(crate) struct Outbox<O> {
     pub answered: Vec<Answered>,
     pub messages: Vec<PeerMessage>,
     pub fenced: Vec<(PartitionId, String)>,
+    pub removed: Vec<(PartitionId, Lsn)>,
 }
 
 impl<O> Default for Outbox<O> {
     fn default() -> Self {
-        Self { replies: Vec::new(), bytes: 0, answered: Vec::new(), messages: Vec::new(), fenced: Vec::new() }
+        let (replies, answered, messages) = (Vec::new(), Vec::new(), Vec::new());
+        Self { replies, bytes: 0, answered, messages, fenced: Vec::new(), removed: Vec::new() }
     }
 }
 

@@ -232,25 +232,12 @@ impl Slot {
     }
 
     pub fn status(&self) -> ReplicaStatus {
-        let leadership = self.replica.leadership();
         ReplicaStatus {
-            partition: self.partition,
-            role: self.replica.role(),
-            started_as: self.replica.started_as(),
-            term: self.replica.term(),
-            leader: leadership.leader(),
-            leader_since_ns: leadership.since_ns(),
-            leader_changes: leadership.changes(),
-            last: self.replica.last(),
-            committed: self.replica.committed(),
-            applied: self.replica.applied(),
             released: self.positions.low_water(),
-            unapplied_bytes: self.replica.unapplied_bytes(),
             pending_requests: self.pending.requests,
             pending_bytes: self.pending.bytes,
             pending_entries: self.rows.len(),
-            is_ready: self.replica.is_ready(),
-            error: self.replica.ready_error(),
+            ..ReplicaStatus::of(&self.replica)
         }
     }
 }

@@ -2,11 +2,7 @@
 //!
 //! Invariant: an idle replica stands on no list: a turn costs what is active, whatever the number of partitions.
 
-use corduroy_wal::{BatchSeq, Lsn};
-
 use super::replica_slot::Slot;
-use crate::clock::PartitionClock;
-use crate::entry::Cursor;
 use crate::table::{QueueName, Table};
 
 /// All replicas of a shard.
@@ -42,17 +38,4 @@ impl QueueName for List {
     fn number(self) -> usize {
         self as usize
     }
-}
-
-/// Where a replica stood that was taken off: the next one of its partition in this process goes on there.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Detached {
-    /// What the state machine has applied, and the highest stamp in it.
-    pub applied: Lsn,
-    pub stamp_ms: u64,
-    /// How much of the entry behind that.
-    pub cursor: Cursor,
-    pub clock: PartitionClock,
-    /// The last batch with a record of it: its log is not to be opened before that is durable.
-    pub batch: Option<BatchSeq>,
 }

@@ -8,11 +8,12 @@ use std::iter::once;
 use corduroy_wal::device::{Device, prefetch};
 use corduroy_wal::{Lsn, Space, WalEvent};
 
-use super::apply::{Budget, Progress};
+use super::apply::Progress;
 use super::replica_slot::Slot;
 use super::replicas::List;
 use super::waits;
 use super::{Outputs, Rejection, Reply, Shard, ShardError};
+use crate::budget::Budget;
 use crate::clock::{ClockReport, Now};
 use crate::ids::Ticket;
 use crate::machine::{StateMachine, Urgency};
@@ -20,7 +21,7 @@ use crate::options::RECORD_SLACK_BYTES;
 use crate::planted::{self, PlantedBug};
 use crate::raft::guard::Fault;
 use crate::raft::positions::Position;
-use crate::raft::proposals::{Requests, Work};
+use crate::raft::proposals::Requests;
 use crate::table::ReplicaIdx;
 
 /// Partitions looked at after a job to find out whether it persisted anything.
@@ -50,6 +51,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.end_jobs()?;
         self.poll_log()?;
         self.read_mail();
+        self.change_members();
         self.answer_fresh_reads();
         let can_submit = self.wal.can_submit();
         if self.counters.turns == 1 {
@@ -296,7 +298,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             false => Rejection::NoLeader(slot.partition),
         };
         while let Some(row) = slot.rows.take_expired(now_ns) {
-            applying.refuse(slot, row.requests, |work| of_logged(work, &late));
+            applying.refuse(slot, row.requests, |work| Reply::of_logged(work, &late));
         }
         while slot.batches.front_mut().is_some_and(|batch| (1..=oldest_ns).contains(&batch.queued_ns)) {
             if let Some(batch) = slot.batches.pop() {
@@ -364,6 +366,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 Some(Progress::Done | Progress::Blocked) | None => {}
             }
             waits::follow(&mut self.replicas, idx);
+            if self.replicas.slot(idx).replica.has_peers() {
+                self.follow_members(idx);
+            }
             if begins_to_serve && self.replicas.slot(idx).has_due_reads() {
                 self.retry_parked(idx);
             }
@@ -411,7 +416,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         let stopped = Rejection::ReplicaStopped(partition, why);
         while let Some(row) = slot.rows.take_any() {
-            applying.refuse(slot, row.requests, |work| of_logged(work, &stopped));
+            applying.refuse(slot, row.requests, |work| Reply::of_logged(work, &stopped));
         }
         self.recount(idx);
         assert_eq!(self.replicas.slot(idx).counted_bytes, 0, "a replica that is stopped holds nothing");
@@ -421,7 +426,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     pub(super) fn stop_requests(&mut self, idx: ReplicaIdx, requests: Requests) {
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         let stopped = slot.refusal();
-        applying.refuse(slot, requests, |work| of_logged(work, &stopped));
+        applying.refuse(slot, requests, |work| Reply::of_logged(work, &stopped));
     }
 
     /// Hands the turn's results to the driver.
@@ -439,6 +444,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         out.add_replies(&mut self.outbox.replies, &mut self.outbox.answered);
         out.messages.append(&mut self.outbox.messages);
         out.fenced.append(&mut self.outbox.fenced);
+        out.removed.append(&mut self.outbox.removed);
+        self.end_member_requests(out);
         let report = self.clocks.look(self.now);
         self.counters.clocks_ahead += u64::from(matches!(report, Some(ClockReport::Ahead { .. })));
         out.clock = report.or(out.clock);
@@ -452,17 +459,11 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let tick = (self.replicas.listed(List::Watched) > 0).then_some(self.next_tick_ns);
         let alarm = self.alarms.next_ns().filter(|_| !self.is_closing);
         let upkeep = may_wait.then_some(self.now.mono_ns + 2 * self.options.maintain_ns);
-        out.wake_at_ns = self.room.wake_by(tick.into_iter().chain(alarm).chain(upkeep).min());
+        out.wake_at_ns = self
+            .room
+            .wake_by(tick.into_iter().chain(alarm).chain(upkeep).chain(self.members.next_ns()).min());
         let is_past = |at: u64| at < self.now.mono_ns;
         assert!(!out.wake_at_ns.is_some_and(is_past), "the next turn is past: {:?}", out.wake_at_ns);
         assert!(self.outbox.replies.is_empty(), "what was answered has left");
-    }
-}
-
-/// The answer to a request whose entry may be in the log: it is certain of reads alone that they were not done.
-fn of_logged<O>(work: Work, why: &Rejection) -> Reply<O> {
-    match work {
-        Work::Write => Reply::Unknown,
-        Work::Read { .. } => Reply::Rejected(why.clone()),
     }
 }

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use corduroy_shards::{
-    Applied, Input, Kind, Limits, Now, Origin, Outputs, PartitionId, Prepared, Rejection, Reply, Shard,
-    ShardOptions, StageStamps, StateMachine, Step, Ticket, Unreadable, Urgency, Wait,
+    Applied, Input, Kind, Limits, MemberOutcome, Now, Origin, Outputs, PartitionId, Prepared, Rejection,
+    Reply, Shard, ShardOptions, StageStamps, StateMachine, Step, Ticket, Unreadable, Urgency, Wait,
 };
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{Lsn, Options};
@@ -299,6 +299,9 @@ pub struct World {
     pub order: Vec<(u64, u64)>,
     pub stamps: BTreeMap<(u64, u64), StageStamps>,
     pub fenced: Vec<(PartitionId, String)>,
+    /// Outcomes of requests about members, and replicas that were removed.
+    pub members: Vec<(Ticket, MemberOutcome)>,
+    pub removed: Vec<(PartitionId, Lsn)>,
     pub options: ShardOptions,
     pub wal_options: Options,
     pub origins: Vec<(PartitionId, Origin)>,
@@ -348,6 +351,8 @@ impl World {
             order: Vec::new(),
             stamps: BTreeMap::new(),
             fenced: Vec::new(),
+            members: Vec::new(),
+            removed: Vec::new(),
             options,
             wal_options,
             origins,
@@ -386,6 +391,8 @@ impl World {
             self.replies.entry((ticket.conn, ticket.seq)).or_default().push(got);
         }
         self.fenced.append(&mut self.out.fenced);
+        self.members.append(&mut self.out.members);
+        self.removed.append(&mut self.out.removed);
         self.jobs.append(&mut self.out.jobs);
     }
 

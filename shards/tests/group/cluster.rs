@@ -2,12 +2,14 @@
 #![allow(clippy::indexing_slicing, reason = "a test names nodes that there are")]
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 
-use corduroy_shards::raft::membership::{MemberId, StorageId};
+use corduroy_shards::raft::membership::{MemberId, Membership, StorageId};
 use corduroy_shards::{
-    Input, Kind, Limits, Origin, PartitionId, PeerMessage, ReplicaStatus, Role, ShardOptions, Ticket,
+    Change, ChangeRefusal, Input, Kind, Limits, MemberOutcome, MemberRequest, Origin, PartitionId,
+    PeerMessage, ReplicaStatus, Role, ShardOptions, Ticket,
 };
-use corduroy_wal::Options;
+use corduroy_wal::{Lsn, Options};
 
 use crate::common::{Got, P, World};
 
@@ -24,6 +26,8 @@ pub enum Way {
 pub struct Cluster {
     pub worlds: Vec<World>,
     pub is_up: Vec<bool>,
+    /// Nodes whose replicas may be stopped.
+    pub may_stop: BTreeSet<usize>,
     /// Directed links that carry nothing.
     pub cut: BTreeSet<(usize, usize)>,
     /// Messages under way, with their senders.
@@ -61,6 +65,7 @@ impl Cluster {
         Self {
             worlds: (0..members).map(world).collect(),
             is_up: vec![true; members],
+            may_stop: BTreeSet::new(),
             cut: BTreeSet::new(),
             under_way: VecDeque::new(),
             late: Vec::new(),
@@ -112,7 +117,7 @@ impl Cluster {
     pub fn turn_of(&mut self, node: usize) {
         let world = &mut self.worlds[node];
         world.turn();
-        assert_eq!(world.fenced, [], "node {node}");
+        assert!(world.fenced.is_empty() || self.may_stop.contains(&node), "{node}: {:?}", world.fenced);
         self.under_way.extend(world.out.messages.drain(..).map(|message| (node, message)));
     }
 
@@ -121,7 +126,7 @@ impl Cluster {
         let late = std::mem::take(&mut self.late);
         for (from, sent) in std::mem::take(&mut self.under_way).into_iter().chain(late) {
             let to = node_of(sent.to);
-            let is_cut = self.cut.contains(&(from, to)) || !self.is_up[to];
+            let is_cut = self.cut.contains(&(from, to)) || !self.is_up.get(to).is_some_and(|is_up| *is_up);
             let times = match way(from, to, &sent) {
                 _ if is_cut => 0,
                 Way::Late => {
@@ -143,8 +148,13 @@ impl Cluster {
 
     /// Time goes on by the clocks of all, 50 ms at a time, and everything that can be done is done.
     pub fn pass(&mut self, ms: u64) {
+        self.pass_for(0..self.worlds.len(), ms);
+    }
+
+    /// The same by the clocks of some.
+    pub fn pass_for(&mut self, nodes: Range<usize>, ms: u64) {
         for _ in 0..ms.div_ceil(50) {
-            for world in &mut self.worlds {
+            for world in &mut self.worlds[nodes.clone()] {
                 world.now.mono_ns += 50_000_000;
                 world.now.wall_ms += 50;
             }
@@ -207,6 +217,57 @@ impl Cluster {
 
     pub fn read(&mut self, node: usize, op: &str) -> Ticket {
         self.ask(node, Kind::Read, op)
+    }
+
+    /// Asks for a change of the members.
+    pub fn change(&mut self, node: usize, changes: &[Change]) -> Ticket {
+        self.ask_about_members(node, MemberRequest::Change(changes.to_vec()))
+    }
+
+    /// Asks for the lead to be handed on.
+    pub fn transfer(&mut self, node: usize, to: MemberId) -> Ticket {
+        self.ask_about_members(node, MemberRequest::Transfer(to))
+    }
+
+    fn ask_about_members(&mut self, node: usize, request: MemberRequest) -> Ticket {
+        self.seq += 1;
+        let ticket = Ticket { conn: 1000 + self.seq, seq: self.seq };
+        self.worlds[node].shard.handle(Input::Members { ticket, partition: P, request });
+        ticket
+    }
+
+    /// The one outcome of such a request; `None` if it has none yet.
+    pub fn outcome(&self, node: usize, ticket: Ticket) -> Option<MemberOutcome> {
+        let mut outcomes = self.worlds[node].members.iter().filter(|(of, _)| *of == ticket);
+        let outcome = outcomes.next().map(|(_, outcome)| *outcome);
+        assert_eq!(outcomes.next(), None, "a request has one outcome");
+        outcome
+    }
+
+    /// Has a change made, and lets the others learn of it. Returns its entry.
+    pub fn make(&mut self, node: usize, changes: &[Change]) -> Lsn {
+        let ticket = self.change(node, changes);
+        self.pass(300);
+        match self.outcome(node, ticket) {
+            Some(MemberOutcome::Done(lsn)) => lsn,
+            other => panic!("{changes:?} at {node}: {other:?}"),
+        }
+    }
+
+    /// Why a change is refused.
+    pub fn refusal(&mut self, node: usize, changes: &[Change]) -> ChangeRefusal {
+        let ticket = self.change(node, changes);
+        self.rest();
+        match self.outcome(node, ticket) {
+            Some(MemberOutcome::Rejected(why)) => why,
+            other => panic!("{changes:?} at {node}: {other:?}"),
+        }
+    }
+
+    /// The configuration that a node's disk has.
+    pub fn saved(&self, node: usize) -> Membership {
+        let state = self.worlds[node].shard.wal().log_state(P.log()).expect("it has a log");
+        Membership::decode(&state.conf.expect("it has a configuration")).expect("it can be read")
     }
 
     pub fn got(&self, node: usize, ticket: Ticket) -> Option<Got> {

@@ -2,11 +2,12 @@
 #![allow(clippy::indexing_slicing, reason = "a test names nodes that there are")]
 
 use corduroy_shards::entry::{EntryBuilder, of_time};
+use corduroy_shards::raft::changes::ChangeEntry;
 use corduroy_shards::raft::group::GroupOptions;
 use corduroy_shards::raft::membership::{MemberId, StorageId};
 use corduroy_shards::sim::Rng;
-use corduroy_shards::{Input, Limits, Origin, Role, ShardOptions};
-use corduroy_wal::Options;
+use corduroy_shards::{Change, Input, Limits, Origin, Role, ShardOptions};
+use corduroy_wal::{Lsn, Options};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 use crate::cluster::{Cluster, PARTITION, Way, options, storage};
@@ -54,7 +55,12 @@ fn answers(world: &mut World) -> Vec<MessageType> {
 
 #[test]
 fn what_peers_may_not_send_is_dropped_and_counted() {
-    let conf = Entry { entry_type: EntryType::EntryConfChangeV2, index: 1, term: 1, ..Entry::default() };
+    let change = |entry_type, data: Vec<u8>| Entry { entry_type, data: data.into(), ..entry(1, 1) };
+    let old = change(EntryType::EntryConfChange, Vec::new());
+    let damaged_change = change(EntryType::EntryConfChangeV2, vec![9; 40]);
+    // Its member would have another id than the entry's number.
+    let added = ChangeEntry::of(&[Change::AddLearner(StorageId(7))], Lsn(2)).encode();
+    let elsewhere = change(EntryType::EntryConfChangeV2, added);
     let damaged = Entry { data: vec![9].into(), ..entry(1, 1) };
     let absurd = u64::MAX >> 1;
     let strange = [
@@ -75,7 +81,9 @@ fn what_peers_may_not_send_is_dropped_and_counted() {
         append(1, (0, 0), vec![entry(2, 1)]),
         append(1, (0, 0), vec![entry(1, 2)]),
         append(2, (0, 0), vec![entry(1, 2), entry(2, 1)]),
-        append(1, (0, 0), vec![conf]),
+        append(1, (0, 0), vec![old]),
+        append(1, (0, 0), vec![damaged_change]),
+        append(1, (0, 0), vec![elsewhere]),
         append(1, (0, 0), vec![damaged]),
         append(1, (3, 2), vec![]),
     ];

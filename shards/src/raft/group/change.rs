@@ -1,0 +1,274 @@
+//! Changes of a group's members, and the transfer of its lead: the calls that begin them, and what becomes of a committed one.
+//!
+//! Invariant: a change is taken in once, entry by entry, and nothing behind it is applied before the record with the new
+//! configuration is durable; a replica that loses its vote has laid down the lead before (raft 0.7.0 unwraps its own
+//! progress afterwards, which is not there any more).
+
+use corduroy_wal::{Lsn, Term};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+
+use super::Group;
+use crate::raft::changes::{Change, ChangeEntry, ChangeRefusal};
+use crate::raft::guard::Fault;
+use crate::raft::history::{History, TermRuns};
+use crate::raft::membership::{MemberId, Membership};
+
+/// How far a committed change is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Changed {
+    /// Done, and durable: apply goes on.
+    Done,
+    /// Not yet: the record is on its way, or, where it takes the lead from this member, the others do not know of it.
+    Waits,
+}
+
+/// The last change that was applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AppliedChange {
+    /// Its entry.
+    pub lsn: Lsn,
+    /// That entry's term.
+    pub term: Term,
+    /// Whether it has changed anything.
+    pub has_effect: bool,
+}
+
+/// Who belongs to a group, and what was changed of that last.
+#[derive(Debug)]
+pub(super) struct Members {
+    pub now: Membership,
+    pub applied: AppliedChange,
+}
+
+impl Group {
+    /// Proposes a change of the members. Everything that it depends on is looked at in this call, in which nothing else is
+    /// appended: a new member is named by the entry's LSN.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn propose_change(
+        &mut self,
+        changes: &[Change],
+        lag_most: u64,
+    ) -> Result<Result<(Lsn, Term), ChangeRefusal>, Fault> {
+        if let Err(why) = self.check_leads().and_then(|()| self.check_change(changes, lag_most)) {
+            return Ok(Err(why));
+        }
+        let before = self.last_before_change();
+        self.call(|group| {
+            while group.last() < before {
+                if group.append(EntryType::EntryNormal, Vec::new()).is_err() {
+                    return Err(ChangeRefusal::Dropped);
+                }
+            }
+            group.append_change(changes)
+        })
+    }
+
+    /// The entry that a change comes behind. The ids of founders are no LSNs, and are not to be given again: the first change
+    /// is above all of them.
+    fn last_before_change(&self) -> Lsn {
+        let is_first = self.members.now.as_of == Lsn::ZERO;
+        let founders = self.members.now.ids().filter(|_| is_first).map(|id| Lsn(id.0));
+        founders.chain([self.last()]).max().unwrap_or_default()
+    }
+
+    /// Appends the entry, and looks at what has become of it.
+    fn append_change(&mut self, changes: &[Change]) -> Result<(Lsn, Term), ChangeRefusal> {
+        let wanted = self.last().next();
+        assert!(wanted.get() > 1, "a change follows the leader's first entry");
+        let data = ChangeEntry::of(changes, wanted).encode();
+        self.append(EntryType::EntryConfChangeV2, data.clone())?;
+        let raft = &self.node.raft;
+        let found = Lsn(raft.raft_log.last_index());
+        let is_ours =
+            |entry: &Entry| entry.get_entry_type() == EntryType::EntryConfChangeV2 && *entry.data == *data;
+        if !raft.raft_log.unstable_entries().last().is_some_and(is_ours) {
+            return Err(ChangeRefusal::Emptied);
+        }
+        if found != wanted {
+            return Err(ChangeRefusal::OtherLsn { wanted, found });
+        }
+        Ok((found, Term(raft.term)))
+    }
+
+    fn append(&mut self, entry_type: EntryType, data: Vec<u8>) -> Result<(), ChangeRefusal> {
+        let raft = &mut self.node.raft;
+        let mut message = Message { from: raft.id, ..Message::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        let mut entry = Entry { data: data.into(), ..Entry::default() };
+        entry.set_entry_type(entry_type);
+        message.set_entries(vec![entry].into());
+        raft.step(message).map_err(|_dropped| ChangeRefusal::Dropped)
+    }
+
+    /// Whether this member may begin a change, or hand on the lead.
+    fn check_leads(&self) -> Result<(), ChangeRefusal> {
+        let raft = &self.node.raft;
+        match () {
+            () if !self.leads() => Err(ChangeRefusal::NotLeader),
+            () if raft.lead_transferee.is_some() => Err(ChangeRefusal::Transferring),
+            () if !raft.apply_to_current_term() => Err(ChangeRefusal::TooEarly),
+            () => Ok(()),
+        }
+    }
+
+    fn check_change(&self, changes: &[Change], lag_most: u64) -> Result<(), ChangeRefusal> {
+        let raft = &self.node.raft;
+        if raft.has_pending_conf() || self.members.now.is_joint() || self.readies.is_saving_conf() {
+            return Err(ChangeRefusal::UnderWay);
+        }
+        self.members.now.check(changes, MemberId(self.last_before_change().next().get()))?;
+        let me = MemberId(raft.id);
+        for change in changes {
+            match *change {
+                Change::Demote(id) | Change::Remove(id) if id == me => return Err(ChangeRefusal::Leads(id)),
+                Change::Promote(member) => self.check_lag(member, lag_most)?,
+                Change::AddLearner(_) | Change::Demote(_) | Change::Remove(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a member has got and applied nearly all of the log, as far as it has said. What members say is committed is
+    /// what they have applied: see [`Group::take_messages`].
+    fn check_lag(&self, member: MemberId, most: u64) -> Result<(), ChangeRefusal> {
+        let progress = self.node.raft.prs().get(member.0).ok_or(ChangeRefusal::Member(member))?;
+        let missing = self.last().get().saturating_sub(progress.matched);
+        let unapplied = self.committed().get().saturating_sub(progress.committed_index);
+        let entries = missing.max(unapplied);
+        let is_near = progress.matched > 0 && entries <= most;
+        if is_near { Ok(()) } else { Err(ChangeRefusal::Behind { member, entries }) }
+    }
+
+    /// Hands the lead to another voter that has nearly all of the log. It is under way afterwards, for an election timeout at
+    /// most.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn transfer(&mut self, to: MemberId, lag_most: u64) -> Result<Result<(), ChangeRefusal>, Fault> {
+        let check = || {
+            self.check_leads()?;
+            match () {
+                () if self.members.now.storage(to).is_none() => Err(ChangeRefusal::Member(to)),
+                () if !self.members.now.is_voter(to) => Err(ChangeRefusal::Vote(to)),
+                () if to.0 == self.node.raft.id => Err(ChangeRefusal::Leads(to)),
+                () => self.check_lag(to, lag_most),
+            }
+        };
+        if let Err(why) = check() {
+            return Ok(Err(why));
+        }
+        self.call(|group| group.node.transfer_leader(to.0)).map(Ok)
+    }
+
+    /// Whether the lead is being handed on.
+    #[must_use]
+    pub fn is_transferring(&self) -> bool {
+        self.node.raft.lead_transferee.is_some()
+    }
+
+    /// The last change of members that was applied since the start.
+    #[must_use]
+    pub const fn applied_change(&self) -> AppliedChange {
+        self.members.applied
+    }
+
+    /// Takes in the committed configuration entry `lsn`, behind which nothing is applied. Asked again until it is done.
+    ///
+    /// # Errors
+    /// [`Fault`] if the entry cannot be read.
+    pub fn change(&mut self, lsn: Lsn) -> Result<Changed, Fault> {
+        if self.members.applied.lsn == lsn || lsn <= self.members.now.as_of {
+            return Ok(if self.readies.is_saving_conf() { Changed::Waits } else { Changed::Done });
+        }
+        let entry = self.store().get(lsn).expect("committed entries above the applied one are held");
+        let term = Term(entry.term);
+        let read = match entry.get_entry_type() {
+            EntryType::EntryConfChangeV2 => ChangeEntry::decode(&entry.data).map_err(|why| why.to_string()),
+            EntryType::EntryConfChange | EntryType::EntryNormal => {
+                Err("it is of a kind that is never written".to_owned())
+            }
+        };
+        let change =
+            read.map_err(|why| Fault(format!("entry {lsn}: {why}; start the release that wrote it")))?;
+        let mut done = AppliedChange { lsn, term, has_effect: self.members.now.takes(lsn, &change) };
+        if done.has_effect {
+            if self.leads() && self.takes_the_lead(lsn, &change) {
+                if !self.is_known_to_others(lsn, &change) {
+                    return Ok(Changed::Waits);
+                }
+                self.call(|group| group.node.raft.become_follower(group.node.raft.term, raft::INVALID_ID))?;
+            }
+            let applied = self.call(|group| group.node.apply_conf_change(&change.in_raft()))?;
+            match applied {
+                Ok(conf) => self.save_members(self.members.now.after(lsn, &change, &conf)),
+                // No replica takes it in: they all have the same configuration before it.
+                Err(_refused) => done.has_effect = false,
+            }
+        }
+        self.members.applied = done;
+        Ok(if self.readies.is_saving_conf() { Changed::Waits } else { Changed::Done })
+    }
+
+    fn save_members(&mut self, members: Membership) {
+        self.readies.save_conf(members.encode());
+        self.members.now = members;
+        if !self.is_alone() && self.node.store().history().is_none() {
+            // Whoever joins starts from an image of the state: nothing that is applied is served from the log.
+            let store = self.node.mut_store();
+            let (first, prev_term) = (store.first(), store.prev_term());
+            store.set_history(History::new(first, prev_term, TermRuns::default()));
+        }
+        self.keep_the_start();
+    }
+
+    /// Members that joined do not know what the group was founded with, and never get its first entry.
+    pub(super) fn keep_the_start(&mut self) {
+        if self.members.now.as_of > Lsn::ZERO {
+            self.node.mut_store().history_mut().into_iter().for_each(History::keep_the_start);
+        }
+    }
+
+    /// Whether this member, which leads, has no vote behind the entry.
+    fn takes_the_lead(&self, lsn: Lsn, change: &ChangeEntry) -> bool {
+        let me = MemberId(self.node.raft.id);
+        match change {
+            ChangeEntry::Leave => !self.members.now.is_voter(me),
+            ChangeEntry::Steps(steps) if steps.len() > 1 => false,
+            ChangeEntry::Steps(steps) => {
+                assert!(lsn > self.members.now.as_of, "entry {lsn} is taken in once");
+                let step = steps.first().filter(|step| step.member == me);
+                step.is_some_and(|step| matches!(step.change, Change::Demote(_) | Change::Remove(_)))
+            }
+        }
+    }
+
+    /// Whether most of those who have a vote behind the entry have said that they know it to be committed, or applied: they
+    /// elect a leader without this one, which leaves.
+    fn is_known_to_others(&self, lsn: Lsn, change: &ChangeEntry) -> bool {
+        let me = MemberId(self.node.raft.id);
+        let is_leaving = |id: MemberId| match change {
+            ChangeEntry::Leave => false,
+            ChangeEntry::Steps(steps) => steps.iter().any(|step| step.member == id),
+        };
+        let voters: Vec<_> = self.members.now.voters().filter(|id| *id != me && !is_leaving(*id)).collect();
+        let knows = |id: &&MemberId| {
+            // Their log is the leader's up to what matches, and a message with the commit index has been sent since.
+            self.node.raft.prs().get(id.0).is_some_and(|progress| progress.committed_index >= lsn.get())
+        };
+        2 * voters.iter().filter(knows).count() > voters.len()
+    }
+
+    /// Whether this member is the whole group.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.members.now.is_alone(MemberId(self.node.raft.id))
+    }
+
+    /// Whether this member was removed from its group.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.members.now.storage(MemberId(self.node.raft.id)).is_none()
+    }
+}
