@@ -98,6 +98,8 @@ pub fn shard_options(shared: &Shared, config: &Config) -> ShardOptions {
         outcome_bytes: OUTCOME_BYTES,
         shard_bytes: waiting_bytes,
         unapplied_bytes: defaults.unapplied_bytes.min(waiting_bytes),
+        // Of the node, for all its logs.
+        kept_bytes: defaults.kept_bytes / u64::from(shared.layout.used_shards().max(1)),
         ..defaults
     };
     let log_soft_segments = log_soft_segments(config, shared.layout.used_shards());

@@ -5,7 +5,7 @@
 //! never lies before the newest `kept_bytes` of the log, so that it is not written again to free what lies before it.
 
 use corduroy_wal::device::Device;
-use corduroy_wal::{LogId, Lsn, SegmentSeq, Space, Wal};
+use corduroy_wal::{LogId, Lsn, SegmentSeq, Wal};
 
 use super::positions::{Position, Positions};
 use super::replica::Replica;
@@ -15,6 +15,8 @@ use super::replica::Replica;
 pub struct Retention {
     /// The segment that was the newest when it was looked last.
     newest: SegmentSeq,
+    /// Whether there was no room then.
+    is_short: bool,
     /// The oldest segment that entries are kept in for members.
     kept_from: SegmentSeq,
     /// Nothing that the state has still to persist lies in front of this segment.
@@ -28,17 +30,17 @@ impl Retention {
     pub fn opened<D: Device>(wal: &Wal<D>, kept_bytes: u64) -> Self {
         let newest = wal.newest_segment();
         let kept_from = wal.first_segment_within(kept_bytes);
-        Self { newest, kept_from, unpersisted_from: newest, is_long: false }
+        Self { newest, is_short: false, kept_from, unpersisted_from: newest, is_long: false }
     }
 
-    /// Looks at what was written, and what room there is; while there is none, nothing is kept for members. Returns whether
-    /// less is kept than before: then every replica that has other members [releases](Retention::release) some.
-    pub fn look<D: Device>(&mut self, wal: &Wal<D>, kept_bytes: u64, space: Space) -> bool {
+    /// Looks at what was written. While log or state are short of room, nothing is kept for members but what lies in the segment
+    /// that is being written, which would not become free anyway. Returns whether less is kept than before: then every
+    /// replica that has other members [releases](Retention::release) some.
+    pub fn look<D: Device>(&mut self, wal: &Wal<D>, kept_bytes: u64, is_short: bool) -> bool {
         let (newest, before) = (wal.newest_segment(), self.kept_from);
-        let kept_bytes = if space == Space::Full { 0 } else { kept_bytes };
-        if newest != self.newest || kept_bytes == 0 {
-            self.newest = newest;
-            self.kept_from = wal.first_segment_within(kept_bytes);
+        if (newest, is_short) != (self.newest, self.is_short) {
+            (self.newest, self.is_short) = (newest, is_short);
+            self.kept_from = if is_short { newest } else { wal.first_segment_within(kept_bytes) };
         }
         assert!(
             self.kept_from <= newest.next(),

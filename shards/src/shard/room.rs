@@ -38,13 +38,14 @@ impl Room {
         self.look_at_ns.into_iter().chain(self.verify_at_ns).chain(other).min()
     }
 
-    /// Lets log and state machine try again if it is time.
+    /// Lets log and state machine try again if it is time. Returns whether the state machine has become short of room, or has
+    /// room again.
     pub(crate) fn look<D: Device, M: StateMachine>(
         &mut self,
         wal: &mut Wal<D>,
         machine: &mut M,
         now_ns: u64,
-    ) {
+    ) -> bool {
         if self.look_at_ns.is_some_and(|at| at <= now_ns) {
             machine.retry();
             wal.retry_slots();
@@ -54,12 +55,13 @@ impl Room {
         }
         let verify_at_ns = machine.verify_in_ns().map(|in_ns| now_ns.saturating_add(in_ns));
         self.verify_at_ns = verify_at_ns.map(|at| self.verify_at_ns.map_or(at, |before| before.min(at)));
-        self.is_machine_waiting = machine.is_out_of_room();
+        let was_waiting = std::mem::replace(&mut self.is_machine_waiting, machine.is_out_of_room());
         wal.keep_few_spares(self.is_machine_waiting);
         let is_log_waiting = wal.is_short_of_slots() || wal.is_waiting_for_room();
         let at = self.look_at_ns.filter(|at| *at > now_ns).unwrap_or(now_ns + LOOK_EVERY_NS);
         let is_waiting = self.is_machine_waiting || is_log_waiting || machine.wants_retry();
         self.look_at_ns = is_waiting.then_some(at);
         assert!(self.look_at_ns.is_none_or(|at| at > now_ns), "the next look is past");
+        was_waiting != self.is_machine_waiting
     }
 }

@@ -98,7 +98,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// Finds out whether the log is long, and drops what members can no longer expect of it.
     pub(super) fn measure_log(&mut self) {
-        if self.retention.look(&self.wal, self.options.limits.kept_bytes, self.space) {
+        let is_short = self.space == Space::Full || self.room.is_wanted();
+        if self.retention.look(&self.wal, self.options.limits.kept_bytes, is_short) {
             let kept = self.replicas.iter().filter(|(_, slot)| slot.replica.has_peers());
             let kept: Vec<_> = kept.map(|(idx, _)| idx).collect();
             for idx in kept {
@@ -436,7 +437,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         } else if self.retention.is_long() {
             self.machine.want_flush(Urgency::Soon);
         }
-        self.room.look(&mut self.wal, &mut self.machine, self.now.mono_ns);
+        if self.room.look(&mut self.wal, &mut self.machine, self.now.mono_ns) {
+            self.measure_log();
+        }
         let more = self.machine.maintain(self.options.maintain_ns);
         self.machine.take_jobs(&mut out.jobs);
         self.follow_alarms();

@@ -135,6 +135,30 @@ fn a_log_that_is_full_of_what_is_kept_lets_go_of_it() {
     fill_without_one(true);
 }
 
+/// Nor while the state is short of room; once there is some again, the log is kept as before.
+#[test]
+fn a_state_without_room_has_nothing_kept_for_members() {
+    let mut cluster = Cluster::with(3, keeping, wal());
+    let leader = cluster.elect();
+    let away = (leader + 1) % 3;
+    let short = |cluster: &mut Cluster, is_short| {
+        cluster.worlds[leader].shard.machine_mut().is_out_of_room = is_short;
+        cluster.pass(1_000);
+    };
+    let held = cluster.status(away).last;
+    write_without(&mut cluster, leader, away, 30);
+    assert!(cluster.status(leader).released <= held, "{:?}", cluster.status(leader));
+    short(&mut cluster, true);
+    let status = cluster.status(leader);
+    assert!(status.released > held, "{status:?}");
+    // What lies in the segment that is written makes no room.
+    assert!(status.released < status.applied, "{status:?}");
+    short(&mut cluster, false);
+    let before = status.released;
+    write_without(&mut cluster, leader, away, 20);
+    assert_eq!(cluster.status(leader).released, before);
+}
+
 fn fill_without_one(is_persisted: bool) {
     let greedy = |node| ShardOptions {
         limits: Limits { kept_bytes: 1 << 30, second_frame_bytes: 0, ..Limits::default() },
