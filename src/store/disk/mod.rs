@@ -19,6 +19,7 @@ mod manifest;
 mod mem;
 mod merge;
 mod pace;
+mod partition_row;
 mod removal;
 mod room;
 mod rows;
