@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::hint::black_box;
 
+use corduroy_shards::image::Header;
+use corduroy_shards::image::ask::{ImageAsk, ImageEvent, refused};
 use corduroy_shards::raft::group::{Group, GroupOptions};
 use corduroy_shards::raft::log_store::LogStore;
 use corduroy_shards::raft::membership::{MemberId, Membership};
@@ -22,6 +24,7 @@ struct Registers {
     values: HashMap<u64, (u64, u64)>,
     persisted: HashMap<u64, u64>,
     jobs: Vec<HashMap<u64, u64>>,
+    image_events: Vec<ImageEvent>,
 }
 
 impl StateMachine for Registers {
@@ -139,6 +142,20 @@ impl StateMachine for Registers {
     }
 
     fn verify(&mut self) {}
+
+    // A group of one member neither sends images nor is sent any.
+
+    fn ask_image(&mut self, ask: ImageAsk) {
+        self.image_events.extend(refused(ask));
+    }
+
+    fn take_image_events(&mut self, events: &mut Vec<ImageEvent>) {
+        events.append(&mut self.image_events);
+    }
+
+    fn installed_image(&self, _partition: PartitionId) -> Option<Header> {
+        None
+    }
 }
 
 struct Bed {

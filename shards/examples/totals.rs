@@ -10,6 +10,8 @@ use std::error::Error;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use corduroy_shards::image::Header;
+use corduroy_shards::image::ask::{ImageAsk, ImageEvent, refused};
 use corduroy_shards::{
     Applied, Input, Kind, Now, Origin, Outputs, PartitionId, Prepared, Reply, Shard, ShardOptions,
     StateMachine, Step, StorageId, Ticket, Unreadable, Urgency,
@@ -48,7 +50,10 @@ enum Outcome {
 /// The totals, in memory alone: a start applies the whole log again. A machine that keeps its state on disk says in
 /// `persisted` up to which entry it has, and the log lets go of those.
 #[derive(Default)]
-struct Totals(BTreeMap<PartitionId, i64>);
+struct Totals {
+    of: BTreeMap<PartitionId, i64>,
+    image_events: Vec<ImageEvent>,
+}
 
 impl StateMachine for Totals {
     type Outcome = Outcome;
@@ -61,13 +66,13 @@ impl StateMachine for Totals {
         let Some(number) = std::str::from_utf8(op).ok().and_then(|text| text.parse::<i64>().ok()) else {
             return Step::Done(Outcome::NotANumber);
         };
-        let total = self.0.entry(at.partition).or_default();
+        let total = self.of.entry(at.partition).or_default();
         *total = total.wrapping_add(number);
         Step::Done(Outcome::Total(*total))
     }
 
     fn read(&mut self, partition: PartitionId, _op: &[u8], _now_ms: u64) -> Step<Outcome> {
-        Step::Done(Outcome::Total(self.0.get(&partition).copied().unwrap_or_default()))
+        Step::Done(Outcome::Total(self.of.get(&partition).copied().unwrap_or_default()))
     }
 
     /// The same without a turn: [`Shard::read_now`] asks for it.
@@ -78,7 +83,7 @@ impl StateMachine for Totals {
         _now_ms: u64,
         with: impl FnOnce(i64) -> T,
     ) -> Option<T> {
-        Some(with(self.0.get(&partition).copied().unwrap_or_default()))
+        Some(with(self.of.get(&partition).copied().unwrap_or_default()))
     }
 
     fn end_entry(&mut self, _at: &Applied) {}
@@ -168,6 +173,20 @@ impl StateMachine for Totals {
     }
 
     fn verify(&mut self) {}
+
+    // A group of one member neither sends images nor is sent any.
+
+    fn ask_image(&mut self, ask: ImageAsk) {
+        self.image_events.extend(refused(ask));
+    }
+
+    fn take_image_events(&mut self, events: &mut Vec<ImageEvent>) {
+        events.append(&mut self.image_events);
+    }
+
+    fn installed_image(&self, _partition: PartitionId) -> Option<Header> {
+        None
+    }
 }
 
 /// One shard with its driver: it has the clocks and waits for the disk, since the shard does neither.

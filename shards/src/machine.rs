@@ -6,6 +6,8 @@
 
 pub use crate::entry::Applied;
 use crate::ids::PartitionId;
+use crate::image::Header;
+use crate::image::ask::{ImageAsk, ImageEvent};
 pub use crate::step::{Prepared, Step, Unreadable};
 pub use crate::waiting::{Urgency, Wait};
 use corduroy_wal::Lsn;
@@ -152,4 +154,16 @@ pub trait StateMachine {
 
     /// Goes on comparing what the media hold with what was written, by one job.
     fn verify(&mut self);
+
+    /// Makes an image of a partition, or takes one over, step by step and by jobs. An install replaces the partition in one
+    /// step: what [`StateMachine::persisted`] returns and the rows change together, and results of jobs that were asked
+    /// before it are void. Until the install has ended, nothing is applied to the partition.
+    fn ask_image(&mut self, ask: ImageAsk);
+
+    /// Moves the answers to [`StateMachine::ask_image`] into `events`.
+    fn take_image_events(&mut self, events: &mut Vec<ImageEvent>);
+
+    /// The image that was installed last, if no entry was applied to the partition since: the log may not know of it, since
+    /// the process may have ended between the two. Survives as what [`StateMachine::persisted`] speaks of does.
+    fn installed_image(&self, partition: PartitionId) -> Option<Header>;
 }

@@ -12,6 +12,7 @@ use super::lookups::{DiskPage, Want};
 use super::op::{Outcome, SharedBytes};
 use crate::store::flush::space::room;
 use crate::store::flush::warm::warm;
+use crate::store::images::{ImageDone, ImageTask};
 use crate::store::lookups::loads::WantedKey;
 use crate::store::lookups::pages::{matches, range};
 use crate::store::memory::ledger::{Captured, CapturedRows};
@@ -78,6 +79,8 @@ pub(super) enum Task {
     Verify,
     /// Finds the longest common subsequence of two values.
     Subsequence { number: u64, a: SharedBytes, b: SharedBytes, ask: Lcs },
+    /// Makes or takes over a piece of an image.
+    Image(ImageTask),
     /// Ends, so that ops that wait for the store itself are tried again.
     Nothing,
 }
@@ -140,6 +143,7 @@ pub(super) enum Done {
         number: u64,
         outcome: Outcome,
     },
+    Image(ImageDone),
     Nothing,
     /// Something could not be read: what was asked, if it was asked by ops, and the state of flushes then.
     Failed {
@@ -203,6 +207,7 @@ impl Task {
             Task::Look => "look",
             Task::Verify => "verify",
             Task::Subsequence { .. } => "subsequence",
+            Task::Image(_) => "image",
             Task::Nothing => "nothing",
         }
     }
@@ -270,6 +275,7 @@ impl Task {
                 let outcome = longest_common(a.as_slice(), b.as_slice(), ask);
                 Done::Subsequence { number, outcome }
             }
+            Task::Image(task) => Done::Image(task.run(disk)),
             Task::Nothing => Done::Nothing,
         }
     }

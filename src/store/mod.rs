@@ -3,7 +3,8 @@
 //! Read in this order: `op` (the operations, their outcomes and their bytes); `state` ([`Store`], the state machine)
 //! and `restore` (what a start reads); `exec` (the commands); `memory` (rows, tables, tombstones, and the accounts of
 //! what they take); `lookups` and `jobs` (questions to the disk level, and the work that may block); `flush` (what a
-//! store does by itself: flushes, eviction, expiry, verification); `disk` (that level); `check` (the invariants); `text`
+//! store does by itself: flushes, eviction, expiry, verification, the steps of images); `images` (images of partitions, as
+//! jobs make and take them over); `disk` (that level); `check` (the invariants); `text`
 //! (numbers and patterns). Nothing here reads a clock, and only jobs block.
 
 mod check;
@@ -11,6 +12,7 @@ mod disk;
 mod exec;
 mod flush;
 mod hash;
+mod images;
 mod jobs;
 mod lookups;
 mod memory;

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 
+use corduroy_shards::image::{Header, ImageAsk, ImageEvent};
 use corduroy_shards::{
     Applied, KeyspaceId, PartitionId, Prepared, StateMachine, Step, Unreadable, Urgency, Wait,
 };
@@ -24,6 +25,7 @@ use super::lookups::Lookups;
 use super::op::{ErrorKind, Op, Outcome};
 use super::restore;
 use crate::store::exec::prepare::{unknown_keyspace, unknown_op, version_goes_back};
+use crate::store::flush::images::Images;
 use crate::store::flush::upkeep::Upkeep;
 use crate::store::lookups::at_hand::{AtHand, Looked};
 use crate::store::lookups::loads::Loads;
@@ -98,6 +100,7 @@ pub struct Store<L> {
     pub(super) upkeep: Upkeep,
     pub(super) pins: Pins,
     pub(super) at_hand: AtHand,
+    pub(super) images: Images,
     /// Jobs to be started.
     pub(super) jobs: Vec<Job<L>>,
     /// Partitions changed since the last freeze.
@@ -130,6 +133,7 @@ impl<L: DiskLevel> Store<L> {
             upkeep: Upkeep::default(),
             pins: Pins::default(),
             at_hand: AtHand::new(options.memory_bytes),
+            images: Images::default(),
             jobs: Vec::new(),
             touched: Vec::new(),
             flush_wanted: false,
@@ -145,6 +149,7 @@ impl<L: DiskLevel> Store<L> {
             if meta.keys > 0 {
                 store.upkeep.cold.push_back(id);
             }
+            store.images.note_installed(id, meta.installed);
             store.announce(id);
         }
         Ok(store)
@@ -159,7 +164,7 @@ impl<L: DiskLevel> Store<L> {
     /// Whether entries wait for a flush to end, since their changes outran it.
     #[must_use]
     pub fn waits_for_flush(&self) -> bool {
-        self.waits_for_flush && self.ledger.has_running_flush()
+        self.waits_for_flush && self.has_running_write()
     }
 
     /// Notes that a partition's keyspaces before this one may go from below.
@@ -242,7 +247,7 @@ impl<L: DiskLevel> Store<L> {
     }
 
     /// A partition; one of which nothing is stored is made.
-    fn partition_mut(&mut self, id: PartitionId) -> &mut Partition {
+    pub(super) fn partition_mut(&mut self, id: PartitionId) -> &mut Partition {
         let upkeep = &mut self.upkeep;
         self.partitions.entry(id).or_insert_with(|| {
             upkeep.add_partition(id);
@@ -269,7 +274,7 @@ impl<L: DiskLevel> StateMachine for Store<L> {
         let waiting_bytes = self.ledger.dirty_bytes + self.ledger.captured_bytes;
         if waiting_bytes > self.options.max_dirty_bytes && waiting_bytes > self.max_waiting_bytes(at) {
             self.freeze_if_due();
-            if self.ledger.has_running_flush() {
+            if self.has_running_write() {
                 self.lookups.still_held(at.partition, self.ledger.completed);
                 self.pins.still_wanted(at.partition);
                 self.waits_for_flush = true;
@@ -332,6 +337,7 @@ impl<L: DiskLevel> StateMachine for Store<L> {
         (partition.ops_in_entry, partition.ops_below) = (0, 0);
         partition.applied = at.lsn;
         partition.clock_ms = partition.clock_ms.max(at.stamp_ms);
+        self.images.applied(at.partition);
         self.touch(at.partition);
         self.sweep_if_due(at.partition);
         self.look_if_due();
@@ -450,6 +456,18 @@ impl<L: DiskLevel> StateMachine for Store<L> {
 
     fn verify(&mut self) {
         self.verify_piece();
+    }
+
+    fn ask_image(&mut self, ask: ImageAsk) {
+        self.ask_of_images(ask);
+    }
+
+    fn take_image_events(&mut self, events: &mut Vec<ImageEvent>) {
+        events.append(&mut self.images.events);
+    }
+
+    fn installed_image(&self, partition: PartitionId) -> Option<Header> {
+        self.installed_header(partition)
     }
 
     fn is_light(&self, partition: PartitionId, op: &[u8]) -> bool {

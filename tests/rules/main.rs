@@ -207,7 +207,7 @@ const WORLD: [&str; 15] = [
 const CORE: [&str; 4] = ["wal/src", "shards/src", "src/store", "src/resp"];
 
 /// What of it is the edge, with the reason.
-const EDGE: [(&str, &str); 24] = [
+const EDGE: [(&str, &str); 26] = [
     ("wal/src/device/", "the disk below the log; the memory device beside it is the simulator's"),
     ("shards/src/runtime/", "the driver: cores, threads, clocks, sockets"),
     ("shards/src/sim/batch.rs", "plays many worlds on several threads, and measures how long that takes"),
@@ -229,10 +229,12 @@ const EDGE: [(&str, &str); 24] = [
     ("src/store/disk/manifest.rs", "writes and reads the manifest's two files"),
     ("src/store/disk/merge.rs", "has the tree merge tables"),
     ("src/store/disk/pace.rs", "the pace of the jobs that write tables, by the clock"),
+    ("src/store/disk/pinned.rs", "reads one version of the tree"),
     ("src/store/disk/removal.rs", "frees the files of tables"),
     ("src/store/disk/room.rs", "asks how full the disk is, and keeps a file in reserve"),
     ("src/store/disk/rows.rs", "looks rows up in the tables of the tree"),
     ("src/store/disk/scrub.rs", "reads tables in the background, to find damage"),
+    ("src/store/disk/staged.rs", "a file for what is to be installed"),
     ("src/store/disk/tree.rs", "the tree, behind the guard"),
     ("src/store/disk/view.rs", "the tables of the tree as cores read them"),
 ];

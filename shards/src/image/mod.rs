@@ -22,8 +22,10 @@
 //! The header states what every partition has; what the state machine has beside rows is in section 1. Section 2 is kept for
 //! idempotency keys, which no release writes yet. The order of a keyspace's rows is the state machine's.
 
+pub mod ask;
 mod chunk;
 mod read;
+pub mod small;
 #[cfg(test)]
 mod tests;
 
@@ -34,7 +36,10 @@ use corduroy_wal::{Lsn, Term};
 
 use crate::ids::{KeyspaceId, PartitionId};
 
+pub use bytes::Bytes;
 pub use chunk::{CHUNK_BYTES_MAX, CONTENT_BYTES_MAX, ChunkFacts, look};
+
+pub use ask::{ImageAsk, ImageEvent, InstallError};
 pub use read::Reader;
 pub use write::Writer;
 

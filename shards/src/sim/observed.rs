@@ -6,6 +6,8 @@ use std::rc::Rc;
 use corduroy_wal::Lsn;
 
 use crate::ids::PartitionId;
+use crate::image::Header;
+use crate::image::ask::{ImageAsk, ImageEvent};
 use crate::machine::{Applied, Prepared, StateMachine, Step, Unreadable, Urgency, Wait};
 use crate::sim::check::Books;
 use crate::sim::planted::MachineBug;
@@ -250,6 +252,18 @@ impl<S: Subject> StateMachine for Observed<S> {
     fn verify(&mut self) {
         self.books.borrow_mut().probes.hit("verifications");
         self.inner.verify();
+    }
+
+    fn ask_image(&mut self, ask: ImageAsk) {
+        self.inner.ask_image(ask);
+    }
+
+    fn take_image_events(&mut self, events: &mut Vec<ImageEvent>) {
+        self.inner.take_image_events(events);
+    }
+
+    fn installed_image(&self, partition: PartitionId) -> Option<Header> {
+        self.inner.installed_image(partition)
     }
 
     fn persisted_stamp_ms(&self, partition: PartitionId) -> u64 {

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use corduroy_wal::Lsn;
 
 use crate::ids::{PartitionId, ShardId};
+use crate::image::Header;
+use crate::image::ask::{ImageAsk, ImageEvent};
+use crate::image::small::{Holds, Pairs, SmallImages};
 use crate::machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable, Urgency};
 use crate::sim::probes::Probes;
 use crate::sim::rng::Rng;
@@ -26,6 +29,8 @@ pub struct Registers {
     stamp_ms: u64,
     /// While an entry is half applied: as they were before it. A flush never writes a part of an entry.
     before: Option<Box<Registers>>,
+    /// The image that it was installed from, until an entry is applied.
+    installed: Option<Box<Header>>,
 }
 
 impl Registers {
@@ -62,6 +67,7 @@ pub struct Plain {
     flushes: u64,
     /// The last flush left a partition out.
     lagged: bool,
+    images: SmallImages,
 }
 
 /// Writes a copy of the whole state to the media.
@@ -94,7 +100,7 @@ impl StateMachine for Plain {
     fn end_entry(&mut self, at: &Applied) {
         let registers = self.state.entry(at.partition).or_default();
         (registers.applied, registers.stamp_ms) = (at.lsn, registers.stamp_ms.max(at.stamp_ms));
-        registers.before = None;
+        (registers.before, registers.installed) = (None, None);
         self.fresh += 1;
     }
 
@@ -148,16 +154,24 @@ impl StateMachine for Plain {
         {
             *registers = media.get(lowest).cloned().unwrap_or_default();
         }
-        let persisted =
-            job.state.iter().map(|(id, registers)| (*id, (registers.applied, registers.stamp_ms))).collect();
-        *media = job.state;
-        persisted
+        for (id, registers) in job.state {
+            // What was installed meanwhile stays.
+            let at = media.entry(id).or_default();
+            if registers.applied >= at.applied {
+                *at = registers;
+            }
+        }
+        media.iter().map(|(id, registers)| (*id, (registers.applied, registers.stamp_ms))).collect()
     }
 
     fn job_done(&mut self, done: Self::JobDone) -> Result<(), Infallible> {
-        self.persisted = done;
+        for (id, persisted) in done {
+            let at = self.persisted.entry(id).or_default();
+            *at = persisted.max(*at);
+        }
         self.under_way = false;
         self.flushes += 1;
+        self.with_images(|images, machine| images.retry(machine));
         Ok(())
     }
 
@@ -216,6 +230,67 @@ impl StateMachine for Plain {
     }
 
     fn verify(&mut self) {}
+
+    fn ask_image(&mut self, ask: ImageAsk) {
+        self.with_images(|images, machine| images.ask(ask, machine));
+    }
+
+    fn take_image_events(&mut self, events: &mut Vec<ImageEvent>) {
+        self.images.take(events);
+    }
+
+    fn installed_image(&self, partition: PartitionId) -> Option<Header> {
+        self.state.get(&partition)?.installed.as_deref().cloned()
+    }
+}
+
+impl Plain {
+    fn with_images(&mut self, act: impl FnOnce(&mut SmallImages, &mut Self)) {
+        let mut images = std::mem::take(&mut self.images);
+        act(&mut images, self);
+        self.images = images;
+    }
+
+    fn media(&self) -> MutexGuard<'_, BTreeMap<PartitionId, Registers>> {
+        self.media.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Holds for Plain {
+    fn persisted(&self, partition: PartitionId) -> Option<(Lsn, u64, Pairs)> {
+        let media = self.media();
+        let registers = media.get(&partition).filter(|registers| registers.applied > Lsn::ZERO)?;
+        let row = |(key, value): (&u8, &u64)| (vec![*key], value.to_le_bytes().to_vec());
+        Some((registers.applied, registers.stamp_ms, registers.values.iter().map(row).collect()))
+    }
+
+    fn applied(&self, partition: PartitionId) -> Lsn {
+        self.state.get(&partition).map_or(Lsn::ZERO, |registers| registers.applied)
+    }
+
+    fn replace(&mut self, header: &Header, rows: Pairs) -> Result<(), &'static str> {
+        let mut registers = Registers {
+            applied: header.lsn,
+            stamp_ms: header.clock_ms,
+            installed: Some(Box::new(header.clone())),
+            ..Registers::default()
+        };
+        for (key, value) in rows {
+            let ([key], Ok(value)) = (key.as_slice(), <[u8; 8]>::try_from(value)) else {
+                return Err("it is no register");
+            };
+            registers.values.insert(*key, u64::from_le_bytes(value));
+        }
+        self.media().insert(header.partition, registers.clone());
+        self.persisted.insert(header.partition, (header.lsn, header.clock_ms));
+        self.state.insert(header.partition, registers);
+        Ok(())
+    }
+
+    fn want_flush(&mut self) {
+        // An idle machine has nothing fresh, and what it left out of a flush is still to be written.
+        (self.wanted, self.lagged) = (true, true);
+    }
 }
 
 /// The model: the same registers, without anything around them.
@@ -274,6 +349,7 @@ impl Subject for PlainSubject {
             under_way: false,
             flushes: 0,
             lagged: false,
+            images: SmallImages::default(),
         })
     }
 

@@ -8,6 +8,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use corduroy_shards::image::Header;
+use corduroy_shards::image::ask::{ImageAsk, ImageEvent};
+use corduroy_shards::image::small::SmallImages;
 use corduroy_shards::{
     Applied, Input, Kind, Limits, MemberOutcome, Now, Origin, Outputs, PartitionId, Prepared, Rejection,
     Reply, Shard, ShardOptions, StageStamps, StateMachine, Step, Ticket, Unreadable, Urgency, Wait,
@@ -15,7 +18,7 @@ use corduroy_shards::{
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{Lsn, Options};
 pub use open::{open_shard, open_with};
-pub use saved::{Job, NoSpace, Part, Saved};
+pub use saved::{Got, Job, NoSpace, Part, Saved};
 
 /// Commands: `set k v`, `append k v`, `del k`, `get k`, `clock`; a key that starts with `cold` has to be fetched by a
 /// job before it can be read or written; one that ends with `any` too makes its step wait for whatever job ends.
@@ -51,20 +54,10 @@ pub struct Kv {
     pub is_out_of_room: bool,
     /// Slices of what it does by itself that are left.
     pub upkeep_slices: u64,
+    pub images: SmallImages,
 }
 
 impl Kv {
-    /// Operations that it fetches ahead at a time.
-    pub const PREFETCHED: usize = 4;
-
-    pub fn over(saved: &Saved) -> Self {
-        Self { parts: saved.borrow().clone(), saved: Rc::clone(saved), ..Self::default() }
-    }
-
-    pub fn flush(&mut self) {
-        self.jobs.push(Job::Flush(self.parts.clone()));
-    }
-
     /// What a read is answered with whose key is there.
     fn answer(&self, partition: PartitionId, words: &[&str], now_ms: u64) -> String {
         let part = self.parts.get(&partition.0);
@@ -139,6 +132,7 @@ impl StateMachine for Kv {
         assert!(at.lsn.get() > part.applied, "entry {} applied behind {}", at.lsn, part.applied);
         part.applied = at.lsn.get();
         part.stamp_ms = at.stamp_ms;
+        part.installed = None;
     }
 
     fn read(&mut self, partition: PartitionId, op: &[u8], now_ms: u64) -> Step<String> {
@@ -196,7 +190,15 @@ impl StateMachine for Kv {
             Job::Flush(parts) if parts.values().any(|part| part.data.contains_key("unwritable")) => {
                 return Err(NoSpace);
             }
-            Job::Flush(parts) => *self.saved.borrow_mut() = parts,
+            Job::Flush(parts) => {
+                for (id, part) in parts {
+                    // What was installed meanwhile stays.
+                    let mut saved = self.saved.borrow_mut();
+                    let at = saved.entry(id).or_default();
+                    *at = if part.applied >= at.applied { part } else { std::mem::take(at) };
+                }
+                self.with_images(|images, machine| images.retry(machine));
+            }
             Job::Fetch(key) => {
                 self.woken.extend(self.fetching.remove(&key).unwrap_or_default());
                 self.warm.insert(key);
@@ -277,14 +279,18 @@ impl StateMachine for Kv {
     }
 
     fn verify(&mut self) {}
-}
 
-/// A reply in a form that can be compared.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Got {
-    Done(u64, String),
-    Rejected(Rejection),
-    Unknown,
+    fn ask_image(&mut self, ask: ImageAsk) {
+        self.with_images(|images, machine| images.ask(ask, machine));
+    }
+
+    fn take_image_events(&mut self, events: &mut Vec<ImageEvent>) {
+        self.images.take(events);
+    }
+
+    fn installed_image(&self, partition: PartitionId) -> Option<Header> {
+        self.parts.get(&partition.0)?.installed.clone()
+    }
 }
 
 /// One shard and all that it needs.

@@ -4,6 +4,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use corduroy_shards::image::Header;
+use corduroy_shards::image::small::{Holds, Pairs, SmallImages};
+use corduroy_shards::{PartitionId, Rejection};
+use corduroy_wal::Lsn;
+
+use super::Kv;
+
 /// One partition's state.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -12,6 +19,8 @@ pub struct Part {
     pub stamp_ms: u64,
     /// Every op ever applied, with its entry's number: shows doubles, gaps and order.
     pub history: Vec<(u64, String)>,
+    /// The image that it was installed from, until an entry is applied.
+    pub installed: Option<Header>,
 }
 
 /// What survives without the log.
@@ -23,7 +32,85 @@ pub enum Job {
     Fetch(String),
 }
 
+/// A reply in a form that can be compared.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Got {
+    Done(u64, String),
+    Rejected(Rejection),
+    Unknown,
+}
+
 /// Why a flush was not written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("no space left for the state")]
 pub struct NoSpace;
+
+impl Kv {
+    /// Operations that it fetches ahead at a time.
+    pub const PREFETCHED: usize = 4;
+
+    pub fn over(saved: &Saved) -> Self {
+        Self { parts: saved.borrow().clone(), saved: Rc::clone(saved), ..Self::default() }
+    }
+
+    pub fn flush(&mut self) {
+        self.jobs.push(Job::Flush(self.parts.clone()));
+    }
+
+    pub fn with_images(&mut self, act: impl FnOnce(&mut SmallImages, &mut Self)) {
+        let mut images = std::mem::take(&mut self.images);
+        act(&mut images, self);
+        self.images = images;
+    }
+}
+
+/// What the key of a row begins with: of a pair, or of a line of the history.
+const PAIR: u8 = 0;
+const LINE: u8 = 1;
+
+impl Holds for Kv {
+    fn persisted(&self, partition: PartitionId) -> Option<(Lsn, u64, Pairs)> {
+        let saved = self.saved.borrow();
+        let part = saved.get(&partition.0).filter(|part| part.applied > 0)?;
+        let pair = |(key, value): (&String, &String)| {
+            ([&[PAIR], key.as_bytes()].concat(), value.clone().into_bytes())
+        };
+        let line = |(at, (lsn, op)): (usize, &(u64, String))| {
+            let key = [&[LINE][..], &(at as u64).to_be_bytes(), &lsn.to_be_bytes()].concat();
+            (key, op.clone().into_bytes())
+        };
+        let rows = part.data.iter().map(pair).chain(part.history.iter().enumerate().map(line));
+        Some((Lsn(part.applied), part.stamp_ms, rows.collect()))
+    }
+
+    fn applied(&self, partition: PartitionId) -> Lsn {
+        Lsn(self.parts.get(&partition.0).map_or(0, |part| part.applied))
+    }
+
+    fn replace(&mut self, header: &Header, rows: Pairs) -> Result<(), &'static str> {
+        let installed = Some(header.clone());
+        let mut part =
+            Part { applied: header.lsn.0, stamp_ms: header.clock_ms, installed, ..Part::default() };
+        for (key, value) in rows {
+            let text = String::from_utf8(value).map_err(|_| "it is no text")?;
+            match key.split_first() {
+                Some((&PAIR, key)) => {
+                    let key = String::from_utf8(key.to_vec()).map_err(|_| "it is no text")?;
+                    part.data.insert(key, text);
+                }
+                Some((&LINE, rest)) => {
+                    let lsn = rest.last_chunk::<8>().ok_or("it is no line")?;
+                    part.history.push((u64::from_be_bytes(*lsn), text));
+                }
+                Some(_) | None => return Err("it is none of this machine"),
+            }
+        }
+        self.saved.borrow_mut().insert(header.partition.0, part.clone());
+        self.parts.insert(header.partition.0, part);
+        Ok(())
+    }
+
+    fn want_flush(&mut self) {
+        self.flush();
+    }
+}

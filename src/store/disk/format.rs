@@ -179,11 +179,11 @@ pub(in super::super) fn key_in_words(key: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use corduroy_shards::entry::VERSION_LSN_MAX;
-    use corduroy_wal::Lsn;
+    use corduroy_wal::{Lsn, Term};
 
     use super::super::partition_row::{LAYOUT_MARKS, LAYOUT_WATCHED, MID_ENTRY};
     use super::*;
-    use crate::store::memory::meta::PartitionMeta;
+    use crate::store::memory::meta::{Installed, PartitionMeta};
 
     fn from_hex(hex: &str) -> Vec<u8> {
         let pairs = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("digits"));
@@ -295,8 +295,10 @@ mod tests {
         let [(_, first), ..] = partition_rows();
         metas.push((
             "partition-promoted",
-            PartitionMeta { history: 0x0304, source_lsn: Lsn(0x0506), ..first },
+            PartitionMeta { history: 0x0304, source_lsn: Lsn(0x0506), ..first.clone() },
         ));
+        let installed = Installed { term: Term(6), configuration: b"configuration".to_vec() };
+        metas.push(("partition-installed", PartitionMeta { installed: Some(Box::new(installed)), ..first }));
         for (name, meta) in metas {
             let (key, value) = fixtures.remove(name).expect("a fixture");
             assert_eq!((partition_key(PARTITION), meta.encode()), (key, value.clone()), "{name}");

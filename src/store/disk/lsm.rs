@@ -18,11 +18,12 @@ use super::merge::Turns;
 use super::pace::{Pace, Wait};
 use super::room::{DiskRoom, HARDLY_ANY_BYTES, LAST_BYTES, MARGIN_BYTES, left_by};
 use super::scrub::Scrub;
+use super::staged::StagedFile;
 pub use super::tree::LsmShared;
 use super::tree::{ABOVE_ALL, GuardedTree, Written};
 use super::{
-    Binding, CoreRead, DiskError, DiskLevel, DiskRow, DiskStats, IngestError, OWNER_BYTES, ReadRow, Room,
-    Sought, WantedHaste, ingested_bytes,
+    Binding, CoreRead, DiskError, DiskLevel, DiskRow, DiskStats, IngestError, KeyRange, OWNER_BYTES, Pinned,
+    ReadRow, Room, Sought, Staging, WantedHaste, ingested_bytes,
 };
 
 /// Merges in one call of `compact`.
@@ -284,7 +285,7 @@ impl LsmLevel {
     }
 
     /// Whether there is room for `bytes`; for what deletes, the reserve's included.
-    fn claim(&self, bytes: u64, deletes: bool) -> Result<bool, DiskError> {
+    pub(super) fn claim(&self, bytes: u64, deletes: bool) -> Result<bool, DiskError> {
         let claimed = self.room.claim(bytes, deletes);
         Ok(claimed.map_err(self.refused(RESERVE))?.is_ok())
     }
@@ -317,11 +318,23 @@ impl DiskLevel for LsmLevel {
         self.tree.scan(from, to, visit)
     }
 
-    fn ingest(
+    fn pin(
+        &self,
+        head: &[u8],
+        rows: &mut dyn FnMut(&[u8]) -> Option<KeyRange>,
+    ) -> Result<Option<Pinned>, DiskError> {
+        self.tree.pin(head, rows)
+    }
+
+    fn stage(&self) -> Result<Box<dyn Staging>, DiskError> {
+        Ok(Box::new(StagedFile::new(self.clone())?))
+    }
+
+    fn ingest_each(
         &self,
         bytes: u64,
         deletes: bool,
-        rows: &mut dyn Iterator<Item = DiskRow>,
+        rows: &mut dyn Iterator<Item = Result<DiskRow, DiskError>>,
     ) -> Result<(), IngestError> {
         let runs = || self.tree.look(AnyTree::l0_run_count);
         // Beside damage, level 0 makes way while it may: before rows come above it.

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use corduroy_wal::mix::scramble;
 
 use super::{
-    CoreRead, DiskError, DiskLevel, DiskRow, DiskStats, IngestError, Pace, ReadRow, Room, Sought,
-    WantedHaste, get_one_by_one, ingested_bytes,
+    CoreRead, DiskError, DiskLevel, DiskRow, DiskStats, IngestError, KeyRange, Pace, Pinned, ReadRow, Room,
+    Sought, Staging, WantedHaste, get_one_by_one, ingested_bytes,
 };
 
 /// What the keys of keys' rows begin with.
@@ -165,18 +165,36 @@ impl DiskLevel for MemLevel {
         Ok(())
     }
 
-    fn ingest(
+    fn pin(
+        &self,
+        head: &[u8],
+        rows: &mut dyn FnMut(&[u8]) -> Option<KeyRange>,
+    ) -> Result<Option<Pinned>, DiskError> {
+        let map = self.map();
+        let Some(value) = map.get(head) else { return Ok(None) };
+        let value = self.read(head, value)?;
+        let Some((from, to)) = rows(&value) else { return Ok(None) };
+        let pairs = map.range::<[u8], _>((Bound::Included(&from[..]), Bound::Excluded(&to[..])));
+        let pairs: Vec<_> = pairs.map(|(key, value)| Ok((key.clone(), self.read(key, value)?))).collect();
+        Ok(Some(Pinned { head: value, rows: Box::new(pairs.into_iter()) }))
+    }
+
+    fn stage(&self) -> Result<Box<dyn Staging>, DiskError> {
+        Ok(Box::new(StagedBytes { level: self.clone(), bytes: Vec::new() }))
+    }
+
+    fn ingest_each(
         &self,
         bytes: u64,
         deletes: bool,
-        rows: &mut dyn Iterator<Item = DiskRow>,
+        rows: &mut dyn Iterator<Item = Result<DiskRow, DiskError>>,
     ) -> Result<(), IngestError> {
         let (needed_bytes, free_bytes) = (ingested_bytes(bytes), self.left_bytes());
         let kept_bytes = if deletes { 0 } else { RESERVE_BYTES };
         if free_bytes < needed_bytes.saturating_add(kept_bytes) {
             return Err(IngestError::NoRoom { needed_bytes, free_bytes });
         }
-        let rows: Vec<DiskRow> = rows.collect();
+        let rows = rows.collect::<Result<Vec<DiskRow>, DiskError>>()?;
         assert!(rows.is_sorted_by(|(a, _), (b, _)| a < b), "an ingestion takes ascending keys, each once");
         let mut map = self.map();
         let mut damaged = self.damaged();
@@ -224,5 +242,29 @@ impl DiskLevel for MemLevel {
         let map = self.map();
         let bytes = map.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
         DiskStats { disk_bytes: bytes as u64, tables: 1, ..DiskStats::default() }
+    }
+}
+
+/// Bytes that count against the level's room.
+struct StagedBytes {
+    level: MemLevel,
+    bytes: Vec<u8>,
+}
+
+impl Staging for StagedBytes {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+        let all = (self.bytes.len() + bytes.len()) as u64;
+        if self.level.left_bytes() < all.saturating_add(RESERVE_BYTES) {
+            let full = std::io::ErrorKind::StorageFull.into();
+            return Err(DiskError::io("writing", Path::new("memory"), &full));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&mut self, at: u64, bytes: usize) -> Result<Vec<u8>, DiskError> {
+        let from = usize::try_from(at).unwrap_or(usize::MAX);
+        let read = self.bytes.get(from..from.saturating_add(bytes));
+        read.map(<[u8]>::to_vec).ok_or_else(|| DiskError::damaged(Path::new("memory"), "it is cut off"))
     }
 }

@@ -20,10 +20,12 @@ mod mem;
 mod merge;
 mod pace;
 mod partition_row;
+mod pinned;
 mod removal;
 mod room;
 mod rows;
 mod scrub;
+mod staged;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -150,6 +152,36 @@ pub(super) fn get_one_by_one(
     }
 }
 
+/// A pair of key and value that is read, in order.
+pub type ReadPair = Result<(Vec<u8>, Vec<u8>), DiskError>;
+
+/// One version of a disk level, as far as it was asked for. What it names stays on the disk as long as it is held; the last
+/// one to hold it may remove files by that, so it is dropped in jobs only.
+pub struct Pinned {
+    /// The value of the key that was asked for.
+    pub head: Vec<u8>,
+    /// The pairs that go with it.
+    pub rows: Box<dyn Iterator<Item = ReadPair> + Send>,
+}
+
+/// Bytes that are stored until they are read again: in no file that is left after a crash.
+pub trait Staging: Send {
+    /// Adds bytes.
+    ///
+    /// # Errors
+    /// [`DiskError`], with what could not be written: there may be no room.
+    fn append(&mut self, bytes: &[u8]) -> Result<(), DiskError>;
+
+    /// Reads bytes that were added.
+    ///
+    /// # Errors
+    /// [`DiskError`], with what could not be read.
+    fn read(&mut self, at: u64, bytes: usize) -> Result<Vec<u8>, DiskError>;
+}
+
+/// From the first key on, below the second.
+pub type KeyRange = (Vec<u8>, Vec<u8>);
+
 /// An ordered, durable map. Clones are handles to the same map.
 pub trait DiskLevel: Clone + Send + Sync + 'static {
     /// The value of a key.
@@ -182,17 +214,47 @@ pub trait DiskLevel: Clone + Send + Sync + 'static {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), DiskError>;
 
+    /// Holds the version that the level has now: the value of `head`, and the pairs in the range that `rows` makes of it.
+    /// `None`: there is no such key, or no range.
+    ///
+    /// # Errors
+    /// [`DiskError`], with what could not be read.
+    fn pin(
+        &self,
+        head: &[u8],
+        rows: &mut dyn FnMut(&[u8]) -> Option<KeyRange>,
+    ) -> Result<Option<Pinned>, DiskError>;
+
+    /// Begins to store bytes beside the map. Dropped in jobs only.
+    ///
+    /// # Errors
+    /// [`DiskError`], with what could not be made.
+    fn stage(&self) -> Result<Box<dyn Staging>, DiskError>;
+
     /// Takes all rows (ascending keys, each once; `bytes` of keys and values) in one atomic step; durable on return. For
-    /// rows among which there are deletes, the reserve may be used.
+    /// rows among which there are deletes, the reserve may be used. Where one of them is an error, nothing is taken.
     ///
     /// # Errors
     /// `IngestError`. Nothing of it may be seen after a restart.
+    fn ingest_each(
+        &self,
+        bytes: u64,
+        deletes: bool,
+        rows: &mut dyn Iterator<Item = Result<DiskRow, DiskError>>,
+    ) -> Result<(), IngestError>;
+
+    /// The same of rows that are at hand.
+    ///
+    /// # Errors
+    /// The same.
     fn ingest(
         &self,
         bytes: u64,
         deletes: bool,
         rows: &mut dyn Iterator<Item = DiskRow>,
-    ) -> Result<(), IngestError>;
+    ) -> Result<(), IngestError> {
+        self.ingest_each(bytes, deletes, &mut rows.map(Ok))
+    }
 
     /// The pace of a flush that begins to read; `None`: it needs none.
     fn pace(&self) -> Option<Pace>;

@@ -1,12 +1,12 @@
 //! The bytes of a partition's own row: drawn with the others in `format`.
 
 use corduroy_shards::entry::VERSION_LSN_MAX;
-use corduroy_wal::Lsn;
 use corduroy_wal::fields::Fields;
+use corduroy_wal::{Lsn, Term};
 
 use super::format::LAYOUT;
 use crate::store::memory::absent::AbsentKeys;
-use crate::store::memory::meta::PartitionMeta;
+use crate::store::memory::meta::{Installed, PartitionMeta};
 
 /// A partition's row with what is known of writes and keys that went; without, it is of the first layout.
 pub(super) const LAYOUT_MARKS: u8 = 2;
@@ -20,6 +20,8 @@ const SECTION_MARKS: u8 = 1;
 /// The section of absent keys that are watched.
 const SECTION_WATCHED: u8 = 2;
 // 3 is the number of the section of idempotency keys, which no release writes yet.
+/// The section of the image that the partition was installed from: the term of its last entry, and the configuration.
+const SECTION_INSTALLED: u8 = 4;
 /// Set in a partition's layout if its point lies inside an entry: how many of its ops are done follows.
 pub(super) const MID_ENTRY: u8 = 0x80;
 
@@ -38,12 +40,14 @@ impl PartitionMeta {
         }
         out.push(u8::from(self.is_written));
         if self.absent != AbsentKeys::default() {
-            out.push(if self.absent.is_of_watched() { SECTION_WATCHED } else { SECTION_MARKS });
-            let length_at = out.len();
-            out.extend_from_slice(&[0; 4]);
-            self.absent.encode(&mut out);
-            let length = u32::try_from(out.len() - length_at - 4).expect("what is known of keys is bounded");
-            out.splice(length_at..length_at + 4, length.to_le_bytes());
+            let number = if self.absent.is_of_watched() { SECTION_WATCHED } else { SECTION_MARKS };
+            put_section(&mut out, number, |out| self.absent.encode(out));
+        }
+        if let Some(installed) = &self.installed {
+            put_section(&mut out, SECTION_INSTALLED, |out| {
+                out.extend_from_slice(&installed.term.0.to_le_bytes());
+                out.extend_from_slice(&installed.configuration);
+            });
         }
         out
     }
@@ -58,7 +62,7 @@ impl PartitionMeta {
         let (history, source_lsn) =
             if layout == LAYOUT_HISTORY { (fields.u64()?, Lsn(fields.u64()?)) } else { (0, applied) };
         (source_lsn <= VERSION_LSN_MAX).then_some(())?;
-        Some(Self {
+        let mut meta = Self {
             applied,
             history,
             source_lsn,
@@ -68,27 +72,50 @@ impl PartitionMeta {
             keys: fields.u64()?,
             expiring: fields.u64()?,
             is_written: layout != LAYOUT && fields.byte().filter(|is| *is <= 1)? == 1,
-            absent: match layout {
-                LAYOUT => fields.is_empty().then(AbsentKeys::default)?,
-                LAYOUT_MARKS => AbsentKeys::decode_marks(fields.rest)?,
-                LAYOUT_WATCHED => AbsentKeys::decode_watched(fields.rest)?,
-                LAYOUT_HISTORY => read_sections(&mut fields)?,
-                _ => return None,
-            },
-        })
+            absent: AbsentKeys::default(),
+            installed: None,
+        };
+        match layout {
+            LAYOUT => fields.is_empty().then_some(())?,
+            LAYOUT_MARKS => meta.absent = AbsentKeys::decode_marks(fields.rest)?,
+            LAYOUT_WATCHED => meta.absent = AbsentKeys::decode_watched(fields.rest)?,
+            LAYOUT_HISTORY => read_sections(&mut fields, &mut meta)?,
+            _ => return None,
+        }
+        Some(meta)
     }
 }
 
+fn put_section(out: &mut Vec<u8>, number: u8, content: impl FnOnce(&mut Vec<u8>)) {
+    out.push(number);
+    let length_at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    content(out);
+    let length = u32::try_from(out.len() - length_at - 4).expect("what a section has is bounded");
+    out.splice(length_at..length_at + 4, length.to_le_bytes());
+}
+
 /// The sections of a partition's row; none twice, and none that this version does not know.
-fn read_sections(fields: &mut Fields<'_>) -> Option<AbsentKeys> {
-    if fields.is_empty() {
-        return Some(AbsentKeys::default());
+fn read_sections(fields: &mut Fields<'_>, meta: &mut PartitionMeta) -> Option<()> {
+    let mut last = 0;
+    while !fields.is_empty() {
+        let (section, length) = (fields.byte()?, fields.u32()?);
+        let content = fields.take(length as usize)?;
+        // One of the two that have absent keys, at most.
+        let is_next = section > last && !(last == SECTION_MARKS && section == SECTION_WATCHED);
+        is_next.then_some(())?;
+        match section {
+            SECTION_MARKS if !content.is_empty() => meta.absent = AbsentKeys::decode_marks(content)?,
+            SECTION_WATCHED => meta.absent = AbsentKeys::decode_watched(content)?,
+            SECTION_INSTALLED => {
+                let (term, configuration) = content.split_first_chunk::<8>()?;
+                let term = Term(u64::from_le_bytes(*term));
+                let installed = Installed { term, configuration: configuration.to_vec() };
+                meta.installed = Some(Box::new(installed));
+            }
+            _ => return None,
+        }
+        last = section;
     }
-    let (section, length) = (fields.byte()?, fields.u32()?);
-    let content = fields.take(length as usize).filter(|_| fields.is_empty())?;
-    match section {
-        SECTION_MARKS if !content.is_empty() => AbsentKeys::decode_marks(content),
-        SECTION_WATCHED => AbsentKeys::decode_watched(content),
-        _ => None,
-    }
+    Some(())
 }

@@ -25,6 +25,11 @@ const READ_WAITS: u32 = 20;
 pub(super) struct Removed(Vec<File>);
 
 impl Removed {
+    /// A file that has lost its name.
+    pub(super) fn of(file: Option<File>) -> Self {
+        Self(file.into_iter().collect())
+    }
+
     /// Makes a change, and keeps hold of the files that it removes: they lose their names with it, as they would anyway,
     /// and nothing more.
     pub(super) fn by<T>(&mut self, tree: &AnyTree, folder: &Path, act: impl FnOnce(&AnyTree) -> T) -> T {

@@ -280,11 +280,16 @@ impl GuardedTree {
     pub(super) fn ingest(
         &self,
         room: &DiskRoom,
-        rows: &mut dyn Iterator<Item = DiskRow>,
+        rows: &mut dyn Iterator<Item = Result<DiskRow, DiskError>>,
     ) -> Result<Written<()>, DiskError> {
-        self.change("writing a flush", Change::Ingestion, room, |tree| {
+        let mut failed = None;
+        let written = self.change("writing a flush", Change::Ingestion, room, |tree| {
             let (mut pace, mut ingestion) = (self.pace(Wait::Flush), tree.ingestion()?);
-            for (key, value) in rows {
+            for row in rows {
+                let (key, value) = row.map_err(|error| {
+                    failed = Some(error);
+                    std::io::Error::other("a row that was to be written could not be read")
+                })?;
                 pace.step(key.len() + value.as_ref().map_or(0, Vec::len));
                 match value {
                     Some(value) => ingestion.write(key, value)?,
@@ -292,7 +297,8 @@ impl GuardedTree {
                 }
             }
             ingestion.finish()
-        })
+        });
+        failed.map_or(written, Err)
     }
 
     /// A change that replaces tables. Those that it leaves out are freed bit by bit.

@@ -97,6 +97,9 @@ impl<L: DiskLevel> Store<L> {
         if !due || self.ledger.has_running_flush() || !self.has_room_to_flush() {
             return;
         }
+        if self.images.is_installing() || self.is_inside_awaited_entry() {
+            return;
+        }
         self.flush_wanted = false;
         let mut ids = std::mem::take(&mut self.touched);
         if ids.is_empty() {
@@ -108,7 +111,8 @@ impl<L: DiskLevel> Store<L> {
             let partition = self.partitions.get_mut(&id).expect("a touched partition exists");
             partition.touched = false;
             partition.unknown_hashes = Vec::new();
-            frozen.push((id, partition.meta()));
+            let installed = self.images.installed(id).cloned().map(Box::new);
+            frozen.push((id, PartitionMeta { installed, ..partition.meta() }));
         }
         self.upkeep.space.freeze();
         self.ledger.epoch += 1;
@@ -206,14 +210,17 @@ impl<L: DiskLevel> Store<L> {
                 self.upkeep.verifying.has_tables();
                 self.take_room(room);
                 self.end_flush(metas, counts, rows);
+                self.flush_has_ended();
             }
             Done::NoRoom { rows, metas, room, why } => {
                 self.upkeep.space.stalled = why.map(Into::into);
                 self.take_room(room);
                 self.undo_flush(rows, &metas);
+                self.flush_has_ended();
             }
             Done::Looked { room } => self.looked(room),
             Done::Verified { is_round } => self.upkeep.verifying.ended(is_round),
+            Done::Image(done) => self.take_image_done(done),
             Done::Subsequence { number, outcome } => self.ledger.subsequences.done(number, outcome),
             Done::Nothing => {}
             Done::Compacted { more, room } => {

@@ -237,7 +237,8 @@ impl<L> Job<L> {
             | Task::Compact { .. }
             | Task::Look
             | Task::Verify
-            | Task::Subsequence { .. } => false,
+            | Task::Subsequence { .. }
+            | Task::Image(_) => false,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What is kept of a partition beside its rows.
 
-use corduroy_wal::Lsn;
+use corduroy_wal::{Lsn, Term};
 
 use super::absent::AbsentKeys;
 
@@ -24,4 +24,15 @@ pub(in crate::store) struct PartitionMeta {
     pub(in crate::store) is_written: bool,
     /// Where keys went, for WATCH.
     pub(in crate::store) absent: AbsentKeys,
+    /// The image that it was installed from as of `applied`, until an entry is applied: the log may not know of it yet.
+    pub(in crate::store) installed: Option<Box<Installed>>,
+}
+
+/// What an image says of the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(in crate::store) struct Installed {
+    /// The term of the last entry that it includes.
+    pub(in crate::store) term: Term,
+    /// The configuration as of that entry.
+    pub(in crate::store) configuration: Vec<u8>,
 }

@@ -157,6 +157,7 @@ impl Partition {
             expiring: self.expiring,
             is_written: self.is_written,
             absent: self.absent.clone(),
+            installed: None,
         }
     }
 
@@ -316,7 +317,8 @@ impl Partition {
 
     /// Begins an empty keyspace; the old rows go to the ledger, which frees them bit by bit.
     pub(in crate::store) fn flush(&mut self, ledger: &mut Ledger, version: u64) {
-        self.begin_keyspace(ledger, version);
+        // An image that was installed has a number above that of any flush before it, which says nothing of this one.
+        self.begin_keyspace(ledger, version.max(self.flush_version + 1));
         if std::mem::take(&mut self.is_written) {
             self.absent.flush(version);
         }
@@ -337,6 +339,13 @@ impl Partition {
         if version > self.flush_version {
             self.begin_keyspace(ledger, version);
         }
+    }
+
+    /// An image was installed: nothing in memory counts any more.
+    pub(in crate::store) fn installed(&mut self, ledger: &mut Ledger, meta: &PartitionMeta) {
+        self.begin_keyspace(ledger, meta.flush_version);
+        let (touched, walks, alarm_ms) = (self.touched, self.walks, self.alarm_ms);
+        *self = Self { touched, walks, alarm_ms, ..Self::restored(self.id, meta) };
     }
 
     fn begin_keyspace(&mut self, ledger: &mut Ledger, version: u64) {

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::*;
 use crate::store::disk::{
-    CoreRead, DiskRow, DiskStats, IngestError, Pace, ReadRow, Room, Sought, WantedHaste, get_one_by_one,
+    CoreRead, DiskRow, DiskStats, IngestError, KeyRange, Pace, Pinned, ReadRow, Room, Sought, Staging,
+    WantedHaste, get_one_by_one,
 };
 
 /// Why something cannot be read: nothing of it, or some keys.
@@ -15,6 +16,8 @@ struct Faults {
     damaged: Vec<String>,
     /// Flushes that find no room, though there seems to be some.
     refused_flushes: u32,
+    /// The rows of the next ingestion end in an error.
+    unread_rows: bool,
     /// The haste announced last.
     haste: WantedHaste,
 }
@@ -39,6 +42,11 @@ impl Faulty {
     /// So many flushes find no room, though there is some when they have ended.
     pub(super) fn refuse_flushes(&self, flushes: u32) {
         self.faults().refused_flushes = flushes;
+    }
+
+    /// The rows of the next ingestion cannot be read to their end.
+    pub(super) fn refuse_rows(&self) {
+        self.faults().unread_rows = true;
     }
 
     /// The haste announced last.
@@ -102,19 +110,37 @@ impl DiskLevel for Faulty {
         self.disk.scan(from, to, visit)
     }
 
-    fn ingest(
+    fn pin(
+        &self,
+        head: &[u8],
+        rows: &mut dyn FnMut(&[u8]) -> Option<KeyRange>,
+    ) -> Result<Option<Pinned>, DiskError> {
+        self.check(|damaged| head.ends_with(damaged.as_bytes()))?;
+        self.disk.pin(head, rows)
+    }
+
+    fn stage(&self) -> Result<Box<dyn Staging>, DiskError> {
+        self.disk.stage()
+    }
+
+    fn ingest_each(
         &self,
         bytes: u64,
         deletes: bool,
-        rows: &mut dyn Iterator<Item = DiskRow>,
+        rows: &mut dyn Iterator<Item = Result<DiskRow, DiskError>>,
     ) -> Result<(), IngestError> {
         let mut faults = self.faults();
+        if std::mem::take(&mut faults.unread_rows) {
+            drop(faults);
+            let why = DiskError::damaged(Path::new("memory"), "it reads otherwise");
+            return self.disk.ingest_each(bytes, deletes, &mut rows.take(3).chain([Err(why)]));
+        }
         if faults.refused_flushes > 0 {
             faults.refused_flushes -= 1;
             return Err(IngestError::NoRoom { needed_bytes: bytes, free_bytes: 0 });
         }
         drop(faults);
-        self.disk.ingest(bytes, deletes, rows)
+        self.disk.ingest_each(bytes, deletes, rows)
     }
 
     fn pace(&self) -> Option<Pace> {

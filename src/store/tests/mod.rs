@@ -7,6 +7,7 @@ mod damage;
 mod expiry;
 mod faulty;
 mod fixtures;
+mod images;
 mod large;
 mod levels;
 mod listings;
