@@ -390,3 +390,67 @@ fn a_leader_that_is_removed_goes_once_the_others_know_it() {
         assert!(stays.iter().all(|node| cluster.history(*node).len() == 2));
     }
 }
+
+/// A leader that is removed leaves when the others know that this is committed. Left before, the only other member would go
+/// on asking it for its vote.
+#[test]
+fn a_leader_that_is_removed_stays_until_the_others_know_it() {
+    let (mut cluster, leader) = Cluster::led(2);
+    cluster.put(leader, "set a 1");
+    let next = 1 - leader;
+    cluster.change(leader, &[Change::Remove(founder(next))]);
+    cluster.turn();
+    cluster.cut.insert((next, leader));
+    for _ in 0..5 {
+        cluster.deliver(|_, _, _| Way::Arrives);
+        cluster.turn();
+    }
+    cluster.kill(leader);
+    cluster.start(leader, false);
+    cluster.heal();
+    let removal = cluster.status(next).last;
+    let mut quiet = 0;
+    while quiet < 20 {
+        let is_led = cluster.status(next).role == Role::Leader;
+        quiet += usize::from(is_led);
+        if !is_led {
+            let now = &mut cluster.worlds[next].now;
+            (now.mono_ns, now.wall_ms) = (now.mono_ns + 50_000_000, now.wall_ms + 50);
+        }
+        cluster.turn();
+        // Nothing arrives that says so.
+        cluster.deliver(|from, _, sent| match from == next && sent.message.commit >= removal.get() {
+            true => Way::Lost,
+            false => Way::Arrives,
+        });
+    }
+    assert!(cluster.status(next).committed >= removal);
+    assert_eq!(cluster.worlds[next].removed, [], "the other one does not know it");
+    cluster.pass(3_000);
+    assert_eq!(cluster.worlds[next].removed.len(), 1);
+    assert_eq!(cluster.leader(), Some(leader));
+    cluster.put(leader, "set a 2");
+}
+
+/// What changes members has no stamp: the clock of who leads next goes on from the writes.
+#[test]
+fn changes_do_not_move_the_clock() {
+    let (mut cluster, leader) = Cluster::led(3);
+    let next = (leader + 1) % 3;
+    let third = (leader + 2) % 3;
+    cluster.put(leader, "set a 1");
+    cluster.make(leader, &[Change::Demote(founder(third))]);
+    cluster.make(leader, &[Change::Promote(founder(third))]);
+    cluster.transfer(leader, founder(next));
+    cluster.pass(300);
+    let ticket = cluster.write(next, "clock");
+    cluster.rest();
+    let wall_ms = cluster.worlds[next].now.wall_ms;
+    match cluster.got(next, ticket) {
+        Some(Got::Done(_, stamp)) => {
+            let stamp: u64 = stamp.parse().expect("a number");
+            assert!(stamp <= wall_ms, "{stamp} at {wall_ms}");
+        }
+        other => panic!("{other:?}"),
+    }
+}

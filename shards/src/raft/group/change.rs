@@ -272,3 +272,63 @@ impl Group {
         self.members.now.storage(MemberId(self.node.raft.id)).is_none()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use corduroy_wal::HardState;
+
+    use super::*;
+    use crate::ids::StorageId;
+    use crate::raft::group::GroupOptions;
+    use crate::raft::log_store::LogStore;
+
+    /// A group of one that leads.
+    fn lone() -> Group {
+        let members = Membership::founding(MemberId::FIRST, StorageId(7));
+        let store = LogStore::new(Lsn::ZERO, Term::ZERO, HardState::default(), members.conf_state());
+        let options = GroupOptions::default();
+        let saved = HardState::default();
+        let mut group =
+            Group::start(store, MemberId::FIRST, saved, (members, true), &options, 1).expect("it starts");
+        group.campaign().expect("it wins");
+        write(&mut group);
+        group.applied(group.committed()).expect("its first entry");
+        group
+    }
+
+    fn write(group: &mut Group) {
+        while let Some(record) = group.take().expect("it has no fault") {
+            group.persisted(record.number).expect("it has no fault");
+        }
+    }
+
+    /// The raft crate takes a second change for an empty entry, and says that all is well.
+    #[test]
+    fn a_change_that_the_crate_empties_is_an_error() {
+        let mut group = lone();
+        let changes = [Change::AddLearner(StorageId(8))];
+        assert_eq!(group.append_change(&changes), Ok((Lsn(2), Term(1))));
+        assert_eq!(group.append_change(&changes), Err(ChangeRefusal::Emptied));
+        assert_eq!(group.last(), Lsn(3), "an entry it is");
+        assert_eq!(group.propose_change(&changes, 0), Ok(Err(ChangeRefusal::UnderWay)));
+    }
+
+    #[test]
+    fn a_change_is_taken_in_once_and_is_done_when_it_is_durable() {
+        let mut group = lone();
+        let proposed = group.propose_change(&[Change::AddLearner(StorageId(8))], 0);
+        assert_eq!(proposed, Ok(Ok((Lsn(2), Term(1)))));
+        write(&mut group);
+        assert_eq!(group.committed(), Lsn(2));
+        assert_eq!(group.change(Lsn(2)), Ok(Changed::Waits));
+        assert_eq!(group.change(Lsn(2)), Ok(Changed::Waits), "its record is not even made");
+        let record = group.take().expect("it has no fault").expect("a record of its own");
+        assert_eq!((record.from > record.to, record.conf), (true, Some(group.members().encode())));
+        assert_eq!(group.change(Lsn(2)), Ok(Changed::Waits));
+        group.persisted(record.number).expect("it has no fault");
+        assert_eq!(group.change(Lsn(2)), Ok(Changed::Done));
+        assert_eq!(group.members().storage(MemberId(2)), Some(StorageId(8)));
+        let done = AppliedChange { lsn: Lsn(2), term: Term(1), has_effect: true };
+        assert_eq!(group.applied_change(), done);
+    }
+}
