@@ -317,8 +317,10 @@ impl Partition {
 
     /// Begins an empty keyspace; the old rows go to the ledger, which frees them bit by bit.
     pub(in crate::store) fn flush(&mut self, ledger: &mut Ledger, version: u64) {
-        // An image that was installed has a number above that of any flush before it, which says nothing of this one.
-        self.begin_keyspace(ledger, version.max(self.flush_version + 1));
+        // An image that was installed has a number that this version need not be above. One that has no rows, on either level,
+        // begins anew as it is.
+        let is_empty = self.table.page_count() == 0 && self.table.is_all_complete();
+        self.begin_keyspace(ledger, version.max(self.flush_version + u64::from(!is_empty)));
         if std::mem::take(&mut self.is_written) {
             self.absent.flush(version);
         }

@@ -467,3 +467,32 @@ fn what_is_closed_or_dropped_is_not_answered_any_more() {
     driver.store.ask_image(ImageAsk::Store { partition: OTHER, image: ID, number: 1, chunk });
     assert!(matches!(answer(&mut driver), ImageEvent::Stored { is_stored: false, .. }));
 }
+
+/// In a copy of a partition, versions follow those of the log that it copies: that of a FLUSH may be no higher than the number
+/// that an install took.
+#[test]
+fn a_flush_behind_an_install_leaves_nothing_of_it() {
+    let mut first = Driver::new(MemLevel::default(), options());
+    ["one", "two"].iter().for_each(|key| _ = first.run(&set(key, "1")));
+    first.entry(P, &[]);
+    let chunks = image(&mut first, P);
+    assert_eq!(contents(&chunks).0.source_lsn, Lsn(2));
+    for ops in [vec![Op::Flush], vec![set("three", "1"), Op::Flush]] {
+        let mut driver = Driver::new(MemLevel::default(), options());
+        driver.run(&set("key", "1"));
+        driver.run(&Op::Del { keys: List::Args(&[b"key"]) });
+        let Store { partitions, ledger, .. } = &mut driver.store;
+        partitions.get_mut(&P).expect("it is there").begin_anew(ledger);
+        install(&mut driver, P, (Lsn(3), &chunks)).expect("installs");
+        let number = driver.store.partitions[&P].flush_version;
+        assert_eq!(number, 3 << 20 | 1, "above the one that was begun");
+        let at = Applied { version_lsn: Lsn(3), ..Applied::first(P, Lsn(4), Term(1), driver.now_ms) };
+        let ops: Vec<Vec<u8>> = ops.iter().map(bytes).collect();
+        driver.apply_entry(&at, &ops);
+        assert!(driver.store.partitions[&P].flush_version > number);
+        driver.flush();
+        driver.crash();
+        assert_eq!(driver.read_in(P, &Op::DbSize), Outcome::Int(0));
+        assert_eq!(driver.read_in(P, &get("one")), Outcome::Nil);
+    }
+}
