@@ -48,6 +48,10 @@ impl StateMachine for Registers {
         Step::Done(self.values.get(&partition.0).map_or(0, |register| register.0))
     }
 
+    fn rests_on_clock(&self, _partition: PartitionId, _op: &[u8], _now_ms: u64) -> bool {
+        false
+    }
+
     fn look<T>(
         &mut self,
         partition: PartitionId,

@@ -76,6 +76,10 @@ impl StateMachine for Totals {
     }
 
     /// The same without a turn: [`Shard::read_now`] asks for it.
+    fn rests_on_clock(&self, _partition: PartitionId, _op: &[u8], _now_ms: u64) -> bool {
+        false
+    }
+
     fn look<T>(
         &mut self,
         partition: PartitionId,

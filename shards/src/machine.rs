@@ -61,8 +61,14 @@ pub trait StateMachine {
     /// moves. In the same atomic step as their effects, as far as persistence is concerned.
     fn end_entry(&mut self, at: &Applied);
 
-    /// Answers a read from the applied state. `now_ms` is the leader's wall clock.
+    /// Answers a read from the applied state. `now_ms` is the partition's clock: never behind a stamp.
     fn read(&mut self, partition: PartitionId, op: &[u8], now_ms: u64) -> Step<Self::Outcome>;
+
+    /// Asked of a read that was just done at the highest stamp applied: whether its answer may be another one at `now_ms`,
+    /// since something has expired in between, or the time itself is answered. `true` is never wrong, but costs an entry:
+    /// where several members have the partition, another one that leads later may have a clock that is behind, and what was
+    /// found expired must not come back.
+    fn rests_on_clock(&self, partition: PartitionId, op: &[u8], now_ms: u64) -> bool;
 
     /// Answers a read from the applied state at once, with what [`StateMachine::read`] would bring, but without a job and
     /// without a copy: lends it to `with`. `None`: something of it is not at hand, or it brings more than may be brought

@@ -358,6 +358,10 @@ impl<L: DiskLevel> StateMachine for Store<L> {
         }
     }
 
+    fn rests_on_clock(&self, partition: PartitionId, op: &[u8], now_ms: u64) -> bool {
+        self.may_answer_otherwise(partition, op, now_ms)
+    }
+
     fn look<T>(
         &mut self,
         partition: PartitionId,

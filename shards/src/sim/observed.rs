@@ -114,6 +114,10 @@ impl<S: Subject> StateMachine for Observed<S> {
         step
     }
 
+    fn rests_on_clock(&self, partition: PartitionId, op: &[u8], now_ms: u64) -> bool {
+        unstamp(op).is_some_and(|(_, op)| self.inner.rests_on_clock(partition, op, now_ms))
+    }
+
     fn look<T>(
         &mut self,
         partition: PartitionId,

@@ -108,6 +108,10 @@ impl StateMachine for Plain {
         Step::Done(self.state.entry(partition).or_default().run(op))
     }
 
+    fn rests_on_clock(&self, _partition: PartitionId, _op: &[u8], _now_ms: u64) -> bool {
+        false
+    }
+
     fn look<T>(
         &mut self,
         partition: PartitionId,

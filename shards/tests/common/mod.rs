@@ -21,7 +21,7 @@ pub use open::{open_shard, open_with};
 pub use saved::{Got, Job, NoSpace, Part, Saved};
 
 /// Commands: `set k v`, `append k v`, `del k`, `get k`, `clock`; a key that starts with `cold` has to be fetched by a
-/// job before it can be read or written; one that ends with `any` too makes its step wait for whatever job ends.
+/// job before it can be read or written; `until` and a time in ms is one that has expired then; one that ends with `any` too makes its step wait for whatever job ends.
 #[derive(Default)]
 pub struct Kv {
     pub parts: BTreeMap<u64, Part>,
@@ -62,6 +62,7 @@ impl Kv {
     fn answer(&self, partition: PartitionId, words: &[&str], now_ms: u64) -> String {
         let part = self.parts.get(&partition.0);
         match words {
+            ["get", key] if expiry(key).is_some_and(|at_ms| at_ms <= now_ms) => "nil".to_owned(),
             ["get", key] => {
                 part.and_then(|part| part.data.get(*key)).cloned().unwrap_or_else(|| "nil".to_owned())
             }
@@ -86,6 +87,11 @@ impl Kv {
         steps.push((partition, self.last_wait));
         Some(Wait::Number(self.last_wait))
     }
+}
+
+/// When a key expires, if its name says so.
+fn expiry(key: &str) -> Option<u64> {
+    key.strip_prefix("until").and_then(|at_ms| at_ms.parse().ok())
 }
 
 fn words(op: &[u8]) -> Vec<&str> {
@@ -142,6 +148,15 @@ impl StateMachine for Kv {
             return Step::Blocked(wait);
         }
         Step::Done(self.answer(partition, &words, now_ms))
+    }
+
+    fn rests_on_clock(&self, partition: PartitionId, op: &[u8], now_ms: u64) -> bool {
+        let stamp_ms = self.parts.get(&partition.0).map_or(0, |part| part.stamp_ms);
+        match words(op).as_slice() {
+            ["clock", ..] => now_ms > stamp_ms,
+            ["get", key] => expiry(key).is_some_and(|at_ms| stamp_ms < at_ms && at_ms <= now_ms),
+            _ => false,
+        }
     }
 
     fn look<T>(

@@ -379,6 +379,11 @@ impl Partition {
         here_ms.into_iter().chain(below_ms).min()
     }
 
+    /// Whether a row may have expired at `now_ms`, here or below, as far as that is known of all of them together.
+    pub(in crate::store) fn may_hold_expired(&self, now_ms: u64) -> bool {
+        self.min_expire_ms <= now_ms || self.expiring > 0 && self.min_expire_below_ms <= now_ms
+    }
+
     /// Keys of blind writes that are not resolved, at most `limit`.
     pub(in crate::store) fn unknown_keys(&self, limit: usize) -> Vec<(u64, Vec<u8>)> {
         let mut hashes = self.unknown_hashes.clone();

@@ -367,3 +367,57 @@ fn a_search_below_waits_for_the_walk_and_for_a_flush_beside_much_that_has_change
     d.settle();
     assert_eq!(d.run(&Op::DbSize), int(2000));
 }
+
+/// Whether a read that was judged by the log would be answered otherwise by the clock; of memory, and of what was on disk.
+#[test]
+fn an_answer_that_rests_on_the_clock_is_known() {
+    for is_flushed in [false, true] {
+        let mut d = driver();
+        let at = d.now_ms + 100;
+        d.run(&set_with("soon", "v", SetWhen::Always, Expiry::At(at), SetReply::Ok));
+        d.run(&set_with("later", "v", SetWhen::Always, Expiry::At(at + 10_000), SetReply::Ok));
+        d.run(&set("ever", "v"));
+        if is_flushed {
+            d.flush();
+            d.crash();
+        }
+        let [soon, later, ever, none] = [get("soon"), get("later"), get("ever"), get("none")];
+        let watch = Op::Version { key: b"soon" };
+        let exec = bytes(&soon);
+        let exec = Op::Multi { guards: List::Args(&[]), ops: List::Args(&[&exec]) };
+        let many = Op::Exists { keys: List::Args(&[b"ever", b"soon"]) };
+        let ttl_of = |key: &'static str| Op::Ttl { key: key.as_bytes(), absolute: false, seconds: false };
+        let ttl_in = bytes(&ttl_of("later"));
+        let ttl_in = Op::Multi { guards: List::Args(&[]), ops: List::Args(&[&ttl_in]) };
+        let stamp_ms = d.now_ms;
+        let ask = |d: &mut Driver<_>, op: &Op<'_>, now_ms: u64| {
+            // A transaction would be logged here.
+            if !matches!(op, Op::Multi { .. }) {
+                d.now_ms = stamp_ms;
+                d.run(op);
+            }
+            d.store.rests_on_clock(P, &bytes(op), now_ms)
+        };
+        for op in [&soon, &later, &ever, &none, &watch, &exec, &many, &Op::DbSize] {
+            assert!(!ask(&mut d, op, at - 1), "{op:?} at a time when nothing has expired");
+        }
+        for op in [&later, &ever, &none] {
+            assert!(!ask(&mut d, op, at + 5), "{op:?}: it has not expired, or was never there");
+        }
+        for op in [&soon, &watch, &exec, &many, &Op::DbSize] {
+            assert!(ask(&mut d, op, at + 5), "{op:?}: it has expired by our clock alone");
+        }
+        for (op, is_left) in
+            [(ttl_of("later"), true), (ttl_of("ever"), false), (ttl_of("none"), false), (ttl_in, true)]
+        {
+            assert_eq!(ask(&mut d, &op, stamp_ms + 1), is_left, "{op:?} has time left");
+            assert!(!ask(&mut d, &op, stamp_ms), "{op:?} at the time of the log");
+        }
+        // An entry has a stamp from then.
+        d.now_ms = at + 5;
+        d.run(&set("other", "v"));
+        for op in [&soon, &later, &ever, &none, &watch, &many] {
+            assert!(!ask(&mut d, op, at + 5), "{op:?}: the log says so");
+        }
+    }
+}
