@@ -1,15 +1,59 @@
-//! The reads that wait at a replica: for a leader that has caught up, for what a job brings, or for a turn that may bring
-//! more.
+//! The reads that wait at a replica: for a leader that has caught up, for a round by which it shows that it leads, for a time
+//! to be logged, for what a job brings, or for a turn that may bring more.
 //!
 //! Each waits for what it needs alone, and is tried when that is there and no read of its connection stands before it.
 //! Invariant: `due` names exactly those, as far as they still wait, so none is forgotten and none is tried in vain.
 
 use std::collections::{BTreeMap, VecDeque};
 
+use corduroy_wal::Lsn;
 use hashbrown::HashMap;
 
 use crate::ids::Ticket;
+use crate::raft::replica::Replica;
 use crate::waiting::{Wait, Waiting};
+
+/// What a read waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Until {
+    /// For nothing: it may be tried.
+    Due,
+    /// For what the state machine brings.
+    Brought(Wait),
+    /// For this round to be answered, and this entry to be applied: the last one that others may know of, or that its
+    /// connection has written.
+    Confirmed { round: u64, entry: Lsn, is_behind_own: bool },
+    /// For an entry to be applied with this stamp, in ms, or a higher one.
+    Logged(u64),
+}
+
+/// How far a replica has come: what reads wait for that is not the state machine's to bring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Reached {
+    /// All rounds up to this one are answered.
+    round: u64,
+    applied: Lsn,
+    /// The highest stamp applied, in ms.
+    stamp_ms: u64,
+}
+
+impl Until {
+    const fn is_reached(self, reached: Reached) -> bool {
+        match self {
+            Self::Due => true,
+            Self::Brought(_) => false,
+            Self::Confirmed { round, entry, .. } => {
+                round <= reached.round && entry.get() <= reached.applied.get()
+            }
+            Self::Logged(stamp_ms) => stamp_ms <= reached.stamp_ms,
+        }
+    }
+
+    /// Whether the read came after this entry was proposed, which has requests of its connection.
+    fn is_behind(self, lsn: Lsn) -> bool {
+        matches!(self, Self::Confirmed { entry, is_behind_own: true, .. } if entry >= lsn)
+    }
+}
 
 /// A read that waits.
 #[derive(Debug)]
@@ -17,8 +61,9 @@ pub(crate) struct ParkedRead {
     pub ticket: Ticket,
     pub op: Box<[u8]>,
     pub deadline_ns: u64,
-    /// What it waits for; `None`: it may be tried.
-    pub wait: Option<Wait>,
+    pub until: Until,
+    /// In a group with several members: an entry was applied whose stamp is not before it came.
+    pub is_logged: bool,
 }
 
 /// The reads of a replica, numbered in the order in which they came. Without heap memory until there is one.
@@ -32,18 +77,43 @@ struct Parked {
     /// The reads of each connection.
     conns: HashMap<u64, VecDeque<u64>>,
     waits: Waiting<u64>,
+    /// Those that wait for a round, those that wait for entries of their connection too, and those that wait for a stamp:
+    /// each in the order in which that is reached.
+    held: [VecDeque<u64>; 3],
     due: VecDeque<u64>,
 }
 
 impl Parked {
     /// Puts a read among the others; its connection lists it already.
     fn insert(&mut self, number: u64, read: ParkedRead) {
-        match read.wait {
-            Some(wait) => self.waits.add(wait, number),
-            None if self.is_first(number, read.ticket.conn) => self.due.push_back(number),
-            None => {}
+        let [confirmed, behind_own, logged] = &mut self.held;
+        match read.until {
+            Until::Brought(wait) => self.waits.add(wait, number),
+            Until::Confirmed { is_behind_own: false, .. } => confirmed.push_back(number),
+            Until::Confirmed { is_behind_own: true, .. } => behind_own.push_back(number),
+            Until::Logged(_) => logged.push_back(number),
+            Until::Due if self.is_first(number, read.ticket.conn) => self.due.push_back(number),
+            Until::Due => {}
         }
         self.reads.insert(number, read);
+    }
+
+    /// Wakes those in order whose wait is over. Returns whether there were any.
+    fn reach(&mut self, reached: Reached) -> bool {
+        let mut is_any = false;
+        for at in 0..self.held.len() {
+            while let Some(number) = self.held.get(at).and_then(VecDeque::front).copied() {
+                // It may have been refused since.
+                let until = self.reads.get(&number).map(|read| read.until);
+                if until.is_some_and(|until| !until.is_reached(reached)) {
+                    break;
+                }
+                self.held.get_mut(at).and_then(VecDeque::pop_front);
+                self.wake(number);
+                is_any = true;
+            }
+        }
+        is_any
     }
 
     /// Whether no read of its connection stands before it.
@@ -54,7 +124,7 @@ impl Parked {
     /// A read has what it waited for.
     fn wake(&mut self, number: u64) {
         let Some(read) = self.reads.get_mut(&number) else { return };
-        read.wait = None;
+        read.until = Until::Due;
         let conn = read.ticket.conn;
         if self.is_first(number, conn) {
             self.due.push_back(number);
@@ -67,7 +137,7 @@ impl Parked {
         let first = queue.pop_front();
         assert_eq!(first, Some(number), "the reads of a connection are answered in their order");
         match queue.front() {
-            Some(next) if self.reads.get(next).is_some_and(|read| read.wait.is_none()) => {
+            Some(next) if self.reads.get(next).is_some_and(|read| read.until == Until::Due) => {
                 self.due.push_back(*next);
             }
             Some(_) => {}
@@ -78,11 +148,19 @@ impl Parked {
 
 impl ParkedReads {
     pub fn push(&mut self, read: ParkedRead) {
+        self.push_from(Lsn(u64::MAX), read);
+    }
+
+    /// Parks a read that has come with the entry `lsn`: before those of its connection that came later.
+    pub fn push_from(&mut self, lsn: Lsn, read: ParkedRead) {
         let parked = self.0.get_or_insert_default();
         parked.last += 1;
         let (number, conn) = (parked.last, read.ticket.conn);
-        let queue = parked.conns.entry(conn).or_default();
-        queue.push_back(number);
+        let Parked { reads, conns, .. } = &mut **parked;
+        let queue = conns.entry(conn).or_default();
+        let is_later = |number: &&u64| reads.get(*number).is_some_and(|read| read.until.is_behind(lsn));
+        let later = queue.iter().rev().take_while(is_later).count();
+        queue.insert(queue.len() - later, number);
         parked.insert(number, read);
     }
 
@@ -124,16 +202,53 @@ impl ParkedReads {
         }
     }
 
+    /// Parks a read at its replica; in a group with several members for a round. `own`: the last entry with requests of its
+    /// connection, as far as there may be one that is not applied.
+    pub fn park(
+        &mut self,
+        replica: &mut Replica,
+        own: Option<Lsn>,
+        (ticket, op, deadline_ns): (Ticket, &[u8], u64),
+    ) {
+        let mut until = Until::Due;
+        if replica.has_peers() {
+            let (round, agreed) = replica.join_round();
+            let entry = own.map_or(agreed, |own| own.max(agreed));
+            until = Until::Confirmed { round, entry, is_behind_own: own.is_some() };
+        }
+        self.push(ParkedRead { ticket, op: op.into(), deadline_ns, until, is_logged: false });
+    }
+
+    /// Has those tried next whose round has been answered or whose time was logged; `stamp_ms`: the highest stamp applied.
+    /// Returns whether there are any.
+    pub fn reach(&mut self, replica: &Replica, stamp_ms: u64) -> bool {
+        let Some(parked) = self.0.as_mut().filter(|parked| !parked.reads.is_empty()) else { return false };
+        let (round, applied) = (replica.confirmed_round(), replica.applied());
+        parked.reach(Reached { round, applied, stamp_ms })
+    }
+
+    /// Whether they are to be turned away, since another replica leads, or this one has lost the lead.
+    pub fn are_forsaken(&self, replica: &mut Replica) -> bool {
+        !self.is_empty() && (replica.take_lost() || replica.other_leader().is_some())
+    }
+
+    /// Whether some wait for a stamp.
+    pub fn wait_for_stamp(&self) -> bool {
+        self.0.as_ref().is_some_and(|parked| parked.held.last().is_some_and(|logged| !logged.is_empty()))
+    }
+
     /// The oldest read.
     pub fn first(&self) -> Option<&ParkedRead> {
         self.0.as_ref().and_then(|parked| parked.reads.first_key_value()).map(|(_, read)| read)
     }
 
-    /// Takes the oldest read, which is not tried any more.
+    /// Takes the first read of the connection that has the oldest one. It is not tried any more.
     pub fn pop(&mut self) -> Option<ParkedRead> {
         let parked = self.0.as_mut()?;
-        let (number, read) = parked.reads.pop_first()?;
-        if let Some(Wait::Number(wait)) = read.wait {
+        let conn = parked.reads.first_key_value()?.1.ticket.conn;
+        let number = *parked.conns.get(&conn)?.front()?;
+        let read = parked.reads.remove(&number)?;
+        if let Until::Brought(Wait::Number(wait)) = read.until {
             parked.waits.wake(wait);
         }
         parked.end(number, read.ticket.conn);
@@ -163,6 +278,13 @@ impl ParkedReads {
         self.0.as_ref().is_some_and(|parked| parked.conns.contains_key(&conn))
     }
 
+    /// Whether a read of this connection waits that came before the entry `lsn` was proposed.
+    pub fn holds_before(&self, conn: u64, lsn: Lsn) -> bool {
+        let Some(parked) = self.0.as_ref() else { return false };
+        let first = parked.conns.get(&conn).and_then(VecDeque::front);
+        first.and_then(|number| parked.reads.get(number)).is_some_and(|read| !read.until.is_behind(lsn))
+    }
+
     /// All of them, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &ParkedRead> {
         self.0.iter().flat_map(|parked| parked.reads.values())
@@ -177,20 +299,30 @@ impl ParkedReads {
         let mut conns: HashMap<u64, VecDeque<u64>> = HashMap::new();
         for (number, read) in &parked.reads {
             let queue = conns.entry(read.ticket.conn).or_default();
-            match read.wait {
-                Some(Wait::Number(wait)) => {
+            match read.until {
+                Until::Brought(Wait::Number(wait)) => {
                     assert_eq!(parked.waits.get(wait), Some(number), "who waits for {wait}");
                 }
-                Some(Wait::Job) => {
+                Until::Brought(Wait::Job) => {
                     let is_known = parked.waits.iter().any(|known| known == number);
                     assert!(is_known, "read {number} waits for a job");
                 }
-                None => {
-                    assert!(!queue.is_empty() || parked.due.contains(number), "read {number} is due");
+                Until::Confirmed { .. } | Until::Logged(_) => {
+                    let is_known = parked.held.iter().any(|held| held.contains(number));
+                    assert!(is_known, "read {number} is held");
+                }
+                Until::Due => {
+                    let is_first = parked.is_first(*number, read.ticket.conn);
+                    assert!(!is_first || parked.due.contains(number), "read {number} is due");
                 }
             }
             queue.push_back(*number);
         }
-        assert_eq!(parked.conns, conns, "the reads of each connection");
+        let sorted = parked.conns.iter().map(|(conn, queue)| {
+            let mut queue = queue.clone();
+            queue.make_contiguous().sort_unstable();
+            (*conn, queue)
+        });
+        assert_eq!(sorted.collect::<HashMap<_, _>>(), conns, "the reads of each connection");
     }
 }

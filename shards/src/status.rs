@@ -42,6 +42,8 @@ pub struct ReplicaStatus {
     pub pending_bytes: usize,
     /// Entries proposed here whose requests wait.
     pub pending_entries: usize,
+    /// Rounds of heartbeats begun for reads, those that were tried again among them.
+    pub read_rounds: u64,
     /// Whether it has caught up since the start, as leader or follower, and is not fenced.
     pub is_ready: bool,
     /// Why not, if it is stopped or late.
@@ -68,6 +70,7 @@ impl ReplicaStatus {
             pending_requests: 0,
             pending_bytes: 0,
             pending_entries: 0,
+            read_rounds: replica.rounds_begun(),
             is_ready: replica.is_ready(),
             error: replica.ready_error(),
         }
@@ -110,7 +113,7 @@ pub struct Counters {
     pub ops_applied: u64,
     /// Reads answered without riding behind a write.
     pub reads_direct: u64,
-    /// Reads that had to wait for a leader or for the state machine's jobs.
+    /// Reads that had to wait: for a leader, in a group with several members for a round, or for the state machine's jobs.
     pub reads_parked: u64,
     /// How often the state machine was asked for a read, in vain or not.
     pub read_tries: u64,

@@ -4,6 +4,8 @@
 //! Invariant: a group of one never campaigns with an unpersisted tail (the crate asserts on it), and election
 //! timeouts come from the seed alone.
 
+mod rounds;
+
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -23,6 +25,7 @@ use super::history::{History, Wanted};
 pub use super::limits::GroupOptions;
 use super::log_store::{LogStore, of_wal};
 use super::membership::{MemberId, Membership};
+use super::reads::Rounds;
 use super::ready::{self, Persist, Readies};
 
 /// What became of a proposal.
@@ -44,9 +47,11 @@ pub struct Group {
     campaign_due: bool,
     members: Box<Members>,
     seed: u64,
+    /// By which it learns that it still leads; made for the first read that waits for one.
+    rounds: Option<Box<Rounds>>,
     draws: u32,
-    /// Term, role and whether a leader is known, as the timeout was last drawn for: a term has one leader at most.
-    drawn: (u64, StateRole, bool),
+    /// What the timeout was last drawn for; see [`drawn_for`].
+    drawn: u64,
 }
 
 /// Entries of which nobody needs to know that they are not applied yet.
@@ -54,6 +59,11 @@ const APPLY_SLACK: u64 = 64;
 
 /// An idle group is to stay within 4 KiB, all its parts together.
 const _: () = assert!(size_of::<Group>() <= 1024, "a group has left its class of the allocator");
+
+/// Term, role and whether a leader is known, in one number: a term has one leader at most, and far fewer bits than are left.
+const fn drawn_for(term: u64, role: StateRole, knows_leader: bool) -> u64 {
+    term << 3 | (role as u64) << 1 | knows_leader as u64
+}
 
 impl Group {
     /// Starts the node of `member` over `store`. `saved` is the hard state of the last record; if the configuration `members`
@@ -82,8 +92,9 @@ impl Group {
             members: Box::new(Members { now: members, applied: AppliedChange::default() }),
             // Members whose seeds are near each other draw nothing alike.
             seed: scramble(seed ^ member.0.wrapping_mul(STEP)),
+            rounds: None,
             draws: 0,
-            drawn: (0, StateRole::Leader, false),
+            drawn: u64::MAX,
             node,
         };
         group.draw_timeout();
@@ -100,7 +111,7 @@ impl Group {
     /// Replaces the crate's own random election timeout whenever it may have drawn one.
     fn draw_timeout(&mut self) {
         let raft = &mut self.node.raft;
-        let drawn = (raft.term, raft.state, raft.leader_id != raft::INVALID_ID);
+        let drawn = drawn_for(raft.term, raft.state, raft.leader_id != raft::INVALID_ID);
         if drawn == self.drawn {
             return;
         }
@@ -180,6 +191,7 @@ impl Group {
             raft.election_elapsed = raft.election_elapsed.max(raft.election_timeout());
             return Ok(());
         }
+        self.rounds.as_mut().into_iter().for_each(|rounds| rounds.tick());
         self.call(|group| {
             group.node.tick();
         })
@@ -300,6 +312,7 @@ impl Group {
         if !self.has_ready() {
             return Ok(None);
         }
+        self.take_round()?;
         self.call(|group| group.readies.take(&mut group.node))?
     }
 
@@ -312,7 +325,7 @@ impl Group {
     /// Whether there is more to take.
     #[must_use]
     pub fn has_ready(&self) -> bool {
-        self.readies.has_ready(&self.node)
+        self.readies.has_ready(&self.node) || self.is_round_due()
     }
 
     /// The highest entry that may be applied.
@@ -366,6 +379,7 @@ impl Group {
     pub fn check(&self) {
         self.store().check();
         self.readies.check();
+        self.rounds.iter().for_each(|rounds| rounds.check());
         let log = &self.node.raft.raft_log;
         let (last, committed) = (log.last_index(), log.committed);
         assert!(log.persisted <= last && committed <= last, "last {last}, committed {committed}");

@@ -2,17 +2,21 @@
 //!
 //! Invariant: a read that is answered sees every write acknowledged before it came. With one voter that needs no
 //! round: the replica leads, nobody else can, and once the first entry of its term is applied (with it everything
-//! that earlier terms acknowledged), the applied state is the newest there is. With more voters a round of heartbeats
-//! stands in for "nobody else can": its index stands for the term's first entry.
+//! that earlier terms acknowledged), the applied state is the newest there is. With more voters a [round](Rounds) of
+//! heartbeats shows that nobody else could lead when the read came: a majority has answered what was sent after it.
 
-use corduroy_wal::Lsn;
+use std::collections::VecDeque;
+
+use corduroy_wal::{Lsn, Term};
+
+use super::membership::MemberId;
 
 /// What decides whether reads may go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReadView {
     /// Whether this replica leads.
     pub leads: bool,
-    /// The entry that must be applied first: the first of this leader's term, or the index that a round confirmed.
+    /// The entry that must be applied first: the first of this leader's term.
     pub safe_from: Option<Lsn>,
     /// The highest entry applied.
     pub applied: Lsn,
@@ -39,9 +43,309 @@ pub fn gate(view: ReadView) -> Gate {
     }
 }
 
+/// Bytes of a context.
+const CONTEXT_BYTES: usize = 32;
+/// Rounds under way at once: what comes meanwhile shares the next one, so load sets how many reads share one.
+const ROUNDS_MAX: usize = 4;
+/// Attempts under way at once, at rounds and at rounds that got lost.
+const ATTEMPTS_MAX: usize = 12;
+/// Ticks after which a round that nobody has answered is begun again, the first time and at most.
+const PATIENCE_TICKS: u32 = 3;
+const PATIENCE_MAX_TICKS: u32 = 24;
+
+/// The name of an attempt at a round. No two have the same one: the member that sends it is in it, the incarnation of its
+/// process (which differs at each start), the term, and a number that the incarnation never uses again. The raft crate takes
+/// a second request with a name that it knows for the first one, and would answer with an index from before the read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Context([u8; CONTEXT_BYTES]);
+
+impl Context {
+    fn new(member: MemberId, incarnation: u64, term: Term, number: u64) -> Self {
+        let mut bytes = [0; CONTEXT_BYTES];
+        let fields = [member.0, incarnation, term.get(), number];
+        for (to, field) in bytes.chunks_exact_mut(8).zip(fields) {
+            to.copy_from_slice(&field.to_le_bytes());
+        }
+        Self(bytes)
+    }
+
+    /// Its bytes, as they are sent.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// One try to have a round answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Attempt {
+    context: Context,
+    round: u64,
+}
+
+/// The rounds of one member. A read joins the next round that is not begun; one is begun at most once a turn, and serves all
+/// that came before. That a later one is answered confirms the earlier ones too. What the crate drops without a word (a round
+/// of a leader that has committed nothing in its term, all of them at a change of leader) or the network loses is begun
+/// again, with a fresh context; the attempts before it count still, so that a network slower than our patience is no
+/// hindrance. Whoever waits has a deadline of its own.
+#[derive(Debug)]
+pub struct Rounds {
+    member: MemberId,
+    incarnation: u64,
+    /// The last round that a read has joined.
+    joined: u64,
+    /// The last round that was begun; all that is joined, or the one before.
+    begun: u64,
+    /// All rounds up to this one are answered.
+    confirmed: u64,
+    attempts: VecDeque<Attempt>,
+    /// Contexts made so far.
+    contexts: u64,
+    /// Ticks since something was begun or answered, and how many of them are borne.
+    waited_ticks: u32,
+    patience_ticks: u32,
+    is_overdue: bool,
+    /// Whether the lead was lost while reads may have waited for a round.
+    is_lost: bool,
+}
+
+impl Rounds {
+    /// No round yet. `incarnation`: differs at each start of the member's process.
+    #[must_use]
+    pub const fn new(member: MemberId, incarnation: u64) -> Self {
+        Self {
+            member,
+            incarnation,
+            joined: 0,
+            begun: 0,
+            confirmed: 0,
+            attempts: VecDeque::new(),
+            contexts: 0,
+            waited_ticks: 0,
+            patience_ticks: PATIENCE_TICKS,
+            is_overdue: false,
+            is_lost: false,
+        }
+    }
+
+    /// The round that a read which has just come waits for: the next one to be begun.
+    pub const fn join(&mut self) -> u64 {
+        self.joined = self.begun + 1;
+        self.joined
+    }
+
+    /// Whether a round is to be begun, as soon as the member leads and has committed something in its term.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        let is_wanted = self.joined > self.begun && self.under_way() < ROUNDS_MAX;
+        is_wanted || (self.is_overdue && self.attempts.len() < ATTEMPTS_MAX)
+    }
+
+    /// Rounds that are under way, however many attempts at each.
+    fn under_way(&self) -> usize {
+        let rounds = self.attempts.iter().map(|attempt| attempt.round);
+        let later = rounds.clone().skip(1);
+        usize::from(!self.attempts.is_empty()) + rounds.zip(later).filter(|(one, next)| one < next).count()
+    }
+
+    /// Begins the round that reads have joined, and tries those again that nobody has answered: the context to send, which
+    /// stands for all of them.
+    pub fn begin(&mut self, term: Term) -> Context {
+        assert!(self.is_due(), "no round is due: {self:?}");
+        self.begun = self.joined;
+        self.contexts += 1;
+        let context = Context::new(self.member, self.incarnation, term, self.contexts);
+        self.attempts.push_back(Attempt { context, round: self.begun });
+        (self.waited_ticks, self.is_overdue) = (0, false);
+        context
+    }
+
+    /// A majority has answered what was sent with this context. What was sent by an earlier leader, or process, is nobody's.
+    pub fn confirm(&mut self, context: &[u8]) {
+        let answered = self.attempts.iter().find(|attempt| attempt.context.as_bytes() == context);
+        let Some(round) = answered.map(|attempt| attempt.round) else { return };
+        assert!(round > self.confirmed && round <= self.begun, "round {round} is answered: {self:?}");
+        self.confirmed = round;
+        self.attempts.retain(|attempt| attempt.round > round);
+        (self.waited_ticks, self.patience_ticks, self.is_overdue) = (0, PATIENCE_TICKS, false);
+    }
+
+    /// All rounds up to this one are answered.
+    #[must_use]
+    pub const fn confirmed(&self) -> u64 {
+        self.confirmed
+    }
+
+    /// How many attempts were begun.
+    #[must_use]
+    pub const fn attempted(&self) -> u64 {
+        self.contexts
+    }
+
+    /// The group's clock has moved on by one.
+    pub fn tick(&mut self) {
+        if self.attempts.is_empty() {
+            return;
+        }
+        self.waited_ticks += 1;
+        if self.waited_ticks >= self.patience_ticks && !self.is_overdue {
+            self.is_overdue = true;
+            self.patience_ticks = (2 * self.patience_ticks).min(PATIENCE_MAX_TICKS);
+        }
+    }
+
+    /// The member does not lead any more: nothing that is under way confirms anything, and no round is begun for those that
+    /// have joined one.
+    pub fn lose(&mut self) {
+        self.is_lost |= self.joined > self.confirmed;
+        self.begun = self.joined;
+        self.attempts.clear();
+        (self.waited_ticks, self.patience_ticks, self.is_overdue) = (0, PATIENCE_TICKS, false);
+    }
+
+    /// Whether the lead was lost since this was asked last, while reads may have waited for a round: those are to be turned
+    /// away.
+    pub const fn take_lost(&mut self) -> bool {
+        std::mem::replace(&mut self.is_lost, false)
+    }
+
+    /// # Panics
+    /// If rounds, or attempts at them, are not in order.
+    pub fn check(&self) {
+        assert!(self.confirmed <= self.begun && self.begun <= self.joined, "{self:?}");
+        assert!(self.joined <= self.begun + 1, "a round is left out: {self:?}");
+        let rounds = || self.attempts.iter().map(|attempt| attempt.round);
+        assert!(rounds().is_sorted() && rounds().all(|round| round > self.confirmed), "{self:?}");
+        assert!(rounds().next_back().is_none_or(|last| last == self.begun), "{self:?}");
+        assert!(self.attempts.len() <= ATTEMPTS_MAX, "{self:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn rounds() -> Rounds {
+        Rounds::new(MemberId(1), 9)
+    }
+
+    /// A round that `reads` reads share.
+    fn begin(rounds: &mut Rounds, reads: usize) -> (u64, Context) {
+        let joined: Vec<_> = (0..reads).map(|_| rounds.join()).collect();
+        assert!(rounds.is_due() && joined.iter().all(|round| *round == joined[0]));
+        let context = rounds.begin(Term(2));
+        rounds.check();
+        (joined[0], context)
+    }
+
+    #[test]
+    fn all_reads_before_a_round_share_it_and_later_ones_have_the_next() {
+        let mut rounds = rounds();
+        assert!(!rounds.is_due());
+        let (one, first) = begin(&mut rounds, 5);
+        assert!(!rounds.is_due(), "nobody waits for another one");
+        let (two, second) = begin(&mut rounds, 2);
+        assert!(two > one && first != second);
+        rounds.confirm(first.as_bytes());
+        assert_eq!(rounds.confirmed(), one);
+        rounds.confirm(second.as_bytes());
+        assert_eq!((rounds.confirmed(), rounds.attempted()), (two, 2));
+        rounds.check();
+    }
+
+    #[test]
+    fn a_later_round_confirms_the_earlier_ones_and_what_is_strange_nothing() {
+        let mut rounds = rounds();
+        let (_, first) = begin(&mut rounds, 1);
+        let (two, second) = begin(&mut rounds, 1);
+        rounds.confirm(b"");
+        rounds.confirm(Context::new(MemberId(1), 8, Term(2), 2).as_bytes());
+        assert_eq!(rounds.confirmed(), 0);
+        rounds.confirm(second.as_bytes());
+        assert_eq!(rounds.confirmed(), two);
+        rounds.confirm(first.as_bytes());
+        assert_eq!(rounds.confirmed(), two);
+        rounds.check();
+    }
+
+    #[test]
+    fn what_nobody_answers_is_tried_again_under_another_name_and_either_answer_counts() {
+        for answered in 0..2 {
+            let mut rounds = rounds();
+            let (one, first) = begin(&mut rounds, 1);
+            (1..PATIENCE_TICKS).for_each(|_| rounds.tick());
+            assert!(!rounds.is_due());
+            rounds.tick();
+            assert!(rounds.is_due());
+            let second = rounds.begin(Term(2));
+            assert_ne!(first, second);
+            rounds.check();
+            rounds.confirm([first, second][answered].as_bytes());
+            assert_eq!(rounds.confirmed(), one);
+            (0..100).for_each(|_| rounds.tick());
+            assert!(!rounds.is_due(), "nothing is under way");
+        }
+    }
+
+    #[test]
+    fn patience_doubles_and_attempts_are_bounded() {
+        let mut rounds = rounds();
+        begin(&mut rounds, 1);
+        let mut attempts = 0;
+        for _ in 0..10_000 {
+            rounds.tick();
+            if rounds.is_due() {
+                rounds.begin(Term(2));
+                attempts += 1;
+            }
+            rounds.check();
+        }
+        assert_eq!(attempts, ATTEMPTS_MAX - 1);
+    }
+
+    #[test]
+    fn what_comes_while_enough_are_under_way_shares_the_next() {
+        let mut rounds = rounds();
+        let contexts: Vec<_> = (0..ROUNDS_MAX).map(|_| begin(&mut rounds, 1).1).collect();
+        let waits = rounds.join();
+        assert!(!rounds.is_due());
+        assert_eq!(rounds.join(), waits);
+        rounds.confirm(contexts[0].as_bytes());
+        assert!(rounds.is_due());
+        let last = rounds.begin(Term(2));
+        rounds.confirm(last.as_bytes());
+        assert_eq!(rounds.confirmed(), waits);
+    }
+
+    #[test]
+    fn who_loses_the_lead_says_so_once_and_takes_no_answer_to_what_it_asked_before() {
+        let mut rounds = rounds();
+        rounds.lose();
+        assert!(!rounds.take_lost(), "nobody has waited");
+        let (_, first) = begin(&mut rounds, 1);
+        rounds.join();
+        rounds.lose();
+        assert!(rounds.take_lost() && !rounds.take_lost() && !rounds.is_due());
+        rounds.check();
+        let (next, second) = begin(&mut rounds, 1);
+        rounds.confirm(first.as_bytes());
+        assert!(rounds.confirmed() < next, "that was asked in another term");
+        rounds.confirm(second.as_bytes());
+        assert_eq!(rounds.confirmed(), next);
+    }
+
+    #[test]
+    fn no_two_contexts_are_the_same() {
+        let made = |member, incarnation, term| {
+            let mut rounds = Rounds::new(MemberId(member), incarnation);
+            rounds.join();
+            rounds.begin(Term(term))
+        };
+        let all = [made(1, 1, 1), made(2, 1, 1), made(1, 2, 1), made(1, 1, 2)];
+        for (at, one) in all.iter().enumerate() {
+            assert!(all.iter().skip(at + 1).all(|other| one != other));
+        }
+    }
 
     #[test]
     fn only_a_leader_that_applied_its_terms_first_entry_answers() {

@@ -3,6 +3,7 @@
 //! Invariant: a replica that is stopped stays stopped until the process ends; whatever it held is answered by its owner.
 
 mod members;
+mod rounds;
 
 use bytes::Bytes;
 use corduroy_wal::{Lsn, OwnedEntry, Term};
@@ -18,7 +19,7 @@ use super::leadership::Leadership;
 use super::log_store::LogStore;
 use super::membership::{MemberId, Membership, StorageId};
 use super::quiescence::{Pulse, needs_ticks};
-use super::reads::{Gate, ReadView, gate};
+use super::reads::{Gate, ReadView, Rounds, gate};
 use super::ready::Persist;
 pub use super::start::{Found, Origin, ReplicaError, Replication, StartError, StartOptions, StartedAs};
 use crate::ids::PartitionId;
@@ -108,12 +109,15 @@ impl Replica {
 
     /// Takes note of the node's leadership and of what is applied.
     fn observe(&mut self, now_ns: u64) {
-        if let Some(group) = self.engine.group() {
+        if let Some(group) = self.engine.group_mut() {
             let change = self.leadership.set(group.leader(), now_ns);
             if change.is_some_and(|change| change.gained) {
                 self.safe_from = Some(group.last());
             } else if !self.leadership.is_mine() {
                 self.safe_from = None;
+            }
+            if change.is_some_and(|change| change.lost) {
+                group.rounds_mut().into_iter().for_each(Rounds::lose);
             }
         }
         if self.has_caught_up() {

@@ -15,7 +15,7 @@ use crate::entry::{self, Cursor, EntryOp};
 use crate::ids::Ticket;
 use crate::machine::{Applied, StateMachine, Step, Unreadable, Wait};
 use crate::options::Pending;
-use crate::parked::ParkedRead;
+use crate::parked::{ParkedRead, Until};
 use crate::planted::{self, PlantedBug};
 use crate::raft::group::Changed;
 use crate::raft::guard::Fault;
@@ -51,8 +51,8 @@ pub(crate) struct Applying<'a, M: StateMachine> {
     pub outcome_bytes: usize,
 }
 
-/// What comes of a try to read: an answer, or what the read waits for. `None`: for the next turn, or for its replica.
-type Tried<O> = Result<Result<O, Unreadable>, Option<Wait>>;
+/// What comes of a try to read: an answer, or what the read waits for; [`Until::Due`]: for the next turn, or for its replica.
+type Tried<O> = Result<Result<O, Unreadable>, Until>;
 
 /// The entry at hand.
 struct AtHand<'a> {
@@ -235,7 +235,7 @@ impl<M: StateMachine> Applying<'_, M> {
     fn park_behind(&mut self, slot: &mut Slot) -> bool {
         let Some(row) = slot.rows.front_mut().filter(|_| !slot.parked.is_empty()) else { return false };
         let Some(Item { ticket, work }) = row.requests.peek() else { return false };
-        if !slot.parked.holds(ticket.conn) {
+        if !slot.parked.holds_before(ticket.conn, row.lsn) {
             return false;
         }
         let Work::Read { start, bytes } = work else {
@@ -250,7 +250,9 @@ impl<M: StateMachine> Applying<'_, M> {
         slot.conns.sub(ticket.conn);
         self.budget.spend(op.len());
         self.counters.reads_parked += 1;
-        slot.parked.push(ParkedRead { ticket, op, deadline_ns: row.deadline_ns, wait: None });
+        let deadline_ns = row.deadline_ns;
+        let read = ParkedRead { ticket, op, deadline_ns, until: Until::Due, is_logged: true };
+        slot.parked.push_from(row.lsn, read);
         true
     }
 
@@ -349,15 +351,19 @@ impl<M: StateMachine> Applying<'_, M> {
         self.spare.give(requests);
     }
 
-    /// Refuses the oldest parked read.
-    pub fn refuse_parked(&mut self, slot: &mut Slot, why: &Rejection) {
-        if let Some(read) = slot.parked.pop() {
-            if let Some(Wait::Number(number)) = read.wait {
+    /// Refuses the parked reads whose deadline is not after this time. Returns whether there are any.
+    pub fn refuse_parked(&mut self, slot: &mut Slot, why: &Rejection, until_ns: u64) -> bool {
+        let before = slot.parked.len();
+        while slot.parked.first().is_some_and(|read| read.deadline_ns <= until_ns)
+            && let Some(read) = slot.parked.pop()
+        {
+            if let Until::Brought(Wait::Number(number)) = read.until {
                 self.machine.abandon(number);
             }
             slot.unpark(read.ticket.conn);
             self.reject(slot, read.ticket, read.op.len(), why.clone());
         }
+        slot.parked.len() < before
     }
 
     /// Refuses one request that is in no row or batch any more.
@@ -367,12 +373,17 @@ impl<M: StateMachine> Applying<'_, M> {
         self.outbox.reject(ticket, why);
     }
 
-    /// Answers a read from the applied state, or parks it: behind another one of its connection, until the replica has
+    /// Answers a read from the applied state, or parks it: in a group with several members for a round, behind another one of its connection, until the replica has
     /// caught up, until what it needs is there, or until the next turn, if this one has brought enough. Returns whether it
     /// was answered.
     pub fn read(&mut self, slot: &mut Slot, ticket: Ticket, op: &[u8], deadline_ns: u64) -> bool {
+        if slot.replica.has_peers() {
+            self.counters.reads_parked += 1;
+            slot.park(ticket, op, deadline_ns);
+            return false;
+        }
         // Tried also where it has to follow another one: what it needs is then on its way already.
-        let answer = self.read_applied(slot, op);
+        let answer = self.read_applied(slot, op, false);
         self.answer_or_park_read(slot, ticket, op, (slot.replica.applied(), deadline_ns), answer)
     }
 
@@ -380,16 +391,17 @@ impl<M: StateMachine> Applying<'_, M> {
     pub fn retry_parked(&mut self, slot: &mut Slot) {
         let mut held_back = Vec::new();
         while let Some((number, mut read)) = slot.parked.take_due() {
-            match self.read_applied(slot, &read.op) {
+            match self.read_applied(slot, &read.op, read.is_logged) {
                 Ok(answer) => {
                     slot.parked.end(number, read.ticket.conn);
                     slot.unpark(read.ticket.conn);
                     self.weigh(&answer);
                     self.answer(slot, read.ticket, read.op.len(), slot.replica.applied(), answer);
                 }
-                Err(None) => held_back.push((number, read)),
-                Err(wait) => {
-                    read.wait = wait;
+                Err(Until::Due) => held_back.push((number, read)),
+                Err(until) => {
+                    read.is_logged |= matches!(until, Until::Logged(_));
+                    read.until = until;
                     slot.parked.put_back(number, read);
                 }
             }
@@ -408,27 +420,36 @@ impl<M: StateMachine> Applying<'_, M> {
         (lsn, deadline_ns): (Lsn, u64),
         answer: Tried<M::Outcome>,
     ) -> bool {
-        let wait = match answer {
-            Ok(answer) if !slot.parked.holds(ticket.conn) => {
+        let until = match answer {
+            Ok(answer) if !slot.parked.holds_before(ticket.conn, lsn) => {
                 self.weigh(&answer);
                 self.answer(slot, ticket, op.len(), lsn, answer);
                 return true;
             }
-            Ok(_) => None,
-            Err(wait) => wait,
+            Ok(_) => Until::Due,
+            Err(until) => until,
         };
-        slot.parked.push(ParkedRead { ticket, op: op.into(), deadline_ns, wait });
+        let read = ParkedRead { ticket, op: op.into(), deadline_ns, until, is_logged: true };
+        slot.parked.push_from(lsn, read);
         self.counters.reads_parked += 1;
         false
     }
 
-    /// Tries a read of the applied state as it is, if the replica has caught up.
-    fn read_applied(&mut self, slot: &mut Slot, op: &[u8]) -> Tried<M::Outcome> {
-        if !slot.answers_reads() {
-            return Err(None);
+    /// Tries a read of the applied state as it is, if the replica has caught up. What would be answered otherwise by the clock
+    /// than by the log, as what has expired since, waits for its time to be logged.
+    fn read_applied(&mut self, slot: &mut Slot, op: &[u8], is_logged: bool) -> Tried<M::Outcome> {
+        if !slot.replica.answers_parked() {
+            return Err(Until::Due);
         }
         let clock_ms = self.read_clock_ms(slot);
-        self.try_read(slot, op, clock_ms)
+        let answer = self.try_read(slot, op, clock_ms)?;
+        if slot.replica.has_peers() && !is_logged {
+            let clock_ms = self.clocks.read(&mut slot.clock, self.now);
+            if self.machine.rests_on_clock(slot.partition, op, clock_ms) {
+                return Err(Until::Logged(clock_ms));
+            }
+        }
+        Ok(answer)
     }
 
     /// What reads are judged by: the partition's clock; where another member may lead next, the log's alone, since that one's
@@ -443,13 +464,13 @@ impl<M: StateMachine> Applying<'_, M> {
     fn try_read(&mut self, slot: &Slot, op: &[u8], clock_ms: u64) -> Tried<M::Outcome> {
         let is_full = self.outbox.bytes >= self.outcome_bytes;
         if is_full && !self.machine.is_light(slot.partition, op) {
-            return Err(None);
+            return Err(Until::Due);
         }
         self.counters.read_tries += 1;
         match self.machine.read(slot.partition, op, clock_ms) {
             Step::Done(outcome) => Ok(Ok(outcome)),
             Step::Unreadable(why) => Ok(Err(why)),
-            Step::Blocked(wait) => Err(Some(wait)),
+            Step::Blocked(wait) => Err(Until::Brought(wait)),
             Step::Passed => unreachable!("only operations of entries are passed over"),
         }
     }

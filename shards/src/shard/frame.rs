@@ -97,9 +97,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             };
         };
         let stamp_ms = self.clocks.stamp(&mut slot.clock, self.now);
-        // Reads of a group with several members are ordered by an entry of their own, if no write is there to ride with.
-        let payload = if entry.count() == 0 { of_time(stamp_ms) } else { entry.finish(stamp_ms) };
-        let payload = Bytes::from(payload);
+        let payload = Bytes::from(entry.finish(stamp_ms));
         let proposed = slot.replica.propose(payload.clone());
         let (deadline_ns, now_ns) = (self.deadline_ns(), self.now.mono_ns);
         let Some(proposed) = self.fence_on_fault(idx, proposed) else {
@@ -133,10 +131,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             front.into_iter().for_each(|batch| batch.refuse_longer(most));
             self.remove_refused(idx);
         }
-        // Reads that wait for an entry are not refused, and cannot be made shorter.
-        let has_writes = |batch: &Batch| batch.entry.count() > 0;
-        let is_refused =
-            fit == Fit::Lacking && self.replicas.slot(idx).batches.front().is_some_and(has_writes);
+        let is_refused = fit == Fit::Lacking && !self.replicas.slot(idx).batches.is_empty();
         self.left_over |= is_refused || frame_bytes > 0;
         self.replicas.enqueue(List::Propose, idx);
     }
@@ -172,12 +167,12 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let result = slot.replica.take(self.now.mono_ns);
         let Some(persist) = self.fence_on_fault(idx, result) else { return Ok(0) };
         let slot = self.replicas.slot(idx);
-        let has_committed = slot.replica.applied() < slot.replica.committed();
+        let may_go_on = slot.replica.applied() < slot.replica.committed() || !slot.parked.is_empty();
         if slot.replica.has_ready() {
             self.left_over = true;
             self.replicas.enqueue(List::Ready, idx);
         }
-        if has_committed {
+        if may_go_on {
             self.replicas.enqueue(List::Apply, idx);
         }
         let bytes = persist.map_or(Ok(0), |persist| self.append(idx, persist))?;

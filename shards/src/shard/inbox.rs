@@ -47,15 +47,6 @@ impl Batches {
         batch.requests.push_write(ticket, op.op.len());
     }
 
-    /// Adds a read to the open batch or, where there is none, to a new one.
-    pub fn push_read(&mut self, ticket: Ticket, op: &[u8], spare: &mut Spare) {
-        if self.queue.back().is_none_or(|batch| batch.is_sealed) {
-            self.queue.push_back(Batch { requests: spare.take(), ..Batch::default() });
-        }
-        let batch = self.queue.back_mut().expect("a batch was just made sure of");
-        batch.requests.push_read(ticket, op);
-    }
-
     /// Has the oldest batch fetched into the processor's caches.
     pub fn prefetch(&self) {
         prefetch_front(&self.queue);
@@ -111,7 +102,7 @@ impl Batches {
     pub fn check(&self) {
         for batch in &self.queue {
             let writes = batch.requests.rest().filter(|item| item.work == Work::Write).count();
-            assert!(!batch.requests.is_empty(), "a batch has a request");
+            assert!(!batch.requests.is_empty() && writes > 0, "a batch has a write");
             assert_eq!(writes, batch.entry.count() as usize, "each write of a batch has an operation");
             batch.requests.check();
             batch.screening.check(writes, batch.is_sealed);

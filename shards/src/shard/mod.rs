@@ -168,22 +168,15 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         Ok(())
     }
 
-    /// A read rides behind the writes of its connection, if there are any; else it runs in the next turn. In a group with
-    /// several members it rides in what is proposed next, whoever wrote that: once that is committed, no other leader has
-    /// acknowledged anything that the read does not see.
+    /// A read rides behind the writes of its connection, if there are any; else it runs in the next turn. In a group with several
+    /// members it rides only in what is proposed after it came: once that is committed, no other leader has acknowledged
+    /// anything that the read does not see. All else needs a round.
     fn accept_read(&mut self, idx: ReplicaIdx, ticket: Ticket, op: &[u8]) {
         let slot = self.replicas.slot_mut(idx);
-        if slot.replica.has_peers() {
-            slot.batches.push_read(ticket, op, &mut self.spare);
-            slot.conns.add(ticket.conn);
-            self.replicas.enqueue(List::Propose, idx);
-            self.replicas.enqueue(List::Age, idx);
-            return;
-        }
         let rides = slot.conns.may_hold(ticket.conn) && !planted::is(PlantedBug::ReadOvertakesWrite);
         let ride = match (slot.batches.open_mut(), slot.rows.back_mut()) {
             (Some(batch), _) if rides => Some(&mut batch.requests),
-            (None, Some(row)) if rides => Some(&mut row.requests),
+            (None, Some(row)) if rides && !slot.replica.has_peers() => Some(&mut row.requests),
             _ => None,
         };
         if let Some(requests) = ride {

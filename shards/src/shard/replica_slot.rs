@@ -12,12 +12,12 @@ use super::replicas::Replicas;
 use crate::clock::PartitionClock;
 use crate::conns::ConnFilter;
 use crate::entry::{self, Cursor};
-use crate::ids::PartitionId;
+use crate::ids::{PartitionId, Ticket};
 use crate::machine::Wait;
 use crate::options::Pending;
 use crate::parked::ParkedReads;
 use crate::raft::positions::{Position, Positions};
-use crate::raft::proposals::{Proposals, Requests};
+use crate::raft::proposals::{Proposals, Requests, Row as Proposed};
 use crate::raft::replica::Replica;
 use crate::status::ReplicaStatus;
 use crate::table::{ReplicaIdx, Row};
@@ -159,13 +159,13 @@ impl Slot {
 
     /// Whether parked reads may be tried.
     pub fn has_due_reads(&self) -> bool {
-        self.parked.has_due() && self.answers_reads()
+        self.parked.has_due() && self.replica.answers_parked()
     }
 
-    /// Whether parked reads are answered from what is applied. In a group with several members each of them has been ordered
-    /// by an entry that is applied: what is applied later is as good, whoever leads.
-    pub fn answers_reads(&self) -> bool {
-        self.replica.has_peers() || self.replica.can_serve()
+    /// Parks a read that comes behind all that its connection has under way.
+    pub fn park(&mut self, ticket: Ticket, op: &[u8], deadline_ns: u64) {
+        let own = self.rows.last().filter(|_| self.conns.may_hold(ticket.conn)).map(|row| row.lsn);
+        self.parked.park(&mut self.replica, own, (ticket, op, deadline_ns));
     }
 
     /// Whether a step of it waits for whatever job ends next.
@@ -197,7 +197,7 @@ impl Slot {
     /// that come behind parked ones are parked when it is their turn.
     pub fn waits_for_parked(&mut self) -> bool {
         let Some(row) = self.rows.front().filter(|_| !self.parked.is_empty()) else { return false };
-        let holds = |conn| self.parked.holds(conn);
+        let holds = |conn| self.parked.holds_before(conn, row.lsn);
         let Some((at, conn)) = row.requests.first_write_of(self.cursor.ahead as usize, holds) else {
             return false;
         };
@@ -208,7 +208,8 @@ impl Slot {
 
     /// A parked read of the connection has its outcome: apply may have waited for that.
     pub fn unpark(&mut self, conn: u64) {
-        if self.apply_wait == Some(ApplyWait::Reads(conn)) && !self.parked.holds(conn) {
+        let is_before = |row: &Proposed| self.parked.holds_before(conn, row.lsn);
+        if self.apply_wait == Some(ApplyWait::Reads(conn)) && !self.rows.front().is_some_and(is_before) {
             self.apply_wait = None;
         }
     }

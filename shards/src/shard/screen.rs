@@ -11,7 +11,6 @@ use super::io::{Rejection, Reply};
 use super::replica_slot::Slot;
 use crate::entry::{EntryOp, Mark};
 use crate::machine::{Prepared, StateMachine};
-use crate::parked::ParkedRead;
 use crate::raft::proposals::Work;
 use crate::screening::Screening;
 
@@ -122,20 +121,13 @@ impl<M: StateMachine> Applying<'_, M> {
         for item in batch.requests.rest() {
             if let Work::Read { start, bytes } = item.work {
                 let op = batch.requests.read_op(start, bytes);
-                if slot.replica.has_peers() {
-                    kept.push_read(item.ticket, op, self.spare);
-                } else if let Some(open) = kept.open_mut() {
+                if let Some(open) = kept.open_mut() {
                     open.requests.push_read(item.ticket, op);
-                } else if let Some(row) = slot.rows.back_mut() {
+                } else if let Some(row) = slot.rows.back_mut().filter(|_| !slot.replica.has_peers()) {
                     row.requests.push_read(item.ticket, op);
                 } else {
+                    slot.park(item.ticket, op, deadline_ns);
                     slot.conns.sub(item.ticket.conn);
-                    slot.parked.push(ParkedRead {
-                        ticket: item.ticket,
-                        op: op.into(),
-                        deadline_ns,
-                        wait: None,
-                    });
                 }
                 continue;
             }

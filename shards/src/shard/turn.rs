@@ -268,11 +268,11 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             self.expire(idx);
             let (now_ns, timeout_ms) = (self.now.mono_ns, self.options.ready_timeout_ms);
             let slot = self.replicas.slot_mut(idx);
-            let needs_ticks = slot.replica.needs_ticks();
-            if needs_ticks {
+            if slot.replica.needs_ticks() {
                 let result = slot.replica.tick(can_submit, now_ns);
                 if self.fence_on_fault(idx, result).is_some() {
                     self.replicas.enqueue(List::Ready, idx);
+                    self.follow_reads(idx, false);
                 }
             }
             let slot = self.replicas.slot_mut(idx);
@@ -306,11 +306,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 applying.refuse_batch(slot, batch, &late);
             }
         }
-        let parked = slot.parked.len();
-        while slot.parked.first().is_some_and(|read| read.deadline_ns <= now_ns) {
-            applying.refuse_parked(slot, &late);
-        }
-        if slot.parked.len() < parked {
+        if applying.refuse_parked(slot, &late, now_ns) {
             self.replicas.enqueue(List::Apply, idx);
             waits::follow(&mut self.replicas, idx);
         }
@@ -328,11 +324,13 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// Refuses everything that was not proposed.
     fn refuse_waiting(&mut self, idx: ReplicaIdx) {
         self.refuse_gathered(idx);
+        self.refuse_reads(idx);
+    }
+
+    /// Refuses the reads that are parked.
+    pub(super) fn refuse_reads(&mut self, idx: ReplicaIdx) {
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
-        let why = slot.refusal();
-        while !slot.parked.is_empty() {
-            applying.refuse_parked(slot, &why);
-        }
+        applying.refuse_parked(slot, &slot.refusal(), u64::MAX);
     }
 
     /// Applies what is committed, partition by partition, as far as the turn's budget goes.
@@ -370,9 +368,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             if self.replicas.slot(idx).replica.has_peers() {
                 self.follow_members(idx);
             }
-            if begins_to_serve && self.replicas.slot(idx).has_due_reads() {
-                self.retry_parked(idx);
-            }
+            self.follow_reads(idx, begins_to_serve);
             self.recount(idx);
         }
         // What was held back because of it can be proposed now.

@@ -29,6 +29,24 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
         }
     }
+
+    /// Has the parked reads of a replica tried that wait for nothing any more, or for nothing but `begins_to_serve`; where
+    /// another one leads, all are turned away, and may be asked again there.
+    pub(super) fn follow_reads(&mut self, idx: ReplicaIdx, begins_to_serve: bool) {
+        let slot = self.replicas.slot_mut(idx);
+        if slot.parked.are_forsaken(&mut slot.replica) {
+            self.refuse_reads(idx);
+            self.replicas.enqueue(List::Apply, idx);
+        } else if (begins_to_serve || slot.parked.reach(&slot.replica, slot.applied_stamp_ms))
+            && slot.has_due_reads()
+        {
+            self.retry_parked(idx);
+        } else if slot.parked.wait_for_stamp() && slot.replica.last() == slot.replica.applied() {
+            slot.wants_time = true;
+            self.left_over = true;
+            self.replicas.enqueue(List::Propose, idx);
+        }
+    }
 }
 
 /// Puts a replica on the lists of what may be tried now.
@@ -39,19 +57,21 @@ fn go_on(replicas: &mut Replicas, idx: ReplicaIdx) {
         (List::Apply, slot.apply_wait.is_none()),
         (List::Propose, !slot.batches.is_empty()),
     ];
-    for (list, _) in lists.into_iter().filter(|(_, is_wanted)| *is_wanted) {
-        replicas.enqueue(list, idx);
-    }
+    enqueue(replicas, idx, lists);
 }
 
 /// Puts a replica, some of whose steps may have been tried in vain, on the lists of what has them tried again.
 pub(crate) fn follow(replicas: &mut Replicas, idx: ReplicaIdx) {
     let slot = replicas.slot(idx);
-    let (has_due, waits_for_job) = (slot.has_due_reads(), slot.waits_for_job());
-    if has_due {
-        replicas.enqueue(List::Due, idx);
-    }
-    if waits_for_job {
-        replicas.enqueue(List::Blocked, idx);
-    }
+    let lists = [
+        (List::Due, slot.has_due_reads()),
+        (List::Blocked, slot.waits_for_job()),
+        (List::Ready, !slot.parked.is_empty() && slot.replica.has_ready()),
+    ];
+    enqueue(replicas, idx, lists);
+}
+
+fn enqueue(replicas: &mut Replicas, idx: ReplicaIdx, lists: [(List, bool); 3]) {
+    let wanted = lists.into_iter().filter(|(_, is_wanted)| *is_wanted);
+    wanted.for_each(|(list, _)| replicas.enqueue(list, idx));
 }

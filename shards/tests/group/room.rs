@@ -66,8 +66,7 @@ fn who_missed_many_small_entries_catches_up() {
     let away = (leader + 1) % 3;
     cluster.kill(away);
     for _ in 0..9_000 {
-        // A read is an entry without operations in a group with several members.
-        cluster.read(leader, "get a");
+        cluster.write(leader, "del a");
         cluster.turn();
         cluster.deliver(|_, _, _| crate::cluster::Way::Arrives);
     }

@@ -1,0 +1,46 @@
+//! What reads wait for at a replica of a group with several members; see [`Rounds`].
+
+use corduroy_wal::Lsn;
+
+use super::Replica;
+use crate::raft::group::Group;
+use crate::raft::reads::{Gate, Rounds};
+
+impl Replica {
+    /// What a read waits for that has just come: a round that is begun after it, by its number; and the entry up to which
+    /// it has to see the log, if this replica leads until then. Whoever gains the lead has to apply what it found besides.
+    pub fn join_round(&mut self) -> (u64, Lsn) {
+        assert!(self.has_peers, "partition {}: a group of one needs no rounds", self.partition);
+        let group = self.engine.group_mut().expect("who has peers has a group");
+        (group.join_round(), group.agreed())
+    }
+
+    /// The last round that was answered, once this replica has applied all that it found when it gained the lead. One that has
+    /// been left alone needs none.
+    #[must_use]
+    pub fn confirmed_round(&self) -> u64 {
+        if self.gate() != Gate::Open {
+            return 0;
+        }
+        let rounds = self.engine.group().and_then(Group::rounds).filter(|_| self.has_peers);
+        rounds.map_or(u64::MAX, Rounds::confirmed)
+    }
+
+    /// Whether parked reads that wait for nothing are answered from what is applied. In a group with several members a round, or
+    /// an entry, has shown for each that nobody else led: what is applied later is as good.
+    #[must_use]
+    pub fn answers_parked(&self) -> bool {
+        self.has_peers || self.can_serve()
+    }
+
+    /// Whether it has lost the lead since this was asked last, while reads may have waited for a round.
+    pub fn take_lost(&mut self) -> bool {
+        self.engine.group_mut().and_then(Group::rounds_mut).is_some_and(Rounds::take_lost)
+    }
+
+    /// How many rounds were begun, those that were tried again among them.
+    #[must_use]
+    pub fn rounds_begun(&self) -> u64 {
+        self.engine.group().and_then(Group::rounds).map_or(0, Rounds::attempted)
+    }
+}
