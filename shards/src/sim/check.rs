@@ -197,6 +197,11 @@ impl<S: Subject> Books<S> {
         self.partitions.get(&partition).map_or_else(Shown::default, History::shown)
     }
 
+    /// The stamp of the last entry of a partition.
+    pub fn last_stamp_ms(&self, partition: PartitionId) -> u64 {
+        self.partitions.get(&partition).map_or(0, History::last_stamp_ms)
+    }
+
     /// The term of an entry that was applied.
     pub fn term_of(&self, partition: PartitionId, lsn: Lsn) -> Option<Term> {
         self.partitions.get(&partition)?.term_of(lsn)

@@ -104,6 +104,11 @@ impl Clients {
         conn.expect("every client has a connection to each node")
     }
 
+    /// Whether all directed questions have their outcomes.
+    fn is_audit_answered(&self) -> bool {
+        self.auditor.conns.iter().all(|conn| conn.open == 0)
+    }
+
     /// How many requests a client may add to those that it has open with a node.
     fn room(&mut self, client: u64, node: usize, pipeline: u64) -> u64 {
         pipeline.saturating_sub(self.conn(conn(client, node)).open)
@@ -209,6 +214,7 @@ impl<S: Subject> SimNode<S> {
         if kind == Kind::Read
             && world.streams.workload.chance(700)
             && world.clients.conn(conn).open == 1
+            && !self.is_paused(world.now_ns)
             && self.read_now(world, shard, ticket, partition, id, &op)
         {
             return;
@@ -304,12 +310,13 @@ impl<S: Subject> World<S> {
         for &partition in partitions {
             let id = self.common.books.borrow_mut().new_request();
             let (kind, op) = question(self.common.books.borrow().subject(), id);
-            let node = self.common.clients.leader(AUDITOR, partition).unwrap_or(home);
+            let is_serving = |node: &usize| self.nodes.get(*node).is_some_and(SimNode::is_serving);
+            let node = self.common.clients.leader(AUDITOR, partition).filter(is_serving).unwrap_or(home);
             if let Some(asked) = self.nodes.get_mut(node) {
                 asked.send(&mut self.common, conn(AUDITOR, node), id, partition, kind, &op);
             }
         }
-        let answered = |world: &Self| world.common.books.borrow().outstanding() == 0;
+        let answered = |world: &Self| world.common.clients.is_audit_answered();
         let alive = self.pump(self.common.now_ns + 60_000 * MS, answered);
         if alive && !answered(self) {
             let oldest = self.common.books.borrow().oldest().copied();

@@ -165,12 +165,16 @@ pub(super) struct Disk {
     shared: Rc<Shared>,
     latency_ns: u64,
     stalled_until_ns: u64,
+    slow_until_ns: u64,
     fail_next_write: bool,
     /// Sectors of writes cut off by the last crash that still hold what they held before.
     untouched: Vec<(SlotId, usize)>,
     /// The positions of the last writes that ended well, newest last.
     recent: VecDeque<(SlotId, usize, usize)>,
 }
+
+/// By how much a slow disk is slower.
+const SLOW_TIMES: u64 = 30;
 
 /// How many of the last writes a flipped bit is aimed at.
 const RECENT: usize = 6;
@@ -186,6 +190,7 @@ impl Disk {
             shared: Rc::new(Shared::default()),
             latency_ns: knobs.disk_ns,
             stalled_until_ns: 0,
+            slow_until_ns: 0,
             fail_next_write: false,
             untouched: Vec::new(),
             recent: VecDeque::new(),
@@ -225,7 +230,12 @@ impl Disk {
             What::Write { .. } | What::Read => self.latency_ns,
             What::Create | What::Remove => self.latency_ns * 8,
         };
-        now_ns + rng.heavy(typical)
+        let times = if now_ns < self.slow_until_ns { SLOW_TIMES } else { 1 };
+        now_ns + rng.heavy(typical) * times
+    }
+
+    pub(super) const fn slow_down(&mut self, until_ns: u64) {
+        self.slow_until_ns = until_ns;
     }
 
     pub(super) const fn stall(&mut self, until_ns: u64) {
@@ -352,6 +362,7 @@ impl Disk {
     /// Ends all faults.
     pub(super) fn heal(&mut self) {
         self.stalled_until_ns = 0;
+        self.slow_until_ns = 0;
         self.fail_next_write = false;
         self.set_full(false);
     }

@@ -56,6 +56,15 @@ impl<S: Subject> SimNode<S> {
             }
             Fault::StateDamage { shard } => self.damage_state(world, shard as usize),
             Fault::Reopen { shard, for_ns } => self.take_off(world, shard as usize, for_ns),
+            Fault::Pause { for_ns } => {
+                world.probe("pauses");
+                self.paused_until_ns = world.now_ns + for_ns;
+            }
+            Fault::SlowDisk { shard, for_ns } => {
+                world.probe("slow disks");
+                let disk = self.disks.get_mut(shard as usize);
+                disk.into_iter().for_each(|disk| disk.slow_down(world.now_ns + for_ns));
+            }
             Fault::Cut { shape, for_ns } => self.cut(world, shape, for_ns),
             Fault::CleanStop => self.ask_to_stop(world, None),
             Fault::Replication { on } => self.ask_to_stop(world, Some(on)),
@@ -69,6 +78,7 @@ impl<S: Subject> SimNode<S> {
             CutShape::Between(peer) => Cut::Between(self.number, peer as usize),
             CutShape::Towards(peer) => Cut::OneWay(self.number, peer as usize),
             CutShape::Around => Cut::Around(self.number),
+            CutShape::Split(mask) => Cut::Split(mask),
         };
         let number = world.net.cut(cut);
         world.agenda.put(world.now_ns + for_ns, Happening::CutEnds { number });

@@ -166,6 +166,11 @@ impl<S: Subject> History<S> {
             Shown { lsn: lsn.max(now.lsn), ops: ops.max(now.ops), clock_ms: clock_ms.max(now.clock_ms) };
     }
 
+    /// The stamp of the last entry.
+    pub(super) fn last_stamp_ms(&self) -> u64 {
+        self.entries.last().map_or(0, |last| last.stamp_ms)
+    }
+
     /// The term of an entry that was applied.
     pub(super) fn term_of(&self, lsn: Lsn) -> Option<Term> {
         self.entry(lsn).map(|entry| entry.term)

@@ -25,6 +25,7 @@ mod plan;
 mod planted;
 mod probes;
 mod process;
+mod quorum;
 mod rng;
 mod safety;
 #[cfg(test)]
@@ -46,7 +47,7 @@ pub use planted::Planted;
 pub use probes::Probes;
 pub use rng::Rng;
 pub use shrink::shrink;
-pub use swarm::{CLASSES, Class, CutShape, Fault, Knobs, Planned};
+pub use swarm::{CLASSES, Class, CutShape, Fault, GROUP_CLASSES, Knobs, Planned};
 pub use trace::Event;
 pub use workload::{Model, Subject};
 pub use world::{Ending, Report, Watch, run};

@@ -55,6 +55,10 @@ pub(super) struct SimNode<S: Subject> {
     pub(super) nested: u32,
     /// The number of the last full-disk period; an earlier one's end does not end it.
     pub(super) full_disk: u64,
+    /// Until then its process gets no time.
+    pub(super) paused_until_ns: u64,
+    /// It stays down when its process dies.
+    pub(super) stays_down: bool,
     /// A stop in order was asked for: clients wait.
     pub(super) stopping: bool,
     /// What the next incarnation is to have, if it was said.
@@ -128,6 +132,8 @@ impl<S: Subject> SimNode<S> {
             replicated: knobs.replicated,
             nested: 0,
             full_disk: 0,
+            paused_until_ns: 0,
+            stays_down: false,
             stopping: false,
             wanted_replication: None,
             streams: NodeStreams::new(seed, number),
@@ -159,7 +165,7 @@ impl<S: Subject> SimNode<S> {
             NodeEvent::DiskDone { shard, io } => self.disk_done(world, shard, io),
             NodeEvent::JobRun { shard, job } => self.job_run(world, shard, *job),
             NodeEvent::JobDone { shard, done } => self.job_done(world, shard, *done),
-            NodeEvent::Restart if self.process.is_some() => {}
+            NodeEvent::Restart if self.process.is_some() || self.stays_down => {}
             NodeEvent::Restart => self.open(world),
             NodeEvent::TryStop => self.try_stop(world),
             NodeEvent::Reopen { shard, partition } => self.reopen(world, shard, partition),
@@ -169,6 +175,11 @@ impl<S: Subject> SimNode<S> {
     /// Whether it takes requests.
     pub(super) const fn is_serving(&self) -> bool {
         self.process.is_some() && !self.stopping
+    }
+
+    /// Whether its process gets no time now.
+    pub(super) const fn is_paused(&self, now_ns: u64) -> bool {
+        self.paused_until_ns > now_ns
     }
 
     pub(super) fn with_shard<R>(

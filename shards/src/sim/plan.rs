@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::sim::planted::Planted;
-use crate::sim::swarm::{CLASSES, Class, CutShape, Fault, Knobs, Planned};
+use crate::sim::swarm::{CLASSES, Class, CutShape, Fault, GROUP_CLASSES, Knobs, Planned};
 
 /// What a run is made from. With the subject it is all that a run depends on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -200,6 +200,9 @@ impl Class {
             Self::Reopen => "reopen",
             Self::Replication => "replication",
             Self::Cut => "cut",
+            Self::Pause => "pause",
+            Self::Together => "together",
+            Self::SlowDisk => "slow-disk",
             Self::LyingFlush => "lying-flush",
         }
     }
@@ -207,8 +210,8 @@ impl Class {
     /// The class of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        let apart = [Self::StateDamage, Self::Reopen, Self::Cut, Self::LyingFlush];
-        CLASSES.into_iter().chain(apart).find(|class| class.name() == name)
+        let apart = [Self::StateDamage, Self::Reopen, Self::LyingFlush];
+        CLASSES.into_iter().chain(GROUP_CLASSES).chain(apart).find(|class| class.name() == name)
     }
 }
 
@@ -223,6 +226,9 @@ fn fault_words(fault: Fault) -> (&'static str, u64, i64) {
         Fault::ClockJump { by_ms } => ("clock-jump", 0, by_ms),
         Fault::StateDamage { shard } => ("state-damage", u64::from(shard), 0),
         Fault::Reopen { shard, for_ns } => ("reopen", for_ns, i64::from(shard)),
+        Fault::Pause { for_ns } => ("pause", for_ns, 0),
+        Fault::SlowDisk { shard, for_ns } => ("slow-disk", for_ns, i64::from(shard)),
+        Fault::Cut { shape: CutShape::Split(mask), for_ns } => ("cut-split", for_ns, i64::from(mask)),
         Fault::Cut { shape: CutShape::Between(peer), for_ns } => ("cut-between", for_ns, i64::from(peer)),
         Fault::Cut { shape: CutShape::Towards(peer), for_ns } => ("cut-towards", for_ns, i64::from(peer)),
         Fault::Cut { shape: CutShape::Around, for_ns } => ("cut-around", for_ns, 0),
@@ -242,6 +248,9 @@ fn fault_named(name: &str, a: &str, b: &str) -> Result<Fault, LineError> {
         "clock-jump" => Fault::ClockJump { by_ms: number(b)? },
         "state-damage" => Fault::StateDamage { shard: number(a)? },
         "reopen" => Fault::Reopen { for_ns: number(a)?, shard: number(b)? },
+        "pause" => Fault::Pause { for_ns: number(a)? },
+        "slow-disk" => Fault::SlowDisk { for_ns: number(a)?, shard: number(b)? },
+        "cut-split" => Fault::Cut { shape: CutShape::Split(number(b)?), for_ns: number(a)? },
         "cut-between" => Fault::Cut { shape: CutShape::Between(number(b)?), for_ns: number(a)? },
         "cut-towards" => Fault::Cut { shape: CutShape::Towards(number(b)?), for_ns: number(a)? },
         "cut-around" => Fault::Cut { shape: CutShape::Around, for_ns: number(a)? },

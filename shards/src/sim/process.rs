@@ -30,6 +30,9 @@ const HEALTHY_JOB_NS: u64 = 2 * MS;
 /// the rows.
 const CHECKED_TURNS: u64 = 16;
 
+/// Shorter than the longest stalls, so that some requests get no outcome in time.
+pub(super) const REQUEST_TIMEOUT_MS: u64 = 2_000;
+
 /// Why an opening did not succeed.
 enum NotOpened {
     /// The process died in the middle of it.
@@ -45,7 +48,7 @@ impl<S: Subject> SimNode<S> {
     pub(super) fn open(&mut self, world: &mut Common<S>) {
         self.incarnation += 1;
         world.note("open", self.name(0), self.incarnation, u64::from(self.nested));
-        self.stopping = false;
+        (self.stopping, self.paused_until_ns) = (false, 0);
         world.books.borrow_mut().set_replicated(self.number, self.replicated);
         let mut units = Vec::new();
         for shard in 0..self.disks.len() {
@@ -241,6 +244,12 @@ impl<S: Subject> SimNode<S> {
             return;
         }
         unit.due_ns = None;
+        if self.is_paused(now_ns) {
+            return self.turn_at(world, shard, self.paused_until_ns);
+        }
+        let Some(unit) = self.process.as_mut().and_then(|process| process.units.get_mut(shard)) else {
+            return;
+        };
         let mut outputs = Outputs::default();
         world.books.borrow_mut().set_now(self.number, now);
         let turned = unit.shard.turn(now, &mut outputs);
@@ -446,8 +455,7 @@ fn shard_options(knobs: &Knobs, node: usize, replicated: bool) -> ShardOptions {
             apply_slice_ops: knobs.apply_ops.div_ceil(2),
             ..Limits::default()
         },
-        // Shorter than the longest stalls, so that some requests get no outcome in time.
-        request_timeout_ms: 2_000,
+        request_timeout_ms: REQUEST_TIMEOUT_MS,
         log_soft_segments: 4,
         ..ShardOptions::default()
     }

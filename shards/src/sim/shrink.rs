@@ -50,6 +50,8 @@ const fn class_of(fault: Fault) -> Class {
         Fault::FlipAnywhere { .. } => Class::FlipAnywhere,
         Fault::ClockJump { .. } => Class::ClockJump,
         Fault::Cut { .. } => Class::Cut,
+        Fault::Pause { .. } => Class::Pause,
+        Fault::SlowDisk { .. } => Class::SlowDisk,
         Fault::CleanStop => Class::CleanStop,
         Fault::Replication { .. } => Class::Replication,
         Fault::StateDamage { .. } => Class::StateDamage,
@@ -98,6 +100,7 @@ fn fits(plan: &Plan) -> bool {
             Fault::WriteError { shard }
             | Fault::StateDamage { shard }
             | Fault::Stall { shard, .. }
+            | Fault::SlowDisk { shard, .. }
             | Fault::Reopen { shard, .. }
             | Fault::FlipAnywhere { shard } => shard < shards,
             Fault::Cut { shape: CutShape::Between(peer) | CutShape::Towards(peer), .. } => {

@@ -40,8 +40,15 @@ pub enum Class {
     StateDamage,
     /// Replicas are taken off a running shard and opened again. On in a fifth of the seeds, whatever else is.
     Reopen,
-    /// Links between nodes are cut for a while. On in half of the seeds that have several nodes.
+    /// Links between nodes are cut for a while. This class and the next three are on in half of the seeds that have several
+    /// nodes, each by itself.
     Cut,
+    /// A process gets no time for a while, and then goes on as if nothing had been.
+    Pause,
+    /// Several processes die at once, at times all of them.
+    Together,
+    /// A disk takes many times as long for a while.
+    SlowDisk,
     /// The medium forgets acknowledged writes at a crash. Off unless asked for: a violation is then expected.
     LyingFlush,
 }
@@ -70,7 +77,12 @@ pub enum CutShape {
     Towards(u32),
     /// All of the node.
     Around,
+    /// Those between the nodes whose bit is set and the others, whichever node it strikes.
+    Split(u32),
 }
+
+/// Those that several nodes have beside them.
+pub const GROUP_CLASSES: [Class; 4] = [Class::Cut, Class::Pause, Class::Together, Class::SlowDisk];
 
 /// A fault and what it needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,6 +132,18 @@ pub enum Fault {
     /// Two replicas of a shard are taken off, and opened again after this long.
     Reopen {
         /// Which shard.
+        shard: u32,
+        /// ns.
+        for_ns: u64,
+    },
+    /// The process gets no time for this long.
+    Pause {
+        /// ns.
+        for_ns: u64,
+    },
+    /// What a disk begins takes many times as long.
+    SlowDisk {
+        /// Which disk.
         shard: u32,
         /// ns.
         for_ns: u64,
@@ -315,9 +339,16 @@ impl Knobs {
         }
         self.max_segments = 0;
         self.replicated = true;
-        if rng.chance(500) {
-            self.classes.insert(Class::Cut);
+        for class in GROUP_CLASSES {
+            if rng.chance(500) {
+                self.classes.insert(class);
+            }
         }
+    }
+
+    /// The longest that a group waits for its leader before it elects another, in ns of the slowest clock.
+    pub(super) const fn election_ns(&self) -> u64 {
+        2 * 10 * self.tick_ms * MS * 10 / 9
     }
 
     /// As [`Knobs::nodes`].
@@ -347,7 +378,11 @@ impl Knobs {
                     Class::Cut => Some(self.draw_cut(node, &mut rng)),
                     _ => self.draw_fault(class, &mut rng),
                 };
-                plan.extend(fault.map(|fault| Planned { at_ns, node, fault }));
+                let is_together = class == Class::Together;
+                let all = if is_together { 0..self.nodes } else { node..node + 1 };
+                let struck = all.filter(|_| !is_together || nodes.chance(700)).collect::<Vec<_>>();
+                let planned = |node| fault.map(|fault| Planned { at_ns, node, fault });
+                plan.extend(struck.into_iter().filter_map(planned));
             }
         }
         plan.sort_by_key(|planned| planned.at_ns);
@@ -358,7 +393,10 @@ impl Knobs {
     fn draw_cut(&self, node: u32, rng: &mut Rng) -> Fault {
         let others = (0..self.nodes).filter(|other| *other != node).collect::<Vec<_>>();
         let peer = rng.pick(&others);
-        let shape = rng.pick(&[CutShape::Between(peer), CutShape::Towards(peer), CutShape::Around]);
+        let mask = u32::try_from(rng.between(1, (1 << self.nodes) - 2)).expect("a bit a node");
+        let shapes =
+            [CutShape::Between(peer), CutShape::Towards(peer), CutShape::Around, CutShape::Split(mask)];
+        let shape = rng.pick(&shapes);
         Fault::Cut { shape, for_ns: rng.between(10, 4000) * MS }
     }
 
@@ -366,7 +404,9 @@ impl Knobs {
         let shard =
             u32::try_from(rng.below(u64::from(self.shards))).expect("as small as the number of shards");
         Some(match class {
-            Class::Crash => Fault::Crash { nested: 0 },
+            Class::Crash | Class::Together => Fault::Crash { nested: 0 },
+            Class::Pause => Fault::Pause { for_ns: rng.between(5, 3000) * MS },
+            Class::SlowDisk => Fault::SlowDisk { shard, for_ns: rng.between(50, 4000) * MS },
             Class::NestedCrash => Fault::Crash { nested: u32::try_from(rng.between(1, 3)).expect("small") },
             Class::WriteError => Fault::WriteError { shard },
             Class::FullDisk => Fault::FullDisk { for_ns: rng.between(10, 1500) * MS },
@@ -392,7 +432,8 @@ impl Class {
             Self::Crash => rng.between(1, 12),
             Self::NestedCrash | Self::WriteError | Self::FlipUnacked | Self::Replication => rng.between(1, 4),
             Self::FullDisk | Self::Stall | Self::CleanStop => rng.between(1, 3),
-            Self::Cut => rng.between(1, 8),
+            Self::Cut | Self::Pause => rng.between(1, 8),
+            Self::Together | Self::SlowDisk => rng.between(1, 3),
             Self::FlipAnywhere => 1,
             Self::Reopen => rng.between(5, 60),
             Self::ClockJump | Self::StateDamage => rng.between(1, 10),

@@ -13,7 +13,6 @@ use crate::raft::guard::{Fault, guarded};
 use crate::sim::agenda::Agenda;
 use crate::sim::check::{Books, Violation};
 use crate::sim::clients::Clients;
-use crate::sim::disk::Disk;
 use crate::sim::mail::Post;
 use crate::sim::net::Net;
 use crate::sim::node::{NodeEvent, SimNode};
@@ -209,10 +208,12 @@ impl<S: Subject> World<S> {
         let horizon_ns = self.common.plan.knobs.horizon_ns;
         // An act returns false when the run is over.
         let _ended = self.pump(horizon_ns, |_| false)
+            && self.heal_quorum()
             && self.heal()
             && self.drain("every request is answered")
             && self.last_writes()
             && self.audit()
+            && self.compare_states()
             && self.stop_in_order()
             && self.restart_at_once()
             && self.audit()
@@ -246,7 +247,7 @@ impl<S: Subject> World<S> {
     }
 
     /// Whether the run has nothing more to show.
-    fn over(&self) -> bool {
+    pub(super) fn over(&self) -> bool {
         self.common.halted.is_some() || self.common.books.borrow().violation().is_some()
     }
 
@@ -318,11 +319,7 @@ impl<S: Subject> World<S> {
         self.common.note("heal", 0, 0, 0);
         self.common.faults_over = true;
         self.common.net.heal();
-        self.each_node(|node, common| {
-            node.nested = 0;
-            node.full_disk_ends(common);
-            node.disks.iter_mut().for_each(Disk::heal);
-        });
+        self.each_node(SimNode::heal);
         self.each_node(SimNode::restore_state);
         let until_ns = self.common.now_ns + DRAIN_NS;
         self.pump(until_ns, |world| world.all_nodes(|node| node.process.is_some()))
@@ -354,23 +351,35 @@ impl<S: Subject> World<S> {
         })
     }
 
-    /// Asks every partition a question, again where it was refused: of the next node.
+    /// Asks every partition a question, again where it was refused.
     fn ask_until_done(
         &mut self,
         invariant: &'static str,
         question: impl Fn(&S, u64) -> (Kind, Vec<u8>),
     ) -> bool {
-        let deadline_ns = self.common.now_ns + DRAIN_NS;
-        let mut tries = 0..;
+        let nodes = (0..self.nodes.len()).collect::<Vec<_>>();
+        self.ask_of(&nodes, invariant, DRAIN_NS, question)
+    }
+
+    /// The same, of one of these nodes after the other, for so long.
+    pub(super) fn ask_of(
+        &mut self,
+        nodes: &[usize],
+        invariant: &'static str,
+        for_ns: u64,
+        question: impl Fn(&S, u64) -> (Kind, Vec<u8>),
+    ) -> bool {
+        let deadline_ns = self.common.now_ns + for_ns;
+        let mut tries = nodes.iter().cycle();
         let mut left = (1..=self.common.plan.knobs.partitions).map(PartitionId).collect::<Vec<_>>();
         loop {
-            let node = tries.next().map_or(0, |tried: usize| tried % self.nodes.len());
+            let node = tries.next().copied().unwrap_or_default();
             let Some(refused) = self.ask_all(node, &left, &question) else { return false };
             if refused.is_empty() {
                 return true;
             }
             if self.common.now_ns > deadline_ns {
-                self.common.broken(invariant, format!("refused after {DRAIN_NS} ns: {refused:?}"));
+                self.common.broken(invariant, format!("refused after {for_ns} ns: {refused:?}"));
                 return false;
             }
             left = refused.into_iter().map(|(partition, _)| partition).collect();

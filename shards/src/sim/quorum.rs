@@ -1,0 +1,168 @@
+//! What a world with several nodes must come to: a quorum that is whole serves, whatever the others are; and once all are
+//! whole, all have the same state.
+//!
+//! Invariant: what is broken stays so until the quorum has served; nothing else strikes meanwhile.
+
+use crate::ids::PartitionId;
+use crate::machine::{Kind, StateMachine, Step, Wait};
+use crate::sim::disk::Disk;
+use crate::sim::net::Cut;
+use crate::sim::node::SimNode;
+use crate::sim::process::REQUEST_TIMEOUT_MS;
+use crate::sim::rng::Rng;
+use crate::sim::swarm::MS;
+use crate::sim::workload::{Subject, stamp};
+use crate::sim::world::{Common, World};
+
+/// Of all that can be read, what is compared: a look at one replica costs as much as one at all of them.
+const COMPARED_READS: usize = 3;
+/// How often a replica is asked for what is not in its memory.
+const TRIES: u64 = 1000;
+
+/// How a node stays broken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Broken {
+    /// Its process stays dead.
+    Dead,
+    /// It reaches nobody, and nobody reaches it.
+    CutOff,
+    /// It hears nobody.
+    Deaf,
+    /// Nobody hears it.
+    Mute,
+}
+
+impl<S: Subject> SimNode<S> {
+    /// Its faults end.
+    pub(super) fn heal(&mut self, world: &mut Common<S>) {
+        (self.nested, self.paused_until_ns) = (0, 0);
+        self.full_disk_ends(world);
+        self.disks.iter_mut().for_each(Disk::heal);
+        if world.plan.knobs.nodes > 1 {
+            // What was paused goes on at once.
+            (0..self.disks.len()).for_each(|shard| self.turn_soon(world, shard));
+        }
+        if std::mem::take(&mut self.stays_down) {
+            self.open(world);
+        }
+    }
+}
+
+impl<S: Subject> World<S> {
+    /// A quorum drawn by chance is whole from now on, and the others are broken for as long as it is asked: each partition must
+    /// take a write within ten elections.
+    pub(super) fn heal_quorum(&mut self) -> bool {
+        let nodes = self.nodes.len();
+        if nodes == 1 {
+            return true;
+        }
+        let mut rng = Rng::new(self.common.plan.seed, "quorum");
+        let mut others = (0..nodes).collect::<Vec<_>>();
+        let mut quorum = Vec::new();
+        let size = rng.between(nodes as u64 / 2 + 1, nodes as u64 - 1);
+        for _ in 0..size {
+            let at = usize::try_from(rng.below(others.len() as u64)).expect("few nodes");
+            quorum.push(others.swap_remove(at));
+        }
+        self.common.faults_over = true;
+        self.common.net.heal();
+        for &node in &quorum {
+            self.common.note("whole", node as u64, 0, 0);
+            let node = self.nodes.get_mut(node);
+            node.into_iter().for_each(|node| node.heal(&mut self.common));
+        }
+        for &node in &others {
+            let how = rng.pick(&[Broken::Dead, Broken::CutOff, Broken::Deaf, Broken::Mute]);
+            self.break_for_good(node, how, nodes);
+        }
+        let Self { common, .. } = self;
+        common.probe("quorums healed");
+        let knobs = &common.plan.knobs;
+        let for_ns = 10 * knobs.election_ns() + 3 * REQUEST_TIMEOUT_MS * MS;
+        let up = |world: &Self| {
+            let is_up = |node: &usize| world.nodes.get(*node).is_some_and(SimNode::is_serving);
+            quorum.iter().all(is_up)
+        };
+        let until_ns = common.now_ns + 10_000 * MS;
+        self.pump(until_ns, up)
+            && self.ask_of(&quorum, "a quorum that is whole takes writes", for_ns, |subject, unique| {
+                (Kind::Write, subject.write(unique))
+            })
+    }
+
+    fn break_for_good(&mut self, node: usize, how: Broken, nodes: usize) {
+        let Self { nodes: all, common } = self;
+        common.note("broken", node as u64, how as u64, 0);
+        let others = (0..nodes).filter(|other| *other != node);
+        match how {
+            Broken::Dead => {
+                let node = all.get_mut(node).expect("it is one of the nodes");
+                node.stays_down = true;
+                node.crash(common);
+            }
+            Broken::CutOff => {
+                common.net.cut(Cut::Around(node));
+            }
+            Broken::Deaf => others.for_each(|other| {
+                common.net.cut(Cut::OneWay(other, node));
+            }),
+            Broken::Mute => others.for_each(|other| {
+                common.net.cut(Cut::OneWay(node, other));
+            }),
+        }
+    }
+
+    /// Every replica answers alike, also those that nobody asks.
+    pub(super) fn compare_states(&mut self) -> bool {
+        if self.nodes.len() == 1 {
+            return true;
+        }
+        let reads = self.common.books.borrow().subject().audit(&self.common.plan.knobs);
+        for read in reads.into_iter().take(COMPARED_READS) {
+            for partition in (1..=self.common.plan.knobs.partitions).map(PartitionId) {
+                for node in 0..self.nodes.len() {
+                    if !self.read_replica(node, partition, &read) {
+                        return false;
+                    }
+                }
+            }
+        }
+        !self.over()
+    }
+
+    /// Has a replica's machine answer a read; the books compare it with the model.
+    fn read_replica(&mut self, node: usize, partition: PartitionId, read: &[u8]) -> bool {
+        let id = self.common.books.borrow_mut().new_request();
+        let (op, shard) = (stamp(id, read), self.common.shard_of(partition));
+        let mut waited = None;
+        for _ in 0..TRIES {
+            let now_ms = self.common.books.borrow().last_stamp_ms(partition);
+            let asked = self.nodes.get_mut(node).expect("it is one of the nodes");
+            let step = asked.with_shard(shard, |shard| {
+                let step = shard.machine_mut().read(partition, &op, now_ms);
+                let waits = match step {
+                    Step::Blocked(Wait::Number(number)) => Some(number),
+                    Step::Blocked(Wait::Job) | Step::Done(_) | Step::Passed | Step::Unreadable(_) => None,
+                };
+                if let Some(number) = std::mem::replace(&mut waited, waits) {
+                    shard.machine_mut().abandon(number);
+                }
+                step
+            });
+            match step {
+                Some(Step::Done(_)) => {
+                    self.common.probe("replicas compared");
+                    return !self.over();
+                }
+                Some(Step::Blocked(_)) | None => asked.turn_soon(&mut self.common, shard),
+                Some(Step::Passed | Step::Unreadable(_)) => break,
+            }
+            if !self.pump(self.common.now_ns + 5 * MS, |_| false) {
+                return false;
+            }
+        }
+        let what = format!("partition {partition} on node {node} answers nothing");
+        self.common.broken("all replicas have the same state", what);
+        false
+    }
+}
