@@ -35,11 +35,37 @@ pub enum PlantedBug {
     ClockStandsStill,
     /// The index of a replica that was taken off names the one that has its slot now.
     StaleReplicaIndex,
+    /// Messages that speak of a record, a vote or entries, leave before it is on the disk.
+    MessagesBeforeDurable,
+    /// What is durable on one member counts as agreed by all.
+    CommitWithoutMajority,
+    /// What a majority has is applied though it is not on this disk.
+    AppliedBeforeDurable,
+    /// After a restart, all entries of the log count as committed.
+    RestartCommitsAll,
+    /// Requests that were proposed are refused at their deadline, though they may be done yet.
+    UnknownCalledRefused,
+    /// A leader stamps below the entries of the one before it that it has not applied.
+    StampBelowLog,
+    /// Reads of a group with several members are judged by the wall clock of whoever leads.
+    ReadsByWallClock,
+    /// A message that is not taken in stops its replica.
+    RefusalFences,
+    /// More is taken in than one record holds.
+    RecordOverfilled,
+    /// The log drops what other members do not have yet.
+    ReleasedForPeers,
+    /// An entry that was read back has the term of the one before it.
+    TermsOffByOne,
+    /// A leader that hears nobody goes on leading.
+    DeafLeads,
+    /// A group's configuration is not written to the log.
+    ConfigurationNotSaved,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 26] = [
         Self::AckBeforeDurable,
         Self::SkipHardState,
         Self::DoubleApplyAfterRestart,
@@ -53,6 +79,19 @@ impl PlantedBug {
         Self::StampGoesBack,
         Self::ClockStandsStill,
         Self::StaleReplicaIndex,
+        Self::MessagesBeforeDurable,
+        Self::CommitWithoutMajority,
+        Self::AppliedBeforeDurable,
+        Self::RestartCommitsAll,
+        Self::UnknownCalledRefused,
+        Self::StampBelowLog,
+        Self::ReadsByWallClock,
+        Self::RefusalFences,
+        Self::RecordOverfilled,
+        Self::ReleasedForPeers,
+        Self::TermsOffByOne,
+        Self::DeafLeads,
+        Self::ConfigurationNotSaved,
     ];
 }
 

@@ -4,6 +4,7 @@
 
 use corduroy_wal::Lsn;
 
+use crate::planted::{self, PlantedBug};
 use crate::raft::proposals::Work;
 use crate::rejection::Rejection;
 
@@ -27,8 +28,8 @@ impl<O> Reply<O> {
     /// The answer to a request whose entry may be in the log: it is certain of reads alone that they were not done.
     pub(crate) fn of_logged(work: Work, why: &Rejection) -> Self {
         match work {
-            Work::Write => Self::Unknown,
-            Work::Read { .. } => Self::Rejected(why.clone()),
+            Work::Write if !planted::is(PlantedBug::UnknownCalledRefused) => Self::Unknown,
+            Work::Write | Work::Read { .. } => Self::Rejected(why.clone()),
         }
     }
 }

@@ -190,6 +190,20 @@ fn every_planted_bug_fails_the_check_made_for_it() {
             PlantedBug::StampGoesBack => "stamps are monotone",
             PlantedBug::ClockStandsStill => "clocks keep time",
             PlantedBug::StaleReplicaIndex => "records are their own replica's",
+            // It takes several members to meet these, or one that has such: the simulator finds them (`tests/sim`).
+            PlantedBug::MessagesBeforeDurable
+            | PlantedBug::CommitWithoutMajority
+            | PlantedBug::AppliedBeforeDurable
+            | PlantedBug::RestartCommitsAll
+            | PlantedBug::UnknownCalledRefused
+            | PlantedBug::StampBelowLog
+            | PlantedBug::ReadsByWallClock
+            | PlantedBug::RefusalFences
+            | PlantedBug::RecordOverfilled
+            | PlantedBug::ReleasedForPeers
+            | PlantedBug::TermsOffByOne
+            | PlantedBug::DeafLeads
+            | PlantedBug::ConfigurationNotSaved => continue,
         };
         let failed = failed(Some(bug));
         assert!(failed.contains(&expected), "{bug:?} failed only {failed:?}");

@@ -54,6 +54,24 @@ const WANTED: &[(&str, u64)] = &[
     ("reads of what is damaged", 8),
     ("proposals of what is damaged", 4),
     ("rejected: damaged", 10),
+    ("leaders elected", 5000),
+    ("logs cut back", 2),
+    ("entries read back for members", 2000),
+    ("messages refused", 100),
+    ("rejected: not the leader", 10_000),
+    ("rejected: no leader", 400),
+    ("cuts", 80),
+    ("pauses", 80),
+    ("slow disks", 30),
+    ("frames lost", 2000),
+    ("frames changed", 300),
+    ("frames cut off", 10_000),
+    ("frames doubled", 3000),
+    ("frames overtaken", 2500),
+    ("frames replayed", 3000),
+    ("frames to nobody", 1000),
+    ("quorums healed", 50),
+    ("replicas compared", 5000),
 ];
 
 fn threads() -> usize {
@@ -71,7 +89,7 @@ fn worlds_are_clean_and_not_idle() {
 }
 
 /// Planted bugs that are found fastest, one for each kind of guard, and the number of seeds among which they must be.
-const FASTEST: [(&str, u64); 10] = [
+const FASTEST: [(&str, u64); 16] = [
     ("wal:AckBeforeDurable", 20),
     ("wal:StaleFrameAccepted", 20),
     ("wal:WatermarkSkipsHole", 60),
@@ -79,6 +97,12 @@ const FASTEST: [(&str, u64); 10] = [
     ("shard:ReadOvertakesWrite", 20),
     ("shard:ReadAtOnceTooEarly", 60),
     ("shard:StaleReplicaIndex", 60),
+    ("shard:MessagesBeforeDurable", 60),
+    ("shard:CommitWithoutMajority", 60),
+    ("shard:UnknownCalledRefused", 20),
+    ("shard:ReleasedForPeers", 60),
+    ("shard:TermsOffByOne", 60),
+    ("shard:DeafLeads", 200),
     ("machine:PersistedTooEarly", 20),
     ("machine:RetryForgotten", 60),
     ("machine:DamageServed", 120),

@@ -99,7 +99,17 @@ enum Command {
         out: Option<PathBuf>,
     },
     /// Lists the planted bugs.
-    Planted,
+    Planted {
+        /// Plays each of them, and prints how many seeds it takes until it is found.
+        #[arg(long)]
+        table: bool,
+        /// Seeds to play of each at most.
+        #[arg(long, default_value_t = 2000)]
+        most: u64,
+        /// Threads to play on.
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+    },
 }
 
 #[derive(Args)]
@@ -190,13 +200,36 @@ fn act(machine: Machine, command: Command) -> Result<bool, String> {
             Ok(!matches!(report.ending, Ending::Violated(_)))
         }
         Command::Shrink { which, plays, out } => shrink_one(machine, &which.plan()?, plays, out),
-        Command::Planted => {
+        Command::Planted { table: true, most, threads } => Ok(print_table(machine, most, threads)),
+        Command::Planted { table: false, .. } => {
             for planted in Planted::all() {
                 println!("{}", planted.name());
             }
             Ok(true)
         }
     }
+}
+
+/// Prints the first seed that finds each planted bug, and by which invariant. Returns whether all were found.
+fn print_table(machine: Machine, most: u64, threads: usize) -> bool {
+    let mut are_all_found = true;
+    println!("{:<34} {:>6}  found by", "planted bug", "seeds");
+    for planted in Planted::all() {
+        let seeds = 0..most;
+        let batch = Batch { seeds, planted: Some(planted), threads, stop_at_first: true, twice_every: 0 };
+        let summary = machine.play(&batch, |_| {});
+        match summary.failed.first_key_value() {
+            Some((seed, what)) => {
+                let invariant = what.split(": ").next().unwrap_or_default();
+                println!("{:<34} {:>6}  {invariant}", planted.name(), seed + 1);
+            }
+            None => {
+                are_all_found = false;
+                println!("{:<34} {:>6}  nothing", planted.name(), format!(">{most}"));
+            }
+        }
+    }
+    are_all_found
 }
 
 /// What a replay of a seed of this batch needs besides the seed.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use corduroy_shards::sim::{Batch, Summary};
 
 /// What counts as a fault, and what one of it is called.
-const FAULTS: [(&str, &str, &str); 13] = [
+const FAULTS: [(&str, &str, &str); 18] = [
     ("crashes", "crash", "crashes"),
     ("openings cut off", "crash during a start", "crashes during a start"),
     ("writes torn at a crash", "torn write", "torn writes"),
@@ -13,6 +13,11 @@ const FAULTS: [(&str, &str, &str); 13] = [
     ("write errors", "failed write", "failed writes"),
     ("full disks", "full disk", "full disks"),
     ("stalls", "stall of a disk", "stalls of a disk"),
+    ("slow disks", "slow disk", "slow disks"),
+    ("pauses", "pause of a process", "pauses of a process"),
+    ("cuts", "cut of the network", "cuts of the network"),
+    ("frames lost", "lost frame", "lost frames"),
+    ("frames changed", "changed frame", "changed frames"),
     ("clock jumps", "jump of the clock", "jumps of the clock"),
     (
         "bits flipped, unacknowledged",

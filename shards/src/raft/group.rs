@@ -27,6 +27,7 @@ use super::log_store::{LogStore, of_wal};
 use super::membership::{MemberId, Membership};
 use super::reads::Rounds;
 use super::ready::{self, Persist, Readies};
+use crate::planted::{self, PlantedBug};
 
 /// What became of a proposal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -231,6 +232,9 @@ impl Group {
     /// [`Fault`]: the leader knows of entries that were durable here, and are not there any more; or a panic of the crate.
     pub fn step(&mut self, message: Message) -> Result<Result<(), Refused>, Fault> {
         match admit::judge(self.admission(message.from), &message) {
+            Verdict::Drop(why) if planted::is(PlantedBug::RefusalFences) => {
+                return Err(Fault(why.to_string()));
+            }
             Verdict::Drop(why) => return Ok(Err(why)),
             Verdict::Lost(known) => {
                 return Err(Fault(format!(

@@ -12,6 +12,8 @@ use corduroy_wal::{Lsn, Term};
 use raft::GetEntriesContext;
 use raft::eraftpb::Entry;
 
+use crate::planted::{self, PlantedBug};
+
 /// Terms of consecutive entries: the first entry of each run, and its term.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TermRuns(Vec<(Lsn, Term)>);
@@ -50,6 +52,7 @@ impl TermRuns {
     /// The term of an entry that is among them or behind them.
     #[must_use]
     pub fn term(&self, lsn: Lsn) -> Option<Term> {
+        let lsn = if planted::is(PlantedBug::TermsOffByOne) { Lsn(lsn.get().saturating_sub(1)) } else { lsn };
         let behind = self.0.partition_point(|(first, _)| *first <= lsn);
         self.0.get(behind.checked_sub(1)?).map(|(_, term)| *term)
     }

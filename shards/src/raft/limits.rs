@@ -6,6 +6,7 @@ use corduroy_wal::Lsn;
 use raft::{Config, ReadOnlyOption};
 
 use super::membership::MemberId;
+use crate::planted::{self, PlantedBug};
 
 /// The raft crate's limits, all set by us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,7 +49,7 @@ impl GroupOptions {
             applied: applied.get(),
             max_size_per_msg: self.message_bytes,
             max_inflight_msgs: self.messages_in_flight,
-            check_quorum: true,
+            check_quorum: !planted::is(PlantedBug::DeafLeads),
             pre_vote: true,
             min_election_tick: self.election_ticks,
             max_election_tick: 2 * self.election_ticks,

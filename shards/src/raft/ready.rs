@@ -19,6 +19,7 @@ use raft::{RawNode, StateRole};
 
 use super::guard::Fault;
 use super::log_store::{LogStore, from_raft};
+use crate::planted::{self, PlantedBug};
 
 /// One record to write.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -181,6 +182,7 @@ impl Readies {
             unsaved.number = Some(number);
             unsaved.bytes.take()
         });
+        let conf = conf.filter(|_| !planted::is(PlantedBug::ConfigurationNotSaved));
         Some(Persist { number, from: Lsn(from), to: Lsn(to), hard_state, conf })
     }
 
@@ -193,8 +195,10 @@ impl Readies {
             }
             let mail = self.mail.get_or_insert_default();
             match until {
-                Some(number) => mail.held.push_back((number, messages)),
-                None => mail.sendable.extend(messages),
+                Some(number) if !planted::is(PlantedBug::MessagesBeforeDurable) => {
+                    mail.held.push_back((number, messages));
+                }
+                Some(_) | None => mail.sendable.extend(messages),
             }
         }
     }
@@ -277,5 +281,11 @@ const fn soft_state(leader: u64, role: StateRole) -> u64 {
 #[must_use]
 pub fn committed(node: &RawNode<LogStore>) -> Lsn {
     let log = &node.raft.raft_log;
+    if planted::is(PlantedBug::CommitWithoutMajority) {
+        return Lsn(log.persisted);
+    }
+    if planted::is(PlantedBug::AppliedBeforeDurable) {
+        return Lsn(log.committed);
+    }
     Lsn(log.committed.min(log.persisted))
 }

@@ -9,6 +9,7 @@ use super::guard::Fault;
 use super::history::TermRuns;
 use super::membership::{MemberId, Membership, MembershipDamage};
 use crate::ids::{PartitionId, StorageId};
+use crate::planted::{self, PlantedBug};
 
 /// Whether logs are kept by Raft groups.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -303,7 +304,7 @@ pub(super) fn starting_state(
     if state.commit > log.last {
         return Err(StartError::CommitLost { commit: state.commit, log: log.last });
     }
-    if started_as == StartedAs::NeedsBackfill {
+    if started_as == StartedAs::NeedsBackfill || planted::is(PlantedBug::RestartCommitsAll) {
         state.commit = log.last;
     }
     state.commit = state.commit.max(applied);

@@ -455,7 +455,7 @@ impl<M: StateMachine> Applying<'_, M> {
     /// What reads are judged by: the partition's clock; where another member may lead next, the log's alone, since that one's
     /// wall clock may be behind, and what was found expired must not come back.
     fn read_clock_ms(&mut self, slot: &mut Slot) -> u64 {
-        if slot.replica.has_peers() {
+        if slot.replica.has_peers() && !planted::is(PlantedBug::ReadsByWallClock) {
             return slot.applied_stamp_ms;
         }
         self.clocks.read(&mut slot.clock, self.now)

@@ -222,7 +222,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let slot = self.replicas.slot_mut(idx);
         let Some(term) = slot.replica.entry(persist.from).map(|entry| Term(entry.term)) else { return };
         slot.rows.set_aside(persist.from, term);
-        if slot.replica.can_propose() {
+        if slot.replica.can_propose() || planted::is(PlantedBug::StampBelowLog) {
             return;
         }
         let store = slot.replica.store().expect("a replica that has a Ready is running");

@@ -15,6 +15,7 @@ use crate::ids::{MemberId, PartitionId, StorageId};
 use crate::letters::{Letter, record_bytes, size_bytes};
 use crate::machine::StateMachine;
 use crate::options::RECORD_SLACK_BYTES;
+use crate::planted::{self, PlantedBug};
 use crate::raft::admit::{Refused, entry_bytes};
 use crate::raft::history::Wanted;
 use crate::table::ReplicaIdx;
@@ -48,7 +49,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let Letter::Message(message) = letter else { return false };
         let untaken = self.replicas.slot(idx).replica.untaken_record_bytes();
         let most = self.wal.record_limit_bytes() - RECORD_SLACK_BYTES;
-        untaken > 0 && untaken + size_bytes(message) > most
+        untaken > 0 && untaken + size_bytes(message) > most && !planted::is(PlantedBug::RecordOverfilled)
     }
 
     fn read_letter(&mut self, idx: ReplicaIdx, storage: StorageId, letter: Letter) {

@@ -35,6 +35,7 @@ impl Probes {
         self.add("apply tries", counters.apply_tries);
         self.add("prepare tries", counters.prepare_tries);
         self.add("ready timeouts", counters.ready_timeouts);
+        self.add("messages refused", counters.refused_messages);
         let stats = shard.wal().stats();
         self.add("frames", stats.frames);
         self.add("bytes rewritten by reclaim", stats.rewritten_bytes);

@@ -12,7 +12,7 @@ use crate::ids::{PartitionId, ShardId};
 use crate::machine::StateMachine;
 use crate::raft::replica::{Replication, StartedAs};
 use crate::shard::io::Input;
-use crate::sim::disk::{Disk, End};
+use crate::sim::disk::{Disk, End, What};
 use crate::sim::node::{Job, JobDone, NodeEvent, Process, SimNode, SimShard, Unit};
 use crate::sim::observed::Observed;
 use crate::sim::planted::Planted;
@@ -310,9 +310,12 @@ impl<S: Subject> SimNode<S> {
             let partition = status.partition;
             let Some(standing) = Standing::of(&status) else { continue };
             let term_at = |lsn| unit.shard.wal().term(partition.log(), lsn);
-            let judged = world.safety.stands((self.number, partition), standing, term_at);
-            if let Err((invariant, what)) = judged {
-                world.broken(invariant, what);
+            match world.safety.stands((self.number, partition), standing, term_at) {
+                Ok(news) => {
+                    let met = [(news.is_elected, "leaders elected"), (news.is_cut_back, "logs cut back")];
+                    met.iter().filter(|(is_met, _)| *is_met).for_each(|(_, probe)| world.probe(probe));
+                }
+                Err((invariant, what)) => world.broken(invariant, what),
             }
         }
     }
@@ -360,6 +363,9 @@ impl<S: Subject> SimNode<S> {
         let now_ns = world.now_ns;
         let Some(disk) = self.disks.get(shard) else { return };
         for (io, what) in disk.started() {
+            if world.plan.knobs.nodes > 1 && what == What::Read {
+                world.probe("entries read back for members");
+            }
             let end_ns = disk.end_ns(what, now_ns, &mut self.streams.disk);
             world.agenda.put(end_ns, self.event(NodeEvent::DiskDone { shard, io }));
             world.trace.note(now_ns, what.name(), self.name(shard), io.0, end_ns);

@@ -32,6 +32,15 @@ impl Standing {
     }
 }
 
+/// What a standing shows beside what is judged.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct News {
+    /// It is the first of a new leader.
+    pub(super) is_elected: bool,
+    /// The log is shorter than it was: another leader's entries replaced some of it.
+    pub(super) is_cut_back: bool,
+}
+
 /// See the file's head.
 #[derive(Default, Debug)]
 pub(super) struct Safety {
@@ -59,10 +68,11 @@ impl Safety {
         (node, partition): (usize, PartitionId),
         now: Standing,
         term_at: impl Fn(Lsn) -> Option<Term>,
-    ) -> Result<(), Broken> {
+    ) -> Result<News, Broken> {
         let before = self.replicas.insert((node, partition), now);
+        let mut news = News::default();
         if before == Some(now) {
-            return Ok(());
+            return Ok(news);
         }
         let found =
             |what: &str| format!("partition {partition} on node {node}: {what}: {now:?} after {before:?}");
@@ -75,7 +85,9 @@ impl Safety {
         if before.is_some_and(back) {
             return Err(("terms, commits and applies never go back", found("went back")));
         }
+        news.is_cut_back = before.is_some_and(|before| now.last < before.last);
         if now.leads {
+            news.is_elected = !self.leaders.contains_key(&(partition, now.term));
             let first = *self.leaders.entry((partition, now.term)).or_insert(node);
             if first != node {
                 let what = found(&format!("node {first} led this term"));
@@ -83,7 +95,8 @@ impl Safety {
             }
         }
         let from = before.map_or(now.applied.min(now.committed), |before| before.committed);
-        self.commits((node, partition), from, now.committed, term_at)
+        self.commits((node, partition), from, now.committed, term_at)?;
+        Ok(news)
     }
 
     /// A replica calls the entries above `from` up to `to` committed.
@@ -140,7 +153,7 @@ mod tests {
     fn after(first: &[Standing], node: usize, then: Standing) -> Option<&'static str> {
         let mut safety = Safety::default();
         for &standing in first {
-            assert_eq!(safety.stands((0, P), standing, |_| Some(standing.term)), Ok(()));
+            assert!(safety.stands((0, P), standing, |_| Some(standing.term)).is_ok());
         }
         safety.stands((node, P), then, |_| Some(then.term)).err().map(|(invariant, _)| invariant)
     }
@@ -152,12 +165,11 @@ mod tests {
         assert_eq!(after(&first, 1, standing(true, 3, 3, 0, 0)), None);
         assert_eq!(after(&first, 0, standing(true, 4, 3, 0, 0)), None);
         let mut safety = Safety::default();
-        assert_eq!(safety.stands((0, P), standing(true, 2, 3, 0, 0), |_| None), Ok(()));
-        assert_eq!(
-            safety.stands((1, PartitionId(5)), standing(true, 2, 3, 0, 0), |_| None),
-            Ok(()),
-            "another group"
-        );
+        assert!(safety.stands((0, P), standing(true, 2, 3, 0, 0), |_| None).is_ok());
+        let mut news = |standing| safety.stands((1, PartitionId(5)), standing, |_| None).map_err(drop);
+        assert_eq!(news(standing(true, 2, 3, 0, 0)), Ok(News { is_elected: true, is_cut_back: false }));
+        assert_eq!(news(standing(true, 2, 4, 0, 0)), Ok(News::default()), "another group's leader goes on");
+        assert_eq!(news(standing(false, 3, 2, 0, 0)), Ok(News { is_elected: false, is_cut_back: true }));
     }
 
     #[test]
@@ -174,9 +186,9 @@ mod tests {
         );
         for end in [|safety: &mut Safety| safety.crashed(0), |safety: &mut Safety| safety.ended(0, P)] {
             let mut safety = Safety::default();
-            assert_eq!(safety.stands((0, P), standing(true, 4, 9, 7, 5), |_| Some(Term(4))), Ok(()));
+            assert!(safety.stands((0, P), standing(true, 4, 9, 7, 5), |_| Some(Term(4))).is_ok());
             end(&mut safety);
-            assert_eq!(safety.stands((0, P), standing(false, 4, 9, 5, 5), |_| Some(Term(4))), Ok(()));
+            assert!(safety.stands((0, P), standing(false, 4, 9, 5, 5), |_| Some(Term(4))).is_ok());
         }
     }
 
@@ -193,15 +205,15 @@ mod tests {
         let then = |committed| standing(true, 3, 4, committed, 0);
         let mut safety = Safety::default();
         for standing in first {
-            assert_eq!(safety.stands((0, P), standing, |_| Some(Term(2))), Ok(()));
+            assert!(safety.stands((0, P), standing, |_| Some(Term(2))).is_ok());
         }
         // Its log says term 3 from entry 3 on, which is committed with term 2.
         let terms = |lsn: Lsn| Some(if lsn < Lsn(3) { Term(2) } else { Term(3) });
-        assert_eq!(safety.stands((1, P), then(2), terms), Ok(()));
+        assert!(safety.stands((1, P), then(2), terms).is_ok());
         let found = safety.stands((1, P), then(3), terms).err().map(|(invariant, _)| invariant);
         assert_eq!(found, Some("a committed entry never changes"));
         // What a log has dropped says nothing, and what nobody had called committed is free.
         let follower = Standing { leads: false, ..then(4) };
-        assert_eq!(safety.stands((2, P), follower, |lsn| terms(lsn).filter(|_| lsn > Lsn(3))), Ok(()));
+        assert!(safety.stands((2, P), follower, |lsn| terms(lsn).filter(|_| lsn > Lsn(3))).is_ok());
     }
 }
