@@ -10,7 +10,7 @@ use raft::eraftpb::{Entry, Message};
 use super::kind::{self, Kind};
 use super::message::{
     ASKS_SNAPSHOT, Contradiction, ENTRIES_MAX, ENTRY_BYTES, HAS_CONTEXT, HAS_PRIORITY, IS_TRANSFER,
-    LENGTH_BITS, MessageDamage, REJECTED, TRANSFER, check_before, check_head, check_run,
+    LENGTH_BITS, MessageDamage, REJECTED, TRANSFER, check_before, check_head, check_image, check_run,
 };
 use crate::ids::PartitionId;
 
@@ -98,6 +98,12 @@ impl FieldReader<'_, '_> {
                 if self.has(HAS_CONTEXT) {
                     message.context = self.context()?;
                 }
+            }
+            Kind::Image | Kind::ImageResponse => {
+                self.only(0)?;
+                let length = self.fields.u32().ok_or(MessageDamage::Short)?;
+                message.context = self.payload(length as usize)?;
+                check_image(self.kind, &message.context).map_err(|why| self.wrong(why))?;
             }
             Kind::TimeoutNow => self.only(0)?,
             Kind::ReadIndex | Kind::ReadIndexResponse => {

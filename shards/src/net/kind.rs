@@ -18,10 +18,14 @@ pub enum Kind {
     VoteRequest = 5,
     /// A vote.
     VoteResponse = 6,
+    /// What the sender of an image sends to the member that is to get it (`image::transfer`).
+    Image = 7,
     /// The leader is there.
     Heartbeat = 8,
     /// The follower has heard it.
     HeartbeatResponse = 9,
+    /// What that member answers. The crate's kind of this number is one that peers never step.
+    ImageResponse = 11,
     /// The leader asks a follower to take its lead.
     TimeoutNow = 14,
     /// A follower asks the leader from which index on a read may be answered.
@@ -42,13 +46,15 @@ pub fn lane_of(message: &Message) -> Lane {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Append,
         Self::AppendResponse,
         Self::VoteRequest,
         Self::VoteResponse,
+        Self::Image,
         Self::Heartbeat,
         Self::HeartbeatResponse,
+        Self::ImageResponse,
         Self::TimeoutNow,
         Self::ReadIndex,
         Self::ReadIndexResponse,
@@ -64,6 +70,8 @@ impl Kind {
             MessageType::MsgAppendResponse => Self::AppendResponse,
             MessageType::MsgRequestVote => Self::VoteRequest,
             MessageType::MsgRequestVoteResponse => Self::VoteResponse,
+            MessageType::MsgSnapshot => Self::Image,
+            MessageType::MsgSnapStatus => Self::ImageResponse,
             MessageType::MsgHeartbeat => Self::Heartbeat,
             MessageType::MsgHeartbeatResponse => Self::HeartbeatResponse,
             MessageType::MsgTimeoutNow => Self::TimeoutNow,
@@ -71,14 +79,11 @@ impl Kind {
             MessageType::MsgReadIndexResp => Self::ReadIndexResponse,
             MessageType::MsgRequestPreVote => Self::PreVoteRequest,
             MessageType::MsgRequestPreVoteResponse => Self::PreVoteResponse,
-            // What a group says to itself; what would pass the registry of proposals, or let anybody move the lead; and
-            // snapshots, whose form is not fixed.
+            // What a group says to itself, and what would pass the registry of proposals, or let anybody move the lead.
             MessageType::MsgHup
             | MessageType::MsgBeat
             | MessageType::MsgPropose
-            | MessageType::MsgSnapshot
             | MessageType::MsgUnreachable
-            | MessageType::MsgSnapStatus
             | MessageType::MsgCheckQuorum
             | MessageType::MsgTransferLeader => return None,
         })
@@ -104,6 +109,8 @@ impl Kind {
             Self::AppendResponse => MessageType::MsgAppendResponse,
             Self::VoteRequest => MessageType::MsgRequestVote,
             Self::VoteResponse => MessageType::MsgRequestVoteResponse,
+            Self::Image => MessageType::MsgSnapshot,
+            Self::ImageResponse => MessageType::MsgSnapStatus,
             Self::Heartbeat => MessageType::MsgHeartbeat,
             Self::HeartbeatResponse => MessageType::MsgHeartbeatResponse,
             Self::TimeoutNow => MessageType::MsgTimeoutNow,
@@ -119,6 +126,7 @@ impl Kind {
     pub const fn lane(self) -> Lane {
         match self {
             Self::Append | Self::AppendResponse => Lane::Log,
+            Self::Image | Self::ImageResponse => Lane::Bulk,
             Self::VoteRequest
             | Self::VoteResponse
             | Self::Heartbeat
@@ -141,6 +149,7 @@ impl Kind {
             }
             Self::VoteResponse | Self::PreVoteResponse => COMMIT | COMMIT_TERM | REJECT,
             Self::Heartbeat | Self::HeartbeatResponse => COMMIT | CONTEXT,
+            Self::Image | Self::ImageResponse => CONTEXT,
             Self::TimeoutNow => 0,
             Self::ReadIndex => ENTRIES,
             Self::ReadIndexResponse => INDEX | ENTRIES,

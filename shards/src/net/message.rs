@@ -13,6 +13,8 @@
 //!    17 pre-vote request   flag 16: the leader hands its lead on
 //!  6 vote response         with flag 1 (rejected): commit u64 | commit term u64
 //!    18 pre-vote response
+//!  7 image                 length u32 | bytes of image::transfer::ToReceiver
+//! 11 image response        length u32 | bytes of image::transfer::ToSender
 //!  8 heartbeat             commit u64 | with flag 4: context
 //!    9 heartbeat response
 //! 14 timeout now           nothing
@@ -24,13 +26,15 @@
 //!
 //! Entries follow each other, so the index before the first is all that is stored; terms never fall, so there is one a run.
 //! What a member may not send has no kind here: proposals and transfers of the lead go to a node, not to its Raft groups,
-//! and what a group sends itself is no message. 7 is kept for snapshots.
+//! and what a group sends itself is no message. The crate's own snapshots
+//! are not sent: what is sent of an image stands in the context of a message of their kinds.
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 use super::kind::{self, Kind};
 use crate::ids::PartitionId;
+use crate::image::transfer::{ToReceiver, ToSender};
 
 /// Bytes before the fields of a kind.
 pub const HEAD_BYTES: usize = 1 + 1 + 4 * 8;
@@ -146,6 +150,9 @@ pub enum Contradiction {
     /// A context that is missing, too long, or not one of its kind.
     #[error("its context is missing, not one of its kind, or longer than {CONTEXT_BYTES_MAX} bytes")]
     Context,
+    /// What is sent of an image, in another form.
+    #[error("what it has of an image is none")]
+    Image,
     /// A priority that is flagged and 0, or that says two things.
     #[error("its priority is not stated as it has to be")]
     Priority,
@@ -256,7 +263,12 @@ fn flags(kind: Kind, message: &Message) -> u8 {
         }
         Kind::VoteResponse | Kind::PreVoteResponse => flag(message.reject, REJECTED),
         Kind::Heartbeat | Kind::HeartbeatResponse => flag(!message.context.is_empty(), HAS_CONTEXT),
-        Kind::Append | Kind::TimeoutNow | Kind::ReadIndex | Kind::ReadIndexResponse => 0,
+        Kind::Append
+        | Kind::Image
+        | Kind::ImageResponse
+        | Kind::TimeoutNow
+        | Kind::ReadIndex
+        | Kind::ReadIndexResponse => 0,
     }
 }
 
@@ -291,10 +303,34 @@ fn fields_bytes(kind: Kind, message: &Message) -> Result<usize, Contradiction> {
         }
         Kind::Heartbeat | Kind::HeartbeatResponse if message.context.is_empty() => 8,
         Kind::Heartbeat | Kind::HeartbeatResponse => 8 + context_bytes(&message.context)?,
+        Kind::Image | Kind::ImageResponse => {
+            check_image(kind, &message.context)?;
+            4 + message.context.len()
+        }
         Kind::TimeoutNow => 0,
         Kind::ReadIndex => context_bytes(read_context(message)?)?,
         Kind::ReadIndexResponse => 8 + context_bytes(read_context(message)?)?,
     })
+}
+
+/// Whether bytes are what is sent of an image.
+pub(super) fn check_image(kind: Kind, bytes: &Bytes) -> Result<(), Contradiction> {
+    let is_one = match kind {
+        Kind::Image => ToReceiver::decode(bytes).is_some(),
+        Kind::ImageResponse => ToSender::decode(bytes).is_some(),
+        Kind::Append
+        | Kind::AppendResponse
+        | Kind::VoteRequest
+        | Kind::VoteResponse
+        | Kind::Heartbeat
+        | Kind::HeartbeatResponse
+        | Kind::TimeoutNow
+        | Kind::ReadIndex
+        | Kind::ReadIndexResponse
+        | Kind::PreVoteRequest
+        | Kind::PreVoteResponse => false,
+    };
+    if is_one { Ok(()) } else { Err(Contradiction::Image) }
 }
 
 const fn context_bytes(context: &Bytes) -> Result<usize, Contradiction> {
@@ -375,6 +411,11 @@ fn write_fields(kind: Kind, message: &Message, out: &mut Vec<u8>) {
             if !message.context.is_empty() {
                 put_context(out, &message.context);
             }
+        }
+        Kind::Image | Kind::ImageResponse => {
+            let length = u32::try_from(message.context.len()).expect("its length was looked at");
+            out.extend_from_slice(&length.to_le_bytes());
+            out.extend_from_slice(&message.context);
         }
         Kind::TimeoutNow => {}
         Kind::ReadIndex | Kind::ReadIndexResponse => {

@@ -107,6 +107,46 @@ fn messages_of_version_1() {
     }
 }
 
+/// Those of images, of which messages-1.txt has none.
+fn image_messages() -> Vec<(&'static str, Message)> {
+    let of = |kind, term| of(kind, (3, 0x0405), term);
+    let id = ImageId { incarnation: 0x1122, number: 3 };
+    let image = |part| Message { context: ToReceiver { image: id, part }.encode(), ..of(Kind::Image, 9) };
+    let answer = |answer| {
+        let context = ToSender { image: id, receiver: 0x3344, answer }.encode();
+        Message { context, ..of(Kind::ImageResponse, 9) }
+    };
+    vec![
+        ("image-offer", image(Part::Offer { lsn: Lsn(0x0708), term: Term(6) })),
+        ("image-chunk", image(Part::Chunk(Bytes::from_static(b"chunk")))),
+        ("image-withdrawn", image(Part::Withdrawn)),
+        ("image-wants", answer(Answer::Wants { chunk: 0x0102 })),
+        ("image-ended", answer(Answer::Ended(Ended::Damaged))),
+    ]
+}
+
+#[test]
+fn messages_of_images_of_version_1() {
+    let fixtures = fixtures(include_str!("../images-1.txt"));
+    let messages = image_messages();
+    assert_eq!(fixtures.len(), messages.len());
+    for ((name, bytes), (expected, message)) in fixtures.into_iter().zip(messages) {
+        let mut written = Vec::new();
+        outgoing(0x0102, message.clone()).write(&mut written);
+        assert_eq!((name, &written[..]), (expected, &bytes[..]));
+        assert_eq!(decode(&bytes, &mut Fields::new(&bytes)), Ok((PartitionId(0x0102), message)), "{name}");
+        // Neither what is cut off nor what has more is one.
+        for end in 0..bytes.len() {
+            let cut = bytes.slice(..end);
+            assert!(decode(&cut, &mut Fields::new(&cut)).is_err(), "{name} cut at {end}");
+        }
+        let mut other = bytes.to_vec();
+        other[0] = if other[0] == 7 { 11 } else { 7 };
+        let other = Bytes::from(other);
+        assert!(decode(&other, &mut Fields::new(&other)).is_err(), "{name} under the other kind");
+    }
+}
+
 /// The frames of the fixture: all messages in one, then one of two.
 #[test]
 fn frames_of_version_1() {

@@ -11,11 +11,13 @@ mod world;
 
 use ::raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use bytes::Bytes;
+use corduroy_wal::{Lsn, Term};
 use proptest::prelude::*;
 
 use super::frame::{FrameReader, FrameWriter, Stream};
 use super::{FrameError, Kind, Lane, Outgoing};
 use crate::ids::PartitionId;
+use crate::image::transfer::{Answer, Ended, ImageId, Part, ToReceiver, ToSender};
 
 /// Terms and indexes: small ones, which meet, and any.
 fn number() -> impl Strategy<Value = u64> {
@@ -112,7 +114,27 @@ fn any_message() -> impl Strategy<Value = Message> {
             message
         })
     };
+    let image = (number(), number(), 0..3_u8, bytes(0..300)).prop_map(|(one, other, part, chunk)| {
+        let part = match part {
+            0 => Part::Offer { lsn: Lsn(one), term: Term(other) },
+            1 => Part::Chunk(chunk),
+            _ => Part::Withdrawn,
+        };
+        let image = ImageId { incarnation: one, number: other };
+        Message { context: ToReceiver { image, part }.encode(), ..of(Kind::Image, (1, 2), 5) }
+    });
+    let answer = (number(), any::<u32>(), any::<prop::sample::Index>(), any::<bool>()).prop_map(
+        |(one, chunk, ended, wants)| {
+            let ended = Answer::Ended(Ended::ALL[ended.index(Ended::ALL.len())]);
+            let answer = if wants { Answer::Wants { chunk } } else { ended };
+            let image = ImageId { incarnation: one, number: 7 };
+            let context = ToSender { image, receiver: one, answer }.encode();
+            Message { context, ..of(Kind::ImageResponse, (2, 1), 5) }
+        },
+    );
     prop_oneof![
+        1 => image,
+        1 => answer,
         3 => append(),
         1 => response,
         1 => vote(Kind::VoteRequest),
@@ -168,13 +190,11 @@ fn read(
 }
 
 /// The kinds of the crate that are not sent.
-const UNSENT: [MessageType; 8] = [
+const UNSENT: [MessageType; 6] = [
     MessageType::MsgHup,
     MessageType::MsgBeat,
     MessageType::MsgPropose,
-    MessageType::MsgSnapshot,
     MessageType::MsgUnreachable,
-    MessageType::MsgSnapStatus,
     MessageType::MsgCheckQuorum,
     MessageType::MsgTransferLeader,
 ];
