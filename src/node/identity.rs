@@ -24,6 +24,7 @@ mod folders;
 mod limits;
 mod look;
 mod owner;
+mod process;
 mod recover;
 mod text;
 
@@ -33,6 +34,7 @@ pub use error::IdentityError;
 pub use limits::{SharedLimits, argument_bytes, limits_of};
 pub use look::{Ownership, ownership};
 pub use owner::Owner;
+pub use process::process_number;
 pub use text::FORMAT_VERSION;
 
 use folders::SHARD;

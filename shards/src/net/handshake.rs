@@ -19,15 +19,15 @@
 //! none) over the side's name and both hellos; the ids of the two streams come out of the same. It shows that the other
 //! side has the secret; it hides nothing of what is sent afterwards.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use hmac_sha256::HMAC;
 
+use super::founding::Founding;
 use super::frame::{Lane, Stream};
 use super::hello::{
     CoreId, Epoch, Greeting, Hello, Nonce, PROOF_BYTES, Secret, ShardCore, SharedLimits, Versions,
 };
+use super::known::Known;
 use super::refusal::{Damage, Refusal};
 use crate::ids::NodeId;
 
@@ -47,6 +47,8 @@ pub struct Local {
     pub versions: Versions,
     /// What its replicas take.
     pub limits: SharedLimits,
+    /// How its cluster was founded.
+    pub founding: Founding,
     /// The cores that it has.
     pub cores: u16,
     /// Its shards and their cores; at most [`SHARDS_MAX`](super::hello::SHARDS_MAX).
@@ -54,9 +56,6 @@ pub struct Local {
     /// What it has to prove, if the cluster has a secret.
     pub secret: Option<Secret>,
 }
-
-/// The newest process of each node that was seen.
-pub type Epochs = BTreeMap<NodeId, Epoch>;
 
 /// A side of a handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -195,11 +194,11 @@ impl Handshake {
     }
 
     /// Takes what came next.
-    pub fn received(&mut self, bytes: &[u8], local: &Local, epochs: &Epochs) -> Step {
+    pub fn received(&mut self, bytes: &[u8], local: &Local, known: &Known) -> Step {
         assert!(self.awaits != Awaits::Nothing, "a handshake that is over takes no more");
         self.held.extend_from_slice(bytes);
         let mut write = Vec::new();
-        match self.advance(local, epochs, &mut write) {
+        match self.advance(local, known, &mut write) {
             Ok(outcome) => Step { write, outcome },
             Err(refusal) => {
                 self.awaits = Awaits::Nothing;
@@ -213,14 +212,15 @@ impl Handshake {
     }
 
     /// Takes message after message, as far as they are whole.
-    fn advance(&mut self, local: &Local, epochs: &Epochs, write: &mut Vec<u8>) -> Result<Outcome, Refusal> {
+    fn advance(&mut self, local: &Local, known: &Known, write: &mut Vec<u8>) -> Result<Outcome, Refusal> {
         while let Some((greeting, bytes)) = Greeting::decode(&self.held)? {
             self.held.drain(..bytes);
             match (greeting, self.awaits) {
                 (Greeting::Refused(why), _) => return Err(Refusal::ByPeer(why)),
-                (Greeting::Hello(theirs), Awaits::Hello) => self.take_hello(*theirs, local, epochs, write)?,
+                (Greeting::Hello(theirs), Awaits::Hello) => self.take_hello(*theirs, local, known, write)?,
                 (Greeting::Proof(proof), Awaits::Proof) => {
                     self.compare_proof(&proof, local)?;
+                    self.compare_process(known)?;
                     match self.side {
                         Side::Dialling => {
                             write.extend_from_slice(
@@ -247,7 +247,7 @@ impl Handshake {
         &mut self,
         theirs: Hello,
         local: &Local,
-        epochs: &Epochs,
+        known: &Known,
         write: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
         if let Some(ours) = &self.ours {
@@ -265,7 +265,7 @@ impl Handshake {
             write.extend_from_slice(&Greeting::Hello(Box::new(ours.clone())).encode());
             self.ours = Some(ours);
         }
-        compare(&theirs, local, epochs)?;
+        compare(&theirs, local, known)?;
         if theirs.core == CoreId::ANY {
             return Err(Damage::Field("core").into());
         }
@@ -280,6 +280,12 @@ impl Handshake {
     fn compare_proof(&self, proof: &[u8; PROOF_BYTES], local: &Local) -> Result<(), Refusal> {
         let mac = self.keyed(self.side.other().label(), local);
         if mac.finalize_verify(proof) { Ok(()) } else { Err(Refusal::OtherSecret) }
+    }
+
+    /// What is asked of who has proved that it is of the cluster.
+    fn compare_process(&self, known: &Known) -> Result<(), Refusal> {
+        let theirs = self.theirs.as_ref().expect("a proof comes after both hellos");
+        known.compare_proved(theirs.node, theirs.epoch)
     }
 
     fn hellos(&self) -> (&Hello, &Hello) {
@@ -342,13 +348,14 @@ fn hello(local: &Local, core: CoreId, wanted: (NodeId, CoreId), lane: Lane, nonc
         core,
         wanted_core: wanted.1,
         limits: local.limits,
+        founding: local.founding,
         nonce,
         shards: local.shards.clone(),
     }
 }
 
 /// What either side asks of the other's hello.
-fn compare(theirs: &Hello, local: &Local, epochs: &Epochs) -> Result<(), Refusal> {
+fn compare(theirs: &Hello, local: &Local, known: &Known) -> Result<(), Refusal> {
     if theirs.cluster != local.cluster {
         return Err(Refusal::Cluster { ours: local.cluster, theirs: theirs.cluster });
     }
@@ -367,10 +374,8 @@ fn compare(theirs: &Hello, local: &Local, epochs: &Epochs) -> Result<(), Refusal
     if theirs.limits != local.limits {
         return Err(Refusal::Limits { ours: local.limits, theirs: theirs.limits });
     }
-    match epochs.get(&theirs.node) {
-        Some(known) if theirs.epoch < *known => {
-            Err(Refusal::OldIncarnation { node: theirs.node, found: theirs.epoch, known: *known })
-        }
-        Some(_) | None => Ok(()),
+    if theirs.founding != local.founding {
+        return Err(Refusal::Founding { ours: local.founding, theirs: theirs.founding });
     }
+    known.compare(theirs.node, theirs.epoch)
 }

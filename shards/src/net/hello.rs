@@ -7,18 +7,21 @@
 //! head        0 4 C0D54801   4 4 crc32 of all behind it   8 1 kind   9 1 zero   10 2 bytes behind the head
 //! 1 hello     0 1 lowest and 1 1 highest version of frames   2 16 cluster   18 8 node   26 8 incarnation   34 8 starts
 //!             42 8 node that is wanted   50 1 lane   51 1 flags: 1 there is a secret   52 2 core of this side
-//!             54 2 core that is wanted, all ones: any   56 8 longest operation   64 8 longest value   72 32 nonce
-//!             104 2 shards, each: 8 storage, 4 shard, 2 its core
+//!             54 2 core that is wanted, all ones: any   56 8 longest operation   64 8 longest value
+//!             72 16 digest of the founders   88 4 partitions   92 4 shards of a node   96 8 process   104 32 nonce
+//!             136 2 shards, each: 8 storage, 4 shard, 2 its core
 //! 2 proof     32 bytes
 //! 3 accepted  nothing
 //! 4 refused   1 why                                                                       all little-endian
 //! ```
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use corduroy_wal::fields::Fields;
 
-use super::Lane;
+use super::founding::Founding;
+use super::frame::Lane;
 use super::refusal::{Damage, RefusalKind};
 use crate::ids::{NodeId, ShardId, StorageId};
 
@@ -29,7 +32,7 @@ pub const HEAD_BYTES: usize = 12;
 /// The most shards that a node may have.
 pub const SHARDS_MAX: usize = 1024;
 /// Bytes of a hello before its shards.
-const HELLO_BYTES: usize = 106;
+const HELLO_BYTES: usize = 138;
 /// Bytes of a shard in it.
 const SHARD_BYTES: usize = 14;
 /// The longest message, without its head.
@@ -53,13 +56,26 @@ impl CoreId {
     pub const ANY: Self = Self(u16::MAX);
 }
 
-/// Orders the processes that have been one node: by the storage's line of history, then by its start.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+/// Which process of a node: they are ordered by the storage's line of history, then by its start. Two that are the same start
+/// have no order: one of them runs on a copy.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Epoch {
     /// One more whenever a lost identity was recovered.
     pub incarnation: u64,
     /// How often the node has started.
     pub starts: u64,
+    /// Drawn anew by each process.
+    pub process: u64,
+}
+
+impl PartialOrd for Epoch {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        let start = |epoch: &Self| (epoch.incarnation, epoch.starts);
+        match start(self).cmp(&start(other)) {
+            Ordering::Equal => (self.process == other.process).then_some(Ordering::Equal),
+            order @ (Ordering::Less | Ordering::Greater) => Some(order),
+        }
+    }
 }
 
 impl fmt::Display for Epoch {
@@ -190,6 +206,8 @@ pub struct Hello {
     pub wanted_core: CoreId,
     /// What its replicas take.
     pub limits: SharedLimits,
+    /// How its cluster was founded.
+    pub founding: Founding,
     /// Makes this handshake another one than all before.
     pub nonce: Nonce,
     /// Its shards and their cores.
@@ -210,6 +228,11 @@ impl Hello {
         body.extend_from_slice(&self.wanted_core.0.to_le_bytes());
         body.extend_from_slice(&self.limits.operation_bytes.to_le_bytes());
         body.extend_from_slice(&self.limits.value_bytes.to_le_bytes());
+        let Founding { founders, partitions, shards } = self.founding;
+        body.extend_from_slice(&founders.to_le_bytes());
+        body.extend_from_slice(&partitions.to_le_bytes());
+        body.extend_from_slice(&shards.to_le_bytes());
+        body.extend_from_slice(&self.epoch.process.to_le_bytes());
         body.extend_from_slice(&self.nonce);
         let shards = u16::try_from(self.shards.len()).expect("they are at most 1024");
         body.extend_from_slice(&shards.to_le_bytes());
@@ -224,11 +247,14 @@ impl Hello {
     fn decode(fields: &mut Fields<'_>) -> Option<Result<Self, Damage>> {
         let [lowest, highest] = fields.array()?;
         let (cluster, node) = (fields.u128()?, NodeId(fields.u64()?));
-        let epoch = Epoch { incarnation: fields.u64()?, starts: fields.u64()? };
+        let (incarnation, starts) = (fields.u64()?, fields.u64()?);
         let wanted = NodeId(fields.u64()?);
         let [lane, flags] = fields.array()?;
         let (core, wanted_core) = (CoreId(u16_of(fields)?), CoreId(u16_of(fields)?));
         let limits = SharedLimits { operation_bytes: fields.u64()?, value_bytes: fields.u64()? };
+        let founding =
+            Founding { founders: fields.u128()?, partitions: fields.u32()?, shards: fields.u32()? };
+        let epoch = Epoch { incarnation, starts, process: fields.u64()? };
         let nonce = fields.array()?;
         let count = usize::from(u16_of(fields)?);
         let Some(lane) = Lane::from_code(lane) else { return Some(Err(Damage::Field("lane"))) };
@@ -256,6 +282,7 @@ impl Hello {
             core,
             wanted_core,
             limits,
+            founding,
             nonce,
             shards,
         }))

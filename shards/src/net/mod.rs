@@ -5,10 +5,12 @@
 //! peer, on a connection), [`handshake`] (how two nodes agree to a connection), [`peers`] (all connections of a core).
 
 mod decode;
+pub mod founding;
 pub mod frame;
 pub mod handshake;
 pub mod hello;
 pub mod kind;
+pub mod known;
 mod link;
 pub mod message;
 pub mod output;
@@ -18,10 +20,12 @@ mod split;
 #[cfg(test)]
 mod tests;
 
+pub use founding::Founding;
 pub use frame::{Frame, FrameError, FrameReader, FrameWriter, Lane};
 pub use handshake::{Handshake, Local, PeerInfo};
 pub use hello::{CoreId, Epoch, Nonce, Secret, ShardCore, SharedLimits, Versions};
 pub use kind::{Kind, lane_of};
+pub use known::Known;
 pub use link::{LinkKey, LinkState};
 pub use message::{MessageDamage, Outgoing, Unsendable};
 pub use output::{ConnId, Dropped, Ending, Output, Passed, PeerCounters, PeerOptions, To};

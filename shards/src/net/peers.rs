@@ -25,8 +25,9 @@ use corduroy_wal::mix::SplitMix64;
 use raft::eraftpb::Message;
 
 use super::frame::{FrameReader, FrameWriter, Lane};
-use super::handshake::{Epochs, Handshake, Local, Outcome, Side};
+use super::handshake::{Handshake, Local, Outcome, Side};
 use super::hello::{CoreId, Epoch, Nonce, SHARDS_MAX, ShardCore};
+use super::known::Known;
 use super::link::{Link, LinkKey, LinkState, Waiting};
 use super::message::{Outgoing, Unsendable};
 use super::output::{ConnId, Dropped, Ending, NS_PER_MS, Output, PeerCounters, PeerOptions, To};
@@ -74,7 +75,7 @@ pub struct Peers {
     conns: BTreeMap<ConnId, Conn>,
     /// Where the shards of other nodes are, in order, as far as it was heard of their newest process.
     shards: BTreeMap<NodeId, Vec<ShardCore>>,
-    epochs: Epochs,
+    known: Known,
     /// Links with messages that the next flush looks at.
     due: Vec<LinkKey>,
     outputs: VecDeque<Output>,
@@ -102,7 +103,7 @@ impl Peers {
             links: BTreeMap::new(),
             conns: BTreeMap::new(),
             shards: BTreeMap::new(),
-            epochs: Epochs::new(),
+            known: Known::new(),
             due: Vec::new(),
             outputs: VecDeque::new(),
             counters: PeerCounters::default(),
@@ -291,14 +292,14 @@ impl Peers {
             None => {}
             Some(Stage::Dialling) => panic!("bytes came on connection {}, which was not made yet", conn.0),
             Some(Stage::Handshaking(handshake)) => {
-                let step = handshake.received(&bytes, &self.local, &self.epochs);
+                let step = handshake.received(&bytes, &self.local, &self.known);
                 if !step.write.is_empty() {
                     self.outputs.push_back(Output::Write { conn, bytes: step.write.into() });
                 }
                 match step.outcome {
                     Outcome::Waits => {}
                     Outcome::Done(info, received) => self.handshake_done(conn, *info, received, now_ns),
-                    Outcome::Refused(refusal) => self.end(conn, refusal.into(), now_ns),
+                    Outcome::Refused(refusal) => self.refuse(conn, refusal, now_ns),
                 }
             }
             Some(Stage::Up(_)) => self.received_frames(conn, bytes, now_ns),
@@ -427,7 +428,7 @@ impl Peers {
             let Stage::Up(session) = &conn.stage else { continue };
             let key = conn.key.expect("a connection that is up has a link");
             assert_eq!(self.link(key), LinkState::Up(*id), "two connections are up for {key:?}");
-            assert_eq!(self.epochs.get(&session.node), Some(&session.epoch), "an old process is heard");
+            assert_eq!(self.known.heard(session.node), Some(session.epoch), "another process is heard");
             assert_eq!(session.members.is_empty(), session.writing_since_ns.is_none(), "a frame under way");
             session.reader.check_invariants(true);
         }

@@ -1,5 +1,6 @@
 //! Why a handshake ends without a connection: each reason with what differs, and what to do.
 
+use super::founding::Founding;
 use super::hello::{Epoch, SharedLimits, Versions};
 use crate::ids::NodeId;
 
@@ -95,6 +96,30 @@ pub enum Refusal {
         /// The peer's.
         theirs: SharedLimits,
     },
+    /// The two would count other majorities, or look for keys elsewhere.
+    #[error(
+        "the peer's cluster was founded with {theirs}, and this node's with {ours}; one of the two was formatted with another file of --peers, or other numbers: compare both, and format the one that is wrong with what the others have, if it never served"
+    )]
+    Founding {
+        /// This node's.
+        ours: Founding,
+        /// The peer's.
+        theirs: Founding,
+    },
+    /// Two processes say that they are the same start of the node.
+    #[error(
+        "two processes are node {node}, {found}: {:016x}, and {:016x} before it; one of them runs on a copy of the data folder, or from an old image of its machine. Neither is heard any more: stop both, remove the copy, and start the one whose folder is the newest",
+        found.process,
+        known.process
+    )]
+    TwoProcesses {
+        /// Which node.
+        node: NodeId,
+        /// The process that came.
+        found: Epoch,
+        /// The one that was seen.
+        known: Epoch,
+    },
     /// What came is no handshake.
     #[error(
         "what the peer sent is no message of a handshake: {0}; see what listens at, or connects from, its address"
@@ -152,11 +177,19 @@ pub enum RefusalKind {
     /// [`Refusal::ByPeer`].
     #[error("the other side refused")]
     ByPeer = 11,
+    /// [`Refusal::Founding`].
+    #[error("the two were founded with other founders, partitions or shards")]
+    Founding = 12,
+    /// [`Refusal::TwoProcesses`].
+    #[error(
+        "another process is the same start of this node: one of them runs on a copy of the data folder; stop both, and start the right one"
+    )]
+    TwoProcesses = 13,
 }
 
 impl RefusalKind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Cluster,
         Self::Node,
         Self::OurOwnId,
@@ -168,6 +201,8 @@ impl RefusalKind {
         Self::Damage,
         Self::TimedOut,
         Self::ByPeer,
+        Self::Founding,
+        Self::TwoProcesses,
     ];
 
     /// Its byte.
@@ -205,6 +240,8 @@ impl Refusal {
             Self::Damage(_) => RefusalKind::Damage,
             Self::TimedOut { .. } => RefusalKind::TimedOut,
             Self::ByPeer(_) => RefusalKind::ByPeer,
+            Self::Founding { .. } => RefusalKind::Founding,
+            Self::TwoProcesses { .. } => RefusalKind::TwoProcesses,
         }
     }
 }

@@ -7,7 +7,7 @@ use raft::eraftpb::{Entry, MessageType};
 
 use super::*;
 use crate::ids::ShardId;
-use crate::net::{Dropped, Lane, RefusalKind, Secret, ShardCore, SharedLimits, Versions};
+use crate::net::{Dropped, Founding, Lane, RefusalKind, Secret, ShardCore, SharedLimits, Versions};
 
 const MS: u64 = 1_000_000;
 const LISTENER: u64 = u64::MAX;
@@ -36,9 +36,10 @@ fn local(node: u64, cores: u16, secret: &str) -> Local {
     Local {
         cluster: 7,
         node: NodeId(node),
-        epoch: Epoch { incarnation: 1, starts: 1 },
+        epoch: Epoch { incarnation: 1, starts: 1, process: node },
         versions: Versions::SPOKEN,
         limits: SharedLimits { operation_bytes: 12 << 20, value_bytes: 1 << 20 },
+        founding: Founding::of(&[NodeId(1), NodeId(2)], 1, u32::from(cores)),
         cores,
         shards: (0..cores).map(of).collect(),
         secret: Some(Secret::new(secret.as_bytes().to_vec()).expect("long enough")),

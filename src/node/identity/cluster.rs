@@ -7,6 +7,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use corduroy_shards::StorageId;
+use corduroy_shards::ids::NodeId;
+use corduroy_shards::net::Founding;
 use corduroy_shards::raft::membership::MemberId;
 use corduroy_wal::device::lock::FolderLock;
 
@@ -36,6 +38,13 @@ impl Identity {
     #[must_use]
     pub fn founding_members(&self) -> Vec<(MemberId, StorageId)> {
         (1..).map(MemberId).zip(self.founders.iter().copied().map(StorageId)).collect()
+    }
+
+    /// How the cluster was founded: the same on all its nodes.
+    #[must_use]
+    pub fn founding(&self) -> Founding {
+        let founders: Vec<_> = self.founders.iter().copied().map(NodeId).collect();
+        Founding::of(&founders, self.partitions, self.shards)
     }
 
     /// Refuses a description that is not of this folder's cluster.
@@ -174,6 +183,8 @@ mod tests {
         let members =
             [(1, 1), (2, 5), (3, 9)].map(|(member, storage)| (MemberId(member), StorageId(storage)));
         assert_eq!(made.founding_members(), members);
+        let ids = [1, 5, 9].map(NodeId);
+        assert_eq!(made.founding(), Founding::of(&ids, 2, 2), "and peers can compare it");
         assert!(!made.is_founded(), "nothing of it has left the folder");
         assert!(matches!(found(&config, false, &us), Err(IdentityError::Formatted(_))));
         let opened = open_in(&config, &us).expect("its own");

@@ -7,6 +7,7 @@ use crate::ids::NodeId;
 use crate::net::frame::{FrameReader, FrameWriter, Lane};
 use crate::net::handshake::{PeerInfo, Side};
 use crate::net::hello::Epoch;
+use crate::net::known::Standing;
 use crate::net::link::{Failure, Link, LinkKey, LinkState, Waiting};
 use crate::net::output::{ConnId, Dropped, Ending, NS_PER_MS, Output, Passed};
 use crate::net::refusal::Refusal;
@@ -47,24 +48,49 @@ impl Peers {
 
     /// Another core has seen this process of a node.
     pub fn seen(&mut self, node: NodeId, epoch: Epoch, now_ns: u64) {
-        if self.epochs.get(&node).is_none_or(|known| *known < epoch) {
-            let waiting = self.supersede(node, epoch, now_ns);
-            waiting.into_iter().for_each(|(lane, waiting)| self.send(waiting, lane, now_ns));
+        match self.known.standing(node, epoch) {
+            Standing::Newer => {
+                let waiting = self.supersede(node, epoch, now_ns);
+                waiting.into_iter().for_each(|(lane, waiting)| self.send(waiting, lane, now_ns));
+            }
+            Standing::Twin(known) => self.silence(node, epoch, known, now_ns),
+            Standing::Same | Standing::Older(_) => {}
         }
+    }
+
+    /// A handshake came to a refusal.
+    pub(super) fn refuse(&mut self, conn: ConnId, refusal: Refusal, now_ns: u64) {
+        if let Refusal::TwoProcesses { node, found, known } = refusal {
+            self.silence(node, found, known, now_ns);
+            self.outputs.push_back(Output::Seen { node, epoch: found });
+        }
+        self.end(conn, refusal.into(), now_ns);
+    }
+
+    /// Two processes are the same start of a node: neither is heard until there is a newer one.
+    fn silence(&mut self, node: NodeId, found: Epoch, known: Epoch, now_ns: u64) {
+        self.known.note_twice(node);
+        for conn in self.connections_of(node) {
+            self.end(conn, Refusal::TwoProcesses { node, found, known }.into(), now_ns);
+        }
+    }
+
+    /// Those that frames go on.
+    fn connections_of(&self, node: NodeId) -> Vec<ConnId> {
+        let is_theirs = |conn: &Conn| matches!(&conn.stage, Stage::Up(session) if session.node == node);
+        self.conns.iter().filter(|(_, conn)| is_theirs(conn)).map(|(id, _)| *id).collect()
     }
 
     /// A newer process of a node has come: whatever is connected to older ones ends, and what waits for the node waits for
     /// the new one.
     fn supersede(&mut self, node: NodeId, epoch: Epoch, now_ns: u64) -> Rerouted {
-        self.epochs.insert(node, epoch);
+        self.known.supersede(node, epoch);
         self.shards.remove(&node);
         let mut waiting = Rerouted::new();
         for (key, link) in self.links.iter_mut().filter(|(key, _)| key.node == node) {
             waiting.extend(link.take_all().into_iter().map(|waiting| (key.lane, waiting)));
         }
-        let is_old = |conn: &Conn| matches!(&conn.stage, Stage::Up(session) if session.node == node);
-        let old: Vec<_> = self.conns.iter().filter(|(_, conn)| is_old(conn)).map(|(id, _)| *id).collect();
-        for conn in old {
+        for conn in self.connections_of(node) {
             self.end(conn, Ending::Superseded { newest: epoch }, now_ns);
         }
         // The cores of the new process are others.
@@ -76,15 +102,18 @@ impl Peers {
     /// Makes a connection whose handshake is done the one of its link, unless that has a better one.
     fn install(&mut self, conn: ConnId, info: PeerInfo, received: Bytes, now_ns: u64) {
         let (node, epoch, lane) = (info.node, info.epoch, info.outgoing.lane);
-        let known = self.epochs.get(&node).copied();
-        if let Some(newest) = known.filter(|known| epoch < *known) {
-            return self.end(conn, Ending::Superseded { newest }, now_ns);
-        }
-        let mut waiting = Rerouted::new();
-        if known != Some(epoch) {
-            waiting = self.supersede(node, epoch, now_ns);
-            self.outputs.push_back(Output::Seen { node, epoch });
-        }
+        let mut waiting = match self.known.standing(node, epoch) {
+            Standing::Older(newest) => return self.end(conn, Ending::Superseded { newest }, now_ns),
+            Standing::Twin(known) => {
+                return self.refuse(conn, Refusal::TwoProcesses { node, found: epoch, known }, now_ns);
+            }
+            Standing::Same => Rerouted::new(),
+            Standing::Newer => {
+                let waiting = self.supersede(node, epoch, now_ns);
+                self.outputs.push_back(Output::Seen { node, epoch });
+                waiting
+            }
+        };
         let mut shards = info.shards.clone();
         shards.sort_unstable();
         let is_news = self.shards.insert(node, shards).is_none();

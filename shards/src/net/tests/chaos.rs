@@ -83,7 +83,7 @@ impl Chaos {
                 if self.below(20) == 0 {
                     self.starts += 1;
                     let mut again = local(1 + self.below(3) as u64);
-                    again.epoch = Epoch { incarnation: 1, starts: self.starts };
+                    again.epoch = Epoch { incarnation: 1, starts: self.starts, process: self.starts };
                     self.world.start(again, options());
                 }
             }

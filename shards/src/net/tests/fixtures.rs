@@ -7,9 +7,11 @@ use corduroy_wal::fields::Fields;
 use super::*;
 use crate::ids::{NodeId, ShardId, StorageId};
 use crate::net::decode::decode;
-use crate::net::handshake::{Epochs, Outcome};
+use crate::net::handshake::Outcome;
 use crate::net::hello::Greeting;
-use crate::net::{CoreId, Epoch, Handshake, Local, RefusalKind, Secret, ShardCore, SharedLimits, Versions};
+use crate::net::{
+    CoreId, Epoch, Founding, Handshake, Known, Local, RefusalKind, Secret, ShardCore, SharedLimits, Versions,
+};
 
 const MESSAGES: &str = include_str!("../messages-1.txt");
 
@@ -171,9 +173,10 @@ fn node(node: u64, cores: u16, shards: &[(u64, u32, u16)]) -> Local {
     Local {
         cluster: 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100,
         node: NodeId(node),
-        epoch: Epoch { incarnation: node + 2, starts: node + 0x30 },
+        epoch: Epoch { incarnation: node + 2, starts: node + 0x30, process: node + 0x50 },
         versions: Versions { lowest: 1, highest: u8::try_from(node).unwrap() },
         limits: SharedLimits { operation_bytes: 0x01ff_0000, value_bytes: 0x0100_0000 },
+        founding: Founding { founders: 0x2f2e_2d2c_2b2a_2928_2726_2524_2322_2120, partitions: 16, shards: 4 },
         cores,
         shards: shards.collect(),
         secret: Some(Secret::new(b"a secret of twenty-six byt".to_vec()).unwrap()),
@@ -188,18 +191,18 @@ fn handshake_of_version_1() {
         let found = fixtures.iter().find(|(name, _)| *name == wanted);
         found.unwrap_or_else(|| panic!("there is no {wanted}")).1.clone()
     };
-    let (one, two, epochs) =
-        (node(1, 1, &[(0x11, 0, 0)]), node(2, 4, &[(0x22, 0, 3), (0x22, 1, 2)]), Epochs::new());
+    let (one, two, known) =
+        (node(1, 1, &[(0x11, 0, 0)]), node(2, 4, &[(0x22, 0, 3), (0x22, 1, 2)]), Known::new());
     let nonce = |from: u8| std::array::from_fn(|at| from + u8::try_from(at).unwrap());
     let wanted = (NodeId(2), CoreId(3));
     let (mut dialling, hello) = Handshake::dial(&one, CoreId(0), wanted, Lane::Log, nonce(0x40), 0);
     assert_eq!(hello, named("hello-dialling"));
     let mut accepting = Handshake::accept(CoreId(1), nonce(0x80), 0);
-    let answer = accepting.received(&hello, &two, &epochs).write;
+    let answer = accepting.received(&hello, &two, &known).write;
     assert_eq!(answer, [named("hello-accepting"), named("proof-accepting")].concat());
-    let proof = dialling.received(&answer, &one, &epochs).write;
+    let proof = dialling.received(&answer, &one, &known).write;
     assert_eq!(proof, named("proof-dialling"));
-    let accepted = accepting.received(&proof, &two, &epochs);
+    let accepted = accepting.received(&proof, &two, &known);
     assert_eq!(accepted.write, named("accepted"));
     let Outcome::Done(info, _) = accepted.outcome else { panic!("{accepted:?}") };
     let streams = [info.incoming.id.to_le_bytes(), info.outgoing.id.to_le_bytes()].concat();

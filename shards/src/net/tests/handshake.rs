@@ -4,12 +4,12 @@ use corduroy_wal::mix::SplitMix64;
 
 use super::*;
 use crate::ids::{NodeId, ShardId, StorageId};
-use crate::net::handshake::{Epochs, Outcome, Side, Step};
+use crate::net::handshake::{Outcome, Side, Step};
 use crate::net::hello::{BODY_BYTES_MAX, Greeting, HEAD_BYTES, SHARDS_MAX};
 use crate::net::refusal::Damage;
 use crate::net::{
-    CoreId, Epoch, Handshake, Local, PeerInfo, Refusal, RefusalKind, Secret, ShardCore, SharedLimits,
-    Versions,
+    CoreId, Epoch, Founding, Handshake, Known, Local, PeerInfo, Refusal, RefusalKind, Secret, ShardCore,
+    SharedLimits, Versions,
 };
 
 /// A node with two cores and a shard on each.
@@ -22,9 +22,10 @@ pub(super) fn local(node: u64) -> Local {
     Local {
         cluster: 0x0102_0304,
         node: NodeId(node),
-        epoch: Epoch { incarnation: 1, starts: 5 },
+        epoch: Epoch { incarnation: 1, starts: 5, process: 70 + node },
         versions: Versions::SPOKEN,
         limits: SharedLimits { operation_bytes: 1 << 20, value_bytes: 1 << 19 },
+        founding: Founding::of(&[1, 2, 3].map(NodeId), 16, 2),
         cores: 2,
         shards: vec![shard(0), shard(1)],
         secret: Some(Secret::new(b"sixteen or more bytes".to_vec()).unwrap()),
@@ -43,7 +44,7 @@ fn accept(nonce: u8) -> Handshake {
 /// Both sides until neither has more to say; `between` may change what is on its way.
 fn meet_through(
     (one, two): (&Local, &Local),
-    epochs: (&Epochs, &Epochs),
+    known: (&Known, &Known),
     mut between: impl FnMut(Side, Vec<u8>) -> Vec<u8>,
 ) -> (Outcome, Outcome) {
     let (mut dialling, first) = dial(one, 1);
@@ -52,12 +53,12 @@ fn meet_through(
     while !(to_two.is_empty() && to_one.is_empty()) {
         let bytes = between(Side::Dialling, std::mem::take(&mut to_two));
         if outcomes.1 == Outcome::Waits && !bytes.is_empty() {
-            let step = accepting.received(&bytes, two, epochs.1);
+            let step = accepting.received(&bytes, two, known.1);
             (outcomes.1, to_one) = (step.outcome, step.write);
         }
         let bytes = between(Side::Accepting, std::mem::take(&mut to_one));
         if outcomes.0 == Outcome::Waits && !bytes.is_empty() {
-            let step = dialling.received(&bytes, one, epochs.0);
+            let step = dialling.received(&bytes, one, known.0);
             (outcomes.0, to_two) = (step.outcome, step.write);
         }
     }
@@ -65,7 +66,7 @@ fn meet_through(
 }
 
 fn meet(one: &Local, two: &Local) -> (Outcome, Outcome) {
-    meet_through((one, two), (&Epochs::new(), &Epochs::new()), |_, bytes| bytes)
+    meet_through((one, two), (&Known::new(), &Known::new()), |_, bytes| bytes)
 }
 
 fn info(outcome: Outcome) -> PeerInfo {
@@ -107,9 +108,9 @@ fn another_nonce_gives_other_streams() {
     let streams = |nonce| {
         let (mut dialling, hello) = dial(&local(1), nonce);
         let mut accepting = accept(9);
-        let answer = accepting.received(&hello, &local(2), &Epochs::new()).write;
-        let proof = dialling.received(&answer, &local(1), &Epochs::new()).write;
-        let accepted = accepting.received(&proof, &local(2), &Epochs::new());
+        let answer = accepting.received(&hello, &local(2), &Known::new()).write;
+        let proof = dialling.received(&answer, &local(1), &Known::new()).write;
+        let accepted = accepting.received(&proof, &local(2), &Known::new());
         info(accepted.outcome).incoming.id
     };
     assert_ne!(streams(1), streams(2));
@@ -124,10 +125,10 @@ fn the_core_is_the_wanted_one_where_there_is_one() {
         let wanted = (NodeId(2), CoreId(wanted));
         let (mut dialling, hello) = Handshake::dial(&one, CoreId(0), wanted, Lane::Bulk, [1; 32], 7);
         let mut accepting = accept(2);
-        let answer = accepting.received(&hello, &two, &Epochs::new());
-        let proof = dialling.received(&answer.write, &one, &Epochs::new());
-        let accepted = accepting.received(&proof.write, &two, &Epochs::new());
-        let done = info(dialling.received(&accepted.write, &one, &Epochs::new()).outcome);
+        let answer = accepting.received(&hello, &two, &Known::new());
+        let proof = dialling.received(&answer.write, &one, &Known::new());
+        let accepted = accepting.received(&proof.write, &two, &Known::new());
+        let done = info(dialling.received(&accepted.write, &one, &Known::new()).outcome);
         assert_eq!((done.core, info(accepted.outcome).our_core), (CoreId(found), CoreId(found)));
         assert_eq!(done.incoming.lane, Lane::Bulk);
     }
@@ -135,14 +136,14 @@ fn the_core_is_the_wanted_one_where_there_is_one() {
 
 #[test]
 fn a_handshake_goes_on_byte_by_byte_and_frames_follow_it() {
-    let (one, two, epochs) = (local(1), local(2), Epochs::new());
+    let (one, two, known) = (local(1), local(2), Known::new());
     let (mut dialling, hello) = dial(&one, 1);
     let mut accepting = accept(2);
     let by_bytes = |handshake: &mut Handshake, local: &Local, bytes: &[u8]| {
         let mut last = Step { write: Vec::new(), outcome: Outcome::Waits };
         for byte in bytes {
             assert_eq!(last.outcome, Outcome::Waits);
-            let step = handshake.received(&[*byte], local, &epochs);
+            let step = handshake.received(&[*byte], local, &known);
             last.write.extend(step.write);
             last.outcome = step.outcome;
         }
@@ -152,7 +153,7 @@ fn a_handshake_goes_on_byte_by_byte_and_frames_follow_it() {
     let proof = by_bytes(&mut dialling, &one, &answer.write);
     let accepted = by_bytes(&mut accepting, &two, &proof.write);
     assert!(matches!(accepted.outcome, Outcome::Done(..)));
-    let step = dialling.received(&[&accepted.write[..], b"frames"].concat(), &one, &epochs);
+    let step = dialling.received(&[&accepted.write[..], b"frames"].concat(), &one, &known);
     let Outcome::Done(_, bytes) = step.outcome else { panic!("{step:?}") };
     assert_eq!(bytes, b"frames"[..]);
 }
@@ -196,6 +197,20 @@ fn both_sides_report_what_differs() {
     let (ours, _) = refused(|two| two.limits.operation_bytes -= 1);
     assert_eq!(ours.kind(), RefusalKind::Limits);
 
+    // Both would be majorities of what they know of, or look for keys in other partitions, or in other shards.
+    for other in [
+        Founding::of(&[1, 2].map(NodeId), 16, 2),
+        Founding::of(&[1, 3, 2].map(NodeId), 16, 2),
+        Founding::of(&[1, 2, 3, 4].map(NodeId), 16, 2),
+        Founding::of(&[1, 2, 3].map(NodeId), 17, 2),
+        Founding::of(&[1, 2, 3].map(NodeId), 16, 3),
+    ] {
+        let (one, two) = (local(1).founding, other);
+        let (ours, theirs) = refused(|two| two.founding = other);
+        assert_eq!(ours, Refusal::Founding { ours: one, theirs: two });
+        assert_eq!(theirs, Refusal::Founding { ours: two, theirs: one });
+    }
+
     // Who is given the wrong proof refuses first.
     let (ours, theirs) = refused(|two| two.secret = Some(Secret::new(vec![7; 16]).unwrap()));
     assert_eq!((ours, theirs), (Refusal::OtherSecret, Refusal::ByPeer(RefusalKind::OtherSecret)));
@@ -204,23 +219,19 @@ fn both_sides_report_what_differs() {
 #[test]
 fn a_peer_with_our_own_id_is_refused() {
     let hello = Handshake::dial(&local(2), CoreId(0), (NodeId(2), CoreId(0)), Lane::Log, [1; 32], 7).1;
-    let step = accept(2).received(&hello, &local(2), &Epochs::new());
+    let step = accept(2).received(&hello, &local(2), &Known::new());
     assert_eq!(refusal(step.outcome), Refusal::OurOwnId { node: NodeId(2) });
 }
 
 #[test]
 fn an_older_process_of_a_node_is_refused_on_both_sides() {
-    let known = |incarnation, starts| Epoch { incarnation, starts };
-    let none = Epochs::new();
-    for (newest, is_taken) in [
-        (known(1, 5), true),
-        (known(1, 4), true),
-        (known(0, 9), true),
-        (known(1, 6), false),
-        (known(2, 0), false),
-    ] {
+    let known = |incarnation, starts| Epoch { incarnation, starts, process: 7 };
+    let none = Known::new();
+    for (newest, is_taken) in
+        [(known(1, 4), true), (known(0, 9), true), (known(1, 6), false), (known(2, 0), false)]
+    {
         let (one, two) = (local(1), local(2));
-        let seen = |node| Epochs::from([(NodeId(node), newest)]);
+        let seen = |node| having_seen(node, newest);
         let (ours, theirs) = meet_through((&one, &two), (&none, &seen(1)), |_, bytes| bytes);
         let old =
             |node: &Local| Refusal::OldIncarnation { node: node.node, found: node.epoch, known: newest };
@@ -238,6 +249,31 @@ fn an_older_process_of_a_node_is_refused_on_both_sides() {
     }
 }
 
+fn having_seen(node: u64, epoch: Epoch) -> Known {
+    let mut known = Known::new();
+    known.supersede(NodeId(node), epoch);
+    known
+}
+
+#[test]
+fn another_process_of_the_same_start_is_refused_on_both_sides_once_it_has_proved_itself() {
+    let (one, two, none) = (local(1), local(2), Known::new());
+    let twin = |of: &Local| Epoch { process: 9, ..of.epoch };
+    let refusal_of = |of: &Local| Refusal::TwoProcesses { node: of.node, found: of.epoch, known: twin(of) };
+    let by_peer = Refusal::ByPeer(RefusalKind::TwoProcesses);
+    let (ours, theirs) = meet_through((&one, &two), (&none, &having_seen(1, twin(&one))), |_, bytes| bytes);
+    assert_eq!((refusal(theirs), refusal(ours)), (refusal_of(&one), by_peer.clone()));
+    let (ours, theirs) = meet_through((&one, &two), (&having_seen(2, twin(&two)), &none), |_, bytes| bytes);
+    assert_eq!((refusal(ours), refusal(theirs)), (refusal_of(&two), by_peer));
+    // A stranger's word counts for nothing.
+    let stranger = Local { secret: Some(Secret::new(vec![7; 16]).unwrap()), ..local(1) };
+    let (_, theirs) = meet_through((&stranger, &two), (&none, &having_seen(1, twin(&one))), |_, bytes| bytes);
+    assert_eq!(refusal(theirs), Refusal::ByPeer(RefusalKind::OtherSecret));
+    let seen = (&having_seen(2, two.epoch), &having_seen(1, one.epoch));
+    let (ours, theirs) = meet_through((&one, &two), seen, |_, bytes| bytes);
+    assert!(matches!((ours, theirs), (Outcome::Done(..), Outcome::Done(..))), "the same one comes again");
+}
+
 #[test]
 fn the_highest_version_that_both_speak_is_chosen() {
     let versions = |lowest, highest| Versions { lowest, highest };
@@ -251,9 +287,9 @@ fn the_highest_version_that_both_speak_is_chosen() {
 
 #[test]
 fn every_bit_that_flips_on_the_way_is_noticed() {
-    let (one, two, epochs) = (local(1), local(2), Epochs::new());
+    let (one, two, known) = (local(1), local(2), Known::new());
     let lengths = std::cell::RefCell::new([0; 2]);
-    meet_through((&one, &two), (&epochs, &epochs), |side, bytes| {
+    meet_through((&one, &two), (&known, &known), |side, bytes| {
         lengths.borrow_mut()[usize::from(side == Side::Accepting)] += bytes.len();
         bytes
     });
@@ -262,7 +298,7 @@ fn every_bit_that_flips_on_the_way_is_noticed() {
     for (side, length) in [(Side::Dialling, lengths[0]), (Side::Accepting, lengths[1])] {
         for bit in 0..length * 8 {
             let mut at = 0;
-            let (ours, theirs) = meet_through((&one, &two), (&epochs, &epochs), |from, mut bytes| {
+            let (ours, theirs) = meet_through((&one, &two), (&known, &known), |from, mut bytes| {
                 if from == side {
                     if (at..at + bytes.len()).contains(&(bit / 8)) {
                         bytes[bit / 8 - at] ^= 1 << (bit % 8);
@@ -288,10 +324,10 @@ fn with_other_hello(bytes: &[u8], change: impl Fn(&mut crate::net::hello::Hello)
 
 #[test]
 fn what_is_changed_between_the_two_spoils_the_proof() {
-    let (one, two, epochs) = (local(1), local(2), Epochs::new());
+    let (one, two, known) = (local(1), local(2), Known::new());
     for side in [Side::Dialling, Side::Accepting] {
         let mut is_first = true;
-        let (ours, theirs) = meet_through((&one, &two), (&epochs, &epochs), |from, bytes| {
+        let (ours, theirs) = meet_through((&one, &two), (&known, &known), |from, bytes| {
             if from == side && std::mem::take(&mut is_first) {
                 return with_other_hello(&bytes, |hello| hello.shards[0].core = CoreId(1));
             }
@@ -304,43 +340,43 @@ fn what_is_changed_between_the_two_spoils_the_proof() {
 
 #[test]
 fn what_was_recorded_or_is_sent_back_proves_nothing() {
-    let (one, two, epochs) = (local(1), local(2), Epochs::new());
+    let (one, two, known) = (local(1), local(2), Known::new());
     let mut recorded = Vec::new();
-    meet_through((&one, &two), (&epochs, &epochs), |from, bytes| {
+    meet_through((&one, &two), (&known, &known), |from, bytes| {
         if from == Side::Dialling {
             recorded.extend(bytes.clone());
         }
         bytes
     });
-    let step = accept(3).received(&recorded, &two, &epochs);
+    let step = accept(3).received(&recorded, &two, &known);
     assert_eq!(refusal(step.outcome), Refusal::OtherSecret, "the accepting side's nonce is new");
 
     let (_, hello) = dial(&one, 1);
     let mut accepting = accept(2);
-    let answer = accepting.received(&hello, &two, &epochs).write;
+    let answer = accepting.received(&hello, &two, &known).write;
     let (_, length) = Greeting::decode(&answer).unwrap().unwrap();
-    let step = accepting.received(&answer[length..], &two, &epochs);
+    let step = accepting.received(&answer[length..], &two, &known);
     assert_eq!(refusal(step.outcome), Refusal::OtherSecret, "its own proof came back");
 }
 
 #[test]
 fn messages_out_of_turn_and_strangers_are_refused() {
-    let (one, two, epochs) = (local(1), local(2), Epochs::new());
+    let (one, two, known) = (local(1), local(2), Known::new());
     for greeting in [Greeting::Proof([0; 32]), Greeting::Accepted] {
-        let step = accept(2).received(&greeting.encode(), &two, &epochs);
+        let step = accept(2).received(&greeting.encode(), &two, &known);
         assert_eq!(refusal(step.outcome), Refusal::Damage(Damage::Order));
     }
     let (_, hello) = dial(&one, 1);
-    let twice = accept(2).received(&[&hello[..], &hello].concat(), &two, &epochs);
+    let twice = accept(2).received(&[&hello[..], &hello].concat(), &two, &known);
     assert_eq!(refusal(twice.outcome), Refusal::Damage(Damage::Order));
-    let stranger = accept(2).received(b"*1\r\n$4\r\nPING\r\n", &two, &epochs);
+    let stranger = accept(2).received(b"*1\r\n$4\r\nPING\r\n", &two, &known);
     assert!(matches!(refusal(stranger.outcome), Refusal::Damage(Damage::Magic { .. })));
     let (sent, _) = Greeting::decode(&stranger.write).unwrap().unwrap();
     assert_eq!(sent, Greeting::Refused(RefusalKind::Damage));
     let (mut dialling, _) = dial(&one, 1);
-    let answer = accept(2).received(&hello, &two, &epochs).write;
+    let answer = accept(2).received(&hello, &two, &known).write;
     let answer = with_other_hello(&answer, |hello| hello.lane = Lane::Bulk);
-    let step = dialling.received(&answer, &one, &epochs);
+    let step = dialling.received(&answer, &one, &known);
     assert_eq!(refusal(step.outcome), Refusal::Damage(Damage::Field("lane or core")));
 }
 
@@ -374,8 +410,8 @@ fn messages_that_nobody_writes_are_refused() {
     };
     assert_eq!(field(&with(50, &[4])), "lane");
     assert_eq!(field(&with(51, &[2])), "flags");
-    assert_eq!(field(&with(104, &[3])), "number of shards");
-    assert_eq!(field(&with(104, &[1])), "length");
+    assert_eq!(field(&with(136, &[3])), "number of shards");
+    assert_eq!(field(&with(136, &[1])), "length");
     assert_eq!(field(&sealed(1, 0, &hello[..hello.len() - 1])), "number of shards");
     let mut long = sealed(3, 0, &[]);
     long[10..12].copy_from_slice(&u16::MAX.to_le_bytes());
@@ -404,7 +440,7 @@ fn a_secret_is_long_and_never_shown() {
 
 #[test]
 fn no_bytes_make_a_handshake_panic() {
-    let (two, epochs) = (local(2), Epochs::new());
+    let (two, known) = (local(2), Known::new());
     let mut numbers = SplitMix64::new(11);
     let hello = dial(&local(1), 1).1[HEAD_BYTES..].to_vec();
     for _ in 0..20_000 {
@@ -416,9 +452,9 @@ fn no_bytes_make_a_handshake_panic() {
         body.truncate(body.len() - usize::try_from(numbers.next_u64() % 3).unwrap());
         let kind = u8::try_from(numbers.next_u64() % 5).unwrap();
         let mut accepting = accept(2);
-        let step = accepting.received(&sealed(if kind == 0 { 1 } else { kind }, 0, &body), &two, &epochs);
+        let step = accepting.received(&sealed(if kind == 0 { 1 } else { kind }, 0, &body), &two, &known);
         if step.outcome == Outcome::Waits {
-            accepting.received(&sealed(kind, 0, &body[..32]), &two, &epochs);
+            accepting.received(&sealed(kind, 0, &body[..32]), &two, &known);
         }
     }
 }

@@ -7,6 +7,7 @@ mod handshake;
 mod message;
 mod peers;
 mod raft;
+mod twins;
 mod world;
 
 use ::raft::eraftpb::{Entry, EntryType, Message, MessageType};

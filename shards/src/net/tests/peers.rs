@@ -7,7 +7,7 @@ use crate::ids::{NodeId, PartitionId};
 use crate::net::message::ENTRIES_MAX;
 use crate::net::{CoreId, Dropped, Ending, Epoch, LinkKey, LinkState, PeerOptions, Refusal, RefusalKind};
 
-fn options() -> PeerOptions {
+pub(super) fn options() -> PeerOptions {
     PeerOptions { queue_messages: 8, queue_bytes: 4_000, frame_bytes: 2_000, ..PeerOptions::default() }
 }
 
@@ -20,7 +20,7 @@ fn key(node: u64, core: u16) -> LinkKey {
 }
 
 /// Two nodes whose cores 0 are connected.
-fn connected() -> World {
+pub(super) fn connected() -> World {
     let mut world = two();
     world.send((1, 0), (2, 0), 1);
     world.run();
@@ -271,16 +271,16 @@ fn a_frame_that_was_changed_ends_the_connection_and_nothing_of_it_arrives() {
     }
 }
 
-fn restarted(node: u64, starts: u64) -> crate::net::Local {
+pub(super) fn restarted(node: u64, starts: u64) -> crate::net::Local {
     let mut local = local(node);
-    local.epoch = Epoch { incarnation: 1, starts };
+    local.epoch = Epoch { incarnation: 1, starts, process: starts };
     local
 }
 
 #[test]
 fn a_newer_process_replaces_the_older_and_the_older_is_refused() {
     let mut world = connected();
-    let newest = Epoch { incarnation: 1, starts: 6 };
+    let newest = Epoch { incarnation: 1, starts: 6, process: 6 };
     // The old process still runs, cut off from nobody; the new one comes from elsewhere.
     let mut elsewhere = World::new([restarted(1, 6)], options());
     let now_ns = world.now_ns;
@@ -319,7 +319,7 @@ fn a_newer_process_replaces_the_older_and_the_older_is_refused() {
     assert!(world.delivered().is_empty());
     let refusals = world.endings();
     let known = newest;
-    let found = Epoch { incarnation: 1, starts: 5 };
+    let found = local(1).epoch;
     let refusal = Refusal::OldIncarnation { node: NodeId(1), found, known };
     assert!(refusals.contains(&((2, 0), Ending::Refused(refusal))), "{refusals:?}");
     let by_peer = Refusal::ByPeer(RefusalKind::OldIncarnation);
@@ -335,13 +335,13 @@ fn a_newer_process_replaces_the_older_and_the_older_is_refused() {
 #[test]
 fn a_core_that_hears_of_a_newer_process_from_another_core_ends_the_old_connections() {
     let mut world = connected();
-    let (now_ns, newest) = (world.now_ns, Epoch { incarnation: 2, starts: 1 });
+    let (now_ns, newest) = (world.now_ns, Epoch { incarnation: 2, starts: 1, process: 4 });
     world.send((1, 0), (2, 0), 5);
     world.core((1, 0)).seen(NodeId(2), newest, now_ns);
     world.act();
     assert_eq!(world.endings(), [((1, 0), Ending::Superseded { newest })]);
     assert_eq!(world.dials.len(), 1, "what waited is for the new process");
-    world.core((1, 0)).seen(NodeId(2), Epoch { incarnation: 1, starts: 9 }, now_ns);
+    world.core((1, 0)).seen(NodeId(2), Epoch { incarnation: 1, starts: 9, process: 4 }, now_ns);
     world.act();
     assert!(world.endings().is_empty());
 }

@@ -1,0 +1,95 @@
+//! What is known of the processes that other nodes have been.
+//!
+//! Invariant: of a node, only the newest process is heard; and of two that say that they are the same start, none: both run on
+//! copies of one folder, and each may have promised what the other does not know of.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use super::hello::Epoch;
+use super::refusal::Refusal;
+use crate::ids::NodeId;
+
+/// The newest process of a node that was seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Newest {
+    epoch: Epoch,
+    /// Another process said that it is the same start.
+    is_twice: bool,
+}
+
+/// How a process stands to what is known of its node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// Nothing as new was seen.
+    Newer,
+    /// It is the one that was seen.
+    Same,
+    /// That one is newer.
+    Older(Epoch),
+    /// Another process is the same start.
+    Twin(Epoch),
+}
+
+/// See the file's head.
+#[derive(Clone, Default, Debug)]
+pub struct Known {
+    newest: BTreeMap<NodeId, Newest>,
+}
+
+impl Known {
+    /// Nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The newest process of a node that was seen, if it is heard.
+    #[must_use]
+    pub fn heard(&self, node: NodeId) -> Option<Epoch> {
+        self.newest.get(&node).filter(|newest| !newest.is_twice).map(|newest| newest.epoch)
+    }
+
+    pub(super) fn standing(&self, node: NodeId, epoch: Epoch) -> Standing {
+        let Some(newest) = self.newest.get(&node) else { return Standing::Newer };
+        match epoch.partial_cmp(&newest.epoch) {
+            Some(Ordering::Greater) => Standing::Newer,
+            Some(Ordering::Less) => Standing::Older(newest.epoch),
+            Some(Ordering::Equal) if !newest.is_twice => Standing::Same,
+            Some(Ordering::Equal) | None => Standing::Twin(newest.epoch),
+        }
+    }
+
+    /// A newer process was seen.
+    ///
+    /// # Panics
+    /// If it is not newer.
+    pub fn supersede(&mut self, node: NodeId, epoch: Epoch) {
+        assert!(self.standing(node, epoch) == Standing::Newer, "node {node}, {epoch} is not newer");
+        self.newest.insert(node, Newest { epoch, is_twice: false });
+    }
+
+    /// Two processes are the newest start of the node: neither is heard from now on.
+    pub(super) fn note_twice(&mut self, node: NodeId) {
+        if let Some(newest) = self.newest.get_mut(&node) {
+            newest.is_twice = true;
+        }
+    }
+
+    /// Whether an old process of a node states that it is one: said before it has proved anything.
+    pub(super) fn compare(&self, node: NodeId, found: Epoch) -> Result<(), Refusal> {
+        match self.standing(node, found) {
+            Standing::Older(known) => Err(Refusal::OldIncarnation { node, found, known }),
+            Standing::Newer | Standing::Same | Standing::Twin(_) => Ok(()),
+        }
+    }
+
+    /// The same of one that has proved that it is of the cluster, whose word makes others refused.
+    pub(super) fn compare_proved(&self, node: NodeId, found: Epoch) -> Result<(), Refusal> {
+        match self.standing(node, found) {
+            Standing::Older(known) => Err(Refusal::OldIncarnation { node, found, known }),
+            Standing::Twin(known) => Err(Refusal::TwoProcesses { node, found, known }),
+            Standing::Newer | Standing::Same => Ok(()),
+        }
+    }
+}
