@@ -5,6 +5,7 @@
 //! without an event of the poller. What is due is done by [`Wires::turn`] and [`Wires::flush`]; nobody waits in between.
 
 mod complaints;
+mod news;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -25,6 +26,7 @@ use crate::net::{
 };
 use crate::runtime::{Listener, Poller, Ready, Socket};
 use complaints::Complaints;
+pub use news::{Moved, News, WireOptions};
 use wire::{Stage, Wire};
 
 /// Bytes read at once.
@@ -37,65 +39,6 @@ const ACCEPT_MAX: u32 = 32;
 const ACCEPT_AGAIN_NS: u64 = 100_000_000;
 /// How long what was to be written before a connection is closed may take.
 const LINGER_NS: u64 = 1_000_000_000;
-
-/// A connection that another core of this node has accepted.
-#[derive(Debug)]
-pub struct Moved {
-    socket: Socket,
-    passed: Box<Passed>,
-    /// What the other side has yet to be sent of the handshake.
-    unsent: VecDeque<Bytes>,
-}
-
-/// What has come, or come about, for whoever drives the core.
-#[derive(Debug)]
-pub enum News {
-    /// A message of a replica.
-    Message {
-        /// From which node.
-        node: NodeId,
-        /// For which partition's replica.
-        partition: PartitionId,
-        /// The message.
-        message: Box<Message>,
-    },
-    /// Something for the member on that storage was not sent.
-    Unreachable {
-        /// Of which partition's group.
-        partition: PartitionId,
-        /// The member's storage.
-        to: StorageId,
-    },
-    /// This connection is for another core, which takes it by [`Wires::adopt`].
-    Moved {
-        /// For which.
-        core: CoreId,
-        /// The connection.
-        moved: Box<Moved>,
-    },
-    /// A new process of a node was seen: the other cores are to hear of it by [`Wires::seen`].
-    Seen {
-        /// Of which node.
-        node: NodeId,
-        /// Which process.
-        epoch: Epoch,
-    },
-}
-
-/// Settings of a core's wires.
-#[derive(Debug)]
-pub struct WireOptions {
-    /// This node.
-    pub local: Local,
-    /// The core.
-    pub core: CoreId,
-    /// Bounds and times.
-    pub peers: PeerOptions,
-    /// Where the other nodes are.
-    pub addresses: HashMap<NodeId, SocketAddr>,
-    /// What stands for a connection in the poller.
-    pub token: fn(ConnId) -> u64,
-}
 
 /// See the file's head.
 #[derive(Debug)]

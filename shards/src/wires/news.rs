@@ -1,0 +1,71 @@
+//! What a core's wires are given, and what comes of them.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use raft::eraftpb::Message;
+
+use crate::ids::{NodeId, PartitionId, StorageId};
+use crate::net::{ConnId, CoreId, Epoch, Local, Passed, PeerOptions};
+use crate::runtime::Socket;
+
+/// A connection that another core of this node has accepted.
+#[derive(Debug)]
+pub struct Moved {
+    pub(super) socket: Socket,
+    pub(super) passed: Box<Passed>,
+    /// What the other side has yet to be sent of the handshake.
+    pub(super) unsent: VecDeque<Bytes>,
+}
+
+/// What has come, or come about, for whoever drives the core.
+#[derive(Debug)]
+pub enum News {
+    /// A message of a replica.
+    Message {
+        /// From which node.
+        node: NodeId,
+        /// For which partition's replica.
+        partition: PartitionId,
+        /// The message.
+        message: Box<Message>,
+    },
+    /// Something for the member on that storage was not sent.
+    Unreachable {
+        /// Of which partition's group.
+        partition: PartitionId,
+        /// The member's storage.
+        to: StorageId,
+    },
+    /// This connection is for another core, which takes it by [`Wires::adopt`](super::Wires::adopt).
+    Moved {
+        /// For which.
+        core: CoreId,
+        /// The connection.
+        moved: Box<Moved>,
+    },
+    /// A new process of a node was seen: the other cores are to hear of it by [`Wires::seen`](super::Wires::seen).
+    Seen {
+        /// Of which node.
+        node: NodeId,
+        /// Which process.
+        epoch: Epoch,
+    },
+}
+
+/// Settings of a core's wires.
+#[derive(Debug)]
+pub struct WireOptions {
+    /// This node.
+    pub local: Local,
+    /// The core.
+    pub core: CoreId,
+    /// Bounds and times.
+    pub peers: PeerOptions,
+    /// Where the other nodes are.
+    pub addresses: HashMap<NodeId, SocketAddr>,
+    /// What stands for a connection in the poller.
+    pub token: fn(ConnId) -> u64,
+}
