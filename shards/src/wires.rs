@@ -27,7 +27,7 @@ use crate::net::{
 use crate::runtime::{Listener, Poller, Ready, Socket};
 use complaints::Complaints;
 pub use news::{Moved, News, WireOptions};
-use wire::{Stage, Wire};
+use wire::{Sent, Stage, Wire};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
@@ -373,11 +373,17 @@ impl Wires {
     fn send(&mut self, conn: ConnId, now_ns: u64) -> bool {
         let Some(wire) = self.wires.get_mut(&conn) else { return false };
         match (wire.send(), wire.stage) {
-            (Ok(true), Stage::Open) => {
+            (Ok(Sent { is_all: true, .. }), Stage::Open) => {
                 self.peers.written(conn);
                 true
             }
-            (Ok(true) | Err(_), Stage::Closing { .. }) => {
+            (Ok(Sent { bytes, is_all: false }), Stage::Open) => {
+                if bytes > 0 {
+                    self.peers.progressed(conn, now_ns);
+                }
+                false
+            }
+            (Ok(Sent { is_all: true, .. }) | Err(_), Stage::Closing { .. }) => {
                 self.wires.remove(&conn);
                 self.closing -= 1;
                 false

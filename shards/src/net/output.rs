@@ -42,7 +42,7 @@ pub struct PeerOptions {
     pub dial_ms: u64,
     /// Time for a handshake, in ms. Default 2,000.
     pub handshake_ms: u64,
-    /// Time in which a connection has to take a frame, in ms. Default 2,000.
+    /// Time in which a connection has to take something of a frame, in ms. Default 2,000.
     pub stall_ms: u64,
     /// Wait after the first failure, in ms. Default 50.
     pub backoff_min_ms: u64,
@@ -93,7 +93,8 @@ pub enum Output {
         /// What for.
         lane: Lane,
     },
-    /// Send these bytes, and report it by `written` once the connection has taken all of them.
+    /// Send these bytes, and report it by `written` once the connection has taken all of them, and by `progressed` each time
+    /// that it has taken some.
     Write {
         /// Where.
         conn: ConnId,
@@ -159,7 +160,7 @@ pub enum Ending {
         after_ms: u64,
     },
     /// The other side takes nothing any more.
-    #[error("the peer has not taken a frame in {after_ms} ms")]
+    #[error("the peer has taken nothing of a frame in {after_ms} ms")]
     Stalled {
         /// How long it has had.
         after_ms: u64,

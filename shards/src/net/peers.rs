@@ -59,7 +59,7 @@ struct Session {
     side: Side,
     writer: FrameWriter,
     reader: FrameReader,
-    /// Since when the connection has had a frame that it has not taken.
+    /// Since when the connection has had a frame of which it has taken nothing more.
     writing_since_ns: Option<u64>,
     /// For whose replicas the messages of that frame are, by their storages.
     members: Vec<(PartitionId, StorageId)>,
@@ -272,6 +272,14 @@ impl Peers {
         self.next_conn += 1;
         self.conns.insert(id, conn);
         id
+    }
+
+    /// The connection has taken some of what it was given: its time for a frame begins anew.
+    pub fn progressed(&mut self, conn: ConnId, now_ns: u64) {
+        let Some(Conn { stage: Stage::Up(session), .. }) = self.conns.get_mut(&conn) else { return };
+        if let Some(since_ns) = &mut session.writing_since_ns {
+            *since_ns = now_ns;
+        }
     }
 
     /// The connection has taken all that it was given so far.

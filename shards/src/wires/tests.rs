@@ -348,3 +348,19 @@ fn a_peer_that_takes_nothing_is_given_up() {
     second[0].wires.close();
     assert_eq!((second[0].wires.connections(), second[0].wires.next_ns()), (0, None));
 }
+
+#[test]
+fn a_peer_that_takes_a_frame_slowly_is_waited_for() {
+    let mut world = World::new(1, &[SECRET, SECRET]);
+    world.send_message((1, 0), (2, 0), append(1, 11 << 20));
+    for _ in 0..200 {
+        world.turn();
+        // Node 2 reads at most 1 MiB a turn.
+        world.now_ns += 400 * MS;
+        if !world.core(2, 0).messages.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(world.core(2, 0).messages.len(), 1, "{:?}", world.core(1, 0).wires.counters());
+    assert!(world.core(1, 0).unreachable.is_empty());
+}

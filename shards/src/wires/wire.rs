@@ -18,6 +18,14 @@ pub(super) enum Stage {
     },
 }
 
+/// What a socket has taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Sent {
+    pub bytes: usize,
+    /// Nothing is left.
+    pub is_all: bool,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Wire {
@@ -35,17 +43,25 @@ impl Wire {
         Self { socket, stage, unsent: VecDeque::new(), is_listed: false, has_ended: false }
     }
 
-    /// Sends what the socket takes. Returns whether that was all.
-    pub fn send(&mut self) -> io::Result<bool> {
+    /// Sends what the socket takes.
+    pub fn send(&mut self) -> io::Result<Sent> {
+        let mut bytes = 0;
         while let Some(front) = self.unsent.front_mut() {
             match self.socket.try_send(front) {
-                Ok(sent) if sent == front.len() => drop(self.unsent.pop_front()),
-                Ok(sent) => drop(front.split_to(sent)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Ok(sent) => {
+                    bytes += sent;
+                    drop(front.split_to(sent));
+                    if front.is_empty() {
+                        self.unsent.pop_front();
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Ok(Sent { bytes, is_all: false });
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(Sent { bytes, is_all: true })
     }
 }

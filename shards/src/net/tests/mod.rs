@@ -5,6 +5,7 @@ mod fixtures;
 mod frame;
 mod handshake;
 mod message;
+mod pace;
 mod peers;
 mod raft;
 mod twins;

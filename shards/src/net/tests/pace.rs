@@ -1,0 +1,31 @@
+//! How long connections may take, and how many may wait to prove themselves.
+
+use super::handshake::local;
+use super::peers::{connected, options};
+use super::world::{MS, World};
+use super::*;
+use crate::net::{Ending, PeerOptions};
+
+#[test]
+fn a_long_frame_may_take_as_long_as_it_goes_on() {
+    let limits = PeerOptions { queue_bytes: 64 << 20, frame_bytes: 8 << 20, ..options() };
+    let mut world = World::new([local(1), local(2)], limits);
+    world.send((1, 0), (2, 0), 1);
+    world.run();
+    world.takes = false;
+    world.send((1, 0), (2, 0), 2);
+    world.run();
+    let conn = world.wires.keys().find(|(at, _)| *at == (1, 0)).unwrap().1;
+    // 32 MiB, of which 1 MiB is taken every 100 ms.
+    for _ in 0..32 {
+        world.pass_ms(100);
+        assert!(world.endings().is_empty());
+        let now_ns = world.now_ns;
+        world.core((1, 0)).progressed(conn, now_ns);
+        assert_eq!(world.core((1, 0)).next_tick_ns(), Some(now_ns + 2_000 * MS));
+    }
+    world.pass_ms(1_999);
+    assert!(world.endings().is_empty());
+    world.pass_ms(1);
+    assert_eq!(world.endings(), [((1, 0), Ending::Stalled { after_ms: 2_000 })], "it has come to a halt");
+}
