@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -50,6 +51,8 @@ pub struct Wires {
     /// Connections may be waiting to be accepted, from this time on.
     accept_at_ns: Option<u64>,
     wires: HashMap<ConnId, Wire>,
+    /// How long a machine may acknowledge nothing before its connections are lost.
+    silence: Duration,
     /// Those that the next turn reads.
     readable: Vec<ConnId>,
     /// How many are being closed.
@@ -68,6 +71,7 @@ impl Wires {
     /// What the system says of its source of random numbers.
     pub fn new(options: WireOptions, listener: Listener) -> io::Result<Self> {
         let WireOptions { local, core, peers, addresses, token } = options;
+        let silence = Duration::from_millis(peers.stall_ms);
         Ok(Self {
             peers: Peers::new(local, core, peers),
             addresses,
@@ -75,6 +79,7 @@ impl Wires {
             listener,
             accept_at_ns: None,
             wires: HashMap::new(),
+            silence,
             readable: Vec::new(),
             closing: 0,
             news: Vec::new(),
@@ -232,6 +237,8 @@ impl Wires {
     }
 
     fn watch(&mut self, conn: ConnId, wire: Wire, poller: &Poller, now_ns: u64) {
+        // One that is closed already fails here, and is found out at reading.
+        let _ = wire.socket.give_up_after(self.silence);
         if let Err(error) = poller.watch_both(&wire.socket, (self.token)(conn)) {
             tracing::warn!(%error, "a connection to a peer cannot be watched and is closed");
             self.complaints.lost(conn, now_ns);

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::sockopt::{
-    set_socket_oobinline, set_socket_reuseaddr, set_socket_reuseport, set_tcp_nodelay, socket_error,
+    set_socket_keepalive, set_socket_oobinline, set_socket_reuseaddr, set_socket_reuseport, set_tcp_keepidle,
+    set_tcp_keepintvl, set_tcp_nodelay, set_tcp_user_timeout, socket_error,
 };
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -140,6 +141,22 @@ impl Socket {
     /// Why it is not: nobody listens there, no way there, no answer.
     pub fn connected(&self) -> io::Result<()> {
         Ok(socket_error(&self.0)??)
+    }
+
+    /// Has the kernel end the connection when the other side's machine has acknowledged nothing for that long: neither what
+    /// was sent, nor, when nothing was, that it is there. Else what the kernel took for a machine that is lost is never
+    /// heard of again.
+    ///
+    /// # Errors
+    /// What the system says; the connection may be closed.
+    pub fn give_up_after(&self, silence: Duration) -> io::Result<()> {
+        let silence_ms = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
+        // Asked twice in that time; the kernel counts whole seconds.
+        let ask = (silence / 2).max(Duration::from_secs(1));
+        set_tcp_user_timeout(&self.0, silence_ms)?;
+        set_tcp_keepidle(&self.0, ask)?;
+        set_tcp_keepintvl(&self.0, ask)?;
+        Ok(set_socket_keepalive(&self.0, true)?)
     }
 
     /// This end's address.

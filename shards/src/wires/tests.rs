@@ -1,7 +1,6 @@
 //! Nodes whose cores have real sockets on the loopback, one thread for all, and a clock that the test holds.
 
 use std::io::Write as _;
-use std::time::Duration;
 
 use raft::eraftpb::{Entry, MessageType};
 
@@ -363,4 +362,22 @@ fn a_peer_that_takes_a_frame_slowly_is_waited_for() {
     }
     assert_eq!(world.core(2, 0).messages.len(), 1, "{:?}", world.core(1, 0).wires.counters());
     assert!(world.core(1, 0).unreachable.is_empty());
+}
+
+#[test]
+fn the_kernel_gives_up_a_machine_that_acknowledges_nothing() {
+    use rustix::net::sockopt::{socket_keepalive, tcp_keepidle, tcp_keepintvl, tcp_user_timeout};
+    let mut world = World::new(2, &[SECRET, SECRET]);
+    world.send((1, 1), (2, 1), 4);
+    world.until("it has come there", |world| world.commits(2, 1) == [4]);
+    for node in [1, 2] {
+        let wires = &world.core(node, 1).wires.wires;
+        assert_eq!(wires.len(), 1, "dialled on one side, accepted and handed on on the other");
+        for wire in wires.values() {
+            let second = Duration::from_secs(1);
+            assert_eq!(tcp_user_timeout(&wire.socket), Ok(2_000));
+            assert_eq!((tcp_keepidle(&wire.socket), tcp_keepintvl(&wire.socket)), (Ok(second), Ok(second)));
+            assert_eq!(socket_keepalive(&wire.socket), Ok(true));
+        }
+    }
 }
