@@ -225,6 +225,26 @@ impl RefusalKind {
 }
 
 impl Refusal {
+    /// Whether the next attempt may well succeed with nobody changing anything: the network was slow, or spoiled something.
+    #[must_use]
+    pub const fn passes(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } | Self::ByPeer(RefusalKind::TimedOut | RefusalKind::Damage) => true,
+            Self::Cluster { .. }
+            | Self::Node { .. }
+            | Self::OurOwnId { .. }
+            | Self::Versions { .. }
+            | Self::OldIncarnation { .. }
+            | Self::OneSecret { .. }
+            | Self::OtherSecret
+            | Self::Limits { .. }
+            | Self::Founding { .. }
+            | Self::TwoProcesses { .. }
+            | Self::Damage(_)
+            | Self::ByPeer(_) => false,
+        }
+    }
+
     /// Its kind.
     #[must_use]
     pub const fn kind(&self) -> RefusalKind {

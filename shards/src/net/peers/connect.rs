@@ -215,7 +215,7 @@ impl Peers {
     pub(super) fn unlink(&mut self, conn: ConnId, ended: Conn, why: Option<&Ending>, now_ns: u64) {
         let failure = match (why, &ended.stage) {
             (Some(Ending::Replaced | Ending::Superseded { .. }), _) => None,
-            (Some(Ending::Refused(Refusal::TimedOut { .. })), _) => Some(Failure::NotMade),
+            (Some(Ending::Refused(refusal)), _) if refusal.passes() => Some(Failure::NotMade),
             (Some(Ending::Refused(_)), _) => Some(Failure::Refused),
             (Some(Ending::Frame(_) | Ending::NotMade { .. } | Ending::Stalled { .. }) | None, stage) => {
                 match stage {

@@ -4,7 +4,8 @@ use super::handshake::local;
 use super::peers::{connected, options};
 use super::world::{MS, World};
 use super::*;
-use crate::net::{Ending, PeerOptions};
+use crate::net::hello::Greeting;
+use crate::net::{Ending, PeerOptions, Refusal, RefusalKind};
 
 #[test]
 fn a_long_frame_may_take_as_long_as_it_goes_on() {
@@ -28,4 +29,26 @@ fn a_long_frame_may_take_as_long_as_it_goes_on() {
     assert!(world.endings().is_empty());
     world.pass_ms(1);
     assert_eq!(world.endings(), [((1, 0), Ending::Stalled { after_ms: 2_000 })], "it has come to a halt");
+}
+
+#[test]
+fn what_the_network_did_to_a_handshake_is_no_reason_to_wait_long() {
+    for (kind, waits_long) in
+        [(RefusalKind::TimedOut, false), (RefusalKind::Damage, false), (RefusalKind::Cluster, true)]
+    {
+        let mut world = World::new([local(1), local(2)], options());
+        world.send((1, 0), (2, 0), 1);
+        world.act();
+        world.answer_dial();
+        world.act();
+        let (now_ns, conn) = (world.now_ns, world.wires.keys().find(|(at, _)| *at == (1, 0)).unwrap().1);
+        world.core((1, 0)).received(conn, Greeting::Refused(kind).encode().into(), now_ns);
+        world.act();
+        assert_eq!(world.endings(), [((1, 0), Ending::Refused(Refusal::ByPeer(kind)))]);
+        world.run();
+        world.pass_ms(50);
+        world.send((1, 0), (2, 0), 2);
+        world.run();
+        assert_eq!(world.delivered().is_empty(), waits_long, "{kind:?}");
+    }
 }
