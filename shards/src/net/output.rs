@@ -38,6 +38,8 @@ pub struct PeerOptions {
     pub frame_bytes: usize,
     /// Connections at once; what comes beyond is not accepted. Default 1,024.
     pub connections: usize,
+    /// Of those, the ones that came from elsewhere and have proved nothing yet. Default 64.
+    pub strangers: usize,
     /// Time to make a connection, in ms. Default 2,000.
     pub dial_ms: u64,
     /// Time for a handshake, in ms. Default 2,000.
@@ -61,6 +63,7 @@ impl Default for PeerOptions {
             queue_bytes: 32 << 20,
             frame_bytes: 4 << 20,
             connections: 1_024,
+            strangers: 64,
             dial_ms: 2_000,
             handshake_ms: 2_000,
             stall_ms: 2_000,
@@ -165,6 +168,9 @@ pub enum Ending {
         /// How long it has had.
         after_ms: u64,
     },
+    /// It had proved nothing, and others came.
+    #[error("it had not proved yet that it is of the cluster, and as many others as may be have not either")]
+    Crowded,
     /// There is another one to the same core and lane.
     #[error("another connection has replaced it")]
     Replaced,
@@ -267,6 +273,7 @@ impl PeerCounters {
             Ending::Frame(error) => count(&mut self.bad_frames, error.kind()),
             Ending::NotMade { .. }
             | Ending::Stalled { .. }
+            | Ending::Crowded
             | Ending::Replaced
             | Ending::Superseded { .. } => {}
         }

@@ -256,8 +256,16 @@ impl Peers {
     }
 
     /// Somebody connects. `None`: there are as many connections as may be, and this one is to be closed. The nonce is drawn
-    /// for it.
+    /// for it. Where as many as may have proved nothing yet, the oldest of those goes: so strangers keep nobody out.
     pub fn accepted(&mut self, nonce: Nonce, now_ns: u64) -> Option<ConnId> {
+        let is_unproved = |conn: &Conn| conn.key.is_none() && matches!(conn.stage, Stage::Handshaking(_));
+        let mut unproved = self.conns.iter().filter(|(_, conn)| is_unproved(conn)).map(|(id, _)| *id);
+        // They are in the order in which they came.
+        if let Some(oldest) = unproved.next()
+            && unproved.count() + 1 >= self.options.strangers
+        {
+            self.end(oldest, Ending::Crowded, now_ns);
+        }
         if self.conns.len() >= self.options.connections {
             self.counters.not_accepted += 1;
             return None;

@@ -217,12 +217,14 @@ impl Peers {
             (Some(Ending::Replaced | Ending::Superseded { .. }), _) => None,
             (Some(Ending::Refused(refusal)), _) if refusal.passes() => Some(Failure::NotMade),
             (Some(Ending::Refused(_)), _) => Some(Failure::Refused),
-            (Some(Ending::Frame(_) | Ending::NotMade { .. } | Ending::Stalled { .. }) | None, stage) => {
-                match stage {
-                    Stage::Up(_) => Some(Failure::Lost { up_since_ns: ended.since_ns }),
-                    Stage::Dialling | Stage::Handshaking(_) => Some(Failure::NotMade),
-                }
-            }
+            (
+                Some(Ending::Frame(_) | Ending::NotMade { .. } | Ending::Stalled { .. } | Ending::Crowded)
+                | None,
+                stage,
+            ) => match stage {
+                Stage::Up(_) => Some(Failure::Lost { up_since_ns: ended.since_ns }),
+                Stage::Dialling | Stage::Handshaking(_) => Some(Failure::NotMade),
+            },
         };
         if let Stage::Up(session) = ended.stage {
             for (partition, storage) in session.members {

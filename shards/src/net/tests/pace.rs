@@ -52,3 +52,19 @@ fn what_the_network_did_to_a_handshake_is_no_reason_to_wait_long() {
         assert_eq!(world.delivered().is_empty(), waits_long, "{kind:?}");
     }
 }
+
+#[test]
+fn strangers_keep_no_peer_out() {
+    let mut world = World::new([local(1), local(2)], PeerOptions { connections: 100, ..options() });
+    let now_ns = world.now_ns;
+    for _ in 0..2_000 {
+        let nonce = world.nonce();
+        assert!(world.core((2, 0)).accepted(nonce, now_ns).is_some());
+    }
+    world.send((1, 0), (2, 0), 1);
+    world.run();
+    assert_eq!(world.delivered(), [((2, 0), 1, 1)]);
+    let endings = world.endings();
+    assert_eq!(endings.len(), 2_000 + 1 - 64);
+    assert!(endings.iter().all(|ending| *ending == ((2, 0), Ending::Crowded)));
+}
