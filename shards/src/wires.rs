@@ -10,7 +10,6 @@ mod news;
 mod tests;
 mod wire;
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
@@ -20,10 +19,10 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use raft::eraftpb::Message;
 
-use crate::ids::{NodeId, PartitionId, StorageId};
+use crate::ids::{NodeId, PartitionId};
 use crate::net::{
-    ConnId, CoreId, Epoch, LinkKey, LinkState, Local, Nonce, Output, Passed, PeerCounters, PeerOptions,
-    Peers, To, Unsendable, lane_of,
+    ConnId, CoreId, Epoch, LinkKey, LinkState, Nonce, Output, Passed, PeerCounters, Peers, To, Unsendable,
+    lane_of,
 };
 use crate::runtime::{Listener, Poller, Ready, Socket};
 use complaints::Complaints;

@@ -187,12 +187,6 @@ impl Handshake {
         self.began_ns
     }
 
-    /// Whom the other side says that it is, as far as it has; nothing was proved yet.
-    #[must_use]
-    pub fn claimed(&self) -> Option<NodeId> {
-        self.theirs.as_ref().map(|theirs| theirs.node)
-    }
-
     /// Takes what came next.
     pub fn received(&mut self, bytes: &[u8], local: &Local, known: &Known) -> Step {
         assert!(self.awaits != Awaits::Nothing, "a handshake that is over takes no more");

@@ -108,7 +108,7 @@ pub enum Output {
     Close {
         /// The connection.
         conn: ConnId,
-        /// Who is at its other end, as far as that is known.
+        /// Whom it was made to, or who has proved to be at its other end.
         node: Option<NodeId>,
         /// Why.
         why: Ending,

@@ -139,7 +139,7 @@ pub enum Refusal {
 }
 
 /// The reasons, by which they are counted and sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 #[repr(u8)]
 pub enum RefusalKind {
     /// [`Refusal::Cluster`].

@@ -5,8 +5,12 @@ use std::io::Write as _;
 use raft::eraftpb::{Entry, MessageType};
 
 use super::*;
-use crate::ids::ShardId;
-use crate::net::{Dropped, Founding, Lane, RefusalKind, Secret, ShardCore, SharedLimits, Versions};
+use crate::ids::{ShardId, StorageId};
+use crate::net::refusal::Damage;
+use crate::net::{
+    Dropped, Ending, Founding, Handshake, Lane, Local, PeerOptions, Refusal, RefusalKind, Secret, ShardCore,
+    SharedLimits, Versions,
+};
 
 const MS: u64 = 1_000_000;
 const LISTENER: u64 = u64::MAX;
@@ -380,4 +384,52 @@ fn the_kernel_gives_up_a_machine_that_acknowledges_nothing() {
             assert_eq!(socket_keepalive(&wire.socket), Ok(true));
         }
     }
+}
+
+/// Counts warnings of this thread.
+struct Warnings(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn what_strangers_write_makes_one_line_a_kind() {
+    let count = std::sync::Arc::<std::sync::atomic::AtomicUsize>::default();
+    let mut complaints = Complaints::default();
+    tracing::subscriber::with_default(Warnings(count.clone()), || {
+        for stranger in 0..10_000 {
+            let found = 0x9e37_79b9_u32.wrapping_mul(stranger);
+            let magic = Ending::Refused(Damage::Magic { found }.into());
+            complaints.ended(ConnId(u64::from(stranger)), None, None, &magic, 1);
+            let theirs = u128::from(found);
+            let cluster = Ending::Refused(Refusal::Cluster { ours: 1, theirs });
+            complaints.ended(ConnId(u64::from(stranger)), None, None, &cluster, 1);
+        }
+    });
+    assert_eq!(count.load(std::sync::atomic::Ordering::Relaxed), 2);
+}
+
+#[test]
+fn a_stranger_is_called_by_no_nodes_name() {
+    let mut peers = Peers::new(local(1, 1, SECRET), CoreId(0), PeerOptions::default());
+    let mut other = local(2, 1, SECRET);
+    other.cluster = 8;
+    let (_, hello) = Handshake::dial(&other, CoreId(0), (NodeId(1), CoreId::ANY), Lane::Log, [1; 32], 0);
+    let conn = peers.accepted([2; 32], 0).expect("room");
+    peers.received(conn, hello.into(), 0);
+    let last = std::iter::from_fn(|| peers.next_output()).last();
+    assert!(matches!(last, Some(Output::Close { node: None, .. })), "{last:?}");
 }

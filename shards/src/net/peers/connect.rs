@@ -204,8 +204,8 @@ impl Peers {
         self.counters.count_ending(&why);
         let node = match &ended.stage {
             Stage::Up(session) => Some(session.node),
-            Stage::Handshaking(handshake) => handshake.claimed().or(ended.key.map(|key| key.node)),
-            Stage::Dialling => ended.key.map(|key| key.node),
+            // What one says of itself counts once it is proved.
+            Stage::Handshaking(_) | Stage::Dialling => ended.key.map(|key| key.node),
         };
         self.outputs.push_back(Output::Close { conn, node, why: why.clone() });
         self.unlink(conn, ended, Some(&why), now_ns);
