@@ -3,15 +3,13 @@
 //! Two checksummed copies with a generation. One bad copy is repaired from the other; two bad ones refuse the start.
 //! `owner` says whose a shard's folders are, `bind` compares that at each start, `recover` makes a lost identity of it.
 
-use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use corduroy_shards::ShardId;
-use corduroy_wal::device::folder::{PRIVATE_FILE, PRIVATE_FOLDER};
+use corduroy_wal::device::folder::PRIVATE_FILE;
 use corduroy_wal::device::lock::{FolderLock, LOCK_FILE};
 
 use crate::config::Config;
@@ -37,7 +35,7 @@ pub use owner::Owner;
 pub use process::process_number;
 pub use text::FORMAT_VERSION;
 
-use folders::SHARD;
+use folders::{SHARD, entries, make_folder, remove_if_there};
 use owner::Card;
 use text::{ALONE, UNBOUND, Unreadable};
 
@@ -225,14 +223,6 @@ fn of_state(state: &Path, error: DiskError) -> IdentityError {
     IdentityError::Io { what: "formatting", path: state.to_owned(), source: io::Error::other(error) }
 }
 
-/// Removes what an interrupted writing left; or a link, which would be followed.
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 /// Whether a file of a shard is one that formatting leaves, finished or cut short.
 fn is_of_format(name: &str) -> bool {
     OF_FORMAT.contains(&name) || name.ends_with(HALF_MADE)
@@ -251,22 +241,6 @@ fn has_shards(folder: &Path) -> Result<bool, IdentityError> {
         }
     }
     Ok(false)
-}
-
-/// A file's name as text; bytes that are no text are escaped.
-fn shown(name: &OsStr) -> String {
-    name.to_str().map_or_else(|| name.as_bytes().escape_ascii().to_string(), str::to_owned)
-}
-
-/// The names in a folder; without the one that the file system makes in it, if something is mounted there.
-fn entries(folder: &Path) -> Result<Vec<String>, IdentityError> {
-    let failed = |source| IdentityError::Io { what: "listing", path: folder.into(), source };
-    let names =
-        fs::read_dir(folder).map_err(failed)?.map(|entry| entry.map(|entry| shown(&entry.file_name())));
-    names
-        .filter(|name| !name.as_ref().is_ok_and(|name| name == LOST_AND_FOUND))
-        .collect::<Result<_, _>>()
-        .map_err(failed)
 }
 
 /// Reads the identity of `config.data_dir`, or formats the folder if it is empty. The folder must exist and be locked.
@@ -327,25 +301,6 @@ fn make(config: &Config, identity: Identity) -> Result<Identity, IdentityError> 
     identity.make_shard_folders(&config.data_dir)?;
     identity.write(&config.data_dir)?;
     Ok(identity)
-}
-
-/// Makes a folder, and those above it that are missing, durably.
-fn make_folder(path: &Path) -> Result<(), IdentityError> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let parent = match path.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => path,
-    };
-    make_folder(parent)?;
-    let made = DirBuilder::new()
-        .mode(PRIVATE_FOLDER)
-        .create(path)
-        .and_then(|()| File::open(path)?.sync_all())
-        .and_then(|()| File::open(parent)?.sync_all());
-    made.map_err(|source| IdentityError::Io { what: "making", path: path.into(), source })
 }
 
 #[cfg(test)]
