@@ -3,6 +3,7 @@
 //! Two checksummed copies with a generation. One bad copy is repaired from the other; two bad ones refuse the start.
 //! `owner` says whose a shard's folders are, `bind` compares that at each start, `recover` makes a lost identity of it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -43,9 +44,20 @@ use text::{ALONE, UNBOUND, Unreadable};
 const COPIES: [&str; 2] = ["identity.0", "identity.1"];
 /// The folders in each.
 pub const SHARD_PARTS: [&str; 2] = ["wal", "state"];
+/// The identity as it was when the node's cluster was founded, in each of those.
+const FOUNDED: &str = "founded";
 /// What formatting leaves in those: no data.
-const OF_FORMAT: [&str; 7] =
-    [owner::CARD, "manifest", "manifest.new", "manifest.copy", "manifest.copy.new", "manifest.wal", "LOCK"];
+const OF_FORMAT: [&str; 9] = [
+    owner::CARD,
+    FOUNDED,
+    "founded.new",
+    "manifest",
+    "manifest.new",
+    "manifest.copy",
+    "manifest.copy.new",
+    "manifest.wal",
+    "LOCK",
+];
 /// What a file system (ext4) makes in its uppermost folder, where it keeps what a check of it found: nobody's data.
 pub const LOST_AND_FOUND: &str = "lost+found";
 /// How the name of a file of a log ends that was being made: it holds nothing yet.
@@ -66,7 +78,8 @@ pub struct Identity {
     pub storage: u64,
     /// Its name, unique in the cluster.
     pub storage_name: String,
-    /// Which line of history the storage is on: one more whenever a lost identity was recovered.
+    /// Which line of history the storage is on: one more whenever a lost identity was recovered. Of a node of a cluster: when
+    /// it was formatted, for ever.
     pub incarnation: u64,
     /// How often the node has started on this folder.
     pub starts: u64,
@@ -80,6 +93,8 @@ pub struct Identity {
     pub limits: Option<SharedLimits>,
     /// The nodes that founded the cluster, ascending; none: the node is alone.
     pub founders: Vec<u64>,
+    /// The other founders that were met, each with the incarnation that was first heard of it.
+    pub met: BTreeMap<u64, u64>,
 }
 
 impl Identity {
@@ -104,6 +119,7 @@ impl Identity {
             partitions,
             limits,
             founders: Vec::new(),
+            met: BTreeMap::new(),
         })
     }
 
@@ -208,7 +224,14 @@ impl Identity {
             for part in SHARD_PARTS.map(|part| folder.join(part)) {
                 make_folder(&part)?;
                 let written = Card { owner, starts: 0 }.write(&part);
-                written.map_err(|source| IdentityError::Io { what: "writing", path: part, source })?;
+                written.map_err(|source| IdentityError::Io {
+                    what: "writing",
+                    path: part.clone(),
+                    source,
+                })?;
+                if !self.founders.is_empty() {
+                    self.write_copy(&part, FOUNDED)?;
+                }
             }
             bind::create_log(&folder.join("wal"), owner)?;
             let state = folder.join("state");

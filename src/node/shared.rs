@@ -342,6 +342,7 @@ impl Shared {
             partitions: 1,
             limits: Some(limits),
             founders: Vec::new(),
+            met: std::collections::BTreeMap::new(),
         };
         let layout = identity.layout(cores);
         let bells = corduroy_shards::runtime::Mesh::doorbells(cores).expect("eventfds");

@@ -88,7 +88,7 @@ pub enum Refusal {
     OtherSecret,
     /// Entries that one side takes may be too long for the other.
     #[error(
-        "the peer's replicas take {theirs}, and this node's {ours}; all nodes of a cluster take the same: the one that was formatted otherwise has to be formatted anew"
+        "the peer's replicas take {theirs}, and this node's {ours}; all nodes of a cluster take the same: the one that was formatted with other settings may be formatted again with those of the others if it never served; if it did, it cannot come back under its id: add another node in its place"
     )]
     Limits {
         /// This node's.

@@ -4,16 +4,19 @@
 //! are founded: what it does not find of them is lost, and never founded again. Before its first start nothing of it has
 //! left the folder, so until then its groups may be founded as often as it takes.
 
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use corduroy_shards::StorageId;
 use corduroy_shards::ids::NodeId;
-use corduroy_shards::net::Founding;
+use corduroy_shards::net::{Founders, Founding};
 use corduroy_shards::raft::membership::MemberId;
 use corduroy_wal::device::lock::FolderLock;
 
 use super::text::{ALONE, UNLIMITED};
-use super::{FORMAT_VERSION, Identity, IdentityError, check_empty, limits_of, make, make_folder, recover};
+use super::{
+    COPIES, FORMAT_VERSION, Identity, IdentityError, check_empty, limits_of, make, make_folder, recover,
+};
 use crate::config::Config;
 use crate::config::peers::Peers;
 
@@ -45,6 +48,36 @@ impl Identity {
     pub fn founding(&self) -> Founding {
         let founders: Vec<_> = self.founders.iter().copied().map(NodeId).collect();
         Founding::of(&founders, self.partitions, self.shards)
+    }
+
+    /// The other founders, and what is known of them.
+    #[must_use]
+    pub fn other_founders(&self) -> Founders {
+        let others = self.founders.iter().copied().filter(|id| *id != self.node);
+        others.map(|id| (NodeId(id), self.met.get(&id).copied())).collect()
+    }
+
+    /// Keeps durably which incarnation of a founder was first heard of. Returns the one that is kept: it may be another one
+    /// that was kept before.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`]: nothing is kept, and the founder must not be heard.
+    pub fn meet(&mut self, data_dir: &Path, founder: NodeId, incarnation: u64) -> Result<u64, IdentityError> {
+        assert!(founder.0 != self.node && self.founders.contains(&founder.0), "{founder} founded nothing");
+        if let Some(known) = self.met.get(&founder.0) {
+            return Ok(*known);
+        }
+        let mut met = self.clone();
+        met.generation += 1;
+        met.met.insert(founder.0, incarnation);
+        let [first, second] = COPIES;
+        met.write_copy(data_dir, first)?;
+        // The first copy is newer, and the next start makes the second from it.
+        if let Err(error) = met.write_copy(data_dir, second) {
+            tracing::warn!("a copy of the identity is old, and stays so until the next start: {error}");
+        }
+        *self = met;
+        Ok(incarnation)
     }
 
     /// Refuses a description that is not of this folder's cluster.
@@ -107,7 +140,7 @@ pub fn found(config: &Config, recover: bool, peers: &Peers) -> Result<Identity, 
             make(config, of_node(new, peers))
         }
         Err(IdentityError::BothBad { .. }) if recover => {
-            let identity = recover::of_cluster(config, peers)?;
+            let identity = recover::of_cluster(config)?;
             identity.check_cluster(config, peers)?;
             identity.write(folder)?;
             Ok(identity)
@@ -131,8 +164,9 @@ fn of_node(new: Identity, peers: &Peers) -> Identity {
     }
 }
 
-/// The line of history of a folder that is formatted now: above all before, so that peers hear of the newest alone.
-pub(super) fn new_incarnation() -> u64 {
+/// The line of history of a folder that is formatted now: another one than all before, by which founders that have met the
+/// node with the folder before know that it lost that.
+fn new_incarnation() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(2)
 }
@@ -142,7 +176,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use super::super::{COPIES, check, open};
+    use super::super::{COPIES, FOUNDED, SHARD_PARTS, check, format, open};
     use super::*;
     use crate::config::peers::Description;
 
@@ -247,12 +281,62 @@ mod tests {
             found(&config, true, &peers(7, &[1, 2, 3], 1)),
             Err(IdentityError::OtherCluster { .. })
         ));
-        let recovered = found(&config, true, &us).expect("recovered");
-        assert!(recovered.is_founded() && recovered.incarnation >= made.incarnation);
+        let alone = format(&config, true, |_| true).expect_err("it has peers");
+        assert!(matches!(alone, IdentityError::OfCluster { cluster: 7, node: 2, .. }), "{alone}");
+        // What was recorded counts, and not what a setting has become.
+        let mut changed = config.clone();
+        changed.wal_segment_bytes.0 = 64 << 20;
+        let recovered = found(&changed, true, &us).expect("recovered");
+        assert!(recovered.is_founded(), "and never founded again");
+        assert_eq!(recovered.incarnation, made.incarnation, "its peers know it by that");
         assert_eq!(
             (recovered.pair, &recovered.founders, recovered.limits),
             (made.pair, &made.founders, made.limits)
         );
         open_in(&config, &us).expect("its own");
+    }
+
+    #[test]
+    fn a_founder_that_was_met_is_known_at_the_next_start_and_is_no_other_ever_after() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (config, us) = (config(dir.path()), peers(7, &[1, 2, 3], 2));
+        found(&config, false, &us).expect("founded");
+        let mut identity = started(&config, &open_in(&config, &us).expect("its own"));
+        assert_eq!(identity.other_founders(), [(NodeId(1), None), (NodeId(3), None)].into());
+        assert_eq!(identity.meet(dir.path(), NodeId(3), 17).expect("kept"), 17);
+        assert_eq!(identity.meet(dir.path(), NodeId(3), 18).expect("kept"), 17, "the first counts");
+        let again = open_in(&config, &us).expect("its own");
+        assert_eq!(again, identity);
+        assert_eq!(again.other_founders(), [(NodeId(1), None), (NodeId(3), Some(17))].into());
+        assert_eq!(started(&config, &again).other_founders(), again.other_founders());
+        // One copy is enough.
+        fs::write(dir.path().join(COPIES[0]), "x").expect("written");
+        assert_eq!(open_in(&config, &us).expect("its own").other_founders(), again.other_founders());
+        // A folder that cannot be written keeps nothing.
+        let nowhere = dir.path().join("nowhere");
+        assert!(identity.meet(&nowhere, NodeId(1), 5).is_err());
+        assert_eq!(identity.other_founders()[&NodeId(1)], None);
+    }
+
+    #[test]
+    fn what_the_shards_say_of_the_founding_has_to_be_one_thing() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (config, us) = (config(dir.path()), peers(7, &[1, 2, 3], 2));
+        let made = found(&config, false, &us).expect("founded");
+        COPIES.iter().for_each(|name| fs::write(dir.path().join(name), "x").expect("written"));
+        let shard = |shard| Identity::shard_folder(dir.path(), corduroy_shards::ShardId(shard));
+        let [log, state] = SHARD_PARTS;
+        let other = Identity { incarnation: made.incarnation + 1, ..made.clone() };
+        other.write_copy(&shard(1).join(log), FOUNDED).expect("written");
+        let refused = found(&config, true, &us).expect_err("which one?");
+        assert!(matches!(refused, IdentityError::Contradiction { .. }), "{refused}");
+        fs::write(shard(1).join(log).join(FOUNDED), "x").expect("written");
+        fs::remove_file(shard(1).join(state).join(FOUNDED)).expect("removed");
+        fs::remove_file(shard(0).join(state).join(FOUNDED)).expect("removed");
+        assert_eq!(found(&config, true, &us).expect("one is left").incarnation, made.incarnation);
+        COPIES.iter().for_each(|name| fs::write(dir.path().join(name), "x").expect("written"));
+        fs::remove_file(shard(0).join(log).join(FOUNDED)).expect("removed");
+        let refused = found(&config, true, &us).expect_err("nobody knows");
+        assert!(matches!(refused, IdentityError::Contradiction { .. }), "{refused}");
     }
 }

@@ -4,8 +4,9 @@
 //! follow from the logs. Invariant: numbers that contradict what is there are refused, since keys would be looked for where
 //! they are not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use corduroy_shards::raft::membership::{MemberId, Membership};
 use corduroy_shards::routing::Layout;
@@ -14,13 +15,11 @@ use corduroy_wal::LogState;
 use corduroy_wal::device::mapped::MappedFolder;
 use corduroy_wal::inspect::inspect;
 
-use super::cluster::new_incarnation;
 use super::folders::shards_there;
 use super::owner::{Card, Found};
-use super::text::UNLIMITED;
-use super::{FORMAT_VERSION, Identity, IdentityError, Owner, SHARD_PARTS, entries, limits};
+use super::text::{UNLIMITED, Unreadable};
+use super::{FOUNDED, Identity, IdentityError, Owner, SHARD_PARTS, entries, limits};
 use crate::config::Config;
-use crate::config::peers::Peers;
 use crate::store::LsmLevel;
 
 /// An owner that a folder names.
@@ -31,34 +30,66 @@ struct Witness {
     starts: Option<u64>,
 }
 
-/// The identity of a folder of a cluster, whose logs hold what it has promised to others: it is never founded again.
-pub(super) fn of_cluster(config: &Config, peers: &Peers) -> Result<Identity, IdentityError> {
+/// The identity of a folder of a cluster, whose logs hold what it has promised to others: it is never founded again, and keeps
+/// the incarnation by which they know it, and the limits that it was founded with. Whom it has met is heard anew.
+pub(super) fn of_cluster(config: &Config) -> Result<Identity, IdentityError> {
     let folder = &config.data_dir;
-    let witnesses = witnesses(folder)?;
     let contradiction = |why: String| IdentityError::Contradiction { folder: folder.clone(), why };
-    let Some((first, others)) = witnesses.split_first() else {
-        let why = "no folder of a shard says whose it is; rebuild the node from its peers".to_owned();
-        return Err(contradiction(why));
+    let witnesses = witnesses(folder)?;
+    let (Some(founded), Some((first, others))) = (founded(folder)?, witnesses.split_first()) else {
+        let why = "no folder of a shard says whose it is and how its cluster was founded; restore the data folder from a backup, \
+                   or add another node in its place";
+        return Err(contradiction(why.to_owned()));
     };
     let found = of_witnesses(folder, first, others)?;
-    let Some(limits) = limits::adopted(config)? else {
-        let why =
-            "its log has larger segments than wal.segment_bytes; name the size that the node had".to_owned();
-        return Err(contradiction(why));
-    };
-    Ok(Identity {
-        format: FORMAT_VERSION,
-        incarnation: new_incarnation(),
-        starts: found.starts.max(1),
-        limits: Some(limits),
-        founders: peers.description.ids(),
-        ..found
-    })
+    let ids = |i: &Identity| (i.cluster, i.node, i.storage, i.pair, i.shards, i.partitions);
+    if ids(&found) != ids(&founded) {
+        return Err(contradiction(format!("its shards are of {found}, and were founded as {founded}")));
+    }
+    Ok(Identity { starts: found.starts.max(1), ..founded })
+}
+
+/// The identity that a node's cluster was founded with, which all folders of its shards have that are whole; `None`: none has one.
+fn founded(data_dir: &Path) -> Result<Option<Identity>, IdentityError> {
+    let mut found: Option<(PathBuf, Identity)> = None;
+    for shard in shards_there(data_dir)? {
+        let shard_folder = Identity::shard_folder(data_dir, ShardId(shard));
+        for path in SHARD_PARTS.map(|part| shard_folder.join(part).join(FOUNDED)) {
+            let bytes = match fs::read(&path) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(IdentityError::Io { what: "reading", path, source }),
+            };
+            let identity = match Identity::decode(&bytes) {
+                Ok(identity) => identity,
+                Err(Unreadable::Damaged(_)) => continue,
+                Err(Unreadable::Newer(found)) => {
+                    return Err(IdentityError::TooNew { folder: data_dir.into(), found });
+                }
+            };
+            match &found {
+                Some((other, before)) if *before != identity => {
+                    let why = format!(
+                        "{} and {} say that it was founded in two ways; move aside what does not belong here",
+                        other.display(),
+                        path.display()
+                    );
+                    return Err(IdentityError::Contradiction { folder: data_dir.into(), why });
+                }
+                Some(_) => {}
+                None => found = Some((path, identity)),
+            }
+        }
+    }
+    Ok(found.map(|(_, identity)| identity))
 }
 
 /// Writes the identity of `config.data_dir` anew, both copies of which are bad.
 pub(super) fn recover(config: &Config, said: impl Fn(&str) -> bool) -> Result<Identity, IdentityError> {
     let folder = &config.data_dir;
+    if let Some(Identity { cluster, node, .. }) = founded(folder)? {
+        return Err(IdentityError::OfCluster { folder: folder.clone(), cluster, node });
+    }
     let witnesses = witnesses(folder)?;
     let identity = match witnesses.split_first() {
         Some((first, others)) => {
@@ -138,6 +169,7 @@ fn of_witnesses(data_dir: &Path, first: &Witness, others: &[Witness]) -> Result<
         partitions,
         limits: None,
         founders: Vec::new(),
+        met: BTreeMap::new(),
     };
     let Some(layout) = Layout::checked(partitions, shards, 1) else {
         let why = format!(

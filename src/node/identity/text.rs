@@ -5,6 +5,7 @@
 //! folder has no limits (see `limits`). Invariant: what is read is what one of them writes, to the last byte; everything else
 //! is damage and is named.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{Identity, SharedLimits};
@@ -21,6 +22,8 @@ pub(super) const UNLIMITED: u32 = 2;
 /// The most shards and partitions of a folder, as the configuration allows.
 const SHARDS_MAX: u32 = 1024;
 const PARTITIONS_MAX: u32 = 16_384;
+/// What stands for no founder met.
+const NOBODY: &str = "nobody";
 /// Longest name of a storage.
 const NAME_BYTES_MAX: usize = 64;
 
@@ -60,7 +63,10 @@ impl Identity {
         } else {
             assert!(!self.founders.is_empty(), "a folder of this format is of a cluster");
             let ids: Vec<_> = self.founders.iter().map(u64::to_string).collect();
-            format!("founders = {}\n", ids.join(" "))
+            let met: Vec<_> =
+                self.met.iter().map(|(node, incarnation)| format!("{node}:{incarnation}")).collect();
+            let met = if met.is_empty() { NOBODY.to_owned() } else { met.join(" ") };
+            format!("founders = {}\nmet = {met}\n", ids.join(" "))
         };
         let text = [begin, ids, more, limits, numbers, founders].concat();
         format!("{text}crc32 = {:08x}\n", crc32fast::hash(text.as_bytes()))
@@ -93,7 +99,16 @@ impl Identity {
     /// The same storage in a folder of the first format.
     pub(super) fn unbound(self) -> Self {
         let pair = Self::pair_of_old(self.cluster, self.node, self.storage);
-        Self { format: UNBOUND, incarnation: 1, starts: 0, pair, limits: None, founders: Vec::new(), ..self }
+        Self {
+            format: UNBOUND,
+            incarnation: 1,
+            starts: 0,
+            pair,
+            limits: None,
+            founders: Vec::new(),
+            met: BTreeMap::new(),
+            ..self
+        }
     }
 
     /// Pairs the logs and states of a folder of the first format: the same number at each attempt to upgrade it.
@@ -167,6 +182,20 @@ impl Fields<'_> {
         if ids.is_sorted_by(|one, next| one < next) && ids.contains(&node) { Ok(ids) } else { Err(bad()) }
     }
 
+    fn met(&self, node: u64, founders: &[u64]) -> Result<BTreeMap<u64, u64>, Unreadable> {
+        let bad = || Unreadable::Damaged("`met` are no founders and their incarnations".into());
+        let text = self.text("met")?;
+        if text == NOBODY {
+            return Ok(BTreeMap::new());
+        }
+        let read = |one: &str| {
+            let (met, incarnation) = one.split_once(':')?;
+            Some((met.parse::<u64>().ok()?, incarnation.parse::<u64>().ok()?))
+        };
+        let met = text.split(' ').map(read).collect::<Option<BTreeMap<_, _>>>().ok_or_else(bad)?;
+        if met.keys().all(|met| *met != node && founders.contains(met)) { Ok(met) } else { Err(bad()) }
+    }
+
     fn identity(&self, format: u32) -> Result<Identity, Unreadable> {
         let (cluster, node, storage) =
             (self.hex("cluster")?, self.hex_u64("node")?, self.hex_u64("storage")?);
@@ -184,6 +213,7 @@ impl Fields<'_> {
             partitions: self.count("partitions", PARTITIONS_MAX)?,
             limits: None,
             founders: Vec::new(),
+            met: BTreeMap::new(),
         };
         if format != UNBOUND {
             self.text("storage_name")?.clone_into(&mut identity.storage_name);
@@ -197,6 +227,7 @@ impl Fields<'_> {
         }
         if format >= FORMAT_VERSION {
             identity.founders = self.founders(node)?;
+            identity.met = self.met(node, &identity.founders)?;
         }
         let name = &identity.storage_name;
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(|b| b.is_ascii_graphic()) {
@@ -226,11 +257,14 @@ mod tests {
             partitions: 4,
             limits: Some(SharedLimits { operation_bytes: 1000, value_bytes: 900 }),
             founders: vec![2, 0xb, 300],
+            met: [(2, 17), (300, 18)].into(),
         };
         match format {
             UNBOUND => identity.unbound(),
-            UNLIMITED => Identity { format, limits: None, founders: Vec::new(), ..identity },
-            ALONE => Identity { format, founders: Vec::new(), ..identity },
+            UNLIMITED => {
+                Identity { format, limits: None, founders: Vec::new(), met: BTreeMap::new(), ..identity }
+            }
+            ALONE => Identity { format, founders: Vec::new(), met: BTreeMap::new(), ..identity },
             _ => identity,
         }
     }
@@ -247,7 +281,7 @@ mod tests {
     const V4: &str = "corduroy identity\nformat = 4\ngeneration = 3\ncluster = feed0000000000000000000000000001\nnode = \
         000000000000000b\nstorage = 000000000000000c\nstorage_name = storage-000000000000000c\nincarnation = 2\nstarts = \
         17\npair = 000000000000000d\noperation_bytes = 1000\nvalue_bytes = 900\nshards = 8\npartitions = 4\nfounders = 2 11 \
-        300\n";
+        300\nmet = 2:17 300:18\n";
 
     fn sealed(text: &str) -> String {
         format!("{text}crc32 = {:08x}\n", crc32fast::hash(text.as_bytes()))
@@ -290,6 +324,15 @@ mod tests {
             let Err(Unreadable::Damaged(text)) = &read else { panic!("{to}: {read:?}") };
             assert!(text.contains(why), "{to}: {text}");
         }
+        for (from, to) in
+            [("2:17", "11:17"), ("2:17", "3:17"), ("2:17", "2"), ("2:17 300:18", ""), ("300:18", "2:18")]
+        {
+            let read = Identity::decode(sealed(&V4.replace(from, to)).as_bytes());
+            assert!(matches!(read, Err(Unreadable::Damaged(_))), "{to}: {read:?}");
+        }
+        let nobody = Identity { met: BTreeMap::new(), ..identity(4) };
+        assert!(nobody.encode().contains("\nmet = nobody\n"));
+        assert_eq!(Identity::decode(nobody.encode().as_bytes()), Ok(nobody));
         let newer = Identity::decode(sealed(&V3.replace("format = 3", "format = 5")).as_bytes());
         assert_eq!(newer, Err(Unreadable::Newer(5)));
         let mut bytes = sealed(V3).into_bytes();

@@ -288,5 +288,14 @@ fn note_others(folder: &Path, present: Option<&Present>, found: &mut Inspection)
 }
 
 /// What lies in a state folder beside versions. The last is the file system's, where the folder is mounted.
-const KNOWN: [&str; 8] =
-    [manifest::FILE, manifest::SECOND_FILE, CURRENT, check::TABLES, "reserve", "owner", "LOCK", "lost+found"];
+const KNOWN: [&str; 9] = [
+    manifest::FILE,
+    manifest::SECOND_FILE,
+    CURRENT,
+    check::TABLES,
+    "reserve",
+    "owner",
+    "founded",
+    "LOCK",
+    "lost+found",
+];
