@@ -325,6 +325,11 @@ impl Wires {
         self.act(poller, now_ns);
     }
 
+    /// This incarnation of a founder is kept durably: from now on its messages are taken, and no other incarnation's.
+    pub fn met(&mut self, node: NodeId, incarnation: u64) {
+        self.peers.met(node, incarnation);
+    }
+
     /// Ends all connections: the node stops.
     pub fn close(&mut self) {
         self.wires.values().for_each(|wire| wire.socket.shutdown());
@@ -356,6 +361,7 @@ impl Wires {
                     self.news.push(News::Message { node, partition, message });
                 }
                 Output::Unreachable { partition, to } => self.news.push(News::Unreachable { partition, to }),
+                Output::Meet { node, incarnation } => self.news.push(News::Meet { node, incarnation }),
                 Output::Seen { node, epoch } => self.news.push(News::Seen { node, epoch }),
             }
         }

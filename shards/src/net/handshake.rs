@@ -27,7 +27,7 @@ use super::frame::{Lane, Stream};
 use super::hello::{
     CoreId, Epoch, Greeting, Hello, Nonce, PROOF_BYTES, Secret, ShardCore, SharedLimits, Versions,
 };
-use super::known::Known;
+use super::known::{Founders, Known};
 use super::refusal::{Damage, Refusal};
 use crate::ids::NodeId;
 
@@ -53,6 +53,8 @@ pub struct Local {
     pub cores: u16,
     /// Its shards and their cores; at most [`SHARDS_MAX`](super::hello::SHARDS_MAX).
     pub shards: Vec<ShardCore>,
+    /// The founders of its cluster, and what was durably kept of them when it started.
+    pub founders: Founders,
     /// What it has to prove, if the cluster has a secret.
     pub secret: Option<Secret>,
 }

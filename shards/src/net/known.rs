@@ -10,6 +10,10 @@ use super::hello::Epoch;
 use super::refusal::Refusal;
 use crate::ids::NodeId;
 
+/// The founders of a cluster beside this node, each with the incarnation that was first heard of it and is kept durably; `None`:
+/// nothing was heard yet.
+pub type Founders = BTreeMap<NodeId, Option<u64>>;
+
 /// The newest process of a node that was seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Newest {
@@ -35,6 +39,7 @@ pub(super) enum Standing {
 #[derive(Clone, Default, Debug)]
 pub struct Known {
     newest: BTreeMap<NodeId, Newest>,
+    founders: Founders,
 }
 
 impl Known {
@@ -42,6 +47,18 @@ impl Known {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// That these nodes founded the cluster.
+    #[must_use]
+    pub fn of(founders: Founders) -> Self {
+        Self { newest: BTreeMap::new(), founders }
+    }
+
+    /// This incarnation of a founder is kept durably: another one is refused from now on.
+    pub fn met(&mut self, node: NodeId, incarnation: u64) {
+        let before = self.founders.insert(node, Some(incarnation)).flatten();
+        assert!(before.is_none_or(|before| before == incarnation), "node {node} was met as another one");
     }
 
     /// The newest process of a node that was seen, if it is heard.
@@ -76,8 +93,13 @@ impl Known {
         }
     }
 
-    /// Whether an old process of a node states that it is one: said before it has proved anything.
+    /// Whether a process states that it is an old one, or one that has lost its data: said before it has proved anything.
     pub(super) fn compare(&self, node: NodeId, found: Epoch) -> Result<(), Refusal> {
+        if let Some(Some(known)) = self.founders.get(&node).copied()
+            && known != found.incarnation
+        {
+            return Err(Refusal::FormattedAnew { node, found: found.incarnation, known });
+        }
         match self.standing(node, found) {
             Standing::Older(known) => Err(Refusal::OldIncarnation { node, found, known }),
             Standing::Newer | Standing::Same | Standing::Twin(_) => Ok(()),
@@ -89,7 +111,10 @@ impl Known {
         match self.standing(node, found) {
             Standing::Older(known) => Err(Refusal::OldIncarnation { node, found, known }),
             Standing::Twin(known) => Err(Refusal::TwoProcesses { node, found, known }),
-            Standing::Newer | Standing::Same => Ok(()),
+            Standing::Newer | Standing::Same => match self.founders.get(&node) {
+                Some(None) => Err(Refusal::FirstContact { node, incarnation: found.incarnation }),
+                Some(Some(_)) | None => Ok(()),
+            },
         }
     }
 }

@@ -138,6 +138,14 @@ pub enum Output {
         /// The storage that the member of its group is on.
         to: StorageId,
     },
+    /// A founder of the cluster was heard of for the first time, and has proved itself: its incarnation is to be kept durably,
+    /// and reported by `met`. Until then no connection with it is made.
+    Meet {
+        /// The founder.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: u64,
+    },
     /// A new process of a node was seen: the other cores are to hear of it by `seen`.
     Seen {
         /// Of which node.

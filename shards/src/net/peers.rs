@@ -95,15 +95,16 @@ impl Peers {
         assert!(local.shards.len() <= SHARDS_MAX, "a node of {} shards", local.shards.len());
         assert!(local.shards.iter().all(|at| at.core.0 < local.cores), "a shard of a core that is not there");
         assert!(options.frame_bytes <= local.limits.frame_bytes(), "frames of {} bytes", options.frame_bytes);
+        let known = Known::of(local.founders.clone());
         Self {
             local,
+            known,
             core,
             numbers: SplitMix64::new(options.seed),
             options,
             links: BTreeMap::new(),
             conns: BTreeMap::new(),
             shards: BTreeMap::new(),
-            known: Known::new(),
             due: Vec::new(),
             outputs: VecDeque::new(),
             counters: PeerCounters::default(),

@@ -120,6 +120,28 @@ pub enum Refusal {
         /// The one that was seen.
         known: Epoch,
     },
+    /// A founder is heard of for the first time: it is being written down.
+    #[error(
+        "node {node} was met for the first time, as incarnation {incarnation}; it is heard once that is written down"
+    )]
+    FirstContact {
+        /// The founder.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: u64,
+    },
+    /// A founder comes with another data folder than the one that it had.
+    #[error(
+        "node {node} comes as incarnation {found}, and was incarnation {known}: its data folder was lost and formatted anew, and the node does not know any more what it has acknowledged and whom it has voted for. It cannot come back under this id: stop it; restore its data folder, or add another node in its place"
+    )]
+    FormattedAnew {
+        /// The founder.
+        node: NodeId,
+        /// What it says of itself.
+        found: u64,
+        /// What was first heard of it.
+        known: u64,
+    },
     /// What came is no handshake.
     #[error(
         "what the peer sent is no message of a handshake: {0}; see what listens at, or connects from, its address"
@@ -185,11 +207,19 @@ pub enum RefusalKind {
         "another process is the same start of this node: one of them runs on a copy of the data folder; stop both, and start the right one"
     )]
     TwoProcesses = 13,
+    /// [`Refusal::FirstContact`].
+    #[error("the other side writes down that it has met this node")]
+    FirstContact = 14,
+    /// [`Refusal::FormattedAnew`].
+    #[error(
+        "this node was known with another data folder: the one that it has was formatted anew, and does not hold what the node has acknowledged; it cannot come back under this id: restore its data folder, or add another node in its place"
+    )]
+    FormattedAnew = 15,
 }
 
 impl RefusalKind {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Cluster,
         Self::Node,
         Self::OurOwnId,
@@ -203,6 +233,8 @@ impl RefusalKind {
         Self::ByPeer,
         Self::Founding,
         Self::TwoProcesses,
+        Self::FirstContact,
+        Self::FormattedAnew,
     ];
 
     /// Its byte.
@@ -229,7 +261,9 @@ impl Refusal {
     #[must_use]
     pub const fn passes(&self) -> bool {
         match self {
-            Self::TimedOut { .. } | Self::ByPeer(RefusalKind::TimedOut | RefusalKind::Damage) => true,
+            Self::TimedOut { .. }
+            | Self::FirstContact { .. }
+            | Self::ByPeer(RefusalKind::TimedOut | RefusalKind::Damage | RefusalKind::FirstContact) => true,
             Self::Cluster { .. }
             | Self::Node { .. }
             | Self::OurOwnId { .. }
@@ -240,6 +274,7 @@ impl Refusal {
             | Self::Limits { .. }
             | Self::Founding { .. }
             | Self::TwoProcesses { .. }
+            | Self::FormattedAnew { .. }
             | Self::Damage(_)
             | Self::ByPeer(_) => false,
         }
@@ -262,6 +297,8 @@ impl Refusal {
             Self::ByPeer(_) => RefusalKind::ByPeer,
             Self::Founding { .. } => RefusalKind::Founding,
             Self::TwoProcesses { .. } => RefusalKind::TwoProcesses,
+            Self::FirstContact { .. } => RefusalKind::FirstContact,
+            Self::FormattedAnew { .. } => RefusalKind::FormattedAnew,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use hashbrown::HashMap;
 
 use crate::ids::NodeId;
-use crate::net::{ConnId, Ending, RefusalKind};
+use crate::net::{ConnId, Ending, Refusal, RefusalKind};
 
 /// How long the same is not logged again.
 const AGAIN_NS: u64 = 60_000_000_000;
@@ -87,6 +87,9 @@ impl Complaints {
         self.dialled.remove(&conn);
         let what = match why {
             Ending::Replaced | Ending::Superseded { .. } => return,
+            Ending::Refused(Refusal::FirstContact { .. } | Refusal::ByPeer(RefusalKind::FirstContact)) => {
+                return;
+            }
             Ending::Refused(refusal) => What::Refused(refusal.kind()),
             Ending::Frame(error) => What::Frame(error.kind()),
             Ending::NotMade { .. } => What::NotMade,

@@ -46,6 +46,14 @@ pub enum News {
         /// The connection.
         moved: Box<Moved>,
     },
+    /// A founder of the cluster was heard of for the first time: its incarnation is to be kept durably, and then reported by
+    /// [`Wires::met`](super::Wires::met).
+    Meet {
+        /// The founder.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: u64,
+    },
     /// A new process of a node was seen: the other cores are to hear of it by [`Wires::seen`](super::Wires::seen).
     Seen {
         /// Of which node.

@@ -8,8 +8,8 @@ use super::*;
 use crate::ids::{ShardId, StorageId};
 use crate::net::refusal::Damage;
 use crate::net::{
-    Dropped, Ending, Founding, Handshake, Lane, Local, PeerOptions, Refusal, RefusalKind, Secret, ShardCore,
-    SharedLimits, Versions,
+    Dropped, Ending, Founders, Founding, Handshake, Lane, Local, PeerOptions, Refusal, RefusalKind, Secret,
+    ShardCore, SharedLimits, Versions,
 };
 
 const MS: u64 = 1_000_000;
@@ -45,6 +45,7 @@ fn local(node: u64, cores: u16, secret: &str) -> Local {
         founding: Founding::of(&[NodeId(1), NodeId(2)], 1, u32::from(cores)),
         cores,
         shards: (0..cores).map(of).collect(),
+        founders: Founders::new(),
         secret: Some(Secret::new(secret.as_bytes().to_vec()).expect("long enough")),
     }
 }
@@ -120,6 +121,7 @@ impl World {
                                 to.wires.seen(seen, epoch, &to.poller, now_ns);
                             }
                         }
+                        News::Meet { .. } => unreachable!("there are no founders"),
                         News::Message { .. } | News::Unreachable { .. } => unreachable!("they are kept"),
                     }
                 }
@@ -172,7 +174,7 @@ impl Core {
             match news {
                 News::Message { node, partition, message } => self.messages.push((node, partition, *message)),
                 News::Unreachable { partition, to } => self.unreachable.push((partition, to)),
-                moved @ (News::Moved { .. } | News::Seen { .. }) => others.push(moved),
+                moved @ (News::Moved { .. } | News::Seen { .. } | News::Meet { .. }) => others.push(moved),
             }
         }
         others

@@ -58,8 +58,16 @@ impl Peers {
         }
     }
 
+    /// The incarnation of a founder that was first heard of is kept durably.
+    pub fn met(&mut self, node: NodeId, incarnation: u64) {
+        self.known.met(node, incarnation);
+    }
+
     /// A handshake came to a refusal.
     pub(super) fn refuse(&mut self, conn: ConnId, refusal: Refusal, now_ns: u64) {
+        if let Refusal::FirstContact { node, incarnation } = refusal {
+            self.outputs.push_back(Output::Meet { node, incarnation });
+        }
         if let Refusal::TwoProcesses { node, found, known } = refusal {
             self.silence(node, found, known, now_ns);
             self.outputs.push_back(Output::Seen { node, epoch: found });

@@ -10,7 +10,8 @@ use crate::net::decode::decode;
 use crate::net::handshake::Outcome;
 use crate::net::hello::Greeting;
 use crate::net::{
-    CoreId, Epoch, Founding, Handshake, Known, Local, RefusalKind, Secret, ShardCore, SharedLimits, Versions,
+    CoreId, Epoch, Founders, Founding, Handshake, Known, Local, RefusalKind, Secret, ShardCore, SharedLimits,
+    Versions,
 };
 
 const MESSAGES: &str = include_str!("../messages-1.txt");
@@ -179,6 +180,7 @@ fn node(node: u64, cores: u16, shards: &[(u64, u32, u16)]) -> Local {
         founding: Founding { founders: 0x2f2e_2d2c_2b2a_2928_2726_2524_2322_2120, partitions: 16, shards: 4 },
         cores,
         shards: shards.collect(),
+        founders: Founders::new(),
         secret: Some(Secret::new(b"a secret of twenty-six byt".to_vec()).unwrap()),
     }
 }

@@ -8,8 +8,8 @@ use crate::net::handshake::{Outcome, Side, Step};
 use crate::net::hello::{BODY_BYTES_MAX, Greeting, HEAD_BYTES, SHARDS_MAX};
 use crate::net::refusal::Damage;
 use crate::net::{
-    CoreId, Epoch, Founding, Handshake, Known, Local, PeerInfo, Refusal, RefusalKind, Secret, ShardCore,
-    SharedLimits, Versions,
+    CoreId, Epoch, Founders, Founding, Handshake, Known, Local, PeerInfo, Refusal, RefusalKind, Secret,
+    ShardCore, SharedLimits, Versions,
 };
 
 /// A node with two cores and a shard on each.
@@ -28,6 +28,7 @@ pub(super) fn local(node: u64) -> Local {
         founding: Founding::of(&[1, 2, 3].map(NodeId), 16, 2),
         cores: 2,
         shards: vec![shard(0), shard(1)],
+        founders: Founders::new(),
         secret: Some(Secret::new(b"sixteen or more bytes".to_vec()).unwrap()),
     }
 }

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod fixtures;
+mod founders;
 mod frame;
 mod handshake;
 mod message;

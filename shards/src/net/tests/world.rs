@@ -36,6 +36,8 @@ pub(super) struct World {
     pub dead: Vec<u64>,
     /// Whether ends take what they are given at once.
     pub takes: bool,
+    /// What each node keeps durably of the incarnations of others.
+    pub met: BTreeMap<(u64, u64), u64>,
     nonces: u8,
 }
 
@@ -51,6 +53,7 @@ impl World {
             dials: VecDeque::new(),
             dead: Vec::new(),
             takes: true,
+            met: BTreeMap::new(),
             nonces: 0,
         };
         locals.into_iter().for_each(|local| world.start(local, options));
@@ -143,6 +146,10 @@ impl World {
             }
             Output::Unreachable { partition, to } => {
                 self.events.push(Event::Unreachable { at, partition: partition.0, storage: to.0 });
+            }
+            Output::Meet { node, incarnation } => {
+                let kept = *self.met.entry((at.0, node.0)).or_insert(incarnation);
+                self.core(at).met(node, kept);
             }
             Output::Seen { node, epoch } => {
                 let others: Vec<At> =
