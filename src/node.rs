@@ -95,7 +95,8 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     let topology = Topology::choose(config.cores.0.as_ref(), &usable_cpus(), limits)?;
     config.pool_threads = pool_width(&config, &topology);
     // One shard at least; how many there are is known when the folder was read.
-    Descriptors::of_this_process(topology.cores(), 1).check()?;
+    let peers = loaded.peers.as_ref().map_or(0, |peers| peers.description.nodes.len().saturating_sub(1));
+    Descriptors::of_this_process(topology.cores(), 1, peers).check()?;
     let Listeners { cores: listening, unix } = listen::claim(&config, topology.cores())?;
     make_data_folder(&config.data_dir)?;
     let lock = FolderLock::acquire(&config.data_dir)?;
@@ -108,7 +109,7 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     let memory = budget::state_memory(&config, limits);
     let layout = identity.layout(topology.cores());
     let bound = identity::check(&identity, &config.data_dir, layout.used_shards())?;
-    let descriptors = Descriptors::of_this_process(topology.cores(), layout.used_shards());
+    let descriptors = Descriptors::of_this_process(topology.cores(), layout.used_shards(), peers);
     descriptors.check()?;
     descriptors.fit(&mut config);
     announce(&config, &identity, &topology, &layout, memory, &report);

@@ -2,6 +2,7 @@
 //!
 //! Invariant: what the log and the state need to go on is set aside first; clients get what is left.
 
+use corduroy_shards::net::{Lane, PeerOptions};
 use corduroy_shards::runtime::cpuset::CgroupLimits;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -20,6 +21,8 @@ const BASE_DESCRIPTORS: usize = 32;
 const CORE_DESCRIPTORS: usize = 16;
 /// Of a shard: its log's ring, folders and open segments, and the files that a flush and a merge write.
 const SHARD_DESCRIPTORS: usize = 64;
+/// Connections of one shard with its like on another node, or of a core that does not know yet where that is.
+const LANES: usize = Lane::ALL.len();
 /// Tables of the state that a core may hold open, at most and at least.
 const OPEN_TABLES_MAX: usize = 1024;
 const OPEN_TABLES_MIN: usize = 16;
@@ -52,8 +55,10 @@ pub fn clients_memory(config: &Config, state: Bytes) -> usize {
 pub struct Descriptors {
     /// How many the process may have.
     pub limit: usize,
-    /// Set aside for log, state and cores, tables included.
+    /// Set aside for log, state, cores and peers, tables included.
     pub reserved: usize,
+    /// Connections with peers that each core may have, those included that have proved nothing yet.
+    pub peers_a_core: usize,
     /// Tables of the state that each core may hold open.
     pub tables_a_core: usize,
     /// Connections that there may be at most.
@@ -74,8 +79,9 @@ pub struct TooFewDescriptors {
 }
 
 impl Descriptors {
-    /// Raises the process's limit as far as it may, and deals to so many cores and shards.
-    pub fn of_this_process(cores: usize, shards: u32) -> Self {
+    /// Raises the process's limit as far as it may, and deals to so many cores and shards, and what goes on with so many other
+    /// nodes.
+    pub fn of_this_process(cores: usize, shards: u32, peers: usize) -> Self {
         let mut limit = getrlimit(Resource::Nofile);
         if limit.current < limit.maximum || limit.maximum.is_none() {
             limit.current = limit.maximum.or(Some(1 << 20));
@@ -84,16 +90,21 @@ impl Descriptors {
             }
         }
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
-        Self::deal(usize::try_from(limit).unwrap_or(usize::MAX), cores, shards as usize)
+        Self::deal(usize::try_from(limit).unwrap_or(usize::MAX), cores, shards as usize, peers)
     }
 
     /// Deals so many descriptors.
-    fn deal(limit: usize, cores: usize, shards: usize) -> Self {
-        let fixed = BASE_DESCRIPTORS + cores * CORE_DESCRIPTORS + shards * SHARD_DESCRIPTORS;
+    fn deal(limit: usize, cores: usize, shards: usize, peers: usize) -> Self {
+        // Each side of a link may make a connection at once; and whoever does not know yet where a shard is asks any core.
+        let links_a_core = peers * LANES * (2 * shards.div_ceil(cores.max(1)) + 1);
+        let strangers = if peers > 0 { PeerOptions::default().strangers } else { 0 };
+        let peers_a_core = links_a_core + strangers;
+        let fixed = BASE_DESCRIPTORS + cores * (CORE_DESCRIPTORS + peers_a_core) + shards * SHARD_DESCRIPTORS;
         let tables = limit.saturating_sub(fixed) / 4 / cores.max(1);
         let tables_a_core = tables.clamp(OPEN_TABLES_MIN, OPEN_TABLES_MAX);
         let reserved = fixed + tables_a_core * cores;
-        Self { limit, reserved, tables_a_core, clients_max: limit.saturating_sub(reserved).max(1) }
+        let clients_max = limit.saturating_sub(reserved).max(1);
+        Self { limit, reserved, peers_a_core, tables_a_core, clients_max }
     }
 
     /// Whether there are enough for log, state, cores and one client, known before any is opened.
@@ -128,10 +139,10 @@ mod tests {
 
     #[test]
     fn log_and_state_come_first() {
-        let plenty = Descriptors::deal(1 << 20, 2, 8);
+        let plenty = Descriptors::deal(1 << 20, 2, 8, 0);
         assert_eq!((plenty.tables_a_core, plenty.clients_max > 1_000_000), (OPEN_TABLES_MAX, true));
         for (limit, cores, shards) in [(1024, 2, 1), (1024, 8, 8), (256, 1, 1), (4096, 4, 8)] {
-            let dealt = Descriptors::deal(limit, cores, shards);
+            let dealt = Descriptors::deal(limit, cores, shards, 0);
             assert_eq!(dealt.reserved + dealt.clients_max, limit, "{dealt:?}");
             assert!(dealt.tables_a_core >= OPEN_TABLES_MIN);
         }
@@ -140,17 +151,31 @@ mod tests {
     #[test]
     fn fewer_than_every_node_needs_are_refused() {
         for (limit, cores, shards) in [(20, 1, 1), (160, 2, 1), (1024, 64, 1), (0, 1, 1)] {
-            let dealt = Descriptors::deal(limit, cores, shards);
+            let dealt = Descriptors::deal(limit, cores, shards, 0);
             let refused = dealt.check().expect_err("too few");
             assert_eq!((refused.limit, refused.needed > limit), (limit, true), "{dealt:?}");
-            assert_eq!(Descriptors::deal(refused.needed, cores, shards).check(), Ok(()), "{refused}");
-            assert_eq!(Descriptors::deal(refused.needed, cores, shards).clients_max, 1);
+            assert_eq!(Descriptors::deal(refused.needed, cores, shards, 0).check(), Ok(()), "{refused}");
+            assert_eq!(Descriptors::deal(refused.needed, cores, shards, 0).clients_max, 1);
         }
     }
 
     #[test]
+    fn peers_keep_their_descriptors_whatever_clients_take() {
+        let (limit, cores, shards) = (8192, 4, 8);
+        let alone = Descriptors::deal(limit, cores, shards, 0);
+        let with_peers = Descriptors::deal(limit, cores, shards, 2);
+        // Two other nodes, three lanes, two shards a core of which each side may dial, and one of which nothing is known.
+        assert_eq!((alone.peers_a_core, with_peers.peers_a_core), (0, 2 * 3 * 5 + 64));
+        let fixed = BASE_DESCRIPTORS + cores * CORE_DESCRIPTORS + shards * SHARD_DESCRIPTORS;
+        let of_peers = cores * with_peers.peers_a_core;
+        assert!(with_peers.reserved >= fixed + cores * with_peers.tables_a_core + of_peers);
+        assert_eq!(with_peers.reserved + with_peers.clients_max, limit);
+        assert!(with_peers.clients_max < alone.clients_max);
+    }
+
+    #[test]
     fn max_clients_is_lowered_to_what_there_is() {
-        let dealt = Descriptors::deal(1024, 2, 1);
+        let dealt = Descriptors::deal(1024, 2, 1, 0);
         let mut config = Config::default();
         dealt.fit(&mut config);
         assert_eq!(config.max_clients, dealt.clients_max);

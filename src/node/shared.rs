@@ -346,7 +346,8 @@ impl Shared {
         };
         let layout = identity.layout(cores);
         let bells = corduroy_shards::runtime::Mesh::doorbells(cores).expect("eventfds");
-        let dealt = Descriptors { limit: 1024, reserved: 24, tables_a_core: 16, clients_max: 1000 };
+        let dealt =
+            Descriptors { limit: 1024, reserved: 24, peers_a_core: 0, tables_a_core: 16, clients_max: 1000 };
         Self::new(config, identity, layout, Bytes(64 << 20), dealt, bells, None)
     }
 }
