@@ -61,6 +61,20 @@ impl Known {
         assert!(before.is_none_or(|before| before == incarnation), "node {node} was met as another one");
     }
 
+    /// Whether all founders were met. Until then a node takes no part in its groups: were two founders enough to begin, one of
+    /// them could be a node that has lost its data, and the other one that has never heard of it with what it had.
+    #[must_use]
+    pub fn has_met_all(&self) -> bool {
+        self.founders.values().all(Option::is_some)
+    }
+
+    /// A handshake with the process is done, here or on another core of this node: what it is was kept durably before.
+    pub(super) fn note_done(&mut self, node: NodeId, epoch: Epoch) {
+        if let Some(kept) = self.founders.get_mut(&node) {
+            kept.get_or_insert(epoch.incarnation);
+        }
+    }
+
     /// The newest process of a node that was seen, if it is heard.
     #[must_use]
     pub fn heard(&self, node: NodeId) -> Option<Epoch> {

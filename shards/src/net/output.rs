@@ -206,17 +206,20 @@ pub enum Dropped {
     TooLong,
     /// The node does not have that shard.
     NoShard,
+    /// Not every founder of the cluster was met yet.
+    NotMet,
 }
 
 impl Dropped {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::QueueFull,
         Self::BackingOff,
         Self::ConnectionLost,
         Self::Unsendable,
         Self::TooLong,
         Self::NoShard,
+        Self::NotMet,
     ];
 }
 

@@ -218,12 +218,19 @@ impl Peers {
     /// Gives each connection that has taken its last frame the next one: all that waits for it, as far as a frame takes it.
     /// To be called once a turn.
     pub fn flush(&mut self, now_ns: u64) {
+        let may_send = self.known.has_met_all();
         for key in std::mem::take(&mut self.due) {
             let Some(link) = self.links.get_mut(&key) else { continue };
             link.is_due = false;
             let LinkState::Up(conn) = link.state else { continue };
             let Some(Conn { stage: Stage::Up(session), .. }) = self.conns.get_mut(&conn) else { continue };
             if link.is_empty() || session.writing_since_ns.is_some() {
+                continue;
+            }
+            if !may_send {
+                for Waiting { to, message } in link.take_all() {
+                    self.drop_message(message.partition(), to.storage, Dropped::NotMet);
+                }
                 continue;
             }
             let (messages, members) = link.take_frame(&self.options);
@@ -324,6 +331,7 @@ impl Peers {
     }
 
     fn received_frames(&mut self, conn: ConnId, bytes: Bytes, now_ns: u64) {
+        let is_heard = self.known.has_met_all();
         let Some(Conn { stage: Stage::Up(session), .. }) = self.conns.get_mut(&conn) else { return };
         self.counters.bytes_received += bytes.len() as u64;
         session.reader.push(bytes);
@@ -341,7 +349,9 @@ impl Peers {
                     Ok((partition, message)) => {
                         self.counters.messages_received += 1;
                         let message = Box::new(message);
-                        self.outputs.push_back(Output::Deliver { node, partition, message });
+                        if is_heard {
+                            self.outputs.push_back(Output::Deliver { node, partition, message });
+                        }
                     }
                     Err(error) => failed = Some(error),
                 }

@@ -122,6 +122,7 @@ impl Peers {
                 waiting
             }
         };
+        self.known.note_done(node, epoch);
         let mut shards = info.shards.clone();
         shards.sort_unstable();
         let is_news = self.shards.insert(node, shards).is_none();

@@ -5,13 +5,18 @@ use super::peers::options;
 use super::world::World;
 use super::*;
 use crate::ids::NodeId;
-use crate::net::{Ending, Epoch, Local, Refusal, RefusalKind};
+use crate::net::{Dropped, Ending, Epoch, Local, Refusal, RefusalKind};
 
 /// A founder of three, as it starts with what it has kept.
 fn founder(world: Option<&World>, node: u64, epoch: Epoch) -> Local {
     let kept = |other| world.and_then(|world| world.met.get(&(node, other)).copied());
     let founders = (1..=3).filter(|other| *other != node).map(|other| (NodeId(other), kept(other)));
     Local { epoch, founders: founders.collect(), ..local(node) }
+}
+
+/// One of two.
+fn pair(node: u64) -> Local {
+    Local { founders: [(NodeId(3 - node), None)].into(), ..local(node) }
 }
 
 const fn epoch(incarnation: u64, starts: u64) -> Epoch {
@@ -31,6 +36,47 @@ fn comes_through(world: &mut World, from: u64, to: u64) -> bool {
     false
 }
 
+/// All that are not dead get to know each other, whatever comes of it.
+fn acquaint(world: &mut World, nodes: &[u64]) {
+    for _ in 0..6 {
+        for from in nodes {
+            for to in nodes.iter().filter(|to| *to != from) {
+                world.send((*from, 0), (*to, 0), 0);
+                world.run();
+            }
+        }
+        world.pass_ms(6_000);
+    }
+    world.events.clear();
+}
+
+#[test]
+fn nobody_takes_part_before_all_founders_have_met() {
+    let mut world = World::new([1, 2, 3].map(|node| founder(None, node, epoch(10 + node, 1))), options());
+    world.dead.push(3);
+    acquaint(&mut world, &[1, 2]);
+    assert_eq!(world.met, [((1, 2), 12), ((2, 1), 11)].into(), "the two have met");
+    assert!(!comes_through(&mut world, 1, 2) && !comes_through(&mut world, 2, 1));
+    assert!(world.core((1, 0)).counters().dropped(Dropped::NotMet) > 0);
+    world.dead.clear();
+    acquaint(&mut world, &[1, 2, 3]);
+    for (from, to) in [(1, 2), (2, 3), (3, 1)] {
+        assert!(comes_through(&mut world, from, to), "{from} to {to}");
+        assert!(world.core((from, 0)).counters().frames_sent > 0);
+    }
+}
+
+#[test]
+fn a_core_knows_founders_by_connections_that_another_core_has_accepted() {
+    let mut world = World::new([1, 2].map(pair), options());
+    for _ in 0..6 {
+        world.send((1, 1), (2, 1), 1);
+        world.run();
+        world.pass_ms(6_000);
+    }
+    assert!(!world.delivered().is_empty(), "core 1 of node 2 accepts nothing itself");
+}
+
 #[test]
 fn a_founder_is_written_down_before_it_is_heard_and_is_heard_again_after_each_start() {
     let mut world = World::new([1, 2, 3].map(|node| founder(None, node, epoch(10 + node, 1))), options());
@@ -38,6 +84,7 @@ fn a_founder_is_written_down_before_it_is_heard_and_is_heard_again_after_each_st
     world.run();
     assert!(world.delivered().is_empty(), "it was not written down yet");
     assert_eq!(world.met, [((1, 2), 12)].into(), "who answered has proved itself first");
+    acquaint(&mut world, &[1, 2, 3]);
     for (from, to) in [(1, 2), (2, 3), (3, 1)] {
         assert!(comes_through(&mut world, from, to), "{from} to {to}");
         assert_eq!((world.met[&(from, to)], world.met[&(to, from)]), (10 + to, 10 + from));
@@ -57,12 +104,13 @@ fn a_founder_is_written_down_before_it_is_heard_and_is_heard_again_after_each_st
 #[test]
 fn a_founder_that_lost_its_data_is_refused_by_who_has_met_it_for_ever() {
     let mut world = World::new([1, 2, 3].map(|node| founder(None, node, epoch(10 + node, 1))), options());
-    for (from, to) in [(1, 2), (2, 3), (3, 1)] {
-        assert!(comes_through(&mut world, from, to));
-    }
+    acquaint(&mut world, &[1, 2, 3]);
+    assert!(comes_through(&mut world, 1, 2));
     // Node 1 is down. Node 2 loses its disk and is formatted anew; node 3 starts again in between.
     world.dead.push(1);
     let anew = founder(None, 2, epoch(99, 1));
+    let lost: Vec<_> =
+        world.met.iter().filter(|((node, _), _)| *node == 2).map(|(of, met)| (*of, *met)).collect();
     world.met.retain(|(node, _), _| *node != 2);
     world.start(anew, options());
     let again = founder(Some(&world), 3, epoch(13, 2));
@@ -77,7 +125,9 @@ fn a_founder_that_lost_its_data_is_refused_by_who_has_met_it_for_ever() {
     assert!(endings.contains(&((2, 0), by_peer)), "{endings:?}");
     assert!(refusal.to_string().contains("cannot come back under this id"), "{refusal}");
     // With the folder that it had, it may come back.
-    let restored = founder(None, 2, epoch(12, 2));
+    world.met.retain(|(node, _), _| *node != 2);
+    world.met.extend(lost);
+    let restored = founder(Some(&world), 2, epoch(12, 2));
     world.start(restored, options());
     world.pass_ms(6_000);
     assert!(comes_through(&mut world, 2, 3));
