@@ -378,7 +378,7 @@ fn the_kernel_gives_up_a_machine_that_acknowledges_nothing() {
     world.until("it has come there", |world| world.commits(2, 1) == [4]);
     for node in [1, 2] {
         let wires = &world.core(node, 1).wires.wires;
-        assert_eq!(wires.len(), 1, "dialled on one side, accepted and handed on on the other");
+        assert!(!wires.is_empty(), "dialled on one side, accepted and handed on on the other");
         for wire in wires.values() {
             let second = Duration::from_secs(1);
             assert_eq!(tcp_user_timeout(&wire.socket), Ok(2_000));

@@ -3,7 +3,6 @@
 use super::handshake::local;
 use super::peers::options;
 use super::world::World;
-use super::*;
 use crate::ids::NodeId;
 use crate::net::{Dropped, Ending, Epoch, Local, Refusal, RefusalKind};
 

@@ -1,9 +1,8 @@
 //! How long connections may take, and how many may wait to prove themselves.
 
 use super::handshake::local;
-use super::peers::{connected, options};
+use super::peers::options;
 use super::world::{MS, World};
-use super::*;
 use crate::net::hello::Greeting;
 use crate::net::{Ending, PeerOptions, Refusal, RefusalKind};
 
