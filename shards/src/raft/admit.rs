@@ -44,6 +44,9 @@ pub enum Refused {
     /// An entry cannot be applied.
     #[error("it has an entry that cannot be read")]
     Entry,
+    /// It brings the log from its beginning to a member that starts from an image of the state.
+    #[error("it begins at the log's beginning, and who joins starts from an image of the state")]
+    Beginning,
     /// It speaks of entries that this leader does not have.
     #[error("it acknowledges entries that are not there")]
     Ahead,
@@ -78,6 +81,8 @@ pub struct Admission {
     pub last: Lsn,
     /// Up to which entry the sender is known to hold it; zero unless this member leads.
     pub matched: Lsn,
+    /// Whether it joins its group, and has nothing of the log.
+    pub joins: bool,
     /// Whether an election that it would win alone must wait for the disk.
     pub must_flush: bool,
 }
@@ -105,6 +110,9 @@ pub fn judge(at: Admission, message: &Message) -> Verdict {
         return Verdict::Drop(Refused::Absurd);
     }
     let refusal = match message.get_msg_type() {
+        M::MsgAppend if at.joins && message.index == 0 && !message.get_entries().is_empty() => {
+            Some(Refused::Beginning)
+        }
         M::MsgAppend => refusal_of_entries(message),
         M::MsgHeartbeat => {
             let is_current = message.term >= at.term.get();
@@ -222,6 +230,7 @@ mod tests {
             leads: false,
             last: Lsn(9),
             matched: Lsn::ZERO,
+            joins: false,
             must_flush: true,
         };
         let mut message = Message { from: 2, to: 1, term: 3, ..Message::default() };

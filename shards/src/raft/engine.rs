@@ -50,6 +50,7 @@ impl Started {
         let (conf, member) = starting_membership(&log, options)?;
         let started_as = match (options.replication, log.hard_state, log.conf.is_some()) {
             (Replication::Off, _, _) => StartedAs::Solo,
+            (Replication::On, _, _) if conf.is_joining(member) => StartedAs::Joining,
             (Replication::On, Some(_), true) => StartedAs::Bootstrapped,
             (Replication::On, Some(_), false) => return Err(StartError::NoConfiguration),
             (Replication::On, None, _) if log.last == Lsn::ZERO => StartedAs::Unbootstrapped,

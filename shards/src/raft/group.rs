@@ -259,6 +259,7 @@ impl Group {
             leader: self.leader(),
             leads: self.leads(),
             last: self.last(),
+            joins: self.members.now.is_joining(MemberId(raft.id)),
             must_flush: self.is_sole_voter() && !self.is_flushed(),
         }
     }

@@ -84,6 +84,19 @@ impl Membership {
         Self::of(Lsn::ZERO, &conf, |id| storage_of(id).unwrap_or_default())
     }
 
+    /// What a member knows that joins a group: itself, without a vote, and who leads. An image of the state has the rest.
+    #[must_use]
+    pub fn joining((member, here): (MemberId, StorageId), (leader, there): (MemberId, StorageId)) -> Self {
+        let conf = ConfState { voters: vec![leader.0], learners: vec![member.0], ..ConfState::default() };
+        Self::of(Lsn::ZERO, &conf, |id| if id == member { here } else { there })
+    }
+
+    /// Whether it is what a member knows that joins: no group is founded with one that has no vote.
+    #[must_use]
+    pub fn is_joining(&self, member: MemberId) -> bool {
+        self.as_of == Lsn::ZERO && !self.votes(member)
+    }
+
     /// The same, as an entry made it.
     #[must_use]
     pub fn made_by(self, entry: Lsn) -> Self {

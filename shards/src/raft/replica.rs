@@ -1,4 +1,4 @@
-//! A partition's copy on this storage: started in one of four ways, ready within a timeout, fenced on a fault.
+//! A partition's copy on this storage: started in one of five ways, ready within a timeout, fenced on a fault.
 //!
 //! Invariant: a replica that is stopped stays stopped until the process ends; whatever it held is answered by its owner.
 

@@ -28,6 +28,14 @@ pub enum Origin {
     /// Its group is new, and has these voters, each on its storage; the replica is the one on the storage that it is opened
     /// on. What was founded before a crash, and is not in the log, is founded again: nothing of it has left the storage.
     Found(Vec<(MemberId, StorageId)>),
+    /// It was added to a group that there is: its log starts from an image of the state, which the leader has for it. Until
+    /// then it knows nobody but that one.
+    Join {
+        /// Which member it is: the entry that added it is committed.
+        member: MemberId,
+        /// Who leads, and on which storage.
+        leader: (MemberId, StorageId),
+    },
     /// It was here before. A storage that has nothing of it has lost it.
     Restart,
 }
@@ -50,6 +58,8 @@ impl Origin {
 pub enum StartedAs {
     /// A new log: this member founds the group.
     Unbootstrapped,
+    /// It joins a group, and has nothing of its log yet.
+    Joining,
     /// A restart: hard state and configuration were found.
     Bootstrapped,
     /// A log that was kept without Raft becomes a group of one.
@@ -173,6 +183,24 @@ pub enum StartError {
         /// The storage that it was to be opened on.
         here: StorageId,
     },
+    /// It was removed from its group, and is not a member any more.
+    #[error("entry {by} has removed the replica from its group; its log and its state may be deleted")]
+    Removed {
+        /// The last entry that changed the members.
+        by: Lsn,
+    },
+    /// What an earlier member has left is still here.
+    #[error(
+        "storage {here} has the log of member {found}, and is to have that of member {wanted}: delete the old one first"
+    )]
+    OtherMember {
+        /// The storage.
+        here: StorageId,
+        /// Whose log it has; 0: nobody's that is a member.
+        found: MemberId,
+        /// Who is to join.
+        wanted: MemberId,
+    },
     /// The founders are not those of a group.
     #[error("the founders of the group are named wrongly: {0}")]
     Founders(&'static str),
@@ -233,6 +261,17 @@ pub(super) fn starting_membership(
     let alone = || Ok((Membership::founding(MemberId::FIRST, storage), MemberId::FIRST));
     let Some(saved) = log.conf.as_deref() else {
         return match origin {
+            Origin::Join { member, .. } if log.last > Lsn::ZERO || log.hard_state.is_some() => {
+                Err(StartError::OtherMember { here: storage, found: MemberId::FIRST, wanted: *member })
+            }
+            Origin::Join { member, leader } => {
+                let joining = Membership::joining((*member, storage), *leader);
+                let known = check_reach(&joining, options).map(|()| (joining, *member));
+                known.and_then(|known| match leader.1 == storage || leader.0 == *member {
+                    true => Err(StartError::Founders("one that joins is led by another one, elsewhere")),
+                    false => Ok(known),
+                })
+            }
             _ if log.last > Lsn::ZERO || log.hard_state.is_some() => alone(),
             Origin::Found(founders) => founding(founders, options),
             Origin::Restart => Err(StartError::NothingLeft),
@@ -242,9 +281,25 @@ pub(super) fn starting_membership(
     if saved.as_of > log.last {
         return Err(StartError::ConfigurationLater { as_of: saved.as_of, log: log.last });
     }
+    let here = saved.member_on(storage);
+    if let Origin::Join { member, .. } = origin
+        && here != Some(*member)
+    {
+        let found = here.unwrap_or(MemberId(0));
+        return Err(StartError::OtherMember { here: storage, found, wanted: *member });
+    }
+    if let Origin::Join { member, leader } = origin
+        && saved.is_joining(*member)
+    {
+        // Another one may lead by now.
+        return Ok((Membership::joining((*member, storage), *leader), *member));
+    }
+    if saved.as_of > Lsn::ZERO && here.is_none() && storage != StorageId::UNKNOWN {
+        return Err(StartError::Removed { by: saved.as_of });
+    }
     if !saved.is_alone(MemberId::FIRST) {
         check_reach(&saved, options)?;
-        let member = saved.member_on(storage).ok_or(StartError::FoundedElsewhere { here: storage })?;
+        let member = here.ok_or(StartError::FoundedElsewhere { here: storage })?;
         return Ok((saved, member));
     }
     let found = saved.storage(MemberId::FIRST).unwrap_or_default();

@@ -4,6 +4,7 @@ mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
 mod hazards;
+mod joining;
 mod members;
 mod random;
 mod reads;

@@ -2,14 +2,14 @@
 //! applied.
 
 use corduroy_shards::raft::membership::{MemberId, StorageId};
-use corduroy_shards::{Change, ChangeRefusal, MemberOutcome, MemberRequest, Role};
+use corduroy_shards::{Change, ChangeRefusal, MemberOutcome, MemberRequest, Origin, Role};
 use corduroy_wal::Lsn;
 
-use crate::cluster::{Cluster, Way, storage};
+use crate::cluster::{Cluster, PARTITION, Way, storage};
 use crate::common::Got;
 
 /// The member that founded the group on a node.
-const fn founder(node: usize) -> MemberId {
+pub const fn founder(node: usize) -> MemberId {
     MemberId(1 + node as u64)
 }
 
@@ -162,7 +162,7 @@ fn nothing_behind_a_change_is_applied_before_it_is_durable() {
     let world = &mut cluster.worlds[leader];
     world.run_jobs();
     cluster.turn();
-    let persisted = cluster.worlds[leader].saved.borrow()[&crate::cluster::PARTITION.0].applied;
+    let persisted = cluster.worlds[leader].saved.borrow()[&PARTITION.0].applied;
     assert_eq!(Lsn(persisted), before, "the state does not go beyond");
     assert!(cluster.status(leader).released <= before, "nor does the log");
     for _ in 0..5 {
@@ -343,7 +343,7 @@ fn a_removed_member_disturbs_nobody() {
     let removed = cluster.make(leader, &[Change::Remove(founder(other))]);
     assert_eq!(cluster.saved(leader).voters().count(), 2);
     let gone = &cluster.worlds[other];
-    assert!(gone.removed.is_empty() || gone.removed == [(crate::cluster::PARTITION, removed)]);
+    assert!(gone.removed.is_empty() || gone.removed == [(PARTITION, removed)]);
     cluster.put(leader, "set a 2");
     let (term, changes) = (cluster.status(leader).term, cluster.status(leader).leader_changes);
     cluster.may_stop.insert(other);
@@ -388,6 +388,21 @@ fn a_leader_that_is_removed_goes_once_the_others_know_it() {
         cluster.put(now, "set a 2");
         cluster.pass(300);
         assert!(stays.iter().all(|node| cluster.history(*node).len() == 2));
+        // It knows that it was removed, also after a restart; and what it has left is not taken for somebody else's.
+        cluster.may_stop.insert(next);
+        cluster.kill(next);
+        cluster.start(next, true);
+        cluster.turn();
+        let why = cluster.worlds[next].fenced.pop().map(|(_, why)| why).unwrap_or_default();
+        assert!(why.contains("has removed the replica"), "{why}");
+        let member = MemberId(cluster.make(now, &[Change::AddLearner(storage(next))]).get());
+        cluster.kill(next);
+        let leader = (founder(now), storage(now));
+        cluster.worlds[next].origins = vec![(PARTITION, Origin::Join { member, leader })];
+        cluster.start(next, true);
+        cluster.turn();
+        let why = cluster.worlds[next].fenced.pop().map(|(_, why)| why).unwrap_or_default();
+        assert!(why.contains("delete the old one first"), "{why}");
     }
 }
 
