@@ -7,22 +7,22 @@
 //!   take), `ledger` (what it holds for clients), `facts` (figures), `message` (what cores send each other), `event` (what
 //!   wakes one): none of these knows another;
 //! - `access` (who may read the folder), `error` (why it does not start), `shared` (what all cores see), `options` (the
-//!   configuration in the crates' words), `signals` (when it is to stop);
+//!   configuration in the crates' words), `signals` (when it is to stop), `topology` (the cluster as clients see it);
 //! - `core` (what the parts of one core have in common);
 //! - `hosts`: the shards of a core, what waits before them, and the way to those of other cores;
 //! - `gather` and `info` (figures, and their text for clients), `backend` (what lies below a session);
 //! - `listen` and `front`: sockets and sessions, in and out, and their time limits;
+//! - `peers`: the way to the replicas of other nodes;
 //! - `founding` (a core reports that it is ready), `driver` (the loop of a core), `boot` (a core opens its shards), and this file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
 use corduroy_shards::routing::Layout;
 use corduroy_shards::runtime::cpuset::CgroupLimits;
 use corduroy_shards::runtime::topology::{CoresFrom, disk_interrupt_cpus};
-use corduroy_shards::runtime::{CoreHandle, CoreOptions, CpuSet, Mesh, Pool, Topology, spawn_core};
+use corduroy_shards::runtime::{CoreHandle, CoreOptions, CpuSet, Listener, Mesh, Pool, Topology, spawn_core};
 use corduroy_wal::device::lock::FolderLock;
 use corduroy_wal::device::{ProbeOptions, ProbeReport, probe};
 use rustix::io::Errno;
@@ -53,8 +53,10 @@ pub mod log;
 mod message;
 mod notify;
 mod options;
+mod peers;
 mod shared;
 mod signals;
+mod topology;
 
 use address::Address;
 use boot::Booted;
@@ -95,9 +97,10 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     let topology = Topology::choose(config.cores.0.as_ref(), &usable_cpus(), limits)?;
     config.pool_threads = pool_width(&config, &topology);
     // One shard at least; how many there are is known when the folder was read.
-    let peers = loaded.peers.as_ref().map_or(0, |peers| peers.description.nodes.len().saturating_sub(1));
-    Descriptors::of_this_process(topology.cores(), 1, peers).check()?;
-    let Listeners { cores: listening, unix } = listen::claim(&config, topology.cores())?;
+    let others = loaded.peers.as_ref().map_or(0, |peers| peers.description.nodes.len().saturating_sub(1));
+    Descriptors::of_this_process(topology.cores(), 1, others).check()?;
+    let peer = loaded.peers.as_ref().map(|peers| peers.node.peer);
+    let Listeners { cores: listening, peers, unix } = listen::claim(&config, topology.cores(), peer)?;
     make_data_folder(&config.data_dir)?;
     let lock = FolderLock::acquire(&config.data_dir)?;
     let report = probe(&config.data_dir, ProbeOptions::default())?;
@@ -109,7 +112,7 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     let memory = budget::state_memory(&config, limits);
     let layout = identity.layout(topology.cores());
     let bound = identity::check(&identity, &config.data_dir, layout.used_shards())?;
-    let descriptors = Descriptors::of_this_process(topology.cores(), layout.used_shards(), peers);
+    let descriptors = Descriptors::of_this_process(topology.cores(), layout.used_shards(), others);
     descriptors.check()?;
     descriptors.fit(&mut config);
     announce(&config, &identity, &topology, &layout, memory, &report);
@@ -121,8 +124,11 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
             std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string(),
         );
     }
+    if let Some(peers) = loaded.peers {
+        shared.set_peers(peers);
+    }
     signals::watch(Arc::clone(&shared)).map_err(system("watching for signals"))?;
-    let cores = start_cores(&shared, &topology, listening)?;
+    let cores = start_cores(&shared, &topology, listening, peers)?;
     let result = run(&shared, cores, &topology, &bound);
     drop((lock, unix));
     result
@@ -188,17 +194,20 @@ fn start_cores(
     shared: &Arc<Shared>,
     topology: &Topology,
     listening: Vec<Vec<Listening>>,
+    peers: Vec<Listener>,
 ) -> Result<Cores, StartError> {
     let (results, booted) = mpsc::channel();
     let (end, ended) = mpsc::channel();
     let ends = Mesh::endpoints(&shared.bells, MESH_CAPACITY);
     let has_uring = shared.uring_refused.is_none();
     let mut handles = Vec::new();
+    let mut peers = peers.into_iter();
     for ((mesh, &cpu), listening) in ends.into_iter().zip(topology.cpus.cpus()).zip(listening) {
         let (shared, results, end) = (Arc::clone(shared), results.clone(), end.clone());
+        let peers = peers.next();
         let options = CoreOptions { name: format!("core-{}", mesh.core()), cpu: Some(cpu), has_uring };
         let handle = spawn_core(options, move || {
-            boot::run(shared, mesh, listening, results);
+            boot::run(shared, mesh, listening, peers, results);
             // Nobody listens any more if another core could not start.
             let _ = end.send(());
         });
@@ -255,7 +264,7 @@ fn run(shared: &Arc<Shared>, cores: Cores, topology: &Topology, bound: &Bound) -
 fn count_start(shared: &Shared, bound: &Bound) -> Result<(), StartError> {
     let identity = &shared.identity;
     match bound.renew(identity) {
-        Ok(_) => shared.start_counted.store(true, Ordering::Relaxed),
+        Ok(counted) => shared.set_counted(counted),
         Err(error) if !identity.founders.is_empty() => return Err(StartError::NotCounted(error)),
         Err(error) => {
             let limits = if identity.lacks_limits() {

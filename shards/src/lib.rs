@@ -38,6 +38,7 @@ mod waiting;
 pub mod wires;
 
 pub use ::raft::StateRole as Role;
+pub use ::raft::eraftpb::Message as RaftMessage;
 pub use clock::{ClockReport, Now};
 pub use corduroy_wal as wal;
 pub use ids::{KeyspaceId, PartitionId, ShardId, StorageId, Ticket};

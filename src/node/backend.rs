@@ -6,9 +6,10 @@ use super::clock::wall_us;
 use super::core::Core;
 use super::hosts::Hosts;
 use super::message::CoreSet;
+use super::shared::Shared;
 use super::{gather, info};
 use crate::config::redis::Refused;
-use crate::resp::backend::partition_of;
+use crate::resp::backend::{Topology, partition_of};
 use crate::resp::{Backend, Figure};
 use crate::store::op::may_wait;
 
@@ -86,6 +87,11 @@ impl Backend for Backing<'_> {
 
     fn config_set(&self, changes: &[(String, Vec<u8>)]) -> Result<(), Refused> {
         self.core.shared.set(changes)
+    }
+
+    fn topology(&self) -> Option<&dyn Topology> {
+        let shared: &Shared = &self.core.shared;
+        shared.peers().map(|_| -> &dyn Topology { shared })
     }
 
     fn requires_password(&self) -> Option<String> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use corduroy_shards::runtime::Endpoint;
+use corduroy_shards::runtime::{Endpoint, Listener};
 use corduroy_shards::{Origin, PartitionId, Shard, ShardId, StorageId};
 use corduroy_wal::device::{DiskDevice, Engine, UringOptions};
 use corduroy_wal::{OWNER_BYTES, Recovered, Wal, WalError};
@@ -23,6 +23,7 @@ use super::listen::Listening;
 use super::log;
 use super::message::Message;
 use super::options::{block_cache_bytes, shard_options, store_options, sync_mode, wal_options};
+use super::peers::Peers;
 use super::shared::Shared;
 use crate::config::Config;
 use crate::store::{DiskError, LsmLevel, LsmShared, Store};
@@ -69,6 +70,7 @@ pub fn run(
     shared: Arc<Shared>,
     mesh: Endpoint<Message>,
     listening: Vec<Listening>,
+    peers: Option<Listener>,
     results: Sender<Result<Booted, StartError>>,
 ) {
     let opened = open_shards(&shared, mesh.core());
@@ -89,10 +91,19 @@ pub fn run(
     };
     let hosts = Rc::new(Hosts::new(Rc::clone(&core), mesh, shards));
     let front = Front::new(Rc::clone(&core), Rc::clone(&hosts), listening);
+    let peers = peers.zip(core.shared.peers());
+    let peers = peers.map(|(listener, of)| Peers::new(Rc::clone(&core), Rc::clone(&hosts), of, listener));
+    let peers = match peers.transpose() {
+        Ok(peers) => peers,
+        Err(source) => {
+            let _ = results.send(Err(system("opening what numbers are drawn from")(source)));
+            return;
+        }
+    };
     // The receiver waits for every core, so it is there.
     let report = move |founded: Result<(), StartError>| drop(results.send(founded.map(|()| booted)));
     let founding = Founding::new(report, hosts.core().mono_ns());
-    if let Err(error) = Driver::new(core, hosts, front, founding).run() {
+    if let Err(error) = Driver::new(core, hosts, front, peers, founding).run() {
         tracing::error!(%error, "a core cannot wait for its events");
         log::flush();
         std::process::exit(i32::from(EXIT_IO));

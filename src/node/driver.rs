@@ -14,7 +14,7 @@ use corduroy_shards::Now;
 use corduroy_shards::runtime::heap;
 
 use super::core::{Core, core_of_conn};
-use super::error::StartError;
+use super::error::{StartError, system};
 use super::event::Event;
 use super::facts::bump;
 use super::founding::Founding;
@@ -22,6 +22,7 @@ use super::front::Front;
 use super::hosts::Hosts;
 use super::hosts::turn::Turns;
 use super::message::{Answer, Message};
+use super::peers::Peers;
 use super::shared::Phase;
 use crate::resp::Timing;
 
@@ -37,6 +38,8 @@ pub struct Driver {
     core: Rc<Core>,
     hosts: Rc<Hosts>,
     front: Front,
+    /// Those of other nodes, if there are any.
+    peers: Option<Peers>,
     turns: Turns,
     phase: Phase,
     is_counted: bool,
@@ -52,7 +55,13 @@ pub struct Driver {
 
 impl Driver {
     /// Of a core whose shards are open.
-    pub fn new(core: Rc<Core>, hosts: Rc<Hosts>, front: Front, founding: Founding) -> Self {
+    pub fn new(
+        core: Rc<Core>,
+        hosts: Rc<Hosts>,
+        front: Front,
+        peers: Option<Peers>,
+        founding: Founding,
+    ) -> Self {
         Self {
             turns: Turns::default(),
             phase: Phase::Starting,
@@ -65,6 +74,7 @@ impl Driver {
             core,
             hosts,
             front,
+            peers,
         }
     }
 
@@ -100,6 +110,9 @@ impl Driver {
         // Reading took time and looked at the clock; from here on the pass has one time.
         let now = self.core.tick();
         self.take_messages();
+        if let Some(peers) = &self.peers {
+            peers.receive(now);
+        }
         self.hosts.take_jobs_done();
         let version = self.core.shared.version();
         if self.config_version != version {
@@ -108,6 +121,9 @@ impl Driver {
             self.front.follow_config();
         }
         let again = self.turn_all(now);
+        if let Some(peers) = &self.peers {
+            peers.send(self.turns.take_messages(), now);
+        }
         self.hosts.start_jobs();
         self.front.sweep_if_due(now.mono_ns);
         self.front.end_due_waits();
@@ -118,7 +134,9 @@ impl Driver {
         if self.hosts.links.take_relief() {
             self.front.queue_all();
         }
-        self.hosts.publish_if_due(now);
+        if self.hosts.publish_if_due(now) {
+            self.peers.iter().for_each(Peers::publish);
+        }
         let facts = self.core.facts();
         bump(&facts.passes, 1);
         bump(&facts.pass_ns, self.core.mono_ns().saturating_sub(began.mono_ns));
@@ -146,6 +164,13 @@ impl Driver {
                     shared.bells.iter().for_each(|bell| bell.ring());
                 }
             }
+            Message::Peer(moved) => {
+                let peers = self.peers.as_ref().expect("a core of a node without peers is sent none");
+                peers.adopt(*moved, self.core.now());
+            }
+            Message::PeerSeen { node, epoch } => {
+                self.peers.iter().for_each(|peers| peers.seen(node, epoch, self.core.now()));
+            }
             Message::Look { conn } => self.front.look(conn),
             Message::Closed { conn } => self.hosts.forget_heavy(conn),
         }
@@ -170,11 +195,7 @@ impl Driver {
         if phase != self.phase {
             self.phase = phase;
             match phase {
-                Phase::Serving => {
-                    if let Err((address, source)) = self.front.listen() {
-                        self.core.shared.fail(StartError::Listen { address, source });
-                    }
-                }
+                Phase::Serving => self.listen(),
                 Phase::Draining => {
                     self.front.begin_drain();
                     self.front.follow_up_all();
@@ -184,6 +205,16 @@ impl Driver {
         }
         if self.phase == Phase::Draining {
             self.drain();
+        }
+    }
+
+    fn listen(&self) {
+        let shared = &self.core.shared;
+        if let Err((address, source)) = self.front.listen() {
+            shared.fail(StartError::Listen { address, source });
+        }
+        if let Some(Err(source)) = self.peers.as_ref().map(Peers::listen) {
+            shared.fail(system("listening to peers")(source));
         }
     }
 
@@ -209,12 +240,18 @@ impl Driver {
         }
         if shared.busy.load(Ordering::Acquire) == 0 {
             self.drained = self.hosts.close() || is_late;
+            if self.drained {
+                self.peers.iter().for_each(Peers::close);
+            }
         }
     }
 
     /// Takes events; sleeps until there are any, unless another pass is due at once.
     fn wait(&mut self, again: bool) -> io::Result<()> {
-        let is_due = again || self.core.take_woken() || self.front.has_more();
+        let is_due = again
+            || self.core.take_woken()
+            || self.front.has_more()
+            || self.peers.as_ref().is_some_and(Peers::has_more);
         let timeout = if is_due || !self.hosts.may_sleep() { Some(Duration::ZERO) } else { self.timeout() };
         let rests = timeout.is_none_or(|timeout| timeout > REST) && !self.has_rested;
         let timeout = if rests { Some(REST) } else { timeout };
@@ -228,6 +265,8 @@ impl Driver {
                     self.hosts.all().get(index).into_iter().for_each(|host| host.dirty.set(true))
                 }
                 Event::Listener(index) => self.front.notice_door(index),
+                Event::Peer(conn) => self.peers.iter().for_each(|peers| peers.notice(conn, ready)),
+                Event::PeerListener => self.peers.iter().for_each(Peers::notice_listener),
             }
         });
         self.hosts.links.bell().awake();
@@ -241,7 +280,9 @@ impl Driver {
     /// How long until the next thing is due; `None` if nothing is.
     fn timeout(&self) -> Option<Duration> {
         let now = Instant::now();
-        let times = [self.hosts.next_ns(), self.front.next_ns(), self.accept_at_ns, self.founding.late_ns()];
+        let peers = self.peers.as_ref().and_then(Peers::next_ns);
+        let times =
+            [self.hosts.next_ns(), self.front.next_ns(), self.accept_at_ns, self.founding.late_ns(), peers];
         let at = |ns: u64| self.core.shared.started + Duration::from_nanos(ns);
         let retry = self.hosts.needs_retry().then(|| now + RETRY);
         let drain = (self.phase == Phase::Draining).then(|| now + 10 * RETRY);

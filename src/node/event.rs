@@ -11,6 +11,10 @@ pub enum Event {
     Log(usize),
     /// A listener, by its index on the core.
     Listener(usize),
+    /// A connection to a peer, by its number.
+    Peer(u64),
+    /// The listener for peers.
+    PeerListener,
 }
 
 const OTHER: u64 = 1 << 63;
@@ -29,6 +33,11 @@ impl Event {
             Self::Bell => other(0, 0),
             Self::Log(at) => other(1, at),
             Self::Listener(at) => other(2, at),
+            Self::Peer(id) => {
+                assert!(id <= INDEX_MASK, "connections to peers are counted");
+                OTHER | 3 << KIND_SHIFT | id
+            }
+            Self::PeerListener => other(4, 0),
         }
     }
 
@@ -40,6 +49,8 @@ impl Event {
             (_, 0) => Self::Bell,
             (_, 1) => Self::Log(index),
             (_, 2) => Self::Listener(index),
+            (_, 3) => Self::Peer(token & INDEX_MASK),
+            (_, 4) => Self::PeerListener,
             (_, kind) => unreachable!("nobody makes tokens of kind {kind}"),
         }
     }

@@ -17,7 +17,9 @@ use std::sync::Arc;
 
 use corduroy_shards::routing::FIRST_DATA;
 use corduroy_shards::runtime::{Endpoint, pool};
-use corduroy_shards::{Input, Kind, Now, PartitionId, Rejection, Reply, ShardId, StateMachine, Ticket};
+use corduroy_shards::{
+    Input, Kind, Now, PartitionId, RaftMessage, Rejection, Reply, ShardId, StateMachine, StorageId, Ticket,
+};
 use smallvec::SmallVec;
 
 use super::core::{Core, core_of_conn};
@@ -25,6 +27,7 @@ use super::ledger::COUNTED_OUTCOME_BYTES;
 use super::message::{Answer, CoreSet, Message};
 use super::options::{sync_mode, waiting_bytes};
 use super::shared::lock;
+use super::topology::note_leaders;
 use crate::resp::SessionReply;
 use crate::store::{Looked, PREFETCH_KEYS};
 use gate::Heavy;
@@ -197,6 +200,26 @@ impl Hosts {
         host.dirty.set(true);
     }
 
+    /// Hands a message of a peer to the replica that it is for. One for another core is dropped: the peer looks for it here,
+    /// and Raft sends what matters again.
+    pub fn take_peer_message(&self, partition: PartitionId, from: StorageId, message: Box<RaftMessage>) {
+        self.hand_in(partition, Input::Message { partition, from, message });
+    }
+
+    /// A message to the member of a group on that storage was not sent.
+    pub fn report_unreachable(&self, partition: PartitionId, to: StorageId) {
+        self.hand_in(partition, Input::Unreachable { partition, to });
+    }
+
+    fn hand_in(&self, partition: PartitionId, input: Input<'_, JobDone>) {
+        if let Some(Home::Here(index)) = self.home(partition)
+            && let Some(host) = self.all.get(index)
+        {
+            host.shard.borrow_mut().handle(input);
+            host.dirty.set(true);
+        }
+    }
+
     fn decide(&self, ticket: Ticket, why: Rejection) {
         self.decided.borrow_mut().push((ticket, Reply::Rejected(why)));
         self.core.wake();
@@ -314,16 +337,28 @@ impl Hosts {
 
     // ---- Figures ----
 
+    /// Has figures published within a while: something has changed beside the shards.
+    pub fn want_publishing(&self) {
+        self.unpublished.set(true);
+    }
+
     /// Publishes their figures, if something happened since that was done last and it is time to.
-    pub fn publish_if_due(&self, now: Now) {
-        if self.unpublished.get() && now.mono_ns.saturating_sub(self.published_ns.get()) >= PUBLISH_EVERY_NS {
+    /// Returns whether it was.
+    pub fn publish_if_due(&self, now: Now) -> bool {
+        let is_due =
+            self.unpublished.get() && now.mono_ns.saturating_sub(self.published_ns.get()) >= PUBLISH_EVERY_NS;
+        if is_due {
             self.publish();
         }
+        is_due
     }
 
     /// Publishes their figures, for the other cores to read.
     pub fn publish(&self) {
         let now = self.core.now();
+        if !self.core.shared.leaders.is_empty() {
+            self.all.iter().for_each(|host| note_leaders(&self.core.shared, host.shard.borrow().replicas()));
+        }
         let facts = self.all.iter().map(|host| host.facts(now)).collect();
         *lock(&self.core.facts().shards) = facts;
         self.published_ns.set(now.mono_ns);

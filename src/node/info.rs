@@ -5,6 +5,7 @@
 
 mod commands;
 mod memory;
+mod peers;
 mod shards;
 mod stats;
 
@@ -39,7 +40,8 @@ const SECTIONS: &[Section] = &[
     ("Commandstats", false, |shared| commands::calls(&shared.hub.totals())),
     ("Errorstats", true, |shared| commands::errors(&shared.hub.totals())),
     ("Latencystats", false, |shared| commands::latencies(&shared.hub)),
-    ("Cluster", true, |_| vec![line("cluster_enabled", 0)]),
+    ("Cluster", true, |shared| vec![line("cluster_enabled", u8::from(shared.peers().is_some()))]),
+    ("Peers", true, peers::peers),
     ("Keyspace", true, |shared| shards::keyspace(&gather::shards(shared))),
     ("Shards", true, shards::shards),
     ("Raft", true, shards::raft_groups),

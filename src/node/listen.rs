@@ -39,6 +39,8 @@ pub struct Listening {
 pub struct Listeners {
     /// For each core.
     pub cores: Vec<Vec<Listening>>,
+    /// For each core, where peers connect to; none if the node is alone.
+    pub peers: Vec<Listener>,
     /// Removed when it is dropped.
     pub unix: Option<UnixFile>,
 }
@@ -47,7 +49,7 @@ pub struct Listeners {
 ///
 /// # Errors
 /// [`StartError::Listen`].
-pub fn claim(config: &Config, cores: usize) -> Result<Listeners, StartError> {
+pub fn claim(config: &Config, cores: usize, peer: Option<SocketAddr>) -> Result<Listeners, StartError> {
     let mut listeners = Vec::new();
     // With port 0 the system chooses, once for all cores.
     let mut main = config.listen;
@@ -76,7 +78,15 @@ pub fn claim(config: &Config, cores: usize) -> Result<Listeners, StartError> {
             own.push(Listening::new(listener.try_clone().map_err(failed)?, address.clone()));
         }
     }
-    Ok(Listeners { cores: listeners, unix })
+    Ok(Listeners { cores: listeners, peers: claim_for_peers(cores, peer)?, unix })
+}
+
+/// Listens on the address for peers, on each core.
+fn claim_for_peers(cores: usize, peer: Option<SocketAddr>) -> Result<Vec<Listener>, StartError> {
+    let Some(address) = peer else { return Ok(Vec::new()) };
+    let failed = |source| StartError::Listen { address: Address::Tcp(address), source };
+    let listen = |core| if core == 0 { Listener::claim(address) } else { Listener::bind(address) };
+    (0..cores).map(|core| listen(core).map_err(failed)).collect()
 }
 
 fn tcp(

@@ -3,6 +3,9 @@
 
 use std::cell::Cell;
 
+use corduroy_shards::ids::NodeId;
+use corduroy_shards::net::Epoch;
+use corduroy_shards::wires::Moved;
 use corduroy_shards::{Kind, PartitionId, StageStamps, Ticket};
 
 use crate::resp::{SessionReply, Timing};
@@ -49,6 +52,15 @@ pub enum Message {
     Closed {
         /// Its number.
         conn: u64,
+    },
+    /// A peer's connection that the receiving core is wanted on.
+    Peer(Box<Moved>),
+    /// A new process of a peer was seen.
+    PeerSeen {
+        /// Of which node.
+        node: NodeId,
+        /// Which process.
+        epoch: Epoch,
     },
     /// Look at this connection: it may have to be closed.
     Look {

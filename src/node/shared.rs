@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockRea
 use std::time::Instant;
 
 use corduroy_shards::PartitionId;
+use corduroy_shards::ids::NodeId;
 use corduroy_shards::routing::Layout;
 use corduroy_shards::runtime::{Doorbell, Pool, heap};
 
@@ -14,12 +15,13 @@ use super::budget::{Descriptors, clients_memory};
 use super::clock::wall_ms;
 use super::error::StartError;
 use super::facts::CoreFacts;
-use super::identity::{Identity, SharedLimits, argument_bytes};
+use super::identity::{Identity, IdentityError, SharedLimits, argument_bytes};
 use super::ledger::Ledger;
 use super::log;
 use super::notify;
 use crate::config::Config;
 use crate::config::knobs::percentiles;
+use crate::config::peers::Peers;
 use crate::config::redis::{Live, Refused};
 use crate::config::value::Bytes;
 use crate::resp::Hub;
@@ -77,6 +79,11 @@ pub struct Shared {
     pub busy: AtomicUsize,
     /// Between looks at INFO: bytes received and sent, passes, and their time in ns.
     pub rates: Mutex<[Rate; 4]>,
+    /// Of each partition the node that leads it; 0: nobody that is known. Of a node that is alone, nothing.
+    pub leaders: Vec<AtomicU64>,
+    /// The identity as it is in the data folder, once this start is counted.
+    counted: Mutex<Option<Identity>>,
+    peers: OnceLock<Peers>,
     config_file: OnceLock<String>,
     startup_bytes: OnceLock<u64>,
     live: RwLock<Live>,
@@ -116,6 +123,8 @@ impl Shared {
         let limits = identity.limits_with(&config);
         let cores = layout.cores();
         let hub = crate::resp::hub(cores);
+        let led = if identity.founders.is_empty() { 0 } else { layout.partitions().len() };
+        let layout_leaders = (0..led).map(|_| AtomicU64::new(0)).collect();
         let shared = Self {
             identity,
             partitions: layout.partitions().collect(),
@@ -134,6 +143,9 @@ impl Shared {
             start_counted: AtomicBool::new(false),
             busy: AtomicUsize::new(cores),
             rates: Mutex::default(),
+            leaders: layout_leaders,
+            counted: Mutex::new(None),
+            peers: OnceLock::new(),
             config_file: OnceLock::new(),
             startup_bytes: OnceLock::new(),
             live: RwLock::new(Live::new(config, memory.0).limited_to(argument_bytes(limits))),
@@ -237,6 +249,33 @@ impl Shared {
         }
         self.phase.fetch_max(phase as u8, Ordering::AcqRel);
         self.ring_all();
+    }
+
+    /// Notes the identity as it is in the data folder now that this start is counted.
+    pub fn set_counted(&self, identity: Identity) {
+        *lock(&self.counted) = Some(identity);
+        self.start_counted.store(true, Ordering::Relaxed);
+    }
+
+    /// Keeps durably which incarnation of a founder was first heard of; returns the one that is kept.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`]: nothing is kept.
+    pub fn meet(&self, founder: NodeId, incarnation: u64) -> Result<u64, IdentityError> {
+        let mut counted = lock(&self.counted);
+        let identity = counted.as_mut().expect("peers are heard after the start is counted");
+        identity.meet(&self.config().data_dir, founder, incarnation)
+    }
+
+    /// Notes the cluster that the node is part of, before its cores start.
+    pub fn set_peers(&self, peers: Peers) {
+        let _ = self.peers.set(peers);
+    }
+
+    /// The cluster that the node is part of; `None`: it is alone.
+    #[must_use]
+    pub fn peers(&self) -> Option<&Peers> {
+        self.peers.get()
     }
 
     /// Notes the file that settings came from.

@@ -1,7 +1,9 @@
 //! What sessions need of what lies below them, and what they want of who owns them.
 
+use std::ops::Range;
+
 use corduroy_shards::routing::slot_of;
-use corduroy_shards::{Kind, PartitionId, Reply, StageStamps, Ticket};
+use corduroy_shards::{Kind, PartitionId, Reply, StageStamps, StorageId, Ticket};
 
 use super::guesses::Report;
 use crate::config::redis::Refused;
@@ -67,6 +69,40 @@ pub trait Backend {
 
     /// The password that AUTH wants, if one is configured.
     fn requires_password(&self) -> Option<String>;
+
+    /// The cluster that the node is part of; `None`: it is alone.
+    fn topology(&self) -> Option<&dyn Topology> {
+        None
+    }
+}
+
+/// A node, as clients reach it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClientNode {
+    /// Its id.
+    pub id: u64,
+    /// The host that clients connect to, as a number.
+    pub host: String,
+    /// And the port.
+    pub port: u16,
+}
+
+/// What sessions need to know of the cluster.
+pub trait Topology {
+    /// This node's id.
+    fn id(&self) -> u64;
+
+    /// All nodes, by their ids.
+    fn nodes(&self) -> Vec<ClientNode>;
+
+    /// The node that has this storage.
+    fn node_of(&self, storage: StorageId) -> Option<ClientNode>;
+
+    /// The hash slots of each partition, and the node that leads it as far as this one knows.
+    fn slots(&self) -> Vec<(Range<u16>, Option<u64>)>;
+
+    /// The first hash slot of a partition.
+    fn first_slot(&self, partition: PartitionId) -> u16;
 }
 
 /// A figure as a client is sent it.

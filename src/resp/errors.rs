@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use corduroy_shards::Rejection;
 
+use super::backend::ClientNode;
 use crate::store::ErrorKind;
 
 /// One error prefix: what it says about the request.
@@ -37,6 +38,11 @@ pub const PREFIXES: &[ErrorPrefix] = &[
         "only if doing it twice is harmless: read first",
     ),
     prefix("CLUSTERDOWN", "no leader in time; never appended", "yes, nothing was done"),
+    prefix(
+        "MOVED",
+        "another node leads the partition: the hash slot and the node's address follow; never appended",
+        "yes, there: cluster clients do it by themselves",
+    ),
     prefix(
         "OVERLOADED",
         "a queue is full, or too many wrong passwords came; never appended",
@@ -173,6 +179,12 @@ pub const fn op_error(kind: ErrorKind) -> &'static str {
     }
 }
 
+/// The reply to a request that another node has to be sent.
+#[must_use]
+pub fn moved(hash_slot: u16, node: &ClientNode) -> String {
+    format!("MOVED {hash_slot} {}:{}", node.host, node.port)
+}
+
 /// The text for a request that was not done.
 #[must_use]
 pub fn rejection(rejection: &Rejection) -> Cow<'static, str> {
@@ -233,6 +245,7 @@ mod tests {
             rejection(&Rejection::TooLarge { bytes: 2, limit: 1 }),
             UNKNOWN_RESULT.into(),
             PARTLY_DONE.into(),
+            moved(3, &ClientNode { id: 1, host: "::1".into(), port: 7380 }).into(),
         ] {
             known(&text);
         }

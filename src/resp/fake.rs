@@ -2,10 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
-use corduroy_shards::{Kind, PartitionId, Rejection, Reply, StageStamps, Ticket, wal::Lsn};
+use corduroy_shards::{Kind, PartitionId, Rejection, Reply, StageStamps, StorageId, Ticket, wal::Lsn};
 
+use super::backend::{ClientNode, Topology};
 use super::{Backend, Figure, Hub, Opening, Session, SessionReply, Timing, hub};
 use crate::config::Config;
 use crate::config::redis::{Live, Refused};
@@ -51,6 +53,33 @@ pub struct Fake {
     pub password: RefCell<Option<String>>,
     pub clock_ns: Cell<u64>,
     pub live: RefCell<Live>,
+    /// The cluster that it is part of.
+    pub cluster: Option<FakeCluster>,
+}
+
+/// Nodes 1 to 3, of which node 1 is asked, and node 2 leads the first partition.
+pub struct FakeCluster;
+
+impl Topology for FakeCluster {
+    fn id(&self) -> u64 {
+        1
+    }
+
+    fn nodes(&self) -> Vec<ClientNode> {
+        (1..=3).map(|id| ClientNode { id, host: format!("10.0.0.{id}"), port: 7379 }).collect()
+    }
+
+    fn node_of(&self, storage: StorageId) -> Option<ClientNode> {
+        self.nodes().into_iter().find(|node| node.id == storage.0)
+    }
+
+    fn slots(&self) -> Vec<(Range<u16>, Option<u64>)> {
+        vec![(0..8192, Some(2)), (8192..16384, None)]
+    }
+
+    fn first_slot(&self, partition: PartitionId) -> u16 {
+        if partition == PartitionId(2) { 0 } else { 8192 }
+    }
 }
 
 impl Fake {
@@ -66,7 +95,13 @@ impl Fake {
             password: RefCell::default(),
             clock_ns: Cell::new(0),
             live: RefCell::new(Live::new(Config::default(), 0)),
+            cluster: None,
         }
+    }
+
+    /// The same, part of a cluster.
+    pub fn clustered(partitions: u64) -> Self {
+        Self { cluster: Some(FakeCluster), ..Self::new(partitions) }
     }
 
     /// Does what was submitted longest ago, or most recently.
@@ -220,6 +255,10 @@ fn apply(map: &mut Map, op: &Op<'_>) -> Outcome {
 }
 
 impl Backend for Fake {
+    fn topology(&self) -> Option<&dyn Topology> {
+        self.cluster.as_ref().map(|cluster| -> &dyn Topology { cluster })
+    }
+
     fn partition_of_slot(&self, slot: u16) -> PartitionId {
         self.partitions[usize::from(slot) * self.partitions.len() / 16384]
     }

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::mem::take;
 
+use corduroy_shards::routing::slot_of;
 use corduroy_shards::{Kind, PartitionId, Reply, Ticket};
 
 use super::backend::{Backend, SessionReply, Timing};
@@ -127,6 +128,8 @@ pub struct Session {
     pause: Option<Pause>,
     /// Local commands of one kind since `clock_ns`, timed together.
     run: (u16, u64),
+    /// The node is part of a cluster: requests may have to go to another one.
+    is_clustered: bool,
 }
 
 impl Session {
@@ -350,7 +353,9 @@ impl Session {
 
     fn push_slot(&mut self, entry: &Entry, body: Body, args: &[&[u8]]) {
         let brief = if self.state.hub.slowlog.is_on() { self.briefs.push(args) } else { self.briefs.end() };
+        let key = if self.is_clustered { entry.keys(args).next() } else { None };
         self.queue.push_back(Slot {
+            hash_slot: key.map(slot_of),
             body,
             entry: entry.index,
             resp3: self.state.resp3,

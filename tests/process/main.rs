@@ -4,6 +4,7 @@
 mod access;
 mod beside;
 mod clients;
+mod cluster;
 mod damage;
 mod expiry;
 mod hosts;

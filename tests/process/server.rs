@@ -134,7 +134,8 @@ impl Server {
         };
         let mut child = command
             // Small segments: the disk is shared with other tests.
-            .args(["--wal-segment-bytes", "4MiB", "--max-bulk-bytes", "1MiB"])
+            .args(["--wal-segment-bytes", "4MiB"].iter().filter(|_| !more.contains(&"--wal-segment-bytes")))
+            .args(["--max-bulk-bytes", "1MiB"])
             .args(["--memory-bytes", "64MiB"].iter().filter(|_| !more.contains(&"--memory-bytes")))
             .args(["--log-format", "text"])
             .args(more)

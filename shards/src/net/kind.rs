@@ -95,6 +95,26 @@ impl Kind {
         self as u8
     }
 
+    /// As it is called in figures.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Append => "append",
+            Self::Image => "image",
+            Self::ImageResponse => "image_response",
+            Self::AppendResponse => "append_response",
+            Self::VoteRequest => "vote_request",
+            Self::VoteResponse => "vote_response",
+            Self::Heartbeat => "heartbeat",
+            Self::HeartbeatResponse => "heartbeat_response",
+            Self::TimeoutNow => "timeout_now",
+            Self::ReadIndex => "read_index",
+            Self::ReadIndexResponse => "read_index_response",
+            Self::PreVoteRequest => "pre_vote_request",
+            Self::PreVoteResponse => "pre_vote_response",
+        }
+    }
+
     /// The kind of a byte.
     #[must_use]
     pub fn from_code(code: u8) -> Option<Self> {

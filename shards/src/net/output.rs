@@ -7,6 +7,7 @@ use raft::eraftpb::Message;
 use super::frame::{FrameError, Lane};
 use super::handshake::PeerInfo;
 use super::hello::{CoreId, Epoch};
+use super::kind::Kind;
 use super::refusal::{Refusal, RefusalKind};
 use crate::ids::{NodeId, PartitionId, ShardId, StorageId};
 
@@ -221,6 +222,20 @@ impl Dropped {
         Self::NoShard,
         Self::NotMet,
     ];
+
+    /// As it is called in figures.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::BackingOff => "backing_off",
+            Self::ConnectionLost => "connection_lost",
+            Self::Unsendable => "unsendable",
+            Self::TooLong => "too_long",
+            Self::NoShard => "no_shard",
+            Self::NotMet => "not_met",
+        }
+    }
 }
 
 /// What has happened so far.
@@ -250,6 +265,8 @@ pub struct PeerCounters {
     pub messages_received: u64,
     /// Bytes that came on connections that are up.
     pub bytes_received: u64,
+    queued: [u64; Kind::ALL.len()],
+    came: [u64; Kind::ALL.len()],
     refused: [u64; RefusalKind::ALL.len()],
     bad_frames: [u64; FrameError::KINDS.len()],
     dropped: [u64; Dropped::ALL.len()],
@@ -260,6 +277,21 @@ impl PeerCounters {
     #[must_use]
     pub fn refused(&self, kind: RefusalKind) -> u64 {
         self.refused.get(kind.index()).copied().unwrap_or(0)
+    }
+
+    /// Messages of replicas by their kinds: those that were to be sent, whatever became of them, and those that came.
+    pub fn kinds(&self) -> impl Iterator<Item = (Kind, u64, u64)> {
+        let counts = self.queued.into_iter().zip(self.came);
+        Kind::ALL.into_iter().zip(counts).map(|(kind, (queued, came))| (kind, queued, came))
+    }
+
+    pub(super) fn count_queued(&mut self, message: &Message) {
+        count_kind(&mut self.queued, message);
+    }
+
+    pub(super) fn count_received(&mut self, message: &Message) {
+        self.messages_received += 1;
+        count_kind(&mut self.came, message);
     }
 
     /// Connections that ended by a frame, by what was wrong with it.
@@ -289,6 +321,11 @@ impl PeerCounters {
             | Ending::Superseded { .. } => {}
         }
     }
+}
+
+fn count_kind(counters: &mut [u64], message: &Message) {
+    let at = Kind::of(message.msg_type).and_then(|kind| Kind::ALL.iter().position(|one| *one == kind));
+    at.into_iter().for_each(|at| count(counters, at));
 }
 
 fn count(counters: &mut [u64], at: usize) {

@@ -144,6 +144,7 @@ impl Peers {
         mut message: Message,
         now_ns: u64,
     ) -> Result<(), Unsendable> {
+        self.counters.count_queued(&message);
         loop {
             let part = cut(&mut message, self.options.frame_bytes);
             let is_last = part.is_none();
@@ -347,7 +348,7 @@ impl Peers {
             for message in frame.into_messages() {
                 match message {
                     Ok((partition, message)) => {
-                        self.counters.messages_received += 1;
+                        self.counters.count_received(&message);
                         let message = Box::new(message);
                         if is_heard {
                             self.outputs.push_back(Output::Deliver { node, partition, message });

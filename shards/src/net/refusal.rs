@@ -249,6 +249,28 @@ impl RefusalKind {
         Self::ALL.into_iter().find(|kind| kind.code() == code)
     }
 
+    /// As it is called in figures.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Node => "node",
+            Self::OurOwnId => "our_own_id",
+            Self::Versions => "versions",
+            Self::OldIncarnation => "old_incarnation",
+            Self::OneSecret => "one_secret",
+            Self::OtherSecret => "other_secret",
+            Self::Limits => "limits",
+            Self::Damage => "damage",
+            Self::TimedOut => "timed_out",
+            Self::ByPeer => "by_peer",
+            Self::Founding => "founding",
+            Self::TwoProcesses => "two_processes",
+            Self::FirstContact => "first_contact",
+            Self::FormattedAnew => "formatted_anew",
+        }
+    }
+
     /// Its number among all, from 0.
     #[must_use]
     pub const fn index(self) -> usize {

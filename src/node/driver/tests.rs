@@ -68,7 +68,7 @@ impl World {
         let hosts = Rc::new(Hosts::new(Rc::clone(&core), mine, Vec::new()));
         let front = Front::new(Rc::clone(&core), Rc::clone(&hosts), Vec::new());
         // Nothing listens: the test brings the connections.
-        let driver = Driver { phase: Phase::Serving, ..Driver::new(core, hosts, front, founded()) };
+        let driver = Driver { phase: Phase::Serving, ..Driver::new(core, hosts, front, None, founded()) };
         let listener = Listener::bind(([127, 0, 0, 1], 0).into()).expect("a port");
         Self { other, third: ends, driver, listener, _bells: bells }
     }
@@ -111,6 +111,7 @@ impl World {
         self.other.drain(max, |message| match message {
             Message::Request { ticket, .. } => got.push(ticket.seq),
             Message::Look { conn } | Message::Closed { conn } => got.push(conn),
+            Message::Peer(_) | Message::PeerSeen { .. } => unreachable!("the node is alone"),
             Message::Reply { ticket, .. } => got.push(ticket.seq),
         });
         got

@@ -1,6 +1,6 @@
 //! The turns of a core's shards, and what comes of them: outcomes, jobs, alarms, the end of the log written down.
 
-use corduroy_shards::{ClockReport, Now, Outputs, ShardError};
+use corduroy_shards::{ClockReport, Now, Outputs, PeerMessage, ShardError};
 
 use super::Hosts;
 use super::host::{Host, Machine};
@@ -35,6 +35,11 @@ impl Turns {
             again |= self.turn(hosts, index, host, now, &mut bring);
         }
         again
+    }
+
+    /// What the shards have for members of their groups on other nodes.
+    pub fn take_messages(&mut self) -> impl Iterator<Item = PeerMessage> + use<'_> {
+        self.out.messages.drain(..)
     }
 
     /// Turns one shard and carries out what comes of it.

@@ -84,9 +84,8 @@ const NEVER_SAVED: &[&str] = &[
 ];
 
 pub fn replication(shared: &Shared) -> Lines {
-    let mut lines = vec![
-        line("role", "master"),
-        line("connected_slaves", 0),
+    let mut lines = super::peers::role(shared);
+    lines.extend([
         line("master_failover_state", "no-failover"),
         line("master_replid", format!("{:032x}{:08x}", shared.identity.cluster, 0)),
         line("master_replid2", "0".repeat(40)),
@@ -94,7 +93,7 @@ pub fn replication(shared: &Shared) -> Lines {
         line("second_repl_offset", -1),
         line("repl_backlog_active", 0),
         line("repl_backlog_size", 1 << 20),
-    ];
+    ]);
     lines.extend(zeros(&["repl_backlog_first_byte_offset", "repl_backlog_histlen"]));
     lines
 }

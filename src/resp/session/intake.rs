@@ -54,6 +54,7 @@ impl Session {
             roster: None,
             pause: None,
             run: (0, 0),
+            is_clustered: backend.topology().is_some(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use corduroy_shards::StageStamps;
+use corduroy_shards::{Rejection, StageStamps};
 
 use super::output::OUTPUT_HARD_BYTES;
 use super::roster::Roster;
@@ -17,6 +17,8 @@ use crate::store::{ErrorKind, Op, SetReply};
 /// One reply in the order of requests.
 pub struct Slot {
     pub body: Body,
+    /// That of its first key, if it has one and may have to go to another node.
+    pub hash_slot: Option<u16>,
     pub entry: u16,
     pub resp3: bool,
     pub muted: bool,
@@ -36,6 +38,7 @@ impl Slot {
     pub fn ready(resp3: bool) -> Self {
         Self {
             body: Body::Ready(Output::default()),
+            hash_slot: None,
             entry: 0,
             resp3,
             muted: false,
@@ -86,6 +89,19 @@ pub enum Body {
     Parts(Box<Parts>),
     /// The outcome of EXEC.
     Exec(Box<super::transaction::Plan>),
+}
+
+/// The error of a request that was certainly not done: where to send it, if that is known.
+fn refusal(why: &Rejection, hash_slot: Option<u16>, backend: &dyn Backend) -> Cow<'static, str> {
+    if let Rejection::NotLeader(partition, storage) = why
+        && let Some(topology) = backend.topology()
+        && let Some(node) = topology.node_of(*storage)
+    {
+        // That of EXEC, which names no key, is any of the partition's.
+        let hash_slot = hash_slot.unwrap_or_else(|| topology.first_slot(*partition));
+        return errors::moved(hash_slot, &node).into();
+    }
+    errors::rejection(why)
 }
 
 /// Whether an op's answer may hold a value or many keys, and not only a number or a word.
@@ -269,7 +285,7 @@ impl Session {
         let outcome = match reply {
             Reply::Done { outcome, .. } => outcome,
             Reply::Rejected(why) => {
-                let text = errors::rejection(&why);
+                let text = refusal(&why, slot.hash_slot, backend);
                 return self.complete(at, stages, backend, |_, out| out.error(text.as_bytes()));
             }
             Reply::Unknown => {

@@ -3,7 +3,30 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::resp::fake::Fake;
 use crate::resp::{Wish, hub};
+
+#[test]
+fn a_cluster_is_described_by_who_leads_what() {
+    let mut talk = Talk::with(Fake::clustered(2), hub(1), 1);
+    let node = |id: u64| format!("*4~$8~10.0.0.{id}~:7379~$40~{id:040}~*0~");
+    // Nobody leads the second partition: its slots are not served.
+    let slots = format!("*1~*5~:0~:8191~{}{}{}", node(2), node(1), node(3));
+    talk.check("CLUSTER SLOTS", &slots);
+    talk.check("CLUSTER KEYSLOT foo", ":12182~");
+    talk.check("CLUSTER MYID", &format!("$40~{:040}~", 1));
+    let info = talk.say("CLUSTER INFO");
+    assert!(info.contains("cluster_state:fail") && info.contains("cluster_slots_fail:8192"), "{info}");
+    let nodes = talk.say("CLUSTER NODES");
+    assert!(
+        nodes.contains("10.0.0.1:7379@0 myself,slave 0000000000000000000000000000000000000002 "),
+        "{nodes}"
+    );
+    assert!(nodes.contains("10.0.0.2:7379@0 master - 0 0 0 connected 0-8191\n"), "{nodes}");
+    let shards = talk.say("CLUSTER SHARDS");
+    assert!(shards.starts_with("*1\r\n*4\r\n$5\r\nslots\r\n*2\r\n:0\r\n:8191\r\n"), "{shards}");
+    talk.check("CLUSTER MEET 10.0.0.4 7379", "-ERR This instance has cluster support disabled~");
+}
 
 #[test]
 fn greetings() {

@@ -1,8 +1,9 @@
 //! Replies in request order, back-pressure, endings.
 
 use super::*;
-use crate::resp::fake::{TIMING, rejected};
-use corduroy_shards::Rejection;
+use crate::resp::fake::{Fake, TIMING, rejected};
+use crate::resp::hub;
+use corduroy_shards::{Rejection, StorageId};
 
 #[test]
 fn replies_keep_the_order_of_requests_whatever_the_order_of_outcomes() {
@@ -30,6 +31,35 @@ fn replies_keep_the_order_of_requests_whatever_the_order_of_outcomes() {
         );
         assert_eq!(talk.session.in_flight(), 0);
     }
+}
+
+#[test]
+fn what_another_node_leads_is_sent_there_and_only_what_was_not_done() {
+    let not_leader = |storage| rejected(Rejection::NotLeader(PartitionId(2), StorageId(storage)));
+    let clustered = |replies: Vec<SessionReply>| {
+        let talk = Talk::with(Fake::clustered(2), hub(1), 1);
+        talk.fake.in_memory.set(false);
+        talk.fake.scripted.borrow_mut().extend(replies);
+        talk
+    };
+    // Slots of the keys themselves, as clients compute them.
+    let mut talk = clustered((0..3).map(|_| not_leader(2)).collect());
+    talk.check(
+        "SET foo 1\nGET bar\nDEL foo",
+        "-MOVED 12182 10.0.0.2:7379~-MOVED 5061 10.0.0.2:7379~-MOVED 12182 10.0.0.2:7379~",
+    );
+    // EXEC names no key: any slot of the partition leads there.
+    let mut talk = clustered(vec![not_leader(3)]);
+    talk.check("MULTI\nSET bar 1\nEXEC", "+OK~+QUEUED~-MOVED 0 10.0.0.3:7379~");
+    // Nobody knows where that storage is; and what may have been logged goes nowhere.
+    let mut talk = clustered(vec![not_leader(9), Reply::Unknown]);
+    let text = talk.say("SET foo 1\nSET foo 2");
+    assert!(text.starts_with("-CLUSTERDOWN partition 2 is led on storage"), "{text}");
+    assert!(text.contains("\r\n-UNKNOWNRESULT"), "{text}");
+    // A node that is alone has nobody to send them to.
+    let mut talk = Talk::new(1);
+    talk.fake.scripted.borrow_mut().push_back(not_leader(2));
+    assert!(talk.say("SET foo 1").starts_with("-CLUSTERDOWN"));
 }
 
 #[test]

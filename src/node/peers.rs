@@ -1,0 +1,196 @@
+//! The peers of a core: brings what comes of them to the shards, and what the shards have for them on its way.
+//!
+//! Invariant: nothing is sent or accepted before this start is written down in the data folder, so that peers can order the
+//! processes that this node has been. A storage has the number of its node.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+
+use corduroy_shards::ids::NodeId;
+use corduroy_shards::net::{ConnId, CoreId, Epoch, Local, PeerOptions, ShardCore, To, Versions};
+use corduroy_shards::runtime::{Listener, Ready};
+use corduroy_shards::wires::{Moved, News, WireOptions, Wires};
+use corduroy_shards::{Now, PartitionId, PeerMessage, StorageId};
+
+use super::core::Core;
+use super::event::Event;
+use super::hosts::Hosts;
+use super::identity::process_number;
+use super::message::Message;
+use super::shared::{Shared, lock};
+use crate::config::peers::Peers as Description;
+
+/// See the file's head.
+pub struct Peers {
+    core: Rc<Core>,
+    hosts: Rc<Hosts>,
+    wires: RefCell<Wires>,
+    /// This start is written down: others may hear of it.
+    is_listening: Cell<bool>,
+}
+
+/// How this node presents itself on all its connections.
+fn local(shared: &Shared, description: &Description) -> Local {
+    let (identity, layout) = (&shared.identity, &shared.layout);
+    let core_of = |shard| CoreId(u16::try_from(layout.core_of_shard(shard)).unwrap_or(u16::MAX));
+    let shards = (0..layout.cores()).flat_map(|core| layout.shards_of_core(core));
+    let storage = StorageId(identity.storage);
+    Local {
+        cluster: identity.cluster,
+        node: NodeId(identity.node),
+        // This start is counted before the first handshake.
+        epoch: Epoch {
+            incarnation: identity.incarnation,
+            starts: identity.starts + 1,
+            process: process_number(),
+        },
+        versions: Versions::SPOKEN,
+        limits: shared.limits,
+        founding: identity.founding(),
+        founders: identity.other_founders(),
+        cores: u16::try_from(layout.cores()).unwrap_or(u16::MAX),
+        shards: shards.map(|shard| ShardCore { storage, shard, core: core_of(shard) }).collect(),
+        secret: Some(description.description.secret.clone()),
+    }
+}
+
+impl Peers {
+    /// Those of a core that takes connections from this listener.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(
+        core: Rc<Core>,
+        hosts: Rc<Hosts>,
+        description: &Description,
+        listener: Listener,
+    ) -> io::Result<Self> {
+        let shared = &core.shared;
+        let others = description.description.nodes.iter().filter(|node| node.id != description.node.id);
+        let options = WireOptions {
+            local: local(shared, description),
+            core: CoreId(u16::try_from(core.index).unwrap_or(u16::MAX)),
+            peers: PeerOptions {
+                connections: shared.descriptors.peers_a_core,
+                seed: shared.started_ms ^ shared.identity.node.rotate_left(32) ^ (core.index as u64) << 17,
+                ..PeerOptions::default()
+            },
+            addresses: others.map(|node| (NodeId(node.id), node.peer)).collect(),
+            token: |conn| Event::Peer(conn.0).token(),
+        };
+        let wires = RefCell::new(Wires::new(options, listener)?);
+        Ok(Self { core, hosts, wires, is_listening: Cell::new(false) })
+    }
+
+    /// Begins to accept connections, and to send.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn listen(&self) -> io::Result<()> {
+        self.is_listening.set(true);
+        self.wires.borrow_mut().listen(&self.core.poller, Event::PeerListener.token())
+    }
+
+    /// Takes news of the listener.
+    pub fn notice_listener(&self) {
+        self.wires.borrow_mut().notice_listener();
+    }
+
+    /// Takes news of a connection.
+    pub fn notice(&self, conn: u64, ready: Ready) {
+        let now_ns = self.core.mono_ns();
+        self.hosts.want_publishing();
+        self.wires.borrow_mut().notice(ConnId(conn), ready, &self.core.poller, now_ns);
+    }
+
+    /// Takes in what has come, and hands it to the shards.
+    pub fn receive(&self, now: Now) {
+        if !self.is_listening.get() {
+            return;
+        }
+        let mut wires = self.wires.borrow_mut();
+        wires.turn(&self.core.poller, now.mono_ns);
+        let news = wires.take_news();
+        drop(wires);
+        news.into_iter().for_each(|news| self.take(news));
+    }
+
+    fn take(&self, news: News) {
+        let links = &self.hosts.links;
+        match news {
+            News::Message { node, partition, message } => {
+                self.hosts.take_peer_message(partition, StorageId(node.0), message);
+            }
+            News::Unreachable { partition, to } => self.hosts.report_unreachable(partition, to),
+            News::Moved { core, moved } => links.post(usize::from(core.0), Message::Peer(moved)),
+            News::Meet { node, incarnation } => match self.core.shared.meet(node, incarnation) {
+                Ok(kept) => self.wires.borrow_mut().met(node, kept),
+                // It is not heard until that can be kept, and tries again.
+                Err(error) => {
+                    tracing::error!("node {node} is not heard, since it cannot be remembered: {error}")
+                }
+            },
+            News::Seen { node, epoch } => {
+                let others = (0..links.cores()).filter(|core| *core != self.core.index);
+                others.for_each(|core| links.post(core, Message::PeerSeen { node, epoch }));
+            }
+        }
+    }
+
+    /// Takes a connection that another core has accepted.
+    pub fn adopt(&self, moved: Moved, now: Now) {
+        self.wires.borrow_mut().adopt(moved, &self.core.poller, now.mono_ns);
+        self.core.wake();
+    }
+
+    /// Another core has seen this process of a node.
+    pub fn seen(&self, node: NodeId, epoch: Epoch, now: Now) {
+        self.wires.borrow_mut().seen(node, epoch, &self.core.poller, now.mono_ns);
+    }
+
+    /// Sends what the shards have for peers: one frame a connection.
+    pub fn send(&self, messages: impl Iterator<Item = PeerMessage>, now: Now) {
+        if !self.is_listening.get() {
+            // Raft sends what matters again.
+            return messages.for_each(drop);
+        }
+        let mut wires = self.wires.borrow_mut();
+        for PeerMessage { partition, to: storage, message } in messages {
+            if let Some(to) = self.replica_of(partition, storage)
+                && let Err(error) = wires.queue(to, partition, message, now.mono_ns)
+            {
+                tracing::error!(partition = partition.0, %error, "a message of a group is dropped");
+            }
+        }
+        wires.flush(&self.core.poller, now.mono_ns);
+    }
+
+    /// Where a partition's replica on a storage is: all nodes have as many shards.
+    fn replica_of(&self, partition: PartitionId, storage: StorageId) -> Option<To> {
+        let shard = self.core.shared.layout.shard_of(partition)?;
+        Some(To { node: NodeId(storage.0), storage, shard })
+    }
+
+    /// Whether there is something to do at once.
+    pub fn has_more(&self) -> bool {
+        self.is_listening.get() && self.wires.borrow().has_more()
+    }
+
+    /// When there is something to do at the latest, on the monotonic clock.
+    pub fn next_ns(&self) -> Option<u64> {
+        if self.is_listening.get() { self.wires.borrow().next_ns() } else { None }
+    }
+
+    /// Publishes what has happened so far.
+    pub fn publish(&self) {
+        let wires = self.wires.borrow();
+        *lock(&self.core.facts().peers) = Some((wires.counters().clone(), wires.connections()));
+    }
+
+    /// Ends all connections.
+    pub fn close(&self) {
+        self.is_listening.set(false);
+        self.wires.borrow_mut().close();
+    }
+}
