@@ -66,6 +66,13 @@ pub(crate) struct ParkedRead {
     pub is_logged: bool,
 }
 
+impl ParkedRead {
+    /// One that has ridden in an entry.
+    pub const fn logged(ticket: Ticket, op: Box<[u8]>, deadline_ns: u64, until: Until) -> Self {
+        Self { ticket, op, deadline_ns, until, is_logged: true }
+    }
+}
+
 /// The reads of a replica, numbered in the order in which they came. Without heap memory until there is one.
 #[derive(Debug, Default)]
 pub(crate) struct ParkedReads(Option<Box<Parked>>);
@@ -237,15 +244,12 @@ impl ParkedReads {
         self.0.as_ref().is_some_and(|parked| parked.held.last().is_some_and(|logged| !logged.is_empty()))
     }
 
-    /// The oldest read.
-    pub fn first(&self) -> Option<&ParkedRead> {
-        self.0.as_ref().and_then(|parked| parked.reads.first_key_value()).map(|(_, read)| read)
-    }
-
     /// Takes the first read of the connection that has the oldest one. It is not tried any more.
-    pub fn pop(&mut self) -> Option<ParkedRead> {
+    /// `None`: that one's deadline is after this time.
+    pub fn pop_until(&mut self, until_ns: u64) -> Option<ParkedRead> {
         let parked = self.0.as_mut()?;
-        let conn = parked.reads.first_key_value()?.1.ticket.conn;
+        let (_, oldest) = parked.reads.first_key_value().filter(|(_, read)| read.deadline_ns <= until_ns)?;
+        let conn = oldest.ticket.conn;
         let number = *parked.conns.get(&conn)?.front()?;
         let read = parked.reads.remove(&number)?;
         if let Until::Brought(Wait::Number(wait)) = read.until {

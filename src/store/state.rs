@@ -16,7 +16,6 @@ use corduroy_wal::Lsn;
 use corduroy_wal::mix::IdHash;
 use hashbrown::HashMap;
 
-use super::disk::format::row_key;
 use super::disk::{DiskError, DiskLevel};
 use super::exec::{Exec, Run, Stop};
 use super::hash::HashSeed;
@@ -165,13 +164,6 @@ impl<L: DiskLevel> Store<L> {
     #[must_use]
     pub fn waits_for_flush(&self) -> bool {
         self.waits_for_flush && self.has_running_write()
-    }
-
-    /// Notes that a partition's keyspaces before this one may go from below.
-    pub(super) fn note_dead(&mut self, id: PartitionId, flush_version: u64) {
-        if flush_version > 0 {
-            self.upkeep.dead.push((row_key(id, 0, 0, b""), row_key(id, flush_version, 0, b"")));
-        }
     }
 
     /// Looks for a key in memory.

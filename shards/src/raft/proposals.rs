@@ -257,12 +257,6 @@ impl Proposals {
         self.rows.front()
     }
 
-    /// The newest row whose entry is in the log.
-    #[must_use]
-    pub fn last(&self) -> Option<&Row> {
-        self.rows.back()
-    }
-
     /// All rows: those whose entries are in the log, oldest first, and those that wait aside.
     pub fn iter(&self) -> impl Iterator<Item = &Row> {
         self.rows.iter().chain(self.replaced.iter().flat_map(|replaced| &replaced.0))

@@ -250,9 +250,7 @@ impl<M: StateMachine> Applying<'_, M> {
         slot.conns.sub(ticket.conn);
         self.budget.spend(op.len());
         self.counters.reads_parked += 1;
-        let deadline_ns = row.deadline_ns;
-        let read = ParkedRead { ticket, op, deadline_ns, until: Until::Due, is_logged: true };
-        slot.parked.push_from(row.lsn, read);
+        slot.parked.push_from(row.lsn, ParkedRead::logged(ticket, op, row.deadline_ns, Until::Due));
         true
     }
 
@@ -354,9 +352,7 @@ impl<M: StateMachine> Applying<'_, M> {
     /// Refuses the parked reads whose deadline is not after this time. Returns whether there are any.
     pub fn refuse_parked(&mut self, slot: &mut Slot, why: &Rejection, until_ns: u64) -> bool {
         let before = slot.parked.len();
-        while slot.parked.first().is_some_and(|read| read.deadline_ns <= until_ns)
-            && let Some(read) = slot.parked.pop()
-        {
+        while let Some(read) = slot.parked.pop_until(until_ns) {
             if let Until::Brought(Wait::Number(number)) = read.until {
                 self.machine.abandon(number);
             }
@@ -429,14 +425,12 @@ impl<M: StateMachine> Applying<'_, M> {
             Ok(_) => Until::Due,
             Err(until) => until,
         };
-        let read = ParkedRead { ticket, op: op.into(), deadline_ns, until, is_logged: true };
-        slot.parked.push_from(lsn, read);
+        slot.parked.push_from(lsn, ParkedRead::logged(ticket, op.into(), deadline_ns, until));
         self.counters.reads_parked += 1;
         false
     }
 
-    /// Tries a read of the applied state as it is, if the replica has caught up. What would be answered otherwise by the clock
-    /// than by the log, as what has expired since, waits for its time to be logged.
+    /// Tries a read of the applied state, if the replica has caught up. What has expired since, by the clock, is logged first.
     fn read_applied(&mut self, slot: &mut Slot, op: &[u8], is_logged: bool) -> Tried<M::Outcome> {
         if !slot.replica.answers_parked() {
             return Err(Until::Due);

@@ -164,7 +164,7 @@ impl Slot {
 
     /// Parks a read that comes behind all that its connection has under way.
     pub fn park(&mut self, ticket: Ticket, op: &[u8], deadline_ns: u64) {
-        let own = self.rows.last().filter(|_| self.conns.may_hold(ticket.conn)).map(|row| row.lsn);
+        let own = self.rows.back_mut().filter(|_| self.conns.may_hold(ticket.conn)).map(|row| row.lsn);
         self.parked.park(&mut self.replica, own, (ticket, op, deadline_ns));
     }
 

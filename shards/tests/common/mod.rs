@@ -1,6 +1,7 @@
 //! A small key-value state machine and a world of one shard around it: a disk that can crash, a clock, jobs.
 #![allow(dead_code, unused_imports, reason = "each test file uses its part")]
 
+mod answers;
 mod open;
 mod saved;
 
@@ -58,19 +59,6 @@ pub struct Kv {
 }
 
 impl Kv {
-    /// What a read is answered with whose key is there.
-    fn answer(&self, partition: PartitionId, words: &[&str], now_ms: u64) -> String {
-        let part = self.parts.get(&partition.0);
-        match words {
-            ["get", key] if expiry(key).is_some_and(|at_ms| at_ms <= now_ms) => "nil".to_owned(),
-            ["get", key] => {
-                part.and_then(|part| part.data.get(*key)).cloned().unwrap_or_else(|| "nil".to_owned())
-            }
-            ["clock", ..] => now_ms.to_string(),
-            _ => format!("ERR {}", words.join(" ")),
-        }
-    }
-
     /// What a step has to wait for that needs this key.
     fn wait_for(&mut self, partition: PartitionId, key: &str) -> Option<Wait> {
         if !key.starts_with("cold") || self.warm.contains(key) {
@@ -87,11 +75,6 @@ impl Kv {
         steps.push((partition, self.last_wait));
         Some(Wait::Number(self.last_wait))
     }
-}
-
-/// When a key expires, if its name says so.
-fn expiry(key: &str) -> Option<u64> {
-    key.strip_prefix("until").and_then(|at_ms| at_ms.parse().ok())
 }
 
 fn words(op: &[u8]) -> Vec<&str> {
@@ -151,12 +134,7 @@ impl StateMachine for Kv {
     }
 
     fn rests_on_clock(&self, partition: PartitionId, op: &[u8], now_ms: u64) -> bool {
-        let stamp_ms = self.parts.get(&partition.0).map_or(0, |part| part.stamp_ms);
-        match words(op).as_slice() {
-            ["clock", ..] => now_ms > stamp_ms,
-            ["get", key] => expiry(key).is_some_and(|at_ms| stamp_ms < at_ms && at_ms <= now_ms),
-            _ => false,
-        }
+        self.rests(partition, &words(op), now_ms)
     }
 
     fn look<T>(

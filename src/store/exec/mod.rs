@@ -3,7 +3,6 @@
 //! Rule: an op looks up all it needs before it changes anything. What is not in memory is noted as wanted and ends
 //! the op with [`Stop::Blocked`], so the same op can be run again when it has been loaded.
 
-mod clock;
 mod dispatch;
 pub(in crate::store) mod lcs;
 pub(in crate::store) mod listing;

@@ -397,6 +397,16 @@ impl<L: DiskLevel> Store<L> {
         partition.touch(&mut self.touched);
     }
 
+    /// Notes that a partition's keyspaces before this one may go from below.
+    pub(in crate::store) fn note_dead(&mut self, id: PartitionId, flush_version: u64) {
+        if flush_version > 0 {
+            self.upkeep.dead.push((
+                crate::store::disk::format::row_key(id, 0, 0, b""),
+                crate::store::disk::format::row_key(id, flush_version, 0, b""),
+            ));
+        }
+    }
+
     /// When a partition wants an entry; the shard takes it, so it is not announced again.
     pub(in crate::store) fn take_alarm(&mut self, id: PartitionId) -> Option<u64> {
         let partition = self.partitions.get_mut(&id)?;

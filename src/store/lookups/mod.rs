@@ -8,6 +8,7 @@
 pub(in crate::store) mod asked;
 pub(in crate::store) mod at_hand;
 pub(in crate::store) mod blocked;
+pub(in crate::store) mod clock;
 pub(in crate::store) mod loads;
 pub(in crate::store) mod pages;
 pub(in crate::store) mod pins;

@@ -5,11 +5,11 @@
 
 use corduroy_shards::PartitionId;
 
-use crate::store::Store;
 use crate::store::disk::DiskLevel;
 use crate::store::memory::partition::{Found, Partition};
 use crate::store::memory::row::NO_EXPIRY;
 use crate::store::op::Op;
+use crate::store::state::Store;
 
 impl<L: DiskLevel> Store<L> {
     /// Whether a read may be answered otherwise at `now_ms` than at the highest stamp applied.
