@@ -1,4 +1,4 @@
-//! How a cluster was founded: what all its nodes have to have been told alike, or they would count majorities and look for keys
+//! How a cluster was founded: what all its nodes are formatted with alike, or they would count majorities and look for keys
 //! differently.
 
 use std::fmt;
@@ -10,7 +10,7 @@ use crate::ids::NodeId;
 /// What the digest of founders begins with.
 const LABEL: &[u8] = b"corduroy founders";
 
-/// The founders, as a digest, and the numbers that place keys. Equal on all nodes of a cluster.
+/// The founders, as a digest, and the numbers by which keys are distributed. Equal on all nodes of a cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Founding {
     /// Of the nodes that founded the cluster, in the order of their member ids.

@@ -88,7 +88,7 @@ pub enum Refusal {
     OtherSecret,
     /// Entries that one side takes may be too long for the other.
     #[error(
-        "the peer's replicas take {theirs}, and this node's {ours}; all nodes of a cluster take the same: the one that was formatted with other settings may be formatted again with those of the others if it never served; if it did, it cannot come back under its id: add another node in its place"
+        "the peer's replicas take {theirs}, and this node's {ours}; all nodes of a cluster take the same: the one that was formatted with other settings may be formatted again with those of the others if it never served; if it did, it cannot come back under its id: add another node instead"
     )]
     Limits {
         /// This node's.
@@ -132,7 +132,7 @@ pub enum Refusal {
     },
     /// A founder comes with another data folder than the one that it had.
     #[error(
-        "node {node} comes as incarnation {found}, and was incarnation {known}: its data folder was lost and formatted anew, and the node does not know any more what it has acknowledged and whom it has voted for. It cannot come back under this id: stop it; restore its data folder, or add another node in its place"
+        "node {node} comes as incarnation {found}, and was incarnation {known}: its data folder was lost and formatted anew, and the node does not know any more what it has acknowledged and whom it has voted for. It cannot come back under this id: stop it; restore its data folder, or add another node instead"
     )]
     FormattedAnew {
         /// The founder.
@@ -212,7 +212,7 @@ pub enum RefusalKind {
     FirstContact = 14,
     /// [`Refusal::FormattedAnew`].
     #[error(
-        "this node was known with another data folder: the one that it has was formatted anew, and does not hold what the node has acknowledged; it cannot come back under this id: restore its data folder, or add another node in its place"
+        "this node was known with another data folder: the one that it has was formatted anew, and does not hold what the node has acknowledged; it cannot come back under this id: restore its data folder, or add another node instead"
     )]
     FormattedAnew = 15,
 }

@@ -1,4 +1,4 @@
-//! Which process this is: a number that no other has, so that peers can tell two that run on copies of one folder.
+//! Which process this is: a number that no other has, by which peers distinguish two that run on copies of one folder.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::OnceLock;

@@ -38,7 +38,7 @@ pub(super) fn of_cluster(config: &Config) -> Result<Identity, IdentityError> {
     let witnesses = witnesses(folder)?;
     let (Some(founded), Some((first, others))) = (founded(folder)?, witnesses.split_first()) else {
         let why = "no folder of a shard says whose it is and how its cluster was founded; restore the data folder from a backup, \
-                   or add another node in its place";
+                   or add another node instead";
         return Err(contradiction(why.to_owned()));
     };
     let found = of_witnesses(folder, first, others)?;
