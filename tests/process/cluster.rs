@@ -412,3 +412,40 @@ fn a_description_with_problems_lists_them_all() {
         assert!(stderr.contains(needle), "{needle} in {stderr}");
     }
 }
+
+/// The third node is behind, the second has lost its disk and was formatted anew, and the first is down: the vote of the second
+/// would make a leader of one that lacks what was acknowledged.
+#[test]
+fn a_node_that_was_formatted_anew_votes_for_nobody() {
+    let mut cluster = Cluster::started(3);
+    // Whoever has applied something has met all founders.
+    cluster.await_level();
+    let leader = cluster.leader();
+    let followers = cluster.followers();
+    let (lost, behind) = (followers[0], followers[1]);
+    cluster.kill_9(behind);
+    for n in 1..=100 {
+        cluster.ask(leader, &["SET", &format!("entry:{n}"), &n.to_string()]).expect("two of three are there");
+    }
+    cluster.kill_9(leader);
+    cluster.kill_9(lost);
+    fs::remove_dir_all(&cluster.node(lost).folder).expect("removed");
+    cluster.format(lost);
+    cluster.start(lost);
+    cluster.start(behind);
+    cluster.await_log(behind, "cannot come back under this id");
+    let begun = Instant::now();
+    while begun.elapsed() < 2 * ELECTION {
+        for id in [lost, behind] {
+            assert!(cluster.ask(id, &["SET", "foo", "bar"]).is_err(), "node {id} acknowledges");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // With the first there are two who know everything that was acknowledged.
+    cluster.start(leader);
+    let again = cluster.leader();
+    assert_ne!(again, lost);
+    for n in 1..=100 {
+        assert_eq!(cluster.ask(again, &["GET", &format!("entry:{n}")]), Ok(bulk(&n.to_string())));
+    }
+}
