@@ -39,12 +39,14 @@ peers=$work/peers.toml
 {
     echo 'cluster = "00000000000000000000000000c0ffee"'
     echo 'secret = "a secret of this benchmark"'
+    echo 'partitions = 1'
+    echo 'shards = 1'
     for id in 1 2 3; do
         printf '[[nodes]]\nid = %s\npeer = "127.0.0.1:%s"\nclient = "127.0.0.1:%s"\n' "$id" $((port + 10 + id)) $((port + id))
     done
 } >"$peers"
 for id in 1 2 3; do
-    member=(--peers "$peers" --node-id "$id" --data-dir "$work/node$id" --cores "$(((id - 1) % $(nproc)))" --shards 1)
+    member=(--peers "$peers" --node-id "$id" --data-dir "$work/node$id" --cores "$(((id - 1) % $(nproc)))")
     "$corduroy" format "${member[@]}" >>"$work/node$id.log" 2>&1
     start "node$id" $((port + id)) "$all_cpus" "$corduroy" serve "${member[@]}" --listen "127.0.0.1:$((port + id))"
 done
@@ -92,15 +94,21 @@ cpu() {
     echo "$sum"
 }
 
-# redis_cell NAME PORT TEST PIPE CLIENTS: rate, p50 and p99 in ms.
+# redis_cell NAME TEST PIPE CLIENTS: rate, p50 and p99 in ms; and the processor time of a request in us, here and on the other nodes.
 redis_cell() {
-    local rate count
-    count=$((5000 * $5 * $4 / 10 + 2000))
+    local name=$1 test=$2 pipe=$3 clients=$4 others=() rate count here all
+    [ "$name" = alone ] || others=(node1 node2 node3)
+    bench() {
+        redis-benchmark -p "${port_of[$name]}" -t "$test" -d 64 -r 100000 -n "$1" -c "$clients" -P "$pipe" --csv 2>/dev/null | tail -n 1
+    }
     # As many as take about the wanted time.
-    rate=$(redis-benchmark -p "$2" -t "$3" -d 64 -r 100000 -n "$count" -c "$5" -P "$4" --csv 2>/dev/null | tail -n 1 | cut -d'"' -f4)
-    count=$(awk "BEGIN { printf \"%d\", ($rate * $seconds < 1000) ? 1000 : $rate * $seconds }")
-    redis-benchmark -p "$2" -t "$3" -d 64 -r 100000 -n "$count" -c "$5" -P "$4" --csv 2>/dev/null | tail -n 1 |
-        awk -F'","|"' '$3 + 0 <= 0 { print "no figure: " $0 > "/dev/stderr"; exit 1 } { print $3, $6, $8 }'
+    rate=$(bench $((500 * clients * pipe + 1000)) | cut -d'"' -f4)
+    count=$(awk "BEGIN { n = $rate * $seconds; printf \"%d\", n < 1000 ? 1000 : n }")
+    here=$(cpu "$name") all=$(cpu "${others[@]}")
+    bench "$count" | awk -F'","|"' '
+        $3 + 0 <= 0 { print "no figure: " $0 > "/dev/stderr"; exit 1 } { printf "%s %s %s ", $3, $6, $8 }'
+    here=$(($(cpu "$name") - here)) all=$(($(cpu "${others[@]}") - all))
+    awk "BEGIN { us = 1e6 / $(getconf CLK_TCK) / $count; printf \"%.2f %.2f\\n\", $here * us, ($all ? $all - $here : 0) / 2 * us }"
 }
 
 # etcd_cell CLIENTS FLAGS...: the same of etcd, with the number of connections that is best for it.
@@ -123,14 +131,8 @@ for run in $(seq "$runs"); do
             progress "run $run of $runs: $test -P $pipe -c $clients, $system"
             wait_idle
             case $system in
-            three)
-                lead=$(leader)
-                before=$(cpu node1 node2 node3) before_lead=$(cpu "$lead")
-                line=$(redis_cell "$lead" "${port_of[$lead]}" "$test" "$pipe" "$clients")
-                after=$(cpu node1 node2 node3) after_lead=$(cpu "$lead")
-                echo "cpu/$cell $run $((after_lead - before_lead)) $((after - before - after_lead + before_lead))" >>"$work/cpu"
-                ;;
-            alone) line=$(redis_cell alone "${port_of[alone]}" "$test" "$pipe" "$clients") ;;
+            three) line=$(redis_cell "$(leader)" "$test" "$pipe" "$clients") ;;
+            alone) line=$(redis_cell alone "$test" "$pipe" "$clients") ;;
             etcd)
                 [ "$pipe" = 1 ] || continue # its clients do not pipeline
                 flags=(); [ "$test" = set ] || flags=(-get)
@@ -148,25 +150,32 @@ table() {
     cat <<HEAD
 - $(etcd --version | head -n 1); three nodes each, all on this machine, which they share with the load; values of 64 bytes, $seconds s a cell; median of $runs runs
 - of etcd: the rate divided by etcd's at as many clients (for pipelines of 16: by its rate without); of one: by that of one node alone
+- CPU: processor time of a request, in us: of the node that is alone; of the leader, and of each follower
 
-| | -P | clients | etcd x 3 | p50 / p99 ms | one node alone | p50 / p99 ms | Corduroy x 3 | p50 / p99 ms | of etcd | of one |
-|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
+| | -P | clients | etcd x 3 | p50 / p99 ms | one node alone | p50 / p99 ms | Corduroy x 3 | p50 / p99 ms | of etcd | of one | CPU alone | leader | follower |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
 HEAD
     awk -v cells="$cells" "$awk_median"'
-    { key = $1 SUBSEP $2; rate[key] = rate[key] " " $3; p50[key] = p50[key] " " $4; p99[key] = p99[key] " " $5 }
-    function cell(system, name,   mid) {
-        if (!((system, name) in rate)) return "- | -"
-        mid = median(rate[system, name])
-        return sprintf("%s ± %.0f%% | %.2f / %.2f", short(mid), spread(mid), median(p50[system, name]), median(p99[system, name]))
+    {
+        key = $1 SUBSEP $2
+        for (i = 3; i <= 7; i++) all[key, i] = all[key, i] " " $i
+    }
+    function of(who, name, field) { return median(all[who, name, field]) }
+    function cell(who, name,   mid) {
+        if (!((who, name, 3) in all)) return "- | -"
+        mid = of(who, name, 3)
+        return sprintf("%s ± %.0f%% | %.2f / %.2f", short(mid), spread(mid), of(who, name, 4), of(who, name, 5))
     }
     END {
         n = split(cells, list, " ")
         for (i = 1; i <= n; i++) {
-            split(list[i], part, "/")
+            name = list[i]
+            split(name, part, "/")
             peer = part[1] "/1/" part[3]
-            three = median(rate["three", list[i]]); etcd = median(rate["etcd", peer]); alone = median(rate["alone", list[i]])
-            printf "| %s | %s | %s | %s | %s | %s | **%.1f** | %.2f |\n", toupper(part[1]), part[2], part[3], \
-                cell("etcd", list[i]), cell("alone", list[i]), cell("three", list[i]), three / etcd, three / alone
+            three = of("three", name, 3)
+            printf "| %s | %s | %s | %s | %s | %s | **%.1f** | %.2f | %.1f | %.1f | %.1f |\n", toupper(part[1]), part[2], part[3], \
+                cell("etcd", name), cell("alone", name), cell("three", name), three / of("etcd", peer, 3), three / of("alone", name, 3), \
+                of("alone", name, 6), of("three", name, 6), of("three", name, 7)
         }
     }' "$work/cells"
 }
