@@ -7,14 +7,16 @@ mod common;
 use std::rc::Rc;
 
 use common::{Kv, Saved};
-use corduroy_shards::image::transfer::ImageId;
+use corduroy_shards::ids::NodeId;
+use corduroy_shards::image::transfer::{ImageId, Process};
 use corduroy_shards::image::{Bytes, Header, ImageAsk, ImageEvent, InstallError};
 use corduroy_shards::sim::{Knobs, PlainSubject, Subject};
 use corduroy_shards::{Applied, PartitionId, ShardId, StateMachine, Step};
 use corduroy_wal::{Lsn, Term};
 
 const P: PartitionId = PartitionId(3);
-const ID: ImageId = ImageId { incarnation: 1, number: 2 };
+const PROCESS: Process = Process { node: NodeId(1), incarnation: 1, starts: 1 };
+const ID: ImageId = ImageId { process: PROCESS, number: 2 };
 
 /// Runs jobs until none is left, and takes the one answer.
 fn answer<M: StateMachine>(machine: &mut M) -> ImageEvent {

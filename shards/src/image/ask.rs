@@ -140,6 +140,12 @@ pub enum InstallError {
         /// The last entry that it has applied.
         applied: Lsn,
     },
+    /// The disk has no room for it.
+    #[error("there is no room for the image: {why}")]
+    NoRoom {
+        /// What it takes, and what there is.
+        why: String,
+    },
     /// There is none, or it could not be stored.
     #[error("the image could not be stored: {why}")]
     NotStored {
@@ -148,13 +154,31 @@ pub enum InstallError {
     },
 }
 
+impl Damage {
+    /// What the sender gets as its answer.
+    #[must_use]
+    pub const fn ended(&self) -> Ended {
+        match self {
+            Self::TooNew { .. } => Ended::TooNew,
+            Self::NoChunk
+            | Self::Checksum { .. }
+            | Self::Contradiction { .. }
+            | Self::OutOfOrder { .. }
+            | Self::Mixed { .. }
+            | Self::Item { .. } => Ended::Damaged,
+        }
+    }
+}
+
 impl InstallError {
     /// What the sender gets as its answer.
     #[must_use]
     pub const fn ended(&self) -> Ended {
         match self {
-            Self::Damaged(_) | Self::Another { .. } => Ended::Damaged,
+            Self::Damaged(damage) => damage.ended(),
+            Self::Another { .. } => Ended::Damaged,
             Self::NotNewer { .. } => Ended::NotNeeded,
+            Self::NoRoom { .. } => Ended::NoRoom,
             Self::NotStored { .. } => Ended::Failed,
         }
     }

@@ -4,8 +4,8 @@ use corduroy_wal::fields::Fields;
 
 use super::Damage;
 
-/// The version that is written.
-pub(super) const VERSION: u8 = 1;
+/// The version of the format that is written, and the latest that is read.
+pub const VERSION: u8 = 1;
 const MAGIC: u32 = 0xC0D5_1A01;
 /// Bytes before those of a chunk's content.
 pub(super) const HEAD_BYTES: usize = 4 + 4 + 4 + 3 * 4;

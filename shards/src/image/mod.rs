@@ -37,7 +37,7 @@ use corduroy_wal::{Lsn, Term};
 use crate::ids::{KeyspaceId, PartitionId};
 
 pub use bytes::Bytes;
-pub use chunk::{CHUNK_BYTES_MAX, CONTENT_BYTES_MAX, ChunkFacts, look};
+pub use chunk::{CHUNK_BYTES_MAX, CONTENT_BYTES_MAX, ChunkFacts, VERSION, look};
 
 pub use ask::{ImageAsk, ImageEvent, InstallError};
 pub use read::Reader;

@@ -3,12 +3,13 @@
 //! Invariant: each has one form as bytes; all other bytes are none, and never a panic.
 //!
 //! ```text
-//! to the receiver   image: incarnation u64, number u64 | 1 offer: LSN u64 | its term u64
-//!                                                      | 2 chunk: the bytes of a chunk, to the end
-//!                                                      | 3 withdrawn
-//! to the sender     image: incarnation u64, number u64 | incarnation of the receiver u64
-//!                                                      | 1 wants: number of a chunk u32
-//!                                                      | 2 ended: how u8
+//! process           node u64 | incarnation u64 | starts u64
+//! image             the process that made it | number u64
+//! to the receiver   image | 1 offer: LSN u64 | its term u64 | version of its format u8 | bytes u64
+//!                         | 2 chunk: the bytes of a chunk, to the end
+//!                         | 3 withdrawn
+//! to the sender     image | the receiver's process | 1 wants: number of a chunk u32
+//!                                                  | 2 ended: how u8
 //!                                                                                                 all little-endian
 //! ```
 
@@ -17,15 +18,40 @@ use corduroy_wal::fields::Fields;
 use corduroy_wal::{Lsn, Term};
 
 use super::CHUNK_BYTES_MAX;
+use crate::ids::NodeId;
 
-/// Names an image for as long as there is any message about it: the incarnation of the process that made it, and a number
-/// that this one never uses again.
+/// A process of a node. Its incarnation alone does not name it: that stays over restarts, and two nodes may have
+/// the same.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Process {
+    /// The node.
+    pub node: NodeId,
+    /// The node's incarnation.
+    pub incarnation: u64,
+    /// How often the node has started in it.
+    pub starts: u64,
+}
+
+/// Names an image for as long as there is any message about it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ImageId {
-    /// Of the process that made it.
-    pub incarnation: u64,
-    /// In that process.
+    /// What made it.
+    pub process: Process,
+    /// Never used again by that process.
     pub number: u64,
+}
+
+/// What a receiver has to know of an image before it takes any of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// The last entry that it includes.
+    pub lsn: Lsn,
+    /// Its term.
+    pub term: Term,
+    /// The version of its format.
+    pub version: u8,
+    /// About how many bytes its chunks have together; 0: the sender does not know.
+    pub bytes: u64,
 }
 
 /// What the sender of an image sends.
@@ -41,12 +67,7 @@ pub struct ToReceiver {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Part {
     /// There is one.
-    Offer {
-        /// The last entry that it includes.
-        lsn: Lsn,
-        /// Its term.
-        term: Term,
-    },
+    Offer(Offer),
     /// A chunk of it.
     Chunk(Bytes),
     /// There is no more of it.
@@ -58,8 +79,8 @@ pub enum Part {
 pub struct ToSender {
     /// The image.
     pub image: ImageId,
-    /// The receiver's incarnation: what another one has taken in is lost.
-    pub receiver: u64,
+    /// What answers: what an earlier process of its node has taken in is lost.
+    pub receiver: Process,
     /// What of it.
     pub answer: Answer,
 }
@@ -94,11 +115,15 @@ pub enum Ended {
     Busy = 6,
     /// It could not be stored.
     Failed = 7,
+    /// Its format is of a later release than the receiver.
+    TooNew = 8,
+    /// The receiver's disk has no room for it.
+    NoRoom = 9,
 }
 
 impl Ended {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Installed,
         Self::NotNeeded,
         Self::TooOld,
@@ -106,6 +131,8 @@ impl Ended {
         Self::Unknown,
         Self::Busy,
         Self::Failed,
+        Self::TooNew,
+        Self::NoRoom,
     ];
 }
 
@@ -116,15 +143,43 @@ const WANTS: u8 = 1;
 const ENDED: u8 = 2;
 
 /// The longest of them, as bytes.
-pub const TRANSFER_BYTES_MAX: usize = 2 * 8 + 1 + CHUNK_BYTES_MAX;
+pub const TRANSFER_BYTES_MAX: usize = IMAGE_BYTES + 1 + CHUNK_BYTES_MAX;
+const PROCESS_BYTES: usize = 3 * 8;
+const IMAGE_BYTES: usize = PROCESS_BYTES + 8;
 
-impl ImageId {
+impl Process {
     fn encode(self, out: &mut Vec<u8>) {
-        out.extend_from_slice([self.incarnation, self.number].map(u64::to_le_bytes).as_flattened());
+        let Self { node, incarnation, starts } = self;
+        out.extend_from_slice([node.0, incarnation, starts].map(u64::to_le_bytes).as_flattened());
     }
 
     fn decode(fields: &mut Fields<'_>) -> Option<Self> {
-        Some(Self { incarnation: fields.u64()?, number: fields.u64()? })
+        Some(Self { node: NodeId(fields.u64()?), incarnation: fields.u64()?, starts: fields.u64()? })
+    }
+}
+
+impl ImageId {
+    fn encode(self, out: &mut Vec<u8>) {
+        self.process.encode(out);
+        out.extend_from_slice(&self.number.to_le_bytes());
+    }
+
+    fn decode(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self { process: Process::decode(fields)?, number: fields.u64()? })
+    }
+}
+
+impl Offer {
+    fn encode(self, out: &mut Vec<u8>) {
+        let Self { lsn, term, version, bytes } = self;
+        out.extend_from_slice([lsn.0, term.0].map(u64::to_le_bytes).as_flattened());
+        out.push(version);
+        out.extend_from_slice(&bytes.to_le_bytes());
+    }
+
+    fn decode(fields: &mut Fields<'_>) -> Option<Self> {
+        let (lsn, term) = (Lsn(fields.u64()?), Term(fields.u64()?));
+        Some(Self { lsn, term, version: fields.byte()?, bytes: fields.u64()? })
     }
 }
 
@@ -132,12 +187,12 @@ impl ToReceiver {
     /// Its bytes.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut out = Vec::with_capacity(2 * 8 + 1 + 2 * 8);
+        let mut out = Vec::with_capacity(IMAGE_BYTES + 1 + 3 * 8 + 1);
         self.image.encode(&mut out);
         match &self.part {
-            Part::Offer { lsn, term } => {
+            Part::Offer(offer) => {
                 out.push(OFFER);
-                out.extend_from_slice([lsn.0, term.0].map(u64::to_le_bytes).as_flattened());
+                offer.encode(&mut out);
             }
             Part::Chunk(chunk) => {
                 out.push(CHUNK);
@@ -154,7 +209,7 @@ impl ToReceiver {
         let mut fields = Fields::new(bytes);
         let image = ImageId::decode(&mut fields)?;
         let part = match fields.byte()? {
-            OFFER => Part::Offer { lsn: Lsn(fields.u64()?), term: Term(fields.u64()?) },
+            OFFER => Part::Offer(Offer::decode(&mut fields)?),
             CHUNK => {
                 let chunk = std::mem::take(&mut fields.rest);
                 (chunk.len() <= CHUNK_BYTES_MAX).then(|| Part::Chunk(bytes.slice_ref(chunk)))?
@@ -170,9 +225,9 @@ impl ToSender {
     /// Its bytes.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut out = Vec::with_capacity(3 * 8 + 1 + 4);
+        let mut out = Vec::with_capacity(IMAGE_BYTES + PROCESS_BYTES + 1 + 4);
         self.image.encode(&mut out);
-        out.extend_from_slice(&self.receiver.to_le_bytes());
+        self.receiver.encode(&mut out);
         match self.answer {
             Answer::Wants { chunk } => {
                 out.push(WANTS);
@@ -187,7 +242,7 @@ impl ToSender {
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut fields = Fields::new(bytes);
-        let (image, receiver) = (ImageId::decode(&mut fields)?, fields.u64()?);
+        let (image, receiver) = (ImageId::decode(&mut fields)?, Process::decode(&mut fields)?);
         let answer = match fields.byte()? {
             WANTS => Answer::Wants { chunk: fields.u32()? },
             ENDED => {
@@ -204,15 +259,21 @@ impl ToSender {
 mod tests {
     use super::*;
 
+    fn process(node: u64) -> Process {
+        Process { node: NodeId(node), incarnation: 0x0102, starts: 6 }
+    }
+
     /// Bytes that were written out by hand from the drawing.
     #[test]
     fn these_are_their_bytes() {
-        let image = ImageId { incarnation: 0x0102, number: 3 };
-        let id = [2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
+        let image = ImageId { process: process(8), number: 3 };
+        let long = |byte: u8| [byte, 0, 0, 0, 0, 0, 0, 0];
+        let starts = [[2, 1, 0, 0, 0, 0, 0, 0], long(6)].concat();
+        let id = [&long(8)[..], &starts, &long(3)].concat();
         let parts = [
             (
-                Part::Offer { lsn: Lsn(9), term: Term(5) },
-                [&[1][..], &[9, 0, 0, 0, 0, 0, 0, 0], &[5, 0, 0, 0, 0, 0, 0, 0]].concat(),
+                Part::Offer(Offer { lsn: Lsn(9), term: Term(5), version: 1, bytes: 7 }),
+                [&[1][..], &long(9), &long(5), &[1], &long(7)].concat(),
             ),
             (Part::Chunk(Bytes::from_static(b"chunk")), b"\x02chunk".to_vec()),
             (Part::Withdrawn, vec![3]),
@@ -226,39 +287,40 @@ mod tests {
         let endings = Ended::ALL.map(|ended| (Answer::Ended(ended), vec![2, ended as u8]));
         let wants = (Answer::Wants { chunk: 0x0405 }, vec![1, 5, 4, 0, 0]);
         for (answer, bytes) in endings.into_iter().chain([wants]) {
-            let message = ToSender { image, receiver: 7, answer };
-            let bytes = [&id[..], &[7, 0, 0, 0, 0, 0, 0, 0], &bytes].concat();
+            let message = ToSender { image, receiver: process(7), answer };
+            let bytes = [&id[..], &long(7), &starts, &bytes].concat();
             assert_eq!(message.encode(), bytes);
             assert_eq!(ToSender::decode(&bytes), Some(message));
         }
         let codes: Vec<u8> = Ended::ALL.into_iter().map(|ended| ended as u8).collect();
-        assert_eq!(codes, [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(codes, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     }
 
     #[test]
     fn other_bytes_are_none() {
-        let image = ImageId { incarnation: 1, number: 2 };
-        let offer = ToReceiver { image, part: Part::Offer { lsn: Lsn(9), term: Term(5) } }.encode();
+        let image = ImageId { process: process(1), number: 2 };
+        let offer = Offer { lsn: Lsn(9), term: Term(5), version: 1, bytes: 7 };
+        let offer = ToReceiver { image, part: Part::Offer(offer) }.encode();
         let withdrawn = ToReceiver { image, part: Part::Withdrawn }.encode();
         for message in [&offer, &withdrawn] {
             assert!((0..message.len()).all(|length| ToReceiver::decode(&message.slice(..length)).is_none()));
             let longer = Bytes::from([&message[..], &[0]].concat());
             assert_eq!(ToReceiver::decode(&longer), None);
         }
-        let too_long = Bytes::from([&withdrawn[..16], &[2], &vec![0; CHUNK_BYTES_MAX + 1]].concat());
+        let too_long = Bytes::from([&withdrawn[..IMAGE_BYTES], &[2], &vec![0; CHUNK_BYTES_MAX + 1]].concat());
         assert_eq!(ToReceiver::decode(&too_long), None);
         assert!(
             too_long.len() > TRANSFER_BYTES_MAX
                 && ToReceiver::decode(&too_long.slice(..TRANSFER_BYTES_MAX)).is_some()
         );
         for answer in [Answer::Wants { chunk: 1 }, Answer::Ended(Ended::Busy)] {
-            let message = ToSender { image, receiver: 7, answer }.encode();
+            let message = ToSender { image, receiver: process(7), answer }.encode();
             assert!((0..message.len()).all(|length| ToSender::decode(&message[..length]).is_none()));
             assert_eq!(ToSender::decode(&[&message[..], &[0]].concat()), None);
         }
         let mut unknown =
-            ToSender { image, receiver: 7, answer: Answer::Ended(Ended::Busy) }.encode().to_vec();
-        *unknown.last_mut().expect("a code") = 8;
+            ToSender { image, receiver: process(7), answer: Answer::Ended(Ended::Busy) }.encode().to_vec();
+        *unknown.last_mut().expect("a code") = 10;
         assert_eq!(ToSender::decode(&unknown), None);
     }
 }

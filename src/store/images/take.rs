@@ -125,7 +125,7 @@ impl Staged {
         match disk.ingest_each(bytes, false, &mut rows) {
             Ok(()) => {}
             Err(why @ IngestError::NoRoom { .. }) => {
-                return Err(InstallError::NotStored { why: why.to_string() });
+                return Err(InstallError::NoRoom { why: why.to_string() });
             }
             Err(IngestError::Failed(why)) => return Err(not_stored(&why)),
         }

@@ -113,14 +113,18 @@ fn messages_of_version_1() {
 /// Those of images, of which messages-1.txt has none.
 fn image_messages() -> Vec<(&'static str, Message)> {
     let of = |kind, term| of(kind, (3, 0x0405), term);
-    let id = ImageId { incarnation: 0x1122, number: 3 };
+    let process = |node, starts| Process { node: NodeId(node), incarnation: 0x1122, starts };
+    let id = ImageId { process: process(0x5566, 4), number: 3 };
     let image = |part| Message { context: ToReceiver { image: id, part }.encode(), ..of(Kind::Image, 9) };
     let answer = |answer| {
-        let context = ToSender { image: id, receiver: 0x3344, answer }.encode();
+        let context = ToSender { image: id, receiver: process(0x3344, 2), answer }.encode();
         Message { context, ..of(Kind::ImageResponse, 9) }
     };
     vec![
-        ("image-offer", image(Part::Offer { lsn: Lsn(0x0708), term: Term(6) })),
+        (
+            "image-offer",
+            image(Part::Offer(Offer { lsn: Lsn(0x0708), term: Term(6), version: 1, bytes: 0x090a })),
+        ),
         ("image-chunk", image(Part::Chunk(Bytes::from_static(b"chunk")))),
         ("image-withdrawn", image(Part::Withdrawn)),
         ("image-wants", answer(Answer::Wants { chunk: 0x0102 })),

@@ -19,8 +19,8 @@ use proptest::prelude::*;
 
 use super::frame::{FrameReader, FrameWriter, Stream};
 use super::{FrameError, Kind, Lane, Outgoing};
-use crate::ids::PartitionId;
-use crate::image::transfer::{Answer, Ended, ImageId, Part, ToReceiver, ToSender};
+use crate::ids::{NodeId, PartitionId};
+use crate::image::transfer::{Answer, Ended, ImageId, Offer, Part, Process, ToReceiver, ToSender};
 
 /// Terms and indexes: small ones, which meet, and any.
 fn number() -> impl Strategy<Value = u64> {
@@ -119,19 +119,24 @@ fn any_message() -> impl Strategy<Value = Message> {
     };
     let image = (number(), number(), 0..3_u8, bytes(0..300)).prop_map(|(one, other, part, chunk)| {
         let part = match part {
-            0 => Part::Offer { lsn: Lsn(one), term: Term(other) },
+            0 => {
+                let (version, bytes) = (chunk.first().copied().unwrap_or_default(), other ^ one);
+                Part::Offer(Offer { lsn: Lsn(one), term: Term(other), version, bytes })
+            }
             1 => Part::Chunk(chunk),
             _ => Part::Withdrawn,
         };
-        let image = ImageId { incarnation: one, number: other };
+        let process = Process { node: NodeId(other), incarnation: one, starts: one ^ other };
+        let image = ImageId { process, number: other };
         Message { context: ToReceiver { image, part }.encode(), ..of(Kind::Image, (1, 2), 5) }
     });
     let answer = (number(), any::<u32>(), any::<prop::sample::Index>(), any::<bool>()).prop_map(
         |(one, chunk, ended, wants)| {
             let ended = Answer::Ended(Ended::ALL[ended.index(Ended::ALL.len())]);
             let answer = if wants { Answer::Wants { chunk } } else { ended };
-            let image = ImageId { incarnation: one, number: 7 };
-            let context = ToSender { image, receiver: one, answer }.encode();
+            let process = |node| Process { node: NodeId(node), incarnation: one, starts: u64::from(chunk) };
+            let image = ImageId { process: process(5), number: 7 };
+            let context = ToSender { image, receiver: process(one), answer }.encode();
             Message { context, ..of(Kind::ImageResponse, (2, 1), 5) }
         },
     );

@@ -5,16 +5,17 @@
 //! that it wants; each chunk is looked at, stored, and acknowledged once it is stored; the last one lets the image be
 //! installed, which validates the whole of it first.
 //!
-//! Invariants: one image at a time, and never one that is older than the entry that added the member. Whatever was stored of
-//! an image is either installed or dropped. What an image of an earlier process of this replica had stored is not known any
-//! more: the incarnation in the answers shows it.
+//! Invariants: one image at a time, and never one that is older than the entry that added the member, or that includes nothing
+//! beyond what the replica knows to be committed when the install begins. It is of one member and one offer: whoever names it
+//! otherwise has no part in it. Whatever was stored of an image is either installed or dropped. What an image of an earlier
+//! process of this replica had stored is not known any more: the process in the answers shows it.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use corduroy_wal::{Lsn, Term};
 
-use crate::image::transfer::{Answer, Ended, ImageId, Part, ToReceiver, ToSender};
+use crate::image::transfer::{Answer, Ended, ImageId, Offer, Part, Process, ToReceiver, ToSender};
 use crate::image::{self};
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -36,13 +37,15 @@ impl Default for ReceiverOptions {
     }
 }
 
-/// How the replica stands when a message comes.
+/// How the replica stands when something comes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Standing {
     /// Its member id, that is the entry that added it.
     pub member: u64,
     /// The last entry that it knows to be committed.
     pub committed: Lsn,
+    /// The bytes that the chunks of an image may take on its disk, those that are stored already among them.
+    pub room_bytes: u64,
 }
 
 /// What a receiver has to have done, in this order.
@@ -87,39 +90,43 @@ struct Incoming {
     /// Who sends it, and the term of its message.
     from: u64,
     leader_term: u64,
-    lsn: Lsn,
-    term: Term,
-    /// The chunk that is next, and the first one that is not stored.
+    offer: Offer,
+    /// The chunk that is next, and how many of those before it are not stored.
     next: u32,
     unstored: u32,
+    /// The bytes of those before it.
+    bytes: u64,
     has_end: bool,
     is_installing: bool,
     heard_ns: u64,
+}
+
+/// An image that is not taken in any more, or never was.
+#[derive(Debug)]
+struct Past {
+    image: ImageId,
+    from: u64,
+    /// `None`: it was withdrawn before its offer came.
+    offer: Option<Offer>,
+    ended: Ended,
 }
 
 /// See the file's head.
 #[derive(Debug)]
 pub struct Receiver {
     options: ReceiverOptions,
-    incarnation: u64,
+    process: Process,
     incoming: Option<Incoming>,
-    ended: VecDeque<(ImageId, Ended)>,
+    ended: VecDeque<Past>,
     outputs: VecDeque<ReceiverOutput>,
     now_ns: u64,
 }
 
 impl Receiver {
-    /// One that has nothing. No process of this replica had the same `incarnation`.
+    /// One that has nothing, in this process.
     #[must_use]
-    pub fn new(options: ReceiverOptions, incarnation: u64) -> Self {
-        Self {
-            options,
-            incarnation,
-            incoming: None,
-            ended: VecDeque::new(),
-            outputs: VecDeque::new(),
-            now_ns: 0,
-        }
+    pub fn new(options: ReceiverOptions, process: Process) -> Self {
+        Self { options, process, incoming: None, ended: VecDeque::new(), outputs: VecDeque::new(), now_ns: 0 }
     }
 
     /// The image that is being taken in.
@@ -157,25 +164,37 @@ impl Receiver {
     /// A message came, in a message of the group of this `leader_term`, from member `from`.
     pub fn received(&mut self, (from, leader_term): (u64, u64), message: &ToReceiver, standing: &Standing) {
         let image = message.image;
-        let is_current = self.image() == Some(image);
+        let offer = match &message.part {
+            Part::Offer(offer) => Some(*offer),
+            Part::Chunk(_) | Part::Withdrawn => None,
+        };
+        let current = self.incoming.as_ref().filter(|incoming| incoming.image == image);
+        let is_current = current.is_some();
+        let is_another = current.is_some_and(|incoming| {
+            incoming.from != from || offer.is_some_and(|offer| offer != incoming.offer)
+        });
         match &message.part {
-            Part::Offer { lsn, term } if is_current => {
-                let _named_before = (lsn, term);
+            Part::Offer(_) | Part::Chunk(_) if is_another => {
+                self.answer(from, image, Answer::Ended(Ended::Unknown));
+            }
+            Part::Withdrawn if is_another => {}
+            Part::Offer(_) | Part::Chunk(_) if is_current && self.end_if_not_needed(standing) => {}
+            Part::Offer(_) if is_current => {
                 self.hear();
                 self.acknowledge();
             }
-            Part::Offer { lsn, term } => self.offered((from, leader_term), image, (*lsn, *term), standing),
+            Part::Offer(offer) => self.offered((from, leader_term), image, *offer, standing),
             Part::Chunk(chunk) if is_current => {
                 self.hear();
-                self.take(chunk);
+                self.take(chunk, standing);
             }
             Part::Chunk(_) => {
-                let ended = self.how_ended(image).unwrap_or(Ended::Unknown);
+                let ended = self.how_ended(image, from, None).unwrap_or(Ended::Unknown);
                 self.answer(from, image, Answer::Ended(ended));
             }
             Part::Withdrawn if is_current && !self.is_installing() => self.end(Ended::Unknown, false),
             // Of another one, or too late: it is being installed.
-            Part::Withdrawn => self.remember(image, Ended::Unknown),
+            Part::Withdrawn => self.remember(Past { image, from, offer, ended: Ended::Unknown }),
         }
         self.check();
     }
@@ -184,18 +203,22 @@ impl Receiver {
         &mut self,
         (from, leader_term): (u64, u64),
         image: ImageId,
-        (lsn, term): (Lsn, Term),
+        offer: Offer,
         standing: &Standing,
     ) {
-        let refused = if let Some(ended) = self.how_ended(image) {
+        // One of an earlier leader, that has come late, replaces no other.
+        let is_late = self.incoming.as_ref().is_some_and(|incoming| leader_term < incoming.leader_term);
+        let refused = if let Some(ended) = self.how_ended(image, from, Some(offer)) {
             Some(ended)
-        } else if lsn.0 < standing.member {
+        } else if offer.lsn.0 < standing.member {
             Some(Ended::TooOld)
-        } else if lsn <= standing.committed {
+        } else if offer.lsn <= standing.committed {
             Some(Ended::NotNeeded)
+        } else if offer.version > image::VERSION {
+            Some(Ended::TooNew)
+        } else if offer.bytes > standing.room_bytes {
+            Some(Ended::NoRoom)
         } else {
-            // One of an earlier leader, that has come late, replaces no other.
-            let is_late = self.incoming.as_ref().is_some_and(|incoming| leader_term < incoming.leader_term);
             (self.is_installing() || is_late).then_some(Ended::Busy)
         };
         if let Some(ended) = refused {
@@ -207,10 +230,10 @@ impl Receiver {
             image,
             from,
             leader_term,
-            lsn,
-            term,
+            offer,
             next: 0,
             unstored: 0,
+            bytes: 0,
             has_end: false,
             is_installing: false,
             heard_ns: self.now_ns,
@@ -219,14 +242,17 @@ impl Receiver {
     }
 
     /// A chunk of the image that is being taken in.
-    fn take(&mut self, chunk: &Bytes) {
+    fn take(&mut self, chunk: &Bytes, standing: &Standing) {
         let unstored_max = self.options.unstored.max(1);
         let Some(incoming) = self.incoming.as_mut() else { return };
-        let Ok(facts) = image::look(chunk) else {
-            if !incoming.is_installing {
-                self.end(Ended::Damaged, true);
+        let facts = match image::look(chunk) {
+            Ok(facts) => facts,
+            Err(damage) => {
+                if !incoming.is_installing {
+                    self.end(damage.ended(), true);
+                }
+                return;
             }
-            return;
         };
         if facts.number != incoming.next || incoming.has_end {
             self.acknowledge();
@@ -235,14 +261,19 @@ impl Receiver {
         if incoming.unstored >= unstored_max {
             return;
         }
+        let bytes = incoming.bytes + chunk.len() as u64;
+        if bytes > standing.room_bytes {
+            self.end(Ended::NoRoom, true);
+            return;
+        }
         let (image, number, chunk) = (incoming.image, incoming.next, chunk.clone());
         (incoming.next, incoming.has_end) = (incoming.next.saturating_add(1), facts.is_end);
-        incoming.unstored += 1;
+        (incoming.unstored, incoming.bytes) = (incoming.unstored + 1, bytes);
         self.outputs.push_back(ReceiverOutput::Store { image, number, chunk });
     }
 
     /// What became of a chunk that was to be stored.
-    pub fn stored(&mut self, image: ImageId, number: u32, is_stored: bool) {
+    pub fn stored(&mut self, image: ImageId, number: u32, is_stored: bool, standing: &Standing) {
         let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.image == image) else {
             return;
         };
@@ -252,13 +283,30 @@ impl Receiver {
         }
         assert_eq!(number, incoming.next - incoming.unstored, "chunks are stored in their order");
         incoming.unstored -= 1;
-        if incoming.has_end && incoming.unstored == 0 {
+        if self.end_if_not_needed(standing) {
+            return;
+        }
+        let whole = self.incoming.as_mut().filter(|incoming| incoming.has_end && incoming.unstored == 0);
+        if let Some(incoming) = whole {
             incoming.is_installing = true;
-            let Incoming { lsn, term, .. } = *incoming;
+            let Offer { lsn, term, .. } = incoming.offer;
             self.outputs.push_back(ReceiverOutput::Install { image, lsn, term });
         }
         self.acknowledge();
         self.check();
+    }
+
+    /// The log may have brought what the image includes while it came: it would take the replica back then. Once it is being
+    /// installed, the replica stands still.
+    fn end_if_not_needed(&mut self, standing: &Standing) -> bool {
+        let is_not_needed = self
+            .incoming
+            .as_ref()
+            .is_some_and(|incoming| !incoming.is_installing && incoming.offer.lsn <= standing.committed);
+        if is_not_needed {
+            self.end(Ended::NotNeeded, true);
+        }
+        is_not_needed
     }
 
     /// What became of the install.
@@ -282,17 +330,24 @@ impl Receiver {
     }
 
     fn answer(&mut self, to: u64, image: ImageId, answer: Answer) {
-        let message = ToSender { image, receiver: self.incarnation, answer };
+        let message = ToSender { image, receiver: self.process, answer };
         self.outputs.push_back(ReceiverOutput::Send { to, message });
     }
 
-    fn how_ended(&self, image: ImageId) -> Option<Ended> {
-        self.ended.iter().find(|(ended, _)| *ended == image).map(|(_, how)| *how)
+    /// How an image ended that this member has offered so; `None`: it did not.
+    fn how_ended(&self, image: ImageId, from: u64, offer: Option<Offer>) -> Option<Ended> {
+        let past = self.ended.iter().find(|past| past.image == image)?;
+        let is_same = past.from == from && past.offer.zip(offer).is_none_or(|(past, offer)| past == offer);
+        Some(if is_same { past.ended } else { Ended::Unknown })
     }
 
-    fn remember(&mut self, image: ImageId, ended: Ended) {
-        if self.how_ended(image).is_none() && self.image() != Some(image) {
-            self.ended.push_back((image, ended));
+    fn has_ended(&self, image: ImageId) -> bool {
+        self.ended.iter().any(|past| past.image == image)
+    }
+
+    fn remember(&mut self, past: Past) {
+        if !self.has_ended(past.image) && self.image() != Some(past.image) {
+            self.ended.push_back(past);
             if self.ended.len() > ENDED_KEPT {
                 self.ended.pop_front();
             }
@@ -301,8 +356,8 @@ impl Receiver {
 
     /// The image that is being taken in has come to its end.
     fn end(&mut self, ended: Ended, is_answered: bool) {
-        let Some(Incoming { image, from, .. }) = self.incoming.take() else { return };
-        self.remember(image, ended);
+        let Some(Incoming { image, from, offer, .. }) = self.incoming.take() else { return };
+        self.remember(Past { image, from, offer: Some(offer), ended });
         if ended != Ended::Installed {
             self.outputs.push_back(ReceiverOutput::Drop { image });
         }
@@ -321,6 +376,6 @@ impl Receiver {
         assert!(incoming.unstored <= incoming.next, "what is not stored has come");
         assert!(incoming.unstored <= self.options.unstored.max(1), "few chunks wait to be stored");
         assert!(!incoming.is_installing || (incoming.has_end && incoming.unstored == 0), "it is whole");
-        assert!(self.how_ended(incoming.image).is_none(), "an image that ended is not taken in");
+        assert!(!self.has_ended(incoming.image), "an image that ended is not taken in");
     }
 }

@@ -11,9 +11,8 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use corduroy_wal::{Lsn, Term};
 
-use crate::image::transfer::{Answer, Ended, ImageId, Part, ToReceiver, ToSender};
+use crate::image::transfer::{Answer, Ended, ImageId, Offer, Part, Process, ToReceiver, ToSender};
 
 const NS_PER_MS: u64 = 1_000_000;
 const NS_PER_S: u128 = 1_000_000_000;
@@ -27,6 +26,9 @@ pub struct SenderOptions {
     pub bytes_per_s: u64,
     /// After so long without an acknowledgement, what is under way is sent again, in ms. Default 500.
     pub retry_ms: u64,
+    /// What was sent less than so long ago is not sent again, though it is said to be lost, in ms: where nobody is reached,
+    /// each message is lost at once. Default 100.
+    pub lost_ms: u64,
     /// After so long without a step ahead the transfer ends, in ms. Default 60,000.
     pub expiry_ms: u64,
     /// So long a member that has all of the image, and answers, may take to install it, in ms. Default 600,000.
@@ -35,7 +37,14 @@ pub struct SenderOptions {
 
 impl Default for SenderOptions {
     fn default() -> Self {
-        Self { window: 8, bytes_per_s: 64 << 20, retry_ms: 500, expiry_ms: 60_000, install_ms: 600_000 }
+        Self {
+            window: 8,
+            bytes_per_s: 64 << 20,
+            retry_ms: 500,
+            lost_ms: 100,
+            expiry_ms: 60_000,
+            install_ms: 600_000,
+        }
     }
 }
 
@@ -85,9 +94,9 @@ struct Held {
 pub struct Sender {
     options: SenderOptions,
     image: ImageId,
-    offer: (Lsn, Term),
-    /// The member's incarnation, once it has answered.
-    receiver: Option<u64>,
+    offer: Offer,
+    /// The member's process, once it has answered.
+    receiver: Option<Process>,
     /// Chunks from `acknowledged` on, as far as they were read.
     held: VecDeque<Held>,
     /// The first chunk that the member does not have.
@@ -101,6 +110,8 @@ pub struct Sender {
     now_ns: u64,
     /// Since when what was sent last waits for an answer.
     sent_ns: u64,
+    /// What was sent may be lost, and was sent too shortly ago to be sent again.
+    is_lost: bool,
     /// When it last came a step ahead, and when the member had all of it.
     ahead_ns: u64,
     whole_ns: u64,
@@ -112,13 +123,13 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Begins to offer an image that includes the entries up to `lsn`, of `term`.
+    /// Begins to offer an image.
     #[must_use]
-    pub fn new(options: SenderOptions, image: ImageId, (lsn, term): (Lsn, Term), now_ns: u64) -> Self {
+    pub fn new(options: SenderOptions, image: ImageId, offer: Offer, now_ns: u64) -> Self {
         Self {
             options,
             image,
-            offer: (lsn, term),
+            offer,
             receiver: None,
             held: VecDeque::new(),
             acknowledged: 0,
@@ -128,6 +139,7 @@ impl Sender {
             budget_bytes: 0,
             now_ns,
             sent_ns: now_ns,
+            is_lost: false,
             ahead_ns: now_ns,
             whole_ns: now_ns,
             must_offer: true,
@@ -152,7 +164,8 @@ impl Sender {
     /// When it wants to be ticked next, if nothing else comes.
     #[must_use]
     pub fn wakes_at_ns(&self) -> u64 {
-        let retry = self.sent_ns + self.options.retry_ms * NS_PER_MS;
+        let retry_ms = if self.is_lost { self.lost_ms() } else { self.options.retry_ms };
+        let retry = self.sent_ns + retry_ms * NS_PER_MS;
         let expiry = self.ahead_ns + self.options.expiry_ms * NS_PER_MS;
         let waits_for_rate = self.receiver.is_some() && self.sent < self.held.len();
         let missing = u128::from(self.budget_bytes.min(0).unsigned_abs()) + 1;
@@ -175,15 +188,29 @@ impl Sender {
             self.give_up(Status::Expired);
         } else if self.now_ns - self.sent_ns >= self.options.retry_ms * NS_PER_MS {
             self.send_again();
+        } else {
+            self.send_what_was_lost();
         }
     }
 
     /// What was sent to the member may not have arrived.
     pub fn lost(&mut self) {
-        self.send_again();
+        self.is_lost = true;
+        self.send_what_was_lost();
+    }
+
+    fn lost_ms(&self) -> u64 {
+        self.options.lost_ms.min(self.options.retry_ms)
+    }
+
+    fn send_what_was_lost(&mut self) {
+        if self.is_lost && self.now_ns - self.sent_ns >= self.lost_ms() * NS_PER_MS {
+            self.send_again();
+        }
     }
 
     fn send_again(&mut self) {
+        self.is_lost = false;
         self.sent = 0;
         self.sent_ns = self.now_ns;
         // With nothing to send, or nobody who has answered, it asks.
@@ -268,8 +295,7 @@ impl Sender {
         }
         if std::mem::take(&mut self.must_offer) {
             self.sent_ns = self.now_ns;
-            let (lsn, term) = self.offer;
-            return send(self.image, Part::Offer { lsn, term });
+            return send(self.image, Part::Offer(self.offer));
         }
         self.receiver?;
         if !self.is_reading && !self.has_end && self.held.len() < self.options.window.max(1) {

@@ -13,12 +13,20 @@ fn is_whole(chunks: &[Bytes], lsn: Lsn) -> bool {
 
 /// The images that are sent, made once.
 fn images() -> Vec<Vec<Bytes>> {
-    (0..4).map(|at| image(50 + at, 2 + at * 7)).collect()
+    (0..12).map(|at| image(50 + at, 2 + at % 4 * 7)).collect()
 }
 
+/// The two that send, one at a time: their processes differ in nothing else, and number their images alike.
+const SENDERS: [u64; 2] = [SENDER, 3];
+
+fn process(node: u64, starts: u64) -> Process {
+    Process { node: NodeId(node), incarnation: 9, starts }
+}
+
+/// What is on its way, with the sender that it is from or to.
 enum Packet {
-    Receiver(ToReceiver),
-    Sender(ToSender),
+    Receiver(u64, ToReceiver),
+    Sender(u64, ToSender),
 }
 
 /// A job of the receiver that is under way.
@@ -38,13 +46,15 @@ struct World {
     packets: Vec<(u64, Packet)>,
     sender: Sender,
     sender_options: SenderOptions,
-    incarnation: u64,
+    /// Which of the two it is, and how often each has started.
+    at: usize,
+    starts: [u64; 2],
     /// What each image number stands for.
     sent: BTreeMap<ImageId, usize>,
     next_number: u64,
     next_read: usize,
     receiver: Receiver,
-    receiver_incarnation: u64,
+    receiver_starts: u64,
     jobs: Vec<(u64, Job)>,
     stored: BTreeMap<ImageId, Vec<Bytes>>,
     standing: Standing,
@@ -63,12 +73,13 @@ impl World {
             window: 1 + draw(5) as usize,
             bytes_per_s: 1 << (18 + draw(8)),
             retry_ms: 5 + draw(40),
+            lost_ms: 5,
             expiry_ms: 3_000,
             install_ms: 10_000,
         };
         let (loss, double) = (draw(300), draw(200));
         let receiver_options = ReceiverOptions { unstored: 1 + draw(4) as u32, expiry_ms: 2_000 };
-        let id = ImageId { incarnation: 1, number: 0 };
+        let id = ImageId { process: process(SENDER, 1), number: 0 };
         Self {
             random,
             now_ns: 0,
@@ -77,17 +88,18 @@ impl World {
             loss,
             double,
             packets: Vec::new(),
-            sender: Sender::new(sender_options, id, (Lsn(50), Term(5)), 0),
+            sender: Sender::new(sender_options, id, offer_of(50), 0),
             sender_options,
-            incarnation: 1,
+            at: 0,
+            starts: [1, 0],
             sent: BTreeMap::from([(id, 0)]),
             next_number: 1,
             next_read: 0,
-            receiver: Receiver::new(receiver_options, 1),
-            receiver_incarnation: 1,
+            receiver: Receiver::new(receiver_options, process(2, 1)),
+            receiver_starts: 1,
             jobs: Vec::new(),
             stored: BTreeMap::new(),
-            standing: Standing { member: MEMBER, committed: Lsn(0) },
+            standing: Standing { committed: Lsn(0), room_bytes: 4 << 20, ..STANDING },
             statuses: Vec::new(),
             installed: Vec::new(),
             begun: 1,
@@ -125,12 +137,14 @@ impl World {
     fn begin(&mut self) {
         let at = self.draw(self.images.len() as u64) as usize;
         let at = if self.is_faulty { at } else { self.images.len() - 1 };
-        let id = ImageId { incarnation: self.incarnation, number: self.next_number };
+        let id =
+            ImageId { process: process(SENDERS[self.at], self.starts[self.at]), number: self.next_number };
         self.next_number += 1;
         self.sent.insert(id, at);
         self.next_read = 0;
         self.begun += 1;
-        let offer = (Lsn(50 + at as u64), Term(5));
+        let bytes = self.images[at].iter().map(|chunk| chunk.len() as u64).sum();
+        let offer = Offer { bytes, ..offer_of(50 + at as u64) };
         self.sender = Sender::new(self.sender_options, id, offer, self.now_ns);
     }
 
@@ -140,7 +154,8 @@ impl World {
             match output {
                 SenderOutput::Send(message) => {
                     let bytes = message.encode();
-                    self.post(|| Packet::Receiver(ToReceiver::decode(&bytes).unwrap()));
+                    let from = SENDERS[self.at];
+                    self.post(|| Packet::Receiver(from, ToReceiver::decode(&bytes).unwrap()));
                 }
                 SenderOutput::Read => {
                     let fails = self.is_faulty && self.has_luck(5);
@@ -161,9 +176,8 @@ impl World {
         while let Some(output) = self.receiver.poll() {
             match output {
                 ReceiverOutput::Send { to, message } => {
-                    assert_eq!(to, SENDER);
                     let bytes = message.encode();
-                    self.post(|| Packet::Sender(ToSender::decode(&bytes).unwrap()));
+                    self.post(|| Packet::Sender(to, ToSender::decode(&bytes).unwrap()));
                 }
                 ReceiverOutput::Store { image, number, chunk } => {
                     let at = self.jobs.iter().map(|(at, _)| *at).max().unwrap_or(0).max(self.now_ns);
@@ -196,7 +210,8 @@ impl World {
                     let chunks = self.stored.entry(image).or_default();
                     assert_eq!(chunks.len(), number as usize, "chunks are stored in order, each once");
                     chunks.push(chunk);
-                    self.receiver.stored(image, number, !fails);
+                    let standing = self.standing;
+                    self.receiver.stored(image, number, !fails, &standing);
                 }
                 Job::Install(image, lsn) => {
                     let chunks = self.stored.remove(&image).expect("what is installed is stored");
@@ -216,13 +231,16 @@ impl World {
     fn restart_some(&mut self) {
         if self.has_luck(3) {
             self.killed += usize::from(!self.sender.is_done());
-            self.incarnation += 1;
+            // The process begins to count anew, and leads from either node.
+            self.at = self.draw(2) as usize;
+            self.starts[self.at] += 1;
+            self.next_number = 0;
             self.begin();
         }
         if self.has_luck(3) {
-            self.receiver_incarnation += 1;
+            self.receiver_starts += 1;
             let options = ReceiverOptions { unstored: 3, expiry_ms: 2_000 };
-            self.receiver = Receiver::new(options, self.receiver_incarnation);
+            self.receiver = Receiver::new(options, process(2, self.receiver_starts));
             self.jobs.clear();
             self.stored.clear();
         }
@@ -231,6 +249,10 @@ impl World {
         }
         if self.has_luck(2) {
             self.sender.cancel();
+        }
+        // The log brings it further, but while it installs.
+        if self.has_luck(5) && !self.receiver.is_installing() {
+            self.standing.committed = Lsn(self.standing.committed.0.max(49) + 1);
         }
     }
 
@@ -242,11 +264,12 @@ impl World {
         let now_ns = self.now_ns;
         for (_, packet) in self.packets.extract_if(.., |(at, _)| *at <= now_ns).collect::<Vec<_>>() {
             match packet {
-                Packet::Receiver(message) => {
+                Packet::Receiver(from, message) => {
                     let standing = self.standing;
-                    self.receiver.received((SENDER, 5), &message, &standing);
+                    self.receiver.received((from, 5), &message, &standing);
                 }
-                Packet::Sender(message) => self.sender.received(&message),
+                Packet::Sender(to, message) if to == SENDERS[self.at] => self.sender.received(&message),
+                Packet::Sender(..) => {}
             }
         }
         self.run_jobs();
