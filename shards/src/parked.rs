@@ -138,6 +138,13 @@ impl Parked {
         }
     }
 
+    /// A read does not wait for a stamp any more.
+    fn forget_stamp(&mut self, number: u64) {
+        let [.., logged] = &mut self.held;
+        let at = logged.iter().position(|held| *held == number).expect("who waits for a stamp is held");
+        logged.remove(at);
+    }
+
     /// The first read of a connection is answered.
     fn end(&mut self, number: u64, conn: u64) {
         let queue = self.conns.get_mut(&conn).expect("a connection's reads are listed");
@@ -189,7 +196,9 @@ impl ParkedReads {
     }
 
     /// A read that was taken waits on.
-    pub fn put_back(&mut self, number: u64, read: ParkedRead) {
+    pub fn put_back(&mut self, number: u64, read: ParkedRead, until: Until) {
+        let is_logged = read.is_logged || matches!(until, Until::Logged(_));
+        let read = ParkedRead { until, is_logged, ..read };
         self.0.as_mut().expect("it was taken from here").insert(number, read);
     }
 
@@ -199,6 +208,20 @@ impl ParkedReads {
         let Some(number) = parked.waits.wake(wait) else { return false };
         parked.wake(number);
         true
+    }
+
+    /// An entry is committed that was proposed after the reads of this connection came, and waits for them: the first one is
+    /// judged by its stamp, and waits for no later one, which could only stand behind that entry.
+    pub fn wake_before_entry(&mut self, conn: u64) {
+        let Some(parked) = self.0.as_mut() else { return };
+        let first = parked.conns.get(&conn).and_then(VecDeque::front).copied();
+        let waits_for_stamp = |number: &u64| {
+            parked.reads.get(number).is_some_and(|read| matches!(read.until, Until::Logged(_)))
+        };
+        if let Some(number) = first.filter(waits_for_stamp) {
+            parked.forget_stamp(number);
+            parked.wake(number);
+        }
     }
 
     /// A job has ended.
@@ -236,7 +259,9 @@ impl ParkedReads {
 
     /// Whether they are to be turned away, since another replica leads, or this one has lost the lead.
     pub fn are_forsaken(&self, replica: &mut Replica) -> bool {
-        !self.is_empty() && (replica.take_lost() || replica.other_leader().is_some())
+        // Also where none wait: those that come later have not lost anything by it.
+        let is_lost = replica.take_lost();
+        !self.is_empty() && (is_lost || replica.other_leader().is_some())
     }
 
     /// Whether some wait for a stamp.
@@ -252,10 +277,16 @@ impl ParkedReads {
         let conn = oldest.ticket.conn;
         let number = *parked.conns.get(&conn)?.front()?;
         let read = parked.reads.remove(&number)?;
-        if let Until::Brought(Wait::Number(wait)) = read.until {
-            parked.waits.wake(wait);
+        match read.until {
+            Until::Brought(Wait::Number(wait)) => drop(parked.waits.wake(wait)),
+            Until::Logged(_) => parked.forget_stamp(number),
+            Until::Due | Until::Brought(Wait::Job) | Until::Confirmed { .. } => {}
         }
         parked.end(number, read.ticket.conn);
+        if parked.reads.is_empty() {
+            parked.held.iter_mut().for_each(VecDeque::clear);
+            parked.due.clear();
+        }
         Some(read)
     }
 
@@ -301,6 +332,7 @@ impl ParkedReads {
     pub fn check(&self) {
         let Some(parked) = self.0.as_ref() else { return };
         let mut conns: HashMap<u64, VecDeque<u64>> = HashMap::new();
+        let mut stamped = 0;
         for (number, read) in &parked.reads {
             let queue = conns.entry(read.ticket.conn).or_default();
             match read.until {
@@ -311,10 +343,11 @@ impl ParkedReads {
                     let is_known = parked.waits.iter().any(|known| known == number);
                     assert!(is_known, "read {number} waits for a job");
                 }
-                Until::Confirmed { .. } | Until::Logged(_) => {
+                Until::Confirmed { .. } => {
                     let is_known = parked.held.iter().any(|held| held.contains(number));
                     assert!(is_known, "read {number} is held");
                 }
+                Until::Logged(_) => stamped += 1,
                 Until::Due => {
                     let is_first = parked.is_first(*number, read.ticket.conn);
                     assert!(!is_first || parked.due.contains(number), "read {number} is due");
@@ -322,6 +355,13 @@ impl ParkedReads {
             }
             queue.push_back(*number);
         }
+        let [.., logged] = &parked.held;
+        let waits =
+            |number| parked.reads.get(number).is_some_and(|read| matches!(read.until, Until::Logged(_)));
+        assert!(
+            logged.iter().all(waits) && logged.len() == stamped,
+            "those that wait for a stamp: {logged:?}"
+        );
         let sorted = parked.conns.iter().map(|(conn, queue)| {
             let mut queue = queue.clone();
             queue.make_contiguous().sort_unstable();

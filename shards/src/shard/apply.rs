@@ -98,7 +98,7 @@ impl<M: StateMachine> Applying<'_, M> {
             (Term(entry.term), entry_kind(entry.get_entry_type()), entry.data.clone());
         if !slot.cursor.is_open {
             self.close_obsolete(slot, lsn, term);
-            if slot.rows.is_ours(lsn, term) && slot.waits_for_parked() {
+            if slot.rows.is_ours(lsn, term) && slot.waits_for_parked(&payload) {
                 return Ok(Progress::Blocked);
             }
             if kind != EntryKind::Normal {
@@ -369,8 +369,8 @@ impl<M: StateMachine> Applying<'_, M> {
         self.outbox.reject(ticket, why);
     }
 
-    /// Answers a read from the applied state, or parks it: in a group with several members for a round, behind another one of its connection, until the replica has
-    /// caught up, until what it needs is there, or until the next turn, if this one has brought enough. Returns whether it
+    /// Answers a read from the applied state, or parks it: in a group with several members for a round, behind another one of
+    /// its connection, until the replica has caught up, until what it needs is there, or until the next turn, if this one has brought enough. Returns whether it
     /// was answered.
     pub fn read(&mut self, slot: &mut Slot, ticket: Ticket, op: &[u8], deadline_ns: u64) -> bool {
         if slot.replica.has_peers() {
@@ -386,8 +386,10 @@ impl<M: StateMachine> Applying<'_, M> {
     /// Tries the parked reads that may be, in order; those of a connection follow one another.
     pub fn retry_parked(&mut self, slot: &mut Slot) {
         let mut held_back = Vec::new();
-        while let Some((number, mut read)) = slot.parked.take_due() {
-            match self.read_applied(slot, &read.op, read.is_logged) {
+        while let Some((number, read)) = slot.parked.take_due() {
+            // The stamp of an entry that waits for it is known, and is not before it came.
+            let is_logged = read.is_logged || slot.apply_wait == Some(ApplyWait::Reads(read.ticket.conn));
+            match self.read_applied(slot, &read.op, is_logged) {
                 Ok(answer) => {
                     slot.parked.end(number, read.ticket.conn);
                     slot.unpark(read.ticket.conn);
@@ -395,15 +397,11 @@ impl<M: StateMachine> Applying<'_, M> {
                     self.answer(slot, read.ticket, read.op.len(), slot.replica.applied(), answer);
                 }
                 Err(Until::Due) => held_back.push((number, read)),
-                Err(until) => {
-                    read.is_logged |= matches!(until, Until::Logged(_));
-                    read.until = until;
-                    slot.parked.put_back(number, read);
-                }
+                Err(until) => slot.parked.put_back(number, read, until),
             }
         }
         for (number, read) in held_back {
-            slot.parked.put_back(number, read);
+            slot.parked.put_back(number, read, Until::Due);
         }
     }
 

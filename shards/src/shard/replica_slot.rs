@@ -49,7 +49,7 @@ pub(crate) struct Slot {
     pub alarm_ns: u64,
     /// See `alarm_ns`.
     pub wants_time: bool,
-    /// The highest stamp applied.
+    /// The highest stamp applied, or of a committed entry that waits for reads.
     pub applied_stamp_ms: u64,
     pub positions: Positions,
     /// Bytes of unapplied entries as last counted into the shard's sum.
@@ -194,8 +194,8 @@ impl Slot {
 
     /// Whether a write of the next entry's row comes behind a parked read of its connection: then apply waits for that.
     /// Writes that were found not to are not looked at again, since no read of theirs is parked before the row is done; reads
-    /// that come behind parked ones are parked when it is their turn.
-    pub fn waits_for_parked(&mut self) -> bool {
+    /// that come behind parked ones are parked when it is their turn. Those it waits for are judged by its stamp.
+    pub fn waits_for_parked(&mut self, payload: &[u8]) -> bool {
         let Some(row) = self.rows.front().filter(|_| !self.parked.is_empty()) else { return false };
         let holds = |conn| self.parked.holds_before(conn, row.lsn);
         let Some((at, conn)) = row.requests.first_write_of(self.cursor.ahead as usize, holds) else {
@@ -203,6 +203,8 @@ impl Slot {
         };
         self.cursor.ahead = u32::try_from(at).expect("a row has far fewer than 4 billion requests");
         self.apply_wait = Some(ApplyWait::Reads(conn));
+        self.applied_stamp_ms = self.applied_stamp_ms.max(entry::stamp_ms(payload).unwrap_or_default());
+        self.parked.wake_before_entry(conn);
         true
     }
 

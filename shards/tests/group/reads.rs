@@ -7,6 +7,7 @@ use raft::eraftpb::MessageType;
 
 use crate::cluster::{Cluster, PARTITION, Way, options};
 use crate::common::Got;
+use crate::members::founder;
 
 /// Turns in which no time passes and the network does as `way` says.
 fn turns(cluster: &mut Cluster, count: usize, mut way: impl FnMut(usize, usize, MessageType, bool) -> Way) {
@@ -288,6 +289,100 @@ fn what_is_shown_as_expired_is_logged_before() {
     let next = cluster.elect();
     assert!(cluster.worlds[next].now.wall_ms < at_ms, "its clock is behind");
     assert_eq!(cluster.value(next, &get), "nil");
+}
+
+/// A read that rests on the clock and the write behind it on one connection: the entry of the write waits for the read, and
+/// the read is not to wait for a stamp that only comes behind that entry.
+#[test]
+fn a_read_that_waits_for_a_time_and_the_write_behind_it_do_not_wait_for_each_other() {
+    for (is_round_late, ms) in [(false, 1), (true, 1), (false, 0), (true, 0)] {
+        let (mut cluster, leader) = Cluster::led(3);
+        cluster.put(leader, "set a 1");
+        let came_ms = cluster.worlds[leader].now.wall_ms + 7;
+        cluster.worlds[leader].now.wall_ms = came_ms;
+        cluster.worlds[leader].request(PARTITION, 5, 1, Kind::Read, "clock");
+        cluster.worlds[leader].request(PARTITION, 5, 2, Kind::Read, &format!("get until{came_ms}"));
+        cluster.worlds[leader].request(PARTITION, 5, 3, Kind::Write, "set a 2");
+        cluster.worlds[leader].request(PARTITION, 5, 4, Kind::Read, "clock");
+        if is_round_late {
+            let way = |_, has_context| if has_context { Way::Lost } else { Way::Arrives };
+            pass(&mut cluster, 8, ms, way);
+            let status = cluster.status(leader);
+            assert!(status.committed > status.applied, "{status:?}");
+            pass(&mut cluster, 10, 50, |_, _| Way::Arrives);
+        } else {
+            pass(&mut cluster, 10, ms, |_, _| Way::Arrives);
+        }
+        let values: Vec<_> = (1..=4).map(|seq| cluster.worlds[leader].value(5, seq)).collect();
+        assert_eq!([&values[1], &values[2]], ["nil", "OK"], "{is_round_late}, {ms} ms");
+        let times = [&values[0], &values[3]].map(|value| value.parse::<u64>().expect("a time"));
+        assert!(came_ms <= times[0] && times[0] <= times[1], "{times:?}, and {came_ms} when the first came");
+        cluster.rest();
+        cluster.pass(300);
+        cluster.check();
+    }
+}
+
+/// A time is logged for those that wait, not for those that have given up.
+#[test]
+fn no_time_is_logged_for_a_read_that_was_refused() {
+    for is_lead_lost in [false, true] {
+        let (mut cluster, leader) = Cluster::led(3);
+        cluster.put(leader, "set a 1");
+        cluster.worlds[leader].now.wall_ms += 7;
+        let read = cluster.read(leader, "clock");
+        let way = |kind, _| if kind == MessageType::MsgAppend { Way::Lost } else { Way::Arrives };
+        pass(&mut cluster, 5, 0, way);
+        assert_eq!(cluster.worlds[leader].shard.counters().times_proposed, 1, "it waits for that");
+        if is_lead_lost {
+            cluster.isolate(leader);
+            elect_other(&mut cluster, leader);
+            cluster.pass(3_000);
+            cluster.heal();
+        } else {
+            pass(&mut cluster, 220, 50, way);
+        }
+        // Whoever it was leads again.
+        cluster.pass(1_000);
+        let got = cluster.got(leader, read);
+        assert!(matches!(got, Some(Got::Rejected(_))), "{is_lead_lost}: {got:?}");
+        if let Some(other) = cluster.leader().filter(|other| *other != leader) {
+            cluster.transfer(other, founder(leader));
+        }
+        cluster.pass(1_000);
+        assert_eq!(cluster.leader(), Some(leader));
+        let logged = |cluster: &Cluster| {
+            (cluster.status(leader).last, cluster.worlds[leader].shard.counters().times_proposed)
+        };
+        let before = logged(&cluster);
+        cluster.pass(1_000);
+        assert_eq!(logged(&cluster), before, "nobody waits for a time");
+        assert_eq!(cluster.value(leader, "get a"), "1");
+    }
+}
+
+/// A lead that was lost when nobody waited any more is nothing to those who come when it has been won again.
+#[test]
+fn a_lead_lost_before_a_read_came_does_not_turn_it_away() {
+    let hasty = |node| ShardOptions { request_timeout_ms: 200, ..options(node) };
+    let mut cluster = Cluster::with(3, hasty, Options { segment_bytes: 1 << 20, ..Options::default() });
+    let leader = cluster.elect();
+    cluster.put(leader, "set a 1");
+    for _ in 0..2 {
+        let read = cluster.read(leader, "get a");
+        // Its rounds get lost until its time is over, and the next lead begins with nobody waiting.
+        pass(&mut cluster, 8, 50, |_, has_context| if has_context { Way::Lost } else { Way::Arrives });
+        let got = cluster.got(leader, read);
+        assert!(matches!(got, Some(Got::Rejected(Rejection::Overloaded(_)))), "{got:?}");
+        cluster.isolate(leader);
+        let other = elect_other(&mut cluster, leader);
+        cluster.heal();
+        cluster.pass(1_000);
+        cluster.transfer(other, founder(leader));
+        cluster.pass(1_000);
+        assert_eq!(cluster.leader(), Some(leader));
+        assert_eq!(cluster.value(leader, "get a"), "1");
+    }
 }
 
 /// Reads that wait are bounded, as all that waits is; what comes beyond is refused at the door.
