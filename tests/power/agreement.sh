@@ -166,6 +166,19 @@ offset_of() {
         done' "$(client_port "$1")" 2>/dev/null || true
 }
 
+# await_part ID: waits until it leads or hears who does. Until it has met all others it takes no part, and the others can do
+# without none.
+await_part() {
+    local begun reply
+    begun=$(now_ms)
+    while [ $(($(now_ms) - begun)) -lt "$patience_ms" ]; do
+        reply=$(ask_node "$1" GET takeovers)
+        [[ $reply == -MOVED* || $reply =~ ^[0-9]+$ ]] && return
+        sleep 0.05
+    done
+    fail "node $1 takes no part: $reply"
+}
+
 # await_level: waits until all three nodes have applied as much.
 await_level() {
     local begun all
@@ -273,6 +286,7 @@ for id in 1 2 3; do
 done
 fault=0 kind=start acknowledged=0 cut_short=0 takeovers_ms=()
 find_leader
+for id in 1 2 3; do await_part "$id"; done
 for kind in "${kinds[@]}"; do
     fault=$((fault + 1))
     start_load
