@@ -1,22 +1,37 @@
 #!/usr/bin/env python3
-"""Makes the text of a node's data folder: make.py BINARY FOLDER > node-N.txt. FOLDER is on a disk, and new.
+"""Makes the text of a node's data folder: make.py BINARY FOLDER [PEERS] > node-N.txt. FOLDER is on a disk, and new.
 
 Starts BINARY three times and writes what main.rs expects to read. The text: `file PATH BYTES`, then the lines of 32 bytes
 that are not all zero, each behind its offset.
+
+With PEERS, the description of a cluster of nodes 1, 2 and 3 with one shard and one partition: FOLDER has the folders node-1,
+node-2 and node-3 of its nodes, which start and end together.
 """
-import os, socket, subprocess, sys, time
+import os, re, socket, subprocess, sys, time
 
 BINARY, FOLDER = sys.argv[1], sys.argv[2]
-FLAGS = ["--shards", "2", "--partitions", "2", "--memory-bytes", "16MiB", "--wal-segment-bytes", "4MiB"]
+SIZES = ["--memory-bytes", "16MiB", "--wal-segment-bytes", "4MiB"]
+if len(sys.argv) > 3:
+    SHARDS = [f"node-{node}/shard-0000" for node in (1, 2, 3)]
+    FLAGS = [
+        ["--data-dir", f"{FOLDER}/node-{node}", "--peers", sys.argv[3], "--node-id", str(node), "--max-bulk-bytes", "1MiB", *SIZES]
+        for node in (1, 2, 3)
+    ]
+    PORTS = [int(port) for port in re.findall(r'client = ".*:(\d+)"', open(sys.argv[3]).read())]
+    for flags in FLAGS:
+        subprocess.run([BINARY, "format", *flags], check=True, stdout=subprocess.DEVNULL)
+else:
+    SHARDS = ["shard-0000", "shard-0001"]
+    FLAGS = [["--data-dir", FOLDER, "--shards", "2", "--partitions", "2", *SIZES]]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        PORTS = [probe.getsockname()[1]]
 
 
-class Node:
-    def __init__(self):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+class Process:
+    def __init__(self, flags, port):
         listen = ["--listen", f"127.0.0.1:{port}"]
-        self.process = subprocess.Popen([BINARY, "serve", "--data-dir", FOLDER, *listen, *FLAGS], stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen([BINARY, "serve", *listen, *flags], stderr=subprocess.DEVNULL)
         for _ in range(500):
             try:
                 self.socket = socket.create_connection(("127.0.0.1", port))
@@ -39,14 +54,37 @@ class Node:
             return [self.reply() for _ in range(int(line[1:]))]
         return line[1:-2]
 
+
+class Node:
+    """The node, or the leader of the three."""
+
+    def __init__(self):
+        self.all = [Process(flags, port) for flags, port in zip(FLAGS, PORTS)]
+        for _ in range(500):
+            for self.leader in self.all:
+                try:
+                    self.leader.ask("GET", "{tag}a")
+                    return
+                except AssertionError:
+                    time.sleep(0.02)
+        raise SystemExit("nobody leads")
+
+    def ask(self, *words):
+        return self.leader.ask(*words)
+
     def stop(self):
-        self.socket.close()
-        self.process.terminate()
-        assert self.process.wait() == 0
+        # The others need it until they have applied what it has.
+        if len(self.all) > 1:
+            time.sleep(1)
+        for process in self.all:
+            process.socket.close()
+            process.process.terminate()
+        for process in self.all:
+            assert process.process.wait() == 0
 
 
 def tables():
-    folders = (f"{FOLDER}/shard-{n:04}/state/tables" for n in range(2))
+    folders = (f"{FOLDER}/{shard}/state/tables" for shard in SHARDS)
     return sum(len(os.listdir(folder)) for folder in folders if os.path.isdir(folder))
 
 
@@ -64,10 +102,10 @@ node.ask("SET", "{tag}a", "1")
 for n in range(12):
     node.ask("SETRANGE", f"large:{n}", 1_000_000, "x")
 for _ in range(1000):
-    if tables() >= 2:
+    if tables() >= len(SHARDS):
         break
     time.sleep(0.02)
-assert tables() >= 2, "both shards are flushed"
+assert tables() >= len(SHARDS), "all shards are flushed"
 for n in range(12):
     node.ask("DEL", f"large:{n}")
 node.stop()
