@@ -59,13 +59,15 @@ pub enum PlantedBug {
     TermsOffByOne,
     /// A leader that hears nobody goes on leading.
     DeafLeads,
+    /// Records do not say whom a member voted for.
+    VoteForgotten,
     /// A group's configuration is not written to the log.
     ConfigurationNotSaved,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::AckBeforeDurable,
         Self::SkipHardState,
         Self::DoubleApplyAfterRestart,
@@ -91,6 +93,7 @@ impl PlantedBug {
         Self::ReleasedForPeers,
         Self::TermsOffByOne,
         Self::DeafLeads,
+        Self::VoteForgotten,
         Self::ConfigurationNotSaved,
     ];
 }

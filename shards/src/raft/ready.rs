@@ -174,7 +174,10 @@ impl Readies {
             return None;
         }
         let (from, to) = range.unwrap_or((1, 0));
-        let hard_state = (state != self.saved).then_some(state);
+        let mut hard_state = (state != self.saved).then_some(state);
+        if planted::is(PlantedBug::VoteForgotten) {
+            hard_state = hard_state.map(|state| HardState { vote: raft::INVALID_ID, ..state });
+        }
         self.saved = state;
         self.written.push_back(Written { number, votes });
         let unsaved = self.unsaved_conf.as_mut().filter(|unsaved| unsaved.bytes.is_some());

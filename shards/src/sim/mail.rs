@@ -85,6 +85,10 @@ impl<S: Subject> SimNode<S> {
         let mut frames = vec![Vec::new(); world.plan.knobs.node_count()];
         for message in messages {
             world.probe("messages between nodes");
+            let judged = world.safety.sends((self.number, message.partition), &message.message);
+            if let Err((invariant, what)) = judged {
+                world.broken(invariant, what);
+            }
             let to = node_of(message.to).filter(|to| *to != self.number);
             let Some(frame) = to.and_then(|to| frames.get_mut(to)) else {
                 world.broken("messages go to members", format!("{message:?}"));

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use corduroy_wal::{Lsn, Term};
 use raft::StateRole;
+use raft::eraftpb::{Message, MessageType};
 
 use crate::ids::PartitionId;
 use crate::raft::replica::{ReplicaError, StartedAs};
@@ -49,6 +50,10 @@ pub(super) struct Safety {
     /// The terms of a group's entries, by LSN, as they were when a replica first called them committed.
     committed: HashMap<PartitionId, Vec<Option<Term>>>,
     replicas: HashMap<(usize, PartitionId), Standing>,
+    /// Whom a node's replica voted for in a term, as it sent it.
+    votes: HashMap<(usize, PartitionId, Term), u64>,
+    /// The highest term that a node's replica sent, but for questions whether it would win an election.
+    sent: HashMap<(usize, PartitionId), Term>,
 }
 
 impl Safety {
@@ -60,6 +65,34 @@ impl Safety {
     /// The process of a node has died.
     pub(super) fn crashed(&mut self, node: usize) {
         self.replicas.retain(|(of, _), _| *of != node);
+    }
+
+    /// A node's replica sends a message.
+    pub(super) fn sends(
+        &mut self,
+        (node, partition): (usize, PartitionId),
+        message: &Message,
+    ) -> Result<(), Broken> {
+        let term = Term(message.term);
+        let kind = message.get_msg_type();
+        if matches!(kind, MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse) {
+            // Their terms are those of elections that are not held yet.
+            return Ok(());
+        }
+        let asks = (kind == MessageType::MsgRequestVote).then_some(message.from);
+        let grants = kind == MessageType::MsgRequestVoteResponse && !message.reject;
+        let vote = asks.or(grants.then_some(message.to));
+        let sent = self.sent.entry((node, partition)).or_default();
+        *sent = term.max(*sent);
+        let Some(vote) = vote else { return Ok(()) };
+        let first = *self.votes.entry((node, partition, term)).or_insert(vote);
+        if first != vote {
+            let what = format!(
+                "partition {partition}: node {node} votes for member {vote} in term {term}, before for {first}"
+            );
+            return Err(("a member votes once in a term", what));
+        }
+        Ok(())
     }
 
     /// A replica of a group stands so; `term_at`: the term of an entry of its log, if the log has it.
@@ -78,6 +111,10 @@ impl Safety {
             |what: &str| format!("partition {partition} on node {node}: {what}: {now:?} after {before:?}");
         if now.committed > now.last || now.applied > now.committed {
             return Err(("applied is committed, committed is in the log", found("")));
+        }
+        let sent = self.sent.get(&(node, partition)).copied().unwrap_or_default();
+        if now.term < sent {
+            return Err(("a term that was sent survives", found(&format!("it had sent term {sent}"))));
         }
         let back = |before: Standing| {
             now.term < before.term || now.committed < before.committed || now.applied < before.applied
@@ -170,6 +207,33 @@ mod tests {
         assert_eq!(news(standing(true, 2, 3, 0, 0)), Ok(News { is_elected: true, is_cut_back: false }));
         assert_eq!(news(standing(true, 2, 4, 0, 0)), Ok(News::default()), "another group's leader goes on");
         assert_eq!(news(standing(false, 3, 2, 0, 0)), Ok(News { is_elected: false, is_cut_back: true }));
+    }
+
+    #[test]
+    fn votes_and_terms_that_were_sent_survive() {
+        let message = |kind, term, to, reject| {
+            let mut message = Message { from: 1, to, term, reject, ..Message::default() };
+            message.set_msg_type(kind);
+            message
+        };
+        let (ask, answer) = (MessageType::MsgRequestVote, MessageType::MsgRequestVoteResponse);
+        let mut safety = Safety::default();
+        let mut wrong =
+            |message: Message| safety.sends((0, P), &message).err().map(|(invariant, _)| invariant);
+        assert_eq!(wrong(message(answer, 4, 2, false)), None);
+        assert_eq!(wrong(message(answer, 4, 2, false)), None, "an answer that was repeated");
+        assert_eq!(wrong(message(answer, 4, 3, true)), None);
+        assert_eq!(wrong(message(answer, 4, 3, false)), Some("a member votes once in a term"));
+        assert_eq!(wrong(message(ask, 4, 3, false)), Some("a member votes once in a term"));
+        assert_eq!(wrong(message(ask, 5, 3, false)), None);
+        assert_eq!(wrong(message(MessageType::MsgRequestPreVote, 6, 3, false)), None);
+        safety.crashed(0);
+        let after = |safety: &mut Safety, term| {
+            let stands = safety.stands((0, P), standing(false, term, 0, 0, 0), |_| None);
+            stands.err().map(|(invariant, _)| invariant)
+        };
+        assert_eq!(after(&mut safety, 4), Some("a term that was sent survives"));
+        assert_eq!(after(&mut safety, 5), None);
     }
 
     #[test]
