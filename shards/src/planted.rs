@@ -61,13 +61,15 @@ pub enum PlantedBug {
     DeafLeads,
     /// Records do not say whom a member voted for.
     VoteForgotten,
+    /// A leader applies what all members have, and not what a majority has.
+    CommitNeedsAll,
     /// A group's configuration is not written to the log.
     ConfigurationNotSaved,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::AckBeforeDurable,
         Self::SkipHardState,
         Self::DoubleApplyAfterRestart,
@@ -94,6 +96,7 @@ impl PlantedBug {
         Self::TermsOffByOne,
         Self::DeafLeads,
         Self::VoteForgotten,
+        Self::CommitNeedsAll,
         Self::ConfigurationNotSaved,
     ];
 }

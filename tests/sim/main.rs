@@ -89,7 +89,7 @@ fn worlds_are_clean_and_not_idle() {
 }
 
 /// Planted bugs that are found fastest, one for each kind of guard, and the number of seeds among which they must be.
-const FASTEST: [(&str, u64); 16] = [
+const FASTEST: [(&str, u64); 19] = [
     ("wal:AckBeforeDurable", 20),
     ("wal:StaleFrameAccepted", 20),
     ("wal:WatermarkSkipsHole", 60),
@@ -103,9 +103,12 @@ const FASTEST: [(&str, u64); 16] = [
     ("shard:ReleasedForPeers", 60),
     ("shard:TermsOffByOne", 60),
     ("shard:DeafLeads", 200),
+    ("shard:VoteForgotten", 60),
+    ("shard:CommitNeedsAll", 20),
     ("machine:PersistedTooEarly", 20),
     ("machine:RetryForgotten", 60),
     ("machine:DamageServed", 120),
+    ("machine:LostOnFollowers", 60),
 ];
 
 #[test]

@@ -290,5 +290,9 @@ pub fn committed(node: &RawNode<LogStore>) -> Lsn {
     if planted::is(PlantedBug::AppliedBeforeDurable) {
         return Lsn(log.committed);
     }
+    if planted::is(PlantedBug::CommitNeedsAll) && node.raft.state == StateRole::Leader {
+        let of_all = node.raft.prs().iter().map(|(_, progress)| progress.matched).min().unwrap_or(0);
+        return Lsn(of_all.min(log.committed).min(log.persisted).max(log.applied));
+    }
     Lsn(log.committed.min(log.persisted))
 }

@@ -100,6 +100,11 @@ impl<S: Subject> Books<S> {
         self.violation.get_or_insert(Violation { invariant, what });
     }
 
+    /// What a look at one invariant has broken is named by it.
+    pub fn name_violation(&mut self, invariant: &'static str) {
+        self.violation.iter_mut().for_each(|violation| violation.invariant = invariant);
+    }
+
     fn judge<T>(&mut self, judged: Result<T, Broken>) -> Option<T> {
         judged.map_err(|(invariant, what)| self.broken(invariant, what)).ok()
     }
@@ -262,6 +267,11 @@ impl<S: Subject> Books<S> {
         }
         let history = self.partitions.get_mut(&at.partition).ok_or_else(|| unknown_partition(at))?;
         history.apply(&self.subject, (node, at), (id, op), outcome)
+    }
+
+    /// What the next op of an entry brought on another node, which applied it first.
+    pub fn brought_elsewhere(&self, node: usize, at: &Applied) -> Option<S::Outcome> {
+        self.partitions.get(&at.partition)?.brought_elsewhere(node, at.lsn).cloned()
     }
 
     /// All ops of an entry were announced to a node's machine as applied.

@@ -25,6 +25,8 @@ struct AppliedOp<O> {
 /// An entry as it was applied the first time.
 #[derive(Debug)]
 struct AppliedEntry<O> {
+    /// The node whose replica applied it first.
+    by: usize,
     term: Term,
     stamp_ms: u64,
     ops: Vec<AppliedOp<O>>,
@@ -271,7 +273,7 @@ impl<S: Subject> History<S> {
             None => {
                 let (term, ops_before) = (at.term, self.all_ops());
                 let ops = Vec::new();
-                self.entries.push(AppliedEntry { term, stamp_ms, ops, ops_before, ended: false });
+                self.entries.push(AppliedEntry { by: node, term, stamp_ms, ops, ops_before, ended: false });
             }
         }
         let replica = self.replica_mut(node);
@@ -320,6 +322,12 @@ impl<S: Subject> History<S> {
             return Err(("state equals the log applied", what));
         }
         Ok(false)
+    }
+
+    /// What the next op of an entry brought on another node, which applied it first.
+    pub(super) fn brought_elsewhere(&self, node: usize, lsn: Lsn) -> Option<&S::Outcome> {
+        let entry = self.entry(lsn).filter(|entry| entry.by != node)?;
+        entry.ops.get(self.replica(node).ops).map(|op| &op.outcome)
     }
 
     /// All ops of an entry were announced to a replica's machine as applied. `grouped`: the log is kept by a Raft group.

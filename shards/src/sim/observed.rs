@@ -53,6 +53,13 @@ impl<S: Subject> Observed<S> {
         if self.bug == Some(MachineBug::LocalClock) {
             at.stamp_ms = self.books.borrow_mut().wall_ms(self.node);
         }
+        if self.bug == Some(MachineBug::LostOnFollowers) && (self.ops + 1).is_multiple_of(64) {
+            let elsewhere = self.books.borrow().brought_elsewhere(self.node, &at);
+            if let Some(outcome) = elsewhere {
+                self.ops += 1;
+                return Step::Done(outcome);
+            }
+        }
         let step = self.inner.apply(&at, op);
         if let Step::Done(_) = step {
             self.ops += 1;

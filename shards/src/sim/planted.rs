@@ -21,16 +21,19 @@ pub enum MachineBug {
     RetryForgotten,
     /// What is damaged in the machine's storage is served as it is.
     DamageServed,
+    /// A replica that is not the first to apply an op loses what every 64th one of them does.
+    LostOnFollowers,
 }
 
 impl MachineBug {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::PersistedTooEarly,
         Self::DoubleApply,
         Self::LocalClock,
         Self::LostJob,
         Self::RetryForgotten,
         Self::DamageServed,
+        Self::LostOnFollowers,
     ];
 }
 

@@ -19,6 +19,8 @@ const COMPARED_READS: usize = 3;
 /// How often a replica is asked for what is not in its memory.
 const TRIES: u64 = 1000;
 
+const SAME_STATE: &str = "all replicas have the same state";
+
 /// How a node stays broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Broken {
@@ -152,6 +154,7 @@ impl<S: Subject> World<S> {
             match step {
                 Some(Step::Done(_)) => {
                     self.common.probe("replicas compared");
+                    self.common.books.borrow_mut().name_violation(SAME_STATE);
                     return !self.over();
                 }
                 Some(Step::Blocked(_)) | None => asked.turn_soon(&mut self.common, shard),
@@ -162,7 +165,7 @@ impl<S: Subject> World<S> {
             }
         }
         let what = format!("partition {partition} on node {node} answers nothing");
-        self.common.broken("all replicas have the same state", what);
+        self.common.broken(SAME_STATE, what);
         false
     }
 }
