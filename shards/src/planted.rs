@@ -63,13 +63,15 @@ pub enum PlantedBug {
     VoteForgotten,
     /// A leader applies what all members have, and not what a majority has.
     CommitNeedsAll,
+    /// Reads of a leader with peers wait for no round.
+    RoundSkipped,
     /// A group's configuration is not written to the log.
     ConfigurationNotSaved,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::AckBeforeDurable,
         Self::SkipHardState,
         Self::DoubleApplyAfterRestart,
@@ -97,6 +99,7 @@ impl PlantedBug {
         Self::DeafLeads,
         Self::VoteForgotten,
         Self::CommitNeedsAll,
+        Self::RoundSkipped,
         Self::ConfigurationNotSaved,
     ];
 }

@@ -14,7 +14,7 @@ use crate::shard::io::{Input, PeerMessage};
 use crate::sim::net::{Links, Parcel};
 use crate::sim::node::SimNode;
 use crate::sim::rng::Rng;
-use crate::sim::swarm::Knobs;
+use crate::sim::swarm::{Knobs, MS};
 use crate::sim::workload::Subject;
 use crate::sim::world::{Common, Happening, World};
 
@@ -66,6 +66,9 @@ pub(super) fn node_of(storage: StorageId) -> Option<usize> {
 const fn stream(from: usize, to: usize) -> Stream {
     Stream { id: (from as u64) << 32 | to as u64, version: Versions::SPOKEN.highest, lane: Lane::Log }
 }
+
+/// In which time a process takes in all that came while it was paused.
+const AFTER_PAUSE_NS: u64 = 20 * MS;
 
 /// The longest frame: more than any turn brings.
 const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -155,6 +158,14 @@ impl<S: Subject> World<S> {
     /// A frame has come to the end of its way.
     pub(super) fn deliver(&mut self, (from, to): (usize, usize), parcel: Post) {
         let Self { nodes, common } = self;
+        if let Some(paused) =
+            nodes.get(to).filter(|node| node.process.is_some() && node.is_paused(common.now_ns))
+        {
+            // Its sockets hold what came meanwhile. It reads one after the other, and takes turns in between.
+            let at_ns = paused.paused_until_ns + common.streams.resumed.below(AFTER_PAUSE_NS);
+            common.agenda.put(at_ns, Happening::Deliver { from, to, parcel: Box::new(parcel) });
+            return common.probe("frames after a pause");
+        }
         let Post { bytes, partitions } = parcel;
         let is_up = nodes.get(to).is_some_and(|node| node.process.is_some());
         let is_through = is_up && common.net.passes(from, to);

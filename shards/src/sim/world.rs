@@ -137,6 +137,8 @@ pub(super) struct Streams {
     images: Rng,
     /// Whether who sent what did not arrive learns of it.
     pub(super) news: Rng,
+    /// When a process that was paused takes in what came meanwhile.
+    pub(super) resumed: Rng,
 }
 
 /// Plays a plan.
@@ -196,6 +198,7 @@ impl<S: Subject> World<S> {
                 moves: Rng::new(seed, "moves of clients"),
                 images: Rng::new(seed, "images of disks"),
                 news: Rng::new(seed, "news of what did not arrive"),
+                resumed: Rng::new(seed, "frames after a pause"),
             },
             plan,
             watch,
