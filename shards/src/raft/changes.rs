@@ -18,7 +18,7 @@ pub enum Change {
     Promote(MemberId),
     /// A voter becomes a learner.
     Demote(MemberId),
-    /// A member leaves.
+    /// A learner leaves.
     Remove(MemberId),
 }
 
@@ -84,8 +84,10 @@ pub enum ChangeRefusal {
     /// There is no such member.
     #[error("member {0} does not belong to the group")]
     Member(MemberId),
-    /// It has a vote already, or none to lose or to lead with.
-    #[error("member {0} has a vote where it must have none, or the other way round")]
+    /// It has a vote already, or still, or none to lose or to lead with.
+    #[error(
+        "member {0} has a vote where it must have none, or the other way round; who leaves is demoted before"
+    )]
     Vote(MemberId),
     /// No voter would be left.
     #[error("nobody with a vote would be left")]
@@ -100,6 +102,16 @@ pub enum ChangeRefusal {
         member: MemberId,
         /// By how much.
         entries: u64,
+    },
+    /// Those who would have a vote behind it could not agree on anything: too many of them say nothing.
+    #[error(
+        "of {voters} voters that there would be, only {answered} have answered within an election timeout"
+    )]
+    Silent {
+        /// Who has, the leader included.
+        answered: usize,
+        /// Who would have a vote.
+        voters: usize,
     },
     /// The raft crate did not take the entry.
     #[error("Raft did not take the entry: the lead is being lost")]
@@ -118,14 +130,14 @@ pub enum ChangeRefusal {
     /// Another leader's entry was committed instead, or it had no effect any more when it was.
     #[error("the change was replaced by another leader's entry, or came too late to have an effect")]
     Obsoleted,
-    /// Another member got the lead, or it stayed where it was.
-    #[error("the lead was not handed over")]
+    /// A third member got the lead.
+    #[error("the lead was not handed over: another member has got it")]
     NotHandedOver,
 }
 
 impl ChangeRefusal {
     /// The reasons, by name.
-    pub const REASONS: [&str; 19] = [
+    pub const REASONS: [&str; 20] = [
         "no partition",
         "no group",
         "overloaded",
@@ -145,6 +157,7 @@ impl ChangeRefusal {
         "other LSN",
         "obsoleted",
         "not handed over",
+        "silent",
     ];
 
     /// Its index among [`ChangeRefusal::REASONS`].
@@ -170,6 +183,7 @@ impl ChangeRefusal {
             Self::OtherLsn { .. } => 16,
             Self::Obsoleted => 17,
             Self::NotHandedOver => 18,
+            Self::Silent { .. } => 19,
         }
     }
 }

@@ -25,8 +25,22 @@ pub(super) enum Engine {
     Group(Box<Group>),
     /// A log kept without Raft.
     Solo(Box<Solo>),
-    /// Nothing, for this reason.
-    Stopped(String),
+    /// Nothing any more.
+    Stopped(Box<Stop>),
+}
+
+/// Why nothing drives a replica.
+pub(super) struct Stop {
+    pub why: String,
+    /// The last entry that changed the members of the group, which it had left before it was started; zero: it is not that.
+    pub removed_by: Lsn,
+}
+
+impl Stop {
+    /// For this reason.
+    pub const fn of(why: String) -> Self {
+        Self { why, removed_by: Lsn::ZERO }
+    }
 }
 
 /// A replica that was started: what drives it, and which member it is.
@@ -81,8 +95,9 @@ impl Started {
 
     /// A replica that could not be started.
     pub fn stopped(why: &StartError) -> Self {
-        let (engine, started_as) = (Engine::Stopped(why.to_string()), StartedAs::Stopped);
-        Self { engine, started_as, member: MemberId::FIRST }
+        let removed_by = if let StartError::Removed { by } = why { *by } else { Lsn::ZERO };
+        let engine = Engine::Stopped(Box::new(Stop { why: why.to_string(), removed_by }));
+        Self { engine, started_as: StartedAs::Stopped, member: MemberId::FIRST }
     }
 }
 

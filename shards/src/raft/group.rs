@@ -4,6 +4,7 @@
 //! Invariant: a group of one never campaigns with an unpersisted tail (the crate asserts on it), and election
 //! timeouts come from the seed alone.
 
+mod elections;
 mod rounds;
 
 use std::sync::LazyLock;
@@ -45,7 +46,6 @@ static LOGGER: LazyLock<slog::Logger> = LazyLock::new(|| slog::Logger::root(slog
 pub struct Group {
     node: RawNode<LogStore>,
     readies: Readies,
-    campaign_due: bool,
     members: Box<Members>,
     seed: u64,
     /// By which it learns that it still leads; made for the first read that waits for one.
@@ -89,8 +89,7 @@ impl Group {
         node.raft.maybe_free_inflight_buffers();
         let mut group = Self {
             readies: Readies::new(saved, is_unsaved.then(|| members.encode())),
-            campaign_due: false,
-            members: Box::new(Members { now: members, applied: AppliedChange::default() }),
+            members: Box::new(Members::starting(members)),
             // Members whose seeds are near each other draw nothing alike.
             seed: scramble(seed ^ member.0.wrapping_mul(STEP)),
             rounds: None,
@@ -147,34 +146,12 @@ impl Group {
         voters.iter().all(|voter| voter == self.node.raft.id)
     }
 
-    /// Starts an election, or, where the sole voter still has a tail to flush, as soon as that is durable.
-    ///
-    /// # Errors
-    /// [`Fault`].
-    pub fn campaign(&mut self) -> Result<(), Fault> {
-        if self.is_sole_voter() && !self.is_flushed() {
-            self.campaign_due = true;
-            return Ok(());
-        }
-        assert!(!self.leads(), "a leader campaigns");
-        self.campaign_due = false;
-        self.make_room();
-        self.call(|group| group.node.campaign())?
-            .map_err(|error| Fault(format!("Raft refuses to campaign: {error}")))
-    }
-
     /// Room for the next entry, no more: thousands of groups that wake together hold one each.
     fn make_room(&mut self) {
         let unstable = &mut self.node.raft.raft_log.unstable.entries;
         if unstable.capacity() == 0 {
             unstable.reserve_exact(1);
         }
-    }
-
-    /// Whether an election waits for the tail to be durable, and now can be held.
-    #[must_use]
-    pub fn can_campaign_now(&self) -> bool {
-        self.campaign_due && self.is_flushed()
     }
 
     /// Moves the group's clock on by one. `may_campaign`: the disk can take a vote now. Where it cannot, the tick that would
@@ -193,15 +170,10 @@ impl Group {
             return Ok(());
         }
         self.rounds.as_mut().into_iter().for_each(|rounds| rounds.tick());
+        self.members.answers.ticks += 1;
         self.call(|group| {
             group.node.tick();
         })
-    }
-
-    /// Whether the next tick starts an election.
-    fn is_due(&self) -> bool {
-        let raft = &self.node.raft;
-        raft.promotable() && raft.election_elapsed + 1 >= raft.randomized_election_timeout()
     }
 
     /// Proposes an entry.
@@ -245,6 +217,9 @@ impl Group {
                 )));
             }
             Verdict::Step => {}
+        }
+        if self.leads() && message.term == self.node.raft.term {
+            self.members.answers.note(MemberId(message.from));
         }
         Ok(self.call(|group| group.node.step(message))?.map_err(|_error| Refused::ByRaft))
     }

@@ -252,7 +252,9 @@ impl Membership {
                 Change::Promote(_) => voters += 1,
                 Change::Demote(id) if !self.is_voter(id) => return Err(ChangeRefusal::Vote(id)),
                 Change::Demote(_) => voters -= 1,
-                Change::Remove(id) => voters -= usize::from(self.is_voter(id)),
+                // It stops when it hears of that, and the others may still need its vote to learn of it.
+                Change::Remove(id) if self.votes(id) => return Err(ChangeRefusal::Vote(id)),
+                Change::Remove(_) => {}
             }
         }
         if voters == 0 { Err(ChangeRefusal::LastVoter) } else { Ok(()) }

@@ -11,7 +11,7 @@ use raft::StateRole;
 use raft::eraftpb::{Entry, Message};
 
 use super::admit::Refused;
-use super::engine::{Engine, Started};
+use super::engine::{Engine, Started, Stop};
 use super::group::{Group, Proposed};
 use super::guard::Fault;
 use super::history::Wanted;
@@ -99,7 +99,7 @@ impl Replica {
     /// # Errors
     /// [`Fault`].
     pub fn begin(&mut self, now_ns: u64) -> Result<(), Fault> {
-        if let Some(group) = self.engine.group_mut().filter(|group| group.is_sole_voter()) {
+        if let Some(group) = self.engine.group_mut().filter(|group| group.is_sole_voter() && !group.leads()) {
             group.campaign()?;
         }
         self.note_committed();
@@ -390,7 +390,9 @@ impl Replica {
     pub fn ready_error(&self) -> Option<ReplicaError> {
         let partition = self.partition;
         match (&self.engine, self.latch) {
-            (Engine::Stopped(why), _) => Some(ReplicaError::ReplicaStopped { partition, why: why.clone() }),
+            (Engine::Stopped(stop), _) => {
+                Some(ReplicaError::ReplicaStopped { partition, why: stop.why.clone() })
+            }
             (_, Latch::TimedOut { waited_ms }) => Some(ReplicaError::ReadyTimeout { partition, waited_ms }),
             _ => None,
         }
@@ -410,7 +412,7 @@ impl Replica {
 
     /// Fences it. What it held in memory goes; its owner answers for its requests.
     pub fn stop(&mut self, why: String) {
-        self.engine = Engine::Stopped(why);
+        self.engine = Engine::Stopped(Box::new(Stop::of(why)));
         self.safe_from = None;
     }
 

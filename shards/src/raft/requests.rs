@@ -220,8 +220,9 @@ impl Row {
                 if is_later && leader == to {
                     return Some(MemberOutcome::Done(replica.applied()));
                 }
-                let has_failed = is_later || !group.is_transferring();
-                has_failed.then_some(MemberOutcome::Rejected(ChangeRefusal::NotHandedOver))
+                // The message that hands it the lead may still be on its way, and is heard until the term is over.
+                let unknown = (!group.is_transferring()).then_some(MemberOutcome::Unknown);
+                if is_later { Some(MemberOutcome::Rejected(ChangeRefusal::NotHandedOver)) } else { unknown }
             }
         }
     }

@@ -282,8 +282,12 @@ pub(super) fn starting_membership(
         return Err(StartError::ConfigurationLater { as_of: saved.as_of, log: log.last });
     }
     let here = saved.member_on(storage);
+    let is_removed = saved.as_of > Lsn::ZERO && here.is_none() && storage != StorageId::UNKNOWN;
+    // A member that is to join is named by a later entry than what removed the one before it.
+    let had_joined = |member: &MemberId| member.0 <= saved.as_of.get();
     if let Origin::Join { member, .. } = origin
         && here != Some(*member)
+        && !(is_removed && had_joined(member))
     {
         let found = here.unwrap_or(MemberId(0));
         return Err(StartError::OtherMember { here: storage, found, wanted: *member });
@@ -294,7 +298,7 @@ pub(super) fn starting_membership(
         // Another one may lead by now.
         return Ok((Membership::joining((*member, storage), *leader), *member));
     }
-    if saved.as_of > Lsn::ZERO && here.is_none() && storage != StorageId::UNKNOWN {
+    if is_removed {
         return Err(StartError::Removed { by: saved.as_of });
     }
     if !saved.is_alone(MemberId::FIRST) {

@@ -26,13 +26,16 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         }
     }
 
-    /// What a replica with other members has applied may have changed who they are.
+    /// What a replica with other members, or without the lead, has applied may have changed who they are, and who may lead.
     pub(super) fn follow_members(&mut self, idx: ReplicaIdx) {
         let slot = self.replicas.slot_mut(idx);
         if slot.replica.is_removed() {
             let (partition, lsn) = (slot.partition, slot.replica.applied());
             self.stop(idx, format!("entry {lsn} has removed it from its group"));
             return self.outbox.removed.push((partition, lsn));
+        }
+        if slot.replica.awaits_election() {
+            self.replicas.enqueue(List::Begin, idx);
         }
         self.replicas.enqueue(List::Watched, idx);
         if self.replicas.slot(idx).replica.has_ready() {

@@ -147,9 +147,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             Ok(found) => {
                 tail_stamp_ms = highest_stamp_ms(&found.tail);
                 let seed = seed ^ partition.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                let options = &self.options;
-                let ShardOptions { replication, storage, reaches_peers, .. } = *options;
-                let group = &options.group;
+                let ShardOptions { replication, storage, reaches_peers, ref group, .. } = self.options;
                 let start = StartOptions { replication, group, seed, storage, reaches_peers, origin };
                 Replica::start(partition, found, start)
             }
@@ -157,7 +155,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         };
         let positions = self.retention.positions(&self.wal, partition.log(), &replica, persisted);
         let running = replica.is_running();
-        if let Some(why) = replica.ready_error() {
+        if let Some(entry) = replica.removed_by() {
+            self.outbox.removed.push((partition, entry));
+        } else if let Some(why) = replica.ready_error() {
             self.outbox.fenced.push((partition, why.to_string()));
             self.counters.fenced += 1;
         }

@@ -356,7 +356,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             let result = applying.run(slot);
             budget.ops -= slice.ops - applying.budget.ops;
             budget.bytes = applying.budget.bytes;
-            let begins_to_serve = !could_serve && slot.replica.can_serve();
+            let serves = slot.replica.can_serve();
             if slot.replica.applied() > before {
                 self.replicas.enqueue(List::Unpersisted, idx);
             }
@@ -365,10 +365,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 Some(Progress::Done | Progress::Blocked) | None => {}
             }
             waits::follow(&mut self.replicas, idx);
-            if self.replicas.slot(idx).replica.has_peers() {
+            if !serves {
                 self.follow_members(idx);
             }
-            self.follow_reads(idx, begins_to_serve);
+            self.follow_reads(idx, serves && !could_serve);
             self.recount(idx);
         }
         // What was held back because of it can be proposed now.
@@ -387,13 +387,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     /// Passes a result on, or fences the replica.
     pub(super) fn fence_on_fault<T>(&mut self, idx: ReplicaIdx, result: Result<T, Fault>) -> Option<T> {
-        match result {
-            Ok(value) => Some(value),
-            Err(Fault(why)) => {
-                self.fence(idx, why);
-                None
-            }
-        }
+        result.map_err(|Fault(why)| self.fence(idx, why)).ok()
     }
 
     /// Stops one replica; the others go on.

@@ -67,6 +67,13 @@ impl Turns {
         for (partition, why) in self.out.fenced.drain(..) {
             tracing::error!(shard = host.id.0, partition = partition.0, "partition fenced: {why}");
         }
+        for (partition, entry) in self.out.removed.drain(..) {
+            tracing::warn!(
+                shard = host.id.0,
+                partition = partition.0,
+                "entry {entry} has removed the partition's replica from its group; what it has left here may be deleted"
+            );
+        }
         if let Some(report) = self.out.clock.take() {
             log_clock(host, report);
         }

@@ -38,6 +38,45 @@ pub struct AppliedChange {
 pub(super) struct Members {
     pub now: Membership,
     pub applied: AppliedChange,
+    pub answers: Answers,
+    /// An election waits for the tail to be durable, and for this entry to be applied.
+    pub campaign_from: Option<Lsn>,
+}
+
+impl Members {
+    /// Those that a replica starts with.
+    pub fn starting(now: Membership) -> Self {
+        Self { now, applied: AppliedChange::default(), answers: Answers::default(), campaign_from: None }
+    }
+}
+
+/// When the others answered last. The crate's own note of that is taken back with each check of the quorum.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    /// Ticks of this member so far.
+    pub ticks: u64,
+    /// Whoever did, and in which tick.
+    last: Vec<(MemberId, u64)>,
+}
+
+impl Answers {
+    /// A member has answered the leader, which this one is.
+    pub fn note(&mut self, member: MemberId) {
+        match self.last.iter_mut().find(|(of, _)| *of == member) {
+            Some((_, tick)) => *tick = self.ticks,
+            None => self.last.push((member, self.ticks)),
+        }
+    }
+
+    fn has_within(&self, member: MemberId, ticks: u64) -> bool {
+        let mut last = self.last.iter();
+        last.any(|(of, tick)| *of == member && self.ticks - tick <= ticks)
+    }
+
+    /// Those who are no members any more do not answer.
+    fn forget_all_but(&mut self, members: &Membership) {
+        self.last.retain(|(member, _)| members.storage(*member).is_some());
+    }
 }
 
 impl Group {
@@ -122,12 +161,33 @@ impl Group {
         let me = MemberId(raft.id);
         for change in changes {
             match *change {
-                Change::Demote(id) | Change::Remove(id) if id == me => return Err(ChangeRefusal::Leads(id)),
+                Change::Demote(id) if id == me => return Err(ChangeRefusal::Leads(id)),
                 Change::Promote(member) => self.check_lag(member, lag_most)?,
                 Change::AddLearner(_) | Change::Demote(_) | Change::Remove(_) => {}
             }
         }
-        Ok(())
+        self.check_answers(changes)
+    }
+
+    /// Whether most of those who would have a vote behind the changes have just answered. Without them not even what undoes the
+    /// changes could be committed.
+    fn check_answers(&self, changes: &[Change]) -> Result<(), ChangeRefusal> {
+        let raft = &self.node.raft;
+        let has_vote = |id: &MemberId| {
+            let of_it = changes.iter().find_map(|change| match *change {
+                Change::Promote(member) if member == *id => Some(true),
+                Change::Demote(member) if member == *id => Some(false),
+                Change::AddLearner(_) | Change::Promote(_) | Change::Demote(_) | Change::Remove(_) => None,
+            });
+            of_it.unwrap_or_else(|| self.members.now.is_voter(*id))
+        };
+        let timeout_ticks = raft.election_timeout() as u64;
+        let answers = &self.members.answers;
+        let voters = self.members.now.ids().filter(has_vote);
+        let is_there: Vec<_> =
+            voters.map(|id| id.0 == raft.id || answers.has_within(id, timeout_ticks)).collect();
+        let (answered, voters) = (is_there.iter().filter(|is_there| **is_there).count(), is_there.len());
+        if 2 * answered > voters { Ok(()) } else { Err(ChangeRefusal::Silent { answered, voters }) }
     }
 
     /// Whether a member has got and applied nearly all of the log, as far as it has said. What members say is committed is
@@ -213,6 +273,7 @@ impl Group {
 
     fn save_members(&mut self, members: Membership) {
         self.readies.save_conf(members.encode());
+        self.members.answers.forget_all_but(&members);
         self.members.now = members;
         if !self.is_alone() && self.node.store().history().is_none() {
             // Whoever joins starts from an image of the state: nothing that is applied is served from the log.
@@ -239,7 +300,7 @@ impl Group {
             ChangeEntry::Steps(steps) => {
                 assert!(lsn > self.members.now.as_of, "entry {lsn} is taken in once");
                 let step = steps.first().filter(|step| step.member == me);
-                step.is_some_and(|step| matches!(step.change, Change::Demote(_) | Change::Remove(_)))
+                step.is_some_and(|step| matches!(step.change, Change::Demote(_)))
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use corduroy_wal::{Lsn, Term};
 
-use super::Replica;
+use super::{Engine, Replica};
 use crate::raft::changes::{Change, ChangeRefusal};
 use crate::raft::group::{Changed, Group};
 use crate::raft::guard::Fault;
@@ -55,6 +55,21 @@ impl Replica {
     #[must_use]
     pub fn group(&self) -> Option<&Group> {
         self.engine.group()
+    }
+
+    /// The last entry that changed the members of its group, if it had been removed before it was started.
+    #[must_use]
+    pub fn removed_by(&self) -> Option<Lsn> {
+        match &self.engine {
+            Engine::Stopped(stop) => (stop.removed_by > Lsn::ZERO).then_some(stop.removed_by),
+            Engine::Group(_) | Engine::Solo(_) => None,
+        }
+    }
+
+    /// Whether an election waits that can be held now.
+    #[must_use]
+    pub fn awaits_election(&self) -> bool {
+        self.engine.group().is_some_and(Group::can_campaign_now)
     }
 
     /// Whether it was removed from its group: the entry that did it is applied.
