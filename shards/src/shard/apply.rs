@@ -445,10 +445,10 @@ impl<M: StateMachine> Applying<'_, M> {
     }
 
     /// What reads are judged by: the partition's clock; where another member may lead next, the log's alone, since that one's
-    /// wall clock may be behind, and what was found expired must not come back.
+    /// wall clock may be behind, and what was found expired must not come back. An entry that is applied in part counts.
     fn read_clock_ms(&mut self, slot: &mut Slot) -> u64 {
         if slot.replica.has_peers() && !planted::is(PlantedBug::ReadsByWallClock) {
-            return slot.applied_stamp_ms;
+            return slot.applied_stamp_ms.max(slot.cursor.stamp_ms);
         }
         self.clocks.read(&mut slot.clock, self.now)
     }
