@@ -237,8 +237,8 @@ mod tests {
         let format = command.find_subcommand_mut("format").expect("a subcommand");
         let help = format.render_long_help().to_string();
         let flags: Vec<&str> = help.split_whitespace().filter(|word| word.starts_with("--")).collect();
-        let mut expected =
-            vec!["--config", "--data-dir", "--shards", "--partitions", "--log-format", "--recover", "--help"];
+        let mut expected = vec!["--config", "--data-dir", "--shards", "--partitions", "--peers", "--node-id"];
+        expected.extend(["--log-format", "--recover", "--help"]);
         assert!(expected.iter().all(|flag| flags.contains(flag)), "{help}");
         // The text on --recover names two of them.
         expected.extend(["--partitions\n", "--shards"]);
