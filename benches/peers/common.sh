@@ -56,25 +56,23 @@ cleanup() {
 }
 trap cleanup EXIT
 
-# ticks NAME: the processor time that a server has taken, in hundredths of a second; its kernel workers count.
+# ticks NAME...: the processor time that these servers have taken, in hundredths of a second; their kernel workers count.
 ticks() {
-    local stat fields
-    stat=$(<"/proc/${pid_of[$1]}/stat")
-    read -r -a fields <<<"${stat##*) }"
-    echo $((fields[11] + fields[12]))
-}
-all_ticks() {
-    local sum=0 name
-    for name in "${!pid_of[@]}"; do sum=$((sum + $(ticks "$name"))); done
+    local sum=0 name stat fields
+    for name in "$@"; do
+        stat=$(<"/proc/${pid_of[$name]}/stat")
+        read -r -a fields <<<"${stat##*) }"
+        sum=$((sum + fields[11] + fields[12]))
+    done
     echo "$sum"
 }
 # wait_idle: until no server takes more than a twentieth of a CPU, so that what one still writes does not disturb the next.
 wait_idle() {
     local before after
-    before=$(all_ticks)
+    before=$(ticks "${!pid_of[@]}")
     for _ in $(seq 120); do
         sleep 0.5
-        after=$(all_ticks)
+        after=$(ticks "${!pid_of[@]}")
         [ $((after - before)) -gt 2 ] || return 0
         before=$after
     done

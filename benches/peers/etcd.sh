@@ -87,13 +87,6 @@ for _ in $(seq 100); do
     sleep 0.2
 done
 
-# cpu NAME...: the processor time that these have taken, in hundredths of a second.
-cpu() {
-    local sum=0 name
-    for name in "$@"; do sum=$((sum + $(ticks "$name"))); done
-    echo "$sum"
-}
-
 # redis_cell NAME TEST PIPE CLIENTS: rate, p50 and p99 in ms; and the processor time of a request in us, here and on the other nodes.
 redis_cell() {
     local name=$1 test=$2 pipe=$3 clients=$4 others=() rate count here all
@@ -104,10 +97,10 @@ redis_cell() {
     # As many as take about the wanted time.
     rate=$(bench $((500 * clients * pipe + 1000)) | cut -d'"' -f4)
     count=$(awk "BEGIN { n = $rate * $seconds; printf \"%d\", n < 1000 ? 1000 : n }")
-    here=$(cpu "$name") all=$(cpu "${others[@]}")
+    here=$(ticks "$name") all=$(ticks "${others[@]}")
     bench "$count" | awk -F'","|"' '
         $3 + 0 <= 0 { print "no figure: " $0 > "/dev/stderr"; exit 1 } { printf "%s %s %s ", $3, $6, $8 }'
-    here=$(($(cpu "$name") - here)) all=$(($(cpu "${others[@]}") - all))
+    here=$(($(ticks "$name") - here)) all=$(($(ticks "${others[@]}") - all))
     awk "BEGIN { us = 1e6 / $(getconf CLK_TCK) / $count; printf \"%.2f %.2f\\n\", $here * us, ($all ? $all - $here : 0) / 2 * us }"
 }
 
