@@ -158,8 +158,6 @@ pub struct WalStats {
     pub live_segments: u64,
     /// Bytes of their files.
     pub live_bytes: u64,
-    /// Their length in segments of full size, rounded up: what the first, small ones come to.
-    pub live_full_segments: u64,
     /// Zero-written or recycled slots ready for use.
     pub spare_segments: u64,
     /// Spares removed because others were short of room.

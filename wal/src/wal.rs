@@ -472,7 +472,6 @@ impl<D: Device> Wal<D> {
         WalStats {
             live_segments: self.segments.live().count() as u64,
             live_bytes: self.segments.live().map(|segment| u64::from(segment.bytes)).sum(),
-            live_full_segments: self.full_segments_from(SegmentSeq::ZERO),
             spare_segments: self.segments.spares() as u64,
             ..self.stats
         }
