@@ -118,7 +118,9 @@ impl Layout {
         start(at)..start(at + 1)
     }
 
-    fn data_index(&self, partition: PartitionId) -> Option<u32> {
+    /// The index of a data partition among [`Layout::partitions`]; `None` if there is no such partition.
+    #[must_use]
+    pub fn data_index(&self, partition: PartitionId) -> Option<u32> {
         let at = u32::try_from(partition.0.checked_sub(FIRST_DATA.0)?).ok()?;
         (at < self.partitions).then_some(at)
     }

@@ -1,9 +1,8 @@
 //! The cluster as clients are shown it: the nodes of the description, and who leads which partition as far as this node knows.
 
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use corduroy_shards::routing::FIRST_DATA;
 use corduroy_shards::{PartitionId, ReplicaStatus, Role, StorageId};
 
 use super::shared::Shared;
@@ -20,8 +19,7 @@ pub fn note_leaders(shared: &Shared, replicas: impl Iterator<Item = ReplicaStatu
                 founder.and_then(|at| shared.identity.founders.get(at).copied())
             }
         };
-        let at = replica.partition.0.checked_sub(FIRST_DATA.0).and_then(|at| usize::try_from(at).ok());
-        if let Some(known) = at.and_then(|at| shared.leaders.get(at)) {
+        if let Some(known) = shared.known_leader(replica.partition) {
             known.store(leader.unwrap_or(0), Ordering::Relaxed);
         }
     }
@@ -34,8 +32,14 @@ fn shown(node: &Node) -> ClientNode {
 impl Shared {
     /// The node that leads a partition, as of the last time that figures were published.
     pub fn leader_of(&self, partition: PartitionId) -> Option<u64> {
-        let at = usize::try_from(partition.0.checked_sub(FIRST_DATA.0)?).ok()?;
-        self.leaders.get(at).map(|leader| leader.load(Ordering::Relaxed)).filter(|leader| *leader != 0)
+        self.known_leader(partition)
+            .map(|leader| leader.load(Ordering::Relaxed))
+            .filter(|leader| *leader != 0)
+    }
+
+    fn known_leader(&self, partition: PartitionId) -> Option<&AtomicU64> {
+        let at = self.layout.data_index(partition)?;
+        self.leaders.get(usize::try_from(at).ok()?)
     }
 }
 

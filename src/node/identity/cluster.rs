@@ -5,7 +5,6 @@
 //! left the folder, so until then its groups may be founded as often as it takes.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use corduroy_shards::StorageId;
 use corduroy_shards::ids::NodeId;
@@ -19,6 +18,7 @@ use super::{
 };
 use crate::config::Config;
 use crate::config::peers::Peers;
+use crate::node::clock::wall_ms;
 
 impl Identity {
     /// The version that a folder of this identity is written in.
@@ -167,8 +167,7 @@ fn of_node(new: Identity, peers: &Peers) -> Identity {
 /// The line of history of a folder that is formatted now: another one than all before, by which founders that have met the
 /// node with the folder before know that it lost that.
 fn new_incarnation() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(2)
+    wall_ms().max(2)
 }
 
 #[cfg(test)]
