@@ -6,6 +6,7 @@
 use corduroy_wal::Lsn;
 use corduroy_wal::fields::Fields;
 use raft::eraftpb::ConfState;
+use smallvec::{SmallVec, smallvec};
 
 use super::changes::{CHANGES_MAX, Change, ChangeEntry, ChangeRefusal, Step};
 pub use crate::ids::{MemberId, StorageId};
@@ -63,8 +64,8 @@ pub struct Membership {
     /// The entry that made it so; [`Lsn::ZERO`]: the group was founded with it.
     pub as_of: Lsn,
     auto_leave: bool,
-    /// By id.
-    members: Vec<Member>,
+    /// By id. A group of one, of which a node may have many thousands, has no heap memory for it.
+    members: SmallVec<[Member; 1]>,
 }
 
 impl Membership {
@@ -72,7 +73,7 @@ impl Membership {
     #[must_use]
     pub fn founding(member: MemberId, storage: StorageId) -> Self {
         let founder = Member { id: member, storage, parts: Part::Voter.bit() };
-        Self { as_of: Lsn::ZERO, auto_leave: false, members: vec![founder] }
+        Self { as_of: Lsn::ZERO, auto_leave: false, members: smallvec![founder] }
     }
 
     /// That of a new group with several voters, each on its storage.
@@ -106,7 +107,7 @@ impl Membership {
     /// What the entry `as_of` made of a group, in the raft crate's words; `storage_of` says where each member is.
     #[must_use]
     pub fn of(as_of: Lsn, conf: &ConfState, storage_of: impl Fn(MemberId) -> StorageId) -> Self {
-        let mut membership = Self { as_of, auto_leave: conf.auto_leave, members: Vec::new() };
+        let mut membership = Self { as_of, auto_leave: conf.auto_leave, members: SmallVec::new() };
         let lists = [&conf.voters, &conf.learners, &conf.voters_outgoing, &conf.learners_next];
         for (part, ids) in Part::ALL.into_iter().zip(lists) {
             for id in ids.iter().map(|id| MemberId(*id)) {
@@ -350,7 +351,7 @@ fn read_lists(fields: &mut Fields<'_>) -> Option<Membership> {
 /// What follows version and auto-leave from version 2 on.
 fn read_members(fields: &mut Fields<'_>) -> Option<Membership> {
     let as_of = Lsn(fields.u64()?);
-    let mut members: Vec<Member> = Vec::new();
+    let mut members: SmallVec<[Member; 1]> = SmallVec::new();
     for _ in 0..fields.u32()? {
         let id = MemberId(fields.u64()?);
         let (storage, parts) = (StorageId(fields.u64()?), fields.byte()?);
