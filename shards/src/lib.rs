@@ -17,6 +17,7 @@ mod letters;
 pub mod machine;
 pub mod net;
 pub mod options;
+mod outputs;
 mod parked;
 pub mod planted;
 pub mod raft;
