@@ -1,6 +1,6 @@
 //! INFO's figures of the other nodes: what this one is to them, and its connections.
 
-use corduroy_shards::net::{Dropped, Kind, PeerCounters, RefusalKind};
+use corduroy_shards::net::{Dropped, FrameError, Kind, PeerCounters, RefusalKind};
 
 use super::{Lines, line};
 use crate::node::shared::{Shared, lock};
@@ -23,6 +23,16 @@ pub fn role(shared: &Shared) -> Lines {
         line("master_link_status", if leader.is_some() { "up" } else { "down" }),
         line("connected_slaves", 0),
     ]
+}
+
+/// Connections that ended by a frame which was wrong in that way.
+fn bad_frames(cores: &[(PeerCounters, usize)], kind: &str) -> u64 {
+    cores
+        .iter()
+        .flat_map(|(counters, _)| counters.bad_frames())
+        .filter(|(of, _)| *of == kind)
+        .map(|(_, n)| n)
+        .sum()
 }
 
 /// What the connections to other nodes did, all cores together; nothing of a node that is alone.
@@ -57,7 +67,8 @@ pub fn peers(shared: &Shared) -> Lines {
     let refusals = RefusalKind::ALL.map(|kind| (format!("peer_refused_{}", kind.name()), refused(kind)));
     let dropped = |why| cores.iter().map(|(counters, _)| counters.dropped(why)).sum::<u64>();
     let drops = Dropped::ALL.map(|why| (format!("peer_dropped_{}", why.name()), dropped(why)));
-    let more = refusals.into_iter().chain(drops).filter(|(_, count)| *count > 0);
+    let bad = FrameError::KINDS.map(|kind| (format!("peer_bad_frames_{kind}"), bad_frames(&cores, kind)));
+    let more = refusals.into_iter().chain(drops).chain(bad).filter(|(_, count)| *count > 0);
     lines.extend(more.map(|(name, count)| (name.into(), count.to_string())));
     lines
 }
