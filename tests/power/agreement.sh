@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Three nodes that replicate to each other lose their leader under load again and again: killed, paused, cut off from the
-# others. After each fault everything is read back from the node that leads then: no acknowledged write may be lost, no value be
+# others both ways or one way; bytes between them flip, a disk is slow. After each fault everything is read back from the node that leads then: no acknowledged write may be lost, no value be
 # there that nobody wrote; and a leader that was deposed without knowing it must not answer a read with what it has.
 #
 #   tests/power/agreement.sh [N] [server options]       N leaders killed (default 50), each followed by another fault
 #   tests/power/agreement.sh --quick [server options]   each fault once, in under a minute
 #
-# As root each node has a network of its own, which can be cut; else cuts are left out.
+# As root each node has a network of its own, which can be cut; else cuts are left out. Bytes flip where nft is there, and disks
+# are slow where control groups limit them.
 source "$(dirname "$0")/common.sh"
 export PATH=$PATH:/usr/sbin:/sbin
 kills=50 is_quick=""
@@ -69,10 +70,26 @@ peer_host() { echo 127.0.0.1; }
 if [ "$(id -u)" = 0 ] && unshare -n ip link add bridge type bridge 2>/dev/null; then
     make_networks
     peer_host() { echo "10.77.0.$1"; }
-    others+=(cut_leader cut_follower)
+    others+=(cut_leader cut_follower mute_leader deafen_leader mute_follower deafen_follower)
+    if command -v nft >/dev/null && nft list ruleset >/dev/null 2>&1; then
+        others+=(flip_leader flip_follower)
+    else
+        echo "flipped bytes are left out: they need nft"
+    fi
 else
-    echo "cuts are left out: networks of their own need root"
+    echo "cuts and flipped bytes are left out: networks of their own need root"
 fi
+
+# The group that limits the writes of whoever is in it to some a second.
+device=$(findmnt -no MAJ:MIN -T "$work" | tr -d ' ')
+slow_group=/sys/fs/cgroup/blkio/corduroy.${work##*.}
+if mkdir "$slow_group" 2>/dev/null && echo "$device 25" 2>/dev/null >"$slow_group/blkio.throttle.write_iops_device"; then
+    others+=(slow_leader slow_follower)
+else
+    echo "slow disks are left out: they need control groups of block devices"
+fi
+# The group goes with whoever is in it still.
+trap 'cleanup; rmdir "$slow_group" 2>/dev/null' EXIT
 
 # Clients reach a node on the loopback device of its network.
 client_port() { echo $((port + $1)); }
@@ -179,6 +196,18 @@ await_part() {
     fail "node $1 takes no part: $reply"
 }
 
+# counted ID FIELD: the sum of the figures of INFO whose names begin so.
+counted() {
+    # shellcheck disable=SC2016 # the inner shell is to expand it
+    in_network "$1" bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" && printf "INFO peers\r\nINFO server\r\n" >&3; sum=0
+        while IFS= read -r -t 5 line <&3; do
+            case $line in
+            "$1"*) value=${line##*:}; sum=$((sum + ${value//[!0-9]/})) ;;
+            redis_version*) echo "$sum" && exit ;;
+            esac
+        done' "$(client_port "$1")" "$2" 2>/dev/null || true
+}
+
 # await_level: waits until all three nodes have applied as much.
 await_level() {
     local begun all
@@ -266,12 +295,68 @@ go_on() { kill -CONT "${pids[$victim]}"; }
 cut() { in_network switch ip link set "node$victim" down; }
 join() { in_network switch ip link set "node$victim" up; }
 
+# others_of ID: all nodes but it.
+others_of() { for id in 1 2 3; do [ "$id" = "$1" ] || echo "$id"; done; }
+
+# What the victim sends is lost, and it hears everything; or it hears nothing, and is heard.
+mute() { for id in $(others_of "$victim"); do in_network "$victim" ip route add blackhole "10.77.0.$id/32"; done; }
+unmute() { for id in $(others_of "$victim"); do in_network "$victim" ip route del blackhole "10.77.0.$id/32"; done; }
+deafen() { for id in $(others_of "$victim"); do in_network "$id" ip route add blackhole "10.77.0.$victim/32"; done; }
+undeafen() { for id in $(others_of "$victim"); do in_network "$id" ip route del blackhole "10.77.0.$victim/32"; done; }
+
+# One in twenty of the victim's packets to other nodes has a byte that is not what was sent, behind TCP's own sum.
+flip() {
+    in_network "$victim" nft -f - <<RULES
+table inet flips {
+    chain sent {
+        type filter hook output priority 0
+        oifname "peers" tcp sport != 0 meta length > 120 numgen random mod 20 == 0 @ih,$((8 * (RANDOM % 60))),8 set $((RANDOM % 256)) counter
+    }
+}
+RULES
+}
+unflip() { in_network "$victim" nft delete table inet flips; }
+
+# bytes_flip: they flip until another node has noticed, while the nodes go on acknowledging.
+bytes_flip() {
+    local before after begun id
+    before=0 begun=$(now_ms)
+    for id in $(others_of "$victim"); do before=$((before + $(counted "$id" peer_bad_frames))); done
+    flip
+    after=$before
+    while [ "$after" = "$before" ] && [ $(($(now_ms) - begun)) -lt "$patience_ms" ]; do
+        sleep 0.2
+        after=0
+        for id in $(others_of "$victim"); do after=$((after + $(counted "$id" peer_bad_frames))); done
+    done
+    unflip
+    [ "$after" -gt "$before" ] || fail "fault $fault ($kind): nobody noticed a flipped byte"
+    find_leader
+}
+
+# The victim's disk takes few writes a second, for a while in which the nodes go on acknowledging.
+disk_is_slow() {
+    echo "${pids[$victim]}" >"$slow_group/cgroup.procs"
+    find_leader
+    sleep "$((RANDOM % 3 + 1)).$((RANDOM % 90 + 10))"
+    find_leader
+    echo "${pids[$victim]}" >"$slow_group/../cgroup.procs"
+}
+
 kill_leader() { victim=$leader; kill_node "$victim"; takeover; end_load; check_all; start_node "$victim"; }
 pause_leader() { victim=$leader; pause; takeover; mend go_on; end_load; check_all; }
 cut_leader() { victim=$leader; cut; takeover; mend join; end_load; check_all; }
+mute_leader() { victim=$leader; mute; takeover; mend unmute; end_load; check_all; }
+deafen_leader() { victim=$leader; deafen; takeover; mend undeafen; end_load; check_all; }
+flip_leader() { victim=$leader; bytes_flip; end_load; check_all; }
+slow_leader() { victim=$leader; disk_is_slow; end_load; check_all; }
 kill_follower() { a_follower; kill_node "$victim"; meanwhile start_node "$victim"; end_load; check_all; }
 pause_follower() { a_follower; pause; meanwhile go_on; end_load; check_all; }
 cut_follower() { a_follower; cut; meanwhile join; end_load; check_all; }
+mute_follower() { a_follower; mute; meanwhile unmute; end_load; check_all; }
+deafen_follower() { a_follower; deafen; meanwhile undeafen; end_load; check_all; }
+flip_follower() { a_follower; bytes_flip; end_load; check_all; }
+slow_follower() { a_follower; disk_is_slow; end_load; check_all; }
 
 kinds=(kill_leader "${others[@]}")
 if [ -z "$is_quick" ]; then
