@@ -263,7 +263,7 @@ fn lone_group(seed: u64) -> Group {
 }
 
 fn commit_and_apply(group: &mut Group) {
-    let record = group.take().expect("it has no fault").expect("it has a record");
+    let record = group.take(0).expect("it has no fault").expect("it has a record");
     group.persisted(record.number).expect("it has no fault");
     group.applied(group.committed()).expect("it has no fault");
 }

@@ -135,12 +135,10 @@ pub struct ShardOptions {
     /// Whether messages to members of groups on other storages are delivered. A group that has such members is not opened
     /// where they are not. Default: they are not.
     pub reaches_peers: bool,
-    /// The raft crate's limits.
+    /// How groups are driven.
     pub group: GroupOptions,
     /// The bounds.
     pub limits: Limits,
-    /// Time between ticks of the groups that need them, and between looks at deadlines, in ms. Default 100.
-    pub tick_ms: u64,
     /// Time until a replica that does not lead is reported, and its requests are refused, in ms. Default 5,000.
     pub ready_timeout_ms: u64,
     /// Time until a request without an outcome gets "unknown" (or a refusal, if it surely had no effect), in ms.
@@ -160,7 +158,6 @@ impl Default for ShardOptions {
             reaches_peers: false,
             group: GroupOptions::default(),
             limits: Limits::default(),
-            tick_ms: 100,
             ready_timeout_ms: 5_000,
             request_timeout_ms: 10_000,
             maintain_ns: 100_000,

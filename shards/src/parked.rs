@@ -232,19 +232,23 @@ impl ParkedReads {
         }
     }
 
-    /// Parks a read at its replica; in a group with several members for a round. `own`: the last entry with requests of its
-    /// connection, as far as there may be one that is not applied.
+    /// Parks a read at its replica; in a group with several members for a round, unless the leader has a lease at `now_ns`.
+    /// `own`: the last entry with requests of its connection, as far as there may be one that is not applied.
     pub fn park(
         &mut self,
         replica: &mut Replica,
         own: Option<Lsn>,
+        now_ns: u64,
         (ticket, op, deadline_ns): (Ticket, &[u8], u64),
     ) {
         let mut until = Until::Due;
         if replica.has_peers() {
-            let (round, agreed) = replica.join_round();
+            let leased = replica.lease_read(now_ns).map(|agreed| (0, agreed));
+            let (round, agreed) = leased.unwrap_or_else(|| replica.join_round());
             let entry = own.map_or(agreed, |own| own.max(agreed));
-            until = Until::Confirmed { round, entry, is_behind_own: own.is_some() };
+            if round > 0 || entry > replica.applied() {
+                until = Until::Confirmed { round, entry, is_behind_own: own.is_some() };
+            }
         }
         self.push(ParkedRead { ticket, op: op.into(), deadline_ns, until, is_logged: false });
     }

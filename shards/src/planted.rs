@@ -67,11 +67,17 @@ pub enum PlantedBug {
     RoundSkipped,
     /// A group's configuration is not written to the log.
     ConfigurationNotSaved,
+    /// A leader's lease runs from the answer of a majority, not from what it answers.
+    LeaseFromAnswer,
+    /// A leader keeps its lease while it hands the lead on.
+    LeaseKeptInTransfer,
+    /// A member that was restarted votes at once, whatever it had promised before.
+    RestartedVotesAtOnce,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 32] = [
         Self::AckBeforeDurable,
         Self::SkipHardState,
         Self::DoubleApplyAfterRestart,
@@ -101,6 +107,9 @@ impl PlantedBug {
         Self::CommitNeedsAll,
         Self::RoundSkipped,
         Self::ConfigurationNotSaved,
+        Self::LeaseFromAnswer,
+        Self::LeaseKeptInTransfer,
+        Self::RestartedVotesAtOnce,
     ];
 }
 

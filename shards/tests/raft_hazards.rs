@@ -64,7 +64,7 @@ fn leader_messages_wait_for_their_term_and_vote() {
     let mut group = group(&conf(&[1], &[2]), 1);
     group.campaign().unwrap();
     assert!(group.leads());
-    let persist = group.take().unwrap().unwrap();
+    let persist = group.take(0).unwrap().unwrap();
     assert_eq!(persist.hard_state, Some(HardState { term: Term(1), vote: 1, commit: Lsn(0) }));
     assert_eq!((persist.from, persist.to), (Lsn(1), Lsn(1)));
     assert!(persist.conf.is_some(), "the configuration rides in the same record");
@@ -80,20 +80,20 @@ fn leader_messages_wait_for_their_term_and_vote() {
 fn leader_appends_leave_before_they_are_durable() {
     let mut group = group(&conf(&[1], &[2]), 1);
     group.campaign().unwrap();
-    let number = group.take().unwrap().unwrap().number;
+    let number = group.take(0).unwrap().unwrap().number;
     group.persisted(number).unwrap();
     group.take_messages();
     let mut response = Message { from: 2, to: 1, term: 1, index: 1, ..Message::default() };
     response.set_msg_type(MessageType::MsgAppendResponse);
-    group.step(response).unwrap().unwrap();
+    group.step(response, 0).unwrap().unwrap();
     while group.has_ready() {
-        if let Some(persist) = group.take().unwrap() {
+        if let Some(persist) = group.take(0).unwrap() {
             group.persisted(persist.number).unwrap();
         }
     }
     group.take_messages();
     assert_eq!(group.propose(vec![7].into()).unwrap(), Proposed::At(Lsn(2), Term(1)));
-    let persist = group.take().unwrap().unwrap();
+    let persist = group.take(0).unwrap().unwrap();
     assert_eq!((persist.from, group.unpersisted()), (Lsn(2), 1));
     assert_eq!(kinds(&group.take_messages()), [MessageType::MsgAppend]);
 }
@@ -104,7 +104,7 @@ fn an_entry_takes_one_ready() {
     let mut group = group(&conf(&[1], &[]), 1);
     group.campaign().unwrap();
     for lsn in (1..=5).map(Lsn) {
-        let persist = group.take().unwrap().unwrap();
+        let persist = group.take(0).unwrap().unwrap();
         assert_eq!((persist.to, group.committed()), (lsn, Lsn(lsn.get() - 1)));
         group.persisted(persist.number).unwrap();
         assert_eq!((group.committed(), group.has_ready()), (lsn, false));
@@ -112,7 +112,7 @@ fn an_entry_takes_one_ready() {
         assert_eq!(group.propose(vec![7].into()).unwrap(), Proposed::At(lsn.next(), Term(1)));
         assert!(group.has_ready());
     }
-    let persist = group.take().unwrap().unwrap();
+    let persist = group.take(0).unwrap().unwrap();
     let state = persist.hard_state.expect("the commit index rides with the next record");
     assert_eq!(state.commit, Lsn(5));
 }
@@ -125,7 +125,7 @@ fn entries_that_no_ready_names_do_not_add_up() {
     group.campaign().unwrap();
     let large = bytes::Bytes::from(vec![7; 4 << 20]);
     for lsn in (1..=20).map(Lsn) {
-        let persist = group.take().unwrap().unwrap();
+        let persist = group.take(0).unwrap().unwrap();
         group.persisted(persist.number).unwrap();
         group.applied(lsn).unwrap();
         assert_eq!(group.propose(large.clone()).unwrap(), Proposed::At(lsn.next(), Term(1)));
@@ -137,12 +137,12 @@ fn entries_that_no_ready_names_do_not_add_up() {
 fn a_lone_voter_flushes_before_it_campaigns() {
     let lone = conf(&[1], &[]);
     let mut group = group(&lone, 1);
-    group.step(append_from(2, 1, 1)).unwrap().unwrap();
-    let persist = group.take().unwrap().unwrap();
+    group.step(append_from(2, 1, 1), 0).unwrap().unwrap();
+    let persist = group.take(0).unwrap().unwrap();
     group.campaign().unwrap();
     assert!(!group.leads(), "the tail is not durable yet");
     for _ in 0..100 {
-        group.tick(true).unwrap();
+        group.tick(true, 0).unwrap();
     }
     assert!(!group.leads() && !group.can_campaign_now());
     group.persisted(persist.number).unwrap();
@@ -162,18 +162,18 @@ fn a_lone_voter_flushes_before_it_campaigns() {
 #[test]
 fn follower_messages_of_an_empty_ready_wait_for_earlier_records() {
     let mut group = group(&conf(&[1, 2, 3], &[]), 1);
-    group.step(append_from(2, 1, 1)).unwrap().unwrap();
-    let first = group.take().unwrap().unwrap();
-    group.step(heartbeat_from(2, 1, 0)).unwrap().unwrap();
+    group.step(append_from(2, 1, 1), 0).unwrap().unwrap();
+    let first = group.take(0).unwrap().unwrap();
+    group.step(heartbeat_from(2, 1, 0), 0).unwrap().unwrap();
     assert!(group.has_ready());
-    assert_eq!(group.take().unwrap(), None);
+    assert_eq!(group.take(0).unwrap(), None);
     assert_eq!(kinds(&group.take_messages()), []);
     group.persisted(first.number).unwrap();
     let expected = [MessageType::MsgAppendResponse, MessageType::MsgHeartbeatResponse];
     assert_eq!(kinds(&group.take_messages()), expected);
     // With nothing outstanding, the next one leaves at once.
-    group.step(heartbeat_from(2, 1, 0)).unwrap().unwrap();
-    group.take().unwrap();
+    group.step(heartbeat_from(2, 1, 0), 0).unwrap().unwrap();
+    group.take(0).unwrap();
     assert_eq!(kinds(&group.take_messages()), [MessageType::MsgHeartbeatResponse]);
 }
 
@@ -182,8 +182,8 @@ fn follower_messages_of_an_empty_ready_wait_for_earlier_records() {
 fn follower_messages_wait_for_the_newest_record_not_for_the_oldest() {
     let mut group = group(&conf(&[1, 2, 3], &[]), 1);
     let taken = |group: &mut Group, index| {
-        group.step(append_from(2, 1, index)).unwrap().unwrap();
-        group.take().unwrap().unwrap().number
+        group.step(append_from(2, 1, index), 0).unwrap().unwrap();
+        group.take(0).unwrap().unwrap().number
     };
     let records = [1, 2, 3].map(|index| taken(&mut group, index));
     assert_eq!(kinds(&group.take_messages()), []);
@@ -199,8 +199,8 @@ fn votes_wait_for_the_disk() {
     let mut group = group(&conf(&[1, 2, 3], &[]), 1);
     let mut request = Message { from: 2, to: 1, term: 1, ..Message::default() };
     request.set_msg_type(MessageType::MsgRequestVote);
-    group.step(request).unwrap().unwrap();
-    let persist = group.take().unwrap().unwrap();
+    group.step(request, 0).unwrap().unwrap();
+    let persist = group.take(0).unwrap().unwrap();
     assert_eq!(persist.hard_state, Some(HardState { term: Term(1), vote: 2, commit: Lsn(0) }));
     assert_eq!(kinds(&group.take_messages()), []);
     group.persisted(persist.number).unwrap();
@@ -212,9 +212,9 @@ fn votes_wait_for_the_disk() {
 #[test]
 fn a_commit_index_beyond_the_log_is_a_fault() {
     let mut group = group(&conf(&[1, 2, 3], &[]), 1);
-    let fault = group.step(heartbeat_from(2, 1, 100)).unwrap_err();
+    let fault = group.step(heartbeat_from(2, 1, 100), 0).unwrap_err();
     assert!(fault.0.contains("knows of entry 100 here, but the log ends at 0"), "{}", fault.0);
-    let stale = group.step(heartbeat_from(2, 1, 0)).unwrap();
+    let stale = group.step(heartbeat_from(2, 1, 0), 0).unwrap();
     assert_eq!(stale, Ok(()), "it is not broken by it");
 }
 
@@ -223,14 +223,14 @@ fn a_commit_index_beyond_the_log_is_a_fault() {
 fn a_replaced_tail_is_written_from_where_it_parts() {
     let mut group = group(&conf(&[1, 2, 3], &[]), 1);
     for index in 1..=3 {
-        group.step(append_from(2, 1, index)).unwrap().unwrap();
+        group.step(append_from(2, 1, index), 0).unwrap().unwrap();
     }
-    let first = group.take().unwrap().unwrap();
+    let first = group.take(0).unwrap().unwrap();
     assert_eq!((first.from, first.to), (Lsn(1), Lsn(3)));
     let mut message = append_from(3, 2, 2);
     message.log_term = 1;
-    group.step(message).unwrap().unwrap();
-    let second = group.take().unwrap().unwrap();
+    group.step(message, 0).unwrap().unwrap();
+    let second = group.take(0).unwrap().unwrap();
     assert_eq!((second.from, second.to, group.store().last()), (Lsn(2), Lsn(2), Lsn(2)));
     // Durability of the first must not count for the replaced entries.
     group.persisted(first.number).unwrap();
@@ -245,9 +245,9 @@ fn election_timeouts_come_from_the_seed() {
         let mut group = group(&conf(&[1, 2, 3], &[]), seed);
         let mut seen = vec![group.election_timeout_ticks()];
         for _ in 0..200 {
-            group.tick(true).unwrap();
+            group.tick(true, 0).unwrap();
             if group.has_ready() {
-                group.take().unwrap();
+                group.take(0).unwrap();
                 seen.push(group.election_timeout_ticks());
             }
         }
@@ -266,7 +266,7 @@ fn a_refusal_that_was_overtaken_is_dropped() {
     group.campaign().unwrap();
     let work = |group: &mut Group| {
         while group.has_ready() {
-            if let Some(persist) = group.take().unwrap() {
+            if let Some(persist) = group.take(0).unwrap() {
                 group.persisted(persist.number).unwrap();
             }
         }
@@ -283,15 +283,60 @@ fn a_refusal_that_was_overtaken_is_dropped() {
         message.reject = reject_hint > 0;
         message
     };
-    group.step(response(4, 0)).unwrap().unwrap();
+    group.step(response(4, 0), 0).unwrap().unwrap();
     work(&mut group);
     group.report_unreachable(MemberId(2)).unwrap();
     // It is sent what follows 4 now. These were answered when it had 2.
     for stale in [response(4, 2), response(6, 2), response(3, 2)] {
-        assert_eq!(group.step(stale).unwrap(), Err(Refused::Stale));
+        assert_eq!(group.step(stale, 0).unwrap(), Err(Refused::Stale));
         let sent = work(&mut group);
         assert!(sent.iter().all(|message| message.index >= 4), "{sent:?}");
     }
     // What it can say when it holds 4 is heard.
-    assert_eq!(group.step(response(6, 4)).unwrap(), Ok(()));
+    assert_eq!(group.step(response(6, 4), 0).unwrap(), Ok(()));
+}
+
+fn vote_request(from: u64, term: u64, kind: MessageType) -> Message {
+    let mut message = Message { from, to: 1, term, index: 9, log_term: 9, ..Message::default() };
+    message.set_msg_type(kind);
+    message
+}
+
+/// The crate refuses votes while it knows a leader that it has heard of late, and forgets it with the first message of a later
+/// term, the answer to a question of its own among them. What it has answered the leader may be what a lease rests on.
+#[test]
+fn a_member_that_has_answered_its_leader_votes_for_nobody_yet() {
+    const PROMISE_NS: u64 = 900_000_000;
+    let mut group = group(&conf(&[1, 2, 3], &[]), 1);
+    assert_eq!(GroupOptions::default().promise_ns(), PROMISE_NS);
+    group.step(heartbeat_from(2, 1, 0), 5).unwrap().unwrap();
+    assert_eq!(group.leader(), Some(MemberId(2)));
+    let mut late = vote_request(3, 4, MessageType::MsgRequestPreVoteResponse);
+    late.reject = true;
+    group.step(late, 6).unwrap().unwrap();
+    assert_eq!((group.leader(), group.hard_state().term), (None, Term(4)));
+    for kind in [MessageType::MsgRequestVote, MessageType::MsgRequestPreVote] {
+        for term in [4, 5] {
+            let refused = group.step(vote_request(3, term, kind), PROMISE_NS).unwrap();
+            assert_eq!(refused, Err(Refused::Promised), "{kind:?} of term {term}");
+        }
+    }
+    group.take(0).unwrap().unwrap();
+    assert_eq!(group.hard_state().vote, 0);
+    // It does not vote for itself either, whatever its ticks come to.
+    (0..100).for_each(|_| group.tick(true, PROMISE_NS).unwrap());
+    assert_eq!(group.role(), StateRole::Follower);
+    group.step(vote_request(3, 4, MessageType::MsgRequestVote), PROMISE_NS + 5).unwrap().unwrap();
+    assert_eq!(group.hard_state().vote, 3);
+}
+
+/// Whom its leader has asked to lead it votes for at once: that leader has given up its lease.
+#[test]
+fn a_promise_does_not_stand_against_who_was_asked_to_lead() {
+    let mut group = group(&conf(&[1, 2, 3], &[]), 1);
+    group.step(heartbeat_from(2, 1, 0), 5).unwrap().unwrap();
+    let mut request = vote_request(3, 2, MessageType::MsgRequestVote);
+    request.context = raft::CAMPAIGN_TRANSFER.into();
+    group.step(request, 6).unwrap().unwrap();
+    assert_eq!(group.hard_state().vote, 3);
 }

@@ -56,6 +56,9 @@ pub enum Refused {
     /// Now is not the time: the tail must be durable first.
     #[error("it asks for an election before the log is durable")]
     TooEarly,
+    /// It asks for a vote, and the leader that this member has heard was promised that it gives none yet.
+    #[error("it asks for a vote within the time that was promised to the leader")]
+    Promised,
     /// There is no room for its entries until others are applied, or written.
     #[error("there is no room for its entries now")]
     NoRoom,

@@ -136,9 +136,9 @@ impl Engine {
         }
     }
 
-    pub fn take(&mut self) -> Result<Option<Persist>, Fault> {
+    pub fn take(&mut self, now_ns: u64) -> Result<Option<Persist>, Fault> {
         match self {
-            Self::Group(group) => group.take(),
+            Self::Group(group) => group.take(now_ns),
             Self::Solo(solo) => Ok(solo.take()),
             Self::Stopped(_) => Ok(None),
         }

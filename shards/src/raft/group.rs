@@ -23,6 +23,7 @@ pub use self::change::{AppliedChange, Changed};
 use super::admit::{self, Admission, ENTRY_BYTES, Refused, Verdict};
 use super::guard::{Fault, guarded};
 use super::history::{History, Wanted};
+use super::lease::Promise;
 pub use super::limits::GroupOptions;
 use super::log_store::{LogStore, of_wal};
 use super::membership::{MemberId, Membership};
@@ -87,9 +88,10 @@ impl Group {
         node.mut_store().forget_start();
         // Made by the crate for each member, itself included, and again for those that messages are sent to.
         node.raft.maybe_free_inflight_buffers();
+        let promise = Promise::starting(options.promise_ns(), saved.term > Term::ZERO);
         let mut group = Self {
             readies: Readies::new(saved, is_unsaved.then(|| members.encode())),
-            members: Box::new(Members::starting(members)),
+            members: Box::new(Members::starting(members, promise, options.lease_ns())),
             // Members whose seeds are near each other draw nothing alike.
             seed: scramble(seed ^ member.0.wrapping_mul(STEP)),
             rounds: None,
@@ -159,11 +161,11 @@ impl Group {
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn tick(&mut self, may_campaign: bool) -> Result<(), Fault> {
+    pub fn tick(&mut self, may_campaign: bool, now_ns: u64) -> Result<(), Fault> {
         if !self.leads() && self.is_sole_voter() && !self.is_flushed() {
             return Ok(());
         }
-        if !self.leads() && !may_campaign && self.is_due() {
+        if !self.leads() && self.is_due() && !(may_campaign && self.may_campaign(now_ns)) {
             // It has missed its leader for long enough to vote for another one.
             let raft = &mut self.node.raft;
             raft.election_elapsed = raft.election_elapsed.max(raft.election_timeout());
@@ -202,7 +204,10 @@ impl Group {
     ///
     /// # Errors
     /// [`Fault`]: the leader knows of entries that were durable here, and are not there any more; or a panic of the crate.
-    pub fn step(&mut self, message: Message) -> Result<Result<(), Refused>, Fault> {
+    pub fn step(&mut self, message: Message, now_ns: u64) -> Result<Result<(), Refused>, Fault> {
+        if self.breaks_promise(&message, now_ns) {
+            return Ok(Err(Refused::Promised));
+        }
         match admit::judge(self.admission(message.from), &message) {
             Verdict::Drop(why) if planted::is(PlantedBug::RefusalFences) => {
                 return Err(Fault(why.to_string()));
@@ -221,7 +226,13 @@ impl Group {
         if self.leads() && message.term == self.node.raft.term {
             self.members.answers.note(MemberId(message.from));
         }
-        Ok(self.call(|group| group.node.step(message))?.map_err(|_error| Refused::ByRaft))
+        let leader = elections::claims_lead(&message);
+        let stepped = self.call(|group| group.node.step(message))?.map_err(|_error| Refused::ByRaft);
+        // What an earlier leader sent promises it nothing.
+        if leader.is_some_and(|(leader, term)| self.leader() == Some(leader) && self.node.raft.term == term) {
+            self.members.promise.renew(now_ns);
+        }
+        Ok(stepped)
     }
 
     fn admission(&self, from: u64) -> Admission {
@@ -288,11 +299,11 @@ impl Group {
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn take(&mut self) -> Result<Option<Persist>, Fault> {
+    pub fn take(&mut self, now_ns: u64) -> Result<Option<Persist>, Fault> {
         if !self.has_ready() {
             return Ok(None);
         }
-        self.take_round()?;
+        self.take_round(now_ns)?;
         self.call(|group| group.readies.take(&mut group.node))?
     }
 

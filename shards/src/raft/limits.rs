@@ -1,16 +1,21 @@
-//! The raft crate's limits.
+//! How a group is driven, and the raft crate's limits.
 //!
 //! Invariant: none is left to the crate, whose own have no bounds, or no checks.
 
 use corduroy_wal::Lsn;
 use raft::{Config, ReadOnlyOption};
 
+use super::lease::{self, Reads};
 use super::membership::MemberId;
 use crate::planted::{self, PlantedBug};
 
-/// The raft crate's limits, all set by us.
+/// How a group is driven: its clock, its reads, and the raft crate's limits, all set by us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GroupOptions {
+    /// Time between ticks of the groups that need them, and between looks at deadlines, in ms. Default 100.
+    pub tick_ms: u64,
+    /// How a leader with other members knows that it may answer a read. Default: by a majority.
+    pub reads: Reads,
     /// Ticks without a leader before an election; the real timeout is drawn from once to twice this. Default 10.
     pub election_ticks: usize,
     /// Ticks between heartbeats. Default 2.
@@ -28,6 +33,8 @@ pub struct GroupOptions {
 impl Default for GroupOptions {
     fn default() -> Self {
         Self {
+            tick_ms: 100,
+            reads: Reads::Quorum,
             election_ticks: 10,
             heartbeat_ticks: 2,
             message_bytes: 1 << 20,
@@ -39,6 +46,29 @@ impl Default for GroupOptions {
 }
 
 impl GroupOptions {
+    /// The time between ticks, in ns.
+    #[must_use]
+    pub fn tick_ns(&self) -> u64 {
+        self.tick_ms.max(1) * 1_000_000
+    }
+
+    /// For how long a member that has heard its leader does not vote, in ns: by a tick less than the shortest election
+    /// timeout, since the first tick may follow at once. So no election waits for it, but the first of a member that was
+    /// restarted.
+    #[must_use]
+    pub fn promise_ns(&self) -> u64 {
+        self.tick_ns() * (self.election_ticks as u64).saturating_sub(1)
+    }
+
+    /// How long a lease is, in ns; 0: reads have none.
+    #[must_use]
+    pub fn lease_ns(&self) -> u64 {
+        match self.reads {
+            Reads::Quorum => 0,
+            Reads::Lease => lease::lease_ns(self.promise_ns()),
+        }
+    }
+
     /// The crate's configuration for `member`, whose entries up to `applied` are applied.
     #[must_use]
     pub fn config(&self, member: MemberId, applied: Lsn) -> Config {

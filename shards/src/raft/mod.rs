@@ -10,6 +10,7 @@ pub mod group;
 pub mod guard;
 pub mod history;
 pub mod leadership;
+pub mod lease;
 mod limits;
 pub mod log_store;
 pub mod membership;

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use corduroy_wal::{Lsn, Term};
 
+use super::lease::Lease;
 use super::membership::MemberId;
 
 /// What decides whether reads may go on.
@@ -81,6 +82,7 @@ impl Context {
 struct Attempt {
     context: Context,
     round: u64,
+    begun_ns: u64,
 }
 
 /// The rounds of one member. A read joins the next round that is not begun; one is begun at most once a turn, and serves all
@@ -107,12 +109,14 @@ pub struct Rounds {
     is_overdue: bool,
     /// Whether the lead was lost while reads may have waited for a round.
     is_lost: bool,
+    /// What the rounds bring later reads.
+    lease: Lease,
 }
 
 impl Rounds {
     /// No round yet. `incarnation`: differs at each start of the member's process.
     #[must_use]
-    pub const fn new(member: MemberId, incarnation: u64) -> Self {
+    pub const fn new(member: MemberId, incarnation: u64, lease: Lease) -> Self {
         Self {
             member,
             incarnation,
@@ -125,7 +129,19 @@ impl Rounds {
             patience_ticks: PATIENCE_TICKS,
             is_overdue: false,
             is_lost: false,
+            lease,
         }
+    }
+
+    /// The leader's lease.
+    #[must_use]
+    pub const fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// See [`Rounds::lease`].
+    pub const fn lease_mut(&mut self) -> &mut Lease {
+        &mut self.lease
     }
 
     /// The round that a read which has just come waits for: the next one to be begun.
@@ -150,22 +166,23 @@ impl Rounds {
 
     /// Begins the round that reads have joined, and tries those again that nobody has answered: the context to send, which
     /// stands for all of them.
-    pub fn begin(&mut self, term: Term) -> Context {
+    pub fn begin(&mut self, term: Term, now_ns: u64) -> Context {
         assert!(self.is_due(), "no round is due: {self:?}");
         self.begun = self.joined;
         self.contexts += 1;
         let context = Context::new(self.member, self.incarnation, term, self.contexts);
-        self.attempts.push_back(Attempt { context, round: self.begun });
+        self.attempts.push_back(Attempt { context, round: self.begun, begun_ns: now_ns });
         (self.waited_ticks, self.is_overdue) = (0, false);
         context
     }
 
     /// A majority has answered what was sent with this context. What was sent by an earlier leader, or process, is nobody's.
-    pub fn confirm(&mut self, context: &[u8]) {
+    pub fn confirm(&mut self, context: &[u8], now_ns: u64) {
         let answered = self.attempts.iter().find(|attempt| attempt.context.as_bytes() == context);
-        let Some(round) = answered.map(|attempt| attempt.round) else { return };
+        let Some(Attempt { round, begun_ns, .. }) = answered.copied() else { return };
         assert!(round > self.confirmed && round <= self.begun, "round {round} is answered: {self:?}");
         self.confirmed = round;
+        self.lease.extend(begun_ns, now_ns);
         self.attempts.retain(|attempt| attempt.round > round);
         (self.waited_ticks, self.patience_ticks, self.is_overdue) = (0, PATIENCE_TICKS, false);
     }
@@ -201,6 +218,7 @@ impl Rounds {
         self.begun = self.joined;
         self.attempts.clear();
         (self.waited_ticks, self.patience_ticks, self.is_overdue) = (0, PATIENCE_TICKS, false);
+        self.lease.begin_term();
     }
 
     /// Whether the lead was lost since this was asked last, while reads may have waited for a round: those are to be turned
@@ -226,14 +244,14 @@ mod tests {
     use super::*;
 
     fn rounds() -> Rounds {
-        Rounds::new(MemberId(1), 9)
+        Rounds::new(MemberId(1), 9, Lease::new(0))
     }
 
     /// A round that `reads` reads share.
     fn begin(rounds: &mut Rounds, reads: usize) -> (u64, Context) {
         let joined: Vec<_> = (0..reads).map(|_| rounds.join()).collect();
         assert!(rounds.is_due() && joined.iter().all(|round| *round == joined[0]));
-        let context = rounds.begin(Term(2));
+        let context = rounds.begin(Term(2), 0);
         rounds.check();
         (joined[0], context)
     }
@@ -246,9 +264,9 @@ mod tests {
         assert!(!rounds.is_due(), "nobody waits for another one");
         let (two, second) = begin(&mut rounds, 2);
         assert!(two > one && first != second);
-        rounds.confirm(first.as_bytes());
+        rounds.confirm(first.as_bytes(), 0);
         assert_eq!(rounds.confirmed(), one);
-        rounds.confirm(second.as_bytes());
+        rounds.confirm(second.as_bytes(), 0);
         assert_eq!((rounds.confirmed(), rounds.attempted()), (two, 2));
         rounds.check();
     }
@@ -258,12 +276,12 @@ mod tests {
         let mut rounds = rounds();
         let (_, first) = begin(&mut rounds, 1);
         let (two, second) = begin(&mut rounds, 1);
-        rounds.confirm(b"");
-        rounds.confirm(Context::new(MemberId(1), 8, Term(2), 2).as_bytes());
+        rounds.confirm(b"", 0);
+        rounds.confirm(Context::new(MemberId(1), 8, Term(2), 2).as_bytes(), 0);
         assert_eq!(rounds.confirmed(), 0);
-        rounds.confirm(second.as_bytes());
+        rounds.confirm(second.as_bytes(), 0);
         assert_eq!(rounds.confirmed(), two);
-        rounds.confirm(first.as_bytes());
+        rounds.confirm(first.as_bytes(), 0);
         assert_eq!(rounds.confirmed(), two);
         rounds.check();
     }
@@ -277,10 +295,10 @@ mod tests {
             assert!(!rounds.is_due());
             rounds.tick();
             assert!(rounds.is_due());
-            let second = rounds.begin(Term(2));
+            let second = rounds.begin(Term(2), 0);
             assert_ne!(first, second);
             rounds.check();
-            rounds.confirm([first, second][answered].as_bytes());
+            rounds.confirm([first, second][answered].as_bytes(), 0);
             assert_eq!(rounds.confirmed(), one);
             (0..100).for_each(|_| rounds.tick());
             assert!(!rounds.is_due(), "nothing is under way");
@@ -295,7 +313,7 @@ mod tests {
         for _ in 0..10_000 {
             rounds.tick();
             if rounds.is_due() {
-                rounds.begin(Term(2));
+                rounds.begin(Term(2), 0);
                 attempts += 1;
             }
             rounds.check();
@@ -310,10 +328,10 @@ mod tests {
         let waits = rounds.join();
         assert!(!rounds.is_due());
         assert_eq!(rounds.join(), waits);
-        rounds.confirm(contexts[0].as_bytes());
+        rounds.confirm(contexts[0].as_bytes(), 0);
         assert!(rounds.is_due());
-        let last = rounds.begin(Term(2));
-        rounds.confirm(last.as_bytes());
+        let last = rounds.begin(Term(2), 0);
+        rounds.confirm(last.as_bytes(), 0);
         assert_eq!(rounds.confirmed(), waits);
     }
 
@@ -328,18 +346,18 @@ mod tests {
         assert!(rounds.take_lost() && !rounds.take_lost() && !rounds.is_due());
         rounds.check();
         let (next, second) = begin(&mut rounds, 1);
-        rounds.confirm(first.as_bytes());
+        rounds.confirm(first.as_bytes(), 0);
         assert!(rounds.confirmed() < next, "that was asked in another term");
-        rounds.confirm(second.as_bytes());
+        rounds.confirm(second.as_bytes(), 0);
         assert_eq!(rounds.confirmed(), next);
     }
 
     #[test]
     fn no_two_contexts_are_the_same() {
         let made = |member, incarnation, term| {
-            let mut rounds = Rounds::new(MemberId(member), incarnation);
+            let mut rounds = Rounds::new(MemberId(member), incarnation, Lease::new(0));
             rounds.join();
-            rounds.begin(Term(term))
+            rounds.begin(Term(term), 0)
         };
         let all = [made(1, 1, 1), made(2, 1, 1), made(1, 2, 1), made(1, 1, 2)];
         for (at, one) in all.iter().enumerate() {

@@ -190,10 +190,10 @@ impl Replica {
     /// [`Fault`].
     pub fn tick(&mut self, may_campaign: bool, now_ns: u64) -> Result<(), Fault> {
         if let Some(group) = self.engine.group_mut() {
-            if may_campaign && group.can_campaign_now() {
+            if may_campaign && group.can_campaign_now() && group.may_campaign(now_ns) {
                 group.campaign()?;
             } else {
-                group.tick(may_campaign)?;
+                group.tick(may_campaign, now_ns)?;
             }
         }
         self.note_committed();
@@ -216,7 +216,7 @@ impl Replica {
             return Ok(Err(Refused::Sender));
         }
         let Some(group) = self.engine.group_mut() else { return Ok(Err(Refused::Addressee)) };
-        let stepped = group.step(message)?;
+        let stepped = group.step(message, now_ns)?;
         self.note_committed();
         self.observe(now_ns);
         Ok(stepped)
@@ -285,7 +285,7 @@ impl Replica {
     /// # Errors
     /// [`Fault`].
     pub fn take(&mut self, now_ns: u64) -> Result<Option<Persist>, Fault> {
-        let persist = self.engine.take()?;
+        let persist = self.engine.take(now_ns)?;
         self.note_committed();
         self.observe(now_ns);
         Ok(persist)

@@ -375,7 +375,7 @@ impl<M: StateMachine> Applying<'_, M> {
     pub fn read(&mut self, slot: &mut Slot, ticket: Ticket, op: &[u8], deadline_ns: u64) -> bool {
         if slot.replica.has_peers() {
             self.counters.reads_parked += 1;
-            slot.park(ticket, op, deadline_ns);
+            slot.park(ticket, op, self.now.mono_ns, deadline_ns);
             return false;
         }
         // Tried also where it has to follow another one: what it needs is then on its way already.
@@ -448,7 +448,7 @@ impl<M: StateMachine> Applying<'_, M> {
     /// wall clock may be behind, and what was found expired must not come back. An entry that is applied in part counts.
     fn read_clock_ms(&mut self, slot: &mut Slot) -> u64 {
         if slot.replica.has_peers() && !planted::is(PlantedBug::ReadsByWallClock) {
-            return slot.applied_stamp_ms.max(slot.cursor.stamp_ms);
+            return slot.logged_ms();
         }
         self.clocks.read(&mut slot.clock, self.now)
     }

@@ -157,15 +157,20 @@ impl Slot {
         Some((self.partition, entry::first_op(self.next_payload()?)?))
     }
 
+    /// The highest stamp of what is applied, in ms: an entry that is applied in part counts.
+    pub fn logged_ms(&self) -> u64 {
+        self.applied_stamp_ms.max(self.cursor.stamp_ms)
+    }
+
     /// Whether parked reads may be tried.
     pub fn has_due_reads(&self) -> bool {
         self.parked.has_due() && self.replica.answers_parked()
     }
 
     /// Parks a read that comes behind all that its connection has under way.
-    pub fn park(&mut self, ticket: Ticket, op: &[u8], deadline_ns: u64) {
+    pub fn park(&mut self, ticket: Ticket, op: &[u8], now_ns: u64, deadline_ns: u64) {
         let own = self.rows.back_mut().filter(|_| self.conns.may_hold(ticket.conn)).map(|row| row.lsn);
-        self.parked.park(&mut self.replica, own, (ticket, op, deadline_ns));
+        self.parked.park(&mut self.replica, own, now_ns, (ticket, op, deadline_ns));
     }
 
     /// Whether a step of it waits for whatever job ends next.

@@ -262,7 +262,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// Ticks the groups that need it and looks at deadlines. After a pause it ticks once, not once for each tick
     /// missed. While the disk is busy, leaders go on with their heartbeats, and only elections wait for it.
     fn tick(&mut self, can_submit: bool) {
-        self.next_tick_ns = self.now.mono_ns + self.options.tick_ms.max(1) * 1_000_000;
+        self.next_tick_ns = self.now.mono_ns + self.options.group.tick_ns();
         for _ in 0..self.replicas.listed(List::Watched) {
             let Some(idx) = self.replicas.next(List::Watched) else { break };
             self.expire(idx);

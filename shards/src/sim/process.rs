@@ -10,6 +10,7 @@ use corduroy_wal::{Binding, Options, Wal, WalError};
 
 use crate::ids::{PartitionId, ShardId};
 use crate::machine::StateMachine;
+use crate::raft::group::GroupOptions;
 use crate::raft::replica::{Replication, StartedAs};
 use crate::shard::io::Input;
 use crate::sim::disk::{Disk, End, What};
@@ -448,7 +449,7 @@ fn shard_options(knobs: &Knobs, node: usize, replicated: bool) -> ShardOptions {
     ShardOptions {
         storage: knobs.storage(node),
         reaches_peers: knobs.nodes > 1,
-        tick_ms: knobs.tick_ms,
+        group: GroupOptions { tick_ms: knobs.tick_ms, ..GroupOptions::default() },
         replication: if replicated { Replication::On } else { Replication::Off },
         limits: Limits {
             partition_requests: knobs.queue,

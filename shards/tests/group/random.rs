@@ -194,6 +194,6 @@ fn three_members_keep_what_they_acknowledged() {
 #[test]
 fn five_members_keep_what_they_acknowledged() {
     let mut met = Met::default();
-    (0..30).for_each(|seed| play(5, seed, &mut met));
+    (0..36).for_each(|seed| play(5, seed, &mut met));
     assert!(met.writes > 200 && met.reads > 200 && met.elections > 60, "{met:?}");
 }

@@ -11,6 +11,7 @@ use super::Group;
 use crate::raft::changes::{Change, ChangeEntry, ChangeRefusal};
 use crate::raft::guard::Fault;
 use crate::raft::history::{History, TermRuns};
+use crate::raft::lease::Promise;
 use crate::raft::membership::{MemberId, Membership};
 
 /// How far a committed change is.
@@ -41,12 +42,17 @@ pub(super) struct Members {
     pub answers: Answers,
     /// An election waits for the tail to be durable, and for this entry to be applied.
     pub campaign_from: Option<Lsn>,
+    /// What this one has promised its leader.
+    pub promise: Promise,
+    /// How long its leases are, in ns.
+    pub lease_ns: u64,
 }
 
 impl Members {
     /// Those that a replica starts with.
-    pub fn starting(now: Membership) -> Self {
-        Self { now, applied: AppliedChange::default(), answers: Answers::default(), campaign_from: None }
+    pub fn starting(now: Membership, promise: Promise, lease_ns: u64) -> Self {
+        let (applied, answers) = (AppliedChange::default(), Answers::default());
+        Self { now, applied, answers, campaign_from: None, promise, lease_ns }
     }
 }
 
@@ -219,6 +225,8 @@ impl Group {
         if let Err(why) = check() {
             return Ok(Err(why));
         }
+        // Whoever is asked to lead is voted for at once, whatever was promised.
+        self.made_rounds().lease_mut().give_up();
         self.call(|group| group.node.transfer_leader(to.0)).map(Ok)
     }
 
@@ -274,6 +282,7 @@ impl Group {
     fn save_members(&mut self, members: Membership) {
         self.readies.save_conf(members.encode());
         self.members.answers.forget_all_but(&members);
+        self.rounds.as_mut().into_iter().for_each(|rounds| rounds.lease_mut().forget());
         self.members.now = members;
         if !self.is_alone() && self.node.store().history().is_none() {
             // Whoever joins starts from an image of the state: nothing that is applied is served from the log.
@@ -358,7 +367,7 @@ mod tests {
     }
 
     fn write(group: &mut Group) {
-        while let Some(record) = group.take().expect("it has no fault") {
+        while let Some(record) = group.take(0).expect("it has no fault") {
             group.persisted(record.number).expect("it has no fault");
         }
     }
@@ -383,7 +392,7 @@ mod tests {
         assert_eq!(group.committed(), Lsn(2));
         assert_eq!(group.change(Lsn(2)), Ok(Changed::Waits));
         assert_eq!(group.change(Lsn(2)), Ok(Changed::Waits), "its record is not even made");
-        let record = group.take().expect("it has no fault").expect("a record of its own");
+        let record = group.take(0).expect("it has no fault").expect("a record of its own");
         assert_eq!((record.from > record.to, record.conf), (true, Some(group.members().encode())));
         assert_eq!(group.change(Lsn(2)), Ok(Changed::Waits));
         group.persisted(record.number).expect("it has no fault");

@@ -3,10 +3,18 @@
 //! Invariant: an election that the raft crate refuses without a word is held as soon as it would not.
 
 use corduroy_wal::Lsn;
-use raft::StateRole;
+use raft::eraftpb::{Message, MessageType};
+use raft::{CAMPAIGN_TRANSFER, StateRole};
 
 use super::Group;
 use crate::raft::guard::Fault;
+use crate::raft::membership::MemberId;
+
+/// Who says by a message that it leads, and in which term.
+pub(super) fn claims_lead(message: &Message) -> Option<(MemberId, u64)> {
+    let kinds = [MessageType::MsgAppend, MessageType::MsgHeartbeat, MessageType::MsgSnapshot];
+    kinds.contains(&message.get_msg_type()).then_some((MemberId(message.from), message.term))
+}
 
 impl Group {
     /// Starts an election; or, where the sole voter still has a tail to flush, as soon as that is durable; or, where a change of
@@ -32,6 +40,24 @@ impl Group {
     pub fn can_campaign_now(&self) -> bool {
         let applied = Lsn(self.node.raft.raft_log.applied);
         self.members.campaign_from.is_some_and(|from| from <= applied) && self.is_flushed() && !self.leads()
+    }
+
+    /// Whether it may ask for votes, its own among them: nobody has been promised that it does not. Where nobody else has a vote
+    /// there is nobody to lead.
+    pub fn may_campaign(&mut self, now_ns: u64) -> bool {
+        !self.members.promise.binds(now_ns) || self.is_sole_voter()
+    }
+
+    /// Whether a message asks for a vote that this member has promised not to give. The raft crate refuses some of them by itself,
+    /// but forgets its leader whenever it hears of a later term, counts in ticks, and nothing over a restart. Who was asked
+    /// to lead by its leader is not refused.
+    pub(super) fn breaks_promise(&mut self, message: &Message, now_ns: u64) -> bool {
+        let asks =
+            matches!(message.get_msg_type(), MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
+        // The crate answers a request of an earlier term with its own.
+        asks && message.context != CAMPAIGN_TRANSFER
+            && message.term >= self.node.raft.term
+            && self.members.promise.binds(now_ns)
     }
 
     /// Whether the next tick starts an election.

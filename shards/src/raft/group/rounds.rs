@@ -7,14 +7,21 @@ use corduroy_wal::{Lsn, Term};
 
 use super::Group;
 use crate::raft::guard::Fault;
+use crate::raft::lease::Lease;
 use crate::raft::membership::MemberId;
 use crate::raft::reads::Rounds;
 
 impl Group {
     /// The round that a read waits for which has just come.
     pub fn join_round(&mut self) -> u64 {
-        let (member, incarnation) = (MemberId(self.node.raft.id), self.seed);
-        self.rounds.get_or_insert_with(|| Box::new(Rounds::new(member, incarnation))).join()
+        self.made_rounds().join()
+    }
+
+    /// The rounds, whether or not there was one before.
+    pub(super) fn made_rounds(&mut self) -> &mut Rounds {
+        let (member, incarnation, lease) =
+            (MemberId(self.node.raft.id), self.seed, Lease::new(self.members.lease_ns));
+        self.rounds.get_or_insert_with(|| Box::new(Rounds::new(member, incarnation, lease)))
     }
 
     /// The rounds, if a read has ever waited for one.
@@ -43,16 +50,16 @@ impl Group {
 
     /// Begins a round if one is due: its messages are part of the next Ready. Takes note of those that were answered; where this
     /// member is the only voter, that is at once.
-    pub(super) fn take_round(&mut self) -> Result<(), Fault> {
+    pub(super) fn take_round(&mut self, now_ns: u64) -> Result<(), Fault> {
         let is_due = self.is_round_due();
         let term = Term(self.node.raft.term);
         if let Some(rounds) = self.rounds.as_mut().filter(|_| is_due) {
-            let context = rounds.begin(term);
+            let context = rounds.begin(term, now_ns);
             self.call(|group| group.node.read_index(context.as_bytes().to_vec()))?;
         }
         let answered = std::mem::take(&mut self.node.raft.read_states);
         if let Some(rounds) = self.rounds.as_mut() {
-            answered.iter().for_each(|state| rounds.confirm(&state.request_ctx));
+            answered.iter().for_each(|state| rounds.confirm(&state.request_ctx, now_ns));
         }
         Ok(())
     }

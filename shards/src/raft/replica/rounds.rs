@@ -30,6 +30,27 @@ impl Replica {
         rounds.map_or(u64::MAX, Rounds::confirmed)
     }
 
+    /// Whether it leads, has applied what it found when it won the lead, and has a lease: nobody else leads now.
+    #[must_use]
+    pub fn has_lease(&self, now_ns: u64) -> bool {
+        let rounds = self.engine.group().and_then(Group::rounds);
+        rounds.is_some_and(|rounds| rounds.lease().holds(now_ns)) && self.gate() == Gate::Open
+    }
+
+    /// What a read waits for that has just come to a leader with a lease: the entry up to which others may have seen the log.
+    /// A lease that is old is renewed for those that come later. `None`: there is no lease.
+    pub fn lease_read(&mut self, now_ns: u64) -> Option<Lsn> {
+        if !self.has_lease(now_ns) {
+            return None;
+        }
+        let group = self.engine.group_mut()?;
+        let is_to_renew = |rounds: &&mut Rounds| rounds.lease().is_to_renew(now_ns);
+        if let Some(rounds) = group.rounds_mut().filter(is_to_renew) {
+            rounds.join();
+        }
+        Some(group.agreed())
+    }
+
     /// Whether parked reads that wait for nothing are answered from what is applied. In a group with several members a round, or
     /// an entry, has shown for each that nobody else led: what is applied later is as good.
     #[must_use]
