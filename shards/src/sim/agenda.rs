@@ -59,6 +59,17 @@ impl<E> Agenda<E> {
         self.heap.peek().map(|item| item.at_ns)
     }
 
+    /// Has events happen earlier: each for which `latest_ns` says so is due then at the latest. It is asked in the order in which
+    /// they are due.
+    pub fn hasten(&mut self, mut latest_ns: impl FnMut(&E) -> Option<u64>) {
+        let mut items = std::mem::take(&mut self.heap).into_vec();
+        items.sort_by(|a, b| b.cmp(a));
+        for item in &mut items {
+            item.at_ns = latest_ns(&item.event).map_or(item.at_ns, |latest_ns| latest_ns.min(item.at_ns));
+        }
+        self.heap = items.into();
+    }
+
     /// Takes the next event out.
     pub fn take(&mut self) -> Option<(u64, E)> {
         self.heap.pop().map(|item| (item.at_ns, item.event))
@@ -78,5 +89,21 @@ mod tests {
         assert_eq!(agenda.next_ns(), Some(3));
         let order = std::iter::from_fn(|| agenda.take()).map(|(_, event)| event).collect::<String>();
         assert_eq!(order, "abcd");
+    }
+
+    #[test]
+    fn what_is_hastened_comes_no_later_than_that_and_all_else_when_it_was_due() {
+        let mut agenda = Agenda::default();
+        for (at, event) in [(9, 'd'), (1, 'a'), (4, 'c'), (8, 'b'), (2, 'x')] {
+            agenda.put(at, event);
+        }
+        let mut asked = String::new();
+        agenda.hasten(|event| {
+            asked.push(*event);
+            ['a', 'b', 'd'].contains(event).then_some(3)
+        });
+        assert_eq!(asked, "axcbd");
+        let order = std::iter::from_fn(|| agenda.take()).collect::<Vec<_>>();
+        assert_eq!(order, [(1, 'a'), (2, 'x'), (3, 'd'), (3, 'b'), (4, 'c')]);
     }
 }

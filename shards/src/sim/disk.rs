@@ -224,6 +224,12 @@ impl Disk {
         pending.iter().skip(seen).copied().collect()
     }
 
+    /// What an operation is that has begun and not ended.
+    pub(super) fn under_way(&self, io: IoId) -> Option<What> {
+        let pending = self.shared.pending.borrow();
+        pending.iter().find(|(id, _)| *id == io).map(|(_, what)| *what)
+    }
+
     /// When an operation that begins now ends, unless the disk stands still by then.
     pub(super) fn end_ns(&self, what: What, now_ns: u64, rng: &mut Rng) -> u64 {
         let typical = match what {

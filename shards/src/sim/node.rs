@@ -218,8 +218,12 @@ impl<S: Subject> SimNode<S> {
             let (wal, status) = (unit.shard.wal().stats(), unit.shard.status());
             let (live, spare, space) = (wal.live_segments, wal.spare_segments, status.space);
             let pending = status.pending_requests;
+            let (writes, jobs) = (unit.shard.wal().in_flight(), unit.jobs);
+            let takes = if unit.shard.wal().can_submit() { "takes" } else { "does not take" };
             lines.push(format!(
-                "shard {shard}: {live} live segments, {spare} spare, {space:?}; {pending} requests"
+                "node {}, shard {shard}: {live} live segments, {spare} spare, {space:?}; {writes} writes under way, {takes} \
+                 another; {jobs} jobs, {pending} requests",
+                self.number
             ));
             for replica in status.replicas {
                 let (id, last, committed) = (replica.partition, replica.last, replica.committed);

@@ -24,9 +24,6 @@ use crate::sim::workload::Subject;
 use crate::sim::world::Common;
 use crate::{Limits, Outputs, Shard, ShardError, ShardOptions};
 
-/// What a typical job takes at most once faults are over: the slowest pool is one of them.
-const HEALTHY_JOB_NS: u64 = 2 * MS;
-
 /// Turns of a shard from one look at all that its log and its machine hold to the next: such a look costs as much as all
 /// the rows.
 const CHECKED_TURNS: u64 = 16;
@@ -266,8 +263,7 @@ impl<S: Subject> SimNode<S> {
         if let Err(error) = turned {
             return self.exited(world, shard, &error.to_string());
         }
-        let knob_ns = world.plan.knobs.job_ns;
-        let job_ns = if world.faults_over { knob_ns.min(HEALTHY_JOB_NS) } else { knob_ns };
+        let job_ns = if world.faults_over { world.healthy_job_ns() } else { world.plan.knobs.job_ns };
         for job in outputs.jobs {
             let at_ns = now_ns + self.streams.job.heavy(job_ns);
             world.agenda.put(at_ns, self.event(NodeEvent::JobRun { shard, job: Box::new(job) }));

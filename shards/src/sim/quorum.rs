@@ -7,12 +7,12 @@ use crate::ids::PartitionId;
 use crate::machine::{Kind, StateMachine, Step, Wait};
 use crate::sim::disk::Disk;
 use crate::sim::net::Cut;
-use crate::sim::node::SimNode;
+use crate::sim::node::{NodeEvent, SimNode};
 use crate::sim::process::REQUEST_TIMEOUT_MS;
 use crate::sim::rng::Rng;
 use crate::sim::swarm::MS;
 use crate::sim::workload::{Subject, stamp};
-use crate::sim::world::{Common, World};
+use crate::sim::world::{Common, Happening, World};
 
 /// Of all that can be read, what is compared: a look at one replica costs as much as one at all of them.
 const COMPARED_READS: usize = 3;
@@ -41,12 +41,40 @@ impl<S: Subject> SimNode<S> {
         self.full_disk_ends(world);
         self.disks.iter_mut().for_each(Disk::heal);
         if world.plan.knobs.nodes > 1 {
+            self.hasten(world);
             // What was paused goes on at once.
             (0..self.disks.len()).for_each(|shard| self.turn_soon(world, shard));
         }
         if std::mem::take(&mut self.stays_down) {
             self.open(world);
         }
+    }
+}
+
+impl<S: Subject> SimNode<S> {
+    /// What its disks and its pool have under way takes no longer than what they begin now, though they were slow when it began:
+    /// a node that waits for a disk or a pool that is not whole is not whole itself.
+    fn hasten(&self, world: &mut Common<S>) {
+        let (this, now_ns) = ((self.number, self.incarnation), world.now_ns);
+        let mut rng = Rng::of_node(world.plan.seed, "hastened", self.number);
+        let job_ns = world.healthy_job_ns();
+        world.agenda.hasten(|event| {
+            let Happening::OfNode { node, incarnation, what } = event else { return None };
+            if (*node, *incarnation) != this {
+                return None;
+            }
+            match what {
+                NodeEvent::DiskDone { shard, io } => {
+                    let disk = self.disks.get(*shard)?;
+                    disk.under_way(*io).map(|what| disk.end_ns(what, now_ns, &mut rng))
+                }
+                NodeEvent::JobRun { .. } | NodeEvent::JobDone { .. } => Some(now_ns + rng.heavy(job_ns)),
+                NodeEvent::Turn { .. }
+                | NodeEvent::Restart
+                | NodeEvent::TryStop
+                | NodeEvent::Reopen { .. } => None,
+            }
+        });
     }
 }
 

@@ -29,6 +29,8 @@ use crate::sim::workload::Subject;
 const MAX_EVENTS: u64 = 3_000_000;
 /// How long a request may be without its outcome while the process runs: the longest stall, and then some.
 const LONGEST_WAIT_NS: u64 = 30_000 * MS;
+/// What a typical job takes at most once faults are over: the slowest pool is one of them.
+const HEALTHY_JOB_NS: u64 = 2 * MS;
 /// How long settling may take.
 const DRAIN_NS: u64 = 60_000 * MS;
 
@@ -150,6 +152,11 @@ pub fn run<S: Subject>(subject: S, plan: Plan, watch: Watch) -> Report {
 }
 
 impl<S: Subject> Common<S> {
+    /// What a typical job takes on a pool that is not slow.
+    pub(super) fn healthy_job_ns(&self) -> u64 {
+        self.plan.knobs.job_ns.min(HEALTHY_JOB_NS)
+    }
+
     /// The shard that has a partition, of each node.
     pub(super) fn shard_of(&self, partition: PartitionId) -> usize {
         usize::try_from((partition.0 - 1) % u64::from(self.plan.knobs.shards)).expect("at most 4 shards")
