@@ -13,6 +13,7 @@ mod clients;
 mod clock;
 mod disk;
 mod faults;
+mod groups;
 mod history;
 mod images;
 mod mail;

@@ -244,9 +244,6 @@ pub struct Knobs {
     pub classes: BTreeSet<Class>,
 }
 
-/// Seeds with several nodes, in thousandths.
-const SEVERAL_NODES_PER_MILLE: u64 = 333;
-
 impl Knobs {
     /// What `seed` draws.
     #[must_use]
@@ -316,44 +313,6 @@ impl Knobs {
         knobs
     }
 
-    /// In some seeds there are several nodes, and a network between them.
-    fn draw_nodes(&mut self, seed: u64) {
-        let mut rng = Rng::new(seed, "nodes");
-        // Plans take what they do not name from seed 0, which has one node.
-        if seed == 0 || !rng.chance(SEVERAL_NODES_PER_MILLE) {
-            return;
-        }
-        self.nodes = rng.pick(&[3, 3, 3, 5]);
-        self.link_ns = rng.pick(&[20_000, 200_000, 2 * MS]);
-        // An election takes far longer than the slowest frame.
-        self.tick_ms = if self.link_ns < MS { rng.pick(&[10, 20, 50]) } else { 50 };
-        self.max_segments = 0;
-        if self.classes.is_empty() {
-            return;
-        }
-        self.loss_per_mille = rng.pick(&[0, 0, 10, 100]);
-        self.duplicate_per_mille = rng.pick(&[0, 0, 10, 100]);
-        self.late_per_mille = rng.pick(&[0, 0, 10, 100]);
-        self.replay_per_mille = rng.pick(&[0, 0, 10, 100]);
-        self.changed_per_mille = rng.pick(&[0, 0, 10]);
-        // What a replica may not come back from yet: damage of its log or state, a log that goes on without its group, and
-        // one that drops what a member that lags behind needs, as a full one does.
-        for class in [Class::FlipAnywhere, Class::StateDamage, Class::Replication, Class::FullDisk] {
-            self.classes.remove(&class);
-        }
-        self.replicated = true;
-        for class in GROUP_CLASSES {
-            if rng.chance(500) {
-                self.classes.insert(class);
-            }
-        }
-    }
-
-    /// The longest that a group waits for its leader before it elects another, in ns of the slowest clock.
-    pub(super) const fn election_ns(&self) -> u64 {
-        2 * 10 * self.tick_ms * MS * 10 / 9
-    }
-
     /// As [`Knobs::nodes`].
     #[must_use]
     pub fn node_count(&self) -> usize {
@@ -390,17 +349,6 @@ impl Knobs {
         }
         plan.sort_by_key(|planned| planned.at_ns);
         plan
-    }
-
-    /// A cut at a node.
-    fn draw_cut(&self, node: u32, rng: &mut Rng) -> Fault {
-        let others = (0..self.nodes).filter(|other| *other != node).collect::<Vec<_>>();
-        let peer = rng.pick(&others);
-        let mask = u32::try_from(rng.between(1, (1 << self.nodes) - 2)).expect("a bit a node");
-        let shapes =
-            [CutShape::Between(peer), CutShape::Towards(peer), CutShape::Around, CutShape::Split(mask)];
-        let shape = rng.pick(&shapes);
-        Fault::Cut { shape, for_ns: rng.between(10, 4000) * MS }
     }
 
     fn draw_fault(&self, class: Class, rng: &mut Rng) -> Option<Fault> {
