@@ -46,6 +46,7 @@ pub use ids::{KeyspaceId, PartitionId, ShardId, StorageId, Ticket};
 pub use machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable, Urgency, Wait};
 pub use options::{Limits, ShardOptions};
 pub use raft::changes::{Change, ChangeRefusal};
+pub use raft::leadership::{LeadChange, LeadCounts, LeadKind};
 pub use raft::requests::{MemberCounts, MemberOutcome, MemberRequest};
 pub use raft::start::Origin;
 pub use rejection::Rejection;

@@ -8,6 +8,7 @@ use raft::eraftpb::Message;
 use crate::clock::ClockReport;
 use crate::ids::{PartitionId, StorageId, Ticket};
 use crate::machine::StateMachine;
+use crate::raft::leadership::LeadChange;
 use crate::raft::requests::MemberOutcome;
 use crate::reply::Reply;
 use crate::stages::{self, Answered, StageStamps};
@@ -32,6 +33,8 @@ pub struct Outputs<M: StateMachine> {
     pub members: Vec<(Ticket, MemberOutcome)>,
     /// Replicas that were removed from their groups, and by which entry. Their data may go.
     pub removed: Vec<(PartitionId, Lsn)>,
+    /// Leads of groups with several members that have begun or ended, in the order that they did.
+    pub leads: Vec<LeadChange>,
     /// Messages to other members of groups, in the order in which each member is to have them.
     pub messages: Vec<PeerMessage>,
     /// Work for the blocking pool.
@@ -54,6 +57,7 @@ impl<M: StateMachine> Default for Outputs<M> {
             replies: Vec::new(),
             members: Vec::new(),
             removed: Vec::new(),
+            leads: Vec::new(),
             messages: Vec::new(),
             jobs: Vec::new(),
             fenced: Vec::new(),

@@ -4,6 +4,7 @@ use corduroy_wal::{Lsn, Space, Term};
 use raft::StateRole;
 
 use crate::ids::PartitionId;
+use crate::raft::leadership::LeadCounts;
 use crate::raft::membership::MemberId;
 use crate::raft::replica::{Replica, ReplicaError, StartedAs};
 use crate::raft::requests::MemberCounts;
@@ -14,6 +15,8 @@ use crate::stages::Stage;
 pub struct ReplicaStatus {
     /// Of which partition.
     pub partition: PartitionId,
+    /// Whether its group has other members.
+    pub has_peers: bool,
     /// Its role; a log kept without Raft leads itself.
     pub role: StateRole,
     /// How it was started.
@@ -56,6 +59,7 @@ impl ReplicaStatus {
         let leadership = replica.leadership();
         Self {
             partition: replica.partition(),
+            has_peers: replica.has_peers(),
             role: replica.role(),
             started_as: replica.started_as(),
             term: replica.term(),
@@ -136,6 +140,8 @@ pub struct Counters {
     pub ready_timeouts: u64,
     /// How often the stamps of entries began to be ahead of the wall clock by more than a second.
     pub clocks_ahead: u64,
+    /// Leads of groups with several members.
+    pub leads: LeadCounts,
     /// From the first request of a batch to its proposal.
     pub queue: Stage,
     /// From the proposal to the end of apply: log, commit and state.

@@ -111,6 +111,7 @@ impl Replica {
     fn observe(&mut self, now_ns: u64) {
         if let Some(group) = self.engine.group_mut() {
             let change = self.leadership.set(group.leader(), now_ns);
+            self.leadership.set_transfers(group.is_transferring());
             if change.is_some_and(|change| change.gained) {
                 self.safe_from = Some(group.last());
             } else if !self.leadership.is_mine() {

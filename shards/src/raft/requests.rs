@@ -18,6 +18,8 @@ pub enum MemberRequest {
     Change(Vec<Change>),
     /// To hand the lead to this member.
     Transfer(MemberId),
+    /// To hand the lead to whichever member is best prepared for it.
+    TransferAway,
 }
 
 /// The one outcome of such a request.
@@ -77,7 +79,8 @@ pub struct MemberRequests {
 
 impl MemberRequest {
     /// The kinds, by name.
-    pub const KINDS: [&str; 6] = ["add learner", "promote", "demote", "remove", "several", "transfer"];
+    pub const KINDS: [&str; 7] =
+        ["add learner", "promote", "demote", "remove", "several", "transfer", "transfer away"];
 
     /// Its kind's index among [`MemberRequest::KINDS`].
     #[must_use]
@@ -91,6 +94,7 @@ impl MemberRequest {
                 [] | [_, _, ..] => 4,
             },
             Self::Transfer(_) => 5,
+            Self::TransferAway => 6,
         }
     }
 }
@@ -131,6 +135,10 @@ impl MemberRequests {
             (Some(replica), MemberRequest::Transfer(to)) => {
                 let (term, begun) = (replica.term(), replica.transfer(*to, lag_most));
                 begun.map(|begun| begun.map(|()| Waiting::Lead(*to, term)))
+            }
+            (Some(replica), MemberRequest::TransferAway) => {
+                let (term, begun) = (replica.term(), replica.transfer_away(lag_most));
+                begun.map(|begun| begun.map(|to| Waiting::Lead(to, term)))
             }
         };
         match begun {

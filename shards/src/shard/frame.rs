@@ -166,7 +166,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         }
         let result = slot.replica.take(self.now.mono_ns);
         let Some(persist) = self.fence_on_fault(idx, result) else { return Ok(0) };
-        let slot = self.replicas.slot(idx);
+        let slot = self.replicas.slot_mut(idx);
+        slot.replica.report_lead(&mut self.counters.leads, &mut self.outbox.leads);
         let may_go_on = slot.replica.applied() < slot.replica.committed() || !slot.parked.is_empty();
         if slot.replica.has_ready() {
             self.left_over = true;

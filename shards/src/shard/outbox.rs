@@ -7,6 +7,7 @@ use corduroy_wal::Lsn;
 use super::io::{PeerMessage, Rejection, Reply};
 use crate::ids::{PartitionId, Ticket};
 use crate::planted::{self, PlantedBug};
+use crate::raft::leadership::LeadChange;
 use crate::stages::Answered;
 
 /// Outcomes and reports of a turn.
@@ -19,12 +20,14 @@ pub(crate) struct Outbox<O> {
     pub messages: Vec<PeerMessage>,
     pub fenced: Vec<(PartitionId, String)>,
     pub removed: Vec<(PartitionId, Lsn)>,
+    pub leads: Vec<LeadChange>,
 }
 
 impl<O> Default for Outbox<O> {
     fn default() -> Self {
         let (replies, answered, messages) = (Vec::new(), Vec::new(), Vec::new());
-        Self { replies, bytes: 0, answered, messages, fenced: Vec::new(), removed: Vec::new() }
+        let (fenced, removed, leads) = (Vec::new(), Vec::new(), Vec::new());
+        Self { replies, bytes: 0, answered, messages, fenced, removed, leads }
     }
 }
 

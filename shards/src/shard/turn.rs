@@ -438,6 +438,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         out.messages.append(&mut self.outbox.messages);
         out.fenced.append(&mut self.outbox.fenced);
         out.removed.append(&mut self.outbox.removed);
+        out.leads.append(&mut self.outbox.leads);
         self.end_member_requests(out);
         let report = self.clocks.look(self.now);
         self.counters.clocks_ahead += u64::from(matches!(report, Some(ClockReport::Ahead { .. })));

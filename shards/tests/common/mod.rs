@@ -13,8 +13,9 @@ use corduroy_shards::image::Header;
 use corduroy_shards::image::ask::{ImageAsk, ImageEvent};
 use corduroy_shards::image::small::SmallImages;
 use corduroy_shards::{
-    Applied, Input, Kind, Limits, MemberOutcome, Now, Origin, Outputs, PartitionId, Prepared, Rejection,
-    Reply, Shard, ShardOptions, StageStamps, StateMachine, Step, Ticket, Unreadable, Urgency, Wait,
+    Applied, Input, Kind, LeadChange, Limits, MemberOutcome, Now, Origin, Outputs, PartitionId, Prepared,
+    Rejection, Reply, Shard, ShardOptions, StageStamps, StateMachine, Step, Ticket, Unreadable, Urgency,
+    Wait,
 };
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{Lsn, Options};
@@ -300,6 +301,7 @@ pub struct World {
     pub fenced: Vec<(PartitionId, String)>,
     /// Outcomes of requests about members, and replicas that were removed.
     pub members: Vec<(Ticket, MemberOutcome)>,
+    pub leads: Vec<LeadChange>,
     pub removed: Vec<(PartitionId, Lsn)>,
     pub options: ShardOptions,
     pub wal_options: Options,
@@ -351,6 +353,7 @@ impl World {
             stamps: BTreeMap::new(),
             fenced: Vec::new(),
             members: Vec::new(),
+            leads: Vec::new(),
             removed: Vec::new(),
             options,
             wal_options,
@@ -391,6 +394,7 @@ impl World {
         }
         self.fenced.append(&mut self.out.fenced);
         self.members.append(&mut self.out.members);
+        self.leads.append(&mut self.out.leads);
         self.removed.append(&mut self.out.removed);
         self.jobs.append(&mut self.out.jobs);
     }

@@ -229,7 +229,8 @@ impl Cluster {
         self.ask_about_members(node, MemberRequest::Transfer(to))
     }
 
-    fn ask_about_members(&mut self, node: usize, request: MemberRequest) -> Ticket {
+    /// Asks about the members.
+    pub fn ask_about_members(&mut self, node: usize, request: MemberRequest) -> Ticket {
         self.seq += 1;
         let ticket = Ticket { conn: 1000 + self.seq, seq: self.seq };
         self.worlds[node].shard.handle(Input::Members { ticket, partition: P, request });

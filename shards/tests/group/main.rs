@@ -5,6 +5,7 @@ mod cluster;
 mod common;
 mod hazards;
 mod joining;
+mod leads;
 mod leases;
 mod leaving;
 mod members;

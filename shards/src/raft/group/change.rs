@@ -4,6 +4,7 @@
 //! configuration is durable; a replica that loses its vote has laid down the lead before (raft 0.7.0 unwraps its own
 //! progress afterwards, which is not there any more).
 
+use corduroy_wal::mix::scramble;
 use corduroy_wal::{Lsn, Term};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
@@ -228,6 +229,30 @@ impl Group {
         // Whoever is asked to lead is voted for at once, whatever was promised.
         self.made_rounds().lease_mut().give_up();
         self.call(|group| group.node.transfer_leader(to.0)).map(Ok)
+    }
+
+    /// Hands the lead to the voter that is best prepared for it: one that has just answered, has nearly all of the log, and no
+    /// less of it than any other; among equals another one for each group. Returns who gets it.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn transfer_away(&mut self, lag_most: u64) -> Result<Result<MemberId, ChangeRefusal>, Fault> {
+        let to = match self.heir() {
+            Ok(to) => to,
+            Err(why) => return Ok(Err(why)),
+        };
+        Ok(self.transfer(to, lag_most)?.map(|()| to))
+    }
+
+    fn heir(&self) -> Result<MemberId, ChangeRefusal> {
+        self.check_leads()?;
+        let raft = &self.node.raft;
+        let timeout_ticks = raft.election_timeout() as u64;
+        let others = || self.members.now.voters().filter(|id| id.0 != raft.id);
+        let answers = |id: &MemberId| self.members.answers.has_within(*id, timeout_ticks);
+        let has = |id: &MemberId| raft.prs().get(id.0).map_or(0, |progress| progress.matched);
+        let heir = others().filter(answers).max_by_key(|id| (has(id), scramble(self.seed ^ id.0)));
+        heir.ok_or_else(|| ChangeRefusal::Silent { answered: 1, voters: 1 + others().count() })
     }
 
     /// Whether the lead is being handed on.

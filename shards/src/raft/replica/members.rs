@@ -8,6 +8,7 @@ use super::{Engine, Replica};
 use crate::raft::changes::{Change, ChangeRefusal};
 use crate::raft::group::{Changed, Group};
 use crate::raft::guard::Fault;
+use crate::raft::leadership::{LeadChange, LeadCounts};
 use crate::raft::membership::MemberId;
 
 impl Replica {
@@ -47,8 +48,30 @@ impl Replica {
     /// # Errors
     /// [`Fault`].
     pub fn transfer(&mut self, to: MemberId, lag_most: u64) -> Result<Result<(), ChangeRefusal>, Fault> {
-        let group = self.engine.group_mut();
-        group.map_or(Ok(Err(ChangeRefusal::NoGroup)), |group| group.transfer(to, lag_most))
+        let Some(group) = self.engine.group_mut() else { return Ok(Err(ChangeRefusal::NoGroup)) };
+        let begun = group.transfer(to, lag_most)?;
+        self.leadership.set_transfers(group.is_transferring());
+        Ok(begun)
+    }
+
+    /// See [`Group::transfer_away`].
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn transfer_away(&mut self, lag_most: u64) -> Result<Result<MemberId, ChangeRefusal>, Fault> {
+        let Some(group) = self.engine.group_mut() else { return Ok(Err(ChangeRefusal::NoGroup)) };
+        let begun = group.transfer_away(lag_most)?;
+        self.leadership.set_transfers(group.is_transferring());
+        Ok(begun)
+    }
+
+    /// Counts and lists leads of this replica that have begun or ended since this was asked last. That of a group of one is
+    /// never reported: nobody else can have it.
+    pub fn report_lead(&mut self, counts: &mut LeadCounts, list: &mut Vec<LeadChange>) {
+        if self.has_peers {
+            let (partition, term) = (self.partition, self.engine.term());
+            self.leadership.report(partition, term, counts, list);
+        }
     }
 
     /// Its group, if Raft drives it.
