@@ -218,7 +218,7 @@ impl Driver {
         }
     }
 
-    /// Waits for connections to end, then for the shards; reports when both have.
+    /// Transfers what the shards lead and waits for connections to end, then for the shards; reports when all have.
     fn drain(&mut self) {
         let shared = &self.core.shared;
         let waited = shared.drain_since().map_or(Duration::ZERO, |since| since.elapsed());
@@ -234,7 +234,9 @@ impl Driver {
             }
             left.iter().for_each(|conn| self.front.close(conn));
         }
-        if self.front.conns.borrow().len() == 0 && !std::mem::replace(&mut self.is_counted, true) {
+        let has_transferred = self.hosts.transfer_leads() || is_late;
+        let is_quiet = has_transferred && self.front.conns.borrow().len() == 0;
+        if is_quiet && !std::mem::replace(&mut self.is_counted, true) {
             shared.busy.fetch_sub(1, Ordering::AcqRel);
             shared.ring_all();
         }

@@ -7,8 +7,10 @@
 pub mod gate;
 pub mod host;
 mod jobs;
+mod leads;
 pub mod links;
 mod rest;
+mod transfers;
 pub mod turn;
 
 use std::cell::{Cell, RefCell};
@@ -33,7 +35,9 @@ use crate::store::{Looked, PREFETCH_KEYS};
 use gate::Heavy;
 use host::{Host, Job, JobDone, Machine, NodeShard};
 use jobs::Jobs;
+use leads::LeadLog;
 use links::Links;
+use transfers::Transfers;
 
 /// How often figures are published while there is something to do.
 const PUBLISH_EVERY_NS: u64 = 100_000_000;
@@ -61,6 +65,8 @@ pub struct Hosts {
     pub(super) jobs: Jobs<(usize, JobDone)>,
     /// Shards were not turned since too many outcomes are under way to other cores.
     pub(super) is_held_back: Cell<bool>,
+    transfers: Transfers,
+    leads: LeadLog,
     /// When the figures were published, and whether something happened since.
     published_ns: Cell<u64>,
     unpublished: Cell<bool>,
@@ -86,6 +92,8 @@ impl Hosts {
             decided: RefCell::default(),
             jobs: Jobs::new(),
             is_held_back: Cell::new(false),
+            transfers: Transfers::default(),
+            leads: LeadLog::default(),
             published_ns: Cell::new(0),
             unpublished: Cell::new(true),
             core,
@@ -117,6 +125,11 @@ impl Hosts {
             };
             wal.in_flight() == 0 && shared.layout.partitions_of(host.id).all(is_there)
         })
+    }
+
+    /// Transfers what they lead to other nodes; to be called until it returns that this is over.
+    pub fn transfer_leads(&self) -> bool {
+        self.transfers.go_on(&self.core, &self.all)
     }
 
     fn home(&self, partition: PartitionId) -> Option<Home> {
@@ -362,6 +375,7 @@ impl Hosts {
         let facts = self.all.iter().map(|host| host.facts(now)).collect();
         *lock(&self.core.facts().shards) = facts;
         self.published_ns.set(now.mono_ns);
-        self.unpublished.set(false);
+        // What is logged in sum has to be some time.
+        self.unpublished.set(self.leads.flush(now.mono_ns));
     }
 }

@@ -12,7 +12,7 @@ use crate::server::{Server, data_dir, free_port, run, text};
 /// Two election timeouts of the server: the time in which another node leads after the leader has ended.
 const ELECTION: Duration = Duration::from_secs(2);
 /// How long anything may take on a machine that is busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 const CLUSTER: &str = "5b0f6c1e9d2a47388c41f0b7a6d3e592";
 const SECRET: &str = "sixteen random bytes, or more";
 
@@ -25,7 +25,7 @@ struct Node {
     server: Option<Server>,
 }
 
-struct Cluster {
+pub struct Cluster {
     dir: TempDir,
     nodes: Vec<Node>,
 }
@@ -45,7 +45,7 @@ impl Cluster {
     }
 
     /// A cluster that runs, and has a leader.
-    fn started(nodes: u64) -> Self {
+    pub fn started(nodes: u64) -> Self {
         let mut cluster = Self::described(nodes);
         (1..=nodes).for_each(|id| cluster.format(id));
         cluster.start_all();
@@ -97,7 +97,7 @@ impl Cluster {
         self.node(id).server = Some(server);
     }
 
-    fn start(&mut self, id: u64) {
+    pub fn start(&mut self, id: u64) {
         let peers = self.dir.path().join("peers.toml");
         self.start_by(id, &peers, &[]);
     }
@@ -118,6 +118,15 @@ impl Cluster {
         }
     }
 
+    /// Asks a node to stop, and waits until it has. Returns what it has logged.
+    pub fn stop(&mut self, id: u64) -> String {
+        let mut server = self.node(id).server.take().expect("it runs");
+        server.signal("-TERM");
+        let status = server.wait();
+        assert_eq!(status.code(), Some(0), "{}", server.log());
+        server.log()
+    }
+
     fn kill_9(&mut self, id: u64) {
         self.node(id).server.take().expect("it runs").kill_9();
     }
@@ -130,7 +139,7 @@ impl Cluster {
         self.node(id).server.as_ref().expect("it runs").log()
     }
 
-    fn ask(&mut self, id: u64, words: &[&str]) -> Result<redis::Value, String> {
+    pub fn ask(&mut self, id: u64, words: &[&str]) -> Result<redis::Value, String> {
         let mut client = self.node(id).server.as_ref().expect("it runs").client();
         let mut request = redis::Cmd::new();
         words.iter().for_each(|word| _ = request.arg(*word));
@@ -138,7 +147,7 @@ impl Cluster {
     }
 
     /// The node that takes writes, once there is one.
-    fn leader(&mut self) -> u64 {
+    pub fn leader(&mut self) -> u64 {
         self.leader_within(PATIENCE)
     }
 
@@ -174,7 +183,7 @@ impl Cluster {
     }
 
     /// A figure of INFO, as a number.
-    fn figure(&mut self, id: u64, section: &str, name: &str) -> u64 {
+    pub fn figure(&mut self, id: u64, section: &str, name: &str) -> u64 {
         let redis::Value::BulkString(text) = self.ask(id, &["INFO", section]).expect("INFO") else {
             panic!("INFO is no text");
         };
@@ -184,7 +193,7 @@ impl Cluster {
     }
 
     /// Waits until all nodes that run have applied as much.
-    fn await_level(&mut self) {
+    pub fn await_level(&mut self) {
         let begun = Instant::now();
         loop {
             let ids = self.ids();

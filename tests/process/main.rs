@@ -10,6 +10,7 @@ mod expiry;
 mod hosts;
 mod idle;
 mod languages;
+mod leads;
 mod lifecycle;
 mod limits;
 mod ownership;

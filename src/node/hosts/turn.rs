@@ -67,6 +67,8 @@ impl Turns {
         for (partition, why) in self.out.fenced.drain(..) {
             tracing::error!(shard = host.id.0, partition = partition.0, "partition fenced: {why}");
         }
+        self.out.leads.drain(..).for_each(|change| hosts.leads.note(change, now.mono_ns));
+        self.out.members.drain(..).for_each(|(ticket, outcome)| hosts.transfers.take(ticket, outcome));
         for (partition, entry) in self.out.removed.drain(..) {
             tracing::warn!(
                 shard = host.id.0,

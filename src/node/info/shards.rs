@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use corduroy_shards::LeadCounts;
+
 use super::{Lines, line, zeros};
 use crate::node::facts::{Groups, MAX_GROUPS, OnCore, Shards};
 use crate::node::gather;
@@ -140,10 +142,15 @@ pub fn shards(shared: &Shared) -> Lines {
 pub fn raft_groups(shared: &Shared) -> Lines {
     let shards = gather::shards(shared);
     let sum = |of: fn(&Groups) -> usize| shards.iter().map(|shard| of(&shard.groups)).sum::<usize>();
+    let count = |of: fn(&LeadCounts) -> u64| shards.total(|shard| of(&shard.counters.leads));
     let mut lines = vec![
         line("raft_mode", shared.config().replication),
         line("raft_groups", sum(|groups| groups.replicas)),
         line("raft_leaders", sum(|groups| groups.leaders)),
+        line("raft_leads_elected", count(|leads| leads.elected)),
+        line("raft_leads_transferred", count(|leads| leads.transferred)),
+        line("raft_leads_lost", count(|leads| leads.lost)),
+        line("raft_ended_leads_ms", count(|leads| leads.lasted_ms)),
         line("raft_ready", sum(|groups| groups.ready)),
         line("raft_fenced", sum(|groups| groups.failed)),
     ];

@@ -1,0 +1,38 @@
+//! Leads that move while nodes stop and start as they are asked to.
+
+use std::time::{Duration, Instant};
+
+use crate::cluster::{Cluster, PATIENCE};
+
+/// The term of a node's group.
+fn term(cluster: &mut Cluster, id: u64) -> u64 {
+    let info = format!("{:?}", cluster.ask(id, &["INFO", "raft"]).expect("INFO"));
+    let (_, rest) = info.split_once(",term=").expect("a group");
+    rest.split(',').next().expect("a number").parse().expect("a number")
+}
+
+/// Nobody misses it: the one election is that which it has asked for. A machine that is busy may keep it from that, though not
+/// each time.
+#[test]
+fn a_leader_that_is_asked_to_stop_hands_the_lead_over() {
+    let mut cluster = Cluster::started(3);
+    for round in 0..5 {
+        let leader = cluster.leader();
+        let before = term(&mut cluster, leader);
+        let log = cluster.stop(leader);
+        let next = cluster.leader();
+        cluster.ask(next, &["SET", "round", &round.to_string()]).expect("it leads");
+        if log.contains("has transferred the lead after") && term(&mut cluster, next) == before + 1 {
+            assert!(log.contains("the lead of 1 partitions is transferred, in "), "{log}");
+            let begun = Instant::now();
+            while cluster.figure(next, "raft", "raft_leads_elected") == 0 {
+                assert!(begun.elapsed() < PATIENCE, "its lead is not counted");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            return;
+        }
+        cluster.start(leader);
+        cluster.await_level();
+    }
+    panic!("no leader has handed its lead over when it was asked to stop");
+}
