@@ -15,10 +15,11 @@ pub const AHEAD_MS: u64 = 1000;
 /// No time was seen yet.
 const UNSEEN: u64 = u64::MAX;
 
-/// The time, handed in by the driver.
+/// The time, handed in by the driver, which looks at its clock after it has taken what the shard is given with it: what a member
+/// promises its leader for a time runs from then, and a read that came meanwhile finds a lease ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Now {
-    /// Monotonic, ns from any origin.
+    /// Monotonic, ns from any origin, through times in which the machine is suspended too.
     pub mono_ns: u64,
     /// Wall clock, ms since 1970.
     pub wall_ms: u64,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use corduroy_shards::Now;
 use corduroy_shards::runtime::Poller;
 
-use super::clock::{mono_ns, wall_ms};
+use super::clock::wall_ms;
 use super::facts::CoreFacts;
 use super::shared::Shared;
 use crate::config::Config;
@@ -52,7 +52,7 @@ impl Core {
             is_woken: Cell::new(false),
             config: RefCell::new(Rc::new(config)),
             config_version: Cell::new(version),
-            now: Cell::new(Now { mono_ns: mono_ns(shared.started), wall_ms: wall_ms() }),
+            now: Cell::new(Now { mono_ns: shared.mono_ns(), wall_ms: wall_ms() }),
             shared,
         }))
     }
@@ -81,7 +81,7 @@ impl Core {
 
     /// The monotonic clock as of now, in ns since the node started.
     pub fn mono_ns(&self) -> u64 {
-        mono_ns(self.shared.started)
+        self.shared.mono_ns()
     }
 
     /// The configuration, refreshed if another core changed it.

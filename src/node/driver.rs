@@ -8,7 +8,7 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use corduroy_shards::Now;
 use corduroy_shards::runtime::heap;
@@ -107,11 +107,14 @@ impl Driver {
         self.accept_at_ns = self.front.accept_all();
         self.front.go_on_all();
         self.front.read_all();
-        // Reading took time and looked at the clock; from here on the pass has one time.
-        let now = self.core.tick();
+        // Reading took time and looked at the clock.
+        let mut now = self.core.tick();
         self.take_messages();
         if let Some(peers) = &self.peers {
             peers.receive(now);
+            // A turn's time is not before its input: what is promised to a leader runs from no earlier than it was heard, and a
+            // lease has ended that a read came too late for.
+            now = self.core.tick();
         }
         self.hosts.take_jobs_done();
         let version = self.core.shared.version();
@@ -281,15 +284,14 @@ impl Driver {
 
     /// How long until the next thing is due; `None` if nothing is.
     fn timeout(&self) -> Option<Duration> {
-        let now = Instant::now();
         let peers = self.peers.as_ref().and_then(Peers::next_ns);
         let times =
             [self.hosts.next_ns(), self.front.next_ns(), self.accept_at_ns, self.founding.late_ns(), peers];
-        let at = |ns: u64| self.core.shared.started + Duration::from_nanos(ns);
-        let retry = self.hosts.needs_retry().then(|| now + RETRY);
-        let drain = (self.phase == Phase::Draining).then(|| now + 10 * RETRY);
-        let next = times.into_iter().flatten().map(at).chain(retry).chain(drain).min();
-        next.map(|next| next.saturating_duration_since(now))
+        let now_ns = self.core.mono_ns();
+        let until = |at_ns: u64| Duration::from_nanos(at_ns.saturating_sub(now_ns));
+        let retry = self.hosts.needs_retry().then_some(RETRY);
+        let drain = (self.phase == Phase::Draining).then_some(10 * RETRY);
+        times.into_iter().flatten().map(until).chain(retry).chain(drain).min()
     }
 }
 

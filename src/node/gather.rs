@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use corduroy_shards::runtime::heap;
 
-use super::clock::{mono_ns, wall_us};
+use super::clock::wall_us;
 use super::facts::{
     ClientFacts, CoreFacts, CpuFacts, CpuTime, MemoryFacts, OnCore, ServerFacts, Shards, Traffic,
     TrafficRates,
@@ -27,7 +27,7 @@ pub fn server(shared: &Shared) -> ServerFacts {
     ServerFacts {
         now_us: wall_us(),
         started_ms: shared.started_ms,
-        uptime_s: shared.started.elapsed().as_secs(),
+        uptime_s: shared.mono_ns() / 1_000_000_000,
         process_id: std::process::id(),
         executable: std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default(),
         config_file: shared.config_file().to_owned(),
@@ -98,7 +98,7 @@ pub fn traffic(shared: &Shared) -> Traffic {
 
 /// How much of it there was in a second since somebody last asked, and of commands, of which there have been `processed`.
 pub fn traffic_rates(shared: &Shared, traffic: &Traffic, processed: u64) -> TrafficRates {
-    let now_ns = mono_ns(shared.started);
+    let now_ns = shared.mono_ns();
     let mut rates = lock(&shared.rates);
     let [input, output, passes, pass_ns] = &mut *rates;
     TrafficRates {

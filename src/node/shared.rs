@@ -12,7 +12,7 @@ use corduroy_shards::routing::Layout;
 use corduroy_shards::runtime::{Doorbell, Pool, heap};
 
 use super::budget::{Descriptors, clients_memory};
-use super::clock::wall_ms;
+use super::clock::{boot_ns, wall_ms};
 use super::error::StartError;
 use super::facts::CoreFacts;
 use super::identity::{Identity, IdentityError, SharedLimits, argument_bytes};
@@ -61,8 +61,8 @@ pub struct Shared {
     pub bells: Vec<Arc<Doorbell>>,
     /// The cores' figures.
     pub facts: Vec<CoreFacts>,
-    /// The origin of the monotonic clock.
-    pub started: Instant,
+    /// The origin of the monotonic clock: the boot clock when the node started.
+    pub started_ns: u64,
     /// The wall clock then, ms since 1970.
     pub started_ms: u64,
     /// Connections refused for want of room.
@@ -135,7 +135,7 @@ impl Shared {
             hub,
             bells,
             facts: (0..cores).map(|_| CoreFacts::default()).collect(),
-            started: Instant::now(),
+            started_ns: boot_ns(),
             started_ms: wall_ms(),
             refused: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
@@ -317,6 +317,12 @@ impl Shared {
     #[must_use]
     pub fn take_failure(&self) -> Option<StartError> {
         lock(&self.failure).take()
+    }
+
+    /// The monotonic clock, in ns since the node started.
+    #[must_use]
+    pub fn mono_ns(&self) -> u64 {
+        boot_ns().saturating_sub(self.started_ns)
     }
 
     /// Since when the node drains.

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use corduroy_shards::runtime::{Doorbell, Endpoint, Listener, Mesh};
 use corduroy_shards::{Kind, PartitionId, Reply, StateMachine, Ticket, wal::Lsn};
