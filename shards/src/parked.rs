@@ -10,6 +10,7 @@ use corduroy_wal::Lsn;
 use hashbrown::HashMap;
 
 use crate::ids::Ticket;
+use crate::planted::{self, PlantedBug};
 use crate::raft::replica::Replica;
 use crate::waiting::{Wait, Waiting};
 
@@ -278,6 +279,10 @@ impl ParkedReads {
     pub fn pop_until(&mut self, until_ns: u64) -> Option<ParkedRead> {
         let parked = self.0.as_mut()?;
         let (_, oldest) = parked.reads.first_key_value().filter(|(_, read)| read.deadline_ns <= until_ns)?;
+        let waits_for_round = matches!(oldest.until, Until::Confirmed { .. });
+        if waits_for_round && until_ns < u64::MAX && planted::is(PlantedBug::RoundNotRepeated) {
+            return None;
+        }
         let conn = oldest.ticket.conn;
         let number = *parked.conns.get(&conn)?.front()?;
         let read = parked.reads.remove(&number)?;

@@ -206,6 +206,16 @@ fn every_planted_bug_fails_the_check_made_for_it() {
             | PlantedBug::VoteForgotten
             | PlantedBug::CommitNeedsAll
             | PlantedBug::RoundSkipped
+            | PlantedBug::RoundUnderWay
+            | PlantedBug::ContextReused
+            | PlantedBug::ReadRidesAlong
+            | PlantedBug::RoundNotRepeated
+            | PlantedBug::CommitsByCounting
+            | PlantedBug::ReplacedCalledRefused
+            | PlantedBug::EmptiedChangeDone
+            | PlantedBug::JointNeverLeft
+            | PlantedBug::DemotedLeads
+            | PlantedBug::ChangeMadeAgain
             | PlantedBug::ConfigurationNotSaved
             | PlantedBug::LeaseFromAnswer
             | PlantedBug::LeaseKeptInTransfer

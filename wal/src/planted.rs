@@ -22,11 +22,13 @@ pub enum Planted {
     WatermarkSkipsHole,
     /// A segment is reused while the frame that frees it is still in flight.
     RecycleTooEarly,
+    /// A record's hard state is written in a frame before that of its entries.
+    HardStateApart,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AckBeforeDurable,
         Self::CutAboveWatermark,
         Self::StaleFrameAccepted,
@@ -35,6 +37,7 @@ impl Planted {
         Self::FooterLosesLastFrame,
         Self::WatermarkSkipsHole,
         Self::RecycleTooEarly,
+        Self::HardStateApart,
     ];
 }
 

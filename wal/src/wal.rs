@@ -4,6 +4,7 @@
 //! reads run, `manifest`, `growth`, `rewrite` and `resume` what goes on beside.
 
 use std::collections::VecDeque;
+use std::iter;
 use std::ops::Range;
 
 use crate::device::{Completion, Device, IoId, SlotId};
@@ -15,6 +16,7 @@ use crate::index::{Index, SegmentIndex};
 use crate::manifest::{self, Naming};
 use crate::mix::mix;
 use crate::options::{Options, Recovered, Space, WalEvent, WalStats};
+use crate::planted::{self, Planted};
 use crate::reader::Job;
 use crate::reclaim::Reclaim;
 use crate::record::{EntryRef, LogState, RecordHead};
@@ -188,6 +190,11 @@ impl<D: Device> Wal<D> {
         entries: impl ExactSizeIterator<Item = EntryRef<'a>> + Clone,
     ) -> Result<BatchSeq, WalError> {
         self.check_poison()?;
+        if planted::is(Planted::HardStateApart) && head.hard_state.is_some() && entries.len() > 0 {
+            self.append(RecordHead { conf: None, ..head }, iter::empty())?;
+            self.commit.close();
+            return self.append(RecordHead { hard_state: None, ..head }, entries);
+        }
         let (meta, entries_bytes) = self.check_append(&head, entries.clone())?;
         let batch = self.push(&meta, entries_bytes, entries)?;
         let entry = self.index.entry(head.log);

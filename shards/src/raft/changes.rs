@@ -5,9 +5,10 @@
 
 use corduroy_wal::Lsn;
 use corduroy_wal::fields::Fields;
-use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
+use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
 
 use crate::ids::{MemberId, StorageId};
+use crate::planted::{self, PlantedBug};
 
 /// One change of a group's members.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -256,6 +257,9 @@ impl ChangeEntry {
     pub fn in_raft(&self) -> ConfChangeV2 {
         let mut change = ConfChangeV2::default();
         let Self::Steps(steps) = self else { return change };
+        if planted::is(PlantedBug::JointNeverLeft) {
+            change.set_transition(ConfChangeTransition::Explicit);
+        }
         for step in steps {
             let mut single = ConfChangeSingle { node_id: step.member.0, ..ConfChangeSingle::default() };
             single.set_change_type(step.in_raft());

@@ -2,9 +2,9 @@
 //!
 //! Invariant: every request in a row gets exactly one outcome. A row ends by its entry being applied (done), by another
 //! one being *committed* at its LSN (obsoleted: definitely not done), or by its deadline or a stop (unknown). That another
-//! leader's entry replaced it in this log decides nothing: with five voters a third leader may still commit it. Such a row
-//! waits aside. Rows whose entries are in the log stand in LSN order; the requests of a row stand in the order they were accepted: the writes of the entry, and
-//! between and behind them the reads that have to see them.
+//! leader's entry replaced it in this log decides nothing: with five voters a third leader may still commit it. Such a
+//! row waits aside. Rows whose entries are in the log stand in LSN order; the requests of a row in the order they were
+//! accepted: the writes of the entry, and between and behind them the reads that have to see them.
 
 use std::collections::VecDeque;
 
@@ -12,6 +12,7 @@ use corduroy_wal::device::prefetch_front;
 use corduroy_wal::{Lsn, Term};
 
 use crate::ids::Ticket;
+use crate::planted;
 use crate::stages::StageStamps;
 
 /// What an item of a row is.
@@ -231,7 +232,8 @@ impl Proposals {
     /// a row of another entry at its LSN: that is never going to be done.
     pub fn take_obsolete(&mut self, lsn: Lsn, term: Term) -> Option<Row> {
         if let Some(Replaced(replaced)) = self.replaced.as_deref_mut() {
-            if let Some(at) = replaced.iter().position(|row| row.lsn == lsn && row.term != term) {
+            let is_other = |row: &Row| row.lsn == lsn && planted::replaced(row.term) != term;
+            if let Some(at) = replaced.iter().position(is_other) {
                 return Some(replaced.swap_remove(at));
             }
             if let Some(at) = replaced.iter().position(|row| row.lsn == lsn) {

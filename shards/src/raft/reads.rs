@@ -11,6 +11,7 @@ use corduroy_wal::{Lsn, Term};
 
 use super::lease::Lease;
 use super::membership::MemberId;
+use crate::planted::{self, PlantedBug};
 
 /// What decides whether reads may go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -145,7 +146,10 @@ impl Rounds {
     }
 
     /// The round that a read which has just come waits for: the next one to be begun.
-    pub const fn join(&mut self) -> u64 {
+    pub fn join(&mut self) -> u64 {
+        if planted::is(PlantedBug::RoundUnderWay) && !self.attempts.is_empty() {
+            return self.begun;
+        }
         self.joined = self.begun + 1;
         self.joined
     }
@@ -170,7 +174,8 @@ impl Rounds {
         assert!(self.is_due(), "no round is due: {self:?}");
         self.begun = self.joined;
         self.contexts += 1;
-        let context = Context::new(self.member, self.incarnation, term, self.contexts);
+        let number = if planted::is(PlantedBug::ContextReused) { 1 } else { self.contexts };
+        let context = Context::new(self.member, self.incarnation, term, number);
         self.attempts.push_back(Attempt { context, round: self.begun, begun_ns: now_ns });
         (self.waited_ticks, self.is_overdue) = (0, false);
         context
@@ -178,7 +183,9 @@ impl Rounds {
 
     /// A majority has answered what was sent with this context. What was sent by an earlier leader, or process, is nobody's.
     pub fn confirm(&mut self, context: &[u8], now_ns: u64) {
-        let answered = self.attempts.iter().find(|attempt| attempt.context.as_bytes() == context);
+        let mut answered = self.attempts.iter().filter(|attempt| attempt.context.as_bytes() == context);
+        let is_reused = planted::is(PlantedBug::ContextReused);
+        let answered = if is_reused { answered.next_back() } else { answered.next() };
         let Some(Attempt { round, begun_ns, .. }) = answered.copied() else { return };
         assert!(round > self.confirmed && round <= self.begun, "round {round} is answered: {self:?}");
         self.confirmed = round;
@@ -201,7 +208,7 @@ impl Rounds {
 
     /// The group's clock has moved on by one.
     pub fn tick(&mut self) {
-        if self.attempts.is_empty() {
+        if self.attempts.is_empty() || planted::is(PlantedBug::RoundNotRepeated) {
             return;
         }
         self.waited_ticks += 1;
