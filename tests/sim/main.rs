@@ -72,6 +72,11 @@ const WANTED: &[(&str, u64)] = &[
     ("frames to nobody", 1000),
     ("quorums healed", 50),
     ("replicas compared", 5000),
+    ("full disks in groups", 20),
+    ("replicas left behind", 100),
+    ("members changed", 80),
+    ("leads handed on", 10),
+    ("requests about members refused", 80),
 ];
 
 fn threads() -> usize {

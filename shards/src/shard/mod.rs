@@ -264,6 +264,13 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.replicas.iter().map(|(_, slot)| slot.status())
     }
 
+    /// Up to which entry the leader of a partition, if that is here, knows the member on a storage to hold its log.
+    #[must_use]
+    pub fn held_by(&self, partition: PartitionId, storage: StorageId) -> Option<corduroy_wal::Lsn> {
+        let idx = self.replicas.find(partition)?;
+        self.replicas.slot(idx).replica.held_by(storage)
+    }
+
     /// Everything about the shard and its replicas. Costs as much as there are replicas.
     #[must_use]
     pub fn status(&self) -> ShardStatus {

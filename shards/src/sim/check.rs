@@ -398,9 +398,10 @@ impl<S: Subject> Books<S> {
         }
     }
 
-    /// Partitions of which a replica does not yet stand where the partition had been seen.
-    pub fn behind(&self) -> Vec<PartitionId> {
-        self.partitions.iter().filter(|(_, history)| history.is_behind()).map(|(id, _)| *id).collect()
+    /// Replicas that do not yet stand where their partition had been seen, with their nodes.
+    pub fn behind(&self) -> Vec<(PartitionId, usize)> {
+        let all = self.partitions.iter();
+        all.flat_map(|(id, history)| history.behind().map(|node| (*id, node))).collect()
     }
 }
 

@@ -34,6 +34,9 @@ impl<S: Subject> SimNode<S> {
             Fault::FullDisk { for_ns } => {
                 self.full_disk += 1;
                 world.probe("full disks");
+                if world.plan.knobs.nodes > 1 {
+                    world.probe("full disks in groups");
+                }
                 self.disks.iter().for_each(|disk| disk.set_full(true));
                 self.set_room(world, Some(for_ns % FULL_ROOM_BYTES));
                 world.agenda.put(world.now_ns + for_ns, self.full_disk_end());
@@ -66,6 +69,10 @@ impl<S: Subject> SimNode<S> {
                 disk.into_iter().for_each(|disk| disk.slow_down(world.now_ns + for_ns));
             }
             Fault::Cut { shape, for_ns } => self.cut(world, shape, for_ns),
+            Fault::Members { partition, draw } => {
+                let (partition, draw) = (PartitionId(partition.into()), draw.into());
+                world.agenda.put(world.now_ns, Happening::AskAboutMembers { partition, draw });
+            }
             Fault::CleanStop => self.ask_to_stop(world, None),
             Fault::Replication { on } => self.ask_to_stop(world, Some(on)),
         }

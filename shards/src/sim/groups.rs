@@ -3,10 +3,12 @@
 //! Invariant: a seed of one node draws nothing here, so what it draws elsewhere does not depend on this file.
 
 use crate::sim::rng::Rng;
-use crate::sim::swarm::{Class, CutShape, Fault, GROUP_CLASSES, Knobs, MS};
+use crate::sim::swarm::{Class, CutShape, Fault, GROUP_CLASSES, KEPT_ALL_BYTES, Knobs, MS};
 
 /// Seeds with several nodes, in thousandths.
 const SEVERAL_NODES_PER_MILLE: u64 = 333;
+/// Of these, those whose logs keep little, in thousandths.
+const KEPT_LITTLE_PER_MILLE: u64 = 300;
 
 impl Knobs {
     /// In some seeds there are several nodes, and a network between them.
@@ -29,17 +31,35 @@ impl Knobs {
         self.late_per_mille = rng.pick(&[0, 0, 10, 100]);
         self.replay_per_mille = rng.pick(&[0, 0, 10, 100]);
         self.changed_per_mille = rng.pick(&[0, 0, 10]);
-        // What a replica may not come back from yet: damage of its log or state, a log that goes on without its group, and
-        // one that drops what a member that lags behind needs, as a full one does.
-        for class in [Class::FlipAnywhere, Class::StateDamage, Class::Replication, Class::FullDisk] {
+        // What a replica may not come back from yet: damage of its log or state, and a log that goes on without its group.
+        for class in [Class::FlipAnywhere, Class::StateDamage, Class::Replication] {
             self.classes.remove(&class);
         }
         self.replicated = true;
+        self.draw_retention(seed);
         for class in GROUP_CLASSES {
             if rng.chance(500) {
                 self.classes.insert(class);
             }
         }
+        // A change of members may leave the group to one that lags behind so far that it needs an image of the state.
+        if self.kept_bytes < KEPT_ALL_BYTES || self.has(Class::FullDisk) {
+            self.classes.remove(&Class::Members);
+        }
+    }
+
+    /// In some seeds with several nodes, logs drop what a member that lags far behind needs.
+    fn draw_retention(&mut self, seed: u64) {
+        let mut rng = Rng::new(seed, "retention");
+        if rng.chance(KEPT_LITTLE_PER_MILLE) {
+            self.kept_bytes = rng.pick(&[0, 64 << 10, 128 << 10, 512 << 10]);
+        }
+    }
+
+    /// Full segments above which a log is long and written again. Half of one that is long is kept for members, so where all
+    /// that a world writes is to be kept, none ever is.
+    pub(super) const fn long_segments(&self) -> usize {
+        if self.nodes > 1 && self.kept_bytes == KEPT_ALL_BYTES { 4_000 } else { 6 }
     }
 
     /// The longest that a group waits for its leader before it elects another, in ns of the slowest clock.

@@ -188,10 +188,11 @@ impl<S: Subject> History<S> {
         self.replica(node).applied
     }
 
-    /// Whether a replica that runs does not yet stand where the partition had been seen.
-    pub(super) fn is_behind(&self) -> bool {
+    /// The nodes whose replica runs and does not yet stand where the partition had been seen.
+    pub(super) fn behind(&self) -> impl Iterator<Item = usize> + '_ {
         let ended = self.ended();
-        self.replicas.iter().any(|replica| replica.open && replica.applied.get() < ended)
+        let is_behind = move |replica: &Replica<S::Model>| replica.open && replica.applied.get() < ended;
+        self.replicas.iter().enumerate().filter(move |(_, it)| is_behind(it)).map(|(node, _)| node)
     }
 
     /// A node's process has died.

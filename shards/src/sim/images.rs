@@ -5,9 +5,11 @@
 
 use corduroy_wal::{Lsn, OwnedEntry, Term, Wal, WalError};
 
-use crate::ids::PartitionId;
+use crate::ids::{MemberId, PartitionId};
+use crate::raft::membership::Membership;
 use crate::sim::disk::SimDevice;
 use crate::sim::history::Broken;
+use crate::sim::mail::node_of;
 use crate::sim::node::SimNode;
 use crate::sim::process::wal_options;
 use crate::sim::workload::Subject;
@@ -18,6 +20,8 @@ use crate::sim::world::{Common, World};
 struct Image {
     /// The highest entry whose effects are in the state.
     persisted: Lsn,
+    /// Whether the member has a vote.
+    votes: bool,
     /// The entries that the log has, in order.
     entries: Vec<OwnedEntry>,
 }
@@ -37,18 +41,20 @@ impl Image {
 /// Whether everything up to `shown` is on the disks of a majority, with the terms that it was applied with.
 fn judge_durable(
     partition: PartitionId,
-    images: &[Image],
+    (images, is_changed): (&[Image], bool),
     shown: Lsn,
     term_of: impl Fn(Lsn) -> Option<Term>,
 ) -> Result<(), Broken> {
-    let majority = images.len() / 2 + 1;
+    let images = images.iter().filter(|image| image.votes).collect::<Vec<_>>();
+    // Behind a change, what was there before is on so many disks that no majority is without it.
+    let majority = if is_changed { images.len().div_ceil(2) } else { images.len() / 2 + 1 };
     let mut persisted = images.iter().map(|image| image.persisted).collect::<Vec<_>>();
     persisted.sort_unstable_by(|a, b| b.cmp(a));
     let mut lsn = persisted.get(majority - 1).copied().unwrap_or_default();
     while lsn < shown {
         lsn = lsn.next();
         let Some(term) = term_of(lsn) else { continue };
-        let holds = |image: &&Image| {
+        let holds = |image: &&&Image| {
             lsn <= image.persisted || image.entry(lsn).is_some_and(|entry| entry.term == term)
         };
         let copies = images.iter().filter(holds).count();
@@ -117,14 +123,18 @@ impl<S: Subject> World<S> {
         let books = self.common.books.borrow();
         let mut judged = Ok(());
         for partition in self.common.partitions_of(shard) {
+            let voters = voters(&logs, partition);
             let images = logs.iter_mut().enumerate().map(|(node, log)| {
                 let entries = entries(log, partition).map_err(|why| ("an undamaged log opens", why))?;
-                Ok(Image { persisted: books.persisted_of(node, partition), entries })
+                let votes = voters.as_ref().is_none_or(|voters| voters.contains(&node));
+                Ok(Image { persisted: books.persisted_of(node, partition), votes, entries })
             });
             judged = judged.and_then(|()| {
                 let images = images.collect::<Result<Vec<_>, Broken>>()?;
                 let shown = books.shown(partition).lsn;
-                judge_durable(partition, &images, shown, |lsn| books.term_of(partition, lsn))?;
+                judge_durable(partition, (&images, voters.is_some()), shown, |lsn| {
+                    books.term_of(partition, lsn)
+                })?;
                 judge_matches(partition, &images)
             });
         }
@@ -133,6 +143,17 @@ impl<S: Subject> World<S> {
             self.common.broken(invariant, what);
         }
     }
+}
+
+/// The nodes whose members of a partition have a vote by the latest change that any of these logs has; `None`: none was made.
+/// While several changes are under way, those before them: they all have to agree until then.
+fn voters(logs: &[Wal<SimDevice>], partition: PartitionId) -> Option<Vec<usize>> {
+    let confs = logs.iter().filter_map(|log| log.log_state(partition.log())?.conf);
+    let members = confs.filter_map(|conf| Membership::decode(&conf).ok());
+    let latest = members.max_by_key(|members| members.as_of).filter(|latest| latest.as_of > Lsn::ZERO)?;
+    let conf = latest.conf_state();
+    let voters = if conf.voters_outgoing.is_empty() { conf.voters } else { conf.voters_outgoing };
+    Some(voters.into_iter().filter_map(|id| node_of(latest.storage(MemberId(id))?)).collect())
 }
 
 /// All entries that a log has of a partition.
@@ -171,13 +192,13 @@ mod tests {
             kind: EntryKind::Normal,
             data: vec![u8::try_from(lsn).unwrap()],
         };
-        Image { persisted: Lsn(persisted), entries: (first..).zip(terms).map(entry).collect() }
+        Image { persisted: Lsn(persisted), votes: true, entries: (first..).zip(terms).map(entry).collect() }
     }
 
     /// What is wrong with these images, where entries 1 and 2 have term 1 and all others term 2.
     fn undurable(images: &[Image], shown: u64) -> Option<&'static str> {
         let term = |lsn: Lsn| Some(if lsn < Lsn(3) { Term(1) } else { Term(2) });
-        judge_durable(P, images, Lsn(shown), term).err().map(|(invariant, _)| invariant)
+        judge_durable(P, (images, false), Lsn(shown), term).err().map(|(invariant, _)| invariant)
     }
 
     #[test]
@@ -194,6 +215,20 @@ mod tests {
         assert_eq!(undurable(&[whole.clone(), image(2, 4, &[2]), short.clone()], 4), wrong);
         // Another entry in its place.
         assert_eq!(undurable(&[whole, image(0, 1, &[1, 1, 2, 3]), short], 4), wrong);
+    }
+
+    #[test]
+    fn behind_a_change_no_majority_of_those_who_vote_lacks_what_was_acknowledged() {
+        let (whole, short) = (image(0, 1, &[1, 1, 2, 2]), image(0, 1, &[1, 1]));
+        let learner = Image { votes: false, ..whole.clone() };
+        let is_durable = |images: &[Image]| {
+            let term = |lsn: Lsn| Some(if lsn < Lsn(3) { Term(1) } else { Term(2) });
+            judge_durable(P, (images, true), Lsn(4), term).is_ok()
+        };
+        assert!(is_durable(&[whole.clone(), short.clone()]));
+        assert!(!is_durable(&[learner.clone(), short.clone()]));
+        assert!(!is_durable(&[whole.clone(), short.clone(), short.clone(), learner]));
+        assert!(is_durable(&[whole.clone(), short.clone(), short, whole]));
     }
 
     #[test]

@@ -67,8 +67,8 @@ const fn stream(from: usize, to: usize) -> Stream {
     Stream { id: (from as u64) << 32 | to as u64, version: Versions::SPOKEN.highest, lane: Lane::Log }
 }
 
-/// In which time a process takes in all that came while it was paused.
-const AFTER_PAUSE_NS: u64 = 20 * MS;
+/// After a pause, from what a process takes in of a connection to what it takes in next of it, at most.
+const AFTER_PAUSE_NS: u64 = MS / 5;
 
 /// The longest frame: more than any turn brings.
 const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -161,8 +161,10 @@ impl<S: Subject> World<S> {
         if let Some(paused) =
             nodes.get(to).filter(|node| node.process.is_some() && node.is_paused(common.now_ns))
         {
-            // Its sockets hold what came meanwhile. It reads one after the other, and takes turns in between.
-            let at_ns = paused.paused_until_ns + common.streams.resumed.below(AFTER_PAUSE_NS);
+            // Its sockets hold what came meanwhile. It reads each from its beginning, and takes turns in between.
+            let last_ns = common.resumed_ns.entry((from, to)).or_default();
+            *last_ns = paused.paused_until_ns.max(*last_ns) + common.streams.resumed.below(AFTER_PAUSE_NS);
+            let at_ns = *last_ns;
             common.agenda.put(at_ns, Happening::Deliver { from, to, parcel: Box::new(parcel) });
             return common.probe("frames after a pause");
         }

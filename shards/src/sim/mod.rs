@@ -3,7 +3,7 @@
 //!
 //! Reading order: `rng` and `agenda` (what makes it repeatable), `swarm` and `plan` (what a seed draws), `disk`, `clock`,
 //! `node`, `process`, `clients`, `faults`, `net`, `mail` (the world's parts), `world` (the loop and the acts), `workload`,
-//! `observed`, `check`, `history`, `safety`, `images` (what is judged, and by whom), `trace`, `probes`, `batch`, `shrink`
+//! `observed`, `check`, `history`, `safety`, `left_behind`, `images` (what is judged, and by whom), `trace`, `probes`, `batch`, `shrink`
 //! (what comes out).
 
 mod agenda;
@@ -16,7 +16,9 @@ mod faults;
 mod groups;
 mod history;
 mod images;
+mod left_behind;
 mod mail;
+mod members;
 mod net;
 mod node;
 mod observed;

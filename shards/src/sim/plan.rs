@@ -91,7 +91,7 @@ macro_rules! numbers {
 }
 
 numbers! {
-    nodes tick_ms link_ns loss_per_mille duplicate_per_mille late_per_mille replay_per_mille changed_per_mille shards partitions connections pipeline requests horizon_ns think_ns reads_per_mille keys value_bytes segment_bytes
+    nodes kept_bytes tick_ms link_ns loss_per_mille duplicate_per_mille late_per_mille replay_per_mille changed_per_mille shards partitions connections pipeline requests horizon_ns think_ns reads_per_mille keys value_bytes segment_bytes
     max_segments spare_segments max_in_flight second_frame_bytes flush_bytes queue apply_ops disk_ns at_hand_per_mille job_ns
     clock_ppm
 }
@@ -203,6 +203,7 @@ impl Class {
             Self::Pause => "pause",
             Self::Together => "together",
             Self::SlowDisk => "slow-disk",
+            Self::Members => "members",
             Self::LyingFlush => "lying-flush",
         }
     }
@@ -232,6 +233,7 @@ fn fault_words(fault: Fault) -> (&'static str, u64, i64) {
         Fault::Cut { shape: CutShape::Between(peer), for_ns } => ("cut-between", for_ns, i64::from(peer)),
         Fault::Cut { shape: CutShape::Towards(peer), for_ns } => ("cut-towards", for_ns, i64::from(peer)),
         Fault::Cut { shape: CutShape::Around, for_ns } => ("cut-around", for_ns, 0),
+        Fault::Members { partition, draw } => ("members", u64::from(partition), i64::from(draw)),
         Fault::CleanStop => ("clean-stop", 0, 0),
         Fault::Replication { on } => ("replication", u64::from(on), 0),
     }
@@ -254,6 +256,7 @@ fn fault_named(name: &str, a: &str, b: &str) -> Result<Fault, LineError> {
         "cut-between" => Fault::Cut { shape: CutShape::Between(number(b)?), for_ns: number(a)? },
         "cut-towards" => Fault::Cut { shape: CutShape::Towards(number(b)?), for_ns: number(a)? },
         "cut-around" => Fault::Cut { shape: CutShape::Around, for_ns: number(a)? },
+        "members" => Fault::Members { partition: number(a)?, draw: number(b)? },
         "clean-stop" => Fault::CleanStop,
         "replication" => Fault::Replication { on: number::<u64>(a)? != 0 },
         _ => return Err(LineError::NoFault(name.to_owned())),

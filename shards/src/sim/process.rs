@@ -14,12 +14,13 @@ use crate::raft::group::GroupOptions;
 use crate::raft::replica::{Replication, StartedAs};
 use crate::shard::io::Input;
 use crate::sim::disk::{Disk, End, What};
+use crate::sim::members::members_of;
 use crate::sim::node::{Job, JobDone, NodeEvent, Process, SimNode, SimShard, Unit};
 use crate::sim::observed::Observed;
 use crate::sim::planted::Planted;
 use crate::sim::rng::mix;
 use crate::sim::safety::Standing;
-use crate::sim::swarm::{Knobs, MS};
+use crate::sim::swarm::{Class, Knobs, MS};
 use crate::sim::workload::Subject;
 use crate::sim::world::Common;
 use crate::{Limits, Outputs, Shard, ShardError, ShardOptions};
@@ -181,6 +182,7 @@ impl<S: Subject> SimNode<S> {
         world.books.borrow_mut().crashed(self.number);
         world.clients.cut_off(self.number);
         world.safety.crashed(self.number);
+        world.operator.crashed(self.number);
         // A power cut takes what the disk had not finished; a killed process leaves it to arrive.
         let power = self.streams.crash.chance(700);
         for (disk, media) in self.disks.iter_mut().zip(&mut self.media) {
@@ -257,6 +259,7 @@ impl<S: Subject> SimNode<S> {
             world.reply(*ticket, reply);
         }
         self.post(world, std::mem::take(&mut outputs.messages));
+        self.answer_operator(world, shard, std::mem::take(&mut outputs.members));
         for (partition, why) in &outputs.fenced {
             self.fenced(world, *partition, why);
         }
@@ -303,6 +306,7 @@ impl<S: Subject> SimNode<S> {
     /// What the replicas of a shard show of themselves.
     fn judge_standings(&self, world: &mut Common<S>, shard: usize) {
         let Some(unit) = self.process.as_ref().and_then(|process| process.units.get(shard)) else { return };
+        let is_changing = world.plan.knobs.has(Class::Members);
         for status in unit.shard.replicas() {
             let partition = status.partition;
             let Some(standing) = Standing::of(&status) else { continue };
@@ -313,6 +317,14 @@ impl<S: Subject> SimNode<S> {
                     met.iter().filter(|(is_met, _)| *is_met).for_each(|(_, probe)| world.probe(probe));
                 }
                 Err((invariant, what)) => world.broken(invariant, what),
+            }
+            let members = is_changing.then(|| members_of::<S>(&unit.shard, partition)).flatten();
+            // Until the entry itself counts as applied, that may not be durable.
+            let members = members.filter(|members| members.as_of <= status.applied);
+            let made_by = members
+                .map_or(Ok(()), |members| world.operator.made_by(self.number, partition, members.as_of));
+            if let Err((invariant, what)) = made_by {
+                world.broken(invariant, what);
             }
         }
     }
@@ -432,8 +444,7 @@ pub(super) fn wal_options(knobs: &Knobs, seed: u64) -> Options {
         spare_segments: knobs.spare_segments,
         max_in_flight: knobs.max_in_flight,
         max_segments: knobs.max_segments,
-        // What a member lags behind is kept in half of a long log: a snapshot, which one that lags further needs, there is none of.
-        long_segments: if knobs.nodes > 1 { 4_000 } else { 6 },
+        long_segments: knobs.long_segments(),
         seed,
         // The folder was made before the first process: one without a manifest was lost.
         binding: Binding { may_adopt: false, ..Binding::default() },
@@ -455,6 +466,7 @@ fn shard_options(knobs: &Knobs, node: usize, replicated: bool) -> ShardOptions {
             frame_bytes: 16 << 10,
             second_frame_bytes: knobs.second_frame_bytes,
             apply_ops: knobs.apply_ops,
+            kept_bytes: knobs.kept_bytes,
             apply_slice_ops: knobs.apply_ops.div_ceil(2),
             ..Limits::default()
         },

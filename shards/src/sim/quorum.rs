@@ -150,7 +150,10 @@ impl<S: Subject> World<S> {
         let reads = self.common.books.borrow().subject().audit(&self.common.plan.knobs);
         for read in reads.into_iter().take(COMPARED_READS) {
             for partition in (1..=self.common.plan.knobs.partitions).map(PartitionId) {
-                for node in 0..self.nodes.len() {
+                let left_behind = self.left_behind(partition);
+                self.compare_members(partition, &left_behind);
+                self.common.books.borrow_mut().probes.add("replicas left behind", left_behind.len() as u64);
+                for node in (0..self.nodes.len()).filter(|node| !left_behind.contains(node)) {
                     if !self.read_replica(node, partition, &read) {
                         return false;
                     }

@@ -52,6 +52,7 @@ const fn class_of(fault: Fault) -> Class {
         Fault::Cut { .. } => Class::Cut,
         Fault::Pause { .. } => Class::Pause,
         Fault::SlowDisk { .. } => Class::SlowDisk,
+        Fault::Members { .. } => Class::Members,
         Fault::CleanStop => Class::CleanStop,
         Fault::Replication { .. } => Class::Replication,
         Fault::StateDamage { .. } => Class::StateDamage,

@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 
 use crate::sim::rng::Rng;
 
+/// As much of a log is kept for members that lag behind as ever lags: more than a world writes.
+pub(super) const KEPT_ALL_BYTES: u64 = 1 << 30;
 /// One ms of the world's time.
 pub const MS: u64 = 1_000_000;
 
@@ -49,6 +51,8 @@ pub enum Class {
     Together,
     /// A disk takes many times as long for a while.
     SlowDisk,
+    /// The operator has groups change their members, or hand on the lead.
+    Members,
     /// The medium forgets acknowledged writes at a crash. Off unless asked for: a violation is then expected.
     LyingFlush,
 }
@@ -82,7 +86,8 @@ pub enum CutShape {
 }
 
 /// Those that several nodes have beside them.
-pub const GROUP_CLASSES: [Class; 4] = [Class::Cut, Class::Pause, Class::Together, Class::SlowDisk];
+pub const GROUP_CLASSES: [Class; 5] =
+    [Class::Cut, Class::Pause, Class::Together, Class::SlowDisk, Class::Members];
 
 /// A fault and what it needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -155,6 +160,13 @@ pub enum Fault {
         /// ns.
         for_ns: u64,
     },
+    /// The operator asks a partition's leader for something that is drawn from a number.
+    Members {
+        /// Which partition.
+        partition: u32,
+        /// The number.
+        draw: u32,
+    },
     /// The node stops when everything is answered, and starts again.
     CleanStop,
     /// As `CleanStop`, and from the next incarnation on replication is on or off.
@@ -226,6 +238,8 @@ pub struct Knobs {
     pub clock_ppm: u64,
     /// Whether the first incarnation has replication on.
     pub replicated: bool,
+    /// Bytes of a log that are kept for members that lag behind.
+    pub kept_bytes: u64,
     /// ms between ticks of the groups.
     pub tick_ms: u64,
     /// What a frame between nodes takes, ns (typical).
@@ -253,6 +267,7 @@ impl Knobs {
         let mut knobs = Self {
             nodes: 1,
             tick_ms: 100,
+            kept_bytes: KEPT_ALL_BYTES,
             link_ns: 0,
             loss_per_mille: 0,
             duplicate_per_mille: 0,
@@ -357,6 +372,10 @@ impl Knobs {
         Some(match class {
             Class::Crash | Class::Together => Fault::Crash { nested: 0 },
             Class::Pause => Fault::Pause { for_ns: rng.between(5, 3000) * MS },
+            Class::Members => Fault::Members {
+                partition: u32::try_from(rng.between(1, self.partitions)).expect("few partitions"),
+                draw: u32::try_from(rng.below(1 << 32)).expect("below the bound"),
+            },
             Class::SlowDisk => Fault::SlowDisk { shard, for_ns: rng.between(50, 4000) * MS },
             Class::NestedCrash => Fault::Crash { nested: u32::try_from(rng.between(1, 3)).expect("small") },
             Class::WriteError => Fault::WriteError { shard },
@@ -386,7 +405,7 @@ impl Class {
             Self::Cut | Self::Pause => rng.between(1, 8),
             Self::Together | Self::SlowDisk => rng.between(1, 3),
             Self::FlipAnywhere => 1,
-            Self::Reopen => rng.between(5, 60),
+            Self::Reopen | Self::Members => rng.between(5, 60),
             Self::ClockJump | Self::StateDamage => rng.between(1, 10),
             Self::SlowPool | Self::LyingFlush => 0,
         }

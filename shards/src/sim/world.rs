@@ -5,6 +5,7 @@
 //! ends, every partition takes a write: liveness), audit, a clean stop, a restart and the audit again.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::ids::PartitionId;
@@ -14,6 +15,7 @@ use crate::sim::agenda::Agenda;
 use crate::sim::check::{Books, Violation};
 use crate::sim::clients::Clients;
 use crate::sim::mail::Post;
+use crate::sim::members::Operator;
 use crate::sim::net::Net;
 use crate::sim::node::{NodeEvent, SimNode};
 use crate::sim::plan::Plan;
@@ -47,6 +49,11 @@ pub(super) enum Happening<S: Subject> {
     },
     Fault {
         index: usize,
+    },
+    /// The operator asks whoever leads a partition for something that is drawn from a number.
+    AskAboutMembers {
+        partition: PartitionId,
+        draw: u64,
     },
     /// A frame reaches a node, if it gets through.
     Deliver {
@@ -119,7 +126,10 @@ pub(super) struct Common<S: Subject> {
     pub(super) trace: Trace,
     pub(super) books: Rc<RefCell<Books<S>>>,
     pub(super) safety: Safety,
+    pub(super) operator: Operator,
     pub(super) net: Net<Post>,
+    /// When the last of what came over a link during a pause is taken in.
+    pub(super) resumed_ns: HashMap<(usize, usize), u64>,
     pub(super) clients: Clients,
     /// A flip changed bytes that may have been acknowledged: refusing to start is right from now on.
     pub(super) may_refuse: bool,
@@ -194,7 +204,9 @@ impl<S: Subject> World<S> {
             trace: Trace::new(watch.print),
             books: Rc::new(RefCell::new(Books::new(subject, partitions, plan.knobs.node_count()))),
             safety: Safety::default(),
+            operator: Operator::default(),
             net: Net::new(seed, plan.knobs.node_count(), plan.knobs.links()),
+            resumed_ns: HashMap::new(),
             clients: Clients::new(&plan.knobs),
             may_refuse: false,
             is_state_damaged: false,
@@ -300,6 +312,7 @@ impl<S: Subject> World<S> {
                     common.plan.faults.get(index).and_then(|planned| nodes.get_mut(planned.node as usize));
                 node.into_iter().for_each(|node| node.strike(common, index));
             }
+            Happening::AskAboutMembers { partition, draw } => self.ask_about_members(partition, draw),
             Happening::FullDiskEnds { node, number } => {
                 let node = nodes.get_mut(node).filter(|node| node.full_disk == number);
                 node.into_iter().for_each(|node| node.full_disk_ends(common));
@@ -389,6 +402,13 @@ impl<S: Subject> World<S> {
                 return true;
             }
             if self.common.now_ns > deadline_ns {
+                let is_hindered =
+                    |(partition, _): &(PartitionId, String)| self.are_hindered(*partition, nodes);
+                let (hindered, refused): (Vec<_>, Vec<_>) = refused.into_iter().partition(is_hindered);
+                self.common.books.borrow_mut().probes.add("groups without the log", hindered.len() as u64);
+                if refused.is_empty() {
+                    return true;
+                }
                 self.common.broken(invariant, format!("refused after {for_ns} ns: {refused:?}"));
                 return false;
             }
@@ -409,13 +429,12 @@ impl<S: Subject> World<S> {
             }
         }
         // Replicas that answer nothing may come later.
-        let behind = |world: &Self| world.common.books.borrow().behind();
-        if !self.pump(self.common.now_ns + DRAIN_NS, |world| behind(world).is_empty()) {
+        if !self.pump(self.common.now_ns + DRAIN_NS, |world| world.behind().is_empty()) {
             return false;
         }
-        let behind = behind(self);
+        let behind = self.behind();
         if !behind.is_empty() {
-            let what = format!("partitions {behind:?} have not come back to where they were");
+            let what = format!("replicas {behind:?} have not come back to where they were");
             self.common.broken("acknowledged means kept", what);
         }
         !self.over()

@@ -9,6 +9,7 @@ use corduroy_wal::{Lsn, Term};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 use super::Group;
+use crate::planted::{self, PlantedBug};
 use crate::raft::changes::{Change, ChangeEntry, ChangeRefusal};
 use crate::raft::guard::Fault;
 use crate::raft::history::{History, TermRuns};
@@ -129,7 +130,8 @@ impl Group {
         let found = Lsn(raft.raft_log.last_index());
         let is_ours =
             |entry: &Entry| entry.get_entry_type() == EntryType::EntryConfChangeV2 && *entry.data == *data;
-        if !raft.raft_log.unstable_entries().last().is_some_and(is_ours) {
+        let is_there = raft.raft_log.unstable_entries().last().is_some_and(is_ours);
+        if !is_there && !planted::is(PlantedBug::EmptiedChangeDone) {
             return Err(ChangeRefusal::Emptied);
         }
         if found != wanted {
@@ -161,7 +163,9 @@ impl Group {
 
     fn check_change(&self, changes: &[Change], lag_most: u64) -> Result<(), ChangeRefusal> {
         let raft = &self.node.raft;
-        if raft.has_pending_conf() || self.members.now.is_joint() || self.readies.is_saving_conf() {
+        let is_changing =
+            raft.has_pending_conf() || self.members.now.is_joint() || self.readies.is_saving_conf();
+        if is_changing && !planted::is(PlantedBug::EmptiedChangeDone) {
             return Err(ChangeRefusal::UnderWay);
         }
         self.members.now.check(changes, MemberId(self.last_before_change().next().get()))?;
@@ -206,6 +210,14 @@ impl Group {
         let entries = missing.max(unapplied);
         let is_near = progress.matched > 0 && entries <= most;
         if is_near { Ok(()) } else { Err(ChangeRefusal::Behind { member, entries }) }
+    }
+
+    /// Up to which entry a member is known to hold the log, if this one leads.
+    #[must_use]
+    pub fn held_by(&self, member: MemberId) -> Option<Lsn> {
+        let progress = self.node.raft.prs().get(member.0).filter(|_| self.leads())?;
+        assert!(progress.matched <= self.last().get(), "member {member} holds more than its leader");
+        Some(Lsn(progress.matched))
     }
 
     /// Hands the lead to another voter that has nearly all of the log. It is under way afterwards, for an election timeout at
@@ -272,7 +284,8 @@ impl Group {
     /// # Errors
     /// [`Fault`] if the entry cannot be read.
     pub fn change(&mut self, lsn: Lsn) -> Result<Changed, Fault> {
-        if self.members.applied.lsn == lsn || lsn <= self.members.now.as_of {
+        let is_saved = lsn <= self.members.now.as_of && !planted::is(PlantedBug::ChangeMadeAgain);
+        if self.members.applied.lsn == lsn || is_saved {
             return Ok(if self.readies.is_saving_conf() { Changed::Waits } else { Changed::Done });
         }
         let entry = self.store().get(lsn).expect("committed entries above the applied one are held");
@@ -287,7 +300,7 @@ impl Group {
             read.map_err(|why| Fault(format!("entry {lsn}: {why}; start the release that wrote it")))?;
         let mut done = AppliedChange { lsn, term, has_effect: self.members.now.takes(lsn, &change) };
         if done.has_effect {
-            if self.leads() && self.takes_the_lead(lsn, &change) {
+            if self.leads() && self.takes_the_lead(lsn, &change) && !planted::is(PlantedBug::DemotedLeads) {
                 if !self.is_known_to_others(lsn, &change) {
                     return Ok(Changed::Waits);
                 }

@@ -9,7 +9,7 @@ use crate::raft::changes::{Change, ChangeRefusal};
 use crate::raft::group::{Changed, Group};
 use crate::raft::guard::Fault;
 use crate::raft::leadership::{LeadChange, LeadCounts};
-use crate::raft::membership::MemberId;
+use crate::raft::membership::{MemberId, StorageId};
 
 impl Replica {
     /// Takes in the committed configuration entry `lsn`. Asked again until it is done, with what comes before it applied.
@@ -72,6 +72,13 @@ impl Replica {
             let (partition, term) = (self.partition, self.engine.term());
             self.leadership.report(partition, term, counts, list);
         }
+    }
+
+    /// Up to which entry the member on a storage is known to hold the log, if this replica leads.
+    #[must_use]
+    pub fn held_by(&self, storage: StorageId) -> Option<Lsn> {
+        let group = self.engine.group()?;
+        group.held_by(group.members().member_on(storage)?)
     }
 
     /// Its group, if Raft drives it.
