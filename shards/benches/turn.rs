@@ -185,7 +185,11 @@ impl Bed {
         .expect("the shard opens");
         let mut bed = Self { shard, out: Outputs::default(), now: Now::default(), seq: 0 };
         (0..20).for_each(|_| bed.turn());
-        assert!(partitions.iter().all(|partition| bed.shard.is_ready(*partition)));
+        assert!(
+            partitions
+                .iter()
+                .all(|partition| bed.shard.replica(*partition).is_some_and(|replica| replica.is_ready()))
+        );
         bed
     }
 

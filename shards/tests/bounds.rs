@@ -343,7 +343,7 @@ fn a_replica_that_is_not_ready_in_time_refuses_and_goes_on_trying() {
     assert_eq!(world.got(1, 3), no_leader);
     world.disk.set_stalled(false);
     world.settle();
-    assert!(world.shard.is_ready(P));
+    assert!(world.is_ready(P));
     world.write(1, 4, "set a 4");
     world.settle();
     assert_eq!(world.value(1, 4), "OK");

@@ -141,7 +141,7 @@ fn records_are_their_own_replicas() -> bool {
     world.turn();
     assert!(world.disk.complete_next());
     world.turns(3);
-    !world.shard.is_ready(P) && world.fenced.is_empty()
+    !world.is_ready(P) && world.fenced.is_empty()
 }
 
 const CHECKS: [(&str, Check); 11] = [

@@ -8,9 +8,9 @@ use common::{P, Q, World};
 fn reads_at_once_are_of_a_settled_replica_and_counted() {
     let mut world = World::new(&[P]);
     assert_eq!(world.read_now(P, 1, "get a"), None, "not before the term's first entry");
-    assert!(!world.shard.is_ready(P));
+    assert!(!world.is_ready(P));
     world.settle();
-    assert!(world.shard.is_ready(P));
+    assert!(world.is_ready(P));
     assert_eq!(world.read_now(P, 1, "get a").as_deref(), Some("nil"));
     world.write(1, 1, "set a 1");
     world.settle();

@@ -170,7 +170,7 @@ fn switch(world: &mut World, replication: Replication) -> StartedAs {
 fn off_on_off_on_loses_nothing() {
     let mut world = World::with(solo(), small_wal(), &[P]);
     world.settle();
-    assert!(world.shard.is_ready(P));
+    assert!(world.is_ready(P));
     world.write(1, 1, "append a 1");
     world.write(1, 2, "append a 2");
     world.settle();
@@ -342,17 +342,17 @@ fn saved_conf(world: &World) -> Vec<u8> {
 fn a_configuration_of_version_1_goes_into_the_next_record_with_its_storage() {
     let founding = Membership::founding(MemberId::FIRST, HERE).encode();
     let world = world_of_log(&conf_1(), &[]);
-    assert!(world.shard.is_ready(P));
+    assert!(world.is_ready(P));
     assert_eq!(saved_conf(&world), founding);
     // One that names the storage stays as it is, also where nobody says which one this is.
     let later = Membership::founding(MemberId::FIRST, HERE).made_by(Lsn(1)).encode();
     let mut world = world_of_log(&later, &[Vec::new()]);
-    assert!(world.shard.is_ready(P));
+    assert!(world.is_ready(P));
     world.disk.kill();
     (world.options.storage, world.wal_options.seed) = (StorageId::UNKNOWN, 12);
     world.shard = open_shard(&world.disk, &world.saved, world.options, world.wal_options, &[P]);
     world.settle();
-    assert!(world.shard.is_ready(P));
+    assert!(world.is_ready(P));
     assert_eq!(saved_conf(&world), later);
 }
 

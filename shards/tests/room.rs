@@ -116,13 +116,13 @@ fn what_was_committed_is_applied_after_a_start_on_a_full_log_and_makes_room() {
     world.restart(false);
     settle(&mut world);
     let replica = world.shard.status().replicas[0].clone();
-    assert_eq!((world.shard.status().space, world.shard.is_ready(P)), (Space::Full, false));
+    assert_eq!((world.shard.status().space, world.is_ready(P)), (Space::Full, false));
     assert!(replica.applied.get() >= 10, "{replica:?}");
     world.shard.machine_mut().flush();
     world.turn();
     world.run_jobs();
     settle(&mut world);
-    assert!(world.shard.is_ready(P), "{:?}", world.shard.wal().stats());
+    assert!(world.is_ready(P), "{:?}", world.shard.wal().stats());
     assert_eq!(world.key("k10"), Some(value));
     world.check_history();
 }

@@ -400,7 +400,7 @@ fn ten_thousand_idle_partitions_start_fast_and_cost_nothing() {
     let options = corduroy_wal::Options { segment_bytes: 16 << 20, ..small_wal() };
     let mut world = World::with(ShardOptions::default(), options, &partitions);
     world.settle();
-    assert!(partitions.iter().all(|partition| world.shard.is_ready(*partition)));
+    assert!(partitions.iter().all(|partition| world.is_ready(*partition)));
     assert!(started.elapsed().as_secs() < 5, "starting took {:?}", started.elapsed());
     assert!(world.shard.wal().stats().frames < 20, "they share frames: {:?}", world.shard.wal().stats());
     world.at(1);

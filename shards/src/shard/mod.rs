@@ -253,10 +253,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         &mut self.wal
     }
 
-    /// Whether the partition's replica has led and served since the start and is not fenced.
+    /// The partition's replica.
     #[must_use]
-    pub fn is_ready(&self, partition: PartitionId) -> bool {
-        self.replicas.find(partition).is_some_and(|idx| self.replicas.slot(idx).replica.is_ready())
+    pub fn replica(&self, partition: PartitionId) -> Option<&crate::raft::replica::Replica> {
+        self.replicas.find(partition).map(|idx| &self.replicas.slot(idx).replica)
     }
 
     /// Its replicas.

@@ -1,10 +1,11 @@
 //! How the shards of tests are opened.
 
+use corduroy_shards::raft::replica::Replica;
 use corduroy_shards::{Origin, PartitionId, Shard, ShardOptions};
 use corduroy_wal::device::mem::{MemDevice, MemDisk};
 use corduroy_wal::{Options, Wal};
 
-use super::{Kv, Saved};
+use super::{Kv, Saved, World};
 
 pub fn open_shard(
     disk: &MemDisk,
@@ -27,4 +28,11 @@ pub fn open_with(
     let shard = Shard::open(options, wal, Kv::over(saved), origins, 7).expect("the shard opens");
     shard.check();
     shard
+}
+
+impl World {
+    /// Whether a partition's replica has led and served since the start and is not fenced.
+    pub fn is_ready(&self, partition: PartitionId) -> bool {
+        self.shard.replica(partition).is_some_and(Replica::is_ready)
+    }
 }
