@@ -4,6 +4,7 @@ pub(in crate::store) mod codec;
 mod encode;
 pub(in crate::store) mod kind;
 pub(in crate::store) mod names;
+mod outcomes;
 pub(in crate::store) mod shared;
 pub(in crate::store) mod weight;
 
@@ -329,6 +330,15 @@ impl Op<'_> {
     #[must_use]
     pub const fn is_write(&self) -> bool {
         self.kind().is_write()
+    }
+
+    /// Whether nothing in it changes the state: a transaction is as its operations are.
+    #[must_use]
+    pub fn only_reads(&self) -> bool {
+        match self {
+            Op::Multi { ops, .. } => ops.iter().all(|op| Op::decode(op).is_ok_and(|op| !op.is_write())),
+            other => !other.is_write(),
+        }
     }
 
     /// Whether it looks at more than the keys it names, and brings some of them.
