@@ -48,7 +48,7 @@ peers=$work/peers.toml
 for id in 1 2 3; do
     member=(--peers "$peers" --node-id "$id" --data-dir "$work/node$id" --cores "$(((id - 1) % $(nproc)))")
     "$corduroy" format "${member[@]}" >>"$work/node$id.log" 2>&1
-    start "node$id" $((port + id)) "$all_cpus" "$corduroy" serve "${member[@]}" --listen "127.0.0.1:$((port + id))"
+    start "node$id" $((port + id)) "$all_cpus" "$corduroy" serve "${member[@]}" --listen "127.0.0.1:$((port + id))" --redirect always
 done
 start alone "$port" "$all_cpus" "$corduroy" serve --data-dir "$work/alone" --listen "127.0.0.1:$port" --cores 0 --shards 1
 

@@ -6,6 +6,8 @@
 #   tests/power/agreement.sh [N] [server options]       N leaders killed (default 50), each followed by another fault
 #   tests/power/agreement.sh --quick [server options]   each fault once, in under a minute
 #
+# With FORWARDED=yes in the environment the load goes to a node that does not lead when it begins, which forwards it.
+#
 # As root each node has a network of its own, which can be cut; else cuts are left out. Bytes flip where nft is there, and disks
 # are slow where control groups limit them.
 source "$(dirname "$0")/common.sh"
@@ -125,6 +127,15 @@ ask_node() {
     in_network "$1" bash -c "$(declare -f ask)"'; port=$0; ask "$@"' "$(client_port "$1")" "${@:2}"
 }
 
+# ask_leading ID WORDS: the same, of a node that is to answer only if it leads: whoever has asked for the map is redirected.
+ask_leading() {
+    # shellcheck disable=SC2016 # the inner shell is to expand it
+    in_network "$1" bash -c '{ exec 3<>"/dev/tcp/127.0.0.1/$0"; } 2>/dev/null || exit 0
+        printf "CLUSTER NODES\r\nPING\r\n%s\r\n" "$*" >&3 2>/dev/null || exit 0
+        while IFS= read -r -t 10 line <&3; do [ "${line%?}" = "+PONG" ] && break; done
+        IFS= read -r -t 10 line <&3 && echo "${line%?}"' "$(client_port "$1")" "${@:2}" 2>/dev/null || true
+}
+
 now_ms() { date +%s%3N; }
 
 # probe ID: counts up on a node until that is acknowledged, and notes by which node, to what, and when.
@@ -132,7 +143,7 @@ probe() {
     local reply begun
     begun=$(now_ms)
     while [ $(($(now_ms) - begun)) -lt "$patience_ms" ]; do
-        reply=$(ask_node "$1" INCR takeovers)
+        reply=$(ask_leading "$1" INCR takeovers)
         if [[ $reply == :* ]]; then
             echo "$1 ${reply#:} $(now_ms)" >"$work/probe.$1.new"
             mv "$work/probe.$1.new" "$work/probe.$1"
@@ -224,7 +235,9 @@ await_level() {
 # A fixed rate, so that a node that is away for seconds misses no more than the others keep of the log.
 mixes=("-w set -P 1 -c 20" "-w set -P 16 -c 10 -s 1000" "-w incr -P 8 -c 10" "-w mset -P 4 -c 8" "-w ycsb-a -P 4 -c 10")
 start_load() {
-    loaded=$leader
+    victim=$leader
+    [ -z "${FORWARDED:-}" ] || a_follower
+    loaded=$victim
     set_enter "$loaded"
     mix=${mixes[$((fault % ${#mixes[@]}))]}
     # shellcheck disable=SC2086 # the mix is several words
