@@ -34,7 +34,7 @@ impl Backend for Node {
         &self.partitions
     }
 
-    fn submit(&self, ticket: Ticket, _: PartitionId, _: Kind, op: &[u8]) {
+    fn submit(&self, ticket: Ticket, _: PartitionId, _: Kind, _: bool, op: &[u8]) {
         black_box(op);
         self.tickets.borrow_mut().push(ticket);
     }

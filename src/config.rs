@@ -20,7 +20,7 @@ pub mod value;
 
 pub use load::{Layers, Loaded, Problem, Source};
 use value::{Bytes, Cores, Millis, Mode, OptionalPath, Secret, Value};
-pub use value::{LogFormat, LogLevel, Replication, WalSync, YesNo};
+pub use value::{LogFormat, LogLevel, Redirect, Replication, WalSync, YesNo};
 
 /// Bytes.
 const MIB: u64 = 1 << 20;
@@ -144,6 +144,9 @@ settings! {
     peers: OptionalPath = "", "peers", Cold;
     /// Which node of the file `peers` this one is.
     node_id: u64 = "0", "node_id", Cold;
+    /// What a request for keys that another node leads gets: that node's answer, which this one fetches (never), or its address,
+    /// -MOVED (always); auto: its address where the connection has asked by CLUSTER SLOTS, SHARDS or NODES, else its answer.
+    redirect: Redirect = "auto", "redirect", Hot;
     /// Whether writes go through Raft or only through the log; off is for data that will never be replicated.
     replication: Replication = "raft", "replication", Cold;
     /// How a log write is made durable: write flagged DSYNC, write linked to a flush, or plain blocking calls.

@@ -9,7 +9,8 @@
 //! - `access` (who may read the folder), `error` (why it does not start), `shared` (what all cores see), `options` (the
 //!   configuration in the crates' words), `signals` (when it is to stop), `topology` (the cluster as clients see it);
 //! - `core` (what the parts of one core have in common);
-//! - `hosts`: the shards of a core, what waits before them, and the way to those of other cores;
+//! - `answers` (an outcome's bytes on their way to another node);
+//! - `hosts`: the shards of a core, what waits before them, and the way to those of other cores and nodes;
 //! - `gather` and `info` (figures, and their text for clients), `backend` (what lies below a session);
 //! - `listen` and `front`: sockets and sessions, in and out, and their time limits;
 //! - `peers`: the way to the replicas of other nodes;
@@ -32,6 +33,7 @@ use crate::config::{Config, Loaded, Source, YesNo};
 
 pub mod access;
 mod address;
+mod answers;
 mod backend;
 mod boot;
 mod budget;

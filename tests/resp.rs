@@ -35,7 +35,7 @@ impl Backend for Node {
         &self.partitions
     }
 
-    fn submit(&self, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) {
+    fn submit(&self, ticket: Ticket, partition: PartitionId, kind: Kind, _: bool, op: &[u8]) {
         self.submitted.borrow_mut().push_back((ticket, partition, kind, op.to_vec()));
     }
 

@@ -10,6 +10,7 @@ mod conns;
 mod detached;
 pub mod entry;
 mod error;
+pub mod forward;
 mod fresh;
 pub mod ids;
 pub mod image;

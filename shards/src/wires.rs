@@ -21,8 +21,8 @@ use raft::eraftpb::Message;
 
 use crate::ids::{NodeId, PartitionId};
 use crate::net::{
-    ConnId, CoreId, Epoch, LinkKey, LinkState, Nonce, Output, Passed, PeerCounters, Peers, To, Unsendable,
-    lane_of,
+    ConnId, CoreId, Epoch, Forwarded, LinkKey, LinkState, Nonce, Output, Passed, PeerCounters, Peers, To,
+    Unsendable, lane_of,
 };
 use crate::runtime::{Listener, Poller, Ready, Socket};
 use complaints::Complaints;
@@ -300,6 +300,20 @@ impl Wires {
         self.peers.queue(to, lane, partition, message, now_ns)
     }
 
+    /// Has a request of a client or an answer sent with the next flush.
+    ///
+    /// # Errors
+    /// The same, if there is no room for it now.
+    pub fn forward(&mut self, to: To, forwarded: Forwarded, now_ns: u64) -> Result<(), Forwarded> {
+        self.peers.forward(to, forwarded, now_ns)
+    }
+
+    /// Whether a node is connected, on whichever lane.
+    #[must_use]
+    pub fn reaches(&self, node: NodeId) -> bool {
+        self.peers.reaches(node)
+    }
+
     /// Sends what was queued: one frame a connection.
     pub fn flush(&mut self, poller: &Poller, now_ns: u64) {
         // A connection that has taken its frame may have the next one at once.
@@ -361,6 +375,9 @@ impl Wires {
                     self.news.push(News::Message { node, partition, message });
                 }
                 Output::Unreachable { partition, to } => self.news.push(News::Unreachable { partition, to }),
+                Output::Forwarded { node, forwarded } => self.news.push(News::Forwarded { node, forwarded }),
+                Output::Unsent { node, forwarded } => self.news.push(News::Unsent { node, forwarded }),
+                Output::Severed { node } => self.news.push(News::Severed { node }),
                 Output::Meet { node, incarnation } => self.news.push(News::Meet { node, incarnation }),
                 Output::Seen { node, epoch } => self.news.push(News::Seen { node, epoch }),
             }

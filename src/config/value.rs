@@ -300,6 +300,18 @@ choice! {
 }
 
 choice! {
+    /// What becomes of a request for keys that another node leads.
+    Redirect {
+        /// Connections that have asked which node leads what are sent there; for all others it is asked by this one.
+        Auto = "auto",
+        /// All connections are sent there.
+        Always = "always",
+        /// It is asked by this one.
+        Never = "never",
+    }
+}
+
+choice! {
     /// What is logged.
     LogLevel {
         /// What ends or harms the service.

@@ -1,5 +1,6 @@
 //! What lies below the sessions of a core: its hosts, the settings, the figures.
 
+use corduroy_shards::forward::Request;
 use corduroy_shards::{Kind, PartitionId, Ticket};
 
 use super::clock::wall_us;
@@ -32,8 +33,8 @@ impl Backend for Backing<'_> {
         &self.core.shared.partitions
     }
 
-    fn submit(&self, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) {
-        if let Some(core) = self.hosts.request(ticket, partition, kind, op)
+    fn submit(&self, ticket: Ticket, partition: PartitionId, kind: Kind, may_redirect: bool, op: &[u8]) {
+        if let Some(core) = self.hosts.request(Request { ticket, partition, kind, may_redirect, op })
             && may_wait(op)
         {
             self.waited_at.add(core);

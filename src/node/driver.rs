@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use corduroy_shards::Now;
+use corduroy_shards::forward::{FORWARDED_CORE, Request};
 use corduroy_shards::runtime::heap;
 
 use super::core::{Core, core_of_conn};
@@ -124,6 +125,7 @@ impl Driver {
             self.front.follow_config();
         }
         let again = self.turn_all(now);
+        self.hosts.step_forwarded(now, |answer| self.bring(answer));
         if let Some(peers) = &self.peers {
             peers.send(self.turns.take_messages(), now);
         }
@@ -156,8 +158,8 @@ impl Driver {
     /// Takes a message from another core.
     fn receive(&self, message: Message) {
         match message {
-            Message::Request { ticket, partition, kind, op } => {
-                self.hosts.take_request(ticket, partition, kind, &op)
+            Message::Request { ticket, partition, kind, may_redirect, op } => {
+                self.hosts.take_request(Request { ticket, partition, kind, may_redirect, op: &op });
             }
             Message::Reply { ticket, reply, ran_ns, stages, bytes } => {
                 let timing = Timing { ran_ns: ran_ns.into(), stages: stages.map(|stages| *stages) };
@@ -186,7 +188,11 @@ impl Driver {
     fn turn_all(&mut self, now: Now) -> bool {
         let Self { core, hosts, front, turns, .. } = self;
         hosts.admit(now, |conn| core_of_conn(conn) != core.index || front.is_open(conn));
-        turns.turn_all(hosts, now, |answer| bring(core, hosts, front, answer))
+        turns.turn_all(hosts, now, |answer| {
+            if !hosts.keeps_given_back(&answer) {
+                bring(core, hosts, front, answer);
+            }
+        })
     }
 
     /// Does what a new phase of the node asks for.
@@ -297,7 +303,11 @@ impl Driver {
 
 /// Brings an outcome to its connection's core.
 fn bring(core: &Core, hosts: &Hosts, front: &Front, answer: Answer) {
-    if core_of_conn(answer.ticket.conn) == core.index { front.deliver(answer) } else { hosts.send(answer) }
+    match core_of_conn(answer.ticket.conn) {
+        own if own == core.index => front.deliver(answer),
+        FORWARDED_CORE => hosts.answer_node(answer),
+        _ => hosts.send(answer),
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use corduroy_shards::forward::ForwardCounters;
 use corduroy_shards::net::PeerCounters;
 use corduroy_shards::runtime::heap::HeapUse;
 use corduroy_shards::{Counters, ReplicaStatus, Role, ShardId};
@@ -57,6 +58,8 @@ pub struct CoreFacts {
     pub hops: AtomicU64,
     /// What its connections to peers did since the start, and how many there are; of a node that is alone, nothing.
     pub peers: Mutex<Option<(PeerCounters, usize)>>,
+    /// What became of its clients' requests for partitions that other nodes lead.
+    pub forwarded: Mutex<ForwardCounters>,
     /// Its shards, as of the driver's last pass.
     pub shards: Mutex<Vec<ShardFacts>>,
 }

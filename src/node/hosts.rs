@@ -4,11 +4,13 @@
 //! of a shard from its turn, of a request that no shard may take from [`Hosts::take_decided`], of another core's shard as a
 //! message. Whoever drives the core brings it to its session.
 
+pub mod forward;
 pub mod gate;
 pub mod host;
 mod jobs;
 mod leads;
 pub mod links;
+mod nodes;
 mod rest;
 mod transfers;
 pub mod turn;
@@ -17,6 +19,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use corduroy_shards::forward::{Request, Taken};
+use corduroy_shards::ids::NodeId;
 use corduroy_shards::routing::FIRST_DATA;
 use corduroy_shards::runtime::{Endpoint, pool};
 use corduroy_shards::{
@@ -25,6 +29,7 @@ use corduroy_shards::{
 use smallvec::SmallVec;
 
 use super::core::{Core, core_of_conn};
+use super::identity::process_number;
 use super::ledger::COUNTED_OUTCOME_BYTES;
 use super::message::{Answer, CoreSet, Message};
 use super::options::{sync_mode, waiting_bytes};
@@ -32,6 +37,7 @@ use super::shared::lock;
 use super::topology::note_leaders;
 use crate::resp::SessionReply;
 use crate::store::{Looked, PREFETCH_KEYS};
+use forward::Forward;
 use gate::Heavy;
 use host::{Host, Job, JobDone, Machine, NodeShard};
 use jobs::Jobs;
@@ -59,6 +65,8 @@ pub struct Hosts {
     homes: Vec<Home>,
     /// The way to the other cores.
     pub links: Links,
+    /// What goes to other nodes, if there are any.
+    forward: Option<Forward>,
     /// Outcomes decided here, without a shard.
     decided: RefCell<Vec<(Ticket, SessionReply)>>,
     /// Jobs of the shards; each brings the shard's index and its result.
@@ -89,6 +97,7 @@ impl Hosts {
             homes: homes.collect(),
             all,
             links: Links::new(Rc::clone(&core), mesh),
+            forward: shared.peers().map(|_| Forward::new(NodeId(shared.identity.node), process_number())),
             decided: RefCell::default(),
             jobs: Jobs::new(),
             is_held_back: Cell::new(false),
@@ -181,11 +190,13 @@ impl Hosts {
 
     /// Hands a request to its partition's shard, here or on another core. Its outcome comes in a later pass. Returns the
     /// other core, if it went there.
-    pub fn request(&self, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) -> Option<usize> {
+    pub fn request(&self, request: Request<'_>) -> Option<usize> {
+        let Request { ticket, partition, kind, may_redirect, op } = request;
         match self.home(partition) {
-            Some(Home::Here(index)) => self.request_here(index, ticket, partition, kind, op),
+            Some(Home::Here(index)) => self.request_here(index, request),
             Some(Home::There(core)) => {
-                self.links.post(core, Message::Request { ticket, partition, kind, op: op.into() });
+                let op = op.into();
+                self.links.post(core, Message::Request { ticket, partition, kind, may_redirect, op });
                 return Some(core);
             }
             None => self.decide(ticket, Rejection::NoPartition(partition)),
@@ -194,14 +205,26 @@ impl Hosts {
     }
 
     /// Takes a request that another core has sent here.
-    pub fn take_request(&self, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) {
-        match self.home(partition) {
-            Some(Home::Here(index)) => self.request_here(index, ticket, partition, kind, op),
-            Some(Home::There(_)) | None => self.decide(ticket, Rejection::NoPartition(partition)),
+    pub fn take_request(&self, request: Request<'_>) {
+        match self.home(request.partition) {
+            Some(Home::Here(index)) => self.request_here(index, request),
+            Some(Home::There(_)) | None => {
+                self.decide(request.ticket, Rejection::NoPartition(request.partition));
+            }
         }
     }
 
-    fn request_here(&self, index: usize, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) {
+    fn request_here(&self, index: usize, request: Request<'_>) {
+        if let Some(forward) = &self.forward
+            && self.take_forwarded(forward, request) == Taken::Yes
+        {
+            return;
+        }
+        let Request { ticket, partition, kind, op, .. } = request;
+        self.run_here(index, ticket, partition, kind, op);
+    }
+
+    fn run_here(&self, index: usize, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) {
         let host = self.all.get(index).expect("homes name shards of this core");
         self.core.wake();
         if host.must_wait(ticket.conn, partition, op) {
@@ -340,7 +363,7 @@ impl Hosts {
             [host.wake_at_ns.get(), host.gate.borrow().late_ns(), host.rest.next_ns()].into_iter().flatten()
         });
         let publish = self.unpublished.get().then(|| self.published_ns.get() + PUBLISH_EVERY_NS);
-        times.chain(publish).min()
+        times.chain(publish).chain(self.forward_next_ns()).min()
     }
 
     /// Whether something waits for room that nobody announces: in another core's ring, or with the pool.
@@ -371,6 +394,9 @@ impl Hosts {
         let now = self.core.now();
         if !self.core.shared.leaders.is_empty() {
             self.all.iter().for_each(|host| note_leaders(&self.core.shared, host.shard.borrow().replicas()));
+        }
+        if let Some(forward) = &self.forward {
+            *lock(&self.core.facts().forwarded) = forward.counters();
         }
         let facts = self.all.iter().map(|host| host.facts(now)).collect();
         *lock(&self.core.facts().shards) = facts;

@@ -32,6 +32,8 @@ pub enum Message {
         partition: PartitionId,
         /// Logged or not.
         kind: Kind,
+        /// Its client follows to the node that leads.
+        may_redirect: bool,
         /// The encoded operation.
         op: Box<[u8]>,
     },

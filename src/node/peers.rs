@@ -112,6 +112,8 @@ impl Peers {
         let mut wires = self.wires.borrow_mut();
         wires.turn(&self.core.poller, now.mono_ns);
         let news = wires.take_news();
+        let others = self.core.shared.identity.founders.iter().map(|node| NodeId(*node));
+        self.hosts.note_reached(others.filter(|node| wires.reaches(*node)));
         drop(wires);
         news.into_iter().for_each(|news| self.take(news));
     }
@@ -123,6 +125,9 @@ impl Peers {
                 self.hosts.take_peer_message(partition, StorageId(node.0), message);
             }
             News::Unreachable { partition, to } => self.hosts.report_unreachable(partition, to),
+            News::Forwarded { node, forwarded } => self.hosts.take_from_node(node, forwarded),
+            News::Unsent { forwarded, .. } => self.hosts.unsent(&forwarded),
+            News::Severed { node } => self.hosts.severed(node),
             News::Moved { core, moved } => links.post(usize::from(core.0), Message::Peer(moved)),
             News::Meet { node, incarnation } => match self.core.shared.meet(node, incarnation) {
                 Ok(kept) => self.wires.borrow_mut().met(node, kept),
@@ -153,7 +158,11 @@ impl Peers {
     pub fn send(&self, messages: impl Iterator<Item = PeerMessage>, now: Now) {
         if !self.is_listening.get() {
             // Raft sends what matters again.
-            return messages.for_each(drop);
+            messages.for_each(drop);
+            return self.hosts.send_forwarded(|_, forwarded| {
+                self.hosts.unsent(&forwarded);
+                Ok(())
+            });
         }
         let mut wires = self.wires.borrow_mut();
         for PeerMessage { partition, to: storage, message } in messages {
@@ -163,6 +172,13 @@ impl Peers {
                 tracing::error!(partition = partition.0, %error, "a message of a group is dropped");
             }
         }
+        self.hosts.send_forwarded(|node, forwarded| {
+            let to = self.replica_of(forwarded.partition(), StorageId(node.0));
+            match to {
+                Some(to) => wires.forward(to, forwarded, now.mono_ns),
+                None => Ok(()),
+            }
+        });
         wires.flush(&self.core.poller, now.mono_ns);
     }
 

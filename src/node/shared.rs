@@ -228,6 +228,7 @@ impl Shared {
         self.hub.latency.set_threshold_ms(threshold_ms.expect("settings are checked to be numbers"));
         self.hub.set_latency_tracking(knob("latency-tracking") == "yes");
         self.hub.set_percentiles(percentiles(&knob("latency-tracking-info-percentiles")).unwrap_or_default());
+        self.hub.redirect.set(config.redirect);
         log::set_level(config.log_level);
     }
 

@@ -22,8 +22,9 @@ pub trait Backend {
     /// All partitions of the default keyspace, in slot order. One, unless the node was formatted with more.
     fn partitions(&self) -> &[PartitionId];
 
-    /// Hands a request on. `op` is an encoded [`crate::store::Op`]. Its reply comes with the same ticket.
-    fn submit(&self, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]);
+    /// Hands a request on. `op` is an encoded [`crate::store::Op`]. Its reply comes with the same ticket. `may_redirect`: where
+    /// another node leads the partition, the client is to be sent there.
+    fn submit(&self, ticket: Ticket, partition: PartitionId, kind: Kind, may_redirect: bool, op: &[u8]);
 
     /// The short way for GET: if the partition is on this core, leads, and has the answer in memory, calls `with`
     /// with the value (`None`: no such key) and returns true. Otherwise does nothing and returns false; then `submit`.

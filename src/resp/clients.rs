@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::guesses::Guesses;
 use super::latency::Latency;
+use super::redirect::RedirectSwitch;
 use super::shares::Shares;
 use super::slowlog::SlowLog;
 use super::stats::{CoreStats, Rate, Times, Totals};
@@ -33,6 +34,8 @@ pub struct Hub {
     pub guesses: Guesses,
     /// What took long.
     pub latency: Latency,
+    /// Who is sent to the node that leads.
+    pub redirect: RedirectSwitch,
     /// Whether the times of commands are kept for INFO latencystats.
     latency_tracking: AtomicBool,
     /// The percentiles that it shows.
@@ -53,6 +56,7 @@ impl Hub {
             shares: Shares::default(),
             guesses: Guesses::default(),
             latency: Latency::default(),
+            redirect: RedirectSwitch::default(),
             latency_tracking: AtomicBool::new(true),
             percentiles: Mutex::new(vec![50.0, 99.0, 99.9]),
             stats: (0..cores).map(|_| CoreStats::new(commands)).collect(),

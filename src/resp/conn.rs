@@ -44,6 +44,8 @@ pub struct ConnState {
     pub reply_mode: ReplyMode,
     /// The request under way gets no reply.
     pub muted: bool,
+    /// It has asked which node leads what.
+    pub knows_nodes: bool,
     pub(super) authenticated: bool,
     pub(super) limits: Limits,
     pub(super) ending: Ending,
@@ -61,12 +63,19 @@ impl ConnState {
             resp3: false,
             reply_mode: ReplyMode::On,
             muted: false,
+            knows_nodes: false,
             authenticated: backend.requires_password().is_none(),
             limits: Limits::UNAUTHENTICATED,
             ending: Ending::No,
             may_guess: false,
             wishes: Vec::new(),
         }
+    }
+
+    /// Whether it is sent to the node that leads a partition, where that is another one.
+    #[must_use]
+    pub fn may_redirect(&self) -> bool {
+        self.hub.redirect.redirects(self.knows_nodes)
     }
 
     /// Whether it has given the password, or needs none.

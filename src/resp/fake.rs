@@ -267,7 +267,7 @@ impl Backend for Fake {
         &self.partitions
     }
 
-    fn submit(&self, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) {
+    fn submit(&self, ticket: Ticket, partition: PartitionId, kind: Kind, _: bool, op: &[u8]) {
         let writes = Op::decode(op).expect("sessions submit what can be decoded").is_write();
         let reads_only = |op: &Op<'_>| match op {
             Op::Multi { ops, .. } => !ops.iter().any(|op| Op::decode(op).expect("an op").is_write()),

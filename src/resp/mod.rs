@@ -14,6 +14,7 @@ mod inline;
 pub mod latency;
 pub mod output;
 pub mod parse;
+mod redirect;
 pub mod reply;
 pub mod session;
 pub mod shares;

@@ -333,7 +333,11 @@ impl Session {
         backend: &dyn Backend,
     ) {
         let number = self.front + self.queue.len() as u64 - 1;
+        let mut may_redirect = false;
         if let Some(slot) = self.queue.back_mut() {
+            // What goes to several partitions is for no single other node.
+            let is_whole = matches!(slot.body, Body::Waiting | Body::Exec(_));
+            may_redirect = self.is_clustered && is_whole && self.state.may_redirect();
             slot.request_bytes += self.scratch.len();
             let is_unsure = !slot.is_unsure && queue::may_be_large(op);
             slot.is_unsure |= is_unsure;
@@ -347,7 +351,7 @@ impl Session {
         // Those behind it wait whenever it waits for its turn, or they would overtake it.
         self.stalled |= Op::is_heavy_bytes(&self.scratch);
         self.may_wait |= may_wait(&self.scratch);
-        backend.submit(ticket, partition, kind, &self.scratch);
+        backend.submit(ticket, partition, kind, may_redirect, &self.scratch);
         self.trim_scratch();
     }
 

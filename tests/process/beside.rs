@@ -37,7 +37,10 @@ struct Redis {
 impl Redis {
     /// Starts one; `None` if it is not installed.
     fn start() -> Option<Self> {
-        let version = Command::new("redis-server").arg("--version").output().ok()?;
+        let Ok(version) = Command::new("redis-server").arg("--version").output() else {
+            println!("left out: redis-server is not installed");
+            return None;
+        };
         let version = String::from_utf8_lossy(&version.stdout).into_owned();
         let version = version.split("v=").nth(1)?.split(' ').next()?.to_owned();
         let dir = data_dir();
@@ -67,7 +70,7 @@ impl Drop for Redis {
 
 /// One reply.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Value {
+pub enum Value {
     /// A line, its kind first.
     Line(String),
     /// Bytes, shown as text.
@@ -99,16 +102,42 @@ impl Value {
     }
 }
 
-struct Connection {
+pub struct Connection {
     reader: BufReader<TcpStream>,
 }
 
 impl Connection {
-    fn open(port: u16) -> Self {
+    pub fn open(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("timeout");
         stream.set_nodelay(true).expect("no delay");
         Self { reader: BufReader::new(stream) }
+    }
+
+    /// Opens one, if the server is there.
+    pub fn try_open(port: u16) -> Option<Self> {
+        TcpStream::connect(("127.0.0.1", port)).ok().map(|stream| {
+            stream.set_read_timeout(Some(Duration::from_secs(30))).expect("timeout");
+            stream.set_nodelay(true).expect("no delay");
+            Self { reader: BufReader::new(stream) }
+        })
+    }
+
+    /// Sends a line to a server that may end.
+    pub fn say_or_lose(&mut self, line: &str) {
+        let _ = self.reader.get_mut().write_all(format!("{line}\r\n").as_bytes());
+    }
+
+    /// A reply of one line of a server that may end; `None`: it has.
+    pub fn read_or_lose(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        let count = self.reader.read_line(&mut line).unwrap_or(0);
+        (count > 0 && line.ends_with('\n')).then(|| Value::Line(line.trim_end().to_owned()))
+    }
+
+    /// Sends a line as it is.
+    pub fn say(&mut self, line: &str) {
+        self.reader.get_mut().write_all(format!("{line}\r\n").as_bytes()).expect("send");
     }
 
     fn send(&mut self, args: &[Vec<u8>]) {
@@ -122,7 +151,7 @@ impl Connection {
         let _ = self.reader.get_mut().write_all(&request);
     }
 
-    fn read(&mut self) -> Value {
+    pub fn read(&mut self) -> Value {
         let mut line = Vec::new();
         if self.reader.read_until(b'\n', &mut line).expect("a reply in time") == 0 {
             return Value::Closed;
@@ -257,21 +286,35 @@ fn requests(script: &str) -> impl Iterator<Item = &str> {
     script.lines().filter(|line| !line.is_empty() && !line.starts_with("# "))
 }
 
-/// Runs a script on both and tells every difference.
+/// Runs a script on a server of its own and tells every difference.
 #[track_caller]
 fn compare(script: &str) {
-    let Some(redis) = Redis::start() else {
-        println!("left out: redis-server is not installed");
-        return;
-    };
+    let Some(redis) = Redis::start() else { return };
     let dir = data_dir();
     let server = Server::start(dir.path(), &[]);
+    compare_with(&redis, server.port, script, |_| true);
+    server.stop();
+}
+
+/// Runs all scripts on the servers at these ports, which are nodes of a cluster, one after the other.
+pub fn compare_all(ports: &[u16]) {
+    let Some(redis) = Redis::start() else { return };
+    for port in ports {
+        // What Redis refuses outside of a cluster.
+        let is_alike = |line: &str| !line.starts_with("CLUSTER ");
+        SCRIPTS.iter().for_each(|script| compare_with(&redis, *port, script, is_alike));
+    }
+}
+
+/// Runs the lines of a script on both that are `wanted`, and tells every difference.
+#[track_caller]
+fn compare_with(redis: &Redis, port: u16, script: &str, wanted: impl Fn(&str) -> bool) {
     let mut differences = Vec::new();
     let mut compared = 0;
     for hello in ["HELLO 2", "HELLO 3"] {
         let side = |port| Side { port, hello, connections: HashMap::new() };
-        let (mut theirs, mut ours) = (side(redis.port), side(server.port));
-        for line in requests(script) {
+        let (mut theirs, mut ours) = (side(redis.port), side(port));
+        for line in requests(script).filter(|line| wanted(line)) {
             if line.starts_with("== ") {
                 theirs.begin();
                 ours.begin();
@@ -297,7 +340,6 @@ fn compare(script: &str) {
     }
     assert!(differences.is_empty(), "{} of {compared}:\n{}", differences.len(), differences.join("\n"));
     assert!(compared > 40, "the script is empty");
-    server.stop();
 }
 
 /// Settings that a script sets though it has not read them: what they were before would be compared nowhere.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, PATIENCE};
+use crate::nodes::{Cluster, PATIENCE};
 
 /// The term of a node's group.
 fn term(cluster: &mut Cluster, id: u64) -> u64 {

@@ -19,7 +19,9 @@ use corduroy_wal::fields::Fields;
 use raft::eraftpb::Message;
 
 use super::decode::decode;
-use super::message::{HEAD_BYTES as MESSAGE_HEAD_BYTES, MessageDamage, Outgoing};
+use super::message::{HEAD_BYTES as MESSAGE_HEAD_BYTES, MessageDamage};
+use super::parcel::Writable;
+use super::request::{self, Forwarded, LEAST_BYTES};
 use crate::ids::PartitionId;
 
 /// Bytes before the body.
@@ -41,16 +43,35 @@ pub enum Lane {
     Log = 2,
     /// What takes long: snapshots, copies.
     Bulk = 3,
+    /// Requests of clients for partitions that the other node leads, and their answers.
+    Requests = 4,
 }
 
 impl Lane {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Liveness, Self::Log, Self::Bulk];
+    pub const ALL: [Self; 4] = [Self::Liveness, Self::Log, Self::Bulk, Self::Requests];
 
     /// Its byte.
     #[must_use]
     pub const fn code(self) -> u8 {
         self as u8
+    }
+
+    /// The first version of frames that has it.
+    #[must_use]
+    pub const fn since(self) -> u8 {
+        match self {
+            Self::Liveness | Self::Log | Self::Bulk => 1,
+            Self::Requests => 2,
+        }
+    }
+
+    /// The bytes of the shortest message on it.
+    const fn least_bytes(self) -> usize {
+        match self {
+            Self::Liveness | Self::Log | Self::Bulk => MESSAGE_HEAD_BYTES,
+            Self::Requests => LEAST_BYTES,
+        }
     }
 
     /// The lane of a byte.
@@ -181,10 +202,10 @@ impl FrameWriter {
     /// # Panics
     /// If there are none, or more than [`MESSAGES_MAX`], or their bytes do not fit into 4 GiB.
     #[must_use]
-    pub fn write(&mut self, messages: &[Outgoing]) -> Bytes {
+    pub fn write(&mut self, messages: &[impl Writable]) -> Bytes {
         let count = messages.len();
         assert!((1..=MESSAGES_MAX).contains(&count), "a frame of {count} messages");
-        let body_bytes: usize = messages.iter().map(Outgoing::bytes).sum();
+        let body_bytes: usize = messages.iter().map(Writable::bytes).sum();
         let mut frame = vec![0; HEAD_BYTES];
         frame.reserve_exact(body_bytes);
         messages.iter().for_each(|message| message.write(&mut frame));
@@ -290,6 +311,12 @@ impl FrameReader {
         }
     }
 
+    /// What its connection is for.
+    #[must_use]
+    pub const fn lane(&self) -> Lane {
+        self.stream.lane
+    }
+
     /// Takes what came next. A frame that lies in one piece in it is read without a copy.
     ///
     /// # Panics
@@ -369,7 +396,7 @@ impl FrameReader {
             return Err(FrameError::Long { bytes, limit: self.body_bytes_max });
         }
         let messages = usize::from(head.messages);
-        if !(1..=MESSAGES_MAX).contains(&messages) || messages * MESSAGE_HEAD_BYTES > bytes {
+        if !(1..=MESSAGES_MAX).contains(&messages) || messages * self.stream.lane.least_bytes() > bytes {
             return Err(FrameError::Messages { messages: head.messages, bytes });
         }
         Ok(())
@@ -422,22 +449,36 @@ impl Frame {
 
     /// Its messages, one after the other. An error is the last that comes.
     #[must_use]
-    pub fn into_messages(self) -> Messages {
-        Messages { left: self.messages, at: 0, body: self.body }
+    pub fn into_messages(self) -> Messages<(PartitionId, Message)> {
+        self.read(decode)
+    }
+
+    /// The same of a frame of [`Lane::Requests`].
+    #[must_use]
+    pub fn into_forwarded(self) -> Messages<Forwarded> {
+        self.read(request::decode)
+    }
+
+    fn read<M>(self, decode: Decode<M>) -> Messages<M> {
+        Messages { left: self.messages, at: 0, body: self.body, decode }
     }
 }
 
+/// Takes one message off the fields of a frame.
+type Decode<M> = fn(&Bytes, &mut Fields<'_>) -> Result<M, MessageDamage>;
+
 /// The messages of a frame.
 #[derive(Debug)]
-pub struct Messages {
+pub struct Messages<M> {
     body: Bytes,
     /// Where the next one begins.
     at: usize,
     left: u16,
+    decode: Decode<M>,
 }
 
-impl Iterator for Messages {
-    type Item = Result<(PartitionId, Message), FrameError>;
+impl<M> Iterator for Messages<M> {
+    type Item = Result<M, FrameError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.left == 0 {
@@ -445,7 +486,7 @@ impl Iterator for Messages {
         }
         self.left -= 1;
         let mut fields = Fields::new(self.body.get(self.at..).unwrap_or_default());
-        let message = decode(&self.body, &mut fields).map_err(FrameError::from);
+        let message = (self.decode)(&self.body, &mut fields).map_err(FrameError::from);
         self.at = self.body.len() - fields.rest.len();
         let trailing = fields.rest.len();
         if message.is_err() {

@@ -361,7 +361,7 @@ fn compare(theirs: &Hello, local: &Local, known: &Known) -> Result<(), Refusal> 
     if theirs.node == local.node {
         return Err(Refusal::OurOwnId { node: local.node });
     }
-    if local.versions.common(theirs.versions).is_none() {
+    if local.versions.common(theirs.versions).is_none_or(|version| version < theirs.lane.since()) {
         return Err(Refusal::Versions { ours: local.versions, theirs: theirs.versions });
     }
     if theirs.has_secret != local.secret.is_some() {

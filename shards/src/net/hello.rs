@@ -95,7 +95,7 @@ pub struct Versions {
 
 impl Versions {
     /// Those of this release.
-    pub const SPOKEN: Self = Self { lowest: 1, highest: 1 };
+    pub const SPOKEN: Self = Self { lowest: 1, highest: 2 };
 
     /// The highest that both speak.
     #[must_use]

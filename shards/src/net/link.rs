@@ -9,8 +9,8 @@ use corduroy_wal::mix::SplitMix64;
 
 use super::frame::{Lane, MESSAGES_MAX};
 use super::hello::CoreId;
-use super::message::Outgoing;
 use super::output::{ConnId, NS_PER_MS, PeerOptions, To};
+use super::parcel::{Parcel, Writable};
 use crate::ids::{NodeId, PartitionId, StorageId};
 
 /// Where a link leads.
@@ -57,7 +57,7 @@ impl LinkState {
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub to: To,
-    pub message: Outgoing,
+    pub message: Parcel,
 }
 
 /// One link.
@@ -90,21 +90,21 @@ impl Link {
         self.queue.is_empty()
     }
 
-    /// Lets a message wait. Returns whether there was room for it.
-    pub fn push(&mut self, waiting: Waiting, options: &PeerOptions) -> bool {
-        let bytes = self.queued_bytes + waiting.message.bytes();
-        if !self.queue.is_empty()
-            && (self.queue.len() >= options.queue_messages || bytes > options.queue_bytes)
-        {
-            return false;
-        }
-        self.queued_bytes = bytes;
+    /// Whether a message of so many bytes may wait.
+    pub fn has_room(&self, bytes: usize, options: &PeerOptions) -> bool {
+        let is_within =
+            self.queue.len() < options.queue_messages && self.queued_bytes + bytes <= options.queue_bytes;
+        is_within || self.queue.is_empty()
+    }
+
+    /// Lets a message wait that there is room for.
+    pub fn push(&mut self, waiting: Waiting) {
+        self.queued_bytes += waiting.message.bytes();
         self.queue.push_back(waiting);
-        true
     }
 
     /// The messages of the next frame, in order, and for whose replicas they are.
-    pub fn take_frame(&mut self, options: &PeerOptions) -> (Vec<Outgoing>, Vec<(PartitionId, StorageId)>) {
+    pub fn take_frame(&mut self, options: &PeerOptions) -> (Vec<Parcel>, Vec<(PartitionId, StorageId)>) {
         let (mut messages, mut bytes) = (0, 0);
         for waiting in self.queue.iter().take(MESSAGES_MAX) {
             let more = bytes + waiting.message.bytes();

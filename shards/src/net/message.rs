@@ -113,6 +113,14 @@ pub enum MessageDamage {
         /// All of its flags.
         found: u8,
     },
+    /// The same of what is forwarded for clients.
+    #[error("what is forwarded, of kind {kind}, has the flags {found:#x}, which mean nothing there")]
+    ForwardedFlags {
+        /// Its kind's byte.
+        kind: u8,
+        /// All of its flags.
+        found: u8,
+    },
     /// Its fields contradict each other.
     #[error("a message of kind {kind:?} contradicts itself: {why}")]
     Contradiction {

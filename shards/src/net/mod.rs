@@ -2,7 +2,7 @@
 //! times and nonces come as arguments.
 //!
 //! In reading order: [`message`] (what one replica sends to another), [`frame`] (the messages of a turn to one core of a
-//! peer, on a connection), [`handshake`] (how two nodes agree to a connection), [`peers`] (all connections of a core).
+//! peer, on a connection), [`request`] (what is forwarded for clients), [`handshake`] (how two nodes agree to a connection), [`peers`] (all connections of a core).
 
 mod decode;
 pub mod founding;
@@ -14,8 +14,10 @@ pub mod known;
 mod link;
 pub mod message;
 pub mod output;
+mod parcel;
 pub mod peers;
 pub mod refusal;
+pub mod request;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -29,5 +31,7 @@ pub use known::{Founders, Known};
 pub use link::{LinkKey, LinkState};
 pub use message::{MessageDamage, Outgoing, Unsendable};
 pub use output::{ConnId, Dropped, Ending, Output, Passed, PeerCounters, PeerOptions, To};
+pub use parcel::Writable;
 pub use peers::Peers;
 pub use refusal::{Refusal, RefusalKind};
+pub use request::{Forwarded, RequestId};

@@ -9,6 +9,7 @@ use super::handshake::PeerInfo;
 use super::hello::{CoreId, Epoch};
 use super::kind::Kind;
 use super::refusal::{Refusal, RefusalKind};
+use super::request::Forwarded;
 use crate::ids::{NodeId, PartitionId, ShardId, StorageId};
 
 pub(super) const NS_PER_MS: u64 = 1_000_000;
@@ -139,6 +140,25 @@ pub enum Output {
         /// The storage that the member of its group is on.
         to: StorageId,
     },
+    /// A request of a client, or the answer to one, has come.
+    Forwarded {
+        /// From which node.
+        node: NodeId,
+        /// The request or answer.
+        forwarded: Forwarded,
+    },
+    /// A request or an answer was certainly not sent, and will not be.
+    Unsent {
+        /// To which node.
+        node: NodeId,
+        /// The request or answer.
+        forwarded: Forwarded,
+    },
+    /// A connection for requests has ended: whatever was sent on it and not answered may have come, or not.
+    Severed {
+        /// To which node.
+        node: NodeId,
+    },
     /// A founder of the cluster was heard of for the first time, and has proved itself: its incarnation is to be kept durably,
     /// and reported by `met`. Until then no connection with it is made.
     Meet {
@@ -265,6 +285,14 @@ pub struct PeerCounters {
     pub messages_received: u64,
     /// Bytes that came on connections that are up.
     pub bytes_received: u64,
+    /// Requests of clients that were to be sent, whatever became of them.
+    pub requests_queued: u64,
+    /// Those that came.
+    pub requests_received: u64,
+    /// Answers, or parts of them, that were to be sent.
+    pub answers_queued: u64,
+    /// Those that came.
+    pub answers_received: u64,
     queued: [u64; Kind::ALL.len()],
     came: [u64; Kind::ALL.len()],
     refused: [u64; RefusalKind::ALL.len()],
@@ -292,6 +320,17 @@ impl PeerCounters {
     pub(super) fn count_received(&mut self, message: &Message) {
         self.messages_received += 1;
         count_kind(&mut self.came, message);
+    }
+
+    pub(super) const fn count_forwarded(&mut self, forwarded: &Forwarded, has_come: bool) {
+        let counter = match (forwarded.is_request(), has_come) {
+            (true, false) => &mut self.requests_queued,
+            (true, true) => &mut self.requests_received,
+            (false, false) => &mut self.answers_queued,
+            (false, true) => &mut self.answers_received,
+        };
+        *counter += 1;
+        self.messages_received += has_come as u64;
     }
 
     /// Connections that ended by a frame, by what was wrong with it.

@@ -17,6 +17,7 @@
 //! higher id stays.
 
 mod connect;
+mod requests;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -31,6 +32,7 @@ use super::known::Known;
 use super::link::{Link, LinkKey, LinkState, Waiting};
 use super::message::{Outgoing, Unsendable};
 use super::output::{ConnId, Dropped, Ending, NS_PER_MS, Output, PeerCounters, PeerOptions, To};
+use super::parcel::{Parcel, Writable};
 use super::refusal::Refusal;
 use super::split::cut;
 use crate::ids::{NodeId, PartitionId, StorageId};
@@ -151,9 +153,9 @@ impl Peers {
             let part = Outgoing::new(partition, part.unwrap_or_else(|| std::mem::take(&mut message)));
             let part = part.inspect_err(|_| self.counters.count_drop(Dropped::Unsendable))?;
             if part.bytes() > self.local.limits.frame_bytes() {
-                self.drop_message(partition, to.storage, Dropped::TooLong);
+                self.drop_message(Waiting { to, message: Parcel::Replica(part) }, Dropped::TooLong);
             } else {
-                self.send(Waiting { to, message: part }, lane, now_ns);
+                self.send(Waiting { to, message: Parcel::Replica(part) }, lane, now_ns);
             }
             if is_last {
                 return Ok(());
@@ -161,7 +163,19 @@ impl Peers {
         }
     }
 
-    fn drop_message(&mut self, partition: PartitionId, to: StorageId, why: Dropped) {
+    fn drop_message(&mut self, waiting: Waiting, why: Dropped) {
+        let Waiting { to, message } = waiting;
+        match message {
+            Parcel::Replica(message) => self.drop_replicas(message.partition(), to.storage, why),
+            Parcel::Forwarded(forwarded) => {
+                self.counters.count_drop(why);
+                self.outputs.push_back(Output::Unsent { node: to.node, forwarded });
+            }
+        }
+    }
+
+    /// A message for the member on that storage is dropped.
+    fn drop_replicas(&mut self, partition: PartitionId, to: StorageId, why: Dropped) {
         self.counters.count_drop(why);
         self.outputs.push_back(Output::Unreachable { partition, to });
     }
@@ -179,15 +193,14 @@ impl Peers {
     }
 
     fn send(&mut self, waiting: Waiting, lane: Lane, now_ns: u64) {
-        let (partition, storage) = (waiting.message.partition(), waiting.to.storage);
         let Some(key) = self.route(waiting.to, lane) else {
-            return self.drop_message(partition, storage, Dropped::NoShard);
+            return self.drop_message(waiting, Dropped::NoShard);
         };
         let link = self.links.entry(key).or_insert_with(Link::new);
         link.is_wanted = true;
         match link.state {
             LinkState::BackingOff { until_ns } if now_ns < until_ns => {
-                return self.drop_message(partition, storage, Dropped::BackingOff);
+                return self.drop_message(waiting, Dropped::BackingOff);
             }
             LinkState::Idle | LinkState::BackingOff { .. } => {
                 let conn = ConnId(self.next_conn);
@@ -199,9 +212,10 @@ impl Peers {
             }
             LinkState::Dialling(_) | LinkState::Handshaking(_) | LinkState::Up(_) => {}
         }
-        if !link.push(waiting, &self.options) {
-            return self.drop_message(partition, storage, Dropped::QueueFull);
+        if !link.has_room(waiting.message.bytes(), &self.options) {
+            return self.drop_message(waiting, Dropped::QueueFull);
         }
+        link.push(waiting);
         self.note_due(key);
     }
 
@@ -229,8 +243,8 @@ impl Peers {
                 continue;
             }
             if !may_send {
-                for Waiting { to, message } in link.take_all() {
-                    self.drop_message(message.partition(), to.storage, Dropped::NotMet);
+                for waiting in link.take_all() {
+                    self.drop_message(waiting, Dropped::NotMet);
                 }
                 continue;
             }
@@ -343,21 +357,27 @@ impl Peers {
                 Err(error) => break error,
             };
             self.counters.frames_received += 1;
-            let node = session.node;
-            let mut failed = None;
-            for message in frame.into_messages() {
-                match message {
-                    Ok((partition, message)) => {
-                        self.counters.count_received(&message);
-                        let message = Box::new(message);
-                        if is_heard {
-                            self.outputs.push_back(Output::Deliver { node, partition, message });
-                        }
-                    }
-                    Err(error) => failed = Some(error),
+            let (node, counters) = (session.node, &mut self.counters);
+            let mut take = |output| {
+                if is_heard {
+                    self.outputs.push_back(output);
                 }
-            }
-            if let Some(error) = failed {
+            };
+            let taken = match session.reader.lane() {
+                Lane::Requests => frame.into_forwarded().try_for_each(|forwarded| {
+                    forwarded.map(|forwarded| {
+                        counters.count_forwarded(&forwarded, true);
+                        take(Output::Forwarded { node, forwarded });
+                    })
+                }),
+                Lane::Liveness | Lane::Log | Lane::Bulk => frame.into_messages().try_for_each(|message| {
+                    message.map(|(partition, message)| {
+                        counters.count_received(&message);
+                        take(Output::Deliver { node, partition, message: Box::new(message) });
+                    })
+                }),
+            };
+            if let Err(error) = taken {
                 break error;
             }
         };

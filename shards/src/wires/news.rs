@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use raft::eraftpb::Message;
 
 use crate::ids::{NodeId, PartitionId, StorageId};
-use crate::net::{ConnId, CoreId, Epoch, Local, Passed, PeerOptions};
+use crate::net::{ConnId, CoreId, Epoch, Forwarded, Local, Passed, PeerOptions};
 use crate::runtime::Socket;
 
 /// A connection that another core of this node has accepted.
@@ -38,6 +38,25 @@ pub enum News {
         partition: PartitionId,
         /// The member's storage.
         to: StorageId,
+    },
+    /// A request of a client, or the answer to one.
+    Forwarded {
+        /// From which node.
+        node: NodeId,
+        /// The request or answer.
+        forwarded: Forwarded,
+    },
+    /// A request or an answer was certainly not sent, and will not be.
+    Unsent {
+        /// To which node.
+        node: NodeId,
+        /// The request or answer.
+        forwarded: Forwarded,
+    },
+    /// A connection for requests has ended: whatever was sent on it and not answered may have come, or not.
+    Severed {
+        /// To which node.
+        node: NodeId,
     },
     /// This connection is for another core, which takes it by [`Wires::adopt`](super::Wires::adopt).
     Moved {

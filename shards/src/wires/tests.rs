@@ -21,6 +21,7 @@ struct Core {
     poller: Poller,
     messages: Vec<(NodeId, PartitionId, Message)>,
     unreachable: Vec<(PartitionId, StorageId)>,
+    forwarded: Vec<News>,
 }
 
 struct World {
@@ -122,7 +123,7 @@ impl World {
                             }
                         }
                         News::Meet { .. } => unreachable!("there are no founders"),
-                        News::Message { .. } | News::Unreachable { .. } => unreachable!("they are kept"),
+                        _ => unreachable!("they are kept"),
                     }
                 }
                 self.cores[node][core].wires.check();
@@ -153,7 +154,7 @@ impl Core {
         let poller = Poller::new().expect("epoll");
         let mut wires = Wires::new(options, listener).expect("a source of random numbers");
         wires.listen(&poller, LISTENER).expect("watched");
-        Self { wires, poller, messages: Vec::new(), unreachable: Vec::new() }
+        Self { wires, poller, messages: Vec::new(), unreachable: Vec::new(), forwarded: Vec::new() }
     }
 
     /// Returns what is for other cores.
@@ -175,6 +176,7 @@ impl Core {
                 News::Message { node, partition, message } => self.messages.push((node, partition, *message)),
                 News::Unreachable { partition, to } => self.unreachable.push((partition, to)),
                 moved @ (News::Moved { .. } | News::Seen { .. } | News::Meet { .. }) => others.push(moved),
+                forwarded => self.forwarded.push(forwarded),
             }
         }
         others

@@ -1,5 +1,6 @@
 //! INFO's figures of the other nodes: what this one is to them, and its connections.
 
+use corduroy_shards::forward::ForwardCounters;
 use corduroy_shards::net::{Dropped, FrameError, Kind, PeerCounters, RefusalKind};
 
 use super::{Lines, line};
@@ -35,6 +36,22 @@ fn bad_frames(cores: &[(PeerCounters, usize)], kind: &str) -> u64 {
         .sum()
 }
 
+/// What became of clients' requests for partitions that other nodes lead, and how many of others' came.
+fn forwarded(shared: &Shared) -> Lines {
+    let cores: Vec<ForwardCounters> = shared.facts.iter().map(|core| *lock(&core.forwarded)).collect();
+    let sum = |of: fn(&ForwardCounters) -> u64| cores.iter().map(of).sum::<u64>();
+    vec![
+        line("forwarded_requests", sum(|of| of.taken)),
+        line("forwarded_sent", sum(|of| of.sent)),
+        line("forwarded_answered", sum(|of| of.answered)),
+        line("forwarded_not_led", sum(|of| of.not_led)),
+        line("forwarded_redirected", sum(|of| of.redirected)),
+        line("forwarded_rejected", sum(|of| of.rejected)),
+        line("forwarded_unknown", sum(|of| of.unknown)),
+        line("forwarded_late_answers", sum(|of| of.late)),
+    ]
+}
+
 /// What the connections to other nodes did, all cores together; nothing of a node that is alone.
 pub fn peers(shared: &Shared) -> Lines {
     if shared.peers().is_none() {
@@ -58,6 +75,7 @@ pub fn peers(shared: &Shared) -> Lines {
         line("peer_messages_sent", sum(|of| of.messages_sent)),
         line("peer_messages_received", sum(|of| of.messages_received)),
     ];
+    lines.extend(forwarded(shared));
     for kind in Kind::ALL {
         let all = cores.iter().flat_map(|(counters, _)| counters.kinds()).filter(|(of, ..)| *of == kind);
         let (queued, came) = all.fold((0, 0), |sum, (_, queued, came)| (sum.0 + queued, sum.1 + came));

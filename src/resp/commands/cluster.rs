@@ -67,6 +67,7 @@ pub fn refuse(call: &mut Call<'_>) {
 /// Answers what clients ask of the cluster, if there is one.
 fn show(call: &mut Call<'_>) {
     let Some(topology) = call.backend.topology() else { return refuse(call) };
+    call.conn.knows_nodes |= matches!(call.entry.row.name, "nodes" | "shards" | "slots");
     let (name, key) = (call.entry.row.name, call.args.get(2).copied().unwrap_or_default());
     let out = &mut call.out;
     match name {

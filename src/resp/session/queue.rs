@@ -285,7 +285,10 @@ impl Session {
         let outcome = match reply {
             Reply::Done { outcome, .. } => outcome,
             Reply::Rejected(why) => {
-                let text = refusal(&why, slot.hash_slot, backend);
+                let text = match self.state.may_redirect() {
+                    true => refusal(&why, slot.hash_slot, backend),
+                    false => errors::rejection(&why),
+                };
                 return self.complete(at, stages, backend, |_, out| out.error(text.as_bytes()));
             }
             Reply::Unknown => {

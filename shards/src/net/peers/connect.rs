@@ -142,7 +142,7 @@ impl Peers {
         for (lane, waiting) in waiting {
             // A node that says a shard is of a core, and has no such core, would be dialled again and again.
             if made_for.is_some() && self.route(waiting.to, lane) == made_for {
-                self.drop_message(waiting.message.partition(), waiting.to.storage, Dropped::NoShard);
+                self.drop_message(waiting, Dropped::NoShard);
             } else {
                 self.send(waiting, lane, now_ns);
             }
@@ -235,22 +235,25 @@ impl Peers {
                 Stage::Dialling | Stage::Handshaking(_) => Some(Failure::NotMade),
             },
         };
-        if let Stage::Up(session) = ended.stage {
-            for (partition, storage) in session.members {
-                self.drop_message(partition, storage, Dropped::ConnectionLost);
+        let Some(key) = ended.key else { return };
+        if let Some(link) = self.links.get_mut(&key).filter(|link| link.state.conn() == Some(conn)) {
+            let unsent = link.take_all();
+            match failure {
+                Some(failure) => link.back_off(failure, &self.options, &mut self.numbers, now_ns),
+                None => link.state = LinkState::Idle,
+            }
+            for waiting in unsent {
+                self.drop_message(waiting, Dropped::ConnectionLost);
             }
         }
-        let Some(key) = ended.key else { return };
-        let Some(link) = self.links.get_mut(&key).filter(|link| link.state.conn() == Some(conn)) else {
+        // What waited is reported before: of that it is certain that it was not sent.
+        let Stage::Up(session) = ended.stage else { return };
+        if key.lane == Lane::Requests {
+            self.outputs.push_back(Output::Severed { node: key.node });
             return;
-        };
-        let lost = link.take_all();
-        match failure {
-            Some(failure) => link.back_off(failure, &self.options, &mut self.numbers, now_ns),
-            None => link.state = LinkState::Idle,
         }
-        for Waiting { to, message } in lost {
-            self.drop_message(message.partition(), to.storage, Dropped::ConnectionLost);
+        for (partition, storage) in session.members {
+            self.drop_replicas(partition, storage, Dropped::ConnectionLost);
         }
     }
 }

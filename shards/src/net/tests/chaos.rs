@@ -126,7 +126,10 @@ impl Chaos {
                     assert!(self.sent.remove(&sent), "{sent:?} came, and was not sent, or came before");
                 }
                 Event::Closed { .. } => self.endings += 1,
-                Event::Unreachable { .. } => {}
+                Event::Unreachable { .. }
+                | Event::Forwarded { .. }
+                | Event::Unsent { .. }
+                | Event::Severed { .. } => {}
             }
         }
     }

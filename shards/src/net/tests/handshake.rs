@@ -97,7 +97,7 @@ fn two_nodes_of_a_cluster_agree() {
     assert_eq!((theirs.our_core, ours.side, theirs.side), (CoreId(0), Side::Dialling, Side::Accepting));
     assert_eq!((&ours.shards, &theirs.shards), (&two.shards, &one.shards));
     assert_eq!((ours.outgoing, ours.incoming), (theirs.incoming, theirs.outgoing));
-    assert!(ours.outgoing.id != ours.incoming.id && ours.outgoing.version == 1);
+    assert!(ours.outgoing.id != ours.incoming.id && ours.outgoing.version == 2);
     let mut writer = FrameWriter::new(ours.outgoing);
     let sent = vec![(3, of(Kind::TimeoutNow, (1, 2), 4))];
     let frame = frame_of(&mut writer, &sent);
@@ -178,8 +178,8 @@ fn both_sides_report_what_differs() {
     let (ours, theirs) = refused(|two| two.node = found);
     assert_eq!((ours, theirs), (Refusal::Node { wanted, found }, Refusal::Node { wanted, found }));
 
-    let (ours, theirs) = refused(|two| two.versions = Versions { lowest: 2, highest: 4 });
-    let (one, two) = (Versions::SPOKEN, Versions { lowest: 2, highest: 4 });
+    let (ours, theirs) = refused(|two| two.versions = Versions { lowest: 3, highest: 4 });
+    let (one, two) = (Versions::SPOKEN, Versions { lowest: 3, highest: 4 });
     assert_eq!(ours, Refusal::Versions { ours: one, theirs: two });
     assert_eq!(theirs, Refusal::Versions { ours: two, theirs: one });
 
@@ -409,7 +409,7 @@ fn messages_that_nobody_writes_are_refused() {
         hello[at..at + field.len()].copy_from_slice(field);
         sealed(1, 0, &hello)
     };
-    assert_eq!(field(&with(50, &[4])), "lane");
+    assert_eq!(field(&with(50, &[5])), "lane");
     assert_eq!(field(&with(51, &[2])), "flags");
     assert_eq!(field(&with(136, &[3])), "number of shards");
     assert_eq!(field(&with(136, &[1])), "length");

@@ -9,6 +9,7 @@ mod message;
 mod pace;
 mod peers;
 mod raft;
+mod requests;
 mod twins;
 mod world;
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
 use crate::ids::{NodeId, ShardId, StorageId};
-use crate::net::{ConnId, CoreId, Ending, Local, Output, PeerOptions, Peers, To};
+use crate::net::{ConnId, CoreId, Ending, Forwarded, Local, Output, PeerOptions, Peers, To};
 
 pub(super) const MS: u64 = 1_000_000;
 
@@ -19,6 +19,9 @@ pub(super) type End = (At, ConnId);
 pub(super) enum Event {
     Deliver { at: At, from: u64, message: Message },
     Unreachable { at: At, partition: u64, storage: u64 },
+    Forwarded { at: At, from: u64, forwarded: Forwarded },
+    Unsent { at: At, to: u64, forwarded: Forwarded },
+    Severed { at: At, from: u64 },
     Closed { at: At, why: Ending },
 }
 
@@ -147,6 +150,13 @@ impl World {
             Output::Unreachable { partition, to } => {
                 self.events.push(Event::Unreachable { at, partition: partition.0, storage: to.0 });
             }
+            Output::Forwarded { node, forwarded } => {
+                self.events.push(Event::Forwarded { at, from: node.0, forwarded });
+            }
+            Output::Unsent { node, forwarded } => {
+                self.events.push(Event::Unsent { at, to: node.0, forwarded });
+            }
+            Output::Severed { node } => self.events.push(Event::Severed { at, from: node.0 }),
             Output::Meet { node, incarnation } => {
                 let kept = *self.met.entry((at.0, node.0)).or_insert(incarnation);
                 self.core(at).met(node, kept);
@@ -234,7 +244,7 @@ impl World {
         let events = std::mem::take(&mut self.events);
         let delivered = events.iter().filter_map(|event| match event {
             Event::Deliver { at, from, message, .. } => Some((*at, *from, message.commit)),
-            Event::Unreachable { .. } | Event::Closed { .. } => None,
+            _ => None,
         });
         let delivered = delivered.collect();
         self.events = events.into_iter().filter(|event| !matches!(event, Event::Deliver { .. })).collect();
@@ -249,7 +259,7 @@ impl World {
                 assert!((1..=9).contains(partition));
                 Some((*at, *storage))
             }
-            Event::Deliver { .. } | Event::Closed { .. } => None,
+            _ => None,
         });
         let found = found.collect();
         self.events =
@@ -264,7 +274,7 @@ impl World {
             .into_iter()
             .filter_map(|event| match event {
                 Event::Closed { at, why } => Some((at, why)),
-                Event::Deliver { .. } | Event::Unreachable { .. } => None,
+                _ => None,
             })
             .collect()
     }

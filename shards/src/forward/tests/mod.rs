@@ -1,0 +1,444 @@
+//! One node that forwards, two that are asked, and a partition whose lead moves between the three and nobody, while connections
+//! are severed, answers are late and processes start anew, at random. What happens step by step: `steps`.
+
+mod steps;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use corduroy_wal::mix::SplitMix64;
+
+use super::*;
+use crate::ids::{NodeId, PartitionId, StorageId, Ticket};
+use crate::machine::Kind;
+use crate::net::{Forwarded, RequestId};
+use crate::rejection::Rejection;
+
+const MS: u64 = 1_000_000;
+const P: PartitionId = PartitionId(2);
+const ME: NodeId = NodeId(1);
+
+fn options() -> ForwardOptions {
+    ForwardOptions { owed_requests: 6, ..ForwardOptions::of(ME, 77) }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ended {
+    /// With what the log had then.
+    Answered(usize),
+    Rejected,
+    Unknown,
+}
+
+/// A request that a replica has taken in and not carried out.
+struct Held {
+    name: (u64, u64),
+    kind: Kind,
+    /// For whom, if not for a client here.
+    asked: Option<Asked>,
+}
+
+/// A node that is asked, and the connection to it.
+#[derive(Default)]
+struct Remote {
+    serving: Serving,
+    held: VecDeque<(Ticket, Held)>,
+    to: VecDeque<Forwarded>,
+    from: VecDeque<Forwarded>,
+    /// Of connections that were severed: what may still come.
+    ghosts: VecDeque<Forwarded>,
+}
+
+struct World {
+    forwarder: Forwarder,
+    numbers: SplitMix64,
+    now_ns: u64,
+    /// Who leads.
+    leader: Option<NodeId>,
+    /// Who the replica here takes for the leader.
+    known: Lead,
+    /// What was carried out, in order.
+    log: Vec<(u64, u64)>,
+    remotes: BTreeMap<NodeId, Remote>,
+    here: VecDeque<Held>,
+    recent: Recent,
+    taken_back: usize,
+    /// All requests, by connection and number.
+    asked: BTreeMap<(u64, u64), (Kind, Option<Ended>)>,
+}
+
+fn op_of(name: (u64, u64)) -> Vec<u8> {
+    [name.0.to_le_bytes(), name.1.to_le_bytes()].concat()
+}
+
+fn name_of(op: &[u8]) -> (u64, u64) {
+    let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+    (number(&op[..8]), number(&op[8..16]))
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        Self {
+            forwarder: Forwarder::new(options()),
+            numbers: SplitMix64::new(seed),
+            now_ns: 1_000 * MS,
+            leader: Some(NodeId(2)),
+            known: Lead::There(NodeId(2)),
+            log: Vec::new(),
+            remotes: [NodeId(2), NodeId(3)].map(|node| (node, Remote::default())).into(),
+            here: VecDeque::new(),
+            recent: Recent::default(),
+            taken_back: 0,
+            asked: BTreeMap::new(),
+        }
+    }
+
+    fn below(&mut self, most: u64) -> u64 {
+        self.numbers.next_u64() % most
+    }
+
+    fn remote(&mut self, node: NodeId) -> &mut Remote {
+        self.remotes.get_mut(&node).unwrap()
+    }
+
+    fn ask(&mut self, conn: u64, kind: Kind) {
+        let name = (conn, self.asked.range((conn, 0)..(conn + 1, 0)).count() as u64);
+        self.asked.insert(name, (kind, None));
+        let ticket = Ticket { conn, seq: name.1 };
+        let may_redirect = self.below(20) == 0;
+        let request = Request { ticket, partition: P, kind, may_redirect, op: &op_of(name) };
+        if self.forwarder.take(request, self.known, self.now_ns) == Taken::Local {
+            self.run_here(name, kind);
+        }
+    }
+
+    /// The shard here takes a request in, if its replica leads.
+    fn run_here(&mut self, name: (u64, u64), kind: Kind) {
+        match self.leader {
+            Some(ME) => {
+                let until_ns = self.now_ns + 10_000 * MS;
+                let ticket = Ticket { conn: name.0, seq: name.1 };
+                let handed = Handed { ticket, partition: P, kind, may_redirect: false, until_ns };
+                self.recent.push(handed, &op_of(name));
+                self.here.push_back(Held { name, kind, asked: None });
+            }
+            _ => self.end(name, Ended::Rejected),
+        }
+    }
+
+    fn end(&mut self, name: (u64, u64), ended: Ended) {
+        let (_, before) = self.asked.get_mut(&name).expect("it was asked for");
+        assert_eq!(before.replace(ended), None, "{name:?} ends twice, now {ended:?}");
+    }
+
+    fn act(&mut self) {
+        self.forwarder.check();
+        while let Some(decision) = self.forwarder.next_decision() {
+            match decision {
+                Decision::Send { node, id, partition, conn, kind, op } => {
+                    assert_ne!(node, ME);
+                    self.remote(node).to.push_back(Forwarded::Request { id, partition, conn, kind, op });
+                }
+                Decision::Run { partition, kind, op, .. } => {
+                    assert_eq!(partition, P);
+                    self.run_here(name_of(&op), kind);
+                }
+                Decision::Answer { ticket, bytes, .. } => {
+                    let name = (ticket.conn, ticket.seq);
+                    let ended = match <[u8; 8]>::try_from(&bytes[..]) {
+                        Ok(length) => Ended::Answered(u64::from_le_bytes(length) as usize),
+                        Err(_) => Ended::Rejected,
+                    };
+                    self.end(name, ended);
+                }
+                Decision::Redirect { ticket, partition, node } => {
+                    assert_eq!((partition, node), (P, NodeId(2)), "the other one is not reached");
+                    self.end((ticket.conn, ticket.seq), Ended::Rejected);
+                }
+                Decision::Reject { ticket, why } => {
+                    assert!(matches!(why, Rejection::NoLeader(P) | Rejection::Overloaded(_)), "{why}");
+                    self.end((ticket.conn, ticket.seq), Ended::Rejected);
+                }
+                Decision::Unknown { ticket } => {
+                    let name = (ticket.conn, ticket.seq);
+                    assert_eq!(self.asked[&name].0, Kind::Write, "{name:?}");
+                    self.end(name, Ended::Unknown);
+                }
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        let known = self.known;
+        self.forwarder.step(|_| known, |node| node == NodeId(2), self.now_ns);
+        self.act();
+    }
+
+    // ---- The nodes that are asked ----
+
+    /// A node takes in the next request that has come to it.
+    fn arrive(&mut self, node: NodeId, forwarded: Forwarded) {
+        let Forwarded::Request { id, partition, conn, kind, op } = forwarded else { panic!("a request") };
+        let leader = self.leader;
+        let names = self.below(3) > 0;
+        let remote = self.remote(node);
+        if leader == Some(node) {
+            let asked = Asked { node: ME, id, partition, conn };
+            let ticket = remote.serving.take(asked).expect("few are under way");
+            remote.held.push_back((ticket, Held { name: name_of(&op), kind, asked: Some(asked) }));
+        } else {
+            let leader = leader.filter(|_| names).map(|node| StorageId(node.0));
+            remote.from.push_back(Forwarded::NotLed { id, partition, leader });
+        }
+    }
+
+    /// The leader carries out the oldest request that it has.
+    fn carry_out(&mut self, node: NodeId) {
+        let next = match node {
+            ME => self.here.pop_front().map(|held| (None, held)),
+            node => self.remote(node).held.pop_front().map(|(ticket, held)| (Some(ticket), held)),
+        };
+        if let Some((ticket, held)) = next {
+            let found = self.log.len();
+            if held.kind == Kind::Write {
+                assert!(!self.log.contains(&held.name), "{:?} is carried out twice", held.name);
+                self.log.push(held.name);
+            }
+            self.reply(node, ticket, held, Some(found));
+        }
+    }
+
+    /// `found`: what the log had then; `None`: it was certainly not done, and it was logged.
+    fn reply(&mut self, node: NodeId, ticket: Option<Ticket>, held: Held, found: Option<usize>) {
+        let Some(ticket) = ticket else {
+            return self.end(held.name, found.map_or(Ended::Rejected, Ended::Answered));
+        };
+        let remote = self.remote(node);
+        let asked = remote.serving.done(ticket);
+        assert_eq!(Some(asked), held.asked);
+        let bytes = match found {
+            Some(found) => Bytes::copy_from_slice(&(found as u64).to_le_bytes()),
+            None => Bytes::from_static(b"no"),
+        };
+        remote.from.extend(answer(&asked, bytes));
+    }
+
+    /// Requests that a replica has taken in and not carried out.
+    fn held(&self, node: NodeId) -> u64 {
+        let held = if node == ME { self.here.len() } else { self.remotes[&node].held.len() };
+        held as u64
+    }
+
+    /// The lead moves. What the old leader has logged is carried out, up to some point; the rest is not, and what it had not
+    /// logged is refused.
+    fn move_lead(&mut self, to: Option<NodeId>) {
+        let Some(old) = std::mem::replace(&mut self.leader, to).filter(|old| Some(*old) != to) else {
+            return;
+        };
+        let count = self.held(old);
+        let mut logged = self.below(count + 1);
+        let mut kept = self.below(logged + 1);
+        let mut given_back = Vec::new();
+        while self.held(old) > 0 {
+            let is_read = match old {
+                ME => self.here[0].kind,
+                old => self.remote(old).held[0].1.kind,
+            } == Kind::Read;
+            if kept > 0 && !is_read {
+                self.carry_out(old);
+            } else if old == ME {
+                let held = self.here.pop_front().unwrap();
+                match logged > 0 && !is_read {
+                    true => self.end(held.name, Ended::Rejected),
+                    false => given_back.push(held.name),
+                }
+            } else {
+                let (ticket, held) = self.remote(old).held.pop_front().unwrap();
+                if logged > 0 && !is_read {
+                    self.reply(old, Some(ticket), held, None);
+                } else {
+                    let remote = self.remote(old);
+                    let Asked { id, partition, .. } = remote.serving.done(ticket);
+                    remote.from.push_back(Forwarded::NotLed { id, partition, leader: None });
+                }
+            }
+            (kept, logged) = (kept.saturating_sub(1), logged.saturating_sub(1));
+        }
+        self.take_back(&given_back);
+    }
+
+    /// What the replica here has given back goes elsewhere, where nothing behind it was kept.
+    fn take_back(&mut self, given_back: &[(u64, u64)]) {
+        for name in given_back.iter().rev() {
+            let (handed, op) = self.recent.find(Ticket { conn: name.0, seq: name.1 }).expect("it is recent");
+            let mut behind = self.recent.behind(handed);
+            let is_last = behind.all(|ticket| given_back.contains(&(ticket.conn, ticket.seq)));
+            drop(behind);
+            if is_last && self.forwarder.take_back(handed, op, self.now_ns) {
+                self.taken_back += 1;
+            } else {
+                self.end(*name, Ended::Rejected);
+            }
+        }
+    }
+
+    /// A connection ends: of what was on its way some was not written, some comes later, some never.
+    fn sever(&mut self, node: NodeId) {
+        let written = self.below(self.remotes[&node].to.len() as u64 + 1) as usize;
+        let now_ns = self.now_ns;
+        let remote = self.remote(node);
+        let unsent = remote.to.split_off(written);
+        let mut lost: VecDeque<Forwarded> = remote.to.drain(..).collect();
+        let mut late: VecDeque<Forwarded> = remote.from.drain(..).collect();
+        for forwarded in unsent {
+            self.forwarder.unsent(forwarded.id(), now_ns);
+        }
+        self.forwarder.severed(node, now_ns);
+        let kept = self.below(lost.len() as u64 + 1) as usize;
+        lost.truncate(kept);
+        let kept = self.below(late.len() as u64 + 1) as usize;
+        late.truncate(kept);
+        let remote = self.remote(node);
+        remote.ghosts.extend(lost);
+        remote.ghosts.extend(late);
+    }
+
+    fn hear(&mut self, forwarded: Forwarded) {
+        let (known, now_ns) = (self.known, self.now_ns);
+        match forwarded {
+            Forwarded::Answer { id, is_last, bytes, .. } => self.forwarder.answered(id, is_last, bytes),
+            Forwarded::NotLed { id, leader, .. } => {
+                self.forwarder.not_led(id, leader.map(|storage| NodeId(storage.0)), known, now_ns);
+            }
+            Forwarded::Request { .. } => panic!("nobody forwards to here"),
+        }
+    }
+
+    fn anything(&mut self) {
+        let node = NodeId(2 + self.below(2));
+        match self.below(40) {
+            0..=9 => {
+                let conn = 1 + self.below(3);
+                let kind = if self.below(3) == 0 { Kind::Read } else { Kind::Write };
+                self.ask(conn, kind);
+            }
+            10..=17 => {
+                if let Some(next) = self.remote(node).to.pop_front() {
+                    self.arrive(node, next);
+                }
+            }
+            18..=25 => {
+                if let Some(next) = self.remote(node).from.pop_front() {
+                    self.hear(next);
+                }
+            }
+            26..=32 => {
+                if let Some(leader) = self.leader {
+                    self.carry_out(leader);
+                }
+            }
+            33 => {
+                let to = [None, Some(ME), Some(NodeId(2)), Some(NodeId(3))][self.below(4) as usize];
+                self.move_lead(to);
+            }
+            34 => {
+                let to =
+                    [Lead::Nobody, Lead::There(NodeId(2)), Lead::There(NodeId(3))][self.below(3) as usize];
+                self.known = to;
+            }
+            35 if self.below(3) == 0 => self.sever(node),
+            36 => match self.remote(node).ghosts.pop_front() {
+                Some(request @ Forwarded::Request { .. }) => self.arrive(node, request),
+                Some(late) => self.hear(late),
+                None => {}
+            },
+            37 => self.now_ns += self.below(400) * MS,
+            _ => self.now_ns += MS,
+        }
+        // A replica knows that it leads, and no other does.
+        self.known = match (self.leader, self.known) {
+            (Some(ME), _) => Lead::Here,
+            (_, Lead::Here) => Lead::Nobody,
+            (_, known) => known,
+        };
+        self.act();
+        self.step();
+    }
+
+    /// The network is whole again, somebody leads, and everybody knows.
+    fn calm(&mut self) {
+        self.leader = self.leader.or(Some(NodeId(3)));
+        self.known = match self.leader {
+            Some(ME) => Lead::Here,
+            Some(node) => Lead::There(node),
+            None => Lead::Nobody,
+        };
+        for _ in 0..4_000 {
+            for node in [NodeId(2), NodeId(3)] {
+                while let Some(next) = self.remote(node).to.pop_front() {
+                    self.arrive(node, next);
+                }
+                while let Some(next) = self.remote(node).from.pop_front() {
+                    self.hear(next);
+                }
+            }
+            let leader = self.leader.unwrap();
+            (0..10).for_each(|_| self.carry_out(leader));
+            self.now_ns += 5 * MS;
+            self.act();
+            self.step();
+            if self.asked.values().all(|(_, ended)| ended.is_some()) {
+                return;
+            }
+        }
+        panic!("not everything has ended: {:?}", self.forwarder);
+    }
+
+    fn judge(&self) {
+        let at = |name| self.log.iter().position(|other| *other == name);
+        for (name, (kind, ended)) in &self.asked {
+            match (kind, ended.expect("it has ended")) {
+                (Kind::Write, Ended::Answered(found)) => assert_eq!(at(*name), Some(found), "{name:?}"),
+                (_, Ended::Rejected) => assert_eq!(at(*name), None, "{name:?} was refused, and is done"),
+                (Kind::Read, Ended::Answered(_)) | (_, Ended::Unknown) => {}
+            }
+            let Ended::Answered(found) = ended.unwrap() else { continue };
+            // The others of its connection, as far as they were answered: before and behind it.
+            for (other, (of, ended)) in self.asked.range((name.0, 0)..(name.0 + 1, 0)) {
+                if let (Kind::Write, Some(Ended::Answered(at))) = (of, ended)
+                    && other != name
+                {
+                    let is_before = if *kind == Kind::Read { *at < found } else { *at <= found };
+                    assert_eq!(is_before, other.1 < name.1, "{other:?} at {at}, {name:?} at {found}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_each_request_ends_once_in_its_order_and_is_done_at_most_once() {
+    let mut sum = ForwardCounters::default();
+    let (mut done, mut taken_back) = (0, 0);
+    for seed in 0..600 {
+        let mut world = World::new(seed);
+        (0..400).for_each(|_| world.anything());
+        world.calm();
+        world.judge();
+        assert_eq!(world.forwarder.requests(), 0, "seed {seed}");
+        let of = world.forwarder.counters();
+        sum.taken += of.taken;
+        sum.not_led += of.not_led;
+        sum.rejected += of.rejected;
+        sum.unknown += of.unknown;
+        sum.late += of.late;
+        sum.redirected += of.redirected;
+        done += world.log.len();
+        taken_back += world.taken_back;
+    }
+    assert!(sum.taken > 30_000 && done > 20_000, "{sum:?}, {done} done");
+    assert!(sum.not_led > 5_000 && sum.unknown > 500 && sum.late > 500, "{sum:?}");
+    assert!(taken_back > 500 && sum.redirected > 500, "{taken_back} taken back, {sum:?}");
+    assert!(sum.rejected * 10 < sum.taken, "few are refused: {sum:?}");
+}

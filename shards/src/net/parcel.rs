@@ -1,0 +1,59 @@
+//! What goes into a frame: messages of replicas on most lanes, requests of clients and their answers on one.
+
+use super::message::Outgoing;
+use super::request::Forwarded;
+use crate::ids::PartitionId;
+
+/// What a frame can carry.
+pub trait Writable {
+    /// The bytes that [`Writable::write`] adds.
+    fn bytes(&self) -> usize;
+
+    /// Adds its bytes.
+    fn write(&self, out: &mut Vec<u8>);
+}
+
+impl Writable for Outgoing {
+    fn bytes(&self) -> usize {
+        self.bytes()
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        self.write(out);
+    }
+}
+
+/// One of both.
+#[derive(Debug)]
+pub(super) enum Parcel {
+    /// From one replica to another.
+    Replica(Outgoing),
+    /// From one node to another, for a client.
+    Forwarded(Forwarded),
+}
+
+impl Parcel {
+    /// The partition that it is about.
+    pub const fn partition(&self) -> PartitionId {
+        match self {
+            Self::Replica(message) => message.partition(),
+            Self::Forwarded(forwarded) => forwarded.partition(),
+        }
+    }
+}
+
+impl Writable for Parcel {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Replica(message) => message.bytes(),
+            Self::Forwarded(forwarded) => forwarded.bytes(),
+        }
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Replica(message) => message.write(out),
+            Self::Forwarded(forwarded) => forwarded.write(out),
+        }
+    }
+}
