@@ -51,8 +51,10 @@ fn seeds_that_once_failed_pass() {
 
 #[test]
 fn planted_bugs_are_found() {
-    // Cutting damage off needs damage to show: see `damage.rs`.
-    for bug in Planted::ALL.into_iter().filter(|bug| *bug != Planted::CutAboveWatermark) {
+    // Cutting damage off needs damage to show: see `damage.rs`. What a hard state says of the entries that it came with, only
+    // the owner knows: `tests/sim` finds that.
+    let elsewhere = [Planted::CutAboveWatermark, Planted::HardStateApart];
+    for bug in Planted::ALL.into_iter().filter(|bug| !elsewhere.contains(bug)) {
         planted::plant(Some(bug));
         let found =
             (0..2000).find(|seed| std::panic::catch_unwind(|| lives(*seed, 8).is_err()).unwrap_or(true));
