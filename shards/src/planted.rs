@@ -83,6 +83,8 @@ pub enum PlantedBug {
     JointNeverLeft,
     /// A leader that loses its vote goes on leading.
     DemotedLeads,
+    /// Whoever does not belong to a group is heard by its members.
+    StrangersHeard,
     /// Changes of members that a replica has made are made again after a restart.
     ChangeMadeAgain,
     /// A group's configuration is not written to the log.
@@ -97,7 +99,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 43] = [
         Self::AckBeforeDurable,
         Self::SkipHardState,
         Self::DoubleApplyAfterRestart,
@@ -135,6 +137,7 @@ impl PlantedBug {
         Self::EmptiedChangeDone,
         Self::JointNeverLeft,
         Self::DemotedLeads,
+        Self::StrangersHeard,
         Self::ChangeMadeAgain,
         Self::ConfigurationNotSaved,
         Self::LeaseFromAnswer,

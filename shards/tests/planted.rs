@@ -215,6 +215,7 @@ fn every_planted_bug_fails_the_check_made_for_it() {
             | PlantedBug::EmptiedChangeDone
             | PlantedBug::JointNeverLeft
             | PlantedBug::DemotedLeads
+            | PlantedBug::StrangersHeard
             | PlantedBug::ChangeMadeAgain
             | PlantedBug::ConfigurationNotSaved
             | PlantedBug::LeaseFromAnswer

@@ -76,6 +76,7 @@ const WANTED: &[(&str, u64)] = &[
     ("replicas left behind", 100),
     ("members changed", 80),
     ("leads handed on", 10),
+    ("replicas removed", 5),
     ("requests about members refused", 80),
 ];
 

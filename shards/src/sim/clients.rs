@@ -267,7 +267,7 @@ impl<S: Subject> Common<S> {
             Reply::Rejected(Rejection::NotLeader(_, leader)) => {
                 self.clients.note_leader(client, partition, node_of(*leader));
             }
-            Reply::Rejected(Rejection::NoLeader(_)) | Reply::Unknown => {
+            Reply::Rejected(Rejection::NoLeader(_) | Rejection::ReplicaStopped(..)) | Reply::Unknown => {
                 self.clients.note_leader(client, partition, None);
                 self.clients.move_on(client);
             }

@@ -37,6 +37,7 @@ impl Knobs {
         }
         self.replicated = true;
         self.draw_retention(seed);
+        self.draw_spread(seed);
         for class in GROUP_CLASSES {
             if rng.chance(500) {
                 self.classes.insert(class);
@@ -53,6 +54,17 @@ impl Knobs {
         let mut rng = Rng::new(seed, "retention");
         if rng.chance(KEPT_LITTLE_PER_MILLE) {
             self.kept_bytes = rng.pick(&[0, 64 << 10, 128 << 10, 512 << 10]);
+        }
+    }
+
+    /// In half of the seeds with several nodes, requests come all the time until faults end: an election takes as long as many
+    /// requests, and what is done between a leader and the next shows only where some are under way.
+    fn draw_spread(&mut self, seed: u64) {
+        if Rng::new(seed, "spread").chance(500) {
+            let bursts = self.requests.div_ceil(self.pipeline.clamp(1, 4));
+            // A typical pause is a fifth of a pause on average.
+            let think_ns = self.horizon_ns * self.connections / bursts / 5;
+            self.think_ns = self.think_ns.max(think_ns);
         }
     }
 

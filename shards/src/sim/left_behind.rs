@@ -8,6 +8,7 @@ use raft::StateRole;
 
 use crate::ids::{MemberId, PartitionId};
 use crate::raft::membership::Membership;
+use crate::raft::replica::ReplicaError;
 use crate::sim::mail::node_of;
 use crate::sim::members::members_of;
 use crate::sim::node::SimNode;
@@ -52,6 +53,9 @@ impl<S: Subject> SimNode<S> {
     fn reach(&self, shard: usize, partition: PartitionId) -> Option<Reach> {
         let shard = &self.process.as_ref()?.units.get(shard)?.shard;
         let replica = shard.replicas().find(|replica| replica.partition == partition)?;
+        if matches!(replica.error, Some(ReplicaError::ReplicaStopped { .. })) {
+            return None;
+        }
         let (log, node) = (partition.log(), self.number);
         let first = shard.wal().log_state(log).map_or(Lsn(1), |log| log.first);
         let mut dropped = Lsn(first.get().saturating_sub(1));
@@ -80,10 +84,17 @@ impl<S: Subject> World<S> {
         all
     }
 
-    /// The nodes whose replica of a partition cannot catch up by the log.
+    /// The nodes whose replica of a partition cannot catch up by the log, or does not belong to its group any more, be it that it
+    /// knows or not.
     pub(super) fn left_behind(&self, partition: PartitionId) -> Vec<usize> {
         let nodes = (0..self.nodes.len()).collect::<Vec<_>>();
-        left_behind(&self.reaches(partition, &nodes))
+        let mut left_behind = left_behind(&self.reaches(partition, &nodes));
+        let members = self.members(partition, &nodes).into_iter().map(|(_, members)| members);
+        if let Some(latest) = members.max_by_key(|members| members.as_of) {
+            let has_left = |node: &usize| latest.member_on(self.common.plan.knobs.storage(*node)).is_none();
+            left_behind.extend(nodes.into_iter().filter(has_left));
+        }
+        left_behind
     }
 
     /// Whether these nodes alone cannot agree upon entries of a partition, since too few of those who vote are among them, or too

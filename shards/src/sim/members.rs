@@ -70,14 +70,15 @@ fn draw_request(members: &Membership, leader: MemberId, draw: u64) -> Option<Mem
     let (voter, learner) = (one_of(&voters), one_of(&learners));
     let (demotion, promotion) = (voter.map(Change::Demote), learner.map(Change::Promote));
     let both = || demotion.into_iter().chain(promotion).collect::<Vec<_>>();
-    let request = match rng.below(8) {
+    let request = match rng.below(10) {
         0 | 1 => MemberRequest::Change(demotion.into_iter().collect()),
         2 | 3 => MemberRequest::Change(promotion.or(demotion).into_iter().collect()),
         4 if voters.len() > 1 && learners.is_empty() => {
             MemberRequest::Change(voters.iter().take(2).map(|id| Change::Demote(*id)).collect())
         }
         4 | 5 => MemberRequest::Change(both()),
-        6 => MemberRequest::Transfer(voter?),
+        6 | 7 => MemberRequest::Transfer(voter?),
+        8 => MemberRequest::Change(vec![Change::Remove(learner.or(voter)?)]),
         _ => MemberRequest::Change(vec![Change::Demote(leader)]),
     };
     let is_empty = matches!(&request, MemberRequest::Change(changes) if changes.is_empty());

@@ -259,6 +259,10 @@ impl<S: Subject> SimNode<S> {
             world.reply(*ticket, reply);
         }
         self.post(world, std::mem::take(&mut outputs.messages));
+        for (partition, by) in outputs.removed.drain(..) {
+            world.note("removed", partition.0, self.name(shard), by.get());
+            world.probe("replicas removed");
+        }
         self.answer_operator(world, shard, std::mem::take(&mut outputs.members));
         for (partition, why) in &outputs.fenced {
             self.fenced(world, *partition, why);

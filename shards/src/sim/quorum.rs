@@ -152,6 +152,9 @@ impl<S: Subject> World<S> {
             for partition in (1..=self.common.plan.knobs.partitions).map(PartitionId) {
                 let left_behind = self.left_behind(partition);
                 self.compare_members(partition, &left_behind);
+                if self.over() {
+                    return false;
+                }
                 self.common.books.borrow_mut().probes.add("replicas left behind", left_behind.len() as u64);
                 for node in (0..self.nodes.len()).filter(|node| !left_behind.contains(node)) {
                     if !self.read_replica(node, partition, &read) {
