@@ -47,6 +47,9 @@ pub struct ReplicaStatus {
     pub pending_entries: usize,
     /// Rounds of heartbeats begun for reads, those that were tried again among them.
     pub read_rounds: u64,
+    /// When its lease ends, on the monotonic clock in ns: until then it answers reads without asking the others. `None`: it has
+    /// none.
+    pub leased_until_ns: Option<u64>,
     /// Whether it has caught up since the start, as leader or follower, and is not fenced.
     pub is_ready: bool,
     /// Why not, if it is stopped or late.
@@ -75,6 +78,7 @@ impl ReplicaStatus {
             pending_bytes: 0,
             pending_entries: 0,
             read_rounds: replica.rounds_begun(),
+            leased_until_ns: replica.leased_until_ns(),
             is_ready: replica.is_ready(),
             error: replica.ready_error(),
         }

@@ -104,6 +104,12 @@ impl Lease {
         (self.sent_ns, self.is_given_up) = (None, false);
     }
 
+    /// When it ends, if there is one.
+    #[must_use]
+    pub fn until_ns(&self) -> Option<u64> {
+        self.sent_ns.filter(|_| self.length_ns > 0).map(|sent_ns| sent_ns.saturating_add(self.length_ns))
+    }
+
     /// How much of it is left now, in ns.
     const fn left_ns(&self, now_ns: u64) -> u64 {
         match self.sent_ns {

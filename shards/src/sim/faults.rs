@@ -73,6 +73,7 @@ impl<S: Subject> SimNode<S> {
                 let (partition, draw) = (PartitionId(partition.into()), draw.into());
                 world.agenda.put(world.now_ns, Happening::AskAboutMembers { partition, draw });
             }
+            Fault::Usurp { .. } => unreachable!("it strikes the world, not one node"),
             Fault::CleanStop => self.ask_to_stop(world, None),
             Fault::Replication { on } => self.ask_to_stop(world, Some(on)),
         }

@@ -23,6 +23,7 @@ impl Knobs {
         // An election takes far longer than the slowest frame.
         self.tick_ms = if self.link_ns < MS { rng.pick(&[10, 20, 50]) } else { 50 };
         self.max_segments = 0;
+        self.draw_leases(seed);
         if self.classes.is_empty() {
             return;
         }

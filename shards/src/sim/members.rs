@@ -116,15 +116,8 @@ impl<S: Subject> World<S> {
         // Now and then, another one at once.
         let draws = [Some(draw), draw.is_multiple_of(3).then_some(draw + 1)];
         for request in draws.into_iter().flatten().filter_map(|draw| draw_request(&members, leader, draw)) {
-            common.operator.count += 1;
-            let (seq, kind) = (common.operator.count, request.kind() as u64);
-            common.note("members", partition.0, seq, kind);
-            let asked = Asked { node: node.number, partition, request: request.clone() };
-            common.operator.open.insert(seq, asked);
-            let ticket = Ticket { conn: OPERATOR, seq };
-            node.with_shard(shard, |shard| shard.handle(Input::Members { ticket, partition, request }));
+            node.asked_about_members(common, partition, request);
         }
-        node.turn_soon(common, shard);
     }
 
     /// Of the nodes whose replicas run: who belongs to a partition's group, as each of them has it.
@@ -158,6 +151,23 @@ impl<S: Subject> SimNode<S> {
         let replica = shard.replicas().find(|replica| replica.partition == partition)?;
         let leads = replica.role == raft::StateRole::Leader;
         replica.leader.filter(|_| leads).map(|member| (replica.term, member))
+    }
+
+    /// The operator asks it for something.
+    pub(super) fn asked_about_members(
+        &mut self,
+        world: &mut Common<S>,
+        partition: PartitionId,
+        request: MemberRequest,
+    ) {
+        world.operator.count += 1;
+        let (seq, shard) = (world.operator.count, world.shard_of(partition));
+        world.note("members", partition.0, seq, request.kind() as u64);
+        let asked = Asked { node: self.number, partition, request: request.clone() };
+        world.operator.open.insert(seq, asked);
+        let ticket = Ticket { conn: OPERATOR, seq };
+        self.with_shard(shard, |shard| shard.handle(Input::Members { ticket, partition, request }));
+        self.turn_soon(world, shard);
     }
 
     /// Outcomes of what the operator has asked one of its shards.

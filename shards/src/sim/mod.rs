@@ -2,8 +2,9 @@
 //! clock, a pool and clients that are drawn from a seed.
 //!
 //! Reading order: `rng` and `agenda` (what makes it repeatable), `swarm` and `plan` (what a seed draws), `disk`, `clock`,
-//! `node`, `process`, `clients`, `faults`, `net`, `mail` (the world's parts), `world` (the loop and the acts), `workload`,
-//! `observed`, `check`, `history`, `safety`, `left_behind`, `images` (what is judged, and by whom), `trace`, `probes`, `batch`, `shrink`
+//! `node`, `process`, `clients`, `faults`, `usurp`, `net`, `mail` (the world's parts), `world` (the loop and the acts), `workload`,
+//! `observed`, `check`, `history`, `safety`, `leases`, `left_behind`, `images` (what is judged, and by whom), `trace`, `probes`,
+//! `batch`, `shrink`
 //! (what comes out).
 
 mod agenda;
@@ -16,6 +17,7 @@ mod faults;
 mod groups;
 mod history;
 mod images;
+mod leases;
 mod left_behind;
 mod mail;
 mod members;
@@ -38,6 +40,7 @@ mod swarm;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod usurp;
 mod workload;
 mod world;
 
@@ -52,5 +55,6 @@ pub use rng::Rng;
 pub use shrink::shrink;
 pub use swarm::{CLASSES, Class, CutShape, Fault, GROUP_CLASSES, Knobs, Planned};
 pub use trace::Event;
+pub use usurp::Usurper;
 pub use workload::{Model, Subject};
 pub use world::{Ending, Report, Watch, run};

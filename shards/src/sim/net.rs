@@ -81,6 +81,8 @@ pub struct Net<P> {
     /// From each node to each node; those to themselves are not used.
     links: Vec<Link<P>>,
     faults: Links,
+    /// What takes longer to a node, until when and by how much, in ns.
+    delayed: Vec<(usize, u64, u64)>,
     /// Whether all faults are over.
     is_healed: bool,
     /// The cuts in force, each with its number.
@@ -115,7 +117,15 @@ impl<P: Parcel> Net<P> {
             let delay_ns = faults.delay_ns * rng.pick(&[1, 1, 1, 4]);
             Link { rng, delay_ns, last_ns: 0, earlier: None }
         });
-        Self { nodes, links: links.collect(), faults, is_healed: false, cuts: Vec::new(), cuts_made: 0 }
+        Self {
+            nodes,
+            links: links.collect(),
+            faults,
+            delayed: Vec::new(),
+            is_healed: false,
+            cuts: Vec::new(),
+            cuts_made: 0,
+        }
     }
 
     /// A node sends a parcel to another one. `arrive` gets what arrives, and when.
@@ -146,6 +156,8 @@ impl<P: Parcel> Net<P> {
             true => link.delay_ns + rng.below(link.delay_ns.max(1)),
             false => rng.heavy(link.delay_ns),
         };
+        let delayed = self.delayed.iter().filter(|(node, until_ns, _)| *node == to && now_ns < *until_ns);
+        let delay_ns = delay_ns + delayed.map(|(_, _, by_ns)| by_ns).sum::<u64>();
         let at_ns = if fared.is_late {
             now_ns + delay_ns * LATE
         } else {
@@ -184,11 +196,17 @@ impl<P: Parcel> Net<P> {
         self.cuts.retain(|(cut, _)| *cut != number);
     }
 
+    /// What is sent to a node until then takes longer by so much.
+    pub fn delay_to(&mut self, node: usize, until_ns: u64, by_ns: u64) {
+        self.delayed.push((node, until_ns, by_ns));
+    }
+
     /// Ends all faults: from now on everything arrives, once, whole, in order, and in less than twice the typical time, since a
     /// group whose messages take longer than its elections has no leader for long.
     pub fn heal(&mut self) {
         self.is_healed = true;
         self.cuts.clear();
+        self.delayed.clear();
         self.faults = Links::default();
     }
 }

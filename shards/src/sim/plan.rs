@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use crate::sim::planted::Planted;
 use crate::sim::swarm::{CLASSES, Class, CutShape, Fault, GROUP_CLASSES, Knobs, Planned};
+use crate::sim::usurp::Usurper;
 
 /// What a run is made from. With the subject it is all that a run depends on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -91,7 +92,7 @@ macro_rules! numbers {
 }
 
 numbers! {
-    nodes kept_bytes tick_ms link_ns loss_per_mille duplicate_per_mille late_per_mille replay_per_mille changed_per_mille shards partitions connections pipeline requests horizon_ns think_ns reads_per_mille keys value_bytes segment_bytes
+    nodes kept_bytes tick_ms leases link_ns loss_per_mille duplicate_per_mille late_per_mille replay_per_mille changed_per_mille shards partitions connections pipeline requests horizon_ns think_ns reads_per_mille keys value_bytes segment_bytes
     max_segments spare_segments max_in_flight second_frame_bytes flush_bytes queue apply_ops disk_ns at_hand_per_mille job_ns
     clock_ppm
 }
@@ -204,6 +205,7 @@ impl Class {
             Self::Together => "together",
             Self::SlowDisk => "slow-disk",
             Self::Members => "members",
+            Self::Usurp => "usurp",
             Self::LyingFlush => "lying-flush",
         }
     }
@@ -211,7 +213,7 @@ impl Class {
     /// The class of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        let apart = [Self::StateDamage, Self::Reopen, Self::LyingFlush];
+        let apart = [Self::StateDamage, Self::Reopen, Self::Usurp, Self::LyingFlush];
         CLASSES.into_iter().chain(GROUP_CLASSES).chain(apart).find(|class| class.name() == name)
     }
 }
@@ -234,6 +236,9 @@ fn fault_words(fault: Fault) -> (&'static str, u64, i64) {
         Fault::Cut { shape: CutShape::Towards(peer), for_ns } => ("cut-towards", for_ns, i64::from(peer)),
         Fault::Cut { shape: CutShape::Around, for_ns } => ("cut-around", for_ns, 0),
         Fault::Members { partition, draw } => ("members", u64::from(partition), i64::from(draw)),
+        Fault::Usurp { how: Usurper::Transfer, after_ns } => ("usurp-transfer", after_ns, 0),
+        Fault::Usurp { how: Usurper::Restart, after_ns } => ("usurp-restart", after_ns, 0),
+        Fault::Usurp { how: Usurper::LateAnswers, after_ns } => ("usurp-late-answers", after_ns, 0),
         Fault::CleanStop => ("clean-stop", 0, 0),
         Fault::Replication { on } => ("replication", u64::from(on), 0),
     }
@@ -257,6 +262,9 @@ fn fault_named(name: &str, a: &str, b: &str) -> Result<Fault, LineError> {
         "cut-towards" => Fault::Cut { shape: CutShape::Towards(number(b)?), for_ns: number(a)? },
         "cut-around" => Fault::Cut { shape: CutShape::Around, for_ns: number(a)? },
         "members" => Fault::Members { partition: number(a)?, draw: number(b)? },
+        "usurp-transfer" => Fault::Usurp { how: Usurper::Transfer, after_ns: number(a)? },
+        "usurp-restart" => Fault::Usurp { how: Usurper::Restart, after_ns: number(a)? },
+        "usurp-late-answers" => Fault::Usurp { how: Usurper::LateAnswers, after_ns: number(a)? },
         "clean-stop" => Fault::CleanStop,
         "replication" => Fault::Replication { on: number::<u64>(a)? != 0 },
         _ => return Err(LineError::NoFault(name.to_owned())),

@@ -11,6 +11,7 @@ use corduroy_wal::{Binding, Options, Wal, WalError};
 use crate::ids::{PartitionId, ShardId};
 use crate::machine::StateMachine;
 use crate::raft::group::GroupOptions;
+use crate::raft::lease::Reads;
 use crate::raft::replica::{Replication, StartedAs};
 use crate::shard::io::Input;
 use crate::sim::disk::{Disk, End, What};
@@ -309,14 +310,27 @@ impl<S: Subject> SimNode<S> {
 
     /// What the replicas of a shard show of themselves.
     fn judge_standings(&self, world: &mut Common<S>, shard: usize) {
+        let now_ns = world.now_ns;
         let Some(unit) = self.process.as_ref().and_then(|process| process.units.get(shard)) else { return };
         let is_changing = world.plan.knobs.has(Class::Members);
         for status in unit.shard.replicas() {
             let partition = status.partition;
+            let leased_ns = status.leased_until_ns.map(|at_ns| self.clock.world_ns(at_ns));
+            let leased_ns = leased_ns.filter(|at_ns| *at_ns > now_ns);
+            if world.safety.leases.shows((self.number, partition), status.term, leased_ns) {
+                world.probe("leases held");
+            }
             let Some(standing) = Standing::of(&status) else { continue };
             let term_at = |lsn| unit.shard.wal().term(partition.log(), lsn);
             match world.safety.stands((self.number, partition), standing, term_at) {
                 Ok(news) => {
+                    let leases = &world.safety.leases;
+                    if news.is_elected
+                        && let Err((invariant, what)) =
+                            leases.elected((self.number, partition), status.term, now_ns)
+                    {
+                        world.broken(invariant, what);
+                    }
                     let met = [(news.is_elected, "leaders elected"), (news.is_cut_back, "logs cut back")];
                     met.iter().filter(|(is_met, _)| *is_met).for_each(|(_, probe)| world.probe(probe));
                 }
@@ -460,7 +474,11 @@ fn shard_options(knobs: &Knobs, node: usize, replicated: bool) -> ShardOptions {
     ShardOptions {
         storage: knobs.storage(node),
         reaches_peers: knobs.nodes > 1,
-        group: GroupOptions { tick_ms: knobs.tick_ms, ..GroupOptions::default() },
+        group: GroupOptions {
+            tick_ms: knobs.tick_ms,
+            reads: if knobs.leases > 0 { Reads::Lease } else { Reads::Quorum },
+            ..GroupOptions::default()
+        },
         replication: if replicated { Replication::On } else { Replication::Off },
         limits: Limits {
             partition_requests: knobs.queue,

@@ -11,6 +11,7 @@ use raft::eraftpb::{Message, MessageType};
 use crate::ids::PartitionId;
 use crate::raft::replica::{ReplicaError, StartedAs};
 use crate::sim::history::Broken;
+use crate::sim::leases::Leases;
 use crate::status::ReplicaStatus;
 
 /// What a replica shows of itself.
@@ -52,6 +53,7 @@ pub(super) struct Safety {
     replicas: HashMap<(usize, PartitionId), Standing>,
     /// Whom a node's replica voted for in a term, as it sent it.
     votes: HashMap<(usize, PartitionId, Term), u64>,
+    pub(super) leases: Leases,
     /// The highest term that a node's replica sent, but for questions whether it would win an election.
     sent: HashMap<(usize, PartitionId), Term>,
 }
@@ -60,11 +62,13 @@ impl Safety {
     /// A node's replica has ended, with its process or without.
     pub(super) fn ended(&mut self, node: usize, partition: PartitionId) {
         self.replicas.remove(&(node, partition));
+        self.leases.ended(node, partition);
     }
 
     /// The process of a node has died.
     pub(super) fn crashed(&mut self, node: usize) {
         self.replicas.retain(|(of, _), _| *of != node);
+        self.leases.crashed(node);
     }
 
     /// A node's replica sends a message.

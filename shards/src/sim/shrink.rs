@@ -53,6 +53,7 @@ const fn class_of(fault: Fault) -> Class {
         Fault::Pause { .. } => Class::Pause,
         Fault::SlowDisk { .. } => Class::SlowDisk,
         Fault::Members { .. } => Class::Members,
+        Fault::Usurp { .. } => Class::Usurp,
         Fault::CleanStop => Class::CleanStop,
         Fault::Replication { .. } => Class::Replication,
         Fault::StateDamage { .. } => Class::StateDamage,

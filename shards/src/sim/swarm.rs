@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::sim::rng::Rng;
+use crate::sim::usurp::Usurper;
 
 /// As much of a log is kept for members that lag behind as ever lags: more than a world writes.
 pub(super) const KEPT_ALL_BYTES: u64 = 1 << 30;
@@ -53,6 +54,8 @@ pub enum Class {
     SlowDisk,
     /// The operator has groups change their members, or hand on the lead.
     Members,
+    /// Somebody tries to take the lead from a leader that has a lease. On in some of the seeds that have leases.
+    Usurp,
     /// The medium forgets acknowledged writes at a crash. Off unless asked for: a violation is then expected.
     LyingFlush,
 }
@@ -167,6 +170,13 @@ pub enum Fault {
         /// The number.
         draw: u32,
     },
+    /// Another one is made to lead what the node leads; the second half of that comes after so long.
+    Usurp {
+        /// How.
+        how: Usurper,
+        /// ns.
+        after_ns: u64,
+    },
     /// The node stops when everything is answered, and starts again.
     CleanStop,
     /// As `CleanStop`, and from the next incarnation on replication is on or off.
@@ -242,6 +252,8 @@ pub struct Knobs {
     pub kept_bytes: u64,
     /// ms between ticks of the groups.
     pub tick_ms: u64,
+    /// Whether leaders have leases, 0 or 1.
+    pub leases: u64,
     /// What a frame between nodes takes, ns (typical).
     pub link_ns: u64,
     /// Frames between nodes that are lost, in thousandths; and likewise those that arrive twice, late, again or changed.
@@ -268,6 +280,7 @@ impl Knobs {
             nodes: 1,
             tick_ms: 100,
             kept_bytes: KEPT_ALL_BYTES,
+            leases: 0,
             link_ns: 0,
             loss_per_mille: 0,
             duplicate_per_mille: 0,
@@ -390,6 +403,7 @@ impl Knobs {
             Class::Reopen => Fault::Reopen { shard, for_ns: rng.pick(&[1000, 100_000, MS, 50 * MS]) },
             Class::CleanStop => Fault::CleanStop,
             Class::Replication => Fault::Replication { on: rng.chance(500) },
+            Class::Usurp => self.draw_usurper(rng),
             Class::SlowPool | Class::LyingFlush | Class::Cut => return None,
         })
     }
@@ -404,6 +418,7 @@ impl Class {
             Self::FullDisk | Self::Stall | Self::CleanStop => rng.between(1, 3),
             Self::Cut | Self::Pause => rng.between(1, 8),
             Self::Together | Self::SlowDisk => rng.between(1, 3),
+            Self::Usurp => rng.between(1, 6),
             Self::FlipAnywhere => 1,
             Self::Reopen | Self::Members => rng.between(5, 60),
             Self::ClockJump | Self::StateDamage => rng.between(1, 10),

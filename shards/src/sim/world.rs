@@ -23,8 +23,9 @@ use crate::sim::planted::Planted;
 use crate::sim::probes::Probes;
 use crate::sim::rng::Rng;
 use crate::sim::safety::Safety;
-use crate::sim::swarm::MS;
+use crate::sim::swarm::{self, MS, Planned};
 use crate::sim::trace::{Event, Trace};
+use crate::sim::usurp::Then;
 use crate::sim::workload::Subject;
 
 /// Events that a run may have at most; one that needs more is stuck in a loop.
@@ -64,6 +65,11 @@ pub(super) enum Happening<S: Subject> {
     /// A cut is mended.
     CutEnds {
         number: u64,
+    },
+    /// An attempt on what a node leads goes on.
+    Usurp {
+        node: usize,
+        then: Then,
     },
     FullDiskEnds {
         node: usize,
@@ -308,6 +314,10 @@ impl<S: Subject> World<S> {
             }
             Happening::ClientSend { client } => self.client_send(client),
             Happening::Fault { index } => {
+                let planned = common.plan.faults.get(index).copied().filter(|_| !common.faults_over);
+                if let Some(Planned { node, fault: swarm::Fault::Usurp { how, after_ns }, .. }) = planned {
+                    return self.usurp(node as usize, how, after_ns);
+                }
                 let node =
                     common.plan.faults.get(index).and_then(|planned| nodes.get_mut(planned.node as usize));
                 node.into_iter().for_each(|node| node.strike(common, index));
@@ -319,6 +329,7 @@ impl<S: Subject> World<S> {
             }
             Happening::Deliver { from, to, parcel } => self.deliver((from, to), *parcel),
             Happening::CutEnds { number } => common.net.mend(number),
+            Happening::Usurp { node, then } => self.go_on_usurping(node, then),
             Happening::CheckWaits => self.check_waits(),
         }
     }

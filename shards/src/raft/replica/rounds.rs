@@ -40,6 +40,13 @@ impl Replica {
         rounds.is_some_and(|rounds| rounds.lease().holds(now_ns)) && self.gate() == Gate::Open
     }
 
+    /// When its lease ends, if it has one.
+    #[must_use]
+    pub fn leased_until_ns(&self) -> Option<u64> {
+        let rounds = self.engine.group().and_then(Group::rounds).filter(|_| self.gate() == Gate::Open);
+        rounds.and_then(|rounds| rounds.lease().until_ns())
+    }
+
     /// What a read waits for that has just come to a leader with a lease: the entry up to which others may have seen the log.
     /// A lease that is old is renewed for those that come later. `None`: there is no lease.
     pub fn lease_read(&mut self, now_ns: u64) -> Option<Lsn> {
