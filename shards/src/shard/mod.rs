@@ -13,6 +13,7 @@ mod mail;
 mod members;
 mod open;
 mod outbox;
+mod reads;
 mod replica_slot;
 mod replicas;
 mod room;
