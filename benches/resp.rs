@@ -39,7 +39,13 @@ impl Backend for Node {
         self.tickets.borrow_mut().push(ticket);
     }
 
-    fn get_now(&self, _: PartitionId, _: u64, op: &[u8], with: &mut dyn FnMut(Option<&[u8]>)) -> bool {
+    fn get_now(
+        &self,
+        _: PartitionId,
+        _: u64,
+        (_, op): (Kind, &[u8]),
+        with: &mut dyn FnMut(Option<&[u8]>),
+    ) -> bool {
         black_box(op);
         with(Some(&VALUE));
         true

@@ -20,7 +20,7 @@ pub mod value;
 
 pub use load::{Layers, Loaded, Problem, Source};
 use value::{Bytes, Cores, Millis, Mode, OptionalPath, Secret, Value};
-pub use value::{LogFormat, LogLevel, Redirect, Replication, WalSync, YesNo};
+pub use value::{LogFormat, LogLevel, Reads, Redirect, Replication, WalSync, YesNo};
 
 /// Bytes.
 const MIB: u64 = 1 << 20;
@@ -149,6 +149,14 @@ settings! {
     redirect: Redirect = "auto", "redirect", Hot;
     /// Whether writes go through Raft or only through the log; off is for data that will never be replicated.
     replication: Replication = "raft", "replication", Cold;
+    /// How a leader knows that it still leads when it answers a read: most of the nodes answer it first (quorum), or an answer of
+    /// less than a second ago still counts (lease). A lease assumes that the clocks of all nodes run at nine tenths to eleven
+    /// tenths of the right speed, and go on while a machine is suspended; steps of the wall clock do not matter. Where that does
+    /// not hold (a virtual machine that is stopped with its clock), a read may miss a write.
+    reads: Reads = "quorum", "reads", Cold;
+    /// How old, in ms, the state may be that a connection reads from after READONLY where its node does not lead. 0: none: the leader
+    /// is asked how far it has come, and reads see everything that was acknowledged before. Else it is asked once in so long.
+    stale_reads_max_ms: Millis = "0", "stale_reads_max_ms", Cold;
     /// How a log write is made durable: write flagged DSYNC, write linked to a flush, or plain blocking calls.
     wal_sync: WalSync = "auto", "wal.sync", Hot;
     /// Size of one log segment; a multiple of 1 MiB. A log's first ones are smaller, unless wal.max_segments is set.

@@ -39,7 +39,7 @@ impl Backend for Node {
         self.submitted.borrow_mut().push_back((ticket, partition, kind, op.to_vec()));
     }
 
-    fn get_now(&self, _: PartitionId, _: u64, _: &[u8], _: &mut dyn FnMut(Option<&[u8]>)) -> bool {
+    fn get_now(&self, _: PartitionId, _: u64, _: (Kind, &[u8]), _: &mut dyn FnMut(Option<&[u8]>)) -> bool {
         false
     }
 
@@ -141,7 +141,7 @@ impl Talk {
         loop {
             let step = match kind {
                 Kind::Write => self.state.apply(&at, op),
-                Kind::Read => self.state.read(partition, op, now),
+                Kind::Read | Kind::ReadAnywhere => self.state.read(partition, op, now),
             };
             if let Step::Done(outcome) = step {
                 if kind == Kind::Write {

@@ -17,8 +17,31 @@ use corduroy_wal::Lsn;
 pub enum Kind {
     /// Logged.
     Write,
-    /// Answered from the applied state, in request order with the writes before it.
+    /// Answered from the applied state, in request order with the writes before it, by whoever leads.
     Read,
+    /// The same by any member of the group: one that does not lead asks the leader how far its state has to be, unless it knows
+    /// that from less than [`GroupOptions::stale_reads_ms`](crate::raft::group::GroupOptions) ago.
+    ReadAnywhere,
+}
+
+impl Kind {
+    /// The same where only who leads answers reads.
+    #[must_use]
+    pub const fn by_leader(self) -> Self {
+        match self {
+            Self::Write => Self::Write,
+            Self::Read | Self::ReadAnywhere => Self::Read,
+        }
+    }
+
+    /// Whether it is answered without being logged.
+    #[must_use]
+    pub const fn is_read(self) -> bool {
+        match self {
+            Self::Write => false,
+            Self::Read | Self::ReadAnywhere => true,
+        }
+    }
 }
 
 /// A deterministic state machine holding all partitions of one shard.

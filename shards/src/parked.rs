@@ -65,12 +65,14 @@ pub(crate) struct ParkedRead {
     pub until: Until,
     /// In a group with several members: an entry was applied whose stamp is not before it came.
     pub is_logged: bool,
+    /// It is answered where another member leads, too.
+    pub is_anywhere: bool,
 }
 
 impl ParkedRead {
     /// One that has ridden in an entry.
     pub const fn logged(ticket: Ticket, op: Box<[u8]>, deadline_ns: u64, until: Until) -> Self {
-        Self { ticket, op, deadline_ns, until, is_logged: true }
+        Self { ticket, op, deadline_ns, until, is_logged: true, is_anywhere: false }
     }
 }
 
@@ -81,6 +83,8 @@ pub(crate) struct ParkedReads(Option<Box<Parked>>);
 #[derive(Debug, Default)]
 struct Parked {
     reads: BTreeMap<u64, ParkedRead>,
+    /// Those that only a leader answers.
+    for_leader: usize,
     last: u64,
     /// The reads of each connection.
     conns: HashMap<u64, VecDeque<u64>>,
@@ -103,7 +107,15 @@ impl Parked {
             Until::Due if self.is_first(number, read.ticket.conn) => self.due.push_back(number),
             Until::Due => {}
         }
+        self.for_leader += usize::from(!read.is_anywhere);
         self.reads.insert(number, read);
+    }
+
+    /// Takes a read out; it stands on the lists that it is on.
+    fn take(&mut self, number: u64) -> Option<ParkedRead> {
+        let read = self.reads.remove(&number)?;
+        self.for_leader -= usize::from(!read.is_anywhere);
+        Some(read)
     }
 
     /// Wakes those in order whose wait is over. Returns whether there were any.
@@ -185,7 +197,7 @@ impl ParkedReads {
         loop {
             let number = parked.due.pop_front()?;
             // It may have been refused since.
-            if let Some(read) = parked.reads.remove(&number) {
+            if let Some(read) = parked.take(number) {
                 return Some((number, read));
             }
         }
@@ -233,25 +245,24 @@ impl ParkedReads {
         }
     }
 
-    /// Parks a read at its replica; in a group with several members for a round, unless the leader has a lease at `now_ns`.
-    /// `own`: the last entry with requests of its connection, as far as there may be one that is not applied.
+    /// Parks a read at its replica; in a group with several members for a round, unless it needs none at `now_ns`. `own`: the last
+    /// entry with requests of its connection, as far as there may be one that is not applied.
     pub fn park(
         &mut self,
         replica: &mut Replica,
         own: Option<Lsn>,
         now_ns: u64,
-        (ticket, op, deadline_ns): (Ticket, &[u8], u64),
+        (ticket, op, is_anywhere, deadline_ns): (Ticket, &[u8], bool, u64),
     ) {
         let mut until = Until::Due;
         if replica.has_peers() {
-            let leased = replica.lease_read(now_ns).map(|agreed| (0, agreed));
-            let (round, agreed) = leased.unwrap_or_else(|| replica.join_round());
+            let (round, agreed) = replica.join_round(is_anywhere, now_ns);
             let entry = own.map_or(agreed, |own| own.max(agreed));
             if round > 0 || entry > replica.applied() {
                 until = Until::Confirmed { round, entry, is_behind_own: own.is_some() };
             }
         }
-        self.push(ParkedRead { ticket, op: op.into(), deadline_ns, until, is_logged: false });
+        self.push(ParkedRead { ticket, op: op.into(), deadline_ns, until, is_logged: false, is_anywhere });
     }
 
     /// Has those tried next whose round has been answered or whose time was logged; `stamp_ms`: the highest stamp applied.
@@ -266,7 +277,8 @@ impl ParkedReads {
     pub fn are_forsaken(&self, replica: &mut Replica) -> bool {
         // Also where none wait: those that come later have not lost anything by it.
         let is_lost = replica.take_lost();
-        !self.is_empty() && (is_lost || replica.other_leader().is_some())
+        let needs_leader = self.0.as_ref().is_some_and(|parked| parked.for_leader > 0);
+        !self.is_empty() && (is_lost || needs_leader && replica.other_leader().is_some())
     }
 
     /// Whether some wait for a stamp.
@@ -285,7 +297,7 @@ impl ParkedReads {
         }
         let conn = oldest.ticket.conn;
         let number = *parked.conns.get(&conn)?.front()?;
-        let read = parked.reads.remove(&number)?;
+        let read = parked.take(number)?;
         match read.until {
             Until::Brought(Wait::Number(wait)) => drop(parked.waits.wake(wait)),
             Until::Logged(_) => parked.forget_stamp(number),
@@ -364,6 +376,8 @@ impl ParkedReads {
             }
             queue.push_back(*number);
         }
+        let for_leader = parked.reads.values().filter(|read| !read.is_anywhere).count();
+        assert_eq!(parked.for_leader, for_leader, "those that only a leader answers");
         let [.., logged] = &parked.held;
         let waits =
             |number| parked.reads.get(number).is_some_and(|read| matches!(read.until, Until::Logged(_)));

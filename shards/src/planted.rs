@@ -93,13 +93,17 @@ pub enum PlantedBug {
     LeaseFromAnswer,
     /// A leader keeps its lease while it hands the lead on.
     LeaseKeptInTransfer,
+    /// A follower that has been answered how far its state has to be does not wait until it is.
+    IndexIgnored,
+    /// A state that was young once is for ever.
+    StaleForEver,
     /// A member that was restarted votes at once, whatever it had promised before.
     RestartedVotesAtOnce,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 45] = [
         Self::AckBeforeDurable,
         Self::SkipHardState,
         Self::DoubleApplyAfterRestart,
@@ -143,6 +147,8 @@ impl PlantedBug {
         Self::LeaseFromAnswer,
         Self::LeaseKeptInTransfer,
         Self::RestartedVotesAtOnce,
+        Self::IndexIgnored,
+        Self::StaleForEver,
     ];
 }
 

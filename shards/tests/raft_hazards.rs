@@ -340,3 +340,38 @@ fn a_promise_does_not_stand_against_who_was_asked_to_lead() {
     group.step(request, 6).unwrap().unwrap();
     assert_eq!(group.hard_state().vote, 3);
 }
+
+/// What a follower asks about reads has no term, and the crate takes its first entry without a look whether there is one.
+#[test]
+fn questions_about_reads_have_their_form_or_are_dropped() {
+    let mut group = group(&conf(&[1, 2, 3], &[]), 1);
+    let question = |kind, term, names: &[&[u8]]| {
+        let mut message = Message { from: 2, to: 1, term, ..Message::default() };
+        message.set_msg_type(kind);
+        let entries = names.iter().map(|name| Entry { data: name.to_vec().into(), ..Entry::default() });
+        message.set_entries(entries.collect::<Vec<_>>().into());
+        message
+    };
+    let (asks, answers) = (MessageType::MsgReadIndex, MessageType::MsgReadIndexResp);
+    let name = [7; 32];
+    let stepped = |group: &mut Group, message| group.step(message, 0).unwrap();
+    assert_eq!(stepped(&mut group, question(asks, 0, &[&name])), Err(Refused::Question), "it does not lead");
+    stepped(&mut group, heartbeat_from(2, 1, 0)).unwrap();
+    let from_other = Message { from: 3, ..question(answers, 1, &[&name]) };
+    assert_eq!(stepped(&mut group, from_other), Err(Refused::Question), "another one leads");
+    for wrong in [
+        question(answers, 1, &[]),
+        question(answers, 1, &[&name, &name]),
+        question(answers, 1, &[&name[1..]]),
+    ] {
+        assert_eq!(stepped(&mut group, wrong), Err(Refused::Question));
+    }
+    assert_eq!(
+        stepped(&mut group, question(answers, 1, &[&name])),
+        Ok(()),
+        "an answer that nobody waits for"
+    );
+    for wrong in [question(asks, 1, &[&name]), question(answers, 0, &[&name])] {
+        assert_eq!(stepped(&mut group, wrong), Err(Refused::Absurd));
+    }
+}

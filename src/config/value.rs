@@ -312,6 +312,16 @@ choice! {
 }
 
 choice! {
+    /// How a leader knows that it still leads.
+    Reads {
+        /// By what most members answer after the request came.
+        Quorum = "quorum",
+        /// By what they answered a moment ago, too.
+        Lease = "lease",
+    }
+}
+
+choice! {
     /// What is logged.
     LogLevel {
         /// What ends or harms the service.

@@ -45,10 +45,10 @@ impl Backend for Backing<'_> {
         &self,
         partition: PartitionId,
         conn: u64,
-        op: &[u8],
+        read: (Kind, &[u8]),
         with: &mut dyn FnMut(Option<&[u8]>),
     ) -> bool {
-        self.hosts.read_now(partition, conn, op, with)
+        self.hosts.read_now(partition, conn, read, with)
     }
 
     fn prefetch(&self, keys: &[&[u8]]) {

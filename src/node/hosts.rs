@@ -152,13 +152,13 @@ impl Hosts {
         &self,
         partition: PartitionId,
         conn: u64,
-        op: &[u8],
+        read: (Kind, &[u8]),
         with: &mut dyn FnMut(Option<&[u8]>),
     ) -> bool {
         let Some(Home::Here(index)) = self.home(partition) else { return false };
         let Some(host) = self.all.get(index) else { return false };
         let mut shard = host.shard.borrow_mut();
-        let read = shard.read_now(partition, conn, op, self.core.now(), |Looked { value, read_bytes }| {
+        let read = shard.read_now(partition, conn, read, self.core.now(), |Looked { value, read_bytes }| {
             with(value);
             read_bytes
         });

@@ -1,12 +1,14 @@
 //! What the configuration says, in the words of the log, the state and the shards.
 
+use corduroy_shards::raft::group::GroupOptions;
+use corduroy_shards::raft::lease::Reads as GroupReads;
 use corduroy_shards::raft::replica::Replication as RaftOn;
 use corduroy_shards::{Limits, ShardOptions, StorageId};
 use corduroy_wal::device::SyncMode;
 use corduroy_wal::{Binding, Options as WalOptions};
 
 use super::shared::Shared;
-use crate::config::{Config, Replication, WalSync};
+use crate::config::{Config, Reads, Replication, WalSync};
 use crate::store::{HashSeed, Options as StoreOptions};
 
 /// Log that all shards together may hold before they hand their state over, in bytes, as far as whole segments allow:
@@ -85,6 +87,10 @@ pub fn shard_options(shared: &Shared, config: &Config) -> ShardOptions {
         Replication::Raft => RaftOn::On,
         Replication::Off => RaftOn::Off,
     };
+    let reads = match config.reads {
+        Reads::Quorum => GroupReads::Quorum,
+        Reads::Lease => GroupReads::Lease,
+    };
     // A record has to fit into half a segment.
     let half = usize::try_from(config.wal_segment_bytes.0 / 2).unwrap_or(usize::MAX);
     let waiting_bytes = waiting_bytes(shared);
@@ -105,7 +111,17 @@ pub fn shard_options(shared: &Shared, config: &Config) -> ShardOptions {
     let log_soft_segments = log_soft_segments(config, shared.layout.used_shards());
     let storage = StorageId(shared.identity.storage);
     let reaches_peers = shared.identity.founders.len() > 1;
-    ShardOptions { replication, storage, reaches_peers, limits, log_soft_segments, ..ShardOptions::default() }
+    let stale_reads_ms = config.stale_reads_max_ms.0;
+    let group = GroupOptions { reads, stale_reads_ms, ..GroupOptions::default() };
+    ShardOptions {
+        replication,
+        storage,
+        reaches_peers,
+        group,
+        limits,
+        log_soft_segments,
+        ..ShardOptions::default()
+    }
 }
 
 #[cfg(test)]

@@ -28,12 +28,12 @@ pub trait Backend {
 
     /// The short way for GET: if the partition is on this core, leads, and has the answer in memory, calls `with`
     /// with the value (`None`: no such key) and returns true. Otherwise does nothing and returns false; then `submit`.
-    /// `op` is an encoded GET. Only to be used when the connection `conn` has nothing under way.
+    /// `read`: its kind, and the encoded GET. Only to be used when the connection `conn` has nothing under way.
     fn get_now(
         &self,
         partition: PartitionId,
         conn: u64,
-        op: &[u8],
+        read: (Kind, &[u8]),
         with: &mut dyn FnMut(Option<&[u8]>),
     ) -> bool;
 

@@ -46,6 +46,8 @@ pub struct ConnState {
     pub muted: bool,
     /// It has asked which node leads what.
     pub knows_nodes: bool,
+    /// Its reads are answered by whatever member of a group is here: READONLY.
+    pub reads_anywhere: bool,
     pub(super) authenticated: bool,
     pub(super) limits: Limits,
     pub(super) ending: Ending,
@@ -64,6 +66,7 @@ impl ConnState {
             reply_mode: ReplyMode::On,
             muted: false,
             knows_nodes: false,
+            reads_anywhere: false,
             authenticated: backend.requires_password().is_none(),
             limits: Limits::UNAUTHENTICATED,
             ending: Ending::No,

@@ -120,6 +120,8 @@ pub struct Session {
     tally: Tally,
     /// The newest request's command.
     last_command: u16,
+    /// The kind of the newest op that was submitted.
+    newest: Kind,
     /// CLIENT LIST or CLIENT KILL is under way.
     census: Option<Box<Census>>,
     /// A long list is being written for the newest request under way.
@@ -270,7 +272,7 @@ impl Session {
             return;
         }
         self.push_slot(entry, Body::Waiting, request.args);
-        self.submit_encoded(Self::kind_of(op), partition, 0, op, backend);
+        self.submit_encoded(self.kind_of(op), partition, 0, op, backend);
     }
 
     /// Whether an op may keep its shard busy for long: then it is the only request of this connection under way, so that
@@ -282,7 +284,21 @@ impl Session {
 
     /// Whether an op must wait for what is in flight: a heavy one for all of it, a write for reads that may bring much.
     fn must_follow(&self, op: &Op<'_>) -> bool {
-        self.in_flight > 0 && (self.is_heavy(op) || (op.is_write() && self.awaits_much()))
+        self.in_flight > 0
+            && (self.is_heavy(op)
+                || (op.is_write() && self.awaits_much())
+                || self.may_part_ways(op.is_write()))
+    }
+
+    /// Whether an op may be carried out by another node than the one before it, which nothing keeps in order then: reads anywhere,
+    /// writes by who leads.
+    fn may_part_ways(&self, is_write: bool) -> bool {
+        self.reads_apart() && self.newest.is_read() == is_write
+    }
+
+    /// Whether reads may be carried out by another node than writes.
+    fn reads_apart(&self) -> bool {
+        self.state.reads_anywhere || self.newest == Kind::ReadAnywhere
     }
 
     /// Whether reads are in flight whose replies are likely to be large: they may have to wait for their turn.
@@ -293,11 +309,15 @@ impl Session {
     /// Encodes an op and submits it for the newest slot.
     #[inline]
     fn submit(&mut self, partition: PartitionId, part: usize, op: &Op<'_>, backend: &dyn Backend) {
-        self.submit_as(Self::kind_of(op), partition, part, op, backend);
+        self.submit_as(self.kind_of(op), partition, part, op, backend);
     }
 
-    const fn kind_of(op: &Op<'_>) -> Kind {
-        if op.is_write() { Kind::Write } else { Kind::Read }
+    fn kind_of(&self, op: &Op<'_>) -> Kind {
+        if op.is_write() { Kind::Write } else { self.read_kind() }
+    }
+
+    const fn read_kind(&self) -> Kind {
+        if self.state.reads_anywhere { Kind::ReadAnywhere } else { Kind::Read }
     }
 
     fn encode(&mut self, op: &Op<'_>) {
@@ -341,11 +361,12 @@ impl Session {
             slot.request_bytes += self.scratch.len();
             let is_unsure = !slot.is_unsure && queue::may_be_large(op);
             slot.is_unsure |= is_unsure;
-            slot.is_read = kind == Kind::Read;
+            slot.is_read = kind.is_read();
             self.unsure += usize::from(is_unsure);
             self.unsure_reads += usize::from(is_unsure && slot.is_read);
         }
         self.in_flight += 1;
+        self.newest = kind;
         self.in_flight_bytes += self.scratch.len();
         let ticket = Ticket { conn: self.conn, seq: number << PART_BITS | part as u64 };
         // Those behind it wait whenever it waits for its turn, or they would overtake it.

@@ -121,7 +121,7 @@ impl Line {
                 continue;
             }
             match item.kind {
-                Kind::Read => {
+                Kind::Read | Kind::ReadAnywhere => {
                     item.state = State::Refused;
                     self.refused += 1;
                     item.parts = Vec::new();

@@ -121,7 +121,8 @@ impl Forwarded {
     const fn code_and_flags(&self) -> [u8; 2] {
         match self {
             Self::Request { kind: Kind::Write, .. } => [REQUEST, IS_WRITE],
-            Self::Request { kind: Kind::Read, .. } => [REQUEST, 0],
+            // Another node is asked since it leads.
+            Self::Request { kind: Kind::Read | Kind::ReadAnywhere, .. } => [REQUEST, 0],
             Self::Answer { is_last: true, .. } => [ANSWER, 0],
             Self::Answer { is_last: false, .. } => [ANSWER, IS_PART],
             Self::NotLed { .. } => [NOT_LED, 0],

@@ -10,6 +10,7 @@ use corduroy_wal::{Lsn, Term};
 
 use super::changes::ChangeEntry;
 use super::membership::MemberId;
+use super::reads::CONTEXT_BYTES;
 use crate::entry;
 
 /// The highest term and member id that are believed: no group comes so far, and beyond lies what only damage writes.
@@ -59,6 +60,9 @@ pub enum Refused {
     /// It asks for a vote, and the leader that this member has heard was promised that it gives none yet.
     #[error("it asks for a vote within the time that was promised to the leader")]
     Promised,
+    /// It asks who does not lead how far a state has to be, answers for who does not lead, or is not of the form of such.
+    #[error("it is no question to the leader about reads, or no answer of the leader's")]
+    Question,
     /// There is no room for its entries until others are applied, or written.
     #[error("there is no room for its entries now")]
     NoRoom,
@@ -130,6 +134,8 @@ pub fn judge(at: Admission, message: &Message) -> Verdict {
         | M::MsgHeartbeatResponse
         | M::MsgRequestVoteResponse
         | M::MsgRequestPreVoteResponse
+        | M::MsgReadIndex
+        | M::MsgReadIndexResp
             if !at.knows_sender =>
         {
             Some(Refused::Sender)
@@ -153,6 +159,11 @@ pub fn judge(at: Admission, message: &Message) -> Verdict {
                 false => Some(Refused::Sender),
             }
         }
+        M::MsgReadIndex => (!at.leads || !is_question(message)).then_some(Refused::Question),
+        M::MsgReadIndexResp => {
+            let is_leaders = message.term == at.term.get() && at.leader == Some(MemberId(message.from));
+            (at.leads || !is_leaders || !is_question(message)).then_some(Refused::Question)
+        }
         M::MsgHup
         | M::MsgBeat
         | M::MsgPropose
@@ -160,9 +171,7 @@ pub fn judge(at: Admission, message: &Message) -> Verdict {
         | M::MsgUnreachable
         | M::MsgSnapStatus
         | M::MsgCheckQuorum
-        | M::MsgTransferLeader
-        | M::MsgReadIndex
-        | M::MsgReadIndexResp => Some(Refused::Kind),
+        | M::MsgTransferLeader => Some(Refused::Kind),
     };
     refusal.map_or(Verdict::Step, Verdict::Drop)
 }
@@ -177,8 +186,17 @@ fn is_overtaken(refusal: &Message, matched: Lsn) -> bool {
 fn is_sane(message: &Message) -> bool {
     let Message { from, term, log_term, index, commit, commit_term, reject_hint, .. } = message;
     let numbers = [from, term, log_term, index, commit, commit_term, reject_hint];
-    // A message without a term is one of the crate's own, which it takes from nobody else.
-    numbers.into_iter().all(|number| *number <= SANE_MAX) && *from > 0 && *term > 0
+    // A message without a term is one of the crate's own, which it takes from nobody else, or a question about reads.
+    let has_term = (*term > 0) != (message.get_msg_type() == MessageType::MsgReadIndex);
+    numbers.into_iter().all(|number| *number <= SANE_MAX) && *from > 0 && has_term
+}
+
+/// Whether it has the name of an attempt at a round, as a question about reads and its answer have it, and no more.
+fn is_question(message: &Message) -> bool {
+    match message.get_entries() {
+        [name] => name.data.len() == CONTEXT_BYTES && name.index == 0 && name.term == 0,
+        _ => false,
+    }
 }
 
 /// What is wrong with the entries of an append.

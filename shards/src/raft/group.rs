@@ -91,7 +91,7 @@ impl Group {
         let promise = Promise::starting(options.promise_ns(), saved.term > Term::ZERO);
         let mut group = Self {
             readies: Readies::new(saved, is_unsaved.then(|| members.encode())),
-            members: Box::new(Members::starting(members, promise, options.lease_ns())),
+            members: Box::new(Members::starting(members, promise, options)),
             // Members whose seeds are near each other draw nothing alike.
             seed: scramble(seed ^ member.0.wrapping_mul(STEP)),
             rounds: None,
@@ -225,6 +225,9 @@ impl Group {
         }
         if self.leads() && message.term == self.node.raft.term {
             self.members.answers.note(MemberId(message.from));
+        }
+        if self.answer_by_lease(&message, now_ns) {
+            return Ok(Ok(()));
         }
         let leader = elections::claims_lead(&message);
         let stepped = self.call(|group| group.node.step(message))?.map_err(|_error| Refused::ByRaft);

@@ -16,6 +16,11 @@ pub struct GroupOptions {
     pub tick_ms: u64,
     /// How a leader with other members knows that it may answer a read. Default: by a majority.
     pub reads: Reads,
+    /// How old the state may be, in ms, that a member which does not lead answers [`Kind::ReadAnywhere`] from; 0: such reads see
+    /// everything that was acknowledged before they came, too. Default 0.
+    ///
+    /// [`Kind::ReadAnywhere`]: crate::machine::Kind::ReadAnywhere
+    pub stale_reads_ms: u64,
     /// Ticks without a leader before an election; the real timeout is drawn from once to twice this. Default 10.
     pub election_ticks: usize,
     /// Ticks between heartbeats. Default 2.
@@ -35,6 +40,7 @@ impl Default for GroupOptions {
         Self {
             tick_ms: 100,
             reads: Reads::Quorum,
+            stale_reads_ms: 0,
             election_ticks: 10,
             heartbeat_ticks: 2,
             message_bytes: 1 << 20,

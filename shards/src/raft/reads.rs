@@ -3,7 +3,8 @@
 //! Invariant: a read that is answered sees every write acknowledged before it came. With one voter that needs no
 //! round: the replica leads, nobody else can, and once the first entry of its term is applied (with it everything
 //! that earlier terms acknowledged), the applied state is the newest there is. With more voters a [round](Rounds) of
-//! heartbeats shows that nobody else could lead when the read came: a majority has answered what was sent after it.
+//! heartbeats shows that nobody else could lead when the read came: a majority has answered what was sent after it. A member that
+//! does not lead asks the leader, which has such a round answered, and learns up to which entry it has to have applied.
 
 use std::collections::VecDeque;
 
@@ -46,7 +47,7 @@ pub fn gate(view: ReadView) -> Gate {
 }
 
 /// Bytes of a context.
-const CONTEXT_BYTES: usize = 32;
+pub const CONTEXT_BYTES: usize = 32;
 /// Rounds under way at once: what comes meanwhile shares the next one, so load sets how many reads share one.
 const ROUNDS_MAX: usize = 4;
 /// Attempts under way at once, at rounds and at rounds that got lost.
@@ -78,6 +79,20 @@ impl Context {
     }
 }
 
+/// What a round has brought: whoever has applied this entry has a state that is no older than the round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// The round; those before it are answered too.
+    pub round: u64,
+    /// The entry.
+    pub index: Lsn,
+    /// When it was begun.
+    pub begun_ns: u64,
+}
+
+/// Answers whose entries are not applied that are kept apart.
+const ANSWERS_MAX: usize = 64;
+
 /// One try to have a round answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Attempt {
@@ -102,6 +117,8 @@ pub struct Rounds {
     /// All rounds up to this one are answered.
     confirmed: u64,
     attempts: VecDeque<Attempt>,
+    /// What has come of rounds: the last one whose entry was applied at the last look, and those after it.
+    answers: VecDeque<Answer>,
     /// Contexts made so far.
     contexts: u64,
     /// Ticks since something was begun or answered, and how many of them are borne.
@@ -112,12 +129,14 @@ pub struct Rounds {
     is_lost: bool,
     /// What the rounds bring later reads.
     lease: Lease,
+    /// How old a state may be that reads see which need no newer one, in ns.
+    stale_ns: u64,
 }
 
 impl Rounds {
     /// No round yet. `incarnation`: differs at each start of the member's process.
     #[must_use]
-    pub const fn new(member: MemberId, incarnation: u64, lease: Lease) -> Self {
+    pub const fn new(member: MemberId, incarnation: u64, lease: Lease, stale_ns: u64) -> Self {
         Self {
             member,
             incarnation,
@@ -125,12 +144,21 @@ impl Rounds {
             begun: 0,
             confirmed: 0,
             attempts: VecDeque::new(),
+            answers: VecDeque::new(),
             contexts: 0,
             waited_ticks: 0,
             patience_ticks: PATIENCE_TICKS,
             is_overdue: false,
             is_lost: false,
             lease,
+            stale_ns,
+        }
+    }
+
+    /// Has the lease renewed for reads that come later, if it is old.
+    pub fn renew(&mut self, now_ns: u64) {
+        if self.lease.is_to_renew(now_ns) {
+            self.join();
         }
     }
 
@@ -182,7 +210,8 @@ impl Rounds {
     }
 
     /// A majority has answered what was sent with this context. What was sent by an earlier leader, or process, is nobody's.
-    pub fn confirm(&mut self, context: &[u8], now_ns: u64) {
+    /// `index`: the last entry that was committed by then; `applied`: the last one that is applied here.
+    pub fn confirm(&mut self, context: &[u8], (index, applied): (Lsn, Lsn), now_ns: u64) {
         let mut answered = self.attempts.iter().filter(|attempt| attempt.context.as_bytes() == context);
         let is_reused = planted::is(PlantedBug::ContextReused);
         let answered = if is_reused { answered.next_back() } else { answered.next() };
@@ -190,8 +219,53 @@ impl Rounds {
         assert!(round > self.confirmed && round <= self.begun, "round {round} is answered: {self:?}");
         self.confirmed = round;
         self.lease.extend(begun_ns, now_ns);
+        self.keep(Answer { round, index, begun_ns }, applied);
         self.attempts.retain(|attempt| attempt.round > round);
         (self.waited_ticks, self.patience_ticks, self.is_overdue) = (0, PATIENCE_TICKS, false);
+    }
+
+    fn keep(&mut self, answer: Answer, applied: Lsn) {
+        while self.answers.get(1).is_some_and(|next| next.index <= applied) {
+            self.answers.pop_front();
+        }
+        assert!(answer.round <= self.begun, "{answer:?} is of no round that was begun: {self:?}");
+        let is_full = self.answers.len() >= ANSWERS_MAX;
+        match self.answers.back_mut() {
+            // What was said to be committed is, though one that answers later may not know it yet.
+            Some(last) if last.index >= answer.index => {
+                (last.round, last.begun_ns) = (answer.round, last.begun_ns.max(answer.begun_ns));
+            }
+            Some(last) if is_full => *last = Answer { begun_ns: last.begun_ns, ..answer },
+            Some(_) | None => self.answers.push_back(answer),
+        }
+    }
+
+    /// The last answer whose entry is applied, where everything up to this one is.
+    #[must_use]
+    pub fn reached(&self, applied: Lsn) -> Option<&Answer> {
+        self.answers.iter().take_while(|answer| answer.index <= applied).last()
+    }
+
+    /// Whether the state of who has applied everything up to this entry is young enough for reads that may see an old one. One
+    /// that is not for long has the next round begun.
+    pub fn is_fresh(&mut self, applied: Lsn, now_ns: u64) -> bool {
+        let begun_ns = self.reached(applied).map(|answer| answer.begun_ns);
+        let age_ns = begun_ns.map_or(u64::MAX, |begun_ns| now_ns.saturating_sub(begun_ns));
+        let is_fresh = age_ns < self.stale_ns || planted::is(PlantedBug::StaleForEver) && begun_ns.is_some();
+        if is_fresh && age_ns >= self.stale_ns / 2 {
+            self.join();
+        }
+        is_fresh
+    }
+
+    /// Another member leads, or this one does now: what was asked of the leader before is asked again, and proves nothing of
+    /// a lead.
+    pub fn begin_again(&mut self) {
+        assert!(self.confirmed <= self.joined, "{self:?}");
+        self.attempts.clear();
+        self.is_overdue = self.joined > self.confirmed;
+        (self.waited_ticks, self.patience_ticks) = (0, PATIENCE_TICKS);
+        self.lease.begin_term();
     }
 
     /// All rounds up to this one are answered.
@@ -242,7 +316,12 @@ impl Rounds {
         let rounds = || self.attempts.iter().map(|attempt| attempt.round);
         assert!(rounds().is_sorted() && rounds().all(|round| round > self.confirmed), "{self:?}");
         assert!(rounds().next_back().is_none_or(|last| last == self.begun), "{self:?}");
-        assert!(self.attempts.len() <= ATTEMPTS_MAX, "{self:?}");
+        assert!(self.attempts.len() <= ATTEMPTS_MAX && self.answers.len() <= ANSWERS_MAX, "{self:?}");
+        let answers = self.answers.iter();
+        assert!(
+            answers.is_sorted_by(|one, next| one.round < next.round && one.index < next.index),
+            "{self:?}"
+        );
     }
 }
 
@@ -251,7 +330,7 @@ mod tests {
     use super::*;
 
     fn rounds() -> Rounds {
-        Rounds::new(MemberId(1), 9, Lease::new(0))
+        Rounds::new(MemberId(1), 9, Lease::new(0), 0)
     }
 
     /// A round that `reads` reads share.
@@ -271,9 +350,9 @@ mod tests {
         assert!(!rounds.is_due(), "nobody waits for another one");
         let (two, second) = begin(&mut rounds, 2);
         assert!(two > one && first != second);
-        rounds.confirm(first.as_bytes(), 0);
+        rounds.confirm(first.as_bytes(), (Lsn(0), Lsn(0)), 0);
         assert_eq!(rounds.confirmed(), one);
-        rounds.confirm(second.as_bytes(), 0);
+        rounds.confirm(second.as_bytes(), (Lsn(0), Lsn(0)), 0);
         assert_eq!((rounds.confirmed(), rounds.attempted()), (two, 2));
         rounds.check();
     }
@@ -283,12 +362,12 @@ mod tests {
         let mut rounds = rounds();
         let (_, first) = begin(&mut rounds, 1);
         let (two, second) = begin(&mut rounds, 1);
-        rounds.confirm(b"", 0);
-        rounds.confirm(Context::new(MemberId(1), 8, Term(2), 2).as_bytes(), 0);
+        rounds.confirm(b"", (Lsn(0), Lsn(0)), 0);
+        rounds.confirm(Context::new(MemberId(1), 8, Term(2), 2).as_bytes(), (Lsn(0), Lsn(0)), 0);
         assert_eq!(rounds.confirmed(), 0);
-        rounds.confirm(second.as_bytes(), 0);
+        rounds.confirm(second.as_bytes(), (Lsn(0), Lsn(0)), 0);
         assert_eq!(rounds.confirmed(), two);
-        rounds.confirm(first.as_bytes(), 0);
+        rounds.confirm(first.as_bytes(), (Lsn(0), Lsn(0)), 0);
         assert_eq!(rounds.confirmed(), two);
         rounds.check();
     }
@@ -305,7 +384,7 @@ mod tests {
             let second = rounds.begin(Term(2), 0);
             assert_ne!(first, second);
             rounds.check();
-            rounds.confirm([first, second][answered].as_bytes(), 0);
+            rounds.confirm([first, second][answered].as_bytes(), (Lsn(0), Lsn(0)), 0);
             assert_eq!(rounds.confirmed(), one);
             (0..100).for_each(|_| rounds.tick());
             assert!(!rounds.is_due(), "nothing is under way");
@@ -335,10 +414,10 @@ mod tests {
         let waits = rounds.join();
         assert!(!rounds.is_due());
         assert_eq!(rounds.join(), waits);
-        rounds.confirm(contexts[0].as_bytes(), 0);
+        rounds.confirm(contexts[0].as_bytes(), (Lsn(0), Lsn(0)), 0);
         assert!(rounds.is_due());
         let last = rounds.begin(Term(2), 0);
-        rounds.confirm(last.as_bytes(), 0);
+        rounds.confirm(last.as_bytes(), (Lsn(0), Lsn(0)), 0);
         assert_eq!(rounds.confirmed(), waits);
     }
 
@@ -353,16 +432,16 @@ mod tests {
         assert!(rounds.take_lost() && !rounds.take_lost() && !rounds.is_due());
         rounds.check();
         let (next, second) = begin(&mut rounds, 1);
-        rounds.confirm(first.as_bytes(), 0);
+        rounds.confirm(first.as_bytes(), (Lsn(0), Lsn(0)), 0);
         assert!(rounds.confirmed() < next, "that was asked in another term");
-        rounds.confirm(second.as_bytes(), 0);
+        rounds.confirm(second.as_bytes(), (Lsn(0), Lsn(0)), 0);
         assert_eq!(rounds.confirmed(), next);
     }
 
     #[test]
     fn no_two_contexts_are_the_same() {
         let made = |member, incarnation, term| {
-            let mut rounds = Rounds::new(MemberId(member), incarnation, Lease::new(0));
+            let mut rounds = Rounds::new(MemberId(member), incarnation, Lease::new(0), 0);
             rounds.join();
             rounds.begin(Term(term), 0)
         };

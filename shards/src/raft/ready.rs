@@ -7,6 +7,7 @@
 //! - a leader's messages may leave before its entries are durable, but never before the term and vote they carry
 //!   are: a group of one voter with learners wins its election in the same Ready that announces the term, and a crash
 //!   in between would use that term twice;
+//! - what a follower asks the leader about reads speaks of nothing that has to be durable, and leaves at once;
 //! - a commit index that moved alone is not worth a write: it rides with the next record. It is not worth a Ready either:
 //!   what may be applied is asked of the node itself ([`committed`]), so an entry costs its group one Ready, not two.
 
@@ -14,7 +15,7 @@ use std::collections::VecDeque;
 
 use corduroy_wal::device::prefetch;
 use corduroy_wal::{HardState, Lsn};
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 use raft::{RawNode, StateRole};
 
 use super::guard::Fault;
@@ -193,10 +194,12 @@ impl Readies {
         Some(Persist { number, from: Lsn(from), to: Lsn(to), hard_state, conf })
     }
 
-    fn queue_messages(&mut self, leader: Vec<Message>, follower: Vec<Message>) {
+    fn queue_messages(&mut self, leader: Vec<Message>, mut follower: Vec<Message>) {
+        let is_question = |message: &mut Message| message.get_msg_type() == MessageType::MsgReadIndex;
+        let questions: Vec<_> = follower.extract_if(.., is_question).collect();
         let vote = self.written.iter().rev().find(|written| written.votes).map(|written| written.number);
         let last = self.written.back().map(|written| written.number);
-        for (messages, until) in [(leader, vote), (follower, last)] {
+        for (messages, until) in [(leader, vote), (questions, None), (follower, last)] {
             if messages.is_empty() {
                 continue;
             }

@@ -19,7 +19,7 @@ use super::leadership::Leadership;
 use super::log_store::LogStore;
 use super::membership::{MemberId, Membership, StorageId};
 use super::quiescence::{Pulse, needs_ticks};
-use super::reads::{Gate, ReadView, Rounds, gate};
+use super::reads::{Gate, ReadView, gate};
 use super::ready::Persist;
 pub use super::start::{Found, Origin, ReplicaError, Replication, StartError, StartOptions, StartedAs};
 use crate::ids::PartitionId;
@@ -118,8 +118,8 @@ impl Replica {
             } else if !self.leadership.is_mine() {
                 self.safe_from = None;
             }
-            if change.is_some_and(|change| change.lost) {
-                group.rounds_mut().into_iter().for_each(Rounds::lose);
+            if let Some((change, rounds)) = change.zip(group.rounds_mut()) {
+                if change.lost { rounds.lose() } else { rounds.begin_again() }
             }
         }
         if self.has_caught_up() {

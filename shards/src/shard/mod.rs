@@ -141,7 +141,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         {
             return Err(Rejection::from(&error));
         }
-        if let Some(leader) = slot.replica.other_leader() {
+        if let Some(leader) = slot.replica.other_leader().filter(|_| kind != Kind::ReadAnywhere) {
             return Err(Rejection::NotLeader(partition, leader));
         }
         let room = self.options.limits.check_room(op.len(), slot.pending, self.totals);
@@ -164,7 +164,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 self.replicas.enqueue(List::Propose, idx);
                 self.replicas.enqueue(List::Age, idx);
             }
-            Kind::Read => self.accept_read(idx, ticket, op),
+            Kind::Read | Kind::ReadAnywhere => self.accept_read(idx, ticket, kind, op),
         }
         Ok(())
     }
@@ -172,7 +172,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// A read rides behind the writes of its connection, if there are any; else it runs in the next turn. In a group with several
     /// members it rides only in what is proposed after it came: once that is committed, no other leader has acknowledged
     /// anything that the read does not see. All else needs a round.
-    fn accept_read(&mut self, idx: ReplicaIdx, ticket: Ticket, op: &[u8]) {
+    fn accept_read(&mut self, idx: ReplicaIdx, ticket: Ticket, kind: Kind, op: &[u8]) {
         let slot = self.replicas.slot_mut(idx);
         let rides = slot.conns.may_hold(ticket.conn) && !planted::is(PlantedBug::ReadOvertakesWrite);
         let ride = match (slot.batches.open_mut(), slot.rows.back_mut()) {
@@ -184,7 +184,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             requests.push_read(ticket, op);
             slot.conns.add(ticket.conn);
         } else {
-            self.fresh.push(idx, ticket, op);
+            self.fresh.push(idx, ticket, op, kind == Kind::ReadAnywhere);
         }
     }
 
@@ -194,14 +194,14 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.clocks.ahead_ms(now)
     }
 
-    /// Answers a read at once, without a turn: by a replica that leads and has applied the first entry of its term, if the
-    /// state machine has the answer at hand, which it lends to `with`. `None`: hand it in as a request. Only for a connection that has no request
+    /// Answers a read at once, without a turn: by a replica that leads and has applied the first entry of its term, or needs
+    /// no round for another reason ([`Kind::ReadAnywhere`]), if the state machine has the answer at hand, which it lends to `with`. `None`: hand it in as a request. Only for a connection that has no request
     /// without an outcome in the partition, so that the read overtakes nothing; what others have there is no hindrance.
     pub fn read_now<T>(
         &mut self,
         partition: PartitionId,
         conn: u64,
-        op: &[u8],
+        (kind, op): (Kind, &[u8]),
         now: Now,
         with: impl FnOnce(M::View<'_>) -> T,
     ) -> Option<T> {
@@ -213,17 +213,18 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         );
         let clock_ms = match slot.replica.can_serve() || planted::is(PlantedBug::ReadAtOnceTooEarly) {
             true => self.clocks.read(&mut slot.clock, now),
-            false => self.leased_clock_ms(idx, op, now)?,
+            false => self.clock_at_once(idx, (kind, op), now)?,
         };
         let answer = self.machine.look(partition, op, clock_ms, with)?;
         self.counters.reads_direct += 1;
         Some(answer)
     }
 
-    /// What a read is judged by that a leader with other members may answer at once, since it has a lease at this time.
-    fn leased_clock_ms(&mut self, idx: ReplicaIdx, op: &[u8], now: Now) -> Option<u64> {
+    /// What a read is judged by that a replica with other members may answer at once.
+    fn clock_at_once(&mut self, idx: ReplicaIdx, (kind, op): (Kind, &[u8]), now: Now) -> Option<u64> {
         let slot = self.replicas.slot_mut(idx);
-        slot.replica.lease_read(now.mono_ns).filter(|agreed| *agreed <= slot.replica.applied())?;
+        let entry = slot.replica.read_at_once(kind == Kind::ReadAnywhere, now.mono_ns);
+        entry.filter(|entry| *entry <= slot.replica.applied())?;
         let (clock_ms, wall_ms) = (slot.logged_ms(), self.clocks.read(&mut slot.clock, now));
         if slot.replica.has_ready() {
             self.replicas.enqueue(List::Ready, idx);

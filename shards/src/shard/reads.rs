@@ -19,10 +19,16 @@ impl<M: StateMachine> Applying<'_, M> {
     /// Answers a read from the applied state, or parks it: in a group with several members for a round, behind another one of
     /// its connection, until the replica has caught up, until what it needs is there, or until the next turn, if this one has brought enough. Returns whether it
     /// was answered.
-    pub fn read(&mut self, slot: &mut Slot, ticket: Ticket, op: &[u8], deadline_ns: u64) -> bool {
+    pub fn read(
+        &mut self,
+        slot: &mut Slot,
+        ticket: Ticket,
+        (op, is_anywhere): (&[u8], bool),
+        deadline_ns: u64,
+    ) -> bool {
         if slot.replica.has_peers() {
             self.counters.reads_parked += 1;
-            slot.park(ticket, op, self.now.mono_ns, deadline_ns);
+            slot.park((ticket, op, is_anywhere, deadline_ns), self.now.mono_ns);
             return false;
         }
         // Tried also where it has to follow another one: what it needs is then on its way already.
@@ -44,6 +50,12 @@ impl<M: StateMachine> Applying<'_, M> {
                     self.answer(slot, read.ticket, read.op.len(), slot.replica.applied(), answer);
                 }
                 Err(Until::Due) => held_back.push((number, read)),
+                // Only who leads can log the time.
+                Err(Until::Logged(_)) if !slot.replica.leads() => {
+                    slot.parked.end(number, read.ticket.conn);
+                    slot.unpark(read.ticket.conn);
+                    self.reject(slot, read.ticket, read.op.len(), slot.refusal());
+                }
                 Err(until) => slot.parked.put_back(number, read, until),
             }
         }

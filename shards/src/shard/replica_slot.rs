@@ -168,9 +168,9 @@ impl Slot {
     }
 
     /// Parks a read that comes behind all that its connection has under way.
-    pub fn park(&mut self, ticket: Ticket, op: &[u8], now_ns: u64, deadline_ns: u64) {
-        let own = self.rows.back_mut().filter(|_| self.conns.may_hold(ticket.conn)).map(|row| row.lsn);
-        self.parked.park(&mut self.replica, own, now_ns, (ticket, op, deadline_ns));
+    pub fn park(&mut self, read: (Ticket, &[u8], bool, u64), now_ns: u64) {
+        let own = self.rows.back_mut().filter(|_| self.conns.may_hold(read.0.conn)).map(|row| row.lsn);
+        self.parked.park(&mut self.replica, own, now_ns, read);
     }
 
     /// Whether a step of it waits for whatever job ends next.

@@ -126,7 +126,7 @@ impl<M: StateMachine> Applying<'_, M> {
                 } else if let Some(row) = slot.rows.back_mut().filter(|_| !slot.replica.has_peers()) {
                     row.requests.push_read(item.ticket, op);
                 } else {
-                    slot.park(item.ticket, op, self.now.mono_ns, deadline_ns);
+                    slot.park((item.ticket, op, false, deadline_ns), self.now.mono_ns);
                     slot.conns.sub(item.ticket.conn);
                 }
                 continue;

@@ -201,10 +201,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let mut fresh = std::mem::take(&mut self.fresh);
         let mut rest = fresh.ops.as_slice();
         let deadline_ns = self.deadline_ns();
-        for (idx, ticket, bytes) in fresh.list.drain(..) {
+        for (idx, ticket, bytes, is_anywhere) in fresh.list.drain(..) {
             let (op, after) = rest.split_at(bytes);
             rest = after;
-            self.read(idx, ticket, op, deadline_ns);
+            self.read(idx, ticket, (op, is_anywhere), deadline_ns);
         }
         assert!(rest.is_empty(), "each operation belongs to a read");
         fresh.ops.clear();
@@ -216,11 +216,11 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Answers a read or parks it.
-    fn read(&mut self, idx: ReplicaIdx, ticket: Ticket, op: &[u8], deadline_ns: u64) {
+    fn read(&mut self, idx: ReplicaIdx, ticket: Ticket, (op, is_anywhere): (&[u8], bool), deadline_ns: u64) {
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         if !slot.replica.is_running() {
             applying.reject(slot, ticket, op.len(), slot.refusal());
-        } else if applying.read(slot, ticket, op, deadline_ns) {
+        } else if applying.read(slot, ticket, (op, is_anywhere), deadline_ns) {
             self.counters.reads_direct += 1;
         } else {
             self.replicas.enqueue(List::Watched, idx);

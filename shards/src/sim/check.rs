@@ -64,6 +64,8 @@ pub struct Books<S: Subject> {
     outstanding: BTreeMap<(u64, u64), Sent>,
     last_done: HashMap<(u64, PartitionId), u64>,
     violation: Option<Violation>,
+    /// How old a state may be that reads see which may be answered anywhere, in ns of the world's time.
+    stale_ns: u64,
     /// What was met.
     pub probes: Probes,
 }
@@ -81,8 +83,14 @@ impl<S: Subject> Books<S> {
             outstanding: BTreeMap::new(),
             last_done: HashMap::new(),
             violation: None,
+            stale_ns: 0,
             probes: Probes::default(),
         }
+    }
+
+    /// Reads that may be answered anywhere may see a state that is so old by the slowest clock, in ms.
+    pub const fn may_be_old(&mut self, stale_ms: u64) {
+        self.stale_ns = stale_ms * 1_000_000 * 10 / 9;
     }
 
     /// The machine under test and its model.
@@ -139,9 +147,12 @@ impl<S: Subject> Books<S> {
         self.fates.len() as u64 - 1
     }
 
-    /// A request was handed to a shard of a node: a [`Sent`] but for what was shown of its partition by then.
+    /// A request was handed to a shard of a node: a [`Sent`] but for what was shown of its partition by then; where it may be
+    /// answered from an old state, by then less its age.
     pub fn sent(&mut self, ticket: Ticket, sent: Sent) {
-        let shown = self.shown(sent.partition);
+        let age_ns = if sent.kind == Kind::ReadAnywhere { self.stale_ns } else { 0 };
+        let history = self.partitions.get_mut(&sent.partition);
+        let shown = history.map_or_else(Shown::default, |history| history.shown_at(sent.at_ns, age_ns));
         self.outstanding.insert((ticket.conn, ticket.seq), Sent { shown, ..sent });
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::ids::{PartitionId, Ticket};
-use crate::machine::Kind;
+use crate::machine::{Kind, StateMachine};
 use crate::shard::io::{Input, Rejection, Reply};
 use crate::sim::history::Shown;
 use crate::sim::mail::node_of;
@@ -168,13 +168,15 @@ impl<S: Subject> World<S> {
             if world.streams.workload.chance(200) {
                 partition = world.draw_partition();
             }
-            let node = if several { world.draw_node(client, partition) } else { home };
+            // Some ask whoever is near, whether or not it leads.
+            let is_anywhere = several && world.streams.anywhere.chance(200);
+            let node = if several && !is_anywhere { world.draw_node(client, partition) } else { home };
             if several && !(is_serving(nodes, node) && world.clients.room(client, node, pipeline) > 0) {
                 world.clients.note_leader(client, partition, None);
                 continue;
             }
             if let Some(node) = nodes.get_mut(node) {
-                node.request(world, client, partition);
+                node.request(world, client, partition, is_anywhere);
             }
         }
     }
@@ -182,13 +184,14 @@ impl<S: Subject> World<S> {
 
 impl<S: Subject> SimNode<S> {
     /// A client sends it a request.
-    fn request(&mut self, world: &mut Common<S>, client: u64, partition: PartitionId) {
+    fn request(&mut self, world: &mut Common<S>, client: u64, partition: PartitionId, is_anywhere: bool) {
         world.clients.left -= 1;
         let id = world.books.borrow_mut().new_request();
         let now_ms = self.clock.now(world.now_ns).wall_ms;
         let books = world.books.borrow();
         let (kind, op) = books.subject().request(&mut world.streams.workload, &world.plan.knobs, id, now_ms);
         drop(books);
+        let kind = if is_anywhere && kind.is_read() { Kind::ReadAnywhere } else { kind };
         self.send(world, conn(client, self.number), id, partition, kind, &op);
     }
 
@@ -211,11 +214,11 @@ impl<S: Subject> SimNode<S> {
         world.books.borrow_mut().sent(ticket, Sent { id, partition, node, kind, at_ns, shown });
         let op = stamp(id, op);
         // As a session does: only where nothing of the connection is under way. Some go the long way all the same.
-        if kind == Kind::Read
+        if kind.is_read()
             && world.streams.workload.chance(700)
             && world.clients.conn(conn).open == 1
             && !self.is_paused(world.now_ns)
-            && self.read_now(world, shard, ticket, partition, id, &op)
+            && self.read_now(world, ticket, partition, id, (kind, &op))
         {
             return;
         }
@@ -227,21 +230,28 @@ impl<S: Subject> SimNode<S> {
     fn read_now(
         &mut self,
         world: &mut Common<S>,
-        shard: usize,
         ticket: Ticket,
         partition: PartitionId,
         id: u64,
-        op: &[u8],
+        (kind, op): (Kind, &[u8]),
     ) -> bool {
+        let shard = world.shard_of(partition);
         let now = self.clock.now(world.now_ns);
         world.books.borrow_mut().set_now(self.number, now);
         let books = Rc::clone(&world.books);
         let answer = self.with_shard(shard, |shard| {
-            shard.read_now(partition, ticket.conn, op, now, |view| books.borrow().subject().seen(&view))
+            let seen = |view: <S::Machine as StateMachine>::View<'_>| books.borrow().subject().seen(&view);
+            shard.read_now(partition, ticket.conn, (kind, op), now, seen)
         });
         let Some(outcome) = answer.flatten() else { return false };
         let lsn = world.books.borrow().read_outcome(id).map(|(lsn, _)| lsn).unwrap_or_default();
         world.probe("reads answered at once");
+        if world.plan.knobs.nodes > 1 {
+            world.probe(match kind {
+                Kind::ReadAnywhere => "reads answered at once anywhere",
+                Kind::Read | Kind::Write => "reads answered at once under a lease",
+            });
+        }
         world.reply(ticket, &Reply::Done { lsn, outcome });
         true
     }

@@ -3,6 +3,8 @@
 //! Invariant: a partition has one history. Every replica applies its entries in order, once in an incarnation, and has the
 //! same entries with the same outcomes; what a read is answered is the state at the point where its replica stands.
 
+use std::collections::VecDeque;
+
 use corduroy_wal::{Lsn, Term};
 
 use crate::ids::PartitionId;
@@ -70,6 +72,8 @@ pub(super) struct History<S: Subject> {
     replicas: Vec<Replica<S::Model>>,
     /// The highest entry that any outcome spoke of, and how many ops had been applied with what any outcome showed.
     shown: Shown,
+    /// What that was at the times at which requests were sent, as far back as it matters.
+    shown_before: VecDeque<(u64, Shown)>,
 }
 
 /// How far into a history outcomes have shown.
@@ -124,7 +128,14 @@ impl<S: Subject> History<S> {
             earlier: None,
         };
         let replicas = (0..nodes).map(replica).collect();
-        Self { partition, entries: Vec::new(), model: subject.model(), replicas, shown: Shown::default() }
+        Self {
+            partition,
+            entries: Vec::new(),
+            model: subject.model(),
+            replicas,
+            shown: Shown::default(),
+            shown_before: VecDeque::new(),
+        }
     }
 
     fn replica(&self, node: usize) -> &Replica<S::Model> {
@@ -159,6 +170,20 @@ impl<S: Subject> History<S> {
     /// How far outcomes have shown it.
     pub(super) const fn shown(&self) -> Shown {
         self.shown
+    }
+
+    /// How far they had shown it at a time `age_ns` before this one; or a little less far.
+    pub(super) fn shown_at(&mut self, now_ns: u64, age_ns: u64) -> Shown {
+        if age_ns == 0 {
+            return self.shown;
+        }
+        self.shown_before.push_back((now_ns, self.shown));
+        let from_ns = now_ns.saturating_sub(age_ns);
+        while self.shown_before.get(1).is_some_and(|(at_ns, _)| *at_ns <= from_ns) {
+            self.shown_before.pop_front();
+        }
+        let oldest = self.shown_before.front().filter(|(at_ns, _)| *at_ns <= from_ns);
+        oldest.map_or_else(Shown::default, |(_, shown)| *shown)
     }
 
     /// An outcome speaks of this entry, and shows what so many ops made, by this clock.

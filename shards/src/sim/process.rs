@@ -476,6 +476,7 @@ fn shard_options(knobs: &Knobs, node: usize, replicated: bool) -> ShardOptions {
         reaches_peers: knobs.nodes > 1,
         group: GroupOptions {
             tick_ms: knobs.tick_ms,
+            stale_reads_ms: knobs.stale_ms,
             reads: if knobs.leases > 0 { Reads::Lease } else { Reads::Quorum },
             ..GroupOptions::default()
         },

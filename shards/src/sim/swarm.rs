@@ -254,6 +254,8 @@ pub struct Knobs {
     pub tick_ms: u64,
     /// Whether leaders have leases, 0 or 1.
     pub leases: u64,
+    /// How old a state may be that reads see which may be answered anywhere, ms.
+    pub stale_ms: u64,
     /// What a frame between nodes takes, ns (typical).
     pub link_ns: u64,
     /// Frames between nodes that are lost, in thousandths; and likewise those that arrive twice, late, again or changed.
@@ -281,6 +283,7 @@ impl Knobs {
             tick_ms: 100,
             kept_bytes: KEPT_ALL_BYTES,
             leases: 0,
+            stale_ms: 0,
             link_ns: 0,
             loss_per_mille: 0,
             duplicate_per_mille: 0,

@@ -45,6 +45,7 @@ impl Knobs {
     pub(super) fn draw_leases(&mut self, seed: u64) {
         let mut rng = Rng::new(seed, "leases");
         self.leases = u64::from(rng.chance(500));
+        self.stale_ms = rng.pick(&[0, 0, 20, 500]);
         if self.leases > 0 && !self.classes.is_empty() && rng.chance(600) {
             self.classes.insert(Class::Usurp);
         }

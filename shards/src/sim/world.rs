@@ -151,6 +151,8 @@ pub(super) struct Streams {
     pub(super) workload: Rng,
     /// Which node a client goes to.
     pub(super) moves: Rng,
+    /// Which reads ask whoever is near.
+    pub(super) anywhere: Rng,
     /// When disks are looked at.
     images: Rng,
     /// Whether who sent what did not arrive learns of it.
@@ -221,6 +223,7 @@ impl<S: Subject> World<S> {
             streams: Streams {
                 workload: Rng::new(seed, "workload"),
                 moves: Rng::new(seed, "moves of clients"),
+                anywhere: Rng::new(seed, "reads anywhere"),
                 images: Rng::new(seed, "images of disks"),
                 news: Rng::new(seed, "news of what did not arrive"),
                 resumed: Rng::new(seed, "frames after a pause"),
@@ -228,6 +231,7 @@ impl<S: Subject> World<S> {
             plan,
             watch,
         };
+        common.books.borrow_mut().may_be_old(common.plan.knobs.stale_ms);
         Self { nodes, common }
     }
 

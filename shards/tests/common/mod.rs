@@ -426,11 +426,6 @@ impl World {
         self.shard.handle(Input::Request { ticket, partition, kind, op: op.as_bytes() });
     }
 
-    /// What a read is answered at once, if it is.
-    pub fn read_now(&mut self, partition: PartitionId, conn: u64, op: &str) -> Option<String> {
-        self.shard.read_now(partition, conn, op.as_bytes(), self.now, |view| view)
-    }
-
     pub fn write(&mut self, conn: u64, seq: u64, op: &str) {
         self.request(P, conn, seq, Kind::Write, op);
     }

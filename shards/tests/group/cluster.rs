@@ -219,6 +219,11 @@ impl Cluster {
         self.ask(node, Kind::Read, op)
     }
 
+    /// A read that any member may answer.
+    pub fn read_anywhere(&mut self, node: usize, op: &str) -> Ticket {
+        self.ask(node, Kind::ReadAnywhere, op)
+    }
+
     /// Asks for a change of the members.
     pub fn change(&mut self, node: usize, changes: &[Change]) -> Ticket {
         self.ask_about_members(node, MemberRequest::Change(changes.to_vec()))

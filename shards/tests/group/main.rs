@@ -1,5 +1,6 @@
 //! A group of several members over an unreliable network: who leads, what is acknowledged, what survives.
 
+mod anywhere;
 mod cluster;
 #[path = "../common/mod.rs"]
 mod common;

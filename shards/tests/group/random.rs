@@ -3,6 +3,8 @@
 
 #![allow(clippy::indexing_slicing, reason = "a test names nodes that there are")]
 
+use corduroy_shards::raft::group::GroupOptions;
+use corduroy_shards::raft::lease::Reads;
 use corduroy_shards::sim::Rng;
 use corduroy_shards::{Limits, ShardOptions, Ticket};
 use corduroy_wal::Options;
@@ -73,6 +75,7 @@ impl Books {
     fn ask(&mut self, cluster: &mut Cluster, node: usize, word: Option<String>) {
         let ticket = match &word {
             Some(word) => cluster.write(node, &format!("append log {word},")),
+            None if self.asked.len().is_multiple_of(2) => cluster.read_anywhere(node, "get log"),
             None => cluster.read(node, "get log"),
         };
         self.asked.push(Asked { node, ticket, word, must_see: self.visible.len() });
@@ -127,9 +130,11 @@ impl Met {
 }
 
 fn play(members: usize, seed: u64, met: &mut Met) {
+    let reads = if seed.is_multiple_of(2) { Reads::Lease } else { Reads::Quorum };
     let kept = |node| ShardOptions {
         // No member may need a snapshot.
         limits: Limits { kept_bytes: 1 << 30, second_frame_bytes: 0, ..Limits::default() },
+        group: GroupOptions { reads, ..GroupOptions::default() },
         ..options(node)
     };
     let wal = Options { segment_bytes: 64 << 10, first_segment_bytes: 64 << 10, ..Options::default() };
@@ -186,7 +191,7 @@ fn play(members: usize, seed: u64, met: &mut Met) {
 #[test]
 fn three_members_keep_what_they_acknowledged() {
     let mut met = Met::default();
-    (0..60).for_each(|seed| play(3, seed, &mut met));
+    (0..66).for_each(|seed| play(3, seed, &mut met));
     assert!(met.writes > 500 && met.reads > 500 && met.refused > 500, "{met:?}");
     assert!(met.unknown > 50 && met.elections > 120, "{met:?}");
 }

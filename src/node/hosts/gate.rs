@@ -105,7 +105,7 @@ impl Gate {
     }
 
     fn turns(&mut self, kind: Kind) -> &mut VecDeque<u64> {
-        if kind == Kind::Read { &mut self.reads } else { &mut self.writes }
+        if kind.is_read() { &mut self.reads } else { &mut self.writes }
     }
 
     /// Drops what waits of a connection that is closed.

@@ -65,8 +65,13 @@ impl Hosts {
 
     /// Takes a request of a client of this node, unless the shard here is to carry it out.
     pub(super) fn take_forwarded(&self, forward: &Forward, request: Request<'_>) -> Taken {
-        let Request { ticket, partition, kind, may_redirect, op } = request;
-        let lead = self.lead(partition);
+        let Request { ticket, partition, may_redirect, op, .. } = request;
+        // What any member may answer is answered here, unless something of its connection is under way elsewhere. Should the member
+        // here give it back, the leader is asked.
+        let is_for_leader = request.kind != Kind::ReadAnywhere;
+        let lead = if is_for_leader { self.lead(partition) } else { Lead::Here };
+        let kind = request.kind.by_leader();
+        let request = Request { kind, ..request };
         if let Lead::There(node) = lead
             && may_redirect
             && forward.reaches(node)
@@ -243,7 +248,9 @@ impl Hosts {
                     // One that this release cannot read may be that of a write that was done.
                     let unread = match kind {
                         Kind::Write => Reply::Unknown,
-                        Kind::Read => Reply::Rejected(Rejection::Overloaded("answers that cannot be read")),
+                        Kind::Read | Kind::ReadAnywhere => {
+                            Reply::Rejected(Rejection::Overloaded("answers that cannot be read"))
+                        }
                     };
                     bring_reply(ticket, answers::decode(&bytes).unwrap_or(unread));
                 }

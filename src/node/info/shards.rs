@@ -87,6 +87,8 @@ const NEVER_SAVED: &[&str] = &[
 
 pub fn replication(shared: &Shared) -> Lines {
     let mut lines = super::peers::role(shared);
+    let reads = shared.setting("reads").filter(|_| shared.peers().is_some());
+    lines.extend(reads.map(|reads| line("reads", reads)));
     lines.extend([
         line("master_failover_state", "no-failover"),
         line("master_replid", format!("{:032x}{:08x}", shared.identity.cluster, 0)),

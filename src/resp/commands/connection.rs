@@ -30,13 +30,30 @@ pub const ROWS: &[Row] = &[
     Row { name: "reset", arity: 1, since: "6.2.0",
         summary: "Resets the connection to the state it began in.", run: Run::Flow(Flow::Reset), ..GREETING },
     Row { name: "readonly", arity: 1, flags: "loading stale fast", since: "3.0.0", group: "cluster",
-        summary: "Returns an error: this server is not part of a cluster.", run: Run::Local(super::cluster::refuse), ..CONNECTION },
+        summary: "Has the connection's reads answered by the node that it is connected to, whether or not that leads.", run: Run::Local(readonly), ..CONNECTION },
     Row { name: "readwrite", arity: 1, flags: "loading stale fast", since: "3.0.0", group: "cluster",
-        summary: "Returns an error: this server is not part of a cluster.", run: Run::Local(super::cluster::refuse), ..CONNECTION },
+        summary: "Undoes READONLY.", run: Run::Local(readwrite), ..CONNECTION },
 ];
 
 /// Answers OK.
 pub fn ok(call: &mut Call<'_>) {
+    call.out.ok();
+}
+
+fn readonly(call: &mut Call<'_>) {
+    set_reads_anywhere(call, true);
+}
+
+fn readwrite(call: &mut Call<'_>) {
+    set_reads_anywhere(call, false);
+}
+
+/// A node that is alone has nobody beside it that could answer, and says so as Redis does.
+fn set_reads_anywhere(call: &mut Call<'_>, reads_anywhere: bool) {
+    if call.backend.topology().is_none() {
+        return super::cluster::refuse(call);
+    }
+    call.conn.reads_anywhere = reads_anywhere;
     call.out.ok();
 }
 

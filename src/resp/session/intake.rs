@@ -50,6 +50,7 @@ impl Session {
             clock_is_fresh: false,
             tally: super::Tally::default(),
             last_command: u16::MAX,
+            newest: corduroy_shards::Kind::Read,
             census: None,
             roster: None,
             pause: None,

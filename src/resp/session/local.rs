@@ -13,7 +13,8 @@ impl Session {
         let mark = out.mark();
         let mut hit = false;
         let mut writer = Writer::new(&mut out, self.state.resp3);
-        let answered = backend.get_now(partition, self.conn, &self.scratch, &mut |value| match value {
+        let read = (self.read_kind(), self.scratch.as_slice());
+        let answered = backend.get_now(partition, self.conn, read, &mut |value| match value {
             Some(value) => {
                 hit = true;
                 writer.bulk(value);

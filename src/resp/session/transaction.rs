@@ -82,7 +82,10 @@ impl Session {
         match flow {
             Flow::Wait => self.transaction.is_none() && self.in_flight > 0,
             // What it changes must not have to wait for reads that others wait for too.
-            Flow::Exec => self.watches_in_flight > 0 || self.awaits_much(),
+            Flow::Exec => {
+                let follows = self.in_flight > 0 && self.reads_apart();
+                self.watches_in_flight > 0 || self.awaits_much() || follows
+            }
             _ => self.watches_in_flight > 0,
         }
     }
@@ -167,7 +170,7 @@ impl Session {
         self.unwatch();
         self.state.resp3 = false;
         self.state.reply_mode = ReplyMode::On;
-        self.state.muted = false;
+        (self.state.muted, self.state.reads_anywhere) = (false, false);
         self.state.client.set_name("");
         self.state.authenticated = backend.requires_password().is_none();
         out.resp3 = false;
@@ -308,7 +311,7 @@ impl Session {
         let versions: Vec<[u8; 8]> = watched.iter().map(|watched| watched.version.to_le_bytes()).collect();
         let guards: Vec<&[u8]> =
             watched.iter().zip(&versions).flat_map(|(watched, version)| [&*watched.key, version]).collect();
-        let kind = if ops.write { Kind::Write } else { Kind::Read };
+        let kind = if ops.write { Kind::Write } else { self.read_kind() };
         let ops: Vec<&[u8]> = ops.encoded.iter().map(Vec::as_slice).collect();
         let op = Op::Multi { guards: List::Args(&guards), ops: List::Args(&ops) };
         self.submit_as(kind, partition, 0, &op, backend);

@@ -79,7 +79,8 @@ impl Forwarder {
                 self.decisions.push_back(Decision::Unknown { ticket: item.ticket });
             }
             // A read that may have been done changed nothing.
-            (Fate::NotDone, Kind::Read | Kind::Write) | (Fate::Unknown, Kind::Read) => {
+            (Fate::NotDone, Kind::Read | Kind::ReadAnywhere | Kind::Write)
+            | (Fate::Unknown, Kind::Read | Kind::ReadAnywhere) => {
                 self.reject(item.ticket, Rejection::NoLeader(key.partition));
             }
         }

@@ -401,7 +401,7 @@ impl World {
             match (kind, ended.expect("it has ended")) {
                 (Kind::Write, Ended::Answered(found)) => assert_eq!(at(*name), Some(found), "{name:?}"),
                 (_, Ended::Rejected) => assert_eq!(at(*name), None, "{name:?} was refused, and is done"),
-                (Kind::Read, Ended::Answered(_)) | (_, Ended::Unknown) => {}
+                (Kind::Read | Kind::ReadAnywhere, Ended::Answered(_)) | (_, Ended::Unknown) => {}
             }
             let Ended::Answered(found) = ended.unwrap() else { continue };
             // The others of its connection, as far as they were answered: before and behind it.

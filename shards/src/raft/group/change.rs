@@ -8,7 +8,7 @@ use corduroy_wal::mix::scramble;
 use corduroy_wal::{Lsn, Term};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
-use super::Group;
+use super::{Group, GroupOptions};
 use crate::planted::{self, PlantedBug};
 use crate::raft::changes::{Change, ChangeEntry, ChangeRefusal};
 use crate::raft::guard::Fault;
@@ -48,13 +48,16 @@ pub(super) struct Members {
     pub promise: Promise,
     /// How long its leases are, in ns.
     pub lease_ns: u64,
+    /// How old a state may be that reads see which need no newer one, in ns.
+    pub stale_ns: u64,
 }
 
 impl Members {
     /// Those that a replica starts with.
-    pub fn starting(now: Membership, promise: Promise, lease_ns: u64) -> Self {
+    pub fn starting(now: Membership, promise: Promise, options: &GroupOptions) -> Self {
         let (applied, answers) = (AppliedChange::default(), Answers::default());
-        Self { now, applied, answers, campaign_from: None, promise, lease_ns }
+        let (lease_ns, stale_ns) = (options.lease_ns(), options.stale_reads_ms * 1_000_000);
+        Self { now, applied, answers, campaign_from: None, promise, lease_ns, stale_ns }
     }
 }
 

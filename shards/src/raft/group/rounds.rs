@@ -1,9 +1,11 @@
-//! Rounds of heartbeats by which a leader learns that it still leads; see [`Rounds`].
+//! Rounds of heartbeats by which a leader learns that it still leads, and others how far their state has to be; see [`Rounds`].
 //!
 //! Invariant: a round is begun by who leads and has committed something in its term, since the crate drops it without a word
 //! otherwise.
 
 use corduroy_wal::{Lsn, Term};
+use raft::StateRole;
+use raft::eraftpb::{Message, MessageType};
 
 use super::Group;
 use crate::raft::guard::Fault;
@@ -19,9 +21,9 @@ impl Group {
 
     /// The rounds, whether or not there was one before.
     pub(super) fn made_rounds(&mut self) -> &mut Rounds {
-        let (member, incarnation, lease) =
-            (MemberId(self.node.raft.id), self.seed, Lease::new(self.members.lease_ns));
-        self.rounds.get_or_insert_with(|| Box::new(Rounds::new(member, incarnation, lease)))
+        let (member, incarnation) = (MemberId(self.node.raft.id), self.seed);
+        let (lease, stale_ns) = (Lease::new(self.members.lease_ns), self.members.stale_ns);
+        self.rounds.get_or_insert_with(|| Box::new(Rounds::new(member, incarnation, lease, stale_ns)))
     }
 
     /// The rounds, if a read has ever waited for one.
@@ -42,10 +44,33 @@ impl Group {
         Lsn(self.node.raft.raft_log.committed)
     }
 
-    /// Whether a round is to be begun now.
+    /// Whether a round is to be begun now: by the leader, or as a question to it.
     pub(super) fn is_round_due(&self) -> bool {
         let is_due = self.rounds.as_ref().is_some_and(|rounds| rounds.is_due());
-        is_due && self.leads() && self.node.raft.commit_to_current_term()
+        let raft = &self.node.raft;
+        is_due
+            && match self.leads() {
+                true => raft.commit_to_current_term(),
+                false => raft.leader_id != raft::INVALID_ID,
+            }
+    }
+
+    /// Answers another member that asks how far its state has to be, if this one has a lease. Else the crate has a round
+    /// answered first.
+    pub(super) fn answer_by_lease(&mut self, message: &Message, now_ns: u64) -> bool {
+        let holds = self.rounds.as_ref().is_some_and(|rounds| rounds.lease().holds(now_ns));
+        let raft = &mut self.node.raft;
+        if message.get_msg_type() != MessageType::MsgReadIndex || !holds || !raft.commit_to_current_term() {
+            return false;
+        }
+        let mut answer = Message { from: raft.id, to: message.from, term: raft.term, ..Message::default() };
+        assert_eq!(raft.state, StateRole::Leader, "who has a lease leads");
+        answer.set_msg_type(MessageType::MsgReadIndexResp);
+        answer.index = raft.raft_log.committed;
+        answer.entries = message.entries.clone();
+        raft.msgs.push(answer);
+        self.rounds.as_mut().into_iter().for_each(|rounds| rounds.renew(now_ns));
+        true
     }
 
     /// Begins a round if one is due: its messages are part of the next Ready. Takes note of those that were answered; where this
@@ -59,7 +84,10 @@ impl Group {
         }
         let answered = std::mem::take(&mut self.node.raft.read_states);
         if let Some(rounds) = self.rounds.as_mut() {
-            answered.iter().for_each(|state| rounds.confirm(&state.request_ctx, now_ns));
+            let applied = Lsn(self.node.raft.raft_log.applied);
+            for state in answered {
+                rounds.confirm(&state.request_ctx, (Lsn(state.index), applied), now_ns);
+            }
         }
         Ok(())
     }

@@ -8,29 +8,36 @@ use crate::raft::group::Group;
 use crate::raft::reads::{Gate, Rounds};
 
 impl Replica {
-    /// What a read waits for that has just come: a round that is begun after it, by its number; and the entry up to which
-    /// it has to see the log, if this replica leads until then. Whoever gains the lead has to apply what it found besides.
-    pub fn join_round(&mut self) -> (u64, Lsn) {
+    /// What a read waits for that has just come: a round that is begun after it, by its number, or 0 if none is needed; and the
+    /// entry up to which it has to see the log besides. `is_anywhere`: it is answered where another member leads, too.
+    pub fn join_round(&mut self, is_anywhere: bool, now_ns: u64) -> (u64, Lsn) {
         assert!(self.has_peers, "partition {}: a group of one needs no rounds", self.partition);
+        if let Some(entry) = self.read_at_once(is_anywhere, now_ns) {
+            return (0, entry);
+        }
+        let leads = self.leadership.is_mine();
         let group = self.engine.group_mut().expect("who has peers has a group");
         if planted::is(PlantedBug::ReadRidesAlong) && group.last() > self.applied {
             return (0, group.last());
         }
-        (group.join_round(), group.agreed())
+        // Who does not lead learns with the round which entry that is. Whoever gains the lead has to apply what it found.
+        (group.join_round(), if leads { group.agreed() } else { Lsn::ZERO })
     }
 
-    /// The last round that was answered, once this replica has applied all that it found when it gained the lead. One that has
-    /// been left alone needs none.
+    /// The last round that was answered, once this replica has applied what that takes: all that it found when it won the lead,
+    /// or, where another one leads, the entry that came with the answer. One that has been left alone needs none.
     #[must_use]
     pub fn confirmed_round(&self) -> u64 {
-        if self.gate() != Gate::Open {
-            return 0;
-        }
-        if planted::is(PlantedBug::RoundSkipped) {
-            return u64::MAX;
-        }
         let rounds = self.engine.group().and_then(Group::rounds).filter(|_| self.has_peers);
-        rounds.map_or(u64::MAX, Rounds::confirmed)
+        match self.gate() {
+            Gate::Open if planted::is(PlantedBug::RoundSkipped) => u64::MAX,
+            Gate::Open => rounds.map_or(u64::MAX, Rounds::confirmed),
+            Gate::UntilApplied(_) => 0,
+            Gate::NoLeader if planted::is(PlantedBug::IndexIgnored) => rounds.map_or(0, Rounds::confirmed),
+            Gate::NoLeader => {
+                rounds.and_then(|rounds| rounds.reached(self.applied)).map_or(0, |answer| answer.round)
+            }
+        }
     }
 
     /// Whether it leads, has applied what it found when it won the lead, and has a lease: nobody else leads now.
@@ -47,18 +54,25 @@ impl Replica {
         rounds.and_then(|rounds| rounds.lease().until_ns())
     }
 
-    /// What a read waits for that has just come to a leader with a lease: the entry up to which others may have seen the log.
-    /// A lease that is old is renewed for those that come later. `None`: there is no lease.
-    pub fn lease_read(&mut self, now_ns: u64) -> Option<Lsn> {
-        if !self.has_lease(now_ns) {
-            return None;
-        }
+    /// The entry up to which a read has to see the log that comes now and needs no round: the leader has a lease, or the read may
+    /// be answered from a state as old as this one. Either is renewed for those that come later. `None`: it needs a round.
+    pub fn read_at_once(&mut self, is_anywhere: bool, now_ns: u64) -> Option<Lsn> {
+        let (has_lease, applied) = (self.has_lease(now_ns), self.applied);
+        let may_be_old = is_anywhere && self.other_leader().is_some();
         let group = self.engine.group_mut()?;
-        let is_to_renew = |rounds: &&mut Rounds| rounds.lease().is_to_renew(now_ns);
-        if let Some(rounds) = group.rounds_mut().filter(is_to_renew) {
-            rounds.join();
+        let agreed = group.agreed();
+        let rounds = group.rounds_mut()?;
+        if has_lease {
+            rounds.renew(now_ns);
+            return Some(agreed);
         }
-        Some(group.agreed())
+        (may_be_old && rounds.is_fresh(applied, now_ns)).then_some(Lsn::ZERO)
+    }
+
+    /// Whether it leads.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leadership.is_mine()
     }
 
     /// Whether parked reads that wait for nothing are answered from what is applied. In a group with several members a round, or

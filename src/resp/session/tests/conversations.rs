@@ -29,6 +29,36 @@ fn a_cluster_is_described_by_who_leads_what() {
 }
 
 #[test]
+fn readonly_has_reads_answered_anywhere_until_it_is_undone() {
+    use Kind::{Read, ReadAnywhere, Write};
+    let mut talk = Talk::with(Fake::clustered(1), hub(1), 1);
+    let mut kinds_of = |requests: &str| {
+        talk.say(requests);
+        talk.fake.kinds.take()
+    };
+    assert_eq!(kinds_of("READONLY\nGET a\nSET a 1\nTTL a"), [ReadAnywhere, Write, ReadAnywhere]);
+    assert_eq!(kinds_of("MULTI\nGET a\nEXEC"), [ReadAnywhere]);
+    assert_eq!(kinds_of("READWRITE\nGET a"), [Read]);
+    assert_eq!(kinds_of("READONLY\nRESET\nGET a"), [Read]);
+}
+
+/// Reads and writes of such a connection go different ways: none overtakes another.
+#[test]
+fn after_readonly_reads_and_writes_wait_for_each_other() {
+    let mut talk = Talk::with(Fake::clustered(1), hub(1), 1);
+    talk.say("READONLY");
+    talk.session
+        .input(b"GET a\r\nGET b\r\nSET a 1\r\nSET b 2\r\nGET a\r\nREADWRITE\r\nSET a 3\r\n", &talk.fake);
+    for (under_way, kind) in
+        [(2, Kind::ReadAnywhere), (2, Kind::Write), (1, Kind::ReadAnywhere), (1, Kind::Write)]
+    {
+        assert_eq!(talk.fake.kinds.take(), vec![kind; under_way]);
+        (0..under_way).for_each(|_| talk.answer(false));
+    }
+    assert!(talk.fake.kinds.take().is_empty());
+}
+
+#[test]
 fn greetings() {
     let mut talk = Talk::new(1);
     talk.check(
