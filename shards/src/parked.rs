@@ -265,6 +265,24 @@ impl ParkedReads {
         self.push(ParkedRead { ticket, op: op.into(), deadline_ns, until, is_logged: false, is_anywhere });
     }
 
+    /// The group has other members from now on: what waits, waits for a round and for what its replica has found, and for nothing
+    /// else; what it needs then it asks for anew. Nothing of it counts as logged, since it was judged by this member's clock.
+    /// Returns the numbers that nobody waits for any more.
+    pub fn begin_rounds(&mut self, replica: &mut Replica, now_ns: u64) -> Vec<u64> {
+        let Some(parked) = self.0.as_mut().filter(|parked| !parked.reads.is_empty()) else {
+            return Vec::new();
+        };
+        let (round, entry) = replica.join_round(false, now_ns);
+        for read in parked.reads.values_mut() {
+            read.until = Until::Confirmed { round, entry, is_behind_own: false };
+            read.is_logged = false;
+        }
+        let [confirmed, ..] = &mut parked.held;
+        *confirmed = parked.reads.keys().copied().collect();
+        parked.due.clear();
+        std::mem::take(&mut parked.waits).into_numbers().collect()
+    }
+
     /// Has those tried next whose round has been answered or whose time was logged; `stamp_ms`: the highest stamp applied.
     /// Returns whether there are any.
     pub fn reach(&mut self, replica: &Replica, stamp_ms: u64) -> bool {

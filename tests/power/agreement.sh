@@ -5,6 +5,7 @@
 #
 #   tests/power/agreement.sh [N] [server options]       N leaders killed (default 50), each followed by another fault
 #   tests/power/agreement.sh --quick [server options]   each fault once, in under a minute
+#   tests/power/agreement.sh [...] --step-clocks [...]  each node's wall clock is set up to 10 s off with each fault (libfaketime)
 #
 # With FORWARDED=yes in the environment the load goes to a node that does not lead when it begins, which forwards it.
 #
@@ -17,6 +18,8 @@ case ${1:-} in
 --quick) is_quick=yes && shift ;;
 [0-9]*) kills=$1 && shift ;;
 esac
+steps_clocks=""
+[ "${1:-}" != --step-clocks ] || { steps_clocks=yes && shift; }
 options=("$@")
 [ "${#options[@]}" -gt 0 ] || options=(--wal-segment-bytes 4MiB --max-bulk-bytes 1MiB --memory-bytes 64MiB)
 # What waits this long for something to happen gives up; no figure, since a machine may be busy.
@@ -82,6 +85,16 @@ else
     echo "cuts and flipped bytes are left out: networks of their own need root"
 fi
 
+# The furthest that a node's wall clock was seen off.
+most_off_ms=0
+note_clock() {
+    local shown_us off_ms
+    shown_us=$(counted "$1" server_time_usec)
+    [ -n "$shown_us" ] || return 0
+    off_ms=$((shown_us / 1000 - $(now_ms)))
+    [ "${off_ms#-}" -le "$most_off_ms" ] || most_off_ms=${off_ms#-}
+}
+
 # The group that limits the writes of whoever is in it to some a second.
 device=$(findmnt -no MAJ:MIN -T "$work" | tr -d ' ')
 slow_group=/sys/fs/cgroup/blkio/corduroy.${work##*.}
@@ -106,8 +119,24 @@ client_port() { echo $((port + $1)); }
     done
 } >"$work/peers.toml"
 
+faketime_library=$(find /usr/lib -name libfaketime.so.1 2>/dev/null | head -n 1)
+[ -z "$steps_clocks" ] || [ -n "$faketime_library" ] || fail "--step-clocks needs libfaketime"
+
+# step_clocks: sets the wall clock of each node up to 10 s before or behind the machine's. No other clock: what nodes promise each
+# other is not measured by it.
+step_clocks() {
+    [ -n "$steps_clocks" ] || return 0
+    local id
+    for id in 1 2 3; do
+        printf '%+d.%03ds\n' $((RANDOM % 20 - 10)) $((RANDOM % 1000)) >"$work/clock$id.new"
+        mv "$work/clock$id.new" "$work/clock$id"
+    done
+}
+
 start_node() {
     set_enter "$1"
+    [ -z "$steps_clocks" ] || enter+=(env "LD_PRELOAD=$faketime_library" "FAKETIME_TIMESTAMP_FILE=$work/clock$1" FAKETIME_NO_CACHE=1
+        FAKETIME_DONT_FAKE_MONOTONIC=1)
     "${enter[@]}" "$corduroy" serve --peers "$work/peers.toml" --node-id "$1" --data-dir "$work/node$1" "${options[@]}" \
         >>"$work/server.log" 2>&1 &
     pids[$1]=$!
@@ -378,6 +407,7 @@ if [ -z "$is_quick" ]; then
         kinds+=(kill_leader "${others[$((n % ${#others[@]}))]}")
     done
 fi
+step_clocks
 for id in 1 2 3; do
     "$corduroy" format --peers "$work/peers.toml" --node-id "$id" --data-dir "$work/node$id" "${options[@]}" >/dev/null
     start_node "$id"
@@ -388,13 +418,18 @@ for id in 1 2 3; do await_part "$id"; done
 for kind in "${kinds[@]}"; do
     fault=$((fault + 1))
     start_load
+    step_clocks
     "$kind"
+    step_clocks
+    note_clock 1
     # Now and then the next fault comes before all have caught up: a majority has what counts all the same.
     [ $((RANDOM % 3)) = 0 ] || await_level
 done
 await_level
 [ "$acknowledged" -gt 0 ] && [ "$cut_short" -gt 0 ] || fail "nothing was acknowledged or nothing was under way: nothing was tested"
+[ -z "$steps_clocks" ] || [ "$most_off_ms" -gt 1000 ] || fail "no clock was seen more than $most_off_ms ms off"
 mapfile -t sorted < <(printf '%s\n' "${takeovers_ms[@]}" | sort -n)
 echo "OK: ${#kinds[@]} faults, of them ${#sorted[@]} that took a leader away; $acknowledged requests acknowledged," \
     "$cut_short cut short; the last check: $(cat "$work/verdict")"
+[ -z "$steps_clocks" ] || echo "wall clocks were seen up to $most_off_ms ms off"
 echo "another node acknowledged a write after ${sorted[$((${#sorted[@]} / 2))]} ms (median), ${sorted[-1]} ms (longest)"

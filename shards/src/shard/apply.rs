@@ -103,7 +103,12 @@ impl<M: StateMachine> Applying<'_, M> {
                     // Raft hears first of what is applied before it.
                     return Ok(Progress::More);
                 }
-                if slot.replica.change(lsn)? == Changed::Waits {
+                let was_alone = !slot.replica.has_peers();
+                let changed = slot.replica.change(lsn)?;
+                if was_alone && slot.replica.has_peers() {
+                    self.begin_rounds(slot);
+                }
+                if changed == Changed::Waits {
                     return Ok(Progress::Blocked);
                 }
                 payload = Bytes::new();

@@ -64,6 +64,14 @@ impl<M: StateMachine> Applying<'_, M> {
         }
     }
 
+    /// The group has other members from now on, who may lead: reads that wait take a round, and what this member's clock has
+    /// shown is logged.
+    pub(super) fn begin_rounds(&mut self, slot: &mut Slot) {
+        slot.wants_time = true;
+        let forgotten = slot.parked.begin_rounds(&mut slot.replica, self.now.mono_ns);
+        forgotten.into_iter().for_each(|number| self.machine.abandon(number));
+    }
+
     /// Answers a read that was tried, or parks it. Returns whether it was answered.
     pub(super) fn answer_or_park_read(
         &mut self,

@@ -67,11 +67,12 @@ pub(crate) fn follow(replicas: &mut Replicas, idx: ReplicaIdx) {
         (List::Due, slot.has_due_reads()),
         (List::Blocked, slot.waits_for_job()),
         (List::Ready, !slot.parked.is_empty() && slot.replica.has_ready()),
+        (List::Propose, slot.wants_time),
     ];
     enqueue(replicas, idx, lists);
 }
 
-fn enqueue(replicas: &mut Replicas, idx: ReplicaIdx, lists: [(List, bool); 3]) {
+fn enqueue<const N: usize>(replicas: &mut Replicas, idx: ReplicaIdx, lists: [(List, bool); N]) {
     let wanted = lists.into_iter().filter(|(_, is_wanted)| *is_wanted);
     wanted.for_each(|(list, _)| replicas.enqueue(list, idx));
 }

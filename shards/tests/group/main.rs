@@ -4,6 +4,7 @@ mod anywhere;
 mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
+mod growing;
 mod hazards;
 mod joining;
 mod leads;

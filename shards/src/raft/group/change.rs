@@ -44,6 +44,8 @@ pub(super) struct Members {
     pub answers: Answers,
     /// An election waits for the tail to be durable, and for this entry to be applied.
     pub campaign_from: Option<Lsn>,
+    /// The change that gave a member company that was alone in this process; zero: there was none.
+    pub grown_at: Lsn,
     /// What this one has promised its leader.
     pub promise: Promise,
     /// How long its leases are, in ns.
@@ -57,7 +59,7 @@ impl Members {
     pub fn starting(now: Membership, promise: Promise, options: &GroupOptions) -> Self {
         let (applied, answers) = (AppliedChange::default(), Answers::default());
         let (lease_ns, stale_ns) = (options.lease_ns(), options.stale_reads_ms * 1_000_000);
-        Self { now, applied, answers, campaign_from: None, promise, lease_ns, stale_ns }
+        Self { now, applied, answers, campaign_from: None, grown_at: Lsn::ZERO, promise, lease_ns, stale_ns }
     }
 }
 
@@ -176,6 +178,10 @@ impl Group {
         for change in changes {
             match *change {
                 Change::Demote(id) if id == me => return Err(ChangeRefusal::Leads(id)),
+                // What it has shown by its clock while it was alone is logged behind the change that gave it company.
+                Change::Promote(_) if raft.raft_log.applied <= self.members.grown_at.get() => {
+                    return Err(ChangeRefusal::TooEarly);
+                }
                 Change::Promote(member) => self.check_lag(member, lag_most)?,
                 Change::AddLearner(_) | Change::Demote(_) | Change::Remove(_) => {}
             }
@@ -324,6 +330,9 @@ impl Group {
         self.readies.save_conf(members.encode());
         self.members.answers.forget_all_but(&members);
         self.rounds.as_mut().into_iter().for_each(|rounds| rounds.lease_mut().forget());
+        if self.is_alone() && !members.is_alone(MemberId(self.node.raft.id)) {
+            self.members.grown_at = members.as_of;
+        }
         self.members.now = members;
         if !self.is_alone() && self.node.store().history().is_none() {
             // Whoever joins starts from an image of the state: nothing that is applied is served from the log.
