@@ -88,10 +88,12 @@ fi
 # The furthest that a node's wall clock was seen off.
 most_off_ms=0
 note_clock() {
-    local shown_us off_ms
-    shown_us=$(counted "$1" server_time_usec)
-    [ -n "$shown_us" ] || return 0
-    off_ms=$((shown_us / 1000 - $(now_ms)))
+    local shown_s off_ms
+    # shellcheck disable=SC2016 # the inner shell is to expand it
+    shown_s=$(in_network "$1" bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" && printf "TIME\r\n" >&3
+        for _ in 1 2 3; do IFS= read -r -t 5 line <&3; done; echo "${line//[!0-9]/}"' "$(client_port "$1")" 2>/dev/null || true)
+    [ "${shown_s:-0}" -gt 1000000000 ] || return 0
+    off_ms=$((shown_s * 1000 - $(now_ms)))
     [ "${off_ms#-}" -le "$most_off_ms" ] || most_off_ms=${off_ms#-}
 }
 

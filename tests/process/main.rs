@@ -2,6 +2,7 @@
 //! instance that of an older version, to see which tests it does not pass.
 
 mod access;
+mod anywhere;
 mod beside;
 mod clients;
 mod cluster;

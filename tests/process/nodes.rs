@@ -151,8 +151,13 @@ impl Cluster {
         self.node(id).server.as_ref().expect("it runs").log()
     }
 
+    /// A connection to a node.
+    pub fn client(&mut self, id: u64) -> redis::Connection {
+        self.node(id).server.as_ref().expect("it runs").client()
+    }
+
     pub fn ask(&mut self, id: u64, words: &[&str]) -> Result<redis::Value, String> {
-        let mut client = self.node(id).server.as_ref().expect("it runs").client();
+        let mut client = self.client(id);
         let mut request = redis::Cmd::new();
         words.iter().for_each(|word| _ = request.arg(*word));
         request.query(&mut client).map_err(|error| error.to_string())
