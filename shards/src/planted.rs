@@ -3,7 +3,7 @@
 //! One form for all: beside the guard stands `planted::is`, which is false, and compiled out, without the feature `sim`. The
 //! switch is per thread, as in the log: a simulated world runs on one thread, and many run side by side.
 
-use corduroy_wal::{LogState, Lsn, Term};
+use corduroy_wal::{LogState, Lsn};
 
 /// A guard that can be taken away.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -65,26 +65,16 @@ pub enum PlantedBug {
     CommitNeedsAll,
     /// Reads of a leader with peers wait for no round.
     RoundSkipped,
-    /// A read joins the round that is under way, which was begun before it came.
-    RoundUnderWay,
-    /// All rounds of an incarnation have the same context.
-    ContextReused,
     /// A read waits for the last entry that was proposed before it came, and for no round.
     ReadRidesAlong,
     /// A round for reads that nobody answers is not tried again, and reads that wait for one are not refused in time.
     RoundNotRepeated,
-    /// A leader commits whatever a majority has, also entries of earlier terms.
-    CommitsByCounting,
-    /// A request counts as not done as soon as another leader's entry replaces its own in this log.
-    ReplacedCalledRefused,
     /// A change of members that the crate has made an empty entry of counts as done.
     EmptiedChangeDone,
     /// The leader does not end what several changes of members have begun.
     JointNeverLeft,
     /// A leader that loses its vote goes on leading.
     DemotedLeads,
-    /// Whoever does not belong to a group is heard by its members.
-    StrangersHeard,
     /// Changes of members that a replica has made are made again after a restart.
     ChangeMadeAgain,
     /// A group's configuration is not written to the log.
@@ -103,7 +93,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 40] = [
         Self::AckBeforeDurable,
         Self::SkipHardState,
         Self::DoubleApplyAfterRestart,
@@ -132,16 +122,11 @@ impl PlantedBug {
         Self::VoteForgotten,
         Self::CommitNeedsAll,
         Self::RoundSkipped,
-        Self::RoundUnderWay,
-        Self::ContextReused,
         Self::ReadRidesAlong,
         Self::RoundNotRepeated,
-        Self::CommitsByCounting,
-        Self::ReplacedCalledRefused,
         Self::EmptiedChangeDone,
         Self::JointNeverLeft,
         Self::DemotedLeads,
-        Self::StrangersHeard,
         Self::ChangeMadeAgain,
         Self::ConfigurationNotSaved,
         Self::LeaseFromAnswer,
@@ -189,11 +174,6 @@ pub(crate) fn strikes(bug: PlantedBug) -> bool {
 #[cfg(not(feature = "sim"))]
 pub(crate) const fn strikes(_bug: PlantedBug) -> bool {
     false
-}
-
-/// The term of an entry that another leader's has replaced: as it is, unless a bug of it is planted; then it is nobody's.
-pub(crate) fn replaced(term: Term) -> Term {
-    if is(PlantedBug::ReplacedCalledRefused) { Term(u64::MAX) } else { term }
 }
 
 /// What is taken for persisted at a restart: as it is, unless a bug of it is planted.

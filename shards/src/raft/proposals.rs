@@ -12,7 +12,6 @@ use corduroy_wal::device::prefetch_front;
 use corduroy_wal::{Lsn, Term};
 
 use crate::ids::Ticket;
-use crate::planted;
 use crate::stages::StageStamps;
 
 /// What an item of a row is.
@@ -232,8 +231,7 @@ impl Proposals {
     /// a row of another entry at its LSN: that is never going to be done.
     pub fn take_obsolete(&mut self, lsn: Lsn, term: Term) -> Option<Row> {
         if let Some(Replaced(replaced)) = self.replaced.as_deref_mut() {
-            let is_other = |row: &Row| row.lsn == lsn && planted::replaced(row.term) != term;
-            if let Some(at) = replaced.iter().position(is_other) {
+            if let Some(at) = replaced.iter().position(|row| row.lsn == lsn && row.term != term) {
                 return Some(replaced.swap_remove(at));
             }
             if let Some(at) = replaced.iter().position(|row| row.lsn == lsn) {

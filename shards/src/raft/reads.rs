@@ -174,10 +174,7 @@ impl Rounds {
     }
 
     /// The round that a read which has just come waits for: the next one to be begun.
-    pub fn join(&mut self) -> u64 {
-        if planted::is(PlantedBug::RoundUnderWay) && !self.attempts.is_empty() {
-            return self.begun;
-        }
+    pub const fn join(&mut self) -> u64 {
         self.joined = self.begun + 1;
         self.joined
     }
@@ -202,8 +199,7 @@ impl Rounds {
         assert!(self.is_due(), "no round is due: {self:?}");
         self.begun = self.joined;
         self.contexts += 1;
-        let number = if planted::is(PlantedBug::ContextReused) { 1 } else { self.contexts };
-        let context = Context::new(self.member, self.incarnation, term, number);
+        let context = Context::new(self.member, self.incarnation, term, self.contexts);
         self.attempts.push_back(Attempt { context, round: self.begun, begun_ns: now_ns });
         (self.waited_ticks, self.is_overdue) = (0, false);
         context
@@ -212,9 +208,7 @@ impl Rounds {
     /// A majority has answered what was sent with this context. What was sent by an earlier leader, or process, is nobody's.
     /// `index`: the last entry that was committed by then; `applied`: the last one that is applied here.
     pub fn confirm(&mut self, context: &[u8], (index, applied): (Lsn, Lsn), now_ns: u64) {
-        let mut answered = self.attempts.iter().filter(|attempt| attempt.context.as_bytes() == context);
-        let is_reused = planted::is(PlantedBug::ContextReused);
-        let answered = if is_reused { answered.next_back() } else { answered.next() };
+        let answered = self.attempts.iter().find(|attempt| attempt.context.as_bytes() == context);
         let Some(Attempt { round, begun_ns, .. }) = answered.copied() else { return };
         assert!(round > self.confirmed && round <= self.begun, "round {round} is answered: {self:?}");
         self.confirmed = round;

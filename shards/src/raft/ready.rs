@@ -143,10 +143,6 @@ impl Readies {
     /// # Errors
     /// [`Fault`] if the Ready holds what cannot be handled.
     pub fn take(&mut self, node: &mut RawNode<LogStore>) -> Result<Option<Persist>, Fault> {
-        if planted::is(PlantedBug::CommitsByCounting) && node.raft.state == StateRole::Leader {
-            let (counted, _) = node.raft.mut_prs().maximal_committed_index();
-            node.raft.raft_log.commit_to(counted);
-        }
         let mut ready = node.ready();
         if !ready.snapshot().is_empty() {
             return Err(Fault("a snapshot arrived, which this replica cannot restore".to_owned()));

@@ -23,7 +23,6 @@ use super::reads::{Gate, ReadView, gate};
 use super::ready::Persist;
 pub use super::start::{Found, Origin, ReplicaError, Replication, StartError, StartOptions, StartedAs};
 use crate::ids::PartitionId;
-use crate::planted::{self, PlantedBug};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Latch {
@@ -214,8 +213,7 @@ impl Replica {
         message: Message,
         now_ns: u64,
     ) -> Result<Result<(), Refused>, Fault> {
-        let is_known = self.storage_of(MemberId(message.from)) == Some(from);
-        if !is_known && !planted::is(PlantedBug::StrangersHeard) {
+        if self.storage_of(MemberId(message.from)) != Some(from) {
             return Ok(Err(Refused::Sender));
         }
         let Some(group) = self.engine.group_mut() else { return Ok(Err(Refused::Addressee)) };
