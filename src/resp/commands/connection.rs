@@ -30,9 +30,9 @@ pub const ROWS: &[Row] = &[
     Row { name: "reset", arity: 1, since: "6.2.0",
         summary: "Resets the connection to the state it began in.", run: Run::Flow(Flow::Reset), ..GREETING },
     Row { name: "readonly", arity: 1, flags: "loading stale fast", since: "3.0.0", group: "cluster",
-        summary: "Has the connection's reads answered by the node that it is connected to, whether or not that leads.", run: Run::Local(readonly), ..CONNECTION },
+        summary: "Changes who answers the connection's reads: the node that it is connected to, whether or not that leads.", run: Run::Local(readonly), ..CONNECTION },
     Row { name: "readwrite", arity: 1, flags: "loading stale fast", since: "3.0.0", group: "cluster",
-        summary: "Undoes READONLY.", run: Run::Local(readwrite), ..CONNECTION },
+        summary: "Changes back what READONLY has changed.", run: Run::Local(readwrite), ..CONNECTION },
 ];
 
 /// Answers OK.
