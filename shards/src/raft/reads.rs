@@ -50,7 +50,7 @@ pub fn gate(view: ReadView) -> Gate {
 pub const CONTEXT_BYTES: usize = 32;
 /// Rounds under way at once: what comes meanwhile shares the next one, so load sets how many reads share one.
 const ROUNDS_MAX: usize = 4;
-/// Attempts under way at once, at rounds and at rounds that got lost.
+/// Attempts under way at once, at rounds and at rounds that got lost; beyond, the oldest is given up.
 const ATTEMPTS_MAX: usize = 12;
 /// Ticks after which a round that nobody has answered is begun again, the first time and at most.
 const PATIENCE_TICKS: u32 = 3;
@@ -183,7 +183,7 @@ impl Rounds {
     #[must_use]
     pub fn is_due(&self) -> bool {
         let is_wanted = self.joined > self.begun && self.under_way() < ROUNDS_MAX;
-        is_wanted || (self.is_overdue && self.attempts.len() < ATTEMPTS_MAX)
+        is_wanted || self.is_overdue
     }
 
     /// Rounds that are under way, however many attempts at each.
@@ -198,6 +198,10 @@ impl Rounds {
     pub fn begin(&mut self, term: Term, now_ns: u64) -> Context {
         assert!(self.is_due(), "no round is due: {self:?}");
         self.begun = self.joined;
+        if self.attempts.len() == ATTEMPTS_MAX {
+            // Whoever is not heard for long asks on: nobody knows when that ends.
+            self.attempts.pop_front();
+        }
         self.contexts += 1;
         let context = Context::new(self.member, self.incarnation, term, self.contexts);
         self.attempts.push_back(Attempt { context, round: self.begun, begun_ns: now_ns });
@@ -386,19 +390,25 @@ mod tests {
     }
 
     #[test]
-    fn patience_doubles_and_attempts_are_bounded() {
+    fn patience_doubles_attempts_are_bounded_and_never_end() {
         let mut rounds = rounds();
-        begin(&mut rounds, 1);
-        let mut attempts = 0;
+        let (one, first) = begin(&mut rounds, 1);
+        let (mut attempts, mut last) = (0, first);
         for _ in 0..10_000 {
             rounds.tick();
             if rounds.is_due() {
-                rounds.begin(Term(2), 0);
+                last = rounds.begin(Term(2), 0);
                 attempts += 1;
             }
             rounds.check();
         }
-        assert_eq!(attempts, ATTEMPTS_MAX - 1);
+        assert!((400..=420).contains(&attempts), "{attempts}");
+        // With all of them under way, others that come have their rounds.
+        let (two, _) = begin(&mut rounds, 1);
+        rounds.confirm(first.as_bytes(), (Lsn(0), Lsn(0)), 0);
+        assert_eq!(rounds.confirmed(), 0, "it was given up");
+        rounds.confirm(last.as_bytes(), (Lsn(0), Lsn(0)), 0);
+        assert_eq!((rounds.confirmed(), two), (one, one + 1));
     }
 
     #[test]
