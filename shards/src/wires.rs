@@ -377,7 +377,7 @@ impl Wires {
                 Output::Unreachable { partition, to } => self.news.push(News::Unreachable { partition, to }),
                 Output::Forwarded { node, forwarded } => self.news.push(News::Forwarded { node, forwarded }),
                 Output::Unsent { node, forwarded } => self.news.push(News::Unsent { node, forwarded }),
-                Output::Severed { node } => self.news.push(News::Severed { node }),
+                Output::Severed { node, requests } => self.news.push(News::Severed { node, requests }),
                 Output::Meet { node, incarnation } => self.news.push(News::Meet { node, incarnation }),
                 Output::Seen { node, epoch } => self.news.push(News::Seen { node, epoch }),
             }

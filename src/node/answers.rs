@@ -20,15 +20,24 @@ const UNKNOWN: u8 = 2;
 const NOT_DONE: u8 = 3;
 
 /// What a shard may have too much of, as [`Rejection::Overloaded`] names it.
-const OVERLOADED: [&str; 7] = [
+const OVERLOADED: [&str; 10] = [
     "requests of the partition",
     "bytes of the partition",
     "requests of the shard",
     "bytes of the shard",
     "heavy requests of the shard",
     "it was not done in time",
+    MANY_REQUESTS,
+    MANY_ANSWERS,
+    UNKNOWN_OPERATION,
     OTHER_OVERLOAD,
 ];
+/// Why a node that leads refuses what another one has sent.
+pub const MANY_REQUESTS: &str = "requests that another node has sent";
+/// The same.
+pub const MANY_ANSWERS: &str = "answers that another node has not taken";
+/// The same.
+pub const UNKNOWN_OPERATION: &str = "operations that this release does not know as reads";
 /// Another bound of a node of another release.
 const OTHER_OVERLOAD: &str = "requests at the node that leads";
 

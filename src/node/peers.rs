@@ -127,7 +127,7 @@ impl Peers {
             News::Unreachable { partition, to } => self.hosts.report_unreachable(partition, to),
             News::Forwarded { node, forwarded } => self.hosts.take_from_node(node, forwarded),
             News::Unsent { forwarded, .. } => self.hosts.unsent(&forwarded),
-            News::Severed { node } => self.hosts.severed(node),
+            News::Severed { requests, .. } => self.hosts.severed(&requests),
             News::Moved { core, moved } => links.post(usize::from(core.0), Message::Peer(moved)),
             News::Meet { node, incarnation } => match self.core.shared.meet(node, incarnation) {
                 Ok(kept) => self.wires.borrow_mut().met(node, kept),

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use super::recent::Handed;
 use crate::ids::{NodeId, PartitionId, Ticket};
 use crate::machine::Kind;
 use crate::net::RequestId;
@@ -17,6 +18,18 @@ pub enum Lead {
     There(NodeId),
     /// Nobody that is known.
     Nobody,
+}
+
+/// What is known here: of this node's own replicas and shards, and of its connections.
+pub trait Here {
+    /// Who leads a partition.
+    fn lead(&self, partition: PartitionId) -> Lead;
+
+    /// Whether a node is connected.
+    fn reaches(&self, node: NodeId) -> bool;
+
+    /// Whether the shard here has requests of a connection for a partition without an outcome.
+    fn holds(&self, partition: PartitionId, conn: u64) -> bool;
 }
 
 /// A request on its way to its partition's replica.
@@ -104,12 +117,8 @@ pub enum Decision {
     },
     /// Hand it to the shard here.
     Run {
-        /// The request's.
-        ticket: Ticket,
-        /// For which partition.
-        partition: PartitionId,
-        /// Logged or not.
-        kind: Kind,
+        /// The request.
+        handed: Handed,
         /// The encoded operation.
         op: Bytes,
     },

@@ -10,9 +10,9 @@ mod outcomes;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
-use super::decisions::{Decision, ForwardCounters, ForwardOptions, Lead, Request, Taken};
+use super::decisions::{Decision, ForwardCounters, ForwardOptions, Here, Lead, Request, Taken};
 use super::line::{Fate, Item, Line, State};
 use super::recent::Handed;
 use crate::ids::{NodeId, PartitionId};
@@ -46,8 +46,8 @@ struct Partition {
     waiting: VecDeque<u64>,
     lines: usize,
     hint: Option<Hint>,
-    /// Where requests went last, or would have.
-    route: Option<Lead>,
+    /// What the replica here knew of the lead last.
+    known: Option<Lead>,
     /// Nothing is sent before.
     not_before_ns: u64,
 }
@@ -124,10 +124,11 @@ impl Forwarder {
     }
 
     /// Takes a request in, unless the shard here is to carry it out.
-    pub fn take(&mut self, request: Request<'_>, lead: Lead, now_ns: u64) -> Taken {
+    pub fn take(&mut self, request: Request<'_>, here: &impl Here, now_ns: u64) -> Taken {
         let Request { ticket, partition, kind, may_redirect, op } = request;
         let key = LineKey { conn: ticket.conn, partition };
-        if lead == Lead::Here && (self.lines.is_empty() || !self.lines.contains_key(&key)) {
+        let has_line = !self.lines.is_empty() && self.lines.contains_key(&key);
+        if !has_line && here.lead(partition) == Lead::Here {
             return Taken::Local;
         }
         if self.is_full(op.len()) {
@@ -184,7 +185,7 @@ impl Forwarder {
         let partition = self.partitions.entry(key.partition).or_default();
         let line = self.lines.entry(key).or_insert_with(|| {
             partition.lines += 1;
-            Line::default()
+            Line { is_behind_shard: true, ..Line::default() }
         });
         line.items.insert(line.items.len() - behind, item);
         list(line, partition, key.conn);
@@ -252,16 +253,19 @@ impl Forwarder {
         self.refuse(key, id.number);
     }
 
-    /// What was sent to a node and not answered may have come there, or not, and will not be answered.
-    pub fn severed(&mut self, node: NodeId, now_ns: u64) {
-        let owed = |line: &Line| line.items.iter().any(|item| item.node() == Some(node));
-        let keys: Vec<LineKey> =
-            self.lines.iter().filter(|(_, line)| owed(line)).map(|(key, _)| *key).collect();
+    /// The connection has ended that these were written to: they may have come, or not, and will not be answered.
+    pub fn severed(&mut self, requests: &[RequestId], now_ns: u64) {
+        let numbers = requests.iter().filter(|id| id.process == self.options.process).map(|id| id.number);
+        let lost: HashSet<u64> = numbers.filter(|number| self.sent.contains_key(number)).collect();
+        let keys: HashSet<LineKey> =
+            lost.iter().filter_map(|number| self.sent.get(number)).copied().collect();
         for key in keys {
             if let Some(partition) = self.partitions.get_mut(&key.partition) {
                 partition.not_before_ns = now_ns + self.options.again_ms * NS_PER_MS;
             }
-            self.lose(key, |item| item.node() == Some(node));
+            let is_lost =
+                |item: &Item| matches!(item.state, State::Sent { number, .. } if lost.contains(&number));
+            self.lose(key, is_lost);
         }
     }
 
@@ -269,23 +273,18 @@ impl Forwarder {
 
     /// Sends what waits and may go, by what the replicas here know of the lead, or redirects it to a node that is reached; ends
     /// what takes too long. To be called once a turn, and when [`Forwarder::next_ns`] says so.
-    pub fn step(
-        &mut self,
-        lead: impl Fn(PartitionId) -> Lead,
-        reaches: impl Fn(NodeId) -> bool,
-        now_ns: u64,
-    ) {
+    pub fn step(&mut self, here: &impl Here, now_ns: u64) {
         if self.held.requests == 0 {
             return;
         }
         let waiting = self.partitions.iter().filter(|(_, partition)| !partition.waiting.is_empty());
         let waiting: Vec<PartitionId> = waiting.map(|(id, _)| *id).collect();
         for id in waiting {
-            self.send_waiting(id, lead(id), &reaches, now_ns);
+            self.send_waiting(id, here, now_ns);
         }
         if self.look_at_ns <= now_ns {
             self.look_at_ns = now_ns + LOOK_NS;
-            self.look(lead, now_ns);
+            self.look(here, now_ns);
         }
     }
 
@@ -297,8 +296,8 @@ impl Forwarder {
         (self.held.requests > 0).then(|| again.fold(self.look_at_ns, u64::min))
     }
 
-    fn send_waiting(&mut self, id: PartitionId, known: Lead, reaches: &impl Fn(NodeId) -> bool, now_ns: u64) {
-        let node = self.options.node;
+    fn send_waiting(&mut self, id: PartitionId, here: &impl Here, now_ns: u64) {
+        let (node, known) = (self.options.node, here.lead(id));
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         let hint = partition.hint.filter(|hint| hint.until_ns > now_ns && hint.known == known);
         partition.hint = hint;
@@ -306,7 +305,7 @@ impl Forwarder {
             (Lead::Here, _) | (_, None) => known,
             (Lead::There(_) | Lead::Nobody, Some(hint)) => Lead::There(hint.leader),
         };
-        if partition.route.replace(route) != Some(route) {
+        if partition.known.replace(known) != Some(known) {
             partition.not_before_ns = 0;
         }
         if route == Lead::Nobody || partition.not_before_ns > now_ns {
@@ -316,7 +315,9 @@ impl Forwarder {
         assert!(route != Lead::There(node), "node {node} does not forward to itself");
         for conn in std::mem::take(&mut partition.waiting) {
             let key = LineKey { conn, partition: id };
-            self.redirect(key, route, reaches);
+            let Some(line) = self.lines.get_mut(&key) else { continue };
+            line.is_behind_shard = line.is_behind_shard && here.holds(id, conn);
+            self.redirect(key, route, here);
             self.send_line(key, route, now_ns);
         }
     }
@@ -331,8 +332,9 @@ impl Forwarder {
         };
         // Until others have answered, nothing behind that goes elsewhere.
         let may_go = line.may_send() && !line.is_owed_elsewhere(to);
+        let is_behind_shard = line.is_behind_shard;
         match to {
-            Some(node) if may_go => self.send_to(key, node, now_ns),
+            Some(node) if may_go && !is_behind_shard => self.send_to(key, node, now_ns),
             None if may_go => return self.run(key),
             Some(_) | None => {}
         }
@@ -342,10 +344,11 @@ impl Forwarder {
     }
 
     /// Has the clients of what may go ask a leader themselves that is reached.
-    fn redirect(&mut self, key: LineKey, route: Lead, reaches: &impl Fn(NodeId) -> bool) {
+    fn redirect(&mut self, key: LineKey, route: Lead, here: &impl Here) {
         let Lead::There(node) = route else { return };
         let Some(line) = self.lines.get_mut(&key) else { return };
-        if !line.may_send() || line.is_owed_elsewhere(Some(node)) || !reaches(node) {
+        let may_go = line.may_send() && !line.is_owed_elsewhere(Some(node)) && !line.is_behind_shard;
+        if !may_go || !here.reaches(node) {
             return;
         }
         for item in line.take_redirected() {
@@ -392,8 +395,9 @@ impl Forwarder {
         let line = self.remove(key);
         for item in line.items {
             self.held.sub(item.op.len());
-            let Item { ticket, kind, op, .. } = item;
-            self.decisions.push_back(Decision::Run { ticket, partition: key.partition, kind, op });
+            let Item { ticket, kind, may_redirect, op, until_ns, .. } = item;
+            let handed = Handed { ticket, partition: key.partition, kind, may_redirect, until_ns };
+            self.decisions.push_back(Decision::Run { handed, op });
         }
     }
 
@@ -411,11 +415,11 @@ impl Forwarder {
     }
 
     /// Ends what takes too long.
-    fn look(&mut self, lead: impl Fn(PartitionId) -> Lead, now_ns: u64) {
+    fn look(&mut self, here: &impl Here, now_ns: u64) {
         let keys: Vec<LineKey> = self.lines.keys().copied().collect();
         for key in keys {
             let hint = self.partitions.get(&key.partition).and_then(|partition| partition.hint);
-            let leader = match (lead(key.partition), hint) {
+            let leader = match (here.lead(key.partition), hint) {
                 (Lead::Here, _) | (Lead::Nobody, None) => None,
                 (Lead::There(node), None) => Some(node),
                 (Lead::There(_) | Lead::Nobody, Some(hint)) => Some(hint.leader),

@@ -57,7 +57,9 @@ pub(super) struct Line {
     /// Those that wait to be sent are the newest.
     pub items: VecDeque<Item>,
     /// How many were refused.
-    refused: usize,
+    pub(super) refused: usize,
+    /// The shard here may have requests of the connection that came before these.
+    pub is_behind_shard: bool,
     /// It is among those that wait for the partition's leader.
     pub is_listed: bool,
     /// Since when something is owed by a node that does not lead any more, on the monotonic clock.

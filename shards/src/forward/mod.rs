@@ -12,7 +12,7 @@ pub mod serving;
 #[cfg(test)]
 mod tests;
 
-pub use decisions::{Decision, ForwardCounters, ForwardOptions, Lead, Request, Taken};
+pub use decisions::{Decision, ForwardCounters, ForwardOptions, Here, Lead, Request, Taken};
 pub use forwarder::Forwarder;
-pub use recent::{Handed, Recent};
+pub use recent::{Handed, Recalled, Recent};
 pub use serving::{Asked, FORWARDED_CORE, Serving, answer};

@@ -9,7 +9,7 @@ use super::handshake::PeerInfo;
 use super::hello::{CoreId, Epoch};
 use super::kind::Kind;
 use super::refusal::{Refusal, RefusalKind};
-use super::request::Forwarded;
+use super::request::{Forwarded, RequestId};
 use crate::ids::{NodeId, PartitionId, ShardId, StorageId};
 
 pub(super) const NS_PER_MS: u64 = 1_000_000;
@@ -154,10 +154,12 @@ pub enum Output {
         /// The request or answer.
         forwarded: Forwarded,
     },
-    /// A connection for requests has ended: whatever was sent on it and not answered may have come, or not.
+    /// A connection for requests has ended that these were written to and not answered on: they may have come, or not.
     Severed {
         /// To which node.
         node: NodeId,
+        /// The requests.
+        requests: Vec<RequestId>,
     },
     /// A founder of the cluster was heard of for the first time, and has proved itself: its incarnation is to be kept durably,
     /// and reported by `met`. Until then no connection with it is made.

@@ -1,7 +1,7 @@
 //! What goes into a frame: messages of replicas on most lanes, requests of clients and their answers on one.
 
 use super::message::Outgoing;
-use super::request::Forwarded;
+use super::request::{Forwarded, RequestId};
 use crate::ids::PartitionId;
 
 /// What a frame can carry.
@@ -33,6 +33,14 @@ pub(super) enum Parcel {
 }
 
 impl Parcel {
+    /// The request of a client that it is.
+    pub fn request(&self) -> Option<RequestId> {
+        match self {
+            Self::Forwarded(forwarded) if forwarded.is_request() => Some(forwarded.id()),
+            Self::Replica(_) | Self::Forwarded(_) => None,
+        }
+    }
+
     /// The partition that it is about.
     pub const fn partition(&self) -> PartitionId {
         match self {

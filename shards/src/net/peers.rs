@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use corduroy_wal::mix::SplitMix64;
+use hashbrown::HashSet;
 use raft::eraftpb::Message;
 
 use super::frame::{FrameReader, FrameWriter, Lane};
@@ -34,6 +35,7 @@ use super::message::{Outgoing, Unsendable};
 use super::output::{ConnId, Dropped, Ending, NS_PER_MS, Output, PeerCounters, PeerOptions, To};
 use super::parcel::{Parcel, Writable};
 use super::refusal::Refusal;
+use super::request::RequestId;
 use super::split::cut;
 use crate::ids::{NodeId, PartitionId, StorageId};
 
@@ -65,6 +67,8 @@ struct Session {
     writing_since_ns: Option<u64>,
     /// For whose replicas the messages of that frame are, by their storages.
     members: Vec<(PartitionId, StorageId)>,
+    /// Requests that were written to it, and not answered on it.
+    owed: HashSet<RequestId>,
 }
 
 /// See the file's head.
@@ -250,6 +254,7 @@ impl Peers {
             }
             let (messages, members) = link.take_frame(&self.options);
             let bytes = session.writer.write(&messages);
+            session.owed.extend(messages.iter().filter_map(Parcel::request));
             session.writing_since_ns = Some(now_ns);
             session.members = members;
             self.counters.frames_sent += 1;
@@ -367,6 +372,9 @@ impl Peers {
                 Lane::Requests => frame.into_forwarded().try_for_each(|forwarded| {
                     forwarded.map(|forwarded| {
                         counters.count_forwarded(&forwarded, true);
+                        if forwarded.is_end() {
+                            session.owed.remove(&forwarded.id());
+                        }
                         take(Output::Forwarded { node, forwarded });
                     })
                 }),

@@ -39,7 +39,7 @@ const IS_WRITE: u8 = 1;
 const IS_PART: u8 = 2;
 
 /// Names one request as its node has sent it: another number each time.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RequestId {
     /// Drawn by the process that asks; an answer to another one is for nobody.
     pub process: u64,
@@ -108,6 +108,12 @@ impl Forwarded {
     #[must_use]
     pub const fn is_request(&self) -> bool {
         matches!(self, Self::Request { .. })
+    }
+
+    /// Whether nothing of an answer follows it.
+    #[must_use]
+    pub const fn is_end(&self) -> bool {
+        matches!(self, Self::Answer { is_last: true, .. } | Self::NotLed { .. })
     }
 
     fn payload(&self) -> &[u8] {

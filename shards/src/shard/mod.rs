@@ -205,12 +205,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         now: Now,
         with: impl FnOnce(M::View<'_>) -> T,
     ) -> Option<T> {
+        debug_assert!(!self.holds(partition, conn), "a read of connection {conn} overtakes its own request");
         let idx = self.replicas.find(partition)?;
         let slot = self.replicas.slot_mut(idx);
-        debug_assert!(
-            !slot.holds(conn) && !self.fresh.holds(idx, conn),
-            "a read of connection {conn} would overtake a request of its own in partition {partition}"
-        );
         let clock_ms = match slot.replica.can_serve() || planted::is(PlantedBug::ReadAtOnceTooEarly) {
             true => self.clocks.read(&mut slot.clock, now),
             false => self.clock_at_once(idx, (kind, op), now)?,
@@ -231,6 +228,13 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         }
         let partition = self.replicas.slot(idx).partition;
         (!self.machine.rests_on_clock(partition, op, wall_ms)).then_some(clock_ms)
+    }
+
+    /// Whether a request of this connection for the partition has no outcome. Looks at all that wait there.
+    #[must_use]
+    pub fn holds(&self, partition: PartitionId, conn: u64) -> bool {
+        let idx = self.replicas.find(partition);
+        idx.is_some_and(|idx| self.replicas.slot(idx).holds(conn) || self.fresh.holds(idx, conn))
     }
 
     /// The state machine.

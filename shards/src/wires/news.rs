@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use raft::eraftpb::Message;
 
 use crate::ids::{NodeId, PartitionId, StorageId};
-use crate::net::{ConnId, CoreId, Epoch, Forwarded, Local, Passed, PeerOptions};
+use crate::net::{ConnId, CoreId, Epoch, Forwarded, Local, Passed, PeerOptions, RequestId};
 use crate::runtime::Socket;
 
 /// A connection that another core of this node has accepted.
@@ -53,10 +53,12 @@ pub enum News {
         /// The request or answer.
         forwarded: Forwarded,
     },
-    /// A connection for requests has ended: whatever was sent on it and not answered may have come, or not.
+    /// A connection for requests has ended that these were written to and not answered on: they may have come, or not.
     Severed {
         /// To which node.
         node: NodeId,
+        /// The requests.
+        requests: Vec<RequestId>,
     },
     /// This connection is for another core, which takes it by [`Wires::adopt`](super::Wires::adopt).
     Moved {

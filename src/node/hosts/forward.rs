@@ -1,7 +1,7 @@
 //! What a core keeps of requests that other nodes' replicas are to carry out, and of those that its own carry out for others.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use corduroy_shards::forward::{ForwardCounters, ForwardOptions, Forwarder, Recent, Serving};
 use corduroy_shards::ids::NodeId;
@@ -17,6 +17,8 @@ pub struct Forward {
     pub(super) given_back: RefCell<Vec<(Ticket, Rejection)>>,
     /// What the connections to other nodes are to be given.
     pub(super) outgoing: RefCell<VecDeque<(NodeId, Forwarded)>>,
+    /// Bytes of the answers among that, by their nodes.
+    pub(super) answers: RefCell<HashMap<NodeId, usize>>,
     /// Nodes that are connected.
     pub(super) reached: RefCell<Vec<NodeId>>,
 }
@@ -30,6 +32,7 @@ impl Forward {
             recent: RefCell::default(),
             given_back: RefCell::default(),
             outgoing: RefCell::default(),
+            answers: RefCell::default(),
             reached: RefCell::default(),
         }
     }
@@ -37,6 +40,11 @@ impl Forward {
     /// What has happened so far.
     pub fn counters(&self) -> ForwardCounters {
         *self.forwarder.borrow().counters()
+    }
+
+    /// Bytes of answers to a node that the connection had no room for yet.
+    pub fn answers_bytes(&self, node: NodeId) -> usize {
+        self.answers.borrow().get(&node).copied().unwrap_or(0)
     }
 
     /// Whether a node is connected.

@@ -3,18 +3,19 @@
 //! Invariant: whose request it is, is known from its ticket's connection alone: those of other nodes' clients name a core that
 //! no node has. What another node has sent is carried out here or refused, and never sent on.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
-use corduroy_shards::forward::{Asked, Decision, FORWARDED_CORE, Handed, Lead, Request, Taken, answer};
+use corduroy_shards::forward::{
+    Asked, Decision, FORWARDED_CORE, Handed, Here, Lead, Recalled, Request, Taken, answer,
+};
 use corduroy_shards::ids::NodeId;
-use corduroy_shards::net::Forwarded;
+use corduroy_shards::net::{Forwarded, RequestId};
 use corduroy_shards::{Kind, Now, PartitionId, Rejection, Reply, StorageId, Ticket};
 
 use super::forward::Forward;
 use super::{Home, Hosts};
 use crate::node::answers;
 use crate::node::core::core_of_conn;
-use crate::node::ledger::COUNTED_OUTCOME_BYTES;
 use crate::node::message::Answer;
 use crate::resp::{SessionReply, Timing};
 use crate::store::Op;
@@ -22,13 +23,8 @@ use crate::store::Op;
 /// How long a request may wait for a leader: as long as in a shard.
 const WAIT_NS: u64 = 10_000_000_000;
 
-/// What the ledger counts of an answer to another node, until the connection has it.
-fn counted_bytes(forwarded: &Forwarded) -> usize {
-    match forwarded {
-        Forwarded::Answer { bytes, .. } if bytes.len() >= COUNTED_OUTCOME_BYTES => bytes.len(),
-        Forwarded::Answer { .. } | Forwarded::Request { .. } | Forwarded::NotLed { .. } => 0,
-    }
-}
+/// Bytes of answers that wait until the connection to a node has room for them: above that, more of its requests are refused.
+const ANSWERS_BYTES: usize = 32 << 20;
 
 /// The node that a storage is of: each has one, of its own number.
 const fn node_of(storage: StorageId) -> NodeId {
@@ -47,6 +43,32 @@ impl Forward {
     }
 }
 
+/// What a core knows of its replicas and connections.
+struct Known<'h> {
+    hosts: &'h Hosts,
+    forward: &'h Forward,
+    /// For a request that any member may answer: that here does.
+    is_for_any: bool,
+}
+
+impl Here for Known<'_> {
+    /// As far as the replica here knows. One that is fenced or alone is its own to refuse.
+    fn lead(&self, partition: PartitionId) -> Lead {
+        if self.is_for_any { Lead::Here } else { self.hosts.lead(partition) }
+    }
+
+    fn reaches(&self, node: NodeId) -> bool {
+        self.forward.reaches(node)
+    }
+
+    /// In the shard, or before it.
+    fn holds(&self, partition: PartitionId, conn: u64) -> bool {
+        let Some(Home::Here(index)) = self.hosts.home(partition) else { return false };
+        let host = self.hosts.all.get(index).expect("homes name shards of this core");
+        host.gate.borrow().holds(conn) || host.shard.borrow().holds(partition, conn)
+    }
+}
+
 impl Hosts {
     /// Who leads a partition of this core, as far as its replica here knows. One that is fenced or alone is its own to refuse.
     fn lead(&self, partition: PartitionId) -> Lead {
@@ -58,7 +80,7 @@ impl Hosts {
         };
         match replica.other_leader() {
             Some(storage) => Lead::There(node_of(storage)),
-            None if replica.leadership().is_mine() || replica.ready_error().is_some() => Lead::Here,
+            None if replica.leadership().is_mine() || !replica.is_running() => Lead::Here,
             None => Lead::Nobody,
         }
     }
@@ -68,19 +90,12 @@ impl Hosts {
         let Request { ticket, partition, may_redirect, op, .. } = request;
         // What any member may answer is answered here, unless something of its connection is under way elsewhere. Should the member
         // here give it back, the leader is asked.
-        let is_for_leader = request.kind != Kind::ReadAnywhere;
-        let lead = if is_for_leader { self.lead(partition) } else { Lead::Here };
+        let is_for_any = request.kind == Kind::ReadAnywhere;
         let kind = request.kind.by_leader();
         let request = Request { kind, ..request };
-        if let Lead::There(node) = lead
-            && may_redirect
-            && forward.reaches(node)
-        {
-            self.decide(ticket, Rejection::NotLeader(partition, StorageId(node.0)));
-            return Taken::Yes;
-        }
+        let known = Known { hosts: self, forward, is_for_any };
         let now_ns = self.core.now().mono_ns;
-        let taken = forward.forwarder.borrow_mut().take(request, lead, now_ns);
+        let taken = forward.forwarder.borrow_mut().take(request, &known, now_ns);
         match taken {
             Taken::Yes => {
                 self.want_publishing();
@@ -113,22 +128,25 @@ impl Hosts {
 
     /// Has what shards gave back done elsewhere, where nothing behind it was kept. Returns the rest, which is refused.
     fn take_back(&self, forward: &Forward, now: Now) -> Vec<(Ticket, Rejection)> {
-        let mut given_back = forward.given_back.take();
+        let given_back = forward.given_back.take();
+        if given_back.is_empty() {
+            return given_back;
+        }
+        let mut left: HashMap<Ticket, Rejection> = given_back.into_iter().collect();
+        let mut forwarder = forward.forwarder.borrow_mut();
         // The newest first: each goes before those behind it.
-        given_back.sort_unstable_by_key(|(ticket, _)| std::cmp::Reverse((ticket.conn, ticket.seq)));
-        let all: HashSet<Ticket> = given_back.iter().map(|(ticket, _)| *ticket).collect();
-        let (recent, mut forwarder) = (forward.recent.borrow(), forward.forwarder.borrow_mut());
-        let mut is_kept = |ticket: Ticket, why: &Rejection| {
-            let Some((handed, op)) = recent.find(ticket) else { return false };
+        for Recalled { handed, op, is_last } in
+            forward.recent.borrow().recall(&left.keys().copied().collect())
+        {
             // What the replica here refuses though it is the one to be asked, nobody else is asked for.
-            let is_final = self.lead(handed.partition) == Lead::Here;
-            let follows = matches!(why, Rejection::NotLeader(_, storage)
-                if handed.may_redirect && forward.reaches(node_of(*storage)));
-            let is_last = recent.behind(handed).all(|behind| all.contains(&behind));
-            !is_final && !follows && is_last && forwarder.take_back(handed, op, now.mono_ns)
-        };
-        given_back.retain(|(ticket, why)| !is_kept(*ticket, why));
-        given_back.into_iter().map(|(ticket, why)| (ticket, forward.checked(why))).collect()
+            let may_go = is_last && self.lead(handed.partition) != Lead::Here;
+            if let Some(op) = op.filter(|_| may_go)
+                && forwarder.take_back(handed, op, now.mono_ns)
+            {
+                left.remove(&handed.ticket);
+            }
+        }
+        left.into_iter().map(|(ticket, why)| (ticket, forward.checked(why))).collect()
     }
 
     /// Takes what another node has sent: a request of its clients, or the answer to one of ours.
@@ -161,15 +179,19 @@ impl Hosts {
             Lead::Nobody => return refuse(None),
             Lead::Here => {}
         }
+        let overloaded =
+            |why| self.send_answer(forward, &asked, &Reply::Rejected(Rejection::Overloaded(why)));
+        let Some(Home::Here(index)) = self.home(asked.partition) else { return refuse(None) };
         // What changes the state goes through the log, whatever it is called.
-        let is_known = kind == Kind::Write || Op::decode(op).is_ok_and(|op| op.only_reads());
-        let ticket = if is_known { forward.serving.borrow_mut().take(asked) } else { None };
-        let why = if is_known { "requests of the shard" } else { "operations that this release knows" };
-        let Some(Home::Here(index)) = self.home(asked.partition).filter(|_| ticket.is_some()) else {
-            let refusal = Reply::Rejected(Rejection::Overloaded(why));
-            return self.send_answer(forward, &asked, &refusal);
+        if kind == Kind::Read && !Op::decode(op).is_ok_and(|op| op.only_reads()) {
+            return overloaded(answers::UNKNOWN_OPERATION);
+        }
+        if forward.answers_bytes(asked.node) >= ANSWERS_BYTES {
+            return overloaded(answers::MANY_ANSWERS);
+        }
+        let Some(ticket) = forward.serving.borrow_mut().take(asked) else {
+            return overloaded(answers::MANY_REQUESTS);
         };
-        let ticket = ticket.expect("it was just looked at");
         self.run_here(index, ticket, asked.partition, kind, op);
     }
 
@@ -191,11 +213,9 @@ impl Hosts {
     }
 
     fn send_answer(&self, forward: &Forward, asked: &Asked, reply: &SessionReply) {
-        let parts = answer(asked, answers::encode(reply).into());
-        for part in parts {
-            self.core.shared.ledger.send_outcome(counted_bytes(&part));
-            forward.outgoing.borrow_mut().push_back((asked.node, part));
-        }
+        let bytes = answers::encode(reply);
+        *forward.answers.borrow_mut().entry(asked.node).or_default() += bytes.len();
+        forward.outgoing.borrow_mut().extend(answer(asked, bytes.into()).map(|part| (asked.node, part)));
     }
 
     /// A request or an answer was certainly not sent. Of an answer, whoever waits for it hears that the connection has ended.
@@ -206,10 +226,10 @@ impl Hosts {
         }
     }
 
-    /// A connection for requests to a node has ended.
-    pub fn severed(&self, node: NodeId) {
+    /// A connection has ended that these requests were written to.
+    pub fn severed(&self, requests: &[RequestId]) {
         if let Some(forward) = &self.forward {
-            forward.forwarder.borrow_mut().severed(node, self.core.now().mono_ns);
+            forward.forwarder.borrow_mut().severed(requests, self.core.now().mono_ns);
             self.core.wake();
         }
     }
@@ -230,8 +250,8 @@ impl Hosts {
         for (ticket, why) in self.take_back(forward, now) {
             bring_reply(ticket, Reply::Rejected(why));
         }
-        let reaches = |node| forward.reaches(node);
-        forward.forwarder.borrow_mut().step(|partition| self.lead(partition), reaches, now.mono_ns);
+        let known = Known { hosts: self, forward, is_for_any: false };
+        forward.forwarder.borrow_mut().step(&known, now.mono_ns);
         loop {
             // What is done with one may need the others.
             let Some(decision) = forward.forwarder.borrow_mut().next_decision() else { return };
@@ -240,10 +260,15 @@ impl Hosts {
                     let request = Forwarded::Request { id, partition, conn, kind, op };
                     forward.outgoing.borrow_mut().push_back((node, request));
                 }
-                Decision::Run { ticket, partition, kind, op } => match self.home(partition) {
-                    Some(Home::Here(index)) => self.run_here(index, ticket, partition, kind, &op),
-                    Some(Home::There(_)) | None => self.decide(ticket, Rejection::NoPartition(partition)),
-                },
+                Decision::Run { handed, op } => {
+                    let Handed { ticket, partition, kind, .. } = handed;
+                    let Some(Home::Here(index)) = self.home(partition) else {
+                        bring_reply(ticket, Reply::Rejected(Rejection::NoPartition(partition)));
+                        continue;
+                    };
+                    forward.recent.borrow_mut().push(handed, &op);
+                    self.run_here(index, ticket, partition, kind, &op);
+                }
                 Decision::Answer { ticket, kind, bytes } => {
                     // One that this release cannot read may be that of a write that was done.
                     let unread = match kind {
@@ -268,13 +293,15 @@ impl Hosts {
     /// for the same node.
     pub fn send_forwarded(&self, mut send: impl FnMut(NodeId, Forwarded) -> Result<(), Forwarded>) {
         let Some(forward) = &self.forward else { return };
-        let (mut kept, mut full, mut is_relieved) = (VecDeque::new(), Vec::new(), false);
-        let ledger = &self.core.shared.ledger;
+        let (mut kept, mut full) = (VecDeque::new(), Vec::new());
         for (node, forwarded) in forward.outgoing.take() {
-            let bytes = counted_bytes(&forwarded);
+            let bytes = if let Forwarded::Answer { bytes, .. } = &forwarded { bytes.len() } else { 0 };
             let sent = if full.contains(&node) { Err(forwarded) } else { send(node, forwarded) };
             match sent {
-                Ok(()) => is_relieved |= bytes > 0 && ledger.take_outcome(bytes),
+                Ok(()) if bytes > 0 => {
+                    *forward.answers.borrow_mut().get_mut(&node).expect("its answers are counted") -= bytes;
+                }
+                Ok(()) => {}
                 Err(forwarded) => {
                     full.push(node);
                     kept.push_back((node, forwarded));
@@ -284,9 +311,6 @@ impl Hosts {
         let mut outgoing = forward.outgoing.borrow_mut();
         kept.extend(outgoing.drain(..));
         *outgoing = kept;
-        if is_relieved {
-            self.core.shared.bells.iter().for_each(|bell| bell.ring());
-        }
     }
 
     /// When the next step has something to do, on the monotonic clock.

@@ -3,7 +3,7 @@
 
 mod steps;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use corduroy_wal::mix::SplitMix64;
@@ -46,8 +46,30 @@ struct Remote {
     held: VecDeque<(Ticket, Held)>,
     to: VecDeque<Forwarded>,
     from: VecDeque<Forwarded>,
+    owed: BTreeSet<RequestId>,
     /// Of connections that were severed: what may still come.
     ghosts: VecDeque<Forwarded>,
+}
+
+/// What is known here.
+struct Known {
+    lead: Lead,
+    held: BTreeSet<u64>,
+}
+
+impl Here for Known {
+    fn lead(&self, partition: PartitionId) -> Lead {
+        assert_eq!(partition, P);
+        self.lead
+    }
+
+    fn reaches(&self, node: NodeId) -> bool {
+        node == NodeId(2)
+    }
+
+    fn holds(&self, _: PartitionId, conn: u64) -> bool {
+        self.held.contains(&conn)
+    }
 }
 
 struct World {
@@ -62,6 +84,8 @@ struct World {
     log: Vec<(u64, u64)>,
     remotes: BTreeMap<NodeId, Remote>,
     here: VecDeque<Held>,
+    /// What the shard here had not logged when the lead left it, and has not given back.
+    stuck: VecDeque<Held>,
     recent: Recent,
     taken_back: usize,
     /// All requests, by connection and number.
@@ -88,6 +112,7 @@ impl World {
             log: Vec::new(),
             remotes: [NodeId(2), NodeId(3)].map(|node| (node, Remote::default())).into(),
             here: VecDeque::new(),
+            stuck: VecDeque::new(),
             recent: Recent::default(),
             taken_back: 0,
             asked: BTreeMap::new(),
@@ -108,7 +133,8 @@ impl World {
         let ticket = Ticket { conn, seq: name.1 };
         let may_redirect = self.below(20) == 0;
         let request = Request { ticket, partition: P, kind, may_redirect, op: &op_of(name) };
-        if self.forwarder.take(request, self.known, self.now_ns) == Taken::Local {
+        let known = self.known();
+        if self.forwarder.take(request, &known, self.now_ns) == Taken::Local {
             self.run_here(name, kind);
         }
     }
@@ -138,11 +164,13 @@ impl World {
             match decision {
                 Decision::Send { node, id, partition, conn, kind, op } => {
                     assert_ne!(node, ME);
-                    self.remote(node).to.push_back(Forwarded::Request { id, partition, conn, kind, op });
+                    let remote = self.remote(node);
+                    remote.owed.insert(id);
+                    remote.to.push_back(Forwarded::Request { id, partition, conn, kind, op });
                 }
-                Decision::Run { partition, kind, op, .. } => {
-                    assert_eq!(partition, P);
-                    self.run_here(name_of(&op), kind);
+                Decision::Run { handed, op } => {
+                    assert_eq!(handed.partition, P);
+                    self.run_here(name_of(&op), handed.kind);
                 }
                 Decision::Answer { ticket, bytes, .. } => {
                     let name = (ticket.conn, ticket.seq);
@@ -170,8 +198,8 @@ impl World {
     }
 
     fn step(&mut self) {
-        let known = self.known;
-        self.forwarder.step(|_| known, |node| node == NodeId(2), self.now_ns);
+        let known = self.known();
+        self.forwarder.step(&known, self.now_ns);
         self.act();
     }
 
@@ -233,13 +261,16 @@ impl World {
     /// The lead moves. What the old leader has logged is carried out, up to some point; the rest is not, and what it had not
     /// logged is refused.
     fn move_lead(&mut self, to: Option<NodeId>) {
-        let Some(old) = std::mem::replace(&mut self.leader, to).filter(|old| Some(*old) != to) else {
-            return;
-        };
+        let old = std::mem::replace(&mut self.leader, to).filter(|old| Some(*old) != to);
+        if to == Some(ME) {
+            // It logs what it had gathered before, and not given back.
+            self.here.append(&mut self.stuck);
+        }
+        let Some(old) = old else { return };
         let count = self.held(old);
         let mut logged = self.below(count + 1);
         let mut kept = self.below(logged + 1);
-        let mut given_back = Vec::new();
+        let mut parked = Vec::new();
         while self.held(old) > 0 {
             let is_read = match old {
                 ME => self.here[0].kind,
@@ -249,9 +280,11 @@ impl World {
                 self.carry_out(old);
             } else if old == ME {
                 let held = self.here.pop_front().unwrap();
-                match logged > 0 && !is_read {
-                    true => self.end(held.name, Ended::Rejected),
-                    false => given_back.push(held.name),
+                match (logged > 0, is_read) {
+                    (true, false) => self.end(held.name, Ended::Rejected),
+                    // It is parked, and given back at once.
+                    (true, true) => parked.push(held),
+                    (false, _) => self.stuck.push_back(held),
                 }
             } else {
                 let (ticket, held) = self.remote(old).held.pop_front().unwrap();
@@ -265,22 +298,27 @@ impl World {
             }
             (kept, logged) = (kept.saturating_sub(1), logged.saturating_sub(1));
         }
-        self.take_back(&given_back);
+        self.give_back(parked);
     }
 
-    /// What the replica here has given back goes elsewhere, where nothing behind it was kept.
-    fn take_back(&mut self, given_back: &[(u64, u64)]) {
-        for name in given_back.iter().rev() {
-            let (handed, op) = self.recent.find(Ticket { conn: name.0, seq: name.1 }).expect("it is recent");
-            let mut behind = self.recent.behind(handed);
-            let is_last = behind.all(|ticket| given_back.contains(&(ticket.conn, ticket.seq)));
-            drop(behind);
+    /// The shard here gives back what it has not carried out. It goes elsewhere, where nothing behind it was kept.
+    fn give_back(&mut self, given_back: Vec<Held>) {
+        let ticket_of = |held: &Held| Ticket { conn: held.name.0, seq: held.name.1 };
+        let recalled = self.recent.recall(&given_back.iter().map(ticket_of).collect());
+        assert_eq!(recalled.len(), given_back.len(), "all of it is recent");
+        for Recalled { handed, op, is_last } in recalled {
+            let op = op.expect("it is short");
             if is_last && self.forwarder.take_back(handed, op, self.now_ns) {
                 self.taken_back += 1;
             } else {
-                self.end(*name, Ended::Rejected);
+                self.end((handed.ticket.conn, handed.ticket.seq), Ended::Rejected);
             }
         }
+    }
+
+    fn known(&self) -> Known {
+        let held = self.here.iter().chain(&self.stuck).map(|held| held.name.0).collect();
+        Known { lead: self.known, held }
     }
 
     /// A connection ends: of what was on its way some was not written, some comes later, some never.
@@ -289,12 +327,15 @@ impl World {
         let now_ns = self.now_ns;
         let remote = self.remote(node);
         let unsent = remote.to.split_off(written);
+        unsent.iter().for_each(|forwarded| _ = remote.owed.remove(&forwarded.id()));
         let mut lost: VecDeque<Forwarded> = remote.to.drain(..).collect();
         let mut late: VecDeque<Forwarded> = remote.from.drain(..).collect();
         for forwarded in unsent {
             self.forwarder.unsent(forwarded.id(), now_ns);
         }
-        self.forwarder.severed(node, now_ns);
+        // What was put on the wire before, and is owed.
+        let owed: Vec<RequestId> = std::mem::take(&mut self.remote(node).owed).into_iter().collect();
+        self.forwarder.severed(&owed, now_ns);
         let kept = self.below(lost.len() as u64 + 1) as usize;
         lost.truncate(kept);
         let kept = self.below(late.len() as u64 + 1) as usize;
@@ -305,6 +346,7 @@ impl World {
     }
 
     fn hear(&mut self, forwarded: Forwarded) {
+        self.remotes.values_mut().for_each(|remote| _ = remote.owed.remove(&forwarded.id()));
         let (known, now_ns) = (self.known, self.now_ns);
         match forwarded {
             Forwarded::Answer { id, is_last, bytes, .. } => self.forwarder.answered(id, is_last, bytes),
@@ -354,6 +396,12 @@ impl World {
                 None => {}
             },
             37 => self.now_ns += self.below(400) * MS,
+            38 => {
+                // It learns that another one leads only then, or that the lead is its own again.
+                let count = self.below(self.stuck.len() as u64 + 1) as usize;
+                let given_back = self.stuck.drain(..count).collect();
+                self.give_back(given_back);
+            }
             _ => self.now_ns += MS,
         }
         // A replica knows that it leads, and no other does.
@@ -368,7 +416,12 @@ impl World {
 
     /// The network is whole again, somebody leads, and everybody knows.
     fn calm(&mut self) {
-        self.leader = self.leader.or(Some(NodeId(3)));
+        if self.leader.is_none() {
+            self.move_lead(Some(NodeId(3)));
+            self.leader = Some(NodeId(3));
+        }
+        let given_back = self.stuck.drain(..).collect();
+        self.give_back(given_back);
         self.known = match self.leader {
             Some(ME) => Lead::Here,
             Some(node) => Lead::There(node),

@@ -4,6 +4,11 @@ use Kind::{Read as R, Write as W};
 
 use super::*;
 
+/// A shard that holds nothing.
+const fn known(lead: Lead) -> Known {
+    Known { lead, held: BTreeSet::new() }
+}
+
 const fn ticket(seq: u64) -> Ticket {
     Ticket { conn: 5, seq }
 }
@@ -16,7 +21,7 @@ const fn request(seq: u64, kind: Kind, op: &[u8]) -> Request<'_> {
 fn asked(kinds: &[Kind], node: u64) -> (Forwarder, Vec<u64>) {
     let mut forwarder = Forwarder::new(options());
     for (seq, kind) in (0..).zip(kinds) {
-        let taken = forwarder.take(request(seq, *kind, b"op"), Lead::There(NodeId(node)), 0);
+        let taken = forwarder.take(request(seq, *kind, b"op"), &known(Lead::There(NodeId(node))), 0);
         assert_eq!(taken, Taken::Yes);
     }
     let sent = step(&mut forwarder, Lead::There(NodeId(node)), MS).sent(node);
@@ -58,7 +63,7 @@ fn decided(forwarder: &mut Forwarder) -> Decided {
     while let Some(decision) = forwarder.next_decision() {
         match decision {
             Decision::Send { node, id, .. } => all.sent.push((node.0, id.number)),
-            Decision::Run { ticket, .. } => all.run.push(ticket.seq),
+            Decision::Run { handed, .. } => all.run.push(handed.ticket.seq),
             Decision::Answer { ticket, .. } => all.answered.push(ticket.seq),
             Decision::Redirect { ticket, .. } => all.redirected.push(ticket.seq),
             Decision::Reject { ticket, why } => all.rejected.push((ticket.seq, why)),
@@ -70,7 +75,7 @@ fn decided(forwarder: &mut Forwarder) -> Decided {
 }
 
 fn step(forwarder: &mut Forwarder, lead: Lead, now_ns: u64) -> Decided {
-    forwarder.step(|_| lead, |node| node == NodeId(2), now_ns);
+    forwarder.step(&known(lead), now_ns);
     decided(forwarder)
 }
 
@@ -116,7 +121,8 @@ fn one_that_was_overtaken_is_not_sent_again() {
 fn when_a_connection_ends_writes_are_unknown_and_reads_are_sent_again() {
     let (mut forwarder, sent) = asked(&[R, W, R], 2);
     let there = Lead::There(NodeId(2));
-    forwarder.severed(NodeId(2), 2 * MS);
+    let all: Vec<RequestId> = sent.iter().copied().map(id).collect();
+    forwarder.severed(&all, 2 * MS);
     let end = decided(&mut forwarder);
     assert_eq!(
         (end.unknown.as_slice(), end.rejected.len()),
@@ -131,7 +137,7 @@ fn when_a_connection_ends_writes_are_unknown_and_reads_are_sent_again() {
     // What was certainly not sent is another matter.
     let (mut forwarder, sent) = asked(&[W, R], 2);
     sent.iter().for_each(|number| forwarder.unsent(id(*number), 2 * MS));
-    forwarder.severed(NodeId(2), 2 * MS);
+    forwarder.severed(&sent.iter().copied().map(id).collect::<Vec<_>>(), 2 * MS);
     assert!(decided(&mut forwarder).is_nothing());
     assert_eq!(step(&mut forwarder, Lead::There(NodeId(3)), 3 * MS).sent(3).len(), 2);
 }
@@ -139,7 +145,7 @@ fn when_a_connection_ends_writes_are_unknown_and_reads_are_sent_again() {
 #[test]
 fn nothing_goes_elsewhere_before_the_old_leader_has_answered_or_had_its_time() {
     let (mut forwarder, sent) = asked(&[W, R], 2);
-    let here = forwarder.take(request(2, W, b"op"), Lead::Here, 2 * MS);
+    let here = forwarder.take(request(2, W, b"op"), &known(Lead::Here), 2 * MS);
     assert_eq!(here, Taken::Yes, "it comes behind what another node owes");
     assert!(step(&mut forwarder, Lead::Here, 60 * MS).is_nothing());
     forwarder.answered(id(sent[0]), true, Bytes::new());
@@ -148,7 +154,7 @@ fn nothing_goes_elsewhere_before_the_old_leader_has_answered_or_had_its_time() {
     let over = step(&mut forwarder, Lead::Here, 1_300 * MS);
     assert!(over.has_no_error(), "a read can be asked again: {over:?}");
     assert_eq!(step(&mut forwarder, Lead::Here, 1_301 * MS).run, [1, 2]);
-    assert_eq!(forwarder.take(request(3, W, b"op"), Lead::Here, 1_302 * MS), Taken::Local);
+    assert_eq!(forwarder.take(request(3, W, b"op"), &known(Lead::Here), 1_302 * MS), Taken::Local);
     // Of a write it is not known.
     let (mut forwarder, _) = asked(&[W], 2);
     step(&mut forwarder, Lead::There(NodeId(3)), 60 * MS);
@@ -160,14 +166,14 @@ fn waiting_is_bounded_in_number_bytes_and_time() {
     let bounds = ForwardOptions { requests: 3, bytes: 10, ..options() };
     let mut forwarder = Forwarder::new(bounds);
     let mut take = |seq, op: &[u8]| {
-        forwarder.take(request(seq, W, op), Lead::Nobody, seq * MS);
+        forwarder.take(request(seq, W, op), &known(Lead::Nobody), seq * MS);
         decided(&mut forwarder).rejected.len()
     };
     assert_eq!([take(0, &[0; 11]), take(1, b"x")], [0, 1], "one alone may be of any length");
     let late = step(&mut forwarder, Lead::Nobody, 10_001 * MS);
     assert_eq!(late.rejected, [(0, Rejection::NoLeader(P))]);
     let mut take = |seq| {
-        forwarder.take(request(seq, W, b"x"), Lead::Nobody, 20_000 * MS);
+        forwarder.take(request(seq, W, b"x"), &known(Lead::Nobody), 20_000 * MS);
         decided(&mut forwarder).rejected.len()
     };
     assert_eq!([take(2), take(3), take(4), take(5)], [0, 0, 0, 1]);
@@ -207,7 +213,7 @@ fn answers_of_several_parts_are_put_together_and_bounded() {
     assert_eq!(answer(&asked_for, Bytes::new()).count(), 1);
     let bounds = ForwardOptions { answer_bytes: 10, ..options() };
     let mut forwarder = Forwarder::new(bounds);
-    forwarder.take(request(0, W, b"op"), Lead::There(NodeId(2)), 0);
+    forwarder.take(request(0, W, b"op"), &known(Lead::There(NodeId(2))), 0);
     step(&mut forwarder, Lead::There(NodeId(2)), 0);
     forwarder.answered(id(1), false, Bytes::from_static(b"12345678"));
     forwarder.answered(id(1), true, Bytes::from_static(b"345"));
@@ -240,7 +246,7 @@ fn who_is_to_ask_the_leader_waits_until_there_is_one_that_is_reached() {
     let mut forwarder = Forwarder::new(options());
     for seq in 0..3 {
         let request = Request { may_redirect: seq > 0, ..request(seq, W, b"op") };
-        assert_eq!(forwarder.take(request, Lead::Nobody, 0), Taken::Yes);
+        assert_eq!(forwarder.take(request, &known(Lead::Nobody), 0), Taken::Yes);
     }
     assert!(step(&mut forwarder, Lead::Nobody, MS).is_nothing());
     let end = step(&mut forwarder, Lead::There(NodeId(2)), 2 * MS);
@@ -248,14 +254,63 @@ fn who_is_to_ask_the_leader_waits_until_there_is_one_that_is_reached() {
     // Node 3 is not reached: it is asked from here.
     let mut forwarder = Forwarder::new(options());
     let request = Request { may_redirect: true, ..request(0, R, b"op") };
-    assert_eq!(forwarder.take(request, Lead::Nobody, 0), Taken::Yes);
+    assert_eq!(forwarder.take(request, &known(Lead::Nobody), 0), Taken::Yes);
     assert_eq!(step(&mut forwarder, Lead::There(NodeId(3)), MS).sent(3).len(), 1);
     // What comes behind something that is owed waits for it.
     let (mut forwarder, sent) = asked(&[W], 3);
     let request = Request { ticket: ticket(1), ..request };
-    assert_eq!(forwarder.take(request, Lead::There(NodeId(2)), MS), Taken::Yes);
+    assert_eq!(forwarder.take(request, &known(Lead::There(NodeId(2))), MS), Taken::Yes);
     assert!(step(&mut forwarder, Lead::There(NodeId(2)), 2 * MS).is_nothing());
     forwarder.answered(id(sent[0]), true, Bytes::new());
     let end = step(&mut forwarder, Lead::There(NodeId(2)), 3 * MS);
     assert_eq!((end.answered.as_slice(), end.redirected.as_slice()), (&[0][..], &[1][..]));
+}
+
+#[test]
+fn only_what_was_written_to_the_connection_that_ended_is_lost() {
+    let (mut forwarder, sent) = asked(&[W, R, W], 2);
+    forwarder.severed(&[id(sent[1]), id(99), RequestId { process: 76, number: sent[0] }], 2 * MS);
+    assert!(
+        step(&mut forwarder, Lead::There(NodeId(2)), 60 * MS).is_nothing(),
+        "others are owed on another one"
+    );
+    for number in [sent[0], sent[2]] {
+        forwarder.answered(id(number), true, Bytes::new());
+    }
+    let end = decided(&mut forwarder);
+    assert_eq!((end.answered.as_slice(), end.rejected.len()), (&[0, 2][..], 1));
+}
+
+/// A shard that has lost the lead gives back what it has gathered when its disk lets it.
+#[test]
+fn nothing_goes_elsewhere_before_the_shard_here_has_given_back_what_came_before() {
+    let mut forwarder = Forwarder::new(options());
+    let there = Lead::There(NodeId(2));
+    let holding = Known { lead: there, held: [5].into() };
+    assert_eq!(forwarder.take(request(1, W, b"second"), &holding, 0), Taken::Yes);
+    forwarder.step(&holding, MS);
+    assert!(decided(&mut forwarder).is_nothing(), "the first is in the shard");
+    let handed =
+        Handed { ticket: ticket(0), partition: P, kind: W, may_redirect: false, until_ns: 9_000 * MS };
+    assert!(forwarder.take_back(handed, Bytes::from_static(b"first"), 2 * MS));
+    forwarder.step(&known(there), 2 * MS);
+    let mut ops = Vec::new();
+    while let Some(Decision::Send { op, .. }) = forwarder.next_decision() {
+        ops.push(op);
+    }
+    assert_eq!(ops, [Bytes::from_static(b"first"), Bytes::from_static(b"second")]);
+    // Nor does one that was sent already let an earlier one pass.
+    let late = Handed { ticket: Ticket { conn: 5, seq: 0 }, ..handed };
+    assert!(!forwarder.take_back(late, Bytes::from_static(b"first"), 3 * MS));
+}
+
+#[test]
+fn two_nodes_that_name_each_other_are_asked_by_turns_with_a_pause() {
+    let (mut forwarder, sent) = asked(&[W], 2);
+    let there = Lead::There(NodeId(2));
+    forwarder.not_led(id(sent[0]), Some(NodeId(3)), there, 2 * MS);
+    let [second] = step(&mut forwarder, there, 2 * MS).sent(3)[..] else { panic!("at once") };
+    forwarder.not_led(id(second), Some(NodeId(2)), there, 3 * MS);
+    assert!(step(&mut forwarder, there, 4 * MS).is_nothing());
+    assert_eq!(step(&mut forwarder, there, 30 * MS).sent(2).len(), 1);
 }

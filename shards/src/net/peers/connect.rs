@@ -1,6 +1,7 @@
 //! How connections come up, replace each other and end, and what becomes of the messages that wait for them.
 
 use bytes::Bytes;
+use hashbrown::HashSet;
 
 use super::{Conn, Peers, Session, Stage};
 use crate::ids::NodeId;
@@ -194,6 +195,7 @@ impl Peers {
             reader: FrameReader::new(info.incoming, body_bytes),
             writing_since_ns: None,
             members: Vec::new(),
+            owed: HashSet::new(),
         };
         let stage = Stage::Up(Box::new(session));
         self.conns.insert(conn, Conn { key: Some(key), stage, since_ns: now_ns });
@@ -249,7 +251,8 @@ impl Peers {
         // What waited is reported before: of that it is certain that it was not sent.
         let Stage::Up(session) = ended.stage else { return };
         if key.lane == Lane::Requests {
-            self.outputs.push_back(Output::Severed { node: key.node });
+            let requests = session.owed.into_iter().collect();
+            self.outputs.push_back(Output::Severed { node: key.node, requests });
             return;
         }
         for (partition, storage) in session.members {

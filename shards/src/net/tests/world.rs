@@ -21,7 +21,7 @@ pub(super) enum Event {
     Unreachable { at: At, partition: u64, storage: u64 },
     Forwarded { at: At, from: u64, forwarded: Forwarded },
     Unsent { at: At, to: u64, forwarded: Forwarded },
-    Severed { at: At, from: u64 },
+    Severed { at: At, from: u64, requests: Vec<u64> },
     Closed { at: At, why: Ending },
 }
 
@@ -156,7 +156,10 @@ impl World {
             Output::Unsent { node, forwarded } => {
                 self.events.push(Event::Unsent { at, to: node.0, forwarded });
             }
-            Output::Severed { node } => self.events.push(Event::Severed { at, from: node.0 }),
+            Output::Severed { node, requests } => {
+                let requests = requests.iter().map(|id| id.number).collect();
+                self.events.push(Event::Severed { at, from: node.0, requests });
+            }
             Output::Meet { node, incarnation } => {
                 let kept = *self.met.entry((at.0, node.0)).or_insert(incarnation);
                 self.core(at).met(node, kept);
