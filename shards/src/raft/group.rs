@@ -6,6 +6,7 @@
 
 mod elections;
 mod rounds;
+mod stall;
 
 use std::sync::LazyLock;
 
@@ -165,6 +166,7 @@ impl Group {
         if !self.leads() && self.is_sole_voter() && !self.is_flushed() {
             return Ok(());
         }
+        let may_campaign = !self.watch_disk()? && may_campaign;
         if !self.leads() && self.is_due() && !(may_campaign && self.may_campaign(now_ns)) {
             // It has missed its leader for long enough to vote for another one.
             let raft = &mut self.node.raft;

@@ -265,6 +265,12 @@ impl Readies {
         assert!(held.map(|(until, _)| until).is_sorted(), "messages leave in their order");
     }
 
+    /// The Ready of the oldest record that is not durable yet.
+    #[must_use]
+    pub fn oldest(&self) -> Option<u64> {
+        self.written.front().map(|written| written.number)
+    }
+
     /// Records that are not durable yet.
     #[must_use]
     pub fn unpersisted(&self) -> usize {

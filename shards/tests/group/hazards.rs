@@ -157,7 +157,7 @@ fn whatever_is_heard_fences_nobody() {
     }
 }
 
-/// The leader's heartbeats go on while its disk does not.
+/// The leader's heartbeats go on while its disk is busy, and does little.
 #[test]
 fn a_busy_disk_costs_no_heartbeats() {
     let (mut cluster, leader) = Cluster::led(3);
@@ -168,10 +168,19 @@ fn a_busy_disk_costs_no_heartbeats() {
     }
     assert!(!cluster.worlds[leader].shard.wal().can_submit(), "it is busy");
     let term = cluster.status(leader).term;
-    for _ in 0..60 {
+    for step in 0..60 {
         for world in &mut cluster.worlds {
             world.now.mono_ns += 50_000_000;
             world.now.wall_ms += 50;
+        }
+        if step % 15 == 14 {
+            // What was under way is durable, and what waited is under way.
+            cluster.worlds[leader].disk.complete_all();
+            for number in 0..4 {
+                cluster.write(leader, &format!("set b {number}"));
+                cluster.turn_of(leader);
+            }
+            assert!(!cluster.worlds[leader].shard.wal().can_submit(), "it is busy again");
         }
         for _ in 0..4 {
             cluster.turn();

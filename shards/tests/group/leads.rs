@@ -1,8 +1,10 @@
 //! Leads that begin and end: handed over to whoever is best prepared, counted and reported.
 
-use corduroy_shards::{LeadKind, MemberOutcome, MemberRequest};
+use corduroy_shards::{LeadKind, MemberOutcome, MemberRequest, PeerMessage, Role};
+use raft::eraftpb::MessageType;
 
 use crate::cluster::{Cluster, Way};
+use crate::common::Got;
 
 #[test]
 fn the_lead_is_handed_to_a_member_that_answers_and_has_the_log() {
@@ -51,4 +53,81 @@ fn a_lead_that_could_not_be_handed_over_is_lost_as_any_other() {
     let after = cluster.worlds[leader].shard.counters().leads;
     assert_eq!((after.transferred, after.lost), (before.transferred, before.lost + 1));
     assert!(after.lasted_ms >= 1_000, "it has led for an election timeout: {after:?}");
+}
+
+/// Time goes on by all clocks, and what can be done is done, while the disk of one node brings nothing.
+fn pass_beside_a_stalled_disk(cluster: &mut Cluster, ms: u64) {
+    for _ in 0..ms.div_ceil(50) {
+        for world in &mut cluster.worlds {
+            world.now.mono_ns += 50_000_000;
+            world.now.wall_ms += 50;
+        }
+        for _ in 0..20 {
+            cluster.turn();
+            cluster.deliver(|_, _, _| Way::Arrives);
+        }
+    }
+}
+
+#[test]
+fn a_leader_whose_disk_stands_still_gives_the_lead_away() {
+    let (mut cluster, leader) = Cluster::led(3);
+    cluster.put(leader, "append a 1,");
+    cluster.worlds[leader].disk.set_stalled(true);
+    let stuck = cluster.write(leader, "append a 2,");
+    // It goes on with heartbeats, so nobody misses it: it has to find out by itself.
+    pass_beside_a_stalled_disk(&mut cluster, 1_600);
+    let next = cluster.leader().expect("the others have sound disks");
+    assert_ne!(next, leader);
+    assert_eq!(cluster.worlds[leader].shard.counters().leads.transferred, 1);
+    let ticket = cluster.write(next, "append a 3,");
+    pass_beside_a_stalled_disk(&mut cluster, 200);
+    assert!(matches!(cluster.got(next, ticket), Some(Got::Done(..))));
+    cluster.worlds[leader].disk.set_stalled(false);
+    cluster.pass(500);
+    assert!(matches!(cluster.got(leader, stuck), Some(Got::Done(..))), "the others had it");
+    assert_eq!(cluster.check_same().len(), 3);
+}
+
+#[test]
+fn a_leader_that_nobody_takes_the_lead_from_lays_it_down() {
+    let (mut cluster, leader) = Cluster::led(3);
+    cluster.worlds[leader].disk.set_stalled(true);
+    cluster.write(leader, "append a 1,");
+    // Others hear no request to begin an election, and all that keeps them from one.
+    for _ in 0..50 {
+        for world in &mut cluster.worlds {
+            world.now.mono_ns += 50_000_000;
+        }
+        for _ in 0..20 {
+            cluster.turn();
+            let is_wish = |kind| kind == MessageType::MsgTimeoutNow;
+            let way = |sent: &PeerMessage| {
+                if is_wish(sent.message.get_msg_type()) { Way::Lost } else { Way::Arrives }
+            };
+            cluster.deliver(|_, _, sent| way(sent));
+        }
+    }
+    let counts = cluster.worlds[leader].shard.counters().leads;
+    assert_eq!(counts.transferred + counts.lost, 1, "{counts:?}");
+    assert_ne!(cluster.status(leader).role, Role::Leader);
+}
+
+#[test]
+fn whoever_has_a_disk_that_stands_still_asks_for_no_votes() {
+    let (mut cluster, leader) = Cluster::led(3);
+    let stuck = (leader + 1) % 3;
+    cluster.worlds[stuck].disk.set_stalled(true);
+    let ticket = cluster.write(leader, "append a 1,");
+    pass_beside_a_stalled_disk(&mut cluster, 1_500);
+    assert!(matches!(cluster.got(leader, ticket), Some(Got::Done(..))), "two of three have it");
+    let term = cluster.status(stuck).term;
+    for node in (0..3).filter(|node| *node != stuck) {
+        cluster.kill(node);
+    }
+    pass_beside_a_stalled_disk(&mut cluster, 10_000);
+    assert_eq!((cluster.status(stuck).term, cluster.status(stuck).role), (term, Role::Follower));
+    cluster.worlds[stuck].disk.set_stalled(false);
+    pass_beside_a_stalled_disk(&mut cluster, 3_000);
+    assert_eq!(cluster.status(stuck).role, Role::PreCandidate, "now it may");
 }

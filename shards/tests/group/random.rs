@@ -170,6 +170,9 @@ fn play(members: usize, seed: u64, met: &mut Met) {
         world.disk.set_manual(false);
         world.disk.complete_all();
     }
+    cluster.elect();
+    // A leader whose disk stood still may be about to transfer the lead.
+    cluster.pass(1_500);
     let leader = cluster.elect();
     cluster.put(leader, "set end 1");
     cluster.pass(12_000);

@@ -8,6 +8,7 @@ use corduroy_wal::mix::scramble;
 use corduroy_wal::{Lsn, Term};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
+use super::stall::Stall;
 use super::{Group, GroupOptions};
 use crate::planted::{self, PlantedBug};
 use crate::raft::changes::{Change, ChangeEntry, ChangeRefusal};
@@ -52,6 +53,8 @@ pub(super) struct Members {
     pub lease_ns: u64,
     /// How old a state may be that reads see which need no newer one, in ns.
     pub stale_ns: u64,
+    /// How long its disk has stood still.
+    pub stall: Stall,
 }
 
 impl Members {
@@ -59,7 +62,8 @@ impl Members {
     pub fn starting(now: Membership, promise: Promise, options: &GroupOptions) -> Self {
         let (applied, answers) = (AppliedChange::default(), Answers::default());
         let (lease_ns, stale_ns) = (options.lease_ns(), options.stale_reads_ms * 1_000_000);
-        Self { now, applied, answers, campaign_from: None, grown_at: Lsn::ZERO, promise, lease_ns, stale_ns }
+        let (grown_at, stall) = (Lsn::ZERO, Stall::default());
+        Self { now, applied, answers, campaign_from: None, grown_at, promise, lease_ns, stale_ns, stall }
     }
 }
 
