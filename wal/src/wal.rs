@@ -423,17 +423,21 @@ impl<D: Device> Wal<D> {
         assert!(entry.first <= entry.last.next(), "log {log} begins behind its end");
     }
 
-    /// Starts a log anew behind `prev` (a snapshot was installed): it has no entries, the next is `prev + 1`.
-    /// Hard state and configuration stay.
+    /// Starts a log anew behind `prev` (a snapshot was installed): it has no entries, the next is `prev + 1`. In the same
+    /// record stand the hard state and the configuration that the head has; what it does not have stays.
     ///
     /// # Errors
     /// [`WalError::Poisoned`].
-    pub fn reset(&mut self, log: LogId, prev: Lsn, prev_term: Term) -> Result<BatchSeq, WalError> {
+    pub fn reset(&mut self, head: RecordHead<'_>, prev: Lsn, prev_term: Term) -> Result<BatchSeq, WalError> {
         self.check_poison()?;
-        self.drop_entries(log);
-        let entry = self.index.entry(log);
+        self.drop_entries(head.log);
+        let entry = self.index.entry(head.log);
         (entry.first, entry.last, entry.prev_term) = (prev.next(), prev, prev_term);
-        self.push_state(log)
+        entry.hard_state = head.hard_state.or(entry.hard_state);
+        if let Some(conf) = head.conf {
+            entry.conf = Some(conf.into());
+        }
+        self.push_state(head.log)
     }
 
     /// Forgets a log for good: a tombstone goes into the open batch.

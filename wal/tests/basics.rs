@@ -163,13 +163,19 @@ fn a_reset_log_starts_behind_a_snapshot() {
     append_state(&mut wal, 1, 4, 3).unwrap();
     commit(&mut wal);
     append(&mut wal, 1, 11, 3, 1, 50).unwrap();
-    wal.reset(LogId(1), Lsn(500), Term(4)).unwrap();
+    let head = RecordHead { log: LogId(1), ..RecordHead::default() };
+    wal.reset(head, Lsn(300), Term(4)).unwrap();
+    let state = wal.log_state(LogId(1)).unwrap();
+    assert_eq!((state.hard_state, state.conf), (Some(hard_state(4, 3)), None), "what is not said stays");
+    let head = RecordHead { hard_state: Some(hard_state(5, 500)), conf: Some(b"members"), ..head };
+    wal.reset(head, Lsn(500), Term(4)).unwrap();
     append(&mut wal, 1, 501, 2, 4, 50).unwrap();
     commit(&mut wal);
     for round in 2..4 {
         let state = wal.log_state(LogId(1)).unwrap();
         assert_eq!((state.first, state.last, state.prev_term), (Lsn(501), Lsn(502), Term(4)));
-        assert_eq!(state.hard_state, Some(hard_state(4, 3)));
+        let said = (Some(hard_state(5, 500)), Some(b"members".to_vec()));
+        assert_eq!((state.hard_state, state.conf), said);
         assert_eq!(read_all(&mut wal, 1).unwrap(), [entry(1, 501, 4, 50), entry(1, 502, 4, 50)]);
         drop(wal);
         (wal, _) = open(&disk, round);

@@ -165,7 +165,8 @@ impl Play {
     /// `reset log=N prev=N term=N`: a snapshot up to entry `prev` of `term` stands for all entries.
     fn reset(&mut self, of: &mut Words) -> Lines {
         let (log, prev, term) = (of.number("log")?, of.number("prev")?, of.number("term")?);
-        Ok(in_batch(self.wal()?.reset(LogId(log), Lsn(prev), Term(term))))
+        let head = RecordHead { log: LogId(log), ..RecordHead::default() };
+        Ok(in_batch(self.wal()?.reset(head, Lsn(prev), Term(term))))
     }
 
     /// `remove log=N`.

@@ -23,11 +23,20 @@ pub struct ModelLog {
 
 #[derive(Clone, Debug)]
 enum Change {
-    Entries { first: u64, term: u64, lens: Vec<usize> },
+    Entries {
+        first: u64,
+        term: u64,
+        lens: Vec<usize>,
+    },
     HardState(HardState),
     Conf(Vec<u8>),
     Remove,
-    Reset { prev: u64, term: u64 },
+    /// With the configuration that is in the same record.
+    Reset {
+        prev: u64,
+        term: u64,
+        conf: Option<Vec<u8>>,
+    },
 }
 
 /// All logs.
@@ -47,8 +56,9 @@ fn change(model: &mut Model, log: u64, change: &Change) {
         }
         Change::HardState(state) => held.hard_state = Some(*state),
         Change::Conf(conf) => held.conf = Some(conf.clone()),
-        Change::Reset { prev, term } => {
+        Change::Reset { prev, term, conf } => {
             held.entries.clear();
+            held.conf = conf.clone().or(held.conf.take());
             (held.last, held.base) = (*prev, (prev + 1, *term));
         }
         Change::Remove => unreachable!("handled above"),
@@ -241,7 +251,9 @@ impl World {
             }
             Change::Conf(conf) => append_owned(wal, RecordHead { conf: Some(conf), ..head }, &[]),
             Change::Remove => wal.remove(LogId(log)),
-            Change::Reset { prev, term } => wal.reset(LogId(log), Lsn(*prev), Term(*term)),
+            Change::Reset { prev, term, conf } => {
+                wal.reset(RecordHead { conf: conf.as_deref(), ..head }, Lsn(*prev), Term(*term))
+            }
         };
         let batch = result.unwrap_or_else(|error| panic!("{what:?} on {:?}: {error}", model.get(&log)));
         if matches!(what, Change::Remove)
@@ -260,7 +272,10 @@ impl World {
         let last_term = held.entries.get(&held.last).map_or(held.base.1, |entry| entry.0);
         let what = match self.draw(40) {
             0 => Change::Remove,
-            1 => Change::Reset { prev: held.last + self.draw(50), term: last_term + 1 },
+            1 => {
+                let conf = (self.draw(2) == 0).then(|| vec![self.draw(256) as u8; 7]);
+                Change::Reset { prev: held.last + self.draw(50), term: last_term + 1, conf }
+            }
             2..6 => Change::HardState(hard_state(last_term + self.draw(3), self.draw(held.last + 1))),
             6..8 => Change::Conf(vec![self.draw(256) as u8; self.draw(30) as usize]),
             pick => {
