@@ -61,6 +61,11 @@ fn install<M: StateMachine>(machine: &mut M, chunks: &[Bytes], lsn: u64) -> Resu
         let stored = ImageEvent::Stored { partition: P, image: ID, number, is_stored: true };
         assert_eq!(answer(machine), stored);
     }
+    let last = (Lsn(lsn), Term(4));
+    machine.ask_image(ImageAsk::Validate { partition: P, image: ID, last });
+    let ImageEvent::Validated { result, .. } = answer(machine) else { panic!("the end of the reading") };
+    let validated = result?;
+    assert_eq!(validated.lsn, Lsn(lsn));
     machine.ask_image(ImageAsk::Install { partition: P, image: ID, last: (Lsn(lsn), Term(4)) });
     let ImageEvent::Installed { result, .. } = answer(machine) else { panic!("the end of the install") };
     result

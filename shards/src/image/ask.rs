@@ -2,7 +2,7 @@
 //!
 //! An image is made by steps, so that it takes bounded memory and the asker sets the pace: `Open` waits until the machine has
 //! persisted a point between two entries, `Begin` brings the first chunk, `Next` one chunk each. It is taken over by `Store`
-//! for each chunk, in order, and `Install`, which validates all of it before anything changes. Whatever was opened is closed,
+//! for each chunk, in order, `Validate`, and `Install`, which validates all of it before anything changes. Whatever was opened is closed,
 //! whatever was stored is installed or dropped.
 
 use bytes::Bytes;
@@ -54,6 +54,16 @@ pub enum ImageAsk {
         number: u32,
         /// The chunk.
         chunk: Bytes,
+    },
+    /// Read all that is stored, and look whether it is a whole image that can be taken over. Nothing is changed. Answered by
+    /// `Validated`; if it is none, nothing is stored for the partition any more.
+    Validate {
+        /// Of what.
+        partition: PartitionId,
+        /// Which image.
+        image: ImageId,
+        /// The last entry that it is to include, and its term.
+        last: (Lsn, Term),
     },
     /// Validate what is stored and replace the partition by it, in one step. Nothing is applied to the partition meanwhile.
     /// Answered by `Installed`.
@@ -110,6 +120,15 @@ pub enum ImageEvent {
         number: u32,
         /// Whether it was stored.
         is_stored: bool,
+    },
+    /// What is stored was read.
+    Validated {
+        /// Of what.
+        partition: PartitionId,
+        /// Which image.
+        image: ImageId,
+        /// What it is of, or why it cannot be installed.
+        result: Result<Header, InstallError>,
     },
     /// The install has ended. If it failed, the partition is as it was, and nothing is stored for it any more.
     Installed {
@@ -194,6 +213,10 @@ pub fn refused(ask: ImageAsk) -> Option<ImageEvent> {
         }
         ImageAsk::Store { partition, image, number, .. } => {
             Some(ImageEvent::Stored { partition, image, number, is_stored: false })
+        }
+        ImageAsk::Validate { partition, image, .. } => {
+            let result = Err(InstallError::NotStored { why: why() });
+            Some(ImageEvent::Validated { partition, image, result })
         }
         ImageAsk::Install { partition, image, .. } => {
             let result = Err(InstallError::NotStored { why: why() });

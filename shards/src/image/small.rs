@@ -82,6 +82,17 @@ impl SmallImages {
                 let is_stored = stored.map(|stored| stored.1.push(chunk)).is_some();
                 self.events.push(ImageEvent::Stored { partition, image, number, is_stored });
             }
+            ImageAsk::Validate { partition, image, last } => {
+                let stored = self.stored.get(&partition).filter(|stored| stored.0 == image);
+                let result =
+                    stored.ok_or_else(|| InstallError::NotStored { why: "there is none".to_owned() });
+                let result = result.and_then(|(_, chunks)| read(chunks, partition, last));
+                let result = result.map(|(header, _)| header);
+                if result.is_err() {
+                    self.stored.remove(&partition);
+                }
+                self.events.push(ImageEvent::Validated { partition, image, result });
+            }
             ImageAsk::Install { partition, image, last } => {
                 let stored = self.stored.remove(&partition).filter(|stored| stored.0 == image);
                 let result =
@@ -149,12 +160,11 @@ fn chunks(header: &Header, rows: &Pairs) -> VecDeque<Vec<u8>> {
     chunks
 }
 
-fn install(
+fn read(
     chunks: &[Bytes],
     partition: PartitionId,
     last: (Lsn, corduroy_wal::Term),
-    machine: &mut impl Holds,
-) -> Result<Header, InstallError> {
+) -> Result<(Header, Pairs), InstallError> {
     let (mut reader, mut rows) = (Reader::new(ITEM_BYTES_MAX), Pairs::new());
     for chunk in chunks {
         reader.push(chunk, &mut |item| match item {
@@ -169,6 +179,16 @@ fn install(
     if header.partition != partition || (header.lsn, header.term) != last {
         return Err(InstallError::Another { found: Box::new(header) });
     }
+    Ok((header, rows))
+}
+
+fn install(
+    chunks: &[Bytes],
+    partition: PartitionId,
+    last: (Lsn, corduroy_wal::Term),
+    machine: &mut impl Holds,
+) -> Result<Header, InstallError> {
+    let (header, rows) = read(chunks, partition, last)?;
     let applied = machine.applied(partition);
     if header.lsn <= applied {
         return Err(InstallError::NotNewer { applied });

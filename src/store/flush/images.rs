@@ -138,6 +138,7 @@ impl<L: DiskLevel> Store<L> {
                     self.images.events.push(stored);
                 }
             }
+            ImageAsk::Validate { partition, image, last } => self.validate(partition, image, last),
             ImageAsk::Install { partition, image, last } => {
                 self.images.waiting.push((partition, image, last));
                 self.install_if_due();
@@ -237,17 +238,55 @@ impl<L: DiskLevel> Store<L> {
         }
     }
 
+    fn validate(&mut self, id: PartitionId, image: ImageId, last: (Lsn, Term)) {
+        match self.images.stored.remove(&id) {
+            Some(Stored::Here(staged)) if staged.image == image => {
+                self.images.stored.insert(id, Stored::Away(image));
+                let install = self.how_to_install(id, image, last);
+                self.image_job(ImageTask::Validate { staged, install });
+            }
+            other => {
+                self.images.stored.extend(other.map(|other| (id, other)));
+                let result = Err(InstallError::NotStored { why: "it is not there".to_owned() });
+                self.images.events.push(ImageEvent::Validated { partition: id, image, result });
+            }
+        }
+    }
+
+    fn validated(&mut self, id: PartitionId, image: ImageId, result: Result<(Staged, Header), InstallError>) {
+        let stored = self.images.stored.remove(&id);
+        let is_wanted = matches!(&stored, Some(Stored::Away(away)) if *away == image);
+        let result = result.map(|(staged, header)| {
+            if is_wanted {
+                self.images.stored.insert(id, Stored::Here(staged));
+            } else {
+                self.image_job(ImageTask::Close { making: None, staged: Some(staged) });
+            }
+            header
+        });
+        if is_wanted {
+            self.images.events.push(ImageEvent::Validated { partition: id, image, result });
+        } else {
+            self.images
+                .stored
+                .extend(stored.filter(|stored| !matches!(stored, Stored::Dropped)).map(|it| (id, it)));
+        }
+    }
+
     fn install(&mut self, staged: Staged, partition: PartitionId, last: (Lsn, Term)) {
+        let install = self.how_to_install(partition, staged.image, last);
+        self.images.installing += 1;
+        self.image_job(ImageTask::Install { staged, install });
+    }
+
+    fn how_to_install(&self, partition: PartitionId, image: ImageId, last: (Lsn, Term)) -> Install {
         let present = self.partitions.get(&partition);
         // Above all that was ever written of it here, so nothing that deletes those comes near.
         let flush_version =
             present.map_or(0, |present| present.flush_version.max(present.persisted_flush_version)) + 1;
         let item_bytes_max =
             (self.options.max_value_bytes + MAX_KEY_BYTES + ITEM_HEAD_BYTES).max(SECTION_BYTES_MAX);
-        let (image, seed) = (staged.image, self.seed);
-        let install = Install { partition, image, last, flush_version, seed, item_bytes_max };
-        self.images.installing += 1;
-        self.image_job(ImageTask::Install { staged, install });
+        Install { partition, image, last, flush_version, seed: self.seed, item_bytes_max }
     }
 
     /// Takes what a job has done.
@@ -277,6 +316,7 @@ impl<L: DiskLevel> Store<L> {
             ImageDone::Stored { partition, image, number, staged } => {
                 self.stored_chunk(partition, (image, number), staged);
             }
+            ImageDone::Validated { partition, image, result } => self.validated(partition, image, result),
             ImageDone::Installed { partition, image, result } => {
                 self.look();
                 self.images.installing -= 1;

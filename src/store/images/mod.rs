@@ -41,6 +41,8 @@ pub(super) enum ImageTask {
     Close { making: Option<Box<Making>>, staged: Option<Staged> },
     /// Stores a chunk, of an image that has none yet if there is nothing `staged`.
     Store { partition: PartitionId, image: ImageId, number: u32, chunk: Bytes, staged: Option<Staged> },
+    /// Looks whether what is stored is what is to be installed.
+    Validate { staged: Staged, install: Install },
     /// Validates what is stored, and replaces the partition by it.
     Install { staged: Staged, install: Install },
 }
@@ -76,6 +78,12 @@ pub(super) enum ImageDone {
         number: u32,
         staged: Option<Staged>,
     },
+    Validated {
+        partition: PartitionId,
+        /// What is stored, and what it is of.
+        result: Result<(Staged, Header), InstallError>,
+        image: ImageId,
+    },
     Installed {
         partition: PartitionId,
         image: ImageId,
@@ -90,6 +98,7 @@ impl fmt::Debug for ImageTask {
             Self::Read { .. } => "read an image",
             Self::Close { .. } => "close an image",
             Self::Store { .. } => "store a chunk",
+            Self::Validate { .. } => "validate an image",
             Self::Install { .. } => "install an image",
         })
     }
@@ -120,6 +129,11 @@ impl ImageTask {
                     tracing::warn!("{why}; the image of partition {partition} is given up");
                 });
                 ImageDone::Stored { partition, image, number, staged: staged.ok() }
+            }
+            Self::Validate { mut staged, install } => {
+                let (partition, image) = (install.partition, install.image);
+                let result = staged.validate(&install).map(|header| (staged, header));
+                ImageDone::Validated { partition, image, result }
             }
             Self::Install { staged, install } => {
                 let (partition, image) = (install.partition, install.image);

@@ -23,6 +23,8 @@ pub(in crate::store) struct Staged {
     staging: Box<dyn Staging>,
     /// The length of each.
     lengths: Vec<u32>,
+    /// What all of them are of, once they were read.
+    validated: Option<Box<(Header, Counted)>>,
 }
 
 /// What the rows of an image amount to.
@@ -69,7 +71,7 @@ impl Counted {
 
 impl Staged {
     pub(super) fn new<L: DiskLevel>(disk: &L, image: ImageId) -> Result<Self, DiskError> {
-        Ok(Self { image, staging: disk.stage()?, lengths: Vec::new() })
+        Ok(Self { image, staging: disk.stage()?, lengths: Vec::new(), validated: None })
     }
 
     /// The number of the chunk that is next.
@@ -79,6 +81,7 @@ impl Staged {
 
     pub(super) fn append(&mut self, chunk: &[u8]) -> Result<(), DiskError> {
         self.staging.append(chunk)?;
+        self.validated = None;
         self.lengths.push(u32::try_from(chunk.len()).expect("a chunk is short"));
         Ok(())
     }
@@ -89,7 +92,11 @@ impl Staged {
         disk: &L,
         install: &Install,
     ) -> Result<(Header, PartitionMeta), InstallError> {
-        let (header, mut counted) = self.validate(install)?;
+        let (header, mut counted) =
+            match self.validated.take().filter(|validated| is_of(&validated.0, install)) {
+                Some(validated) => *validated,
+                None => self.read_all(install)?,
+            };
         let (is_written, absent) = counted
             .machine
             .take()
@@ -133,14 +140,20 @@ impl Staged {
     }
 
     /// Reads all of it, and looks whether it is what is to be installed.
-    fn validate(&mut self, install: &Install) -> Result<(Header, Counted), InstallError> {
+    pub(super) fn validate(&mut self, install: &Install) -> Result<Header, InstallError> {
+        let (header, counted) = self.read_all(install)?;
+        self.validated = Some(Box::new((header.clone(), counted)));
+        Ok(header)
+    }
+
+    fn read_all(&mut self, install: &Install) -> Result<(Header, Counted), InstallError> {
         let (mut reader, mut counted, mut at) = (reader(install), Counted::default(), 0);
         for number in 0..self.lengths.len() {
             let chunk = self.chunk(number, &mut at).map_err(|why| not_stored(&why))?;
             reader.push(&chunk, &mut |item| counted.add(item, install))?;
         }
         let header = reader.finish()?;
-        if header.partition != install.partition || (header.lsn, header.term) != install.last {
+        if !is_of(&header, install) {
             return Err(InstallError::Another { found: Box::new(header) });
         }
         Ok((header, counted))
@@ -153,6 +166,11 @@ impl Staged {
         *at += u64::from(length);
         Ok(chunk)
     }
+}
+
+/// Whether an image is the one that is to be installed.
+fn is_of(header: &Header, install: &Install) -> bool {
+    header.partition == install.partition && (header.lsn, header.term) == install.last
 }
 
 fn not_stored(why: &DiskError) -> InstallError {

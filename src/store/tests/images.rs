@@ -23,9 +23,7 @@ fn events<L: DiskLevel>(driver: &mut Driver<L>) -> Vec<ImageEvent> {
 /// The one answer, once nothing is left to do.
 fn answer<L: DiskLevel>(driver: &mut Driver<L>) -> ImageEvent {
     driver.settle();
-    let mut events = events(driver);
-    assert_eq!(events.len(), 1, "{events:?}");
-    events.remove(0)
+    <[_; 1]>::try_from(events(driver)).expect("one answer")[0].clone()
 }
 
 fn open<L: DiskLevel>(driver: &mut Driver<L>, number: u64, partition: PartitionId) -> Lsn {
@@ -97,13 +95,15 @@ fn ask_install<L: DiskLevel>(driver: &mut Driver<L>, partition: PartitionId, lsn
     driver.store.ask_image(ImageAsk::Install { partition, image: ID, last: (lsn, TERM) });
 }
 
-/// Stores an image and has it installed.
 fn install<L: DiskLevel>(
     driver: &mut Driver<L>,
     partition: PartitionId,
     (lsn, chunks): (Lsn, &[Bytes]),
 ) -> Result<Header, InstallError> {
     store(driver, partition, chunks);
+    driver.store.ask_image(ImageAsk::Validate { partition, image: ID, last: (lsn, TERM) });
+    let ImageEvent::Validated { result, .. } = answer(driver) else { panic!("the end of the reading") };
+    result?;
     ask_install(driver, partition, lsn);
     let ImageEvent::Installed { result, .. } = answer(driver) else { panic!("the end of the install") };
     if result.is_ok() {
@@ -295,6 +295,7 @@ fn ends_after(jobs: usize) -> bool {
         .zip(&chunks)
         .map(|(number, chunk)| ImageAsk::Store { partition: P, image: ID, number, chunk: chunk.clone() })
         .collect();
+    asks.push(ImageAsk::Validate { partition: P, image: ID, last: (lsn, TERM) });
     asks.push(ImageAsk::Install { partition: P, image: ID, last: (lsn, TERM) });
     for ask in asks {
         driver.store.ask_image(ask);
