@@ -40,7 +40,10 @@ pub(crate) struct Mail {
 
 /// What a message takes in memory, and its entries in a record, roughly, in bytes.
 pub(crate) fn size_bytes(message: &Message) -> usize {
-    size_of::<Message>() + entry_bytes(message) + ENTRY_BYTES * message.get_entries().len()
+    size_of::<Message>()
+        + message.context.len()
+        + entry_bytes(message)
+        + ENTRY_BYTES * message.get_entries().len()
 }
 
 /// What a record of a message's entries takes at most, in bytes. The longest entry that a leader may have written fits.

@@ -6,6 +6,7 @@ use corduroy_wal::{Fit, Wal};
 use crate::ids::StorageId;
 use crate::raft::group::GroupOptions;
 use crate::raft::replica::Replication;
+use crate::raft::snapshot::transfers::ImageOptions;
 
 /// The bounds of a shard. Every queue has one, and a request that does not fit is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,6 +138,8 @@ pub struct ShardOptions {
     pub reaches_peers: bool,
     /// How groups are driven.
     pub group: GroupOptions,
+    /// Bounds of the transfers of images.
+    pub images: ImageOptions,
     /// The bounds.
     pub limits: Limits,
     /// Time until a replica that does not lead is reported, and its requests are refused, in ms. Default 5,000.
@@ -157,6 +160,7 @@ impl Default for ShardOptions {
             storage: StorageId::UNKNOWN,
             reaches_peers: false,
             group: GroupOptions::default(),
+            images: ImageOptions::default(),
             limits: Limits::default(),
             ready_timeout_ms: 5_000,
             request_timeout_ms: 10_000,

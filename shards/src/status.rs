@@ -140,6 +140,8 @@ pub struct Counters {
     pub failed_fetches: u64,
     /// Messages to members of which nobody knows where they are.
     pub lost_messages: u64,
+    /// Images that have replaced a replica's state.
+    pub images_installed: u64,
     /// Ready timeouts.
     pub ready_timeouts: u64,
     /// How often the stamps of entries began to be ahead of the wall clock by more than a second.

@@ -1,12 +1,15 @@
 //! What the configuration says, in the words of the log, the state and the shards.
 
+use corduroy_shards::ids::NodeId;
+use corduroy_shards::image::transfer::Process;
 use corduroy_shards::raft::group::GroupOptions;
 use corduroy_shards::raft::lease::Reads as GroupReads;
 use corduroy_shards::raft::replica::Replication as RaftOn;
-use corduroy_shards::{Limits, ShardOptions, StorageId};
+use corduroy_shards::{ImageOptions, Limits, ShardOptions, StorageId};
 use corduroy_wal::device::SyncMode;
 use corduroy_wal::{Binding, Options as WalOptions};
 
+use super::identity::Identity;
 use super::shared::Shared;
 use crate::config::{Config, Reads, Replication, WalSync};
 use crate::store::{HashSeed, Options as StoreOptions};
@@ -113,6 +116,7 @@ pub fn shard_options(shared: &Shared, config: &Config) -> ShardOptions {
     let reaches_peers = shared.identity.founders.len() > 1;
     let stale_reads_ms = config.stale_reads_max_ms.0;
     let group = GroupOptions { reads, stale_reads_ms, ..GroupOptions::default() };
+    let process = process(&shared.identity);
     ShardOptions {
         replication,
         storage,
@@ -120,8 +124,15 @@ pub fn shard_options(shared: &Shared, config: &Config) -> ShardOptions {
         group,
         limits,
         log_soft_segments,
+        images: ImageOptions { process, ..ImageOptions::default() },
         ..ShardOptions::default()
     }
+}
+
+/// What images are named by. This start is counted before anything is sent.
+const fn process(identity: &Identity) -> Process {
+    let Identity { node, incarnation, starts, .. } = *identity;
+    Process { node: NodeId(node), incarnation, starts: starts + 1 }
 }
 
 #[cfg(test)]

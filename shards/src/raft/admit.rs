@@ -66,6 +66,12 @@ pub enum Refused {
     /// There is no room for its entries until others are applied, or written.
     #[error("there is no room for its entries now")]
     NoRoom,
+    /// An image replaces the state, and the member stands still.
+    #[error("an image is being installed, and nothing else is taken in")]
+    Installing,
+    /// What it has of an image is nothing that this member sends or gets now.
+    #[error("it has nothing of an image that is on its way from or to this member")]
+    Image,
     /// The raft crate does not take it.
     #[error("Raft does not take it")]
     ByRaft,

@@ -5,6 +5,7 @@
 //! timeouts come from the seed alone.
 
 mod elections;
+mod images;
 mod rounds;
 mod stall;
 
@@ -335,7 +336,10 @@ impl Group {
     /// # Errors
     /// [`Fault`].
     pub fn persisted(&mut self, number: u64) -> Result<(), Fault> {
-        self.call(|group| group.readies.persisted(&mut group.node, number))
+        self.call(|group| {
+            group.readies.persisted(&mut group.node, number);
+            group.end_restoring();
+        })
     }
 
     /// Entries up to `lsn` are applied and may be dropped.
@@ -422,6 +426,7 @@ impl Group {
     /// that the leader knows it.
     pub fn take_messages(&mut self) -> Vec<Message> {
         let mut messages = self.readies.take_messages();
+        self.note_named_images(&mut messages);
         let applied = self.node.raft.raft_log.applied;
         for message in &mut messages {
             let is_answer = matches!(

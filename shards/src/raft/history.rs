@@ -10,8 +10,9 @@ use std::collections::VecDeque;
 
 use corduroy_wal::{Lsn, Term};
 use raft::GetEntriesContext;
-use raft::eraftpb::Entry;
+use raft::eraftpb::{Entry, Snapshot};
 
+use super::membership::MemberId;
 use crate::planted::{self, PlantedBug};
 
 /// Terms of consecutive entries: the first entry of each run, and its term.
@@ -89,6 +90,15 @@ struct Fetch {
     entries: Vec<Entry>,
 }
 
+/// Images of the state for members that need what the log does not have any more.
+#[derive(Default)]
+struct Images {
+    /// Members that one is to be made for.
+    asked: Vec<MemberId>,
+    /// Those there are: what is announced to the crate of each.
+    there: Vec<(MemberId, Snapshot)>,
+}
+
 /// Entries of one message at most: small ones take more in it than their payloads, which its limit counts.
 pub const ENTRIES_A_MESSAGE: usize = 4096;
 
@@ -105,6 +115,7 @@ pub struct History {
     /// See [`History::keep_the_start`].
     keeps_start: bool,
     fetch: RefCell<Fetch>,
+    images: RefCell<Images>,
 }
 
 impl std::fmt::Debug for History {
@@ -118,7 +129,8 @@ impl History {
     /// Of a log that has entries from `first` on, behind one of term `prev_term`.
     #[must_use]
     pub fn new(first: Lsn, prev_term: Term, terms: TermRuns) -> Self {
-        Self { first, prev_term, terms, keeps_start: false, fetch: RefCell::default() }
+        let (fetch, images) = (RefCell::default(), RefCell::default());
+        Self { first, prev_term, terms, keeps_start: false, fetch, images }
     }
 
     /// The lowest entry that the log has.
@@ -194,6 +206,36 @@ impl History {
             fetch.wanted.push_back(Wanted { from: low, to });
         }
         None
+    }
+
+    /// What is announced to the crate of the image for a member, once. If there is none, it is asked for.
+    pub fn image_for(&self, member: MemberId) -> Option<Snapshot> {
+        let mut images = self.images.borrow_mut();
+        if let Some(at) = images.there.iter().position(|(of, _)| *of == member) {
+            return Some(images.there.swap_remove(at).1);
+        }
+        if !images.asked.contains(&member) {
+            images.asked.push(member);
+        }
+        None
+    }
+
+    /// Whether images are asked for.
+    #[must_use]
+    pub fn asks_for_images(&self) -> bool {
+        !self.images.borrow().asked.is_empty()
+    }
+
+    /// Members that the crate asked for an image for.
+    pub fn take_asked(&mut self) -> Vec<MemberId> {
+        std::mem::take(&mut self.images.get_mut().asked)
+    }
+
+    /// There is an image for a member, or there is none any more.
+    pub fn set_image(&mut self, member: MemberId, image: Option<Snapshot>) {
+        let there = &mut self.images.get_mut().there;
+        there.retain(|(of, _)| *of != member);
+        there.extend(image.map(|image| (member, image)));
     }
 
     /// What is to be read now; [`History::read`] or [`History::give_up`] ends it.

@@ -107,6 +107,12 @@ impl Leadership {
         }
     }
 
+    /// The member that this replica is.
+    #[must_use]
+    pub const fn member(&self) -> MemberId {
+        self.me
+    }
+
     /// Takes note of the leader; `None` if it is the same as before.
     pub fn set(&mut self, leader: Option<MemberId>, now_ns: u64) -> Option<Change> {
         if leader == self.leader() {

@@ -14,7 +14,8 @@ use raft::eraftpb::{ConfState, Entry, EntryType, HardState as RaftHardState, Sna
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::guard::Fault;
-use super::history::{ENTRIES_A_MESSAGE, History};
+use super::history::{ENTRIES_A_MESSAGE, History, TermRuns};
+use super::membership::MemberId;
 use crate::entry::stamp_ms;
 
 /// The unapplied tail of one log, and the state that Raft starts from.
@@ -154,6 +155,14 @@ impl LogStore {
     /// As [`LogStore::append`].
     pub fn load(&mut self, entries: Vec<OwnedEntry>) -> Result<(), Fault> {
         self.append(entries.into_iter().map(of_wal))
+    }
+
+    /// An image of the state stands for all entries up to `lsn`, and there are none behind it.
+    pub fn restore(&mut self, lsn: Lsn, term: Term) {
+        assert!(lsn >= self.first, "an image as of entry {lsn} replaces what is applied");
+        (self.first, self.prev_term, self.bytes) = (lsn.next(), term, 0);
+        self.entries = VecDeque::new();
+        self.set_history(History::new(self.first, term, TermRuns::default()));
     }
 
     /// Drops what is applied.
@@ -305,8 +314,9 @@ impl Storage for LogStore {
         Ok(self.last().get())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    fn snapshot(&self, _request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let image = self.history.as_ref().and_then(|history| history.image_for(MemberId(to)));
+        image.ok_or(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }
 

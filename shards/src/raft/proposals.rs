@@ -279,13 +279,13 @@ impl Proposals {
         }
     }
 
-    /// Takes the oldest row if its deadline has come, or one that waits aside. Deadlines follow LSN order.
-    pub fn take_expired(&mut self, now_ns: u64) -> Option<Row> {
-        if self.rows.front().is_some_and(|row| row.deadline_ns <= now_ns) {
+    /// Takes the oldest row if it is such a one, or one that waits aside and is. Deadlines follow LSN order.
+    pub fn take_one_if(&mut self, is_one: impl Fn(&Row) -> bool) -> Option<Row> {
+        if self.rows.front().is_some_and(&is_one) {
             return self.rows.pop_front();
         }
         let replaced = &mut self.replaced.as_mut()?.0;
-        let at = replaced.iter().position(|row| row.deadline_ns <= now_ns)?;
+        let at = replaced.iter().position(is_one)?;
         Some(replaced.swap_remove(at))
     }
 
@@ -416,9 +416,9 @@ mod tests {
     fn rows_aside_end_by_their_deadlines_too() {
         let mut proposals = rows(&[(3, 1), (4, 1)]);
         proposals.set_aside(Lsn(4), Term(2));
-        assert_eq!(proposals.take_expired(300).map(|row| row.lsn), Some(Lsn(3)));
-        assert!(proposals.take_expired(399).is_none());
-        assert_eq!(proposals.take_expired(400).map(|row| row.lsn), Some(Lsn(4)));
+        assert_eq!(proposals.take_one_if(|row| row.deadline_ns <= 300).map(|row| row.lsn), Some(Lsn(3)));
+        assert!(proposals.take_one_if(|row| row.deadline_ns <= 399).is_none());
+        assert_eq!(proposals.take_one_if(|row| row.deadline_ns <= 400).map(|row| row.lsn), Some(Lsn(4)));
         proposals.register(row(4, 3));
         proposals.set_aside(Lsn(4), Term(4));
         assert_eq!(proposals.take_any().map(|row| row.term), Some(Term(3)));
@@ -428,9 +428,9 @@ mod tests {
     #[test]
     fn deadlines_take_the_oldest_only() {
         let mut proposals = rows(&[(3, 1), (4, 1)]);
-        assert!(proposals.take_expired(299).is_none());
-        assert_eq!(proposals.take_expired(300).map(|row| row.lsn), Some(Lsn(3)));
-        assert!(proposals.take_expired(399).is_none());
+        assert!(proposals.take_one_if(|row| row.deadline_ns <= 299).is_none());
+        assert_eq!(proposals.take_one_if(|row| row.deadline_ns <= 300).map(|row| row.lsn), Some(Lsn(3)));
+        assert!(proposals.take_one_if(|row| row.deadline_ns <= 399).is_none());
     }
 
     #[test]

@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 
 use corduroy_wal::device::prefetch;
-use corduroy_wal::{HardState, Lsn};
+use corduroy_wal::{HardState, Lsn, Term};
 use raft::eraftpb::{Message, MessageType};
 use raft::{RawNode, StateRole};
 
@@ -35,6 +35,8 @@ pub struct Persist {
     pub hard_state: Option<HardState>,
     /// The configuration, if it changed.
     pub conf: Option<Vec<u8>>,
+    /// The entry, and its term, behind which the log begins anew: an image was installed.
+    pub reset: Option<(Lsn, Term)>,
 }
 
 #[derive(Debug)]
@@ -123,6 +125,7 @@ impl Readies {
         self.has_conf_to_write()
             || !raft.raft_log.unstable_entries().is_empty()
             || (raft.term, raft.vote) != (self.saved.term.get(), self.saved.vote)
+            || raft.raft_log.unstable_snapshot().is_some()
     }
 
     /// Whether the node has a Ready that brings more than a commit index.
@@ -138,15 +141,15 @@ impl Readies {
             || self.has_urgent_conf()
     }
 
-    /// Takes the node's Ready: what must be written of it, if anything. Its entries are in the store afterwards.
+    /// Takes the node's Ready: what must be written of it, if anything. Its entries are in the store afterwards. What comes of
+    /// an image that was installed is one record, so the log has all of it or nothing.
     ///
     /// # Errors
     /// [`Fault`] if the Ready holds what cannot be handled.
     pub fn take(&mut self, node: &mut RawNode<LogStore>) -> Result<Option<Persist>, Fault> {
         let mut ready = node.ready();
-        if !ready.snapshot().is_empty() {
-            return Err(Fault("a snapshot arrived, which this replica cannot restore".to_owned()));
-        }
+        let image = ready.snapshot().get_metadata();
+        let reset = (image.index > 0).then_some((Lsn(image.index), Term(image.term)));
         let number = ready.number();
         assert!(number > self.last_taken, "Ready {number} was taken behind Ready {}", self.last_taken);
         self.last_taken = number;
@@ -157,7 +160,7 @@ impl Readies {
         }
         let entries = ready.take_entries();
         let range = entries.first().zip(entries.last()).map(|(a, b)| (a.index, b.index));
-        let persist = self.record(number, range, state);
+        let persist = self.record(number, range, state, reset);
         assert!(persist.is_some() || !ready.must_sync(), "Ready {number} must be written, but has no record");
         self.queue_messages(ready.take_messages(), ready.take_persisted_messages());
         node.mut_store().append(entries)?;
@@ -169,11 +172,18 @@ impl Readies {
     }
 
     /// The record of a Ready with entries in this range, if it needs one.
-    fn record(&mut self, number: u64, range: Option<(u64, u64)>, state: HardState) -> Option<Persist> {
+    fn record(
+        &mut self,
+        number: u64,
+        range: Option<(u64, u64)>,
+        state: HardState,
+        reset: Option<(Lsn, Term)>,
+    ) -> Option<Persist> {
         let votes = (state.term, state.vote) != (self.saved.term, self.saved.vote);
-        if range.is_none() && !votes && !self.has_conf_to_write() {
+        if range.is_none() && !votes && !self.has_conf_to_write() && reset.is_none() {
             return None;
         }
+        assert!(reset.is_none() || range.is_none(), "nothing follows an image before its record is written");
         let (from, to) = range.unwrap_or((1, 0));
         let mut hard_state = (state != self.saved).then_some(state);
         if planted::is(PlantedBug::VoteForgotten) {
@@ -187,7 +197,7 @@ impl Readies {
             unsaved.bytes.take()
         });
         let conf = conf.filter(|_| !planted::is(PlantedBug::ConfigurationNotSaved));
-        Some(Persist { number, from: Lsn(from), to: Lsn(to), hard_state, conf })
+        Some(Persist { number, from: Lsn(from), to: Lsn(to), hard_state, conf, reset })
     }
 
     fn queue_messages(&mut self, leader: Vec<Message>, mut follower: Vec<Message>) {

@@ -2,22 +2,23 @@
 //!
 //! Invariant: a replica that is stopped stays stopped until the process ends; whatever it held is answered by its owner.
 
+mod images;
 mod members;
+mod peers;
 mod rounds;
 
 use bytes::Bytes;
 use corduroy_wal::{Lsn, OwnedEntry, Term};
 use raft::StateRole;
-use raft::eraftpb::{Entry, Message};
+use raft::eraftpb::Entry;
 
-use super::admit::Refused;
 use super::engine::{Engine, Started, Stop};
 use super::group::{Group, Proposed};
 use super::guard::Fault;
 use super::history::Wanted;
 use super::leadership::Leadership;
 use super::log_store::LogStore;
-use super::membership::{MemberId, Membership, StorageId};
+use super::membership::{MemberId, StorageId};
 use super::quiescence::{Pulse, needs_ticks};
 use super::reads::{Gate, ReadView, gate};
 use super::ready::Persist;
@@ -44,6 +45,8 @@ pub struct Replica {
     safe_from: Option<Lsn>,
     applied: Lsn,
     committed: Lsn,
+    /// An image replaces its state: it stands still until the log begins behind that, durably.
+    is_held: bool,
 }
 
 impl Replica {
@@ -84,6 +87,7 @@ impl Replica {
             safe_from: None,
             applied,
             committed: applied,
+            is_held: false,
         }
     }
 
@@ -99,7 +103,9 @@ impl Replica {
     /// # Errors
     /// [`Fault`].
     pub fn begin(&mut self, now_ns: u64) -> Result<(), Fault> {
-        if let Some(group) = self.engine.group_mut().filter(|group| group.is_sole_voter() && !group.leads()) {
+        let is_held = self.is_held;
+        let stands = |group: &&mut Group| group.is_sole_voter() && !group.leads() && !is_held;
+        if let Some(group) = self.engine.group_mut().filter(stands) {
             group.campaign()?;
         }
         self.note_committed();
@@ -153,16 +159,6 @@ impl Replica {
         self.storage_of(leader)
     }
 
-    fn members(&self) -> Option<&Membership> {
-        self.engine.group().map(Group::members)
-    }
-
-    /// The storage that a member is on; `None`: that is not known.
-    #[must_use]
-    pub fn storage_of(&self, member: MemberId) -> Option<StorageId> {
-        self.members().and_then(|members| members.storage(member))
-    }
-
     /// What a read does now.
     #[must_use]
     pub fn gate(&self) -> Gate {
@@ -190,7 +186,7 @@ impl Replica {
     /// # Errors
     /// [`Fault`].
     pub fn tick(&mut self, may_campaign: bool, now_ns: u64) -> Result<(), Fault> {
-        if let Some(group) = self.engine.group_mut() {
+        if let Some(group) = self.engine.group_mut().filter(|_| !self.is_held) {
             if may_campaign && group.can_campaign_now() && group.may_campaign(now_ns) {
                 group.campaign()?;
             } else {
@@ -200,48 +196,6 @@ impl Replica {
         self.note_committed();
         self.observe(now_ns);
         Ok(())
-    }
-
-    /// Takes in a message of the member on the storage `from`, if it may be. Nobody else is listened to: a member that this one
-    /// does not know yet is heard once the entry is applied that added it, and one that was removed is not any more.
-    ///
-    /// # Errors
-    /// [`Fault`].
-    pub fn step(
-        &mut self,
-        from: StorageId,
-        message: Message,
-        now_ns: u64,
-    ) -> Result<Result<(), Refused>, Fault> {
-        if self.storage_of(MemberId(message.from)) != Some(from) {
-            return Ok(Err(Refused::Sender));
-        }
-        let Some(group) = self.engine.group_mut() else { return Ok(Err(Refused::Addressee)) };
-        let stepped = group.step(message, now_ns)?;
-        self.note_committed();
-        self.observe(now_ns);
-        Ok(stepped)
-    }
-
-    /// A message to the member on this storage could not be sent.
-    ///
-    /// # Errors
-    /// [`Fault`].
-    pub fn report_unreachable(&mut self, storage: StorageId) -> Result<(), Fault> {
-        let member = self.members().and_then(|members| members.member_on(storage));
-        let known = self.engine.group_mut().zip(member);
-        known.map_or(Ok(()), |(group, member)| group.report_unreachable(member))
-    }
-
-    /// Whether messages to other members may leave now.
-    #[must_use]
-    pub fn has_messages(&self) -> bool {
-        self.engine.group().is_some_and(Group::has_messages)
-    }
-
-    /// Messages that may leave now, in order.
-    pub fn take_messages(&mut self) -> Vec<Message> {
-        self.engine.take_messages()
     }
 
     /// See [`Group::take_wanted`].
@@ -313,7 +267,9 @@ impl Replica {
     /// # Errors
     /// [`Fault`].
     pub fn persisted(&mut self, number: u64) -> Result<(), Fault> {
+        let was_restoring = self.is_held && self.is_restoring();
         self.engine.persisted(number)?;
+        self.is_held &= !was_restoring || self.is_restoring();
         self.note_committed();
         Ok(())
     }

@@ -2,11 +2,13 @@
 //! behind, as long as they lie near the log's end.
 //!
 //! Invariant: what is kept for members never makes the log look long to the state, which cannot shorten it by a flush, and
-//! never lies before the newest `kept_bytes` of the log, so that it is not written again to free what lies before it.
+//! never lies before the newest `kept_bytes` of the log, so that it is not written again to free what lies before it; but for
+//! what follows an image that is on its way.
 
 use corduroy_wal::device::Device;
 use corduroy_wal::{LogId, Lsn, SegmentSeq, Wal};
 
+use super::group::Group;
 use super::positions::{Position, Positions};
 use super::replica::Replica;
 use crate::planted::{self, PlantedBug};
@@ -57,6 +59,9 @@ impl Retention {
             return replica.applied();
         }
         let far = wal.last_entry_before(log, self.kept_from).unwrap_or(Lsn::ZERO);
+        // Who gets an image needs what follows it, or gets another one, and so on. But for want of room, it is kept.
+        let image = replica.group().and_then(Group::image_from).filter(|_| !self.is_short);
+        let far = image.map_or(far, |image| far.min(image));
         replica.held_by_all().max(far.min(replica.applied()))
     }
 

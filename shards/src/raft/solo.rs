@@ -65,7 +65,7 @@ impl Solo {
         self.taken = to;
         self.number += 1;
         self.in_flight.push_back((self.number, to));
-        Some(Persist { number: self.number, from, to, hard_state: None, conf: None })
+        Some(Persist { number: self.number, from, to, hard_state: None, conf: None, reset: None })
     }
 
     /// All records up to this one are durable; so their entries are committed.

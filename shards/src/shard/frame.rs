@@ -6,13 +6,13 @@ use bytes::Bytes;
 use corduroy_wal::device::Device;
 use corduroy_wal::{Fit, RecordHead, Space, Term, WalError};
 
-use super::inbox::Batch;
 use super::replicas::List;
 use super::screen::Screened;
 use super::waits;
 use super::{Shard, ShardError};
 use crate::budget::Budget;
 use crate::entry::{EntryBuilder, of_time};
+use crate::inbox::Batch;
 use crate::machine::StateMachine;
 use crate::options::{self, RECORD_SLACK_BYTES};
 use crate::planted::{self, PlantedBug};
@@ -186,13 +186,20 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     fn append(&mut self, idx: ReplicaIdx, persist: Persist) -> Result<usize, ShardError> {
         self.note_appended(idx, &persist);
         let slot = self.replicas.slot(idx);
-        let Persist { number, from, to, hard_state, conf } = persist;
+        let Persist { number, from, to, hard_state, conf, reset } = persist;
         let store = slot.replica.store().expect("a replica that has a Ready is running");
         let entries = store.records(from, to);
         let bytes = ENTRY_BYTES + entries.clone().map(|entry| ENTRY_BYTES + entry.data.len()).sum::<usize>();
         let hard_state = hard_state.filter(|_| !planted::is(PlantedBug::SkipHardState));
         let head = RecordHead { log: slot.partition.log(), hard_state, conf: conf.as_deref() };
-        match self.wal.append(head, entries) {
+        let written = match reset {
+            Some((lsn, term)) => {
+                drop(entries);
+                self.wal.reset(head, lsn, term)
+            }
+            None => self.wal.append(head, entries),
+        };
+        match written {
             Ok(seq) => {
                 let last = self.in_flight.back().map(|(last, ..)| *last);
                 assert!(last.is_none_or(|last| last <= seq), "batch {seq} follows {last:?}");

@@ -9,6 +9,7 @@ use hashbrown::HashSet;
 use raft::eraftpb::Message;
 
 use super::io::PeerMessage;
+use super::replica_slot::Slot;
 use super::replicas::List;
 use super::{Shard, ShardError};
 use crate::ids::{MemberId, PartitionId, StorageId};
@@ -18,6 +19,7 @@ use crate::options::RECORD_SLACK_BYTES;
 use crate::planted::{self, PlantedBug};
 use crate::raft::admit::{Refused, entry_bytes};
 use crate::raft::history::Wanted;
+use crate::raft::snapshot::transfers::is_of_image;
 use crate::table::ReplicaIdx;
 
 impl<D: Device, M: StateMachine> Shard<D, M> {
@@ -54,10 +56,19 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
 
     fn read_letter(&mut self, idx: ReplicaIdx, storage: StorageId, letter: Letter) {
         let now_ns = self.now.mono_ns;
+        let has_room = !matches!(&letter, Letter::Message(message) if !self.has_room(idx, message));
+        let Slot { partition, replica, .. } = self.replicas.slot_mut(idx);
         let result = match letter {
-            Letter::Unreachable => self.replicas.slot_mut(idx).replica.report_unreachable(storage).map(Ok),
-            Letter::Message(message) if !self.has_room(idx, &message) => Ok(Err(Refused::NoRoom)),
-            Letter::Message(message) => self.replicas.slot_mut(idx).replica.step(storage, *message, now_ns),
+            Letter::Unreachable => {
+                self.transfers.lost(*partition, replica, storage);
+                replica.report_unreachable(storage).map(Ok)
+            }
+            Letter::Message(message) if is_of_image(&message) => {
+                let room_bytes = if self.machine.is_out_of_room() { 0 } else { u64::MAX };
+                Ok(self.transfers.received(*partition, replica, (storage, &message), room_bytes))
+            }
+            Letter::Message(_) if !has_room => Ok(Err(Refused::NoRoom)),
+            Letter::Message(message) => replica.step(storage, *message, now_ns),
         };
         match self.fence_on_fault(idx, result) {
             Some(Ok(())) => {
@@ -134,8 +145,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 Err(_refused) => self.give_up_read(idx),
             }
         }
+        let now_ns = self.now.mono_ns;
         let slot = self.replicas.slot_mut(idx);
-        if !slot.replica.has_messages() {
+        if !slot.replica.has_messages() && !slot.replica.wants_images() {
             return;
         }
         assert!(slot.replica.is_running(), "partition {} is stopped, and has messages", slot.partition);
@@ -145,6 +157,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 Some(to) => self.outbox.messages.push(PeerMessage { partition, to, message }),
                 None => self.counters.lost_messages += 1,
             }
+        }
+        if slot.replica.wants_images() {
+            let begun = self.transfers.begin(partition, &mut slot.replica, now_ns);
+            let _fenced = self.fence_on_fault(idx, begun);
         }
     }
 }

@@ -7,7 +7,7 @@
 mod alarms;
 mod apply;
 mod frame;
-mod inbox;
+mod images;
 pub mod io;
 mod mail;
 mod members;
@@ -16,7 +16,6 @@ mod outbox;
 mod reads;
 mod replica_slot;
 mod replicas;
-mod room;
 mod screen;
 mod turn;
 mod waits;
@@ -32,7 +31,6 @@ use self::apply::Applying;
 use self::outbox::Outbox;
 use self::replica_slot::Slot;
 use self::replicas::{List, Replicas};
-use self::room::Room;
 use crate::budget::Budget;
 use crate::clock::{Clocks, Now};
 use crate::detached::Detached;
@@ -46,6 +44,8 @@ use crate::planted::{self, PlantedBug};
 use crate::raft::proposals::Spare;
 use crate::raft::requests::MemberRequests;
 use crate::raft::retention::Retention;
+use crate::raft::snapshot::transfers::Transfers;
+use crate::room::{self, Room};
 use crate::status::{Counters, ReplicaStatus, ShardStatus};
 use crate::table::ReplicaIdx;
 
@@ -63,6 +63,7 @@ pub struct Shard<D: Device, M: StateMachine> {
     fresh: FreshReads,
     mail: Mail,
     members: MemberRequests,
+    transfers: Transfers,
     /// Reads of the log for other members, and whose they are.
     reads: HashMap<ReadToken, ReplicaIdx>,
     last_read: u64,

@@ -13,7 +13,6 @@ use super::alarms::Alarms;
 use super::outbox::Outbox;
 use super::replica_slot::Slot;
 use super::replicas::{List, Replicas};
-use super::room::Room;
 use super::{Shard, ShardError};
 use crate::budget::Budget;
 use crate::clock::{Clocks, Now};
@@ -30,6 +29,9 @@ use crate::raft::proposals::Spare;
 use crate::raft::replica::{Found, Origin, Replica, StartError, StartOptions, StartedAs};
 use crate::raft::requests::MemberRequests;
 use crate::raft::retention::Retention;
+use crate::raft::snapshot::finish::finish;
+use crate::raft::snapshot::transfers::Transfers;
+use crate::room::Room;
 use crate::status::Counters;
 use crate::table::ReplicaIdx;
 
@@ -61,6 +63,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             fresh: FreshReads::default(),
             mail: Mail::default(),
             members: MemberRequests::default(),
+            transfers: Transfers::new(options.images),
             reads: HashMap::new(),
             last_read: 0,
             in_flight: VecDeque::new(),
@@ -117,7 +120,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// As [`Shard::open`].
     pub fn add(&mut self, partition: PartitionId, origin: &Origin, seed: u64) -> Result<bool, ShardError> {
         let batch = self.detached.get(&partition).and_then(|before| before.batch);
-        if batch.is_some_and(|batch| batch > self.wal.durable()) {
+        if batch.is_some_and(|batch| batch > self.wal.durable()) || self.transfers.is_installing(partition) {
             return Ok(false);
         }
         let idx = self.open_replica(partition, origin, seed)?;
@@ -141,7 +144,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             return Err(ShardError::ListedTwice(partition));
         }
         let persisted = self.machine.persisted(partition);
-        let before = self.detached.get(&partition).copied();
+        // An image may have been installed since it was taken off.
+        let before = self.detached.get(&partition).copied().filter(|before| before.applied >= persisted);
+        finish(&mut self.wal, partition, self.machine.installed_image(partition).as_ref())?;
         let mut tail_stamp_ms = 0;
         let replica = match self.find(partition, before.map_or(persisted, |before| before.applied))? {
             Ok(found) => {

@@ -6,13 +6,13 @@
 use hashbrown::HashMap;
 
 use super::alarms::NEVER;
-use super::inbox::Batches;
 use super::io::Rejection;
 use super::replicas::Replicas;
 use crate::clock::PartitionClock;
 use crate::conns::ConnFilter;
 use crate::entry::{self, Cursor};
 use crate::ids::{PartitionId, Ticket};
+use crate::inbox::Batches;
 use crate::machine::Wait;
 use crate::options::Pending;
 use crate::parked::ParkedReads;
@@ -29,6 +29,8 @@ pub(crate) enum ApplyWait {
     Step(Wait),
     /// The parked reads of this connection, which come first.
     Reads(u64),
+    /// An image that replaces the state.
+    Image,
 }
 
 /// A replica and everything that waits at it.
@@ -224,9 +226,14 @@ impl Slot {
     /// Stops the replica. Its log stays as it is. Returns the number of what apply has waited for.
     pub fn stop(&mut self, why: String) -> Option<u64> {
         self.replica.stop(why);
-        match self.apply_wait.take() {
+        self.wait_for(None)
+    }
+
+    /// Has apply wait for something else. Returns the number of what it has waited for.
+    pub fn wait_for(&mut self, wait: Option<ApplyWait>) -> Option<u64> {
+        match std::mem::replace(&mut self.apply_wait, wait) {
             Some(ApplyWait::Step(Wait::Number(number))) => Some(number),
-            Some(ApplyWait::Step(Wait::Job) | ApplyWait::Reads(_)) | None => None,
+            Some(ApplyWait::Step(Wait::Job) | ApplyWait::Reads(_) | ApplyWait::Image) | None => None,
         }
     }
 

@@ -6,10 +6,10 @@
 //! the writes of its connection.
 
 use super::apply::Applying;
-use super::inbox::{Batch, Batches};
 use super::io::{Rejection, Reply};
 use super::replica_slot::Slot;
 use crate::entry::{EntryOp, Mark};
+use crate::inbox::{Batch, Batches};
 use crate::machine::{Prepared, StateMachine};
 use crate::raft::proposals::Work;
 use crate::screening::Screening;

@@ -70,6 +70,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let has_much = self.totals.bytes >= self.options.limits.second_frame_bytes || !self.mail.is_empty();
         self.gather(can_submit && (has_much || self.wal.in_flight() == 0))?;
         self.apply();
+        self.follow_images();
         self.finish(out);
         Ok(())
     }
@@ -298,7 +299,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             true => Rejection::Overloaded("it was not done in time"),
             false => Rejection::NoLeader(slot.partition),
         };
-        while let Some(row) = slot.rows.take_expired(now_ns) {
+        while let Some(row) = slot.rows.take_one_if(|row| row.deadline_ns <= now_ns) {
             applying.refuse(slot, row.requests, |work| Reply::of_logged(work, &late));
         }
         while slot.batches.front_mut().is_some_and(|batch| (1..=oldest_ns).contains(&batch.queued_ns)) {
@@ -453,9 +454,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let tick = (self.replicas.listed(List::Watched) > 0).then_some(self.next_tick_ns);
         let alarm = self.alarms.next_ns().filter(|_| !self.is_closing);
         let upkeep = may_wait.then_some(self.now.mono_ns + 2 * self.options.maintain_ns);
-        out.wake_at_ns = self
-            .room
-            .wake_by(tick.into_iter().chain(alarm).chain(upkeep).chain(self.members.next_ns()).min());
+        let image = self.transfers.next_ns().map(|at| at.max(self.now.mono_ns));
+        let others = self.members.next_ns().into_iter().chain(image);
+        out.wake_at_ns = self.room.wake_by(tick.into_iter().chain(alarm).chain(upkeep).chain(others).min());
         let is_past = |at: u64| at < self.now.mono_ns;
         assert!(!out.wake_at_ns.is_some_and(is_past), "the next turn is past: {:?}", out.wake_at_ns);
         assert!(self.outbox.replies.is_empty(), "what was answered has left");

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use corduroy_wal::device::IoId;
 use corduroy_wal::{Binding, Options, Wal, WalError};
 
-use crate::ids::{PartitionId, ShardId};
+use crate::ids::{NodeId, PartitionId, ShardId};
+use crate::image::transfer;
 use crate::machine::StateMachine;
 use crate::raft::group::GroupOptions;
 use crate::raft::lease::Reads;
@@ -24,7 +25,7 @@ use crate::sim::safety::Standing;
 use crate::sim::swarm::{Class, Knobs, MS};
 use crate::sim::workload::Subject;
 use crate::sim::world::Common;
-use crate::{Limits, Outputs, Shard, ShardError, ShardOptions};
+use crate::{ImageOptions, Limits, Outputs, Shard, ShardError, ShardOptions};
 
 /// Turns of a shard from one look at all that its log and its machine hold to the next: such a look costs as much as all
 /// the rows.
@@ -97,7 +98,7 @@ impl<S: Subject> SimNode<S> {
             drop(books);
             let knobs = &world.plan.knobs;
             let origins = mine.iter().map(|id| (*id, knobs.origin())).collect::<Vec<_>>();
-            let options = shard_options(knobs, self.number, self.replicated);
+            let options = shard_options(knobs, (self.number, self.incarnation), self.replicated);
             Shard::open(options, wal, machine, &origins, seed)
         });
         if let Ok(opened) = &opened {
@@ -470,7 +471,8 @@ pub(super) fn wal_options(knobs: &Knobs, seed: u64) -> Options {
 }
 
 /// Small limits, so that every bound is met.
-fn shard_options(knobs: &Knobs, node: usize, replicated: bool) -> ShardOptions {
+fn shard_options(knobs: &Knobs, (node, starts): (usize, u64), replicated: bool) -> ShardOptions {
+    let process = transfer::Process { node: NodeId(node as u64), incarnation: 0, starts };
     ShardOptions {
         storage: knobs.storage(node),
         reaches_peers: knobs.nodes > 1,
@@ -480,6 +482,7 @@ fn shard_options(knobs: &Knobs, node: usize, replicated: bool) -> ShardOptions {
             reads: if knobs.leases > 0 { Reads::Lease } else { Reads::Quorum },
             ..GroupOptions::default()
         },
+        images: ImageOptions { process, ..ImageOptions::default() },
         replication: if replicated { Replication::On } else { Replication::Off },
         limits: Limits {
             partition_requests: knobs.queue,

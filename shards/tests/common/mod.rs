@@ -465,6 +465,7 @@ impl World {
         }
         self.lives += 1;
         self.wal_options.seed = self.lives;
+        self.options.images.process.starts = self.lives;
         self.jobs.clear();
         self.out = Outputs::default();
         self.disk.set_stalled(false);

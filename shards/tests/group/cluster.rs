@@ -4,10 +4,11 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 
+use corduroy_shards::ids::NodeId;
 use corduroy_shards::raft::membership::{MemberId, Membership, StorageId};
 use corduroy_shards::{
-    Change, ChangeRefusal, Input, Kind, Limits, MemberOutcome, MemberRequest, Origin, PartitionId,
-    PeerMessage, ReplicaStatus, Role, ShardOptions, Ticket,
+    Change, ChangeRefusal, ImageOptions, Input, Kind, Limits, MemberOutcome, MemberRequest, Origin,
+    PartitionId, PeerMessage, ReplicaStatus, Role, ShardOptions, Ticket,
 };
 use corduroy_wal::{Lsn, Options};
 
@@ -46,9 +47,12 @@ fn node_of(storage: StorageId) -> usize {
 }
 
 pub fn options(node: usize) -> ShardOptions {
+    let mut images = ImageOptions::default();
+    images.process.node = NodeId(1 + node as u64);
     ShardOptions {
         storage: storage(node),
         reaches_peers: true,
+        images,
         limits: Limits { second_frame_bytes: 0, ..Limits::default() },
         ..ShardOptions::default()
     }
@@ -176,6 +180,34 @@ impl Cluster {
             self.deliver(|_, _, _| Way::Arrives);
         }
         panic!("the group does not come to rest");
+    }
+
+    /// Time goes on, and the jobs of all nodes that are up are run.
+    pub fn work(&mut self, ms: u64) {
+        for _ in 0..ms.div_ceil(50) {
+            self.pass(50);
+            self.run_jobs();
+        }
+    }
+
+    pub fn run_jobs(&mut self) {
+        for node in self.nodes().filter(|node| self.is_up[*node]).collect::<Vec<_>>() {
+            self.worlds[node].run_jobs();
+        }
+        self.rest();
+    }
+
+    /// A new node, whose replica joins the group that `leader` leads.
+    pub fn join(&mut self, member: MemberId, leader: usize) -> usize {
+        let node = self.worlds.len();
+        let known = self.status(leader).leader.expect("it leads");
+        let origin = Origin::Join { member, leader: (known, storage(leader)) };
+        let options = ShardOptions { storage: storage(node), ..self.worlds[leader].options };
+        let mut world = World::of(options, self.worlds[leader].wal_options, vec![(P, origin)]);
+        world.now = self.worlds[leader].now;
+        self.worlds.push(world);
+        self.is_up.push(true);
+        node
     }
 
     /// Lets time pass until somebody that others hear leads; returns who.

@@ -75,7 +75,6 @@ fn what_peers_may_not_send_is_dropped_and_counted() {
         Message { to: 3, ..message(MessageType::MsgHeartbeat, 1) },
         Message { from: 3, ..message(MessageType::MsgHeartbeat, 1) },
         Message { from: 9, ..message(MessageType::MsgAppendResponse, 1) },
-        Message { from: 9, ..message(MessageType::MsgAppend, 1) },
         append(1, (5, 0), vec![]),
         append(1, (0, 1), vec![]),
         append(1, (0, 0), vec![entry(2, 1)]),

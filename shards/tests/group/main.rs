@@ -6,6 +6,7 @@ mod cluster;
 mod common;
 mod growing;
 mod hazards;
+mod images;
 mod joining;
 mod leads;
 mod leases;

@@ -13,14 +13,14 @@ use crate::common::{Got, World};
 use crate::hazards::append;
 
 const SEGMENT_BYTES: u32 = 64 << 10;
-const KEPT_BYTES: u64 = 4 * SEGMENT_BYTES as u64;
+pub const KEPT_BYTES: u64 = 4 * SEGMENT_BYTES as u64;
 
-fn wal() -> Options {
+pub fn wal() -> Options {
     Options { segment_bytes: SEGMENT_BYTES, first_segment_bytes: SEGMENT_BYTES, ..Options::default() }
 }
 
 /// Members whose logs keep four segments for each other, and are long once their states hold back more than two.
-fn keeping(node: usize) -> ShardOptions {
+pub fn keeping(node: usize) -> ShardOptions {
     ShardOptions {
         limits: Limits { kept_bytes: KEPT_BYTES, second_frame_bytes: 0, ..Limits::default() },
         log_soft_segments: 2,
@@ -28,7 +28,7 @@ fn keeping(node: usize) -> ShardOptions {
     }
 }
 
-fn flush(cluster: &mut Cluster, node: usize) {
+pub fn flush(cluster: &mut Cluster, node: usize) {
     cluster.worlds[node].shard.machine_mut().flush();
     cluster.rest();
     cluster.worlds[node].run_jobs();
@@ -40,7 +40,7 @@ fn live_segments(cluster: &Cluster, node: usize) -> u64 {
 }
 
 /// Has one member away while the others write so many entries, each in a frame of 4 KiB.
-fn write_without(cluster: &mut Cluster, leader: usize, away: usize, entries: usize) {
+pub fn write_without(cluster: &mut Cluster, leader: usize, away: usize, entries: usize) {
     cluster.kill(away);
     let long = "x".repeat(500);
     for number in 0..entries {

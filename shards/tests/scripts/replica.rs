@@ -169,7 +169,8 @@ impl Play {
     }
 
     fn write(&mut self, persist: Persist) -> String {
-        let Persist { number, from, to, hard_state, conf } = persist;
+        let Persist { number, from, to, hard_state, conf, reset } = persist;
+        assert_eq!(reset, None, "no image comes in a script");
         let store = self.replica.as_ref().and_then(Replica::store).expect("it has a record, so it runs");
         let owned = |store: &LogStore| {
             let records = store.records(from, to);

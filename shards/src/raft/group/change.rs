@@ -15,7 +15,7 @@ use crate::raft::changes::{Change, ChangeEntry, ChangeRefusal};
 use crate::raft::guard::Fault;
 use crate::raft::history::{History, TermRuns};
 use crate::raft::lease::Promise;
-use crate::raft::membership::{MemberId, Membership};
+use crate::raft::membership::{MemberId, Membership, StorageId};
 
 /// How far a committed change is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,15 +55,34 @@ pub(super) struct Members {
     pub stale_ns: u64,
     /// How long its disk has stood still.
     pub stall: Stall,
+    /// Members that the configuration does not have yet, and the storages that they were heard from.
+    pub met: Vec<(MemberId, StorageId)>,
+    /// An image as of this entry was installed, and the record that begins the log behind it is not durable.
+    pub restoring: Option<Lsn>,
+    /// Members that an image is on its way to, and as of which entry: what follows it is kept for them.
+    pub images: Vec<(MemberId, Lsn)>,
+    /// Members that the crate has named an image to since that was asked.
+    pub named_images: Vec<MemberId>,
 }
 
 impl Members {
     /// Those that a replica starts with.
     pub fn starting(now: Membership, promise: Promise, options: &GroupOptions) -> Self {
-        let (applied, answers) = (AppliedChange::default(), Answers::default());
-        let (lease_ns, stale_ns) = (options.lease_ns(), options.stale_reads_ms * 1_000_000);
-        let (grown_at, stall) = (Lsn::ZERO, Stall::default());
-        Self { now, applied, answers, campaign_from: None, grown_at, promise, lease_ns, stale_ns, stall }
+        Self {
+            now,
+            applied: AppliedChange::default(),
+            answers: Answers::default(),
+            campaign_from: None,
+            grown_at: Lsn::ZERO,
+            promise,
+            lease_ns: options.lease_ns(),
+            stale_ns: options.stale_reads_ms * 1_000_000,
+            stall: Stall::default(),
+            met: Vec::new(),
+            restoring: None,
+            images: Vec::new(),
+            named_images: Vec::new(),
+        }
     }
 }
 
@@ -330,13 +349,14 @@ impl Group {
         Ok(if self.readies.is_saving_conf() { Changed::Waits } else { Changed::Done })
     }
 
-    fn save_members(&mut self, members: Membership) {
+    pub(super) fn save_members(&mut self, members: Membership) {
         self.readies.save_conf(members.encode());
         self.members.answers.forget_all_but(&members);
         self.rounds.as_mut().into_iter().for_each(|rounds| rounds.lease_mut().forget());
         if self.is_alone() && !members.is_alone(MemberId(self.node.raft.id)) {
             self.members.grown_at = members.as_of;
         }
+        self.members.met.retain(|(member, _)| *member > MemberId(members.as_of.get()));
         self.members.now = members;
         if !self.is_alone() && self.node.store().history().is_none() {
             // Whoever joins starts from an image of the state: nothing that is applied is served from the log.
@@ -402,7 +422,6 @@ mod tests {
     use corduroy_wal::HardState;
 
     use super::*;
-    use crate::ids::StorageId;
     use crate::raft::group::GroupOptions;
     use crate::raft::log_store::LogStore;
 

@@ -135,7 +135,13 @@ impl Receiver {
         self.incoming.as_ref().map(|incoming| incoming.image)
     }
 
-    /// Whether an image is being installed: its replica is not to be ticked, stepped or proposed to.
+    /// Who sends it, and the term of its messages.
+    #[must_use]
+    pub fn sender(&self) -> Option<(u64, u64)> {
+        self.incoming.as_ref().map(|incoming| (incoming.from, incoming.leader_term))
+    }
+
+    /// Whether all of an image is stored, and whoever stores it has it.
     #[must_use]
     pub fn is_installing(&self) -> bool {
         self.incoming.as_ref().is_some_and(|incoming| incoming.is_installing)
@@ -315,6 +321,12 @@ impl Receiver {
             self.end(ended, true);
         }
         self.check();
+    }
+
+    /// Its replica is not there any more, and nobody asks for the image.
+    pub fn forget(&mut self) {
+        self.incoming = None;
+        self.outputs.clear();
     }
 
     fn hear(&mut self) {

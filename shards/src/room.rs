@@ -6,9 +6,9 @@
 use corduroy_wal::Wal;
 use corduroy_wal::device::Device;
 
-use super::io::Rejection;
 use crate::ids::PartitionId;
 use crate::machine::StateMachine;
+use crate::rejection::Rejection;
 
 /// How often they look, in ns.
 const LOOK_EVERY_NS: u64 = 500_000_000;

@@ -1,0 +1,182 @@
+//! Images of the state, for members that lack what the log does not have: which one a member needs, and what one that was installed here makes of the node.
+//!
+//! Invariant: an image includes the entry that added its member, and the configuration that it names is the one as of it. One
+//! that is installed replaces the log in one record; until that is durable, nothing else happens to the node.
+
+use corduroy_wal::{Lsn, Term};
+use raft::SnapshotStatus;
+use raft::eraftpb::{Message, MessageType, Snapshot};
+
+use super::{Group, Members};
+use crate::raft::guard::Fault;
+use crate::raft::history::History;
+use crate::raft::membership::{MemberId, Membership, StorageId};
+
+/// Members that are not known yet and are remembered, at most.
+const MET_MAX: usize = 8;
+
+impl Group {
+    /// Whether the crate asked for images, or has named one.
+    #[must_use]
+    pub fn wants_images(&self) -> bool {
+        self.store().history().is_some_and(History::asks_for_images) || !self.members.named_images.is_empty()
+    }
+
+    /// Members that the crate asked for an image for.
+    pub fn take_asked_images(&mut self) -> Vec<MemberId> {
+        self.node.mut_store().history_mut().map(History::take_asked).unwrap_or_default()
+    }
+
+    /// Members that the crate has named an image to: they are to be sent it now.
+    pub fn take_named_images(&mut self) -> Vec<MemberId> {
+        std::mem::take(&mut self.members.named_images)
+    }
+
+    /// The entry from which on an image may be that a member gets now. One that is older than the configuration would say
+    /// nothing of who came since, and an entry that was written without Raft shows no gap.
+    #[must_use]
+    pub fn least_image(&self, member: MemberId) -> Lsn {
+        self.members.now.as_of.max(Lsn(member.0))
+    }
+
+    /// There is an image as of the entry `lsn`. Returns the entry's term and the configuration, if a member can be sent it; then
+    /// it is announced to the crate.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn has_image(&mut self, member: MemberId, lsn: Lsn) -> Result<Option<(Term, Vec<u8>)>, Fault> {
+        let term = raft::Storage::term(self.store(), lsn.get()).unwrap_or_default();
+        if term == 0 || lsn < self.least_image(member) || !self.leads() {
+            return Ok(None);
+        }
+        let mut image = Snapshot::default();
+        let metadata = image.mut_metadata();
+        (metadata.index, metadata.term) = (lsn.get(), term);
+        metadata.set_conf_state(self.members.now.conf_state());
+        let configuration = self.members.now.encode();
+        self.members.images.retain(|(of, _)| *of != member);
+        self.members.images.push((member, lsn));
+        assert!(Term(term) <= self.hard_state().term, "entry {lsn} is of a term that has not begun");
+        self.set_image(member, Some(image));
+        self.call(|group| {
+            if group.node.raft.prs().get(member.0).is_some() {
+                group.node.raft.send_append(member.0);
+            }
+        })?;
+        Ok(Some((Term(term), configuration)))
+    }
+
+    fn set_image(&mut self, member: MemberId, image: Option<Snapshot>) {
+        self.node
+            .mut_store()
+            .history_mut()
+            .into_iter()
+            .for_each(|history| history.set_image(member, image.clone()));
+    }
+
+    /// What became of the image for a member.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn report_image(&mut self, member: MemberId, has_it: bool) -> Result<(), Fault> {
+        self.members.images.retain(|(of, _)| *of != member);
+        self.set_image(member, None);
+        let status = if has_it { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.call(|group| group.node.report_snapshot(member.0, status))
+    }
+
+    /// The lowest entry that an image is as of which is on its way to a member.
+    #[must_use]
+    pub fn image_from(&self) -> Option<Lsn> {
+        self.members.images.iter().map(|(_, lsn)| *lsn).min()
+    }
+
+    /// Takes what the crate says of images out of what is sent: the images are sent instead.
+    pub(super) fn note_named_images(&mut self, messages: &mut Vec<Message>) {
+        let named = &mut self.members.named_images;
+        messages.retain(|message| {
+            let names = message.get_msg_type() == MessageType::MsgSnapshot;
+            if names && !named.contains(&MemberId(message.to)) {
+                named.push(MemberId(message.to));
+            }
+            !names
+        });
+    }
+
+    /// Whether the log has the entry already, with this term.
+    #[must_use]
+    pub fn has_entry(&self, lsn: Lsn, term: Term) -> bool {
+        lsn <= self.last() && self.node.raft.raft_log.term(lsn.get()) == Ok(term.get())
+    }
+
+    /// The state was replaced by an image as of entry `lsn` of term `term`, which `leader` has sent. The log begins behind it.
+    ///
+    /// # Errors
+    /// [`Fault`] if the crate does not take it: the state has what the log does not lead to.
+    pub fn restore(
+        &mut self,
+        (lsn, term): (Lsn, Term),
+        members: Membership,
+        (leader, leader_term): (MemberId, Term),
+    ) -> Result<(), Fault> {
+        let mut message =
+            Message { from: leader.0, to: self.node.raft.id, term: leader_term.get(), ..Message::default() };
+        message.set_msg_type(MessageType::MsgSnapshot);
+        let metadata = message.mut_snapshot().mut_metadata();
+        (metadata.index, metadata.term) = (lsn.get(), term.get());
+        metadata.set_conf_state(members.conf_state());
+        let stepped = self.call(|group| group.node.step(message))?;
+        let taken = self.node.raft.raft_log.unstable_snapshot().as_ref();
+        if stepped.is_err() || taken.is_none_or(|taken| taken.get_metadata().index != lsn.get()) {
+            return Err(Fault(format!("Raft does not take the image as of entry {lsn}, which is installed")));
+        }
+        self.node.mut_store().restore(lsn, term);
+        assert_eq!(self.last(), lsn, "the log begins behind the image");
+        let Members { campaign_from, restoring, .. } = &mut *self.members;
+        (*campaign_from, *restoring) = (None, Some(lsn));
+        self.save_members(members);
+        Ok(())
+    }
+
+    /// Whether the record that begins the log anew is not durable yet.
+    #[must_use]
+    pub fn is_restoring(&self) -> bool {
+        self.members.restoring.is_some()
+    }
+
+    /// Records have become durable: the one that begins the log anew may be among them.
+    pub(super) fn end_restoring(&mut self) {
+        if let Some(lsn) =
+            self.members.restoring.filter(|lsn| self.durable() >= *lsn && !self.readies.is_saving_conf())
+        {
+            self.members.restoring = None;
+            self.node.advance_apply_to(lsn.get());
+        }
+    }
+
+    /// Where a member is, that this one knows, or has heard of late.
+    #[must_use]
+    pub fn storage_of(&self, member: MemberId) -> Option<StorageId> {
+        let met = self.members.met.iter().find(|(of, _)| *of == member).map(|(_, storage)| *storage);
+        self.members.now.storage(member).or(met)
+    }
+
+    /// Whether a member is heard from this storage: from its own, if it is known. One that is not known was added by an entry
+    /// which is not applied here; its storage was shown by whoever brings the message. Members that were removed have
+    /// earlier entries, and are not heard; nor is anybody by a member that is alone, without which nobody is added.
+    pub fn hears(&mut self, member: MemberId, storage: StorageId) -> bool {
+        if let Some(known) = self.storage_of(member) {
+            return known == storage;
+        }
+        if member.0 <= self.members.now.as_of.get() || storage == StorageId::UNKNOWN || self.is_alone() {
+            return false;
+        }
+        let met = &mut self.members.met;
+        if met.len() == MET_MAX {
+            met.remove(0);
+        }
+        met.push((member, storage));
+        assert!(met.len() <= MET_MAX, "few strangers are remembered");
+        true
+    }
+}
