@@ -50,6 +50,8 @@ pub struct ReplicaStatus {
     /// When its lease ends, on the monotonic clock in ns: until then it answers reads without asking the others. `None`: it has
     /// none.
     pub leased_until_ns: Option<u64>,
+    /// Whether it stands still, since an image replaces its state and its log.
+    pub is_held: bool,
     /// Whether it has caught up since the start, as leader or follower, and is not fenced.
     pub is_ready: bool,
     /// Why not, if it is stopped or late.
@@ -79,6 +81,7 @@ impl ReplicaStatus {
             pending_entries: 0,
             read_rounds: replica.rounds_begun(),
             leased_until_ns: replica.leased_until_ns(),
+            is_held: replica.is_held(),
             is_ready: replica.is_ready(),
             error: replica.ready_error(),
         }

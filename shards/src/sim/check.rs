@@ -11,6 +11,7 @@ use corduroy_wal::{Lsn, Term};
 
 use crate::clock::Now;
 use crate::ids::{PartitionId, Ticket};
+use crate::image::Header;
 use crate::machine::{Applied, Kind};
 use crate::raft::replica::StartedAs;
 use crate::shard::io::Reply;
@@ -226,6 +227,14 @@ impl<S: Subject> Books<S> {
     /// What the read `id` was answered, if it was.
     pub fn read_outcome(&self, id: u64) -> Option<(Lsn, S::Outcome)> {
         self.reads.get(&id).map(|read| (read.lsn, read.outcome.clone()))
+    }
+
+    /// A node's machine was installed from an image.
+    pub fn installed(&mut self, node: usize, image: &Header) {
+        self.probes.hit("images installed");
+        let Some(history) = self.partitions.get_mut(&image.partition) else { return };
+        let judged = history.installed(node, image.lsn, image.term);
+        self.judge(judged);
     }
 
     /// A node's machine reports a persisted LSN.

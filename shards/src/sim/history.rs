@@ -260,6 +260,22 @@ impl<S: Subject> History<S> {
         Ok(())
     }
 
+    /// The replica's machine was installed from an image as of this entry, which survives.
+    pub(super) fn installed(&mut self, node: usize, lsn: Lsn, term: Term) -> Result<(), Broken> {
+        let (partition, ended, known) = (self.partition, self.ended(), self.term_of(lsn));
+        let replica = self.replica_mut(node);
+        let before = replica.applied;
+        (replica.applied, replica.ops, replica.persisted) = (lsn, 0, lsn);
+        replica.term = replica.term.max(term);
+        if lsn <= before || lsn.get() > ended || known != Some(term) {
+            let what = format!(
+                "partition {partition}: entry {lsn} of term {term} at {before}; {ended} were applied, it had term {known:?}"
+            );
+            return Err(("an image brings entries that were applied", what));
+        }
+        Ok(())
+    }
+
     /// The replica's machine reports a persisted LSN.
     pub(super) fn persisted(&mut self, node: usize, lsn: Lsn) -> Result<(), Broken> {
         let partition = self.partition;

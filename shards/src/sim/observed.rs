@@ -270,7 +270,13 @@ impl<S: Subject> StateMachine for Observed<S> {
     }
 
     fn take_image_events(&mut self, events: &mut Vec<ImageEvent>) {
+        let known = events.len();
         self.inner.take_image_events(events);
+        for event in events.iter().skip(known) {
+            if let ImageEvent::Installed { result: Ok(image), .. } = event {
+                self.books.borrow_mut().installed(self.node, image);
+            }
+        }
     }
 
     fn installed_image(&self, partition: PartitionId) -> Option<Header> {

@@ -321,6 +321,10 @@ impl<S: Subject> SimNode<S> {
             if world.safety.leases.shows((self.number, partition), status.term, leased_ns) {
                 world.probe("leases held");
             }
+            if status.is_held {
+                // Its log is that of before the image until the record is made which begins it anew.
+                continue;
+            }
             let Some(standing) = Standing::of(&status) else { continue };
             let term_at = |lsn| unit.shard.wal().term(partition.log(), lsn);
             match world.safety.stands((self.number, partition), standing, term_at) {

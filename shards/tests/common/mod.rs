@@ -193,6 +193,7 @@ impl StateMachine for Kv {
                 }
                 self.with_images(|images, machine| images.retry(machine));
             }
+            Job::Image(ask) => self.with_images(|images, machine| images.ask(ask, machine)),
             Job::Fetch(key) => {
                 self.woken.extend(self.fetching.remove(&key).unwrap_or_default());
                 self.warm.insert(key);
@@ -275,7 +276,16 @@ impl StateMachine for Kv {
     fn verify(&mut self) {}
 
     fn ask_image(&mut self, ask: ImageAsk) {
-        self.with_images(|images, machine| images.ask(ask, machine));
+        match ask {
+            // What changes the state, or reads all of an image, is done off the core.
+            ImageAsk::Validate { .. } | ImageAsk::Install { .. } => self.jobs.push(Job::Image(ask)),
+            ImageAsk::Open { .. }
+            | ImageAsk::Begin { .. }
+            | ImageAsk::Next { .. }
+            | ImageAsk::Close { .. }
+            | ImageAsk::Store { .. }
+            | ImageAsk::Drop { .. } => self.with_images(|images, machine| images.ask(ask, machine)),
+        }
     }
 
     fn take_image_events(&mut self, events: &mut Vec<ImageEvent>) {

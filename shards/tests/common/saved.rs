@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use corduroy_shards::image::Header;
 use corduroy_shards::image::small::{Holds, Pairs, SmallImages};
+use corduroy_shards::image::{Header, ImageAsk};
 use corduroy_shards::{PartitionId, Rejection};
 use corduroy_wal::Lsn;
 
@@ -30,6 +30,7 @@ pub type Saved = Rc<RefCell<BTreeMap<u64, Part>>>;
 pub enum Job {
     Flush(BTreeMap<u64, Part>),
     Fetch(String),
+    Image(ImageAsk),
 }
 
 /// A reply in a form that can be compared.

@@ -5,7 +5,6 @@
 use raft::eraftpb::Message;
 
 use super::Replica;
-use crate::planted::{self, PlantedBug};
 use crate::raft::admit::Refused;
 use crate::raft::group::Group;
 use crate::raft::guard::Fault;
@@ -25,7 +24,7 @@ impl Replica {
         if self.is_held {
             return Ok(Err(Refused::Installing));
         }
-        if !self.hears(MemberId(message.from), from) && !planted::is(PlantedBug::StrangersHeard) {
+        if !self.hears(MemberId(message.from), from) {
             return Ok(Err(Refused::Sender));
         }
         let Some(group) = self.engine.group_mut() else { return Ok(Err(Refused::Addressee)) };
