@@ -305,3 +305,70 @@ fn who_joins_a_log_that_was_kept_without_raft_gets_an_image() {
     let left: Vec<_> = cluster.nodes().filter(|node| cluster.is_up[*node]).collect();
     assert!(left.iter().all(|node| cluster.history(*node) == cluster.history(next)), "{left:?}");
 }
+
+/// Lets an image begin to come to a member, which never gets a message of it.
+fn begin_in_vain(cluster: &mut Cluster, away: usize) {
+    cluster.start(away, true);
+    let mut offers = 0;
+    for _ in 0..200 {
+        for world in &mut cluster.worlds {
+            world.now.mono_ns += 50_000_000;
+            world.now.wall_ms += 50;
+        }
+        cluster.turn();
+        cluster.deliver(|_, _, sent| {
+            let is_of_image = sent.message.get_msg_type() == MessageType::MsgSnapshot;
+            offers += u32::from(is_of_image);
+            if is_of_image { Way::Lost } else { Way::Arrives }
+        });
+        if offers > 0 {
+            cluster.kill(away);
+            return cluster.rest();
+        }
+    }
+    panic!("no image is offered");
+}
+
+/// Writes more than is kept of the log, and has a node release what it can.
+fn outrun(cluster: &mut Cluster, leader: usize, node: usize) -> Lsn {
+    let before = cluster.status(node).applied;
+    let long = "x".repeat(500);
+    for number in 0..300 {
+        cluster.put(leader, &format!("set {} {long}", number % 7));
+    }
+    cluster.work(500);
+    flush(cluster, node);
+    before
+}
+
+/// It leads no more, and nobody tells it how the image ended.
+#[test]
+fn who_led_keeps_no_log_for_an_image_that_it_sent() {
+    let (mut cluster, leader, away) = with_one_far_behind();
+    begin_in_vain(&mut cluster, away);
+    let next = cluster.nodes().find(|node| ![leader, away].contains(node)).expect("there are three");
+    let transfer = cluster.transfer(leader, MemberId(1 + next as u64));
+    cluster.work(1_000);
+    assert!(cluster.outcome(leader, transfer).is_some());
+    assert_eq!(cluster.leader(), Some(next));
+    let before = outrun(&mut cluster, next, leader);
+    let status = cluster.status(leader);
+    assert!(status.released > before, "{before} was applied, and then {status:?}");
+}
+
+/// The member that the image was for is removed, and another one lags behind.
+#[test]
+fn no_log_is_kept_for_an_image_of_a_member_that_was_removed() {
+    let mut cluster = Cluster::with(4, keeping, wal());
+    let leader = cluster.elect();
+    let away = (leader + 1) % 4;
+    write_without(&mut cluster, leader, away, 300);
+    begin_in_vain(&mut cluster, away);
+    let member = MemberId(1 + away as u64);
+    cluster.make(leader, &[Change::Demote(member)]);
+    cluster.make(leader, &[Change::Remove(member)]);
+    cluster.kill((leader + 2) % 4);
+    let before = outrun(&mut cluster, leader, leader);
+    let status = cluster.status(leader);
+    assert!(status.released > before, "{before} was applied, and then {status:?}");
+}

@@ -74,13 +74,17 @@ impl Group {
             .for_each(|history| history.set_image(member, image.clone()));
     }
 
-    /// What became of the image for a member.
+    /// What became of the image for a member. The crate asks only while it leads; what is kept for the image is kept no longer
+    /// whoever leads.
     ///
     /// # Errors
     /// [`Fault`].
     pub fn report_image(&mut self, member: MemberId, has_it: bool) -> Result<(), Fault> {
         self.members.images.retain(|(of, _)| *of != member);
         self.set_image(member, None);
+        if !self.leads() {
+            return Ok(());
+        }
         let status = if has_it { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.call(|group| group.node.report_snapshot(member.0, status))
     }

@@ -1,6 +1,6 @@
 //! One image on its way to a member, at the leader: opened, named to the raft crate, sent.
 //!
-//! Invariant: whatever becomes of it, the crate hears of it once it has named the image to the member, and the machine lets it go.
+//! Invariant: whatever becomes of it, the machine lets it go.
 
 use std::collections::VecDeque;
 
@@ -166,16 +166,8 @@ impl Outgoing {
     }
 
     /// Goes on.
-    ///
-    /// # Errors
-    /// [`Fault`].
-    pub fn follow(
-        &mut self,
-        replica: Option<&mut Replica>,
-        now_ns: u64,
-        todo: &mut VecDeque<Todo>,
-    ) -> Result<(), Fault> {
-        let mut replica = replica.filter(|replica| replica.sends_images_to(self.to, self.term));
+    pub fn follow(&mut self, replica: Option<&Replica>, now_ns: u64, todo: &mut VecDeque<Todo>) {
+        let replica = replica.filter(|replica| replica.sends_images_to(self.to, self.term));
         let is_late = matches!(self.stage, Stage::Unnamed { .. }) && now_ns >= self.next_ns();
         match &mut self.stage {
             Stage::Sending { sender, .. } if replica.is_none() => sender.cancel(),
@@ -183,16 +175,15 @@ impl Outgoing {
             Stage::Opening | Stage::Unnamed { .. } if replica.is_none() || is_late => {
                 self.stage = Stage::Ended(Status::Cancelled);
                 todo.push_back(Todo::Ask(ImageAsk::Close { number: self.number }));
-                return replica.map_or(Ok(()), |replica| replica.report_image(self.to, false));
             }
             Stage::Opening | Stage::Unnamed { .. } | Stage::Ended(_) => {}
         }
-        let Stage::Sending { sender, begin } = &mut self.stage else { return Ok(()) };
+        let Stage::Sending { sender, begin } = &mut self.stage else { return };
         let (partition, to, number) = (self.partition, self.to, self.number);
         while let Some(output) = sender.poll() {
             match output {
                 SenderOutput::Send(part) => {
-                    if let Some(replica) = &replica {
+                    if let Some(replica) = replica {
                         todo.extend(Todo::send(partition, replica, to, true, ToReceiver::encode(&part)));
                     }
                 }
@@ -202,14 +193,10 @@ impl Outgoing {
                 })),
                 SenderOutput::Done(status) => {
                     self.stage = Stage::Ended(status);
-                    todo.push_back(Todo::Ask(ImageAsk::Close { number }));
-                    return replica
-                        .take()
-                        .map_or(Ok(()), |replica| replica.report_image(to, status.is_success()));
+                    return todo.push_back(Todo::Ask(ImageAsk::Close { number }));
                 }
             }
         }
-        Ok(())
     }
 }
 

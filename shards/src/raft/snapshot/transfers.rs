@@ -3,7 +3,7 @@
 //! Sans-IO: what the raft crate asks for, messages, answers of the state machine and times go in; what is to be asked of the
 //! machine, sent, and done to replicas comes out of [`Transfers::poll`]. Invariants: few images are made at once; a replica
 //! has one on its way to each member at most, and one that it is sent; whatever was opened is closed, and whatever was
-//! stored is installed or dropped.
+//! stored is installed or dropped; a replica hears of the end of each that it has sent.
 
 use std::collections::VecDeque;
 
@@ -255,7 +255,11 @@ impl Transfers {
             self.event(event, replica.as_deref_mut(), (room_bytes, now_ns))?;
         }
         for outgoing in self.outgoing.iter_mut().filter(|outgoing| outgoing.partition == partition) {
-            outgoing.follow(replica.as_deref_mut(), now_ns, &mut self.todo)?;
+            outgoing.follow(replica.as_deref(), now_ns, &mut self.todo);
+            // However it ended, and whoever leads now: the log is kept for it no longer.
+            if let (Some(status), Some(replica)) = (outgoing.ended(), replica.as_deref_mut()) {
+                replica.report_image(outgoing.to, status.is_success())?;
+            }
         }
         for incoming in self.incoming.iter_mut().filter(|incoming| incoming.partition == partition) {
             incoming.follow(replica.as_deref(), now_ns, &mut self.todo);
