@@ -212,7 +212,7 @@ impl Row {
         {
             let ours = AppliedChange { lsn, term, has_effect: true };
             let applied = group.applied_change();
-            if applied.lsn > lsn {
+            if applied.lsn > lsn || group.has_replaced(lsn) {
                 return Some(MemberOutcome::Unknown);
             }
             if applied != ours && !planted::is(PlantedBug::EmptiedChangeDone) {

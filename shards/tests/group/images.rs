@@ -2,7 +2,7 @@
 #![allow(clippy::indexing_slicing, reason = "a test names nodes that there are")]
 
 use corduroy_shards::raft::membership::MemberId;
-use corduroy_shards::{Change, Origin, Role, ShardOptions};
+use corduroy_shards::{Change, MemberOutcome, Origin, Role, ShardOptions};
 use corduroy_wal::{Lsn, Options};
 use raft::eraftpb::MessageType;
 
@@ -371,4 +371,36 @@ fn no_log_is_kept_for_an_image_of_a_member_that_was_removed() {
     let before = outrun(&mut cluster, leader, leader);
     let status = cluster.status(leader);
     assert!(status.released > before, "{before} was applied, and then {status:?}");
+}
+
+/// Its leader is cut off once another member has it, which leads then, and has it done; the image says nothing of that.
+#[test]
+fn a_change_that_an_image_replaces_is_unknown() {
+    let patient = |node| ShardOptions { request_timeout_ms: 600_000, ..keeping(node) };
+    let mut cluster = Cluster::with(3, patient, wal());
+    let leader = cluster.elect();
+    cluster.work(500);
+    let heir = (leader + 1) % 3;
+    let asked = cluster.change(leader, &[Change::AddLearner(storage(7))]);
+    cluster.turn();
+    cluster.turn();
+    cluster.deliver(|_, to, _| if to == heir { Way::Arrives } else { Way::Lost });
+    cluster.isolate(leader);
+    for _ in 0..100 {
+        cluster.work(100);
+        if cluster.status(heir).role == Role::Leader {
+            break;
+        }
+    }
+    cluster.work(500);
+    assert_eq!(cluster.saved(heir).ids().count(), 4, "it was done");
+    let long = "x".repeat(500);
+    for number in 0..300 {
+        cluster.put(heir, &format!("set {} {long}", number % 7));
+    }
+    flush(&mut cluster, heir);
+    cluster.heal();
+    catch_up(&mut cluster, heir, leader);
+    assert_eq!(installed(&cluster, leader), 1);
+    assert_eq!(cluster.outcome(leader, asked), Some(MemberOutcome::Unknown));
 }

@@ -59,6 +59,8 @@ pub(super) struct Members {
     pub met: Vec<(MemberId, StorageId)>,
     /// An image as of this entry was installed, and the record that begins the log behind it is not durable.
     pub restoring: Option<Lsn>,
+    /// The entry that an image was as of which was installed last: what changes up to it have done is not known.
+    pub replaced_to: Lsn,
     /// Members that an image is on its way to, and as of which entry: what follows it is kept for them.
     pub images: Vec<(MemberId, Lsn)>,
     /// Members that the crate has named an image to since that was asked.
@@ -80,6 +82,7 @@ impl Members {
             stall: Stall::default(),
             met: Vec::new(),
             restoring: None,
+            replaced_to: Lsn::ZERO,
             images: Vec::new(),
             named_images: Vec::new(),
         }

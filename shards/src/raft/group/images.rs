@@ -136,10 +136,16 @@ impl Group {
         }
         self.node.mut_store().restore(lsn, term);
         assert_eq!(self.last(), lsn, "the log begins behind the image");
-        let Members { campaign_from, restoring, .. } = &mut *self.members;
-        (*campaign_from, *restoring) = (None, Some(lsn));
+        let Members { campaign_from, restoring, replaced_to, .. } = &mut *self.members;
+        (*campaign_from, *restoring, *replaced_to) = (None, Some(lsn), lsn);
         self.save_members(members);
         Ok(())
+    }
+
+    /// Whether an image has replaced the entry: nothing shows whether it is the one that was proposed here.
+    #[must_use]
+    pub const fn has_replaced(&self, lsn: Lsn) -> bool {
+        lsn.0 <= self.members.replaced_to.0
     }
 
     /// Whether the record that begins the log anew is not durable yet.
