@@ -182,6 +182,26 @@ pub fn judge(at: Admission, message: &Message) -> Verdict {
     refusal.map_or(Verdict::Step, Verdict::Drop)
 }
 
+/// What is wrong with a message of an image, of which the raft crate sees none until the image is installed; `offered`: the
+/// last entry that it includes, and that one's term, if the message offers it.
+#[must_use]
+pub fn refusal_of_image(
+    (me, term): (MemberId, Term),
+    message: &Message,
+    offered: Option<(Lsn, Term)>,
+) -> Option<Refused> {
+    let leaps = message.term > term.get() + TERM_LEAP_MAX;
+    let is_absurd = offered.is_some_and(|(lsn, of)| !is_sane_image(lsn, of, Term(message.term)));
+    let is_refused = !is_sane(message) || leaps || message.from == me.0 || is_absurd;
+    is_refused.then_some(Refused::Absurd)
+}
+
+/// Whether a leader of that term can have an image as of the entry `lsn` of term `term`.
+#[must_use]
+pub fn is_sane_image(lsn: Lsn, term: Term, leader_term: Term) -> bool {
+    lsn > Lsn::ZERO && lsn.get() <= SANE_MAX && term > Term::ZERO && term <= leader_term
+}
+
 /// Whether a member that holds entries up to `matched` can have refused an append so only before it did: what it holds has the
 /// leader's terms, so it matches there at least.
 fn is_overtaken(refusal: &Message, matched: Lsn) -> bool {

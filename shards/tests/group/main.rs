@@ -16,6 +16,7 @@ mod random;
 mod reads;
 mod retention;
 mod room;
+mod strange_images;
 
 use cluster::{Cluster, Way, storage};
 use common::Got;

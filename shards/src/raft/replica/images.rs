@@ -10,6 +10,7 @@ use raft::eraftpb::{Message, MessageType};
 use super::Replica;
 use crate::image::Header;
 use crate::image::transfer::Ended;
+use crate::raft::admit::is_sane_image;
 use crate::raft::group::Group;
 use crate::raft::guard::Fault;
 use crate::raft::membership::{MemberId, Membership};
@@ -79,10 +80,14 @@ impl Replica {
         let me = self.leadership.member();
         let Some(group) = self.engine.group() else { return Err(Ended::Unknown) };
         let members = Membership::decode(&header.configuration).map_err(|_damage| Ended::Damaged)?;
+        let is_sane = is_sane_image(header.lsn, header.term, leader_term);
+        let is_of_before = members.as_of < group.members().as_of;
         let log_has_it = group.has_entry(header.lsn, header.term);
         match () {
             () if header.lsn <= self.committed || log_has_it => Err(Ended::NotNeeded),
             () if group.role() == StateRole::Leader || leader_term < self.term() => Err(Ended::Unknown),
+            // What the log has brought since is not taken back.
+            () if !is_sane || is_of_before => Err(Ended::Damaged),
             () if header.lsn.0 < me.0 || members.storage(me).is_none() => Err(Ended::TooOld),
             () if members.storage(me) != group.members().storage(me) || members.as_of > header.lsn => {
                 Err(Ended::Damaged)

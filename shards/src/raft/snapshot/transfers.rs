@@ -15,9 +15,9 @@ use super::outgoing::{Outgoing, pause_ms};
 use super::receiver::ReceiverOptions;
 use super::sender::SenderOptions;
 use crate::ids::{MemberId, NodeId, PartitionId, StorageId};
-use crate::image::transfer::{Process, ToReceiver, ToSender};
+use crate::image::transfer::{Part, Process, ToReceiver, ToSender};
 use crate::image::{Header, ImageAsk, ImageEvent};
-use crate::raft::admit::Refused;
+use crate::raft::admit::{Refused, refusal_of_image};
 use crate::raft::guard::Fault;
 use crate::raft::replica::Replica;
 
@@ -206,13 +206,24 @@ impl Transfers {
         if !replica.hears(from, storage) {
             return Err(Refused::Sender);
         }
+        let at = (replica.leadership().member(), replica.term());
         if message.get_msg_type() == MessageType::MsgSnapStatus {
+            if let Some(why) = refusal_of_image(at, message, None) {
+                return Err(why);
+            }
             let answer = ToSender::decode(&message.context).ok_or(Refused::Image)?;
             let sent = self.outgoing.iter_mut().find(|out| (out.partition, out.to) == (partition, from));
             let is_known = sent.is_some_and(|outgoing| outgoing.received(&answer));
             return if is_known { Ok(()) } else { Err(Refused::Image) };
         }
         let part = ToReceiver::decode(&message.context).ok_or(Refused::Image)?;
+        let offered = match &part.part {
+            Part::Offer(offer) => Some((offer.lsn, offer.term)),
+            Part::Chunk(_) | Part::Withdrawn => None,
+        };
+        if let Some(why) = refusal_of_image(at, message, offered) {
+            return Err(why);
+        }
         if message.term < replica.term().get() || replica.leadership().is_mine() {
             return Err(Refused::Image);
         }
