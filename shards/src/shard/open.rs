@@ -104,6 +104,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         assert_eq!(slot.pending, Pending::default(), "partition {partition}: every request has its outcome");
         self.alarms.forget(idx);
         let batch = self.in_flight.iter().rev().find(|(_, of, _)| *of == idx).map(|(batch, ..)| *batch);
+        self.transfers.take_off(partition);
         let slot = self.replicas.remove(idx);
         if slot.replica.started_as() != StartedAs::Stopped {
             let Slot { cursor, clock, applied_stamp_ms: stamp_ms, .. } = slot;

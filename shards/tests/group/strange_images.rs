@@ -96,6 +96,39 @@ fn nearly_whole(before: Vec<Entry>) -> (World, Part) {
     (world, Part::Chunk(last.into()))
 }
 
+/// It is held for an image, with a record that is not on its way to the disk yet, and taken off and added between two turns.
+#[test]
+fn who_is_added_again_is_not_installed_the_image_of_before() {
+    let (mut world, last) = nearly_whole(vec![time(1)]);
+    world.disk.set_manual(true);
+    for index in 1..10 {
+        if !world.shard.wal().can_submit() {
+            break;
+        }
+        let message = Box::new(append(1, (index - 1, u64::from(index > 1)), vec![time(index)]));
+        world.shard.handle(Input::Message { partition: Q, from: storage(1), message });
+        world.turn();
+    }
+    assert!(!world.shard.wal().can_submit(), "the disk has enough to do");
+    hear(&mut world, append(1, (1, 1), vec![time(2)]));
+    hear(&mut world, said_of_image(1, last));
+    for _ in 0..3 {
+        world.turn();
+        world.run_jobs();
+    }
+    assert!(world.shard.remove(PARTITION));
+    assert!(world.shard.add(PARTITION, &Origin::Restart, 7).expect("it is opened"), "between two turns");
+    for _ in 0..3 {
+        world.turn();
+        world.run_jobs();
+    }
+    assert_eq!(world.shard.counters().images_installed, 0);
+    world.disk.set_manual(false);
+    world.disk.complete_all();
+    world.settle();
+    assert_eq!(world.shard.counters().images_installed, 0);
+}
+
 /// It would take back a change of members that the log has brought.
 #[test]
 fn an_image_of_an_earlier_configuration_is_not_installed() {

@@ -87,6 +87,10 @@ impl Incoming {
         (MemberId(from), Term(term))
     }
 
+    fn has_whole(&self, image: ImageId) -> bool {
+        self.whole.is_some_and(|(whole, ..)| whole == image)
+    }
+
     /// The image is through, whatever has become of it.
     fn end(&mut self, ended: Ended) {
         self.stage = Stage::Taking;
@@ -117,8 +121,14 @@ impl Incoming {
             ImageEvent::Stored { image, number, is_stored, .. } => {
                 self.receiver.stored(image, number, is_stored, &standing(replica, room_bytes));
             }
-            ImageEvent::Validated { result, .. } => self.validated(result, replica, todo),
-            ImageEvent::Installed { result, .. } => return self.installed(result, replica, now_ns, todo),
+            ImageEvent::Validated { image, result, .. } if self.has_whole(image) => {
+                self.validated(result, replica, todo);
+            }
+            ImageEvent::Installed { image, result, .. } if self.has_whole(image) => {
+                return self.installed(result, replica, now_ns, todo);
+            }
+            // Of one that was given up.
+            ImageEvent::Validated { .. } | ImageEvent::Installed { .. } => {}
             ImageEvent::Opened { .. } | ImageEvent::Chunk { .. } | ImageEvent::Failed { .. } => {}
         }
         Ok(())
@@ -175,18 +185,21 @@ impl Incoming {
         Ok(())
     }
 
+    /// There is no replica any more. What the machine is installing already comes to its end.
+    pub fn take_off(&mut self, todo: &mut VecDeque<Todo>) {
+        if self.is_installing() {
+            return;
+        }
+        (self.stage, self.whole) = (Stage::Taking, None);
+        let dropped = self.receiver.forget();
+        let partition = self.partition;
+        todo.extend(dropped.into_iter().map(|image| Todo::Ask(ImageAsk::Drop { partition, image })));
+    }
+
     /// Goes on.
     pub fn follow(&mut self, replica: Option<&Replica>, now_ns: u64, todo: &mut VecDeque<Todo>) {
         let partition = self.partition;
-        let Some(replica) = replica else {
-            if !self.is_installing() {
-                let image = self.receiver.image();
-                todo.extend(image.map(|image| Todo::Ask(ImageAsk::Drop { partition, image })));
-                self.receiver.forget();
-                (self.stage, self.whole) = (Stage::Taking, None);
-            }
-            return;
-        };
+        let Some(replica) = replica else { return self.take_off(todo) };
         self.receiver.tick(now_ns);
         match std::mem::replace(&mut self.stage, Stage::Taking) {
             Stage::Holding { members } if replica.is_at_rest() => {

@@ -323,10 +323,17 @@ impl Receiver {
         self.check();
     }
 
-    /// Its replica is not there any more, and nobody asks for the image.
-    pub fn forget(&mut self) {
-        self.incoming = None;
-        self.outputs.clear();
+    /// Its replica is not there any more, and nobody asks for the image. Returns what is not needed of what is stored. What
+    /// comes late of it begins nothing.
+    pub fn forget(&mut self) -> Vec<ImageId> {
+        self.end(Ended::Unknown, false);
+        let dropped = self.outputs.drain(..).filter_map(|output| match output {
+            ReceiverOutput::Drop { image } => Some(image),
+            ReceiverOutput::Send { .. } | ReceiverOutput::Store { .. } | ReceiverOutput::Install { .. } => {
+                None
+            }
+        });
+        dropped.collect()
     }
 
     fn hear(&mut self) {

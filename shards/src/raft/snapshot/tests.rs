@@ -427,3 +427,22 @@ fn an_image_is_of_one_member_and_one_offer() {
     others(&mut receiver);
     assert_eq!(receive(&mut receiver, 5, ID, offer(46)), [answers(ID, Answer::Ended(Ended::Installed))]);
 }
+
+/// The replica was taken off, and another one asks for nothing that was stored for it, which may still be on its way.
+#[test]
+fn what_was_forgotten_does_not_begin_anew() {
+    let standing = Standing { member: MEMBER, committed: Lsn(45), room_bytes: u64::MAX };
+    let mut receiver = Receiver::new(ReceiverOptions::default(), RECEIVER);
+    let chunks = image(50, 0);
+    let offered = ToReceiver { image: ID, part: offer(50) };
+    receiver.received((SENDER, 5), &offered, &standing);
+    let chunk = ToReceiver { image: ID, part: Part::Chunk(chunks[0].clone()) };
+    receiver.received((SENDER, 5), &chunk, &standing);
+    assert_eq!(receiver.forget(), [ID], "it is dropped");
+    receiver.received((SENDER, 5), &offered, &standing);
+    assert_eq!(receiver.image(), None);
+    receiver.stored(ID, 0, true, &standing);
+    let answer = ToSender { image: ID, receiver: RECEIVER, answer: Answer::Ended(Ended::Unknown) };
+    assert_eq!(receiver.poll(), Some(ReceiverOutput::Send { to: SENDER, message: answer }));
+    assert_eq!(receiver.poll(), None);
+}

@@ -251,6 +251,14 @@ impl Transfers {
         }
     }
 
+    /// The replica of a partition is taken off: the one that may be added before anything else happens gets nothing of what
+    /// was on its way to this one.
+    pub fn take_off(&mut self, partition: PartitionId) {
+        for incoming in self.incoming.iter_mut().filter(|incoming| incoming.partition == partition) {
+            incoming.take_off(&mut self.todo);
+        }
+    }
+
     /// Goes on with the images of a partition; without its `replica`, if there is none any more.
     ///
     /// # Errors
