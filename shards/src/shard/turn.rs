@@ -135,8 +135,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     fn release_one(&mut self, idx: ReplicaIdx) -> bool {
         let slot = self.replicas.slot_mut(idx);
         if slot.replica.is_held() {
-            // What is persisted may be an image that the replica does not stand behind yet.
-            self.replicas.enqueue(List::Unpersisted, idx);
+            // What is persisted may be an image that the replica does not stand behind: not yet, or, once stopped, never.
+            if slot.replica.is_running() {
+                self.replicas.enqueue(List::Unpersisted, idx);
+            }
             return false;
         }
         let persisted = match planted::is(PlantedBug::ReleaseUnpersisted) {
