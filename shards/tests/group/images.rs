@@ -7,7 +7,7 @@ use corduroy_wal::{Lsn, Options};
 use raft::eraftpb::MessageType;
 
 use crate::cluster::{Cluster, PARTITION, Way, options, storage};
-use crate::common::Got;
+use crate::common::{Got, Job};
 use crate::retention::{flush, keeping, wal, write_without};
 
 fn installed(cluster: &Cluster, node: usize) -> u64 {
@@ -403,4 +403,26 @@ fn a_change_that_an_image_replaces_is_unknown() {
     catch_up(&mut cluster, heir, leader);
     assert_eq!(installed(&cluster, leader), 1);
     assert_eq!(cluster.outcome(leader, asked), Some(MemberOutcome::Unknown));
+}
+
+/// Where nothing is persisted, an image that waits for that gives way to others, and is asked for again.
+#[test]
+fn an_image_that_cannot_be_begun_is_given_up_for_a_while() {
+    let (mut cluster, leader) = Cluster::led(1);
+    cluster.put(leader, "set a 1");
+    let member = MemberId(cluster.make(leader, &[Change::AddLearner(storage(1))]).get());
+    let node = cluster.join(member, leader);
+    let flushes = |cluster: &Cluster| {
+        let jobs = cluster.worlds[leader].jobs.iter();
+        jobs.filter(|job| matches!(job, Job::Flush(_))).count()
+    };
+    cluster.pass(20_000);
+    let asked = flushes(&cluster);
+    assert!(asked > 0, "the image waits for a flush");
+    cluster.pass(20_000);
+    assert_eq!(flushes(&cluster), asked, "it waits");
+    cluster.pass(120_000);
+    assert!(flushes(&cluster) > asked, "it was not given up");
+    catch_up(&mut cluster, leader, node);
+    assert_eq!(installed(&cluster, node), 1);
 }

@@ -17,6 +17,9 @@ use crate::raft::replica::Replica;
 /// So long an image waits for the crate to name it, in ms.
 const UNNAMED_MS: u64 = 10_000;
 
+/// So long the machine may take to begin one, in ms: where a flush has no room for it, others get their turn.
+const OPENING_MS: u64 = 60_000;
+
 /// How far it is.
 enum Stage {
     /// The machine makes one.
@@ -86,7 +89,8 @@ impl Outgoing {
         match &self.stage {
             Stage::Sending { sender, .. } => sender.wakes_at_ns(),
             Stage::Unnamed { .. } => self.since_ns + UNNAMED_MS * NS_PER_MS,
-            Stage::Opening | Stage::Ended(_) => u64::MAX,
+            Stage::Opening => self.since_ns + OPENING_MS * NS_PER_MS,
+            Stage::Ended(_) => u64::MAX,
         }
     }
 
@@ -168,12 +172,14 @@ impl Outgoing {
     /// Goes on.
     pub fn follow(&mut self, replica: Option<&Replica>, now_ns: u64, todo: &mut VecDeque<Todo>) {
         let replica = replica.filter(|replica| replica.sends_images_to(self.to, self.term));
-        let is_late = matches!(self.stage, Stage::Unnamed { .. }) && now_ns >= self.next_ns();
+        let is_late = now_ns >= self.next_ns();
+        let has_opened = !matches!(self.stage, Stage::Opening);
         match &mut self.stage {
             Stage::Sending { sender, .. } if replica.is_none() => sender.cancel(),
             Stage::Sending { sender, .. } => sender.tick(now_ns),
             Stage::Opening | Stage::Unnamed { .. } if replica.is_none() || is_late => {
-                self.stage = Stage::Ended(Status::Cancelled);
+                let is_expired = is_late && !has_opened;
+                self.stage = Stage::Ended(if is_expired { Status::Expired } else { Status::Cancelled });
                 todo.push_back(Todo::Ask(ImageAsk::Close { number: self.number }));
             }
             Stage::Opening | Stage::Unnamed { .. } | Stage::Ended(_) => {}
