@@ -1,6 +1,7 @@
 //! Members that get an image of the state, since the log does not have what they lack: they join, or were away for long.
 #![allow(clippy::indexing_slicing, reason = "a test names nodes that there are")]
 
+use corduroy_shards::raft::group::GroupOptions;
 use corduroy_shards::raft::membership::MemberId;
 use corduroy_shards::{Change, MemberOutcome, Origin, Role, ShardOptions};
 use corduroy_wal::{Lsn, Options};
@@ -425,4 +426,41 @@ fn an_image_that_cannot_be_begun_is_given_up_for_a_while() {
     assert!(flushes(&cluster) > asked, "it was not given up");
     catch_up(&mut cluster, leader, node);
     assert_eq!(installed(&cluster, node), 1);
+}
+
+/// A state that may be old is none while an image replaces it.
+#[test]
+fn reads_that_may_be_old_are_not_answered_while_an_image_is_installed() {
+    let patient = |node| {
+        let group = GroupOptions { stale_reads_ms: 3_600_000, ..options(node).group };
+        ShardOptions { group, ..keeping(node) }
+    };
+    let mut cluster = Cluster::with(3, patient, wal());
+    let leader = cluster.elect();
+    let away = (leader + 1) % 3;
+    cluster.put(leader, "set a old");
+    cluster.pass(500);
+    let before = cluster.read_anywhere(away, "get a");
+    cluster.pass(100);
+    assert!(matches!(cluster.got(away, before), Some(Got::Done(_, value)) if value == "old"));
+    cluster.isolate(away);
+    let long = "x".repeat(500);
+    for number in 0..300 {
+        cluster.put(leader, &format!("set {} {long}", number % 7));
+    }
+    flush(&mut cluster, leader);
+    cluster.heal();
+    for _ in 0..600 {
+        cluster.pass(50);
+        if cluster.status(away).is_held {
+            break;
+        }
+        cluster.run_jobs();
+    }
+    assert!(cluster.status(away).is_held, "{:?}", cluster.status(away));
+    let read = cluster.read_anywhere(away, "get a");
+    cluster.rest();
+    assert_eq!(cluster.got(away, read), None);
+    catch_up(&mut cluster, leader, away);
+    assert_eq!(installed(&cluster, away), 1);
 }

@@ -76,10 +76,11 @@ impl Replica {
     }
 
     /// Whether parked reads that wait for nothing are answered from what is applied. In a group with several members a round, or
-    /// an entry, has shown for each that nobody else led: what is applied later is as good.
+    /// an entry, has shown for each that nobody else led: what is applied later is as good. None is while an image replaces the
+    /// state.
     #[must_use]
     pub fn answers_parked(&self) -> bool {
-        self.has_peers || self.can_serve()
+        (self.has_peers || self.can_serve()) && !self.is_held
     }
 
     /// Whether it has lost the lead since this was asked last, while reads may have waited for a round.
