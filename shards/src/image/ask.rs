@@ -44,7 +44,8 @@ pub enum ImageAsk {
         /// The image.
         number: u64,
     },
-    /// Store a chunk: the first one begins anew whatever is stored for the partition. Answered by `Stored`.
+    /// Store a chunk: the first one begins anew whatever is stored for the partition. Answered by `Stored`; the next one of the image
+    /// may be asked for then.
     Store {
         /// Of what.
         partition: PartitionId,

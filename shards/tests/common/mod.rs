@@ -12,6 +12,7 @@ use std::rc::Rc;
 use corduroy_shards::image::Header;
 use corduroy_shards::image::ask::{ImageAsk, ImageEvent};
 use corduroy_shards::image::small::SmallImages;
+use corduroy_shards::image::transfer::ImageId;
 use corduroy_shards::{
     Applied, Input, Kind, LeadChange, Limits, MemberOutcome, Now, Origin, Outputs, PartitionId, Prepared,
     Rejection, Reply, Shard, ShardOptions, StageStamps, StateMachine, Step, Ticket, Unreadable, Urgency,
@@ -57,6 +58,9 @@ pub struct Kv {
     /// Slices of what it does by itself that are left.
     pub upkeep_slices: u64,
     pub images: SmallImages,
+    /// The image that a job stores a chunk of, by partition: one chunk at a time, as in the store.
+    pub storing: BTreeMap<PartitionId, ImageId>,
+    pub refused_chunks: Vec<ImageEvent>,
 }
 
 impl Kv {
@@ -193,7 +197,7 @@ impl StateMachine for Kv {
                 }
                 self.with_images(|images, machine| images.retry(machine));
             }
-            Job::Image(ask) => self.with_images(|images, machine| images.ask(ask, machine)),
+            Job::Image(ask) => self.image_job_done(ask),
             Job::Fetch(key) => {
                 self.woken.extend(self.fetching.remove(&key).unwrap_or_default());
                 self.warm.insert(key);
@@ -276,20 +280,12 @@ impl StateMachine for Kv {
     fn verify(&mut self) {}
 
     fn ask_image(&mut self, ask: ImageAsk) {
-        match ask {
-            // What changes the state, or reads all of an image, is done off the core.
-            ImageAsk::Validate { .. } | ImageAsk::Install { .. } => self.jobs.push(Job::Image(ask)),
-            ImageAsk::Open { .. }
-            | ImageAsk::Begin { .. }
-            | ImageAsk::Next { .. }
-            | ImageAsk::Close { .. }
-            | ImageAsk::Store { .. }
-            | ImageAsk::Drop { .. } => self.with_images(|images, machine| images.ask(ask, machine)),
-        }
+        self.ask_of_images(ask);
     }
 
     fn take_image_events(&mut self, events: &mut Vec<ImageEvent>) {
         self.images.take(events);
+        events.append(&mut self.refused_chunks);
     }
 
     fn installed_image(&self, partition: PartitionId) -> Option<Header> {

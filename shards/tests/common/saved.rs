@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use corduroy_shards::image::small::{Holds, Pairs, SmallImages};
-use corduroy_shards::image::{Header, ImageAsk};
+use corduroy_shards::image::{Header, ImageAsk, ImageEvent};
 use corduroy_shards::{PartitionId, Rejection};
 use corduroy_wal::Lsn;
 
@@ -62,6 +62,41 @@ impl Kv {
         let mut images = std::mem::take(&mut self.images);
         act(&mut images, self);
         self.images = images;
+    }
+}
+
+impl Kv {
+    /// What changes the state, reads all of an image or stores a chunk is done off the core; chunks one at a time, as in the store.
+    pub fn ask_of_images(&mut self, ask: ImageAsk) {
+        match ask {
+            ImageAsk::Store { partition, image, number, .. } if self.storing.contains_key(&partition) => {
+                self.refused_chunks.push(ImageEvent::Stored { partition, image, number, is_stored: false });
+            }
+            ImageAsk::Store { partition, image, .. } => {
+                self.storing.insert(partition, image);
+                self.jobs.push(Job::Image(ask));
+            }
+            ImageAsk::Drop { partition, image } => {
+                self.storing.retain(|of, storing| (*of, *storing) != (partition, image));
+                self.with_images(|images, machine| images.ask(ask, machine));
+            }
+            ImageAsk::Validate { .. } | ImageAsk::Install { .. } => self.jobs.push(Job::Image(ask)),
+            ImageAsk::Open { .. }
+            | ImageAsk::Begin { .. }
+            | ImageAsk::Next { .. }
+            | ImageAsk::Close { .. } => self.with_images(|images, machine| images.ask(ask, machine)),
+        }
+    }
+
+    pub fn image_job_done(&mut self, ask: ImageAsk) {
+        if let ImageAsk::Store { partition, image, .. } = &ask {
+            if self.storing.get(partition) != Some(image) {
+                // It was dropped meanwhile.
+                return;
+            }
+            self.storing.remove(partition);
+        }
+        self.with_images(|images, machine| images.ask(ask, machine));
     }
 }
 

@@ -92,7 +92,9 @@ fn nearly_whole(before: Vec<Entry>) -> (World, Part) {
     for part in [offer(9, 1)].into_iter().chain(chunks.into_iter().map(|chunk| Part::Chunk(chunk.into()))) {
         hear(&mut world, said_of_image(1, part));
         world.settle();
+        world.run_jobs();
     }
+    world.settle();
     (world, Part::Chunk(last.into()))
 }
 

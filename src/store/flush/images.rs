@@ -118,6 +118,10 @@ impl<L: DiskLevel> Store<L> {
             ImageAsk::Next { number } => self.read_image(number, None),
             ImageAsk::Close { number } => self.close_image(number),
             ImageAsk::Store { partition, image, number, chunk } => {
+                if self.is_storing(partition, image) && number > 0 {
+                    let stored = ImageEvent::Stored { partition, image, number, is_stored: false };
+                    return self.images.events.push(stored);
+                }
                 let (kept, dropped) = match self.images.stored.remove(&partition) {
                     Some(Stored::Here(staged)) if number > 0 => (Some(staged), None),
                     Some(Stored::Here(staged)) => (None, Some(staged)),
@@ -145,6 +149,11 @@ impl<L: DiskLevel> Store<L> {
             }
             ImageAsk::Drop { partition, image } => self.drop_stored(partition, image),
         }
+    }
+
+    /// Whether a job has what is stored of the image.
+    fn is_storing(&self, id: PartitionId, image: ImageId) -> bool {
+        matches!(self.images.stored.get(&id), Some(Stored::Away(away)) if *away == image)
     }
 
     /// Has jobs look whether there are points for the images that wait; else has a flush make them.

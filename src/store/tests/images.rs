@@ -1,5 +1,7 @@
 //! Images of partitions: made while the store goes on, taken over in one step or not at all.
 
+mod jobs;
+
 use std::collections::BTreeMap;
 
 use corduroy_shards::ids::NodeId;
@@ -329,33 +331,6 @@ fn ends_after(jobs: usize) -> bool {
 fn an_install_is_whole_or_not_at_all_wherever_the_process_ends() {
     let jobs = (0..100).find(|jobs| ends_after(*jobs)).expect("it ends");
     assert!(jobs > 5, "{jobs} jobs");
-}
-
-#[test]
-fn an_install_waits_for_the_flush_that_holds_the_partition() {
-    let mut first = filled(MemLevel::default(), options());
-    let chunks = image(&mut first, P);
-    let lsn = contents(&chunks).0.lsn;
-    let mut driver = Driver::new(MemLevel::default(), options());
-    store(&mut driver, P, &chunks);
-    driver.run(&set("key 1", "old"));
-    driver.hold_jobs = true;
-    driver.store.want_flush(Urgency::Soon);
-    while driver.store.maintain(1_000_000) {}
-    ask_install(&mut driver, P, lsn);
-    driver.take_jobs();
-    assert_eq!(driver.held_jobs(), 1, "the flush alone");
-    driver.run_a_job(0);
-    // None begins beside the install, however much it is wanted.
-    driver.run_in(OTHER, &set("key", "value"));
-    driver.store.want_flush(Urgency::Now);
-    driver.store.maintain(1_000_000);
-    assert!(!driver.store.ledger.has_running_flush());
-    driver.settle();
-    assert!(matches!(events(&mut driver)[..], [ImageEvent::Installed { result: Ok(_), .. }]));
-    driver.flush();
-    assert_eq!((driver.store.persisted(P), driver.store.persisted(OTHER)), (lsn, Lsn(1)));
-    assert_eq!(driver.read_in(P, &get("key 1")), bulk(&value(5)));
 }
 
 #[test]

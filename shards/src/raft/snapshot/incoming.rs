@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use corduroy_wal::{Lsn, Term};
 
 use super::receiver::{Receiver, ReceiverOutput, Standing};
@@ -43,6 +44,9 @@ pub(super) struct Incoming {
     /// The image, the last entry that it includes, and that one's term, once all of it has come.
     whole: Option<(ImageId, Lsn, Term)>,
     stage: Stage,
+    /// The chunk that the machine is storing, and those that come behind it: it has one at a time.
+    storing: Option<(ImageId, u32)>,
+    unstored: VecDeque<(ImageId, u32, Bytes)>,
 }
 
 impl Incoming {
@@ -54,12 +58,15 @@ impl Incoming {
         assert_eq!(self.whole.is_none(), is_taking, "partition {}: an image that is whole", self.partition);
         let is_through = self.receiver.is_installing();
         assert!(is_taking || is_through, "partition {}: its image has not come", self.partition);
+        let is_next_asked = self.storing.is_some() || self.unstored.is_empty();
+        assert!(is_next_asked, "partition {}: chunks wait for none", self.partition);
     }
 
     /// Nothing has come.
     pub fn new(partition: PartitionId, options: &ImageOptions) -> Self {
         let receiver = Receiver::new(options.receiver, options.process);
-        Self { partition, receiver, whole: None, stage: Stage::Taking }
+        let (storing, unstored) = (None, VecDeque::new());
+        Self { partition, receiver, whole: None, stage: Stage::Taking, storing, unstored }
     }
 
     /// Whether no image comes.
@@ -119,6 +126,7 @@ impl Incoming {
         };
         match event {
             ImageEvent::Stored { image, number, is_stored, .. } => {
+                self.storing.take_if(|storing| *storing == (image, number));
                 self.receiver.stored(image, number, is_stored, &standing(replica, room_bytes));
             }
             ImageEvent::Validated { image, result, .. } if self.has_whole(image) => {
@@ -191,9 +199,27 @@ impl Incoming {
             return;
         }
         (self.stage, self.whole) = (Stage::Taking, None);
+        self.forget_chunks();
         let dropped = self.receiver.forget();
         let partition = self.partition;
         todo.extend(dropped.into_iter().map(|image| Todo::Ask(ImageAsk::Drop { partition, image })));
+    }
+
+    /// What is stored of the image is dropped, and no answer comes of the chunk that is being stored.
+    fn forget_chunks(&mut self) {
+        self.storing = None;
+        self.unstored.clear();
+    }
+
+    /// Has the next chunk stored once the one before it is.
+    fn store_next(&mut self, todo: &mut VecDeque<Todo>) {
+        if self.storing.is_some() {
+            return;
+        }
+        if let Some((image, number, chunk)) = self.unstored.pop_front() {
+            self.storing = Some((image, number));
+            todo.push_back(Todo::Ask(ImageAsk::Store { partition: self.partition, image, number, chunk }));
+        }
     }
 
     /// Goes on.
@@ -221,16 +247,18 @@ impl Incoming {
                     todo.extend(Todo::send(partition, replica, MemberId(to), false, bytes));
                 }
                 ReceiverOutput::Store { image, number, chunk } => {
-                    todo.push_back(Todo::Ask(ImageAsk::Store { partition, image, number, chunk }));
+                    self.unstored.push_back((image, number, chunk));
                 }
                 ReceiverOutput::Install { image, lsn, term } => {
                     (self.stage, self.whole) = (Stage::Validating, Some((image, lsn, term)));
                     todo.push_back(Todo::Ask(ImageAsk::Validate { partition, image, last: (lsn, term) }));
                 }
                 ReceiverOutput::Drop { image } => {
+                    self.forget_chunks();
                     todo.push_back(Todo::Ask(ImageAsk::Drop { partition, image }));
                 }
             }
         }
+        self.store_next(todo);
     }
 }
