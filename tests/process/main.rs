@@ -13,6 +13,7 @@ mod hosts;
 mod idle;
 mod languages;
 mod leads;
+mod left_behind;
 mod lifecycle;
 mod limits;
 mod nodes;

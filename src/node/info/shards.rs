@@ -153,6 +153,7 @@ pub fn raft_groups(shared: &Shared) -> Lines {
         line("raft_leads_transferred", count(|leads| leads.transferred)),
         line("raft_leads_lost", count(|leads| leads.lost)),
         line("raft_ended_leads_ms", count(|leads| leads.lasted_ms)),
+        line("raft_images_installed", shards.total(|shard| shard.counters.images_installed)),
         line("raft_ready", sum(|groups| groups.ready)),
         line("raft_fenced", sum(|groups| groups.failed)),
     ];
