@@ -12,7 +12,7 @@ use corduroy_wal::Wal;
 use corduroy_wal::device::mem::{MemBuffer, MemDevice, MemDisk, WriteFault};
 use corduroy_wal::device::{Completion, Device, IoId, Op, SlotId};
 
-use crate::sim::process::wal_options;
+use crate::sim::options::wal_options;
 use crate::sim::rng::Rng;
 use crate::sim::swarm::{Class, Knobs};
 

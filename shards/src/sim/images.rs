@@ -11,7 +11,7 @@ use crate::sim::disk::SimDevice;
 use crate::sim::history::Broken;
 use crate::sim::mail::node_of;
 use crate::sim::node::SimNode;
-use crate::sim::process::wal_options;
+use crate::sim::options::wal_options;
 use crate::sim::workload::Subject;
 use crate::sim::world::{Common, World};
 

@@ -24,6 +24,7 @@ mod members;
 mod net;
 mod node;
 mod observed;
+mod options;
 mod pace;
 mod plain;
 mod plan;

@@ -6,26 +6,24 @@
 use std::rc::Rc;
 
 use corduroy_wal::device::IoId;
-use corduroy_wal::{Binding, Options, Wal, WalError};
+use corduroy_wal::{Wal, WalError};
 
-use crate::ids::{NodeId, PartitionId, ShardId};
-use crate::image::transfer;
+use crate::ids::{PartitionId, ShardId};
 use crate::machine::StateMachine;
-use crate::raft::group::GroupOptions;
-use crate::raft::lease::Reads;
-use crate::raft::replica::{Replication, StartedAs};
+use crate::raft::replica::StartedAs;
 use crate::shard::io::Input;
 use crate::sim::disk::{Disk, End, What};
 use crate::sim::members::members_of;
 use crate::sim::node::{Job, JobDone, NodeEvent, Process, SimNode, SimShard, Unit};
 use crate::sim::observed::Observed;
+use crate::sim::options::{shard_options, wal_options};
 use crate::sim::planted::Planted;
 use crate::sim::rng::mix;
 use crate::sim::safety::Standing;
-use crate::sim::swarm::{Class, Knobs, MS};
+use crate::sim::swarm::{Class, MS};
 use crate::sim::workload::Subject;
 use crate::sim::world::Common;
-use crate::{ImageOptions, Limits, Outputs, Shard, ShardError, ShardOptions};
+use crate::{Outputs, Shard, ShardError};
 
 /// Turns of a shard from one look at all that its log and its machine hold to the next: such a look costs as much as all
 /// the rows.
@@ -457,51 +455,5 @@ impl<S: Subject> SimNode<S> {
             self.close_books(world, process);
         }
         self.die(world);
-    }
-}
-
-pub(super) fn wal_options(knobs: &Knobs, seed: u64) -> Options {
-    Options {
-        segment_bytes: knobs.segment_bytes,
-        first_segment_bytes: 64 << 10,
-        spare_segments: knobs.spare_segments,
-        max_in_flight: knobs.max_in_flight,
-        max_segments: knobs.max_segments,
-        long_segments: knobs.long_segments(),
-        seed,
-        // The folder was made before the first process: one without a manifest was lost.
-        binding: Binding { may_adopt: false, ..Binding::default() },
-    }
-}
-
-/// Small limits, so that every bound is met.
-fn shard_options(knobs: &Knobs, (node, starts): (usize, u64), replicated: bool) -> ShardOptions {
-    let process = transfer::Process { node: NodeId(node as u64), incarnation: 0, starts };
-    ShardOptions {
-        storage: knobs.storage(node),
-        reaches_peers: knobs.nodes > 1,
-        group: GroupOptions {
-            tick_ms: knobs.tick_ms,
-            stale_reads_ms: knobs.stale_ms,
-            reads: if knobs.leases > 0 { Reads::Lease } else { Reads::Quorum },
-            ..GroupOptions::default()
-        },
-        images: ImageOptions { process, ..ImageOptions::default() },
-        replication: if replicated { Replication::On } else { Replication::Off },
-        limits: Limits {
-            partition_requests: knobs.queue,
-            shard_requests: knobs.queue * 4,
-            entry_bytes: 12 << 10,
-            op_bytes: 12 << 10,
-            frame_bytes: 16 << 10,
-            second_frame_bytes: knobs.second_frame_bytes,
-            apply_ops: knobs.apply_ops,
-            kept_bytes: knobs.kept_bytes,
-            apply_slice_ops: knobs.apply_ops.div_ceil(2),
-            ..Limits::default()
-        },
-        request_timeout_ms: REQUEST_TIMEOUT_MS,
-        log_soft_segments: 4,
-        ..ShardOptions::default()
     }
 }

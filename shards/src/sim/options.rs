@@ -1,0 +1,58 @@
+//! What a seed has drawn, in the words of the log and of the shard.
+
+use corduroy_wal::{Binding, Options};
+
+use crate::ids::NodeId;
+use crate::image::transfer::Process;
+use crate::raft::group::GroupOptions;
+use crate::raft::lease::Reads;
+use crate::raft::replica::Replication;
+use crate::sim::process::REQUEST_TIMEOUT_MS;
+use crate::sim::swarm::Knobs;
+use crate::{ImageOptions, Limits, ShardOptions};
+
+pub(super) fn wal_options(knobs: &Knobs, seed: u64) -> Options {
+    Options {
+        segment_bytes: knobs.segment_bytes,
+        first_segment_bytes: 64 << 10,
+        spare_segments: knobs.spare_segments,
+        max_in_flight: knobs.max_in_flight,
+        max_segments: knobs.max_segments,
+        long_segments: knobs.long_segments(),
+        seed,
+        // The folder was made before the first process: one without a manifest was lost.
+        binding: Binding { may_adopt: false, ..Binding::default() },
+    }
+}
+
+/// Small limits, so that every bound is met.
+pub(super) fn shard_options(knobs: &Knobs, (node, starts): (usize, u64), replicated: bool) -> ShardOptions {
+    let process = Process { node: NodeId(node as u64), incarnation: 0, starts };
+    ShardOptions {
+        storage: knobs.storage(node),
+        reaches_peers: knobs.nodes > 1,
+        group: GroupOptions {
+            tick_ms: knobs.tick_ms,
+            stale_reads_ms: knobs.stale_ms,
+            reads: if knobs.leases > 0 { Reads::Lease } else { Reads::Quorum },
+            ..GroupOptions::default()
+        },
+        images: ImageOptions { process, ..ImageOptions::default() },
+        replication: if replicated { Replication::On } else { Replication::Off },
+        limits: Limits {
+            partition_requests: knobs.queue,
+            shard_requests: knobs.queue * 4,
+            entry_bytes: 12 << 10,
+            op_bytes: 12 << 10,
+            frame_bytes: 16 << 10,
+            second_frame_bytes: knobs.second_frame_bytes,
+            apply_ops: knobs.apply_ops,
+            kept_bytes: knobs.kept_bytes,
+            apply_slice_ops: knobs.apply_ops.div_ceil(2),
+            ..Limits::default()
+        },
+        request_timeout_ms: REQUEST_TIMEOUT_MS,
+        log_soft_segments: 4,
+        ..ShardOptions::default()
+    }
+}
