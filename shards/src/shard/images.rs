@@ -81,6 +81,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         slot.cursor = Cursor::default();
         slot.applied_stamp_ms = slot.applied_stamp_ms.max(header.clock_ms);
         slot.clock.raise(header.clock_ms, now);
+        assert!(slot.replica.is_held(), "partition {}: it goes on before its log does", slot.partition);
         // The log has no entry behind it: those that were proposed here may come back.
         slot.rows.set_aside(header.lsn.next(), Term::ZERO);
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
