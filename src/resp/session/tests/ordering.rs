@@ -37,8 +37,10 @@ fn replies_keep_the_order_of_requests_whatever_the_order_of_outcomes() {
 fn what_another_node_leads_is_sent_there_and_only_what_was_not_done() {
     let not_leader = |storage| rejected(Rejection::NotLeader(PartitionId(2), StorageId(storage)));
     let clustered = |replies: Vec<SessionReply>| {
-        let talk = Talk::with(Fake::clustered(2), hub(1), 1);
+        let mut talk = Talk::with(Fake::clustered(2), hub(1), 1);
         talk.fake.in_memory.set(false);
+        // Only who knows the nodes is sent from one to another.
+        talk.say("CLUSTER NODES");
         talk.fake.scripted.borrow_mut().extend(replies);
         talk
     };
