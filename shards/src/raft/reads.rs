@@ -155,9 +155,9 @@ impl Rounds {
         }
     }
 
-    /// Has the lease renewed for reads that come later, if it is old.
+    /// Has the lease renewed for reads that come later, if it is old and nothing is under way that renews it.
     pub fn renew(&mut self, now_ns: u64) {
-        if self.lease.is_to_renew(now_ns) {
+        if self.attempts.is_empty() && self.lease.is_to_renew(now_ns) {
             self.join();
         }
     }

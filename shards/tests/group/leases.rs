@@ -1,6 +1,7 @@
 //! Leases of leaders: what they save, and that nobody else leads while one holds.
 #![allow(clippy::indexing_slicing, reason = "a test names nodes that there are")]
 
+use corduroy_shards::Change;
 use corduroy_shards::planted::{PlantedBug, plant};
 use corduroy_shards::raft::group::GroupOptions;
 use corduroy_shards::raft::lease::Reads;
@@ -249,6 +250,32 @@ fn a_group_whose_members_were_restarted_has_a_leader_soon() {
     assert_eq!(cluster.leader(), None);
     cluster.pass(2 * 1_000);
     assert!(cluster.leader().is_some());
+}
+
+/// Whoever has applied a change already may be the only voter left: a leader that has not heard what became of it has no lease.
+#[test]
+fn while_members_change_there_is_no_lease() {
+    let (mut cluster, leader) = led();
+    renew(&mut cluster, leader);
+    let ticket = cluster.change(leader, &[Change::Demote(founder((leader + 1) % 3))]);
+    cluster.turn();
+    cluster.deliver(|_, _, _| Way::Lost);
+    assert_eq!(cluster.outcome(leader, ticket), None);
+    assert_eq!(at_once(&mut cluster, leader, "get a"), None);
+}
+
+/// A lease that is half over is renewed once, however many reads come until that is answered.
+#[test]
+fn one_round_renews_a_lease() {
+    let (mut cluster, leader) = led();
+    renew(&mut cluster, leader);
+    wait(&mut cluster, LEASE_MS / 2 + 10);
+    let rounds = cluster.status(leader).read_rounds;
+    for _ in 0..10 {
+        assert!(at_once(&mut cluster, leader, "get a").is_some());
+        cluster.turn();
+    }
+    assert_eq!(cluster.status(leader).read_rounds, rounds + 1);
 }
 
 /// What only the clock calls expired is logged before anybody is told, under a lease too.

@@ -192,11 +192,14 @@ impl Group {
         }
     }
 
+    /// Whether a change of members is under way: proposed and not applied yet, or applied by half.
+    pub fn is_changing(&self) -> bool {
+        self.node.raft.has_pending_conf() || self.members.now.is_joint() || self.readies.is_saving_conf()
+    }
+
     fn check_change(&self, changes: &[Change], lag_most: u64) -> Result<(), ChangeRefusal> {
         let raft = &self.node.raft;
-        let is_changing =
-            raft.has_pending_conf() || self.members.now.is_joint() || self.readies.is_saving_conf();
-        if is_changing && !planted::is(PlantedBug::EmptiedChangeDone) {
+        if self.is_changing() && !planted::is(PlantedBug::EmptiedChangeDone) {
             return Err(ChangeRefusal::UnderWay);
         }
         self.members.now.check(changes, MemberId(self.last_before_change().next().get()))?;

@@ -5,6 +5,7 @@ use corduroy_wal::Lsn;
 use super::Replica;
 use crate::planted::{self, PlantedBug};
 use crate::raft::group::Group;
+use crate::raft::lease::Lease;
 use crate::raft::reads::{Gate, Rounds};
 
 impl Replica {
@@ -40,18 +41,23 @@ impl Replica {
         }
     }
 
-    /// Whether it leads, has applied what it found when it won the lead, and has a lease: nobody else leads now.
+    /// The lease, if it leads and has applied what it found when it won the lead. While members change there is none: whoever has
+    /// applied the change already may be the only voter left, who is bound by no promise.
+    fn lease(&self) -> Option<&Lease> {
+        let group = self.engine.group().filter(|group| self.gate() == Gate::Open && !group.is_changing());
+        group.and_then(Group::rounds).map(Rounds::lease)
+    }
+
+    /// Whether it has a lease: nobody else leads now.
     #[must_use]
     pub fn has_lease(&self, now_ns: u64) -> bool {
-        let rounds = self.engine.group().and_then(Group::rounds);
-        rounds.is_some_and(|rounds| rounds.lease().holds(now_ns)) && self.gate() == Gate::Open
+        self.lease().is_some_and(|lease| lease.holds(now_ns))
     }
 
     /// When its lease ends, if it has one.
     #[must_use]
     pub fn leased_until_ns(&self) -> Option<u64> {
-        let rounds = self.engine.group().and_then(Group::rounds).filter(|_| self.gate() == Gate::Open);
-        rounds.and_then(|rounds| rounds.lease().until_ns())
+        self.lease().and_then(Lease::until_ns)
     }
 
     /// The entry up to which a read has to see the log that comes now and needs no round: the leader has a lease, or the read may
