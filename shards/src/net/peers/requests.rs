@@ -10,7 +10,7 @@ use crate::net::request::Forwarded;
 
 impl Peers {
     /// Has a request of a client or an answer sent with the next frame to the core that owns the shard. What there is no way
-    /// for is reported as [`Output::Unsent`].
+    /// for is reported as [`Output::Unsent`](crate::net::Output::Unsent).
     ///
     /// # Errors
     /// The same, if there is no room for it now.
