@@ -164,8 +164,8 @@ mod tests {
         let (limit, cores, shards) = (8192, 4, 8);
         let alone = Descriptors::deal(limit, cores, shards, 0);
         let with_peers = Descriptors::deal(limit, cores, shards, 2);
-        // Two other nodes, three lanes, two shards a core of which each side may dial, and one of which nothing is known.
-        assert_eq!((alone.peers_a_core, with_peers.peers_a_core), (0, 2 * 3 * 5 + 64));
+        // Two other nodes, four lanes, two shards a core of which each side may dial, and one of which nothing is known.
+        assert_eq!((alone.peers_a_core, with_peers.peers_a_core), (0, 2 * 4 * 5 + 64));
         let fixed = BASE_DESCRIPTORS + cores * CORE_DESCRIPTORS + shards * SHARD_DESCRIPTORS;
         let of_peers = cores * with_peers.peers_a_core;
         assert!(with_peers.reserved >= fixed + cores * with_peers.tables_a_core + of_peers);
