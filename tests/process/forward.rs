@@ -83,8 +83,14 @@ const PLAYS: [&str; 5] = [
 /// What is shown of the description of a cluster, which a node alone is not part of.
 const OF_CLUSTERS: [&str; 1] = ["CLUSTER INFO"];
 
-/// Whether two replies are the same, but for times.
+/// Whether two replies are the same, but for times. Whether a time to live from now on is later than one that was given a moment
+/// before depends on the moment.
 fn are_alike(request: &str, one: &Value, other: &Value) -> bool {
+    let words: Vec<_> = request.split_ascii_whitespace().map(str::to_ascii_uppercase).collect();
+    let has = |of: &[&str]| words.iter().any(|word| of.contains(&word.as_str()));
+    if has(&["EXPIRE", "PEXPIRE"]) && has(&["GT", "LT"]) {
+        return matches!((one, other), (Value::Line(one), Value::Line(other)) if one.starts_with(':') && other.starts_with(':'));
+    }
     let is_time = ["TTL", "EXPIRETIME"].iter().any(|word| request.to_ascii_uppercase().contains(word));
     let is_positive = |value: &Value| match value {
         Value::Line(line) => line.strip_prefix(':').is_some_and(|number| number.parse::<u64>().is_ok()),

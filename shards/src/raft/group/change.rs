@@ -55,12 +55,19 @@ pub(super) struct Members {
     pub stale_ns: u64,
     /// How long its disk has stood still.
     pub stall: Stall,
-    /// Members that the configuration does not have yet, and the storages that they were heard from.
-    pub met: Vec<(MemberId, StorageId)>,
     /// An image as of this entry was installed, and the record that begins the log behind it is not durable.
     pub restoring: Option<Lsn>,
     /// The entry that an image was as of which was installed last: what changes up to it have done is not known.
     pub replaced_to: Lsn,
+    /// What is noted of members for a while; most groups never have any of it.
+    pub notes: Option<Box<Notes>>,
+}
+
+/// What a member notes of others for a while.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// Members that the configuration does not have yet, and the storages that they were heard from.
+    pub met: Vec<(MemberId, StorageId)>,
     /// Members that an image is on its way to, and as of which entry: what follows it is kept for them.
     pub images: Vec<(MemberId, Lsn)>,
     /// Members that the crate has named an image to since that was asked.
@@ -80,12 +87,15 @@ impl Members {
             lease_ns: options.lease_ns(),
             stale_ns: options.stale_reads_ms * 1_000_000,
             stall: Stall::default(),
-            met: Vec::new(),
             restoring: None,
             replaced_to: Lsn::ZERO,
-            images: Vec::new(),
-            named_images: Vec::new(),
+            notes: None,
         }
+    }
+
+    /// What is noted, whether or not anything was before.
+    pub fn notes_mut(&mut self) -> &mut Notes {
+        self.notes.get_or_insert_default()
     }
 }
 
@@ -362,7 +372,9 @@ impl Group {
         if self.is_alone() && !members.is_alone(MemberId(self.node.raft.id)) {
             self.members.grown_at = members.as_of;
         }
-        self.members.met.retain(|(member, _)| *member > MemberId(members.as_of.get()));
+        if let Some(notes) = &mut self.members.notes {
+            notes.met.retain(|(member, _)| *member > MemberId(members.as_of.get()));
+        }
         self.members.now = members;
         if !self.is_alone() && self.node.store().history().is_none() {
             // Whoever joins starts from an image of the state: nothing that is applied is served from the log.

@@ -19,7 +19,8 @@ impl Group {
     /// Whether the crate asked for images, or has named one.
     #[must_use]
     pub fn wants_images(&self) -> bool {
-        self.store().history().is_some_and(History::asks_for_images) || !self.members.named_images.is_empty()
+        self.store().history().is_some_and(History::asks_for_images)
+            || self.members.notes.as_ref().is_some_and(|notes| !notes.named_images.is_empty())
     }
 
     /// Members that the crate asked for an image for.
@@ -29,7 +30,7 @@ impl Group {
 
     /// Members that the crate has named an image to: they are to be sent it now.
     pub fn take_named_images(&mut self) -> Vec<MemberId> {
-        std::mem::take(&mut self.members.named_images)
+        self.members.notes.as_mut().map(|notes| std::mem::take(&mut notes.named_images)).unwrap_or_default()
     }
 
     /// The entry from which on an image may be that a member gets now. One that is older than the configuration would say
@@ -54,8 +55,9 @@ impl Group {
         (metadata.index, metadata.term) = (lsn.get(), term);
         metadata.set_conf_state(self.members.now.conf_state());
         let configuration = self.members.now.encode();
-        self.members.images.retain(|(of, _)| *of != member);
-        self.members.images.push((member, lsn));
+        let images = &mut self.members.notes_mut().images;
+        images.retain(|(of, _)| *of != member);
+        images.push((member, lsn));
         assert!(Term(term) <= self.hard_state().term, "entry {lsn} is of a term that has not begun");
         self.set_image(member, Some(image));
         self.call(|group| {
@@ -80,7 +82,9 @@ impl Group {
     /// # Errors
     /// [`Fault`].
     pub fn report_image(&mut self, member: MemberId, has_it: bool) -> Result<(), Fault> {
-        self.members.images.retain(|(of, _)| *of != member);
+        if let Some(notes) = &mut self.members.notes {
+            notes.images.retain(|(of, _)| *of != member);
+        }
         self.set_image(member, None);
         if !self.leads() {
             return Ok(());
@@ -92,15 +96,16 @@ impl Group {
     /// The lowest entry that an image is as of which is on its way to a member.
     #[must_use]
     pub fn image_from(&self) -> Option<Lsn> {
-        self.members.images.iter().map(|(_, lsn)| *lsn).min()
+        self.members.notes.as_ref()?.images.iter().map(|(_, lsn)| *lsn).min()
     }
 
     /// Takes what the crate says of images out of what is sent: the images are sent instead.
     pub(super) fn note_named_images(&mut self, messages: &mut Vec<Message>) {
-        let named = &mut self.members.named_images;
         messages.retain(|message| {
             let names = message.get_msg_type() == MessageType::MsgSnapshot;
-            if names && !named.contains(&MemberId(message.to)) {
+            if names {
+                let named = &mut self.members.notes_mut().named_images;
+                named.retain(|member| *member != MemberId(message.to));
                 named.push(MemberId(message.to));
             }
             !names
@@ -167,7 +172,10 @@ impl Group {
     /// Where a member is, that this one knows, or has heard of late.
     #[must_use]
     pub fn storage_of(&self, member: MemberId) -> Option<StorageId> {
-        let met = self.members.met.iter().find(|(of, _)| *of == member).map(|(_, storage)| *storage);
+        let notes = self.members.notes.as_ref();
+        let met = notes
+            .and_then(|notes| notes.met.iter().find(|(of, _)| *of == member))
+            .map(|(_, storage)| *storage);
         self.members.now.storage(member).or(met)
     }
 
@@ -181,7 +189,7 @@ impl Group {
         if member.0 <= self.members.now.as_of.get() || storage == StorageId::UNKNOWN || self.is_alone() {
             return false;
         }
-        let met = &mut self.members.met;
+        let met = &mut self.members.notes_mut().met;
         if met.len() == MET_MAX {
             met.remove(0);
         }
