@@ -33,7 +33,7 @@ fn no_write_of_others_keeps_a_read_from_being_answered_at_once() {
 
 #[test]
 #[cfg(debug_assertions)]
-#[should_panic(expected = "would overtake a request of its own")]
+#[should_panic(expected = "overtakes its own request")]
 fn a_read_at_once_that_would_overtake_its_own_write_is_a_mistake_of_the_caller() {
     let mut world = World::ready(&[P]);
     world.write(1, 1, "set a 1");

@@ -95,7 +95,7 @@ fn worlds_are_clean_and_not_idle() {
 }
 
 /// Planted bugs that are found fastest, one for each kind of guard, and the number of seeds among which they must be.
-const FASTEST: [(&str, u64); 19] = [
+const FASTEST: [(&str, u64); 18] = [
     ("wal:AckBeforeDurable", 20),
     ("wal:StaleFrameAccepted", 20),
     ("wal:WatermarkSkipsHole", 60),
@@ -106,7 +106,6 @@ const FASTEST: [(&str, u64); 19] = [
     ("shard:MessagesBeforeDurable", 60),
     ("shard:CommitWithoutMajority", 60),
     ("shard:UnknownCalledRefused", 20),
-    ("shard:ReleasedForPeers", 60),
     ("shard:TermsOffByOne", 60),
     ("shard:DeafLeads", 200),
     ("shard:VoteForgotten", 60),

@@ -55,10 +55,6 @@ pub(super) struct Members {
     pub stale_ns: u64,
     /// How long its disk has stood still.
     pub stall: Stall,
-    /// An image as of this entry was installed, and the record that begins the log behind it is not durable.
-    pub restoring: Option<Lsn>,
-    /// The entry that an image was as of which was installed last: what changes up to it have done is not known.
-    pub replaced_to: Lsn,
     /// What is noted of members for a while; most groups never have any of it.
     pub notes: Option<Box<Notes>>,
 }
@@ -72,6 +68,10 @@ pub(super) struct Notes {
     pub images: Vec<(MemberId, Lsn)>,
     /// Members that the crate has named an image to since that was asked.
     pub named_images: Vec<MemberId>,
+    /// An image as of this entry was installed, and the record that begins the log behind it is not durable.
+    pub restoring: Option<Lsn>,
+    /// The entry that an image was as of which was installed last: what changes up to it have done is not known.
+    pub replaced_to: Lsn,
 }
 
 impl Members {
@@ -87,8 +87,6 @@ impl Members {
             lease_ns: options.lease_ns(),
             stale_ns: options.stale_reads_ms * 1_000_000,
             stall: Stall::default(),
-            restoring: None,
-            replaced_to: Lsn::ZERO,
             notes: None,
         }
     }

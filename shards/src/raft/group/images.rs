@@ -7,7 +7,7 @@ use corduroy_wal::{Lsn, Term};
 use raft::SnapshotStatus;
 use raft::eraftpb::{Message, MessageType, Snapshot};
 
-use super::{Group, Members};
+use super::Group;
 use crate::raft::guard::Fault;
 use crate::raft::history::History;
 use crate::raft::membership::{MemberId, Membership, StorageId};
@@ -141,30 +141,30 @@ impl Group {
         }
         self.node.mut_store().restore(lsn, term);
         assert_eq!(self.last(), lsn, "the log begins behind the image");
-        let Members { campaign_from, restoring, replaced_to, .. } = &mut *self.members;
-        (*campaign_from, *restoring, *replaced_to) = (None, Some(lsn), lsn);
+        self.members.campaign_from = None;
+        let notes = self.members.notes_mut();
+        (notes.restoring, notes.replaced_to) = (Some(lsn), lsn);
         self.save_members(members);
         Ok(())
     }
 
     /// Whether an image has replaced the entry: nothing shows whether it is the one that was proposed here.
     #[must_use]
-    pub const fn has_replaced(&self, lsn: Lsn) -> bool {
-        lsn.0 <= self.members.replaced_to.0
+    pub fn has_replaced(&self, lsn: Lsn) -> bool {
+        self.members.notes.as_ref().is_some_and(|notes| lsn <= notes.replaced_to)
     }
 
     /// Whether the record that begins the log anew is not durable yet.
     #[must_use]
     pub fn is_restoring(&self) -> bool {
-        self.members.restoring.is_some()
+        self.members.notes.as_ref().is_some_and(|notes| notes.restoring.is_some())
     }
 
     /// Records have become durable: the one that begins the log anew may be among them.
     pub(super) fn end_restoring(&mut self) {
-        if let Some(lsn) =
-            self.members.restoring.filter(|lsn| self.durable() >= *lsn && !self.readies.is_saving_conf())
-        {
-            self.members.restoring = None;
+        let restoring = self.members.notes.as_ref().and_then(|notes| notes.restoring);
+        if let Some(lsn) = restoring.filter(|lsn| self.durable() >= *lsn && !self.readies.is_saving_conf()) {
+            self.members.notes_mut().restoring = None;
             self.node.advance_apply_to(lsn.get());
         }
     }
