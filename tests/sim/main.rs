@@ -111,7 +111,7 @@ const FASTEST: [(&str, u64); 18] = [
     ("shard:VoteForgotten", 60),
     ("shard:CommitNeedsAll", 20),
     ("machine:PersistedTooEarly", 20),
-    ("machine:RetryForgotten", 60),
+    ("machine:RetryForgotten", 400),
     ("machine:DamageServed", 120),
     ("machine:LostOnFollowers", 60),
 ];
