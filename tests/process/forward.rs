@@ -88,7 +88,7 @@ const OF_CLUSTERS: [&str; 1] = ["CLUSTER INFO"];
 fn are_alike(request: &str, one: &Value, other: &Value) -> bool {
     let words: Vec<_> = request.split_ascii_whitespace().map(str::to_ascii_uppercase).collect();
     let has = |of: &[&str]| words.iter().any(|word| of.contains(&word.as_str()));
-    if has(&["EXPIRE", "PEXPIRE"]) && has(&["GT", "LT"]) {
+    if one != other && has(&["EXPIRE", "PEXPIRE"]) && has(&["GT", "LT"]) {
         return matches!((one, other), (Value::Line(one), Value::Line(other)) if one.starts_with(':') && other.starts_with(':'));
     }
     let is_time = ["TTL", "EXPIRETIME"].iter().any(|word| request.to_ascii_uppercase().contains(word));
