@@ -95,7 +95,7 @@ fn worlds_are_clean_and_not_idle() {
 }
 
 /// Planted bugs that are found fastest, one for each kind of guard, and the number of seeds among which they must be.
-const FASTEST: [(&str, u64); 18] = [
+const FASTEST: [(&str, u64); 19] = [
     ("wal:AckBeforeDurable", 20),
     ("wal:StaleFrameAccepted", 20),
     ("wal:WatermarkSkipsHole", 60),
@@ -106,12 +106,13 @@ const FASTEST: [(&str, u64); 18] = [
     ("shard:MessagesBeforeDurable", 60),
     ("shard:CommitWithoutMajority", 60),
     ("shard:UnknownCalledRefused", 20),
+    ("shard:ReleasedForPeers", 60),
     ("shard:TermsOffByOne", 60),
     ("shard:DeafLeads", 200),
     ("shard:VoteForgotten", 60),
     ("shard:CommitNeedsAll", 20),
     ("machine:PersistedTooEarly", 20),
-    ("machine:RetryForgotten", 400),
+    ("machine:RetryForgotten", 80),
     ("machine:DamageServed", 120),
     ("machine:LostOnFollowers", 60),
 ];

@@ -45,7 +45,7 @@ impl Knobs {
             }
         }
         // A change of members may leave the group to one that lags behind so far that it needs an image of the state.
-        if self.kept_bytes < KEPT_ALL_BYTES || self.has(Class::FullDisk) {
+        if !self.keeps_all() {
             self.classes.remove(&Class::Members);
         }
     }
@@ -67,6 +67,11 @@ impl Knobs {
             let think_ns = self.horizon_ns * self.connections / bursts / 5;
             self.think_ns = self.think_ns.max(think_ns);
         }
+    }
+
+    /// Whether logs have no reason to drop what a member lacks.
+    pub(super) fn keeps_all(&self) -> bool {
+        self.kept_bytes >= KEPT_ALL_BYTES && !self.has(Class::FullDisk)
     }
 
     /// Full segments above which a log is long and written again. Half of one that is long is kept for members, so where all

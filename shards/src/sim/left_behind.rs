@@ -49,16 +49,17 @@ fn nodes_of(members: &Membership, ids: &[u64]) -> Vec<usize> {
 }
 
 impl<S: Subject> SimNode<S> {
-    /// How far the log of its replica of a partition reaches; `None` if it does not run.
-    fn reach(&self, shard: usize, partition: PartitionId) -> Option<Reach> {
+    /// How far the log of its replica of a partition reaches; `None` if it does not run. `keeps_all`: a log has no reason to drop
+    /// what a member lacks, and nobody is excused who needs what it has dropped all the same.
+    fn reach(&self, shard: usize, partition: PartitionId, keeps_all: bool) -> Option<Reach> {
         let shard = &self.process.as_ref()?.units.get(shard)?.shard;
         let replica = shard.replicas().find(|replica| replica.partition == partition)?;
         if matches!(replica.error, Some(ReplicaError::ReplicaStopped { .. })) {
             return None;
         }
         let (log, node) = (partition.log(), self.number);
-        let first = shard.wal().log_state(log).map_or(Lsn(1), |log| log.first);
-        let mut dropped = Lsn(first.get().saturating_sub(1));
+        let state = shard.wal().log_state(log).filter(|_| !keeps_all);
+        let mut dropped = state.map_or(Lsn::ZERO, |log| Lsn(log.first.get().saturating_sub(1)));
         if members_of(shard, partition).is_some_and(|members| members.as_of > Lsn::ZERO) {
             // Behind a change nobody gets the first entry, which does not say what the group was founded with.
             dropped = dropped.max(Lsn(1));
@@ -70,9 +71,9 @@ impl<S: Subject> SimNode<S> {
 
 impl<S: Subject> World<S> {
     fn reaches(&self, partition: PartitionId, nodes: &[usize]) -> Vec<Reach> {
-        let shard = self.common.shard_of(partition);
+        let (shard, keeps_all) = (self.common.shard_of(partition), self.common.plan.knobs.keeps_all());
         let nodes = nodes.iter().filter_map(|node| self.nodes.get(*node));
-        let mut all = nodes.filter_map(|node| node.reach(shard, partition)).collect::<Vec<_>>();
+        let mut all = nodes.filter_map(|node| node.reach(shard, partition, keeps_all)).collect::<Vec<_>>();
         let leader = all.iter().filter(|reach| reach.leads_in.is_some()).max_by_key(|reach| reach.leads_in);
         let leader =
             leader.and_then(|leader| self.nodes.get(leader.node)?.process.as_ref()?.units.get(shard));
