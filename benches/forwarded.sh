@@ -22,18 +22,7 @@ done
 . benches/peers/common.sh
 need redis-benchmark redis-tools
 
-port=${PORT:-17850} peers=$work/peers.toml
-{
-    printf 'cluster = "00000000000000000000000000c0ffee"\nsecret = "a secret of this benchmark"\npartitions = 1\nshards = 1\n'
-    for id in 1 2 3; do
-        printf '[[nodes]]\nid = %s\npeer = "127.0.0.1:%s"\nclient = "127.0.0.1:%s"\n' "$id" $((port + 10 + id)) $((port + id))
-    done
-} >"$peers"
-for id in 1 2 3; do
-    member=(--peers "$peers" --node-id "$id" --data-dir "$work/node$id" --cores "$(((id - 1) % $(nproc)))")
-    "$corduroy" format "${member[@]}" >>"$work/node$id.log" 2>&1
-    start "node$id" $((port + id)) "0-$(($(nproc) - 1))" "$corduroy" serve "${member[@]}" --listen "127.0.0.1:$((port + id))"
-done
+start_three "${PORT:-17850}"
 
 # ask_roles: sets leader and follower to names of nodes.
 ask_roles() {
@@ -50,21 +39,6 @@ ask_roles() {
     return 1
 }
 
-# cell NAME TEST PIPE CLIENTS: rate, p50 and p99 in ms; the processor time of a request in us, of that node and of the leader.
-cell() {
-    local name=$1 test=$2 pipe=$3 clients=$4 rate count here there
-    bench() {
-        redis-benchmark -p "${port_of[$name]}" -t "$test" -d 64 -r 100000 -n "$1" -c "$clients" -P "$pipe" --csv 2>/dev/null | tail -n 1
-    }
-    rate=$(bench $((500 * clients * pipe + 1000)) | cut -d'"' -f4)
-    count=$(awk "BEGIN { n = $rate * $seconds; printf \"%d\", n < 1000 ? 1000 : n }")
-    here=$(ticks "$name") there=$(ticks "$leader")
-    bench "$count" | awk -F'","|"' '
-        $3 + 0 <= 0 { print "no figure: " $0 > "/dev/stderr"; exit 1 } { printf "%s %s %s ", $3, $6, $8 }'
-    here=$(($(ticks "$name") - here)) there=$(($(ticks "$leader") - there))
-    awk "BEGIN { us = 1e6 / $(getconf CLK_TCK) / $count; printf \"%.2f %.2f\\n\", $here * us, $there * us }"
-}
-
 cells="set/1/1 set/1/50 set/16/50 get/1/1 get/1/50 get/16/50"
 for run in $(seq "$runs"); do
     for name in $cells; do
@@ -75,7 +49,7 @@ for run in $(seq "$runs"); do
             ask_roles
             to=$leader
             [ "$way" = direct ] || to=$follower
-            echo "$way $name $(cell "$to" "$test" "$pipe" "$clients")" >>"$work/cells"
+            echo "$way $name $(redis_benchmark "$to" "$test" "$pipe" "$clients" "$leader")" >>"$work/cells"
         done
     done
 done

@@ -43,6 +43,22 @@ start() {
     tail -n 20 "$work/$name.log" >&2
     exit 1
 }
+# start_three PORT OPTIONS...: founds a cluster and starts node1 to node3 at the ports behind PORT, on all CPUs.
+start_three() {
+    local port=$1 id peers=$work/peers.toml member
+    shift
+    {
+        printf 'cluster = "00000000000000000000000000c0ffee"\nsecret = "a secret of this benchmark"\npartitions = 1\nshards = 1\n'
+        for id in 1 2 3; do
+            printf '[[nodes]]\nid = %s\npeer = "127.0.0.1:%s"\nclient = "127.0.0.1:%s"\n' "$id" $((port + 10 + id)) $((port + id))
+        done
+    } >"$peers"
+    for id in 1 2 3; do
+        member=(--peers "$peers" --node-id "$id" --data-dir "$work/node$id" --cores "$(((id - 1) % $(nproc)))")
+        "$corduroy" format "${member[@]}" >>"$work/node$id.log" 2>&1
+        start "node$id" $((port + id)) "0-$(($(nproc) - 1))" "$corduroy" serve "${member[@]}" --listen "127.0.0.1:$((port + id))" "$@"
+    done
+}
 # stop_all: ends all servers and waits until they are gone.
 stop_all() {
     local name
@@ -65,6 +81,22 @@ ticks() {
         sum=$((sum + fields[11] + fields[12]))
     done
     echo "$sum"
+}
+# redis_benchmark NAME TEST PIPE CLIENTS OTHERS...: of about $seconds s of redis-benchmark at a server: rate, p50 and p99 in ms; and
+# the processor time of a request in us, of that server and of all the others together.
+redis_benchmark() {
+    local name=$1 test=$2 pipe=$3 clients=$4 others=("${@:5}") rate count figures here there
+    bench() {
+        redis-benchmark -p "${port_of[$name]}" -t "$test" -d 64 -r 100000 -n "$1" -c "$clients" -P "$pipe" --csv 2>/dev/null | tail -n 1
+    }
+    # As many as take about the wanted time.
+    rate=$(bench $((500 * clients * pipe + 1000)) | cut -d'"' -f4)
+    count=$(awk "BEGIN { n = $rate * $seconds; printf \"%d\", n < 1000 ? 1000 : n }")
+    here=$(ticks "$name") there=$(ticks "${others[@]}")
+    figures=$(bench "$count" | awk -F'","|"' '
+        $3 + 0 <= 0 { print "no figure: " $0 > "/dev/stderr"; exit 1 } { printf "%s %s %s", $3, $6, $8 }') || return 1
+    here=$(($(ticks "$name") - here)) there=$(($(ticks "${others[@]}") - there))
+    awk "BEGIN { us = 1e6 / $(getconf CLK_TCK) / $count; printf \"%s %.2f %.2f\\n\", \"$figures\", $here * us, $there * us }"
 }
 # wait_idle: until no server takes more than a twentieth of a CPU, so that what one still writes does not disturb the next.
 wait_idle() {

@@ -35,21 +35,7 @@ port=${PORT:-17800}
 all_cpus=0-$(($(nproc) - 1))
 
 # --- three nodes of Corduroy, and one alone
-peers=$work/peers.toml
-{
-    echo 'cluster = "00000000000000000000000000c0ffee"'
-    echo 'secret = "a secret of this benchmark"'
-    echo 'partitions = 1'
-    echo 'shards = 1'
-    for id in 1 2 3; do
-        printf '[[nodes]]\nid = %s\npeer = "127.0.0.1:%s"\nclient = "127.0.0.1:%s"\n' "$id" $((port + 10 + id)) $((port + id))
-    done
-} >"$peers"
-for id in 1 2 3; do
-    member=(--peers "$peers" --node-id "$id" --data-dir "$work/node$id" --cores "$(((id - 1) % $(nproc)))")
-    "$corduroy" format "${member[@]}" >>"$work/node$id.log" 2>&1
-    start "node$id" $((port + id)) "$all_cpus" "$corduroy" serve "${member[@]}" --listen "127.0.0.1:$((port + id))" --redirect always
-done
+start_three "$port" --redirect always
 start alone "$port" "$all_cpus" "$corduroy" serve --data-dir "$work/alone" --listen "127.0.0.1:$port" --cores 0 --shards 1
 
 # leader: the name of the node that leads.
@@ -87,21 +73,13 @@ for _ in $(seq 100); do
     sleep 0.2
 done
 
-# redis_cell NAME TEST PIPE CLIENTS: rate, p50 and p99 in ms; and the processor time of a request in us, here and on the other nodes.
+# redis_cell NAME TEST PIPE CLIENTS: rate, p50 and p99 in ms; and the processor time of a request in us, here and on each other node.
 redis_cell() {
-    local name=$1 test=$2 pipe=$3 clients=$4 others=() rate count here all
-    [ "$name" = alone ] || others=(node1 node2 node3)
-    bench() {
-        redis-benchmark -p "${port_of[$name]}" -t "$test" -d 64 -r 100000 -n "$1" -c "$clients" -P "$pipe" --csv 2>/dev/null | tail -n 1
-    }
-    # As many as take about the wanted time.
-    rate=$(bench $((500 * clients * pipe + 1000)) | cut -d'"' -f4)
-    count=$(awk "BEGIN { n = $rate * $seconds; printf \"%d\", n < 1000 ? 1000 : n }")
-    here=$(ticks "$name") all=$(ticks "${others[@]}")
-    bench "$count" | awk -F'","|"' '
-        $3 + 0 <= 0 { print "no figure: " $0 > "/dev/stderr"; exit 1 } { printf "%s %s %s ", $3, $6, $8 }'
-    here=$(($(ticks "$name") - here)) all=$(($(ticks "${others[@]}") - all))
-    awk "BEGIN { us = 1e6 / $(getconf CLK_TCK) / $count; printf \"%.2f %.2f\\n\", $here * us, ($all ? $all - $here : 0) / 2 * us }"
+    local others=() id line rate p50 p99 here there
+    [ "$1" = alone ] || for id in 1 2 3; do [ "$1" = "node$id" ] || others+=("node$id"); done
+    line=$(redis_benchmark "$@" "${others[@]}") || return 1
+    read -r rate p50 p99 here there <<<"$line"
+    echo "$rate $p50 $p99 $here $(awk "BEGIN { printf \"%.2f\", $there / 2 }")"
 }
 
 # etcd_cell CLIENTS FLAGS...: the same of etcd, with the number of connections that is best for it.
