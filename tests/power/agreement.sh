@@ -216,14 +216,16 @@ a_follower() {
     victim=${ids[$((RANDOM % ${#ids[@]}))]}
 }
 
-# offset_of ID: how far it has applied.
-offset_of() {
+# info ID SECTION: a section of INFO; nothing of a node that does not answer.
+info() {
     # shellcheck disable=SC2016 # the inner shell is to expand it
-    in_network "$1" bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" && printf "INFO replication\r\n" >&3
-        while IFS= read -r -t 5 line <&3; do
-            case $line in master_repl_offset:*) echo "${line//[!0-9]/}" && exit ;; esac
-        done' "$(client_port "$1")" 2>/dev/null || true
+    in_network "$1" bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" && printf "INFO %s\r\n" "$1" >&3 &&
+        IFS= read -r -t 5 size <&3 && LC_ALL=C IFS= read -r -t 5 -N "${size//[!0-9]/}" text <&3 && printf "%s" "$text"' \
+        "$(client_port "$1")" "$2" 2>/dev/null | tr -d '\r' || true
 }
+
+# offset_of ID: how far it has applied.
+offset_of() { info "$1" replication | sed -n 's/^master_repl_offset://p'; }
 
 # await_part ID: waits until it leads or hears who does. Until it has met all others it takes no part, and the others can do
 # without none.
@@ -236,18 +238,6 @@ await_part() {
         sleep 0.05
     done
     fail "node $1 takes no part: $reply"
-}
-
-# counted ID FIELD: the sum of the figures of INFO whose names begin so.
-counted() {
-    # shellcheck disable=SC2016 # the inner shell is to expand it
-    in_network "$1" bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" && printf "INFO peers\r\nINFO server\r\n" >&3; sum=0
-        while IFS= read -r -t 5 line <&3; do
-            case $line in
-            "$1"*) value=${line##*:}; sum=$((sum + ${value//[!0-9]/})) ;;
-            redis_version*) echo "$sum" && exit ;;
-            esac
-        done' "$(client_port "$1")" "$2" 2>/dev/null || true
 }
 
 # await_level: waits until all three nodes have applied as much.
@@ -361,17 +351,21 @@ RULES
 }
 unflip() { in_network "$victim" nft delete table inet flips; }
 
+# bad_frames: how many connections a wrong frame has ended at the nodes that the victim sends to.
+bad_frames() {
+    local id
+    for id in $(others_of "$victim"); do info "$id" peers; done | awk -F: '/^peer_bad_frames/ { sum += $2 } END { print sum + 0 }'
+}
+
 # bytes_flip: they flip until another node has noticed, while the nodes go on acknowledging.
 bytes_flip() {
-    local before after begun id
-    before=0 begun=$(now_ms)
-    for id in $(others_of "$victim"); do before=$((before + $(counted "$id" peer_bad_frames))); done
+    local before after begun
+    before=$(bad_frames) begun=$(now_ms)
     flip
     after=$before
     while [ "$after" = "$before" ] && [ $(($(now_ms) - begun)) -lt "$patience_ms" ]; do
         sleep 0.2
-        after=0
-        for id in $(others_of "$victim"); do after=$((after + $(counted "$id" peer_bad_frames))); done
+        after=$(bad_frames)
     done
     unflip
     [ "$after" -gt "$before" ] || fail "fault $fault ($kind): nobody noticed a flipped byte"
