@@ -150,6 +150,14 @@ impl Cluster {
         }
     }
 
+    /// Time goes on by the clocks of all, and nothing else happens.
+    pub fn wait(&mut self, ms: u64) {
+        for world in &mut self.worlds {
+            world.now.mono_ns += ms * 1_000_000;
+            world.now.wall_ms += ms;
+        }
+    }
+
     /// Time goes on by the clocks of all, 50 ms at a time, and everything that can be done is done.
     pub fn pass(&mut self, ms: u64) {
         self.pass_for(0..self.worlds.len(), ms);

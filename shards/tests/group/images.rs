@@ -91,10 +91,7 @@ fn an_image_comes_over_a_network_that_loses_much() {
     cluster.start(away, true);
     let mut sent = 0_u32;
     for _ in 0..2_000 {
-        for world in &mut cluster.worlds {
-            world.now.mono_ns += 50_000_000;
-            world.now.wall_ms += 50;
-        }
+        cluster.wait(50);
         for _ in 0..4 {
             cluster.turn();
             for world in &mut cluster.worlds {
@@ -218,10 +215,7 @@ fn a_member_that_dies_at_any_step_is_whole_afterwards() {
             disk.set_manual(true);
             let mut left = steps;
             'play: for _ in 0..40 {
-                for world in &mut cluster.worlds {
-                    world.now.mono_ns += 50_000_000;
-                    world.now.wall_ms += 50;
-                }
+                cluster.wait(50);
                 for _ in 0..6 {
                     cluster.turn();
                     cluster.deliver(|_, _, _| Way::Arrives);
@@ -312,10 +306,7 @@ fn begin_in_vain(cluster: &mut Cluster, away: usize) {
     cluster.start(away, true);
     let mut offers = 0;
     for _ in 0..200 {
-        for world in &mut cluster.worlds {
-            world.now.mono_ns += 50_000_000;
-            world.now.wall_ms += 50;
-        }
+        cluster.wait(50);
         cluster.turn();
         cluster.deliver(|_, _, sent| {
             let is_of_image = sent.message.get_msg_type() == MessageType::MsgSnapshot;

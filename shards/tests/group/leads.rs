@@ -58,10 +58,7 @@ fn a_lead_that_could_not_be_handed_over_is_lost_as_any_other() {
 /// Time goes on by all clocks, and what can be done is done, while the disk of one node brings nothing.
 fn pass_beside_a_stalled_disk(cluster: &mut Cluster, ms: u64) {
     for _ in 0..ms.div_ceil(50) {
-        for world in &mut cluster.worlds {
-            world.now.mono_ns += 50_000_000;
-            world.now.wall_ms += 50;
-        }
+        cluster.wait(50);
         for _ in 0..20 {
             cluster.turn();
             cluster.deliver(|_, _, _| Way::Arrives);

@@ -34,14 +34,6 @@ fn at_once(cluster: &mut Cluster, node: usize, op: &str) -> Option<String> {
     cluster.worlds[node].read_now(PARTITION, 7, op)
 }
 
-/// Time goes on by the clocks of all.
-fn wait(cluster: &mut Cluster, ms: u64) {
-    for world in &mut cluster.worlds {
-        world.now.mono_ns += ms * 1_000_000;
-        world.now.wall_ms += ms;
-    }
-}
-
 /// Has the leader win a lease.
 fn renew(cluster: &mut Cluster, leader: usize) {
     assert_eq!(cluster.value(leader, "get a"), "old");
@@ -69,7 +61,7 @@ fn reads_under_a_lease_cost_no_message_and_no_entry() {
 fn a_lease_lapses_and_reads_that_go_on_keep_it() {
     let (mut cluster, leader) = led();
     renew(&mut cluster, leader);
-    wait(&mut cluster, LEASE_MS);
+    cluster.wait(LEASE_MS);
     assert_eq!(at_once(&mut cluster, leader, "get a"), None);
     renew(&mut cluster, leader);
     for _ in 0..100 {
@@ -117,7 +109,7 @@ fn with_late_answers() -> (Cluster, usize) {
     let read = cluster.read(leader, "get a");
     let mut is_held = true;
     for step in 0..90 {
-        wait(&mut cluster, 10);
+        cluster.wait(10);
         cluster.turn();
         is_held = step < 85;
         cluster.deliver(|from, _, sent| {
@@ -186,7 +178,7 @@ fn no_lease_comes_back_after_a_transfer_that_came_to_nothing() {
     renew(&mut cluster, leader);
     let ticket = cluster.transfer(leader, founder((leader + 1) % 3));
     for _ in 0..60 {
-        wait(&mut cluster, 50);
+        cluster.wait(50);
         cluster.turn();
         cluster.deliver(|_, _, sent| match sent.message.get_msg_type() {
             MessageType::MsgTimeoutNow => Way::Lost,
@@ -216,7 +208,7 @@ fn is_deceived_by_restart() -> bool {
             if at_once(&mut cluster, leader, "get a").is_some() && cluster.status(deaf).role == Role::Leader {
                 return true;
             }
-            wait(&mut cluster, 10);
+            cluster.wait(10);
             cluster.rest();
         }
         if cluster.status(deaf).role == Role::Leader {
@@ -269,7 +261,7 @@ fn while_members_change_there_is_no_lease() {
 fn one_round_renews_a_lease() {
     let (mut cluster, leader) = led();
     renew(&mut cluster, leader);
-    wait(&mut cluster, LEASE_MS / 2 + 10);
+    cluster.wait(LEASE_MS / 2 + 10);
     let rounds = cluster.status(leader).read_rounds;
     for _ in 0..10 {
         assert!(at_once(&mut cluster, leader, "get a").is_some());

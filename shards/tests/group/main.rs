@@ -164,10 +164,7 @@ fn messages_that_are_lost_or_doubled_change_nothing() {
         let (mut cluster, _) = Cluster::led(3);
         let mut acknowledged = Vec::new();
         for round in 0..120 {
-            for world in &mut cluster.worlds {
-                world.now.mono_ns += 20_000_000;
-                world.now.wall_ms += 20;
-            }
+            cluster.wait(20);
             let mut draw_node = || usize::try_from(draw(3)).expect("one of three");
             let (node, other) = (draw_node(), draw_node());
             match draw(30) {

@@ -143,10 +143,7 @@ fn play(members: usize, seed: u64, met: &mut Met) {
     let mut books = Books::default();
     cluster.elect();
     for round in 0..150 {
-        for world in &mut cluster.worlds {
-            world.now.mono_ns += 20_000_000;
-            world.now.wall_ms += 20;
-        }
+        cluster.wait(20);
         disturb(&mut cluster, &mut books, &mut random);
         let (writer, reader) = (draw_node(&mut random, &cluster), draw_node(&mut random, &cluster));
         books.ask(&mut cluster, writer, Some(format!("{round}")));
