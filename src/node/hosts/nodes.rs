@@ -32,6 +32,12 @@ const fn node_of(storage: StorageId) -> NodeId {
 }
 
 impl Forward {
+    /// Has whoever has asked hear that the replica here does not lead, and who does, if that is known.
+    fn refuse(&self, asked: &Asked, leader: Option<StorageId>) {
+        let Asked { node, id, partition, .. } = *asked;
+        self.outgoing.borrow_mut().push_back((node, Forwarded::NotLed { id, partition, leader }));
+    }
+
     /// The same refusal, but that it names no leader whom nobody reaches: no client is sent there.
     fn checked(&self, why: Rejection) -> Rejection {
         match why {
@@ -170,10 +176,7 @@ impl Hosts {
 
     /// Hands a request of another node's client to the shard here, if that leads.
     fn serve(&self, forward: &Forward, asked: Asked, kind: Kind, op: &[u8]) {
-        let refuse = |leader| {
-            let Asked { node, id, partition, .. } = asked;
-            forward.outgoing.borrow_mut().push_back((node, Forwarded::NotLed { id, partition, leader }));
-        };
+        let refuse = |leader| forward.refuse(&asked, leader);
         match self.lead(asked.partition) {
             Lead::There(node) => return refuse(Some(StorageId(node.0))),
             Lead::Nobody => return refuse(None),
@@ -208,8 +211,7 @@ impl Hosts {
                 return self.send_answer(forward, &asked, &answer.reply);
             }
         };
-        let Asked { node, id, partition, .. } = asked;
-        forward.outgoing.borrow_mut().push_back((node, Forwarded::NotLed { id, partition, leader }));
+        forward.refuse(&asked, leader);
     }
 
     fn send_answer(&self, forward: &Forward, asked: &Asked, reply: &SessionReply) {
