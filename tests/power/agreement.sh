@@ -12,7 +12,7 @@
 # As root each node has a network of its own, which can be cut; else cuts are left out. Bytes flip where nft is there, and disks
 # are slow where control groups limit them.
 source "$(dirname "$0")/common.sh"
-export PATH=$PATH:/usr/sbin:/sbin
+source tests/power/nodes.sh
 kills=50 is_quick=""
 case ${1:-} in
 --quick) is_quick=yes && shift ;;
@@ -22,59 +22,8 @@ steps_clocks=""
 [ "${1:-}" != --step-clocks ] || { steps_clocks=yes && shift; }
 options=("$@")
 [ "${#options[@]}" -gt 0 ] || options=(--wal-segment-bytes 4MiB --max-bulk-bytes 1MiB --memory-bytes 64MiB)
-# What waits this long for something to happen gives up; no figure, since a machine may be busy.
-patience_ms=60000
-
-declare -A pids networks
-pid_list() { server_pid="${pids[*]} ${networks[*]}"; }
-
-# make_network NAME: a process that keeps a network of its own.
-make_network() {
-    unshare -n sleep infinity &
-    networks[$1]=$!
-    pid_list
-    for _ in $(seq 200); do
-        [ "$(readlink "/proc/${networks[$1]}/ns/net")" != "$(readlink /proc/self/ns/net)" ] && return
-        sleep 0.01
-    done
-    return 1
-}
-
-# set_enter NAME: sets enter to the words that run a program there. To be put before a program that runs in the background, so that
-# its number is the program's.
-set_enter() {
-    enter=(env)
-    [ -z "${networks[$1]:-}" ] || enter=(nsenter -t "${networks[$1]}" -n)
-}
-
-# in_network NAME WORDS: runs a program there.
-in_network() {
-    local enter
-    set_enter "$1"
-    "${enter[@]}" "${@:2}"
-}
-
-# The nodes' networks hang on a switch, which has a network of its own as well.
-make_networks() {
-    make_network switch
-    in_network switch ip link add bridge type bridge
-    in_network switch ip link set bridge up
-    local id
-    for id in 1 2 3; do
-        make_network "$id"
-        in_network switch ip link add "node$id" type veth peer name peers netns "${networks[$id]}"
-        in_network switch ip link set "node$id" master bridge up
-        in_network "$id" ip addr add "10.77.0.$id/24" dev peers
-        in_network "$id" ip link set peers up
-        in_network "$id" ip link set lo up
-    done
-}
-
 others=(pause_leader pause_follower kill_follower)
-peer_host() { echo 127.0.0.1; }
-if [ "$(id -u)" = 0 ] && unshare -n ip link add bridge type bridge 2>/dev/null; then
-    make_networks
-    peer_host() { echo "10.77.0.$1"; }
+if join_networks 1 2 3; then
     others+=(cut_leader cut_follower mute_leader deafen_leader mute_follower deafen_follower)
     if command -v nft >/dev/null && nft list ruleset >/dev/null 2>&1; then
         others+=(flip_leader flip_follower)
@@ -108,18 +57,7 @@ fi
 # The group goes with whoever is in it still.
 trap 'cleanup; rmdir "$slow_group" 2>/dev/null' EXIT
 
-# Clients reach a node on the loopback device of its network.
-client_port() { echo $((port + $1)); }
-
-{
-    echo "cluster = \"$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')\""
-    echo "secret = \"$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')\""
-    echo "shards = 1"
-    for id in 1 2 3; do
-        printf '[[nodes]]\nid = %s\npeer = "%s:%s"\nclient = "127.0.0.1:%s"\n' \
-            "$id" "$(peer_host "$id")" $((port + 10 + id)) "$(client_port "$id")"
-    done
-} >"$work/peers.toml"
+describe 1 2 3 >"$work/peers.toml"
 
 faketime_library=$(find /usr/lib -name libfaketime.so.1 2>/dev/null | head -n 1)
 [ -z "$steps_clocks" ] || [ -n "$faketime_library" ] || fail "--step-clocks needs libfaketime"
@@ -135,76 +73,10 @@ step_clocks() {
     done
 }
 
-start_node() {
-    set_enter "$1"
-    [ -z "$steps_clocks" ] || enter+=(env "LD_PRELOAD=$faketime_library" "FAKETIME_TIMESTAMP_FILE=$work/clock$1" FAKETIME_NO_CACHE=1
+set_launcher() {
+    launcher=(env)
+    [ -z "$steps_clocks" ] || launcher+=("LD_PRELOAD=$faketime_library" "FAKETIME_TIMESTAMP_FILE=$work/clock$1" FAKETIME_NO_CACHE=1
         FAKETIME_DONT_FAKE_MONOTONIC=1)
-    "${enter[@]}" "$corduroy" serve --peers "$work/peers.toml" --node-id "$1" --data-dir "$work/node$1" "${options[@]}" \
-        >>"$work/server.log" 2>&1 &
-    pids[$1]=$!
-    pid_list
-}
-
-kill_node() {
-    kill -9 "${pids[$1]}"
-    wait "${pids[$1]}" 2>/dev/null || true
-    unset "pids[$1]"
-    pid_list
-}
-
-# ask_node ID WORDS
-ask_node() {
-    # shellcheck disable=SC2016 # the inner shell is to expand it
-    in_network "$1" bash -c "$(declare -f ask)"'; port=$0; ask "$@"' "$(client_port "$1")" "${@:2}"
-}
-
-# ask_leading ID WORDS: the same, of a node that is to answer only if it leads: whoever has asked for the map is redirected.
-ask_leading() {
-    # shellcheck disable=SC2016 # the inner shell is to expand it
-    in_network "$1" bash -c '{ exec 3<>"/dev/tcp/127.0.0.1/$0"; } 2>/dev/null || exit 0
-        printf "CLUSTER NODES\r\nPING\r\n%s\r\n" "$*" >&3 2>/dev/null || exit 0
-        while IFS= read -r -t 10 line <&3; do [ "${line%?}" = "+PONG" ] && break; done
-        IFS= read -r -t 10 line <&3 && echo "${line%?}"' "$(client_port "$1")" "${@:2}" 2>/dev/null || true
-}
-
-now_ms() { date +%s%3N; }
-
-# probe ID: counts up on a node until that is acknowledged, and notes by which node, to what, and when.
-probe() {
-    local reply begun
-    begun=$(now_ms)
-    while [ $(($(now_ms) - begun)) -lt "$patience_ms" ]; do
-        reply=$(ask_leading "$1" INCR takeovers)
-        if [[ $reply == :* ]]; then
-            echo "$1 ${reply#:} $(now_ms)" >"$work/probe.$1.new"
-            mv "$work/probe.$1.new" "$work/probe.$1"
-            return
-        fi
-        sleep 0.02
-    done
-}
-
-# find_leader [EXCEPT]: sets leader to the node that acknowledges a write, count to what it counted to, took_ms to how long that
-# took.
-find_leader() {
-    local begun id probes=() found=""
-    begun=$(now_ms)
-    rm -f "$work"/probe.*
-    for id in "${!pids[@]}"; do
-        [ "$id" = "${1:-}" ] && continue
-        probe "$id" &
-        probes+=($!)
-    done
-    while [ -z "$found" ] && [ $(($(now_ms) - begun)) -lt "$patience_ms" ]; do
-        found=$(find "$work" -name 'probe.[123]' | head -n 1)
-        [ -n "$found" ] || sleep 0.01
-    done
-    kill "${probes[@]}" 2>/dev/null || true
-    wait "${probes[@]}" 2>/dev/null || true
-    [ -n "$found" ] || fail "nobody leads"
-    local at_ms
-    read -r leader count at_ms <"$found"
-    took_ms=$((at_ms - begun))
 }
 
 # a_follower: sets victim to a node that runs and does not lead.
@@ -214,43 +86,6 @@ a_follower() {
         [ "$id" = "$leader" ] || ids+=("$id")
     done
     victim=${ids[$((RANDOM % ${#ids[@]}))]}
-}
-
-# info ID SECTION: a section of INFO; nothing of a node that does not answer.
-info() {
-    # shellcheck disable=SC2016 # the inner shell is to expand it
-    in_network "$1" bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" && printf "INFO %s\r\n" "$1" >&3 &&
-        IFS= read -r -t 5 size <&3 && LC_ALL=C IFS= read -r -t 5 -N "${size//[!0-9]/}" text <&3 && printf "%s" "$text"' \
-        "$(client_port "$1")" "$2" 2>/dev/null | tr -d '\r' || true
-}
-
-# offset_of ID: how far it has applied.
-offset_of() { info "$1" replication | sed -n 's/^master_repl_offset://p'; }
-
-# await_part ID: waits until it leads or hears who does. Until it has met all others it takes no part, and the others can do
-# without none.
-await_part() {
-    local begun reply
-    begun=$(now_ms)
-    while [ $(($(now_ms) - begun)) -lt "$patience_ms" ]; do
-        reply=$(ask_node "$1" GET takeovers)
-        [[ $reply == -MOVED* || $reply =~ ^[0-9]+$ ]] && return
-        sleep 0.05
-    done
-    fail "node $1 takes no part: $reply"
-}
-
-# await_level: waits until all three nodes have applied as much.
-await_level() {
-    local begun all
-    begun=$(now_ms)
-    while [ $(($(now_ms) - begun)) -lt "$patience_ms" ]; do
-        all="$(offset_of 1) $(offset_of 2) $(offset_of 3)"
-        [[ $all =~ ^([0-9]+)\ ([0-9]+)\ ([0-9]+)$ ]] &&
-            [ "${BASH_REMATCH[1]}" = "${BASH_REMATCH[2]}" ] && [ "${BASH_REMATCH[2]}" = "${BASH_REMATCH[3]}" ] && return
-        sleep 0.05
-    done
-    fail "fault $fault ($kind): the nodes do not catch up: they have applied $all"
 }
 
 # A fixed rate, so that a node that is away for seconds misses no more than the others keep of the log.
@@ -405,7 +240,7 @@ if [ -z "$is_quick" ]; then
 fi
 step_clocks
 for id in 1 2 3; do
-    "$corduroy" format --peers "$work/peers.toml" --node-id "$id" --data-dir "$work/node$id" "${options[@]}" >/dev/null
+    format_node "$id"
     start_node "$id"
 done
 fault=0 kind=start acknowledged=0 cut_short=0 takeovers_ms=()
