@@ -42,13 +42,14 @@ mod waiting;
 pub mod wires;
 
 pub use ::raft::StateRole as Role;
-pub use ::raft::eraftpb::Message as RaftMessage;
+pub use ::raft::eraftpb::{Message as RaftMessage, MessageType as RaftMessageType};
 pub use clock::{ClockReport, Now};
 pub use corduroy_wal as wal;
 pub use ids::{KeyspaceId, PartitionId, ShardId, StorageId, Ticket};
 pub use machine::{Applied, Kind, Prepared, StateMachine, Step, Unreadable, Urgency, Wait};
 pub use options::{Limits, ShardOptions};
 pub use raft::changes::{Change, ChangeRefusal};
+pub use raft::contact::Contact;
 pub use raft::leadership::{LeadChange, LeadCounts, LeadKind};
 pub use raft::requests::{MemberCounts, MemberOutcome, MemberRequest};
 pub use raft::snapshot::transfers::ImageOptions;

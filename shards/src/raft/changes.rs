@@ -7,6 +7,7 @@ use corduroy_wal::Lsn;
 use corduroy_wal::fields::Fields;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
 
+use super::contact::Contact;
 use crate::ids::{MemberId, StorageId};
 use crate::planted::{self, PlantedBug};
 
@@ -15,12 +16,26 @@ use crate::planted::{self, PlantedBug};
 pub enum Change {
     /// A new member without a vote, on this storage. It gets the LSN of the entry as its id.
     AddLearner(StorageId),
+    /// The same, on a node that founded nothing: the others learn from the entry how it is reached.
+    AddLearnerAt(StorageId, Contact),
     /// A learner gets a vote.
     Promote(MemberId),
     /// A voter becomes a learner.
     Demote(MemberId),
     /// A learner leaves.
     Remove(MemberId),
+}
+
+impl Change {
+    /// Of one that adds a member its storage, and how that is reached if the others do not know it.
+    #[must_use]
+    pub const fn added(self) -> Option<(StorageId, Option<Contact>)> {
+        match self {
+            Self::AddLearner(storage) => Some((storage, None)),
+            Self::AddLearnerAt(storage, contact) => Some((storage, Some(contact))),
+            Self::Promote(_) | Self::Demote(_) | Self::Remove(_) => None,
+        }
+    }
 }
 
 /// Changes in one entry at most: more than a group has members.
@@ -191,6 +206,8 @@ impl ChangeRefusal {
 
 /// The version of what we add to the raft crate's own bytes.
 const VERSION: u8 = 1;
+/// That of an entry which says how a new member is reached.
+const VERSION_2: u8 = 2;
 /// Version, and how long it is.
 const FRAME_BYTES: usize = 3;
 /// A change in it.
@@ -200,13 +217,15 @@ const ADD_LEARNER: u8 = 1;
 const PROMOTE: u8 = 2;
 const DEMOTE: u8 = 3;
 const REMOVE: u8 = 4;
+/// In version 2.
+const ADD_LEARNER_AT: u8 = 5;
 
 impl Step {
     /// A change in the entry `lsn`.
     #[must_use]
     pub const fn of(change: Change, lsn: Lsn) -> Self {
         let member = match change {
-            Change::AddLearner(_) => MemberId(lsn.get()),
+            Change::AddLearner(_) | Change::AddLearnerAt(..) => MemberId(lsn.get()),
             Change::Promote(member) | Change::Demote(member) | Change::Remove(member) => member,
         };
         Self { change, member }
@@ -214,7 +233,9 @@ impl Step {
 
     const fn in_raft(self) -> ConfChangeType {
         match self.change {
-            Change::AddLearner(_) | Change::Demote(_) => ConfChangeType::AddLearnerNode,
+            Change::AddLearner(_) | Change::AddLearnerAt(..) | Change::Demote(_) => {
+                ConfChangeType::AddLearnerNode
+            }
             Change::Promote(_) => ConfChangeType::AddNode,
             Change::Remove(_) => ConfChangeType::RemoveNode,
         }
@@ -223,6 +244,7 @@ impl Step {
     fn encode(self, bytes: &mut Vec<u8>) {
         let (kind, storage) = match self.change {
             Change::AddLearner(storage) => (ADD_LEARNER, storage),
+            Change::AddLearnerAt(storage, _) => (ADD_LEARNER_AT, storage),
             Change::Promote(_) => (PROMOTE, StorageId::UNKNOWN),
             Change::Demote(_) => (DEMOTE, StorageId::UNKNOWN),
             Change::Remove(_) => (REMOVE, StorageId::UNKNOWN),
@@ -230,12 +252,16 @@ impl Step {
         bytes.push(kind);
         bytes.extend_from_slice(&self.member.0.to_le_bytes());
         bytes.extend_from_slice(&storage.0.to_le_bytes());
+        if let Change::AddLearnerAt(_, contact) = self.change {
+            contact.encode(bytes);
+        }
     }
 
     fn decode(fields: &mut Fields<'_>) -> Option<Self> {
         let (kind, member, storage) = (fields.byte()?, MemberId(fields.u64()?), StorageId(fields.u64()?));
         let change = match kind {
             ADD_LEARNER => Change::AddLearner(storage),
+            ADD_LEARNER_AT => Change::AddLearnerAt(storage, Contact::decode(fields)?),
             PROMOTE => Change::Promote(member),
             DEMOTE => Change::Demote(member),
             REMOVE => Change::Remove(member),
@@ -270,7 +296,9 @@ impl ChangeEntry {
 
     /// Its bytes: those of the raft crate's message (protobuf; changes as field 2, each with its kind as 1 and the member as
     /// 2), whose context (field 3) has what the crate knows nothing of: version, changes (kind u8, member u64, storage u64),
-    /// and its own length (u16), little-endian. Nothing: the end of a joint configuration, as the crate writes it.
+    /// and its own length (u16), little-endian. Version 2, of an entry that says how a new member is reached, has the number of
+    /// changes (u8) behind the version, and that behind the member's storage. Nothing: the end of a joint configuration, as the
+    /// crate writes it.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let Self::Steps(steps) = self else { return Vec::new() };
@@ -290,7 +318,9 @@ impl ChangeEntry {
             put_varint(&mut bytes, single.len() as u64);
             bytes.extend_from_slice(&single);
         }
-        let mut context = vec![VERSION];
+        let has_contact = steps.iter().any(|step| matches!(step.change, Change::AddLearnerAt(..)));
+        let count = u8::try_from(steps.len()).expect("a few changes");
+        let mut context = if has_contact { vec![VERSION_2, count] } else { vec![VERSION] };
         steps.iter().for_each(|step| step.encode(&mut context));
         let length = u16::try_from(context.len() + 2).expect("a few changes");
         context.extend_from_slice(&length.to_le_bytes());
@@ -329,9 +359,13 @@ impl ChangeEntry {
 fn read_steps(bytes: &[u8]) -> Option<Vec<Step>> {
     let length = usize::from(u16::from_le_bytes(*bytes.last_chunk()?));
     let context = bytes.get(bytes.len().checked_sub(length)?..)?;
-    let count = length.checked_sub(FRAME_BYTES)? / STEP_BYTES;
     let mut fields = Fields::new(context);
-    (fields.byte()? == VERSION && (1..=CHANGES_MAX).contains(&count)).then_some(())?;
+    let count = match fields.byte()? {
+        VERSION => length.checked_sub(FRAME_BYTES)? / STEP_BYTES,
+        VERSION_2 => fields.byte()?.into(),
+        _ => return None,
+    };
+    (1..=CHANGES_MAX).contains(&count).then_some(())?;
     (0..count).map(|_| Step::decode(&mut fields)).collect()
 }
 
@@ -345,6 +379,7 @@ fn put_varint(bytes: &mut Vec<u8>, mut number: u64) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::contact::{self, tests::contact};
     use super::*;
 
     fn all() -> Vec<Change> {
@@ -378,6 +413,24 @@ mod tests {
         assert_eq!(hex(&bytes), expected);
         assert_eq!(ChangeEntry::decode(&bytes), Ok(entry));
         assert_eq!((ChangeEntry::Leave.encode(), ChangeEntry::decode(&[])), (vec![], Ok(ChangeEntry::Leave)));
+    }
+
+    #[test]
+    fn version_2_is_these_bytes() {
+        let changes = [Change::AddLearnerAt(StorageId(4), contact()), Change::Demote(MemberId(3))];
+        let entry = ChangeEntry::of(&changes, Lsn(300));
+        let bytes = entry.encode();
+        let begin = "1205080210ac02\
+                     120408021003\
+                     1a500202\
+                     052c010000000000000400000000000000";
+        let end = "03030000000000000000000000000000005000";
+        assert_eq!(hex(&bytes), [begin, contact::tests::HEX, end].concat());
+        assert_eq!(ChangeEntry::decode(&bytes), Ok(entry.clone()));
+        assert!(entry.fits(Lsn(300)) && !entry.fits(Lsn(301)));
+        for end in 1..bytes.len() {
+            assert!(ChangeEntry::decode(&bytes[..end]).is_err(), "cut at {end}");
+        }
     }
 
     #[test]

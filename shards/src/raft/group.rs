@@ -394,6 +394,7 @@ impl Group {
         let members = &self.members.now;
         let conf = self.node.raft.prs().conf().to_conf_state();
         let known = Membership::of(members.as_of, &conf, |id| members.storage(id).unwrap_or_default());
+        let known = known.with_contacts_of(members);
         assert_eq!(*members, known, "who belongs to the group");
         assert!(!self.leads() || members.votes(MemberId(self.node.raft.id)), "who leads has a vote");
     }

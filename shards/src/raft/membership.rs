@@ -9,6 +9,7 @@ use raft::eraftpb::ConfState;
 use smallvec::{SmallVec, smallvec};
 
 use super::changes::{CHANGES_MAX, Change, ChangeEntry, ChangeRefusal, Step};
+use super::contact::Contact;
 pub use crate::ids::{MemberId, StorageId};
 use crate::planted::{self, PlantedBug};
 
@@ -20,8 +21,10 @@ pub struct MembershipDamage {
     why: &'static str,
 }
 
-/// The version written today.
+/// The version written today, unless it is to say how a member is reached.
 const VERSION: u8 = 2;
+/// The version that says it.
+const VERSION_3: u8 = 3;
 /// The version that names members only.
 const VERSION_1: u8 = 1;
 
@@ -67,6 +70,8 @@ pub struct Membership {
     auto_leave: bool,
     /// By id. A group of one, of which a node may have many thousands, has no heap memory for it.
     members: SmallVec<[Member; 1]>,
+    /// How the nodes of members are reached that founded nothing, by their ids.
+    contacts: Vec<(MemberId, Contact)>,
 }
 
 impl Membership {
@@ -74,7 +79,8 @@ impl Membership {
     #[must_use]
     pub fn founding(member: MemberId, storage: StorageId) -> Self {
         let founder = Member { id: member, storage, parts: Part::Voter.bit() };
-        Self { as_of: Lsn::ZERO, auto_leave: false, members: smallvec![founder] }
+        let members = smallvec![founder];
+        Self { as_of: Lsn::ZERO, auto_leave: false, members, contacts: Vec::new() }
     }
 
     /// That of a new group with several voters, each on its storage.
@@ -108,7 +114,8 @@ impl Membership {
     /// What the entry `as_of` made of a group, in the raft crate's words; `storage_of` says where each member is.
     #[must_use]
     pub fn of(as_of: Lsn, conf: &ConfState, storage_of: impl Fn(MemberId) -> StorageId) -> Self {
-        let mut membership = Self { as_of, auto_leave: conf.auto_leave, members: SmallVec::new() };
+        let (auto_leave, members, contacts) = (conf.auto_leave, SmallVec::new(), Vec::new());
+        let mut membership = Self { as_of, auto_leave, members, contacts };
         let lists = [&conf.voters, &conf.learners, &conf.voters_outgoing, &conf.learners_next];
         for (part, ids) in Part::ALL.into_iter().zip(lists) {
             for id in ids.iter().map(|id| MemberId(*id)) {
@@ -198,13 +205,43 @@ impl Membership {
             ChangeEntry::Steps(steps) => steps,
             ChangeEntry::Leave => &[],
         };
-        let added = |id| {
-            steps.iter().find_map(|step| match step.change {
-                Change::AddLearner(storage) if step.member == id => Some(storage),
-                Change::AddLearner(_) | Change::Promote(_) | Change::Demote(_) | Change::Remove(_) => None,
-            })
-        };
-        Self::of(lsn, conf, |id| added(id).or_else(|| self.storage(id)).unwrap_or_default())
+        let added: Vec<_> =
+            steps.iter().filter_map(|step| Some((step.member, step.change.added()?))).collect();
+        let storage_of =
+            |id| added.iter().find(|(member, _)| *member == id).map(|(_, (storage, _))| *storage);
+        let after = Self::of(lsn, conf, |id| storage_of(id).or_else(|| self.storage(id)).unwrap_or_default());
+        let mut after = after.with_contacts_of(self);
+        let new = added.into_iter().filter_map(|(member, (_, contact))| Some((member, contact?)));
+        // Their ids are above all others.
+        after.contacts.extend(new);
+        assert!(
+            after.contacts.is_sorted_by_key(|(member, _)| *member),
+            "entry {lsn} adds members above all others"
+        );
+        after
+    }
+
+    /// The same, with what `other` has of how its members are reached.
+    #[must_use]
+    pub fn with_contacts_of(self, other: &Self) -> Self {
+        let of_it = other.contacts.iter().filter(|(member, _)| self.storage(*member).is_some());
+        let contacts = of_it.copied().collect();
+        Self { contacts, ..self }
+    }
+
+    /// How the nodes of members are reached that founded nothing.
+    pub fn contacts(&self) -> impl Iterator<Item = (MemberId, &Contact)> {
+        self.contacts.iter().map(|(member, contact)| (*member, contact))
+    }
+
+    /// How the node of the member on a storage is reached, if it founded nothing.
+    #[must_use]
+    pub fn contact_on(&self, storage: StorageId) -> Option<&Contact> {
+        if self.contacts.is_empty() {
+            return None;
+        }
+        let member = self.member_on(storage)?;
+        self.contacts.iter().find(|(of, _)| *of == member).map(|(_, contact)| contact)
     }
 
     /// Whether an entry that was committed changes it: every replica decides that alike.
@@ -237,7 +274,7 @@ impl Membership {
         let mut voters = self.voters().count();
         for change in changes {
             match *change {
-                Change::AddLearner(storage) => {
+                Change::AddLearner(storage) | Change::AddLearnerAt(storage, _) => {
                     let is_taken = storage == StorageId::UNKNOWN || self.member_on(storage).is_some();
                     if is_taken {
                         return Err(ChangeRefusal::Storage(storage));
@@ -264,10 +301,12 @@ impl Membership {
     }
 
     /// The saved form: version, auto-leave, the entry that made it so, and the members by id, a count (u32) and each: id
-    /// (u64), storage (u64), parts (a bit each), little-endian.
+    /// (u64), storage (u64), parts (a bit each), little-endian. Version 3, where members have contacts: a count (u32) of them, and
+    /// each: id (u64), contact.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![VERSION, u8::from(self.auto_leave)];
+        let version = if self.contacts.is_empty() { VERSION } else { VERSION_3 };
+        let mut bytes = vec![version, u8::from(self.auto_leave)];
         bytes.extend_from_slice(&self.as_of.get().to_le_bytes());
         let count = u32::try_from(self.members.len()).expect("a group has a handful of members");
         bytes.extend_from_slice(&count.to_le_bytes());
@@ -275,6 +314,14 @@ impl Membership {
             bytes.extend_from_slice(&id.0.to_le_bytes());
             bytes.extend_from_slice(&storage.0.to_le_bytes());
             bytes.push(*parts);
+        }
+        if !self.contacts.is_empty() {
+            let count = u32::try_from(self.contacts.len()).expect("a group has a handful of members");
+            bytes.extend_from_slice(&count.to_le_bytes());
+        }
+        for (id, contact) in &self.contacts {
+            bytes.extend_from_slice(&id.0.to_le_bytes());
+            contact.encode(&mut bytes);
         }
         bytes
     }
@@ -295,6 +342,7 @@ impl Membership {
         let read = match version {
             VERSION_1 => read_lists(&mut fields),
             VERSION => read_members(&mut fields),
+            VERSION_3 => read_with_contacts(&mut fields),
             _ => return Err(damage("unknown version; start the release that wrote it")),
         };
         let mut membership = read.ok_or_else(|| damage("a list is cut off, or not as it is written"))?;
@@ -361,123 +409,21 @@ fn read_members(fields: &mut Fields<'_>) -> Option<Membership> {
         is_next.then_some(())?;
         members.push(Member { id, storage, parts });
     }
-    Some(Membership { as_of, auto_leave: false, members })
+    Some(Membership { as_of, auto_leave: false, members, contacts: Vec::new() })
+}
+
+/// The same, and what version 3 adds: how the nodes of some members are reached, by their ids.
+fn read_with_contacts(fields: &mut Fields<'_>) -> Option<Membership> {
+    let mut membership = read_members(fields)?;
+    let count = fields.u32()?;
+    for _ in 0..count {
+        let id = MemberId(fields.u64()?);
+        let is_next = membership.contacts.last().is_none_or(|(last, _)| *last < id);
+        (is_next && membership.storage(id).is_some()).then_some(())?;
+        membership.contacts.push((id, Contact::decode(fields)?));
+    }
+    (count > 0).then_some(membership)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HERE: StorageId = StorageId(0x0a0b);
-
-    /// A change under way: 9 becomes a learner, instead of 10.
-    fn joint() -> ConfState {
-        ConfState {
-            voters: vec![1, 10],
-            learners: vec![12],
-            voters_outgoing: vec![1, 9],
-            learners_next: vec![9],
-            auto_leave: true,
-            ..ConfState::default()
-        }
-    }
-
-    fn from_hex(hex: &str) -> Vec<u8> {
-        let pairs = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("digits"));
-        pairs.map(|pair| u8::from_str_radix(pair, 16).expect("two digits")).collect()
-    }
-
-    #[test]
-    fn version_1_is_these_bytes() {
-        let bytes = from_hex(
-            "01010200000001000000000000000a00000000000000010000000c0000000000000002\
-             00000001000000000000000900000000000000010000000900000000000000",
-        );
-        let read = Membership::decode(&bytes).expect("version 1");
-        assert_eq!((read.as_of, read.conf_state()), (Lsn::ZERO, joint()));
-        assert_eq!(read.storage(MemberId(9)), Some(StorageId::UNKNOWN));
-        let founder = [&[1, 0, 1][..], &[0, 0, 0, 1], &[0; 7], &[0; 12]].concat();
-        let founding = Membership::founding(MemberId::FIRST, StorageId::UNKNOWN);
-        assert_eq!(Membership::decode(&founder), Ok(founding));
-        for bytes in [bytes, founder] {
-            for end in 0..bytes.len() {
-                assert!(Membership::decode(&bytes[..end]).is_err(), "cut at {end}");
-            }
-        }
-    }
-
-    #[test]
-    fn version_2_is_these_bytes() {
-        let membership = Membership::of(Lsn(0x0203), &joint(), |id| StorageId(id.0 + 0x100));
-        let bytes = from_hex(
-            "0201030200000000000004000000\
-             0100000000000000010100000000000005\
-             090000000000000009010000000000000c\
-             0a000000000000000a0100000000000001\
-             0c000000000000000c0100000000000002",
-        );
-        assert_eq!(membership.encode(), bytes);
-        assert_eq!(Membership::decode(&bytes), Ok(membership.clone()));
-        assert_eq!(membership.conf_state(), joint());
-        assert_eq!(membership.storage(MemberId(12)), Some(StorageId(0x10c)));
-        assert_eq!(membership.storage(MemberId(2)), None);
-        let founding = Membership::founding(MemberId::FIRST, HERE);
-        let bytes = from_hex("02000000000000000000010000000100000000000000").into_iter();
-        let bytes: Vec<u8> = bytes.chain(from_hex("0b0a00000000000001")).collect();
-        assert_eq!((founding.encode(), Membership::decode(&bytes)), (bytes.clone(), Ok(founding)));
-    }
-
-    #[test]
-    fn what_is_not_written_so_is_damage() {
-        let bytes = Membership::of(Lsn(3), &joint(), |_| HERE).encode();
-        for end in 0..bytes.len() {
-            assert!(Membership::decode(&bytes[..end]).is_err(), "cut at {end}");
-        }
-        assert!(Membership::decode(&[bytes.as_slice(), &[0]].concat()).is_err(), "longer");
-        for (at, byte) in [(0, 3), (0, 0), (1, 2), (14, 9), (14, 12), (30, 0), (30, 16)] {
-            let mut crafted = bytes.clone();
-            crafted[at] = byte;
-            assert!(Membership::decode(&crafted).is_err(), "byte {at} is {byte}");
-        }
-        let nobody = Membership::of(Lsn::ZERO, &ConfState::default(), |_| HERE);
-        assert!(Membership::decode(&nobody.encode()).is_err(), "no voter");
-        let huge = [&[2, 0][..], &[0; 8], &[0xff; 4]].concat();
-        assert!(Membership::decode(&huge).is_err());
-    }
-
-    #[test]
-    fn what_contradicts_itself_is_damage() {
-        let bytes = Membership::of(Lsn(3), &joint(), |_| HERE).encode();
-        for parts in 0..=u8::MAX {
-            let mut crafted = bytes.clone();
-            // Those of member 10; a voter, a learner and one that becomes one are there besides.
-            crafted[64] = parts;
-            let is_whole = Membership::decode(&crafted).is_ok();
-            assert_eq!(is_whole, [1, 2, 4, 5, 12].contains(&parts), "parts {parts:#x}");
-        }
-        let founding = Membership::founding(MemberId::FIRST, HERE).encode();
-        let leaves_nothing = [&[VERSION, 1], &founding[2..]].concat();
-        assert!(Membership::decode(&leaves_nothing).is_err(), "no change is under way");
-        let nameless = Membership::founding(MemberId(0), HERE).encode();
-        assert!(Membership::decode(&nameless).is_err(), "0 is no member");
-        let one = [1, 0, 0, 0, 0, 0, 0, 0];
-        let twice = [&[1, 0, 2, 0, 0, 0][..], &one, &one, &[0; 12]].concat();
-        assert!(Membership::decode(&twice).is_err(), "a voter is listed twice");
-    }
-
-    #[test]
-    fn alone_means_no_other_of_any_kind() {
-        assert!(Membership::founding(MemberId::FIRST, HERE).is_alone(MemberId::FIRST));
-        assert!(!Membership::founding(MemberId(3), HERE).is_alone(MemberId::FIRST));
-        for list in 0..4 {
-            let mut conf = ConfState { voters: vec![1], ..ConfState::default() };
-            let lists =
-                [&mut conf.voters, &mut conf.learners, &mut conf.voters_outgoing, &mut conf.learners_next];
-            for (at, ids) in lists.into_iter().enumerate() {
-                ids.extend((at == list).then_some(4));
-            }
-            let membership = Membership::of(Lsn::ZERO, &conf, |_| HERE);
-            assert!(!membership.is_alone(MemberId::FIRST), "{conf:?}");
-        }
-    }
-}
+mod tests;

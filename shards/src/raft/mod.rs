@@ -5,6 +5,7 @@
 
 pub mod admit;
 pub mod changes;
+pub mod contact;
 mod engine;
 pub mod group;
 pub mod guard;

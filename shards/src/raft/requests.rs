@@ -88,7 +88,7 @@ impl MemberRequest {
     pub fn kind(&self) -> usize {
         match self {
             Self::Change(changes) => match changes.as_slice() {
-                [Change::AddLearner(_)] => 0,
+                [Change::AddLearner(_) | Change::AddLearnerAt(..)] => 0,
                 [Change::Promote(_)] => 1,
                 [Change::Demote(_)] => 2,
                 [Change::Remove(_)] => 3,

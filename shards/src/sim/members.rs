@@ -91,7 +91,9 @@ fn missing(members: &Membership, request: &MemberRequest, lsn: Lsn) -> Option<St
     let is_done = |change: &Change| match *change {
         Change::Promote(id) => members.is_voter(id),
         Change::Demote(id) => members.storage(id).is_some() && !members.is_voter(id),
-        Change::AddLearner(storage) => members.member_on(storage).is_some(),
+        Change::AddLearner(storage) | Change::AddLearnerAt(storage, _) => {
+            members.member_on(storage).is_some()
+        }
         Change::Remove(id) => members.storage(id).is_none(),
     };
     // That several at once are all made may not be written yet, though it is agreed.

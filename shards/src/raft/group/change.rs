@@ -220,7 +220,7 @@ impl Group {
                     return Err(ChangeRefusal::TooEarly);
                 }
                 Change::Promote(member) => self.check_lag(member, lag_most)?,
-                Change::AddLearner(_) | Change::Demote(_) | Change::Remove(_) => {}
+                Change::AddLearner(_) | Change::AddLearnerAt(..) | Change::Demote(_) | Change::Remove(_) => {}
             }
         }
         self.check_answers(changes)
@@ -234,7 +234,11 @@ impl Group {
             let of_it = changes.iter().find_map(|change| match *change {
                 Change::Promote(member) if member == *id => Some(true),
                 Change::Demote(member) if member == *id => Some(false),
-                Change::AddLearner(_) | Change::Promote(_) | Change::Demote(_) | Change::Remove(_) => None,
+                Change::AddLearner(_)
+                | Change::AddLearnerAt(..)
+                | Change::Promote(_)
+                | Change::Demote(_)
+                | Change::Remove(_) => None,
             });
             of_it.unwrap_or_else(|| self.members.now.is_voter(*id))
         };
