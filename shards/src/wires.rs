@@ -6,6 +6,7 @@
 
 mod complaints;
 mod news;
+mod nodes;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -306,12 +307,6 @@ impl Wires {
     /// The same, if there is no room for it now.
     pub fn forward(&mut self, to: To, forwarded: Forwarded, now_ns: u64) -> Result<(), Forwarded> {
         self.peers.forward(to, forwarded, now_ns)
-    }
-
-    /// Whether a node is connected, on whichever lane.
-    #[must_use]
-    pub fn reaches(&self, node: NodeId) -> bool {
-        self.peers.reaches(node)
     }
 
     /// Sends what was queued: one frame a connection.

@@ -81,6 +81,12 @@ impl Known {
         self.newest.get(&node).filter(|newest| !newest.is_twice).map(|newest| newest.epoch)
     }
 
+    /// The newest processes of all nodes that were seen and are heard.
+    pub fn all_heard(&self) -> impl Iterator<Item = (NodeId, Epoch)> {
+        let heard = self.newest.iter().filter(|(_, newest)| !newest.is_twice);
+        heard.map(|(node, newest)| (*node, newest.epoch))
+    }
+
     pub(super) fn standing(&self, node: NodeId, epoch: Epoch) -> Standing {
         let Some(newest) = self.newest.get(&node) else { return Standing::Newer };
         match epoch.partial_cmp(&newest.epoch) {

@@ -17,6 +17,7 @@
 //! higher id stays.
 
 mod connect;
+mod greet;
 mod requests;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -206,16 +207,10 @@ impl Peers {
             LinkState::BackingOff { until_ns } if now_ns < until_ns => {
                 return self.drop_message(waiting, Dropped::BackingOff);
             }
-            LinkState::Idle | LinkState::BackingOff { .. } => {
-                let conn = ConnId(self.next_conn);
-                self.next_conn += 1;
-                link.state = LinkState::Dialling(conn);
-                self.conns.insert(conn, Conn { key: Some(key), stage: Stage::Dialling, since_ns: now_ns });
-                self.counters.dials += 1;
-                self.outputs.push_back(Output::Dial { conn, node: key.node, lane });
-            }
+            LinkState::Idle | LinkState::BackingOff { .. } => self.dial(key, now_ns),
             LinkState::Dialling(_) | LinkState::Handshaking(_) | LinkState::Up(_) => {}
         }
+        let link = self.links.get_mut(&key).expect("it was just found");
         if !link.has_room(waiting.message.bytes(), &self.options) {
             return self.drop_message(waiting, Dropped::QueueFull);
         }

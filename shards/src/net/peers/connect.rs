@@ -91,8 +91,10 @@ impl Peers {
     }
 
     /// A newer process of a node has come: whatever is connected to older ones ends, and what waits for the node waits for
-    /// the new one.
+    /// the new one; but where that has another data folder, what waits is for nobody that is there.
     fn supersede(&mut self, node: NodeId, epoch: Epoch, now_ns: u64) -> Rerouted {
+        let before = self.known.heard(node);
+        let has_lost_its_data = before.is_some_and(|before| before.incarnation != epoch.incarnation);
         self.known.supersede(node, epoch);
         self.shards.remove(&node);
         let mut waiting = Rerouted::new();
@@ -105,6 +107,9 @@ impl Peers {
         // The cores of the new process are others.
         self.links.retain(|key, link| key.node != node || link.state.conn().is_some());
         self.forget_removed();
+        if has_lost_its_data {
+            waiting.drain(..).for_each(|(_, waiting)| self.drop_message(waiting, Dropped::ConnectionLost));
+        }
         waiting
     }
 

@@ -334,16 +334,19 @@ fn a_newer_process_replaces_the_older_and_the_older_is_refused() {
 
 #[test]
 fn a_core_that_hears_of_a_newer_process_from_another_core_ends_the_old_connections() {
-    let mut world = connected();
-    let (now_ns, newest) = (world.now_ns, Epoch { incarnation: 2, starts: 1, process: 4 });
-    world.send((1, 0), (2, 0), 5);
-    world.core((1, 0)).seen(NodeId(2), newest, now_ns);
-    world.act();
-    assert_eq!(world.endings(), [((1, 0), Ending::Superseded { newest })]);
-    assert_eq!(world.dials.len(), 1, "what waited is for the new process");
-    world.core((1, 0)).seen(NodeId(2), Epoch { incarnation: 1, starts: 9, process: 4 }, now_ns);
-    world.act();
-    assert!(world.endings().is_empty());
+    // What waited is for the new process, unless that has another folder: then it is for nobody.
+    for (incarnation, starts, dials) in [(1, 9, 1), (2, 1, 0)] {
+        let mut world = connected();
+        let (now_ns, newest) = (world.now_ns, Epoch { incarnation, starts, process: 4 });
+        world.send((1, 0), (2, 0), 5);
+        world.core((1, 0)).seen(NodeId(2), newest, now_ns);
+        world.act();
+        assert_eq!(world.endings(), [((1, 0), Ending::Superseded { newest })]);
+        assert_eq!(world.dials.len(), dials, "start {starts} of folder {incarnation}");
+        world.core((1, 0)).seen(NodeId(2), Epoch { incarnation: 1, starts: 8, process: 4 }, now_ns);
+        world.act();
+        assert!(world.endings().is_empty());
+    }
 }
 
 #[test]
