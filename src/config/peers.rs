@@ -10,10 +10,16 @@
 //! id = 1
 //! peer = "10.0.0.1:7380"                         # where the other nodes connect to
 //! client = "10.0.0.1:7379"                       # where clients connect to, as MOVED names it
+//!
+//! [[nodes]]
+//! id = 4
+//! peer = "10.0.0.4:7380"
+//! client = "10.0.0.4:7379"
+//! joins = true                                   # founds nothing, and is added to the groups that there are
 //! ```
 //!
-//! Invariant: what is read names each node once, and each address once. Every node that reads the same file derives the same
-//! founders from it.
+//! Invariant: what is read names each node once, and each address once. Every node that reads the same founders derives the same
+//! groups from them, whoever joins.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -27,7 +33,7 @@ const CLUSTER_DIGITS: usize = 32;
 /// What a description may name.
 const KEYS: [&str; 6] = ["cluster", "secret", "secret_file", "partitions", "shards", "nodes"];
 /// What a node of it may.
-const NODE_KEYS: [&str; 3] = ["id", "peer", "client"];
+const NODE_KEYS: [&str; 4] = ["id", "peer", "client", "joins"];
 
 /// One node of the description.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +44,8 @@ pub struct Node {
     pub peer: SocketAddr,
     /// Where clients connect to.
     pub client: SocketAddr,
+    /// It founds nothing: it is added to groups that there are.
+    pub joins: bool,
 }
 
 /// See the file's head.
@@ -107,6 +115,12 @@ impl Description {
     #[must_use]
     pub fn ids(&self) -> Vec<u64> {
         self.nodes.iter().map(|node| node.id).collect()
+    }
+
+    /// Those of the nodes that found the cluster, ascending.
+    #[must_use]
+    pub fn founders(&self) -> Vec<u64> {
+        self.nodes.iter().filter(|node| !node.joins).map(|node| node.id).collect()
     }
 }
 
@@ -230,9 +244,16 @@ impl Reader {
             self.check_keys(&format!("{key}."), entry, &NODE_KEYS);
             let id = self.id(entry, &key);
             let (peer, client) = (self.address(entry, &key, "peer"), self.address(entry, &key, "client"));
-            let (Some(id), Some(peer), Some(client)) = (id, peer, client) else { continue };
-            self.check_unique(&nodes, &Node { id, peer, client }, &key);
-            nodes.push(Node { id, peer, client });
+            let joins = self.flag(entry, &key, "joins");
+            let (Some(id), Some(peer), Some(client), Some(joins)) = (id, peer, client, joins) else {
+                continue;
+            };
+            let node = Node { id, peer, client, joins };
+            self.check_unique(&nodes, &node, &key);
+            nodes.push(node);
+        }
+        if !nodes.is_empty() && nodes.iter().all(|node| node.joins) {
+            self.problem("nodes", "all of them join; name those that founded the cluster, too");
         }
         nodes.sort_unstable_by_key(|node| node.id);
         nodes
@@ -247,6 +268,17 @@ impl Reader {
             self.problem(&format!("{key}.id"), format!("must be a whole number above 0, and is {found}"));
         }
         id
+    }
+
+    fn flag(&mut self, entry: &toml::Table, key: &str, name: &str) -> Option<bool> {
+        match entry.get(name) {
+            None => Some(false),
+            Some(toml::Value::Boolean(is_set)) => Some(*is_set),
+            Some(other) => {
+                self.problem(&format!("{key}.{name}"), format!("must be true or false, and is {other}"));
+                None
+            }
+        }
     }
 
     fn address(&mut self, entry: &toml::Table, key: &str, name: &str) -> Option<SocketAddr> {
@@ -339,6 +371,20 @@ mod tests {
             assert!(found.iter().any(|problem| problem.starts_with(needle)), "{needle} in {found:#?}");
         }
         assert_eq!(found.len(), 10, "{found:#?}");
+    }
+
+    #[test]
+    fn who_joins_is_no_founder() {
+        let joins = [&*node(4), "joins = true\n"].concat();
+        let found = Description::parse(&[HEAD, &joins, &node(2), &node(1)].concat()).expect("it is one");
+        assert_eq!((found.ids(), found.founders()), (vec![1, 2, 4], vec![1, 2]));
+        assert_eq!(found.node(4).map(|node| node.joins), Some(true));
+        assert_eq!(
+            problems(&[HEAD, &*joins].concat()),
+            ["nodes: all of them join; name those that founded the cluster, too"]
+        );
+        let unclear = [HEAD, &*node(1), &*node(4), "joins = 1\n"].concat();
+        assert_eq!(problems(&unclear), ["nodes[2].joins: must be true or false, and is 1"]);
     }
 
     #[test]

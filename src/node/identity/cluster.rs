@@ -2,7 +2,8 @@
 //!
 //! Invariant: a folder is founded once, by `corduroy format`. One that was formatted and has started knows that its groups
 //! are founded: what it does not find of them is lost, and never founded again. Before its first start nothing of it has
-//! left the folder, so until then its groups may be founded as often as it takes.
+//! left the folder, so until then its groups may be founded as often as it takes. A node that joins founds nothing: its groups
+//! come with the first word of their leaders.
 
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use corduroy_shards::net::{Founders, Founding};
 use corduroy_shards::raft::membership::MemberId;
 use corduroy_wal::device::lock::FolderLock;
 
-use super::text::{ALONE, UNLIMITED};
+use super::text::{ALONE, FOUNDING, UNLIMITED};
 use super::{
     COPIES, FORMAT_VERSION, Identity, IdentityError, check_empty, limits_of, make, make_folder, recover,
 };
@@ -24,10 +25,17 @@ impl Identity {
     /// The version that a folder of this identity is written in.
     pub(super) fn newest_format(&self) -> u32 {
         match (self.founders.is_empty(), self.limits.is_some()) {
-            (false, _) => FORMAT_VERSION,
+            (false, _) if self.joins() => FORMAT_VERSION,
+            (false, _) => FOUNDING,
             (true, true) => ALONE,
             (true, false) => UNLIMITED,
         }
+    }
+
+    /// Whether it has founded nothing of its cluster, and is added to groups that there are.
+    #[must_use]
+    pub fn joins(&self) -> bool {
+        !self.founders.is_empty() && !self.founders.contains(&self.node)
     }
 
     /// Whether the groups of the folder were founded: the node has started on it, and others may have heard of it.
@@ -97,7 +105,7 @@ impl Identity {
         if self.node != peers.node.id {
             return other("node", self.node.to_string(), peers.node.id.to_string());
         }
-        let wanted = described.ids();
+        let wanted = described.founders();
         if self.founders != wanted {
             return Err(IdentityError::OtherFounders {
                 folder: folder(),
@@ -153,13 +161,13 @@ pub fn found(config: &Config, recover: bool, peers: &Peers) -> Result<Identity, 
 fn of_node(new: Identity, peers: &Peers) -> Identity {
     let id = peers.node.id;
     Identity {
-        format: FORMAT_VERSION,
+        format: if peers.node.joins { FORMAT_VERSION } else { FOUNDING },
         cluster: peers.description.cluster,
         node: id,
         storage: id,
         storage_name: Identity::name_of_storage(id),
         incarnation: new_incarnation(),
-        founders: peers.description.ids(),
+        founders: peers.description.founders(),
         ..new
     }
 }
@@ -225,6 +233,23 @@ mod tests {
         assert!(started(&config, &opened).is_founded());
         let again = open_in(&config, &us).expect("its own");
         assert_eq!((again.format, again.starts, again.incarnation), (4, 1, made.incarnation));
+    }
+
+    #[test]
+    fn who_joins_has_the_founding_of_the_others_and_founds_nothing() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (config, mut us) = (config(dir.path()), peers(7, &[1, 5, 9, 12], 12));
+        us.description.nodes.iter_mut().filter(|node| node.id == 12).for_each(|node| node.joins = true);
+        us.node.joins = true;
+        let made = found(&config, false, &us).expect("formatted");
+        assert_eq!((made.format, made.founders.clone(), made.joins()), (5, vec![1, 5, 9], true));
+        assert_eq!(made.founding(), Founding::of(&[1, 5, 9].map(NodeId), 2, 2), "as the founders say");
+        assert_eq!(made.other_founders().len(), 3);
+        let again = started(&config, &open_in(&config, &us).expect("its own"));
+        assert_eq!((again.format, again.starts), (5, 1));
+        us.description.nodes.iter_mut().for_each(|node| node.joins = false);
+        us.node.joins = false;
+        assert!(matches!(open_in(&config, &us), Err(IdentityError::OtherFounders { .. })));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! An identity's copy as text: lines, the last of which is the checksum of those before.
 //!
-//! Format 1 (generation, cluster, node, storage, shards, partitions), format 2, which has no limits, format 3, and format 4,
-//! which a folder of a cluster has, are read for ever. Written is format 4 in a cluster; elsewhere 3, or 2 as long as the
-//! folder has no limits (see `limits`). Invariant: what is read is what one of them writes, to the last byte; everything else
+//! Format 1 (generation, cluster, node, storage, shards, partitions), format 2, which has no limits, format 3, format 4, which a
+//! folder of a founder has, and format 5, that of a node that joins, are read for ever. Written are 4 and 5 in a cluster;
+//! elsewhere 3, or 2 as long as the folder has no limits (see `limits`). Invariant: what is read is what one of them writes, to the last byte; everything else
 //! is damage and is named.
 
 use std::collections::BTreeMap;
@@ -10,8 +10,10 @@ use std::fmt;
 
 use super::{Identity, SharedLimits};
 
-/// The newest version of the data folder's layout: of a folder that was formatted for a cluster.
-pub const FORMAT_VERSION: u32 = 4;
+/// The newest version of the data folder's layout: of a node that joins a cluster which others have founded.
+pub const FORMAT_VERSION: u32 = 5;
+/// That of a founder's folder.
+pub(super) const FOUNDING: u32 = 4;
 /// The version of a node's that is alone.
 pub(super) const ALONE: u32 = 3;
 /// The first version, in which logs and states did not say whose they are.
@@ -58,7 +60,7 @@ impl Identity {
             String::new()
         };
         let numbers = format!("shards = {}\npartitions = {}\n", self.shards, self.partitions);
-        let founders = if *format < FORMAT_VERSION {
+        let founders = if *format < FOUNDING {
             String::new()
         } else {
             assert!(!self.founders.is_empty(), "a folder of this format is of a cluster");
@@ -86,7 +88,7 @@ impl Identity {
         let fields = Fields(&body);
         let identity = match fields.number("format")? {
             0 => return Err(damaged("format 0 was never written")),
-            format @ (UNBOUND | UNLIMITED | ALONE | FORMAT_VERSION) => fields.identity(format)?,
+            format @ (UNBOUND | UNLIMITED | ALONE | FOUNDING | FORMAT_VERSION) => fields.identity(format)?,
             newer => return Err(Unreadable::Newer(newer)),
         };
         // Whatever was not looked at (lines of nobody, signs, leading zeros) shows here.
@@ -174,12 +176,16 @@ impl Fields<'_> {
         }
     }
 
-    fn founders(&self, node: u64) -> Result<Vec<u64>, Unreadable> {
-        let bad =
-            || Unreadable::Damaged("`founders` are no nodes, or not with this one, in their order".into());
+    fn founders(&self, node: u64, joins: bool) -> Result<Vec<u64>, Unreadable> {
+        let bad = || {
+            let with = if joins { "without" } else { "with" };
+            let why = format!("`founders` are no nodes in their order, {with} this one");
+            Unreadable::Damaged(why)
+        };
         let ids = self.text("founders")?.split(' ').map(str::parse);
         let ids = ids.collect::<Result<Vec<u64>, _>>().map_err(|_| bad())?;
-        if ids.is_sorted_by(|one, next| one < next) && ids.contains(&node) { Ok(ids) } else { Err(bad()) }
+        let is_whole = ids.is_sorted_by(|one, next| one < next) && ids.contains(&node) != joins;
+        if is_whole { Ok(ids) } else { Err(bad()) }
     }
 
     fn met(&self, node: u64, founders: &[u64]) -> Result<BTreeMap<u64, u64>, Unreadable> {
@@ -225,8 +231,8 @@ impl Fields<'_> {
             let (operation_bytes, value_bytes) = (self.limit("operation_bytes")?, self.limit("value_bytes")?);
             identity.limits = Some(SharedLimits { operation_bytes, value_bytes });
         }
-        if format >= FORMAT_VERSION {
-            identity.founders = self.founders(node)?;
+        if format >= FOUNDING {
+            identity.founders = self.founders(node, format == FORMAT_VERSION)?;
             identity.met = self.met(node, &identity.founders)?;
         }
         let name = &identity.storage_name;
@@ -244,7 +250,7 @@ mod tests {
 
     fn identity(format: u32) -> Identity {
         let identity = Identity {
-            format: FORMAT_VERSION,
+            format: FOUNDING,
             generation: 3,
             cluster: 0xfeed_0000_0000_0000_0000_0000_0000_0001,
             node: 0xb,
@@ -265,6 +271,7 @@ mod tests {
                 Identity { format, limits: None, founders: Vec::new(), met: BTreeMap::new(), ..identity }
             }
             ALONE => Identity { format, founders: Vec::new(), met: BTreeMap::new(), ..identity },
+            FORMAT_VERSION => Identity { format, founders: vec![2, 300], ..identity },
             _ => identity,
         }
     }
@@ -283,13 +290,18 @@ mod tests {
         17\npair = 000000000000000d\noperation_bytes = 1000\nvalue_bytes = 900\nshards = 8\npartitions = 4\nfounders = 2 11 \
         300\nmet = 2:17 300:18\n";
 
+    /// The same of a node that joins.
+    fn v5() -> String {
+        V4.replace("format = 4", "format = 5").replace("founders = 2 11 300", "founders = 2 300")
+    }
+
     fn sealed(text: &str) -> String {
         format!("{text}crc32 = {:08x}\n", crc32fast::hash(text.as_bytes()))
     }
 
     #[test]
     fn all_formats_are_these_bytes() {
-        for (format, text) in [(1, V1), (2, V2), (3, V3), (4, V4)] {
+        for (format, text) in [(1, V1), (2, V2), (3, V3), (4, V4), (5, &*v5())] {
             assert_eq!(identity(format).encode(), sealed(text));
             assert_eq!(Identity::decode(sealed(text).as_bytes()), Ok(identity(format)));
         }
@@ -333,8 +345,8 @@ mod tests {
         let nobody = Identity { met: BTreeMap::new(), ..identity(4) };
         assert!(nobody.encode().contains("\nmet = nobody\n"));
         assert_eq!(Identity::decode(nobody.encode().as_bytes()), Ok(nobody));
-        let newer = Identity::decode(sealed(&V3.replace("format = 3", "format = 5")).as_bytes());
-        assert_eq!(newer, Err(Unreadable::Newer(5)));
+        let newer = Identity::decode(sealed(&V3.replace("format = 3", "format = 6")).as_bytes());
+        assert_eq!(newer, Err(Unreadable::Newer(6)));
         let mut bytes = sealed(V3).into_bytes();
         bytes[20] = 0xff;
         assert_eq!(Identity::decode(&bytes), Err(Unreadable::Damaged("byte 20 is no text".into())));
