@@ -99,7 +99,8 @@ pub fn serve(loaded: Loaded) -> Result<(), StartError> {
     let topology = Topology::choose(config.cores.0.as_ref(), &usable_cpus(), limits)?;
     config.pool_threads = pool_width(&config, &topology);
     // One shard at least; how many there are is known when the folder was read.
-    let others = loaded.peers.as_ref().map_or(0, |peers| peers.description.nodes.len().saturating_sub(1));
+    // Those of the description beside this one, and two that may join.
+    let others = loaded.peers.as_ref().map_or(0, |peers| peers.description.nodes.len() + 1);
     Descriptors::of_this_process(topology.cores(), 1, others).check()?;
     let peer = loaded.peers.as_ref().map(|peers| peers.node.peer);
     let Listeners { cores: listening, peers, unix } = listen::claim(&config, topology.cores(), peer)?;

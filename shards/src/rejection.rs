@@ -36,6 +36,9 @@ pub enum Rejection {
     /// What the request needs of the state could not be read now.
     #[error("partition {0}: {1}")]
     Unreadable(PartitionId, String),
+    /// A change of the group's members, or a transfer of its lead, was refused.
+    #[error("partition {0}: {1}")]
+    Refused(PartitionId, String),
     /// The request is larger than an entry may be.
     #[error("the request of {bytes} bytes exceeds the limit of {limit}")]
     TooLarge {

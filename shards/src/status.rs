@@ -3,7 +3,7 @@
 use corduroy_wal::{Lsn, Space, Term};
 use raft::StateRole;
 
-use crate::ids::PartitionId;
+use crate::ids::{PartitionId, StorageId};
 use crate::raft::leadership::LeadCounts;
 use crate::raft::membership::MemberId;
 use crate::raft::replica::{Replica, ReplicaError, StartedAs};
@@ -25,6 +25,10 @@ pub struct ReplicaStatus {
     pub term: Term,
     /// The leader that it knows.
     pub leader: Option<MemberId>,
+    /// The storage that it is on, if it is another one.
+    pub leader_storage: Option<StorageId>,
+    /// The entry that made its group's members what they are; zero: it was founded so, or it is none.
+    pub members_as_of: Lsn,
     /// Since when, on the monotonic clock in ns.
     pub leader_since_ns: u64,
     /// How often the leader changed since the start.
@@ -69,6 +73,8 @@ impl ReplicaStatus {
             started_as: replica.started_as(),
             term: replica.term(),
             leader: leadership.leader(),
+            leader_storage: replica.other_leader(),
+            members_as_of: replica.group().map_or(Lsn::ZERO, |group| group.members().as_of),
             leader_since_ns: leadership.since_ns(),
             leader_changes: leadership.changes(),
             last: replica.last(),

@@ -54,6 +54,7 @@ fn fields_of(why: &Rejection) -> (u8, u64, [u64; 2], &str) {
         Rejection::Damaged(partition, what) => (8, partition.0, [0; 2], what),
         Rejection::Unreadable(partition, what) => (9, partition.0, [0; 2], what),
         Rejection::TooLarge { bytes, limit } => (10, 0, [*bytes as u64, *limit as u64], ""),
+        Rejection::Refused(partition, what) => (11, partition.0, [0; 2], what),
     }
 }
 
@@ -74,6 +75,7 @@ fn rejection(code: u8, partition: u64, numbers: [u64; 2], text: &str) -> Option<
         8 => Rejection::Damaged(partition, text.to_owned()),
         9 => Rejection::Unreadable(partition, text.to_owned()),
         10 => Rejection::TooLarge { bytes: size(one), limit: size(two) },
+        11 => Rejection::Refused(partition, text.to_owned()),
         _ => return None,
     })
 }
@@ -134,6 +136,7 @@ mod tests {
             Rejection::ReplicaStopped(partition, "fenced".into()),
             Rejection::Damaged(partition, "table 3".into()),
             Rejection::Unreadable(partition, "table 4".into()),
+            Rejection::Refused(partition, "member 5 leads".into()),
             Rejection::TooLarge { bytes: 9, limit: 8 },
         ];
         all.extend(OVERLOADED.map(Rejection::Overloaded));
@@ -165,6 +168,6 @@ mod tests {
         for bytes in [&[2, UNKNOWN][..], &[VERSION, 0], &[VERSION, 4], &[VERSION, UNKNOWN, 0]] {
             assert!(decode(bytes).is_none(), "{bytes:?}");
         }
-        assert!(decode(&[&[VERSION, NOT_DONE, 11][..], &[0; 24]].concat()).is_none());
+        assert!(decode(&[&[VERSION, NOT_DONE, 12][..], &[0; 24]].concat()).is_none());
     }
 }

@@ -139,7 +139,7 @@ fn open_shard(
         let folder = folder.clone();
         std::fs::read_dir(&folder).map_err(|source| StartError::Missing { shard, folder, source })?;
     }
-    let seed = seed(shared, shard);
+    let seed = shared.seed(shard);
     let options = UringOptions { sync: sync_mode(config.wal_sync), ..UringOptions::default() };
     // Asked once for the whole node: what the kernel refuses while it runs is an error then, and no reason to fall back.
     let engine = if shared.uring_refused.is_some() { Engine::File } else { Engine::Auto };
@@ -165,7 +165,8 @@ fn open_shard(
     Ok((open, Opened { shard, device: description, found, took: begun.elapsed() }))
 }
 
-/// Where the replicas of a shard come from. Of a cluster, what was founded is there, or it is lost: peers rely on it.
+/// Where the replicas of a shard come from. Of a cluster, what was founded is there, or it is lost: peers rely on it. A node that
+/// joins has what it was added to so far.
 fn origins(
     identity: &Identity,
     partitions: &[PartitionId],
@@ -174,6 +175,10 @@ fn origins(
 ) -> Result<Vec<(PartitionId, Origin)>, StartError> {
     if identity.founders.is_empty() {
         return Ok(Origin::all_alone(partitions, StorageId(identity.storage)));
+    }
+    if identity.joins() {
+        let has_joined = partitions.iter().filter(|partition| logs.contains(partition));
+        return Ok(has_joined.map(|partition| (*partition, Origin::Restart)).collect());
     }
     let origin = match identity.is_founded() {
         true => Origin::Restart,
@@ -230,10 +235,4 @@ fn belongs_here(
             Err(StartError::Identity(IdentityError::Foreign { folder: part, why }))
         }
     }
-}
-
-/// Differs at every opening and for every shard.
-fn seed(shared: &Shared, shard: ShardId) -> u64 {
-    let now = u64::from(std::process::id()) ^ shared.started_ms.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    now ^ shared.identity.node.rotate_left(shard.0 % 64)
 }

@@ -10,6 +10,7 @@ pub mod host;
 mod jobs;
 mod leads;
 pub mod links;
+mod members;
 mod nodes;
 mod rest;
 mod transfers;
@@ -34,8 +35,8 @@ use super::ledger::COUNTED_OUTCOME_BYTES;
 use super::message::{Answer, CoreSet, Message};
 use super::options::{sync_mode, waiting_bytes};
 use super::shared::lock;
-use super::topology::note_leaders;
 use crate::resp::SessionReply;
+use crate::resp::members::MemberCommand;
 use crate::store::{Looked, PREFETCH_KEYS};
 use forward::Forward;
 use gate::Heavy;
@@ -43,6 +44,7 @@ use host::{Host, Job, JobDone, Machine, NodeShard};
 use jobs::Jobs;
 use leads::LeadLog;
 use links::Links;
+use members::Members;
 use transfers::Transfers;
 
 /// How often figures are published while there is something to do.
@@ -74,6 +76,7 @@ pub struct Hosts {
     /// Shards were not turned since too many outcomes are under way to other cores.
     pub(super) is_held_back: Cell<bool>,
     transfers: Transfers,
+    members: Members,
     leads: LeadLog,
     /// When the figures were published, and whether something happened since.
     published_ns: Cell<u64>,
@@ -102,6 +105,7 @@ impl Hosts {
             jobs: Jobs::new(),
             is_held_back: Cell::new(false),
             transfers: Transfers::default(),
+            members: Members::default(),
             leads: LeadLog::default(),
             published_ns: Cell::new(0),
             unpublished: Cell::new(true),
@@ -123,7 +127,8 @@ impl Hosts {
     /// are after the first start.
     pub fn are_founded(&self) -> bool {
         let shared = &self.core.shared;
-        if shared.identity.founders.is_empty() || shared.identity.is_founded() {
+        let identity = &shared.identity;
+        if identity.founders.is_empty() || identity.joins() || identity.is_founded() {
             return true;
         }
         self.all.iter().all(|host| {
@@ -227,6 +232,9 @@ impl Hosts {
     fn run_here(&self, index: usize, ticket: Ticket, partition: PartitionId, kind: Kind, op: &[u8]) {
         let host = self.all.get(index).expect("homes name shards of this core");
         self.core.wake();
+        if MemberCommand::is_one(op) {
+            return self.ask_members(index, ticket, partition, op);
+        }
         if host.must_wait(ticket.conn, partition, op) {
             let held = host.hold(self.core.now().mono_ns, Heavy { ticket, partition, kind, op: op.into() });
             self.decided.borrow_mut().extend(held.err());
@@ -238,8 +246,10 @@ impl Hosts {
 
     /// Hands a message of a peer to the replica that it is for. One for another core is dropped: the peer looks for it here,
     /// and Raft sends what matters again.
-    pub fn take_peer_message(&self, partition: PartitionId, from: StorageId, message: Box<RaftMessage>) {
-        self.hand_in(partition, Input::Message { partition, from, message });
+    pub fn take_peer_message(&self, partition: PartitionId, from: NodeId, message: Box<RaftMessage>) {
+        if self.hears(partition, from, &message) {
+            self.hand_in(partition, Input::Message { partition, from: StorageId(from.0), message });
+        }
     }
 
     /// A message to the member of a group on that storage was not sent.
@@ -257,7 +267,11 @@ impl Hosts {
     }
 
     fn decide(&self, ticket: Ticket, why: Rejection) {
-        self.decided.borrow_mut().push((ticket, Reply::Rejected(why)));
+        self.decide_reply(ticket, Reply::Rejected(why));
+    }
+
+    fn decide_reply(&self, ticket: Ticket, reply: SessionReply) {
+        self.decided.borrow_mut().push((ticket, reply));
         self.core.wake();
     }
 
@@ -393,7 +407,7 @@ impl Hosts {
     pub fn publish(&self) {
         let now = self.core.now();
         if !self.core.shared.leaders.is_empty() {
-            self.all.iter().for_each(|host| note_leaders(&self.core.shared, host.shard.borrow().replicas()));
+            self.all.iter().for_each(|host| self.publish_leaders(host));
         }
         if let Some(forward) = &self.forward {
             *lock(&self.core.facts().forwarded) = forward.counters();

@@ -113,7 +113,8 @@ pub fn shard_options(shared: &Shared, config: &Config) -> ShardOptions {
     };
     let log_soft_segments = log_soft_segments(config, shared.layout.used_shards());
     let storage = StorageId(shared.identity.storage);
-    let reaches_peers = shared.identity.founders.len() > 1;
+    // One that founded its cluster alone may be joined by others.
+    let reaches_peers = !shared.identity.founders.is_empty();
     let stale_reads_ms = config.stale_reads_max_ms.0;
     let group = GroupOptions { reads, stale_reads_ms, ..GroupOptions::default() };
     let process = process(&shared.identity);

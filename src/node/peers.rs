@@ -28,7 +28,12 @@ pub struct Peers {
     wires: RefCell<Wires>,
     /// This start is written down: others may hear of it.
     is_listening: Cell<bool>,
+    /// When the founders are connected to that were not met, by a node that joins.
+    greet_at_ns: Cell<u64>,
 }
+
+/// How often who was not met is looked for.
+const GREET_NS: u64 = 500_000_000;
 
 /// How this node presents itself on all its connections.
 fn local(shared: &Shared, description: &Description) -> Local {
@@ -80,7 +85,7 @@ impl Peers {
             token: |conn| Event::Peer(conn.0).token(),
         };
         let wires = RefCell::new(Wires::new(options, listener)?);
-        Ok(Self { core, hosts, wires, is_listening: Cell::new(false) })
+        Ok(Self { core, hosts, wires, is_listening: Cell::new(false), greet_at_ns: Cell::new(0) })
     }
 
     /// Begins to accept connections, and to send.
@@ -112,17 +117,36 @@ impl Peers {
         let mut wires = self.wires.borrow_mut();
         wires.turn(&self.core.poller, now.mono_ns);
         let news = wires.take_news();
-        let others = self.core.shared.identity.founders.iter().map(|node| NodeId(*node));
-        self.hosts.note_reached(others.filter(|node| wires.reaches(*node)));
+        self.greet(&mut wires, now);
+        self.hosts.note_reached(wires.all_heard().map(|(node, _)| node).filter(|node| wires.reaches(*node)));
+        self.hosts.note_heard(wires.all_heard().map(|(node, epoch)| (node, epoch.incarnation)));
         drop(wires);
         news.into_iter().for_each(|news| self.take(news));
+    }
+
+    /// Connects to whom this node has to hear: whom it joins, and who is to join.
+    fn greet(&self, wires: &mut Wires, now: Now) {
+        let (core, now_ns) = (&self.core, now.mono_ns);
+        for contact in self.hosts.take_to_greet() {
+            wires.learn(contact.node, contact.peer);
+            wires.greet(contact.node, &core.poller, now_ns);
+        }
+        let identity = &core.shared.identity;
+        if self.has_to_meet(wires) && now_ns >= self.greet_at_ns.get() {
+            self.greet_at_ns.set(now_ns + GREET_NS);
+            identity.founders.iter().for_each(|node| wires.greet(NodeId(*node), &core.poller, now_ns));
+        }
+    }
+
+    fn has_to_meet(&self, wires: &Wires) -> bool {
+        self.core.shared.identity.joins() && !wires.has_met_all()
     }
 
     fn take(&self, news: News) {
         let links = &self.hosts.links;
         match news {
             News::Message { node, partition, message } => {
-                self.hosts.take_peer_message(partition, StorageId(node.0), message);
+                self.hosts.take_peer_message(partition, node, message);
             }
             News::Unreachable { partition, to } => self.hosts.report_unreachable(partition, to),
             News::Forwarded { node, forwarded } => self.hosts.take_from_node(node, forwarded),
@@ -166,26 +190,49 @@ impl Peers {
         }
         let mut wires = self.wires.borrow_mut();
         for PeerMessage { partition, to: storage, message } in messages {
-            if let Some(to) = self.replica_of(partition, storage)
+            if let Some(to) = self.replica_of(&mut wires, partition, storage, now)
                 && let Err(error) = wires.queue(to, partition, message, now.mono_ns)
             {
                 tracing::error!(partition = partition.0, %error, "a message of a group is dropped");
             }
         }
         self.hosts.send_forwarded(|node, forwarded| {
-            let to = self.replica_of(forwarded.partition(), StorageId(node.0));
+            let to = self.replica_of(&mut wires, forwarded.partition(), StorageId(node.0), now);
             match to {
                 Some(to) => wires.forward(to, forwarded, now.mono_ns),
-                None => Ok(()),
+                None => {
+                    self.hosts.unsent(&forwarded);
+                    Ok(())
+                }
             }
         });
         wires.flush(&self.core.poller, now.mono_ns);
     }
 
-    /// Where a partition's replica on a storage is: all nodes have as many shards.
-    fn replica_of(&self, partition: PartitionId, storage: StorageId) -> Option<To> {
-        let shard = self.core.shared.layout.shard_of(partition)?;
-        Some(To { node: NodeId(storage.0), storage, shard })
+    /// Where a partition's replica on a storage is: all nodes have as many shards. Nowhere, where a node has joined that was not heard
+    /// yet, or has lost its data: nothing of its former folder is for the one that it has now.
+    fn replica_of(
+        &self,
+        wires: &mut Wires,
+        partition: PartitionId,
+        storage: StorageId,
+        now: Now,
+    ) -> Option<To> {
+        let shared = &self.core.shared;
+        let (shard, node) = (shared.layout.shard_of(partition)?, NodeId(storage.0));
+        if !shared.identity.founders.contains(&node.0)
+            && let Some(contact) = self.hosts.contact(partition, node)
+        {
+            wires.learn(node, contact.peer);
+            let heard = wires.heard(node).map(|epoch| epoch.incarnation);
+            if heard.is_none() {
+                wires.greet(node, &self.core.poller, now.mono_ns);
+            }
+            if heard != Some(contact.incarnation) {
+                return None;
+            }
+        }
+        Some(To { node, storage, shard })
     }
 
     /// Whether there is something to do at once.
@@ -195,7 +242,9 @@ impl Peers {
 
     /// When there is something to do at the latest, on the monotonic clock.
     pub fn next_ns(&self) -> Option<u64> {
-        if self.is_listening.get() { self.wires.borrow().next_ns() } else { None }
+        let wires = self.wires.borrow();
+        let greet = self.has_to_meet(&wires).then(|| self.greet_at_ns.get());
+        if self.is_listening.get() { wires.next_ns().into_iter().chain(greet).min() } else { None }
     }
 
     /// Publishes what has happened so far.

@@ -2,14 +2,15 @@
 //!
 //! Written rarely or by one core alone; no request waits for anything here.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
-use corduroy_shards::PartitionId;
 use corduroy_shards::ids::NodeId;
 use corduroy_shards::routing::Layout;
 use corduroy_shards::runtime::{Doorbell, Pool, heap};
+use corduroy_shards::{Contact, PartitionId, ShardId};
 
 use super::budget::{Descriptors, clients_memory};
 use super::clock::{boot_ns, wall_ms};
@@ -81,6 +82,8 @@ pub struct Shared {
     pub rates: Mutex<[Rate; 4]>,
     /// Of each partition the node that leads it; 0: nobody that is known. Of a node that is alone, nothing.
     pub leaders: Vec<AtomicU64>,
+    /// How the nodes of members are reached that founded nothing.
+    pub contacts: Mutex<BTreeMap<NodeId, Contact>>,
     /// The identity as it is in the data folder, once this start is counted.
     counted: Mutex<Option<Identity>>,
     peers: OnceLock<Peers>,
@@ -144,6 +147,7 @@ impl Shared {
             busy: AtomicUsize::new(cores),
             rates: Mutex::default(),
             leaders: layout_leaders,
+            contacts: Mutex::default(),
             counted: Mutex::new(None),
             peers: OnceLock::new(),
             config_file: OnceLock::new(),
@@ -318,6 +322,13 @@ impl Shared {
     #[must_use]
     pub fn take_failure(&self) -> Option<StartError> {
         lock(&self.failure).take()
+    }
+
+    /// What the chance of a shard's replicas comes of: it differs at every start, and for every shard.
+    #[must_use]
+    pub fn seed(&self, shard: ShardId) -> u64 {
+        let now = u64::from(std::process::id()) ^ self.started_ms.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        now ^ self.identity.node.rotate_left(shard.0 % 64)
     }
 
     /// The monotonic clock, in ns since the node started.

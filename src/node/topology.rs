@@ -1,22 +1,23 @@
 //! The cluster as clients are shown it: the nodes of the description, and who leads which partition as far as this node knows.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use corduroy_shards::{PartitionId, ReplicaStatus, Role, StorageId};
+use corduroy_shards::ids::NodeId;
+use corduroy_shards::{Contact, PartitionId, ReplicaStatus, Role, StorageId};
 
-use super::shared::Shared;
+use super::shared::{Shared, lock};
 use crate::config::peers::Node;
 use crate::resp::backend::{ClientNode, Topology};
 
-/// Notes who leads the partitions of these replicas. A founder's member id is its number among the founders.
+/// Notes who leads the partitions of these replicas.
 pub fn note_leaders(shared: &Shared, replicas: impl Iterator<Item = ReplicaStatus>) {
     for replica in replicas {
-        let founder = replica.leader.and_then(|member| usize::try_from(member.0.checked_sub(1)?).ok());
         let leader = match replica.role {
             Role::Leader => Some(shared.identity.node),
             Role::Follower | Role::Candidate | Role::PreCandidate => {
-                founder.and_then(|at| shared.identity.founders.get(at).copied())
+                replica.leader_storage.map(|storage| storage.0)
             }
         };
         if let Some(known) = shared.known_leader(replica.partition) {
@@ -29,7 +30,22 @@ fn shown(node: &Node) -> ClientNode {
     ClientNode { id: node.id, host: node.client.ip().to_string(), port: node.client.port() }
 }
 
+fn of_contact(Contact { node, client, .. }: &Contact) -> ClientNode {
+    ClientNode { id: node.0, host: client.ip().to_string(), port: client.port() }
+}
+
 impl Shared {
+    /// Notes how the nodes of members are reached that founded nothing: those of the newest folders count.
+    pub fn note_contacts<'c>(&self, contacts: impl Iterator<Item = &'c Contact>) {
+        let mut known = lock(&self.contacts);
+        for contact in contacts {
+            let newest = known.entry(contact.node).or_insert(*contact);
+            if newest.incarnation <= contact.incarnation {
+                *newest = *contact;
+            }
+        }
+    }
+
     /// The node that leads a partition, as of the last time that figures were published.
     pub fn leader_of(&self, partition: PartitionId) -> Option<u64> {
         self.known_leader(partition)
@@ -50,11 +66,14 @@ impl Topology for Shared {
 
     fn nodes(&self) -> Vec<ClientNode> {
         let nodes = self.peers().map_or(&[][..], |peers| &peers.description.nodes);
-        nodes.iter().map(shown).collect()
+        let mut all: BTreeMap<u64, ClientNode> = nodes.iter().map(|node| (node.id, shown(node))).collect();
+        all.extend(lock(&self.contacts).iter().map(|(node, contact)| (node.0, of_contact(contact))));
+        all.into_values().collect()
     }
 
     fn node_of(&self, storage: StorageId) -> Option<ClientNode> {
-        self.peers()?.description.node(storage.0).map(shown)
+        let joined = lock(&self.contacts).get(&NodeId(storage.0)).map(of_contact);
+        joined.or_else(|| self.peers()?.description.node(storage.0).map(shown))
     }
 
     fn slots(&self) -> Vec<(Range<u16>, Option<u64>)> {

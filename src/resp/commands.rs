@@ -20,6 +20,7 @@ pub mod introspection;
 pub mod keys;
 mod latency;
 pub mod memory;
+pub mod replica;
 mod secrets;
 pub mod server;
 pub mod strings;
@@ -84,6 +85,8 @@ pub enum Flow {
     Unwatch,
     /// WAIT.
     Wait,
+    /// REPLICA.
+    Members,
     /// QUIT.
     Quit,
     /// RESET.

@@ -53,6 +53,11 @@ pub const PREFIXES: &[ErrorPrefix] = &[
         "no space for the log or the state; never appended",
         "yes, once there is space; reads and deletes work",
     ),
+    prefix(
+        "REFUSED",
+        "a change of who belongs to a partition's group, or a transfer of its lead, cannot be made now; the reason is named",
+        "yes, once the reason does not hold any more: what was done is not done again",
+    ),
     prefix("ABORTED", "the entry was seen to be replaced by another leader's", "yes, nothing was done"),
     prefix(
         "STOPPED",
@@ -215,6 +220,7 @@ pub fn rejection(rejection: &Rejection) -> Cow<'static, str> {
         Rejection::Unreadable(partition, what) => {
             format!("IOERR partition {partition}: {what}; nothing was done, retry after a pause").into()
         }
+        Rejection::Refused(partition, why) => format!("REFUSED partition {partition}: {why}").into(),
         Rejection::TooLarge { bytes, limit } => {
             format!("TOOLARGE the request of {bytes} bytes exceeds the limit of {limit} for one entry").into()
         }
@@ -242,6 +248,7 @@ mod tests {
             rejection(&Rejection::ReplicaStopped(p, "x".into())),
             rejection(&Rejection::Damaged(p, "x".into())),
             rejection(&Rejection::Unreadable(p, "x".into())),
+            rejection(&Rejection::Refused(p, "x".into())),
             rejection(&Rejection::TooLarge { bytes: 2, limit: 1 }),
             UNKNOWN_RESULT.into(),
             PARTLY_DONE.into(),

@@ -12,6 +12,7 @@ mod fake;
 pub mod guesses;
 mod inline;
 pub mod latency;
+pub mod members;
 pub mod output;
 pub mod parse;
 mod redirect;

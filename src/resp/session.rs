@@ -28,6 +28,7 @@ mod footprint;
 mod input;
 mod intake;
 mod local;
+mod members;
 mod output;
 mod queue;
 mod roster;

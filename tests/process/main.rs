@@ -16,6 +16,7 @@ mod leads;
 mod left_behind;
 mod lifecycle;
 mod limits;
+mod members;
 mod nodes;
 mod ownership;
 mod refusals;

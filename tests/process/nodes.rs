@@ -28,20 +28,26 @@ pub struct Cluster {
     pub dir: TempDir,
     pub nodes: Vec<Node>,
     partitions: u32,
+    /// The nodes up to this one found the cluster; those above join.
+    founders: u64,
     /// What each node is started with.
     flags: &'static [&'static str],
+}
+
+impl Node {
+    fn new(dir: &TempDir, id: u64) -> Self {
+        let folder = dir.path().join(format!("node-{id}"));
+        Self { id, peer_port: free_port(), client_port: free_port(), folder, server: None }
+    }
 }
 
 impl Cluster {
     /// Nodes that are described, and whose folders are not formatted yet.
     pub fn described(nodes: u64) -> Self {
         let dir = data_dir();
-        let node = |id| {
-            let folder = dir.path().join(format!("node-{id}"));
-            Node { id, peer_port: free_port(), client_port: free_port(), folder, server: None }
-        };
-        let nodes = (1..=nodes).map(node).collect();
-        let cluster = Self { dir, nodes, partitions: 1, flags: &["--redirect", "always"] };
+        let founders = nodes;
+        let nodes = (1..=nodes).map(|id| Node::new(&dir, id)).collect();
+        let cluster = Self { dir, nodes, partitions: 1, founders, flags: &["--redirect", "always"] };
         cluster.describe("peers.toml", CLUSTER, SECRET);
         cluster
     }
@@ -72,9 +78,21 @@ impl Cluster {
             all.push_str(&format!(
                 "[[nodes]]\nid = {id}\npeer = \"127.0.0.1:{peer_port}\"\nclient = \"127.0.0.1:{client_port}\"\n"
             ));
+            if *id > self.founders {
+                all.push_str("joins = true\n");
+            }
         }
         fs::write(&path, all).expect("written");
         path
+    }
+
+    /// One more node, which founded nothing, by a description of its own. It is formatted, and does not run. Returns its id.
+    pub fn add_joining(&mut self) -> u64 {
+        let id = self.nodes.len() as u64 + 1;
+        self.nodes.push(Node::new(&self.dir, id));
+        let peers = self.describe(&format!("node-{id}.toml"), CLUSTER, SECRET);
+        self.format_by(id, &peers, "4MiB");
+        id
     }
 
     pub fn node(&mut self, id: u64) -> &mut Node {
@@ -110,7 +128,8 @@ impl Cluster {
     }
 
     pub fn start(&mut self, id: u64) {
-        let peers = self.dir.path().join("peers.toml");
+        let own = self.dir.path().join(format!("node-{id}.toml"));
+        let peers = if id > self.founders { own } else { self.dir.path().join("peers.toml") };
         self.start_by(id, &peers, self.flags);
     }
 

@@ -354,5 +354,6 @@ const fn reason_name(reason: &crate::shard::io::Rejection) -> &'static str {
         R::Damaged(..) => "rejected: damaged",
         R::Unreadable(..) => "rejected: unreadable",
         R::TooLarge { .. } => "rejected: too large",
+        R::Refused(..) => "rejected: refused",
     }
 }

@@ -81,9 +81,13 @@ impl Hosts {
         let Some(Home::Here(index)) = self.home(partition) else { return Lead::Here };
         let host = self.all.get(index).expect("homes name shards of this core");
         let shard = host.shard.borrow();
-        let Some(replica) = shard.replica(partition).filter(|replica| replica.has_peers()) else {
-            return Lead::Here;
+        let Some(replica) = shard.replica(partition) else {
+            // A node that joins may yet be added to its group.
+            return if self.core.shared.identity.joins() { Lead::Nobody } else { Lead::Here };
         };
+        if !replica.has_peers() {
+            return Lead::Here;
+        }
         match replica.other_leader() {
             Some(storage) => Lead::There(node_of(storage)),
             None if replica.leadership().is_mine() || !replica.is_running() => Lead::Here,

@@ -68,7 +68,10 @@ impl Turns {
             tracing::error!(shard = host.id.0, partition = partition.0, "partition fenced: {why}");
         }
         self.out.leads.drain(..).for_each(|change| hosts.leads.note(change, now.mono_ns));
-        self.out.members.drain(..).for_each(|(ticket, outcome)| hosts.transfers.take(ticket, outcome));
+        for (ticket, outcome) in self.out.members.drain(..) {
+            hosts.transfers.take(ticket, outcome);
+            hosts.members_outcome(ticket, outcome).into_iter().for_each(&mut *bring);
+        }
         for (partition, entry) in self.out.removed.drain(..) {
             tracing::warn!(
                 shard = host.id.0,

@@ -162,7 +162,7 @@ pub fn raft_groups(shared: &Shared) -> Lines {
         lines.push((
             format!("raft_group_{}", replica.partition).into(),
             format!(
-                "role={:?},term={},last={},committed={},applied={},released={},pending={},started_as={:?}",
+                "role={:?},term={},last={},committed={},applied={},released={},pending={},members_as_of={},started_as={:?}",
                 replica.role,
                 replica.term,
                 replica.last,
@@ -170,6 +170,7 @@ pub fn raft_groups(shared: &Shared) -> Lines {
                 replica.applied,
                 replica.released,
                 replica.pending_requests,
+                replica.members_as_of,
                 replica.started_as,
             ),
         ));

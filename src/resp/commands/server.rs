@@ -4,7 +4,9 @@ use super::super::backend::Wish;
 use super::super::errors::Refusal;
 use super::args::{integer, is};
 use super::connection::{REDIS_VERSION, ok};
-use super::{Call, ROW, Row, Run, Scope, cluster, config, introspection, key_range, keys, latency, memory};
+use super::{
+    Call, ROW, Row, Run, Scope, cluster, config, introspection, key_range, keys, latency, memory, replica,
+};
 
 const LOCAL: Row = Row { acl: "connection", flags: "loading stale", since: "2.8.13", ..ROW };
 /// HELP of a command that has subcommands.
@@ -79,6 +81,7 @@ pub const ROWS: &[Row] = &[
         Row { acl: "scripting", group: "scripting", since: "7.0.0", ..HELP },
     ]), ..CONTAINER },
     Row { name: "cluster", since: "3.0.0", group: "cluster", summary: "A container for commands about a cluster, of which this server is no part.", run: Run::Subcommands(cluster::ROWS), ..CONTAINER },
+    Row { name: "replica", since: "8.0.0", group: "cluster", summary: "A container for commands about the members of partitions' groups.", run: Run::Subcommands(replica::ROWS), ..CONTAINER },
     Row { name: "shutdown", arity: -1, flags: "admin noscript loading stale no_multi allow_busy",
         summary: "Shuts the server down, once what is under way is answered.", syntax: "[NOSAVE|SAVE] [NOW] [FORCE] [ABORT]", run: Run::Local(shutdown), ..ROW },
     Row { name: "lolwut", arity: -1, flags: "readonly fast", since: "5.0.0", summary: "Displays the version.", syntax: "[VERSION version]", run: Run::Local(lolwut), ..ROW },

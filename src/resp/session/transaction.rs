@@ -136,6 +136,7 @@ impl Session {
             Flow::Exec => return self.exec(entry, args, backend),
             Flow::Watch => return self.watch(entry, args, backend),
             Flow::Wait => return self.wait(entry, args, backend),
+            Flow::Members => return self.ask_members(entry, args, backend),
             _ => {}
         }
         self.count_local(entry.index, backend);
@@ -161,7 +162,7 @@ impl Session {
                 out.ok();
             }
             Flow::Reset => session.reset(backend, out),
-            Flow::Exec | Flow::Watch | Flow::Wait => unreachable!("taken care of above"),
+            Flow::Exec | Flow::Watch | Flow::Wait | Flow::Members => unreachable!("taken care of above"),
         });
     }
 

@@ -1,0 +1,124 @@
+//! Nodes that join a cluster and leave it while it runs.
+
+use std::time::{Duration, Instant};
+
+use redis::Value;
+
+use crate::nodes::{Cluster, PATIENCE};
+
+/// Asks the second node, which stays, until it is done. What is refused meanwhile has to say so in one of these words.
+fn until_done(cluster: &mut Cluster, words: &[&str]) -> Value {
+    let begun = Instant::now();
+    loop {
+        let id = 2;
+        match cluster.ask(id, words) {
+            Ok(done) => return done,
+            Err(error) => {
+                let is_typed =
+                    ["REFUSED", "UNKNOWNRESULT", "CLUSTERDOWN", "no leader", "its result is not known"];
+                assert!(is_typed.iter().any(|word| error.contains(word)), "{words:?}: {error}");
+                assert!(begun.elapsed() < PATIENCE, "{words:?}: {error}\n{}", cluster.log(id));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+}
+
+/// The members as the leader of the first partition has them, each as a text.
+fn members(cluster: &mut Cluster) -> String {
+    format!("{:?}", until_done(cluster, &["REPLICA", "LIST", "2"]))
+}
+
+fn add(cluster: &mut Cluster, id: u64) {
+    let (peer, client) = (cluster.node(id).peer_port, cluster.node(id).client_port);
+    let [peer, client] = [peer, client].map(|port| format!("127.0.0.1:{port}"));
+    until_done(cluster, &["REPLICA", "ADD", "ALL", &id.to_string(), &peer, &client]);
+}
+
+fn set_keys(cluster: &mut Cluster, name: &str) {
+    let leader = cluster.leader();
+    for n in 0..50 {
+        cluster.ask(leader, &["SET", &format!("{name}:{n}"), &n.to_string()]).expect("acknowledged");
+    }
+}
+
+fn has_keys(cluster: &mut Cluster, name: &str) {
+    let leader = cluster.leader();
+    for n in 0..50 {
+        let found = cluster.ask(leader, &["GET", &format!("{name}:{n}")]);
+        assert_eq!(found, Ok(Value::BulkString(n.to_string().into_bytes())), "{name}:{n}");
+    }
+}
+
+#[test]
+fn a_fourth_node_joins_gets_a_vote_and_the_first_leaves() {
+    let mut cluster = Cluster::started(3);
+    set_keys(&mut cluster, "before");
+    let fourth = cluster.add_joining();
+    cluster.start(fourth);
+    // Nothing has come yet, and nothing is lost.
+    cluster.kill_9(fourth);
+    cluster.start(fourth);
+    let early = cluster.ask(1, &["REPLICA", "PROMOTE", "2", "4"]).expect_err("it is no member");
+    assert!(early.contains("node 4 has no member of the group"), "{early}");
+    add(&mut cluster, fourth);
+    assert!(members(&mut cluster).contains("role=learner"));
+    until_done(&mut cluster, &["REPLICA", "PROMOTE", "ALL", "4"]);
+    let promoted = members(&mut cluster);
+    assert!(promoted.contains("node=4") && !promoted.contains("role=learner"), "{promoted}");
+    set_keys(&mut cluster, "between");
+    until_done(&mut cluster, &["REPLICA", "TRANSFER", "2", "1"]);
+    until_done(&mut cluster, &["REPLICA", "REMOVE", "ALL", "1"]);
+    let removed = members(&mut cluster);
+    assert!(!removed.contains("node=1"), "{removed}");
+    cluster.kill_9(1);
+    set_keys(&mut cluster, "after");
+    // Two of three: the vote of the fourth counts, and after a restart it is found by what the log has of it.
+    for (away, back) in [(2, 3), (3, 2)] {
+        cluster.kill_9(back);
+        cluster.start(back);
+        cluster.await_level();
+        cluster.kill_9(away);
+        for name in ["before", "between", "after"] {
+            has_keys(&mut cluster, name);
+        }
+        cluster.start(away);
+        cluster.await_level();
+    }
+    cluster.kill_9(fourth);
+    cluster.start(fourth);
+    cluster.await_level();
+    has_keys(&mut cluster, "after");
+}
+
+#[test]
+fn a_node_that_lost_its_data_is_not_heard_as_the_member_that_it_was() {
+    let mut cluster = Cluster::started(3);
+    let fourth = cluster.add_joining();
+    cluster.start(fourth);
+    add(&mut cluster, fourth);
+    until_done(&mut cluster, &["REPLICA", "PROMOTE", "ALL", "4"]);
+    cluster.await_level();
+    cluster.kill_9(fourth);
+    std::fs::remove_dir_all(&cluster.node(fourth).folder).expect("removed");
+    let peers = cluster.describe("node-4.toml", crate::nodes::CLUSTER, crate::nodes::SECRET);
+    cluster.format_by(fourth, &peers, "4MiB");
+    cluster.start(fourth);
+    set_keys(&mut cluster, "without");
+    let (peer, client) = (cluster.node(fourth).peer_port, cluster.node(fourth).client_port);
+    let [peer, client] = [peer, client].map(|port| format!("127.0.0.1:{port}"));
+    let begun = Instant::now();
+    loop {
+        match cluster.ask(1, &["REPLICA", "ADD", "2", "4", &peer, &client]) {
+            Err(error) if error.contains("lost the data of its member") => break,
+            // It was not heard yet.
+            other => assert!(begun.elapsed() < PATIENCE, "{other:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // As another member it may come back.
+    until_done(&mut cluster, &["REPLICA", "REMOVE", "ALL", "4"]);
+    add(&mut cluster, fourth);
+    until_done(&mut cluster, &["REPLICA", "PROMOTE", "ALL", "4"]);
+    cluster.await_level();
+}
