@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Under load a fourth node joins a cluster of three, is killed and comes back, gets a vote, and the first leaves while it leads. No client
+# gets an error but those that say that it was not done, or is not known to be; no acknowledged write may be lost, and afterwards the
+# fourth and any other of those that are left have everything, and go on.
+#
+#   tests/power/members.sh [ROUNDS] [server options]    so many clusters, one after the other (default 5)
+#   tests/power/members.sh --quick [server options]     one, in under half a minute
+source "$(dirname "$0")/common.sh"
+source tests/power/nodes.sh
+rounds=5
+case ${1:-} in
+--quick) rounds=1 && shift ;;
+[0-9]*) rounds=$1 && shift ;;
+esac
+options=("$@")
+[ "${#options[@]}" -gt 0 ] || options=(--wal-segment-bytes 4MiB --max-bulk-bytes 1MiB --memory-bytes 64MiB)
+mixes=("-w set -P 1 -c 20" "-w set -P 16 -c 10 -s 1000" "-w incr -P 8 -c 10" "-w mset -P 4 -c 8" "-w ycsb-a -P 4 -c 10")
+# What a client may be answered: it was not done, or that is not known.
+typed="CLUSTERDOWN UNKNOWNRESULT OVERLOADED ABORTED"
+
+# replica WORDS: asks for a change until it is made. What refuses it meanwhile has to say why.
+replica() {
+    local begun reply
+    begun=$(now_ms)
+    while :; do
+        reply=$(ask_node "$loaded" REPLICA "$@")
+        case $reply in
+        '*'*) return ;;
+        -REFUSED* | -CLUSTERDOWN* | -UNKNOWNRESULT* | "no answer") refused=$((refused + 1)) ;;
+        *) fail "round $round: REPLICA $*: $reply" ;;
+        esac
+        [ $(($(now_ms) - begun)) -lt "$patience_ms" ] || fail "round $round: REPLICA $*: $reply"
+        sleep 0.1
+    done
+}
+
+start_load() {
+    mix=${mixes[$((round % ${#mixes[@]}))]}
+    # shellcheck disable=SC2086 # the mix is several words
+    "$load" --addr "127.0.0.1:$(client_port "$loaded")" $mix -r 3000 --rate 3000 --no-preload -d 300 --seed "$round" \
+        --journal "$work/journal" --until-disconnect --quiet --json "$work/load.json" >"$work/load.log" 2>&1 &
+    load_pid=$!
+    journal_bytes=0
+    let_it_run
+}
+
+# end_load: lets it see its connections go, and judges its answers.
+end_load() {
+    let_it_run
+    ask_node "$loaded" CLIENT KILL TYPE normal >/dev/null
+    wait "$load_pid" || true
+    load_pid=""
+    grep -q '"violations": \[\]' "$work/load.json" || { cat "$work/load.log" >&2; fail "round $round: wrong answers ($mix)"; }
+    local word
+    for word in $(grep -A 100000 '"errors": \[' "$work/load.json" | sed -n '/"violations"/q; s/.*"kind": "\([^"]*\)".*/\1/p'); do
+        [[ " $typed " == *" $word "* ]] || { cat "$work/load.log" >&2; fail "round $round: a client was answered $word"; }
+    done
+    acknowledged=$((acknowledged + $(number answers "$work/load.json")))
+}
+
+check_all() {
+    local status
+    for _ in $(seq 20); do
+        find_leader
+        status=0
+        "$load" check "$work/journal" --addr "127.0.0.1:$(client_port "$leader")" >"$work/verdict" 2>"$work/check.log" || status=$?
+        [ "$status" = 0 ] && return
+        grep -q 'answered with an error: \(MOVED\|CLUSTERDOWN\|UNKNOWNRESULT\)' "$work/check.log" || break
+    done
+    cat "$work/verdict" "$work/check.log" >&2
+    fail "round $round: the journal and the nodes disagree"
+}
+
+acknowledged=0 refused=0
+for round in $(seq "$rounds"); do
+    kind="round $round"
+    rm -rf "$work"/node? "$work/journal"
+    describe 1 2 3 >"$work/peers.toml"
+    { cat "$work/peers.toml" && describe_node 4 && echo "joins = true"; } >"$work/joins.toml"
+    for id in 1 2 3; do
+        format_node "$id"
+        start_node "$id"
+    done
+    find_leader
+    for id in 1 2 3; do await_part "$id"; done
+    loaded=$((RANDOM % 2 + 2))
+    start_load
+    format_node 4 "$work/joins.toml"
+    start_node 4 "$work/joins.toml"
+    replica ADD ALL 4 "127.0.0.1:$((port + 14))" "127.0.0.1:$(client_port 4)"
+    sleep "0.$((RANDOM % 90 + 10))"
+    kill_node 4
+    let_it_run
+    start_node 4 "$work/joins.toml"
+    replica PROMOTE ALL 4
+    replica TRANSFER ALL 1
+    let_it_run
+    replica REMOVE ALL 1
+    let_it_run
+    kill_node 1
+    end_load
+    check_all
+    # Two of three are left, and each pair has everything.
+    for id in 2 3; do
+        await_level
+        kill_node "$id"
+        check_all
+        start_node "$id"
+    done
+    await_level
+    for id in 2 3 4; do kill_node "$id"; done
+done
+[ "$acknowledged" -gt 0 ] || fail "nothing was acknowledged: nothing was tested"
+echo "OK: $rounds rounds; $acknowledged requests answered, $refused requests about members refused at first; the last check:" \
+    "$(cat "$work/verdict")"
