@@ -327,9 +327,10 @@ impl<L: DiskLevel> StateMachine for Store<L> {
             partition.source_lsn = at.version_lsn;
         }
         (partition.ops_in_entry, partition.ops_below) = (0, 0);
-        partition.applied = at.lsn;
+        let before = std::mem::replace(&mut partition.applied, at.lsn);
         partition.clock_ms = partition.clock_ms.max(at.stamp_ms);
         self.images.applied(at.partition);
+        self.flush_wanted |= self.images.awaits(at.partition, before, at.lsn);
         self.touch(at.partition);
         self.sweep_if_due(at.partition);
         self.look_if_due();

@@ -84,6 +84,17 @@ impl Images {
         }
     }
 
+    /// Whether an image waits for an entry that was applied since `before`, up to `applied`.
+    #[inline]
+    pub(in crate::store) fn awaits(&self, id: PartitionId, before: Lsn, applied: Lsn) -> bool {
+        self.opens.values().any(|open| match open {
+            Open::Waits { partition, at_least, .. } => {
+                *partition == id && (before.next()..=applied).contains(at_least)
+            }
+            Open::Here(_) | Open::Away | Open::Closed => false,
+        })
+    }
+
     /// The partitions that images wait for a point of.
     fn awaited(&self) -> impl Iterator<Item = PartitionId> {
         self.opens.values().filter_map(|open| match open {
@@ -352,16 +363,19 @@ impl<L: DiskLevel> Store<L> {
                 self.images.events.push(ImageEvent::Opened { number, lsn });
             }
             (Ok(None), Some(Open::Waits { partition, at_least, .. })) => {
-                if !self.partitions.contains_key(&partition) {
+                let Some(applied) = self.partitions.get(&partition).map(|partition| partition.applied) else {
                     let why = format!("nothing was applied to partition {partition}");
                     self.images.events.push(ImageEvent::Failed { number, why });
                     return;
-                }
+                };
                 let waits = Open::Waits { partition, at_least, is_looking: false };
                 self.images.opens.insert(number, waits);
-                self.touch(partition);
-                self.flush_wanted = true;
-                self.freeze_if_due();
+                // No flush makes a point of what is not applied yet: the entry asks for one.
+                if applied >= at_least {
+                    self.touch(partition);
+                    self.flush_wanted = true;
+                    self.freeze_if_due();
+                }
             }
             (Err(why), Some(Open::Waits { .. })) => {
                 self.images.events.push(ImageEvent::Failed { number, why: why.to_string() });

@@ -61,3 +61,35 @@ fn an_install_waits_for_the_flush_that_holds_the_partition() {
     assert_eq!((driver.store.persisted(P), driver.store.persisted(OTHER)), (lsn, Lsn(1)));
     assert_eq!(driver.read_in(P, &get("key 1")), bulk(&value(5)));
 }
+
+/// No flush makes a point of an entry that is yet to come: none is made until it has.
+#[test]
+fn an_image_waits_for_its_entry_and_flushes_nothing_meanwhile() {
+    let mut driver = Driver::new(MemLevel::default(), options());
+    driver.run(&set("key", "1"));
+    driver.flush();
+    let at_least = Lsn(3);
+    driver.store.ask_image(ImageAsk::Open { number: 1, partition: P, at_least });
+    driver.hold_jobs = true;
+    for _ in 0..3 {
+        driver.run_a_job(0);
+        while driver.store.maintain(1_000_000) {}
+    }
+    driver.take_jobs();
+    assert_eq!(driver.held_jobs(), 0, "it has looked once");
+    // A flush that others want makes it look again, and no more.
+    driver.run(&set("key", "2"));
+    driver.store.want_flush(Urgency::Now);
+    let mut jobs = 0;
+    for _ in 0..8 {
+        while driver.store.maintain(1_000_000) {}
+        driver.take_jobs();
+        jobs += driver.held_jobs().min(1);
+        driver.run_a_job(0);
+    }
+    assert!(jobs <= 3, "{jobs} jobs: a flush, a look, and a merge at most");
+    assert_eq!(events(&mut driver), []);
+    driver.run(&set("key", "3"));
+    driver.hold_jobs = false;
+    assert_eq!(answer(&mut driver), ImageEvent::Opened { number: 1, lsn: at_least });
+}
