@@ -159,6 +159,13 @@ impl Membership {
         self.members.iter().find(|member| member.id == id).map(|member| member.storage)
     }
 
+    /// The entry that made it a member; the first one for those who were founded with the group, whose ids are no entries.
+    #[must_use]
+    pub fn since(&self, member: MemberId) -> Lsn {
+        let is_founder = self.as_of == Lsn::ZERO && self.votes(member);
+        if is_founder { Lsn(1) } else { Lsn(member.0) }
+    }
+
     /// The member on a storage.
     #[must_use]
     pub fn member_on(&self, storage: StorageId) -> Option<MemberId> {

@@ -3,7 +3,7 @@
 
 use corduroy_shards::raft::group::GroupOptions;
 use corduroy_shards::raft::membership::MemberId;
-use corduroy_shards::{Change, MemberOutcome, Origin, Role, ShardOptions};
+use corduroy_shards::{Change, Limits, MemberOutcome, Origin, Role, ShardOptions};
 use corduroy_wal::{Lsn, Options};
 use raft::eraftpb::MessageType;
 
@@ -454,4 +454,26 @@ fn reads_that_may_be_old_are_not_answered_while_an_image_is_installed() {
     assert_eq!(cluster.got(away, read), None);
     catch_up(&mut cluster, leader, away);
     assert_eq!(installed(&cluster, away), 1);
+}
+
+/// The ids of founders are no entries, and none of them waits for as many as its id says.
+#[test]
+fn a_founder_gets_an_image_of_less_entries_than_its_id_says() {
+    let keeping_nothing = |node| {
+        let limits = Limits { kept_bytes: 0, second_frame_bytes: 0, ..Limits::default() };
+        ShardOptions { limits, log_soft_segments: 1, ..options(node) }
+    };
+    let mut cluster = Cluster::with(5, keeping_nothing, wal());
+    let away = 4;
+    cluster.kill(away);
+    let leader = cluster.elect();
+    let long = "x".repeat(10_000);
+    (0..3).for_each(|number| cluster.put(leader, &format!("set {number} {long}")));
+    flush(&mut cluster, leader);
+    let status = cluster.status(leader);
+    assert!(status.released > Lsn::ZERO && status.last < Lsn(5), "{status:?}");
+    cluster.start(away, true);
+    catch_up(&mut cluster, leader, away);
+    assert_eq!(installed(&cluster, away), 1);
+    cluster.check_same();
 }

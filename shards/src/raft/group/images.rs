@@ -34,10 +34,10 @@ impl Group {
     }
 
     /// The entry from which on an image may be that a member gets now. One that is older than the configuration would say
-    /// nothing of who came since, and an entry that was written without Raft shows no gap.
+    /// nothing of who came since.
     #[must_use]
     pub fn least_image(&self, member: MemberId) -> Lsn {
-        self.members.now.as_of.max(Lsn(member.0))
+        self.members.now.as_of.max(self.members.now.since(member))
     }
 
     /// There is an image as of the entry `lsn`. Returns the entry's term and the configuration, if a member can be sent it; then
@@ -47,6 +47,7 @@ impl Group {
     /// [`Fault`].
     pub fn has_image(&mut self, member: MemberId, lsn: Lsn) -> Result<Option<(Term, Vec<u8>)>, Fault> {
         let term = raft::Storage::term(self.store(), lsn.get()).unwrap_or_default();
+        // An entry that was written without Raft has no term, and shows no gap.
         if term == 0 || lsn < self.least_image(member) || !self.leads() {
             return Ok(None);
         }

@@ -71,6 +71,13 @@ impl Replica {
         message
     }
 
+    /// The entry that made it a member, as far as it knows: an older image does not have it among the members.
+    #[must_use]
+    pub fn member_since(&self) -> Lsn {
+        let me = self.leadership.member();
+        self.engine.group().map_or(Lsn(me.0), |group| group.members().since(me))
+    }
+
     /// Whether an image that was validated may replace its state; what its header says of who belongs to the group. The
     /// raft crate declines without a word what is refused here.
     ///
@@ -88,7 +95,7 @@ impl Replica {
             () if group.role() == StateRole::Leader || leader_term < self.term() => Err(Ended::Unknown),
             // What the log has brought since is not taken back.
             () if !is_sane || is_of_before => Err(Ended::Damaged),
-            () if header.lsn.0 < me.0 || members.storage(me).is_none() => Err(Ended::TooOld),
+            () if header.lsn < self.member_since() || members.storage(me).is_none() => Err(Ended::TooOld),
             () if members.storage(me) != group.members().storage(me) || members.as_of > header.lsn => {
                 Err(Ended::Damaged)
             }

@@ -20,7 +20,7 @@ use crate::raft::replica::Replica;
 
 /// How a replica stands towards an image that comes.
 fn standing(replica: &Replica, room_bytes: u64) -> Standing {
-    Standing { member: replica.leadership().member().0, committed: replica.committed(), room_bytes }
+    Standing { since: replica.member_since(), committed: replica.committed(), room_bytes }
 }
 
 /// How far it is.

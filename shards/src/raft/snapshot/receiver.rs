@@ -40,8 +40,8 @@ impl Default for ReceiverOptions {
 /// How the replica stands when something comes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Standing {
-    /// Its member id, that is the entry that added it.
-    pub member: u64,
+    /// The entry that made it a member.
+    pub since: Lsn,
     /// The last entry that it knows to be committed.
     pub committed: Lsn,
     /// The bytes that the chunks of an image may take on its disk, those that are stored already among them.
@@ -216,7 +216,7 @@ impl Receiver {
         let is_late = self.incoming.as_ref().is_some_and(|incoming| leader_term < incoming.leader_term);
         let refused = if let Some(ended) = self.how_ended(image, from, Some(offer)) {
             Some(ended)
-        } else if offer.lsn.0 < standing.member {
+        } else if offer.lsn < standing.since {
             Some(Ended::TooOld)
         } else if offer.lsn <= standing.committed {
             Some(Ended::NotNeeded)

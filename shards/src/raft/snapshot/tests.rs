@@ -232,7 +232,7 @@ fn receive(receiver: &mut Receiver, term: u64, image: ImageId, part: Part) -> Ve
     receive_from(receiver, (SENDER, term), (image, part), &STANDING)
 }
 
-const STANDING: Standing = Standing { member: MEMBER, committed: Lsn(45), room_bytes: 1 << 20 };
+const STANDING: Standing = Standing { since: Lsn(MEMBER), committed: Lsn(45), room_bytes: 1 << 20 };
 
 fn receive_from(
     receiver: &mut Receiver,
@@ -431,7 +431,7 @@ fn an_image_is_of_one_member_and_one_offer() {
 /// The replica was taken off, and another one asks for nothing that was stored for it, which may still be on its way.
 #[test]
 fn what_was_forgotten_does_not_begin_anew() {
-    let standing = Standing { member: MEMBER, committed: Lsn(45), room_bytes: u64::MAX };
+    let standing = Standing { since: Lsn(MEMBER), committed: Lsn(45), room_bytes: u64::MAX };
     let mut receiver = Receiver::new(ReceiverOptions::default(), RECEIVER);
     let chunks = image(50, 0);
     let offered = ToReceiver { image: ID, part: offer(50) };
