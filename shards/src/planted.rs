@@ -89,11 +89,17 @@ pub enum PlantedBug {
     StaleForEver,
     /// A member that was restarted votes at once, whatever it had promised before.
     RestartedVotesAtOnce,
+    /// Who gets an image goes on with the members that it knew before.
+    ImageConfigurationIgnored,
+    /// The raft crate never hears what became of an image.
+    ImageStatusUnreported,
+    /// One chunk of an image counts as taken in, and is not stored.
+    ImageChunkSkipped,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 43] = [
         Self::AckBeforeDurable,
         Self::SkipHardState,
         Self::DoubleApplyAfterRestart,
@@ -134,6 +140,9 @@ impl PlantedBug {
         Self::RestartedVotesAtOnce,
         Self::IndexIgnored,
         Self::StaleForEver,
+        Self::ImageConfigurationIgnored,
+        Self::ImageStatusUnreported,
+        Self::ImageChunkSkipped,
     ];
 }
 

@@ -119,9 +119,11 @@ pub enum ChangeRefusal {
         /// By how much.
         entries: u64,
     },
-    /// Those who would have a vote behind it could not agree on anything: too many of them say nothing.
+    /// Those who would have a vote behind it could not agree on anything: too many of them say nothing, or need an image of the
+    /// state first.
     #[error(
-        "of {voters} voters that there would be, only {answered} have answered within an election timeout"
+        "of {voters} voters that there would be, only {answered} have answered within an election timeout and are in reach of \
+         the log"
     )]
     Silent {
         /// Who has, the leader included.

@@ -176,6 +176,7 @@ impl Group {
         }
         self.rounds.as_mut().into_iter().for_each(|rounds| rounds.tick());
         self.members.answers.ticks += 1;
+        self.let_pins_go();
         self.call(|group| {
             group.node.tick();
         })

@@ -12,6 +12,8 @@ pub enum Position {
     Persisted,
     /// What the group's other members may still ask for.
     Members,
+    /// What follows images that members are sent, or come up from.
+    Images,
     /// A reader of the log beside the state machine, numbered by its owner.
     Consumer(u16),
 }
@@ -91,6 +93,14 @@ impl Positions {
             let is_twice = self.at.iter().skip(at + 1).any(|(other, _)| other == position);
             assert!(!is_twice, "position {position:?} is there twice");
         }
+    }
+
+    /// Moves a position to where it is needed, adds it, or takes it away. Returns whether the low-water mark may be higher now.
+    pub fn set(&mut self, position: Position, done: Option<Lsn>) -> bool {
+        let before = self.get(position);
+        self.at.retain(|(at, _)| *at != position);
+        self.at.extend(done.map(|done| (position, done)));
+        before.is_some_and(|before| done.is_none_or(|done| done > before))
     }
 
     /// Where a position stands.

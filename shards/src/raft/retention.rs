@@ -59,9 +59,6 @@ impl Retention {
             return replica.applied();
         }
         let far = wal.last_entry_before(log, self.kept_from).unwrap_or(Lsn::ZERO);
-        // Who gets an image needs what follows it, or gets another one, and so on. But for want of room, it is kept.
-        let image = replica.group().and_then(Group::image_from).filter(|_| !self.is_short);
-        let far = image.map_or(far, |image| far.min(image));
         replica.held_by_all().max(far.min(replica.applied()))
     }
 
@@ -110,6 +107,10 @@ impl Retention {
             is_lowered |=
                 positions.advance(Position::Members, needless).expect("it is not below where it was");
         }
+        // Who gets an image needs what follows it, or gets another one, and so on. But for want of room, it is kept, though others
+        // may have let go of it already: the state has not.
+        let image = replica.group().and_then(Group::image_from).filter(|_| !self.is_short);
+        is_lowered |= positions.set(Position::Images, image);
         if is_lowered {
             let low_water = positions.low_water();
             wal.release(log, low_water);

@@ -65,7 +65,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             }
             Letter::Message(message) if is_of_image(&message) => {
                 let room_bytes = if self.machine.is_out_of_room() { 0 } else { u64::MAX };
-                Ok(self.transfers.received(*partition, replica, (storage, &message), room_bytes))
+                Ok(self.transfers.received(*partition, replica, (storage, &message), (room_bytes, now_ns)))
             }
             Letter::Message(_) if !has_room => Ok(Err(Refused::NoRoom)),
             Letter::Message(message) => replica.step(storage, *message, now_ns),

@@ -11,12 +11,12 @@ use crate::cluster::{Cluster, PARTITION, Way, options, storage};
 use crate::common::{Got, Job};
 use crate::retention::{flush, keeping, wal, write_without};
 
-fn installed(cluster: &Cluster, node: usize) -> u64 {
+pub fn installed(cluster: &Cluster, node: usize) -> u64 {
     cluster.worlds[node].shard.counters().images_installed
 }
 
 /// Lets time pass until a node has applied what the leader has.
-fn catch_up(cluster: &mut Cluster, leader: usize, node: usize) {
+pub fn catch_up(cluster: &mut Cluster, leader: usize, node: usize) {
     for _ in 0..600 {
         cluster.work(50);
         if cluster.status(node).applied == cluster.status(leader).applied {
@@ -27,7 +27,7 @@ fn catch_up(cluster: &mut Cluster, leader: usize, node: usize) {
 }
 
 /// A group of three, one of which is away for longer than the log is kept: the leader, and that one.
-fn with_one_far_behind() -> (Cluster, usize, usize) {
+pub fn with_one_far_behind() -> (Cluster, usize, usize) {
     let mut cluster = Cluster::with(3, keeping, wal());
     let leader = cluster.elect();
     let away = (leader + 1) % 3;

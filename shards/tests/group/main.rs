@@ -2,6 +2,7 @@
 
 mod anywhere;
 mod cluster;
+mod coming_up;
 #[path = "../common/mod.rs"]
 mod common;
 mod growing;

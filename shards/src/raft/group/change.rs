@@ -8,6 +8,7 @@ use corduroy_wal::mix::scramble;
 use corduroy_wal::{Lsn, Term};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
+use super::images::ImagePin;
 use super::stall::Stall;
 use super::{Group, GroupOptions};
 use crate::planted::{self, PlantedBug};
@@ -64,8 +65,10 @@ pub(super) struct Members {
 pub(super) struct Notes {
     /// Members that the configuration does not have yet, and the storages that they were heard from.
     pub met: Vec<(MemberId, StorageId)>,
-    /// Members that an image is on its way to, and as of which entry: what follows it is kept for them.
-    pub images: Vec<(MemberId, Lsn)>,
+    /// Images that members are sent, or come up from.
+    pub images: Vec<ImagePin>,
+    /// The end of the log at the last tick at which there were any.
+    pub last_at_tick: Lsn,
     /// Members that the crate has named an image to since that was asked.
     pub named_images: Vec<MemberId>,
     /// An image as of this entry was installed, and the record that begins the log behind it is not durable.
@@ -115,7 +118,7 @@ impl Answers {
         }
     }
 
-    fn has_within(&self, member: MemberId, ticks: u64) -> bool {
+    pub fn has_within(&self, member: MemberId, ticks: u64) -> bool {
         let mut last = self.last.iter();
         last.any(|(of, tick)| *of == member && self.ticks - tick <= ticks)
     }
@@ -226,8 +229,8 @@ impl Group {
         self.check_answers(changes)
     }
 
-    /// Whether most of those who would have a vote behind the changes have just answered. Without them not even what undoes the
-    /// changes could be committed.
+    /// Whether most of those who would have a vote behind the changes have just answered, and need no image of the state. Without
+    /// them not even what undoes the changes could be committed, or only once an image has come to its end.
     fn check_answers(&self, changes: &[Change]) -> Result<(), ChangeRefusal> {
         let raft = &self.node.raft;
         let has_vote = |id: &MemberId| {
@@ -245,8 +248,8 @@ impl Group {
         let timeout_ticks = raft.election_timeout() as u64;
         let answers = &self.members.answers;
         let voters = self.members.now.ids().filter(has_vote);
-        let is_there: Vec<_> =
-            voters.map(|id| id.0 == raft.id || answers.has_within(id, timeout_ticks)).collect();
+        let has = |id: MemberId| answers.has_within(id, timeout_ticks) && !self.needs_image(id);
+        let is_there: Vec<_> = voters.map(|id| id.0 == raft.id || has(id)).collect();
         let (answered, voters) = (is_there.iter().filter(|is_there| **is_there).count(), is_there.len());
         if 2 * answered > voters { Ok(()) } else { Err(ChangeRefusal::Silent { answered, voters }) }
     }

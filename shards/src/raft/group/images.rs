@@ -4,16 +4,31 @@
 //! that is installed replaces the log in one record; until that is durable, nothing else happens to the node.
 
 use corduroy_wal::{Lsn, Term};
+use raft::ProgressState;
 use raft::SnapshotStatus;
 use raft::eraftpb::{Message, MessageType, Snapshot};
 
 use super::Group;
+use crate::planted::{self, PlantedBug};
 use crate::raft::guard::Fault;
 use crate::raft::history::History;
 use crate::raft::membership::{MemberId, Membership, StorageId};
 
 /// Members that are not known yet and are remembered, at most.
 const MET_MAX: usize = 8;
+
+/// So many election timeouts the log is kept for a member that has its image and does not answer.
+const AWAITED_ELECTIONS: u64 = 10;
+
+/// An image that a member is sent, or comes up from: what follows it is kept in the log for that member.
+#[derive(Debug)]
+pub(super) struct ImagePin {
+    member: MemberId,
+    /// The entry that it is as of.
+    lsn: Lsn,
+    /// The member has it, and comes up by the log.
+    is_there: bool,
+}
 
 impl Group {
     /// Whether the crate asked for images, or has named one.
@@ -57,8 +72,8 @@ impl Group {
         metadata.set_conf_state(self.members.now.conf_state());
         let configuration = self.members.now.encode();
         let images = &mut self.members.notes_mut().images;
-        images.retain(|(of, _)| *of != member);
-        images.push((member, lsn));
+        images.retain(|pin| pin.member != member);
+        images.push(ImagePin { member, lsn, is_there: false });
         assert!(Term(term) <= self.hard_state().term, "entry {lsn} is of a term that has not begun");
         self.set_image(member, Some(image));
         self.call(|group| {
@@ -77,14 +92,24 @@ impl Group {
             .for_each(|history| history.set_image(member, image.clone()));
     }
 
-    /// What became of the image for a member. The crate asks only while it leads; what is kept for the image is kept no longer
-    /// whoever leads.
+    /// What became of the image for a member. The crate asks only while it leads; what is kept for the image is kept on for a
+    /// member that may have it, until that has come up.
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn report_image(&mut self, member: MemberId, has_it: bool) -> Result<(), Fault> {
+    pub fn report_image(
+        &mut self,
+        member: MemberId,
+        (has_it, may_have_it): (bool, bool),
+    ) -> Result<(), Fault> {
+        let comes_up = may_have_it && self.leads();
+        if has_it {
+            self.members.answers.note(member);
+        }
         if let Some(notes) = &mut self.members.notes {
-            notes.images.retain(|(of, _)| *of != member);
+            notes.images.retain(|pin| comes_up || pin.member != member);
+            notes.images.iter_mut().filter(|pin| pin.member == member).for_each(|pin| pin.is_there = true);
+            notes.last_at_tick = Lsn(u64::MAX);
         }
         self.set_image(member, None);
         if !self.leads() {
@@ -94,10 +119,37 @@ impl Group {
         self.call(|group| group.node.report_snapshot(member.0, status))
     }
 
-    /// The lowest entry that an image is as of which is on its way to a member.
+    /// The entry behind which the log is kept for members that images are on their way to, or that come up from one.
     #[must_use]
     pub fn image_from(&self) -> Option<Lsn> {
-        self.members.notes.as_ref()?.images.iter().map(|(_, lsn)| *lsn).min()
+        let needed = |pin: &ImagePin| {
+            let has = self.node.raft.prs().get(pin.member.0).map_or(0, |progress| progress.matched);
+            if pin.is_there { pin.lsn.max(Lsn(has)) } else { pin.lsn }
+        };
+        self.members.notes.as_ref()?.images.iter().map(needed).min()
+    }
+
+    /// A tick later. A member that has what the log had at the last one has come up; for one that says nothing nothing is kept.
+    pub(super) fn let_pins_go(&mut self) {
+        let (last, leads) = (self.last(), self.leads());
+        let ticks = AWAITED_ELECTIONS * self.node.raft.election_timeout() as u64;
+        let answers = &self.members.answers;
+        let prs = self.node.raft.prs();
+        let Some(notes) = self.members.notes.as_mut().filter(|notes| !notes.images.is_empty()) else {
+            return;
+        };
+        let before = std::mem::replace(&mut notes.last_at_tick, last);
+        notes.images.retain(|pin| {
+            let is_behind = prs.get(pin.member.0).is_some_and(|progress| Lsn(progress.matched) < before);
+            !pin.is_there || (leads && is_behind && answers.has_within(pin.member, ticks))
+        });
+    }
+
+    /// Whether a member lacks what the log does not have any more, as far as its leader knows.
+    pub(super) fn needs_image(&self, member: MemberId) -> bool {
+        let Some(progress) = self.node.raft.prs().get(member.0) else { return true };
+        let is_served = |next: Lsn| self.store().history().is_none_or(|history| history.serves(next));
+        progress.state == ProgressState::Snapshot || !is_served(Lsn(progress.matched).next())
     }
 
     /// Takes what the crate says of images out of what is sent: the images are sent instead.
@@ -129,6 +181,8 @@ impl Group {
         members: Membership,
         (leader, leader_term): (MemberId, Term),
     ) -> Result<(), Fault> {
+        let is_ignored = planted::is(PlantedBug::ImageConfigurationIgnored);
+        let members = if is_ignored { self.members.now.clone() } else { members };
         let mut message =
             Message { from: leader.0, to: self.node.raft.id, term: leader_term.get(), ..Message::default() };
         message.set_msg_type(MessageType::MsgSnapshot);

@@ -50,7 +50,7 @@ impl Replica {
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn report_image(&mut self, member: MemberId, has_it: bool) -> Result<(), Fault> {
+    pub fn report_image(&mut self, member: MemberId, has_it: (bool, bool)) -> Result<(), Fault> {
         self.engine.group_mut().map_or(Ok(()), |group| group.report_image(member, has_it))
     }
 

@@ -84,8 +84,15 @@ impl Incoming {
         self.receiver.wakes_at_ns().unwrap_or(u64::MAX)
     }
 
-    /// A message came of the leader of a term.
-    pub fn received(&mut self, from: (u64, u64), message: &ToReceiver, replica: &Replica, room_bytes: u64) {
+    /// A message came of the leader of a term. While no image comes, time is not followed: what is heard first is heard now.
+    pub fn received(
+        &mut self,
+        from: (u64, u64),
+        message: &ToReceiver,
+        replica: &Replica,
+        (room_bytes, now_ns): (u64, u64),
+    ) {
+        self.receiver.tick(now_ns);
         self.receiver.received(from, message, &standing(replica, room_bytes));
     }
 

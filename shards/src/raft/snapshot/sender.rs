@@ -71,6 +71,14 @@ impl Status {
     }
 }
 
+impl Status {
+    /// Whether the member may have what the image includes: it has, or it died, or was not heard of any more.
+    #[must_use]
+    pub const fn may_be_success(self) -> bool {
+        self.is_success() || matches!(self, Self::MemberRestarted | Self::Expired)
+    }
+}
+
 /// What a sender has to have done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SenderOutput {
