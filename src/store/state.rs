@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 
-use corduroy_shards::image::{Header, ImageAsk, ImageEvent};
+use corduroy_shards::image::{CONTENT_BYTES_MAX, Header, ImageAsk, ImageEvent};
 use corduroy_shards::{
     Applied, KeyspaceId, PartitionId, Prepared, StateMachine, Step, Unreadable, Urgency, Wait,
 };
@@ -51,6 +51,8 @@ pub struct Options {
     pub load_jobs: usize,
     /// Rows, or as much work, that KEYS looks at before others are served.
     pub gather_rows: u64,
+    /// Bytes of rows in a chunk of an image: the same on all nodes, and the default but in small worlds.
+    pub image_chunk_bytes: usize,
     /// The hash's secret for a store that is created; an existing one keeps its own. Give all nodes of a cluster the
     /// same, so that SCAN's cursors mean the same everywhere.
     pub hash_seed: HashSeed,
@@ -70,6 +72,7 @@ impl Options {
             max_reply_bytes: 112 << 20,
             load_jobs: 4,
             gather_rows: 4096,
+            image_chunk_bytes: CONTENT_BYTES_MAX,
             hash_seed,
         }
     }

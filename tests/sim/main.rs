@@ -73,7 +73,13 @@ const WANTED: &[(&str, u64)] = &[
     ("quorums healed", 50),
     ("replicas compared", 5000),
     ("full disks in groups", 20),
-    ("replicas left behind", 100),
+    ("images begun", 150),
+    ("chunks stored", 300),
+    ("parts of images lost", 20),
+    ("images dropped by who gets them", 10),
+    ("images installed", 100),
+    ("crashes during installs", 3),
+    ("members that join", 50),
     ("members changed", 80),
     ("leads handed on", 10),
     ("replicas removed", 5),
@@ -95,7 +101,7 @@ fn worlds_are_clean_and_not_idle() {
 }
 
 /// Planted bugs that are found fastest, one for each kind of guard, and the number of seeds among which they must be.
-const FASTEST: [(&str, u64); 19] = [
+const FASTEST: [(&str, u64); 21] = [
     ("wal:AckBeforeDurable", 20),
     ("wal:StaleFrameAccepted", 20),
     ("wal:WatermarkSkipsHole", 60),
@@ -111,6 +117,8 @@ const FASTEST: [(&str, u64); 19] = [
     ("shard:DeafLeads", 200),
     ("shard:VoteForgotten", 60),
     ("shard:CommitNeedsAll", 20),
+    ("shard:ImageStatusUnreported", 40),
+    ("shard:ImageConfigurationIgnored", 40),
     ("machine:PersistedTooEarly", 20),
     ("machine:RetryForgotten", 80),
     ("machine:DamageServed", 120),

@@ -168,6 +168,10 @@ impl Subject for StoreSubject {
         damaged as u64
     }
 
+    fn keep_rows(&self, media: &MemLevel) {
+        media.keep_rows();
+    }
+
     fn restore(&self, media: &MemLevel) {
         media.restore();
     }
@@ -185,6 +189,8 @@ impl Subject for StoreSubject {
             max_dirty_bytes: flush_bytes * 16,
             // Far fewer than there are keys: others come between the slices of KEYS.
             gather_rows: 1 + knobs.keys / 8,
+            // Small states: their images have several chunks all the same.
+            image_chunk_bytes: bytes(knobs.chunk_bytes),
             ..Options::with_memory(64 << 20, SEED)
         };
         media.set_at_hand(knobs.at_hand_per_mille, knobs.requests);

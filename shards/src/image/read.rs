@@ -15,6 +15,8 @@ use crate::ids::{KeyspaceId, PartitionId};
 pub struct Reader {
     /// The most bytes that an item may have.
     item_bytes_max: usize,
+    /// The bytes of each piece but the last one.
+    piece_bytes: usize,
     next: u32,
     header: Option<Header>,
     /// What has come of an item that is not whole.
@@ -37,6 +39,7 @@ impl Reader {
     pub fn new(item_bytes_max: usize) -> Self {
         Self {
             item_bytes_max,
+            piece_bytes: CONTENT_BYTES_MAX,
             next: 0,
             header: None,
             partial: Vec::new(),
@@ -49,6 +52,12 @@ impl Reader {
             is_complete: false,
             failed: None,
         }
+    }
+
+    /// Of an image that was cut [otherwise](super::Writer::with_pieces_of).
+    #[must_use]
+    pub fn with_pieces_of(self, content_bytes: usize) -> Self {
+        Self { piece_bytes: content_bytes.clamp(1, CONTENT_BYTES_MAX), ..self }
     }
 
     /// What the image is of, once its first chunk has come.
@@ -116,7 +125,7 @@ impl Reader {
                 self.header = Some(read_header(content).ok_or(wrong("it is no header"))?);
             }
             (Kind::Items, Some(_)) => {
-                if std::mem::replace(&mut self.is_last_piece, content.len() < CONTENT_BYTES_MAX) {
+                if std::mem::replace(&mut self.is_last_piece, content.len() < self.piece_bytes) {
                     return Err(wrong("it follows the last piece"));
                 }
                 self.totals.stream_bytes += content.len() as u64;

@@ -12,6 +12,8 @@ pub struct Writer {
     /// Items that are in no chunk yet, from `cut` on.
     stream: Vec<u8>,
     cut: usize,
+    /// What a chunk of items has, but for the last one.
+    content_bytes: usize,
     next: u32,
     checksum: crc32fast::Hasher,
     totals: Totals,
@@ -37,6 +39,7 @@ impl Writer {
         let mut writer = Self {
             stream: Vec::new(),
             cut: 0,
+            content_bytes: CONTENT_BYTES_MAX,
             next: 0,
             checksum: crc32fast::Hasher::new(),
             totals: Totals::default(),
@@ -45,6 +48,13 @@ impl Writer {
         };
         let first = writer.chunk(Kind::Header, &content);
         (writer, first)
+    }
+
+    /// Cuts its items into pieces of so many bytes, at least one and at most [`CONTENT_BYTES_MAX`]: for small worlds, whose readers
+    /// are [set](super::Reader::with_pieces_of) likewise.
+    #[must_use]
+    pub fn with_pieces_of(self, content_bytes: usize) -> Self {
+        Self { content_bytes: content_bytes.clamp(1, CONTENT_BYTES_MAX), ..self }
     }
 
     /// Adds what there is beside rows: before them, by ascending numbers from 1 on.
@@ -84,7 +94,7 @@ impl Writer {
 
     /// The next chunk, if enough was added for one.
     pub fn take_chunk(&mut self) -> Option<Vec<u8>> {
-        let end = self.cut + CONTENT_BYTES_MAX;
+        let end = self.cut + self.content_bytes;
         if self.stream.len() < end {
             return None;
         }

@@ -18,6 +18,7 @@ use crate::shard::io::Reply;
 use crate::sim::history::{Broken, History, ReadRecord, Shown};
 use crate::sim::pace::Pace;
 use crate::sim::probes::Probes;
+use crate::sim::swarm::Knobs;
 use crate::sim::workload::{Sent, Subject};
 
 /// A broken invariant.
@@ -65,8 +66,12 @@ pub struct Books<S: Subject> {
     outstanding: BTreeMap<(u64, u64), Sent>,
     last_done: HashMap<(u64, PartitionId), u64>,
     violation: Option<Violation>,
+    /// Installs that machines were asked for since somebody looked.
+    pub installs_asked: u64,
     /// How old a state may be that reads see which may be answered anywhere, in ns of the world's time.
     stale_ns: u64,
+    /// Whether groups of one may get company.
+    may_grow: bool,
     /// What was met.
     pub probes: Probes,
 }
@@ -84,14 +89,18 @@ impl<S: Subject> Books<S> {
             outstanding: BTreeMap::new(),
             last_done: HashMap::new(),
             violation: None,
+            installs_asked: 0,
             stale_ns: 0,
+            may_grow: false,
             probes: Probes::default(),
         }
     }
 
-    /// Reads that may be answered anywhere may see a state that is so old by the slowest clock, in ms.
-    pub const fn may_be_old(&mut self, stale_ms: u64) {
-        self.stale_ns = stale_ms * 1_000_000 * 10 / 9;
+    /// What these knobs let happen: reads that may be answered anywhere may see a state that is so old by the slowest clock, and
+    /// groups that were alone may get company.
+    pub const fn expect(&mut self, knobs: &Knobs) {
+        self.stale_ns = knobs.stale_ms * 1_000_000 * 10 / 9;
+        self.may_grow = knobs.spares > 0;
     }
 
     /// The machine under test and its model.
@@ -318,6 +327,8 @@ impl<S: Subject> Books<S> {
         }
         let Some(history) = self.partitions.get_mut(&partition) else { return };
         let judged = history.read(&self.subject, node, (id, op, now_ms), outcome);
+        let is_grown = self.may_grow;
+        let judged = judged.map(|read| history.hold_later(&self.subject, node, (op, is_grown), read));
         if let Some(record) = self.judge(judged) {
             self.reads.insert(id, record);
         }

@@ -277,7 +277,10 @@ impl<S: Subject> Common<S> {
             Reply::Rejected(Rejection::NotLeader(_, leader)) => {
                 self.clients.note_leader(client, partition, node_of(*leader));
             }
-            Reply::Rejected(Rejection::NoLeader(_) | Rejection::ReplicaStopped(..)) | Reply::Unknown => {
+            Reply::Rejected(
+                Rejection::NoLeader(_) | Rejection::NoPartition(_) | Rejection::ReplicaStopped(..),
+            )
+            | Reply::Unknown => {
                 self.clients.note_leader(client, partition, None);
                 self.clients.move_on(client);
             }

@@ -151,7 +151,7 @@ impl<S: Subject> SimNode<S> {
     /// A replica that was taken off is opened again, as soon as it may be.
     pub(super) fn reopen(&mut self, world: &mut Common<S>, shard: usize, partition: PartitionId) {
         let seed = mix(world.plan.seed ^ mix(world.now_ns ^ partition.0 ^ self.name(0)));
-        let origin = world.plan.knobs.origin();
+        let Some(origin) = self.origin(&world.plan.knobs, partition) else { return };
         let added = self.with_shard(shard, |shard| {
             let added = shard.add(partition, &origin, seed);
             (added, shard.replicas().find(|replica| replica.partition == partition))

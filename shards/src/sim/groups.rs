@@ -44,10 +44,7 @@ impl Knobs {
                 self.classes.insert(class);
             }
         }
-        // A change of members may leave the group to one that lags behind so far that it needs an image of the state.
-        if !self.keeps_all() {
-            self.classes.remove(&Class::Members);
-        }
+        self.draw_spares(seed);
     }
 
     /// In some seeds with several nodes, logs drop what a member that lags far behind needs.
@@ -56,6 +53,9 @@ impl Knobs {
         if rng.chance(KEPT_LITTLE_PER_MILLE) {
             self.kept_bytes = rng.pick(&[0, 64 << 10, 128 << 10, 512 << 10]);
         }
+        let mut rng = Rng::new(seed, "images");
+        self.chunk_bytes = rng.pick(&[500, 4_000, 256 << 10]);
+        self.image_bytes_per_s = rng.pick(&[200 << 10, 2 << 20, 64 << 20]);
     }
 
     /// In half of the seeds with several nodes, requests come all the time until faults end: an election takes as long as many
@@ -67,11 +67,6 @@ impl Knobs {
             let think_ns = self.horizon_ns * self.connections / bursts / 5;
             self.think_ns = self.think_ns.max(think_ns);
         }
-    }
-
-    /// Whether logs have no reason to drop what a member lacks.
-    pub(super) fn keeps_all(&self) -> bool {
-        self.kept_bytes >= KEPT_ALL_BYTES && !self.has(Class::FullDisk)
     }
 
     /// Full segments above which a log is long and written again. Half of one that is long is kept for members, so where all

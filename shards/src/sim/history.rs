@@ -420,6 +420,24 @@ impl<S: Subject> History<S> {
         Ok(ReadRecord { lsn, ops: point, clock_ms: now_ms, outcome: outcome.clone() })
     }
 
+    /// A group of one that gets company judges reads by the log's clock, though its own has shown a later time: what rests on
+    /// that is logged first. So an answer counts as one of the time that was shown, if it is what would be right then.
+    pub(super) fn hold_later(
+        &mut self,
+        subject: &S,
+        node: usize,
+        (op, is_grown): (&[u8], bool),
+        read: ReadRecord<S::Outcome>,
+    ) -> ReadRecord<S::Outcome> {
+        let shown_ms = self.shown.clock_ms;
+        if !is_grown || read.clock_ms >= shown_ms {
+            return read;
+        }
+        let expected = self.model_at(subject, node, read.ops).read(op, shown_ms);
+        let clock_ms = if subject.same(op, &expected, &read.outcome) { shown_ms } else { read.clock_ms };
+        ReadRecord { clock_ms, ..read }
+    }
+
     /// The model after so many ops: the newest where that is all of them, else one that is kept for the replica.
     fn model_at(&mut self, subject: &S, node: usize, point: u64) -> &mut S::Model {
         if point == self.all_ops() {

@@ -123,10 +123,10 @@ impl<S: Subject> World<S> {
         let books = self.common.books.borrow();
         let mut judged = Ok(());
         for partition in self.common.partitions_of(shard) {
-            let voters = voters(&logs, partition);
+            let (voters, founders) = (voters(&logs, partition), self.common.plan.knobs.founders());
             let images = logs.iter_mut().enumerate().map(|(node, log)| {
                 let entries = entries(log, partition).map_err(|why| ("an undamaged log opens", why))?;
-                let votes = voters.as_ref().is_none_or(|voters| voters.contains(&node));
+                let votes = voters.as_ref().map_or(node < founders, |voters| voters.contains(&node));
                 Ok(Image { persisted: books.persisted_of(node, partition), votes, entries })
             });
             judged = judged.and_then(|()| {

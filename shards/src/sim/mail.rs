@@ -9,6 +9,7 @@ use crate::ids::{MemberId, PartitionId, StorageId};
 use crate::net::frame::Stream;
 use crate::net::hello::Versions;
 use crate::net::{FrameReader, FrameWriter, Lane, Outgoing};
+use crate::raft::snapshot::transfers::is_of_image;
 use crate::raft::start::Origin;
 use crate::shard::io::{Input, PeerMessage};
 use crate::sim::net::{Links, Parcel};
@@ -50,10 +51,10 @@ impl Knobs {
         if self.nodes == 1 { StorageId::UNKNOWN } else { StorageId(node as u64 + 1) }
     }
 
-    /// Every partition's group is founded with a voter on each node.
+    /// Every partition's group is founded with a voter on each of the first nodes.
     pub(super) fn origin(&self) -> Origin {
         let voter = |node| (MemberId(node as u64 + 1), self.storage(node));
-        Origin::Found((0..self.node_count()).map(voter).collect())
+        Origin::Found((0..self.founders()).map(voter).collect())
     }
 }
 
@@ -85,7 +86,7 @@ fn open(from: usize, to: usize, bytes: Vec<u8>) -> Option<Vec<(PartitionId, raft
 impl<S: Subject> SimNode<S> {
     /// The messages of its replicas leave.
     pub(super) fn post(&self, world: &mut Common<S>, messages: Vec<PeerMessage>) {
-        let mut frames = vec![Vec::new(); world.plan.knobs.node_count()];
+        let mut frames = vec![(Vec::new(), 0); world.plan.knobs.node_count()];
         for message in messages {
             world.probe("messages between nodes");
             let judged = world.safety.sends((self.number, message.partition), &message.message);
@@ -97,16 +98,21 @@ impl<S: Subject> SimNode<S> {
                 world.broken("messages go to members", format!("{message:?}"));
                 continue;
             };
+            let is_of_image = is_of_image(&message.message);
             match Outgoing::new(message.partition, message.message) {
-                Ok(outgoing) => frame.push(outgoing),
+                Ok(outgoing) => {
+                    frame.0.push(outgoing);
+                    frame.1 += u64::from(is_of_image);
+                }
                 Err(why) => world.broken("what replicas send can be sent", why.to_string()),
             }
         }
-        let to_each = frames.into_iter().enumerate().filter(|(_, messages)| !messages.is_empty());
-        to_each.for_each(|(to, messages)| self.send_frame(world, to, &messages));
+        let to_each = frames.into_iter().enumerate().filter(|(_, (messages, _))| !messages.is_empty());
+        to_each.for_each(|(to, (messages, images))| self.send_frame(world, to, &messages, images));
     }
 
-    fn send_frame(&self, world: &mut Common<S>, to: usize, messages: &[Outgoing]) {
+    /// Sends a frame; of its messages so many are of images.
+    fn send_frame(&self, world: &mut Common<S>, to: usize, messages: &[Outgoing], images: u64) {
         let from = self.number;
         let bytes = Vec::from(FrameWriter::new(stream(from, to)).write(messages));
         let partitions = messages.iter().map(Outgoing::partition).collect();
@@ -115,6 +121,8 @@ impl<S: Subject> SimNode<S> {
             agenda.put(at_ns, Happening::Deliver { from, to, parcel: Box::new(parcel) });
         });
         world.probe("frames between nodes");
+        let lost = if fared.is_lost { images } else { 0 };
+        world.books.borrow_mut().probes.add("parts of images lost", lost);
         for (befell, what) in [
             (fared.is_lost, "frames lost"),
             (fared.is_doubled, "frames doubled"),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use corduroy_wal::Lsn;
 
-use crate::ids::{MemberId, PartitionId, Ticket};
+use crate::ids::{MemberId, PartitionId, StorageId, Ticket};
 use crate::raft::changes::Change;
 use crate::raft::membership::Membership;
 use crate::raft::requests::{MemberOutcome, MemberRequest};
@@ -62,7 +62,16 @@ pub(super) fn members_of<S: Subject>(shard: &SimShard<S>, partition: PartitionId
 }
 
 /// What the operator asks the leader, a member of this group: drawn by chance, and not always what can be done.
-fn draw_request(members: &Membership, leader: MemberId, draw: u64) -> Option<MemberRequest> {
+fn draw_request(
+    members: &Membership,
+    leader: MemberId,
+    free: &[StorageId],
+    draw: u64,
+) -> Option<MemberRequest> {
+    let mut joins = Rng::new(draw, "members that join");
+    if !free.is_empty() && joins.chance(400) {
+        return Some(MemberRequest::Change(vec![Change::AddLearner(joins.pick(free))]));
+    }
     let mut rng = Rng::new(draw, "request about members");
     let (voters, learners): (Vec<_>, Vec<_>) =
         members.ids().filter(|id| *id != leader).partition(|id| members.is_voter(*id));
@@ -104,6 +113,8 @@ fn missing(members: &Membership, request: &MemberRequest, lsn: Lsn) -> Option<St
 impl<S: Subject> World<S> {
     /// The operator asks whoever leads a partition for a change of its members, or to hand on the lead.
     pub(super) fn ask_about_members(&mut self, partition: PartitionId, draw: u64) {
+        self.start_joiners();
+        let free = self.free_storages(partition);
         let Self { nodes, common } = self;
         let shard = common.shard_of(partition);
         if common.faults_over || common.operator.open.values().any(|asked| asked.partition == partition) {
@@ -117,7 +128,9 @@ impl<S: Subject> World<S> {
         let Some(members) = members else { return };
         // Now and then, another one at once.
         let draws = [Some(draw), draw.is_multiple_of(3).then_some(draw + 1)];
-        for request in draws.into_iter().flatten().filter_map(|draw| draw_request(&members, leader, draw)) {
+        for request in
+            draws.into_iter().flatten().filter_map(|draw| draw_request(&members, leader, &free, draw))
+        {
             node.asked_about_members(common, partition, request);
         }
     }

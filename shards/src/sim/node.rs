@@ -2,11 +2,14 @@
 //!
 //! Invariant: a node reaches nothing of another one. What it does to the world, it does to what all nodes have in common.
 
+use std::collections::BTreeMap;
+
 use corduroy_wal::device::IoId;
 
 use crate::Shard;
 use crate::ids::{PartitionId, ShardId};
 use crate::machine::StateMachine;
+use crate::raft::start::Origin;
 use crate::sim::clock::Clock;
 use crate::sim::disk::{Disk, SimDevice};
 use crate::sim::observed::Observed;
@@ -51,6 +54,8 @@ pub(super) struct SimNode<S: Subject> {
     /// How many processes began or ended: it names the one that something is due for.
     pub(super) incarnation: u64,
     pub(super) replicated: bool,
+    /// Partitions whose groups it has joined, and as whom.
+    pub(super) joined: BTreeMap<PartitionId, Origin>,
     /// Openings that are still to be cut off.
     pub(super) nested: u32,
     /// The number of the last full-disk period; an earlier one's end does not end it.
@@ -76,6 +81,7 @@ pub(super) struct NodeStreams {
     pub(super) job: Rng,
     pub(super) rest: Rng,
     pub(super) reopen: Rng,
+    pub(super) install: Rng,
 }
 
 impl NodeStreams {
@@ -90,6 +96,7 @@ impl NodeStreams {
             job: stream("job"),
             rest: stream("rest"),
             reopen: stream("reopened replicas"),
+            install: stream("crashes during installs"),
         }
     }
 }
@@ -116,6 +123,7 @@ pub(super) enum NodeEvent<S: Subject> {
     Restart,
     TryStop,
     Reopen { shard: usize, partition: PartitionId },
+    Crash,
 }
 
 impl<S: Subject> SimNode<S> {
@@ -130,6 +138,7 @@ impl<S: Subject> SimNode<S> {
             process: None,
             incarnation: 0,
             replicated: knobs.replicated,
+            joined: BTreeMap::new(),
             nested: 0,
             full_disk: 0,
             paused_until_ns: 0,
@@ -169,6 +178,8 @@ impl<S: Subject> SimNode<S> {
             NodeEvent::Restart => self.open(world),
             NodeEvent::TryStop => self.try_stop(world),
             NodeEvent::Reopen { shard, partition } => self.reopen(world, shard, partition),
+            NodeEvent::Crash if world.faults_over => {}
+            NodeEvent::Crash => self.crash(world),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::image::Header;
 use crate::image::ask::{ImageAsk, ImageEvent};
 use crate::machine::{Applied, Prepared, StateMachine, Step, Unreadable, Urgency, Wait};
 use crate::sim::check::Books;
+use crate::sim::installs::{note_ask, note_event};
 use crate::sim::planted::MachineBug;
 use crate::sim::workload::{Subject, unstamp};
 
@@ -266,6 +267,9 @@ impl<S: Subject> StateMachine for Observed<S> {
     }
 
     fn ask_image(&mut self, ask: ImageAsk) {
+        let is_install = matches!(ask, ImageAsk::Install { .. });
+        self.books.borrow_mut().installs_asked += u64::from(is_install);
+        note_ask(&ask, &mut self.books.borrow_mut().probes);
         self.inner.ask_image(ask);
     }
 
@@ -273,6 +277,7 @@ impl<S: Subject> StateMachine for Observed<S> {
         let known = events.len();
         self.inner.take_image_events(events);
         for event in events.iter().skip(known) {
+            note_event(event, &mut self.books.borrow_mut().probes);
             if let ImageEvent::Installed { result: Ok(image), .. } = event {
                 self.books.borrow_mut().installed(self.node, image);
             }

@@ -7,6 +7,8 @@ use crate::image::transfer::Process;
 use crate::raft::group::GroupOptions;
 use crate::raft::lease::Reads;
 use crate::raft::replica::Replication;
+use crate::raft::snapshot::receiver::ReceiverOptions;
+use crate::raft::snapshot::sender::SenderOptions;
 use crate::sim::process::REQUEST_TIMEOUT_MS;
 use crate::sim::swarm::Knobs;
 use crate::{ImageOptions, Limits, ShardOptions};
@@ -25,6 +27,22 @@ pub(super) fn wal_options(knobs: &Knobs, seed: u64) -> Options {
     }
 }
 
+impl Knobs {
+    /// How images are sent: slowly, and with waits that are short beside those of production, as all of a world's are.
+    fn images(&self, process: Process) -> ImageOptions {
+        let sender = SenderOptions {
+            window: 3,
+            bytes_per_s: self.image_bytes_per_s,
+            retry_ms: 100,
+            lost_ms: 20,
+            expiry_ms: 4_000,
+            install_ms: 20_000,
+        };
+        let receiver = ReceiverOptions { unstored: 2, expiry_ms: 4_000 };
+        ImageOptions { process, at_once: 2, sender, receiver }
+    }
+}
+
 /// Small limits, so that every bound is met.
 pub(super) fn shard_options(knobs: &Knobs, (node, starts): (usize, u64), replicated: bool) -> ShardOptions {
     let process = Process { node: NodeId(node as u64), incarnation: 0, starts };
@@ -37,7 +55,7 @@ pub(super) fn shard_options(knobs: &Knobs, (node, starts): (usize, u64), replica
             reads: if knobs.leases > 0 { Reads::Lease } else { Reads::Quorum },
             ..GroupOptions::default()
         },
-        images: ImageOptions { process, ..ImageOptions::default() },
+        images: knobs.images(process),
         replication: if replicated { Replication::On } else { Replication::Off },
         limits: Limits {
             partition_requests: knobs.queue,

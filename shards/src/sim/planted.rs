@@ -23,10 +23,12 @@ pub enum MachineBug {
     DamageServed,
     /// A replica that is not the first to apply an op loses what every 64th one of them does.
     LostOnFollowers,
+    /// An image leaves the rows that it does not have.
+    ImageKeepsRows,
 }
 
 impl MachineBug {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::PersistedTooEarly,
         Self::DoubleApply,
         Self::LocalClock,
@@ -34,6 +36,7 @@ impl MachineBug {
         Self::RetryForgotten,
         Self::DamageServed,
         Self::LostOnFollowers,
+        Self::ImageKeepsRows,
     ];
 }
 

@@ -13,11 +13,12 @@ use crate::machine::StateMachine;
 use crate::raft::replica::StartedAs;
 use crate::shard::io::Input;
 use crate::sim::disk::{Disk, End, What};
+use crate::sim::installs::note_unfinished;
 use crate::sim::members::members_of;
 use crate::sim::node::{Job, JobDone, NodeEvent, Process, SimNode, SimShard, Unit};
 use crate::sim::observed::Observed;
 use crate::sim::options::{shard_options, wal_options};
-use crate::sim::planted::Planted;
+use crate::sim::planted::{MachineBug, Planted};
 use crate::sim::rng::mix;
 use crate::sim::safety::Standing;
 use crate::sim::swarm::{Class, MS};
@@ -69,10 +70,15 @@ impl<S: Subject> SimNode<S> {
 
     fn open_shard(&mut self, world: &mut Common<S>, shard: usize) -> Result<SimShard<S>, NotOpened> {
         let number = u32::try_from(shard).expect("at most 4 shards");
-        let mine = world.partitions_of(shard);
+        let origin_of = |id: PartitionId| Some((id, self.origin(&world.plan.knobs, id)?));
+        let origins = world.partitions_of(shard).into_iter().filter_map(origin_of).collect::<Vec<_>>();
+        let mine = origins.iter().map(|(id, _)| *id).collect::<Vec<_>>();
         let media = self.media.get_mut(shard).expect("one a shard");
         let machine = {
             let books = world.books.borrow();
+            if Planted::of_machine(world.plan.planted) == Some(MachineBug::ImageKeepsRows) {
+                books.subject().keep_rows(media);
+            }
             books
                 .subject()
                 .open(media, ShardId(number), &world.plan.knobs)
@@ -93,9 +99,9 @@ impl<S: Subject> SimNode<S> {
             books.probes.add("torn tails", u64::from(recovered.torn_tail.is_some()));
             books.probes.add("segments recovered by footer", recovered.by_footer);
             books.probes.add("segments scanned", recovered.scanned);
+            note_unfinished(&wal, &machine, &mine, &mut books.probes);
             drop(books);
             let knobs = &world.plan.knobs;
-            let origins = mine.iter().map(|id| (*id, knobs.origin())).collect::<Vec<_>>();
             let options = shard_options(knobs, (self.number, self.incarnation), self.replicated);
             Shard::open(options, wal, machine, &origins, seed)
         });
@@ -264,6 +270,7 @@ impl<S: Subject> SimNode<S> {
             world.probe("replicas removed");
         }
         self.answer_operator(world, shard, std::mem::take(&mut outputs.members));
+        self.interrupt_installs(world);
         for (partition, why) in &outputs.fenced {
             self.fenced(world, *partition, why);
         }

@@ -72,7 +72,8 @@ impl<S: Subject> SimNode<S> {
                 NodeEvent::Turn { .. }
                 | NodeEvent::Restart
                 | NodeEvent::TryStop
-                | NodeEvent::Reopen { .. } => None,
+                | NodeEvent::Reopen { .. }
+                | NodeEvent::Crash => None,
             }
         });
     }

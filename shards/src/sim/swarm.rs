@@ -200,8 +200,10 @@ pub struct Planned {
 /// Sizes and shapes of one world.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Knobs {
-    /// Nodes, each with a replica of every partition.
+    /// Nodes, each with a replica of every partition, but for the last ones.
     pub nodes: u32,
+    /// The last nodes, which have no replicas until members join there.
+    pub spares: u32,
     /// Shards of a node, 1 to 4.
     pub shards: u32,
     /// Partitions, 1 to 16.
@@ -250,6 +252,10 @@ pub struct Knobs {
     pub replicated: bool,
     /// Bytes of a log that are kept for members that lag behind.
     pub kept_bytes: u64,
+    /// Bytes of rows in a chunk of an image.
+    pub chunk_bytes: u64,
+    /// Bytes of an image that are sent in a second.
+    pub image_bytes_per_s: u64,
     /// ms between ticks of the groups.
     pub tick_ms: u64,
     /// Whether leaders have leases, 0 or 1.
@@ -280,8 +286,11 @@ impl Knobs {
         let shards = u32::try_from(rng.pick(&[1, 1, 1, 2, 2, 3, 4])).expect("small");
         let mut knobs = Self {
             nodes: 1,
+            spares: 0,
             tick_ms: 100,
             kept_bytes: KEPT_ALL_BYTES,
+            chunk_bytes: 256 << 10,
+            image_bytes_per_s: 64 << 20,
             leases: 0,
             stale_ms: 0,
             link_ns: 0,

@@ -53,6 +53,11 @@ pub trait Subject: 'static {
         0
     }
 
+    /// Has images leave what they do not have: a bug that is planted.
+    fn keep_rows(&self, media: &Self::Media) {
+        let _ = media;
+    }
+
     /// Puts what was damaged back as it was.
     fn restore(&self, media: &Self::Media) {
         let _ = media;

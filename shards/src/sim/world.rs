@@ -231,7 +231,7 @@ impl<S: Subject> World<S> {
             plan,
             watch,
         };
-        common.books.borrow_mut().may_be_old(common.plan.knobs.stale_ms);
+        common.books.borrow_mut().expect(&common.plan.knobs);
         Self { nodes, common }
     }
 
@@ -339,6 +339,7 @@ impl<S: Subject> World<S> {
     }
 
     fn check_waits(&mut self) {
+        self.start_joiners();
         self.common.agenda.put(self.common.now_ns + 1000 * MS, Happening::CheckWaits);
         let oldest = self.common.books.borrow().oldest().copied();
         if let Some(sent) = oldest.filter(|sent| self.common.now_ns - sent.at_ns > LONGEST_WAIT_NS) {
@@ -346,8 +347,7 @@ impl<S: Subject> World<S> {
                 .broken("every request is answered", format!("{sent:?} is open after {LONGEST_WAIT_NS} ns"));
         }
         // A look costs as much as an opening. On one node a crash shows most of what it would show.
-        let per_mille = if self.nodes.len() > 1 { 500 } else { 30 };
-        if self.common.streams.images.chance(per_mille) {
+        if self.common.streams.images.chance(if self.nodes.len() > 1 { 500 } else { 30 }) {
             self.judge_images();
         }
     }
@@ -436,6 +436,7 @@ impl<S: Subject> World<S> {
 
     /// Reads everything; the books compare each answer with the model.
     fn audit(&mut self) -> bool {
+        self.start_joiners();
         let reads = self.common.books.borrow().subject().audit(&self.common.plan.knobs);
         for read in reads {
             let invariant = "every partition answers reads once faults have ended";

@@ -4,15 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use corduroy_wal::mix::scramble;
 
+use super::format::RowLocation;
 use super::{
     CoreRead, DiskError, DiskLevel, DiskRow, DiskStats, IngestError, KeyRange, Pace, Pinned, ReadRow, Room,
     Sought, Staging, WantedHaste, get_one_by_one, ingested_bytes,
 };
+use crate::store::memory::meta::PartitionMeta;
 
 /// What the keys of keys' rows begin with.
 const ROW_TAG: u8 = 2;
@@ -28,6 +30,8 @@ pub struct MemLevel {
     damage: Arc<Mutex<Damage>>,
     /// Of a thousand reads of a core, those that find their row at hand; and the state of what draws them.
     at_hand: Arc<Mutex<(u64, u64)>>,
+    /// See [`MemLevel::keep_rows`].
+    keeps_rows: Arc<AtomicBool>,
 }
 
 /// Rows that cannot be read, as long as they are not written over.
@@ -45,6 +49,7 @@ impl Default for MemLevel {
             capacity_bytes: Arc::new(AtomicU64::new(u64::MAX)),
             damage: Arc::default(),
             at_hand: Arc::default(),
+            keeps_rows: Arc::default(),
         }
     }
 }
@@ -70,6 +75,26 @@ impl MemLevel {
         let (per_mille, state) = &mut *at_hand;
         *state = state.wrapping_add(1);
         scramble(*state) % 1000 < *per_mille
+    }
+
+    /// Lets an image that replaces a partition from now on leave the rows that it does not have: a mistake that tests have to
+    /// find.
+    pub fn keep_rows(&self) {
+        self.keeps_rows.store(true, Ordering::Relaxed);
+    }
+
+    /// Rows of before of the partitions that these rows replace, as they are if they are kept.
+    fn kept_rows(&self, rows: &[DiskRow]) -> Vec<DiskRow> {
+        let meta = rows.get(1).and_then(|(_, value)| PartitionMeta::decode(value.as_ref()?));
+        if !self.keeps_rows.load(Ordering::Relaxed) || meta.is_none_or(|meta| meta.installed.is_none()) {
+            return Vec::new();
+        }
+        let last = rows.iter().rev().find_map(|(key, _)| RowLocation::read(key));
+        let Some((now, ..)) = last else { return Vec::new() };
+        let map = self.map();
+        let before = map.iter().filter_map(|(key, value)| Some((RowLocation::read(key)?, value)));
+        let of_it = before.filter(|((was, ..), _)| was.partition == now.partition && *was != now);
+        of_it.map(|((_, hash, key), value)| (now.key(hash, key), Some(value.clone()))).collect()
     }
 
     /// Lets every ingestion from now on find no room, or some again.
@@ -194,7 +219,13 @@ impl DiskLevel for MemLevel {
         if free_bytes < needed_bytes.saturating_add(kept_bytes) {
             return Err(IngestError::NoRoom { needed_bytes, free_bytes });
         }
-        let rows = rows.collect::<Result<Vec<DiskRow>, DiskError>>()?;
+        let mut rows = rows.collect::<Result<Vec<DiskRow>, DiskError>>()?;
+        let kept = self.kept_rows(&rows);
+        if !kept.is_empty() {
+            rows.extend(kept);
+            rows.sort();
+            rows.dedup_by(|(later, _), (earlier, _)| later == earlier);
+        }
         assert!(rows.is_sorted_by(|(a, _), (b, _)| a < b), "an ingestion takes ascending keys, each once");
         let mut map = self.map();
         let mut damaged = self.damaged();

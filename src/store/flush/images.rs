@@ -169,7 +169,7 @@ impl<L: DiskLevel> Store<L> {
 
     /// Has jobs look whether there are points for the images that wait; else has a flush make them.
     fn look_for_points(&mut self) {
-        let seed = self.seed;
+        let (seed, chunk_bytes) = (self.seed, self.options.image_chunk_bytes);
         let mut tasks = Vec::new();
         for (number, open) in &mut self.images.opens {
             if let Open::Waits { partition, at_least, is_looking } = open
@@ -177,7 +177,7 @@ impl<L: DiskLevel> Store<L> {
             {
                 *is_looking = true;
                 let (number, partition, at_least) = (*number, *partition, *at_least);
-                tasks.push(ImageTask::Open { number, partition, at_least, seed });
+                tasks.push(ImageTask::Open { number, partition, at_least, seed, chunk_bytes });
             }
         }
         tasks.into_iter().for_each(|task| self.image_job(task));
@@ -306,7 +306,8 @@ impl<L: DiskLevel> Store<L> {
             present.map_or(0, |present| present.flush_version.max(present.persisted_flush_version)) + 1;
         let item_bytes_max =
             (self.options.max_value_bytes + MAX_KEY_BYTES + ITEM_HEAD_BYTES).max(SECTION_BYTES_MAX);
-        Install { partition, image, last, flush_version, seed: self.seed, item_bytes_max }
+        let (seed, chunk_bytes) = (self.seed, self.options.image_chunk_bytes);
+        Install { partition, image, last, flush_version, seed, item_bytes_max, chunk_bytes }
     }
 
     /// Takes what a job has done.

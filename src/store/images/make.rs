@@ -16,6 +16,7 @@ use crate::store::memory::meta::PartitionMeta;
 pub(in crate::store) struct Making {
     partition: PartitionId,
     seed: HashSeed,
+    chunk_bytes: usize,
     meta: PartitionMeta,
     pinned: Pinned,
     writer: Option<Writer>,
@@ -29,7 +30,7 @@ impl Making {
         disk: &L,
         partition: PartitionId,
         at_least: Lsn,
-        seed: HashSeed,
+        (seed, chunk_bytes): (HashSeed, usize),
     ) -> Result<Option<Self>, DiskError> {
         let mut read = None;
         let pinned = disk.pin(&partition_key(partition), &mut |value| {
@@ -47,6 +48,7 @@ impl Making {
             Some(Some(meta)) => Ok(pinned.map(|pinned| Self {
                 partition,
                 seed,
+                chunk_bytes,
                 meta,
                 pinned,
                 writer: None,
@@ -72,7 +74,8 @@ impl Making {
             clock_ms: self.meta.clock_ms,
             configuration,
         };
-        let (mut writer, first) = Writer::new(&header);
+        let (writer, first) = Writer::new(&header);
+        let mut writer = writer.with_pieces_of(self.chunk_bytes);
         writer.section(SECTION_MACHINE, &machine_section(self.seed, &self.meta));
         self.writer = Some(writer);
         first

@@ -33,8 +33,8 @@ const WATCHED: u8 = 2;
 
 /// What a job does about images.
 pub(super) enum ImageTask {
-    /// Looks whether there is a point to make one of.
-    Open { number: u64, partition: PartitionId, at_least: Lsn, seed: HashSeed },
+    /// Looks whether there is a point to make one of, in chunks of so many bytes of rows.
+    Open { number: u64, partition: PartitionId, at_least: Lsn, seed: HashSeed, chunk_bytes: usize },
     /// Makes the next chunk; the first one, with what that states.
     Read { number: u64, making: Box<Making>, begin: Option<(Term, Vec<u8>)> },
     /// Lets what it reads go.
@@ -57,6 +57,8 @@ pub(super) struct Install {
     pub(super) seed: HashSeed,
     /// The longest item.
     pub(super) item_bytes_max: usize,
+    /// Bytes of rows in a chunk.
+    pub(super) chunk_bytes: usize,
 }
 
 /// What came of an [`ImageTask`].
@@ -107,8 +109,8 @@ impl fmt::Debug for ImageTask {
 impl ImageTask {
     pub(super) fn run<L: DiskLevel>(self, disk: &L) -> ImageDone {
         match self {
-            Self::Open { number, partition, at_least, seed } => {
-                let found = Making::open(disk, partition, at_least, seed);
+            Self::Open { number, partition, at_least, seed, chunk_bytes } => {
+                let found = Making::open(disk, partition, at_least, (seed, chunk_bytes));
                 ImageDone::Opened { number, found: found.map(|making| making.map(Box::new)) }
             }
             Self::Read { number, mut making, begin } => {

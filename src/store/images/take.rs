@@ -178,7 +178,7 @@ fn not_stored(why: &DiskError) -> InstallError {
 }
 
 fn reader(install: &Install) -> Reader {
-    Reader::new(install.item_bytes_max)
+    Reader::new(install.item_bytes_max).with_pieces_of(install.chunk_bytes)
 }
 
 /// The rows of a validated image, as the disk level keeps them.
