@@ -105,7 +105,16 @@ impl FieldReader<'_, '_> {
                 message.context = self.payload(length as usize)?;
                 check_image(self.kind, &message.context).map_err(|why| self.wrong(why))?;
             }
-            Kind::TimeoutNow => self.only(0)?,
+            Kind::Beat => {
+                self.only(0)?;
+                (message.index, message.commit, message.commit_term) =
+                    (self.number()?, self.number()?, self.number()?);
+            }
+            Kind::Sleep => {
+                self.only(0)?;
+                message.index = self.number()?;
+            }
+            Kind::TimeoutNow | Kind::Wake => self.only(0)?,
             Kind::ReadIndex | Kind::ReadIndexResponse => {
                 self.only(0)?;
                 if self.kind == Kind::ReadIndexResponse {

@@ -10,6 +10,10 @@ use super::frame::Lane;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Kind {
+    /// A shard is alive: from its storage to another one with members of its groups (`liveness.rs`). It
+    /// names one of these groups, to find its way; its members are the storages. The crate's kinds of this number and of the two
+    /// of sleep are ones that peers never step.
+    Beat = 1,
     /// Entries, or only how far the group has committed.
     Append = 3,
     /// What became of an append.
@@ -24,8 +28,12 @@ pub enum Kind {
     Heartbeat = 8,
     /// The follower has heard it.
     HeartbeatResponse = 9,
+    /// A member is to go on: something has come up in a group that sleeps.
+    Wake = 10,
     /// What that member answers. The crate's kind of this number is one that peers never step.
     ImageResponse = 11,
+    /// The leader goes to sleep, and the follower is to do the same.
+    Sleep = 12,
     /// The leader asks a follower to take its lead.
     TimeoutNow = 14,
     /// A follower asks the leader from which index on a read may be answered.
@@ -46,7 +54,8 @@ pub fn lane_of(message: &Message) -> Lane {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
+        Self::Beat,
         Self::Append,
         Self::AppendResponse,
         Self::VoteRequest,
@@ -54,7 +63,9 @@ impl Kind {
         Self::Image,
         Self::Heartbeat,
         Self::HeartbeatResponse,
+        Self::Wake,
         Self::ImageResponse,
+        Self::Sleep,
         Self::TimeoutNow,
         Self::ReadIndex,
         Self::ReadIndexResponse,
@@ -72,6 +83,9 @@ impl Kind {
             MessageType::MsgRequestVoteResponse => Self::VoteResponse,
             MessageType::MsgSnapshot => Self::Image,
             MessageType::MsgSnapStatus => Self::ImageResponse,
+            MessageType::MsgBeat => Self::Beat,
+            MessageType::MsgUnreachable => Self::Wake,
+            MessageType::MsgCheckQuorum => Self::Sleep,
             MessageType::MsgHeartbeat => Self::Heartbeat,
             MessageType::MsgHeartbeatResponse => Self::HeartbeatResponse,
             MessageType::MsgTimeoutNow => Self::TimeoutNow,
@@ -80,12 +94,7 @@ impl Kind {
             MessageType::MsgRequestPreVote => Self::PreVoteRequest,
             MessageType::MsgRequestPreVoteResponse => Self::PreVoteResponse,
             // What a group says to itself, and what would pass the registry of proposals, or let anybody move the lead.
-            MessageType::MsgHup
-            | MessageType::MsgBeat
-            | MessageType::MsgPropose
-            | MessageType::MsgUnreachable
-            | MessageType::MsgCheckQuorum
-            | MessageType::MsgTransferLeader => return None,
+            MessageType::MsgHup | MessageType::MsgPropose | MessageType::MsgTransferLeader => return None,
         })
     }
 
@@ -107,6 +116,9 @@ impl Kind {
             Self::VoteResponse => "vote_response",
             Self::Heartbeat => "heartbeat",
             Self::HeartbeatResponse => "heartbeat_response",
+            Self::Beat => "beat",
+            Self::Sleep => "sleep",
+            Self::Wake => "wake",
             Self::TimeoutNow => "timeout_now",
             Self::ReadIndex => "read_index",
             Self::ReadIndexResponse => "read_index_response",
@@ -133,6 +145,9 @@ impl Kind {
             Self::ImageResponse => MessageType::MsgSnapStatus,
             Self::Heartbeat => MessageType::MsgHeartbeat,
             Self::HeartbeatResponse => MessageType::MsgHeartbeatResponse,
+            Self::Beat => MessageType::MsgBeat,
+            Self::Sleep => MessageType::MsgCheckQuorum,
+            Self::Wake => MessageType::MsgUnreachable,
             Self::TimeoutNow => MessageType::MsgTimeoutNow,
             Self::ReadIndex => MessageType::MsgReadIndex,
             Self::ReadIndexResponse => MessageType::MsgReadIndexResp,
@@ -151,11 +166,35 @@ impl Kind {
             | Self::VoteResponse
             | Self::Heartbeat
             | Self::HeartbeatResponse
+            | Self::Beat
+            | Self::Sleep
+            | Self::Wake
             | Self::TimeoutNow
             | Self::ReadIndex
             | Self::ReadIndexResponse
             | Self::PreVoteRequest
             | Self::PreVoteResponse => Lane::Liveness,
+        }
+    }
+
+    /// The first version of frames that has it. A peer that speaks an earlier one is not sent it.
+    #[must_use]
+    pub const fn since(self) -> u8 {
+        match self {
+            Self::Beat | Self::Sleep | Self::Wake => 3,
+            Self::Append
+            | Self::AppendResponse
+            | Self::Image
+            | Self::ImageResponse
+            | Self::VoteRequest
+            | Self::VoteResponse
+            | Self::Heartbeat
+            | Self::HeartbeatResponse
+            | Self::TimeoutNow
+            | Self::ReadIndex
+            | Self::ReadIndexResponse
+            | Self::PreVoteRequest
+            | Self::PreVoteResponse => 1,
         }
     }
 
@@ -170,7 +209,9 @@ impl Kind {
             Self::VoteResponse | Self::PreVoteResponse => COMMIT | COMMIT_TERM | REJECT,
             Self::Heartbeat | Self::HeartbeatResponse => COMMIT | CONTEXT,
             Self::Image | Self::ImageResponse => CONTEXT,
-            Self::TimeoutNow => 0,
+            Self::Beat => INDEX | COMMIT | COMMIT_TERM,
+            Self::Sleep => INDEX,
+            Self::TimeoutNow | Self::Wake => 0,
             Self::ReadIndex => ENTRIES,
             Self::ReadIndexResponse => INDEX | ENTRIES,
         }

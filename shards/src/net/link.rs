@@ -121,6 +121,17 @@ impl Link {
         self.queue.drain(..messages).map(of).unzip()
     }
 
+    /// Drops what frames of that version do not have. Returns how much that was.
+    pub fn drop_newer(&mut self, version: u8) -> usize {
+        let before = self.queue.len();
+        self.queue.retain(|waiting| {
+            let is_known = waiting.message.since() <= version;
+            self.queued_bytes -= if is_known { 0 } else { waiting.message.bytes() };
+            is_known
+        });
+        before - self.queue.len()
+    }
+
     /// Takes all that waits.
     pub fn take_all(&mut self) -> VecDeque<Waiting> {
         self.queued_bytes = 0;

@@ -15,9 +15,12 @@
 //!    18 pre-vote response
 //!  7 image                 length u32 | bytes of image::transfer::ToReceiver
 //! 11 image response        length u32 | bytes of image::transfer::ToSender
+//!  1 beat                  incarnation u64 | epoch u64 | number u64; its term is the process's start, and one
 //!  8 heartbeat             commit u64 | with flag 4: context
 //!    9 heartbeat response
-//! 14 timeout now           nothing
+//! 10 wake                 nothing; its term is 1
+//! 14 timeout now          nothing
+//! 12 sleep                 index u64
 //! 15 read index            context; its term is 0
 //! 16 read index response   index u64 | context
 //! run         term u64 | entries u32, of that term | each: length u32, of which the upper 2 bits are the kind | bytes
@@ -198,6 +201,12 @@ impl Outgoing {
         self.bytes
     }
 
+    /// The first version of frames that has its kind.
+    #[must_use]
+    pub const fn since(&self) -> u8 {
+        self.kind.since()
+    }
+
     /// The partition that it belongs to.
     #[must_use]
     pub const fn partition(&self) -> PartitionId {
@@ -274,6 +283,9 @@ fn flags(kind: Kind, message: &Message) -> u8 {
         Kind::Append
         | Kind::Image
         | Kind::ImageResponse
+        | Kind::Beat
+        | Kind::Sleep
+        | Kind::Wake
         | Kind::TimeoutNow
         | Kind::ReadIndex
         | Kind::ReadIndexResponse => 0,
@@ -315,7 +327,9 @@ fn fields_bytes(kind: Kind, message: &Message) -> Result<usize, Contradiction> {
             check_image(kind, &message.context)?;
             4 + message.context.len()
         }
-        Kind::TimeoutNow => 0,
+        Kind::Beat => 3 * 8,
+        Kind::Sleep => 8,
+        Kind::TimeoutNow | Kind::Wake => 0,
         Kind::ReadIndex => context_bytes(read_context(message)?)?,
         Kind::ReadIndexResponse => 8 + context_bytes(read_context(message)?)?,
     })
@@ -332,6 +346,9 @@ pub(super) fn check_image(kind: Kind, bytes: &Bytes) -> Result<(), Contradiction
         | Kind::VoteResponse
         | Kind::Heartbeat
         | Kind::HeartbeatResponse
+        | Kind::Beat
+        | Kind::Sleep
+        | Kind::Wake
         | Kind::TimeoutNow
         | Kind::ReadIndex
         | Kind::ReadIndexResponse
@@ -425,7 +442,9 @@ fn write_fields(kind: Kind, message: &Message, out: &mut Vec<u8>) {
             out.extend_from_slice(&length.to_le_bytes());
             out.extend_from_slice(&message.context);
         }
-        Kind::TimeoutNow => {}
+        Kind::Beat => [index, commit, commit_term].into_iter().for_each(|field| put(out, field)),
+        Kind::Sleep => put(out, index),
+        Kind::TimeoutNow | Kind::Wake => {}
         Kind::ReadIndex | Kind::ReadIndexResponse => {
             if kind == Kind::ReadIndexResponse {
                 put(out, index);

@@ -231,11 +231,13 @@ pub enum Dropped {
     NoShard,
     /// Not every founder of the cluster was met yet.
     NotMet,
+    /// The peer speaks a version of frames that does not have it. Nobody counts on its arrival, and its loss is not reported.
+    TooNew,
 }
 
 impl Dropped {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::QueueFull,
         Self::BackingOff,
         Self::ConnectionLost,
@@ -243,6 +245,7 @@ impl Dropped {
         Self::TooLong,
         Self::NoShard,
         Self::NotMet,
+        Self::TooNew,
     ];
 
     /// As it is called in figures.
@@ -256,6 +259,7 @@ impl Dropped {
             Self::TooLong => "too_long",
             Self::NoShard => "no_shard",
             Self::NotMet => "not_met",
+            Self::TooNew => "too_new",
         }
     }
 }

@@ -41,6 +41,14 @@ impl Parcel {
         }
     }
 
+    /// The first version of frames that it goes in. What is for clients has a lane, of which that is asked.
+    pub const fn since(&self) -> u8 {
+        match self {
+            Self::Replica(message) => message.since(),
+            Self::Forwarded(_) => 0,
+        }
+    }
+
     /// The partition that it is about.
     pub const fn partition(&self) -> PartitionId {
         match self {

@@ -62,6 +62,8 @@ struct Session {
     node: NodeId,
     epoch: Epoch,
     side: Side,
+    /// Of frames.
+    version: u8,
     writer: FrameWriter,
     reader: FrameReader,
     /// Since when the connection has had a frame of which it has taken nothing more.
@@ -238,6 +240,7 @@ impl Peers {
             link.is_due = false;
             let LinkState::Up(conn) = link.state else { continue };
             let Some(Conn { stage: Stage::Up(session), .. }) = self.conns.get_mut(&conn) else { continue };
+            (0..link.drop_newer(session.version)).for_each(|_| self.counters.count_drop(Dropped::TooNew));
             if link.is_empty() || session.writing_since_ns.is_some() {
                 continue;
             }

@@ -196,6 +196,7 @@ impl Peers {
             node: info.node,
             epoch: info.epoch,
             side: info.side,
+            version: info.outgoing.version,
             writer: FrameWriter::new(info.outgoing),
             reader: FrameReader::new(info.incoming, body_bytes),
             writing_since_ns: None,

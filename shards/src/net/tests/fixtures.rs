@@ -154,6 +154,29 @@ fn messages_of_images_of_version_1() {
     }
 }
 
+/// What frames of version 3 have beside that.
+#[test]
+fn messages_of_sleep_of_version_3() {
+    let of = |kind, term| of(kind, (3, 0x0405), term);
+    let messages = [
+        ("beat", Message { index: 0x0708, commit: 0x090a, commit_term: 0x0b0c, ..of(Kind::Beat, 6) }),
+        ("sleep", Message { index: 0x0708, ..of(Kind::Sleep, 9) }),
+        ("wake", of(Kind::Wake, 9)),
+    ];
+    let fixtures = fixtures(include_str!("../sleep-3.txt"));
+    assert_eq!(fixtures.len(), messages.len());
+    for ((name, bytes), (expected, message)) in fixtures.into_iter().zip(messages) {
+        let mut written = Vec::new();
+        outgoing(0x0102, message.clone()).write(&mut written);
+        assert_eq!((name, &written[..]), (expected, &bytes[..]));
+        assert_eq!(decode(&bytes, &mut Fields::new(&bytes)), Ok((PartitionId(0x0102), message)), "{name}");
+        for end in 0..bytes.len() {
+            let cut = bytes.slice(..end);
+            assert!(decode(&cut, &mut Fields::new(&cut)).is_err(), "{name} cut at {end}");
+        }
+    }
+}
+
 /// The frames of the fixture: all messages in one, then one of two.
 #[test]
 fn frames_of_version_1() {

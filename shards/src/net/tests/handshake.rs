@@ -178,8 +178,8 @@ fn both_sides_report_what_differs() {
     let (ours, theirs) = refused(|two| two.node = found);
     assert_eq!((ours, theirs), (Refusal::Node { wanted, found }, Refusal::Node { wanted, found }));
 
-    let (ours, theirs) = refused(|two| two.versions = Versions { lowest: 3, highest: 4 });
-    let (one, two) = (Versions::SPOKEN, Versions { lowest: 3, highest: 4 });
+    let (ours, theirs) = refused(|two| two.versions = Versions { lowest: 4, highest: 5 });
+    let (one, two) = (Versions::SPOKEN, Versions { lowest: 4, highest: 5 });
     assert_eq!(ours, Refusal::Versions { ours: one, theirs: two });
     assert_eq!(theirs, Refusal::Versions { ours: two, theirs: one });
 

@@ -153,6 +153,11 @@ fn any_message() -> impl Strategy<Value = Message> {
         1 => beat(Kind::Heartbeat),
         1 => beat(Kind::HeartbeatResponse),
         1 => Just(of(Kind::TimeoutNow, (1, 2), 5)),
+        1 => Just(of(Kind::Wake, (1, 2), 5)),
+        1 => number().prop_map(|index| Message { index, ..of(Kind::Sleep, (1, 2), 5) }),
+        1 => (number(), number(), number()).prop_map(|(index, commit, commit_term)| {
+            Message { index, commit, commit_term, ..of(Kind::Beat, (1, 2), 5) }
+        }),
         1 => read(Kind::ReadIndex),
         1 => read(Kind::ReadIndexResponse),
     ]
@@ -199,11 +204,5 @@ fn read(
 }
 
 /// The kinds of the crate that are not sent.
-const UNSENT: [MessageType; 6] = [
-    MessageType::MsgHup,
-    MessageType::MsgBeat,
-    MessageType::MsgPropose,
-    MessageType::MsgUnreachable,
-    MessageType::MsgCheckQuorum,
-    MessageType::MsgTransferLeader,
-];
+const UNSENT: [MessageType; 3] =
+    [MessageType::MsgHup, MessageType::MsgPropose, MessageType::MsgTransferLeader];

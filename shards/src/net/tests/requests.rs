@@ -8,7 +8,7 @@ use super::*;
 use crate::ids::StorageId;
 use crate::machine::Kind as Work;
 use crate::net::request::decode;
-use crate::net::{Forwarded, MessageDamage, PeerOptions, RequestId, Versions, Writable};
+use crate::net::{Dropped, Forwarded, Local, MessageDamage, PeerOptions, RequestId, Versions, Writable};
 
 const REQUESTS: &str = include_str!("../requests-1.txt");
 
@@ -203,14 +203,31 @@ fn what_there_is_no_room_for_is_given_back() {
     assert_eq!(events(&mut world), (vec![1, 3, 4], vec![], vec![]));
 }
 
+/// A node of a release that speaks nothing newer than frames of this version.
+fn old(node: u64, highest: u8) -> Local {
+    let mut local = local(node);
+    local.versions = Versions { lowest: 1, highest };
+    local
+}
+
+#[test]
+fn releases_that_do_not_know_sleep_are_not_sent_what_is_of_it() {
+    for (highest, is_sent) in [(2, false), (3, true)] {
+        let mut world = World::new([local(1), old(2, highest)], PeerOptions::default());
+        for kind in [Kind::Beat, Kind::Heartbeat, Kind::Sleep, Kind::Wake] {
+            world.send_message((1, 0), (2, 1), of(kind, (1, 2), 1));
+        }
+        world.run();
+        assert_eq!(world.delivered().len(), if is_sent { 4 } else { 1 }, "version {highest}");
+        assert_eq!(world.unreachable(), [], "whoever sends it does not count on it");
+        let dropped = world.core((1, 0)).counters().dropped(Dropped::TooNew);
+        assert_eq!(dropped, if is_sent { 0 } else { 3 });
+    }
+}
+
 #[test]
 fn releases_without_the_lane_are_not_connected_on_it() {
-    let old = |node| {
-        let mut local = local(node);
-        local.versions = Versions { lowest: 1, highest: 1 };
-        local
-    };
-    let mut world = World::new([local(1), old(2)], PeerOptions::default());
+    let mut world = World::new([local(1), old(2, 1)], PeerOptions::default());
     assert!(forward(&mut world, 1, 10));
     world.run();
     assert_eq!(events(&mut world), (vec![], vec![1], vec![]));
