@@ -54,6 +54,8 @@ pub struct ReplicaStatus {
     /// When its lease ends, on the monotonic clock in ns: until then it answers reads without asking the others. `None`: it has
     /// none.
     pub leased_until_ns: Option<u64>,
+    /// Whether its group, which has several members, sleeps.
+    pub is_asleep: bool,
     /// Whether it stands still, since an image replaces its state and its log.
     pub is_held: bool,
     /// Whether it has caught up since the start, as leader or follower, and is not fenced.
@@ -87,6 +89,7 @@ impl ReplicaStatus {
             pending_entries: 0,
             read_rounds: replica.rounds_begun(),
             leased_until_ns: replica.leased_until_ns(),
+            is_asleep: replica.is_asleep(),
             is_held: replica.is_held(),
             is_ready: replica.is_ready(),
             error: replica.ready_error(),
@@ -149,6 +152,13 @@ pub struct Counters {
     pub failed_fetches: u64,
     /// Messages to members of which nobody knows where they are.
     pub lost_messages: u64,
+    /// How often a replica was ticked, or what came of it was taken. As long as no counter but that of turns changes, no replica
+    /// does.
+    pub visits: u64,
+    /// Groups with several members that went to sleep.
+    pub fallen_asleep: u64,
+    /// Those that woke since somebody else is heard, or not heard any more.
+    pub woken_by_peers: u64,
     /// Images that have replaced a replica's state.
     pub images_installed: u64,
     /// Ready timeouts.

@@ -7,6 +7,7 @@
 mod elections;
 mod images;
 mod rounds;
+mod sleep;
 mod stall;
 
 use std::sync::LazyLock;

@@ -25,6 +25,9 @@ pub struct GroupOptions {
     pub election_ticks: usize,
     /// Ticks between heartbeats. Default 2.
     pub heartbeat_ticks: usize,
+    /// Ticks without anything to do after which a group with several members sleeps: it is not ticked, and sends nothing; 0: none
+    /// does. Default 0.
+    pub sleep_ticks: u16,
     /// Bytes of entries in one append message. Default 1 MiB.
     pub message_bytes: u64,
     /// Append messages in flight to one peer. Default 256.
@@ -43,6 +46,7 @@ impl Default for GroupOptions {
             stale_reads_ms: 0,
             election_ticks: 10,
             heartbeat_ticks: 2,
+            sleep_ticks: 0,
             message_bytes: 1 << 20,
             messages_in_flight: 256,
             lag_entries: 1_000,
@@ -64,6 +68,15 @@ impl GroupOptions {
     #[must_use]
     pub fn promise_ns(&self) -> u64 {
         self.tick_ns() * (self.election_ticks as u64).saturating_sub(1)
+    }
+
+    /// The time between the beats of a shard, 0 where no group sleeps; and how long one may be silent before it counts as dead:
+    /// three beats in a row have to be lost. In ns.
+    #[must_use]
+    pub fn beats_ns(&self) -> (u64, u64) {
+        let ticks = self.election_ticks as u64;
+        let every_ticks = if self.sleep_ticks == 0 { 0 } else { (ticks * 3 / 10).max(1) };
+        (every_ticks * self.tick_ns(), ticks * self.tick_ns())
     }
 
     /// How long a lease is, in ns; 0: reads have none.

@@ -266,6 +266,12 @@ impl Rounds {
         self.lease.begin_term();
     }
 
+    /// Whether no read waits for one.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.joined == self.confirmed && self.attempts.is_empty()
+    }
+
     /// All rounds up to this one are answered.
     #[must_use]
     pub const fn confirmed(&self) -> u64 {

@@ -241,6 +241,11 @@ impl Readies {
         node.on_persist_ready(upto);
     }
 
+    /// A message may leave now that says nothing which has to be durable.
+    pub fn send(&mut self, message: Message) {
+        self.mail.get_or_insert_default().sendable.push(message);
+    }
+
     /// Whether messages may leave now.
     #[must_use]
     pub fn has_messages(&self) -> bool {

@@ -6,6 +6,7 @@ mod images;
 mod members;
 mod peers;
 mod rounds;
+mod sleep;
 
 use bytes::Bytes;
 use corduroy_wal::{Lsn, OwnedEntry, Term};
@@ -19,7 +20,7 @@ use super::history::Wanted;
 use super::leadership::Leadership;
 use super::log_store::LogStore;
 use super::membership::{MemberId, StorageId};
-use super::quiescence::{Pulse, needs_ticks};
+use super::quiescence::{Pulse, Sleep, needs_ticks};
 use super::reads::{Gate, ReadView, gate};
 use super::ready::Persist;
 pub use super::start::{Found, Origin, ReplicaError, Replication, StartError, StartOptions, StartedAs};
@@ -47,6 +48,7 @@ pub struct Replica {
     committed: Lsn,
     /// An image replaces its state: it stands still until the log begins behind that, durably.
     is_held: bool,
+    sleep: Sleep,
 }
 
 impl Replica {
@@ -88,6 +90,7 @@ impl Replica {
             applied,
             committed: applied,
             is_held: false,
+            sleep: Sleep::AWAKE,
         }
     }
 
@@ -177,15 +180,25 @@ impl Replica {
     /// # Errors
     /// [`Fault`].
     pub fn propose(&mut self, data: Bytes) -> Result<Proposed, Fault> {
+        self.note_use();
         self.engine.propose(data)
     }
 
-    /// Moves its clock on by one, and holds an election that was waiting for the disk. `may_campaign`: the disk can take a
-    /// vote now; elections wait for that, heartbeats do not.
+    /// Moves its clock on by one, and holds an election that was waiting for the disk; or goes to sleep. `may_campaign`: the disk
+    /// can take a vote now; elections wait for that, heartbeats do not. `is_busy`: requests wait here. `is_alive`: which storages
+    /// are heard.
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn tick(&mut self, may_campaign: bool, now_ns: u64) -> Result<(), Fault> {
+    pub fn tick(
+        &mut self,
+        (may_campaign, is_busy): (bool, bool),
+        now_ns: u64,
+        is_alive: impl Fn(StorageId) -> bool,
+    ) -> Result<(), Fault> {
+        if self.nears_sleep(is_busy, is_alive)? {
+            return Ok(());
+        }
         if let Some(group) = self.engine.group_mut().filter(|_| !self.is_held) {
             if may_campaign && group.can_campaign_now() && group.may_campaign(now_ns) {
                 group.campaign()?;
@@ -240,6 +253,9 @@ impl Replica {
     /// # Errors
     /// [`Fault`].
     pub fn take(&mut self, now_ns: u64) -> Result<Option<Persist>, Fault> {
+        if !self.sleep.is_awake() && self.has_ready() {
+            self.rouse(false)?;
+        }
         let persist = self.engine.take(now_ns)?;
         self.note_committed();
         self.observe(now_ns);
@@ -311,6 +327,8 @@ impl Replica {
         assert_eq!(first, Some(applied.next()), "partition {partition}: the first entry that is held");
         let leads = self.leadership.is_mine();
         assert!(leads || self.safe_from.is_none(), "partition {partition} answers reads, and does not lead");
+        let is_still = applied == last && durable == last && !self.is_held;
+        assert!(is_still || !self.is_asleep(), "partition {partition} sleeps, and has something to do");
     }
 
     /// Has what it points to fetched into the processor's caches; at depth 1 what that points to, once it is there itself.
@@ -322,7 +340,8 @@ impl Replica {
     #[must_use]
     pub fn needs_ticks(&self) -> bool {
         let (leads, alone) = (self.leadership.is_mine(), !self.has_peers());
-        let pulse = Pulse { leads, alone, can_serve: self.can_serve() };
+        let (can_serve, is_asleep) = (self.can_serve(), self.is_asleep());
+        let pulse = Pulse { leads, alone, can_serve, is_asleep };
         self.is_running() && needs_ticks(pulse)
     }
 
@@ -370,6 +389,7 @@ impl Replica {
     /// Fences it. What it held in memory goes; its owner answers for its requests.
     pub fn stop(&mut self, why: String) {
         self.engine = Engine::Stopped(Box::new(Stop::of(why)));
+        self.sleep = Sleep::AWAKE;
         self.safe_from = None;
     }
 

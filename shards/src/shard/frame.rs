@@ -164,11 +164,16 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             self.recount(idx);
             return Ok(0);
         }
+        self.counters.visits += 1;
         let result = slot.replica.take(self.now.mono_ns);
         let Some(persist) = self.fence_on_fault(idx, result) else { return Ok(0) };
         let slot = self.replicas.slot_mut(idx);
         slot.replica.report_lead(&mut self.counters.leads, &mut self.outbox.leads);
         let may_go_on = slot.replica.applied() < slot.replica.committed() || !slot.parked.is_empty();
+        if slot.replica.needs_ticks() {
+            self.replicas.enqueue(List::Watched, idx);
+        }
+        let slot = self.replicas.slot_mut(idx);
         if slot.replica.has_ready() {
             self.left_over = true;
             self.replicas.enqueue(List::Ready, idx);

@@ -14,6 +14,7 @@ use super::replicas::List;
 use super::{Shard, ShardError};
 use crate::ids::{MemberId, PartitionId, StorageId};
 use crate::letters::{Letter, record_bytes, size_bytes};
+use crate::liveness::is_beat;
 use crate::machine::StateMachine;
 use crate::options::RECORD_SLACK_BYTES;
 use crate::planted::{self, PlantedBug};
@@ -29,6 +30,12 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         // Replicas that have taken in as much as one record holds: the rest of theirs waits for the next frame.
         let mut filled: HashSet<PartitionId> = HashSet::new();
         for (partition, storage, letter) in waiting {
+            if let Letter::Message(message) = &letter
+                && is_beat(message)
+            {
+                self.liveness.heard(storage, partition, message, self.now.mono_ns);
+                continue;
+            }
             let Some(idx) = self.replicas.find(partition) else {
                 self.counters.refused_messages += 1;
                 continue;
@@ -58,27 +65,43 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let now_ns = self.now.mono_ns;
         let has_room = !matches!(&letter, Letter::Message(message) if !self.has_room(idx, message));
         let Slot { partition, replica, .. } = self.replicas.slot_mut(idx);
+        let partition = *partition;
         let result = match letter {
             Letter::Unreachable => {
-                self.transfers.lost(*partition, replica, storage);
+                self.transfers.lost(partition, replica, storage);
                 replica.report_unreachable(storage).map(Ok)
             }
             Letter::Message(message) if is_of_image(&message) => {
                 let room_bytes = if self.machine.is_out_of_room() { 0 } else { u64::MAX };
-                Ok(self.transfers.received(*partition, replica, (storage, &message), (room_bytes, now_ns)))
+                Ok(self.transfers.received(partition, replica, (storage, &message), (room_bytes, now_ns)))
             }
             Letter::Message(_) if !has_room => Ok(Err(Refused::NoRoom)),
             Letter::Message(message) => replica.step(storage, *message, now_ns),
         };
-        match self.fence_on_fault(idx, result) {
-            Some(Ok(())) => {
-                self.recount(idx);
-                self.replicas.enqueue(List::Ready, idx);
-                self.replicas.enqueue(List::Apply, idx);
-                self.replicas.enqueue(List::Watched, idx);
+        let Some(taken) = self.fence_on_fault(idx, result) else { return };
+        self.counters.refused_messages += u64::from(taken.is_err());
+        self.liveness.meet(storage, partition, now_ns);
+        self.recount(idx);
+        // It may have woken by what it does not take, too.
+        self.replicas.enqueue(List::Ready, idx);
+        self.replicas.enqueue(List::Apply, idx);
+        self.replicas.enqueue(List::Watched, idx);
+    }
+
+    /// Has the beats sent that are due, and groups wake that it concerns who is heard and who is not.
+    pub(super) fn follow_liveness(&mut self) {
+        self.liveness.look(self.now.mono_ns, &mut self.outbox.messages);
+        while let Some(event) = self.liveness.take_event() {
+            let groups = self.replicas.iter().filter(|(_, slot)| slot.replica.has_peers());
+            for idx in groups.map(|(idx, _)| idx).collect::<Vec<_>>() {
+                let is_alive = |storage| self.liveness.is_alive(storage);
+                let woken = self.replicas.slot_mut(idx).replica.heed(event, is_alive);
+                if self.fence_on_fault(idx, woken) == Some(true) {
+                    self.counters.woken_by_peers += 1;
+                    self.replicas.enqueue(List::Ready, idx);
+                    self.replicas.enqueue(List::Watched, idx);
+                }
             }
-            Some(Err(_dropped)) => self.counters.refused_messages += 1,
-            None => {}
         }
     }
 
@@ -154,7 +177,10 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let partition = slot.partition;
         for message in slot.replica.take_messages() {
             match slot.replica.storage_of(MemberId(message.to)) {
-                Some(to) => self.outbox.messages.push(PeerMessage { partition, to, message }),
+                Some(to) => {
+                    self.liveness.meet(to, partition, now_ns);
+                    self.outbox.messages.push(PeerMessage { partition, to, message });
+                }
                 None => self.counters.lost_messages += 1,
             }
         }

@@ -38,6 +38,7 @@ use crate::entry::EntryOp;
 use crate::fresh::FreshReads;
 use crate::ids::{PartitionId, StorageId, Ticket};
 use crate::letters::{Letter, Mail};
+use crate::liveness::Liveness;
 use crate::machine::{Kind, StateMachine};
 use crate::options::{Bound, Pending, ShardOptions};
 use crate::planted::{self, PlantedBug};
@@ -62,6 +63,7 @@ pub struct Shard<D: Device, M: StateMachine> {
     spare: Spare,
     fresh: FreshReads,
     mail: Mail,
+    liveness: Liveness,
     members: MemberRequests,
     transfers: Transfers,
     /// Reads of the log for other members, and whose they are.

@@ -21,6 +21,7 @@ use crate::entry::highest_stamp_ms;
 use crate::fresh::FreshReads;
 use crate::ids::PartitionId;
 use crate::letters::Mail;
+use crate::liveness::Liveness;
 use crate::machine::StateMachine;
 use crate::options::{Pending, ShardOptions};
 use crate::planted;
@@ -62,6 +63,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             spare: Spare::default(),
             fresh: FreshReads::default(),
             mail: Mail::default(),
+            liveness: Liveness::new(options.storage, options.images.process, options.group.beats_ns()),
             members: MemberRequests::default(),
             transfers: Transfers::new(options.images),
             reads: HashMap::new(),

@@ -51,6 +51,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.end_jobs()?;
         self.poll_log()?;
         self.read_mail();
+        self.follow_liveness();
         self.change_members();
         self.answer_fresh_reads();
         let can_submit = self.wal.can_submit();
@@ -277,7 +278,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             let (now_ns, timeout_ms) = (self.now.mono_ns, self.options.ready_timeout_ms);
             let slot = self.replicas.slot_mut(idx);
             if slot.replica.needs_ticks() {
-                let result = slot.replica.tick(can_submit, now_ns);
+                self.counters.visits += 1;
+                let may = (can_submit, slot.pending.requests > 0);
+                let result = slot.replica.tick(may, now_ns, |storage| self.liveness.is_alive(storage));
                 if self.fence_on_fault(idx, result).is_some() {
                     self.replicas.enqueue(List::Ready, idx);
                     self.follow_reads(idx, false);
@@ -292,6 +295,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             if slot.replica.needs_ticks() || slot.pending.requests > 0 {
                 self.replicas.enqueue(List::Watched, idx);
             } else {
+                self.counters.fallen_asleep += u64::from(slot.replica.is_asleep());
                 slot.rest();
             }
         }
@@ -411,6 +415,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let slot = self.replicas.slot_mut(idx);
         slot.stop(why.clone()).into_iter().for_each(|number| self.machine.abandon(number));
         let partition = slot.partition;
+        self.liveness.replica_ended();
         self.refuse_waiting(idx);
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         let stopped = Rejection::ReplicaStopped(partition, why);
@@ -462,7 +467,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let alarm = self.alarms.next_ns().filter(|_| !self.is_closing);
         let upkeep = may_wait.then_some(self.now.mono_ns + 2 * self.options.maintain_ns);
         let image = self.transfers.next_ns().map(|at| at.max(self.now.mono_ns));
-        let others = self.members.next_ns().into_iter().chain(image);
+        let beat = self.liveness.next_ns().map(|at| at.max(self.now.mono_ns));
+        let others = self.members.next_ns().into_iter().chain(image).chain(beat);
         out.wake_at_ns = self.room.wake_by(tick.into_iter().chain(alarm).chain(upkeep).chain(others).min());
         let is_past = |at: u64| at < self.now.mono_ns;
         assert!(!out.wake_at_ns.is_some_and(is_past), "the next turn is past: {:?}", out.wake_at_ns);

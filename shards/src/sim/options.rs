@@ -52,6 +52,7 @@ pub(super) fn shard_options(knobs: &Knobs, (node, starts): (usize, u64), replica
         group: GroupOptions {
             tick_ms: knobs.tick_ms,
             stale_reads_ms: knobs.stale_ms,
+            sleep_ticks: knobs.sleep_ticks,
             reads: if knobs.leases > 0 { Reads::Lease } else { Reads::Quorum },
             ..GroupOptions::default()
         },

@@ -92,7 +92,7 @@ macro_rules! numbers {
 }
 
 numbers! {
-    nodes spares kept_bytes chunk_bytes image_bytes_per_s tick_ms leases stale_ms link_ns loss_per_mille duplicate_per_mille late_per_mille replay_per_mille changed_per_mille shards partitions connections pipeline requests horizon_ns think_ns reads_per_mille keys value_bytes segment_bytes
+    nodes spares kept_bytes chunk_bytes image_bytes_per_s tick_ms leases stale_ms sleep_ticks link_ns loss_per_mille duplicate_per_mille late_per_mille replay_per_mille changed_per_mille shards partitions connections pipeline requests horizon_ns think_ns reads_per_mille keys value_bytes segment_bytes
     max_segments spare_segments max_in_flight second_frame_bytes flush_bytes queue apply_ops disk_ns at_hand_per_mille job_ns
     clock_ppm
 }

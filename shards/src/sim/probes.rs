@@ -36,6 +36,8 @@ impl Probes {
         self.add("prepare tries", counters.prepare_tries);
         self.add("ready timeouts", counters.ready_timeouts);
         self.add("messages refused", counters.refused_messages);
+        self.add("groups fallen asleep", counters.fallen_asleep);
+        self.add("groups woken by peers", counters.woken_by_peers);
         let stats = shard.wal().stats();
         self.add("frames", stats.frames);
         self.add("bytes rewritten by reclaim", stats.rewritten_bytes);

@@ -262,6 +262,8 @@ pub struct Knobs {
     pub leases: u64,
     /// How old a state may be that reads see which may be answered anywhere, ms.
     pub stale_ms: u64,
+    /// Ticks without anything to do after which groups sleep; 0: none does.
+    pub sleep_ticks: u16,
     /// What a frame between nodes takes, ns (typical).
     pub link_ns: u64,
     /// Frames between nodes that are lost, in thousandths; and likewise those that arrive twice, late, again or changed.
@@ -293,6 +295,7 @@ impl Knobs {
             image_bytes_per_s: 64 << 20,
             leases: 0,
             stale_ms: 0,
+            sleep_ticks: 0,
             link_ns: 0,
             loss_per_mille: 0,
             duplicate_per_mille: 0,

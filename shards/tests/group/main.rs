@@ -17,6 +17,7 @@ mod random;
 mod reads;
 mod retention;
 mod room;
+mod sleep;
 mod strange_images;
 
 use cluster::{Cluster, Way, storage};

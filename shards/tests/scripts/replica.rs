@@ -232,7 +232,7 @@ impl Play {
         for _ in 0..of.number("times")? {
             self.now_ns += 100_000_000;
             let now_ns = self.now_ns;
-            if let Err(Fault(why)) = self.replica()?.tick(true, now_ns) {
+            if let Err(Fault(why)) = self.replica()?.tick((true, false), now_ns, |_| true) {
                 return Ok(vec![why]);
             }
         }

@@ -52,6 +52,8 @@ pub(super) struct Members {
     pub promise: Promise,
     /// How long its leases are, in ns.
     pub lease_ns: u64,
+    /// See [`GroupOptions`].
+    pub sleep_ticks: u16,
     /// How old a state may be that reads see which need no newer one, in ns.
     pub stale_ns: u64,
     /// How long its disk has stood still.
@@ -88,6 +90,7 @@ impl Members {
             grown_at: Lsn::ZERO,
             promise,
             lease_ns: options.lease_ns(),
+            sleep_ticks: options.sleep_ticks,
             stale_ns: options.stale_reads_ms * 1_000_000,
             stall: Stall::default(),
             notes: None,
@@ -106,7 +109,7 @@ pub(super) struct Answers {
     /// Ticks of this member so far.
     pub ticks: u64,
     /// Whoever did, and in which tick.
-    last: Vec<(MemberId, u64)>,
+    pub last: Vec<(MemberId, u64)>,
 }
 
 impl Answers {

@@ -9,6 +9,7 @@ use crate::raft::admit::Refused;
 use crate::raft::group::Group;
 use crate::raft::guard::Fault;
 use crate::raft::membership::{MemberId, StorageId};
+use crate::raft::quiescence::{SLEEP, WAKE};
 
 impl Replica {
     /// Takes in a message of the member on the storage `from`, if it may be.
@@ -26,6 +27,13 @@ impl Replica {
         }
         if !self.hears(MemberId(message.from), from) {
             return Ok(Err(Refused::Sender));
+        }
+        let by_leader = self.leadership.leader() == Some(MemberId(message.from));
+        match message.get_msg_type() {
+            SLEEP => return self.take_sleep(&message, now_ns),
+            WAKE => return self.rouse(by_leader).map(Ok),
+            _ if self.is_roused_by(&message) => self.rouse(by_leader)?,
+            _ => {}
         }
         let Some(group) = self.engine.group_mut() else { return Ok(Err(Refused::Addressee)) };
         let stepped = group.step(message, now_ns)?;

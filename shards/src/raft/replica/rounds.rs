@@ -63,6 +63,7 @@ impl Replica {
     /// The entry up to which a read has to see the log that comes now and needs no round: the leader has a lease, or the read may
     /// be answered from a state as old as this one. Either is renewed for those that come later. `None`: it needs a round.
     pub fn read_at_once(&mut self, is_anywhere: bool, now_ns: u64) -> Option<Lsn> {
+        self.note_use();
         let (has_lease, applied) = (self.has_lease(now_ns), self.applied);
         let may_be_old = is_anywhere && self.other_leader().is_some();
         let group = self.engine.group_mut()?;
