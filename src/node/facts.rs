@@ -78,6 +78,8 @@ pub struct Groups {
     pub leaders: usize,
     /// Those that have led and served since the start and are not fenced.
     pub ready: usize,
+    /// Those whose groups have several members, and sleep.
+    pub asleep: usize,
     /// Those that are fenced or late.
     pub failed: usize,
     /// The sum of the highest entries applied.
@@ -95,6 +97,7 @@ impl Groups {
             groups.replicas += 1;
             groups.leaders += usize::from(replica.role == Role::Leader);
             groups.ready += usize::from(replica.is_ready);
+            groups.asleep += usize::from(replica.is_asleep);
             groups.failed += usize::from(replica.error.is_some());
             groups.applied += replica.applied.get();
             if groups.first.len() < kept {

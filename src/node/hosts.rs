@@ -406,8 +406,10 @@ impl Hosts {
     /// Publishes their figures, for the other cores to read.
     pub fn publish(&self) {
         let now = self.core.now();
-        if !self.core.shared.leaders.is_empty() {
-            self.all.iter().for_each(|host| self.publish_leaders(host));
+        for host in self.all.iter().filter(|host| host.gather()) {
+            if !self.core.shared.leaders.is_empty() {
+                self.publish_leaders(host);
+            }
         }
         if let Some(forward) = &self.forward {
             *lock(&self.core.facts().forwarded) = forward.counters();

@@ -2,7 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 
-use corduroy_shards::{Input, Now, PartitionId, Rejection, Reply, Shard, ShardId, StateMachine, Ticket};
+use corduroy_shards::{
+    Counters, Input, Now, PartitionId, Rejection, Reply, Shard, ShardId, StateMachine, Ticket,
+};
 use corduroy_wal::device::DiskDevice;
 
 use super::gate::{Gate, Heavy, Intake};
@@ -39,6 +41,9 @@ pub struct Host {
     pub gate: RefCell<Gate>,
     /// What may wait there, bytes.
     waiting_bytes: usize,
+    /// The replicas in sum, and what the shard had done by then.
+    groups: RefCell<Groups>,
+    gathered_at: Cell<Option<Counters>>,
 }
 
 impl Host {
@@ -50,11 +55,23 @@ impl Host {
             counters: *shard.counters(),
             wal: shard.wal().stats(),
             store: shard.machine().stats(),
-            groups: Groups::gather(shard.replicas(), MAX_GROUPS),
+            groups: self.groups.borrow().clone(),
             ahead_ms: shard.ahead_ms(now),
             has_space: shard.wal().space() == corduroy_wal::Space::Ok,
             sync: shard.wal().device().sync_mode(),
         }
+    }
+
+    /// Sums up the replicas, if the shard has done anything since but take turns. Returns whether it has: where thousands sleep,
+    /// peers are heard all the time, and none of them changes.
+    pub fn gather(&self) -> bool {
+        let shard = self.shard.borrow();
+        let counters = Some(Counters { turns: 0, ..*shard.counters() });
+        let is_new = self.gathered_at.replace(counters) != counters;
+        if is_new {
+            self.groups.replace(Groups::gather(shard.replicas(), MAX_GROUPS));
+        }
+        is_new
     }
 
     /// A shard that has just been opened: its first turn lets the replicas begin.
@@ -65,6 +82,8 @@ impl Host {
             dirty: Cell::new(true),
             wake_at_ns: Cell::new(None),
             rest: Rest::default(),
+            groups: RefCell::default(),
+            gathered_at: Cell::new(None),
             flush_wait_since_ns: Cell::new(None),
             gate: RefCell::default(),
             waiting_bytes,

@@ -155,6 +155,9 @@ pub fn raft_groups(shared: &Shared) -> Lines {
         line("raft_ended_leads_ms", count(|leads| leads.lasted_ms)),
         line("raft_images_installed", shards.total(|shard| shard.counters.images_installed)),
         line("raft_ready", sum(|groups| groups.ready)),
+        line("raft_asleep", sum(|groups| groups.asleep)),
+        line("raft_fallen_asleep", shards.total(|shard| shard.counters.fallen_asleep)),
+        line("raft_woken_by_peers", shards.total(|shard| shard.counters.woken_by_peers)),
         line("raft_fenced", sum(|groups| groups.failed)),
     ];
     let listed = shards.iter().flat_map(|shard| &shard.groups.first);
