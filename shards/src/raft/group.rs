@@ -55,7 +55,7 @@ pub struct Group {
     /// By which it learns that it still leads; made for the first read that waits for one.
     rounds: Option<Box<Rounds>>,
     draws: u32,
-    /// What the timeout was last drawn for; see [`drawn_for`].
+    /// What the timeout was last drawn for; see [`Group::draw_timeout`].
     drawn: u64,
 }
 
@@ -64,11 +64,6 @@ const APPLY_SLACK: u64 = 64;
 
 /// An idle group is to stay within 4 KiB, all its parts together.
 const _: () = assert!(size_of::<Group>() <= 1024, "a group has left its class of the allocator");
-
-/// Term, role and whether a leader is known, in one number: a term has one leader at most, and far fewer bits than are left.
-const fn drawn_for(term: u64, role: StateRole, knows_leader: bool) -> u64 {
-    term << 3 | (role as u64) << 1 | knows_leader as u64
-}
 
 impl Group {
     /// Starts the node of `member` over `store`. `saved` is the hard state of the last record; if the configuration `members`
@@ -111,23 +106,6 @@ impl Group {
     #[must_use]
     pub fn members(&self) -> &Membership {
         &self.members.now
-    }
-
-    /// Replaces the crate's own random election timeout whenever it may have drawn one.
-    fn draw_timeout(&mut self) {
-        let raft = &mut self.node.raft;
-        let drawn = drawn_for(raft.term, raft.state, raft.leader_id != raft::INVALID_ID);
-        if drawn == self.drawn {
-            return;
-        }
-        self.drawn = drawn;
-        self.draws = self.draws.wrapping_add(1);
-        let base = raft.election_timeout();
-        // A number of SplitMix64's, another one for each seed and draw.
-        let number = self.seed.wrapping_add(u64::from(self.draws));
-        assert!(base > 0, "an election timeout has ticks");
-        let extra = scramble(number.wrapping_mul(STEP)) % base as u64;
-        raft.set_randomized_election_timeout(base + usize::try_from(extra).unwrap_or(0));
     }
 
     /// Runs a call, with the timeout drawn again behind it.

@@ -21,7 +21,8 @@ pub struct GroupOptions {
     ///
     /// [`Kind::ReadAnywhere`]: crate::machine::Kind::ReadAnywhere
     pub stale_reads_ms: u64,
-    /// Ticks without a leader before an election; the real timeout is drawn from once to twice this. Default 10.
+    /// Ticks without a leader before an election; the real timeout is drawn: a tick more to eight fifths of it. Default
+    /// 10.
     pub election_ticks: usize,
     /// Ticks between heartbeats. Default 2.
     pub heartbeat_ticks: usize,
@@ -101,7 +102,8 @@ impl GroupOptions {
             check_quorum: !planted::is(PlantedBug::DeafLeads),
             pre_vote: true,
             min_election_tick: self.election_ticks,
-            max_election_tick: 2 * self.election_ticks,
+            // Above all that a group draws.
+            max_election_tick: 2 * self.election_ticks + 1,
             read_only_option: ReadOnlyOption::Safe,
             skip_bcast_commit: false,
             // The crate sets no bound to what it makes one message of.

@@ -3,6 +3,7 @@
 //! Invariant: an election that the raft crate refuses without a word is held as soon as it would not.
 
 use corduroy_wal::Lsn;
+use corduroy_wal::mix::{STEP, scramble};
 use raft::eraftpb::{Message, MessageType};
 use raft::{CAMPAIGN_TRANSFER, StateRole};
 
@@ -16,7 +17,36 @@ pub(super) fn claims_lead(message: &Message) -> Option<(MemberId, u64)> {
     kinds.contains(&message.get_msg_type()).then_some((MemberId(message.from), message.term))
 }
 
+/// Term, role and whether a leader is known, in one number: a term has one leader at most, and far fewer bits than are left.
+const fn drawn_for(term: u64, role: StateRole, knows_leader: bool) -> u64 {
+    term << 3 | (role as u64) << 1 | knows_leader as u64
+}
+
+/// After how many ticks without a leader a member asks for votes, where `number` is drawn. A tick more than an election timeout at
+/// least: ticks of members do not come at the same time, and who has counted a tick less than the timeout refuses, after which
+/// the other begins to count anew. And not much more, so that a new leader is there within two.
+fn timeout_ticks(base: usize, number: u64) -> usize {
+    assert!(base > 0, "an election timeout has ticks");
+    let spread = (3 * base).div_ceil(5) as u64;
+    base + 1 + usize::try_from(number % spread).unwrap_or(0)
+}
+
 impl Group {
+    /// Replaces the crate's own random election timeout whenever it may have drawn one.
+    pub(super) fn draw_timeout(&mut self) {
+        let raft = &mut self.node.raft;
+        let drawn = drawn_for(raft.term, raft.state, raft.leader_id != raft::INVALID_ID);
+        if drawn == self.drawn {
+            return;
+        }
+        self.drawn = drawn;
+        self.draws = self.draws.wrapping_add(1);
+        let base = raft.election_timeout();
+        // A number of SplitMix64's, another one for each seed and draw.
+        let number = self.seed.wrapping_add(u64::from(self.draws));
+        raft.set_randomized_election_timeout(timeout_ticks(base, scramble(number.wrapping_mul(STEP))));
+    }
+
     /// Starts an election; or, where the sole voter still has a tail to flush, as soon as that is durable; or, where a change of
     /// the members is committed and not applied, which the crate says nothing about, when that is.
     ///
@@ -64,5 +94,21 @@ impl Group {
     pub(super) fn is_due(&self) -> bool {
         let raft = &self.node.raft;
         raft.promotable() && raft.election_elapsed + 1 >= raft.randomized_election_timeout()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_election_timeout_is_a_tick_longer_at_least_and_ends_within_two() {
+        for base in 1..=40 {
+            let drawn: Vec<_> = (0..200).map(|number| timeout_ticks(base, number)).collect();
+            let (least, most) = (drawn.iter().min(), drawn.iter().max());
+            assert_eq!(least, Some(&(base + 1)), "nobody who has heard as little refuses");
+            assert_eq!(most, Some(&(base + (3 * base).div_ceil(5))), "of {base}");
+        }
+        assert_eq!((timeout_ticks(10, 0), timeout_ticks(10, 5)), (11, 16));
     }
 }
