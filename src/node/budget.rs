@@ -21,8 +21,9 @@ const BASE_DESCRIPTORS: usize = 32;
 const CORE_DESCRIPTORS: usize = 16;
 /// Of a shard: its log's ring, folders and open segments, and the files that a flush and a merge write.
 const SHARD_DESCRIPTORS: usize = 64;
-/// Connections of one shard with its like on another node, or of a core that does not know yet where that is.
-const LANES: usize = Lane::ALL.len();
+/// Connections of one shard with its like on another node, or of a core that does not know yet where that is: one a lane, but for
+/// requests one of each node's.
+const LANES: usize = Lane::ALL.len() + 1;
 /// Tables of the state that a core may hold open, at most and at least.
 const OPEN_TABLES_MAX: usize = 1024;
 const OPEN_TABLES_MIN: usize = 16;
@@ -164,8 +165,9 @@ mod tests {
         let (limit, cores, shards) = (8192, 4, 8);
         let alone = Descriptors::deal(limit, cores, shards, 0);
         let with_peers = Descriptors::deal(limit, cores, shards, 2);
-        // Two other nodes, four lanes, two shards a core of which each side may dial, and one of which nothing is known.
-        assert_eq!((alone.peers_a_core, with_peers.peers_a_core), (0, 2 * 4 * 5 + 64));
+        // Two other nodes, four lanes, of which that for requests has two connections, two shards a core of which each side may dial,
+        // and one of which nothing is known.
+        assert_eq!((alone.peers_a_core, with_peers.peers_a_core), (0, 2 * 5 * 5 + 64));
         let fixed = BASE_DESCRIPTORS + cores * CORE_DESCRIPTORS + shards * SHARD_DESCRIPTORS;
         let of_peers = cores * with_peers.peers_a_core;
         assert!(with_peers.reserved >= fixed + cores * with_peers.tables_a_core + of_peers);

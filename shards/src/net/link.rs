@@ -22,6 +22,8 @@ pub struct LinkKey {
     pub core: CoreId,
     /// What is sent there.
     pub lane: Lane,
+    /// Of the lane for requests: the other node makes its connections, for requests of its own, and answers are sent there.
+    pub is_theirs: bool,
 }
 
 /// What a link is about.

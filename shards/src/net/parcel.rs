@@ -49,6 +49,14 @@ impl Parcel {
         }
     }
 
+    /// Whether it is the answer to one.
+    pub const fn is_answer(&self) -> bool {
+        match self {
+            Self::Forwarded(forwarded) => !forwarded.is_request(),
+            Self::Replica(_) => false,
+        }
+    }
+
     /// The partition that it is about.
     pub const fn partition(&self) -> PartitionId {
         match self {

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! Both sides may send on a connection, whichever made it. If both make one at the same time, that of the node with the
-//! higher id stays.
+//! higher id stays. But requests go on a connection that their node has made, and answers come back on it: else what had been
+//! written to the one that ends would be lost, and nobody would know what became of it.
 
 mod connect;
 mod greet;
@@ -187,8 +188,8 @@ impl Peers {
         self.outputs.push_back(Output::Unreachable { partition, to });
     }
 
-    /// The link to the core that owns a shard; `None`: the node has no such shard.
-    fn route(&self, to: To, lane: Lane) -> Option<LinkKey> {
+    /// The link to the core that owns the shard that something is for; `None`: the node has no such shard.
+    fn route(&self, to: To, lane: Lane, is_theirs: bool) -> Option<LinkKey> {
         let core = match self.shards.get(&to.node) {
             None => CoreId::ANY,
             Some(shards) => {
@@ -196,13 +197,17 @@ impl Peers {
                 shards.get(at.ok()?)?.core
             }
         };
-        Some(LinkKey { node: to.node, core, lane })
+        Some(LinkKey { node: to.node, core, lane, is_theirs })
     }
 
     fn send(&mut self, waiting: Waiting, lane: Lane, now_ns: u64) {
-        let Some(key) = self.route(waiting.to, lane) else {
+        let Some(key) = self.route(waiting.to, lane, waiting.message.is_answer()) else {
             return self.drop_message(waiting, Dropped::NoShard);
         };
+        if key.is_theirs && !matches!(self.link(key), LinkState::Up(_)) {
+            // Who has lost the connection that its request came on does not wait for the answer any more.
+            return self.drop_message(waiting, Dropped::ConnectionLost);
+        }
         let link = self.links.entry(key).or_insert_with(Link::new);
         link.is_wanted = true;
         match link.state {

@@ -253,7 +253,7 @@ fn a_connection_is_handed_to_the_core_that_is_wanted() {
     world.send((2, 1), (1, 1), 5);
     world.until("it has come there", |world| world.commits(1, 1) == [5]);
     assert_eq!(world.core(2, 1).wires.counters().dials, 0);
-    let key = |node| LinkKey { node: NodeId(node), core: CoreId(1), lane: Lane::Liveness };
+    let key = |node| LinkKey { node: NodeId(node), core: CoreId(1), lane: Lane::Liveness, is_theirs: false };
     assert!(matches!(world.core(2, 1).wires.link(key(1)), LinkState::Up(_)));
 }
 

@@ -7,7 +7,7 @@ use super::{Conn, Peers, Session, Stage};
 use crate::ids::NodeId;
 use crate::net::frame::{FrameReader, FrameWriter, Lane};
 use crate::net::handshake::{PeerInfo, Side};
-use crate::net::hello::Epoch;
+use crate::net::hello::{CoreId, Epoch};
 use crate::net::known::Standing;
 use crate::net::link::{Failure, Link, LinkKey, LinkState, Waiting};
 use crate::net::output::{ConnId, Dropped, Ending, NS_PER_MS, Output, Passed};
@@ -132,13 +132,14 @@ impl Peers {
         let mut shards = info.shards.clone();
         shards.sort_unstable();
         let is_news = self.shards.insert(node, shards).is_none();
-        let key = LinkKey { node, core: info.core, lane };
+        let is_theirs = lane == Lane::Requests && info.side == Side::Accepting;
+        let key = LinkKey { node, core: info.core, lane, is_theirs };
         let made_for = self.conns.get(&conn).and_then(|conn| conn.key).filter(|made_for| *made_for != key);
         if let Some(made_for) = made_for {
             waiting.extend(self.leave_link(conn, made_for));
         }
         if is_news {
-            waiting.extend(self.take_unrouted(node));
+            waiting.extend(self.take_unrouted(node, now_ns));
         }
         if self.is_worse(conn, &info, key, now_ns) {
             self.end(conn, Ending::Replaced, now_ns);
@@ -147,7 +148,7 @@ impl Peers {
         }
         for (lane, waiting) in waiting {
             // A node that says a shard is of a core, and has no such core, would be dialled again and again.
-            if made_for.is_some() && self.route(waiting.to, lane) == made_for {
+            if made_for.is_some() && self.route(waiting.to, lane, waiting.message.is_answer()) == made_for {
                 self.drop_message(waiting, Dropped::NoShard);
             } else {
                 self.send(waiting, lane, now_ns);
@@ -170,10 +171,20 @@ impl Peers {
         }
     }
 
-    /// What waits for a node of which it was not known where its shards are.
-    fn take_unrouted(&mut self, node: NodeId) -> Rerouted {
-        let links = self.links.iter_mut().filter(|(key, _)| key.node == node);
-        links.flat_map(|(key, link)| link.take_all().into_iter().map(|waiting| (key.lane, waiting))).collect()
+    /// What waits for a node of which it was not known where its shards are. Connections for requests that are being made to any core
+    /// of it are given up: the one that is made instead may lead to the same core, and one of the two would end, whatever was written
+    /// to it.
+    fn take_unrouted(&mut self, node: NodeId, now_ns: u64) -> Rerouted {
+        let mut waiting = Rerouted::new();
+        let mut given_up = Vec::new();
+        for (key, link) in self.links.iter_mut().filter(|(key, _)| key.node == node) {
+            waiting.extend(link.take_all().into_iter().map(|waiting| (key.lane, waiting)));
+            let is_early = matches!(link.state, LinkState::Dialling(_) | LinkState::Handshaking(_));
+            let is_any = key.lane == Lane::Requests && key.core == CoreId::ANY;
+            given_up.extend(link.state.conn().filter(|_| is_early && is_any));
+        }
+        given_up.into_iter().for_each(|conn| self.end(conn, Ending::Replaced, now_ns));
+        waiting
     }
 
     /// Whether the link has a connection that is rather kept than this one.

@@ -12,7 +12,7 @@ impl Peers {
     pub fn greet(&mut self, node: NodeId, now_ns: u64) {
         let first = self.shards.get(&node).and_then(|shards| shards.first());
         let core = first.map_or(CoreId::ANY, |at| at.core);
-        let key = LinkKey { node, core, lane: Lane::Liveness };
+        let key = LinkKey { node, core, lane: Lane::Liveness, is_theirs: false };
         let link = self.links.entry(key).or_insert_with(Link::new);
         link.is_wanted = true;
         match link.state {

@@ -15,7 +15,8 @@ impl Peers {
     /// # Errors
     /// The same, if there is no room for it now.
     pub fn forward(&mut self, to: To, forwarded: Forwarded, now_ns: u64) -> Result<(), Forwarded> {
-        let link = self.route(to, Lane::Requests).and_then(|key| self.links.get(&key));
+        let link =
+            self.route(to, Lane::Requests, !forwarded.is_request()).and_then(|key| self.links.get(&key));
         if link.is_some_and(|link| !link.has_room(forwarded.bytes(), &self.options)) {
             return Err(forwarded);
         }

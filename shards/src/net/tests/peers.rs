@@ -16,7 +16,7 @@ fn two() -> World {
 }
 
 fn key(node: u64, core: u16) -> LinkKey {
-    LinkKey { node: NodeId(node), core: CoreId(core), lane: Lane::Log }
+    LinkKey { node: NodeId(node), core: CoreId(core), lane: Lane::Log, is_theirs: false }
 }
 
 /// Two nodes whose cores 0 are connected.

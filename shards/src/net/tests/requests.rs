@@ -155,6 +155,37 @@ fn requests_go_to_the_core_of_the_shard_and_answers_come_back_on_the_same_connec
     assert!(world.core((1, 0)).reaches(NodeId(2)) && !world.core((1, 1)).reaches(NodeId(2)));
 }
 
+/// Of two connections that are made at once one ends on the other lanes, and with it what was written to it.
+#[test]
+fn two_nodes_that_ask_each_other_at_once_lose_nothing() {
+    for steps_between in 0..12 {
+        let mut world = World::new([local(1), local(2)], PeerOptions::default());
+        assert!(forward(&mut world, 1, 10));
+        (0..steps_between).for_each(|_| _ = world.step());
+        for number in [101, 102] {
+            let now_ns = world.now_ns;
+            world.core((2, 1)).forward(shard_of((1, 0)), request(number, 10), now_ns).expect("there is room");
+            forward(&mut world, number - 99, 10);
+            world.step();
+        }
+        world.run();
+        let (mut came, unsent, severed) = events(&mut world);
+        came.sort_unstable();
+        assert_eq!(came, [1, 2, 3, 101, 102], "{steps_between} steps between them");
+        assert_eq!((unsent, severed), (vec![], vec![]), "{steps_between} steps between them");
+    }
+}
+
+#[test]
+fn an_answer_to_somebody_who_has_made_no_connection_is_dropped() {
+    let mut world = World::new([local(1), local(2)], PeerOptions::default());
+    let now_ns = world.now_ns;
+    let answer = Forwarded::NotLed { id: id(1), partition: PartitionId(1), leader: None };
+    world.core((2, 1)).forward(shard_of((1, 0)), answer, now_ns).expect("it is taken");
+    world.run();
+    assert_eq!(events(&mut world), (vec![], vec![1], vec![]));
+}
+
 #[test]
 fn what_waits_for_a_connection_that_fails_was_certainly_not_sent() {
     let mut world = World::new([local(1), local(2)], PeerOptions::default());

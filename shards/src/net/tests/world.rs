@@ -204,22 +204,25 @@ impl World {
 
     /// Until nothing is under way any more.
     pub fn run(&mut self) {
-        for _ in 0..1_000 {
-            self.act();
-            let now_ns = self.now_ns;
-            self.cores.values_mut().for_each(|peers| peers.flush(now_ns));
-            self.act();
-            let ends: Vec<End> = self.flying.keys().copied().collect();
-            if ends.is_empty() && self.dials.is_empty() {
-                return;
-            }
-            self.answer_dial();
-            for end in ends {
-                self.deliver(end);
-                self.flying.retain(|_, flying| !flying.is_empty());
-            }
+        assert!((0..1_000).any(|_| !self.step()), "the network does not come to rest");
+    }
+
+    /// Has everybody send, and what was sent before come. Returns whether anything was under way.
+    pub fn step(&mut self) -> bool {
+        self.act();
+        let now_ns = self.now_ns;
+        self.cores.values_mut().for_each(|peers| peers.flush(now_ns));
+        self.act();
+        let ends: Vec<End> = self.flying.keys().copied().collect();
+        if ends.is_empty() && self.dials.is_empty() {
+            return false;
         }
-        panic!("the network does not come to rest");
+        self.answer_dial();
+        for end in ends {
+            self.deliver(end);
+            self.flying.retain(|_, flying| !flying.is_empty());
+        }
+        true
     }
 
     pub fn pass_ms(&mut self, ms: u64) {
