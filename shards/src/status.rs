@@ -17,6 +17,8 @@ pub struct ReplicaStatus {
     pub partition: PartitionId,
     /// Whether its group has other members.
     pub has_peers: bool,
+    /// How many of them have, at least, all that was acknowledged.
+    pub copies: usize,
     /// Its role; a log kept without Raft leads itself.
     pub role: StateRole,
     /// How it was started.
@@ -71,6 +73,7 @@ impl ReplicaStatus {
         Self {
             partition: replica.partition(),
             has_peers: replica.has_peers(),
+            copies: replica.copies(),
             role: replica.role(),
             started_as: replica.started_as(),
             term: replica.term(),

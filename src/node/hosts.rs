@@ -407,7 +407,7 @@ impl Hosts {
     pub fn publish(&self) {
         let now = self.core.now();
         for host in self.all.iter().filter(|host| host.gather()) {
-            if !self.core.shared.leaders.is_empty() {
+            if !self.core.shared.known.is_empty() {
                 self.publish_leaders(host);
             }
         }

@@ -20,6 +20,7 @@ use super::identity::{Identity, IdentityError, SharedLimits, argument_bytes};
 use super::ledger::Ledger;
 use super::log;
 use super::notify;
+use super::topology::Known;
 use crate::config::Config;
 use crate::config::knobs::percentiles;
 use crate::config::peers::Peers;
@@ -80,8 +81,9 @@ pub struct Shared {
     pub busy: AtomicUsize,
     /// Between looks at INFO: bytes received and sent, passes, and their time in ns.
     pub rates: Mutex<[Rate; 4]>,
-    /// Of each partition the node that leads it; 0: nobody that is known. Of a node that is alone, nothing.
-    pub leaders: Vec<AtomicU64>,
+    /// Of each partition what is known of its group, as of the last time that figures were published. Of a node that is alone,
+    /// nothing.
+    pub known: Vec<Known>,
     /// How the nodes of members are reached that founded nothing.
     pub contacts: Mutex<BTreeMap<NodeId, Contact>>,
     /// The identity as it is in the data folder, once this start is counted.
@@ -127,7 +129,7 @@ impl Shared {
         let cores = layout.cores();
         let hub = crate::resp::hub(cores);
         let led = if identity.founders.is_empty() { 0 } else { layout.partitions().len() };
-        let layout_leaders = (0..led).map(|_| AtomicU64::new(0)).collect();
+        let known = (0..led).map(|_| Known::default()).collect();
         let shared = Self {
             identity,
             partitions: layout.partitions().collect(),
@@ -146,7 +148,7 @@ impl Shared {
             start_counted: AtomicBool::new(false),
             busy: AtomicUsize::new(cores),
             rates: Mutex::default(),
-            leaders: layout_leaders,
+            known,
             contacts: Mutex::default(),
             counted: Mutex::new(None),
             peers: OnceLock::new(),

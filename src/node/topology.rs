@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use corduroy_shards::ids::NodeId;
 use corduroy_shards::{Contact, PartitionId, ReplicaStatus, Role, StorageId};
@@ -11,7 +11,16 @@ use super::shared::{Shared, lock};
 use crate::config::peers::Node;
 use crate::resp::backend::{ClientNode, Topology};
 
-/// Notes who leads the partitions of these replicas.
+/// What a node knows of a partition's group, to be shown to clients.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// The node that leads it; 0: nobody that is known.
+    leader: AtomicU64,
+    /// How many other members have, at least, all that was acknowledged.
+    copies: AtomicUsize,
+}
+
+/// Notes who leads the partitions of these replicas, and how many copies there are.
 pub fn note_leaders(shared: &Shared, replicas: impl Iterator<Item = ReplicaStatus>) {
     for replica in replicas {
         let leader = match replica.role {
@@ -20,8 +29,9 @@ pub fn note_leaders(shared: &Shared, replicas: impl Iterator<Item = ReplicaStatu
                 replica.leader_storage.map(|storage| storage.0)
             }
         };
-        if let Some(known) = shared.known_leader(replica.partition) {
-            known.store(leader.unwrap_or(0), Ordering::Relaxed);
+        if let Some(known) = shared.known(replica.partition) {
+            known.leader.store(leader.unwrap_or(0), Ordering::Relaxed);
+            known.copies.store(replica.copies, Ordering::Relaxed);
         }
     }
 }
@@ -48,14 +58,12 @@ impl Shared {
 
     /// The node that leads a partition, as of the last time that figures were published.
     pub fn leader_of(&self, partition: PartitionId) -> Option<u64> {
-        self.known_leader(partition)
-            .map(|leader| leader.load(Ordering::Relaxed))
-            .filter(|leader| *leader != 0)
+        self.known(partition).map(|known| known.leader.load(Ordering::Relaxed)).filter(|leader| *leader != 0)
     }
 
-    fn known_leader(&self, partition: PartitionId) -> Option<&AtomicU64> {
+    fn known(&self, partition: PartitionId) -> Option<&Known> {
         let at = self.layout.data_index(partition)?;
-        self.leaders.get(usize::try_from(at).ok()?)
+        self.known.get(usize::try_from(at).ok()?)
     }
 }
 
@@ -79,6 +87,10 @@ impl Topology for Shared {
     fn slots(&self) -> Vec<(Range<u16>, Option<u64>)> {
         let partitions = self.partitions.iter();
         partitions.map(|partition| (self.layout.slots_of(*partition), self.leader_of(*partition))).collect()
+    }
+
+    fn copies(&self) -> usize {
+        self.known.iter().map(|known| known.copies.load(Ordering::Relaxed)).min().unwrap_or(0)
     }
 
     fn first_slot(&self, partition: PartitionId) -> u16 {

@@ -102,6 +102,9 @@ pub trait Topology {
     /// The hash slots of each partition, and the node that leads it as far as this one knows.
     fn slots(&self) -> Vec<(Range<u16>, Option<u64>)>;
 
+    /// How many other nodes have, at least, what was acknowledged, in whichever partition.
+    fn copies(&self) -> usize;
+
     /// The first hash slot of a partition.
     fn first_slot(&self, partition: PartitionId) -> u16;
 }

@@ -79,6 +79,10 @@ impl Topology for FakeCluster {
         vec![(0..8192, Some(2)), (8192..16384, None)]
     }
 
+    fn copies(&self) -> usize {
+        1
+    }
+
     fn first_slot(&self, partition: PartitionId) -> u16 {
         if partition == PartitionId(2) { 0 } else { 8192 }
     }

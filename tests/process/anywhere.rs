@@ -43,4 +43,7 @@ fn readonly_has_a_follower_answer_with_what_the_leader_has_acknowledged() {
     let info = format!("{:?}", cluster.ask(follower, &["INFO", "replication"]).expect("INFO"));
     assert!(info.contains("reads:quorum"), "{info}");
     assert_eq!(ask(&mut near, &["READWRITE"]), Ok(Value::Okay));
+    // Of three nodes two have what is acknowledged.
+    assert_eq!(ask(&mut near, &["WAIT", "1", "0"]), Ok(Value::Int(1)));
+    assert_eq!(ask(&mut near, &["WAIT", "2", "10"]), Ok(Value::Int(1)));
 }

@@ -205,6 +205,13 @@ impl Membership {
         self.ids().filter(|id| self.is_voter(*id))
     }
 
+    /// How many members beside the leader have, at least, all that was committed: a majority of the voters, less one. The entry
+    /// that made it so was itself committed by such a majority, with all entries before it.
+    #[must_use]
+    pub fn copies(&self) -> usize {
+        self.voters().count() / 2
+    }
+
     /// What the entry `lsn` makes of it, with `conf` as the raft crate has it afterwards.
     #[must_use]
     pub fn after(&self, lsn: Lsn, entry: &ChangeEntry, conf: &ConfState) -> Self {

@@ -20,6 +20,6 @@ pub const ROWS: &[Row] = &[
         summary: "Forgets the watched keys.", run: Run::Flow(Flow::Unwatch), ..TRANSACTION },
     Row { name: "wait", arity: 3, flags: "noscript", acl: "connection", group: "generic", since: "3.0.0",
         tips: "request_policy:all_shards response_policy:agg_min",
-        summary: "Blocks until the connection's writes are acknowledged, and returns the number of asynchronous copies beside.",
+        summary: "Blocks until the connection's writes are acknowledged, and returns how many other nodes have them for certain.",
         syntax: "numreplicas timeout", run: Run::Flow(Flow::Wait), ..TRANSACTION },
 ];

@@ -292,7 +292,7 @@ impl Session {
             Run::Flow(Flow::Wait) => {
                 let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
                 match wait::arguments(&args, backend.now_ms()) {
-                    Ok(_) => out.int(0),
+                    Ok(_) => out.int(wait::copies(backend)),
                     Err(refusal) => out.error(&refusal.0),
                 }
             }

@@ -1,5 +1,5 @@
-//! Pauses of a connection, with which nothing else of the core waits: WAIT for copies which nobody makes here, answered when
-//! its time is over, and attempts at the password beyond what a source may try.
+//! Pauses of a connection, with which nothing else of the core waits: WAIT for more copies than what is acknowledged has for
+//! certain, answered when its time is over, and attempts at the password beyond what a source may try.
 
 use super::{Backend, Entry, Refusal, Session, Turn};
 use crate::resp::commands::args::integer;
@@ -30,13 +30,20 @@ pub fn arguments(args: &[&[u8]], now_ms: u64) -> Result<(i64, u64), Refusal> {
     Ok((replicas, timeout as u64))
 }
 
+/// How many other nodes have, for certain, all that a connection was answered. Whether more of them do is not asked.
+pub fn copies(backend: &dyn Backend) -> i64 {
+    backend.topology().map_or(0, |topology| topology.copies() as i64)
+}
+
 impl Session {
-    /// Answers with the number of copies, now or when the time is over.
+    /// Answers with the number of copies: at once if as many as are wanted are certain, else when the time is over.
     pub(super) fn wait(&mut self, entry: &'static Entry, args: &[&[u8]], backend: &dyn Backend) {
         self.count_local(entry.index, backend);
         match arguments(args, backend.now_ms()) {
             Err(refusal) => self.emit(Some(entry.index), |_, out| out.error(&refusal.0)),
-            Ok((replicas, _)) if replicas <= 0 => self.emit(Some(entry.index), |_, out| out.int(0)),
+            Ok((replicas, _)) if replicas <= copies(backend) => {
+                self.emit(Some(entry.index), |_, out| out.int(copies(backend)));
+            }
             Ok((_, timeout_ms)) => {
                 let until_ns = backend.mono_ns().saturating_add(timeout_ms.saturating_mul(1_000_000));
                 let until_ns = if timeout_ms == 0 { NEVER } else { until_ns };
@@ -68,7 +75,7 @@ impl Session {
         let Some(pause) = self.pause.filter(|pause| pause.until_ns <= now_ns) else { return };
         self.forget_wait();
         if pause.is_wait {
-            self.emit(None, |_, out| out.int(0));
+            self.emit(None, |_, out| out.int(copies(backend)));
         } else {
             self.state.may_guess = true;
             self.stalled = self.in_flight > 0;

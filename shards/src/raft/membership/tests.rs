@@ -23,6 +23,15 @@ fn from_hex(hex: &str) -> Vec<u8> {
 }
 
 #[test]
+fn what_is_committed_has_copies_on_a_majority_less_one() {
+    for (voters, copies) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)] {
+        let conf = ConfState { voters: (1..=voters).collect(), learners: vec![9], ..ConfState::default() };
+        assert_eq!(Membership::of(Lsn(1), &conf, |_| HERE).copies(), copies, "{voters} voters");
+    }
+    assert_eq!(Membership::of(Lsn(1), &joint(), |_| HERE).copies(), 1);
+}
+
+#[test]
 fn version_1_is_these_bytes() {
     let bytes = from_hex(
         "01010200000001000000000000000a00000000000000010000000c0000000000000002\

@@ -30,6 +30,12 @@ impl Replica {
         Ok(changed)
     }
 
+    /// See [`Membership::copies`](crate::raft::membership::Membership::copies); a log kept without Raft has none.
+    #[must_use]
+    pub fn copies(&self) -> usize {
+        self.engine.group().map_or(0, |group| group.members().copies())
+    }
+
     /// See [`Group::propose_change`]. Nothing is changed by a replica that reads must wait for.
     ///
     /// # Errors

@@ -229,6 +229,16 @@ fn wait_answers_after_the_writes_before_it() {
 }
 
 #[test]
+fn a_wait_for_the_copies_that_a_majority_has_ends_at_once() {
+    let mut talk = Talk::with(Fake::clustered(1), hub(1), 1);
+    talk.check("SET a 1\nWAIT 0 0\nWAIT 1 0", "+OK~:1~:1~");
+    talk.check("MULTI\nWAIT 1 0\nEXEC", "+OK~+QUEUED~*1~:1~");
+    talk.check("WAIT 2 1000", "");
+    talk.session.end_wait(1_000_000_000, &talk.fake);
+    assert_eq!(talk.output(), b":1\r\n", "of more nothing is certain");
+}
+
+#[test]
 fn a_wait_for_copies_ends_with_its_time() {
     let mut talk = Talk::new(1);
     talk.check("WAIT 1 1000\nPING", "");
