@@ -12,6 +12,7 @@ mod leads;
 pub mod links;
 mod members;
 mod nodes;
+mod replicas;
 mod rest;
 mod transfers;
 pub mod turn;

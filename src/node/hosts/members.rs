@@ -1,8 +1,6 @@
-//! Who belongs to the groups of this core: what REPLICA asks, step by step, replicas that come into being since their groups have been
-//! joined, and which folder a member's node must have.
+//! What REPLICA asks of groups, and what is to be done next for it.
 //!
-//! Invariant: what is asked may be asked again, whatever became of it: what is as it should be is done at once. A message of a member on
-//! a node that founded nothing is heard if that node has the data folder that the member was added with, and no other.
+//! Invariant: what is asked may be asked again, whatever became of it: what is as it should be is done at once.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -11,54 +9,52 @@ use corduroy_shards::ids::{MemberId, NodeId};
 use corduroy_shards::raft::membership::Membership;
 use corduroy_shards::raft::replica::Replica;
 use corduroy_shards::wal::Lsn;
-use corduroy_shards::{
-    Change, ChangeRefusal, Contact, Input, MemberOutcome, MemberRequest, Origin, PartitionId, RaftMessage,
-    RaftMessageType, Rejection, Reply, StorageId, Ticket,
-};
+use corduroy_shards::{Change, Contact, MemberRequest, PartitionId, Reply, StorageId, Ticket};
 
-use super::host::Host;
-use super::{Home, Hosts};
-use crate::node::message::Answer;
-use crate::node::topology::note_leaders;
+use crate::resp::SessionReply;
 use crate::resp::members::MemberCommand;
-use crate::resp::{SessionReply, Timing};
 use crate::store::Outcome;
 
 /// What is asked and has no outcome yet.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
-    index: usize,
-    partition: PartitionId,
-    command: MemberCommand,
+pub struct Asked {
+    /// The shard's index here.
+    pub index: usize,
+    /// Of which partition.
+    pub partition: PartitionId,
+    /// What.
+    pub command: MemberCommand,
     /// The lead is handed on before: the next leader does what is asked.
-    hands_on: bool,
+    pub hands_on: bool,
 }
 
 /// See the file's head.
 #[derive(Debug, Default)]
 pub struct Members {
-    asked: RefCell<HashMap<Ticket, Asked>>,
+    pub(super) asked: RefCell<HashMap<Ticket, Asked>>,
     /// The incarnations of the nodes that were heard.
-    heard: RefCell<BTreeMap<NodeId, u64>>,
+    pub(super) heard: RefCell<BTreeMap<NodeId, u64>>,
     /// Nodes that are to be connected to, and where.
-    to_greet: RefCell<Vec<Contact>>,
+    pub(super) to_greet: RefCell<Vec<Contact>>,
 }
 
 /// What is to be done next.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Next {
+pub enum Next {
     /// Nothing: it is as it should be.
     Nothing,
+    /// This is asked of the group.
     Ask(MemberRequest),
     /// Another one is to lead first.
     HandOn,
     /// The node has to be heard first.
     Greet(Contact),
+    /// It cannot be done, for this reason.
     Refuse(String),
 }
 
 /// What a command makes of a group in which `me` leads.
-fn next(
+pub fn next(
     command: MemberCommand,
     members: &Membership,
     me: MemberId,
@@ -107,7 +103,7 @@ fn next(
 }
 
 /// The members of a group, one text each, as its leader has them.
-fn list(replica: &Replica, members: &Membership, me: MemberId) -> Outcome {
+pub fn list(replica: &Replica, members: &Membership, me: MemberId) -> Outcome {
     let shown = members.ids().map(|member| {
         let storage = members.storage(member).unwrap_or_default();
         let role = match () {
@@ -125,163 +121,10 @@ fn list(replica: &Replica, members: &Membership, me: MemberId) -> Outcome {
     Outcome::Array(shown.collect())
 }
 
-fn done(lsn: Lsn) -> SessionReply {
+/// The outcome of what was done by this entry.
+pub fn done(lsn: Lsn) -> SessionReply {
     let lsn_shown = i64::try_from(lsn.get()).unwrap_or(i64::MAX);
     Reply::Done { lsn, outcome: Outcome::Array(vec![Outcome::Int(lsn_shown)]) }
-}
-
-impl Hosts {
-    /// Does what REPLICA asks of a partition whose shard is here. Its one outcome comes later.
-    pub(super) fn ask_members(&self, index: usize, ticket: Ticket, partition: PartitionId, op: &[u8]) {
-        let Some(command) = MemberCommand::decode(op) else {
-            let why = "this release does not know what is asked".to_owned();
-            return self.decide(ticket, Rejection::Refused(partition, why));
-        };
-        let asked = Asked { index, partition, command, hands_on: false };
-        if let Some(reply) = self.go_on_members(ticket, asked, Lsn::ZERO) {
-            self.decide_reply(ticket, reply);
-        }
-    }
-
-    /// Takes the next step; returns the outcome if there is no other. `lsn`: what the last step was done by.
-    fn go_on_members(&self, ticket: Ticket, asked: Asked, lsn: Lsn) -> Option<SessionReply> {
-        let Asked { index, partition, command, .. } = asked;
-        let refused = |why| Some(Reply::Rejected(why));
-        let host = self.all.get(index).expect("homes name shards of this core");
-        let shard = host.shard.borrow();
-        let Some(replica) = shard.replica(partition) else {
-            return refused(Rejection::NoPartition(partition));
-        };
-        if let Some(why) = replica.ready_error().filter(|_| !replica.is_running()) {
-            return refused(Rejection::from(&why));
-        }
-        let Some(group) = replica.group() else {
-            return refused(Rejection::Refused(partition, ChangeRefusal::NoGroup.to_string()));
-        };
-        if !replica.leadership().is_mine() {
-            return refused(Rejection::NoLeader(partition));
-        }
-        let (members, me) = (group.members(), replica.leadership().member());
-        if command == MemberCommand::List {
-            return Some(Reply::Done { lsn: members.as_of, outcome: list(replica, members, me) });
-        }
-        let heard = |node| self.members.heard.borrow().get(&node).copied();
-        let founders = &self.core.shared.identity.founders;
-        let next = next(command, members, me, heard, |node| founders.contains(&node.0));
-        let lsn = lsn.max(members.as_of);
-        drop(shard);
-        let (request, hands_on) = match next {
-            Next::Nothing => return Some(done(lsn)),
-            Next::Refuse(why) => return refused(Rejection::Refused(partition, why)),
-            Next::Greet(contact) => {
-                self.members.to_greet.borrow_mut().push(contact);
-                self.core.wake();
-                let why = format!("node {} was not heard yet: start it, and ask again", contact.node.0);
-                return refused(Rejection::Refused(partition, why));
-            }
-            Next::Ask(request) => (request, false),
-            Next::HandOn => (MemberRequest::TransferAway, true),
-        };
-        self.members.asked.borrow_mut().insert(ticket, Asked { hands_on, ..asked });
-        host.shard.borrow_mut().handle(Input::Members { ticket, partition, request });
-        host.dirty.set(true);
-        self.core.wake();
-        None
-    }
-
-    /// Takes the outcome of a step. Returns the answer, if it was the last one.
-    pub(super) fn members_outcome(&self, ticket: Ticket, outcome: MemberOutcome) -> Option<Answer> {
-        let asked = self.members.asked.borrow_mut().remove(&ticket)?;
-        let Asked { partition, command, hands_on, .. } = asked;
-        let is_removing = matches!(command, MemberCommand::Remove(_));
-        let reply = match outcome {
-            // Whoever leads now is asked by whoever has the request.
-            MemberOutcome::Done(_) if hands_on => Some(Reply::Rejected(Rejection::NoLeader(partition))),
-            MemberOutcome::Done(lsn) if is_removing => self.go_on_members(ticket, asked, lsn),
-            MemberOutcome::Done(lsn) => Some(done(lsn)),
-            MemberOutcome::Rejected(ChangeRefusal::NotLeader) => {
-                Some(Reply::Rejected(Rejection::NoLeader(partition)))
-            }
-            MemberOutcome::Rejected(why) => {
-                Some(Reply::Rejected(Rejection::Refused(partition, why.to_string())))
-            }
-            MemberOutcome::Unknown => Some(Reply::Unknown),
-        };
-        reply.map(|reply| Answer { ticket, reply, timing: Timing::default() })
-    }
-
-    /// These nodes were heard, each with its data folder's incarnation.
-    pub fn note_heard(&self, nodes: impl Iterator<Item = (NodeId, u64)>) {
-        let mut heard = self.members.heard.borrow_mut();
-        nodes.for_each(|(node, incarnation)| _ = heard.insert(node, incarnation));
-    }
-
-    /// Nodes that are to be connected to, and where.
-    pub fn take_to_greet(&self) -> Vec<Contact> {
-        self.members.to_greet.take()
-    }
-
-    /// How the member of a partition's group on a node is reached that founded nothing.
-    pub fn contact(&self, partition: PartitionId, node: NodeId) -> Option<Contact> {
-        let Some(Home::Here(index)) = self.home(partition) else { return None };
-        let shard = self.all.get(index)?.shard.borrow();
-        shard.replica(partition)?.group()?.members().contact_on(StorageId(node.0)).copied()
-    }
-
-    /// Whether a message for a replica here is to be heard. One of a leader makes the replica, where the node was added to the group.
-    pub(super) fn hears(&self, partition: PartitionId, from: NodeId, message: &RaftMessage) -> bool {
-        let identity = &self.core.shared.identity;
-        if identity.joins() {
-            self.join(partition, from, message);
-        }
-        let has_its_folder =
-            |contact: Contact| self.members.heard.borrow().get(&from) == Some(&contact.incarnation);
-        identity.founders.contains(&from.0) || self.contact(partition, from).is_none_or(has_its_folder)
-    }
-
-    /// Publishes who leads the groups of a shard, and how those are reached who have joined them.
-    pub(super) fn publish_leaders(&self, host: &Host) {
-        let (shared, shard) = (&self.core.shared, host.shard.borrow());
-        note_leaders(shared, shard.replicas());
-        for replica in shard.replicas().filter(|replica| replica.members_as_of > Lsn::ZERO) {
-            let group = shard.replica(replica.partition).and_then(Replica::group);
-            let contacts = group.into_iter().flat_map(|group| group.members().contacts());
-            shared.note_contacts(contacts.map(|(_, contact)| contact));
-        }
-    }
-
-    /// Makes the replica of a group that this node was added to, if there is none.
-    fn join(&self, partition: PartitionId, from: NodeId, message: &RaftMessage) {
-        let Some(Home::Here(index)) = self.home(partition) else { return };
-        let Some(host) = self.all.get(index) else { return };
-        let mut shard = host.shard.borrow_mut();
-        let is_of_leader = matches!(
-            message.get_msg_type(),
-            RaftMessageType::MsgAppend | RaftMessageType::MsgHeartbeat | RaftMessageType::MsgSnapshot
-        );
-        if shard.replica(partition).is_some() || !is_of_leader || message.to == 0 {
-            return;
-        }
-        let leader = (MemberId(message.from), StorageId(from.0));
-        let origin = Origin::Join { member: MemberId(message.to), leader };
-        match shard.add(partition, &origin, self.core.shared.seed(host.id)) {
-            Ok(_is_there) => tracing::info!(
-                shard = host.id.0,
-                partition = partition.0,
-                "joins the partition's group as member {}, led by node {}",
-                message.to,
-                from.0
-            ),
-            Err(error) => {
-                tracing::error!(
-                    shard = host.id.0,
-                    partition = partition.0,
-                    "cannot join the partition's group: {error}"
-                )
-            }
-        }
-        host.dirty.set(true);
-    }
 }
 
 #[cfg(test)]
