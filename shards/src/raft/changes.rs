@@ -36,6 +36,16 @@ impl Change {
             Self::Promote(_) | Self::Demote(_) | Self::Remove(_) => None,
         }
     }
+
+    /// Whether it gives a member a vote, or takes it; `None`: neither.
+    #[must_use]
+    pub fn vote_of(self, member: MemberId) -> Option<bool> {
+        match self {
+            Self::Promote(of) => (of == member).then_some(true),
+            Self::Demote(of) => (of == member).then_some(false),
+            Self::AddLearner(_) | Self::AddLearnerAt(..) | Self::Remove(_) => None,
+        }
+    }
 }
 
 /// Changes in one entry at most: more than a group has members.

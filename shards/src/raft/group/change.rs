@@ -237,15 +237,7 @@ impl Group {
     fn check_answers(&self, changes: &[Change]) -> Result<(), ChangeRefusal> {
         let raft = &self.node.raft;
         let has_vote = |id: &MemberId| {
-            let of_it = changes.iter().find_map(|change| match *change {
-                Change::Promote(member) if member == *id => Some(true),
-                Change::Demote(member) if member == *id => Some(false),
-                Change::AddLearner(_)
-                | Change::AddLearnerAt(..)
-                | Change::Promote(_)
-                | Change::Demote(_)
-                | Change::Remove(_) => None,
-            });
+            let of_it = changes.iter().find_map(|change| change.vote_of(*id));
             of_it.unwrap_or_else(|| self.members.now.is_voter(*id))
         };
         let timeout_ticks = raft.election_timeout() as u64;
