@@ -1,3 +1,5 @@
+//! What nodes hear of each other, and when one counts as silent.
+
 use super::*;
 use crate::ids::NodeId;
 

@@ -14,7 +14,7 @@ use crate::entry::Cursor;
 use crate::ids::PartitionId;
 use crate::image::Header;
 use crate::machine::StateMachine;
-use crate::raft::snapshot::transfers::Todo;
+use crate::raft::snapshot::transfers::{Todo, is_of_image};
 use crate::reply::Reply;
 use crate::table::ReplicaIdx;
 
@@ -51,6 +51,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         match todo {
             Todo::Ask(ask) => self.machine.ask_image(ask),
             Todo::Send(partition, to, message) => {
+                assert!(is_of_image(&message), "partition {partition}: a message of no image");
                 self.outbox.messages.push(PeerMessage { partition, to, message });
             }
             Todo::Hold(partition) => self.wait_for_image(partition, Some(ApplyWait::Image)),

@@ -329,23 +329,7 @@ impl Knobs {
             replicated: true,
             classes: BTreeSet::new(),
         };
-        if !rng.chance(100) {
-            // Few at once, so that one fault's effect is not drowned in another's; crashes in most worlds.
-            let wanted = rng.between(1, 4);
-            for _ in 0..wanted {
-                knobs.classes.insert(rng.pick(&CLASSES));
-            }
-            if rng.chance(800) {
-                knobs.classes.insert(Class::Crash);
-            }
-        }
-        // A stream of its own, so that nothing else is drawn otherwise.
-        if Rng::new(seed, "state-damage-on").chance(100) {
-            knobs.classes.insert(Class::StateDamage);
-        }
-        if Rng::new(seed, "reopen-on").chance(200) {
-            knobs.classes.insert(Class::Reopen);
-        }
+        knobs.draw_classes(&mut rng, seed);
         if knobs.classes.contains(&Class::SlowPool) {
             knobs.job_ns = 200 * MS;
         }
@@ -354,6 +338,27 @@ impl Knobs {
         }
         knobs.draw_nodes(seed);
         knobs
+    }
+
+    /// Which classes of faults are on.
+    fn draw_classes(&mut self, rng: &mut Rng, seed: u64) {
+        if !rng.chance(100) {
+            // Few at once, so that one fault's effect is not drowned in another's; crashes in most worlds.
+            let wanted = rng.between(1, 4);
+            for _ in 0..wanted {
+                self.classes.insert(rng.pick(&CLASSES));
+            }
+            if rng.chance(800) {
+                self.classes.insert(Class::Crash);
+            }
+        }
+        // A stream of its own, so that nothing else is drawn otherwise.
+        if Rng::new(seed, "state-damage-on").chance(100) {
+            self.classes.insert(Class::StateDamage);
+        }
+        if Rng::new(seed, "reopen-on").chance(200) {
+            self.classes.insert(Class::Reopen);
+        }
     }
 
     /// As [`Knobs::nodes`].

@@ -8,7 +8,7 @@ use corduroy_wal::mix::scramble;
 use corduroy_wal::{Lsn, Term};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
-use super::images::ImagePin;
+use super::images::Notes;
 use super::stall::Stall;
 use super::{Group, GroupOptions};
 use crate::planted::{self, PlantedBug};
@@ -16,7 +16,7 @@ use crate::raft::changes::{Change, ChangeEntry, ChangeRefusal};
 use crate::raft::guard::Fault;
 use crate::raft::history::{History, TermRuns};
 use crate::raft::lease::Promise;
-use crate::raft::membership::{MemberId, Membership, StorageId};
+use crate::raft::membership::{MemberId, Membership};
 
 /// How far a committed change is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,23 +60,6 @@ pub(super) struct Members {
     pub stall: Stall,
     /// What is noted of members for a while; most groups never have any of it.
     pub notes: Option<Box<Notes>>,
-}
-
-/// What a member notes of others for a while.
-#[derive(Debug, Default)]
-pub(super) struct Notes {
-    /// Members that the configuration does not have yet, and the storages that they were heard from.
-    pub met: Vec<(MemberId, StorageId)>,
-    /// Images that members are sent, or come up from.
-    pub images: Vec<ImagePin>,
-    /// The end of the log at the last tick at which there were any.
-    pub last_at_tick: Lsn,
-    /// Members that the crate has named an image to since that was asked.
-    pub named_images: Vec<MemberId>,
-    /// An image as of this entry was installed, and the record that begins the log behind it is not durable.
-    pub restoring: Option<Lsn>,
-    /// The entry that an image was as of which was installed last: what changes up to it have done is not known.
-    pub replaced_to: Lsn,
 }
 
 impl Members {
@@ -442,6 +425,7 @@ mod tests {
     use super::*;
     use crate::raft::group::GroupOptions;
     use crate::raft::log_store::LogStore;
+    use crate::raft::membership::StorageId;
 
     /// A group of one that leads.
     fn lone() -> Group {

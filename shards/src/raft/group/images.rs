@@ -30,6 +30,23 @@ pub(super) struct ImagePin {
     is_there: bool,
 }
 
+/// What a member notes of others for a while.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// Members that the configuration does not have yet, and the storages that they were heard from.
+    pub met: Vec<(MemberId, StorageId)>,
+    /// Images that members are sent, or come up from.
+    pub images: Vec<ImagePin>,
+    /// The end of the log at the last tick at which there were any.
+    pub last_at_tick: Lsn,
+    /// Members that the crate has named an image to since that was asked.
+    pub named_images: Vec<MemberId>,
+    /// An image as of this entry was installed, and the record that begins the log behind it is not durable.
+    pub restoring: Option<Lsn>,
+    /// The entry that an image was as of which was installed last: what changes up to it have done is not known.
+    pub replaced_to: Lsn,
+}
+
 impl Group {
     /// Whether the crate asked for images, or has named one.
     #[must_use]
