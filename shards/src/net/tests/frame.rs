@@ -147,8 +147,8 @@ fn frames_that_nobody_writes_are_refused() {
     assert_eq!(error(forged(&frame, 0, &[0])), Some(FrameError::Magic { found: 0xc0d5_4e00 }));
     let foreign = Bytes::from_static(b"GET / HTTP/1.1\r\nHost: corduroy\r\n\r\n   ");
     assert!(matches!(error(foreign), Some(FrameError::Magic { .. })));
-    let wrong = forged(&frame, HEAD_BYTES, &[10]);
-    assert_eq!(error(wrong), Some(FrameError::Message(crate::net::MessageDamage::Kind { found: 10 })));
+    let wrong = forged(&frame, HEAD_BYTES, &[13]);
+    assert_eq!(error(wrong), Some(FrameError::Message(crate::net::MessageDamage::Kind { found: 13 })));
 }
 
 #[test]

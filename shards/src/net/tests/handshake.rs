@@ -97,7 +97,7 @@ fn two_nodes_of_a_cluster_agree() {
     assert_eq!((theirs.our_core, ours.side, theirs.side), (CoreId(0), Side::Dialling, Side::Accepting));
     assert_eq!((&ours.shards, &theirs.shards), (&two.shards, &one.shards));
     assert_eq!((ours.outgoing, ours.incoming), (theirs.incoming, theirs.outgoing));
-    assert!(ours.outgoing.id != ours.incoming.id && ours.outgoing.version == 2);
+    assert!(ours.outgoing.id != ours.incoming.id && ours.outgoing.version == 3);
     let mut writer = FrameWriter::new(ours.outgoing);
     let sent = vec![(3, of(Kind::TimeoutNow, (1, 2), 4))];
     let frame = frame_of(&mut writer, &sent);
