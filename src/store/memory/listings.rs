@@ -197,10 +197,20 @@ impl Listings {
 
     /// A partition's keyspace ended, and an empty one began.
     pub(in crate::store) fn flushed(&mut self, partition: PartitionId) {
+        self.begin_anew(partition, None);
+    }
+
+    /// A partition's keyspace ended, and one of an image began: its keys are gathered from the first one on.
+    pub(in crate::store) fn replaced(&mut self, partition: PartitionId) {
+        self.begin_anew(partition, Some(0));
+    }
+
+    fn begin_anew(&mut self, partition: PartitionId, next: Option<u64>) {
         for listing in self.all.iter_mut().filter(|listing| listing.partition == partition) {
-            (listing.next, listing.wants_disk, listing.refused) = (None, false, None);
+            (listing.next, listing.wants_disk, listing.refused) = (next, false, None);
             listing.found = BTreeMap::new();
             listing.bytes = 0;
+            listing.effort = Effort::of_a_command();
         }
     }
 

@@ -346,6 +346,7 @@ impl Partition {
     /// An image was installed: nothing in memory counts any more.
     pub(in crate::store) fn installed(&mut self, ledger: &mut Ledger, meta: &PartitionMeta) {
         self.begin_keyspace(ledger, meta.flush_version);
+        ledger.listings.replaced(self.id);
         let (touched, walks, alarm_ms) = (self.touched, self.walks, self.alarm_ms);
         *self = Self { touched, walks, alarm_ms, ..Self::restored(self.id, meta) };
     }

@@ -357,6 +357,7 @@ fn what_was_asked_before_an_install_brings_nothing_into_it() {
     assert_eq!(driver.read_in(P, &get("key")), bulk("new"));
     assert_eq!(driver.read_in(P, &get("other")), Outcome::Nil);
     assert_eq!(driver.read_in(P, &Op::DbSize), Outcome::Int(1));
+    assert_eq!(driver.read_in(P, &Op::Keys { pattern: b"*" }), Outcome::Array(vec![bulk("key")]));
     driver.settle();
 }
 
