@@ -59,6 +59,8 @@ pub enum PlantedBug {
     TermsOffByOne,
     /// A leader that hears nobody goes on leading.
     DeafLeads,
+    /// All rounds for reads that a member asks for in a term have the same context.
+    ContextReused,
     /// Records do not say whom a member voted for.
     VoteForgotten,
     /// A leader applies what all members have, and not what a majority has.
@@ -99,7 +101,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::AckBeforeDurable,
         Self::SkipHardState,
         Self::DoubleApplyAfterRestart,
@@ -125,6 +127,7 @@ impl PlantedBug {
         Self::ReleasedForPeers,
         Self::TermsOffByOne,
         Self::DeafLeads,
+        Self::ContextReused,
         Self::VoteForgotten,
         Self::CommitNeedsAll,
         Self::RoundSkipped,

@@ -203,7 +203,8 @@ impl Rounds {
             self.attempts.pop_front();
         }
         self.contexts += 1;
-        let context = Context::new(self.member, self.incarnation, term, self.contexts);
+        let number = if planted::is(PlantedBug::ContextReused) { 0 } else { self.contexts };
+        let context = Context::new(self.member, self.incarnation, term, number);
         self.attempts.push_back(Attempt { context, round: self.begun, begun_ns: now_ns });
         (self.waited_ticks, self.is_overdue) = (0, false);
         context

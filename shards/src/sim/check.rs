@@ -21,6 +21,8 @@ use crate::sim::probes::Probes;
 use crate::sim::swarm::Knobs;
 use crate::sim::workload::{Sent, Subject};
 
+const LOGS_ARE_KEPT: &str = "logs are kept for members that lag behind";
+
 /// A broken invariant.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Violation {
@@ -72,6 +74,8 @@ pub struct Books<S: Subject> {
     stale_ns: u64,
     /// Whether groups of one may get company.
     may_grow: bool,
+    /// Whether logs have all that a member may lack.
+    keeps_all: bool,
     /// What was met.
     pub probes: Probes,
 }
@@ -92,15 +96,17 @@ impl<S: Subject> Books<S> {
             installs_asked: 0,
             stale_ns: 0,
             may_grow: false,
+            keeps_all: false,
             probes: Probes::default(),
         }
     }
 
-    /// What these knobs let happen: reads that may be answered anywhere may see a state that is so old by the slowest clock, and
-    /// groups that were alone may get company.
-    pub const fn expect(&mut self, knobs: &Knobs) {
+    /// What these knobs let happen: reads that may be answered anywhere may see a state that is so old by the slowest clock,
+    /// groups that were alone may get company, and logs may drop what a member lacks.
+    pub fn expect(&mut self, knobs: &Knobs) {
         self.stale_ns = knobs.stale_ms * 1_000_000 * 10 / 9;
         self.may_grow = knobs.spares > 0;
+        self.keeps_all = knobs.keeps_all();
     }
 
     /// The machine under test and its model.
@@ -243,7 +249,10 @@ impl<S: Subject> Books<S> {
         self.probes.hit("images installed");
         let Some(history) = self.partitions.get_mut(&image.partition) else { return };
         let judged = history.installed(node, image.lsn, image.term);
-        self.judge(judged);
+        let needless =
+            || format!("partition {} on node {node}: an image as of {}", image.partition, image.lsn);
+        let is_needed = if self.keeps_all { Err((LOGS_ARE_KEPT, needless())) } else { Ok(()) };
+        self.judge(judged.and(is_needed));
     }
 
     /// A node's machine reports a persisted LSN.

@@ -58,6 +58,13 @@ impl Knobs {
         self.image_bytes_per_s = rng.pick(&[200 << 10, 2 << 20, 64 << 20]);
     }
 
+    /// Whether logs have all that a member may lack: nothing is dropped for want of room, and nobody joins or gets, behind a change,
+    /// the first entry, which does not say what the group was founded with.
+    pub(super) fn keeps_all(&self) -> bool {
+        let may_change = self.spares > 0 || self.has(Class::Members);
+        self.kept_bytes >= KEPT_ALL_BYTES && !may_change && !self.has(Class::FullDisk)
+    }
+
     /// In half of the seeds with several nodes, requests come all the time until faults end: an election takes as long as many
     /// requests, and what is done between a leader and the next shows only where some are under way.
     fn draw_spread(&mut self, seed: u64) {
