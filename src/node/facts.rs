@@ -69,6 +69,15 @@ pub fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
 }
 
+/// What a node knows of a partition's group, to be shown to clients.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// The node that leads it; 0: nobody that is known.
+    pub leader: AtomicU64,
+    /// How many other members have, at least, all that was acknowledged.
+    pub copies: AtomicUsize,
+}
+
 /// The replicas of a shard in sum, and the first of them one by one.
 #[derive(Clone, Debug, Default)]
 pub struct Groups {

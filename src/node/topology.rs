@@ -2,23 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use corduroy_shards::ids::NodeId;
 use corduroy_shards::{Contact, PartitionId, ReplicaStatus, Role, StorageId};
 
+use super::facts::Known;
 use super::shared::{Shared, lock};
 use crate::config::peers::Node;
 use crate::resp::backend::{ClientNode, Topology};
-
-/// What a node knows of a partition's group, to be shown to clients.
-#[derive(Debug, Default)]
-pub struct Known {
-    /// The node that leads it; 0: nobody that is known.
-    leader: AtomicU64,
-    /// How many other members have, at least, all that was acknowledged.
-    copies: AtomicUsize,
-}
 
 /// Notes who leads the partitions of these replicas, and how many copies there are.
 pub fn note_leaders(shared: &Shared, replicas: impl Iterator<Item = ReplicaStatus>) {

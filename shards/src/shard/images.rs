@@ -2,8 +2,8 @@
 //!
 //! Invariant: what an image has replaced is answered by nobody: requests of entries that it may include get "unknown".
 
-use corduroy_wal::Term;
 use corduroy_wal::device::Device;
+use corduroy_wal::{Lsn, Term};
 
 use super::Shard;
 use super::io::PeerMessage;
@@ -77,6 +77,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     fn restored(&mut self, idx: ReplicaIdx, header: &Header) {
         let now = self.now;
         let slot = self.replicas.slot_mut(idx);
+        assert!(header.lsn > Lsn::ZERO, "partition {}: an image of no entry", slot.partition);
         assert_eq!(slot.replica.applied(), header.lsn, "partition {}: what is applied", slot.partition);
         assert!(slot.batches.is_empty() || !slot.replica.can_propose(), "partition {} leads", slot.partition);
         slot.cursor = Cursor::default();
