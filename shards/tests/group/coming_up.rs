@@ -66,7 +66,8 @@ fn no_log_is_kept_for_ever_for_who_has_an_image_and_is_away() {
     cluster.start(away, true);
     install(&mut cluster, away);
     cluster.kill(away);
-    cluster.pass(30_000);
+    // Until nothing is heard of its transfer any more, and a while on.
+    cluster.pass(90_000);
     write_much(&mut cluster, leader);
     let status = cluster.status(leader);
     assert!(status.released.get() > status.applied.get() - 120, "{status:?}");
