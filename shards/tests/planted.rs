@@ -208,6 +208,7 @@ fn every_planted_bug_fails_the_check_made_for_it() {
             | PlantedBug::RoundSkipped
             | PlantedBug::ReadRidesAlong
             | PlantedBug::RoundNotRepeated
+            | PlantedBug::ContextReused
             | PlantedBug::EmptiedChangeDone
             | PlantedBug::JointNeverLeft
             | PlantedBug::DemotedLeads
