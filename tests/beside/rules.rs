@@ -121,7 +121,7 @@ const EXCUSES: &[Excuse] = &[
     excuse("command", &["info"], DESCRIPTIONS, |args, theirs, ours| {
         theirs.sorted() == ours.sorted() || command_list(args, theirs, ours)
     }),
-    excuse("command", &[""], DESCRIPTIONS, |_, theirs, ours| command_infos(theirs, ours, false)),
+    excuse("command", &[""], DESCRIPTIONS, |_, theirs, ours| command_infos(theirs, ours)),
     excuse("command", &["count"], DESCRIPTIONS, same_kind),
     excuse(
         "command",
@@ -259,7 +259,7 @@ fn command_list(args: &[Vec<u8>], theirs: &Reply, ours: &Reply) -> bool {
     let (Reply::List(_, theirs), Reply::List(_, ours)) = (theirs, ours) else { return false };
     if word(args, 1) == "info" {
         return if args.len() == 2 {
-            command_infos(&Reply::List(b'*', theirs.clone()), &Reply::List(b'*', ours.clone()), false)
+            command_infos(&Reply::List(b'*', theirs.clone()), &Reply::List(b'*', ours.clone()))
         } else {
             theirs.len() == ours.len()
                 && theirs.iter().zip(ours).all(|(theirs, ours)| command_info(theirs, ours))
@@ -269,8 +269,15 @@ fn command_list(args: &[Vec<u8>], theirs: &Reply, ours: &Reply) -> bool {
         .all(|name| theirs.contains(name) || matches!(name, Reply::Bulk(_, name) if OWN.contains(&&name[..])))
 }
 
-/// Subcommands of our own, or of Redis 7.2.
-const OWN: [&[u8]; 5] = [
+/// Commands and subcommands of our own, or of Redis 7.2.
+const OWN: [&[u8]; 12] = [
+    b"replica",
+    b"replica|list",
+    b"replica|add",
+    b"replica|promote",
+    b"replica|remove",
+    b"replica|transfer",
+    b"replica|help",
     b"slowlog|stages",
     b"client|setinfo",
     b"client|no-touch",
@@ -279,14 +286,14 @@ const OWN: [&[u8]; 5] = [
 ];
 
 /// Descriptions of commands: what is here is there too, and the same.
-fn command_infos(theirs: &Reply, ours: &Reply, is_sub: bool) -> bool {
+fn command_infos(theirs: &Reply, ours: &Reply) -> bool {
     let (Reply::List(_, theirs), Reply::List(_, ours)) = (theirs, ours) else { return false };
     let name = |reply: &Reply| match reply {
         Reply::List(_, fields) => fields.first().cloned(),
         _ => None,
     };
     ours.iter().all(|our| {
-        let is_own = matches!(name(our), Some(Reply::Bulk(_, name)) if is_sub && OWN.contains(&&name[..]));
+        let is_own = matches!(name(our), Some(Reply::Bulk(_, name)) if OWN.contains(&&name[..]));
         is_own || theirs.iter().any(|their| name(their) == name(our) && command_info(their, our))
     })
 }
@@ -299,7 +306,7 @@ fn command_info(theirs: &Reply, ours: &Reply) -> bool {
     // SET and GETEX: Redis adds notes for people to their key specifications.
     let is_noted = format!("{t:?}").contains("\"notes\"");
     let is_same = t.len() == o.len() && t.iter().zip(o).all(|(t, o)| t.sorted() == o.sorted());
-    (is_same || is_noted) && their_subs.kind() == our_subs.kind() && command_infos(their_subs, our_subs, true)
+    (is_same || is_noted) && their_subs.kind() == our_subs.kind() && command_infos(their_subs, our_subs)
 }
 
 fn line_has(reply: &Reply, text: &str) -> bool {

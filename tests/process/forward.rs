@@ -81,7 +81,7 @@ const PLAYS: [&str; 5] = [
 ];
 
 /// What is shown of the description of a cluster, which a node alone is not part of.
-const OF_CLUSTERS: [&str; 1] = ["CLUSTER INFO"];
+const OF_CLUSTERS: [&str; 2] = ["CLUSTER INFO", "WAIT 0 0"];
 
 /// Whether two replies are the same, but for times. Whether a time to live from now on is later than one that was given a moment
 /// before depends on the moment.

@@ -16,13 +16,16 @@ fn term(cluster: &mut Cluster, id: u64) -> u64 {
 #[test]
 fn a_leader_that_is_asked_to_stop_hands_the_lead_over() {
     let mut cluster = Cluster::started(3);
+    let mut seen = Vec::new();
     for round in 0..5 {
         let leader = cluster.leader();
         let before = term(&mut cluster, leader);
         let log = cluster.stop(leader);
         let next = cluster.leader();
         cluster.ask(next, &["SET", "round", &round.to_string()]).expect("it leads");
-        if log.contains("has transferred the lead after") && term(&mut cluster, next) == before + 1 {
+        let after = term(&mut cluster, next);
+        seen.push(format!("term {before}, then {after}\n{log}"));
+        if log.contains("has transferred the lead after") && after == before + 1 {
             assert!(log.contains("the lead of 1 partitions is transferred, in "), "{log}");
             let begun = Instant::now();
             while cluster.figure(next, "raft", "raft_leads_elected") == 0 {
@@ -34,5 +37,5 @@ fn a_leader_that_is_asked_to_stop_hands_the_lead_over() {
         cluster.start(leader);
         cluster.await_level();
     }
-    panic!("no leader has handed its lead over when it was asked to stop");
+    panic!("no leader has handed its lead over when it was asked to stop:\n{}", seen.join("\n"));
 }
