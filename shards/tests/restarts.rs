@@ -365,7 +365,7 @@ fn a_configuration_that_cannot_be_this_replica_s_stops_it() {
             "on storage 0000000000000def, and this is storage 0000000000000abc",
         ),
         (founding(HERE).made_by(Lsn(2)).encode(), "that of entry 2, but the log ends at 1"),
-        (vec![3, 0, 0, 0], "unknown version"),
+        (vec![4, 0, 0, 0], "unknown version"),
     ] {
         let world = world_of_log(&conf, &[Vec::new()]);
         let [(P, text)] = world.fenced.as_slice() else { panic!("{why}: {:?}", world.fenced) };
