@@ -32,8 +32,8 @@ const LEFT_OUT: [&str; 7] = [
     "slowlog-max-len",
 ];
 
-/// Commands whose bare names would end the comparison, or block it.
-const NOT_BARE: [&str; 4] = ["shutdown", "wait", "client", "debug"];
+/// Commands whose bare names would end the comparison, or block it, or that Redis does not have.
+const NOT_BARE: [&str; 5] = ["shutdown", "wait", "client", "debug", "replica"];
 
 fn words(text: &str) -> Vec<String> {
     let spaced = text

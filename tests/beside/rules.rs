@@ -262,7 +262,7 @@ fn command_list(args: &[Vec<u8>], theirs: &Reply, ours: &Reply) -> bool {
             command_infos(&Reply::List(b'*', theirs.clone()), &Reply::List(b'*', ours.clone()))
         } else {
             theirs.len() == ours.len()
-                && theirs.iter().zip(ours).all(|(theirs, ours)| command_info(theirs, ours))
+                && theirs.iter().zip(ours).all(|(theirs, ours)| is_own(ours) || command_info(theirs, ours))
         };
     }
     ours.iter()
@@ -288,14 +288,23 @@ const OWN: [&[u8]; 12] = [
 /// Descriptions of commands: what is here is there too, and the same.
 fn command_infos(theirs: &Reply, ours: &Reply) -> bool {
     let (Reply::List(_, theirs), Reply::List(_, ours)) = (theirs, ours) else { return false };
-    let name = |reply: &Reply| match reply {
-        Reply::List(_, fields) => fields.first().cloned(),
-        _ => None,
-    };
     ours.iter().all(|our| {
-        let is_own = matches!(name(our), Some(Reply::Bulk(_, name)) if OWN.contains(&&name[..]));
-        is_own || theirs.iter().any(|their| name(their) == name(our) && command_info(their, our))
+        is_own(our)
+            || theirs.iter().any(|their| described(their) == described(our) && command_info(their, our))
     })
+}
+
+/// The command that a description is of.
+fn described(info: &Reply) -> Option<&Reply> {
+    match info {
+        Reply::List(_, fields) => fields.first(),
+        _ => None,
+    }
+}
+
+/// Whether it describes a command that Redis 7.0 does not have.
+fn is_own(info: &Reply) -> bool {
+    matches!(described(info), Some(Reply::Bulk(_, name)) if OWN.contains(&&name[..]))
 }
 
 fn command_info(theirs: &Reply, ours: &Reply) -> bool {
