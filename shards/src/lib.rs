@@ -44,7 +44,7 @@ mod waiting;
 pub mod wires;
 
 pub use ::raft::StateRole as Role;
-pub use ::raft::eraftpb::{Message as RaftMessage, MessageType as RaftMessageType};
+pub use ::raft::eraftpb::Message as RaftMessage;
 pub use clock::{ClockReport, Now};
 pub use corduroy_wal as wal;
 pub use ids::{KeyspaceId, PartitionId, ShardId, StorageId, Ticket};

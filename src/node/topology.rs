@@ -1,6 +1,7 @@
 //! The cluster as clients are shown it: the nodes of the description, and who leads which partition as far as this node knows.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
@@ -28,12 +29,16 @@ pub fn note_leaders(shared: &Shared, replicas: impl Iterator<Item = ReplicaStatu
     }
 }
 
-fn shown(node: &Node) -> ClientNode {
-    ClientNode { id: node.id, host: node.client.ip().to_string(), port: node.client.port() }
+fn shown(id: u64, client: SocketAddr) -> ClientNode {
+    ClientNode { id, host: client.ip().to_string(), port: client.port() }
 }
 
-fn of_contact(Contact { node, client, .. }: &Contact) -> ClientNode {
-    ClientNode { id: node.0, host: client.ip().to_string(), port: client.port() }
+fn described(node: &Node) -> ClientNode {
+    shown(node.id, node.client)
+}
+
+fn joined(contact: &Contact) -> ClientNode {
+    shown(contact.node.0, contact.client)
 }
 
 impl Shared {
@@ -66,14 +71,15 @@ impl Topology for Shared {
 
     fn nodes(&self) -> Vec<ClientNode> {
         let nodes = self.peers().map_or(&[][..], |peers| &peers.description.nodes);
-        let mut all: BTreeMap<u64, ClientNode> = nodes.iter().map(|node| (node.id, shown(node))).collect();
-        all.extend(lock(&self.contacts).iter().map(|(node, contact)| (node.0, of_contact(contact))));
+        let mut all: BTreeMap<u64, ClientNode> =
+            nodes.iter().map(|node| (node.id, described(node))).collect();
+        all.extend(lock(&self.contacts).iter().map(|(node, contact)| (node.0, joined(contact))));
         all.into_values().collect()
     }
 
     fn node_of(&self, storage: StorageId) -> Option<ClientNode> {
-        let joined = lock(&self.contacts).get(&NodeId(storage.0)).map(of_contact);
-        joined.or_else(|| self.peers()?.description.node(storage.0).map(shown))
+        let joined = lock(&self.contacts).get(&NodeId(storage.0)).map(joined);
+        joined.or_else(|| self.peers()?.description.node(storage.0).map(described))
     }
 
     fn slots(&self) -> Vec<(Range<u16>, Option<u64>)> {

@@ -353,28 +353,32 @@ impl Session {
         op: &Op<'_>,
         backend: &dyn Backend,
     ) {
-        let number = self.front + self.queue.len() as u64 - 1;
         let mut may_redirect = false;
         if let Some(slot) = self.queue.back_mut() {
             // What goes to several partitions is for no single other node.
             let is_whole = matches!(slot.body, Body::Waiting | Body::Exec(_));
             may_redirect = self.is_clustered && is_whole && self.state.may_redirect();
-            slot.request_bytes += self.scratch.len();
             let is_unsure = !slot.is_unsure && queue::may_be_large(op);
             slot.is_unsure |= is_unsure;
             slot.is_read = kind.is_read();
             self.unsure += usize::from(is_unsure);
             self.unsure_reads += usize::from(is_unsure && slot.is_read);
         }
-        self.in_flight += 1;
-        self.newest = kind;
-        self.in_flight_bytes += self.scratch.len();
-        let ticket = Ticket { conn: self.conn, seq: number << PART_BITS | part as u64 };
+        let ticket = self.count_part(kind, part, self.scratch.len());
         // Those behind it wait whenever it waits for its turn, or they would overtake it.
         self.stalled |= Op::is_heavy_bytes(&self.scratch);
         self.may_wait |= may_wait(&self.scratch);
         backend.submit(ticket, partition, kind, may_redirect, &self.scratch);
         self.trim_scratch();
+    }
+
+    /// Counts a part of the newest slot's request, of so many bytes, which is submitted next: with this ticket.
+    fn count_part(&mut self, kind: Kind, part: usize, bytes: usize) -> Ticket {
+        self.hold_for_slot(bytes);
+        self.in_flight += 1;
+        self.newest = kind;
+        let number = self.front + self.queue.len() as u64 - 1;
+        Ticket { conn: self.conn, seq: number << PART_BITS | part as u64 }
     }
 
     fn push_slot(&mut self, entry: &Entry, body: Body, args: &[&[u8]]) {

@@ -57,8 +57,6 @@ fi
 # The group goes with whoever is in it still.
 trap 'cleanup; rmdir "$slow_group" 2>/dev/null' EXIT
 
-describe 1 2 3 >"$work/peers.toml"
-
 faketime_library=$(find /usr/lib -name libfaketime.so.1 2>/dev/null | head -n 1)
 [ -z "$steps_clocks" ] || [ -n "$faketime_library" ] || fail "--step-clocks needs libfaketime"
 
@@ -239,13 +237,8 @@ if [ -z "$is_quick" ]; then
     done
 fi
 step_clocks
-for id in 1 2 3; do
-    format_node "$id"
-    start_node "$id"
-done
 fault=0 kind=start acknowledged=0 cut_short=0 takeovers_ms=()
-find_leader
-for id in 1 2 3; do await_part "$id"; done
+found_three
 for kind in "${kinds[@]}"; do
     fault=$((fault + 1))
     start_load

@@ -28,14 +28,7 @@ begin() {
     kind=$1
     options=("${@:2}" "${more[@]}")
     rm -rf "$work"/node? "$work/journal"
-    describe 1 2 3 >"$work/peers.toml"
-    local id
-    for id in 1 2 3; do
-        format_node "$id"
-        start_node "$id"
-    done
-    find_leader
-    for id in 1 2 3; do await_part "$id"; done
+    found_three
     find_leader
     away=$((leader % 3 + 1))
 }

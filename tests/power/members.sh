@@ -75,14 +75,8 @@ acknowledged=0 refused=0
 for round in $(seq "$rounds"); do
     kind="round $round"
     rm -rf "$work"/node? "$work/journal"
-    describe 1 2 3 >"$work/peers.toml"
+    found_three
     { cat "$work/peers.toml" && describe_node 4 && echo "joins = true"; } >"$work/joins.toml"
-    for id in 1 2 3; do
-        format_node "$id"
-        start_node "$id"
-    done
-    find_leader
-    for id in 1 2 3; do await_part "$id"; done
     loaded=$((RANDOM % 2 + 2))
     start_load
     format_node 4 "$work/joins.toml"

@@ -179,6 +179,18 @@ await_part() {
     fail "node $1 takes no part: $reply"
 }
 
+# found_three: founds nodes 1 to 3 and starts them, and waits until each takes part.
+found_three() {
+    describe 1 2 3 >"$work/peers.toml"
+    local id
+    for id in 1 2 3; do
+        format_node "$id"
+        start_node "$id"
+    done
+    find_leader
+    for id in 1 2 3; do await_part "$id"; done
+}
+
 # await_level: waits until all nodes that run have applied as much.
 await_level() {
     local begun id all

@@ -23,6 +23,7 @@ mod change;
 
 use self::change::Members;
 pub use self::change::{AppliedChange, Changed};
+pub use self::elections::claims_lead;
 use super::admit::{self, Admission, ENTRY_BYTES, Refused, Verdict};
 use super::guard::{Fault, guarded};
 use super::history::{History, Wanted};
@@ -212,7 +213,7 @@ impl Group {
         if self.answer_by_lease(&message, now_ns) {
             return Ok(Ok(()));
         }
-        let leader = elections::claims_lead(&message);
+        let leader = claims_lead(&message);
         let stepped = self.call(|group| group.node.step(message))?.map_err(|_error| Refused::ByRaft);
         // What an earlier leader sent promises it nothing.
         if leader.is_some_and(|(leader, term)| self.leader() == Some(leader) && self.node.raft.term == term) {

@@ -5,11 +5,12 @@
 //! with, and no other.
 
 use corduroy_shards::ids::{MemberId, NodeId};
+use corduroy_shards::raft::group::claims_lead;
 use corduroy_shards::raft::replica::Replica;
 use corduroy_shards::wal::Lsn;
 use corduroy_shards::{
-    ChangeRefusal, Contact, Input, MemberOutcome, MemberRequest, Origin, PartitionId, RaftMessage,
-    RaftMessageType, Rejection, Reply, StorageId, Ticket,
+    ChangeRefusal, Contact, Input, MemberOutcome, MemberRequest, Origin, PartitionId, RaftMessage, Rejection,
+    Reply, StorageId, Ticket,
 };
 
 use super::host::Host;
@@ -144,16 +145,12 @@ impl Hosts {
     fn join(&self, partition: PartitionId, from: NodeId, message: &RaftMessage) {
         let Some(Home::Here(index)) = self.home(partition) else { return };
         let Some(host) = self.all.get(index) else { return };
+        let Some((leader, _)) = claims_lead(message) else { return };
         let mut shard = host.shard.borrow_mut();
-        let is_of_leader = matches!(
-            message.get_msg_type(),
-            RaftMessageType::MsgAppend | RaftMessageType::MsgHeartbeat | RaftMessageType::MsgSnapshot
-        );
-        if shard.replica(partition).is_some() || !is_of_leader || message.to == 0 {
+        if shard.replica(partition).is_some() || message.to == 0 {
             return;
         }
-        let leader = (MemberId(message.from), StorageId(from.0));
-        let origin = Origin::Join { member: MemberId(message.to), leader };
+        let origin = Origin::Join { member: MemberId(message.to), leader: (leader, StorageId(from.0)) };
         match shard.add(partition, &origin, self.core.shared.seed(host.id)) {
             Ok(_is_there) => tracing::info!(
                 shard = host.id.0,

@@ -1,7 +1,7 @@
 //! REPLICA: goes to the leaders of the partitions that it names, as operations do, and is never logged.
 
 use super::queue::{Body, Merge, Parts};
-use super::{Backend, Entry, Kind, PART_BITS, Session, Ticket};
+use super::{Backend, Entry, Kind, Session};
 use crate::resp::members::{MemberCommand, partitions};
 
 impl Session {
@@ -27,15 +27,8 @@ impl Session {
         };
         self.push_slot(entry, body, args);
         let bytes = command.encode();
-        let number = self.front + self.queue.len() as u64 - 1;
         for (part, partition) in partitions.iter().enumerate() {
-            if let Some(slot) = self.queue.back_mut() {
-                slot.request_bytes += bytes.len();
-            }
-            self.in_flight += 1;
-            self.in_flight_bytes += bytes.len();
-            self.newest = Kind::Write;
-            let ticket = Ticket { conn: self.conn, seq: number << PART_BITS | part as u64 };
+            let ticket = self.count_part(Kind::Write, part, bytes.len());
             backend.submit(ticket, *partition, Kind::Write, false, &bytes);
         }
     }

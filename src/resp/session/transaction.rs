@@ -318,8 +318,8 @@ impl Session {
         self.submit_as(kind, partition, 0, &op, backend);
     }
 
-    /// Counts what the newest slot holds beside its request.
-    fn hold_for_slot(&mut self, bytes: usize) {
+    /// Counts what the newest slot holds.
+    pub(super) fn hold_for_slot(&mut self, bytes: usize) {
         if let Some(slot) = self.queue.back_mut() {
             slot.request_bytes += bytes;
             self.in_flight_bytes += bytes;

@@ -12,7 +12,8 @@ use crate::raft::guard::Fault;
 use crate::raft::membership::MemberId;
 
 /// Who says by a message that it leads, and in which term.
-pub(super) fn claims_lead(message: &Message) -> Option<(MemberId, u64)> {
+#[must_use]
+pub fn claims_lead(message: &Message) -> Option<(MemberId, u64)> {
     let kinds = [MessageType::MsgAppend, MessageType::MsgHeartbeat, MessageType::MsgSnapshot];
     kinds.contains(&message.get_msg_type()).then_some((MemberId(message.from), message.term))
 }

@@ -69,9 +69,7 @@ impl Status {
     pub const fn is_success(self) -> bool {
         matches!(self, Self::Ended(Ended::Installed | Ended::NotNeeded))
     }
-}
 
-impl Status {
     /// Whether the member may have what the image includes: it has, or it died, or was not heard of any more.
     #[must_use]
     pub const fn may_be_success(self) -> bool {

@@ -276,7 +276,7 @@ impl Transfers {
         }
         for outgoing in self.outgoing.iter_mut().filter(|outgoing| outgoing.partition == partition) {
             outgoing.follow(replica.as_deref(), now_ns, &mut self.todo);
-            // However it ended, and whoever leads now: the log is kept for it no longer.
+            // However it ended, and whoever leads now: nothing is kept any more for who certainly does not have it.
             let ended = outgoing.ended().filter(|_| !planted::is(PlantedBug::ImageStatusUnreported));
             if let (Some(status), Some(replica)) = (ended, replica.as_deref_mut()) {
                 replica.report_image(outgoing.to, (status.is_success(), status.may_be_success()))?;
