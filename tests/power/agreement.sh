@@ -133,6 +133,7 @@ check_all() {
 takeover() {
     find_leader "$victim"
     takeovers_ms+=("$took_ms")
+    echo "$kind $took_ms" >>"$work/takeovers"
 }
 
 # mend WORDS: has the deposed leader asked while it cannot know that it is deposed, and ends what keeps it from knowing.
@@ -257,3 +258,8 @@ echo "OK: ${#kinds[@]} faults, of them ${#sorted[@]} that took a leader away; $a
     "$cut_short cut short; the last check: $(cat "$work/verdict")"
 [ -z "$steps_clocks" ] || echo "wall clocks were seen up to $most_off_ms ms off"
 echo "another node acknowledged a write after ${sorted[$((${#sorted[@]} / 2))]} ms (median), ${sorted[-1]} ms (longest)"
+sort -k1,1 -k2,2n "$work/takeovers" | awk '
+    function show() { if (n) printf "  %s: %d, %d ms (median), %d ms (longest)\n", kind, n, took[int((n + 1) / 2)], took[n] }
+    $1 != kind { show(); kind = $1; n = 0 }
+    { took[++n] = $2 }
+    END { show() }'
