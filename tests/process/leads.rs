@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::nodes::{Cluster, PATIENCE};
 
-/// The term of a node's group.
+/// The term of the group that a node leads.
 fn term(cluster: &mut Cluster, id: u64) -> u64 {
+    cluster.await_role(id, "master");
     let info = format!("{:?}", cluster.ask(id, &["INFO", "raft"]).expect("INFO"));
     let (_, rest) = info.split_once(",term=").expect("a group");
     rest.split(',').next().expect("a number").parse().expect("a number")

@@ -228,6 +228,19 @@ impl Cluster {
         line.unwrap_or_else(|| panic!("{name} in {text}")).parse().expect("a number")
     }
 
+    /// Waits until a node's figures, which are published a while after they change, say that it is this.
+    pub fn await_role(&mut self, id: u64, role: &str) {
+        let begun = Instant::now();
+        loop {
+            let info = format!("{:?}", self.ask(id, &["INFO", "replication"]).expect("INFO"));
+            if info.contains(&format!("role:{role}")) {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "node {id} is no {role}: {info}\n{}", self.log(id));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits until all nodes that run have applied as much.
     pub fn await_level(&mut self) {
         let begun = Instant::now();
