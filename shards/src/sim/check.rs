@@ -15,9 +15,10 @@ use crate::image::Header;
 use crate::machine::{Applied, Kind};
 use crate::raft::replica::StartedAs;
 use crate::shard::io::Reply;
-use crate::sim::history::{Broken, History, ReadRecord, Shown};
+use crate::sim::history::{Broken, History, ReadRecord};
 use crate::sim::pace::Pace;
 use crate::sim::probes::Probes;
+use crate::sim::shown::Shown;
 use crate::sim::swarm::Knobs;
 use crate::sim::workload::{Sent, Subject};
 
@@ -410,13 +411,14 @@ impl<S: Subject> Books<S> {
                 format!("{sent:?} answered at {lsn} after {} ops; {shown:?} before it was sent", done.ops);
             return Err(("a read sees everything acknowledged", what));
         }
-        if self.nodes.len() > 1 && done.clock_ms < shown.clock_ms {
+        let shown_ms = shown.clock_ms.min(history.shown().clock_ms);
+        if self.nodes.len() > 1 && done.clock_ms < shown_ms {
             let what =
                 format!("{sent:?} answered by the clock {}; {shown:?} before it was sent", done.clock_ms);
             return Err(("a partition's clock never goes back", what));
         }
-        let (ops, clock_ms) = (done.ops + u64::from(is_write), done.clock_ms);
-        history.show(Shown { lsn, ops, clock_ms });
+        let (ops, clock_ms, beyond) = (done.ops + u64::from(is_write), done.clock_ms, done.beyond);
+        history.show(Shown { lsn, ops, clock_ms }, beyond);
         self.probes.hit(if is_write { "writes done" } else { "reads done" });
         Ok(())
     }

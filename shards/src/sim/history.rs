@@ -3,13 +3,12 @@
 //! Invariant: a partition has one history. Every replica applies its entries in order, once in an incarnation, and has the
 //! same entries with the same outcomes; what a read is answered is the state at the point where its replica stands.
 
-use std::collections::VecDeque;
-
 use corduroy_wal::{Lsn, Term};
 
 use crate::ids::PartitionId;
 use crate::machine::Applied;
 use crate::raft::replica::StartedAs;
+use crate::sim::shown::{Shown, Shows};
 use crate::sim::workload::{Model, Subject};
 
 /// A broken invariant: its name, and what was found.
@@ -71,20 +70,7 @@ pub(super) struct History<S: Subject> {
     /// One a node.
     replicas: Vec<Replica<S::Model>>,
     /// The highest entry that any outcome spoke of, and how many ops had been applied with what any outcome showed.
-    shown: Shown,
-    /// What that was at the times at which requests were sent, as far back as it matters.
-    shown_before: VecDeque<(u64, Shown)>,
-}
-
-/// How far into a history outcomes have shown.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Shown {
-    /// The highest entry that any of them spoke of.
-    pub lsn: Lsn,
-    /// Ops applied up to the newest state that any of them showed: entries without ops change nothing.
-    pub ops: u64,
-    /// The latest clock of the partition that any of them was judged by, in ms.
-    pub clock_ms: u64,
+    shows: Shows,
 }
 
 /// What a read was answered.
@@ -96,6 +82,8 @@ pub(super) struct ReadRecord<O> {
     ops: u64,
     /// The clock that it was judged by.
     clock_ms: u64,
+    /// The node whose wall clock that was, where the log did not have it.
+    beyond: Option<usize>,
     pub(super) outcome: O,
 }
 
@@ -105,13 +93,15 @@ pub(super) struct DoneAt<'a, O> {
     pub(super) lsn: Lsn,
     pub(super) ops: u64,
     pub(super) clock_ms: u64,
+    /// The node whose wall clock that was, where the log did not have it.
+    pub(super) beyond: Option<usize>,
     pub(super) outcome: &'a O,
 }
 
 impl<O> ReadRecord<O> {
     pub(super) const fn done_at(&self) -> DoneAt<'_, O> {
-        let Self { lsn, ops, clock_ms, ref outcome } = *self;
-        DoneAt { lsn, ops, clock_ms, outcome }
+        let Self { lsn, ops, clock_ms, beyond, ref outcome } = *self;
+        DoneAt { lsn, ops, clock_ms, beyond, outcome }
     }
 }
 
@@ -128,14 +118,7 @@ impl<S: Subject> History<S> {
             earlier: None,
         };
         let replicas = (0..nodes).map(replica).collect();
-        Self {
-            partition,
-            entries: Vec::new(),
-            model: subject.model(),
-            replicas,
-            shown: Shown::default(),
-            shown_before: VecDeque::new(),
-        }
+        Self { partition, entries: Vec::new(), model: subject.model(), replicas, shows: Shows::default() }
     }
 
     fn replica(&self, node: usize) -> &Replica<S::Model> {
@@ -169,28 +152,17 @@ impl<S: Subject> History<S> {
 
     /// How far outcomes have shown it.
     pub(super) const fn shown(&self) -> Shown {
-        self.shown
+        self.shows.now()
     }
 
     /// How far they had shown it at a time `age_ns` before this one; or a little less far.
     pub(super) fn shown_at(&mut self, now_ns: u64, age_ns: u64) -> Shown {
-        if age_ns == 0 {
-            return self.shown;
-        }
-        self.shown_before.push_back((now_ns, self.shown));
-        let from_ns = now_ns.saturating_sub(age_ns);
-        while self.shown_before.get(1).is_some_and(|(at_ns, _)| *at_ns <= from_ns) {
-            self.shown_before.pop_front();
-        }
-        let oldest = self.shown_before.front().filter(|(at_ns, _)| *at_ns <= from_ns);
-        oldest.map_or_else(Shown::default, |(_, shown)| *shown)
+        self.shows.at(now_ns, age_ns)
     }
 
-    /// An outcome speaks of this entry, and shows what so many ops made, by this clock.
-    pub(super) fn show(&mut self, now: Shown) {
-        let Shown { lsn, ops, clock_ms } = self.shown;
-        self.shown =
-            Shown { lsn: lsn.max(now.lsn), ops: ops.max(now.ops), clock_ms: clock_ms.max(now.clock_ms) };
+    /// An outcome speaks of this entry, and shows what so many ops made, by this clock; `beyond`: that of a node's wall.
+    pub(super) fn show(&mut self, now: Shown, beyond: Option<usize>) {
+        self.shows.show(now, beyond);
     }
 
     /// The stamp of the last entry.
@@ -223,6 +195,7 @@ impl<S: Subject> History<S> {
     /// A node's process has died.
     pub(super) fn crashed(&mut self, node: usize) {
         self.replica_mut(node).open = false;
+        self.shows.crashed(node);
     }
 
     /// An incarnation's machine was opened: it stands at what it has persisted.
@@ -417,7 +390,8 @@ impl<S: Subject> History<S> {
             );
             return Err(("state equals the log applied", what));
         }
-        Ok(ReadRecord { lsn, ops: point, clock_ms: now_ms, outcome: outcome.clone() })
+        let beyond = (now_ms > self.last_stamp_ms()).then_some(node);
+        Ok(ReadRecord { lsn, ops: point, clock_ms: now_ms, beyond, outcome: outcome.clone() })
     }
 
     /// A group of one that gets company judges reads by the log's clock, though its own has shown a later time: what rests on
@@ -429,13 +403,15 @@ impl<S: Subject> History<S> {
         (op, is_grown): (&[u8], bool),
         read: ReadRecord<S::Outcome>,
     ) -> ReadRecord<S::Outcome> {
-        let shown_ms = self.shown.clock_ms;
+        let shown_ms = self.shows.now().clock_ms;
         if !is_grown || read.clock_ms >= shown_ms {
             return read;
         }
         let expected = self.model_at(subject, node, read.ops).read(op, shown_ms);
-        let clock_ms = if subject.same(op, &expected, &read.outcome) { shown_ms } else { read.clock_ms };
-        ReadRecord { clock_ms, ..read }
+        match subject.same(op, &expected, &read.outcome) {
+            true => ReadRecord { clock_ms: shown_ms, beyond: self.shows.beyond(), ..read },
+            false => read,
+        }
     }
 
     /// The model after so many ops: the newest where that is all of them, else one that is kept for the replica.
@@ -469,6 +445,6 @@ impl<S: Subject> History<S> {
         let entry = self.entry(lsn)?;
         let (nth, op) = entry.ops.iter().enumerate().find(|(_, op)| op.id == id)?;
         let (ops, clock_ms) = (entry.ops_before + nth as u64, entry.stamp_ms);
-        Some(DoneAt { lsn, ops, clock_ms, outcome: &op.outcome })
+        Some(DoneAt { lsn, ops, clock_ms, beyond: None, outcome: &op.outcome })
     }
 }

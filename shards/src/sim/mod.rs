@@ -38,6 +38,7 @@ mod rng;
 mod safety;
 #[cfg(test)]
 mod scripted;
+mod shown;
 mod shrink;
 mod swarm;
 #[cfg(test)]

@@ -7,8 +7,8 @@ use crate::machine::{Applied, Kind};
 use crate::raft::replica::StartedAs;
 use crate::shard::io::{Rejection, Reply};
 use crate::sim::check::Books;
-use crate::sim::history::Shown;
 use crate::sim::plain::PlainSubject;
+use crate::sim::shown::Shown;
 use crate::sim::swarm::Knobs;
 use crate::sim::workload::{Sent, Subject};
 

@@ -7,9 +7,9 @@ use std::fmt::Debug;
 
 use crate::ids::{PartitionId, ShardId};
 use crate::machine::{Applied, Kind, StateMachine};
-use crate::sim::history::Shown;
 use crate::sim::probes::Probes;
 use crate::sim::rng::Rng;
+use crate::sim::shown::Shown;
 use crate::sim::swarm::Knobs;
 
 /// A plain, obviously right version of one partition's state.
