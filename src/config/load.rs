@@ -234,6 +234,14 @@ impl Layers {
             self.problem(source("node_id"), "node_id", why);
             return None;
         };
+        if node.left {
+            let why = format!(
+                "{} has left the cluster, as {} says; let it join under another id",
+                node.id,
+                path.display()
+            );
+            self.problem(source("node_id"), "node_id", why);
+        }
         for (key, own, shared) in [
             ("partitions", &mut config.partitions, description.partitions),
             ("shards", &mut config.shards, description.shards),

@@ -16,6 +16,7 @@
 //! peer = "10.0.0.4:7380"
 //! client = "10.0.0.4:7379"
 //! joins = true                                   # founds nothing, and is added to the groups that there are
+//!                                                # left = true: has founded, has left since, and is heard no more
 //! ```
 //!
 //! Invariant: what is read names each node once, and each address once. Every node that reads the same founders derives the same
@@ -33,7 +34,7 @@ const CLUSTER_DIGITS: usize = 32;
 /// What a description may name.
 const KEYS: [&str; 6] = ["cluster", "secret", "secret_file", "partitions", "shards", "nodes"];
 /// What a node of it may.
-const NODE_KEYS: [&str; 4] = ["id", "peer", "client", "joins"];
+const NODE_KEYS: [&str; 5] = ["id", "peer", "client", "joins", "left"];
 
 /// One node of the description.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +47,8 @@ pub struct Node {
     pub client: SocketAddr,
     /// It founds nothing: it is added to groups that there are.
     pub joins: bool,
+    /// It has founded the cluster and left it since: it is not waited for, and never heard.
+    pub left: bool,
 }
 
 /// See the file's head.
@@ -245,10 +248,19 @@ impl Reader {
             let id = self.id(entry, &key);
             let (peer, client) = (self.address(entry, &key, "peer"), self.address(entry, &key, "client"));
             let joins = self.flag(entry, &key, "joins");
-            let (Some(id), Some(peer), Some(client), Some(joins)) = (id, peer, client, joins) else {
+            let left = self.flag(entry, &key, "left");
+            let (Some(id), Some(peer), Some(client), Some(joins), Some(left)) =
+                (id, peer, client, joins, left)
+            else {
                 continue;
             };
-            let node = Node { id, peer, client, joins };
+            let node = Node { id, peer, client, joins, left };
+            if joins && left {
+                self.problem(
+                    &format!("{key}.left"),
+                    "is said of founders; leave out a node that has joined, and left",
+                );
+            }
             self.check_unique(&nodes, &node, &key);
             nodes.push(node);
         }
@@ -385,6 +397,19 @@ mod tests {
         );
         let unclear = [HEAD, &*node(1), &*node(4), "joins = 1\n"].concat();
         assert_eq!(problems(&unclear), ["nodes[2].joins: must be true or false, and is 1"]);
+    }
+
+    #[test]
+    fn who_has_left_is_a_founder_still() {
+        let left = [&*node(3), "left = true\n"].concat();
+        let found = Description::parse(&[HEAD, &left, &node(2), &node(1)].concat()).expect("it is one");
+        assert_eq!(found.founders(), [1, 2, 3]);
+        assert_eq!(found.nodes.iter().map(|node| node.left).collect::<Vec<_>>(), [false, false, true]);
+        let both = [HEAD, &node(1), &left, "joins = true\n"].concat();
+        assert_eq!(
+            problems(&both),
+            ["nodes[2].left: is said of founders; leave out a node that has joined, and left"]
+        );
     }
 
     #[test]

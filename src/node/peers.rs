@@ -8,7 +8,9 @@ use std::io;
 use std::rc::Rc;
 
 use corduroy_shards::ids::NodeId;
-use corduroy_shards::net::{ConnId, CoreId, Epoch, Local, PeerOptions, ShardCore, To, Versions};
+use corduroy_shards::net::{
+    ConnId, CoreId, Epoch, Founder, Founders, Local, PeerOptions, ShardCore, To, Versions,
+};
 use corduroy_shards::runtime::{Listener, Ready};
 use corduroy_shards::wires::{Moved, News, WireOptions, Wires};
 use corduroy_shards::{Now, PartitionId, PeerMessage, StorageId};
@@ -16,10 +18,10 @@ use corduroy_shards::{Now, PartitionId, PeerMessage, StorageId};
 use super::core::Core;
 use super::event::Event;
 use super::hosts::Hosts;
-use super::identity::process_number;
+use super::identity::{Identity, process_number};
 use super::message::Message;
 use super::shared::{Shared, lock};
-use crate::config::peers::Peers as Description;
+use crate::config::peers::{Description as Described, Peers as Description};
 
 /// See the file's head.
 pub struct Peers {
@@ -28,7 +30,7 @@ pub struct Peers {
     wires: RefCell<Wires>,
     /// This start is written down: others may hear of it.
     is_listening: Cell<bool>,
-    /// When the founders are connected to that were not met, by a node that joins.
+    /// When the founders are connected to that are to be met, by a node that joins.
     greet_at_ns: Cell<u64>,
 }
 
@@ -53,11 +55,24 @@ fn local(shared: &Shared, description: &Description) -> Local {
         versions: Versions::SPOKEN,
         limits: shared.limits,
         founding: identity.founding(),
-        founders: identity.other_founders(),
+        founders: founders(identity, &description.description),
         cores: u16::try_from(layout.cores()).unwrap_or(u16::MAX),
         shards: shards.map(|shard| ShardCore { storage, shard, core: core_of(shard) }).collect(),
         secret: Some(description.description.secret.clone()),
     }
+}
+
+/// The other founders as the folder and the description have them. One that has left is heard by nobody who is told so. A node that
+/// joins need not have met it, since it founds nothing: who stays has met it. A founder needs to: a cluster begins once all have met.
+fn founders(identity: &Identity, description: &Described) -> Founders {
+    let mut founders = identity.other_founders();
+    for (node, founder) in &mut founders {
+        let has_left = description.node(node.0).is_some_and(|node| node.left);
+        if has_left && (identity.joins() || *founder != Founder::Unmet) {
+            *founder = Founder::Left;
+        }
+    }
+    founders
 }
 
 impl Peers {
@@ -131,10 +146,9 @@ impl Peers {
             wires.learn(contact.node, contact.peer);
             wires.greet(contact.node, &core.poller, now_ns);
         }
-        let identity = &core.shared.identity;
         if self.has_to_meet(wires) && now_ns >= self.greet_at_ns.get() {
             self.greet_at_ns.set(now_ns + GREET_NS);
-            identity.founders.iter().for_each(|node| wires.greet(NodeId(*node), &core.poller, now_ns));
+            wires.unmet().into_iter().for_each(|node| wires.greet(node, &core.poller, now_ns));
         }
     }
 

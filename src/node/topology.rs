@@ -72,7 +72,7 @@ impl Topology for Shared {
     fn nodes(&self) -> Vec<ClientNode> {
         let nodes = self.peers().map_or(&[][..], |peers| &peers.description.nodes);
         let mut all: BTreeMap<u64, ClientNode> =
-            nodes.iter().map(|node| (node.id, described(node))).collect();
+            nodes.iter().filter(|node| !node.left).map(|node| (node.id, described(node))).collect();
         all.extend(lock(&self.contacts).iter().map(|(node, contact)| (node.0, joined(contact))));
         all.into_values().collect()
     }

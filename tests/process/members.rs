@@ -91,6 +91,36 @@ fn a_fourth_node_joins_gets_a_vote_and_the_first_leaves() {
     has_keys(&mut cluster, "after");
 }
 
+/// A node that joins cannot meet a founder that is gone for good: it is told that it has left, and never hears it.
+#[test]
+fn a_new_node_takes_the_place_of_a_founder_that_is_gone() {
+    let mut cluster = Cluster::started(3);
+    set_keys(&mut cluster, "before");
+    cluster.kill_9(3);
+    until_done(&mut cluster, &["REPLICA", "REMOVE", "ALL", "3"]);
+    cluster.left = vec![3];
+    let fourth = cluster.add_joining();
+    cluster.start(fourth);
+    add(&mut cluster, fourth);
+    until_done(&mut cluster, &["REPLICA", "PROMOTE", "ALL", "4"]);
+    // Each of the three can be away, though one founder is.
+    for away in [1, fourth, 2] {
+        cluster.await_level();
+        cluster.kill_9(away);
+        has_keys(&mut cluster, "before");
+        cluster.start(away);
+    }
+    cluster.await_level();
+    let nodes = format!("{:?}", cluster.ask(fourth, &["CLUSTER", "NODES"]).expect("a list"));
+    let gone = cluster.node(3).client_port;
+    assert!(!nodes.contains(&format!(":{gone}@")), "{nodes}");
+    // By a description that says so it cannot come back.
+    let own = cluster.dir.path().join("node-4.toml");
+    let mut server = cluster.spawn_by(3, &own, &[]);
+    assert_eq!(server.wait().code(), Some(78), "{}", server.log());
+    assert!(server.log().contains("3 has left the cluster"), "{}", server.log());
+}
+
 #[test]
 fn a_node_that_lost_its_data_is_not_heard_as_the_member_that_it_was() {
     let mut cluster = Cluster::started(3);

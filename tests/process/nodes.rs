@@ -30,6 +30,8 @@ pub struct Cluster {
     partitions: u32,
     /// The nodes up to this one found the cluster; those above join.
     founders: u64,
+    /// Founders that have left for good, as descriptions say that are written from now on.
+    pub left: Vec<u64>,
     /// What each node is started with.
     flags: &'static [&'static str],
 }
@@ -47,7 +49,8 @@ impl Cluster {
         let dir = data_dir();
         let founders = nodes;
         let nodes = (1..=nodes).map(|id| Node::new(&dir, id)).collect();
-        let cluster = Self { dir, nodes, partitions: 1, founders, flags: &["--redirect", "always"] };
+        let cluster =
+            Self { dir, nodes, partitions: 1, founders, left: Vec::new(), flags: &["--redirect", "always"] };
         cluster.describe("peers.toml", CLUSTER, SECRET);
         cluster
     }
@@ -80,6 +83,9 @@ impl Cluster {
             ));
             if *id > self.founders {
                 all.push_str("joins = true\n");
+            }
+            if self.left.contains(id) {
+                all.push_str("left = true\n");
             }
         }
         fs::write(&path, all).expect("written");

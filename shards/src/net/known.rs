@@ -10,9 +10,19 @@ use super::hello::Epoch;
 use super::refusal::Refusal;
 use crate::ids::NodeId;
 
-/// The founders of a cluster beside this node, each with the incarnation that was first heard of it and is kept durably; `None`:
-/// nothing was heard yet.
-pub type Founders = BTreeMap<NodeId, Option<u64>>;
+/// What is known of a founder of the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Founder {
+    /// Nothing was heard yet.
+    Unmet,
+    /// This incarnation was first heard of it, and is kept durably.
+    Met(u64),
+    /// It has left the cluster for good: no process of it is heard.
+    Left,
+}
+
+/// The founders of a cluster beside this node.
+pub type Founders = BTreeMap<NodeId, Founder>;
 
 /// The newest process of a node that was seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,21 +67,27 @@ impl Known {
 
     /// This incarnation of a founder is kept durably: another one is refused from now on.
     pub fn met(&mut self, node: NodeId, incarnation: u64) {
-        let before = self.founders.insert(node, Some(incarnation)).flatten();
-        assert!(before.is_none_or(|before| before == incarnation), "node {node} was met as another one");
+        let before = self.founders.insert(node, Founder::Met(incarnation)).unwrap_or(Founder::Unmet);
+        let is_same = before == Founder::Unmet || before == Founder::Met(incarnation);
+        assert!(is_same, "node {node} was met as another one: {before:?}");
     }
 
-    /// Whether all founders were met. Until then a node takes no part in its groups: were two founders enough to begin, one of
+    /// Whether all founders were met but those that have left. Until then a node takes no part in its groups: were two founders enough to begin, one of
     /// them could be a node that has lost its data, and the other one that has never heard of it with what it had.
     #[must_use]
     pub fn has_met_all(&self) -> bool {
-        self.founders.values().all(Option::is_some)
+        self.unmet().next().is_none()
+    }
+
+    /// The founders that are still to be met.
+    pub fn unmet(&self) -> impl Iterator<Item = NodeId> {
+        self.founders.iter().filter(|(_, founder)| **founder == Founder::Unmet).map(|(node, _)| *node)
     }
 
     /// A handshake with the process is done, here or on another core of this node: what it is was kept durably before.
     pub(super) fn note_done(&mut self, node: NodeId, epoch: Epoch) {
-        if let Some(kept) = self.founders.get_mut(&node) {
-            kept.get_or_insert(epoch.incarnation);
+        if let Some(founder @ Founder::Unmet) = self.founders.get_mut(&node) {
+            *founder = Founder::Met(epoch.incarnation);
         }
     }
 
@@ -113,12 +129,15 @@ impl Known {
         }
     }
 
-    /// Whether a process states that it is an old one, or one that has lost its data: said before it has proved anything.
+    /// Whether a process states that it is an old one, or one that has lost its data, or of a node that has left: said before it
+    /// has proved anything.
     pub(super) fn compare(&self, node: NodeId, found: Epoch) -> Result<(), Refusal> {
-        if let Some(Some(known)) = self.founders.get(&node).copied()
-            && known != found.incarnation
-        {
-            return Err(Refusal::FormattedAnew { node, found: found.incarnation, known });
+        match self.founders.get(&node).copied() {
+            Some(Founder::Left) => return Err(Refusal::Left { node }),
+            Some(Founder::Met(known)) if known != found.incarnation => {
+                return Err(Refusal::FormattedAnew { node, found: found.incarnation, known });
+            }
+            Some(Founder::Met(_) | Founder::Unmet) | None => {}
         }
         match self.standing(node, found) {
             Standing::Older(known) => Err(Refusal::OldIncarnation { node, found, known }),
@@ -132,8 +151,8 @@ impl Known {
             Standing::Older(known) => Err(Refusal::OldIncarnation { node, found, known }),
             Standing::Twin(known) => Err(Refusal::TwoProcesses { node, found, known }),
             Standing::Newer | Standing::Same => match self.founders.get(&node) {
-                Some(None) => Err(Refusal::FirstContact { node, incarnation: found.incarnation }),
-                Some(Some(_)) | None => Ok(()),
+                Some(Founder::Unmet) => Err(Refusal::FirstContact { node, incarnation: found.incarnation }),
+                Some(Founder::Met(_) | Founder::Left) | None => Ok(()),
             },
         }
     }

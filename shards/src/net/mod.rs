@@ -27,7 +27,7 @@ pub use frame::{Frame, FrameError, FrameReader, FrameWriter, Lane};
 pub use handshake::{Handshake, Local, PeerInfo};
 pub use hello::{CoreId, Epoch, Nonce, Secret, ShardCore, SharedLimits, Versions};
 pub use kind::{Kind, lane_of};
-pub use known::{Founders, Known};
+pub use known::{Founder, Founders, Known};
 pub use link::{LinkKey, LinkState};
 pub use message::{MessageDamage, Outgoing, Unsendable};
 pub use output::{ConnId, Dropped, Ending, Output, Passed, PeerCounters, PeerOptions, To};

@@ -142,6 +142,14 @@ pub enum Refusal {
         /// What was first heard of it.
         known: u64,
     },
+    /// A founder that has left the cluster.
+    #[error(
+        "node {node} has left the cluster, as the description of --peers says (left = true): it is not heard any more; stop it, or let it join as a new node under another id"
+    )]
+    Left {
+        /// The founder.
+        node: NodeId,
+    },
     /// What came is no handshake.
     #[error(
         "what the peer sent is no message of a handshake: {0}; see what listens at, or connects from, its address"
@@ -215,11 +223,16 @@ pub enum RefusalKind {
         "this node was known with another data folder: the one that it has was formatted anew, and does not hold what the node has acknowledged; it cannot come back under this id: restore its data folder, or add another node instead"
     )]
     FormattedAnew = 15,
+    /// [`Refusal::Left`].
+    #[error(
+        "this node has left the cluster, as the other side's description says: it is not heard any more, and may join as a new node under another id"
+    )]
+    Left = 16,
 }
 
 impl RefusalKind {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Cluster,
         Self::Node,
         Self::OurOwnId,
@@ -235,6 +248,7 @@ impl RefusalKind {
         Self::TwoProcesses,
         Self::FirstContact,
         Self::FormattedAnew,
+        Self::Left,
     ];
 
     /// Its byte.
@@ -268,6 +282,7 @@ impl RefusalKind {
             Self::TwoProcesses => "two_processes",
             Self::FirstContact => "first_contact",
             Self::FormattedAnew => "formatted_anew",
+            Self::Left => "left",
         }
     }
 
@@ -297,6 +312,7 @@ impl Refusal {
             | Self::Founding { .. }
             | Self::TwoProcesses { .. }
             | Self::FormattedAnew { .. }
+            | Self::Left { .. }
             | Self::Damage(_)
             | Self::ByPeer(_) => false,
         }
@@ -321,6 +337,7 @@ impl Refusal {
             Self::TwoProcesses { .. } => RefusalKind::TwoProcesses,
             Self::FirstContact { .. } => RefusalKind::FirstContact,
             Self::FormattedAnew { .. } => RefusalKind::FormattedAnew,
+            Self::Left { .. } => RefusalKind::Left,
         }
     }
 }

@@ -30,6 +30,12 @@ impl Wires {
         self.peers.heard(node)
     }
 
+    /// The founders that are still to be met.
+    #[must_use]
+    pub fn unmet(&self) -> Vec<NodeId> {
+        self.peers.unmet().collect()
+    }
+
     /// Whether all founders were met: until then nothing is sent or heard.
     #[must_use]
     pub fn has_met_all(&self) -> bool {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use corduroy_shards::StorageId;
 use corduroy_shards::ids::NodeId;
-use corduroy_shards::net::{Founders, Founding};
+use corduroy_shards::net::{Founder, Founders, Founding};
 use corduroy_shards::raft::membership::MemberId;
 use corduroy_wal::device::lock::FolderLock;
 
@@ -62,7 +62,8 @@ impl Identity {
     #[must_use]
     pub fn other_founders(&self) -> Founders {
         let others = self.founders.iter().copied().filter(|id| *id != self.node);
-        others.map(|id| (NodeId(id), self.met.get(&id).copied())).collect()
+        let known = |id| self.met.get(&id).copied().map_or(Founder::Unmet, Founder::Met);
+        others.map(|id| (NodeId(id), known(id))).collect()
     }
 
     /// Keeps durably which incarnation of a founder was first heard of. Returns the one that is kept: it may be another one
@@ -326,12 +327,13 @@ mod tests {
         let (config, us) = (config(dir.path()), peers(7, &[1, 2, 3], 2));
         found(&config, false, &us).expect("founded");
         let mut identity = started(&config, &open_in(&config, &us).expect("its own"));
-        assert_eq!(identity.other_founders(), [(NodeId(1), None), (NodeId(3), None)].into());
+        let founders = |one, three| Founders::from([(NodeId(1), one), (NodeId(3), three)]);
+        assert_eq!(identity.other_founders(), founders(Founder::Unmet, Founder::Unmet));
         assert_eq!(identity.meet(dir.path(), NodeId(3), 17).expect("kept"), 17);
         assert_eq!(identity.meet(dir.path(), NodeId(3), 18).expect("kept"), 17, "the first counts");
         let again = open_in(&config, &us).expect("its own");
         assert_eq!(again, identity);
-        assert_eq!(again.other_founders(), [(NodeId(1), None), (NodeId(3), Some(17))].into());
+        assert_eq!(again.other_founders(), founders(Founder::Unmet, Founder::Met(17)));
         assert_eq!(started(&config, &again).other_founders(), again.other_founders());
         // One copy is enough.
         fs::write(dir.path().join(COPIES[0]), "x").expect("written");
@@ -339,7 +341,7 @@ mod tests {
         // A folder that cannot be written keeps nothing.
         let nowhere = dir.path().join("nowhere");
         assert!(identity.meet(&nowhere, NodeId(1), 5).is_err());
-        assert_eq!(identity.other_founders()[&NodeId(1)], None);
+        assert_eq!(identity.other_founders()[&NodeId(1)], Founder::Unmet);
     }
 
     #[test]

@@ -46,6 +46,11 @@ impl Peers {
         self.known.all_heard()
     }
 
+    /// The founders that are still to be met.
+    pub fn unmet(&self) -> impl Iterator<Item = NodeId> {
+        self.known.unmet()
+    }
+
     /// Whether all founders were met: see [`Known::has_met_all`](crate::net::Known::has_met_all).
     #[must_use]
     pub fn has_met_all(&self) -> bool {

@@ -4,18 +4,19 @@ use super::handshake::local;
 use super::peers::options;
 use super::world::World;
 use crate::ids::NodeId;
-use crate::net::{Dropped, Ending, Epoch, Local, Refusal, RefusalKind};
+use crate::net::{Dropped, Ending, Epoch, Founder, Local, Refusal, RefusalKind};
 
 /// A founder of three, as it starts with what it has kept.
 fn founder(world: Option<&World>, node: u64, epoch: Epoch) -> Local {
-    let kept = |other| world.and_then(|world| world.met.get(&(node, other)).copied());
-    let founders = (1..=3).filter(|other| *other != node).map(|other| (NodeId(other), kept(other)));
+    let met = |other| world.and_then(|world| world.met.get(&(node, other)).copied());
+    let known = |other| met(other).map_or(Founder::Unmet, Founder::Met);
+    let founders = (1..=3).filter(|other| *other != node).map(|other| (NodeId(other), known(other)));
     Local { epoch, founders: founders.collect(), ..local(node) }
 }
 
 /// One of two.
 fn pair(node: u64) -> Local {
-    Local { founders: [(NodeId(3 - node), None)].into(), ..local(node) }
+    Local { founders: [(NodeId(3 - node), Founder::Unmet)].into(), ..local(node) }
 }
 
 const fn epoch(incarnation: u64, starts: u64) -> Epoch {
@@ -139,4 +140,25 @@ fn who_has_not_proved_itself_is_not_written_down() {
     let mut world = World::new([one, founder(None, 2, epoch(12, 1))], options());
     assert!(!comes_through(&mut world, 1, 2));
     assert!(world.met.is_empty());
+}
+
+#[test]
+fn a_founder_that_has_left_is_not_waited_for_and_never_heard() {
+    let mut joiner = local(4);
+    joiner.founders = [(1, Founder::Unmet), (2, Founder::Unmet), (3, Founder::Left)]
+        .map(|(node, founder)| (NodeId(node), founder))
+        .into();
+    let founders = [1, 2, 3].map(|node| founder(None, node, epoch(10 + node, 1)));
+    let mut world = World::new(founders.into_iter().chain([joiner]), options());
+    acquaint(&mut world, &[1, 2, 3]);
+    assert!(!comes_through(&mut world, 4, 1), "node 2 is not met yet");
+    assert!(comes_through(&mut world, 4, 2), "all that are left have met");
+    assert!(comes_through(&mut world, 4, 1) && comes_through(&mut world, 1, 4));
+    world.endings();
+    assert!(!comes_through(&mut world, 4, 3) && !comes_through(&mut world, 3, 4), "no vote, no append");
+    let endings = world.endings();
+    assert!(endings.contains(&((4, 0), Ending::Refused(Refusal::Left { node: NodeId(3) }))), "{endings:?}");
+    let by_peer = Ending::Refused(Refusal::ByPeer(RefusalKind::Left));
+    assert!(endings.contains(&((3, 0), by_peer)), "{endings:?}");
+    assert!(!world.met.contains_key(&(4, 3)), "and nothing is kept of it");
 }
