@@ -366,6 +366,34 @@ fn no_log_is_kept_for_an_image_of_a_member_that_was_removed() {
     assert!(status.released > before, "{before} was applied, and then {status:?}");
 }
 
+/// Who has it is removed before it has come up: its leader is alone then, and is not ticked any more.
+#[test]
+fn who_is_alone_again_keeps_no_log_for_an_image() {
+    let mut cluster = Cluster::with(1, keeping, wal());
+    let leader = cluster.elect();
+    cluster.put(leader, "set a 1");
+    let member = MemberId(cluster.make(leader, &[Change::AddLearner(storage(1))]).get());
+    let node = cluster.join(member, leader);
+    let mut is_offered = false;
+    for number in 0..100 {
+        cluster.write(leader, &format!("set b {number}"));
+        cluster.wait(50);
+        [leader, node].into_iter().for_each(|node| cluster.worlds[node].run_jobs());
+        cluster.turn();
+        cluster.deliver(|_, to, sent| {
+            is_offered |= sent.message.get_msg_type() == MessageType::MsgSnapshot;
+            let is_append = sent.message.get_msg_type() == MessageType::MsgAppend;
+            if is_offered && to == node && is_append { Way::Lost } else { Way::Arrives }
+        });
+    }
+    assert_eq!(installed(&cluster, node), 1);
+    cluster.kill(node);
+    cluster.make(leader, &[Change::Remove(member)]);
+    let before = outrun(&mut cluster, leader, leader);
+    let status = cluster.status(leader);
+    assert!(status.released > before, "{before} was applied, and then {status:?}");
+}
+
 /// Its leader is cut off once another member has it, which leads then, and has it done; the image says nothing of that.
 #[test]
 fn a_change_that_an_image_replaces_is_unknown() {

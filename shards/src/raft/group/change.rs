@@ -357,6 +357,8 @@ impl Group {
         }
         if let Some(notes) = &mut self.members.notes {
             notes.met.retain(|(member, _)| *member > MemberId(members.as_of.get()));
+            // Who is alone then is not ticked, and would keep the log for ever.
+            notes.images.retain(|pin| members.storage(pin.member).is_some());
         }
         self.members.now = members;
         if !self.is_alone() && self.node.store().history().is_none() {

@@ -23,7 +23,7 @@ const AWAITED_ELECTIONS: u64 = 10;
 /// An image that a member is sent, or comes up from: what follows it is kept in the log for that member.
 #[derive(Debug)]
 pub(super) struct ImagePin {
-    member: MemberId,
+    pub(super) member: MemberId,
     /// The entry that it is as of.
     lsn: Lsn,
     /// The member has it, and comes up by the log.
