@@ -205,11 +205,15 @@ impl Membership {
         self.ids().filter(|id| self.is_voter(*id))
     }
 
-    /// How many members beside the leader have, at least, all that was committed: a majority of the voters, less one. The entry
-    /// that made it so was itself committed by such a majority, with all entries before it.
+    /// How many members beside the leader have, at least, all that was committed: of an odd number of voters a majority, less one.
+    /// Of an even number one less than that: what was committed before the group grew by a vote, a majority of fewer has. While
+    /// several changes are under way, as many as of the smaller side.
     #[must_use]
     pub fn copies(&self) -> usize {
-        self.voters().count() / 2
+        let outgoing = self.ids().filter(|id| self.has(*id, Part::OutgoingVoter)).count();
+        let voters = self.voters().count();
+        let fewest = if self.is_joint() { voters.min(outgoing) } else { voters };
+        fewest.saturating_sub(1) / 2
     }
 
     /// What the entry `lsn` makes of it, with `conf` as the raft crate has it afterwards.
@@ -248,14 +252,19 @@ impl Membership {
         self.contacts.iter().map(|(member, contact)| (*member, contact))
     }
 
+    /// How the node of a member is reached, if it founded nothing.
+    #[must_use]
+    pub fn contact_of(&self, member: MemberId) -> Option<&Contact> {
+        self.contacts.iter().find(|(of, _)| *of == member).map(|(_, contact)| contact)
+    }
+
     /// How the node of the member on a storage is reached, if it founded nothing.
     #[must_use]
     pub fn contact_on(&self, storage: StorageId) -> Option<&Contact> {
         if self.contacts.is_empty() {
             return None;
         }
-        let member = self.member_on(storage)?;
-        self.contacts.iter().find(|(of, _)| *of == member).map(|(_, contact)| contact)
+        self.contact_of(self.member_on(storage)?)
     }
 
     /// Whether an entry that was committed changes it: every replica decides that alike.
