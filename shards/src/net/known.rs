@@ -97,6 +97,12 @@ impl Known {
         self.newest.get(&node).filter(|newest| !newest.is_twice).map(|newest| newest.epoch)
     }
 
+    /// The newest process of a node that was seen, heard or not.
+    #[must_use]
+    pub(super) fn newest(&self, node: NodeId) -> Option<Epoch> {
+        self.newest.get(&node).map(|newest| newest.epoch)
+    }
+
     /// The newest processes of all nodes that were seen and are heard.
     pub fn all_heard(&self) -> impl Iterator<Item = (NodeId, Epoch)> {
         let heard = self.newest.iter().filter(|(_, newest)| !newest.is_twice);

@@ -93,7 +93,7 @@ impl Peers {
     /// A newer process of a node has come: whatever is connected to older ones ends, and what waits for the node waits for
     /// the new one; but where that has another data folder, what waits is for nobody that is there.
     fn supersede(&mut self, node: NodeId, epoch: Epoch, now_ns: u64) -> Rerouted {
-        let before = self.known.heard(node);
+        let before = self.known.newest(node);
         let has_lost_its_data = before.is_some_and(|before| before.incarnation != epoch.incarnation);
         self.known.supersede(node, epoch);
         self.shards.remove(&node);
