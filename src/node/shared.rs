@@ -2,7 +2,6 @@
 //!
 //! Written rarely or by one core alone; no request waits for anything here.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
@@ -10,7 +9,7 @@ use std::time::Instant;
 use corduroy_shards::ids::NodeId;
 use corduroy_shards::routing::Layout;
 use corduroy_shards::runtime::{Doorbell, Pool, heap};
-use corduroy_shards::{Contact, PartitionId, ShardId};
+use corduroy_shards::{PartitionId, ShardId};
 
 use super::budget::{Descriptors, clients_memory};
 use super::clock::{boot_ns, wall_ms};
@@ -20,6 +19,7 @@ use super::identity::{Identity, IdentityError, SharedLimits, argument_bytes};
 use super::ledger::Ledger;
 use super::log;
 use super::notify;
+use super::topology::Contacts;
 use crate::config::Config;
 use crate::config::knobs::percentiles;
 use crate::config::peers::Peers;
@@ -84,7 +84,7 @@ pub struct Shared {
     /// nothing.
     pub known: Vec<Known>,
     /// How the nodes of members are reached that founded nothing.
-    pub contacts: Mutex<BTreeMap<NodeId, Contact>>,
+    pub contacts: Mutex<Contacts>,
     /// The identity as it is in the data folder, once this start is counted.
     counted: Mutex<Option<Identity>>,
     peers: OnceLock<Peers>,
