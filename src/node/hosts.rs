@@ -17,6 +17,8 @@ mod rest;
 mod transfers;
 pub mod turn;
 
+pub use replicas::Either;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;

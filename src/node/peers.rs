@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 
-use corduroy_shards::ids::NodeId;
+use corduroy_shards::ids::{MemberId, NodeId};
 use corduroy_shards::net::{
     ConnId, CoreId, Epoch, Founder, Founders, Local, PeerOptions, ShardCore, To, Versions,
 };
@@ -17,7 +17,7 @@ use corduroy_shards::{Now, PartitionId, PeerMessage, StorageId};
 
 use super::core::Core;
 use super::event::Event;
-use super::hosts::Hosts;
+use super::hosts::{Either, Hosts};
 use super::identity::{Identity, process_number};
 use super::message::Message;
 use super::shared::{Shared, lock};
@@ -204,15 +204,16 @@ impl Peers {
         }
         let mut wires = self.wires.borrow_mut();
         for PeerMessage { partition, to: storage, message } in messages {
-            if let Some(to) = self.replica_of(&mut wires, partition, storage, now)
+            let member = Either::Member(MemberId(message.to));
+            if let Some(to) = self.replica_of(&mut wires, partition, (storage, member), now)
                 && let Err(error) = wires.queue(to, partition, message, now.mono_ns)
             {
                 tracing::error!(partition = partition.0, %error, "a message of a group is dropped");
             }
         }
         self.hosts.send_forwarded(|node, forwarded| {
-            let to = self.replica_of(&mut wires, forwarded.partition(), StorageId(node.0), now);
-            match to {
+            let there = (StorageId(node.0), Either::On(node));
+            match self.replica_of(&mut wires, forwarded.partition(), there, now) {
                 Some(to) => wires.forward(to, forwarded, now.mono_ns),
                 None => {
                     self.hosts.unsent(&forwarded);
@@ -229,13 +230,13 @@ impl Peers {
         &self,
         wires: &mut Wires,
         partition: PartitionId,
-        storage: StorageId,
+        (storage, member): (StorageId, Either),
         now: Now,
     ) -> Option<To> {
         let shared = &self.core.shared;
         let (shard, node) = (shared.layout.shard_of(partition)?, NodeId(storage.0));
         if !shared.identity.founders.contains(&node.0)
-            && let Some(contact) = self.hosts.contact(partition, node)
+            && let Some(contact) = self.hosts.contact(partition, member)
         {
             wires.learn(node, contact.peer);
             let heard = wires.heard(node).map(|epoch| epoch.incarnation);

@@ -121,6 +121,36 @@ fn a_new_node_takes_the_place_of_a_founder_that_is_gone() {
     assert!(server.log().contains("3 has left the cluster"), "{}", server.log());
 }
 
+/// While one of three is away, a joined node loses its data, is removed, joins again as another member, and leads: who comes back
+/// knows that node by its former folder alone, and hears the new one all the same.
+#[test]
+fn who_was_away_hears_a_node_that_was_formatted_anew_meanwhile() {
+    let mut cluster = Cluster::started(3);
+    let fourth = cluster.add_joining();
+    cluster.start(fourth);
+    add(&mut cluster, fourth);
+    until_done(&mut cluster, &["REPLICA", "PROMOTE", "ALL", "4"]);
+    cluster.await_level();
+    cluster.kill_9(3);
+    until_done(&mut cluster, &["REPLICA", "REMOVE", "ALL", "4"]);
+    cluster.kill_9(fourth);
+    std::fs::remove_dir_all(&cluster.node(fourth).folder).expect("removed");
+    let peers = cluster.dir.path().join("node-4.toml");
+    cluster.format_by(fourth, &peers, "4MiB");
+    cluster.start(fourth);
+    add(&mut cluster, fourth);
+    until_done(&mut cluster, &["REPLICA", "PROMOTE", "ALL", "4"]);
+    until_done(&mut cluster, &["REPLICA", "REMOVE", "ALL", "1"]);
+    cluster.kill_9(1);
+    until_done(&mut cluster, &["REPLICA", "TRANSFER", "2", "4"]);
+    cluster.start(3);
+    set_keys(&mut cluster, "anew");
+    cluster.await_level();
+    // Two of three are left: the one that was away, and one of the others.
+    cluster.kill_9(2);
+    has_keys(&mut cluster, "anew");
+}
+
 #[test]
 fn a_node_that_lost_its_data_is_not_heard_as_the_member_that_it_was() {
     let mut cluster = Cluster::started(3);

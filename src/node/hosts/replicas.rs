@@ -21,6 +21,15 @@ use crate::node::topology::note_leaders;
 use crate::resp::members::MemberCommand;
 use crate::resp::{SessionReply, Timing};
 
+/// Which member of a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Either {
+    /// This one.
+    Member(MemberId),
+    /// That on a node.
+    On(NodeId),
+}
+
 impl Hosts {
     /// Does what REPLICA asks of a partition whose shard is here. Its one outcome comes later.
     pub(super) fn ask_members(&self, index: usize, ticket: Ticket, partition: PartitionId, op: &[u8]) {
@@ -112,14 +121,22 @@ impl Hosts {
         self.members.to_greet.take()
     }
 
-    /// How the member of a partition's group on a node is reached that founded nothing.
-    pub fn contact(&self, partition: PartitionId, node: NodeId) -> Option<Contact> {
+    /// How a member of a partition's group is reached, or the one on a node, that is on a node that founded nothing.
+    pub fn contact(&self, partition: PartitionId, of: Either) -> Option<Contact> {
         let Some(Home::Here(index)) = self.home(partition) else { return None };
         let shard = self.all.get(index)?.shard.borrow();
-        shard.replica(partition)?.group()?.members().contact_on(StorageId(node.0)).copied()
+        let members = shard.replica(partition)?.group()?.members();
+        match of {
+            Either::Member(member) => members.contact_of(member).copied(),
+            Either::On(node) => members.contact_on(StorageId(node.0)).copied(),
+        }
     }
 
-    /// Whether a message for a replica here is to be heard. One of a leader makes the replica, where the node was added to the group.
+    /// Whether a message for a replica here is to be heard: whether the node has the folder that the member was added with. Of a member
+    /// whose addition is not applied here, [`Group::hears`] decides: another one may have been on its node before. A message of a
+    /// leader makes the replica, where the node was added to the group.
+    ///
+    /// [`Group::hears`]: corduroy_shards::raft::group::Group::hears
     pub(super) fn hears(&self, partition: PartitionId, from: NodeId, message: &RaftMessage) -> bool {
         let identity = &self.core.shared.identity;
         if identity.joins() {
@@ -127,7 +144,8 @@ impl Hosts {
         }
         let has_its_folder =
             |contact: Contact| self.members.heard.borrow().get(&from) == Some(&contact.incarnation);
-        identity.founders.contains(&from.0) || self.contact(partition, from).is_none_or(has_its_folder)
+        let member = Either::Member(MemberId(message.from));
+        identity.founders.contains(&from.0) || self.contact(partition, member).is_none_or(has_its_folder)
     }
 
     /// Publishes who leads the groups of a shard, and how those are reached who have joined them.
@@ -137,7 +155,7 @@ impl Hosts {
         for replica in shard.replicas().filter(|replica| replica.members_as_of > Lsn::ZERO) {
             let group = shard.replica(replica.partition).and_then(Replica::group);
             let contacts = group.into_iter().flat_map(|group| group.members().contacts());
-            shared.note_contacts(contacts.map(|(_, contact)| contact));
+            shared.note_contacts(replica.partition, contacts.map(|(_, contact)| contact));
         }
     }
 
