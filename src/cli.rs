@@ -74,7 +74,10 @@ fn command() -> Command {
         .subcommand(
             with_flags(
                 Command::new("format")
-                    .about("Prepare a data folder (serve does it by itself where there is none)"),
+                    .about(
+                        "Prepare a data folder (serve does it by itself where there is none); with --peers for a node of a \
+                         cluster, which the only founder's folder founds with the data that it has",
+                    ),
                 is_for_format,
             )
             .arg(

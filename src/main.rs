@@ -49,7 +49,11 @@ fn run(request: Request) -> ExitCode {
                 node::check_data_folder(&loaded.config.data_dir).and_then(|()| Ok(format(&loaded, recover)?));
             match formatted {
                 Ok(identity) => {
-                    let done = if recover { "identity made anew, all data kept" } else { "formatted" };
+                    let done = match (recover, identity.former.is_some()) {
+                        (true, _) => "identity made anew, all data kept",
+                        (false, true) => "founds its cluster, all data kept",
+                        (false, false) => "formatted",
+                    };
                     say(format!("{}: {done}\n{identity}", cli::data_dir(&loaded).display()))
                 }
                 Err(error) => {

@@ -180,9 +180,10 @@ fn origins(
         let has_joined = partitions.iter().filter(|partition| logs.contains(partition));
         return Ok(has_joined.map(|partition| (*partition, Origin::Restart)).collect());
     }
-    let origin = match identity.is_founded() {
-        true => Origin::Restart,
-        false => Origin::Found(identity.founding_members()),
+    let origin = match (identity.is_founded(), identity.former) {
+        (true, _) => Origin::Restart,
+        (false, Some(former)) => Origin::AloneOn(StorageId(former.storage)),
+        (false, None) => Origin::Found(identity.founding_members()),
     };
     match partitions.iter().find(|partition| !logs.contains(partition)) {
         Some(&partition) if identity.is_founded() => Err(StartError::LostReplica { shard, partition }),

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use corduroy_shards::forward::{Request, Taken};
 use corduroy_shards::ids::NodeId;
+use corduroy_shards::raft::membership::Membership;
 use corduroy_shards::routing::FIRST_DATA;
 use corduroy_shards::runtime::{Endpoint, pool};
 use corduroy_shards::{
@@ -126,8 +127,8 @@ impl Hosts {
         &self.core
     }
 
-    /// Whether the groups of all partitions here are on the disk: of a node that is alone they need not be, and elsewhere they
-    /// are after the first start.
+    /// Whether the groups of all partitions here are on the disk, with this node among their members: of a node that is alone they
+    /// need not be, and elsewhere they are after the first start.
     pub fn are_founded(&self) -> bool {
         let shared = &self.core.shared;
         let identity = &shared.identity;
@@ -138,7 +139,9 @@ impl Hosts {
             let shard = host.shard.borrow();
             let wal = shard.wal();
             let is_there = |partition: PartitionId| {
-                wal.log_state(partition.log()).is_some_and(|state| state.conf.is_some())
+                let saved = wal.log_state(partition.log()).and_then(|state| state.conf);
+                let members = saved.and_then(|saved| Membership::decode(&saved).ok());
+                members.is_some_and(|members| members.member_on(StorageId(identity.storage)).is_some())
             };
             wal.in_flight() == 0 && shared.layout.partitions_of(host.id).all(is_there)
         })

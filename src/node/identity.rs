@@ -19,7 +19,10 @@ use crate::store::{DiskError, LsmLevel};
 mod bind;
 mod cluster;
 mod error;
+#[cfg(test)]
+mod example;
 mod folders;
+mod grow;
 mod limits;
 mod look;
 mod owner;
@@ -95,6 +98,19 @@ pub struct Identity {
     pub founders: Vec<u64>,
     /// The other founders that were met, each with the incarnation that was first heard of it.
     pub met: BTreeMap<u64, u64>,
+    /// Of a founder that was alone before: what it was called then.
+    pub former: Option<Former>,
+}
+
+/// What a node was called as long as it was alone. What names the owner of its shards' folders does so ever after.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Former {
+    /// Its id.
+    pub node: u64,
+    /// Its storage's.
+    pub storage: u64,
+    /// How often it had started.
+    pub starts: u64,
 }
 
 impl Identity {
@@ -120,6 +136,7 @@ impl Identity {
             limits,
             founders: Vec::new(),
             met: BTreeMap::new(),
+            former: None,
         })
     }
 
@@ -206,13 +223,17 @@ impl Identity {
         name == LOCK_FILE || COPIES.contains(&copy) || name.starts_with(SHARD)
     }
 
-    /// Whether two copies are of the same storage, one perhaps older.
+    /// Whether two copies are of the same storage, one perhaps older; be it from before the node founded a cluster.
     fn is_copy_of(&self, other: &Self) -> bool {
-        let of =
-            |i: &Self| (i.cluster, i.node, i.storage, i.shards, i.partitions, i.pair, i.founders.clone());
+        let named = |i: &Self| (i.node, i.storage, i.founders.clone());
+        let grew = |from: &Self, to: &Self| from.founders.is_empty() && to.former.is_some();
+        let is_one = named(self) == named(other) || grew(self, other) || grew(other, self);
         let is_limited_alike =
             self.limits.is_none_or(|one| other.limits.is_none_or(|another| one == another));
-        of(self) == of(other) && is_limited_alike && self.generation != other.generation
+        Owner::of(self, 0) == Owner::of(other, 0)
+            && is_one
+            && is_limited_alike
+            && self.generation != other.generation
     }
 
     /// Makes the folders of all shards, where they are missing, and writes into each whose it is. Before the identity is

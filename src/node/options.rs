@@ -12,7 +12,7 @@ use corduroy_wal::{Binding, Options as WalOptions};
 use super::identity::Identity;
 use super::shared::Shared;
 use crate::config::{Config, Reads, Replication, WalSync};
-use crate::store::{HashSeed, Options as StoreOptions};
+use crate::store::Options as StoreOptions;
 
 /// Log that all shards together may hold before they hand their state over, in bytes, as far as whole segments allow:
 /// overwrites of few keys make much log and little state. A start applies 200 to 300 MiB of small writes in a second.
@@ -62,8 +62,7 @@ pub fn wal_options(config: &Config, seed: u64, binding: Binding) -> WalOptions {
 pub fn store_options(shared: &Shared) -> StoreOptions {
     let rows = shared.memory.0 - shared.memory.0 / CACHE_SHARE;
     let share = rows / u64::from(shared.layout.used_shards().max(1));
-    let cluster = shared.identity.cluster;
-    let hash_seed = HashSeed([cluster as u64, (cluster >> 64) as u64]);
+    let hash_seed = shared.identity.hash_seed();
     StoreOptions {
         // One that a thread does, and one that it finds next.
         load_jobs: 2 * shared.config().pool_threads,

@@ -401,6 +401,7 @@ impl Shared {
             limits: Some(limits),
             founders: Vec::new(),
             met: std::collections::BTreeMap::new(),
+            former: None,
         };
         let layout = identity.layout(cores);
         let bells = corduroy_shards::runtime::Mesh::doorbells(cores).expect("eventfds");

@@ -36,6 +36,7 @@ pub use lookups::pages::CURSOR_BITS;
 pub use op::codec::ListIter;
 pub use op::{Condition, ErrorKind, Expiry, List, MAX_WALKS, Op, OpError, Outcome, SetReply, SetWhen};
 pub use op::{Names, NamesIter, PREFETCH_KEYS, SharedBytes};
+pub use restore::seed as hash_seed;
 pub use state::{Lookup, Options, Store};
 pub use stats::{KeyspaceStats, StoreStats};
 pub use text::float::LongDouble;

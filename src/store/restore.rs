@@ -13,8 +13,11 @@ use crate::store::memory::meta::PartitionMeta;
 
 pub(super) type Restored = Vec<(PartitionId, PartitionMeta)>;
 
-/// The seed of the store's hash; `None`: nothing was flushed yet.
-pub(super) fn seed(disk: &impl DiskLevel) -> Result<Option<HashSeed>, DiskError> {
+/// The seed of the store's hash, by which its keys are ordered; `None`: nothing was flushed yet.
+///
+/// # Errors
+/// [`DiskError`], with what could not be read.
+pub fn seed(disk: &impl DiskLevel) -> Result<Option<HashSeed>, DiskError> {
     let value = disk.get(STORE_KEY).map_err(|error| needed(error, "how its keys are ordered"))?;
     let seed =
         |value: Vec<u8>| read_store_value(&value).ok_or_else(|| DiskError::layout("the store's own row"));

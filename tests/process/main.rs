@@ -9,6 +9,7 @@ mod cluster;
 mod damage;
 mod expiry;
 mod forward;
+mod grow;
 mod hosts;
 mod idle;
 mod languages;

@@ -4,13 +4,17 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
-use crate::nodes::{Cluster, PATIENCE};
+use crate::nodes::{CLUSTER, Cluster, PATIENCE, SECRET};
 
-/// Asks the second node, which stays, until it is done. What is refused meanwhile has to say so in one of these words.
+/// Asks the second node, which stays, until it is done.
 fn until_done(cluster: &mut Cluster, words: &[&str]) -> Value {
+    until_done_by(cluster, 2, words)
+}
+
+/// Asks a node until it is done. What is refused meanwhile has to say so in one of these words.
+pub fn until_done_by(cluster: &mut Cluster, id: u64, words: &[&str]) -> Value {
     let begun = Instant::now();
     loop {
-        let id = 2;
         match cluster.ask(id, words) {
             Ok(done) => return done,
             Err(error) => {
@@ -30,9 +34,14 @@ fn members(cluster: &mut Cluster) -> String {
 }
 
 fn add(cluster: &mut Cluster, id: u64) {
+    add_by(cluster, 2, id);
+}
+
+/// Has a node add another one.
+pub fn add_by(cluster: &mut Cluster, by: u64, id: u64) {
     let (peer, client) = (cluster.node(id).peer_port, cluster.node(id).client_port);
     let [peer, client] = [peer, client].map(|port| format!("127.0.0.1:{port}"));
-    until_done(cluster, &["REPLICA", "ADD", "ALL", &id.to_string(), &peer, &client]);
+    until_done_by(cluster, by, &["REPLICA", "ADD", "ALL", &id.to_string(), &peer, &client]);
 }
 
 fn set_keys(cluster: &mut Cluster, name: &str) {
@@ -161,7 +170,7 @@ fn a_node_that_lost_its_data_is_not_heard_as_the_member_that_it_was() {
     cluster.await_level();
     cluster.kill_9(fourth);
     std::fs::remove_dir_all(&cluster.node(fourth).folder).expect("removed");
-    let peers = cluster.describe("node-4.toml", crate::nodes::CLUSTER, crate::nodes::SECRET);
+    let peers = cluster.describe("node-4.toml", CLUSTER, SECRET);
     cluster.format_by(fourth, &peers, "4MiB");
     cluster.start(fourth);
     set_keys(&mut cluster, "without");

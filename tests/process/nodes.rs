@@ -27,6 +27,8 @@ pub struct Node {
 pub struct Cluster {
     pub dir: TempDir,
     pub nodes: Vec<Node>,
+    /// The cluster's id.
+    pub cluster: String,
     partitions: u32,
     /// The nodes up to this one found the cluster; those above join.
     founders: u64,
@@ -49,8 +51,8 @@ impl Cluster {
         let dir = data_dir();
         let founders = nodes;
         let nodes = (1..=nodes).map(|id| Node::new(&dir, id)).collect();
-        let cluster =
-            Self { dir, nodes, partitions: 1, founders, left: Vec::new(), flags: &["--redirect", "always"] };
+        let (cluster, left, flags) = (CLUSTER.to_owned(), Vec::new(), &["--redirect", "always"]);
+        let cluster = Self { dir, nodes, cluster, partitions: 1, founders, left, flags };
         cluster.describe("peers.toml", CLUSTER, SECRET);
         cluster
     }
@@ -62,6 +64,19 @@ impl Cluster {
         (1..=3).for_each(|id| cluster.format(id));
         cluster.start_all();
         cluster
+    }
+
+    /// Of one node, which may be alone before; it is to run with these flags.
+    pub fn alone(partitions: u32, flags: &'static [&'static str]) -> Self {
+        Self { partitions, flags, ..Self::described(1) }
+    }
+
+    /// Takes the id that the folder of a node was formatted with for the cluster's. Returns a description with it.
+    pub fn take_id_of(&mut self, id: u64) -> PathBuf {
+        let identity = fs::read_to_string(self.node(id).folder.join("identity.0")).expect("an identity");
+        let found = identity.lines().find_map(|line| line.strip_prefix("cluster = "));
+        self.cluster = found.expect("it has one").to_owned();
+        self.describe("peers.toml", &self.cluster, SECRET)
     }
 
     /// A cluster that runs, and has a leader. Its nodes send clients to the one that leads.
@@ -96,7 +111,7 @@ impl Cluster {
     pub fn add_joining(&mut self) -> u64 {
         let id = self.nodes.len() as u64 + 1;
         self.nodes.push(Node::new(&self.dir, id));
-        let peers = self.describe(&format!("node-{id}.toml"), CLUSTER, SECRET);
+        let peers = self.describe(&format!("node-{id}.toml"), &self.cluster, SECRET);
         self.format_by(id, &peers, "4MiB");
         id
     }

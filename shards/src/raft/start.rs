@@ -36,6 +36,9 @@ pub enum Origin {
         /// Who leads, and on which storage.
         leader: (MemberId, StorageId),
     },
+    /// It was its group alone, on a storage that had this name, and goes on as its first member on the one that it is opened on.
+    /// What it was is kept; what has nothing in it yet is founded.
+    AloneOn(StorageId),
     /// It was here before. A storage that has nothing of it has lost it.
     Restart,
 }
@@ -274,12 +277,16 @@ pub(super) fn starting_membership(
             }
             _ if log.last > Lsn::ZERO || log.hard_state.is_some() => alone(),
             Origin::Found(founders) => founding(founders, options),
+            Origin::AloneOn(_) => alone(),
             Origin::Restart => Err(StartError::NothingLeft),
         };
     };
     let saved = Membership::decode(saved)?;
     if saved.as_of > log.last {
         return Err(StartError::ConfigurationLater { as_of: saved.as_of, log: log.last });
+    }
+    if is_alone_on(&saved, origin) {
+        return Ok((Membership::founding(MemberId::FIRST, storage).made_by(saved.as_of), MemberId::FIRST));
     }
     let here = saved.member_on(storage);
     let is_removed = saved.as_of > Lsn::ZERO && here.is_none() && storage != StorageId::UNKNOWN;
@@ -316,6 +323,16 @@ pub(super) fn starting_membership(
         return Err(StartError::OtherStorage { found, here: storage });
     }
     Ok((saved, MemberId::FIRST))
+}
+
+/// Whether a group is the one that is to go on under another name of its storage.
+fn is_alone_on(saved: &Membership, origin: &Origin) -> bool {
+    match origin {
+        Origin::AloneOn(before) => {
+            saved.is_alone(MemberId::FIRST) && saved.storage(MemberId::FIRST) == Some(*before)
+        }
+        Origin::Found(_) | Origin::Join { .. } | Origin::Restart => false,
+    }
 }
 
 /// That of a new group.

@@ -3,11 +3,11 @@
 
 use corduroy_shards::raft::group::GroupOptions;
 use corduroy_shards::raft::membership::MemberId;
-use corduroy_shards::{Change, Limits, MemberOutcome, Origin, Role, ShardOptions};
-use corduroy_wal::{Lsn, Options};
+use corduroy_shards::{Change, Limits, MemberOutcome, Role, ShardOptions};
+use corduroy_wal::Lsn;
 use raft::eraftpb::MessageType;
 
-use crate::cluster::{Cluster, PARTITION, Way, options, storage};
+use crate::cluster::{Cluster, Way, options, storage};
 use crate::common::{Got, Job};
 use crate::retention::{flush, keeping, wal, write_without};
 
@@ -155,7 +155,7 @@ fn a_fourth_member_takes_the_place_of_the_first() {
 }
 
 /// Adds a member, gives it a vote, hands it the lead, and removes the one that led. Returns who leads.
-fn replace_one(cluster: &mut Cluster, leader: usize) -> usize {
+pub fn replace_one(cluster: &mut Cluster, leader: usize) -> usize {
     let first = cluster.status(leader).leader.expect("it leads");
     let here = storage(cluster.worlds.len());
     let member = MemberId(cluster.make(leader, &[Change::AddLearner(here)]).get());
@@ -268,38 +268,6 @@ fn a_member_that_was_away_hears_a_leader_that_was_added_meanwhile() {
     cluster.work(500);
     assert_eq!(cluster.history(away), cluster.history(node));
     assert_eq!(cluster.history(away).last().map(|(_, op)| op.as_str()), Some("set a 2"));
-}
-
-/// A log that was kept without Raft has entries of term 0, behind which a gap looks like a match: who joins gets none of it.
-#[test]
-fn who_joins_a_log_that_was_kept_without_raft_gets_an_image() {
-    use corduroy_shards::raft::replica::Replication;
-    let solo = |node| ShardOptions { replication: Replication::Off, ..options(node) };
-    let mut cluster = Cluster::with(1, solo, Options { segment_bytes: 1 << 20, ..Options::default() });
-    cluster.rest();
-    for number in 0..10 {
-        cluster.put(0, &format!("set {number} solo"));
-    }
-    cluster.kill(0);
-    cluster.worlds[0].options = options(0);
-    cluster.worlds[0].origins = vec![(PARTITION, Origin::Restart)];
-    cluster.start(0, false);
-    let leader = cluster.elect();
-    assert_eq!(cluster.status(leader).last, Lsn(11));
-    let leader = {
-        let member = MemberId(cluster.make(leader, &[Change::AddLearner(storage(1))]).get());
-        let node = cluster.join(member, leader);
-        catch_up(&mut cluster, leader, node);
-        assert_eq!(installed(&cluster, node), 1);
-        cluster.work(500);
-        cluster.make(leader, &[Change::Promote(member)]);
-        leader
-    };
-    let next = replace_one(&mut cluster, leader);
-    cluster.put(next, "set a after");
-    cluster.work(500);
-    let left: Vec<_> = cluster.nodes().filter(|node| cluster.is_up[*node]).collect();
-    assert!(left.iter().all(|node| cluster.history(*node) == cluster.history(next)), "{left:?}");
 }
 
 /// Lets an image begin to come to a member, which never gets a message of it.

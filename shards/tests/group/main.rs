@@ -1,5 +1,6 @@
 //! A group of several members over an unreliable network: who leads, what is acknowledged, what survives.
 
+mod alone;
 mod anywhere;
 mod cluster;
 mod coming_up;

@@ -14,7 +14,9 @@ use corduroy_wal::device::{DirectIo, FileDevice};
 use corduroy_wal::{Options, Wal};
 
 use super::owner::{CARD, Card, Found};
-use super::{COPIES, Identity, IdentityError, Owner, SHARD_PARTS, UNBOUND, entries, of_state};
+use super::{
+    COPIES, FOUNDED, Identity, IdentityError, Owner, SHARD_PARTS, UNBOUND, entries, of_state, remove_if_there,
+};
 use crate::store::{Binding, LsmLevel, OWNER_BYTES};
 
 /// A folder whose cards were checked.
@@ -123,6 +125,9 @@ impl Bound {
         for shard in 0..self.used_shards {
             self.name_parts(identity, shard)?;
             self.write_cards(identity, shard, starts)?;
+            if identity.founders.is_empty() {
+                self.forget_founding(shard)?;
+            }
         }
         if identity.format == UNBOUND {
             for shard in self.used_shards..identity.shards {
@@ -147,6 +152,14 @@ impl Bound {
             tracing::warn!("a copy of the identity is old, and stays so until the next start: {error}");
         }
         Ok(renewed)
+    }
+
+    /// Removes from a shard of a node that is alone what a founding has left that was cut short.
+    fn forget_founding(&self, shard: u32) -> Result<(), IdentityError> {
+        parts(&self.data_dir, shard).iter().try_for_each(|part| {
+            let path = part.join(FOUNDED);
+            remove_if_there(&path).map_err(|source| IdentityError::Io { what: "removing", path, source })
+        })
     }
 
     /// Writes whose a shard's state is, if it does not say yet.

@@ -13,9 +13,9 @@ use corduroy_shards::net::{Founder, Founders, Founding};
 use corduroy_shards::raft::membership::MemberId;
 use corduroy_wal::device::lock::FolderLock;
 
-use super::text::{ALONE, FOUNDING, UNLIMITED};
+use super::text::{ALONE, FOUNDING, JOINING, UNLIMITED};
 use super::{
-    COPIES, FORMAT_VERSION, Identity, IdentityError, check_empty, limits_of, make, make_folder, recover,
+    COPIES, FORMAT_VERSION, Identity, IdentityError, check_empty, grow, limits_of, make, make_folder, recover,
 };
 use crate::config::Config;
 use crate::config::peers::Peers;
@@ -25,7 +25,8 @@ impl Identity {
     /// The version that a folder of this identity is written in.
     pub(super) fn newest_format(&self) -> u32 {
         match (self.founders.is_empty(), self.limits.is_some()) {
-            (false, _) if self.joins() => FORMAT_VERSION,
+            (false, _) if self.former.is_some() => FORMAT_VERSION,
+            (false, _) if self.joins() => JOINING,
             (false, _) => FOUNDING,
             (true, true) => ALONE,
             (true, false) => UNLIMITED,
@@ -38,10 +39,11 @@ impl Identity {
         !self.founders.is_empty() && !self.founders.contains(&self.node)
     }
 
-    /// Whether the groups of the folder were founded: the node has started on it, and others may have heard of it.
+    /// Whether the groups of the folder were founded: the node has started on it as one of the cluster, and others may have
+    /// heard of it.
     #[must_use]
     pub fn is_founded(&self) -> bool {
-        self.starts > 0
+        self.starts > self.former.map_or(0, |former| former.starts)
     }
 
     /// The first members of each group, and the storages that they are on: the same on all nodes. A node's storage has its
@@ -90,7 +92,7 @@ impl Identity {
     }
 
     /// Refuses a description that is not of this folder's cluster.
-    fn check_cluster(&self, config: &Config, peers: &Peers) -> Result<(), IdentityError> {
+    pub(super) fn check_cluster(&self, config: &Config, peers: &Peers) -> Result<(), IdentityError> {
         let folder = || config.data_dir.clone();
         if self.founders.is_empty() {
             return Err(IdentityError::Alone(folder()));
@@ -132,8 +134,9 @@ pub fn open_in(config: &Config, peers: &Peers) -> Result<Identity, IdentityError
     identity.with_limits(config)
 }
 
-/// Formats `config.data_dir`, which is made if it is not there, for a node of a cluster that is new. `recover`: makes the lost
-/// identity of a node of this cluster of what the shards' folders say, and keeps the data.
+/// Formats `config.data_dir`, which is made if it is not there, for a node of a cluster that is new. A node that was alone founds
+/// it with its data (see `grow`). `recover`: makes the lost identity of a node of this cluster of what the shards' folders say,
+/// and keeps the data.
 ///
 /// # Errors
 /// [`IdentityError::Formatted`] if there is a good identity, and others.
@@ -142,6 +145,7 @@ pub fn found(config: &Config, recover: bool, peers: &Peers) -> Result<Identity, 
     make_folder(folder)?;
     let _lock = FolderLock::acquire(folder)?;
     match Identity::read(folder) {
+        Ok(Some(found)) if !recover => grow::found_by(found, config, peers),
         Ok(Some(_)) => Err(IdentityError::Formatted(folder.clone())),
         Ok(None) => {
             check_empty(folder)?;
@@ -162,7 +166,7 @@ pub fn found(config: &Config, recover: bool, peers: &Peers) -> Result<Identity, 
 fn of_node(new: Identity, peers: &Peers) -> Identity {
     let id = peers.node.id;
     Identity {
-        format: if peers.node.joins { FORMAT_VERSION } else { FOUNDING },
+        format: if peers.node.joins { JOINING } else { FOUNDING },
         cluster: peers.description.cluster,
         node: id,
         storage: id,
@@ -175,44 +179,17 @@ fn of_node(new: Identity, peers: &Peers) -> Identity {
 
 /// The line of history of a folder that is formatted now: another one than all before, by which founders that have met the
 /// node with the folder before know that it lost that.
-fn new_incarnation() -> u64 {
+pub(super) fn new_incarnation() -> u64 {
     wall_ms().max(2)
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
 
+    use super::super::example::{config, peers, started};
     use super::super::{COPIES, FOUNDED, SHARD_PARTS, check, format, open};
     use super::*;
-    use crate::config::peers::Description;
-
-    fn peers(cluster: u32, ids: &[u64], node: u64) -> Peers {
-        let head = format!("cluster = \"{cluster:032x}\"\nsecret = \"sixteen bytes at least\"\n");
-        let of = |id: &u64| {
-            format!(
-                "[[nodes]]\nid = {id}\npeer = \"127.0.0.1:{}\"\nclient = \"127.0.0.1:{}\"\n",
-                7800 + id,
-                7900 + id
-            )
-        };
-        let text: String = std::iter::once(head).chain(ids.iter().map(of)).collect();
-        let description = Description::parse(&text).expect("a description");
-        let node = *description.node(node).expect("one of them");
-        Peers { description, node }
-    }
-
-    fn config(folder: &Path) -> Config {
-        let mut config = Config { data_dir: folder.into(), shards: 2, partitions: 2, ..Config::default() };
-        config.wal_segment_bytes.0 = 8 << 20;
-        config
-    }
-
-    fn started(config: &Config, identity: &Identity) -> Identity {
-        let bound = check(identity, &config.data_dir, 2).expect("its own");
-        bound.renew(identity).expect("written")
-    }
 
     #[test]
     fn a_cluster_is_founded_by_format_and_never_by_a_start() {

@@ -125,9 +125,62 @@ pub enum IdentityError {
     },
     /// The node has been alone so far.
     #[error(
-        "{0} is of a node that is alone, and cannot become one of a cluster yet; name a new folder, or start it without --peers"
+        "{0} is of a node that is alone; start it without --peers, or, if it is to found a cluster with its data, run `corduroy \
+         format` with the same options first"
     )]
     Alone(PathBuf),
+    /// The node has been alone so far, and is described as one that joins.
+    #[error(
+        "{0} is of a node that is alone: what it holds cannot join what a cluster holds; name a new folder, or let this node \
+         found the cluster and the others join it"
+    )]
+    AloneJoins(PathBuf),
+    /// The node has been alone so far, and is described as one of several founders.
+    #[error(
+        "{folder} is of a node that is alone, and --peers names {founders:?} as founders: only {node} has data; give the others \
+         `joins = true` and empty folders, and add them once this node runs"
+    )]
+    AloneAmongFounders {
+        /// The data folder.
+        folder: PathBuf,
+        /// Which node it is.
+        node: u64,
+        /// As described.
+        founders: Vec<u64>,
+    },
+    /// The node has been alone so far, and the description's cluster has another id than it was given.
+    #[error(
+        "{folder} was formatted as cluster {found:032x}, by which its keys are ordered, and --peers names {wanted:032x}; write \
+         cluster = \"{found:032x}\" into that file"
+    )]
+    AloneInOther {
+        /// The data folder.
+        folder: PathBuf,
+        /// Its cluster.
+        found: u128,
+        /// As described.
+        wanted: u128,
+    },
+    /// The node has been alone so far, and another version than this one has last started on it.
+    #[error(
+        "{folder} has data format {found}: start it once without --peers, with a wal.segment_bytes as large as it ever was, and \
+         stop it; then it can found a cluster"
+    )]
+    AloneBefore {
+        /// The data folder.
+        folder: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Others could not take over the keys of a node that has been alone.
+    #[error(
+        "the keys in {folder} are in another order than that of its cluster, since its identity was lost once and made anew with \
+         another id: nodes cannot join it; copy the keys into a new cluster by a client"
+    )]
+    AloneInOtherOrder {
+        /// The state of a shard.
+        folder: PathBuf,
+    },
     /// The description is another cluster's, or another node's.
     #[error(
         "{folder} is of {what} {found}, and --peers and --node-id say {wanted}; name the folder that belongs to it"

@@ -77,10 +77,12 @@ impl Identity {
 }
 
 impl Owner {
-    /// The owner of a shard's folders.
+    /// The owner of a shard's folders: of a node that was alone before, by what it was called then.
     #[must_use]
     pub fn of(identity: &Identity, shard: u32) -> Self {
-        let Identity { cluster, node, storage, shards, partitions, pair, .. } = *identity;
+        let Identity { cluster, shards, partitions, pair, .. } = *identity;
+        let own = (identity.node, identity.storage);
+        let (node, storage) = identity.former.map_or(own, |former| (former.node, former.storage));
         let pair = pair.wrapping_add(u64::from(shard));
         Self { cluster, node, storage, shard, shards, partitions, pair }
     }

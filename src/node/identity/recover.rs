@@ -42,11 +42,16 @@ pub(super) fn of_cluster(config: &Config) -> Result<Identity, IdentityError> {
         return Err(contradiction(why.to_owned()));
     };
     let found = of_witnesses(folder, first, others)?;
-    let ids = |i: &Identity| (i.cluster, i.node, i.storage, i.pair, i.shards, i.partitions);
-    if ids(&found) != ids(&founded) {
+    if Owner::of(&found, 0) != Owner::of(&founded, 0) {
         return Err(contradiction(format!("its shards are of {found}, and were founded as {founded}")));
     }
-    Ok(Identity { starts: found.starts.max(1), ..founded })
+    let starts = match founded.former {
+        // Nothing is known of its starts.
+        Some(former) if found.starts < former.starts => former.starts + 1,
+        Some(_) => found.starts,
+        None => found.starts.max(1),
+    };
+    Ok(Identity { starts, ..founded })
 }
 
 /// The identity that a node's cluster was founded with, which all folders of its shards have that are whole; `None`: none has one.
@@ -170,6 +175,7 @@ fn of_witnesses(data_dir: &Path, first: &Witness, others: &[Witness]) -> Result<
         limits: None,
         founders: Vec::new(),
         met: BTreeMap::new(),
+        former: None,
     };
     let Some(layout) = Layout::checked(partitions, shards, 1) else {
         let why = format!(

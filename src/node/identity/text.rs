@@ -1,17 +1,19 @@
 //! An identity's copy as text: lines, the last of which is the checksum of those before.
 //!
 //! Format 1 (generation, cluster, node, storage, shards, partitions), format 2, which has no limits, format 3, format 4, which a
-//! folder of a founder has, and format 5, that of a node that joins, are read for ever. Written are 4 and 5 in a cluster;
-//! elsewhere 3, or 2 as long as the folder has no limits (see `limits`). Invariant: what is read is what one of them writes, to the last byte; everything else
+//! folder of a founder has, format 5, that of a node that joins, and format 6, that of a founder which was alone before, are read
+//! for ever. Written are 4, 5 and 6 in a cluster; elsewhere 3, or 2 as long as the folder has no limits (see `limits`). Invariant: what is read is what one of them writes, to the last byte; everything else
 //! is damage and is named.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{Identity, SharedLimits};
+use super::{Former, Identity, SharedLimits};
 
-/// The newest version of the data folder's layout: of a node that joins a cluster which others have founded.
-pub const FORMAT_VERSION: u32 = 5;
+/// The newest version of the data folder's layout: of a founder that was alone before, with its data.
+pub const FORMAT_VERSION: u32 = 6;
+/// That of a node that joins a cluster which others have founded.
+pub(super) const JOINING: u32 = 5;
 /// That of a founder's folder.
 pub(super) const FOUNDING: u32 = 4;
 /// The version of a node's that is alone.
@@ -42,6 +44,11 @@ impl Identity {
     /// The bytes of a copy, in the format of the identity.
     pub(super) fn encode(&self) -> String {
         let Self { format, generation, cluster, node, storage, starts, incarnation, pair, .. } = self;
+        assert_eq!(
+            *format == FORMAT_VERSION,
+            self.former.is_some(),
+            "that format has what the node was called"
+        );
         let begin = format!("corduroy identity\nformat = {format}\ngeneration = {generation}\n");
         let ids = format!("cluster = {cluster:032x}\nnode = {node:016x}\nstorage = {storage:016x}\n");
         let more = if *format == UNBOUND {
@@ -70,7 +77,15 @@ impl Identity {
             let met = if met.is_empty() { NOBODY.to_owned() } else { met.join(" ") };
             format!("founders = {}\nmet = {met}\n", ids.join(" "))
         };
-        let text = [begin, ids, more, limits, numbers, founders].concat();
+        let former = match self.former {
+            Some(Former { node, storage, starts }) => {
+                format!(
+                    "former_node = {node:016x}\nformer_storage = {storage:016x}\nformer_starts = {starts}\n"
+                )
+            }
+            None => String::new(),
+        };
+        let text = [begin, ids, more, limits, numbers, founders, former].concat();
         format!("{text}crc32 = {:08x}\n", crc32fast::hash(text.as_bytes()))
     }
 
@@ -88,7 +103,9 @@ impl Identity {
         let fields = Fields(&body);
         let identity = match fields.number("format")? {
             0 => return Err(damaged("format 0 was never written")),
-            format @ (UNBOUND | UNLIMITED | ALONE | FOUNDING | FORMAT_VERSION) => fields.identity(format)?,
+            format @ (UNBOUND | UNLIMITED | ALONE | FOUNDING | JOINING | FORMAT_VERSION) => {
+                fields.identity(format)?
+            }
             newer => return Err(Unreadable::Newer(newer)),
         };
         // Whatever was not looked at (lines of nobody, signs, leading zeros) shows here.
@@ -109,6 +126,7 @@ impl Identity {
             limits: None,
             founders: Vec::new(),
             met: BTreeMap::new(),
+            former: None,
             ..self
         }
     }
@@ -202,6 +220,18 @@ impl Fields<'_> {
         if met.keys().all(|met| *met != node && founders.contains(met)) { Ok(met) } else { Err(bad()) }
     }
 
+    /// What a founder was called before it founded the cluster, alone.
+    fn former(&self, now: &Identity) -> Result<Former, Unreadable> {
+        if now.founders.len() > 1 {
+            return Err(Unreadable::Damaged("`founders` are several, of a node that was alone".into()));
+        }
+        let starts = self.number("former_starts")?;
+        if starts > now.starts {
+            return Err(Unreadable::Damaged("`former_starts` is above `starts`".into()));
+        }
+        Ok(Former { node: self.hex_u64("former_node")?, storage: self.hex_u64("former_storage")?, starts })
+    }
+
     fn identity(&self, format: u32) -> Result<Identity, Unreadable> {
         let (cluster, node, storage) =
             (self.hex("cluster")?, self.hex_u64("node")?, self.hex_u64("storage")?);
@@ -220,6 +250,7 @@ impl Fields<'_> {
             limits: None,
             founders: Vec::new(),
             met: BTreeMap::new(),
+            former: None,
         };
         if format != UNBOUND {
             self.text("storage_name")?.clone_into(&mut identity.storage_name);
@@ -232,8 +263,11 @@ impl Fields<'_> {
             identity.limits = Some(SharedLimits { operation_bytes, value_bytes });
         }
         if format >= FOUNDING {
-            identity.founders = self.founders(node, format == FORMAT_VERSION)?;
+            identity.founders = self.founders(node, format == JOINING)?;
             identity.met = self.met(node, &identity.founders)?;
+        }
+        if format == FORMAT_VERSION {
+            identity.former = Some(self.former(&identity)?);
         }
         let name = &identity.storage_name;
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(|b| b.is_ascii_graphic()) {
@@ -264,6 +298,7 @@ mod tests {
             limits: Some(SharedLimits { operation_bytes: 1000, value_bytes: 900 }),
             founders: vec![2, 0xb, 300],
             met: [(2, 17), (300, 18)].into(),
+            former: None,
         };
         match format {
             UNBOUND => identity.unbound(),
@@ -271,7 +306,14 @@ mod tests {
                 Identity { format, limits: None, founders: Vec::new(), met: BTreeMap::new(), ..identity }
             }
             ALONE => Identity { format, founders: Vec::new(), met: BTreeMap::new(), ..identity },
-            FORMAT_VERSION => Identity { format, founders: vec![2, 300], ..identity },
+            JOINING => Identity { format, founders: vec![2, 300], ..identity },
+            FORMAT_VERSION => Identity {
+                format,
+                founders: vec![0xb],
+                met: BTreeMap::new(),
+                former: Some(Former { node: 0xd1, storage: 0xd2, starts: 15 }),
+                ..identity
+            },
             _ => identity,
         }
     }
@@ -295,13 +337,21 @@ mod tests {
         V4.replace("format = 4", "format = 5").replace("founders = 2 11 300", "founders = 2 300")
     }
 
+    /// The same of one that was alone before.
+    fn v6() -> String {
+        let founded = V4.replace("format = 4", "format = 6").replace("founders = 2 11 300", "founders = 11");
+        let former =
+            "former_node = 00000000000000d1\nformer_storage = 00000000000000d2\nformer_starts = 15\n";
+        founded.replace("met = 2:17 300:18", "met = nobody") + former
+    }
+
     fn sealed(text: &str) -> String {
         format!("{text}crc32 = {:08x}\n", crc32fast::hash(text.as_bytes()))
     }
 
     #[test]
     fn all_formats_are_these_bytes() {
-        for (format, text) in [(1, V1), (2, V2), (3, V3), (4, V4), (5, &*v5())] {
+        for (format, text) in [(1, V1), (2, V2), (3, V3), (4, V4), (5, &*v5()), (6, &*v6())] {
             assert_eq!(identity(format).encode(), sealed(text));
             assert_eq!(Identity::decode(sealed(text).as_bytes()), Ok(identity(format)));
         }
@@ -342,11 +392,20 @@ mod tests {
             let read = Identity::decode(sealed(&V4.replace(from, to)).as_bytes());
             assert!(matches!(read, Err(Unreadable::Damaged(_))), "{to}: {read:?}");
         }
+        for (from, to) in [
+            ("founders = 11", "founders = 11 12"),
+            ("former_starts = 15", "former_starts = 18"),
+            ("former_node = 00000000000000d1\n", ""),
+            ("format = 6", "format = 4"),
+        ] {
+            let read = Identity::decode(sealed(&v6().replace(from, to)).as_bytes());
+            assert!(matches!(read, Err(Unreadable::Damaged(_))), "{to}: {read:?}");
+        }
         let nobody = Identity { met: BTreeMap::new(), ..identity(4) };
         assert!(nobody.encode().contains("\nmet = nobody\n"));
         assert_eq!(Identity::decode(nobody.encode().as_bytes()), Ok(nobody));
-        let newer = Identity::decode(sealed(&V3.replace("format = 3", "format = 6")).as_bytes());
-        assert_eq!(newer, Err(Unreadable::Newer(6)));
+        let newer = Identity::decode(sealed(&V3.replace("format = 3", "format = 7")).as_bytes());
+        assert_eq!(newer, Err(Unreadable::Newer(7)));
         let mut bytes = sealed(V3).into_bytes();
         bytes[20] = 0xff;
         assert_eq!(Identity::decode(&bytes), Err(Unreadable::Damaged("byte 20 is no text".into())));
@@ -354,7 +413,7 @@ mod tests {
 
     #[test]
     fn no_flipped_bit_and_no_other_length_is_believed() {
-        for text in [sealed(V1), sealed(V2), sealed(V3)] {
+        for text in [sealed(V1), sealed(V2), sealed(V3), sealed(&v6())] {
             for bit in 0..text.len() * 8 {
                 let mut flipped = text.clone().into_bytes();
                 flipped[bit / 8] ^= 1 << (bit % 8);
