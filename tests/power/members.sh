@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Under load a fourth node joins a cluster of three, is killed and comes back, gets a vote, and the first leaves while it leads. No client
 # gets an error but those that say that it was not done, or is not known to be; no acknowledged write may be lost, and afterwards the
-# fourth and any other of those that are left have everything, and go on.
+# fourth and any other of those that are left have everything, and go on. The same of a cluster that one node has founded which was
+# alone before, with replication off: it is loaded and killed, founds the cluster with what it has, and the second and the third join
+# it under load.
 #
-#   tests/power/members.sh [ROUNDS] [server options]    so many clusters, one after the other (default 5)
-#   tests/power/members.sh --quick [server options]     one, in under half a minute
+#   tests/power/members.sh [ROUNDS] [server options]    so many clusters of each kind, one after the other (default 5)
+#   tests/power/members.sh --quick [server options]     one of each, in about a minute
 source "$(dirname "$0")/common.sh"
 source tests/power/nodes.sh
 rounds=5
@@ -27,9 +29,9 @@ replica() {
         case $reply in
         '*'*) return ;;
         -REFUSED* | -CLUSTERDOWN* | -UNKNOWNRESULT* | "no answer") refused=$((refused + 1)) ;;
-        *) fail "round $round: REPLICA $*: $reply" ;;
+        *) fail "$kind: REPLICA $*: $reply" ;;
         esac
-        [ $(($(now_ms) - begun)) -lt "$patience_ms" ] || fail "round $round: REPLICA $*: $reply"
+        [ $(($(now_ms) - begun)) -lt "$patience_ms" ] || fail "$kind: REPLICA $*: $reply"
         sleep 0.1
     done
 }
@@ -48,12 +50,17 @@ start_load() {
 end_load() {
     let_it_run
     ask_node "$loaded" CLIENT KILL TYPE normal >/dev/null
+    judge_load
+}
+
+# judge_load: the same of one whose connections go.
+judge_load() {
     wait "$load_pid" || true
     load_pid=""
-    grep -q '"violations": \[\]' "$work/load.json" || { cat "$work/load.log" >&2; fail "round $round: wrong answers ($mix)"; }
+    grep -q '"violations": \[\]' "$work/load.json" || { cat "$work/load.log" >&2; fail "$kind: wrong answers ($mix)"; }
     local word
     for word in $(grep -A 100000 '"errors": \[' "$work/load.json" | sed -n '/"violations"/q; s/.*"kind": "\([^"]*\)".*/\1/p'); do
-        [[ " $typed " == *" $word "* ]] || { cat "$work/load.log" >&2; fail "round $round: a client was answered $word"; }
+        [[ " $typed " == *" $word "* ]] || { cat "$work/load.log" >&2; fail "$kind: a client was answered $word"; }
     done
     acknowledged=$((acknowledged + $(number answers "$work/load.json")))
 }
@@ -68,14 +75,36 @@ check_all() {
         grep -q 'answered with an error: \(MOVED\|CLUSTERDOWN\|UNKNOWNRESULT\)' "$work/check.log" || break
     done
     cat "$work/verdict" "$work/check.log" >&2
-    fail "round $round: the journal and the nodes disagree"
+    fail "$kind: the journal and the nodes disagree"
 }
 
-acknowledged=0 refused=0
-for round in $(seq "$rounds"); do
-    kind="round $round"
-    rm -rf "$work"/node? "$work/journal"
-    found_three
+# grow_three: node 1 runs alone under load and ends, founds a cluster with what it has, and is joined by nodes 2 and 3 under load.
+grow_three() {
+    loaded=1
+    start_alone 1
+    start_load
+    let_it_run
+    if [ $((RANDOM % 2)) = 0 ]; then kill_node 1; else stop_node 1; fi
+    judge_load
+    cluster_id=$(sed -n 's/^cluster = //p' "$work/node1/identity.0")
+    { describe 1 && for id in 2 3; do describe_node "$id" && echo "joins = true"; done; } >"$work/peers.toml"
+    cluster_id=""
+    format_node 1
+    start_node 1
+    find_leader
+    check_all
+    start_load
+    for id in 2 3; do
+        format_node "$id"
+        start_node "$id"
+        replica ADD ALL "$id" "$(peer_host "$id"):$((port + 10 + id))" "127.0.0.1:$(client_port "$id")"
+        replica PROMOTE ALL "$id"
+    done
+    end_load
+}
+
+# leave_and_join: the fourth node joins three and the first leaves, under load.
+leave_and_join() {
     { cat "$work/peers.toml" && describe_node 4 && echo "joins = true"; } >"$work/joins.toml"
     loaded=$((RANDOM % 2 + 2))
     start_load
@@ -103,7 +132,17 @@ for round in $(seq "$rounds"); do
     done
     await_level
     for id in 2 3 4; do kill_node "$id"; done
+}
+
+acknowledged=0 refused=0
+for round in $(seq "$rounds"); do
+    for founded_by in found_three grow_three; do
+        kind="round $round, $founded_by"
+        rm -rf "$work"/node? "$work/journal"
+        "$founded_by"
+        leave_and_join
+    done
 done
 [ "$acknowledged" -gt 0 ] || fail "nothing was acknowledged: nothing was tested"
-echo "OK: $rounds rounds; $acknowledged requests answered, $refused requests about members refused at first; the last check:" \
+echo "OK: $rounds rounds of two clusters; $acknowledged requests answered, $refused requests about members refused at first; the last check:" \
     "$(cat "$work/verdict")"

@@ -60,9 +60,9 @@ join_networks() {
 # Clients reach a node on the loopback device of its network.
 client_port() { echo $((port + $1)); }
 
-# describe ID...: the description of a cluster of these founders.
+# describe ID...: the description of a cluster of these founders; of the one that cluster_id names, if it names one.
 describe() {
-    echo "cluster = \"$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')\""
+    echo "cluster = \"${cluster_id:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')}\""
     echo "secret = \"$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')\""
     echo "shards = 1"
     local id
@@ -88,6 +88,21 @@ start_node() {
     pid_list
 }
 
+# start_alone ID: as a node that is alone and keeps its log without Raft; waits until it answers.
+start_alone() {
+    set_enter "$1"
+    set_launcher "$1"
+    "${enter[@]}" "${launcher[@]}" "$corduroy" serve --listen "127.0.0.1:$(client_port "$1")" --shards 1 --replication off \
+        --data-dir "$work/node$1" "${options[@]}" >>"$work/server.log" 2>&1 &
+    pids[$1]=$!
+    pid_list
+    for _ in $(seq 600); do
+        [ "$(ask_node "$1" PING)" = +PONG ] && return
+        sleep 0.05
+    done
+    fail "node $1 was not ready after 30 s"
+}
+
 # format_node ID [DESCRIPTION]
 format_node() {
     "$corduroy" format --peers "${2:-$work/peers.toml}" --node-id "$1" --data-dir "$work/node$1" "${options[@]}" >/dev/null
@@ -95,6 +110,14 @@ format_node() {
 
 kill_node() {
     kill -9 "${pids[$1]}"
+    wait "${pids[$1]}" 2>/dev/null || true
+    unset "pids[$1]"
+    pid_list
+}
+
+# stop_node ID: asks it to end.
+stop_node() {
+    kill -TERM "${pids[$1]}"
     wait "${pids[$1]}" 2>/dev/null || true
     unset "pids[$1]"
     pid_list
