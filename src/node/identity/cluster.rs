@@ -188,7 +188,7 @@ mod tests {
     use std::fs;
 
     use super::super::example::{config, peers, started};
-    use super::super::{COPIES, FOUNDED, SHARD_PARTS, check, format, open};
+    use super::super::{COPIES, FOUNDED, SHARD_PARTS, format, open};
     use super::*;
 
     #[test]
