@@ -78,7 +78,17 @@ check_all() {
     fail "$kind: the journal and the nodes disagree"
 }
 
-# grow_three: node 1 runs alone under load and ends, founds a cluster with what it has, and is joined by nodes 2 and 3 under load.
+# cut_short WORDS: runs them in the background, and kills what they run some milliseconds later, if it still runs.
+cut_short() {
+    "$@" &
+    local pid=$!
+    sleep "0.0$((RANDOM % 90 + 10))"
+    kill -9 "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+}
+
+# grow_three: node 1 runs alone under load and ends, founds a cluster with what it has, however often that is cut short, and is joined
+# by nodes 2 and 3 under load.
 grow_three() {
     loaded=1
     start_alone 1
@@ -89,7 +99,15 @@ grow_three() {
     cluster_id=$(sed -n 's/^cluster = //p' "$work/node1/identity.0")
     { describe 1 && for id in 2 3; do describe_node "$id" && echo "joins = true"; done; } >"$work/peers.toml"
     cluster_id=""
+    for _ in 1 2 3; do
+        cut_short "$corduroy" format --peers "$work/peers.toml" --node-id 1 --data-dir "$work/node1" "${options[@]}" >/dev/null 2>&1
+    done
     format_node 1
+    for _ in 1 2 3; do
+        start_node 1
+        sleep "0.$((RANDOM % 40 + 10))"
+        kill_node 1
+    done
     start_node 1
     find_leader
     check_all

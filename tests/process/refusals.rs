@@ -204,7 +204,7 @@ fn an_open_door_needs_a_password() {
 fn the_version_tells_about_the_build() {
     let (code, stdout, _) = run(&["version", "--build-info"]);
     assert_eq!(code, Some(0));
-    for needle in ["corduroy 0.", "commit: ", "compiler: rustc ", "target: ", "allocator: ", "data format: 5"]
+    for needle in ["corduroy 0.", "commit: ", "compiler: rustc ", "target: ", "allocator: ", "data format: 6"]
     {
         assert!(stdout.contains(needle), "{stdout}");
     }
