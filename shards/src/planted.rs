@@ -97,11 +97,17 @@ pub enum PlantedBug {
     ImageStatusUnreported,
     /// One chunk of an image counts as taken in, and is not stored.
     ImageChunkSkipped,
+    /// A follower that sleeps does not notice that its leader is not heard any more.
+    DeathUnnoticed,
+    /// A follower sleeps, when its leader has it do so, though it does not stand where that one does.
+    SleepsOn,
+    /// The lease of a leader that sleeps does not run out.
+    LeaseAsleep,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 47] = [
         Self::AckBeforeDurable,
         Self::SkipHardState,
         Self::DoubleApplyAfterRestart,
@@ -146,6 +152,9 @@ impl PlantedBug {
         Self::ImageConfigurationIgnored,
         Self::ImageStatusUnreported,
         Self::ImageChunkSkipped,
+        Self::DeathUnnoticed,
+        Self::SleepsOn,
+        Self::LeaseAsleep,
     ];
 }
 

@@ -138,6 +138,11 @@ impl<R: Row, Q: QueueName> Table<R, Q> {
         }
     }
 
+    /// Puts a row on each of these queues.
+    pub fn enqueue_on<const N: usize>(&mut self, names: [Q; N], idx: ReplicaIdx) {
+        names.into_iter().for_each(|name| self.enqueue(name, idx));
+    }
+
     /// Takes the first of a queue, and from time to time has the next ones [fetched](Self::prefetch).
     pub fn next(&mut self, name: Q) -> Option<ReplicaIdx> {
         let queue = self.queues.get(name.number()).expect(QUEUE);

@@ -84,6 +84,14 @@ const WANTED: &[(&str, u64)] = &[
     ("leads handed on", 10),
     ("replicas removed", 5),
     ("requests about members refused", 80),
+    ("groups fallen asleep", 5000),
+    ("groups woken by peers", 500),
+    ("leaders fallen asleep", 1000),
+    ("leaders woken by a proposal", 500),
+    ("leaders woken", 500),
+    ("followers woken", 2000),
+    ("followers woken without a leader", 5),
+    ("leaders that died asleep", 150),
 ];
 
 fn threads() -> usize {
@@ -101,7 +109,7 @@ fn worlds_are_clean_and_not_idle() {
 }
 
 /// Planted bugs that are found fastest, one for each kind of guard, and the number of seeds among which they must be.
-const FASTEST: [(&str, u64); 21] = [
+const FASTEST: [(&str, u64); 22] = [
     ("wal:AckBeforeDurable", 20),
     ("wal:StaleFrameAccepted", 20),
     ("wal:WatermarkSkipsHole", 60),
@@ -117,6 +125,7 @@ const FASTEST: [(&str, u64); 21] = [
     ("shard:DeafLeads", 200),
     ("shard:VoteForgotten", 60),
     ("shard:CommitNeedsAll", 20),
+    ("shard:DeathUnnoticed", 20),
     ("shard:ImageStatusUnreported", 40),
     ("shard:ImageConfigurationIgnored", 40),
     ("machine:PersistedTooEarly", 20),

@@ -181,6 +181,7 @@ impl Replica {
     /// [`Fault`].
     pub fn propose(&mut self, data: Bytes) -> Result<Proposed, Fault> {
         self.note_use();
+        self.rouse(false)?;
         self.engine.propose(data)
     }
 

@@ -159,7 +159,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     fn take_ready(&mut self, idx: ReplicaIdx, frame_bytes: usize) -> Result<usize, ShardError> {
         let slot = self.replicas.slot_mut(idx);
         if slot.replica.needs_record() && !self.wal.admits(RECORD_SLACK_BYTES) {
-            self.replicas.enqueue(List::Ready, idx);
+            self.replicas.enqueue_on([List::Ready, List::Watched], idx);
             self.left_over |= frame_bytes > 0;
             self.recount(idx);
             return Ok(0);

@@ -70,7 +70,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let number = self.replicas.slot_mut(idx).wait_for(wait);
         number.into_iter().for_each(|number| self.machine.abandon(number));
         self.refuse_reads(idx);
-        self.replicas.enqueue(List::Apply, idx);
+        self.replicas.enqueue_on([List::Apply, List::Watched], idx);
     }
 
     /// An image has replaced what was applied.

@@ -83,9 +83,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.liveness.meet(storage, partition, now_ns);
         self.recount(idx);
         // It may have woken by what it does not take, too.
-        self.replicas.enqueue(List::Ready, idx);
-        self.replicas.enqueue(List::Apply, idx);
-        self.replicas.enqueue(List::Watched, idx);
+        self.replicas.enqueue_on([List::Ready, List::Apply, List::Watched], idx);
     }
 
     /// Has the beats sent that are due, and groups wake that it concerns who is heard and who is not.
@@ -98,8 +96,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 let woken = self.replicas.slot_mut(idx).replica.heed(event, is_alive);
                 if self.fence_on_fault(idx, woken) == Some(true) {
                     self.counters.woken_by_peers += 1;
-                    self.replicas.enqueue(List::Ready, idx);
-                    self.replicas.enqueue(List::Watched, idx);
+                    self.replicas.enqueue_on([List::Ready, List::Watched], idx);
                 }
             }
         }

@@ -21,7 +21,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 && self.fence_on_fault(idx, begun).is_some()
             {
                 self.recount(idx);
-                self.replicas.enqueue(List::Ready, idx);
+                self.replicas.enqueue_on([List::Ready, List::Watched], idx);
             }
         }
     }

@@ -163,10 +163,10 @@ impl<S: Subject> World<S> {
         let room = world.clients.room(client, home, pipeline);
         let burst = world.streams.workload.between(1, room.max(1)).min(room).min(world.clients.left);
         // A burst mostly goes to one partition, so that reads ride behind writes.
-        let mut partition = world.draw_partition();
+        let Some(mut partition) = world.draw_partition() else { return };
         for _ in 0..burst {
             if world.streams.workload.chance(200) {
-                partition = world.draw_partition();
+                partition = world.draw_partition().unwrap_or(partition);
             }
             // Some ask whoever is near, whether or not it leads.
             let is_anywhere = several && world.streams.anywhere.chance(200);
@@ -258,10 +258,6 @@ impl<S: Subject> SimNode<S> {
 }
 
 impl<S: Subject> Common<S> {
-    fn draw_partition(&mut self) -> PartitionId {
-        PartitionId(self.streams.workload.between(1, self.plan.knobs.partitions))
-    }
-
     /// The node that a client asks for a partition: mostly the one that leads it, as far as the client knows.
     fn draw_node(&mut self, client: u64, partition: PartitionId) -> usize {
         let home = self.clients.client(client).node;

@@ -24,6 +24,7 @@ impl Knobs {
         self.tick_ms = if self.link_ns < MS { rng.pick(&[10, 20, 50]) } else { 50 };
         self.max_segments = 0;
         self.draw_leases(seed);
+        self.draw_sleep(seed);
         if self.classes.is_empty() {
             return;
         }
@@ -69,11 +70,16 @@ impl Knobs {
     /// requests, and what is done between a leader and the next shows only where some are under way.
     fn draw_spread(&mut self, seed: u64) {
         if Rng::new(seed, "spread").chance(500) {
-            let bursts = self.requests.div_ceil(self.pipeline.clamp(1, 4));
-            // A typical pause is a fifth of a pause on average.
-            let think_ns = self.horizon_ns * self.connections / bursts / 5;
-            self.think_ns = self.think_ns.max(think_ns);
+            self.spread_requests();
         }
+    }
+
+    /// Requests come all the time until faults end.
+    pub(super) fn spread_requests(&mut self) {
+        let bursts = self.requests.div_ceil(self.pipeline.clamp(1, 4));
+        // A typical pause is a fifth of a pause on average.
+        let think_ns = self.horizon_ns * self.connections / bursts / 5;
+        self.think_ns = self.think_ns.max(think_ns);
     }
 
     /// Full segments above which a log is long and written again. Half of one that is long is kept for members, so where all

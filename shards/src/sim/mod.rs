@@ -3,7 +3,7 @@
 //!
 //! Reading order: `rng` and `agenda` (what makes it repeatable), `swarm` and `plan` (what a seed draws), `disk`, `clock`,
 //! `node`, `process`, `clients`, `faults`, `usurp`, `net`, `mail` (the world's parts), `world` (the loop and the acts), `workload`,
-//! `observed`, `check`, `history`, `safety`, `leases`, `left_behind`, `installs`, `images` (what is judged, and by whom), `trace`, `probes`,
+//! `observed`, `check`, `history`, `safety`, `leases`, `sleepers`, `left_behind`, `installs`, `images` (what is judged, and by whom), `trace`, `probes`,
 //! `batch`, `shrink`
 //! (what comes out).
 
@@ -40,6 +40,7 @@ mod safety;
 mod scripted;
 mod shown;
 mod shrink;
+mod sleepers;
 mod swarm;
 #[cfg(test)]
 mod tests;

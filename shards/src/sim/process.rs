@@ -188,6 +188,7 @@ impl<S: Subject> SimNode<S> {
         world.books.borrow_mut().crashed(self.number);
         world.clients.cut_off(self.number);
         world.safety.crashed(self.number);
+        world.sleepers_crashed(self.number);
         world.operator.crashed(self.number);
         // A power cut takes what the disk had not finished; a killed process leaves it to arrive.
         let power = self.streams.crash.chance(700);
@@ -326,6 +327,8 @@ impl<S: Subject> SimNode<S> {
             if world.safety.leases.shows((self.number, partition), status.term, leased_ns) {
                 world.probe("leases held");
             }
+            let slept = world.safety.sleepers.shows(self.number, &status);
+            slept.into_iter().for_each(|probe| world.probe(probe));
             if status.is_held {
                 // Its log is that of before the image until the record is made which begins it anew.
                 continue;

@@ -103,8 +103,7 @@ impl<S: Subject> World<S> {
             node.into_iter().for_each(|node| node.heal(&mut self.common));
         }
         for &node in &others {
-            let how = rng.pick(&[Broken::Dead, Broken::CutOff, Broken::Deaf, Broken::Mute]);
-            self.break_for_good(node, how, nodes);
+            self.break_one(node, &mut rng);
         }
         let Self { common, .. } = self;
         common.probe("quorums healed");
@@ -121,10 +120,12 @@ impl<S: Subject> World<S> {
             })
     }
 
-    fn break_for_good(&mut self, node: usize, how: Broken, nodes: usize) {
+    /// A node breaks in a way that is drawn, until all is healed.
+    pub(super) fn break_one(&mut self, node: usize, rng: &mut Rng) {
+        let how = rng.pick(&[Broken::Dead, Broken::CutOff, Broken::Deaf, Broken::Mute]);
         let Self { nodes: all, common } = self;
         common.note("broken", node as u64, how as u64, 0);
-        let others = (0..nodes).filter(|other| *other != node);
+        let others = (0..all.len()).filter(|other| *other != node);
         match how {
             Broken::Dead => {
                 let node = all.get_mut(node).expect("it is one of the nodes");

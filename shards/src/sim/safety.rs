@@ -9,9 +9,12 @@ use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 
 use crate::ids::PartitionId;
+use crate::liveness::is_beat;
+use crate::raft::quiescence::WAKE;
 use crate::raft::replica::{ReplicaError, StartedAs};
 use crate::sim::history::Broken;
 use crate::sim::leases::Leases;
+use crate::sim::sleepers::Sleepers;
 use crate::status::ReplicaStatus;
 
 /// What a replica shows of itself.
@@ -54,6 +57,7 @@ pub(super) struct Safety {
     /// Whom a node's replica voted for in a term, as it sent it.
     votes: HashMap<(usize, PartitionId, Term), u64>,
     pub(super) leases: Leases,
+    pub(super) sleepers: Sleepers,
     /// The highest term that a node's replica sent, but for questions whether it would win an election.
     sent: HashMap<(usize, PartitionId), Term>,
 }
@@ -63,6 +67,7 @@ impl Safety {
     pub(super) fn ended(&mut self, node: usize, partition: PartitionId) {
         self.replicas.remove(&(node, partition));
         self.leases.ended(node, partition);
+        self.sleepers.ended(node, partition);
     }
 
     /// The process of a node has died.
@@ -81,6 +86,10 @@ impl Safety {
         let kind = message.get_msg_type();
         if matches!(kind, MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse) {
             // Their terms are those of elections that are not held yet.
+            return Ok(());
+        }
+        if is_beat(message) || kind == WAKE {
+            // They speak of no term: a beat's is a number of its process, and whoever is woken learns nothing by the other.
             return Ok(());
         }
         let asks = (kind == MessageType::MsgRequestVote).then_some(message.from);

@@ -237,13 +237,13 @@ impl<S: Subject> World<S> {
 
     fn play(mut self) -> Report {
         self.start();
-        let horizon_ns = self.common.plan.knobs.horizon_ns;
         // An act returns false when the run is over.
-        let _ended = self.pump(horizon_ns, |_| false)
+        let _ended = self.pump(self.common.plan.knobs.horizon_ns, |_| false)
             && self.heal_quorum()
             && self.heal()
             && self.drain("every request is answered")
             && self.last_writes()
+            && self.sleep_and_wake()
             && self.audit()
             && self.compare_states()
             && self.stop_in_order()
@@ -353,7 +353,7 @@ impl<S: Subject> World<S> {
     }
 
     /// Ends all faults: the disks work, the process is up.
-    fn heal(&mut self) -> bool {
+    pub(super) fn heal(&mut self) -> bool {
         self.common.note("heal", 0, 0, 0);
         self.common.faults_over = true;
         self.common.net.heal();

@@ -199,6 +199,28 @@ fn a_follower_answers_reads_in_a_group_that_sleeps() {
 }
 
 #[test]
+fn a_leader_does_not_sleep_while_a_read_waits_for_its_round() {
+    let (mut cluster, leader) = led(3);
+    cluster.pass(1_200);
+    let read = cluster.read(leader, "get a");
+    // Its lease is over, and for eight ticks nobody hears what it asks.
+    for _ in 0..16 {
+        cluster.wait(50);
+        cluster.turn();
+        cluster.deliver(|from, _, sent| {
+            let is_beat = sent.message.get_msg_type() == MessageType::MsgBeat;
+            if from == leader && !is_beat { Way::Lost } else { Way::Arrives }
+        });
+        assert!(!cluster.status(leader).is_asleep, "a read waits");
+    }
+    cluster.pass(1_500);
+    assert!(matches!(cluster.got(leader, read), Some(Got::Done(_, value)) if value == "1"));
+    cluster.pass(2_000);
+    assert!(are_asleep(&cluster));
+    assert_eq!(cluster.status(leader).leader_changes, 1);
+}
+
+#[test]
 fn members_of_a_group_that_sleeps_are_changed() {
     let (mut cluster, leader) = asleep(3);
     let other = founder((leader + 1) % 3);

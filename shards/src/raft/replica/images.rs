@@ -14,6 +14,7 @@ use crate::raft::admit::is_sane_image;
 use crate::raft::group::Group;
 use crate::raft::guard::Fault;
 use crate::raft::membership::{MemberId, Membership};
+use crate::raft::quiescence::Sleep;
 
 impl Replica {
     /// See [`Group::wants_images`](crate::raft::group::Group::wants_images).
@@ -110,6 +111,7 @@ impl Replica {
     pub fn hold(&mut self) {
         assert!(!self.leadership.is_mine(), "partition {} leads, and gets an image", self.partition);
         self.is_held = true;
+        self.sleep = Sleep::AWAKE;
     }
 
     /// Nothing has come of the image, and it goes on as it was.

@@ -45,6 +45,7 @@ impl Replica {
         changes: &[Change],
         lag_most: u64,
     ) -> Result<Result<(Lsn, Term), ChangeRefusal>, Fault> {
+        self.rouse(false)?;
         let group = self.engine.group_mut();
         group.map_or(Ok(Err(ChangeRefusal::NoGroup)), |group| group.propose_change(changes, lag_most))
     }
@@ -54,6 +55,7 @@ impl Replica {
     /// # Errors
     /// [`Fault`].
     pub fn transfer(&mut self, to: MemberId, lag_most: u64) -> Result<Result<(), ChangeRefusal>, Fault> {
+        self.rouse(false)?;
         let Some(group) = self.engine.group_mut() else { return Ok(Err(ChangeRefusal::NoGroup)) };
         let begun = group.transfer(to, lag_most)?;
         self.leadership.set_transfers(group.is_transferring());
@@ -65,6 +67,7 @@ impl Replica {
     /// # Errors
     /// [`Fault`].
     pub fn transfer_away(&mut self, lag_most: u64) -> Result<Result<MemberId, ChangeRefusal>, Fault> {
+        self.rouse(false)?;
         let Some(group) = self.engine.group_mut() else { return Ok(Err(ChangeRefusal::NoGroup)) };
         let begun = group.transfer_away(lag_most)?;
         self.leadership.set_transfers(group.is_transferring());

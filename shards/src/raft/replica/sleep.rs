@@ -7,6 +7,7 @@ use raft::eraftpb::{Message, MessageType};
 
 use super::{Latch, Replica};
 use crate::peer_event::PeerEvent;
+use crate::planted::{self, PlantedBug};
 use crate::raft::admit::Refused;
 use crate::raft::group::Group;
 use crate::raft::guard::Fault;
@@ -39,7 +40,8 @@ impl Replica {
         }
         let is_still = !is_busy && self.has_peers && !self.is_held && self.latch == Latch::Ready;
         let Some(group) = self.engine.group_mut() else { return Ok(false) };
-        let may_sleep = is_still && group.may_sleep(&is_alive);
+        let sleeps_on = self.sleep == Sleep::Asked && planted::is(PlantedBug::SleepsOn);
+        let may_sleep = is_still && group.may_sleep(&is_alive) || sleeps_on;
         match self.sleep {
             Sleep::Awake { .. } if !may_sleep => self.sleep = Sleep::AWAKE,
             Sleep::Awake { quiet_ticks } if quiet_ticks < group.sleep_ticks() => {
@@ -123,6 +125,9 @@ impl Replica {
         let is_member = |storage| group.members().member_on(storage).is_some();
         match event {
             PeerEvent::Down(storage) if leader == Some(storage) => {
+                if planted::is(PlantedBug::DeathUnnoticed) {
+                    return Ok(false);
+                }
                 self.sleep = Sleep::AWAKE;
                 group.miss_leader();
             }
