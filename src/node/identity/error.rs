@@ -197,8 +197,8 @@ pub enum IdentityError {
     },
     /// The description names other nodes than those that founded the cluster.
     #[error(
-        "the cluster of {folder} was founded by nodes {found:?}, and --peers names {wanted:?}; nodes cannot be added or removed \
-         yet, only their addresses may change"
+        "the cluster of {folder} was founded by nodes {found:?}, and --peers names {wanted:?}; name all founders, also those that \
+         have left, and give the nodes that joined later `joins = true`"
     )]
     OtherFounders {
         /// The data folder.

@@ -154,6 +154,12 @@ mod tests {
         let again = started(&config, &opened);
         assert_eq!((again.format, again.starts, again.is_founded()), (6, 3, true));
         assert_eq!(found(&config, false, &us).expect("it has, and serves"), again);
+        for shard in 0..2 {
+            let state = Identity::shard_folder(&config.data_dir, ShardId(shard)).join("state");
+            let owner = LsmLevel::owner(&state).expect("reads");
+            let looked = super::super::ownership(&state, owner.as_ref());
+            assert_eq!(looked.faults, [], "the offline tools take it for its own");
+        }
         let other = found(&config, false, &founded_by_five(9)).expect_err("another cluster").to_string();
         assert!(other.contains(&format!("{:032x}", before.cluster)) && other.contains("09"), "{other}");
     }
