@@ -23,6 +23,9 @@ const LOG_SOFT_BYTES: u64 = 256 << 20;
 const OUTCOME_BYTES: usize = 8 << 20;
 /// Requests that may wait in a shard, bytes, where clients may hold less than that: two of the largest.
 const WAITING_MIN_BYTES: usize = 64 << 20;
+/// Ticks after which groups with nothing to do sleep: two seconds, twice an election timeout, so that what is asked now and then
+/// finds them awake.
+const SLEEP_TICKS: u16 = 20;
 
 /// An eighth of the memory is for blocks of the disk level, the rest for rows. Seven eighths of it are for indexes and
 /// filters of tables: enough for those of more than ten times as many rows as fit in memory, so that a row is read by one
@@ -115,7 +118,7 @@ pub fn shard_options(shared: &Shared, config: &Config) -> ShardOptions {
     // One that founded its cluster alone may be joined by others.
     let reaches_peers = !shared.identity.founders.is_empty();
     let stale_reads_ms = config.stale_reads_max_ms.0;
-    let group = GroupOptions { reads, stale_reads_ms, ..GroupOptions::default() };
+    let group = GroupOptions { reads, stale_reads_ms, sleep_ticks: SLEEP_TICKS, ..GroupOptions::default() };
     let process = process(&shared.identity);
     ShardOptions {
         replication,
