@@ -43,12 +43,14 @@ start() {
     tail -n 20 "$work/$name.log" >&2
     exit 1
 }
-# start_three PORT OPTIONS...: founds a cluster and starts node1 to node3 at the ports behind PORT, on all CPUs.
+# start_three PORT OPTIONS...: founds a cluster and starts node1 to node3 at the ports behind PORT, on all CPUs. It has so many
+# partitions and shards as the variables of these names say, else one.
 start_three() {
     local port=$1 id peers=$work/peers.toml member
     shift
     {
-        printf 'cluster = "00000000000000000000000000c0ffee"\nsecret = "a secret of this benchmark"\npartitions = 1\nshards = 1\n'
+        printf 'cluster = "00000000000000000000000000c0ffee"\nsecret = "a secret of this benchmark"\n'
+        printf 'partitions = %s\nshards = %s\n' "${partitions:-1}" "${shards:-1}"
         for id in 1 2 3; do
             printf '[[nodes]]\nid = %s\npeer = "127.0.0.1:%s"\nclient = "127.0.0.1:%s"\n' "$id" $((port + 10 + id)) $((port + id))
         done
