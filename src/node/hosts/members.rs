@@ -36,6 +36,8 @@ pub struct Members {
     pub(super) heard: RefCell<BTreeMap<NodeId, u64>>,
     /// Nodes that are to be connected to, and where.
     pub(super) to_greet: RefCell<Vec<Contact>>,
+    /// Members that this node was to be, and cannot: what an earlier one has left is in the way. Each is logged once.
+    pub(super) in_the_way: RefCell<BTreeMap<PartitionId, MemberId>>,
 }
 
 /// What is to be done next.
@@ -76,7 +78,11 @@ pub fn next(
                     ))
                 }
                 _ if of_node(node).is_some() => Next::Nothing,
-                _ if is_founder(node) => change(Change::AddLearner(storage)),
+                _ if is_founder(node) => Next::Refuse(format!(
+                    "node {} has founded the group and left it: what it has left in its folder is in the way of another \
+                     member; let it join as a new node, with a number and a folder of its own",
+                    node.0
+                )),
                 (Some(incarnation), _) => {
                     change(Change::AddLearnerAt(storage, Contact { node, incarnation, peer, client }))
                 }
@@ -154,6 +160,8 @@ mod tests {
         assert_eq!(next_of(add, &founded(), Some(17)), Next::Ask(MemberRequest::Change(vec![expected])));
         let founder = MemberCommand::Add(Contact { node: NodeId(3), ..contact(0) });
         assert_eq!(next_of(founder, &founded(), None), Next::Nothing, "it is there");
+        let left = Membership::founded_by(&[(MemberId(1), StorageId(1)), (MemberId(2), StorageId(2))]);
+        assert!(matches!(next_of(founder, &left, Some(17)), Next::Refuse(_)), "its folder is in the way");
     }
 
     #[test]

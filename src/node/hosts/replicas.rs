@@ -159,16 +159,32 @@ impl Hosts {
         }
     }
 
+    /// Logs, once, that this node cannot be the member that a leader takes it for.
+    fn note_in_the_way(&self, partition: PartitionId, wanted: MemberId, there: MemberId) {
+        if wanted <= there || self.members.in_the_way.borrow_mut().insert(partition, wanted) == Some(wanted) {
+            return;
+        }
+        tracing::error!(
+            partition = partition.0,
+            "the partition's leader takes this node for member {wanted}, and what is here is of an earlier one, or has stopped: remove \
+             the member, format a folder anew for the node, and add it again"
+        );
+    }
+
     /// Makes the replica of a group that this node was added to, if there is none.
     fn join(&self, partition: PartitionId, from: NodeId, message: &RaftMessage) {
         let Some(Home::Here(index)) = self.home(partition) else { return };
         let Some(host) = self.all.get(index) else { return };
         let Some((leader, _)) = claims_lead(message) else { return };
         let mut shard = host.shard.borrow_mut();
-        if shard.replica(partition).is_some() || message.to == 0 {
+        let member = MemberId(message.to);
+        if let Some(replica) = shard.replica(partition) {
+            return self.note_in_the_way(partition, member, replica.leadership().member());
+        }
+        if member == MemberId(0) {
             return;
         }
-        let origin = Origin::Join { member: MemberId(message.to), leader: (leader, StorageId(from.0)) };
+        let origin = Origin::Join { member, leader: (leader, StorageId(from.0)) };
         match shard.add(partition, &origin, self.core.shared.seed(host.id)) {
             Ok(_is_there) => tracing::info!(
                 shard = host.id.0,
