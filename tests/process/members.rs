@@ -150,27 +150,6 @@ fn a_new_node_takes_the_place_of_a_founder_that_is_gone() {
     assert!(server.log().contains("3 has left the cluster"), "{}", server.log());
 }
 
-/// While one of three is away, a joined node loses its data, is removed, joins again as another member, and leads: who comes back
-/// knows that node by its former folder alone, and hears the new one all the same.
-#[test]
-fn who_was_away_hears_a_node_that_was_formatted_anew_meanwhile() {
-    let (mut cluster, fourth) = of_four();
-    cluster.kill_9(3);
-    until_done(&mut cluster, &["REPLICA", "REMOVE", "ALL", "4"]);
-    lose_data(&mut cluster, fourth);
-    add(&mut cluster, fourth);
-    until_done(&mut cluster, &["REPLICA", "PROMOTE", "ALL", "4"]);
-    until_done(&mut cluster, &["REPLICA", "REMOVE", "ALL", "1"]);
-    cluster.kill_9(1);
-    until_done(&mut cluster, &["REPLICA", "TRANSFER", "2", "4"]);
-    cluster.start(3);
-    set_keys(&mut cluster, "anew");
-    cluster.await_level();
-    // Two of three are left: the one that was away, and one of the others.
-    cluster.kill_9(2);
-    has_keys(&mut cluster, "anew");
-}
-
 #[test]
 fn a_node_that_lost_its_data_is_not_heard_as_the_member_that_it_was() {
     let (mut cluster, fourth) = of_four();
