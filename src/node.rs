@@ -38,6 +38,7 @@ mod backend;
 mod boot;
 mod budget;
 mod clock;
+mod contacts;
 mod core;
 mod driver;
 mod error;

@@ -17,7 +17,7 @@ mod rest;
 mod transfers;
 pub mod turn;
 
-pub use replicas::Either;
+pub use members::Either;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -13,13 +13,13 @@ use corduroy_shards::{PartitionId, ShardId};
 
 use super::budget::{Descriptors, clients_memory};
 use super::clock::{boot_ns, wall_ms};
+use super::contacts::Contacts;
 use super::error::StartError;
 use super::facts::{CoreFacts, Known};
 use super::identity::{Identity, IdentityError, SharedLimits, argument_bytes};
 use super::ledger::Ledger;
 use super::log;
 use super::notify;
-use super::topology::Contacts;
 use crate::config::Config;
 use crate::config::knobs::percentiles;
 use crate::config::peers::Peers;

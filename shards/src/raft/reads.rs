@@ -265,7 +265,7 @@ impl Rounds {
     pub fn begin_again(&mut self) {
         assert!(self.confirmed <= self.joined, "{self:?}");
         self.attempts.clear();
-        self.is_overdue = self.joined > self.settled();
+        self.is_overdue = self.joined > self.completed();
         (self.waited_ticks, self.patience_ticks) = (0, PATIENCE_TICKS);
         self.lease.begin_term();
     }
@@ -273,11 +273,11 @@ impl Rounds {
     /// Whether none is wanted or under way. What was joined when the lead was lost is never confirmed, and nobody waits for it.
     #[must_use]
     pub fn is_at_rest(&self) -> bool {
-        self.joined == self.settled() && self.attempts.is_empty()
+        self.joined == self.completed() && self.attempts.is_empty()
     }
 
     /// No read waits for a round up to this one.
-    fn settled(&self) -> u64 {
+    fn completed(&self) -> u64 {
         self.confirmed.max(self.given_up)
     }
 

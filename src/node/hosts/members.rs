@@ -15,6 +15,15 @@ use crate::resp::SessionReply;
 use crate::resp::members::MemberCommand;
 use crate::store::Outcome;
 
+/// Which member of a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Either {
+    /// This one.
+    Member(MemberId),
+    /// That on a node.
+    On(NodeId),
+}
+
 /// What is asked and has no outcome yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {

@@ -14,21 +14,12 @@ use corduroy_shards::{
 };
 
 use super::host::Host;
-use super::members::{Asked, Next, done, list, next};
+use super::members::{Asked, Either, Next, done, list, next};
 use super::{Home, Hosts};
 use crate::node::message::Answer;
 use crate::node::topology::note_leaders;
 use crate::resp::members::MemberCommand;
 use crate::resp::{SessionReply, Timing};
-
-/// Which member of a group.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Either {
-    /// This one.
-    Member(MemberId),
-    /// That on a node.
-    On(NodeId),
-}
 
 impl Hosts {
     /// Does what REPLICA asks of a partition whose shard is here. Its one outcome comes later.

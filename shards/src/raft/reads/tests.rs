@@ -1,3 +1,5 @@
+//! Rounds: which reads share one, what confirms it, and what becomes of it when the lead changes.
+
 use super::*;
 
 fn rounds() -> Rounds {
