@@ -53,7 +53,7 @@ fn ten_thousand_idle_partitions_take_less_than_4_kib_each() {
     let limit = LIMIT_BYTES * (MANY - FEW) + NOISE_BYTES;
     let (mut few, mut many) = (0, 0);
     // Partitions go to sleep at the next tick or two, and heaps give pages back some time after.
-    for _ in 0..100 {
+    for _ in 0..300 {
         std::thread::sleep(Duration::from_millis(200));
         (few, many) = (anonymous_bytes(few_server.pid()), anonymous_bytes(many_server.pid()));
         let grown = many.saturating_sub(few);
