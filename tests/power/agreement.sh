@@ -132,7 +132,6 @@ check_all() {
 # takeover: waits until another node than the victim leads.
 takeover() {
     find_leader "$victim"
-    takeovers_ms+=("$took_ms")
     echo "$kind $took_ms" >>"$work/takeovers"
 }
 
@@ -238,7 +237,7 @@ if [ -z "$is_quick" ]; then
     done
 fi
 step_clocks
-fault=0 kind=start acknowledged=0 cut_short=0 takeovers_ms=()
+fault=0 kind=start acknowledged=0 cut_short=0
 found_three
 for kind in "${kinds[@]}"; do
     fault=$((fault + 1))
@@ -253,7 +252,7 @@ done
 await_level
 [ "$acknowledged" -gt 0 ] && [ "$cut_short" -gt 0 ] || fail "nothing was acknowledged or nothing was under way: nothing was tested"
 [ -z "$steps_clocks" ] || [ "$most_off_ms" -gt 1000 ] || fail "no clock was seen more than $most_off_ms ms off"
-mapfile -t sorted < <(printf '%s\n' "${takeovers_ms[@]}" | sort -n)
+mapfile -t sorted < <(awk '{ print $2 }' "$work/takeovers" | sort -n)
 echo "OK: ${#kinds[@]} faults, of them ${#sorted[@]} that took a leader away; $acknowledged requests acknowledged," \
     "$cut_short cut short; the last check: $(cat "$work/verdict")"
 [ -z "$steps_clocks" ] || echo "wall clocks were seen up to $most_off_ms ms off"

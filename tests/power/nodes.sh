@@ -78,24 +78,21 @@ describe_node() {
 # set_launcher ID: sets launcher to the words that run its server.
 set_launcher() { launcher=(env); }
 
-# start_node ID [DESCRIPTION]
-start_node() {
+# serve_node ID WORDS: runs its server with these words.
+serve_node() {
     set_enter "$1"
     set_launcher "$1"
-    "${enter[@]}" "${launcher[@]}" "$corduroy" serve --peers "${2:-$work/peers.toml}" --node-id "$1" --data-dir "$work/node$1" \
-        "${options[@]}" >>"$work/server.log" 2>&1 &
+    "${enter[@]}" "${launcher[@]}" "$corduroy" serve "${@:2}" --data-dir "$work/node$1" "${options[@]}" >>"$work/server.log" 2>&1 &
     pids[$1]=$!
     pid_list
 }
 
+# start_node ID [DESCRIPTION]
+start_node() { serve_node "$1" --peers "${2:-$work/peers.toml}" --node-id "$1"; }
+
 # start_alone ID: as a node that is alone and keeps its log without Raft; waits until it answers.
 start_alone() {
-    set_enter "$1"
-    set_launcher "$1"
-    "${enter[@]}" "${launcher[@]}" "$corduroy" serve --listen "127.0.0.1:$(client_port "$1")" --shards 1 --replication off \
-        --data-dir "$work/node$1" "${options[@]}" >>"$work/server.log" 2>&1 &
-    pids[$1]=$!
-    pid_list
+    serve_node "$1" --listen "127.0.0.1:$(client_port "$1")" --shards 1 --replication off
     for _ in $(seq 600); do
         [ "$(ask_node "$1" PING)" = +PONG ] && return
         sleep 0.05
@@ -108,20 +105,16 @@ format_node() {
     "$corduroy" format --peers "${2:-$work/peers.toml}" --node-id "$1" --data-dir "$work/node$1" "${options[@]}" >/dev/null
 }
 
-kill_node() {
-    kill -9 "${pids[$1]}"
+# end_node ID SIGNAL: sends it that, and waits until it has ended.
+end_node() {
+    kill "-$2" "${pids[$1]}"
     wait "${pids[$1]}" 2>/dev/null || true
     unset "pids[$1]"
     pid_list
 }
-
+kill_node() { end_node "$1" KILL; }
 # stop_node ID: asks it to end.
-stop_node() {
-    kill -TERM "${pids[$1]}"
-    wait "${pids[$1]}" 2>/dev/null || true
-    unset "pids[$1]"
-    pid_list
-}
+stop_node() { end_node "$1" TERM; }
 
 # ask_node ID WORDS
 ask_node() {
