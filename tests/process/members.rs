@@ -44,26 +44,6 @@ pub fn add_by(cluster: &mut Cluster, by: u64, id: u64) {
     until_done_by(cluster, by, &["REPLICA", "ADD", "ALL", &id.to_string(), &peer, &client]);
 }
 
-/// A cluster of four, the last of which has joined and has a vote; and that one's id.
-fn of_four() -> (Cluster, u64) {
-    let mut cluster = Cluster::started(3);
-    let fourth = cluster.add_joining();
-    cluster.start(fourth);
-    add(&mut cluster, fourth);
-    until_done(&mut cluster, &["REPLICA", "PROMOTE", "ALL", "4"]);
-    cluster.await_level();
-    (cluster, fourth)
-}
-
-/// Kills a node that has joined, and starts it again with a folder that was formatted anew.
-fn lose_data(cluster: &mut Cluster, id: u64) {
-    cluster.kill_9(id);
-    std::fs::remove_dir_all(&cluster.node(id).folder).expect("removed");
-    let peers = cluster.dir.path().join(format!("node-{id}.toml"));
-    cluster.format_by(id, &peers, "4MiB");
-    cluster.start(id);
-}
-
 fn set_keys(cluster: &mut Cluster, name: &str) {
     let leader = cluster.leader();
     for n in 0..50 {
@@ -152,8 +132,17 @@ fn a_new_node_takes_the_place_of_a_founder_that_is_gone() {
 
 #[test]
 fn a_node_that_lost_its_data_is_not_heard_as_the_member_that_it_was() {
-    let (mut cluster, fourth) = of_four();
-    lose_data(&mut cluster, fourth);
+    let mut cluster = Cluster::started(3);
+    let fourth = cluster.add_joining();
+    cluster.start(fourth);
+    add(&mut cluster, fourth);
+    until_done(&mut cluster, &["REPLICA", "PROMOTE", "ALL", "4"]);
+    cluster.await_level();
+    cluster.kill_9(fourth);
+    std::fs::remove_dir_all(&cluster.node(fourth).folder).expect("removed");
+    let peers = cluster.dir.path().join("node-4.toml");
+    cluster.format_by(fourth, &peers, "4MiB");
+    cluster.start(fourth);
     set_keys(&mut cluster, "without");
     let (peer, client) = (cluster.node(fourth).peer_port, cluster.node(fourth).client_port);
     let [peer, client] = [peer, client].map(|port| format!("127.0.0.1:{port}"));
