@@ -61,7 +61,7 @@ mod tests {
         contacts.note(one, [contact(4, 10), contact(5, 10)].into_iter());
         contacts.note(two, [contact(4, 20)].into_iter());
         let newest = |contacts: &Contacts| -> Vec<_> {
-            contacts.newest.values().map(|contact| (contact.node.0, contact.incarnation)).collect()
+            contacts.all().map(|contact| (contact.node.0, contact.incarnation)).collect()
         };
         assert_eq!(newest(&contacts), [(4, 20), (5, 10)]);
         contacts.note(two, [].into_iter());

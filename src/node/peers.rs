@@ -62,8 +62,9 @@ fn local(shared: &Shared, description: &Description) -> Local {
     }
 }
 
-/// The other founders as the folder and the description have them. One that has left is not heard where the description says so. A node that
-/// joins need not have met it, since it founds nothing: who stays has met it. A founder needs to: a cluster begins once all have met.
+/// The other founders as the folder and the description have them. One that has left is not heard where the description says so.
+/// A node that joins need not have met it, since it founds nothing: who stays has met it. A founder needs to: a cluster begins
+/// once all have met.
 fn founders(identity: &Identity, description: &Described) -> Founders {
     let mut founders = identity.other_founders();
     for (node, founder) in &mut founders {

@@ -72,8 +72,9 @@ impl Known {
         assert!(is_same, "node {node} was met as another one: {before:?}");
     }
 
-    /// Whether all founders were met but those that have left. Until then a node takes no part in its groups: were two founders enough to begin, one of
-    /// them could be a node that has lost its data, and the other one that has never heard of it with what it had.
+    /// Whether all founders were met but those that have left. Until then a node takes no part in its groups: were two founders
+    /// enough to begin, one of them could be a node that has lost its data, and the other one that has never heard of it with
+    /// what it had.
     #[must_use]
     pub fn has_met_all(&self) -> bool {
         self.unmet().next().is_none()

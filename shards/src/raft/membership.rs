@@ -212,7 +212,7 @@ impl Membership {
     pub fn copies(&self) -> usize {
         let outgoing = self.ids().filter(|id| self.has(*id, Part::OutgoingVoter)).count();
         let voters = self.voters().count();
-        let fewest = if self.is_joint() { voters.min(outgoing) } else { voters };
+        let fewest = if outgoing == 0 { voters } else { voters.min(outgoing) };
         fewest.saturating_sub(1) / 2
     }
 

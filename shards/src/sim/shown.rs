@@ -1,7 +1,7 @@
 //! How far into a partition's history outcomes have shown: what is asked later must not be answered by less.
 //!
-//! A group of one judges reads by its wall clock, which nothing of is logged. What that has shown beyond the log binds its process, and
-//! the group that it has later, but no process after it: the wall clock may have been set back while none ran.
+//! A group of one judges reads by its wall clock, and logs nothing of that. What the clock has shown beyond the log binds its process,
+//! and the group that it has later, but no process after it: the wall clock may have been set back while none ran.
 
 use std::collections::VecDeque;
 

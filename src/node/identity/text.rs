@@ -2,8 +2,8 @@
 //!
 //! Format 1 (generation, cluster, node, storage, shards, partitions), format 2, which has no limits, format 3, format 4, which a
 //! folder of a founder has, format 5, that of a node that joins, and format 6, that of a founder which was alone before, are read
-//! for ever. Written are 4, 5 and 6 in a cluster; elsewhere 3, or 2 as long as the folder has no limits (see `limits`). Invariant: what is read is what one of them writes, to the last byte; everything else
-//! is damage and is named.
+//! for ever. Written are 4, 5 and 6 in a cluster; elsewhere 3, or 2 as long as the folder has no limits (see `limits`). Invariant:
+//! what is read is what one of them writes, to the last byte; everything else is damage and is named.
 
 use std::collections::BTreeMap;
 use std::fmt;
