@@ -8,8 +8,11 @@
 //! to the receiver   image | 1 offer: LSN u64 | its term u64 | version of its format u8 | bytes u64
 //!                         | 2 chunk: the bytes of a chunk, to the end
 //!                         | 3 withdrawn
+//!                         | 4 asks: question
 //! to the sender     image | the receiver's process | 1 wants: number of a chunk u32
 //!                                                  | 2 ended: how u8
+//!                                                  | 3 has: number of a chunk u32 | question
+//! question          round u32 | number of a chunk u32
 //!                                                                                                 all little-endian
 //! ```
 
@@ -72,6 +75,17 @@ pub enum Part {
     Chunk(Bytes),
     /// There is no more of it.
     Withdrawn,
+    /// Which chunks are stored?
+    Asks(Question),
+}
+
+/// A question that goes behind all chunks before one: when the answer comes, those that are not stored are lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Question {
+    /// How often the sender has sent chunks again before.
+    pub round: u32,
+    /// The first chunk that was not sent before it.
+    pub before: u32,
 }
 
 /// What the receiver of an image answers.
@@ -95,6 +109,13 @@ pub enum Answer {
     },
     /// It is through with it.
     Ended(Ended),
+    /// It had stored all chunks before this one, and was storing none, when the question came or later.
+    Has {
+        /// The number of the chunk.
+        chunk: u32,
+        /// The question.
+        question: Question,
+    },
 }
 
 /// How a receiver ended with an image. The codes are part of the format.
@@ -139,8 +160,10 @@ impl Ended {
 const OFFER: u8 = 1;
 const CHUNK: u8 = 2;
 const WITHDRAWN: u8 = 3;
+const ASKS: u8 = 4;
 const WANTS: u8 = 1;
 const ENDED: u8 = 2;
+const HAS: u8 = 3;
 
 /// The longest of them, as bytes.
 pub const TRANSFER_BYTES_MAX: usize = IMAGE_BYTES + 1 + CHUNK_BYTES_MAX;
@@ -183,6 +206,17 @@ impl Offer {
     }
 }
 
+impl Question {
+    fn encode(self, out: &mut Vec<u8>) {
+        let Self { round, before } = self;
+        out.extend_from_slice([round, before].map(u32::to_le_bytes).as_flattened());
+    }
+
+    fn decode(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self { round: fields.u32()?, before: fields.u32()? })
+    }
+}
+
 impl ToReceiver {
     /// Its bytes.
     #[must_use]
@@ -199,6 +233,10 @@ impl ToReceiver {
                 out.extend_from_slice(chunk);
             }
             Part::Withdrawn => out.push(WITHDRAWN),
+            Part::Asks(question) => {
+                out.push(ASKS);
+                question.encode(&mut out);
+            }
         }
         out.into()
     }
@@ -215,6 +253,7 @@ impl ToReceiver {
                 (chunk.len() <= CHUNK_BYTES_MAX).then(|| Part::Chunk(bytes.slice_ref(chunk)))?
             }
             WITHDRAWN => Part::Withdrawn,
+            ASKS => Part::Asks(Question::decode(&mut fields)?),
             _ => return None,
         };
         fields.is_empty().then_some(Self { image, part })
@@ -225,7 +264,7 @@ impl ToSender {
     /// Its bytes.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut out = Vec::with_capacity(IMAGE_BYTES + PROCESS_BYTES + 1 + 4);
+        let mut out = Vec::with_capacity(IMAGE_BYTES + PROCESS_BYTES + 1 + 3 * 4);
         self.image.encode(&mut out);
         self.receiver.encode(&mut out);
         match self.answer {
@@ -234,6 +273,11 @@ impl ToSender {
                 out.extend_from_slice(&chunk.to_le_bytes());
             }
             Answer::Ended(ended) => out.extend_from_slice(&[ENDED, ended as u8]),
+            Answer::Has { chunk, question } => {
+                out.push(HAS);
+                out.extend_from_slice(&chunk.to_le_bytes());
+                question.encode(&mut out);
+            }
         }
         out.into()
     }
@@ -249,6 +293,7 @@ impl ToSender {
                 let code = fields.byte()?;
                 Answer::Ended(Ended::ALL.into_iter().find(|ended| *ended as u8 == code)?)
             }
+            HAS => Answer::Has { chunk: fields.u32()?, question: Question::decode(&mut fields)? },
             _ => return None,
         };
         fields.is_empty().then_some(Self { image, receiver, answer })
@@ -277,6 +322,7 @@ mod tests {
             ),
             (Part::Chunk(Bytes::from_static(b"chunk")), b"\x02chunk".to_vec()),
             (Part::Withdrawn, vec![3]),
+            (Part::Asks(Question { round: 5, before: 0x0102 }), vec![4, 5, 0, 0, 0, 2, 1, 0, 0]),
         ];
         for (part, bytes) in parts {
             let message = ToReceiver { image, part };
@@ -286,7 +332,9 @@ mod tests {
         }
         let endings = Ended::ALL.map(|ended| (Answer::Ended(ended), vec![2, ended as u8]));
         let wants = (Answer::Wants { chunk: 0x0405 }, vec![1, 5, 4, 0, 0]);
-        for (answer, bytes) in endings.into_iter().chain([wants]) {
+        let question = Question { round: 5, before: 7 };
+        let has = (Answer::Has { chunk: 0x0405, question }, vec![3, 5, 4, 0, 0, 5, 0, 0, 0, 7, 0, 0, 0]);
+        for (answer, bytes) in endings.into_iter().chain([wants, has]) {
             let message = ToSender { image, receiver: process(7), answer };
             let bytes = [&id[..], &long(7), &starts, &bytes].concat();
             assert_eq!(message.encode(), bytes);
@@ -302,7 +350,9 @@ mod tests {
         let offer = Offer { lsn: Lsn(9), term: Term(5), version: 1, bytes: 7 };
         let offer = ToReceiver { image, part: Part::Offer(offer) }.encode();
         let withdrawn = ToReceiver { image, part: Part::Withdrawn }.encode();
-        for message in [&offer, &withdrawn] {
+        let question = Question { round: 5, before: 7 };
+        let asks = ToReceiver { image, part: Part::Asks(question) }.encode();
+        for message in [&offer, &withdrawn, &asks] {
             assert!((0..message.len()).all(|length| ToReceiver::decode(&message.slice(..length)).is_none()));
             let longer = Bytes::from([&message[..], &[0]].concat());
             assert_eq!(ToReceiver::decode(&longer), None);
@@ -313,7 +363,8 @@ mod tests {
             too_long.len() > TRANSFER_BYTES_MAX
                 && ToReceiver::decode(&too_long.slice(..TRANSFER_BYTES_MAX)).is_some()
         );
-        for answer in [Answer::Wants { chunk: 1 }, Answer::Ended(Ended::Busy)] {
+        let has = Answer::Has { chunk: 1, question };
+        for answer in [Answer::Wants { chunk: 1 }, Answer::Ended(Ended::Busy), has] {
             let message = ToSender { image, receiver: process(7), answer }.encode();
             assert!((0..message.len()).all(|length| ToSender::decode(&message[..length]).is_none()));
             assert_eq!(ToSender::decode(&[&message[..], &[0]].concat()), None);

@@ -120,6 +120,7 @@ fn image_messages() -> Vec<(&'static str, Message)> {
         let context = ToSender { image: id, receiver: process(0x3344, 2), answer }.encode();
         Message { context, ..of(Kind::ImageResponse, 9) }
     };
+    let question = Question { round: 0x0d0e, before: 0x0f10 };
     vec![
         (
             "image-offer",
@@ -129,6 +130,8 @@ fn image_messages() -> Vec<(&'static str, Message)> {
         ("image-withdrawn", image(Part::Withdrawn)),
         ("image-wants", answer(Answer::Wants { chunk: 0x0102 })),
         ("image-ended", answer(Answer::Ended(Ended::Damaged))),
+        ("image-asks", image(Part::Asks(question))),
+        ("image-has", answer(Answer::Has { chunk: 0x0102, question })),
     ]
 }
 

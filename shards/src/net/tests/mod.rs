@@ -21,7 +21,7 @@ use proptest::prelude::*;
 use super::frame::{FrameReader, FrameWriter, Stream};
 use super::{FrameError, Kind, Lane, Outgoing};
 use crate::ids::{NodeId, PartitionId};
-use crate::image::transfer::{Answer, Ended, ImageId, Offer, Part, Process, ToReceiver, ToSender};
+use crate::image::transfer::{Answer, Ended, ImageId, Offer, Part, Process, Question, ToReceiver, ToSender};
 
 /// Terms and indexes: small ones, which meet, and any.
 fn number() -> impl Strategy<Value = u64> {
@@ -118,23 +118,27 @@ fn any_message() -> impl Strategy<Value = Message> {
             message
         })
     };
-    let image = (number(), number(), 0..3_u8, bytes(0..300)).prop_map(|(one, other, part, chunk)| {
+    let image = (number(), number(), 0..4_u8, bytes(0..300)).prop_map(|(one, other, part, chunk)| {
         let part = match part {
             0 => {
                 let (version, bytes) = (chunk.first().copied().unwrap_or_default(), other ^ one);
                 Part::Offer(Offer { lsn: Lsn(one), term: Term(other), version, bytes })
             }
             1 => Part::Chunk(chunk),
+            2 => Part::Asks(Question { round: one as u32, before: other as u32 }),
             _ => Part::Withdrawn,
         };
         let process = Process { node: NodeId(other), incarnation: one, starts: one ^ other };
         let image = ImageId { process, number: other };
         Message { context: ToReceiver { image, part }.encode(), ..of(Kind::Image, (1, 2), 5) }
     });
-    let answer = (number(), any::<u32>(), any::<prop::sample::Index>(), any::<bool>()).prop_map(
-        |(one, chunk, ended, wants)| {
-            let ended = Answer::Ended(Ended::ALL[ended.index(Ended::ALL.len())]);
-            let answer = if wants { Answer::Wants { chunk } } else { ended };
+    let answer = (number(), any::<u32>(), any::<prop::sample::Index>(), 0..3_u8).prop_map(
+        |(one, chunk, ended, how)| {
+            let answer = match how {
+                0 => Answer::Ended(Ended::ALL[ended.index(Ended::ALL.len())]),
+                1 => Answer::Has { chunk, question: Question { round: !chunk, before: one as u32 } },
+                _ => Answer::Wants { chunk },
+            };
             let process = |node| Process { node: NodeId(node), incarnation: one, starts: u64::from(chunk) };
             let image = ImageId { process: process(5), number: 7 };
             let context = ToSender { image, receiver: process(one), answer }.encode();

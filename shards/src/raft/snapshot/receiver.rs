@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use corduroy_wal::{Lsn, Term};
 
-use crate::image::transfer::{Answer, Ended, ImageId, Offer, Part, Process, ToReceiver, ToSender};
+use crate::image::transfer::{Answer, Ended, ImageId, Offer, Part, Process, Question, ToReceiver, ToSender};
 use crate::image::{self};
 use crate::planted::{self, PlantedBug};
 
@@ -98,6 +98,8 @@ struct Incoming {
     /// The bytes of those before it.
     bytes: u64,
     has_end: bool,
+    /// The last question that is answered once all that came before it is stored.
+    asked: Option<Question>,
     is_installing: bool,
     heard_ns: u64,
 }
@@ -173,7 +175,7 @@ impl Receiver {
         let image = message.image;
         let offer = match &message.part {
             Part::Offer(offer) => Some(*offer),
-            Part::Chunk(_) | Part::Withdrawn => None,
+            Part::Chunk(_) | Part::Asks(_) | Part::Withdrawn => None,
         };
         let current = self.incoming.as_ref().filter(|incoming| incoming.image == image);
         let is_current = current.is_some();
@@ -181,11 +183,12 @@ impl Receiver {
             incoming.from != from || offer.is_some_and(|offer| offer != incoming.offer)
         });
         match &message.part {
-            Part::Offer(_) | Part::Chunk(_) if is_another => {
+            Part::Offer(_) | Part::Chunk(_) | Part::Asks(_) if is_another => {
                 self.answer(from, image, Answer::Ended(Ended::Unknown));
             }
             Part::Withdrawn if is_another => {}
-            Part::Offer(_) | Part::Chunk(_) if is_current && self.end_if_not_needed(standing) => {}
+            Part::Offer(_) | Part::Chunk(_) | Part::Asks(_)
+                if is_current && self.end_if_not_needed(standing) => {}
             Part::Offer(_) if is_current => {
                 self.hear();
                 self.acknowledge();
@@ -195,7 +198,11 @@ impl Receiver {
                 self.hear();
                 self.take(chunk, standing);
             }
-            Part::Chunk(_) => {
+            Part::Asks(question) if is_current => {
+                self.hear();
+                self.asked(*question);
+            }
+            Part::Chunk(_) | Part::Asks(_) => {
                 let ended = self.how_ended(image, from, None).unwrap_or(Ended::Unknown);
                 self.answer(from, image, Answer::Ended(ended));
             }
@@ -242,6 +249,7 @@ impl Receiver {
             unstored: 0,
             bytes: 0,
             has_end: false,
+            asked: None,
             is_installing: false,
             heard_ns: self.now_ns,
         });
@@ -304,7 +312,25 @@ impl Receiver {
             self.outputs.push_back(ReceiverOutput::Install { image, lsn, term });
         }
         self.acknowledge();
+        self.answer_question();
         self.check();
+    }
+
+    /// The sender takes for lost what it has sent before it asks, and what is not stored: chunks that are being stored are
+    /// awaited.
+    fn asked(&mut self, question: Question) {
+        if let Some(incoming) = self.incoming.as_mut() {
+            incoming.asked = Some(question);
+        }
+        self.answer_question();
+    }
+
+    fn answer_question(&mut self) {
+        let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.unstored == 0) else { return };
+        if let Some(question) = incoming.asked.take() {
+            let (from, image, chunk) = (incoming.from, incoming.image, incoming.next);
+            self.answer(from, image, Answer::Has { chunk, question });
+        }
     }
 
     /// The log may have brought what the image includes while it came: it would take the replica back then. Once it is being

@@ -2,8 +2,9 @@
 //!
 //! Sans-IO: messages, chunks that were read and times go in; messages, reads and the one status come out of
 //! [`Sender::poll`]. Walk: the image is offered until the member names the chunk that it wants; then chunks are read, one at a
-//! time, and sent as far as window and rate let them; what is not acknowledged is kept, and sent again when nothing is heard
-//! of it for a while; at the end the member's verdict is waited for.
+//! time, and sent as far as window and rate let them. Of what is not acknowledged for a while, nothing is sent again before the
+//! member has said that it lacks it, to a question that went behind it: on a slow way, or one that is cut off, as much would wait
+//! to be carried again with each try. At the end the member's verdict is waited for.
 //!
 //! Invariants: a sender comes to exactly one [`Status`], whatever is lost: after [`SenderOptions::expiry_ms`] without a step
 //! ahead it gives up. It holds no more chunks than its window has.
@@ -12,7 +13,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::image::transfer::{Answer, Ended, ImageId, Offer, Part, Process, ToReceiver, ToSender};
+use crate::image::transfer::{Answer, Ended, ImageId, Offer, Part, Process, Question, ToReceiver, ToSender};
 
 const NS_PER_MS: u64 = 1_000_000;
 const NS_PER_S: u128 = 1_000_000_000;
@@ -24,10 +25,10 @@ pub struct SenderOptions {
     pub window: usize,
     /// Bytes of chunks a second. Default 64 MiB.
     pub bytes_per_s: u64,
-    /// After so long without an acknowledgement, what is under way is sent again, in ms. Default 500.
+    /// After so long without an acknowledgement the member is asked what it has, in ms. Default 500.
     pub retry_ms: u64,
-    /// What was sent less than so long ago is not sent again, though it is said to be lost, in ms: where nobody is reached,
-    /// each message is lost at once. Default 100.
+    /// It is not asked about what was sent less than so long ago, though that is said to be lost, in ms: where nobody is
+    /// reached, each message is lost at once. Default 100.
     pub lost_ms: u64,
     /// After so long without a step ahead the transfer ends, in ms. Default 60,000.
     pub expiry_ms: u64,
@@ -109,6 +110,8 @@ pub struct Sender {
     acknowledged: u32,
     /// Of those that are held, how many were sent.
     sent: usize,
+    /// How often chunks were sent again: an answer to what was asked before that says nothing about those.
+    round: u32,
     is_reading: bool,
     has_end: bool,
     /// Bytes that may be sent now; below zero after a chunk that was larger.
@@ -116,13 +119,14 @@ pub struct Sender {
     now_ns: u64,
     /// Since when what was sent last waits for an answer.
     sent_ns: u64,
-    /// What was sent may be lost, and was sent too shortly ago to be sent again.
+    /// What was sent may be lost, and was sent too shortly ago to ask about it.
     is_lost: bool,
     /// When it last came a step ahead, and when the member had all of it.
     ahead_ns: u64,
     whole_ns: u64,
-    /// An offer is to be sent: at the start, and to ask how it stands.
+    /// An offer is to be sent: until the member has answered one.
     must_offer: bool,
+    must_ask: bool,
     must_withdraw: bool,
     status: Option<Status>,
     is_reported: bool,
@@ -140,6 +144,7 @@ impl Sender {
             held: VecDeque::new(),
             acknowledged: 0,
             sent: 0,
+            round: 0,
             is_reading: false,
             has_end: false,
             budget_bytes: 0,
@@ -149,6 +154,7 @@ impl Sender {
             ahead_ns: now_ns,
             whole_ns: now_ns,
             must_offer: true,
+            must_ask: false,
             must_withdraw: false,
             status: None,
             is_reported: false,
@@ -193,34 +199,37 @@ impl Sender {
         if self.now_ns - self.ahead_ns >= self.options.expiry_ms * NS_PER_MS {
             self.give_up(Status::Expired);
         } else if self.now_ns - self.sent_ns >= self.options.retry_ms * NS_PER_MS {
-            self.send_again();
+            self.ask();
         } else {
-            self.send_what_was_lost();
+            self.ask_if_lost();
         }
     }
 
     /// What was sent to the member may not have arrived.
     pub fn lost(&mut self) {
         self.is_lost = true;
-        self.send_what_was_lost();
+        self.ask_if_lost();
     }
 
     fn lost_ms(&self) -> u64 {
         self.options.lost_ms.min(self.options.retry_ms)
     }
 
-    fn send_what_was_lost(&mut self) {
+    fn ask_if_lost(&mut self) {
         if self.is_lost && self.now_ns - self.sent_ns >= self.lost_ms() * NS_PER_MS {
-            self.send_again();
+            self.ask();
         }
     }
 
-    fn send_again(&mut self) {
+    fn ask(&mut self) {
         self.is_lost = false;
-        self.sent = 0;
         self.sent_ns = self.now_ns;
-        // With nothing to send, or nobody who has answered, it asks.
-        self.must_offer |= self.held.is_empty() || self.receiver.is_none();
+        (self.must_offer, self.must_ask) = (self.receiver.is_none(), self.receiver.is_some());
+    }
+
+    /// The chunk behind those that were sent.
+    fn sent_to(&self) -> u32 {
+        self.acknowledged.saturating_add(u32::try_from(self.sent).unwrap_or(u32::MAX))
     }
 
     /// The member has answered.
@@ -230,7 +239,9 @@ impl Sender {
         }
         match message.answer {
             Answer::Ended(ended) => self.status = Some(Status::Ended(ended)),
-            Answer::Wants { .. } if self.receiver.is_some_and(|known| known != message.receiver) => {
+            Answer::Wants { .. } | Answer::Has { .. }
+                if self.receiver.is_some_and(|known| known != message.receiver) =>
+            {
                 self.give_up(Status::MemberRestarted);
             }
             Answer::Wants { chunk } => {
@@ -239,6 +250,11 @@ impl Sender {
                 }
                 self.acknowledge(chunk);
             }
+            Answer::Has { chunk, question } if self.receiver.is_some() => {
+                self.acknowledge(chunk);
+                self.send_lost(question);
+            }
+            Answer::Has { .. } => {}
         }
         self.check();
     }
@@ -258,6 +274,13 @@ impl Sender {
         self.sent = self.sent.saturating_sub(ahead);
         self.acknowledged = chunk;
         (self.ahead_ns, self.sent_ns, self.whole_ns) = (self.now_ns, self.now_ns, self.now_ns);
+    }
+
+    /// What was sent before the question, and is not acknowledged by the answer to it, is lost.
+    fn send_lost(&mut self, question: Question) {
+        if question.round == self.round && self.acknowledged < question.before {
+            (self.round, self.sent) = (self.round.wrapping_add(1), 0);
+        }
     }
 
     /// The chunk that was to be read; `None`: it could not be.
@@ -303,6 +326,10 @@ impl Sender {
             self.sent_ns = self.now_ns;
             return send(self.image, Part::Offer(self.offer));
         }
+        if std::mem::take(&mut self.must_ask) {
+            self.sent_ns = self.now_ns;
+            return send(self.image, Part::Asks(Question { round: self.round, before: self.sent_to() }));
+        }
         self.receiver?;
         if !self.is_reading && !self.has_end && self.held.len() < self.options.window.max(1) {
             self.is_reading = true;
@@ -324,6 +351,7 @@ impl Sender {
     /// If one does not hold.
     pub fn check(&self) {
         assert!(self.sent <= self.held.len(), "what is sent is held");
+        assert!(!self.must_ask || self.receiver.is_some(), "nobody is asked before the first answer");
         let held = self.held.len() + usize::from(self.is_reading);
         assert!(held <= self.options.window.max(1), "{held} chunks are held");
         let ends = self.held.iter().filter(|held| held.is_end).count();

@@ -1,8 +1,9 @@
-//! Each side of a transfer by itself; both of them in `chaos`.
+//! Each side of a transfer by itself; both of them in `chaos`; questions and answers in `questions`.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod chaos;
+mod questions;
 
 use bytes::Bytes;
 use corduroy_wal::mix::SplitMix64;
@@ -11,7 +12,7 @@ use corduroy_wal::{Lsn, Term};
 use super::receiver::{Receiver, ReceiverOptions, ReceiverOutput, Standing};
 use super::sender::{Sender, SenderOptions, SenderOutput, Status};
 use crate::ids::{KeyspaceId, NodeId, PartitionId};
-use crate::image::transfer::{Answer, Ended, ImageId, Offer, Part, Process, ToReceiver, ToSender};
+use crate::image::transfer::{Answer, Ended, ImageId, Offer, Part, Process, Question, ToReceiver, ToSender};
 use crate::image::{Header, Row, VERSION, Writer};
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -106,14 +107,22 @@ fn no_more_is_sent_than_the_rate_allows() {
         sender.tick(ms * NS_PER_MS);
         // What is under way is not sent again by this.
         sender.received(&wants(0));
+        let outputs = all(&mut sender);
+        for output in &outputs {
+            if let SenderOutput::Send(ToReceiver { part: Part::Asks(question), .. }) = output {
+                let answer = Answer::Has { chunk: 0, question: *question };
+                sender.received(&ToSender { answer, ..wants(0) });
+            }
+        }
         sent.extend(
-            all(&mut sender)
+            outputs
                 .into_iter()
+                .chain(all(&mut sender))
                 .filter(|out| matches!(out, SenderOutput::Send(ToReceiver { part: Part::Chunk(_), .. })))
                 .map(|_| ms),
         );
     }
-    // 100 kB take 100 ms; the retry after 100 ms sends the first one again, at no higher rate.
+    // 100 kB take 100 ms; the member is asked after 100 ms, lacks the first one, and gets it again at no higher rate.
     assert_eq!(sent.len(), 3, "{sent:?}");
     assert!(sent.windows(2).all(|two| two[1] - two[0] >= 99), "{sent:?}");
     let wakes_at = sender.wakes_at_ns();
@@ -135,24 +144,31 @@ fn what_was_acknowledged_is_not_sent_again() {
         |at: u8| SenderOutput::Send(ToReceiver { image: ID, part: Part::Chunk(Bytes::from(vec![at])) });
     let _rest = all(&mut sender);
     sender.received(&wants(1));
+    let asks = |sender: &mut Sender| {
+        let question = Question { round: 0, before: 3 };
+        assert_eq!(all(sender), [SenderOutput::Send(ToReceiver { image: ID, part: Part::Asks(question) })]);
+        ToSender { answer: Answer::Has { chunk: 1, question }, ..wants(1) }
+    };
     sender.tick(30 * NS_PER_MS);
     sender.lost();
-    assert_eq!(all(&mut sender), [chunk(1), chunk(2)]);
+    let answer = asks(&mut sender);
     // One that has come late, and one that the member cannot have.
     sender.received(&wants(0));
     sender.received(&wants(9));
-    sender.tick(60 * NS_PER_MS);
-    sender.lost();
+    assert_eq!(all(&mut sender), []);
+    sender.received(&answer);
     assert_eq!(all(&mut sender), [chunk(1), chunk(2)]);
+    sender.received(&answer);
+    assert_eq!(all(&mut sender), []);
     sender.received(&wants(3));
     // While the member installs, it is asked, and may take longer than steps otherwise may.
     for second in 1..=4 {
         sender.tick(second * 900 * NS_PER_MS);
-        assert!(matches!(
-            all(&mut sender)[..],
-            [SenderOutput::Send(ToReceiver { part: Part::Offer(_), .. })]
-        ));
-        sender.received(&wants(3));
+        let outputs = all(&mut sender);
+        let [SenderOutput::Send(ToReceiver { part: Part::Asks(question), .. })] = outputs[..] else {
+            panic!("{outputs:?}");
+        };
+        sender.received(&ToSender { answer: Answer::Has { chunk: 3, question }, ..wants(3) });
     }
     sender.received(&ToSender { image: ID, receiver: RECEIVER, answer: Answer::Ended(Ended::Installed) });
     assert_eq!(all(&mut sender), [SenderOutput::Done(Status::Ended(Ended::Installed))]);
@@ -217,14 +233,15 @@ fn what_is_lost_at_once_is_not_sent_again_at_once() {
     assert_eq!(offers(&mut sender, 0), 1);
     assert_eq!(sender.wakes_at_ns(), 20 * NS_PER_MS);
     assert_eq!((1..=100).map(|ms| offers(&mut sender, ms)).sum::<usize>(), 5);
-    // Chunks neither; without a loss, they wait longer.
+    // Nor is it asked about chunks; without a loss, they wait longer.
     let mut sender = asked();
     sender.tick(25 * NS_PER_MS);
     let sent = all(&mut sender).len();
     sender.lost();
     assert_eq!((sent, all(&mut sender).len()), (1, 0));
     sender.tick(130 * NS_PER_MS);
-    assert_eq!(all(&mut sender).len(), 1);
+    let question = ToReceiver { image: ID, part: Part::Asks(Question { round: 0, before: 1 }) };
+    assert_eq!(all(&mut sender)[0], SenderOutput::Send(question));
 }
 
 /// A receiver, and what it does with a message.

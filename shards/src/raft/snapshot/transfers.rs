@@ -220,7 +220,7 @@ impl Transfers {
         let part = ToReceiver::decode(&message.context).ok_or(Refused::Image)?;
         let offered = match &part.part {
             Part::Offer(offer) => Some((offer.lsn, offer.term)),
-            Part::Chunk(_) | Part::Withdrawn => None,
+            Part::Chunk(_) | Part::Asks(_) | Part::Withdrawn => None,
         };
         if let Some(why) = refusal_of_image(at, message, offered) {
             return Err(why);
