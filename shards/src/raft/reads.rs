@@ -308,7 +308,7 @@ impl Rounds {
     /// The member does not lead any more: nothing that is under way confirms anything, and no round is begun for those that
     /// have joined one.
     pub fn lose(&mut self) {
-        self.is_lost |= self.joined > self.confirmed;
+        self.is_lost |= self.joined > self.completed();
         (self.begun, self.given_up) = (self.joined, self.joined);
         self.attempts.clear();
         (self.waited_ticks, self.patience_ticks, self.is_overdue) = (0, PATIENCE_TICKS, false);

@@ -19,7 +19,7 @@ use crate::sim::history::{Broken, History, ReadRecord};
 use crate::sim::pace::Pace;
 use crate::sim::probes::Probes;
 use crate::sim::shown::Shown;
-use crate::sim::swarm::Knobs;
+use crate::sim::swarm::{Class, Knobs};
 use crate::sim::workload::{Sent, Subject};
 
 const LOGS_ARE_KEPT: &str = "logs are kept for members that lag behind";
@@ -75,6 +75,8 @@ pub struct Books<S: Subject> {
     stale_ns: u64,
     /// Whether groups of one may get company.
     may_grow: bool,
+    /// Whether a member of a group may be left as the only one.
+    may_be_left: bool,
     /// Whether logs have all that a member may lack.
     keeps_all: bool,
     /// What was met.
@@ -97,6 +99,7 @@ impl<S: Subject> Books<S> {
             installs_asked: 0,
             stale_ns: 0,
             may_grow: false,
+            may_be_left: false,
             keeps_all: false,
             probes: Probes::default(),
         }
@@ -107,6 +110,7 @@ impl<S: Subject> Books<S> {
     pub fn expect(&mut self, knobs: &Knobs) {
         self.stale_ns = knobs.stale_ms * 1_000_000 * 10 / 9;
         self.may_grow = knobs.spares > 0;
+        self.may_be_left = knobs.classes.contains(&Class::Members);
         self.keeps_all = knobs.keeps_all();
     }
 
@@ -336,8 +340,10 @@ impl<S: Subject> Books<S> {
             self.broken("a partition's clock keeps time", what);
         }
         let Some(history) = self.partitions.get_mut(&partition) else { return };
-        let judged = history.read(&self.subject, node, (id, op, now_ms), outcome);
         let is_grown = self.may_grow;
+        let may_be_alone = is_alone || is_grown || self.may_be_left;
+        let judged = history.read(&self.subject, node, (id, op, now_ms), outcome);
+        let judged = judged.map(|read| if may_be_alone { read } else { read.by_the_log() });
         let judged = judged.map(|read| history.hold_later(&self.subject, node, (op, is_grown), read));
         if let Some(record) = self.judge(judged) {
             self.reads.insert(id, record);

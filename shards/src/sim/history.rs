@@ -99,6 +99,11 @@ pub(super) struct DoneAt<'a, O> {
 }
 
 impl<O> ReadRecord<O> {
+    /// A read of a group of several: its clock is the log's, which has it or is to have it.
+    pub(super) fn by_the_log(self) -> Self {
+        Self { beyond: None, ..self }
+    }
+
     pub(super) const fn done_at(&self) -> DoneAt<'_, O> {
         let Self { lsn, ops, clock_ms, beyond, ref outcome } = *self;
         DoneAt { lsn, ops, clock_ms, beyond, outcome }

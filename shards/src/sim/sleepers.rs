@@ -123,10 +123,10 @@ impl<S: Subject> SimNode<S> {
 }
 
 impl<S: Subject> World<S> {
-    /// Replicas that do not sleep, though all that belong to their groups could.
+    /// Replicas that do not sleep, though they belong to their groups.
     fn awake(&self) -> Vec<(PartitionId, usize)> {
         let awake = self.nodes.iter().flat_map(|node| node.awake().map(|partition| (partition, node.number)));
-        awake.filter(|(partition, _)| self.left_behind(*partition).is_empty()).collect()
+        awake.filter(|(partition, node)| !self.left_behind(*partition).contains(node)).collect()
     }
 
     /// Nobody asks anything: all groups fall asleep. Then one node breaks, and every partition must take a write at the others.

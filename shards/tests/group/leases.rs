@@ -254,6 +254,22 @@ fn while_members_change_there_is_no_lease() {
     cluster.deliver(|_, _, _| Way::Lost);
     assert_eq!(cluster.outcome(leader, ticket), None);
     assert_eq!(at_once(&mut cluster, leader, "get a"), None);
+    // Nor does it answer others by one.
+    let asks = (leader + 2) % 3;
+    let read = cluster.read_anywhere(asks, "get a");
+    let mut questions = 0;
+    for _ in 0..4 {
+        cluster.turn();
+        cluster.deliver(|_, _, sent| match sent.message.get_msg_type() {
+            MessageType::MsgReadIndex => {
+                questions += 1;
+                Way::Arrives
+            }
+            MessageType::MsgReadIndexResp => Way::Arrives,
+            _ => Way::Lost,
+        });
+    }
+    assert_eq!((questions, cluster.got(asks, read)), (1, None));
 }
 
 /// A lease that is half over is renewed once, however many reads come until that is answered.

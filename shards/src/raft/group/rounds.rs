@@ -56,9 +56,10 @@ impl Group {
     }
 
     /// Answers another member that asks how far its state has to be, if this one has a lease. Else the crate has a round
-    /// answered first.
+    /// answered first. While members change there is none, as for this member's own reads.
     pub(super) fn answer_by_lease(&mut self, message: &Message, now_ns: u64) -> bool {
-        let holds = self.rounds.as_ref().is_some_and(|rounds| rounds.lease().holds(now_ns));
+        let holds =
+            !self.is_changing() && self.rounds.as_ref().is_some_and(|rounds| rounds.lease().holds(now_ns));
         let raft = &mut self.node.raft;
         if message.get_msg_type() != MessageType::MsgReadIndex || !holds || !raft.commit_to_current_term() {
             return false;

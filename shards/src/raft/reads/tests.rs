@@ -132,6 +132,8 @@ fn who_loses_the_lead_says_so_once_and_takes_no_answer_to_what_it_asked_before()
     rounds.lose();
     assert!(rounds.take_lost() && !rounds.take_lost() && !rounds.is_due());
     rounds.check();
+    rounds.lose();
+    assert!(!rounds.take_lost(), "those that waited were turned away already");
     let (next, second) = begin(&mut rounds, 1);
     rounds.confirm(first.as_bytes(), (Lsn(0), Lsn(0)), 0);
     assert!(rounds.confirmed() < next, "that was asked in another term");
