@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use corduroy_shards::ids::MemberId;
 use corduroy_shards::runtime::{Endpoint, Listener};
 use corduroy_shards::{Origin, PartitionId, Shard, ShardId, StorageId};
 use corduroy_wal::device::{DiskDevice, Engine, UringOptions};
@@ -14,7 +15,7 @@ use corduroy_wal::{OWNER_BYTES, Recovered, Wal, WalError};
 use super::core::Core;
 use super::driver::Driver;
 use super::error::{EXIT_IO, StartError, system};
-use super::founding::Founding;
+use super::founding::{Founding, saved_members};
 use super::front::Front;
 use super::hosts::Hosts;
 use super::hosts::host::NodeShard;
@@ -159,19 +160,22 @@ fn open_shard(
         // What was just taken over must not stay bound to the wrong shard.
         .inspect_err(|_| unbind(&shared.identity, &config.data_dir, shard))?;
     let shard_options = shard_options(shared, config);
-    let origins = origins(&shared.identity, &partitions, shard, &logs)?;
+    let stood_on =
+        |partition| saved_members(&wal, partition).and_then(|saved| saved.storage(MemberId::FIRST));
+    let origins = origins(&shared.identity, &partitions, shard, (&logs, &stood_on))?;
     let open = Shard::open(shard_options, wal, store, &origins, seed)
         .map_err(|source| StartError::Shard { shard, source })?;
     Ok((open, Opened { shard, device: description, found, took: begun.elapsed() }))
 }
 
-/// Where the replicas of a shard come from. Of a cluster, what was founded is there, or it is lost: peers rely on it. A node that
-/// joins has what it was added to so far.
+/// Where the replicas of a shard come from; `stood_on`: the storage of their first member, as saved. Of a cluster, what was founded
+/// is there, or it is lost: peers rely on it. A node that joins has what it was added to so far. A replica that could not be
+/// started when its node, alone so far, founded its cluster, is taken along later.
 fn origins(
     identity: &Identity,
     partitions: &[PartitionId],
     shard: ShardId,
-    logs: &[PartitionId],
+    (logs, stood_on): (&[PartitionId], &dyn Fn(PartitionId) -> Option<StorageId>),
 ) -> Result<Vec<(PartitionId, Origin)>, StartError> {
     if identity.founders.is_empty() {
         return Ok(Origin::all_alone(partitions, StorageId(identity.storage)));
@@ -180,14 +184,17 @@ fn origins(
         let has_joined = partitions.iter().filter(|partition| logs.contains(partition));
         return Ok(has_joined.map(|partition| (*partition, Origin::Restart)).collect());
     }
-    let origin = match (identity.is_founded(), identity.former) {
+    let origin = |partition: PartitionId| match (identity.is_founded(), identity.former) {
+        (true, Some(former)) if stood_on(partition) == Some(StorageId(former.storage)) => {
+            Origin::AloneOn(StorageId(former.storage))
+        }
         (true, _) => Origin::Restart,
         (false, Some(former)) => Origin::AloneOn(StorageId(former.storage)),
         (false, None) => Origin::Found(identity.founding_members()),
     };
     match partitions.iter().find(|partition| !logs.contains(partition)) {
         Some(&partition) if identity.is_founded() => Err(StartError::LostReplica { shard, partition }),
-        Some(_) | None => Ok(partitions.iter().map(|partition| (*partition, origin.clone())).collect()),
+        Some(_) | None => Ok(partitions.iter().map(|partition| (*partition, origin(*partition))).collect()),
     }
 }
 
@@ -235,5 +242,48 @@ fn belongs_here(
             );
             Err(StartError::Identity(IdentityError::Foreign { folder: part, why }))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::identity::Former;
+    use super::*;
+
+    const P: [PartitionId; 3] = [PartitionId(2), PartitionId(3), PartitionId(4)];
+
+    /// The first start of a node that was alone takes all along, and each later one what could not be started before.
+    #[test]
+    fn what_a_lone_node_had_is_taken_along_once() {
+        let former = Former { node: 77, storage: 78, starts: 4 };
+        let started = |starts| Identity {
+            format: 6,
+            generation: 9,
+            cluster: 1,
+            node: 5,
+            storage: 5,
+            storage_name: "five".into(),
+            incarnation: 2,
+            starts,
+            pair: 3,
+            shards: 1,
+            partitions: 3,
+            limits: None,
+            founders: vec![5],
+            met: BTreeMap::new(),
+            former: Some(former),
+        };
+        let stood_on = |partition| Some(StorageId(if partition == P[1] { 78 } else { 5 }));
+        let of =
+            |identity: &Identity, logs: &[PartitionId]| origins(identity, &P, ShardId(0), (logs, &stood_on));
+        let (before, kept) = (Origin::AloneOn(StorageId(78)), Origin::Restart);
+        let first = of(&started(4), &P[..2]).expect("what has nothing in it is founded");
+        assert_eq!(first, P.map(|partition| (partition, before.clone())));
+        let later = of(&started(5), &P).expect("all are there");
+        let expected = [kept.clone(), before, kept];
+        assert_eq!(later.into_iter().map(|(_, origin)| origin).collect::<Vec<_>>(), expected);
+        assert!(matches!(of(&started(5), &P[..2]), Err(StartError::LostReplica { .. })));
     }
 }

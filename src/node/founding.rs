@@ -1,9 +1,20 @@
 //! Reports that a core is ready once the groups that it founds are on the disk: nothing of them may be heard of before.
 
+use corduroy_shards::PartitionId;
+use corduroy_shards::raft::membership::Membership;
+use corduroy_wal::Wal;
+use corduroy_wal::device::Device;
+
 use super::error::StartError;
 
 /// How long the groups of a cluster may take to be founded.
 const FOUNDING_S: u64 = 30;
+
+/// Who belongs to the group of a partition, as its log has it saved.
+pub fn saved_members<D: Device>(wal: &Wal<D>, partition: PartitionId) -> Option<Membership> {
+    let saved = wal.log_state(partition.log()).and_then(|state| state.conf);
+    saved.and_then(|saved| Membership::decode(&saved).ok())
+}
 
 type Report = Box<dyn FnOnce(Result<(), StartError>)>;
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use corduroy_shards::forward::{Request, Taken};
 use corduroy_shards::ids::NodeId;
-use corduroy_shards::raft::membership::Membership;
+use corduroy_shards::raft::replica::ReplicaError;
 use corduroy_shards::routing::FIRST_DATA;
 use corduroy_shards::runtime::{Endpoint, pool};
 use corduroy_shards::{
@@ -34,6 +34,7 @@ use corduroy_shards::{
 use smallvec::SmallVec;
 
 use super::core::{Core, core_of_conn};
+use super::founding::saved_members;
 use super::identity::process_number;
 use super::ledger::COUNTED_OUTCOME_BYTES;
 use super::message::{Answer, CoreSet, Message};
@@ -128,7 +129,8 @@ impl Hosts {
     }
 
     /// Whether the groups of all partitions here are on the disk, with this node among their members: of a node that is alone they
-    /// need not be, and elsewhere they are after the first start.
+    /// need not be, and elsewhere they are after the first start. One that was taken along and cannot be started is not waited for:
+    /// it did not serve before either, and the others do.
     pub fn are_founded(&self) -> bool {
         let shared = &self.core.shared;
         let identity = &shared.identity;
@@ -138,10 +140,16 @@ impl Hosts {
         self.all.iter().all(|host| {
             let shard = host.shard.borrow();
             let wal = shard.wal();
+            let is_stopped = |partition: PartitionId| {
+                let mut replicas = shard.replicas().filter(|replica| replica.partition == partition);
+                replicas.any(|replica| matches!(replica.error, Some(ReplicaError::ReplicaStopped { .. })))
+            };
             let is_there = |partition: PartitionId| {
-                let saved = wal.log_state(partition.log()).and_then(|state| state.conf);
-                let members = saved.and_then(|saved| Membership::decode(&saved).ok());
-                members.is_some_and(|members| members.member_on(StorageId(identity.storage)).is_some())
+                saved_members(wal, partition).is_some_and(|members| {
+                    let was_alone = identity.former.is_some();
+                    members.member_on(StorageId(identity.storage)).is_some()
+                        || was_alone && is_stopped(partition)
+                })
             };
             wal.in_flight() == 0 && shared.layout.partitions_of(host.id).all(is_there)
         })
