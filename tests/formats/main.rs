@@ -196,6 +196,27 @@ fn a_node_before_identity_3() {
     starts_on(include_str!("node-4.txt"));
 }
 
+/// Identity 6: a node that was alone has founded a cluster with its data, and is called otherwise than its log and its state say.
+#[test]
+fn a_node_that_has_founded_a_cluster() {
+    let home = data_dir();
+    let folder = home.path().join("node");
+    restore(include_str!("node-6.txt"), &folder);
+    let identity = || fs::read_to_string(folder.join("identity.0")).unwrap();
+    let kept = |identity: &str| {
+        let is_kept = |line: &&str| {
+            !["generation", "starts", "crc32"]
+                .iter()
+                .any(|changes| line.starts_with(&format!("{changes} = ")))
+        };
+        identity.lines().filter(is_kept).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = identity();
+    assert!(before.contains("format = 6\n") && before.contains("former_node = "), "{before}");
+    founds_with(&folder, home.path());
+    assert_eq!(kept(&identity()), kept(&before));
+}
+
 /// Identity 4: the nodes know their founders, and the incarnations of those that they have met.
 #[test]
 fn three_nodes_of_a_cluster() {

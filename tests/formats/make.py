@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
-"""Makes the text of a node's data folder: make.py BINARY FOLDER [PEERS] > node-N.txt. FOLDER is on a disk, and new.
+"""Makes the text of a node's data folder: make.py BINARY FOLDER [PEERS | grown] > node-N.txt. FOLDER is on a disk, and new.
 
 Starts BINARY three times and writes what main.rs expects to read. The text: `file PATH BYTES`, then the lines of 32 bytes
 that are not all zero, each behind its offset.
 
 With PEERS, the description of a cluster of nodes 1, 2 and 3 with one shard and one partition: FOLDER has the folders node-1,
-node-2 and node-3 of its nodes, which start and end together.
+node-2 and node-3 of its nodes, which start and end together. With `grown`, a node founds a cluster with its data, and starts twice
+after that.
 """
 import os, re, socket, subprocess, sys, time
 
 BINARY, FOLDER = sys.argv[1], sys.argv[2]
 SIZES = ["--memory-bytes", "16MiB", "--wal-segment-bytes", "4MiB"]
-if len(sys.argv) > 3:
+GROWN = sys.argv[3:] == ["grown"]
+if len(sys.argv) > 3 and not GROWN:
     SHARDS = [f"node-{node}/shard-0000" for node in (1, 2, 3)]
     FLAGS = [
         ["--data-dir", f"{FOLDER}/node-{node}", "--peers", sys.argv[3], "--node-id", str(node), "--max-bulk-bytes", "1MiB", *SIZES]
@@ -128,6 +130,18 @@ node.stop()
 node = Node()
 node.ask("SET", "last", "of three starts")
 node.stop()
+if GROWN:
+    cluster = re.search(r"cluster = (\w+)", open(f"{FOLDER}/identity.0").read())[1]
+    peers = f"{FOLDER}.toml"
+    with open(peers, "w") as description:
+        print(f'cluster = "{cluster}"\nsecret = "any, of 16 bytes or more"\nshards = 2\npartitions = 2\n[[nodes]]\nid = 1', file=description)
+        print(f'peer = "127.0.0.1:{PORTS[0] + 1}"\nclient = "127.0.0.1:{PORTS[0]}"', file=description)
+    FLAGS = [["--data-dir", FOLDER, "--peers", peers, "--node-id", "1", "--max-bulk-bytes", "1MiB", *SIZES]]
+    subprocess.run([BINARY, "format", *FLAGS[0]], check=True, stdout=subprocess.DEVNULL)
+    for _ in range(2):
+        node = Node()
+        node.ask("SET", "last", "of three starts")
+        node.stop()
 
 for place, _, names in sorted(os.walk(FOLDER)):
     for name in sorted(set(names) - {"LOCK", "reserve"}):
