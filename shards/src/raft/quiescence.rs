@@ -4,7 +4,8 @@
 //! while, the leader announces that to its members by a message ([`SLEEP`]), each of which goes to sleep if it stands where the leader
 //! does, and else has the leader go on ([`WAKE`]). From then on the peers' beats stand for the leader's heartbeats (see
 //! `Liveness`). Who is woken by anything has all others wake: a leader by a heartbeat, a follower by
-//! waking its leader; who is not asleep, and hears no leader, asks for votes, which wakes whoever gets that.
+//! waking its leader; who is not asleep, and hears no leader, asks for votes, or without a vote for its leader, which wakes whoever
+//! gets that.
 //!
 //! Invariant: a group that sleeps has nothing that only a tick could move on. Nothing but a tick puts a member to sleep, and what
 //! is about to have a message sent wakes it first.

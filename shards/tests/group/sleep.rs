@@ -187,6 +187,64 @@ fn a_message_to_sleep_that_is_lost_leaves_nobody_behind() {
     assert_eq!(cluster.status(leader).leader_changes, 1, "who went on was answered by the leader");
 }
 
+/// A heartbeat that was overtaken wakes who was just asked to sleep, and the leader sleeps already. A learner asks for no votes, by
+/// which a voter would wake it.
+#[test]
+fn a_learner_that_missed_that_its_leader_sleeps_has_it_go_on() {
+    let (mut cluster, leader) = led(3);
+    let learner = (leader + 1) % 3;
+    cluster.make(leader, &[Change::Demote(founder(learner))]);
+    let (mut overtaken, mut is_asked) = (None, false);
+    for _ in 0..100 {
+        cluster.wait(50);
+        cluster.turn();
+        cluster.deliver(|from, to, sent| {
+            let kind = sent.message.get_msg_type();
+            let is_for_learner = (from, to) == (leader, learner);
+            if is_for_learner && kind == MessageType::MsgHeartbeat && !is_asked {
+                overtaken = Some(sent.clone());
+            }
+            is_asked |= is_for_learner && kind == MessageType::MsgCheckQuorum;
+            Way::Arrives
+        });
+        if is_asked && let Some(heartbeat) = overtaken.take() {
+            cluster.under_way.push_back((leader, heartbeat));
+        }
+    }
+    cluster.pass(1_000);
+    assert!(is_asked && overtaken.is_none());
+    cluster.pass(8_000);
+    assert!(are_asleep(&cluster), "{:?}", cluster.status(learner));
+    assert_eq!(cluster.status(leader).leader_changes, 1);
+}
+
+/// A learner was restarted, which woke its leader, and nothing that this one said has arrived until it slept again.
+#[test]
+fn a_learner_that_knows_no_leader_finds_one() {
+    let (mut cluster, leader) = led(3);
+    let learner = (leader + 1) % 3;
+    cluster.make(leader, &[Change::Demote(founder(learner))]);
+    cluster.pass(2_000);
+    assert!(are_asleep(&cluster));
+    cluster.kill(learner);
+    cluster.start(learner, true);
+    for _ in 0..60 {
+        cluster.wait(50);
+        for _ in 0..20 {
+            cluster.turn();
+            cluster.deliver(|_, to, sent| {
+                let is_beat = sent.message.get_msg_type() == MessageType::MsgBeat;
+                if to == learner && !is_beat { Way::Lost } else { Way::Arrives }
+            });
+        }
+    }
+    assert!(cluster.status(leader).is_asleep);
+    assert_eq!(cluster.status(learner).leader, None);
+    cluster.pass(5_000);
+    assert!(are_asleep(&cluster), "{:?}", cluster.status(learner));
+    assert_eq!(cluster.status(learner).leader, Some(founder(leader)));
+}
+
 #[test]
 fn a_follower_answers_reads_in_a_group_that_sleeps() {
     let (mut cluster, leader) = asleep(3);

@@ -106,6 +106,25 @@ impl Group {
         self.readies.send(message);
     }
 
+    /// Whoever has no vote asks for none. If it has heard nothing of its leader for an election timeout, though that one's storage
+    /// is heard, that sleeps, and this member has missed it: it has the leader go on, or whoever may know one. `is_alive`: which
+    /// storages are heard.
+    pub(in crate::raft) fn seek_leader(&mut self, is_alive: impl Fn(StorageId) -> bool) {
+        let raft = &self.node.raft;
+        let is_due =
+            raft.election_elapsed > 0 && raft.election_elapsed.is_multiple_of(raft.election_timeout());
+        if self.members.sleep_ticks == 0 || raft.promotable() || !is_due {
+            return;
+        }
+        let me = MemberId(raft.id);
+        let is_there = |id: &MemberId| *id != me && self.storage_of(*id).is_some_and(&is_alive);
+        let asked: Vec<_> = match self.leader() {
+            Some(leader) => Some(leader).filter(is_there).into_iter().collect(),
+            None => self.members.now.ids().filter(is_there).collect(),
+        };
+        asked.into_iter().for_each(|to| self.send_wake(to));
+    }
+
     /// Sends heartbeats out of their turn: all others wake.
     pub(in crate::raft) fn greet(&mut self) -> Result<(), Fault> {
         self.call(|group| group.node.ping())

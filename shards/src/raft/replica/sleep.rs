@@ -36,6 +36,8 @@ impl Replica {
     ) -> Result<bool, Fault> {
         let leads = self.leadership.is_mine();
         if self.sleep.is_awake() && !leads {
+            let group = self.engine.group_mut().filter(|_| !self.is_held);
+            group.into_iter().for_each(|group| group.seek_leader(&is_alive));
             return Ok(false);
         }
         let is_still = !is_busy && self.has_peers && !self.is_held && self.latch == Latch::Ready;
