@@ -99,6 +99,10 @@ impl StateMachine for Registers {
         0
     }
 
+    fn is_inside_entry(&self, _partition: PartitionId) -> bool {
+        false
+    }
+
     fn persisted_stamp_ms(&self, _partition: PartitionId) -> u64 {
         0
     }

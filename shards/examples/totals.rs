@@ -96,6 +96,10 @@ impl StateMachine for Totals {
         Lsn::ZERO
     }
 
+    fn is_inside_entry(&self, _partition: PartitionId) -> bool {
+        false
+    }
+
     fn persisted_stamp_ms(&self, _partition: PartitionId) -> u64 {
         0
     }

@@ -108,6 +108,11 @@ pub trait StateMachine {
     /// ops may survive too: a machine that persists in the middle of an entry passes them over when they come again.
     fn persisted(&self, partition: PartitionId) -> Lsn;
 
+    /// Whether the state has some ops of the entry above the last one that was applied: it was persisted in the middle of that
+    /// one, or apply stands in it. Only what is committed is applied, so at a start that entry counts as committed too, even if
+    /// the log has lost track of that: an image, which lies between two entries, has to wait until the entry is applied.
+    fn is_inside_entry(&self, partition: PartitionId) -> bool;
+
     /// Something the machine does by itself, sliced by `budget_ns` at most (eviction, capture for a flush).
     /// Returns whether more is left to do at once.
     fn maintain(&mut self, budget_ns: u64) -> bool;

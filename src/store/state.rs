@@ -277,14 +277,7 @@ impl<L: DiskLevel> StateMachine for Store<L> {
             }
         }
         if let Some(partition) = self.partitions.get_mut(&at.partition) {
-            if partition.ops_in_entry < partition.ops_below {
-                assert!(
-                    at.lsn == partition.applied.next(),
-                    "partition {}: entry {} is missing",
-                    at.partition,
-                    at.lsn
-                );
-                partition.ops_in_entry += 1;
+            if partition.passes_over(at.lsn) {
                 return Step::Passed;
             }
             if at.version_lsn <= partition.source_lsn {
@@ -489,6 +482,10 @@ impl<L: DiskLevel> StateMachine for Store<L> {
     fn takes_when_full(&self, op: &[u8]) -> bool {
         let decoded = Op::decode(op);
         decoded.is_ok_and(|op| op.frees_space() && (!self.is_overfull() || matches!(op, Op::Flush)))
+    }
+
+    fn is_inside_entry(&self, partition: PartitionId) -> bool {
+        self.partitions.get(&partition).is_some_and(|partition| partition.is_inside_entry())
     }
 
     fn persisted_stamp_ms(&self, partition: PartitionId) -> u64 {

@@ -56,10 +56,11 @@ impl Started {
     /// # Errors
     /// [`StartError`].
     pub fn of(found: Found, options: StartOptions<'_>) -> Result<Self, StartError> {
-        let Found { log, tail, applied, applied_term, terms } = found;
+        let reached = found.reached();
+        let Found { log, tail, applied, is_inside_entry: _, applied_term, terms } = found;
         let log = log.unwrap_or(LogState { first: Lsn(1), ..LogState::default() });
-        if applied > log.last {
-            return Err(StartError::LogEndsEarlier { state: applied, log: log.last });
+        if reached > log.last {
+            return Err(StartError::LogEndsEarlier { state: reached, log: log.last });
         }
         let (conf, member) = starting_membership(&log, options)?;
         let started_as = match (options.replication, log.hard_state, log.conf.is_some()) {
@@ -70,7 +71,7 @@ impl Started {
             (Replication::On, None, _) if log.last == Lsn::ZERO => StartedAs::Unbootstrapped,
             (Replication::On, None, _) => StartedAs::NeedsBackfill,
         };
-        let state = starting_state(&log, started_as, applied)?;
+        let state = starting_state(&log, started_as, reached)?;
         let mut store = LogStore::new(applied, applied_term, state, conf.conf_state());
         store.load(tail)?;
         if store.last() != log.last {

@@ -122,7 +122,7 @@ pub enum StartError {
          backup"
     )]
     LogEndsEarlier {
-        /// The last entry of the state.
+        /// The last entry of which the state has anything.
         state: Lsn,
         /// The last of the log.
         log: Lsn,
@@ -231,10 +231,21 @@ pub struct Found {
     pub tail: Vec<OwnedEntry>,
     /// The highest entry that the state machine has persisted.
     pub applied: Lsn,
-    /// Its term.
+    /// Whether it has some operations of the entry behind that too.
+    pub is_inside_entry: bool,
+    /// The term of `applied`.
     pub applied_term: Term,
     /// The terms of entries that the log still has up to `applied`.
     pub terms: TermRuns,
+}
+
+impl Found {
+    /// The highest entry of which the state machine has anything. It is committed, and the log has it: nothing is applied that is
+    /// not durable here (`ready::committed`, `Solo::durable`), the log is released up to `applied` at most, and what is
+    /// committed is never replaced. A log that ends before it was damaged.
+    pub(super) fn reached(&self) -> Lsn {
+        if self.is_inside_entry { self.applied.next() } else { self.applied }
+    }
 }
 
 /// Settings of a start.
@@ -369,12 +380,13 @@ fn check_reach(membership: &Membership, options: StartOptions<'_>) -> Result<(),
     Err(StartError::MembersElsewhere { voters: conf.voters, learners: conf.learners })
 }
 
-/// The hard state that Raft starts with. Its commit is raised to what the state machine has (an entry is applied
-/// only after it is committed), never lowered; in a log kept without Raft, every durable entry was acknowledged.
+/// The hard state that Raft starts with. Its commit is raised to what the state machine has [`reached`](Found::reached) (an
+/// entry is applied only after it is committed), never lowered; in a log kept without Raft, every durable entry was
+/// acknowledged.
 pub(super) fn starting_state(
     log: &LogState,
     started_as: StartedAs,
-    applied: Lsn,
+    reached: Lsn,
 ) -> Result<HardState, StartError> {
     let mut state = log.hard_state.unwrap_or_default();
     if state.commit > log.last {
@@ -383,6 +395,13 @@ pub(super) fn starting_state(
     if started_as == StartedAs::NeedsBackfill || planted::is(PlantedBug::RestartCommitsAll) {
         state.commit = log.last;
     }
-    state.commit = state.commit.max(applied);
+    state.commit = state.commit.max(reached);
+    // Raft panics on anything else.
+    assert!(
+        state.commit <= log.last,
+        "entry {} is committed, but the log ends at {}",
+        state.commit,
+        log.last
+    );
     Ok(state)
 }

@@ -198,8 +198,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let log = partition.log();
         let state = self.wal.log_state(log);
         let persisted = planted::misplaced(state.as_ref(), persisted);
+        let is_inside_entry = self.machine.is_inside_entry(partition);
         let Some(state) = state else {
-            return Ok(Ok(Found { applied: persisted, ..Found::default() }));
+            return Ok(Ok(Found { applied: persisted, is_inside_entry, ..Found::default() }));
         };
         if persisted.next() < state.first && state.last > persisted {
             return Ok(Err(StartError::LogStartsLater { state: persisted, log: state.first }));
@@ -216,6 +217,6 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let applied_term = self.wal.term(log, persisted).unwrap_or(state.prev_term);
         let last = if self.options.reaches_peers { persisted.min(state.last) } else { Lsn::ZERO };
         let terms = TermRuns::found(state.first, last, |lsn| self.wal.term(log, lsn).unwrap_or_default());
-        Ok(Ok(Found { log: Some(state), tail, applied: persisted, applied_term, terms }))
+        Ok(Ok(Found { log: Some(state), tail, applied: persisted, is_inside_entry, applied_term, terms }))
     }
 }

@@ -288,6 +288,10 @@ impl<S: Subject> StateMachine for Observed<S> {
         self.inner.installed_image(partition)
     }
 
+    fn is_inside_entry(&self, partition: PartitionId) -> bool {
+        self.inner.is_inside_entry(partition)
+    }
+
     fn persisted_stamp_ms(&self, partition: PartitionId) -> u64 {
         self.inner.persisted_stamp_ms(partition)
     }

@@ -128,6 +128,10 @@ impl StateMachine for Plain {
         self.persisted.get(&partition).copied().unwrap_or_default().0
     }
 
+    fn is_inside_entry(&self, partition: PartitionId) -> bool {
+        self.state.get(&partition).is_some_and(|registers| registers.before.is_some())
+    }
+
     fn persisted_stamp_ms(&self, partition: PartitionId) -> u64 {
         self.persisted.get(&partition).copied().unwrap_or_default().1
     }

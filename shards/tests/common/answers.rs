@@ -1,8 +1,10 @@
-//! What reads of the small state machine are answered with.
+//! What reads of the small state machine are answered with, and what a world looks at.
+
+use std::collections::BTreeSet;
 
 use corduroy_shards::PartitionId;
 
-use super::Kv;
+use super::{Kv, P, Part, World};
 
 impl Kv {
     /// What a read is answered with whose key is there.
@@ -32,4 +34,23 @@ impl Kv {
 /// When a key expires, if its name says so.
 fn expiry(key: &str) -> Option<u64> {
     key.strip_prefix("until").and_then(|at_ms| at_ms.parse().ok())
+}
+
+impl World {
+    pub fn part(&self) -> Part {
+        self.shard.machine().parts.get(&P.0).cloned().unwrap_or_default()
+    }
+
+    pub fn key(&self, key: &str) -> Option<String> {
+        self.part().data.get(key).cloned()
+    }
+
+    /// No op was applied twice, and entries were applied in order.
+    pub fn check_history(&self) {
+        for part in self.shard.machine().parts.values() {
+            assert!(part.history.is_sorted_by_key(|(lsn, _)| *lsn), "{:?}", part.history);
+            let doubles = part.history.len() - part.history.iter().collect::<BTreeSet<_>>().len();
+            assert_eq!(doubles, 0, "doubles in {:?}", part.history);
+        }
+    }
 }

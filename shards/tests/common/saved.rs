@@ -21,6 +21,28 @@ pub struct Part {
     pub history: Vec<(u64, String)>,
     /// The image that it was installed from, until an entry is applied.
     pub installed: Option<Header>,
+    /// Ops of the entry behind `applied` that are applied; what is saved in its middle has them.
+    pub begun: u32,
+    /// Of those that come again after a restart, how many it has already.
+    pub to_pass: u32,
+}
+
+impl Part {
+    /// As it is found after a restart.
+    fn found(&self) -> Self {
+        Self { begun: 0, to_pass: self.begun.max(self.to_pass), ..self.clone() }
+    }
+
+    pub const fn is_inside_entry(&self) -> bool {
+        self.begun > 0 || self.to_pass > 0
+    }
+
+    /// Whether the next op is one that it has already.
+    pub fn passes_over(&mut self) -> bool {
+        let passes = self.begun < self.to_pass;
+        self.begun += u32::from(passes);
+        passes
+    }
 }
 
 /// What survives without the log.
@@ -51,7 +73,8 @@ impl Kv {
     pub const PREFETCHED: usize = 4;
 
     pub fn over(saved: &Saved) -> Self {
-        Self { parts: saved.borrow().clone(), saved: Rc::clone(saved), ..Self::default() }
+        let parts = saved.borrow().iter().map(|(id, part)| (*id, part.found())).collect();
+        Self { parts, saved: Rc::clone(saved), ..Self::default() }
     }
 
     pub fn flush(&mut self) {
@@ -107,7 +130,8 @@ const LINE: u8 = 1;
 impl Holds for Kv {
     fn persisted(&self, partition: PartitionId) -> Option<(Lsn, u64, Pairs)> {
         let saved = self.saved.borrow();
-        let part = saved.get(&partition.0).filter(|part| part.applied > 0)?;
+        let is_whole = |part: &&Part| part.applied > 0 && !part.is_inside_entry();
+        let part = saved.get(&partition.0).filter(is_whole)?;
         let pair = |(key, value): (&String, &String)| {
             ([&[PAIR], key.as_bytes()].concat(), value.clone().into_bytes())
         };

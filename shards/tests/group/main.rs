@@ -2,6 +2,7 @@
 
 mod alone;
 mod anywhere;
+mod begun;
 mod cluster;
 mod coming_up;
 #[path = "../common/mod.rs"]

@@ -73,17 +73,19 @@ impl Play {
         self.replica.as_mut().ok_or_else(|| "no replica was started".to_owned())
     }
 
-    /// `start [without-raft] [applied=N]`: a process starts on what is durable; the state has entries up to N.
+    /// `start [without-raft] [applied=N] [inside-entry]`: a process starts on what is durable; the state has entries up to N,
+    /// and some operations of the one behind.
     fn start(&mut self, of: &mut Words) -> Lines {
         let is_solo = of.flag("without-raft")?;
         let applied = Lsn(of.number_if_any("applied")?.unwrap_or(0));
+        let found = Found { is_inside_entry: of.flag("inside-entry")?, ..self.found(applied) };
         let group = GroupOptions::default();
         let replication = if is_solo { Replication::Off } else { Replication::On };
         let (storage, reaches_peers) = (StorageId::UNKNOWN, false);
         let origin = Origin::alone(storage);
         let options =
             StartOptions { replication, group: &group, seed: 1, storage, reaches_peers, origin: &origin };
-        let replica = Replica::start(PartitionId(2), self.found(applied), options);
+        let replica = Replica::start(PartitionId(2), found, options);
         let started = match replica.ready_error() {
             Some(error) => error.to_string(),
             None => format!("started: {:?}, term {}", replica.started_as(), replica.term()),
@@ -107,6 +109,7 @@ impl Play {
             log: (!is_new).then_some(state),
             tail: self.log.iter().filter(|entry| entry.lsn > applied).cloned().collect(),
             applied,
+            is_inside_entry: false,
             applied_term: term_of(applied).unwrap_or_default(),
             terms: TermRuns::default(),
         }

@@ -192,10 +192,7 @@ impl<L: DiskLevel> Store<L> {
     /// Whether a flush has to wait until an entry of a partition ends, since an image waits for a point between two. It does
     /// not where memory is full of changes.
     pub(in crate::store) fn is_inside_awaited_entry(&self) -> bool {
-        let is_inside = |id: PartitionId| {
-            let partition = self.partitions.get(&id);
-            partition.is_some_and(|partition| partition.ops_in_entry.max(partition.ops_below) > 0)
-        };
+        let is_inside = |id| self.partitions.get(&id).is_some_and(|partition| partition.is_inside_entry());
         self.ledger.dirty_bytes < self.options.max_dirty_bytes && self.images.awaited().any(is_inside)
     }
 

@@ -144,6 +144,21 @@ impl Partition {
         }
     }
 
+    /// Whether some ops of the entry above `applied` are applied, in this process or before it.
+    pub(in crate::store) const fn is_inside_entry(&self) -> bool {
+        self.ops_in_entry > 0 || self.ops_below > 0
+    }
+
+    /// Whether the next op of an entry, which is at `lsn`, is one that the state below has already; it counts as done then.
+    pub(in crate::store) fn passes_over(&mut self, lsn: Lsn) -> bool {
+        let passes = self.ops_in_entry < self.ops_below;
+        if passes {
+            assert!(lsn == self.applied.next(), "partition {}: entry {lsn} is missing", self.id);
+            self.ops_in_entry += 1;
+        }
+        passes
+    }
+
     /// What a flush that freezes now has to keep of it.
     pub(in crate::store) fn meta(&self) -> PartitionMeta {
         PartitionMeta {

@@ -97,7 +97,9 @@ fn a_flush_inside_an_entry_is_a_point_of_it() {
             // A restart goes on behind what is done; so does one after it that got further, or not as far.
             let mut store = Store::open(disk.clone(), options(), &[]).unwrap();
             assert_eq!((store.persisted(P), store.persisted_stamp_ms(P)), (Lsn(1), 1 + u64::from(first > 0)));
+            assert_eq!(store.is_inside_entry(P), first > 0);
             apply_all(&mut store, &at(2), &ops[..second]);
+            assert_eq!(store.is_inside_entry(P), second > 0);
             flush(&mut store);
             let mut again = Store::open(disk, options(), &[]).unwrap();
             assert_eq!(finish(&mut again, 0), whole, "{first} and {second} ops");
