@@ -11,6 +11,9 @@ use crate::cluster::{Cluster, PARTITION, Way, options};
 use crate::common::Got;
 use crate::members::founder;
 
+/// Longer than members are sent beats that are not heard.
+const FORGOTTEN_MS: u64 = 1_000_000;
+
 fn sleepy(node: usize) -> ShardOptions {
     let group = GroupOptions { sleep_ticks: 5, reads: Reads::Lease, ..GroupOptions::default() };
     ShardOptions { group, ..options(node) }
@@ -216,6 +219,23 @@ fn a_learner_that_missed_that_its_leader_sleeps_has_it_go_on() {
     cluster.pass(8_000);
     assert!(are_asleep(&cluster), "{:?}", cluster.status(learner));
     assert_eq!(cluster.status(leader).leader_changes, 1);
+}
+
+/// A learner was away for so long that the others do not count on it any more, and send it nothing. After its restart it has heard
+/// nobody, either.
+#[test]
+fn a_learner_that_was_forgotten_is_heard_of_again() {
+    let (mut cluster, leader) = led(3);
+    let learner = (leader + 1) % 3;
+    cluster.make(leader, &[Change::Demote(founder(learner))]);
+    cluster.pass(2_000);
+    cluster.kill(learner);
+    cluster.pass(FORGOTTEN_MS);
+    assert!(cluster.status(leader).is_asleep);
+    cluster.start(learner, true);
+    cluster.pass(5_000);
+    assert!(are_asleep(&cluster), "{:?}", cluster.status(learner));
+    assert_eq!(cluster.status(learner).leader, Some(founder(leader)));
 }
 
 /// A learner was restarted, which woke its leader, and nothing that this one said has arrived until it slept again.

@@ -107,8 +107,8 @@ impl Group {
     }
 
     /// Whoever has no vote asks for none. If it has heard nothing of its leader for an election timeout, though that one's storage
-    /// is heard, that sleeps, and this member has missed it: it has the leader go on, or whoever may know one. `is_alive`: which
-    /// storages are heard.
+    /// is heard, that sleeps, and this member has missed it: it has the leader go on. Where it knows none, it asks all, heard or not:
+    /// after a long time without it they may have forgotten it, and it has heard nobody yet. `is_alive`: which storages are heard.
     pub(in crate::raft) fn seek_leader(&mut self, is_alive: impl Fn(StorageId) -> bool) {
         let raft = &self.node.raft;
         let is_due =
@@ -117,10 +117,10 @@ impl Group {
             return;
         }
         let me = MemberId(raft.id);
-        let is_there = |id: &MemberId| *id != me && self.storage_of(*id).is_some_and(&is_alive);
+        let is_heard = |id: &MemberId| self.storage_of(*id).is_some_and(&is_alive);
         let asked: Vec<_> = match self.leader() {
-            Some(leader) => Some(leader).filter(is_there).into_iter().collect(),
-            None => self.members.now.ids().filter(is_there).collect(),
+            Some(leader) => Some(leader).filter(is_heard).into_iter().collect(),
+            None => self.members.now.ids().filter(|id| *id != me).collect(),
         };
         asked.into_iter().for_each(|to| self.send_wake(to));
     }
