@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 
-use corduroy_shards::ids::{MemberId, NodeId};
+use corduroy_shards::ids::NodeId;
 use corduroy_shards::net::{
     ConnId, CoreId, Epoch, Founder, Founders, Local, PeerOptions, ShardCore, To, Versions,
 };
@@ -205,8 +205,8 @@ impl Peers {
         }
         let mut wires = self.wires.borrow_mut();
         for PeerMessage { partition, to: storage, message } in messages {
-            let member = Either::Member(MemberId(message.to));
-            if let Some(to) = self.replica_of(&mut wires, partition, (storage, member), now)
+            let there = (storage, Either::receiver(&message, NodeId(storage.0)));
+            if let Some(to) = self.replica_of(&mut wires, partition, there, now)
                 && let Err(error) = wires.queue(to, partition, message, now.mono_ns)
             {
                 tracing::error!(partition = partition.0, %error, "a message of a group is dropped");

@@ -6,10 +6,11 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
 use corduroy_shards::ids::{MemberId, NodeId};
+use corduroy_shards::liveness::is_beat;
 use corduroy_shards::raft::membership::Membership;
 use corduroy_shards::raft::replica::Replica;
 use corduroy_shards::wal::Lsn;
-use corduroy_shards::{Change, Contact, MemberRequest, PartitionId, Reply, StorageId, Ticket};
+use corduroy_shards::{Change, Contact, MemberRequest, PartitionId, RaftMessage, Reply, StorageId, Ticket};
 
 use crate::resp::SessionReply;
 use crate::resp::members::MemberCommand;
@@ -22,6 +23,38 @@ pub enum Either {
     Member(MemberId),
     /// That on a node.
     On(NodeId),
+}
+
+impl Either {
+    /// Who has sent a message that has come from a node.
+    pub fn sender(message: &RaftMessage, from: NodeId) -> Self {
+        Self::named(message, MemberId(message.from), from)
+    }
+
+    /// Who is to get a message that goes to a node.
+    pub fn receiver(message: &RaftMessage, to: NodeId) -> Self {
+        Self::named(message, MemberId(message.to), to)
+    }
+
+    /// A beat is from a storage to a storage, and has their numbers where other messages have those of members: either number may
+    /// be that of another node's member.
+    fn named(message: &RaftMessage, member: MemberId, node: NodeId) -> Self {
+        if is_beat(message) { Self::On(node) } else { Self::Member(member) }
+    }
+
+    /// How its node is reached, if that founded nothing.
+    pub fn contact(self, members: &Membership) -> Option<&Contact> {
+        match self {
+            Self::Member(member) => members.contact_of(member),
+            Self::On(node) => members.contact_on(StorageId(node.0)),
+        }
+    }
+}
+
+/// Whether a node that was heard with this incarnation has the data folder that its member was added with. Of a member without a
+/// contact the group knows more.
+pub fn has_its_folder(contact: Option<Contact>, heard: Option<u64>) -> bool {
+    contact.is_none_or(|contact| heard == Some(contact.incarnation))
 }
 
 /// What is asked and has no outcome yet.
@@ -144,6 +177,10 @@ pub fn done(lsn: Lsn) -> SessionReply {
 
 #[cfg(test)]
 mod tests {
+    use corduroy_shards::image::transfer::Process;
+    use corduroy_shards::liveness::Liveness;
+    use corduroy_shards::raft::changes::{ChangeEntry, Step};
+
     use super::*;
 
     fn contact(incarnation: u64) -> Contact {
@@ -182,6 +219,53 @@ mod tests {
         for command in [MemberCommand::Promote(nine), MemberCommand::Transfer(nine)] {
             assert!(matches!(next_of(command, &founded(), None), Next::Refuse(_)), "{command:?}");
         }
+    }
+
+    /// The same group, to which node 5 was added before node 4: each has the member that has the other's number.
+    fn crossed() -> Membership {
+        let at = |node| Contact { node: NodeId(node), ..contact(node) };
+        let added = [5, 4].map(|node| Change::AddLearnerAt(StorageId(node), at(node)));
+        let entries = (4..).map(Lsn).zip(added);
+        entries.fold(founded(), |members, (lsn, change)| {
+            let mut conf = members.conf_state();
+            conf.learners.push(lsn.get());
+            members.after(lsn, &ChangeEntry::Steps(vec![Step::of(change, lsn)]), &conf)
+        })
+    }
+
+    /// A beat between the shards of two storages.
+    fn beat(from: u64, to: u64) -> RaftMessage {
+        let process = Process { node: NodeId(from), incarnation: from, starts: 0 };
+        let mut liveness = Liveness::new(StorageId(from), process, (1, 1));
+        let mut sent = Vec::new();
+        liveness.meet(StorageId(to), PartitionId(2), 0);
+        liveness.look(0, &mut sent);
+        sent.pop().expect("it is due").message
+    }
+
+    #[test]
+    fn a_beat_is_of_a_node_and_another_message_of_a_member() {
+        let members = crossed();
+        let node_of = |either: Either| either.contact(&members).map(|contact| contact.node.0);
+        for (node, member) in [(4, 5), (5, 4)] {
+            assert_eq!(members.member_on(StorageId(node)), Some(MemberId(member)));
+            assert_eq!(node_of(Either::sender(&beat(node, 1), NodeId(node))), Some(node));
+            assert_eq!(node_of(Either::receiver(&beat(1, node), NodeId(node))), Some(node));
+            let message = RaftMessage { from: member, to: member, ..RaftMessage::default() };
+            assert_eq!(node_of(Either::sender(&message, NodeId(node))), Some(node));
+            assert_eq!(node_of(Either::receiver(&message, NodeId(node))), Some(node));
+        }
+    }
+
+    #[test]
+    fn a_beat_counts_only_with_the_folder_that_the_member_was_added_with() {
+        let members = crossed();
+        let contact_of = |from| Either::sender(&beat(from, 1), NodeId(from)).contact(&members).copied();
+        assert!(has_its_folder(contact_of(4), Some(4)));
+        for heard in [Some(40), None] {
+            assert!(!has_its_folder(contact_of(4), heard), "its folder was formatted anew");
+        }
+        assert!(has_its_folder(contact_of(2), Some(40)), "founders have met: no contact is needed");
     }
 
     #[test]

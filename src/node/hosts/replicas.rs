@@ -14,7 +14,7 @@ use corduroy_shards::{
 };
 
 use super::host::Host;
-use super::members::{Asked, Either, Next, done, list, next};
+use super::members::{Asked, Either, Next, done, has_its_folder, list, next};
 use super::{Home, Hosts};
 use crate::node::message::Answer;
 use crate::node::topology::note_leaders;
@@ -116,11 +116,7 @@ impl Hosts {
     pub fn contact(&self, partition: PartitionId, of: Either) -> Option<Contact> {
         let Some(Home::Here(index)) = self.home(partition) else { return None };
         let shard = self.all.get(index)?.shard.borrow();
-        let members = shard.replica(partition)?.group()?.members();
-        match of {
-            Either::Member(member) => members.contact_of(member).copied(),
-            Either::On(node) => members.contact_on(StorageId(node.0)).copied(),
-        }
+        of.contact(shard.replica(partition)?.group()?.members()).copied()
     }
 
     /// Whether a message for a replica here is to be heard: whether the node has the folder that the member was added with. Of a member
@@ -133,10 +129,9 @@ impl Hosts {
         if identity.joins() {
             self.join(partition, from, message);
         }
-        let has_its_folder =
-            |contact: Contact| self.members.heard.borrow().get(&from) == Some(&contact.incarnation);
-        let member = Either::Member(MemberId(message.from));
-        identity.founders.contains(&from.0) || self.contact(partition, member).is_none_or(has_its_folder)
+        let heard = self.members.heard.borrow().get(&from).copied();
+        identity.founders.contains(&from.0)
+            || has_its_folder(self.contact(partition, Either::sender(message, from)), heard)
     }
 
     /// Publishes who leads the groups of a shard, and how those are reached who have joined them.
