@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use corduroy_shards::ids::{MemberId, NodeId};
 use corduroy_shards::liveness::is_beat;
+use corduroy_shards::raft::group::Group;
 use corduroy_shards::raft::membership::Membership;
 use corduroy_shards::raft::replica::Replica;
 use corduroy_shards::wal::Lsn;
@@ -55,6 +56,14 @@ impl Either {
 /// contact the group knows more.
 pub fn has_its_folder(contact: Option<Contact>, heard: Option<u64>) -> bool {
     contact.is_none_or(|contact| heard == Some(contact.incarnation))
+}
+
+/// How the members of a replica's group are reached that founded nothing; `None`: nobody but founders was ever in it. A replica that
+/// has stopped, since it was removed or fenced, learns no more who belongs to its group: it knows nobody from then on.
+pub fn contacts_of(replica: &Replica) -> Option<impl Iterator<Item = &Contact>> {
+    let members = replica.group().map(Group::members);
+    let may_differ = members.map_or(!replica.is_running(), |members| members.as_of > Lsn::ZERO);
+    may_differ.then(|| members.into_iter().flat_map(Membership::contacts).map(|(_, contact)| contact))
 }
 
 /// What is asked and has no outcome yet.
@@ -180,8 +189,10 @@ mod tests {
     use corduroy_shards::image::transfer::Process;
     use corduroy_shards::liveness::Liveness;
     use corduroy_shards::raft::changes::{ChangeEntry, Step};
+    use corduroy_shards::raft::replica::StartError;
 
     use super::*;
+    use crate::node::contacts::Contacts;
 
     fn contact(incarnation: u64) -> Contact {
         let [peer, client] = ["10.0.0.4:1", "10.0.0.4:2"].map(|text| text.parse().expect("an address"));
@@ -219,6 +230,17 @@ mod tests {
         for command in [MemberCommand::Promote(nine), MemberCommand::Transfer(nine)] {
             assert!(matches!(next_of(command, &founded(), None), Next::Refuse(_)), "{command:?}");
         }
+    }
+
+    #[test]
+    fn a_replica_that_has_stopped_knows_nobody_any_more() {
+        let partition = PartitionId(2);
+        let mut known = Contacts::default();
+        known.note(partition, [contact(17)].into_iter());
+        let stopped = Replica::stopped(partition, &StartError::Removed { by: Lsn(9) });
+        let now = contacts_of(&stopped).expect("it is to be noted that there are none");
+        known.note(partition, now.copied());
+        assert_eq!(known.all().count(), 0);
     }
 
     /// The same group, to which node 5 was added before node 4: each has the member that has the other's number.

@@ -6,7 +6,6 @@
 
 use corduroy_shards::ids::{MemberId, NodeId};
 use corduroy_shards::raft::group::claims_lead;
-use corduroy_shards::raft::replica::Replica;
 use corduroy_shards::wal::Lsn;
 use corduroy_shards::{
     ChangeRefusal, Contact, Input, MemberOutcome, MemberRequest, Origin, PartitionId, RaftMessage, Rejection,
@@ -14,7 +13,7 @@ use corduroy_shards::{
 };
 
 use super::host::Host;
-use super::members::{Asked, Either, Next, done, has_its_folder, list, next};
+use super::members::{Asked, Either, Next, contacts_of, done, has_its_folder, list, next};
 use super::{Home, Hosts};
 use crate::node::message::Answer;
 use crate::node::topology::note_leaders;
@@ -138,10 +137,10 @@ impl Hosts {
     pub(super) fn publish_leaders(&self, host: &Host) {
         let (shared, shard) = (&self.core.shared, host.shard.borrow());
         note_leaders(shared, shard.replicas());
-        for replica in shard.replicas().filter(|replica| replica.members_as_of > Lsn::ZERO) {
-            let group = shard.replica(replica.partition).and_then(Replica::group);
-            let contacts = group.into_iter().flat_map(|group| group.members().contacts());
-            shared.note_contacts(replica.partition, contacts.map(|(_, contact)| contact));
+        for partition in shard.replicas().map(|replica| replica.partition) {
+            if let Some(contacts) = shard.replica(partition).and_then(contacts_of) {
+                shared.note_contacts(partition, contacts);
+            }
         }
     }
 
