@@ -5,6 +5,7 @@
 //! are. Invariant: an identity of the second format or a later one exists only where every shard's folders say whose they
 //! are.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use corduroy_wal::device::folder::MANIFEST_FILE;
 use corduroy_wal::device::{DirectIo, FileDevice};
 use corduroy_wal::{Options, Wal};
 
+use super::folders::shards_there;
 use super::owner::{CARD, Card, Found};
 use super::{
     COPIES, FOUNDED, Identity, IdentityError, Owner, SHARD_PARTS, UNBOUND, entries, of_state, remove_if_there,
@@ -125,9 +127,9 @@ impl Bound {
         for shard in 0..self.used_shards {
             self.name_parts(identity, shard)?;
             self.write_cards(identity, shard, starts)?;
-            if identity.founders.is_empty() {
-                self.forget_founding(shard)?;
-            }
+        }
+        if identity.founders.is_empty() {
+            self.forget_founding()?;
         }
         if identity.format == UNBOUND {
             for shard in self.used_shards..identity.shards {
@@ -154,12 +156,17 @@ impl Bound {
         Ok(renewed)
     }
 
-    /// Removes from a shard of a node that is alone what a founding has left that was cut short.
-    fn forget_founding(&self, shard: u32) -> Result<(), IdentityError> {
-        parts(&self.data_dir, shard).iter().try_for_each(|part| {
-            let path = part.join(FOUNDED);
-            remove_if_there(&path).map_err(|source| IdentityError::Io { what: "removing", path, source })
-        })
+    /// Removes what a founding has left that was cut short, from all shards of a node that is alone: it wrote into those without
+    /// partitions, too.
+    fn forget_founding(&self) -> Result<(), IdentityError> {
+        let shards = shards_there(&self.data_dir)?.into_iter();
+        let folders = shards.flat_map(|shard| parts(&self.data_dir, shard));
+        for folder in folders.filter(|folder| folder.join(FOUNDED).symlink_metadata().is_ok()) {
+            let path = folder.join(FOUNDED);
+            let removed = remove_if_there(&path).and_then(|()| File::open(&folder)?.sync_all());
+            removed.map_err(|source| IdentityError::Io { what: "removing", path, source })?;
+        }
+        Ok(())
     }
 
     /// Writes whose a shard's state is, if it does not say yet.

@@ -122,8 +122,13 @@ mod tests {
 
     /// A folder of a node that is alone and has started twice, and its identity.
     fn alone() -> (tempfile::TempDir, Config, Identity) {
+        alone_with(2)
+    }
+
+    /// The same with so many shards, of which two have partitions.
+    fn alone_with(shards: u32) -> (tempfile::TempDir, Config, Identity) {
         let dir = tempfile::tempdir().expect("tempdir");
-        let config = config(dir.path());
+        let config = Config { shards, ..config(dir.path()) };
         let mut identity = open(&config, |_| true).expect("formatted");
         for _ in 0..2 {
             identity = started(&config, &identity);
@@ -254,13 +259,20 @@ mod tests {
     }
 
     #[test]
-    fn a_start_alone_removes_what_a_founding_has_left() {
-        let (dir, config, before) = alone();
+    fn a_start_alone_removes_what_a_founding_has_left_from_every_shard() {
+        let (dir, config, before) = alone_with(3);
+        let left = || {
+            let parts = (0..3).flat_map(|shard| {
+                let folder = Identity::shard_folder(dir.path(), ShardId(shard));
+                SHARD_PARTS.map(|part| folder.join(part).join(FOUNDED))
+            });
+            parts.filter(|file| file.exists()).count()
+        };
         found(&config, false, &founded_by_five(before.cluster)).expect("it founds");
+        assert_eq!(left(), 6, "a shard without partitions says it, too");
         before.write(dir.path()).expect("written");
         let started = started(&config, &open(&config, |_| true).expect("alone"));
-        let left = written(dir.path()).iter().filter(|file| file.exists()).count();
-        assert_eq!(left, 2, "the identity's copies");
+        assert_eq!(left(), 0);
         COPIES.iter().for_each(|copy| fs::write(dir.path().join(copy), "x").expect("written"));
         let recovered = format(&config, true, |_| true).expect("it is alone");
         assert_eq!((recovered.starts, recovered.cluster), (started.starts, started.cluster));
