@@ -19,7 +19,7 @@
 //!                                                # left = true: has founded, has left since, and is heard no more
 //! ```
 //!
-//! Invariant: what is read names each node once, and each address once. Every node that reads the same founders derives the same
+//! Invariant: what is read names each node once, and each address once but for those of nodes that have left. Every node that reads the same founders derives the same
 //! groups from them, whoever joins.
 
 use std::net::SocketAddr;
@@ -118,6 +118,12 @@ impl Description {
     #[must_use]
     pub fn ids(&self) -> Vec<u64> {
         self.nodes.iter().map(|node| node.id).collect()
+    }
+
+    /// The nodes beside one that others connect to, and where.
+    pub fn addresses_beside(&self, id: u64) -> impl Iterator<Item = (u64, SocketAddr)> + '_ {
+        let others = self.nodes.iter().filter(move |node| node.id != id && !node.left);
+        others.map(|node| (node.id, node.peer))
     }
 
     /// Those of the nodes that found the cluster, ascending.
@@ -320,11 +326,16 @@ impl Reader {
         if nodes.iter().any(|node| node.id == new.id) {
             self.problem(&format!("{key}.id"), format!("{} is the id of another node, too", new.id));
         }
+        // Nobody connects to one that has left: whoever takes its part may have its addresses.
+        if new.left {
+            return;
+        }
         if new.peer == new.client {
             self.problem(&format!("{key}.client"), format!("{} is for its peers already", new.client));
         }
         for (name, address) in [("peer", new.peer), ("client", new.client)] {
-            if nodes.iter().any(|node| node.peer == address || node.client == address) {
+            let mut others = nodes.iter().filter(|node| !node.left);
+            if others.any(|node| node.peer == address || node.client == address) {
                 self.problem(&format!("{key}.{name}"), format!("{address} is another node's, too"));
             }
         }
@@ -410,6 +421,21 @@ mod tests {
             problems(&both),
             ["nodes[2].left: is said of founders; leave out a node that has joined, and left"]
         );
+    }
+
+    #[test]
+    fn a_new_node_may_have_the_addresses_of_one_that_has_left() {
+        let left = [&*node(3), "left = true\n"].concat();
+        let new = [&*node(3).replace("id = 3", "id = 4"), "joins = true\n"].concat();
+        for [one, other] in [[&left, &new], [&new, &left]] {
+            let found = Description::parse(&[HEAD, &node(1), one, other].concat()).expect("it is one");
+            let addresses: Vec<_> = found.addresses_beside(1).collect();
+            assert_eq!(addresses, [(4, found.node(3).expect("described").peer)], "nobody connects to node 3");
+        }
+        let both = [HEAD, &node(1), &node(3), &new].concat();
+        assert_eq!(problems(&both).len(), 2, "it is there");
+        let same_id = [HEAD, &node(1), &left, &left].concat();
+        assert_eq!(problems(&same_id), ["nodes[3].id: 3 is the id of another node, too"]);
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Peers {
         listener: Listener,
     ) -> io::Result<Self> {
         let shared = &core.shared;
-        let others = description.description.nodes.iter().filter(|node| node.id != description.node.id);
+        let others = description.description.addresses_beside(description.node.id);
         let options = WireOptions {
             local: local(shared, description),
             core: CoreId(u16::try_from(core.index).unwrap_or(u16::MAX)),
@@ -97,7 +97,7 @@ impl Peers {
                 seed: shared.started_ms ^ shared.identity.node.rotate_left(32) ^ (core.index as u64) << 17,
                 ..PeerOptions::default()
             },
-            addresses: others.map(|node| (NodeId(node.id), node.peer)).collect(),
+            addresses: others.map(|(node, peer)| (NodeId(node), peer)).collect(),
             token: |conn| Event::Peer(conn.0).token(),
         };
         let wires = RefCell::new(Wires::new(options, listener)?);

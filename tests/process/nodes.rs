@@ -109,8 +109,18 @@ impl Cluster {
 
     /// One more node, which founded nothing, by a description of its own. It is formatted, and does not run. Returns its id.
     pub fn add_joining(&mut self) -> u64 {
-        let id = self.nodes.len() as u64 + 1;
-        self.nodes.push(Node::new(&self.dir, id));
+        self.add_as(Node::new(&self.dir, self.nodes.len() as u64 + 1))
+    }
+
+    /// The same with the ports of one that has left.
+    pub fn add_joining_at(&mut self, left: u64) -> u64 {
+        let Node { peer_port, client_port, .. } = *self.node(left);
+        self.add_as(Node { peer_port, client_port, ..Node::new(&self.dir, self.nodes.len() as u64 + 1) })
+    }
+
+    fn add_as(&mut self, node: Node) -> u64 {
+        let id = node.id;
+        self.nodes.push(node);
         let peers = self.describe(&format!("node-{id}.toml"), &self.cluster, SECRET);
         self.format_by(id, &peers, "4MiB");
         id
