@@ -7,9 +7,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export ROT_DAMAGES=${1:-3000} ROT_SEED=${2:-$(date +%s)}
+# With --workspace it is what `cargo test --workspace` builds, and nothing more.
 if [ -n "${ROT_SWEEP:-}" ]; then
-    EVERY_BIT=1 cargo test --quiet -p corduroy-wal --test damage -- any_flipped
+    EVERY_BIT=1 cargo test --quiet --workspace --test damage -- any_flipped
     EVERY_BIT=1 cargo test --quiet -p corduroy --lib -- no_flipped
-    cargo test --quiet --test rot -- --nocapture every_bit
+    cargo test --quiet --workspace --test rot -- --nocapture every_bit
 fi
-cargo test --quiet --test rot -- --nocapture damaged_files
+cargo test --quiet --workspace --test rot -- --nocapture damaged_files
