@@ -8,6 +8,7 @@
 //! (what comes out).
 
 mod agenda;
+mod asking;
 mod batch;
 mod check;
 mod clients;

@@ -35,7 +35,7 @@ const LONGEST_WAIT_NS: u64 = 30_000 * MS;
 /// What a typical job takes at most once faults are over: the slowest pool is one of them.
 const HEALTHY_JOB_NS: u64 = 2 * MS;
 /// How long settling may take.
-const DRAIN_NS: u64 = 60_000 * MS;
+pub(super) const DRAIN_NS: u64 = 60_000 * MS;
 
 /// Something that will happen.
 pub(super) enum Happening<S: Subject> {
@@ -387,51 +387,6 @@ impl<S: Subject> World<S> {
         self.ask_until_done("every partition takes a write once faults have ended", |subject, unique| {
             (Kind::Write, subject.write(unique))
         })
-    }
-
-    /// Asks every partition a question, again where it was refused.
-    fn ask_until_done(
-        &mut self,
-        invariant: &'static str,
-        question: impl Fn(&S, u64) -> (Kind, Vec<u8>),
-    ) -> bool {
-        let nodes = (0..self.nodes.len()).collect::<Vec<_>>();
-        self.ask_of(&nodes, invariant, DRAIN_NS, question)
-    }
-
-    /// The same, of one of these nodes after the other, for so long.
-    pub(super) fn ask_of(
-        &mut self,
-        nodes: &[usize],
-        invariant: &'static str,
-        for_ns: u64,
-        question: impl Fn(&S, u64) -> (Kind, Vec<u8>),
-    ) -> bool {
-        let deadline_ns = self.common.now_ns + for_ns;
-        let mut tries = nodes.iter().cycle();
-        let mut left = (1..=self.common.plan.knobs.partitions).map(PartitionId).collect::<Vec<_>>();
-        loop {
-            let node = tries.next().copied().unwrap_or_default();
-            let Some(refused) = self.ask_all(node, &left, &question) else { return false };
-            if refused.is_empty() {
-                return true;
-            }
-            if self.common.now_ns > deadline_ns {
-                let is_hindered =
-                    |(partition, _): &(PartitionId, String)| self.are_hindered(*partition, nodes);
-                let (hindered, refused): (Vec<_>, Vec<_>) = refused.into_iter().partition(is_hindered);
-                self.common.books.borrow_mut().probes.add("groups without the log", hindered.len() as u64);
-                if refused.is_empty() {
-                    return true;
-                }
-                self.common.broken(invariant, format!("refused after {for_ns} ns: {refused:?}"));
-                return false;
-            }
-            left = refused.into_iter().map(|(partition, _)| partition).collect();
-            if !self.pump(self.common.now_ns + 100 * MS, |_| false) {
-                return false;
-            }
-        }
     }
 
     /// Reads everything; the books compare each answer with the model.

@@ -1,0 +1,60 @@
+//! Questions to every partition that must be answered once nothing hinders that, of one node after the other.
+//!
+//! Invariant: a partition is found not to answer only once each node was asked after the time that it may take.
+
+use crate::ids::PartitionId;
+use crate::machine::Kind;
+use crate::sim::swarm::MS;
+use crate::sim::workload::Subject;
+use crate::sim::world::{DRAIN_NS, World};
+
+impl<S: Subject> World<S> {
+    /// Asks every partition a question, again where it was refused.
+    pub(super) fn ask_until_done(
+        &mut self,
+        invariant: &'static str,
+        question: impl Fn(&S, u64) -> (Kind, Vec<u8>),
+    ) -> bool {
+        let nodes = (0..self.nodes.len()).collect::<Vec<_>>();
+        self.ask_of(&nodes, invariant, DRAIN_NS, question)
+    }
+
+    /// The same, of one of these nodes after the other, for so long.
+    pub(super) fn ask_of(
+        &mut self,
+        nodes: &[usize],
+        invariant: &'static str,
+        for_ns: u64,
+        question: impl Fn(&S, u64) -> (Kind, Vec<u8>),
+    ) -> bool {
+        let deadline_ns = self.common.now_ns + for_ns;
+        let mut tries = nodes.iter().cycle();
+        // Each node is asked once more after that: who leads by then need not have been asked since it does.
+        let mut last_tries = nodes.len();
+        let mut left = (1..=self.common.plan.knobs.partitions).map(PartitionId).collect::<Vec<_>>();
+        loop {
+            let node = tries.next().copied().unwrap_or_default();
+            let Some(refused) = self.ask_all(node, &left, &question) else { return false };
+            if refused.is_empty() {
+                return true;
+            }
+            let is_late = self.common.now_ns > deadline_ns;
+            if is_late && last_tries == 0 {
+                let is_hindered =
+                    |(partition, _): &(PartitionId, String)| self.are_hindered(*partition, nodes);
+                let (hindered, refused): (Vec<_>, Vec<_>) = refused.into_iter().partition(is_hindered);
+                self.common.books.borrow_mut().probes.add("groups without the log", hindered.len() as u64);
+                if refused.is_empty() {
+                    return true;
+                }
+                self.common.broken(invariant, format!("refused after {for_ns} ns: {refused:?}"));
+                return false;
+            }
+            last_tries -= usize::from(is_late);
+            left = refused.into_iter().map(|(partition, _)| partition).collect();
+            if !self.pump(self.common.now_ns + 100 * MS, |_| false) {
+                return false;
+            }
+        }
+    }
+}
