@@ -17,6 +17,10 @@ pub const SLEEP: MessageType = MessageType::MsgCheckQuorum;
 /// The message by which members have each other go on. The raft crate is never given it.
 pub const WAKE: MessageType = MessageType::MsgUnreachable;
 
+/// Ticks without anything to do after which a group sleeps again that only lost its leader: what the next one says has arrived by then.
+/// A node's death wakes thousands of groups at once, and the heartbeats of a longer wait cost more than the elections.
+const UNUSED_TICKS: u16 = 2;
+
 /// How near to sleep a member of a group is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sleep {
@@ -24,6 +28,8 @@ pub enum Sleep {
     Awake {
         /// For how many ticks there was nothing to do, as far as the leader knows.
         quiet_ticks: u16,
+        /// Whether it was asked for anything since it woke. Who only lost its leader is not, and need not wait for more.
+        is_used: bool,
     },
     /// The leader has announced it to the others, and sleeps with the next tick.
     Announced,
@@ -35,7 +41,24 @@ pub enum Sleep {
 
 impl Sleep {
     /// There was something to do just now.
-    pub const AWAKE: Self = Self::Awake { quiet_ticks: 0 };
+    pub const AWAKE: Self = Self::Awake { quiet_ticks: 0, is_used: true };
+    /// It woke since its leader is not heard any more; nobody has asked for anything.
+    pub const LEADERLESS: Self = Self::Awake { quiet_ticks: 0, is_used: false };
+
+    /// What it is once there was something to do that nobody asked for.
+    #[must_use]
+    pub const fn roused(self) -> Self {
+        match self {
+            Self::Awake { is_used, .. } => Self::Awake { quiet_ticks: 0, is_used },
+            Self::Announced | Self::Asked | Self::Asleep => Self::AWAKE,
+        }
+    }
+
+    /// After how many ticks without anything to do it sleeps, where `ticks` is how long that takes after use.
+    #[must_use]
+    pub const fn quiet_for(is_used: bool, ticks: u16) -> u16 {
+        if is_used || ticks < UNUSED_TICKS { ticks } else { UNUSED_TICKS }
+    }
 
     /// Whether it is ticked, and has neither announced that it sleeps nor was asked to.
     #[must_use]

@@ -118,6 +118,32 @@ fn the_death_of_the_leader_wakes_the_others_which_sleep_without_it() {
     }
 }
 
+/// Thousands of groups lose their leaders at once where a node dies: they do not stay awake as long as those that somebody uses.
+#[test]
+fn who_only_lost_its_leader_sleeps_again_as_soon_as_there_is_one() {
+    let late = |node| {
+        let sleepy = sleepy(node);
+        ShardOptions { group: GroupOptions { sleep_ticks: 50, ..sleepy.group }, ..sleepy }
+    };
+    let mut cluster = Cluster::with(3, late, Options { segment_bytes: 1 << 20, ..Options::default() });
+    let leader = cluster.elect();
+    cluster.put(leader, "set a 1");
+    cluster.pass(4_000);
+    assert!(!are_asleep(&cluster), "it was used less than five seconds ago");
+    cluster.pass(2_000);
+    assert!(are_asleep(&cluster));
+    cluster.kill(leader);
+    cluster.pass(1_500);
+    let next = cluster.elect();
+    cluster.pass(1_000);
+    assert!(are_asleep(&cluster), "nobody has asked for anything");
+    cluster.put(next, "set a 2");
+    cluster.pass(4_000);
+    assert!(!are_asleep(&cluster), "somebody has");
+    cluster.pass(2_000);
+    assert!(are_asleep(&cluster));
+}
+
 #[test]
 fn a_follower_that_was_away_is_brought_up_to_date() {
     let (mut cluster, leader) = asleep(3);

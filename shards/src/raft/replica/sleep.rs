@@ -45,9 +45,11 @@ impl Replica {
         let sleeps_on = self.sleep == Sleep::Asked && planted::is(PlantedBug::SleepsOn);
         let may_sleep = is_still && group.may_sleep(&is_alive) || sleeps_on;
         match self.sleep {
-            Sleep::Awake { .. } if !may_sleep => self.sleep = Sleep::AWAKE,
-            Sleep::Awake { quiet_ticks } if quiet_ticks < group.sleep_ticks() => {
-                self.sleep = Sleep::Awake { quiet_ticks: quiet_ticks + 1 };
+            Sleep::Awake { .. } if !may_sleep => self.sleep = self.sleep.roused(),
+            Sleep::Awake { quiet_ticks, is_used }
+                if quiet_ticks < Sleep::quiet_for(is_used, group.sleep_ticks()) =>
+            {
+                self.sleep = Sleep::Awake { quiet_ticks: quiet_ticks + 1, is_used };
             }
             Sleep::Awake { .. } => {
                 group.announce_sleep(&is_alive);
@@ -101,7 +103,8 @@ impl Replica {
     /// # Errors
     /// [`Fault`].
     pub(super) fn rouse(&mut self, by_leader: bool) -> Result<(), Fault> {
-        let before = std::mem::replace(&mut self.sleep, Sleep::AWAKE);
+        let before = self.sleep;
+        self.sleep = before.roused();
         let Some(group) = self.engine.group_mut().filter(|_| !before.is_awake()) else { return Ok(()) };
         match group.leader() {
             _ if group.leads() => group.greet(),
@@ -130,7 +133,7 @@ impl Replica {
                 if planted::is(PlantedBug::DeathUnnoticed) {
                     return Ok(false);
                 }
-                self.sleep = Sleep::AWAKE;
+                self.sleep = Sleep::LEADERLESS;
                 group.miss_leader();
             }
             PeerEvent::Down(storage) if group.leads() && is_member(storage) => {
