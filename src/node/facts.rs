@@ -98,22 +98,17 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Sums up, keeping the first `kept` as they are.
-    #[must_use]
-    pub fn gather(replicas: impl Iterator<Item = ReplicaStatus>, kept: usize) -> Self {
-        let mut groups = Self::default();
-        for replica in replicas {
-            groups.replicas += 1;
-            groups.leaders += usize::from(replica.role == Role::Leader);
-            groups.ready += usize::from(replica.is_ready);
-            groups.asleep += usize::from(replica.is_asleep);
-            groups.failed += usize::from(replica.error.is_some());
-            groups.applied += replica.applied.get();
-            if groups.first.len() < kept {
-                groups.first.push(replica);
-            }
+    /// Counts a replica in, and keeps it as it is if fewer than `kept` are.
+    pub fn add(&mut self, replica: ReplicaStatus, kept: usize) {
+        self.replicas += 1;
+        self.leaders += usize::from(replica.role == Role::Leader);
+        self.ready += usize::from(replica.is_ready);
+        self.asleep += usize::from(replica.is_asleep);
+        self.failed += usize::from(replica.error.is_some());
+        self.applied += replica.applied.get();
+        if self.first.len() < kept {
+            self.first.push(replica);
         }
-        groups
     }
 }
 

@@ -420,10 +420,13 @@ impl Hosts {
     /// Publishes their figures, for the other cores to read.
     pub fn publish(&self) {
         let now = self.core.now();
-        for host in self.all.iter().filter(|host| host.gather()) {
-            if !self.core.shared.known.is_empty() {
-                self.publish_leaders(host);
-            }
+        let is_shown = !self.core.shared.known.is_empty();
+        for host in &self.all {
+            host.gather(|shard, replica| {
+                if is_shown {
+                    self.publish_leader(shard, replica);
+                }
+            });
         }
         if let Some(forward) = &self.forward {
             *lock(&self.core.facts().forwarded) = forward.counters();

@@ -13,19 +13,17 @@ use super::shared::{Shared, lock};
 use crate::config::peers::Node;
 use crate::resp::backend::{ClientNode, Topology};
 
-/// Notes who leads the partitions of these replicas, and how many copies there are.
-pub fn note_leaders(shared: &Shared, replicas: impl Iterator<Item = ReplicaStatus>) {
-    for replica in replicas {
-        let leader = match replica.role {
-            Role::Leader => Some(shared.identity.node),
-            Role::Follower | Role::Candidate | Role::PreCandidate => {
-                replica.leader_storage.map(|storage| storage.0)
-            }
-        };
-        if let Some(known) = shared.known(replica.partition) {
-            known.leader.store(leader.unwrap_or(0), Ordering::Relaxed);
-            known.copies.store(replica.copies, Ordering::Relaxed);
+/// Notes who leads the partition of a replica, and how many copies there are.
+pub fn note_leader(shared: &Shared, replica: &ReplicaStatus) {
+    let leader = match replica.role {
+        Role::Leader => Some(shared.identity.node),
+        Role::Follower | Role::Candidate | Role::PreCandidate => {
+            replica.leader_storage.map(|storage| storage.0)
         }
+    };
+    if let Some(known) = shared.known(replica.partition) {
+        known.leader.store(leader.unwrap_or(0), Ordering::Relaxed);
+        known.copies.store(replica.copies, Ordering::Relaxed);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use corduroy_shards::{
-    Counters, Input, Now, PartitionId, Rejection, Reply, Shard, ShardId, StateMachine, Ticket,
+    Counters, Input, Now, PartitionId, Rejection, ReplicaStatus, Reply, Shard, ShardId, StateMachine, Ticket,
 };
 use corduroy_wal::device::DiskDevice;
 
@@ -62,16 +62,21 @@ impl Host {
         }
     }
 
-    /// Sums up the replicas, if the shard has done anything since but take turns. Returns whether it has: where thousands sleep,
-    /// peers are heard all the time, and none of them changes.
-    pub fn gather(&self) -> bool {
+    /// Sums up the replicas, if the shard has done anything since but take turns: where thousands sleep, peers are heard all the
+    /// time, and none of them changes. `note` sees each of them, and all are looked at once, since that takes as long as there are
+    /// many.
+    pub fn gather(&self, mut note: impl FnMut(&NodeShard, &ReplicaStatus)) {
         let shard = self.shard.borrow();
         let counters = Some(Counters { turns: 0, ..*shard.counters() });
-        let is_new = self.gathered_at.replace(counters) != counters;
-        if is_new {
-            self.groups.replace(Groups::gather(shard.replicas(), MAX_GROUPS));
+        if self.gathered_at.replace(counters) == counters {
+            return;
         }
-        is_new
+        let mut groups = Groups::default();
+        for replica in shard.replicas() {
+            note(&shard, &replica);
+            groups.add(replica, MAX_GROUPS);
+        }
+        self.groups.replace(groups);
     }
 
     /// A shard that has just been opened: its first turn lets the replicas begin.

@@ -9,14 +9,14 @@ use corduroy_shards::raft::group::claims_lead;
 use corduroy_shards::wal::Lsn;
 use corduroy_shards::{
     ChangeRefusal, Contact, Input, MemberOutcome, MemberRequest, Origin, PartitionId, RaftMessage, Rejection,
-    Reply, StorageId, Ticket,
+    ReplicaStatus, Reply, StorageId, Ticket,
 };
 
-use super::host::Host;
+use super::host::NodeShard;
 use super::members::{Asked, Either, Next, contacts_of, done, has_its_folder, list, next};
 use super::{Home, Hosts};
 use crate::node::message::Answer;
-use crate::node::topology::note_leaders;
+use crate::node::topology::note_leader;
 use crate::resp::members::MemberCommand;
 use crate::resp::{SessionReply, Timing};
 
@@ -133,14 +133,12 @@ impl Hosts {
             || has_its_folder(self.contact(partition, Either::sender(message, from)), heard)
     }
 
-    /// Publishes who leads the groups of a shard, and how those are reached who have joined them.
-    pub(super) fn publish_leaders(&self, host: &Host) {
-        let (shared, shard) = (&self.core.shared, host.shard.borrow());
-        note_leaders(shared, shard.replicas());
-        for partition in shard.replicas().map(|replica| replica.partition) {
-            if let Some(contacts) = shard.replica(partition).and_then(contacts_of) {
-                shared.note_contacts(partition, contacts);
-            }
+    /// Publishes who leads a replica's group, and how its members are reached who have joined it.
+    pub(super) fn publish_leader(&self, shard: &NodeShard, replica: &ReplicaStatus) {
+        let shared = &self.core.shared;
+        note_leader(shared, replica);
+        if let Some(contacts) = shard.replica(replica.partition).and_then(contacts_of) {
+            shared.note_contacts(replica.partition, contacts);
         }
     }
 
