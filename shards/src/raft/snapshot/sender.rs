@@ -124,7 +124,7 @@ pub struct Sender {
     /// When it last came a step ahead, and when the member had all of it.
     ahead_ns: u64,
     whole_ns: u64,
-    /// An offer is to be sent: until the member has answered one.
+    /// An offer is to be sent: until the member has answered one, and where nothing is under way.
     must_offer: bool,
     must_ask: bool,
     must_withdraw: bool,
@@ -224,7 +224,9 @@ impl Sender {
     fn ask(&mut self) {
         self.is_lost = false;
         self.sent_ns = self.now_ns;
-        (self.must_offer, self.must_ask) = (self.receiver.is_none(), self.receiver.is_some());
+        // Who has all that was sent is asked by the offer, which says how it ended even where a member has restarted meanwhile.
+        self.must_ask = self.receiver.is_some() && !self.held.is_empty();
+        self.must_offer = !self.must_ask;
     }
 
     /// The chunk behind those that were sent.
@@ -237,13 +239,12 @@ impl Sender {
         if message.image != self.image || self.status.is_some() {
             return;
         }
+        let is_another = self.receiver.is_some_and(|known| known != message.receiver);
         match message.answer {
-            Answer::Ended(ended) => self.status = Some(Status::Ended(ended)),
-            Answer::Wants { .. } | Answer::Has { .. }
-                if self.receiver.is_some_and(|known| known != message.receiver) =>
-            {
+            Answer::Wants { .. } | Answer::Has { .. } | Answer::Ended(Ended::Unknown) if is_another => {
                 self.give_up(Status::MemberRestarted);
             }
+            Answer::Ended(ended) => self.status = Some(Status::Ended(ended)),
             Answer::Wants { chunk } => {
                 if self.receiver.is_none() {
                     (self.receiver, self.ahead_ns) = (Some(message.receiver), self.now_ns);
