@@ -144,6 +144,7 @@ impl Group {
     /// # Errors
     /// [`Fault`].
     pub fn tick(&mut self, may_campaign: bool, now_ns: u64) -> Result<(), Fault> {
+        self.drop_election();
         if !self.leads() && self.is_sole_voter() && !self.is_flushed() {
             return Ok(());
         }

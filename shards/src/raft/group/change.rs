@@ -449,6 +449,16 @@ mod tests {
         }
     }
 
+    /// It has won another one meanwhile, and would never sleep.
+    #[test]
+    fn an_election_that_waits_is_not_held_once_there_is_a_leader() {
+        let mut group = lone();
+        group.members.campaign_from = Some(Lsn(1));
+        assert!(!group.can_campaign_now());
+        group.tick(true, 0).expect("it has no fault");
+        assert_eq!(group.members.campaign_from, None);
+    }
+
     /// The raft crate takes a second change for an empty entry, and says that all is well.
     #[test]
     fn a_change_that_the_crate_empties_is_an_error() {

@@ -70,7 +70,20 @@ impl Group {
     #[must_use]
     pub fn can_campaign_now(&self) -> bool {
         let applied = Lsn(self.node.raft.raft_log.applied);
-        self.members.campaign_from.is_some_and(|from| from <= applied) && self.is_flushed() && !self.leads()
+        self.members.campaign_from.is_some_and(|from| from <= applied) && self.is_flushed() && !self.is_led()
+    }
+
+    /// An election that waits is not held any more once there is a leader, this member or another one: who has one waiting does
+    /// not sleep.
+    pub(super) fn drop_election(&mut self) {
+        if self.is_led() {
+            self.members.campaign_from = None;
+        }
+    }
+
+    /// Whether there is a leader, as far as it knows. The only voter has none but itself: whoever led before has no vote any more.
+    fn is_led(&self) -> bool {
+        self.leads() || self.node.raft.leader_id != raft::INVALID_ID && !self.is_sole_voter()
     }
 
     /// Whether it may ask for votes, its own among them: nobody has been promised that it does not. Where nobody else has a vote
