@@ -109,7 +109,7 @@ fn worlds_are_clean_and_not_idle() {
 }
 
 /// Planted bugs that are found fastest, one for each kind of guard, and the number of seeds among which they must be.
-const FASTEST: [(&str, u64); 22] = [
+const FASTEST: [(&str, u64); 23] = [
     ("wal:AckBeforeDurable", 20),
     ("wal:StaleFrameAccepted", 20),
     ("wal:WatermarkSkipsHole", 60),
@@ -120,6 +120,7 @@ const FASTEST: [(&str, u64); 22] = [
     ("shard:MessagesBeforeDurable", 60),
     ("shard:CommitWithoutMajority", 60),
     ("shard:UnknownCalledRefused", 20),
+    ("shard:ReadsByWallClock", 20),
     ("shard:ReleasedForPeers", 60),
     ("shard:TermsOffByOne", 60),
     ("shard:DeafLeads", 200),
