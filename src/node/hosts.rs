@@ -25,7 +25,6 @@ use std::sync::Arc;
 
 use corduroy_shards::forward::{Request, Taken};
 use corduroy_shards::ids::NodeId;
-use corduroy_shards::raft::replica::ReplicaError;
 use corduroy_shards::routing::FIRST_DATA;
 use corduroy_shards::runtime::{Endpoint, pool};
 use corduroy_shards::{
@@ -140,10 +139,8 @@ impl Hosts {
         self.all.iter().all(|host| {
             let shard = host.shard.borrow();
             let wal = shard.wal();
-            let is_stopped = |partition: PartitionId| {
-                let mut replicas = shard.replicas().filter(|replica| replica.partition == partition);
-                replicas.any(|replica| matches!(replica.error, Some(ReplicaError::ReplicaStopped { .. })))
-            };
+            let is_stopped =
+                |partition| shard.replica(partition).is_some_and(|replica| !replica.is_running());
             let is_there = |partition: PartitionId| {
                 saved_members(wal, partition).is_some_and(|members| {
                     let was_alone = identity.former.is_some();
