@@ -19,8 +19,8 @@
 //!                                                # left = true: has founded, has left since, and is heard no more
 //! ```
 //!
-//! Invariant: what is read names each node once, and each address once but for those of nodes that have left. Every node that reads the same founders derives the same
-//! groups from them, whoever joins.
+//! Invariant: what is read names each node once, and each address once but for those of nodes that have left. Every node that
+//! reads the same founders derives the same groups from them, whoever joins.
 
 use std::net::SocketAddr;
 use std::path::Path;

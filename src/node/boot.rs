@@ -247,8 +247,6 @@ fn belongs_here(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::super::identity::Former;
     use super::*;
 
@@ -258,22 +256,14 @@ mod tests {
     #[test]
     fn what_a_lone_node_had_is_taken_along_once() {
         let former = Former { node: 77, storage: 78, starts: 4 };
+        let alone = Shared::of_test(1, Config::default());
         let started = |starts| Identity {
-            format: 6,
-            generation: 9,
-            cluster: 1,
             node: 5,
             storage: 5,
-            storage_name: "five".into(),
-            incarnation: 2,
             starts,
-            pair: 3,
-            shards: 1,
-            partitions: 3,
-            limits: None,
             founders: vec![5],
-            met: BTreeMap::new(),
             former: Some(former),
+            ..alone.identity.clone()
         };
         let stood_on = |partition| Some(StorageId(if partition == P[1] { 78 } else { 5 }));
         let of =

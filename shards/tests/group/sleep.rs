@@ -41,6 +41,20 @@ fn asleep(members: usize) -> (Cluster, usize) {
     (cluster, leader)
 }
 
+/// A group of three that has been led, and written to, one of which has no vote: who leads, and that one.
+fn led_with_learner() -> (Cluster, usize, usize) {
+    let (mut cluster, leader) = led(3);
+    let learner = (leader + 1) % 3;
+    cluster.make(leader, &[Change::Demote(founder(learner))]);
+    (cluster, leader, learner)
+}
+
+/// All sleep, and this member knows who leads.
+fn assert_knows(cluster: &Cluster, member: usize, leader: usize) {
+    assert!(are_asleep(cluster), "{:?}", cluster.status(member));
+    assert_eq!(cluster.status(member).leader, Some(founder(leader)));
+}
+
 #[test]
 fn a_group_that_sleeps_is_not_ticked_and_sends_nothing_but_beats() {
     let (mut cluster, _) = asleep(3);
@@ -220,9 +234,7 @@ fn a_message_to_sleep_that_is_lost_leaves_nobody_behind() {
 /// which a voter would wake it.
 #[test]
 fn a_learner_that_missed_that_its_leader_sleeps_has_it_go_on() {
-    let (mut cluster, leader) = led(3);
-    let learner = (leader + 1) % 3;
-    cluster.make(leader, &[Change::Demote(founder(learner))]);
+    let (mut cluster, leader, learner) = led_with_learner();
     let (mut overtaken, mut is_asked) = (None, false);
     for _ in 0..100 {
         cluster.wait(50);
@@ -251,25 +263,20 @@ fn a_learner_that_missed_that_its_leader_sleeps_has_it_go_on() {
 /// nobody, either.
 #[test]
 fn a_learner_that_was_forgotten_is_heard_of_again() {
-    let (mut cluster, leader) = led(3);
-    let learner = (leader + 1) % 3;
-    cluster.make(leader, &[Change::Demote(founder(learner))]);
+    let (mut cluster, leader, learner) = led_with_learner();
     cluster.pass(2_000);
     cluster.kill(learner);
     cluster.pass(FORGOTTEN_MS);
     assert!(cluster.status(leader).is_asleep);
     cluster.start(learner, true);
     cluster.pass(5_000);
-    assert!(are_asleep(&cluster), "{:?}", cluster.status(learner));
-    assert_eq!(cluster.status(learner).leader, Some(founder(leader)));
+    assert_knows(&cluster, learner, leader);
 }
 
 /// A learner was restarted, which woke its leader, and nothing that this one said has arrived until it slept again.
 #[test]
 fn a_learner_that_knows_no_leader_finds_one() {
-    let (mut cluster, leader) = led(3);
-    let learner = (leader + 1) % 3;
-    cluster.make(leader, &[Change::Demote(founder(learner))]);
+    let (mut cluster, leader, learner) = led_with_learner();
     cluster.pass(2_000);
     assert!(are_asleep(&cluster));
     cluster.kill(learner);
@@ -287,8 +294,7 @@ fn a_learner_that_knows_no_leader_finds_one() {
     assert!(cluster.status(leader).is_asleep);
     assert_eq!(cluster.status(learner).leader, None);
     cluster.pass(5_000);
-    assert!(are_asleep(&cluster), "{:?}", cluster.status(learner));
-    assert_eq!(cluster.status(learner).leader, Some(founder(leader)));
+    assert_knows(&cluster, learner, leader);
 }
 
 #[test]
