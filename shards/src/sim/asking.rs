@@ -1,6 +1,7 @@
 //! Questions to every partition that must be answered once nothing hinders that, of one node after the other.
 //!
-//! Invariant: a partition is found not to answer only once each node was asked after the time that it may take.
+//! Invariant: a partition is found not to answer only once each node was asked after the time that it may take; where one of them
+//! lacks what no log has any more, that is the time of an image, too.
 
 use crate::ids::PartitionId;
 use crate::machine::Kind;
@@ -19,6 +20,16 @@ impl<S: Subject> World<S> {
         self.ask_of(&nodes, invariant, DRAIN_NS, question)
     }
 
+    /// Whether one of these nodes lacks entries of a partition that none of their logs has any more.
+    fn awaits_image(&self, partition: PartitionId, nodes: &[usize]) -> bool {
+        let shard = self.common.shard_of(partition);
+        let processes = nodes.iter().filter_map(|node| self.nodes.get(*node)?.process.as_ref());
+        let shards = processes.filter_map(|process| Some(&process.units.get(shard)?.shard));
+        let logs = shards.filter_map(|shard| shard.wal().log_state(partition.log())).collect::<Vec<_>>();
+        let first = logs.iter().map(|log| log.first).max();
+        logs.iter().any(|log| first.is_some_and(|first| log.last.next() < first))
+    }
+
     /// The same, of one of these nodes after the other, for so long.
     pub(super) fn ask_of(
         &mut self,
@@ -27,7 +38,8 @@ impl<S: Subject> World<S> {
         for_ns: u64,
         question: impl Fn(&S, u64) -> (Kind, Vec<u8>),
     ) -> bool {
-        let deadline_ns = self.common.now_ns + for_ns;
+        let (begun_ns, mut deadline_ns) = (self.common.now_ns, self.common.now_ns + for_ns);
+        let images_ns = deadline_ns + self.common.plan.knobs.image_ns();
         let mut tries = nodes.iter().cycle();
         // Each node is asked once more after that: who leads by then need not have been asked since it does.
         let mut last_tries = nodes.len();
@@ -38,6 +50,11 @@ impl<S: Subject> World<S> {
             if refused.is_empty() {
                 return true;
             }
+            let awaits = |(partition, _): &(PartitionId, String)| self.awaits_image(*partition, nodes);
+            if self.common.now_ns > deadline_ns && deadline_ns < images_ns && refused.iter().any(awaits) {
+                (deadline_ns, last_tries) = (images_ns, nodes.len());
+                self.common.probe("answers that wait for an image");
+            }
             let is_late = self.common.now_ns > deadline_ns;
             if is_late && last_tries == 0 {
                 let is_hindered =
@@ -47,7 +64,8 @@ impl<S: Subject> World<S> {
                 if refused.is_empty() {
                     return true;
                 }
-                self.common.broken(invariant, format!("refused after {for_ns} ns: {refused:?}"));
+                let after_ns = self.common.now_ns - begun_ns;
+                self.common.broken(invariant, format!("refused after {after_ns} ns: {refused:?}"));
                 return false;
             }
             last_tries -= usize::from(is_late);

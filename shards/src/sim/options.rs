@@ -10,7 +10,7 @@ use crate::raft::replica::Replication;
 use crate::raft::snapshot::receiver::ReceiverOptions;
 use crate::raft::snapshot::sender::SenderOptions;
 use crate::sim::process::REQUEST_TIMEOUT_MS;
-use crate::sim::swarm::Knobs;
+use crate::sim::swarm::{Knobs, MS};
 use crate::{ImageOptions, Limits, ShardOptions};
 
 pub(super) fn wal_options(knobs: &Knobs, seed: u64) -> Options {
@@ -27,18 +27,30 @@ pub(super) fn wal_options(knobs: &Knobs, seed: u64) -> Options {
     }
 }
 
+/// Chunks of an image that a member takes in at once: fewer than it is sent.
+const UNSTORED: u32 = 2;
+/// After so long a member is asked what it has of an image.
+const RETRY_MS: u64 = 100;
+
 impl Knobs {
+    /// What an image takes at most once nothing is lost any more, in ns: of what is sent at once a member drops what it has no
+    /// room for, and is asked about it.
+    pub(super) fn image_ns(&self) -> u64 {
+        let chunks = self.keys * self.value_bytes / self.chunk_bytes.max(1) + 2;
+        chunks.div_ceil(UNSTORED as u64) * (RETRY_MS + 2 * self.tick_ms) * MS
+    }
+
     /// How images are sent: slowly, and with waits that are short beside those of production, as all of a world's are.
     fn images(&self, process: Process) -> ImageOptions {
         let sender = SenderOptions {
             window: 3,
             bytes_per_s: self.image_bytes_per_s,
-            retry_ms: 100,
+            retry_ms: RETRY_MS,
             lost_ms: 20,
             expiry_ms: 4_000,
             install_ms: 20_000,
         };
-        let receiver = ReceiverOptions { unstored: 2, expiry_ms: 4_000 };
+        let receiver = ReceiverOptions { unstored: UNSTORED, expiry_ms: 4_000 };
         ImageOptions { process, at_once: 2, sender, receiver }
     }
 }
