@@ -18,6 +18,7 @@ use super::solo::Solo;
 use super::start::{
     Found, Replication, StartError, StartOptions, StartedAs, starting_membership, starting_state,
 };
+use crate::ids::PartitionId;
 
 /// What drives a replica.
 pub(super) enum Engine {
@@ -55,7 +56,7 @@ impl Started {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn of(found: Found, options: StartOptions<'_>) -> Result<Self, StartError> {
+    pub fn of(partition: PartitionId, found: Found, options: StartOptions<'_>) -> Result<Self, StartError> {
         let reached = found.reached();
         let Found { log, tail, applied, is_inside_entry: _, applied_term, terms } = found;
         let log = log.unwrap_or(LogState { first: Lsn(1), ..LogState::default() });
@@ -90,7 +91,8 @@ impl Started {
         // What is not saved so, an earlier version among it, goes into the group's next record.
         let is_unsaved = log.conf.as_ref() != Some(&conf.encode());
         let saved = log.hard_state.unwrap_or_default();
-        let group = Group::start(store, member, saved, (conf, is_unsaved), options.group, options.seed)?;
+        let of = (partition, options.seed);
+        let group = Group::start(store, member, saved, (conf, is_unsaved), options.group, of)?;
         Ok(Self { engine: Engine::Group(Box::new(group)), started_as, member })
     }
 

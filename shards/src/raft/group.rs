@@ -2,7 +2,7 @@
 //! [`super::guard`].
 //!
 //! Invariant: a group of one never campaigns with an unpersisted tail (the crate asserts on it), and election
-//! timeouts come from the seed alone.
+//! timeouts come from the members, the term and the seed alone.
 
 mod elections;
 mod images;
@@ -33,6 +33,7 @@ use super::log_store::{LogStore, of_wal};
 use super::membership::{MemberId, Membership};
 use super::reads::Rounds;
 use super::ready::{self, Persist, Readies};
+use crate::ids::PartitionId;
 use crate::planted::{self, PlantedBug};
 
 /// What became of a proposal.
@@ -78,7 +79,7 @@ impl Group {
         saved: HardState,
         (members, is_unsaved): (Membership, bool),
         options: &GroupOptions,
-        seed: u64,
+        (partition, seed): (PartitionId, u64),
     ) -> Result<Self, Fault> {
         let applied = Lsn(store.first().get() - 1);
         let config = options.config(member, applied);
@@ -90,7 +91,7 @@ impl Group {
         let promise = Promise::starting(options.promise_ns(), saved.term > Term::ZERO);
         let mut group = Self {
             readies: Readies::new(saved, is_unsaved.then(|| members.encode())),
-            members: Box::new(Members::starting(members, promise, options)),
+            members: Box::new(Members::starting(partition, members, promise, options)),
             // Members whose seeds are near each other draw nothing alike.
             seed: scramble(seed ^ member.0.wrapping_mul(STEP)),
             rounds: None,

@@ -21,7 +21,7 @@ pub struct GroupOptions {
     ///
     /// [`Kind::ReadAnywhere`]: crate::machine::Kind::ReadAnywhere
     pub stale_reads_ms: u64,
-    /// Ticks without a leader before an election; the real timeout is drawn: a tick more to eight fifths of it. Default
+    /// Ticks without a leader before an election; voters wait in turn: a tick more to eight fifths of it. Default
     /// 10.
     pub election_ticks: usize,
     /// Ticks between heartbeats. Default 2.

@@ -57,7 +57,7 @@ impl Replica {
     #[must_use]
     pub fn start(partition: PartitionId, found: Found, options: StartOptions<'_>) -> Self {
         let applied = found.applied;
-        match Started::of(found, options) {
+        match Started::of(partition, found, options) {
             Ok(started) => {
                 let mut replica = Self::blank(partition, started, applied);
                 if let Engine::Solo(solo) = &replica.engine {

@@ -11,6 +11,7 @@ use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use super::images::Notes;
 use super::stall::Stall;
 use super::{Group, GroupOptions};
+use crate::ids::PartitionId;
 use crate::planted::{self, PlantedBug};
 use crate::raft::changes::{Change, ChangeEntry, ChangeRefusal};
 use crate::raft::guard::Fault;
@@ -41,6 +42,8 @@ pub struct AppliedChange {
 /// Who belongs to a group, and what was changed of that last.
 #[derive(Debug)]
 pub(super) struct Members {
+    /// Of this partition.
+    pub partition: PartitionId,
     pub now: Membership,
     pub applied: AppliedChange,
     pub answers: Answers,
@@ -64,8 +67,14 @@ pub(super) struct Members {
 
 impl Members {
     /// Those that a replica starts with.
-    pub fn starting(now: Membership, promise: Promise, options: &GroupOptions) -> Self {
+    pub fn starting(
+        partition: PartitionId,
+        now: Membership,
+        promise: Promise,
+        options: &GroupOptions,
+    ) -> Self {
         Self {
+            partition,
             now,
             applied: AppliedChange::default(),
             answers: Answers::default(),
@@ -436,7 +445,8 @@ mod tests {
         let options = GroupOptions::default();
         let saved = HardState::default();
         let mut group =
-            Group::start(store, MemberId::FIRST, saved, (members, true), &options, 1).expect("it starts");
+            Group::start(store, MemberId::FIRST, saved, (members, true), &options, (PartitionId(1), 1))
+                .expect("it starts");
         group.campaign().expect("it wins");
         write(&mut group);
         group.applied(group.committed()).expect("its first entry");

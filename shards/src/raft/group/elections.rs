@@ -8,6 +8,7 @@ use raft::eraftpb::{Message, MessageType};
 use raft::{CAMPAIGN_TRANSFER, StateRole};
 
 use super::Group;
+use crate::ids::PartitionId;
 use crate::raft::guard::Fault;
 use crate::raft::membership::MemberId;
 
@@ -23,13 +24,27 @@ const fn drawn_for(term: u64, role: StateRole, knows_leader: bool) -> u64 {
     term << 3 | (role as u64) << 1 | knows_leader as u64
 }
 
-/// After how many ticks without a leader a member asks for votes, where `number` is drawn. A tick more than an election timeout at
-/// least: ticks of members do not come at the same time, and who has counted a tick less than the timeout refuses, after which
-/// the other begins to count anew. And not much more, so that a new leader is there within two.
-fn timeout_ticks(base: usize, number: u64) -> usize {
-    assert!(base > 0, "an election timeout has ticks");
-    let spread = (3 * base).div_ceil(5) as u64;
-    base + 1 + usize::try_from(number % spread).unwrap_or(0)
+/// After how many ticks without a leader a member asks for votes: `at` is its turn among `of` voters, `number` is drawn. A tick more
+/// than an election timeout at least: ticks of members do not come at the same time, and who has counted a tick less than the
+/// timeout refuses, after which the other begins to count anew. And not much more, so that a new leader is there within two.
+/// Each has a part of that span to itself, with a tick between two where there is room: of voters who ask in the same moment
+/// each has voted for itself, and that takes an election timeout more.
+fn timeout_ticks(base: usize, (at, of): (usize, usize), number: u64) -> usize {
+    assert!(base > 0 && at < of, "an election timeout has ticks, and each voter its turn: {at} of {of}");
+    let spread = (3 * base).div_ceil(5);
+    let part = (at * spread / of, (at + 1) * spread / of);
+    let free = (part.1 - part.0).saturating_sub(1).max(1) as u64;
+    base + 1 + part.0 + usize::try_from(number % free).unwrap_or(0)
+}
+
+/// Whose turn it is goes round with the terms, since a member that cannot lead is not to be the first each time, and with the
+/// partitions, since no node is to lead all that another one led.
+fn turn(voters: &mut [u64], member: u64, (partition, term): (PartitionId, u64)) -> (usize, usize) {
+    voters.sort_unstable();
+    let of = voters.len().max(1);
+    let rank = voters.iter().position(|voter| *voter == member).unwrap_or(0);
+    let gone_round = usize::try_from(partition.0.wrapping_add(term) % of as u64).unwrap_or(0);
+    ((rank + gone_round) % of, of)
 }
 
 impl Group {
@@ -42,10 +57,12 @@ impl Group {
         }
         self.drawn = drawn;
         self.draws = self.draws.wrapping_add(1);
-        let base = raft.election_timeout();
+        let mut voters: Vec<_> = raft.prs().conf().voters().ids().iter().collect();
+        let turn = turn(&mut voters, raft.id, (self.members.partition, raft.term));
         // A number of SplitMix64's, another one for each seed and draw.
-        let number = self.seed.wrapping_add(u64::from(self.draws));
-        raft.set_randomized_election_timeout(timeout_ticks(base, scramble(number.wrapping_mul(STEP))));
+        let number = scramble(self.seed.wrapping_add(u64::from(self.draws)).wrapping_mul(STEP));
+        let base = raft.election_timeout();
+        raft.set_randomized_election_timeout(timeout_ticks(base, turn, number));
     }
 
     /// Starts an election; or, where the sole voter still has a tail to flush, as soon as that is durable; or, where a change of
@@ -117,12 +134,43 @@ mod tests {
 
     #[test]
     fn an_election_timeout_is_a_tick_longer_at_least_and_ends_within_two() {
-        for base in 1..=40 {
-            let drawn: Vec<_> = (0..200).map(|number| timeout_ticks(base, number)).collect();
+        for (base, of) in (1..=40).flat_map(|base| (1..=7).map(move |of| (base, of))) {
+            let turns =
+                (0..of).flat_map(|at| (0..200).map(move |number| timeout_ticks(base, (at, of), number)));
+            let drawn: Vec<_> = turns.collect();
             let (least, most) = (drawn.iter().min(), drawn.iter().max());
             assert_eq!(least, Some(&(base + 1)), "nobody who has heard as little refuses");
-            assert_eq!(most, Some(&(base + (3 * base).div_ceil(5))), "of {base}");
+            assert!(most <= Some(&(base + (3 * base).div_ceil(5))), "of {base}: {most:?}");
         }
-        assert_eq!((timeout_ticks(10, 0), timeout_ticks(10, 5)), (11, 16));
+    }
+
+    #[test]
+    fn voters_ask_a_tick_apart_at_least() {
+        let span = |at| (0..200).map(move |number| timeout_ticks(10, (at, 3), number));
+        for at in 0..2 {
+            assert!(span(at).max().unwrap() + 2 <= span(at + 1).min().unwrap(), "{at}, and who comes behind");
+        }
+        let of_five: std::collections::BTreeSet<_> = (0..5).map(|at| timeout_ticks(10, (at, 5), 7)).collect();
+        assert_eq!(of_five.len(), 5, "{of_five:?}");
+    }
+
+    #[test]
+    fn each_voter_is_first_in_its_term() {
+        for term in 0..6 {
+            let mut turns: Vec<_> =
+                [4, 9, 2].map(|member| turn(&mut [4, 9, 2], member, (PartitionId(1), term)).0).into();
+            turns.sort_unstable();
+            assert_eq!(turns, [0, 1, 2], "each has its own");
+        }
+        let first = |of| [2, 4, 9].into_iter().find(|member| turn(&mut [2, 4, 9], *member, of).0 == 0);
+        let in_terms = (0..3).map(|term| first((PartitionId(3), term)));
+        assert_eq!(in_terms.collect::<Vec<_>>(), [Some(2), Some(9), Some(4)]);
+        let of_partitions = (3..6).map(|partition| first((PartitionId(partition), 0)));
+        assert_eq!(of_partitions.collect::<Vec<_>>(), [Some(2), Some(9), Some(4)]);
+        assert_eq!(
+            turn(&mut [], 5, (PartitionId(1), 8)),
+            (0, 1),
+            "who knows no voters has all the time for itself"
+        );
     }
 }
