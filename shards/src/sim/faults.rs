@@ -12,6 +12,8 @@ use crate::sim::world::{Common, Happening};
 
 /// A full disk takes less than this of a machine's state.
 const FULL_ROOM_BYTES: u64 = 120_000;
+/// So long a process that is to stop in order may try to.
+const SHUTDOWN_TIMEOUT_NS: u64 = 5_000 * MS;
 
 impl<S: Subject> SimNode<S> {
     /// The planned fault `index` strikes.
@@ -195,15 +197,20 @@ impl<S: Subject> SimNode<S> {
         if self.process.is_none() || self.stopping {
             return;
         }
-        self.stopping = true;
+        (self.stopping, self.stops_by_ns) = (true, world.now_ns + SHUTDOWN_TIMEOUT_NS);
         self.close(world);
         self.wanted_replication = replication;
         world.agenda.put(world.now_ns + 10 * MS, self.event(NodeEvent::TryStop));
     }
 
-    /// Stops if everything is answered; else looks again later.
+    /// Stops if everything is answered; else looks again later. Others may be needed for that, and not be there: once it has tried
+    /// for too long the process ends, but not to go on without its group's log.
     pub(super) fn try_stop(&mut self, world: &mut Common<S>) {
         if !self.is_quiet(world) {
+            if world.now_ns >= self.stops_by_ns && self.wanted_replication.is_none() {
+                world.probe("stops that took too long");
+                return self.crash(world);
+            }
             world.agenda.put(world.now_ns + 10 * MS, self.event(NodeEvent::TryStop));
             return;
         }

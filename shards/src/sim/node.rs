@@ -66,6 +66,8 @@ pub(super) struct SimNode<S: Subject> {
     pub(super) stays_down: bool,
     /// A stop in order was asked for: clients wait.
     pub(super) stopping: bool,
+    /// Then it ends as it is, however much is left to do.
+    pub(super) stops_by_ns: u64,
     /// What the next incarnation is to have, if it was said.
     pub(super) wanted_replication: Option<bool>,
     pub(super) streams: NodeStreams,
@@ -144,6 +146,7 @@ impl<S: Subject> SimNode<S> {
             paused_until_ns: 0,
             stays_down: false,
             stopping: false,
+            stops_by_ns: 0,
             wanted_replication: None,
             streams: NodeStreams::new(seed, number),
         }
