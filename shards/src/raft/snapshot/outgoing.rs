@@ -202,11 +202,13 @@ impl Outgoing {
     }
 }
 
-/// How long after a transfer that came to nothing the next one to the member begins.
+/// How long after a transfer that came to nothing the next one to the member begins, where so many before it came to nothing, too. A
+/// member that has restarted gets the next one at once, unless it was not the first time: it may be the image that it dies of.
 pub(super) const fn pause_ms(status: Status, failures: u32, options: &SenderOptions) -> u64 {
     match status {
-        Status::Cancelled | Status::MemberRestarted => 0,
-        Status::Ended(_) | Status::Unreadable | Status::Expired => {
+        Status::Cancelled => 0,
+        Status::MemberRestarted if failures == 0 => 0,
+        Status::MemberRestarted | Status::Ended(_) | Status::Unreadable | Status::Expired => {
             let doubled = if failures > 6 { 64 } else { 1_u64 << failures };
             let most = options.expiry_ms;
             let pause = 2 * options.retry_ms * doubled;

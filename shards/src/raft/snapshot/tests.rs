@@ -9,6 +9,7 @@ use bytes::Bytes;
 use corduroy_wal::mix::SplitMix64;
 use corduroy_wal::{Lsn, Term};
 
+use super::outgoing::pause_ms;
 use super::receiver::{Receiver, ReceiverOptions, ReceiverOutput, Standing};
 use super::sender::{Sender, SenderOptions, SenderOutput, Status};
 use crate::ids::{KeyspaceId, NodeId, PartitionId};
@@ -97,6 +98,15 @@ fn asked() -> Sender {
         sender.read(Some((chunk_of(100_000), false)));
     }
     sender
+}
+
+/// Of the image, it may be.
+#[test]
+fn a_member_that_keeps_dying_gets_images_less_and_less_often() {
+    let pauses = |status| [0, 1, 2].map(|failures| pause_ms(status, failures, &SenderOptions::default()));
+    assert_eq!(pauses(Status::MemberRestarted), [0, 2_000, 4_000]);
+    assert_eq!(pauses(Status::Expired), [1_000, 2_000, 4_000]);
+    assert_eq!(pauses(Status::Cancelled), [0; 3], "another leader sends one");
 }
 
 #[test]

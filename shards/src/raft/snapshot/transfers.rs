@@ -13,7 +13,7 @@ use raft::eraftpb::{Message, MessageType};
 use super::incoming::Incoming;
 use super::outgoing::{Outgoing, pause_ms};
 use super::receiver::ReceiverOptions;
-use super::sender::SenderOptions;
+use super::sender::{SenderOptions, Status};
 use crate::ids::{MemberId, NodeId, PartitionId, StorageId};
 use crate::image::transfer::{Part, Process, ToReceiver, ToSender};
 use crate::image::{Header, ImageAsk, ImageEvent};
@@ -342,9 +342,8 @@ impl Transfers {
                 |failure: &Failure| (failure.partition, failure.member) == (ended.partition, ended.to);
             let known = self.failures.iter().position(of_it).map(|at| self.failures.swap_remove(at));
             let times = known.map_or(0, |known| known.times);
-            let pause_ms = pause_ms(status, times, &self.options.sender);
-            if !status.is_success() && pause_ms > 0 {
-                let until_ns = now_ns + pause_ms * NS_PER_MS;
+            if !status.is_success() && status != Status::Cancelled {
+                let until_ns = now_ns + pause_ms(status, times, &self.options.sender) * NS_PER_MS;
                 let (partition, member) = (ended.partition, ended.to);
                 self.failures.push(Failure { partition, member, times: times + 1, until_ns });
             }
