@@ -273,6 +273,20 @@ fn a_learner_that_was_forgotten_is_heard_of_again() {
     assert_knows(&cluster, learner, leader);
 }
 
+/// One that was cut off knows who led, and hears nobody of it.
+#[test]
+fn a_learner_that_was_cut_off_for_long_is_heard_of_again() {
+    let (mut cluster, leader, learner) = led_with_learner();
+    cluster.isolate(learner);
+    cluster.put(leader, "set a 2");
+    cluster.pass(FORGOTTEN_MS);
+    assert!(cluster.status(leader).is_asleep && !cluster.status(learner).is_asleep);
+    assert_eq!(cluster.status(learner).leader, Some(founder(leader)));
+    cluster.heal();
+    cluster.pass(5_000);
+    assert_knows(&cluster, learner, leader);
+}
+
 /// A learner was restarted, which woke its leader, and nothing that this one said has arrived until it slept again.
 #[test]
 fn a_learner_that_knows_no_leader_finds_one() {

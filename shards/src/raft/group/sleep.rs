@@ -107,8 +107,9 @@ impl Group {
     }
 
     /// Whoever has no vote asks for none. If it has heard nothing of its leader for an election timeout, though that one's storage
-    /// is heard, that sleeps, and this member has missed it: it has the leader go on. Where it knows none, it asks all, heard or not:
-    /// after a long time without it they may have forgotten it, and it has heard nobody yet. `is_alive`: which storages are heard.
+    /// is heard, that sleeps, and this member has missed it: it has the leader go on. Else it asks all, heard or not: after a long
+    /// time without it they may have forgotten it, and it them. All are asked each other time in any case, since whoever led may
+    /// belong to the group no more. `is_alive`: which storages are heard.
     pub(in crate::raft) fn seek_leader(&mut self, is_alive: impl Fn(StorageId) -> bool) {
         let raft = &self.node.raft;
         let is_due =
@@ -118,8 +119,9 @@ impl Group {
         }
         let me = MemberId(raft.id);
         let is_heard = |id: &MemberId| self.storage_of(*id).is_some_and(&is_alive);
-        let asked: Vec<_> = match self.leader() {
-            Some(leader) => Some(leader).filter(is_heard).into_iter().collect(),
+        let is_second = (raft.election_elapsed / raft.election_timeout()).is_multiple_of(2);
+        let asked: Vec<_> = match self.leader().filter(is_heard).filter(|_| !is_second) {
+            Some(leader) => vec![leader],
             None => self.members.now.ids().filter(|id| *id != me).collect(),
         };
         asked.into_iter().for_each(|to| self.send_wake(to));
