@@ -169,7 +169,8 @@ fn open_shard(
 }
 
 /// Where the replicas of a shard come from; `stood_on`: the storage of their first member, as saved. Of a cluster, what was founded
-/// is there, or it is lost: peers rely on it. A node that joins has what it was added to so far. A replica that could not be
+/// is there, or it is lost: peers rely on it. What a node that was alone has lost it may have lost before it founded the cluster,
+/// and goes on without: that replica is stopped. A node that joins has what it was added to so far. A replica that could not be
 /// started when its node, alone so far, founded its cluster, is taken along later.
 fn origins(
     identity: &Identity,
@@ -193,7 +194,9 @@ fn origins(
         (false, None) => Origin::Found(identity.founding_members()),
     };
     match partitions.iter().find(|partition| !logs.contains(partition)) {
-        Some(&partition) if identity.is_founded() => Err(StartError::LostReplica { shard, partition }),
+        Some(&partition) if identity.is_founded() && identity.former.is_none() => {
+            Err(StartError::LostReplica { shard, partition })
+        }
         Some(_) | None => Ok(partitions.iter().map(|partition| (*partition, origin(*partition))).collect()),
     }
 }
@@ -274,6 +277,10 @@ mod tests {
         let later = of(&started(5), &P).expect("all are there");
         let expected = [kept.clone(), before, kept];
         assert_eq!(later.into_iter().map(|(_, origin)| origin).collect::<Vec<_>>(), expected);
-        assert!(matches!(of(&started(5), &P[..2]), Err(StartError::LostReplica { .. })));
+        // It may have been lost while the node was alone: it is stopped, and the others are served.
+        let without = of(&started(5), &P[..2]).expect("the others are there");
+        assert_eq!(without.last(), Some(&(P[2], Origin::Restart)));
+        let founded = Identity { former: None, ..started(5) };
+        assert!(matches!(of(&founded, &P[..2]), Err(StartError::LostReplica { .. })));
     }
 }

@@ -136,18 +136,18 @@ impl Hosts {
         if identity.founders.is_empty() || identity.joins() || identity.is_founded() {
             return true;
         }
+        let was_alone = identity.former.is_some();
         self.all.iter().all(|host| {
             let shard = host.shard.borrow();
             let wal = shard.wal();
             let is_stopped =
                 |partition| shard.replica(partition).is_some_and(|replica| !replica.is_running());
-            let is_there = |partition: PartitionId| {
-                saved_members(wal, partition).is_some_and(|members| {
-                    let was_alone = identity.former.is_some();
-                    members.member_on(StorageId(identity.storage)).is_some()
-                        || was_alone && is_stopped(partition)
-                })
+            let is_saved = |partition| {
+                let members = saved_members(wal, partition);
+                members.is_some_and(|members| members.member_on(StorageId(identity.storage)).is_some())
             };
+            // A log that was kept without Raft has no members until its first record with it.
+            let is_there = |partition: PartitionId| was_alone && is_stopped(partition) || is_saved(partition);
             wal.in_flight() == 0 && shared.layout.partitions_of(host.id).all(is_there)
         })
     }

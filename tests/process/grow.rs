@@ -141,6 +141,55 @@ fn grows(replication: &str) {
     has_all(&mut cluster, 3, &expected);
 }
 
+/// Flips a bit of this value wherever a log has it. Returns how often that was.
+fn damage(folder: &std::path::Path, value: &str) -> usize {
+    let mut times = 0;
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            times += damage(&path, value);
+        } else if path.components().any(|part| part.as_os_str() == "wal") {
+            let mut bytes = std::fs::read(&path).expect("a file of the log");
+            let found = bytes.windows(value.len()).position(|window| window == value.as_bytes());
+            if let Some(at) = found {
+                bytes[at] ^= 1;
+                std::fs::write(&path, bytes).expect("written back");
+                times += 1;
+            }
+        }
+    }
+    times
+}
+
+/// What cannot be opened was not served before either; whatever else there is goes on, at each start.
+#[test]
+fn a_partition_that_cannot_be_opened_keeps_no_cluster_from_being_founded() {
+    for replication in ["off", "raft"] {
+        let mut cluster = Cluster::alone(2, &["--redirect", "never"]);
+        let folder = cluster.node(1).folder.clone();
+        let alone = ["--replication", replication, "--shards", "2", "--partitions", "2"];
+        let server = Server::start(&folder, &alone);
+        let mut client = server.client();
+        cmd::<()>(&mut client, &["SET", "harmed", "a value that is damaged"]);
+        // The segment with that value is sealed: of one that is not, the start would refuse what is not whole.
+        let (keys, whole) = ((0..200).map(|n| format!("key:{n}")).collect::<Vec<_>>(), "w".repeat(60_000));
+        keys.iter().for_each(|key| cmd::<()>(&mut client, &["SET", key, &whole]));
+        server.kill_9();
+        assert_eq!(damage(&folder, "a value that is damaged"), 1);
+        cluster.take_id_of(1);
+        cluster.format(1);
+        for _ in 0..2 {
+            cluster.start(1);
+            let why = cluster.ask(1, &["GET", "harmed"]).expect_err("its partition is stopped");
+            assert!(why.contains("STOPPED"), "{why}");
+            let is_there = |key: &&String| cluster.ask(1, &["GET", key]).is_ok();
+            let there = keys.iter().filter(is_there).count();
+            assert!(there > 0 && there < keys.len(), "the other partition is served: {there}");
+            cluster.kill_9(1);
+        }
+    }
+}
+
 #[test]
 fn a_log_that_began_without_raft_goes_on_in_a_cluster() {
     grows("off");
