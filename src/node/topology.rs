@@ -63,9 +63,14 @@ impl Topology for Shared {
 
     fn nodes(&self) -> Vec<ClientNode> {
         let nodes = self.peers().map_or(&[][..], |peers| &peers.description.nodes);
-        let mut all: BTreeMap<u64, ClientNode> =
-            nodes.iter().filter(|node| !node.left).map(|node| (node.id, described(node))).collect();
-        all.extend(lock(&self.contacts).all().map(|contact| (contact.node.0, joined(contact))));
+        let contacts = lock(&self.contacts);
+        // One that took the place of a founder may have its addresses, before the description here says that it has left.
+        let is_replaced = |node: &&Node| {
+            contacts.all().any(|contact| contact.client == node.client && contact.node.0 != node.id)
+        };
+        let there = nodes.iter().filter(|node| !node.left && !is_replaced(node));
+        let mut all: BTreeMap<_, _> = there.map(|node| (node.id, described(node))).collect();
+        all.extend(contacts.all().map(|contact| (contact.node.0, joined(contact))));
         all.into_values().collect()
     }
 
