@@ -263,7 +263,8 @@ fn lone_group(seed: u64) -> Group {
     let store = LogStore::new(Lsn::ZERO, Term::ZERO, HardState::default(), conf);
     let saved = HardState::default();
     let members = (Membership::founding(MemberId::FIRST, StorageId::UNKNOWN), false);
-    let mut group = Group::start(store, MemberId::FIRST, saved, members, &GroupOptions::default(), seed)
+    let (options, of) = (GroupOptions::default(), (PartitionId(1), seed));
+    let mut group = Group::start(store, MemberId::FIRST, saved, members, &options, of)
         .expect("the crate takes the state");
     group.campaign().expect("it wins");
     commit_and_apply(&mut group);

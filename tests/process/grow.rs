@@ -152,7 +152,7 @@ fn damage(folder: &std::path::Path, value: &str) -> usize {
             let mut bytes = std::fs::read(&path).expect("a file of the log");
             let found = bytes.windows(value.len()).position(|window| window == value.as_bytes());
             if let Some(at) = found {
-                bytes[at] ^= 1;
+                *bytes.get_mut(at).expect("it was found there") ^= 1;
                 std::fs::write(&path, bytes).expect("written back");
                 times += 1;
             }
