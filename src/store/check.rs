@@ -41,6 +41,11 @@ impl<L: DiskLevel> Store<L> {
         }
         assert_eq!(self.ledger.used_bytes, used_bytes, "bytes of all rows");
         assert_eq!(self.ledger.dirty_bytes, dirty_bytes, "bytes of changed rows");
+        let sum =
+            |of: fn(&Partition) -> u64| self.partitions.values().map(|partition| of(partition)).sum::<u64>();
+        assert_eq!(self.ledger.keys.get(), sum(|partition| partition.keys), "keys of all partitions");
+        let expiring = sum(|partition| partition.expiring);
+        assert_eq!(self.ledger.expiring.get(), expiring, "expiring keys of all partitions");
         self.loads.check();
         assert!(
             self.ledger.captured_bytes == 0 || self.ledger.has_running_flush(),

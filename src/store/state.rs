@@ -145,6 +145,7 @@ impl<L: DiskLevel> Store<L> {
         store.take_room(store.disk.room()?);
         for (id, meta) in found {
             store.partitions.insert(id, Box::new(Partition::restored(id, &meta)));
+            store.ledger.include(&meta);
             store.upkeep.add_partition(id);
             store.upkeep.verifying.has_tables();
             store.note_dead(id, meta.flush_version);

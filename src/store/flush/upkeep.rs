@@ -267,10 +267,13 @@ impl<L: DiskLevel> Store<L> {
         self.ledger.totals.flushed_rows += rows;
         self.lookups.age(self.ledger.completed, &self.ledger.listings);
         for (keyspace, count) in counts {
-            if let Some(partition) = self.partition_of(keyspace) {
+            let partition = self.partitions.get_mut(&keyspace.partition);
+            if let Some(partition) =
+                partition.filter(|partition| partition.flush_version == keyspace.flush_version)
+            {
                 partition.unknown -= count.resolved;
-                partition.keys -= count.existed;
-                partition.expiring -= count.expiring;
+                self.ledger.keys.sub(&mut partition.keys, count.existed);
+                self.ledger.expiring.sub(&mut partition.expiring, count.expiring);
             }
         }
         for (id, PartitionMeta { applied, flush_version, clock_ms, .. }) in metas {
@@ -328,7 +331,11 @@ impl<L: DiskLevel> Store<L> {
 
     /// Makes the counts of blind writes exact.
     fn put_resolved(&mut self, keyspace: Keyspace, keys: &[(u64, Vec<u8>, Option<Stamp>)]) {
-        let Some(partition) = self.partition_of(keyspace) else { return };
+        let partition = self.partitions.get_mut(&keyspace.partition);
+        let Some(partition) = partition.filter(|partition| partition.flush_version == keyspace.flush_version)
+        else {
+            return;
+        };
         for (hash, key, below) in keys {
             let page = partition.table.page_mut(*hash);
             let Some(row) = find_row(&mut page.rows, *hash, key).filter(|row| row.has(UNKNOWN)) else {
@@ -337,8 +344,9 @@ impl<L: DiskLevel> Store<L> {
             row.clear(UNKNOWN);
             partition.unknown -= 1;
             if let Some(stamp) = below {
-                partition.keys -= 1;
-                partition.expiring -= u64::from(stamp.expire_at_ms != NO_EXPIRY);
+                self.ledger.keys.sub(&mut partition.keys, 1);
+                let expires = stamp.expire_at_ms != NO_EXPIRY;
+                self.ledger.expiring.sub(&mut partition.expiring, expires.into());
             }
         }
     }

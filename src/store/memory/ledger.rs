@@ -13,6 +13,7 @@ use super::listings::Listings;
 use super::meta::PartitionMeta;
 use super::row::{BELOW, DIRTY, REFERENCED, Row, Stamp, TOMBSTONE, UNKNOWN};
 use super::subsequences::Subsequences;
+use super::sum::Sum;
 use super::table::{Page, Table};
 use crate::store::op::shared::Kept;
 
@@ -118,6 +119,10 @@ pub(in crate::store) struct Ledger {
     /// What those take beside the rows in tables: all but small values are shared with them until they change.
     pub(in crate::store) kept_bytes: usize,
     pub(in crate::store) totals: Totals,
+    /// Keys of all partitions, as each counts them.
+    pub(in crate::store) keys: Sum,
+    /// Of those, the ones with a time to live.
+    pub(in crate::store) expiring: Sum,
     /// KEYS under way, which follow every change.
     pub(in crate::store) listings: Listings,
     /// LCS under way.
@@ -129,6 +134,12 @@ impl Ledger {
     /// several turns.
     pub(in crate::store) fn held_bytes(&self) -> usize {
         self.used_bytes + self.kept_bytes + self.made_bytes()
+    }
+
+    /// A partition has come that was counted before.
+    pub(in crate::store) const fn include(&mut self, meta: &PartitionMeta) {
+        self.keys.include(meta.keys);
+        self.expiring.include(meta.expiring);
     }
 
     /// What KEYS and LCS under way take.

@@ -9,4 +9,5 @@ pub(in crate::store) mod meta;
 pub(in crate::store) mod partition;
 pub(in crate::store) mod row;
 pub(in crate::store) mod subsequences;
+pub(in crate::store) mod sum;
 pub(in crate::store) mod table;

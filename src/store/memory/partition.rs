@@ -227,11 +227,11 @@ impl Partition {
             if row.has(TOMBSTONE) {
                 row.clear(TOMBSTONE);
                 *tombstones -= 1;
-                self.keys += 1;
+                ledger.keys.add(&mut self.keys, 1);
             } else if row.expire_at_ms != NO_EXPIRY {
-                self.expiring -= 1;
+                ledger.expiring.sub(&mut self.expiring, 1);
             }
-            self.expiring += u64::from(expires);
+            ledger.expiring.add(&mut self.expiring, expires.into());
             *min_expire_ms = (*min_expire_ms).min(stamp.expire_at_ms);
             let cost_before = row.cost_bytes();
             let _ = row.set_value(value);
@@ -247,8 +247,8 @@ impl Partition {
             self.unknown += 1;
             self.unknown_hashes.push(hash);
         }
-        self.keys += 1;
-        self.expiring += u64::from(expires);
+        ledger.keys.add(&mut self.keys, 1);
+        ledger.expiring.add(&mut self.expiring, expires.into());
         let row = Row::new(hash, key, value, stamp, ledger.epoch, flags);
         ledger.used_bytes += row.cost_bytes();
         ledger.dirty_bytes += row.cost_bytes();
@@ -288,8 +288,8 @@ impl Partition {
         let Page { rows, dirty, min_expire_ms, .. } = self.table.page_mut(hash);
         let row = find_row(rows, hash, key).expect("only called for rows that were just found");
         ledger.capture_before_change(self.id, self.flush_version, row, dirty);
-        self.expiring += u64::from(at_ms != NO_EXPIRY);
-        self.expiring -= u64::from(row.expire_at_ms != NO_EXPIRY);
+        ledger.expiring.add(&mut self.expiring, (at_ms != NO_EXPIRY).into());
+        ledger.expiring.sub(&mut self.expiring, (row.expire_at_ms != NO_EXPIRY).into());
         self.min_expire_ms = self.min_expire_ms.min(at_ms);
         *min_expire_ms = (*min_expire_ms).min(at_ms);
         let cost = row.cost_bytes();
@@ -307,8 +307,8 @@ impl Partition {
         let row = find_row(rows, hash, key).expect("only called for rows that were just found");
         assert!(!row.has(TOMBSTONE), "a row is removed once");
         ledger.capture_before_change(self.id, self.flush_version, row, dirty);
-        self.keys -= 1;
-        self.expiring -= u64::from(row.expire_at_ms != NO_EXPIRY);
+        ledger.keys.sub(&mut self.keys, 1);
+        ledger.expiring.sub(&mut self.expiring, (row.expire_at_ms != NO_EXPIRY).into());
         let cost_before = row.cost_bytes();
         let below = row.has(BELOW);
         if below || !is_complete {
@@ -364,6 +364,7 @@ impl Partition {
         ledger.listings.replaced(self.id);
         let (touched, walks, alarm_ms) = (self.touched, self.walks, self.alarm_ms);
         *self = Self { touched, walks, alarm_ms, ..Self::restored(self.id, meta) };
+        ledger.include(meta);
     }
 
     fn begin_keyspace(&mut self, ledger: &mut Ledger, version: u64) {
@@ -371,7 +372,9 @@ impl Partition {
         ledger.detach(self.id, self.flush_version, table);
         ledger.listings.flushed(self.id);
         self.flush_version = version;
-        (self.keys, self.expiring, self.unknown) = (0, 0, 0);
+        ledger.keys.clear(&mut self.keys);
+        ledger.expiring.clear(&mut self.expiring);
+        self.unknown = 0;
         self.unknown_hashes = Vec::new();
         (self.min_expire_ms, self.min_expire_below_ms) = (NO_EXPIRY, NO_EXPIRY);
     }
