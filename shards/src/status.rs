@@ -11,7 +11,7 @@ use crate::raft::requests::MemberCounts;
 use crate::stages::Stage;
 
 /// One replica, as it stands.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReplicaStatus {
     /// Of which partition.
     pub partition: PartitionId,
@@ -155,9 +155,6 @@ pub struct Counters {
     pub failed_fetches: u64,
     /// Messages to members of which nobody knows where they are.
     pub lost_messages: u64,
-    /// How often a replica was ticked, or what came of it was taken. As long as no counter but that of turns changes, no replica
-    /// does.
-    pub visits: u64,
     /// Groups with several members that went to sleep.
     pub fallen_asleep: u64,
     /// Those that woke since somebody else is heard, or not heard any more.

@@ -2,13 +2,14 @@
 //!
 //! Invariant: an index names one row for ever: it carries a generation, so what still has that of a row that was taken
 //! out finds nothing, and never the row that has its slot now. A row is in a queue at most once, and one that was taken
-//! out in none: so one round over as many as are listed meets each once.
+//! out in none: so one round over as many as are listed meets each once. Whoever could change a row has it among the changed
+//! ones: so whoever keeps a figure of all rows looks at those alone.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 
 use corduroy_wal::device::prefetch;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use slotmap::{Key, SlotMap, new_key_type};
 
 use crate::ids::PartitionId;
@@ -24,7 +25,7 @@ pub(crate) trait Row {
     /// Whose row it is.
     fn partition(&self) -> PartitionId;
 
-    /// The queues that it is in, a bit each.
+    /// The queues that it is in, a bit each, and in the highest bit whether it is among the changed rows.
     fn queues(&mut self) -> &mut u16;
 
     /// Has what it points to fetched into the processor's caches; at depth 1 what that points to, once it is there itself.
@@ -50,18 +51,24 @@ pub(crate) trait QueueName: Copy {
     fn number(self) -> usize;
 }
 
+/// The bit of a row that is among the changed ones.
+const CHANGED: u16 = 1 << 15;
+
 /// The table.
 pub(crate) struct Table<R, Q> {
     rows: SlotMap<ReplicaIdx, R>,
     by_partition: HashMap<PartitionId, ReplicaIdx>,
     queues: Vec<Queue>,
+    /// The partitions whose rows may have changed, have come or were taken out since somebody asked.
+    changed: Vec<PartitionId>,
     names: PhantomData<Q>,
 }
 
 impl<R: Row, Q: QueueName> Default for Table<R, Q> {
     fn default() -> Self {
         let queues = (0..Q::COUNT).map(|_| Queue::default()).collect();
-        Self { rows: SlotMap::with_key(), by_partition: HashMap::new(), queues, names: PhantomData }
+        let (rows, by_partition, changed) = (SlotMap::with_key(), HashMap::new(), Vec::new());
+        Self { rows, by_partition, queues, changed, names: PhantomData }
     }
 }
 
@@ -83,11 +90,14 @@ impl<R: Row, Q: QueueName> Table<R, Q> {
         let idx = self.rows.insert(row);
         let before = self.by_partition.insert(partition, idx);
         assert_eq!(before, None, "partition {partition} has a row");
+        self.slot_mut(idx);
         idx
     }
 
     /// Takes a row out, also of its queues. From now on its index names nothing.
     pub fn remove(&mut self, idx: ReplicaIdx) -> R {
+        // That it is there no more is a change, too.
+        self.slot_mut(idx);
         let mut row = self.rows.remove(idx).expect(PRESENT);
         for (number, queue) in self.queues.iter_mut().enumerate() {
             if *row.queues() & (1 << number) != 0 {
@@ -116,8 +126,29 @@ impl<R: Row, Q: QueueName> Table<R, Q> {
         self.rows.get(idx).expect(PRESENT)
     }
 
+    /// A row to be changed.
     pub fn slot_mut(&mut self, idx: ReplicaIdx) -> &mut R {
-        self.rows.get_mut(idx).expect(PRESENT)
+        let row = self.rows.get_mut(idx).expect(PRESENT);
+        if *row.queues() & CHANGED == 0 {
+            *row.queues() |= CHANGED;
+            self.changed.push(row.partition());
+        }
+        row
+    }
+
+    /// The partitions whose rows may have changed since this was asked last, those among them that came or were taken out.
+    pub fn take_changed(&mut self) -> Vec<PartitionId> {
+        let changed = std::mem::take(&mut self.changed);
+        for partition in &changed {
+            if let Some(idx) = self.find(*partition) {
+                *self.rows.get_mut(idx).expect(PRESENT).queues() &= !CHANGED;
+            }
+        }
+        changed
+    }
+
+    fn queues_of(&mut self, idx: ReplicaIdx) -> &mut u16 {
+        self.rows.get_mut(idx).expect(PRESENT).queues()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (ReplicaIdx, &R)> {
@@ -131,7 +162,7 @@ impl<R: Row, Q: QueueName> Table<R, Q> {
     /// Puts a row into a queue, unless it is in it.
     pub fn enqueue(&mut self, name: Q, idx: ReplicaIdx) {
         let bit = 1 << name.number();
-        let queues = self.slot_mut(idx).queues();
+        let queues = self.queues_of(idx);
         if *queues & bit == 0 {
             *queues |= bit;
             self.queue_mut(name).rows.push_back(idx);
@@ -151,7 +182,7 @@ impl<R: Row, Q: QueueName> Table<R, Q> {
         queue.fetched =
             queue.fetched.checked_sub(1).unwrap_or(AHEAD - 1).min(queue.rows.len().saturating_sub(1));
         let idx = queue.rows.pop_front()?;
-        *self.slot_mut(idx).queues() &= !(1 << name.number());
+        *self.queues_of(idx) &= !(1 << name.number());
         Some(idx)
     }
 
@@ -187,6 +218,16 @@ impl<R: Row, Q: QueueName> Table<R, Q> {
         assert_eq!(self.by_partition.len(), self.rows.len(), "every row is found by its partition");
         for (idx, row) in &self.rows {
             assert_eq!(self.find(row.partition()), Some(idx), "the index of partition {}", row.partition());
+        }
+        let changed: HashSet<_> = self.changed.iter().copied().collect();
+        for row in self.rows.values() {
+            let is_marked = queues(row) & CHANGED != 0;
+            assert_eq!(
+                is_marked,
+                changed.contains(&row.partition()),
+                "partition {} has changed",
+                row.partition()
+            );
         }
         for (at, Queue { rows: queue, .. }) in self.queues.iter().enumerate() {
             let mut present: Vec<_> = queue.iter().filter(|idx| self.rows.contains_key(**idx)).collect();
@@ -267,6 +308,30 @@ mod tests {
     }
 
     #[test]
+    fn what_may_have_changed_is_named_once() {
+        let (mut table, indexes) = table(&[7, 8, 9]);
+        let changed = |table: &mut Table<Named, Queue>| {
+            table.check(|row| row.1);
+            table.take_changed().iter().map(|partition| partition.0).collect::<Vec<_>>()
+        };
+        assert_eq!(changed(&mut table), [7, 8, 9], "all of them are new");
+        assert_eq!(table.slot(indexes[0]).0, PartitionId(7));
+        table.enqueue(Queue::Tick, indexes[0]);
+        assert_eq!(table.next(Queue::Tick), Some(indexes[0]));
+        assert!(changed(&mut table).is_empty(), "that a row is looked at or listed changes nothing of it");
+        for idx in [indexes[1], indexes[0], indexes[1]] {
+            table.slot_mut(idx);
+        }
+        assert_eq!(changed(&mut table), [8, 7]);
+        table.slot_mut(indexes[2]);
+        table.remove(indexes[2]);
+        table.remove(indexes[1]);
+        assert_eq!(changed(&mut table), [9, 8], "those that are there no more are named as well");
+        table.add(named(9));
+        assert_eq!(changed(&mut table), [9]);
+    }
+
+    #[test]
     fn a_row_is_in_a_queue_once() {
         let (mut table, indexes) = table(&[7]);
         table.enqueue(Queue::Tock, indexes[0]);
@@ -306,7 +371,7 @@ mod tests {
     #[should_panic(expected = "who is in queue 0")]
     fn a_row_that_says_something_else_is_found() {
         let (mut table, indexes) = table(&[7]);
-        table.slot_mut(indexes[0]).1 = 1;
+        table.slot_mut(indexes[0]).1 |= 1;
         table.check(|row| row.1);
     }
 }

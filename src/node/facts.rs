@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use corduroy_shards::forward::ForwardCounters;
 use corduroy_shards::net::PeerCounters;
 use corduroy_shards::runtime::heap::HeapUse;
-use corduroy_shards::{Counters, ReplicaStatus, Role, ShardId};
+use corduroy_shards::{Counters, ReplicaStatus, ShardId};
 use corduroy_wal::WalStats;
 use corduroy_wal::device::SyncMode;
 
@@ -79,7 +79,7 @@ pub struct Known {
 }
 
 /// The replicas of a shard in sum, and the first of them one by one.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Groups {
     /// How many there are.
     pub replicas: usize,
@@ -95,21 +95,6 @@ pub struct Groups {
     pub applied: u64,
     /// The first of them.
     pub first: Vec<ReplicaStatus>,
-}
-
-impl Groups {
-    /// Counts a replica in, and keeps it as it is if fewer than `kept` are.
-    pub fn add(&mut self, replica: ReplicaStatus, kept: usize) {
-        self.replicas += 1;
-        self.leaders += usize::from(replica.role == Role::Leader);
-        self.ready += usize::from(replica.is_ready);
-        self.asleep += usize::from(replica.is_asleep);
-        self.failed += usize::from(replica.error.is_some());
-        self.applied += replica.applied.get();
-        if self.first.len() < kept {
-            self.first.push(replica);
-        }
-    }
 }
 
 /// All shards of the node, by their numbers, as their cores published them last.

@@ -14,6 +14,7 @@ mod members;
 mod nodes;
 mod replicas;
 mod rest;
+mod tally;
 mod transfers;
 pub mod turn;
 

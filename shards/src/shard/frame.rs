@@ -164,7 +164,6 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             self.recount(idx);
             return Ok(0);
         }
-        self.counters.visits += 1;
         let result = slot.replica.take(self.now.mono_ns);
         let Some(persist) = self.fence_on_fault(idx, result) else { return Ok(0) };
         let slot = self.replicas.slot_mut(idx);

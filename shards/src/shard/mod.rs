@@ -268,16 +268,20 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         self.replicas.find(partition).map(|idx| &self.replicas.slot(idx).replica)
     }
 
+    /// The partition's replica, as it stands.
+    #[must_use]
+    pub fn replica_status(&self, partition: PartitionId) -> Option<ReplicaStatus> {
+        self.replicas.find(partition).map(|idx| self.replicas.slot(idx).status())
+    }
+
+    /// The partitions whose replicas may have changed since this was asked last, those that have come or were taken off among them.
+    pub fn take_changed(&mut self) -> Vec<PartitionId> {
+        self.replicas.take_changed()
+    }
+
     /// Its replicas.
     pub fn replicas(&self) -> impl Iterator<Item = ReplicaStatus> + '_ {
         self.replicas.iter().map(|(_, slot)| slot.status())
-    }
-
-    /// Up to which entry the leader of a partition, if that is here, knows the member on a storage to hold its log.
-    #[must_use]
-    pub fn held_by(&self, partition: PartitionId, storage: StorageId) -> Option<corduroy_wal::Lsn> {
-        let idx = self.replicas.find(partition)?;
-        self.replicas.slot(idx).replica.held_by(storage)
     }
 
     /// Everything about the shard and its replicas. Costs as much as there are replicas.

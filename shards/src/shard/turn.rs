@@ -278,7 +278,6 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             let (now_ns, timeout_ms) = (self.now.mono_ns, self.options.ready_timeout_ms);
             let slot = self.replicas.slot_mut(idx);
             if slot.replica.needs_ticks() {
-                self.counters.visits += 1;
                 let may = (can_submit, slot.pending.requests > 0);
                 let result = slot.replica.tick(may, now_ns, |storage| self.liveness.is_alive(storage));
                 if self.fence_on_fault(idx, result).is_some() {

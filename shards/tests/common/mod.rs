@@ -4,6 +4,7 @@
 mod answers;
 mod open;
 mod saved;
+mod shown;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -320,6 +321,7 @@ pub struct World {
     pub options: ShardOptions,
     pub wal_options: Options,
     pub origins: Vec<(PartitionId, Origin)>,
+    pub shown: shown::Shown,
     lives: u64,
 }
 
@@ -372,6 +374,7 @@ impl World {
             options,
             wal_options,
             origins,
+            shown: shown::Shown::default(),
             lives: 1,
         }
     }
@@ -393,6 +396,7 @@ impl World {
         self.shard.turn(self.now, &mut self.out).expect("the turn goes well");
         if self.origins.len() < 100 {
             self.shard.check();
+            self.check_shown();
         }
         for (ticket, reply, stamps) in self.out.take_replies() {
             if let Some(stamps) = stamps {

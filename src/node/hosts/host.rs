@@ -3,13 +3,14 @@
 use std::cell::{Cell, RefCell};
 
 use corduroy_shards::{
-    Counters, Input, Now, PartitionId, Rejection, ReplicaStatus, Reply, Shard, ShardId, StateMachine, Ticket,
+    Input, Now, PartitionId, Rejection, ReplicaStatus, Reply, Shard, ShardId, StateMachine, Ticket,
 };
 use corduroy_wal::device::DiskDevice;
 
 use super::gate::{Gate, Heavy, Intake};
 use super::rest::Rest;
-use crate::node::facts::{Groups, MAX_GROUPS, ShardFacts};
+use super::tally::Tally;
+use crate::node::facts::ShardFacts;
 use crate::resp::SessionReply;
 use crate::store::{LsmLevel, Store};
 
@@ -41,9 +42,8 @@ pub struct Host {
     pub gate: RefCell<Gate>,
     /// What may wait there, bytes.
     waiting_bytes: usize,
-    /// The replicas in sum, and what the shard had done by then.
-    groups: RefCell<Groups>,
-    gathered_at: Cell<Option<Counters>>,
+    /// The replicas in sum.
+    tally: RefCell<Tally>,
 }
 
 impl Host {
@@ -55,28 +55,24 @@ impl Host {
             counters: *shard.counters(),
             wal: shard.wal().stats(),
             store: shard.machine().stats(),
-            groups: self.groups.borrow().clone(),
+            groups: self.tally.borrow().groups().clone(),
             ahead_ms: shard.ahead_ms(now),
             has_space: shard.wal().space() == corduroy_wal::Space::Ok,
             sync: shard.wal().device().sync_mode(),
         }
     }
 
-    /// Sums up the replicas, if the shard has done anything since but take turns: where thousands sleep, peers are heard all the
-    /// time, and none of them changes. `note` sees each of them, and all are looked at once, since that takes as long as there are
-    /// many.
+    /// Counts the replicas that may have changed since this was done last, those alone, as they stand now. `note` sees each of them
+    /// that is there.
     pub fn gather(&self, mut note: impl FnMut(&NodeShard, &ReplicaStatus)) {
-        let shard = self.shard.borrow();
-        let counters = Some(Counters { turns: 0, ..*shard.counters() });
-        if self.gathered_at.replace(counters) == counters {
-            return;
+        let changed = self.shard.borrow_mut().take_changed();
+        let (shard, mut tally) = (self.shard.borrow(), self.tally.borrow_mut());
+        for partition in changed {
+            let replica = shard.replica_status(partition);
+            replica.iter().for_each(|replica| note(&shard, replica));
+            tally.count(partition, replica);
         }
-        let mut groups = Groups::default();
-        for replica in shard.replicas() {
-            note(&shard, &replica);
-            groups.add(replica, MAX_GROUPS);
-        }
-        self.groups.replace(groups);
+        debug_assert!(tally.is_of(shard.replicas()), "shard {}: the replicas in sum", self.id.0);
     }
 
     /// A shard that has just been opened: its first turn lets the replicas begin.
@@ -87,8 +83,7 @@ impl Host {
             dirty: Cell::new(true),
             wake_at_ns: Cell::new(None),
             rest: Rest::default(),
-            groups: RefCell::default(),
-            gathered_at: Cell::new(None),
+            tally: RefCell::default(),
             flush_wait_since_ns: Cell::new(None),
             gate: RefCell::default(),
             waiting_bytes,
