@@ -151,7 +151,7 @@ impl StateMachine for Registers {
 
     fn verify(&mut self) {}
 
-    // A group of one member neither sends images nor is sent any.
+    // A group of one member neither sends images nor is sent any, nor is it left.
 
     fn ask_image(&mut self, ask: ImageAsk) {
         self.image_events.extend(refused(ask));
@@ -159,6 +159,10 @@ impl StateMachine for Registers {
 
     fn take_image_events(&mut self, events: &mut Vec<ImageEvent>) {
         events.append(&mut self.image_events);
+    }
+
+    fn clear(&mut self, _partition: PartitionId) -> bool {
+        false
     }
 
     fn installed_image(&self, _partition: PartitionId) -> Option<Header> {

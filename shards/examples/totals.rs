@@ -192,6 +192,11 @@ impl StateMachine for Totals {
         events.append(&mut self.image_events);
     }
 
+    fn clear(&mut self, partition: PartitionId) -> bool {
+        self.of.remove(&partition);
+        true
+    }
+
     fn installed_image(&self, _partition: PartitionId) -> Option<Header> {
         None
     }

@@ -197,6 +197,11 @@ pub trait StateMachine {
     /// Moves the answers to [`StateMachine::ask_image`] into `events`.
     fn take_image_events(&mut self, events: &mut Vec<ImageEvent>);
 
+    /// Deletes all that there is of a partition, in one step, by a job if it needs one; nothing is applied to it meanwhile, and
+    /// what was asked of it before is void. Asked again until it returns that nothing is left: [`StateMachine::persisted`] is
+    /// zero then, and stays that after a crash.
+    fn clear(&mut self, partition: PartitionId) -> bool;
+
     /// The image that was installed last, if no entry was applied to the partition since: the log may not know of it, since
     /// the process may have ended between the two. Survives as what [`StateMachine::persisted`] speaks of does.
     fn installed_image(&self, partition: PartitionId) -> Option<Header>;

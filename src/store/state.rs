@@ -5,7 +5,6 @@
 //! partition's applied LSN in the same atomic step, and the log up to there may go. Invariant: what `persisted` says
 //! is exactly what a restart finds.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 
 use corduroy_shards::image::{CONTENT_BYTES_MAX, Header, ImageAsk, ImageEvent};
@@ -460,6 +459,10 @@ impl<L: DiskLevel> StateMachine for Store<L> {
         events.append(&mut self.images.events);
     }
 
+    fn clear(&mut self, partition: PartitionId) -> bool {
+        self.clear_partition(partition)
+    }
+
     fn installed_image(&self, partition: PartitionId) -> Option<Header> {
         self.installed_header(partition)
     }
@@ -493,6 +496,3 @@ impl<L: DiskLevel> StateMachine for Store<L> {
         self.partitions.get(&partition).map_or(0, |partition| partition.persisted_clock_ms)
     }
 }
-
-/// What is waiting to be done, by partition: see `upkeep`.
-pub(super) type Queue = VecDeque<PartitionId>;

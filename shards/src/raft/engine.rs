@@ -60,10 +60,18 @@ impl Started {
         let reached = found.reached();
         let Found { log, tail, applied, is_inside_entry: _, applied_term, terms } = found;
         let log = log.unwrap_or(LogState { first: Lsn(1), ..LogState::default() });
+        let members = starting_membership(&log, options);
+        if let Err(removed @ StartError::Removed { .. }) = members {
+            // The deletion of what it has left may have been cut off.
+            return Err(removed);
+        }
+        if applied.next() < log.first && log.last > applied {
+            return Err(StartError::LogStartsLater { state: applied, log: log.first });
+        }
         if reached > log.last {
             return Err(StartError::LogEndsEarlier { state: reached, log: log.last });
         }
-        let (conf, member) = starting_membership(&log, options)?;
+        let (conf, member) = members?;
         let started_as = match (options.replication, log.hard_state, log.conf.is_some()) {
             (Replication::Off, _, _) => StartedAs::Solo,
             (Replication::On, _, _) if conf.is_joining(member) => StartedAs::Joining,

@@ -12,6 +12,7 @@ pub mod guard;
 pub mod history;
 pub mod leadership;
 pub mod lease;
+pub mod left;
 mod limits;
 pub mod log_store;
 pub mod membership;

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a start never lowers what was committed, and never goes on where entries are missing.
 
-use corduroy_wal::{HardState, LogState, Lsn, OwnedEntry, Term, WalError};
+use corduroy_wal::device::Device;
+use corduroy_wal::{HardState, LogId, LogState, Lsn, OwnedEntry, Term, Wal, WalError};
 
 use super::group::GroupOptions;
 use super::guard::Fault;
@@ -186,7 +187,7 @@ pub enum StartError {
         /// The storage that it was to be opened on.
         here: StorageId,
     },
-    /// It was removed from its group, and is not a member any more.
+    /// It was removed from its group, and is not a member any more, whatever is left of it.
     #[error("entry {by} has removed the replica from its group; its log and its state may be deleted")]
     Removed {
         /// The last entry that changed the members.
@@ -248,6 +249,38 @@ impl Found {
     }
 }
 
+/// What the log holds of a partition above what its state machine has `applied`; the inner error concerns this partition alone.
+/// `keeps_terms`: other members may ask for entries below that.
+///
+/// # Errors
+/// [`WalError`] if the log cannot be read.
+pub fn find<D: Device>(
+    wal: &mut Wal<D>,
+    log: LogId,
+    (applied, is_inside_entry): (Lsn, bool),
+    keeps_terms: bool,
+) -> Result<Result<Found, StartError>, WalError> {
+    let state = wal.log_state(log);
+    let applied = planted::misplaced(state.as_ref(), applied);
+    let Some(state) = state else {
+        return Ok(Ok(Found { applied, is_inside_entry, ..Found::default() }));
+    };
+    // Where entries between the two are missing, none is of use.
+    let tail = if state.last > applied && state.first <= applied.next() {
+        match wal.read_blocking(log, applied.next(), state.last) {
+            Ok(tail) => tail,
+            Err(damage @ WalError::Damaged { .. }) => return Ok(Err(damage.into())),
+            Err(error) => return Err(error),
+        }
+    } else {
+        Vec::new()
+    };
+    let applied_term = wal.term(log, applied).unwrap_or(state.prev_term);
+    let last = if keeps_terms { applied.min(state.last) } else { Lsn::ZERO };
+    let terms = TermRuns::found(state.first, last, |lsn| wal.term(log, lsn).unwrap_or_default());
+    Ok(Ok(Found { log: Some(state), tail, applied, is_inside_entry, applied_term, terms }))
+}
+
 /// Settings of a start.
 #[derive(Clone, Copy, Debug)]
 pub struct StartOptions<'a> {
@@ -293,14 +326,14 @@ pub(super) fn starting_membership(
         };
     };
     let saved = Membership::decode(saved)?;
-    if saved.as_of > log.last {
+    let is_removed = saved.has_removed(storage);
+    if saved.as_of > log.last && !is_removed {
         return Err(StartError::ConfigurationLater { as_of: saved.as_of, log: log.last });
     }
     if is_alone_on(&saved, origin) {
         return Ok((Membership::founding(MemberId::FIRST, storage).made_by(saved.as_of), MemberId::FIRST));
     }
     let here = saved.member_on(storage);
-    let is_removed = saved.as_of > Lsn::ZERO && here.is_none() && storage != StorageId::UNKNOWN;
     // A member that is to join is named by a later entry than what removed the one before it.
     let had_joined = |member: &MemberId| member.0 <= saved.as_of.get();
     if let Origin::Join { member, .. } = origin

@@ -92,8 +92,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             applying.refuse(slot, row.requests, |work| Reply::of_logged(work, &why));
         }
         self.counters.images_installed += 1;
-        self.replicas.enqueue(List::Unpersisted, idx);
-        self.replicas.enqueue(List::Watched, idx);
+        self.replicas.enqueue_on([List::Unpersisted, List::Watched], idx);
         self.recount(idx);
     }
 }

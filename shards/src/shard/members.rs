@@ -1,6 +1,6 @@
 //! Who belongs to groups: requests about that, and replicas that do not any more.
 //!
-//! Invariant: a replica that was removed applies the entry that did it, and nothing behind it; its log and its state stay.
+//! Invariant: a replica that was removed applies the entry that did it, and nothing behind it.
 
 use corduroy_wal::device::Device;
 

@@ -164,8 +164,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
                 let (op, entry_bytes) = (EntryOp::of_default(op), self.options.limits.entry_bytes);
                 slot.batches.push_write(ticket, op, entry_bytes, &mut self.spare);
                 slot.conns.add(ticket.conn);
-                self.replicas.enqueue(List::Propose, idx);
-                self.replicas.enqueue(List::Age, idx);
+                self.replicas.enqueue_on([List::Propose, List::Age], idx);
             }
             Kind::Read | Kind::ReadAnywhere => self.accept_read(idx, ticket, kind, op),
         }

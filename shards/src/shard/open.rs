@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
+use corduroy_wal::Wal;
 use corduroy_wal::device::Device;
-use corduroy_wal::{Lsn, Wal, WalError};
 use hashbrown::HashMap;
 
 use super::alarms::Alarms;
@@ -24,14 +24,14 @@ use crate::letters::Mail;
 use crate::liveness::Liveness;
 use crate::machine::StateMachine;
 use crate::options::{Pending, ShardOptions};
-use crate::planted;
-use crate::raft::history::TermRuns;
+use crate::raft::left::{Deletion, begin_anew, configuration_behind};
 use crate::raft::proposals::Spare;
-use crate::raft::replica::{Found, Origin, Replica, StartError, StartOptions, StartedAs};
+use crate::raft::replica::{Origin, Replica, StartOptions, StartedAs};
 use crate::raft::requests::MemberRequests;
 use crate::raft::retention::Retention;
 use crate::raft::snapshot::finish::finish;
 use crate::raft::snapshot::transfers::Transfers;
+use crate::raft::start::find;
 use crate::room::Room;
 use crate::status::Counters;
 use crate::table::ReplicaIdx;
@@ -122,8 +122,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// # Errors
     /// As [`Shard::open`].
     pub fn add(&mut self, partition: PartitionId, origin: &Origin, seed: u64) -> Result<bool, ShardError> {
-        let batch = self.detached.get(&partition).and_then(|before| before.batch);
-        if batch.is_some_and(|batch| batch > self.wal.durable()) || self.transfers.is_installing(partition) {
+        if self.is_ending(partition) {
             return Ok(false);
         }
         let idx = self.open_replica(partition, origin, seed)?;
@@ -131,10 +130,34 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if self.replicas.slot(idx).replica.is_running() {
             self.detached.remove(&partition);
             self.replicas.slot_mut(idx).replica.arm(self.now.mono_ns);
-            self.replicas.enqueue(List::Watched, idx);
-            self.replicas.enqueue(List::Unpersisted, idx);
+            self.replicas.enqueue_on([List::Watched, List::Unpersisted], idx);
         }
         Ok(true)
+    }
+
+    /// Deletes what the storage has of a replica that does not belong to its group any more, state and log, and takes it off if it
+    /// is there. `next`: where the partition's next replica here comes from; [`Origin::Restart`]: there is none.
+    ///
+    /// # Errors
+    /// [`ShardError::Wal`] if the log has failed.
+    pub fn delete(&mut self, partition: PartitionId, next: &Origin) -> Result<Deletion, ShardError> {
+        let log = self.wal.log_state(partition.log()).unwrap_or_default();
+        let Some(members) = configuration_behind(&log, self.options.storage, next) else {
+            return Ok(Deletion::Refused);
+        };
+        self.remove(partition);
+        if self.is_ending(partition) || !self.machine.clear(partition) {
+            return Ok(Deletion::UnderWay);
+        }
+        self.detached.remove(&partition);
+        begin_anew(&mut self.wal, partition, &members)?;
+        Ok(Deletion::Done)
+    }
+
+    /// Whether a record of the replica that was taken off is on its way to the disk, or an image of it into the state.
+    fn is_ending(&self, partition: PartitionId) -> bool {
+        let batch = self.detached.get(&partition).and_then(|before| before.batch);
+        batch.is_some_and(|batch| batch > self.wal.durable()) || self.transfers.is_installing(partition)
     }
 
     fn open_replica(
@@ -151,7 +174,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let before = self.detached.get(&partition).copied().filter(|before| before.applied >= persisted);
         finish(&mut self.wal, partition, self.machine.installed_image(partition).as_ref())?;
         let mut tail_stamp_ms = 0;
-        let replica = match self.find(partition, before.map_or(persisted, |before| before.applied))? {
+        let applied = before.map_or(persisted, |before| before.applied);
+        let stands = (applied, self.machine.is_inside_entry(partition));
+        let replica = match find(&mut self.wal, partition.log(), stands, self.options.reaches_peers)? {
             Ok(found) => {
                 tail_stamp_ms = highest_stamp_ms(&found.tail);
                 let seed = seed ^ partition.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -187,36 +212,5 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             self.replicas.enqueue(List::Begin, idx);
         }
         Ok(idx)
-    }
-
-    /// What the log holds of a partition above `persisted`; the inner error fences this replica alone.
-    fn find(
-        &mut self,
-        partition: PartitionId,
-        persisted: Lsn,
-    ) -> Result<Result<Found, StartError>, ShardError> {
-        let log = partition.log();
-        let state = self.wal.log_state(log);
-        let persisted = planted::misplaced(state.as_ref(), persisted);
-        let is_inside_entry = self.machine.is_inside_entry(partition);
-        let Some(state) = state else {
-            return Ok(Ok(Found { applied: persisted, is_inside_entry, ..Found::default() }));
-        };
-        if persisted.next() < state.first && state.last > persisted {
-            return Ok(Err(StartError::LogStartsLater { state: persisted, log: state.first }));
-        }
-        let tail = if state.last > persisted {
-            match self.wal.read_blocking(log, persisted.next(), state.last) {
-                Ok(tail) => tail,
-                Err(damage @ WalError::Damaged { .. }) => return Ok(Err(damage.into())),
-                Err(error) => return Err(error.into()),
-            }
-        } else {
-            Vec::new()
-        };
-        let applied_term = self.wal.term(log, persisted).unwrap_or(state.prev_term);
-        let last = if self.options.reaches_peers { persisted.min(state.last) } else { Lsn::ZERO };
-        let terms = TermRuns::found(state.first, last, |lsn| self.wal.term(log, lsn).unwrap_or_default());
-        Ok(Ok(Found { log: Some(state), tail, applied: persisted, is_inside_entry, applied_term, terms }))
     }
 }

@@ -250,8 +250,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         for _ in 0..self.replicas.listed(List::Begin) {
             let Some(idx) = self.replicas.next(List::Begin) else { break };
             self.replicas.slot_mut(idx).replica.arm(self.now.mono_ns);
-            self.replicas.enqueue(List::Begin, idx);
-            self.replicas.enqueue(List::Watched, idx);
+            self.replicas.enqueue_on([List::Begin, List::Watched], idx);
         }
     }
 
@@ -261,9 +260,7 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         while let Some(idx) = self.replicas.next(List::Begin) {
             let result = self.replicas.slot_mut(idx).replica.begin(self.now.mono_ns);
             if self.fence_on_fault(idx, result).is_some() {
-                self.replicas.enqueue(List::Ready, idx);
-                self.replicas.enqueue(List::Apply, idx);
-                self.replicas.enqueue(List::Watched, idx);
+                self.replicas.enqueue_on([List::Ready, List::Apply, List::Watched], idx);
             }
         }
     }

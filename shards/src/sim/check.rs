@@ -260,6 +260,12 @@ impl<S: Subject> Books<S> {
         self.judge(judged.and(is_needed));
     }
 
+    /// A node's machine is to have nothing of a partition any more.
+    pub fn deleted(&mut self, node: usize, partition: PartitionId) {
+        let history = self.partitions.get_mut(&partition);
+        history.into_iter().for_each(|history| history.deleted(node));
+    }
+
     /// A node's machine reports a persisted LSN.
     pub fn persisted(&mut self, node: usize, partition: PartitionId, lsn: Lsn) {
         let Some(history) = self.partitions.get_mut(&partition) else { return };

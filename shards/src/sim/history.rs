@@ -110,10 +110,10 @@ impl<O> ReadRecord<O> {
     }
 }
 
-impl<S: Subject> History<S> {
-    /// That of a partition of which nothing was applied yet, with a replica on each of so many nodes.
-    pub(super) fn new(partition: PartitionId, subject: &S, nodes: usize) -> Self {
-        let replica = |_| Replica {
+impl<M> Replica<M> {
+    /// One of which nothing is known.
+    const fn new() -> Self {
+        Self {
             applied: Lsn::ZERO,
             ops: 0,
             persisted: Lsn::ZERO,
@@ -121,8 +121,14 @@ impl<S: Subject> History<S> {
             grouped: false,
             open: false,
             earlier: None,
-        };
-        let replicas = (0..nodes).map(replica).collect();
+        }
+    }
+}
+
+impl<S: Subject> History<S> {
+    /// That of a partition of which nothing was applied yet, with a replica on each of so many nodes.
+    pub(super) fn new(partition: PartitionId, subject: &S, nodes: usize) -> Self {
+        let replicas = (0..nodes).map(|_| Replica::new()).collect();
         Self { partition, entries: Vec::new(), model: subject.model(), replicas, shows: Shows::default() }
     }
 
@@ -252,6 +258,12 @@ impl<S: Subject> History<S> {
             return Err(("an image brings entries that were applied", what));
         }
         Ok(())
+    }
+
+    /// The replica is deleted, whenever that is done: the next one here is another member, and need not have anything.
+    pub(super) fn deleted(&mut self, node: usize) {
+        *self.replica_mut(node) = Replica::new();
+        self.shows.crashed(node);
     }
 
     /// The replica's machine reports a persisted LSN.

@@ -284,6 +284,11 @@ impl<S: Subject> StateMachine for Observed<S> {
         }
     }
 
+    fn clear(&mut self, partition: PartitionId) -> bool {
+        self.books.borrow_mut().deleted(self.node, partition);
+        self.inner.clear(partition)
+    }
+
     fn installed_image(&self, partition: PartitionId) -> Option<Header> {
         self.inner.installed_image(partition)
     }

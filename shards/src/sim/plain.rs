@@ -247,6 +247,17 @@ impl StateMachine for Plain {
         self.images.take(events);
     }
 
+    fn clear(&mut self, partition: PartitionId) -> bool {
+        if self.under_way {
+            // It may write the partition.
+            return false;
+        }
+        self.media().remove(&partition);
+        self.persisted.remove(&partition);
+        self.state.remove(&partition);
+        true
+    }
+
     fn installed_image(&self, partition: PartitionId) -> Option<Header> {
         self.state.get(&partition)?.installed.as_deref().cloned()
     }

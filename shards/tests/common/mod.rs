@@ -62,6 +62,7 @@ pub struct Kv {
     /// The image that a job stores a chunk of, by partition: one chunk at a time, as in the store.
     pub storing: BTreeMap<PartitionId, ImageId>,
     pub refused_chunks: Vec<ImageEvent>,
+    pub clearing: BTreeSet<u64>,
 }
 
 impl Kv {
@@ -207,6 +208,11 @@ impl StateMachine for Kv {
                 self.with_images(|images, machine| images.retry(machine));
             }
             Job::Image(ask) => self.image_job_done(ask),
+            Job::Clear(partition) => {
+                self.clearing.remove(&partition.0);
+                self.parts.remove(&partition.0);
+                self.saved.borrow_mut().remove(&partition.0);
+            }
             Job::Fetch(key) => {
                 self.woken.extend(self.fetching.remove(&key).unwrap_or_default());
                 self.warm.insert(key);
@@ -295,6 +301,15 @@ impl StateMachine for Kv {
     fn take_image_events(&mut self, events: &mut Vec<ImageEvent>) {
         self.images.take(events);
         events.append(&mut self.refused_chunks);
+    }
+
+    /// By a job, as in the store.
+    fn clear(&mut self, partition: PartitionId) -> bool {
+        let is_clear = !self.parts.contains_key(&partition.0) && self.persisted(partition) == Lsn::ZERO;
+        if !is_clear && self.clearing.insert(partition.0) {
+            self.jobs.push(Job::Clear(partition));
+        }
+        is_clear
     }
 
     fn installed_image(&self, partition: PartitionId) -> Option<Header> {

@@ -52,6 +52,7 @@ pub type Saved = Rc<RefCell<BTreeMap<u64, Part>>>;
 pub enum Job {
     Flush(BTreeMap<u64, Part>),
     Fetch(String),
+    Clear(PartitionId),
     Image(ImageAsk),
 }
 

@@ -4,6 +4,7 @@ mod alone;
 mod anywhere;
 mod begun;
 mod cluster;
+mod coming_back;
 mod coming_up;
 #[path = "../common/mod.rs"]
 mod common;

@@ -54,15 +54,17 @@ pub(in crate::store) struct Images {
     waiting: Vec<(PartitionId, ImageId, (Lsn, Term))>,
     /// Installs that a job has.
     installing: usize,
+    /// Partitions that are to be deleted, and whether a job does it.
+    clearing: BTreeMap<PartitionId, bool>,
     /// What partitions were installed from, until an entry is applied to them.
     installed: BTreeMap<PartitionId, Box<Installed>>,
     pub(in crate::store) events: Vec<ImageEvent>,
 }
 
 impl Images {
-    /// Whether an install is under way or waits: no flush begins then.
+    /// Whether an install or a deletion is under way or waits: no flush begins then.
     pub(in crate::store) fn is_installing(&self) -> bool {
-        self.installing > 0 || !self.waiting.is_empty()
+        self.installing > 0 || !self.waiting.is_empty() || !self.clearing.is_empty()
     }
 
     /// What a partition was installed from.
@@ -229,10 +231,30 @@ impl<L: DiskLevel> Store<L> {
         }
     }
 
-    /// Begins installs that wait, if no flush is under way.
+    /// Deletes a partition, unless nothing was ever applied to it. Returns whether nothing is left.
+    pub(in crate::store) fn clear_partition(&mut self, id: PartitionId) -> bool {
+        let is_asked = self.images.clearing.contains_key(&id);
+        let has_anything = self.partitions.get(&id).is_some_and(|partition| {
+            partition.applied.max(partition.persisted) > Lsn::ZERO || partition.is_inside_entry()
+        });
+        if has_anything && !is_asked {
+            self.images.clearing.insert(id, false);
+            self.install_if_due();
+        }
+        !has_anything && !is_asked
+    }
+
+    /// Begins installs and deletions that wait, if no flush is under way.
     fn install_if_due(&mut self) {
         if self.ledger.has_running_flush() {
             return;
+        }
+        let waiting = self.images.clearing.iter_mut().filter(|(_, is_running)| !**is_running);
+        let waiting: Vec<_> =
+            waiting.map(|(id, is_running)| (*id, std::mem::replace(is_running, true))).collect();
+        for (partition, _) in waiting {
+            let (flush_version, seed) = (self.next_flush_version(partition), self.seed);
+            self.image_job(ImageTask::Clear { partition, flush_version, seed });
         }
         for (id, image, last) in std::mem::take(&mut self.images.waiting) {
             let applied = self.partitions.get(&id).map_or(Lsn::ZERO, |partition| partition.applied);
@@ -297,14 +319,17 @@ impl<L: DiskLevel> Store<L> {
     }
 
     fn how_to_install(&self, partition: PartitionId, image: ImageId, last: (Lsn, Term)) -> Install {
-        let present = self.partitions.get(&partition);
-        // Above all that was ever written of it here, so nothing that deletes those comes near.
-        let flush_version =
-            present.map_or(0, |present| present.flush_version.max(present.persisted_flush_version)) + 1;
+        let flush_version = self.next_flush_version(partition);
         let item_bytes_max =
             (self.options.max_value_bytes + MAX_KEY_BYTES + ITEM_HEAD_BYTES).max(SECTION_BYTES_MAX);
         let (seed, chunk_bytes) = (self.seed, self.options.image_chunk_bytes);
         Install { partition, image, last, flush_version, seed, item_bytes_max, chunk_bytes }
+    }
+
+    /// Above all that was ever written of a partition here, so nothing that deletes those comes near.
+    fn next_flush_version(&self, partition: PartitionId) -> u64 {
+        let present = self.partitions.get(&partition);
+        present.map_or(0, |present| present.flush_version.max(present.persisted_flush_version)) + 1
     }
 
     /// Takes what a job has done.
@@ -343,6 +368,15 @@ impl<L: DiskLevel> Store<L> {
                     header
                 });
                 self.images.events.push(ImageEvent::Installed { partition, image, result });
+                self.freeze_if_due();
+            }
+            ImageDone::Cleared { partition, result } => {
+                self.look();
+                self.images.clearing.remove(&partition);
+                match result {
+                    Ok(meta) => self.take_installed(partition, &meta),
+                    Err(why) => tracing::warn!("deleting partition {partition}: {why}; it is tried again"),
+                }
                 self.freeze_if_due();
             }
         }
@@ -400,12 +434,13 @@ impl<L: DiskLevel> Store<L> {
         self.images.events.push(ImageEvent::Stored { partition: id, image, number, is_stored });
     }
 
-    /// An image has replaced a partition on the media: the same in memory.
+    /// An image, or nothing, has replaced a partition on the media: the same in memory.
     fn take_installed(&mut self, id: PartitionId, meta: &PartitionMeta) {
         self.lookups.forget_pages(id);
         let mut ledger = std::mem::take(&mut self.ledger);
         self.partition_mut(id).installed(&mut ledger, meta);
         self.ledger = ledger;
+        self.images.installed.remove(&id);
         self.images.note_installed(id, meta.installed.clone());
         self.upkeep.verifying.has_tables();
         self.note_dead(id, meta.flush_version);

@@ -5,12 +5,16 @@
 //! good; what comes behind is read once that is done. Invariant: no row below expires before `min_expire_below_ms` of its
 //! partition, except while its sweep is under way.
 
+use std::collections::VecDeque;
+
+use corduroy_shards::PartitionId;
+
 use crate::store::disk::DiskLevel;
 use crate::store::jobs::{Expired, Job, Task};
 use crate::store::lookups::stored::Keyspace;
 use crate::store::memory::partition::SWEEP_BELOW_INTERVAL_MS;
 use crate::store::memory::row::{NO_EXPIRY, REFERENCED};
-use crate::store::state::{Queue, Store};
+use crate::store::state::Store;
 
 /// A sweep reads no more rows a ms than this...
 const ROWS_PER_MS: u64 = 50;
@@ -23,7 +27,7 @@ const LONGEST_INTERVAL_MS: u64 = 3_600_000;
 #[derive(Default, Debug)]
 pub(in crate::store) struct Sweeps {
     /// Partitions to be swept.
-    waiting: Queue,
+    waiting: VecDeque<PartitionId>,
     running: Option<Sweep>,
 }
 

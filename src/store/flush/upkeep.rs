@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use std::collections::VecDeque;
+
 use corduroy_shards::{Applied, PartitionId};
 
 use super::sweep::Sweeps;
@@ -17,7 +19,7 @@ use crate::store::memory::meta::PartitionMeta;
 use crate::store::memory::partition::Partition;
 use crate::store::memory::row::{BELOW, Encoding, NO_EXPIRY, Row, Stamp, TOMBSTONE, UNKNOWN};
 use crate::store::memory::table::find_row;
-use crate::store::state::{Queue, Store};
+use crate::store::state::Store;
 
 /// What one row costs in a slice, roughly.
 const UNIT_NS: u64 = 50;
@@ -29,7 +31,7 @@ const HASTE: u64 = 10;
 #[derive(Default)]
 pub(in crate::store) struct Upkeep {
     /// Partitions to be walked for expired rows and spent tombstones, the first one from `walk_hash` on.
-    pub(in crate::store) walks: Queue,
+    pub(in crate::store) walks: VecDeque<PartitionId>,
     walk_hash: u64,
     /// All partitions: the eviction hand goes round them.
     ids: Vec<PartitionId>,
@@ -40,7 +42,7 @@ pub(in crate::store) struct Upkeep {
     /// Whole rounds since it last found something.
     idle_rounds: u32,
     /// Partitions whose rows are still to be read into memory after a start.
-    pub(in crate::store) cold: Queue,
+    pub(in crate::store) cold: VecDeque<PartitionId>,
     /// Searches for expired rows below.
     pub(in crate::store) sweeps: Sweeps,
     /// Partitions that want an entry sooner than was announced to the shard.

@@ -15,7 +15,7 @@ use corduroy_shards::{KeyspaceId, PartitionId};
 use corduroy_wal::fields::Fields;
 use corduroy_wal::{Lsn, Term};
 
-use super::disk::{DiskError, DiskLevel};
+use super::disk::{DiskError, DiskLevel, IngestError};
 use super::hash::HashSeed;
 use super::memory::absent::AbsentKeys;
 use super::memory::meta::PartitionMeta;
@@ -45,6 +45,8 @@ pub(super) enum ImageTask {
     Validate { staged: Staged, install: Install },
     /// Validates what is stored, and replaces the partition by it.
     Install { staged: Staged, install: Install },
+    /// Replaces the partition by nothing, under a number that nothing of before has.
+    Clear { partition: PartitionId, flush_version: u64, seed: HashSeed },
 }
 
 /// What is to be installed, and as what.
@@ -91,6 +93,10 @@ pub(super) enum ImageDone {
         image: ImageId,
         result: Result<(Header, PartitionMeta), InstallError>,
     },
+    Cleared {
+        partition: PartitionId,
+        result: Result<PartitionMeta, IngestError>,
+    },
 }
 
 impl fmt::Debug for ImageTask {
@@ -102,6 +108,7 @@ impl fmt::Debug for ImageTask {
             Self::Store { .. } => "store a chunk",
             Self::Validate { .. } => "validate an image",
             Self::Install { .. } => "install an image",
+            Self::Clear { .. } => "delete a partition",
         })
     }
 }
@@ -141,6 +148,10 @@ impl ImageTask {
                 let (partition, image) = (install.partition, install.image);
                 let result = staged.install(disk, &install);
                 ImageDone::Installed { partition, image, result }
+            }
+            Self::Clear { partition, flush_version, seed } => {
+                let result = take::clear(disk, partition, flush_version, seed);
+                ImageDone::Cleared { partition, result }
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::iter;
 
+use corduroy_shards::PartitionId;
 use corduroy_shards::image::ask::InstallError;
 use corduroy_shards::image::transfer::ImageId;
 use corduroy_shards::image::{Damage, Header, Item, Reader, Row};
@@ -10,6 +11,7 @@ use corduroy_shards::image::{Damage, Header, Item, Reader, Row};
 use super::{Install, KEYSPACE, read_machine_section, read_stamp};
 use crate::store::disk::format::{STORE_KEY, partition_key, row_key, row_value, store_value};
 use crate::store::disk::{DiskError, DiskLevel, DiskRow, IngestError, Staging};
+use crate::store::hash::HashSeed;
 use crate::store::memory::absent::AbsentKeys;
 use crate::store::memory::meta::{Installed, PartitionMeta};
 use crate::store::memory::row::NO_EXPIRY;
@@ -166,6 +168,24 @@ impl Staged {
         *at += u64::from(length);
         Ok(chunk)
     }
+}
+
+/// Replaces a partition by nothing, in one step: what is left says that nothing was applied to it, and that no rows below this
+/// number are its own.
+pub(super) fn clear<L: DiskLevel>(
+    disk: &L,
+    partition: PartitionId,
+    flush_version: u64,
+    seed: HashSeed,
+) -> Result<PartitionMeta, IngestError> {
+    let meta = PartitionMeta { flush_version, ..PartitionMeta::default() };
+    let store = (STORE_KEY.to_vec(), Some(store_value(seed)));
+    let head = (partition_key(partition), Some(meta.encode()));
+    let rows = [store, head];
+    let bytes = rows.iter().map(|(key, value)| (key.len() + value.as_ref().map_or(0, Vec::len)) as u64);
+    let bytes = bytes.map(|bytes| bytes + ROW_META_BYTES).sum();
+    disk.ingest_each(bytes, true, &mut rows.into_iter().map(Ok))?;
+    Ok(meta)
 }
 
 /// Whether an image is the one that is to be installed.

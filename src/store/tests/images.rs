@@ -1,5 +1,6 @@
 //! Images of partitions: made while the store goes on, taken over in one step or not at all.
 
+mod deletions;
 mod jobs;
 
 use std::collections::BTreeMap;
