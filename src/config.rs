@@ -157,6 +157,9 @@ settings! {
     /// How old, in ms, the state may be that a connection reads from after READONLY where its node does not lead. 0: none: the leader
     /// is asked how far it has come, and reads see everything that was acknowledged before. Else it is asked once in so long.
     stale_reads_max_ms: Millis = "0", "stale_reads_max_ms", Cold;
+    /// How many seconds a node keeps what a replica has left that was removed from its group. It is deleted earlier if the node is
+    /// to have another member of the group.
+    removed_keep_s: u64 = "3600", "removed_keep_s", Hot;
     /// How a log write is made durable: write flagged DSYNC, write linked to a flush, or plain blocking calls.
     wal_sync: WalSync = "auto", "wal.sync", Hot;
     /// Size of one log segment; a multiple of 1 MiB. A log's first ones are smaller, unless wal.max_segments is set.

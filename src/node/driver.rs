@@ -133,6 +133,7 @@ impl Driver {
         self.front.sweep_if_due(now.mono_ns);
         self.front.end_due_waits();
         self.hosts.mark_rests(now);
+        self.hosts.delete_left(now);
         self.front.send_on_all();
         self.front.follow_up_all();
         self.hosts.links.flush();

@@ -9,6 +9,7 @@ pub mod gate;
 pub mod host;
 mod jobs;
 mod leads;
+mod left;
 pub mod links;
 mod members;
 mod nodes;
@@ -48,6 +49,7 @@ use gate::Heavy;
 use host::{Host, Job, JobDone, Machine, NodeShard};
 use jobs::Jobs;
 use leads::LeadLog;
+use left::Left;
 use links::Links;
 use members::Members;
 use transfers::Transfers;
@@ -83,6 +85,7 @@ pub struct Hosts {
     transfers: Transfers,
     members: Members,
     leads: LeadLog,
+    left: Left,
     /// When the figures were published, and whether something happened since.
     published_ns: Cell<u64>,
     unpublished: Cell<bool>,
@@ -112,6 +115,7 @@ impl Hosts {
             transfers: Transfers::default(),
             members: Members::default(),
             leads: LeadLog::default(),
+            left: Left::default(),
             published_ns: Cell::new(0),
             unpublished: Cell::new(true),
             core,
@@ -389,7 +393,7 @@ impl Hosts {
             [host.wake_at_ns.get(), host.gate.borrow().late_ns(), host.rest.next_ns()].into_iter().flatten()
         });
         let publish = self.unpublished.get().then(|| self.published_ns.get() + PUBLISH_EVERY_NS);
-        times.chain(publish).chain(self.forward_next_ns()).min()
+        times.chain(publish).chain(self.forward_next_ns()).chain(self.left_next_ns()).min()
     }
 
     /// Whether something waits for room that nobody announces: in another core's ring, or with the pool.

@@ -165,3 +165,38 @@ fn a_node_that_lost_its_data_is_not_heard_as_the_member_that_it_was() {
     until_done(&mut cluster, &["REPLICA", "PROMOTE", "ALL", "4"]);
     cluster.await_level();
 }
+
+/// What it has left is deleted: by its time, or since it is to be a member again, whether it has heard of its removal or was away.
+#[test]
+fn a_founder_that_was_removed_comes_back_with_its_folder() {
+    let mut cluster = Cluster::started(3);
+    for (round, (is_away, keep_s)) in [(false, "0"), (false, "3600"), (true, "3600")].into_iter().enumerate()
+    {
+        set_keys(&mut cluster, &format!("before {round}"));
+        cluster.ask(1, &["CONFIG", "SET", "removed_keep_s", keep_s]).expect("it is set");
+        if is_away {
+            cluster.kill_9(1);
+        }
+        until_done(&mut cluster, &["REPLICA", "REMOVE", "ALL", "1"]);
+        set_keys(&mut cluster, &format!("without {round}"));
+        if is_away {
+            cluster.start(1);
+        }
+        add(&mut cluster, 1);
+        until_done(&mut cluster, &["REPLICA", "PROMOTE", "ALL", "1"]);
+        cluster.await_level();
+        cluster.kill_9(1);
+        cluster.start(1);
+        cluster.await_level();
+        // Its vote counts, and it has everything.
+        for away in [2, 3] {
+            cluster.kill_9(away);
+            for known in 0..=round {
+                has_keys(&mut cluster, &format!("before {known}"));
+                has_keys(&mut cluster, &format!("without {known}"));
+            }
+            cluster.start(away);
+            cluster.await_level();
+        }
+    }
+}

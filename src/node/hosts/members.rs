@@ -87,7 +87,7 @@ pub struct Members {
     pub(super) heard: RefCell<BTreeMap<NodeId, u64>>,
     /// Nodes that are to be connected to, and where.
     pub(super) to_greet: RefCell<Vec<Contact>>,
-    /// Members that this node was to be, and cannot: what an earlier one has left is in the way. Each is logged once.
+    /// Members that this node was to be, and cannot. Each is logged once.
     pub(super) in_the_way: RefCell<BTreeMap<PartitionId, MemberId>>,
 }
 
@@ -112,7 +112,6 @@ pub fn next(
     members: &Membership,
     me: MemberId,
     heard: impl Fn(NodeId) -> Option<u64>,
-    is_founder: impl Fn(NodeId) -> bool,
 ) -> Next {
     let of_node = |node: NodeId| members.member_on(StorageId(node.0));
     let nobody = |node: NodeId| Next::Refuse(format!("node {} has no member of the group", node.0));
@@ -129,11 +128,6 @@ pub fn next(
                     ))
                 }
                 _ if of_node(node).is_some() => Next::Nothing,
-                _ if is_founder(node) => Next::Refuse(format!(
-                    "node {} has founded the group and left it: what it has left in its folder is in the way of another \
-                     member; let it join as a new node, with a number and a folder of its own",
-                    node.0
-                )),
                 (Some(incarnation), _) => {
                     change(Change::AddLearnerAt(storage, Contact { node, incarnation, peer, client }))
                 }
@@ -206,7 +200,7 @@ mod tests {
     }
 
     fn next_of(command: MemberCommand, members: &Membership, heard: Option<u64>) -> Next {
-        next(command, members, MemberId(1), |_| heard, |node| node.0 < 4)
+        next(command, members, MemberId(1), |_| heard)
     }
 
     #[test]
@@ -218,7 +212,13 @@ mod tests {
         let founder = MemberCommand::Add(Contact { node: NodeId(3), ..contact(0) });
         assert_eq!(next_of(founder, &founded(), None), Next::Nothing, "it is there");
         let left = Membership::founded_by(&[(MemberId(1), StorageId(1)), (MemberId(2), StorageId(2))]);
-        assert!(matches!(next_of(founder, &left, Some(17)), Next::Refuse(_)), "its folder is in the way");
+        let there = Contact { node: NodeId(3), ..contact(17) };
+        let expected = Change::AddLearnerAt(StorageId(3), there);
+        assert_eq!(
+            next_of(founder, &left, Some(17)),
+            Next::Ask(MemberRequest::Change(vec![expected])),
+            "it comes back"
+        );
     }
 
     #[test]

@@ -82,8 +82,8 @@ impl Hosts {
         let host = self.all.get(index).expect("homes name shards of this core");
         let shard = host.shard.borrow();
         let Some(replica) = shard.replica(partition) else {
-            // A node that joins may yet be added to its group.
-            return if self.core.shared.identity.joins() { Lead::Nobody } else { Lead::Here };
+            // A node of a cluster may yet be added to its group.
+            return if self.core.shared.identity.founders.is_empty() { Lead::Here } else { Lead::Nobody };
         };
         if !replica.has_peers() {
             return Lead::Here;

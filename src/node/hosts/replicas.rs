@@ -6,13 +6,15 @@
 
 use corduroy_shards::ids::{MemberId, NodeId};
 use corduroy_shards::raft::group::claims_lead;
+use corduroy_shards::raft::left::Deletion;
 use corduroy_shards::wal::Lsn;
 use corduroy_shards::{
     ChangeRefusal, Contact, Input, MemberOutcome, MemberRequest, Origin, PartitionId, RaftMessage, Rejection,
-    ReplicaStatus, Reply, StorageId, Ticket,
+    ReplicaStatus, Reply, ShardError, StorageId, Ticket,
 };
 
-use super::host::NodeShard;
+use super::host::{Host, NodeShard};
+use super::left::delete;
 use super::members::{Asked, Either, Next, contacts_of, done, has_its_folder, list, next};
 use super::{Home, Hosts};
 use crate::node::message::Answer;
@@ -56,8 +58,7 @@ impl Hosts {
             return Some(Reply::Done { lsn: members.as_of, outcome: list(replica, members, me) });
         }
         let heard = |node| self.members.heard.borrow().get(&node).copied();
-        let founders = &self.core.shared.identity.founders;
-        let next = next(command, members, me, heard, |node| founders.contains(&node.0));
+        let next = next(command, members, me, heard);
         let lsn = lsn.max(members.as_of);
         drop(shard);
         let (request, hands_on) = match next {
@@ -125,9 +126,7 @@ impl Hosts {
     /// [`Group::hears`]: corduroy_shards::raft::group::Group::hears
     pub(super) fn hears(&self, partition: PartitionId, from: NodeId, message: &RaftMessage) -> bool {
         let identity = &self.core.shared.identity;
-        if identity.joins() {
-            self.join(partition, from, message);
-        }
+        self.join(partition, from, message);
         let heard = self.members.heard.borrow().get(&from).copied();
         identity.founders.contains(&from.0)
             || has_its_folder(self.contact(partition, Either::sender(message, from)), heard)
@@ -143,39 +142,39 @@ impl Hosts {
     }
 
     /// Logs, once, that this node cannot be the member that a leader takes it for.
-    fn note_in_the_way(&self, partition: PartitionId, wanted: MemberId, there: MemberId) {
-        if wanted <= there || self.members.in_the_way.borrow_mut().insert(partition, wanted) == Some(wanted) {
-            return;
+    fn note_in_the_way(&self, partition: PartitionId, wanted: MemberId) {
+        if self.members.in_the_way.borrow_mut().insert(partition, wanted) != Some(wanted) {
+            tracing::error!(
+                partition = partition.0,
+                "the partition's leader takes this node for member {wanted}, whose replica here has stopped, or cannot be told from \
+                 another one: remove the member, and add the node again"
+            );
         }
-        tracing::error!(
-            partition = partition.0,
-            "the partition's leader takes this node for member {wanted}, and what is here is of an earlier one, or has stopped: remove \
-             the member, format a folder anew for the node, and add it again"
-        );
     }
 
-    /// Makes the replica of a group that this node was added to, if there is none.
+    /// Makes the replica of a group that this node was added to, if there is none. What an earlier member has left is deleted before:
+    /// a later one is added only once that is removed, be it that it has not heard so.
     fn join(&self, partition: PartitionId, from: NodeId, message: &RaftMessage) {
         let Some(Home::Here(index)) = self.home(partition) else { return };
         let Some(host) = self.all.get(index) else { return };
         let Some((leader, _)) = claims_lead(message) else { return };
-        let mut shard = host.shard.borrow_mut();
         let member = MemberId(message.to);
-        if let Some(replica) = shard.replica(partition) {
-            return self.note_in_the_way(partition, member, replica.leadership().member());
-        }
-        if member == MemberId(0) {
+        let there = host.shard.borrow().replica(partition).map(|replica| replica.leadership().member());
+        if member == MemberId(0) || there.is_some_and(|there| member <= there) {
             return;
         }
         let origin = Origin::Join { member, leader: (leader, StorageId(from.0)) };
-        match shard.add(partition, &origin, self.core.shared.seed(host.id)) {
-            Ok(_is_there) => tracing::info!(
+        match self.make(host, partition, &origin) {
+            Ok(Deletion::Done) => tracing::info!(
                 shard = host.id.0,
                 partition = partition.0,
                 "joins the partition's group as member {}, led by node {}",
                 message.to,
                 from.0
             ),
+            // The leader goes on sending.
+            Ok(Deletion::UnderWay) => {}
+            Ok(Deletion::Refused) => self.note_in_the_way(partition, member),
             Err(error) => {
                 tracing::error!(
                     shard = host.id.0,
@@ -185,5 +184,16 @@ impl Hosts {
             }
         }
         host.dirty.set(true);
+    }
+
+    /// Makes the replica of a member that joins, once nothing is left of an earlier one.
+    fn make(&self, host: &Host, partition: PartitionId, origin: &Origin) -> Result<Deletion, ShardError> {
+        let deletion = delete(host, partition, origin)?;
+        if deletion == Deletion::Done {
+            let seed = self.core.shared.seed(host.id);
+            let is_there = host.shard.borrow_mut().add(partition, origin, seed)?;
+            return Ok(if is_there { Deletion::Done } else { Deletion::UnderWay });
+        }
+        Ok(deletion)
     }
 }

@@ -76,8 +76,11 @@ impl Turns {
             tracing::warn!(
                 shard = host.id.0,
                 partition = partition.0,
-                "entry {entry} has removed the partition's replica from its group; what it has left here may be deleted"
+                "entry {entry} has removed the partition's replica from its group; what it has left here is deleted in {} s, or once this \
+                 node is to have another member of the group",
+                hosts.core.config().removed_keep_s
             );
+            hosts.left.note(index, partition, now);
         }
         if let Some(report) = self.out.clock.take() {
             log_clock(host, report);
@@ -171,7 +174,7 @@ fn log_clock(host: &Host, report: ClockReport) {
 }
 
 /// The log or the state is not to be trusted any more: only a restart reads back what the disk holds.
-fn end_process(host: &Host, error: &ShardError) -> ! {
+pub(super) fn end_process(host: &Host, error: &ShardError) -> ! {
     tracing::error!(
         shard = host.id.0,
         "{error}; ending the process, a restart reads back what the disk holds"
