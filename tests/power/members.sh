@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Under load a fourth node joins a cluster of three, is killed and comes back, gets a vote, and the first leaves while it leads. No client
 # gets an error but those that say that it was not done, or is not known to be; no acknowledged write may be lost, and afterwards the
-# fourth and any other of those that are left have everything, and go on. The same of a cluster that one node has founded which was
+# fourth and any other of those that are left have everything, and go on. Then the first comes back with its folder, as another member,
+# is killed while what it had left is deleted or it joins, gets a vote, and the fourth leaves. The same of a cluster that one node has founded which was
 # alone before, with replication off: it is loaded and killed, founds the cluster with what it has, and the second and the third join
 # it under load.
 #
@@ -149,7 +150,32 @@ leave_and_join() {
         start_node "$id"
     done
     await_level
-    for id in 2 3 4; do kill_node "$id"; done
+}
+
+# come_back: the first node, which had left, comes back with its folder, and the fourth leaves, under load.
+come_back() {
+    loaded=$((RANDOM % 2 + 2))
+    start_load
+    start_node 1
+    replica ADD ALL 1 "$(peer_host 1):$((port + 11))" "127.0.0.1:$(client_port 1)"
+    sleep "0.$((RANDOM % 90 + 10))"
+    kill_node 1
+    let_it_run
+    start_node 1
+    replica PROMOTE ALL 1
+    replica REMOVE ALL 4
+    let_it_run
+    kill_node 4
+    end_load
+    check_all
+    for id in 2 3; do
+        await_level
+        kill_node "$id"
+        check_all
+        start_node "$id"
+    done
+    await_level
+    for id in 1 2 3; do kill_node "$id"; done
 }
 
 acknowledged=0 refused=0
@@ -159,6 +185,7 @@ for round in $(seq "$rounds"); do
         rm -rf "$work"/node? "$work/journal"
         "$founded_by"
         leave_and_join
+        come_back
     done
 done
 [ "$acknowledged" -gt 0 ] || fail "nothing was acknowledged: nothing was tested"

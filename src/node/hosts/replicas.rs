@@ -126,10 +126,13 @@ impl Hosts {
     /// [`Group::hears`]: corduroy_shards::raft::group::Group::hears
     pub(super) fn hears(&self, partition: PartitionId, from: NodeId, message: &RaftMessage) -> bool {
         let identity = &self.core.shared.identity;
-        self.join(partition, from, message);
         let heard = self.members.heard.borrow().get(&from).copied();
-        identity.founders.contains(&from.0)
-            || has_its_folder(self.contact(partition, Either::sender(message, from)), heard)
+        let is_heard = identity.founders.contains(&from.0)
+            || has_its_folder(self.contact(partition, Either::sender(message, from)), heard);
+        if is_heard {
+            self.join(partition, from, message);
+        }
+        is_heard
     }
 
     /// Publishes who leads a replica's group, and how its members are reached who have joined it.
