@@ -152,6 +152,9 @@ impl<S: Subject> SimNode<S> {
 
     /// A replica that was taken off is opened again, as soon as it may be.
     pub(super) fn reopen(&mut self, world: &mut Common<S>, shard: usize, partition: PartitionId) {
+        if !self.make_way(world, shard, partition) {
+            return;
+        }
         let seed = mix(world.plan.seed ^ mix(world.now_ns ^ partition.0 ^ self.name(0)));
         let Some(origin) = self.origin(&world.plan.knobs, partition) else { return };
         let added = self.with_shard(shard, |shard| {

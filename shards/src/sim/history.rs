@@ -56,6 +56,8 @@ struct Replica<M> {
     /// Whether an entry was applied while the log was kept by a Raft group.
     grouped: bool,
     open: bool,
+    /// It is being deleted: what its machine reports is over.
+    is_deleted: bool,
     /// What its last read below the end of the history was judged by.
     earlier: Option<Earlier<M>>,
 }
@@ -120,6 +122,7 @@ impl<M> Replica<M> {
             term: Term::ZERO,
             grouped: false,
             open: false,
+            is_deleted: false,
             earlier: None,
         }
     }
@@ -214,6 +217,7 @@ impl<S: Subject> History<S> {
         let (partition, ended) = (self.partition, self.ended());
         let replica = self.replica_mut(node);
         (replica.applied, replica.ops, replica.open) = (persisted, 0, true);
+        replica.is_deleted = false;
         let was = replica.persisted;
         if persisted.get() > ended {
             let what = format!(
@@ -262,7 +266,7 @@ impl<S: Subject> History<S> {
 
     /// The replica is deleted, whenever that is done: the next one here is another member, and need not have anything.
     pub(super) fn deleted(&mut self, node: usize) {
-        *self.replica_mut(node) = Replica::new();
+        *self.replica_mut(node) = Replica { is_deleted: true, ..Replica::new() };
         self.shows.crashed(node);
     }
 
@@ -270,6 +274,9 @@ impl<S: Subject> History<S> {
     pub(super) fn persisted(&mut self, node: usize, lsn: Lsn) -> Result<(), Broken> {
         let partition = self.partition;
         let replica = self.replica_mut(node);
+        if replica.is_deleted {
+            return Ok(());
+        }
         let (applied, was) = (replica.applied, replica.persisted);
         replica.persisted = was.max(lsn);
         if lsn > applied {

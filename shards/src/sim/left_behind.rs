@@ -83,6 +83,9 @@ impl<S: Subject> World<S> {
         // An image has replaced the state, and the log does not begin behind it yet.
         let held = self.nodes.iter().flat_map(|node| node.held().map(|partition| (partition, node.number)));
         behind.extend(held);
+        // What was left is still in the way.
+        let come = self.nodes.iter().flat_map(|node| node.comes_back.keys().map(|of| (*of, node.number)));
+        behind.extend(come);
         behind.into_iter().filter(|(partition, node)| !self.left_behind(*partition).contains(node)).collect()
     }
 }

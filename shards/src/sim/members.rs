@@ -46,6 +46,11 @@ impl Operator {
         self.open.retain(|_, asked| asked.node != node);
     }
 
+    /// What a node's replica has left is deleted: another member begins there.
+    pub(super) fn begins_anew(&mut self, node: usize, partition: PartitionId) {
+        self.made_by.remove(&(node, partition));
+    }
+
     /// The members of a node's replica are what they are by this entry: never by an earlier one than before, not even after a
     /// restart, since nothing behind the entry is applied before that is durable.
     pub(super) fn made_by(&mut self, node: usize, partition: PartitionId, lsn: Lsn) -> Result<(), Broken> {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a node reaches nothing of another one. What it does to the world, it does to what all nodes have in common.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use corduroy_wal::device::IoId;
 
@@ -56,6 +56,10 @@ pub(super) struct SimNode<S: Subject> {
     pub(super) replicated: bool,
     /// Partitions whose groups it has joined, and as whom.
     pub(super) joined: BTreeMap<PartitionId, Origin>,
+    /// Partitions that it is to be another member of, once nothing is left of the one before.
+    pub(super) comes_back: BTreeMap<PartitionId, Origin>,
+    /// Those of which it has deleted a replica, or has begun to.
+    pub(super) deleted: BTreeSet<PartitionId>,
     /// Openings that are still to be cut off.
     pub(super) nested: u32,
     /// The number of the last full-disk period; an earlier one's end does not end it.
@@ -141,6 +145,8 @@ impl<S: Subject> SimNode<S> {
             incarnation: 0,
             replicated: knobs.replicated,
             joined: BTreeMap::new(),
+            comes_back: BTreeMap::new(),
+            deleted: BTreeSet::new(),
             nested: 0,
             full_disk: 0,
             paused_until_ns: 0,

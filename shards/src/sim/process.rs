@@ -103,6 +103,7 @@ impl<S: Subject> SimNode<S> {
             drop(books);
             let knobs = &world.plan.knobs;
             let options = shard_options(knobs, (self.number, self.incarnation), self.replicated);
+            let origins = self.found_in(&wal, origins);
             Shard::open(options, wal, machine, &origins, seed)
         });
         if let Ok(opened) = &opened {
@@ -185,6 +186,7 @@ impl<S: Subject> SimNode<S> {
     /// What a dead process leaves behind: disks with unsynced writes decided, media likewise.
     fn die(&mut self, world: &mut Common<S>) {
         self.process = None;
+        self.comes_back.clear();
         world.books.borrow_mut().crashed(self.number);
         world.clients.cut_off(self.number);
         world.safety.crashed(self.number);
@@ -378,7 +380,9 @@ impl<S: Subject> SimNode<S> {
     /// A replica has been fenced: right only where acknowledged bytes were changed.
     fn fenced(&mut self, world: &mut Common<S>, partition: PartitionId, why: &str) {
         world.note("fenced", partition.0, 0, 0);
-        if world.is_state_damaged && why.contains("cannot be applied") && why.contains("damaged") {
+        if self.is_half_deleted(partition, why) {
+            world.probe("deletions cut off by a crash");
+        } else if world.is_state_damaged && why.contains("cannot be applied") && why.contains("damaged") {
             world.probe("partitions stopped by damage");
         } else if world.may_refuse {
             world.probe("safe halts");
