@@ -13,7 +13,7 @@ use crate::raft::membership::Membership;
 use crate::raft::start::Origin;
 use crate::sim::mail::node_of;
 use crate::sim::node::{NodeEvent, SimNode};
-use crate::sim::rng::Rng;
+use crate::sim::rng::{Rng, mix};
 use crate::sim::swarm::{Class, Knobs, MS};
 use crate::sim::workload::Subject;
 use crate::sim::world::{Common, World};
@@ -59,6 +59,10 @@ impl<S: Subject> SimNode<S> {
             self.deleted.insert(partition);
         }
         match deleted {
+            Ok(Deletion::Done) if origin == Origin::Restart => {
+                world.probe("replicas deleted for nobody");
+                self.comes_back.remove(&partition);
+            }
             Ok(Deletion::Done) => {
                 world.probe("members that come back");
                 self.comes_back.remove(&partition);
@@ -79,6 +83,14 @@ impl<S: Subject> SimNode<S> {
             Err(error) => self.exited(world, shard, &error.to_string()),
         }
         false
+    }
+
+    /// Its replica was removed, and is deleted now and then before it is known whether it is to have another one.
+    pub(super) fn removed(&mut self, world: &mut Common<S>, partition: PartitionId) {
+        let mut rng = Rng::new(world.plan.seed ^ mix(world.now_ns ^ partition.0), "deletions");
+        if rng.chance(300) {
+            self.come_back(world, partition, Origin::Restart);
+        }
     }
 
     /// It is to be another member of a partition's group than the one that it has a replica of.

@@ -271,6 +271,7 @@ impl<S: Subject> SimNode<S> {
         for (partition, by) in outputs.removed.drain(..) {
             world.note("removed", partition.0, self.name(shard), by.get());
             world.probe("replicas removed");
+            self.removed(world, partition);
         }
         self.answer_operator(world, shard, std::mem::take(&mut outputs.members));
         self.interrupt_installs(world);

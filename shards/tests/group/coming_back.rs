@@ -168,3 +168,34 @@ fn a_member_is_not_deleted() {
     assert_eq!(delete(&mut cluster, leader, &later), Deletion::Refused, "the group cannot do without it");
     cluster.put(leader, "set a 2");
 }
+
+/// A replica that has lost the end of its log may have acknowledged it: it is fenced, and its storage has another member once it is
+/// removed.
+#[test]
+fn a_fenced_replica_is_replaced_by_another_member() {
+    let (mut cluster, leader) = Cluster::led(3);
+    cluster.put(leader, "set a 1");
+    cluster.pass(300);
+    let lost = (leader + 1) % 3;
+    cluster.worlds[lost].shard.machine_mut().flush();
+    cluster.work(300);
+    cluster.kill(lost);
+    // The same as if the log had ended earlier.
+    cluster.worlds[lost].saved.borrow_mut().get_mut(&PARTITION.0).expect("it is flushed").applied += 9;
+    cluster.may_stop.insert(lost);
+    cluster.start(lost, true);
+    cluster.turn();
+    let why = cluster.worlds[lost].fenced.pop().map(|(_, why)| why).unwrap_or_default();
+    assert!(why.contains("entries are lost"), "{why}");
+    let earlier = Origin::Join { member: founder(lost), leader: (founder(leader), storage(leader)) };
+    for next in [Origin::Restart, earlier] {
+        assert_eq!(delete(&mut cluster, lost, &next), Deletion::Refused, "it is still a member");
+    }
+    for change in [Change::Demote(founder(lost)), Change::Remove(founder(lost))] {
+        cluster.make(leader, &[change]);
+    }
+    let origin = add(&mut cluster, leader, lost);
+    delete_all(&mut cluster, lost, &origin);
+    open(&mut cluster, lost, &origin);
+    takes_part(&mut cluster, leader, lost, &origin);
+}
