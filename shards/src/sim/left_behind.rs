@@ -13,13 +13,18 @@ use crate::sim::workload::Subject;
 use crate::sim::world::World;
 
 /// Whether so few of those who vote run that they cannot agree upon anything new.
-fn are_hindered(running: &[usize], voters: &[usize]) -> bool {
-    running.iter().filter(|node| voters.contains(node)).count() <= voters.len() / 2
+fn are_hindered(running: &[usize], voters: &[Option<usize>]) -> bool {
+    running.iter().filter(|node| voters.contains(&Some(**node))).count() <= voters.len() / 2
 }
 
-/// The nodes of these members.
-fn nodes_of(members: &Membership, ids: &[u64]) -> Vec<usize> {
-    ids.iter().filter_map(|id| node_of(members.storage(MemberId(*id))?)).collect()
+/// The nodes of these members, with `None` for one whose node has another member by now, as far as `is_another` knows.
+fn nodes_of(
+    members: &Membership,
+    ids: &[u64],
+    is_another: impl Fn(usize, MemberId) -> bool,
+) -> Vec<Option<usize>> {
+    let nodes = ids.iter().filter_map(|id| Some((MemberId(*id), node_of(members.storage(MemberId(*id))?)?)));
+    nodes.map(|(id, node)| (!is_another(node, id)).then_some(node)).collect()
 }
 
 impl<S: Subject> SimNode<S> {
@@ -67,13 +72,19 @@ impl<S: Subject> World<S> {
             let here = members.member_on(self.common.plan.knobs.storage(*node));
             here.is_some_and(|here| members.is_joining(here))
         };
+        // A storage that a member was removed from may have another one, which votes for itself only.
+        let is_another = |node: usize, id: MemberId| {
+            let own = members.iter().find(|(of, _)| *of == node);
+            let here = own.and_then(|(_, own)| own.member_on(self.common.plan.knobs.storage(node)));
+            here.is_some_and(|here| here != id)
+        };
         let mut known = members.iter().filter(|known| !joins(known)).peekable();
         known.peek().is_none()
             || known.any(|(_, members)| {
                 let conf = members.conf_state();
                 let outgoing = Some(&conf.voters_outgoing).filter(|outgoing| !outgoing.is_empty());
                 let mut both = outgoing.into_iter().chain([&conf.voters]);
-                both.any(|voters| are_hindered(&running, &nodes_of(members, voters)))
+                both.any(|voters| are_hindered(&running, &nodes_of(members, voters, is_another)))
             })
     }
 
@@ -96,10 +107,12 @@ mod tests {
 
     #[test]
     fn a_majority_of_those_who_vote_agrees() {
-        assert!(!are_hindered(&[0, 1], &[0, 1, 2]));
-        assert!(are_hindered(&[0], &[0, 1, 2]));
-        assert!(are_hindered(&[0, 1], &[0, 1, 2, 3]));
-        assert!(are_hindered(&[0, 3, 4], &[0, 1, 2]), "who has no vote counts for nothing");
-        assert!(!are_hindered(&[0, 1, 2], &[2]));
+        let all = [0, 1, 2, 3].map(Some);
+        assert!(!are_hindered(&[0, 1], &all[..3]));
+        assert!(are_hindered(&[0], &all[..3]));
+        assert!(are_hindered(&[0, 1], &all));
+        assert!(are_hindered(&[0, 3, 4], &all[..3]), "who has no vote counts for nothing");
+        assert!(!are_hindered(&[0, 1, 2], &all[2..3]));
+        assert!(are_hindered(&[0, 2], &[Some(0), Some(1), None]), "another member counts for nothing either");
     }
 }

@@ -12,6 +12,7 @@ use crate::machine::StateMachine;
 use crate::raft::start::Origin;
 use crate::sim::clock::Clock;
 use crate::sim::disk::{Disk, SimDevice};
+use crate::sim::members::members_of;
 use crate::sim::observed::Observed;
 use crate::sim::plan::Plan;
 use crate::sim::rng::Rng;
@@ -251,8 +252,9 @@ impl<S: Subject> SimNode<S> {
                 let (applied, released) = (replica.applied, replica.released);
                 lines.push(format!(
                     "  partition {id}: {:?}, {:?} of term {}, last {last}, committed {committed}, applied {applied}, \
-                     persisted {persisted}, released {released}, {} requests in {} entries",
-                    replica.started_as, replica.role, replica.term, replica.pending_requests, replica.pending_entries
+                     persisted {persisted}, released {released}, {} requests in {} entries; {:?}",
+                    replica.started_as, replica.role, replica.term, replica.pending_requests, replica.pending_entries,
+                    members_of::<S>(&unit.shard, id)
                 ));
             }
         }
