@@ -57,6 +57,8 @@ const WANTED: &[(&str, u64)] = &[
     ("leaders elected", 5000),
     ("logs cut back", 2),
     ("entries read back for members", 2000),
+    ("members that come back", 4),
+    ("replicas deleted for nobody", 2),
     ("messages refused", 100),
     ("rejected: not the leader", 10_000),
     ("rejected: no leader", 400),

@@ -3,6 +3,8 @@
 //! Invariant: a partition is found not to answer only once each node was asked after the time that it may take; where one of them
 //! lacks what no log has any more, that is the time of an image, too.
 
+use corduroy_wal::{LogState, Lsn};
+
 use crate::ids::PartitionId;
 use crate::machine::Kind;
 use crate::sim::swarm::MS;
@@ -20,14 +22,19 @@ impl<S: Subject> World<S> {
         self.ask_of(&nodes, invariant, DRAIN_NS, question)
     }
 
-    /// Whether one of these nodes lacks entries of a partition that none of their logs has any more.
+    /// Whether one of these nodes, a member of a partition's group, lacks entries that none of their logs has any more, or has none,
+    /// since the first one is served to nobody.
     fn awaits_image(&self, partition: PartitionId, nodes: &[usize]) -> bool {
-        let shard = self.common.shard_of(partition);
-        let processes = nodes.iter().filter_map(|node| self.nodes.get(*node)?.process.as_ref());
+        let (shard, left) = (self.common.shard_of(partition), self.left_behind(partition));
+        let members = nodes.iter().filter(|node| !left.contains(node));
+        let processes = members.filter_map(|node| self.nodes.get(*node)?.process.as_ref());
         let shards = processes.filter_map(|process| Some(&process.units.get(shard)?.shard));
         let logs = shards.filter_map(|shard| shard.wal().log_state(partition.log())).collect::<Vec<_>>();
-        let first = logs.iter().map(|log| log.first).max();
-        logs.iter().any(|log| first.is_some_and(|first| log.last.next() < first))
+        logs.iter().any(|log| {
+            let mut ahead = logs.iter().filter(|other| other.last > log.last).peekable();
+            let lacks = |other: &LogState| log.last == Lsn::ZERO || other.first > log.last.next();
+            ahead.peek().is_some() && ahead.all(lacks)
+        })
     }
 
     /// The same, of one of these nodes after the other, for so long.
@@ -50,11 +57,6 @@ impl<S: Subject> World<S> {
             if refused.is_empty() {
                 return true;
             }
-            let awaits = |(partition, _): &(PartitionId, String)| self.awaits_image(*partition, nodes);
-            if self.common.now_ns > deadline_ns && deadline_ns < images_ns && refused.iter().any(awaits) {
-                (deadline_ns, last_tries) = (images_ns, nodes.len());
-                self.common.probe("answers that wait for an image");
-            }
             let is_late = self.common.now_ns > deadline_ns;
             if is_late {
                 // They would lengthen the last rounds for the others.
@@ -65,6 +67,11 @@ impl<S: Subject> World<S> {
                 if refused.is_empty() {
                     return true;
                 }
+            }
+            let awaits = |(partition, _): &(PartitionId, String)| self.awaits_image(*partition, nodes);
+            if is_late && last_tries == 0 && deadline_ns < images_ns && refused.iter().all(awaits) {
+                (deadline_ns, last_tries) = (images_ns, nodes.len() + 1);
+                self.common.probe("answers that wait for an image");
             }
             if is_late && last_tries == 0 {
                 let after_ns = self.common.now_ns - begun_ns;

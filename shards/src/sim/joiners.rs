@@ -117,7 +117,7 @@ impl<S: Subject> SimNode<S> {
 
     /// Whether a replica is stopped by what is missing of it, since a crash has cut its deletion off.
     pub(super) fn is_half_deleted(&self, partition: PartitionId, why: &str) -> bool {
-        self.deleted.contains(&partition) && why.contains("entries are lost")
+        self.deleted.contains(&partition) && why.contains("but the log starts at")
     }
 
     /// It has a replica of a partition from now on, of a member that joins.
