@@ -82,6 +82,7 @@ const WANTED: &[(&str, u64)] = &[
     ("images installed", 100),
     ("crashes during installs", 3),
     ("members that join", 50),
+    ("members that come back", 4),
     ("members changed", 80),
     ("leads handed on", 10),
     ("replicas removed", 5),

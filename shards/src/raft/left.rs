@@ -88,12 +88,7 @@ mod tests {
     const HERE: StorageId = StorageId(7);
 
     fn log(members: &Membership, last: u64) -> LogState {
-        LogState {
-            first: Lsn(1),
-            last: Lsn(last),
-            conf: Some(members.encode().into()),
-            ..LogState::default()
-        }
+        LogState { first: Lsn(1), last: Lsn(last), conf: Some(members.encode()), ..LogState::default() }
     }
 
     fn founded(ids: &[(u64, u64)]) -> Membership {
@@ -137,7 +132,7 @@ mod tests {
         let alone = founded(&[(1, 7)]).made_by(Lsn(40));
         assert!(!may_go(&log(&alone, 44), &joins(60)));
         assert!(!may_go(&LogState { last: Lsn(44), ..LogState::default() }, &joins(60)), "kept without Raft");
-        let damaged = LogState { conf: Some(vec![9; 9].into()), ..log(&alone, 44) };
+        let damaged = LogState { conf: Some(vec![9; 9]), ..log(&alone, 44) };
         assert!(!may_go(&damaged, &joins(60)));
     }
 

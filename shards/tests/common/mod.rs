@@ -208,11 +208,7 @@ impl StateMachine for Kv {
                 self.with_images(|images, machine| images.retry(machine));
             }
             Job::Image(ask) => self.image_job_done(ask),
-            Job::Clear(partition) => {
-                self.clearing.remove(&partition.0);
-                self.parts.remove(&partition.0);
-                self.saved.borrow_mut().remove(&partition.0);
-            }
+            Job::Clear(partition) => self.deleted(partition),
             Job::Fetch(key) => {
                 self.woken.extend(self.fetching.remove(&key).unwrap_or_default());
                 self.warm.insert(key);
@@ -303,13 +299,8 @@ impl StateMachine for Kv {
         events.append(&mut self.refused_chunks);
     }
 
-    /// By a job, as in the store.
     fn clear(&mut self, partition: PartitionId) -> bool {
-        let is_clear = !self.parts.contains_key(&partition.0) && self.persisted(partition) == Lsn::ZERO;
-        if !is_clear && self.clearing.insert(partition.0) {
-            self.jobs.push(Job::Clear(partition));
-        }
-        is_clear
+        self.delete(partition)
     }
 
     fn installed_image(&self, partition: PartitionId) -> Option<Header> {

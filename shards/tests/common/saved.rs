@@ -128,6 +128,24 @@ impl Kv {
 const PAIR: u8 = 0;
 const LINE: u8 = 1;
 
+impl Kv {
+    /// Deletes a partition by a job, as the store does. Returns whether nothing is left.
+    pub fn delete(&mut self, partition: PartitionId) -> bool {
+        let id = partition.0;
+        let is_left = self.parts.contains_key(&id) || self.saved.borrow().contains_key(&id);
+        if is_left && self.clearing.insert(id) {
+            self.jobs.push(Job::Clear(partition));
+        }
+        !is_left
+    }
+
+    pub fn deleted(&mut self, partition: PartitionId) {
+        self.clearing.remove(&partition.0);
+        self.parts.remove(&partition.0);
+        self.saved.borrow_mut().remove(&partition.0);
+    }
+}
+
 impl Holds for Kv {
     fn persisted(&self, partition: PartitionId) -> Option<(Lsn, u64, Pairs)> {
         let saved = self.saved.borrow();

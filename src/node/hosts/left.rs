@@ -8,10 +8,10 @@ use std::cell::RefCell;
 use corduroy_shards::raft::left::Deletion;
 use corduroy_shards::{Now, Origin, PartitionId, ShardError};
 
-use super::Hosts;
 use super::host::Host;
 
-const NS_PER_S: u64 = 1_000_000_000;
+/// In a second.
+pub const NS_PER_S: u64 = 1_000_000_000;
 
 /// See the file's head.
 #[derive(Debug, Default)]
@@ -29,17 +29,18 @@ impl Left {
     }
 
     /// When the next of them is due, on the monotonic clock.
-    fn next_ns(&self, keep_ns: u64) -> Option<u64> {
+    pub fn next_ns(&self, keep_ns: u64) -> Option<u64> {
         self.all.borrow().iter().map(|(.., since_ns)| since_ns.saturating_add(keep_ns)).min()
     }
 
     /// One that was due is looked at again in a second.
-    fn again(&self, index: usize, partition: PartitionId, keep_ns: u64, now: Now) {
+    pub fn again(&self, index: usize, partition: PartitionId, keep_ns: u64, now: Now) {
         let since_ns = now.mono_ns.saturating_add(NS_PER_S).saturating_sub(keep_ns);
         self.all.borrow_mut().push((index, partition, since_ns));
     }
 
-    fn take_due(&self, keep_ns: u64, now_ns: u64) -> Vec<(usize, PartitionId)> {
+    /// Those that are due.
+    pub fn take_due(&self, keep_ns: u64, now_ns: u64) -> Vec<(usize, PartitionId)> {
         let is_due = |at: &mut (usize, PartitionId, u64)| at.2.saturating_add(keep_ns) <= now_ns;
         let due = self.all.borrow_mut().extract_if(.., is_due).collect::<Vec<_>>();
         due.into_iter().map(|(index, partition, _)| (index, partition)).collect()
@@ -66,30 +67,6 @@ pub fn delete(host: &Host, partition: PartitionId, next: &Origin) -> Result<Dele
         );
     }
     Ok(deletion)
-}
-
-impl Hosts {
-    /// How long what was removed stays.
-    fn keep_ns(&self) -> u64 {
-        self.core.config().removed_keep_s.saturating_mul(NS_PER_S)
-    }
-
-    /// When what was left is to be deleted next.
-    pub(super) fn left_next_ns(&self) -> Option<u64> {
-        self.left.next_ns(self.keep_ns())
-    }
-
-    /// Deletes what was left long enough ago.
-    pub fn delete_left(&self, now: Now) {
-        for (index, partition) in self.left.take_due(self.keep_ns(), now.mono_ns) {
-            let Some(host) = self.all.get(index) else { continue };
-            match delete(host, partition, &Origin::Restart) {
-                Ok(Deletion::UnderWay) => self.left.again(index, partition, self.keep_ns(), now),
-                Ok(Deletion::Done | Deletion::Refused) => {}
-                Err(error) => super::turn::end_process(host, &error),
-            }
-        }
-    }
 }
 
 #[cfg(test)]

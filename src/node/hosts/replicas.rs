@@ -9,13 +9,14 @@ use corduroy_shards::raft::group::claims_lead;
 use corduroy_shards::raft::left::Deletion;
 use corduroy_shards::wal::Lsn;
 use corduroy_shards::{
-    ChangeRefusal, Contact, Input, MemberOutcome, MemberRequest, Origin, PartitionId, RaftMessage, Rejection,
-    ReplicaStatus, Reply, ShardError, StorageId, Ticket,
+    ChangeRefusal, Contact, Input, MemberOutcome, MemberRequest, Now, Origin, PartitionId, RaftMessage,
+    Rejection, ReplicaStatus, Reply, ShardError, StorageId, Ticket,
 };
 
 use super::host::{Host, NodeShard};
-use super::left::delete;
+use super::left::{NS_PER_S, delete};
 use super::members::{Asked, Either, Next, contacts_of, done, has_its_folder, list, next};
+use super::turn::end_process;
 use super::{Home, Hosts};
 use crate::node::message::Answer;
 use crate::node::topology::note_leader;
@@ -198,5 +199,29 @@ impl Hosts {
             return Ok(if is_there { Deletion::Done } else { Deletion::UnderWay });
         }
         Ok(deletion)
+    }
+}
+
+impl Hosts {
+    /// How long what was removed stays.
+    fn keep_ns(&self) -> u64 {
+        self.core.config().removed_keep_s.saturating_mul(NS_PER_S)
+    }
+
+    /// When what was left is to be deleted next.
+    pub(super) fn left_next_ns(&self) -> Option<u64> {
+        self.left.next_ns(self.keep_ns())
+    }
+
+    /// Deletes what was left long enough ago.
+    pub fn delete_left(&self, now: Now) {
+        for (index, partition) in self.left.take_due(self.keep_ns(), now.mono_ns) {
+            let Some(host) = self.all.get(index) else { continue };
+            match delete(host, partition, &Origin::Restart) {
+                Ok(Deletion::UnderWay) => self.left.again(index, partition, self.keep_ns(), now),
+                Ok(Deletion::Done | Deletion::Refused) => {}
+                Err(error) => end_process(host, &error),
+            }
+        }
     }
 }
