@@ -1,5 +1,7 @@
 //! Which shards of other storages are alive: one beat for each pair of shards, whatever the number of groups that they share.
 //!
+//! Beats of all shards of a node are due at the same times, so that those of a core travel together (`net/beats.rs`).
+//!
 //! A shard sends a beat every so often to each peer, the shard of another storage that it has exchanged messages of some group
 //! with. A peer is alive while beats of its come. Groups that sleep rest on that alone: nothing of their own is sent. So what
 //! they would hear of by its absence becomes an event here: a peer that is not heard any more, one that is heard
@@ -128,7 +130,9 @@ impl Liveness {
             return;
         }
         self.peers.retain(|peer| peer.is_alive || silence(peer) < silent_ns * FORGOTTEN_AFTER);
-        (self.number, self.next_ns) = (self.number + 1, now_ns + self.every_ns);
+        // All shards of a node have the same times: so the beats of a core's are in one frame, and one message.
+        (self.number, self.next_ns) =
+            (self.number + 1, (now_ns / self.every_ns + 1).saturating_mul(self.every_ns));
         let beat = |peer: &Peer| PeerMessage {
             partition: peer.partition,
             to: peer.storage,

@@ -39,6 +39,17 @@ fn nothing_is_sent_before_somebody_is_met_and_little_afterwards() {
 }
 
 #[test]
+fn shards_that_begin_at_different_times_beat_at_the_same() {
+    let next = [5, 170, 299].map(|ms| {
+        let mut shard = of(1, 0);
+        shard.meet(StorageId(2), P, ms * MS);
+        shard.look(ms * MS, &mut Vec::new());
+        shard.next_ns()
+    });
+    assert_eq!(next, [Some(300 * MS); 3]);
+}
+
+#[test]
 fn who_is_silent_is_down_and_up_again_with_the_first_beat() {
     let (mut one, mut two) = (of(1, 0), of(2, 0));
     one.meet(StorageId(2), P, 0);

@@ -7,10 +7,12 @@ use bytes::Bytes;
 use corduroy_wal::fields::Fields;
 use raft::eraftpb::{Entry, Message};
 
+use super::beats::{OTHER_BYTES, are_others};
 use super::kind::{self, Kind};
 use super::message::{
-    ASKS_SNAPSHOT, Contradiction, ENTRIES_MAX, ENTRY_BYTES, HAS_CONTEXT, HAS_PRIORITY, IS_TRANSFER,
-    LENGTH_BITS, MessageDamage, REJECTED, TRANSFER, check_before, check_head, check_image, check_run,
+    ASKS_SNAPSHOT, Contradiction, ENTRIES_MAX, ENTRY_BYTES, HAS_CONTEXT, HAS_OTHERS, HAS_PRIORITY,
+    IS_TRANSFER, LENGTH_BITS, MessageDamage, REJECTED, TRANSFER, check_before, check_head, check_image,
+    check_run,
 };
 use crate::ids::PartitionId;
 
@@ -106,9 +108,12 @@ impl FieldReader<'_, '_> {
                 check_image(self.kind, &message.context).map_err(|why| self.wrong(why))?;
             }
             Kind::Beat => {
-                self.only(0)?;
+                self.only(HAS_OTHERS)?;
                 (message.index, message.commit, message.commit_term) =
                     (self.number()?, self.number()?, self.number()?);
+                if self.has(HAS_OTHERS) {
+                    message.context = self.other_beats()?;
+                }
             }
             Kind::Sleep => {
                 self.only(0)?;
@@ -143,6 +148,12 @@ impl FieldReader<'_, '_> {
             message.context = Bytes::from_static(TRANSFER);
         }
         Ok(())
+    }
+
+    fn other_beats(&mut self) -> Result<Bytes, MessageDamage> {
+        let count = self.fields.array().map(u16::from_le_bytes).ok_or(MessageDamage::Short)?;
+        let others = self.payload(usize::from(count) * OTHER_BYTES)?;
+        if are_others(&others) { Ok(others) } else { Err(self.wrong(Contradiction::Others)) }
     }
 
     fn context(&mut self) -> Result<Bytes, MessageDamage> {

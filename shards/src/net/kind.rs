@@ -10,7 +10,8 @@ use super::frame::Lane;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Kind {
-    /// A shard is alive: from its storage to another one with members of its groups (`liveness.rs`). It
+    /// A shard is alive: from its storage to another one with members of its groups (`liveness.rs`); on its way it takes the beats
+    /// of others along (`beats.rs`). It
     /// names one of these groups, to find its way; its members are the storages. The crate's kinds of this number and of the two
     /// of sleep are ones that peers never step.
     Beat = 1,
@@ -209,7 +210,7 @@ impl Kind {
             Self::VoteResponse | Self::PreVoteResponse => COMMIT | COMMIT_TERM | REJECT,
             Self::Heartbeat | Self::HeartbeatResponse => COMMIT | CONTEXT,
             Self::Image | Self::ImageResponse => CONTEXT,
-            Self::Beat => INDEX | COMMIT | COMMIT_TERM,
+            Self::Beat => INDEX | COMMIT | COMMIT_TERM | CONTEXT,
             Self::Sleep => INDEX,
             Self::TimeoutNow | Self::Wake => 0,
             Self::ReadIndex => ENTRIES,

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use corduroy_wal::mix::SplitMix64;
 
+use super::beats;
 use super::frame::{Lane, MESSAGES_MAX};
 use super::hello::CoreId;
 use super::output::{ConnId, NS_PER_MS, PeerOptions, To};
@@ -105,8 +106,12 @@ impl Link {
         self.queue.push_back(waiting);
     }
 
-    /// The messages of the next frame, in order, and for whose replicas they are.
-    pub fn take_frame(&mut self, options: &PeerOptions) -> (Vec<Parcel>, Vec<(PartitionId, StorageId)>) {
+    /// The messages of the next frame, which is of that version, in order, and for whose replicas they are.
+    pub fn take_frame(
+        &mut self,
+        options: &PeerOptions,
+        version: u8,
+    ) -> (Vec<Parcel>, Vec<(PartitionId, StorageId)>) {
         let (mut messages, mut bytes) = (0, 0);
         for waiting in self.queue.iter().take(MESSAGES_MAX) {
             let more = bytes + waiting.message.bytes();
@@ -120,7 +125,11 @@ impl Link {
             let replica = (message.partition(), to.storage);
             (message, replica)
         };
-        self.queue.drain(..messages).map(of).unzip()
+        let (mut messages, members): (Vec<_>, _) = self.queue.drain(..messages).map(of).unzip();
+        if version >= beats::SINCE {
+            beats::join(&mut messages);
+        }
+        (messages, members)
     }
 
     /// Drops what frames of that version do not have. Returns how much that was.

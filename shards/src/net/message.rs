@@ -16,6 +16,7 @@
 //!  7 image                 length u32 | bytes of image::transfer::ToReceiver
 //! 11 image response        length u32 | bytes of image::transfer::ToSender
 //!  1 beat                  incarnation u64 | epoch u64 | number u64; its term is the process's start, and one
+//!                          | with flag 32: others u16, not 0 | of each: partition u64 | epoch u64 | number u64
 //!  8 heartbeat             commit u64 | with flag 4: context
 //!    9 heartbeat response
 //! 10 wake                 nothing; its term is 1
@@ -35,6 +36,7 @@
 use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
+use super::beats::{self, OTHER_BYTES};
 use super::kind::{self, Kind};
 use crate::ids::PartitionId;
 use crate::image::transfer::{ToReceiver, ToSender};
@@ -62,6 +64,8 @@ pub(super) const HAS_CONTEXT: u8 = 4;
 pub(super) const HAS_PRIORITY: u8 = 8;
 /// The campaign is one that the leader asked for.
 pub(super) const IS_TRANSFER: u8 = 16;
+/// Beats of other shards of the process follow.
+pub(super) const HAS_OTHERS: u8 = 32;
 /// What the crate writes into the context of such a campaign.
 pub(super) const TRANSFER: &[u8] = b"CampaignTransfer";
 
@@ -164,6 +168,9 @@ pub enum Contradiction {
     /// What is sent of an image, in another form.
     #[error("what it has of an image is none")]
     Image,
+    /// Beats beside the first that are none, or more than a message has.
+    #[error("the beats beside its own are none, or too many")]
+    Others,
     /// A priority that is flagged and 0, or that says two things.
     #[error("its priority is not stated as it has to be")]
     Priority,
@@ -201,10 +208,16 @@ impl Outgoing {
         self.bytes
     }
 
-    /// The first version of frames that has its kind.
+    /// The first version of frames that has its kind, in its form.
     #[must_use]
-    pub const fn since(&self) -> u8 {
-        self.kind.since()
+    pub fn since(&self) -> u8 {
+        let is_joined = self.kind == Kind::Beat && !self.message.context.is_empty();
+        if is_joined { beats::SINCE } else { self.kind.since() }
+    }
+
+    /// The message.
+    pub(super) const fn message(&self) -> &Message {
+        &self.message
     }
 
     /// The partition that it belongs to.
@@ -280,10 +293,10 @@ fn flags(kind: Kind, message: &Message) -> u8 {
         }
         Kind::VoteResponse | Kind::PreVoteResponse => flag(message.reject, REJECTED),
         Kind::Heartbeat | Kind::HeartbeatResponse => flag(!message.context.is_empty(), HAS_CONTEXT),
+        Kind::Beat => flag(!message.context.is_empty(), HAS_OTHERS),
         Kind::Append
         | Kind::Image
         | Kind::ImageResponse
-        | Kind::Beat
         | Kind::Sleep
         | Kind::Wake
         | Kind::TimeoutNow
@@ -327,7 +340,9 @@ fn fields_bytes(kind: Kind, message: &Message) -> Result<usize, Contradiction> {
             check_image(kind, &message.context)?;
             4 + message.context.len()
         }
-        Kind::Beat => 3 * 8,
+        Kind::Beat if message.context.is_empty() => 3 * 8,
+        Kind::Beat if beats::are_others(&message.context) => 3 * 8 + 2 + message.context.len(),
+        Kind::Beat => return Err(Contradiction::Others),
         Kind::Sleep => 8,
         Kind::TimeoutNow | Kind::Wake => 0,
         Kind::ReadIndex => context_bytes(read_context(message)?)?,
@@ -442,7 +457,14 @@ fn write_fields(kind: Kind, message: &Message, out: &mut Vec<u8>) {
             out.extend_from_slice(&length.to_le_bytes());
             out.extend_from_slice(&message.context);
         }
-        Kind::Beat => [index, commit, commit_term].into_iter().for_each(|field| put(out, field)),
+        Kind::Beat => {
+            [index, commit, commit_term].into_iter().for_each(|field| put(out, field));
+            if !message.context.is_empty() {
+                let others = u16::try_from(message.context.len() / OTHER_BYTES);
+                out.extend_from_slice(&others.expect("their number was looked at").to_le_bytes());
+                out.extend_from_slice(&message.context);
+            }
+        }
         Kind::Sleep => put(out, index),
         Kind::TimeoutNow | Kind::Wake => {}
         Kind::ReadIndex | Kind::ReadIndexResponse => {

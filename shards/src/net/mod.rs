@@ -4,6 +4,7 @@
 //! In reading order: [`message`] (what one replica sends to another), [`frame`] (the messages of a turn to one core of a
 //! peer, on a connection), [`request`] (what is forwarded for clients), [`handshake`] (how two nodes agree to a connection), [`peers`] (all connections of a core).
 
+pub mod beats;
 mod decode;
 pub mod founding;
 pub mod frame;

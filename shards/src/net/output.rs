@@ -313,7 +313,8 @@ impl PeerCounters {
         self.refused.get(kind.index()).copied().unwrap_or(0)
     }
 
-    /// Messages of replicas by their kinds: those that were to be sent, whatever became of them, and those that came.
+    /// Messages of replicas by their kinds: those that were to be sent, whatever became of them, and those that came. Beats that go
+    /// as one message are several here.
     pub fn kinds(&self) -> impl Iterator<Item = (Kind, u64, u64)> {
         let counts = self.queued.into_iter().zip(self.came);
         Kind::ALL.into_iter().zip(counts).map(|(kind, (queued, came))| (kind, queued, came))
@@ -324,7 +325,6 @@ impl PeerCounters {
     }
 
     pub(super) fn count_received(&mut self, message: &Message) {
-        self.messages_received += 1;
         count_kind(&mut self.came, message);
     }
 

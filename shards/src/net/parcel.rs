@@ -42,7 +42,7 @@ impl Parcel {
     }
 
     /// The first version of frames that it goes in. What is for clients has a lane, of which that is asked.
-    pub const fn since(&self) -> u8 {
+    pub fn since(&self) -> u8 {
         match self {
             Self::Replica(message) => message.since(),
             Self::Forwarded(_) => 0,

@@ -28,6 +28,7 @@ use corduroy_wal::mix::SplitMix64;
 use hashbrown::HashSet;
 use raft::eraftpb::Message;
 
+use super::beats;
 use super::frame::{FrameReader, FrameWriter, Lane};
 use super::handshake::{Handshake, Local, Outcome, Side};
 use super::hello::{CoreId, Epoch, Nonce, SHARDS_MAX, ShardCore};
@@ -255,7 +256,7 @@ impl Peers {
                 }
                 continue;
             }
-            let (messages, members) = link.take_frame(&self.options);
+            let (messages, members) = link.take_frame(&self.options, session.version);
             let bytes = session.writer.write(&messages);
             session.owed.extend(messages.iter().filter_map(Parcel::request));
             session.writing_since_ns = Some(now_ns);
@@ -383,8 +384,11 @@ impl Peers {
                 }),
                 Lane::Liveness | Lane::Log | Lane::Bulk => frame.into_messages().try_for_each(|message| {
                     message.map(|(partition, message)| {
-                        counters.count_received(&message);
-                        take(Output::Deliver { node, partition, message: Box::new(message) });
+                        counters.messages_received += 1;
+                        for (partition, message) in beats::apart(partition, message) {
+                            counters.count_received(&message);
+                            take(Output::Deliver { node, partition, message: Box::new(message) });
+                        }
                     })
                 }),
             };

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use crate::ids::{MemberId, PartitionId, StorageId};
+use crate::net::beats::apart;
 use crate::net::frame::Stream;
 use crate::net::hello::Versions;
 use crate::net::{FrameReader, FrameWriter, Lane, Outgoing};
@@ -80,7 +81,8 @@ fn open(from: usize, to: usize, bytes: Vec<u8>) -> Option<Vec<(PartitionId, raft
     reader.push(Bytes::from(bytes));
     let frame = reader.next().ok().flatten()?;
     let messages = frame.into_messages().collect::<Result<Vec<_>, _>>();
-    Some(messages.expect("its checksums fit, and it was written by a replica"))
+    let messages = messages.expect("its checksums fit, and it was written by a replica");
+    Some(messages.into_iter().flat_map(|(partition, message)| apart(partition, message)).collect())
 }
 
 impl<S: Subject> SimNode<S> {

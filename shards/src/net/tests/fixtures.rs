@@ -174,6 +174,16 @@ fn messages_of_sleep_of_version_3() {
     keep_to(&fixtures(include_str!("../sleep-3.txt")), messages);
 }
 
+/// What frames of version 4 have beside that.
+#[test]
+fn messages_of_beats_of_version_4() {
+    let others = [[0x0103, 0x0d0e, 0x0f10], [0x0104, 0x1112, 0x1314_u64]].concat();
+    let context = others.into_iter().flat_map(u64::to_le_bytes).collect();
+    let beat =
+        Message { index: 0x0708, commit: 0x090a, commit_term: 0x0b0c, ..of(Kind::Beat, (3, 0x0405), 6) };
+    keep_to(&fixtures(include_str!("../beats-4.txt")), vec![("beats", Message { context, ..beat })]);
+}
+
 /// The frames of the fixture: all messages in one, then one of two.
 #[test]
 fn frames_of_version_1() {

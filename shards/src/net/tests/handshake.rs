@@ -97,7 +97,7 @@ fn two_nodes_of_a_cluster_agree() {
     assert_eq!((theirs.our_core, ours.side, theirs.side), (CoreId(0), Side::Dialling, Side::Accepting));
     assert_eq!((&ours.shards, &theirs.shards), (&two.shards, &one.shards));
     assert_eq!((ours.outgoing, ours.incoming), (theirs.incoming, theirs.outgoing));
-    assert!(ours.outgoing.id != ours.incoming.id && ours.outgoing.version == 3);
+    assert!(ours.outgoing.id != ours.incoming.id && ours.outgoing.version == Versions::SPOKEN.highest);
     let mut writer = FrameWriter::new(ours.outgoing);
     let sent = vec![(3, of(Kind::TimeoutNow, (1, 2), 4))];
     let frame = frame_of(&mut writer, &sent);
@@ -178,8 +178,8 @@ fn both_sides_report_what_differs() {
     let (ours, theirs) = refused(|two| two.node = found);
     assert_eq!((ours, theirs), (Refusal::Node { wanted, found }, Refusal::Node { wanted, found }));
 
-    let (ours, theirs) = refused(|two| two.versions = Versions { lowest: 4, highest: 5 });
-    let (one, two) = (Versions::SPOKEN, Versions { lowest: 4, highest: 5 });
+    let (ours, theirs) = refused(|two| two.versions = Versions { lowest: 5, highest: 6 });
+    let (one, two) = (Versions::SPOKEN, Versions { lowest: 5, highest: 6 });
     assert_eq!(ours, Refusal::Versions { ours: one, theirs: two });
     assert_eq!(theirs, Refusal::Versions { ours: two, theirs: one });
 

@@ -169,6 +169,10 @@ fn what_contradicts_itself_is_not_sent() {
         let read = Message { entries: entries.into(), ..of(Kind::ReadIndex, (1, 2), 0) };
         assert_eq!(contradiction(&read), Some(Contradiction::Context));
     }
+    for bytes in [23, 25, 1024 * 24] {
+        let beat = Message { context: vec![1; bytes].into(), ..of(Kind::Beat, (1, 2), 1) };
+        assert_eq!(contradiction(&beat), Some(Contradiction::Others), "{bytes} bytes of others");
+    }
     let vote = || of(Kind::VoteRequest, (1, 2), 1);
     let other = Message { context: Bytes::from_static(b"CampaignElection"), ..vote() };
     assert_eq!(contradiction(&other), Some(Contradiction::Context));
@@ -249,6 +253,11 @@ fn flags_that_mean_nothing_are_refused() {
     *bytes.last_mut().unwrap() = 0;
     let why = Contradiction::Context;
     assert_eq!(decoded(&bytes.into()), Err(MessageDamage::Contradiction { kind: Kind::Heartbeat, why }));
+    let mut bytes = encoded(&of(Kind::Beat, (1, 2), 5)).to_vec();
+    bytes[1] = 32;
+    bytes.extend([0; 2]);
+    let why = Contradiction::Others;
+    assert_eq!(decoded(&bytes.into()), Err(MessageDamage::Contradiction { kind: Kind::Beat, why }));
 }
 
 #[test]

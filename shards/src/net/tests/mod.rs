@@ -1,5 +1,6 @@
 //! Peers, from the bytes of a message to the connections between nodes; and messages to try them with.
 
+mod beats;
 mod chaos;
 mod fixtures;
 mod founders;
@@ -159,8 +160,9 @@ fn any_message() -> impl Strategy<Value = Message> {
         1 => Just(of(Kind::TimeoutNow, (1, 2), 5)),
         1 => Just(of(Kind::Wake, (1, 2), 5)),
         1 => number().prop_map(|index| Message { index, ..of(Kind::Sleep, (1, 2), 5) }),
-        1 => (number(), number(), number()).prop_map(|(index, commit, commit_term)| {
-            Message { index, commit, commit_term, ..of(Kind::Beat, (1, 2), 5) }
+        1 => (number(), number(), number(), 0..4_usize).prop_map(|(index, commit, commit_term, others)| {
+            let context = Bytes::from(vec![7; others * 24]);
+            Message { index, commit, commit_term, context, ..of(Kind::Beat, (1, 2), 5) }
         }),
         1 => read(Kind::ReadIndex),
         1 => read(Kind::ReadIndexResponse),
