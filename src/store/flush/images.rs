@@ -1,10 +1,11 @@
 //! The steps of images, as the shard asks for them: which job is next, and what an install changes in memory.
 //!
 //! Invariants: an image has one job at a time; whatever it holds of the disk level is let go by a job. An install begins when no
-//! flush is under way, and none begins before it has ended: the two would write what is not of one point. What was asked of a
-//! keyspace before its partition was installed names another number, so its answer finds nothing.
+//! flush is under way, and none begins before it has ended: the two would write what is not of one point. So it is with deletions,
+//! which are one job for all that wait, and a flush that is due goes before the next of those. What was asked of a keyspace before
+//! its partition was installed names another number, so its answer finds nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use corduroy_shards::PartitionId;
 use corduroy_shards::image::Header;
@@ -54,17 +55,24 @@ pub(in crate::store) struct Images {
     waiting: Vec<(PartitionId, ImageId, (Lsn, Term))>,
     /// Installs that a job has.
     installing: usize,
-    /// Partitions that are to be deleted, and whether a job does it.
-    clearing: BTreeMap<PartitionId, bool>,
+    /// Partitions that are to be deleted by the next job.
+    to_clear: BTreeSet<PartitionId>,
+    /// Partitions that a job deletes.
+    clearing: BTreeSet<PartitionId>,
     /// What partitions were installed from, until an entry is applied to them.
     installed: BTreeMap<PartitionId, Box<Installed>>,
     pub(in crate::store) events: Vec<ImageEvent>,
 }
 
 impl Images {
-    /// Whether an install or a deletion is under way or waits: no flush begins then.
+    /// Whether an install or a deletion is under way, or an install waits: no flush begins then.
     pub(in crate::store) fn is_installing(&self) -> bool {
         self.installing > 0 || !self.waiting.is_empty() || !self.clearing.is_empty()
+    }
+
+    /// Whether a partition is being deleted, or is to be.
+    fn is_clearing(&self, id: PartitionId) -> bool {
+        self.to_clear.contains(&id) || self.clearing.contains(&id)
     }
 
     /// What a partition was installed from.
@@ -233,12 +241,12 @@ impl<L: DiskLevel> Store<L> {
 
     /// Deletes a partition, unless nothing was ever applied to it. Returns whether nothing is left.
     pub(in crate::store) fn clear_partition(&mut self, id: PartitionId) -> bool {
-        let is_asked = self.images.clearing.contains_key(&id);
+        let is_asked = self.images.is_clearing(id);
         let has_anything = self.partitions.get(&id).is_some_and(|partition| {
             partition.applied.max(partition.persisted) > Lsn::ZERO || partition.is_inside_entry()
         });
         if has_anything && !is_asked {
-            self.images.clearing.insert(id, false);
+            self.images.to_clear.insert(id);
             self.install_if_due();
         }
         !has_anything && !is_asked
@@ -249,12 +257,11 @@ impl<L: DiskLevel> Store<L> {
         if self.ledger.has_running_flush() {
             return;
         }
-        let waiting = self.images.clearing.iter_mut().filter(|(_, is_running)| !**is_running);
-        let waiting: Vec<_> =
-            waiting.map(|(id, is_running)| (*id, std::mem::replace(is_running, true))).collect();
-        for (partition, _) in waiting {
-            let (flush_version, seed) = (self.next_flush_version(partition), self.seed);
-            self.image_job(ImageTask::Clear { partition, flush_version, seed });
+        if self.images.clearing.is_empty() && !self.images.to_clear.is_empty() {
+            self.images.clearing = std::mem::take(&mut self.images.to_clear);
+            let all = self.images.clearing.iter();
+            let partitions = all.map(|id| (*id, self.next_flush_version(*id))).collect();
+            self.image_job(ImageTask::Clear { partitions, seed: self.seed });
         }
         for (id, image, last) in std::mem::take(&mut self.images.waiting) {
             let applied = self.partitions.get(&id).map_or(Lsn::ZERO, |partition| partition.applied);
@@ -369,15 +376,20 @@ impl<L: DiskLevel> Store<L> {
                 });
                 self.images.events.push(ImageEvent::Installed { partition, image, result });
                 self.freeze_if_due();
+                self.install_if_due();
             }
-            ImageDone::Cleared { partition, result } => {
+            ImageDone::Cleared { result } => {
                 self.look();
-                self.images.clearing.remove(&partition);
+                let asked = std::mem::take(&mut self.images.clearing);
                 match result {
-                    Ok(meta) => self.take_installed(partition, &meta),
-                    Err(why) => tracing::warn!("deleting partition {partition}: {why}; it is tried again"),
+                    Ok(metas) => metas.iter().for_each(|(id, meta)| self.take_installed(*id, meta)),
+                    Err(why) => tracing::warn!(
+                        partitions = asked.len(),
+                        "deleting what removed replicas have left: {why}; it is tried again"
+                    ),
                 }
                 self.freeze_if_due();
+                self.install_if_due();
             }
         }
     }

@@ -45,8 +45,8 @@ pub(super) enum ImageTask {
     Validate { staged: Staged, install: Install },
     /// Validates what is stored, and replaces the partition by it.
     Install { staged: Staged, install: Install },
-    /// Replaces the partition by nothing, under a number that nothing of before has.
-    Clear { partition: PartitionId, flush_version: u64, seed: HashSeed },
+    /// Replaces partitions by nothing, each under a number that nothing of it from before has; in the order of their ids.
+    Clear { partitions: Vec<(PartitionId, u64)>, seed: HashSeed },
 }
 
 /// What is to be installed, and as what.
@@ -94,8 +94,7 @@ pub(super) enum ImageDone {
         result: Result<(Header, PartitionMeta), InstallError>,
     },
     Cleared {
-        partition: PartitionId,
-        result: Result<PartitionMeta, IngestError>,
+        result: Result<Vec<(PartitionId, PartitionMeta)>, IngestError>,
     },
 }
 
@@ -108,7 +107,7 @@ impl fmt::Debug for ImageTask {
             Self::Store { .. } => "store a chunk",
             Self::Validate { .. } => "validate an image",
             Self::Install { .. } => "install an image",
-            Self::Clear { .. } => "delete a partition",
+            Self::Clear { .. } => "delete partitions",
         })
     }
 }
@@ -149,9 +148,8 @@ impl ImageTask {
                 let result = staged.install(disk, &install);
                 ImageDone::Installed { partition, image, result }
             }
-            Self::Clear { partition, flush_version, seed } => {
-                let result = take::clear(disk, partition, flush_version, seed);
-                ImageDone::Cleared { partition, result }
+            Self::Clear { partitions, seed } => {
+                ImageDone::Cleared { result: take::clear(disk, &partitions, seed) }
             }
         }
     }

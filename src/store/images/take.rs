@@ -170,22 +170,22 @@ impl Staged {
     }
 }
 
-/// Replaces a partition by nothing, in one step: what is left says that nothing was applied to it, and that no rows below this
-/// number are its own.
+/// Replaces partitions by nothing, all in one step: what is left of each says that nothing was applied to it, and that no rows below
+/// its number are its own.
 pub(super) fn clear<L: DiskLevel>(
     disk: &L,
-    partition: PartitionId,
-    flush_version: u64,
+    partitions: &[(PartitionId, u64)],
     seed: HashSeed,
-) -> Result<PartitionMeta, IngestError> {
-    let meta = PartitionMeta { flush_version, ..PartitionMeta::default() };
+) -> Result<Vec<(PartitionId, PartitionMeta)>, IngestError> {
+    let meta = |flush_version| PartitionMeta { flush_version, ..PartitionMeta::default() };
+    let metas: Vec<_> = partitions.iter().map(|(id, flush_version)| (*id, meta(*flush_version))).collect();
     let store = (STORE_KEY.to_vec(), Some(store_value(seed)));
-    let head = (partition_key(partition), Some(meta.encode()));
-    let rows = [store, head];
+    let heads = metas.iter().map(|(id, meta)| (partition_key(*id), Some(meta.encode())));
+    let rows: Vec<_> = iter::once(store).chain(heads).collect();
     let bytes = rows.iter().map(|(key, value)| (key.len() + value.as_ref().map_or(0, Vec::len)) as u64);
     let bytes = bytes.map(|bytes| bytes + ROW_META_BYTES).sum();
     disk.ingest_each(bytes, true, &mut rows.into_iter().map(Ok))?;
-    Ok(meta)
+    Ok(metas)
 }
 
 /// Whether an image is the one that is to be installed.

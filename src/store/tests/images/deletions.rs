@@ -105,3 +105,38 @@ fn a_deletion_waits_for_a_flush_under_way_and_none_begins_meanwhile() {
     driver.flush();
     driver.check();
 }
+
+/// However many there are, the log is not kept from getting shorter meanwhile.
+#[test]
+fn many_deletions_are_few_jobs_and_a_flush_goes_between() {
+    let mut driver = Driver::new(MemLevel::default(), options());
+    let all: Vec<_> = (0..40).map(|n| PartitionId(20 + n)).collect();
+    for partition in all.iter().chain([&OTHER]) {
+        driver.run_in(*partition, &set("key", "value"));
+    }
+    driver.hold_jobs = true;
+    all.iter().for_each(|partition| assert!(!driver.store.clear(*partition)));
+    driver.take_jobs();
+    assert_eq!(driver.held_jobs(), 1, "the first one is deleted, the others wait");
+    let flushes = driver.store.flushes();
+    driver.store.want_flush(Urgency::Now);
+    let mut jobs = 0;
+    while driver.store.flushes() == flushes {
+        driver.run_a_job(0);
+        driver.store.maintain(1_000_000);
+        jobs += 1;
+        assert!(jobs < 10, "the flush that was asked for does not begin");
+    }
+    let is_there = |partition: &&PartitionId| driver.store.persisted(**partition) > Lsn::ZERO;
+    assert!(all.iter().filter(is_there).count() > 30, "it is not behind all deletions");
+    while !all.iter().all(|partition| driver.store.clear(*partition)) {
+        driver.store.maintain(1_000_000);
+        driver.take_jobs();
+        jobs += driver.held_jobs();
+        (0..driver.held_jobs()).for_each(|_| driver.run_a_job(0));
+    }
+    assert!(jobs < 10, "{jobs} jobs");
+    assert_eq!(driver.run_in(OTHER, &get("key")), bulk("value"));
+    assert!(all.iter().all(|partition| driver.store.persisted(*partition) == Lsn::ZERO));
+    driver.check();
+}
