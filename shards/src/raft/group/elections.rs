@@ -19,20 +19,21 @@ pub fn claims_lead(message: &Message) -> Option<(MemberId, u64)> {
     kinds.contains(&message.get_msg_type()).then_some((MemberId(message.from), message.term))
 }
 
-/// Term, role and whether a leader is known, in one number: a term has one leader at most, and far fewer bits than are left.
-const fn drawn_for(term: u64, role: StateRole, knows_leader: bool) -> u64 {
-    term << 3 | (role as u64) << 1 | knows_leader as u64
+/// Term, voters, role and whether a leader is known, in one number: a term has one leader at most, and far fewer bits than are left;
+/// and the entry that made the voters what they are, on whom the turns depend, is above those.
+const fn drawn_for((term, as_of): (u64, Lsn), role: StateRole, knows_leader: bool) -> u64 {
+    as_of.get().rotate_left(40) ^ (term << 3 | (role as u64) << 1 | knows_leader as u64)
 }
 
 /// After how many ticks without a leader a member asks for votes: `at` is its turn among `of` voters, `number` is drawn. A tick more
 /// than an election timeout at least: ticks of members do not come at the same time, and who has counted a tick less than the
 /// timeout refuses, after which the other begins to count anew. And not much more, so that a new leader is there within two.
 /// Each has a part of that span to itself, with a tick between two where there is room: of voters who ask in the same moment
-/// each has voted for itself, and that takes an election timeout more.
+/// each has voted for itself, and that takes an election timeout more. Where there are more voters than ticks, each may draw any.
 fn timeout_ticks(base: usize, (at, of): (usize, usize), number: u64) -> usize {
     assert!(base > 0 && at < of, "an election timeout has ticks, and each voter its turn: {at} of {of}");
     let spread = (3 * base).div_ceil(5);
-    let part = (at * spread / of, (at + 1) * spread / of);
+    let part = if of > spread { (0, spread + 1) } else { (at * spread / of, (at + 1) * spread / of) };
     let free = (part.1 - part.0).saturating_sub(1).max(1) as u64;
     base + 1 + part.0 + usize::try_from(number % free).unwrap_or(0)
 }
@@ -43,15 +44,16 @@ fn turn(voters: &mut [u64], member: u64, (partition, term): (PartitionId, u64)) 
     voters.sort_unstable();
     let of = voters.len().max(1);
     let rank = voters.iter().position(|voter| *voter == member).unwrap_or(0);
-    let gone_round = usize::try_from(partition.0.wrapping_add(term) % of as u64).unwrap_or(0);
-    ((rank + gone_round) % of, of)
+    let shift = usize::try_from(partition.0.wrapping_add(term) % of as u64).unwrap_or(0);
+    ((rank + shift) % of, of)
 }
 
 impl Group {
     /// Replaces the crate's own random election timeout whenever it may have drawn one.
     pub(super) fn draw_timeout(&mut self) {
         let raft = &mut self.node.raft;
-        let drawn = drawn_for(raft.term, raft.state, raft.leader_id != raft::INVALID_ID);
+        let knows_leader = raft.leader_id != raft::INVALID_ID;
+        let drawn = drawn_for((raft.term, self.members.now.as_of), raft.state, knows_leader);
         if drawn == self.drawn {
             return;
         }
