@@ -495,7 +495,6 @@ mod tests {
         group.persisted(record.number).expect("it has no fault");
         assert_eq!(group.change(Lsn(2)), Ok(Changed::Done));
         assert_eq!(group.members().storage(MemberId(2)), Some(StorageId(8)));
-        let done = AppliedChange { lsn: Lsn(2), term: Term(1), has_effect: true };
-        assert_eq!(group.applied_change(), done);
+        assert_eq!(group.applied_change(), AppliedChange { lsn: Lsn(2), term: Term(1), has_effect: true });
     }
 }
