@@ -16,7 +16,7 @@ use crate::ids::PartitionId;
 /// The first version of frames that has beats put together.
 pub(super) const SINCE: u8 = 4;
 /// The most further beats of a message: what taking it apart takes is bounded beside its bytes.
-pub(super) const OTHERS_MAX: usize = 1023;
+pub(super) const OTHERS_MAX: usize = 63;
 /// Bytes of each: partition, epoch and number.
 pub(super) const OTHER_BYTES: usize = 3 * 8;
 
