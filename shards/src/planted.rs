@@ -57,6 +57,8 @@ pub enum PlantedBug {
     ReleasedForPeers,
     /// An entry that was read back has the term of the one before it.
     TermsOffByOne,
+    /// The log of a replica that is deleted begins anew before its state is deleted.
+    LogBeforeState,
     /// A leader that hears nobody goes on leading.
     DeafLeads,
     /// All rounds for reads that a member asks for in a term have the same context.
@@ -107,7 +109,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 48] = [
         Self::AckBeforeDurable,
         Self::SkipHardState,
         Self::DoubleApplyAfterRestart,
@@ -132,6 +134,7 @@ impl PlantedBug {
         Self::RecordOverfilled,
         Self::ReleasedForPeers,
         Self::TermsOffByOne,
+        Self::LogBeforeState,
         Self::DeafLeads,
         Self::ContextReused,
         Self::VoteForgotten,

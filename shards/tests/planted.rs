@@ -198,6 +198,7 @@ fn every_planted_bug_fails_the_check_made_for_it() {
             | PlantedBug::UnknownCalledRefused
             | PlantedBug::StampBelowLog
             | PlantedBug::ReadsByWallClock
+            | PlantedBug::LogBeforeState
             | PlantedBug::RefusalFences
             | PlantedBug::RecordOverfilled
             | PlantedBug::ReleasedForPeers

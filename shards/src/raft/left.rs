@@ -36,6 +36,21 @@ impl Membership {
     }
 }
 
+/// The configuration that removed a log's member, if one did, be it that nothing else is left of that.
+#[must_use]
+pub fn removed_by(log: &LogState, storage: StorageId) -> Option<Membership> {
+    let saved = Membership::decode(log.conf.as_deref()?).ok()?;
+    saved.has_removed(storage).then_some(saved)
+}
+
+/// Whether nothing is left but the note that the log's member was removed, and no other one joins. `state`: how far the state is
+/// applied, and whether that is inside an entry.
+#[must_use]
+pub fn is_note(state: (Lsn, bool), log: Option<&LogState>, (storage, next): (StorageId, &Origin)) -> bool {
+    let log = log.filter(|log| log.last == Lsn::ZERO && !matches!(next, Origin::Join { .. }));
+    state == (Lsn::ZERO, false) && log.is_some_and(|log| removed_by(log, storage).is_some())
+}
+
 /// The configuration with which a log begins anew once what is left is deleted; `None`: that may be needed. `next`: where the
 /// storage's next replica comes from; one that joins has to be a later member than any that the log speaks of.
 #[must_use]
@@ -108,6 +123,14 @@ mod tests {
     fn who_was_removed_is_deleted_and_who_is_a_member_is_not() {
         let gone = founded(&[(2, 8), (3, 9)]).made_by(Lsn(40));
         assert_eq!(configuration_behind(&log(&gone, 44), HERE, &Origin::Restart), Some(gone.clone()));
+        assert_eq!(removed_by(&log(&gone, 44), HERE), Some(gone.clone()));
+        assert_eq!(removed_by(&log(&gone, 0), StorageId(8)), None);
+        assert_eq!(removed_by(&LogState::default(), HERE), None);
+        let nothing = (Lsn::ZERO, false);
+        let is = |state, last, next: &Origin| is_note(state, Some(&log(&gone, last)), (HERE, next));
+        assert!(is(nothing, 0, &Origin::Restart) && !is(nothing, 0, &joins(60)));
+        assert!(!is(nothing, 44, &Origin::Restart) && !is((Lsn(1), false), 0, &Origin::Restart));
+        assert!(!is_note(nothing, None, (HERE, &Origin::Restart)));
         let all = founded(&[(1, 7), (2, 8), (3, 9)]);
         for members in [all.clone(), all.made_by(Lsn(40)), founded(&[(2, 8)])] {
             assert!(!may_go(&log(&members, 44), &Origin::Restart), "{members:?}");

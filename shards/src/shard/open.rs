@@ -24,7 +24,8 @@ use crate::letters::Mail;
 use crate::liveness::Liveness;
 use crate::machine::StateMachine;
 use crate::options::{Pending, ShardOptions};
-use crate::raft::left::{Deletion, begin_anew, configuration_behind};
+use crate::planted::{self, PlantedBug};
+use crate::raft::left::{Deletion, begin_anew, configuration_behind, is_note};
 use crate::raft::proposals::Spare;
 use crate::raft::replica::{Origin, Replica, StartOptions, StartedAs};
 use crate::raft::requests::MemberRequests;
@@ -89,7 +90,9 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         };
         shard.replicas.reserve(partitions.len());
         for (partition, origin) in partitions {
-            shard.open_replica(*partition, origin, seed)?;
+            if !shard.is_deleted(*partition, origin) {
+                shard.open_replica(*partition, origin, seed)?;
+            }
         }
         Ok(shard)
     }
@@ -146,12 +149,20 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             return Ok(Deletion::Refused);
         };
         self.remove(partition);
-        if self.is_ending(partition) || !self.machine.clear(partition) {
+        // Nothing is deleted beside an image that is being installed.
+        let is_ending = self.is_ending(partition);
+        if is_ending || !(self.machine.clear(partition) || planted::is(PlantedBug::LogBeforeState)) {
             return Ok(Deletion::UnderWay);
         }
         self.detached.remove(&partition);
         begin_anew(&mut self.wal, partition, &members)?;
         Ok(Deletion::Done)
+    }
+
+    /// Whether nothing is left of a replica but the note that its member was removed, and no other one joins.
+    fn is_deleted(&self, partition: PartitionId, origin: &Origin) -> bool {
+        let stands = (self.machine.persisted(partition), self.machine.is_inside_entry(partition));
+        is_note(stands, self.wal.log_state(partition.log()).as_ref(), (self.options.storage, origin))
     }
 
     /// Whether a record of the replica that was taken off is on its way to the disk, or an image of it into the state.

@@ -409,9 +409,11 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     /// Stops one replica. Its log stays as it is. What may be in the log gets "unknown", all else is refused.
     pub(super) fn stop(&mut self, idx: ReplicaIdx, why: String) {
         let slot = self.replicas.slot_mut(idx);
+        let (partition, was_running) = (slot.partition, slot.replica.is_running());
         slot.stop(why.clone()).into_iter().for_each(|number| self.machine.abandon(number));
-        let partition = slot.partition;
-        self.liveness.replica_ended();
+        if was_running {
+            self.liveness.replica_ended();
+        }
         self.refuse_waiting(idx);
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         let stopped = Rejection::ReplicaStopped(partition, why);
