@@ -424,9 +424,9 @@ impl Hosts {
         let now = self.core.now();
         let is_shown = !self.core.shared.known.is_empty();
         for host in &self.all {
-            host.gather(|shard, replica| {
+            host.gather(|shard, partition, replica| {
                 if is_shown {
-                    self.publish_leader(shard, replica);
+                    self.publish_leader(shard, partition, replica);
                 }
             });
         }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use corduroy_shards::ids::NodeId;
+use corduroy_shards::raft::replica::ReplicaError;
 use corduroy_shards::{Contact, PartitionId, ReplicaStatus, Role, StorageId};
 
 use super::facts::Known;
@@ -22,8 +23,23 @@ pub fn note_leader(shared: &Shared, replica: &ReplicaStatus) {
         }
     };
     if let Some(known) = shared.known(replica.partition) {
-        known.leader.store(leader.unwrap_or(0), Ordering::Relaxed);
+        // One that has stopped hears nothing more: what it knew last is all that there is, unless it led itself.
+        match &replica.error {
+            Some(ReplicaError::ReplicaStopped { .. }) => forget_lead(shared, replica.partition),
+            Some(ReplicaError::ReadyTimeout { .. } | ReplicaError::Obsoleted { .. }) | None => {
+                known.leader.store(leader.unwrap_or(0), Ordering::Relaxed);
+            }
+        }
         known.copies.store(replica.copies, Ordering::Relaxed);
+    }
+}
+
+/// Notes that the replica here leads its group no more, if it did.
+pub fn forget_lead(shared: &Shared, partition: PartitionId) {
+    if let Some(known) = shared.known(partition) {
+        let own = shared.identity.node;
+        // Whoever finds another leader there leaves it.
+        _ = known.leader.compare_exchange(own, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -64,7 +80,7 @@ impl Topology for Shared {
     fn nodes(&self) -> Vec<ClientNode> {
         let nodes = self.peers().map_or(&[][..], |peers| &peers.description.nodes);
         let contacts = lock(&self.contacts);
-        // One that took the place of a founder may have its addresses, before the description here says that it has left.
+        // One that replaced a founder may have its addresses, before the description here says that it has left.
         let is_replaced = |node: &&Node| {
             contacts.all().any(|contact| contact.client == node.client && contact.node.0 != node.id)
         };

@@ -62,14 +62,14 @@ impl Host {
         }
     }
 
-    /// Counts the replicas that may have changed since this was done last, those alone, as they stand now. `note` sees each of them
-    /// that is there.
-    pub fn gather(&self, mut note: impl FnMut(&NodeShard, &ReplicaStatus)) {
+    /// Counts the replicas that may have changed since this was done last, those alone, as they stand now. `note` sees each of
+    /// them; `None`: it is not there any more.
+    pub fn gather(&self, mut note: impl FnMut(&NodeShard, PartitionId, Option<&ReplicaStatus>)) {
         let changed = self.shard.borrow_mut().take_changed();
         let (shard, mut tally) = (self.shard.borrow(), self.tally.borrow_mut());
         for partition in changed {
             let replica = shard.replica_status(partition);
-            replica.iter().for_each(|replica| note(&shard, replica));
+            note(&shard, partition, replica.as_ref());
             tally.count(partition, replica);
         }
         debug_assert!(tally.is_of(shard.replicas()), "shard {}: the replicas in sum", self.id.0);

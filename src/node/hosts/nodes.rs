@@ -10,9 +10,11 @@ use corduroy_shards::forward::{
 };
 use corduroy_shards::ids::NodeId;
 use corduroy_shards::net::{Forwarded, RequestId};
+use corduroy_shards::raft::left;
 use corduroy_shards::{Kind, Now, PartitionId, Rejection, Reply, StorageId, Ticket};
 
 use super::forward::Forward;
+use super::host::NodeShard;
 use super::{Home, Hosts};
 use crate::node::answers;
 use crate::node::core::core_of_conn;
@@ -53,14 +55,14 @@ impl Forward {
 struct Known<'h> {
     hosts: &'h Hosts,
     forward: &'h Forward,
-    /// For a request that any member may answer: that here does.
+    /// For a request that any member may answer: that here does, if one runs.
     is_for_any: bool,
 }
 
 impl Here for Known<'_> {
     /// As far as the replica here knows. One that is fenced or alone is its own to refuse.
     fn lead(&self, partition: PartitionId) -> Lead {
-        if self.is_for_any { Lead::Here } else { self.hosts.lead(partition) }
+        if self.is_for_any && self.hosts.runs(partition) { Lead::Here } else { self.hosts.lead(partition) }
     }
 
     fn reaches(&self, node: NodeId) -> bool {
@@ -81,18 +83,41 @@ impl Hosts {
         let Some(Home::Here(index)) = self.home(partition) else { return Lead::Here };
         let host = self.all.get(index).expect("homes name shards of this core");
         let shard = host.shard.borrow();
-        let Some(replica) = shard.replica(partition) else {
-            // A node of a cluster may yet be added to its group.
-            return if self.core.shared.identity.founders.is_empty() { Lead::Here } else { Lead::Nobody };
+        let Some(replica) = shard.replica(partition).filter(|replica| replica.is_running()) else {
+            return self.lead_without(&shard, partition);
         };
         if !replica.has_peers() {
             return Lead::Here;
         }
         match replica.other_leader() {
             Some(storage) => Lead::There(node_of(storage)),
-            None if replica.leadership().is_mine() || !replica.is_running() => Lead::Here,
+            None if replica.leadership().is_mine() => Lead::Here,
             None => Lead::Nobody,
         }
+    }
+
+    /// The same where no replica runs.
+    fn lead_without(&self, shard: &NodeShard, partition: PartitionId) -> Lead {
+        let shared = &self.core.shared;
+        let identity = &shared.identity;
+        let log = shard.wal().log_state(partition.log());
+        if let Some(members) = log.and_then(|log| left::removed_by(&log, StorageId(identity.node))) {
+            // Whoever led last, or had a vote then, knows who leads now.
+            let last = shared.leader_of(partition).map(NodeId);
+            let voters = members.voters().filter_map(|voter| members.storage(voter)).map(node_of);
+            let reaches = |node: &NodeId| self.forward.as_ref().is_some_and(|forward| forward.reaches(*node));
+            return last.into_iter().chain(voters).find(reaches).map_or(Lead::Here, Lead::There);
+        }
+        // A node of a cluster may yet be added to its group.
+        let may_join = !identity.founders.is_empty() && shard.replica(partition).is_none();
+        if may_join { Lead::Nobody } else { Lead::Here }
+    }
+
+    /// Whether a partition has a replica here that runs.
+    fn runs(&self, partition: PartitionId) -> bool {
+        let Some(Home::Here(index)) = self.home(partition) else { return false };
+        let host = self.all.get(index).expect("homes name shards of this core");
+        host.shard.borrow().replica(partition).is_some_and(|replica| replica.is_running())
     }
 
     /// Takes a request of a client of this node, unless the shard here is to carry it out.

@@ -13,13 +13,13 @@ use corduroy_shards::{
     Rejection, ReplicaStatus, Reply, ShardError, StorageId, Ticket,
 };
 
-use super::host::{Host, NodeShard};
-use super::left::{NS_PER_S, delete};
+use super::host::NodeShard;
+use super::left::{Due, NS_PER_S, delete};
 use super::members::{Asked, Either, Next, contacts_of, done, has_its_folder, list, next};
 use super::turn::end_process;
 use super::{Home, Hosts};
 use crate::node::message::Answer;
-use crate::node::topology::note_leader;
+use crate::node::topology::{forget_lead, note_leader};
 use crate::resp::members::MemberCommand;
 use crate::resp::{SessionReply, Timing};
 
@@ -136,9 +136,16 @@ impl Hosts {
         is_heard
     }
 
-    /// Publishes who leads a replica's group, and how its members are reached who have joined it.
-    pub(super) fn publish_leader(&self, shard: &NodeShard, replica: &ReplicaStatus) {
+    /// Publishes who leads a partition's group, and how its members are reached who have joined it. Of a replica that is not here
+    /// any more, what was known last stays, but for its own lead.
+    pub(super) fn publish_leader(
+        &self,
+        shard: &NodeShard,
+        partition: PartitionId,
+        replica: Option<&ReplicaStatus>,
+    ) {
         let shared = &self.core.shared;
+        let Some(replica) = replica else { return forget_lead(shared, partition) };
         note_leader(shared, replica);
         if let Some(contacts) = shard.replica(replica.partition).and_then(contacts_of) {
             shared.note_contacts(replica.partition, contacts);
@@ -168,16 +175,8 @@ impl Hosts {
             return;
         }
         let origin = Origin::Join { member, leader: (leader, StorageId(from.0)) };
-        match self.make(host, partition, &origin) {
-            Ok(Deletion::Done) => tracing::info!(
-                shard = host.id.0,
-                partition = partition.0,
-                "joins the partition's group as member {}, led by node {}",
-                message.to,
-                from.0
-            ),
-            // The leader goes on sending.
-            Ok(Deletion::UnderWay) => {}
+        match self.make((index, partition, origin)) {
+            Ok(Deletion::Done | Deletion::UnderWay) => {}
             Ok(Deletion::Refused) => self.note_in_the_way(partition, member),
             Err(error) => {
                 tracing::error!(
@@ -190,13 +189,27 @@ impl Hosts {
         host.dirty.set(true);
     }
 
-    /// Makes the replica of a member that joins, once nothing is left of an earlier one.
-    fn make(&self, host: &Host, partition: PartitionId, origin: &Origin) -> Result<Deletion, ShardError> {
-        let deletion = delete(host, partition, origin)?;
-        if deletion == Deletion::Done {
+    /// Deletes what is left of a member; then makes the replica of another one, if one joins.
+    fn make(&self, (index, partition, next): Due) -> Result<Deletion, ShardError> {
+        let host = self.all.get(index).expect("homes name shards of this core");
+        let mut deletion = delete(host, partition, &next)?;
+        if let (Deletion::Done, Origin::Join { member, leader }) = (deletion, &next) {
             let seed = self.core.shared.seed(host.id);
-            let is_there = host.shard.borrow_mut().add(partition, origin, seed)?;
-            return Ok(if is_there { Deletion::Done } else { Deletion::UnderWay });
+            if host.shard.borrow_mut().add(partition, &next, seed)? {
+                tracing::info!(
+                    shard = host.id.0,
+                    partition = partition.0,
+                    "joins the partition's group as member {}, led by node {}",
+                    member.0,
+                    leader.1.0
+                );
+            } else {
+                deletion = Deletion::UnderWay;
+            }
+        }
+        match deletion {
+            Deletion::UnderWay => self.left.begun((index, partition, next), self.core.mono_ns()),
+            Deletion::Done | Deletion::Refused => self.left.ended(partition),
         }
         Ok(deletion)
     }
@@ -215,12 +228,10 @@ impl Hosts {
 
     /// Deletes what was left long enough ago.
     pub fn delete_left(&self, now: Now) {
-        for (index, partition) in self.left.take_due(self.keep_ns(), now.mono_ns) {
-            let Some(host) = self.all.get(index) else { continue };
-            match delete(host, partition, &Origin::Restart) {
-                Ok(Deletion::UnderWay) => self.left.again(index, partition, self.keep_ns(), now),
-                Ok(Deletion::Done | Deletion::Refused) => {}
-                Err(error) => end_process(host, &error),
+        for due in self.left.take_due(self.keep_ns(), now.mono_ns) {
+            let Some(host) = self.all.get(due.0) else { continue };
+            if let Err(error) = self.make(due) {
+                end_process(host, &error);
             }
         }
     }
