@@ -92,13 +92,21 @@ impl Tally {
         }
     }
 
-    /// Whether these are all replicas, and they have been counted as they stand. Costs as much as there are.
+    /// Whether these are all replicas, and they have been counted as they stand. Costs as much as there are, and no memory.
     pub fn is_of(&self, replicas: impl Iterator<Item = ReplicaStatus>) -> bool {
-        let mut anew = Self::default();
-        replicas.for_each(|replica| anew.count(replica.partition, Some(replica)));
-        let sums = |tally: &Self| Groups { first: Vec::new(), ..tally.groups.clone() };
-        let shows = |replica| anew.groups.first.contains(replica);
-        sums(&anew) == sums(self) && anew.parts == self.parts && self.groups.first.iter().all(shows)
+        let (mut sums, mut count, mut shown) = (Groups::default(), 0, 0);
+        for replica in replicas {
+            let part = Part::of(&replica);
+            if self.parts.get(&replica.partition) != Some(&part) {
+                return false;
+            }
+            part.apply(&mut sums, |sum, by| sum + by);
+            count += 1;
+            let at = self.groups.first.binary_search_by_key(&replica.partition, |shown| shown.partition);
+            shown += usize::from(at.is_ok_and(|at| self.groups.first.get(at) == Some(&replica)));
+        }
+        sums.first.clone_from(&self.groups.first);
+        sums == self.groups && count == self.parts.len() && shown == self.groups.first.len()
     }
 }
 
