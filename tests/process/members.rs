@@ -182,6 +182,12 @@ fn a_founder_that_was_removed_comes_back_with_its_folder() {
         if is_away {
             cluster.start(1);
         }
+        if keep_s == "0" {
+            // Its replicas are deleted before any of another member comes; whoever leads is asked all the same.
+            cluster.await_figure(1, ("raft", "raft_groups"), 0);
+            let moved = cluster.ask(1, &["GET", "before 0:0"]).expect_err("it is told who leads");
+            assert!(moved.contains("Moved"), "{moved}");
+        }
         add(&mut cluster, 1);
         until_done(&mut cluster, &["REPLICA", "PROMOTE", "ALL", "1"]);
         cluster.await_level();

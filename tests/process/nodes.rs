@@ -259,6 +259,19 @@ impl Cluster {
         line.unwrap_or_else(|| panic!("{name} in {text}")).parse().expect("a number")
     }
 
+    /// Waits until a node's figure of a section, which is published a while after it changes, is that.
+    pub fn await_figure(&mut self, id: u64, (section, name): (&str, &str), wanted: u64) {
+        let begun = Instant::now();
+        loop {
+            let figure = self.figure(id, section, name);
+            if figure == wanted {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "node {id}: {name} is {figure}\n{}", self.log(id));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits until a node's figures, which are published a while after they change, say that it is this.
     pub fn await_role(&mut self, id: u64, role: &str) {
         let begun = Instant::now();
