@@ -43,6 +43,8 @@ pub(super) struct Clients {
     /// The client that asks the directed questions.
     auditor: Client,
     left: u64,
+    /// Until when all clients only read of a partition, ns.
+    read_only_until_ns: BTreeMap<PartitionId, u64>,
     /// Outcomes of the directed questions that were not done.
     refused: Vec<(PartitionId, String)>,
 }
@@ -57,7 +59,17 @@ impl Clients {
         };
         let count = usize::try_from(knobs.connections).expect("few clients");
         let clients = (0..count).map(client).collect();
-        Self { clients, auditor: client(0), left: knobs.requests, refused: Vec::new() }
+        let (auditor, left, read_only_until_ns) = (client(0), knobs.requests, BTreeMap::new());
+        Self { clients, auditor, left, read_only_until_ns, refused: Vec::new() }
+    }
+
+    /// Nobody writes to a partition until then.
+    pub(super) fn only_read(&mut self, partition: PartitionId, until_ns: u64) {
+        self.read_only_until_ns.insert(partition, until_ns);
+    }
+
+    fn only_reads(&self, partition: PartitionId, now_ns: u64) -> bool {
+        self.read_only_until_ns.get(&partition).is_some_and(|until_ns| now_ns < *until_ns)
     }
 
     pub(super) const fn count(&self) -> usize {
@@ -183,13 +195,24 @@ impl<S: Subject> World<S> {
 }
 
 impl<S: Subject> SimNode<S> {
+    /// The first client asks it for something, if it runs and there is room for that.
+    pub(super) fn asked_by_a_client(&mut self, world: &mut Common<S>, partition: PartitionId) {
+        let pipeline = world.plan.knobs.pipeline;
+        if self.is_serving() && world.clients.left > 0 && world.clients.room(0, self.number, pipeline) > 0 {
+            self.request(world, 0, partition, false);
+        }
+    }
+
     /// A client sends it a request.
     fn request(&mut self, world: &mut Common<S>, client: u64, partition: PartitionId, is_anywhere: bool) {
         world.clients.left -= 1;
         let id = world.books.borrow_mut().new_request();
         let now_ms = self.clock.now(world.now_ns).wall_ms;
+        let only_reads = world.clients.only_reads(partition, world.now_ns);
+        let quiet = only_reads.then(|| Knobs { reads_per_mille: 1000, ..world.plan.knobs.clone() });
+        let knobs = quiet.as_ref().unwrap_or(&world.plan.knobs);
         let books = world.books.borrow();
-        let (kind, op) = books.subject().request(&mut world.streams.workload, &world.plan.knobs, id, now_ms);
+        let (kind, op) = books.subject().request(&mut world.streams.workload, knobs, id, now_ms);
         drop(books);
         let kind = if is_anywhere && kind.is_read() { Kind::ReadAnywhere } else { kind };
         self.send(world, conn(client, self.number), id, partition, kind, &op);

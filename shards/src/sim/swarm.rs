@@ -438,7 +438,7 @@ impl Class {
             Self::FullDisk | Self::Stall | Self::CleanStop => rng.between(1, 3),
             Self::Cut | Self::Pause => rng.between(1, 8),
             Self::Together | Self::SlowDisk => rng.between(1, 3),
-            Self::Usurp => rng.between(1, 6),
+            Self::Usurp => rng.between(2, 8),
             Self::FlipAnywhere => 1,
             Self::Reopen | Self::Members => rng.between(5, 60),
             Self::ClockJump | Self::StateDamage => rng.between(1, 10),

@@ -3,6 +3,8 @@
 //!
 //! Invariant: what an attempt does is drawn from its plan; whether any replica has a lease makes no difference to it.
 
+use std::collections::BTreeSet;
+
 use crate::ids::{MemberId, PartitionId};
 use crate::raft::requests::MemberRequest;
 use crate::sim::net::Cut;
@@ -11,6 +13,7 @@ use crate::sim::rng::Rng;
 use crate::sim::swarm::{Class, Fault, Knobs, MS};
 use crate::sim::workload::Subject;
 use crate::sim::world::{Happening, World};
+use crate::status::ReplicaStatus;
 use crate::{Role, ShardOptions};
 
 /// How somebody else comes to lead.
@@ -18,7 +21,8 @@ use crate::{Role, ShardOptions};
 pub enum Usurper {
     /// The leader hands the lead on, and is cut off before it hears what came of that.
     Transfer,
-    /// One follower does not hear the leader. The others have just answered it, restart, and are asked for their votes.
+    /// One follower does not hear the leader. The others have just answered it, restart, and are asked for their votes; which they
+    /// could give, since nothing was written meanwhile.
     Restart,
     /// What the leader asks is answered, but the answers are late; nothing that it sends later arrives.
     LateAnswers,
@@ -36,6 +40,10 @@ pub(super) enum Then {
     CutOff { for_ns: u64 },
     /// It says nothing more for so long.
     Mute { for_ns: u64 },
+    /// One that has everything does not hear the leader any more, and after so long the others restart.
+    Forget { partition: PartitionId, other: usize, after_ns: u64 },
+    /// The leader is asked for something, again and again until then, so that it has a lease.
+    Ask { partition: PartitionId, until_ns: u64 },
     /// All others but one restart, and the leader is cut off for so long.
     Restart { but: usize, for_ns: u64 },
 }
@@ -70,28 +78,39 @@ impl Knobs {
 }
 
 impl<S: Subject> SimNode<S> {
-    /// A partition that its replicas lead.
-    fn led(&self, rng: &mut Rng) -> Option<PartitionId> {
+    fn replicas(&self) -> impl Iterator<Item = ReplicaStatus> {
         let units = self.process.iter().flat_map(|process| &process.units);
-        let replicas = units.flat_map(|unit| unit.shard.replicas());
-        let led: Vec<_> = replicas
-            .filter(|replica| replica.role == Role::Leader)
-            .map(|replica| replica.partition)
-            .collect();
-        (!led.is_empty()).then(|| rng.pick(&led))
+        units.flat_map(|unit| unit.shard.replicas())
     }
 }
 
 impl<S: Subject> World<S> {
-    /// An attempt on what a node leads begins.
-    pub(super) fn usurp(&mut self, node: usize, how: Usurper, after_ns: u64) {
+    /// Partitions that a node leads, each with a node that follows it.
+    fn led_by(&self, node: &SimNode<S>) -> Vec<(PartitionId, usize)> {
+        let leader = Some(self.common.plan.knobs.storage(node.number));
+        let leads = |replica: &ReplicaStatus| replica.role == Role::Leader;
+        let led: BTreeSet<_> = node.replicas().filter(leads).map(|replica| replica.partition).collect();
+        let follows = |replica: &ReplicaStatus| {
+            let is_its = replica.leader_storage == leader && led.contains(&replica.partition);
+            is_its && replica.role == Role::Follower
+        };
+        let followers = self.nodes.iter().flat_map(|other| {
+            let followed = other.replicas().filter(follows);
+            followed.map(|replica| (replica.partition, other.number)).collect::<Vec<_>>()
+        });
+        followers.collect()
+    }
+
+    /// An attempt begins on what a node leads, or, if it leads nothing, the next one that does.
+    pub(super) fn usurp(&mut self, drawn: usize, how: Usurper, after_ns: u64) {
+        let mut rng = Rng::new(self.common.plan.seed ^ self.common.now_ns, "usurpers");
+        let in_turn = self.nodes.iter().cycle().skip(drawn).take(self.nodes.len());
+        let leaders = in_turn.map(|node| (node.number, self.led_by(node)));
+        let Some((node, led)) = leaders.into_iter().find(|(_, led)| !led.is_empty()) else { return };
+        let (partition, other) = rng.pick(&led);
         let Self { nodes, common } = self;
-        let mut rng = Rng::new(common.plan.seed ^ common.now_ns, "usurpers");
         let timeout_ns = common.plan.knobs.timeout_ns();
         let Some(leader) = nodes.get_mut(node) else { return };
-        let Some(partition) = leader.led(&mut rng) else { return };
-        let others = (0..common.plan.knobs.node_count()).filter(|other| *other != node).collect::<Vec<_>>();
-        let other = rng.pick(&others);
         common.probe("attempts on leaders");
         let mut after_ns = after_ns;
         let then = match how {
@@ -101,9 +120,12 @@ impl<S: Subject> World<S> {
                 Then::CutOff { for_ns: 2 * timeout_ns }
             }
             Usurper::Restart => {
-                let number = common.net.cut(Cut::Between(node, other));
-                common.agenda.put(common.now_ns + after_ns + 3 * timeout_ns, Happening::CutEnds { number });
-                Then::Restart { but: other, for_ns: 2 * timeout_ns }
+                // What is under way arrives before.
+                let level_ns = 20 * common.plan.knobs.link_ns;
+                common.clients.only_read(partition, common.now_ns + level_ns + after_ns + timeout_ns);
+                let then = Then::Forget { partition, other, after_ns };
+                after_ns = level_ns;
+                then
             }
             Usurper::LateAnswers => {
                 common.net.delay_to(node, common.now_ns + 4 * timeout_ns, after_ns);
@@ -121,7 +143,24 @@ impl<S: Subject> World<S> {
             return;
         }
         let others = |but: usize| (0..nodes.len()).filter(move |other| *other != node && *other != but);
+        let timeout_ns = common.plan.knobs.timeout_ns();
         let (cuts, for_ns) = match then {
+            Then::Forget { partition, other, after_ns } => {
+                let until_ns = common.now_ns + after_ns;
+                let then = Then::Restart { but: other, for_ns: 2 * timeout_ns };
+                common.agenda.put(until_ns, Happening::Usurp { node, then });
+                let then = Then::Ask { partition, until_ns };
+                common.agenda.put(common.now_ns, Happening::Usurp { node, then });
+                (vec![Cut::Between(node, other)], after_ns + 3 * timeout_ns)
+            }
+            Then::Ask { partition, until_ns } => {
+                nodes.get_mut(node).into_iter().for_each(|node| node.asked_by_a_client(common, partition));
+                let next_ns = common.now_ns + timeout_ns / 8;
+                if next_ns < until_ns {
+                    common.agenda.put(next_ns, Happening::Usurp { node, then });
+                }
+                return;
+            }
             Then::CutOff { for_ns } => (vec![Cut::Around(node)], for_ns),
             Then::Mute { for_ns } => (others(node).map(|other| Cut::OneWay(node, other)).collect(), for_ns),
             Then::Restart { but, for_ns } => {
