@@ -63,9 +63,9 @@ impl Left {
     pub fn take_due(&self, keep_ns: u64, now_ns: u64) -> Vec<Due> {
         let mut due = Vec::new();
         let mut order = self.order.borrow_mut();
-        while let Some((since_ns, partition)) =
-            order.pop_front_if(|(since_ns, _)| since_ns.saturating_add(keep_ns) <= now_ns)
-        {
+        let is_due = |(since_ns, _): &(u64, PartitionId)| since_ns.saturating_add(keep_ns) <= now_ns;
+        while let Some((since_ns, partition)) = order.front().copied().filter(is_due) {
+            order.pop_front();
             let mut kept = self.kept.borrow_mut();
             if let Some((index, _)) = kept.get(&partition).copied().filter(|at| at.1 == since_ns) {
                 kept.remove(&partition);

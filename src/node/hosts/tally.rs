@@ -122,7 +122,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use corduroy_shards::raft::start::StartedAs;
-    use corduroy_shards::wal::Term;
+    use corduroy_shards::wal::{Lsn, Term};
 
     use super::*;
 
