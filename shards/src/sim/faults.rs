@@ -155,6 +155,10 @@ impl<S: Subject> SimNode<S> {
         if !self.make_way(world, shard, partition) {
             return;
         }
+        // It was taken off, and came back as another member before it was to be opened again.
+        if self.with_shard(shard, |shard| shard.replica(partition).is_some()) == Some(true) {
+            return;
+        }
         let seed = mix(world.plan.seed ^ mix(world.now_ns ^ partition.0 ^ self.name(0)));
         let Some(origin) = self.origin(&world.plan.knobs, partition) else { return };
         let added = self.with_shard(shard, |shard| {
