@@ -35,9 +35,6 @@ pub(crate) trait Row {
 /// Rows that are fetched into the processor's caches at a time, before the first of them is looked at.
 const AHEAD: usize = 16;
 
-/// Rows for which an empty queue keeps memory.
-const ROWS_KEPT: usize = 64;
-
 #[derive(Default)]
 struct Queue {
     rows: VecDeque<ReplicaIdx>,
@@ -139,11 +136,8 @@ impl<R: Row, Q: QueueName> Table<R, Q> {
         row
     }
 
-    /// The partitions whose rows may have changed since this was asked last, those among them that came or were taken out. Queues that
-    /// are empty give back what they have grown to: after a start that is as much for each row as some of its parts.
+    /// The partitions whose rows may have changed since this was asked last, those among them that came or were taken out.
     pub fn take_changed(&mut self) -> Vec<PartitionId> {
-        let is_large = |queue: &&mut Queue| queue.rows.is_empty() && queue.rows.capacity() > ROWS_KEPT;
-        self.queues.iter_mut().filter(is_large).for_each(|queue| queue.rows = VecDeque::new());
         let changed = std::mem::take(&mut self.changed);
         for partition in &changed {
             if let Some(idx) = self.find(*partition) {

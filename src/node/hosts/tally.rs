@@ -3,35 +3,48 @@
 //! Invariant: what each replica adds is kept beside the sums, and taken out of them before it is added anew: so a replica that did not
 //! change costs nothing, however many there are. Those shown one by one are those of the lowest partitions.
 
+use std::collections::HashMap;
+
+use corduroy_shards::wal::Lsn;
 use corduroy_shards::{PartitionId, ReplicaStatus, Role};
 
 use crate::node::facts::{Groups, MAX_GROUPS};
 
-/// Bits of a [`Part`] that are not how far the replica is applied.
-const FLAGS: [u64; 4] = [1, 2, 4, 8];
-
-/// What a replica adds to the sums, in one number, since there may be very many: how far it is applied, above a bit each for whether it
-/// leads, is ready, sleeps and has failed.
+/// What a replica adds to the sums.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Part(u64);
+struct Part {
+    applied: Lsn,
+    leads: bool,
+    is_ready: bool,
+    is_asleep: bool,
+    has_failed: bool,
+}
 
 impl Part {
     fn of(replica: &ReplicaStatus) -> Self {
-        let leads = replica.role == Role::Leader;
-        let flags = [leads, replica.is_ready, replica.is_asleep, replica.error.is_some()];
-        let bits = FLAGS.iter().zip(flags).filter(|(_, is_set)| *is_set).map(|(bit, _)| bit);
-        // No log has 2^60 entries.
-        Self(replica.applied.get() << FLAGS.len() | bits.sum::<u64>())
+        Self {
+            applied: replica.applied,
+            leads: replica.role == Role::Leader,
+            is_ready: replica.is_ready,
+            is_asleep: replica.is_asleep,
+            has_failed: replica.error.is_some(),
+        }
     }
 
     /// The sums, with what it adds to each made of them by `change`.
     fn apply(self, sums: &mut Groups, change: impl Fn(u64, u64) -> u64) {
-        let counts = [&mut sums.leaders, &mut sums.ready, &mut sums.asleep, &mut sums.failed];
-        for (sum, bit) in counts.into_iter().zip(FLAGS) {
-            *sum = change(*sum as u64, u64::from(self.0 & bit != 0)) as usize;
+        let Self { applied, leads, is_ready, is_asleep, has_failed } = self;
+        let counts = [
+            (&mut sums.replicas, true),
+            (&mut sums.leaders, leads),
+            (&mut sums.ready, is_ready),
+            (&mut sums.asleep, is_asleep),
+            (&mut sums.failed, has_failed),
+        ];
+        for (sum, counts) in counts {
+            *sum = change(*sum as u64, counts.into()) as usize;
         }
-        sums.replicas = change(sums.replicas as u64, 1) as usize;
-        sums.applied = change(sums.applied, self.0 >> FLAGS.len());
+        sums.applied = change(sums.applied, applied.get());
     }
 }
 
@@ -39,8 +52,7 @@ impl Part {
 #[derive(Debug, Default)]
 pub struct Tally {
     groups: Groups,
-    /// In the order of partitions.
-    parts: Vec<(PartitionId, Part)>,
+    parts: HashMap<PartitionId, Part>,
 }
 
 impl Tally {
@@ -49,32 +61,12 @@ impl Tally {
         &self.groups
     }
 
-    /// So many are about to come, at most.
-    pub fn expect(&mut self, count: usize) {
-        if self.parts.is_empty() {
-            self.parts.reserve_exact(count);
-        }
-    }
-
-    fn find(&self, partition: PartitionId) -> Result<usize, usize> {
-        match self.parts.last() {
-            Some((last, _)) if *last >= partition => {
-                self.parts.binary_search_by_key(&partition, |part| part.0)
-            }
-            Some(_) | None => Err(self.parts.len()),
-        }
-    }
-
     /// The partition's replica is this now; `None`: there is none.
     pub fn count(&mut self, partition: PartitionId, replica: Option<ReplicaStatus>) {
         let part = replica.as_ref().map(Part::of);
-        let before = match (self.find(partition), part) {
-            (Ok(at), Some(part)) => self.parts.get_mut(at).map(|(_, before)| std::mem::replace(before, part)),
-            (Ok(at), None) => Some(self.parts.remove(at).1),
-            (Err(at), part) => {
-                self.parts.splice(at..at, part.map(|part| (partition, part)));
-                None
-            }
+        let before = match part {
+            Some(part) => self.parts.insert(partition, part),
+            None => self.parts.remove(&partition),
         };
         if let Some(before) = before {
             before.apply(&mut self.groups, |sum, by| sum - by);
@@ -105,8 +97,7 @@ impl Tally {
         let (mut sums, mut count, mut shown) = (Groups::default(), 0, 0);
         for replica in replicas {
             let part = Part::of(&replica);
-            let at = self.find(replica.partition);
-            if at.ok().and_then(|at| self.parts.get(at)) != Some(&(replica.partition, part)) {
+            if self.parts.get(&replica.partition) != Some(&part) {
                 return false;
             }
             part.apply(&mut sums, |sum, by| sum + by);
@@ -122,7 +113,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use corduroy_shards::raft::start::StartedAs;
-    use corduroy_shards::wal::{Lsn, Term};
+    use corduroy_shards::wal::Term;
 
     use super::*;
 
