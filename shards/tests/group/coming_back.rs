@@ -60,6 +60,12 @@ fn open(cluster: &mut Cluster, node: usize, origin: &Origin) {
     cluster.worlds[node].origins = vec![(PARTITION, Origin::Restart)];
 }
 
+/// What is left is deleted, and the replica of another member is there.
+fn begin_anew(cluster: &mut Cluster, node: usize, origin: &Origin) {
+    delete_all(cluster, node, origin);
+    open(cluster, node, origin);
+}
+
 /// It is a member like any other: it has all, gets a vote, and the others can do without the leader.
 fn takes_part(cluster: &mut Cluster, leader: usize, node: usize, origin: &Origin) {
     let Origin::Join { member, .. } = *origin else { panic!("it joins") };
@@ -112,8 +118,7 @@ fn a_deletion_that_is_cut_off_is_begun_again() {
             cluster.start(gone, is_power_loss);
             cluster.turn();
             if cluster.status(gone).started_as != StartedAs::Joining {
-                delete_all(&mut cluster, gone, &origin);
-                open(&mut cluster, gone, &origin);
+                begin_anew(&mut cluster, gone, &origin);
             }
             takes_part(&mut cluster, leader, gone, &origin);
         }
@@ -146,9 +151,16 @@ fn what_was_deleted_does_not_come_back_as_it_was() {
         assert_eq!(cluster.worlds[gone].part().history, []);
         delete_all(&mut cluster, gone, &Origin::Restart);
     }
+    // Once that is durable, it is not opened any more.
+    cluster.worlds[gone].settle();
+    cluster.worlds[gone].removed.clear();
+    cluster.kill(gone);
+    cluster.start(gone, true);
+    cluster.turn();
+    assert_eq!(cluster.worlds[gone].removed, []);
+    assert!(cluster.worlds[gone].shard.replica(PARTITION).is_none());
     let origin = add(&mut cluster, leader, gone);
-    delete_all(&mut cluster, gone, &origin);
-    open(&mut cluster, gone, &origin);
+    begin_anew(&mut cluster, gone, &origin);
     takes_part(&mut cluster, leader, gone, &origin);
 }
 
