@@ -167,6 +167,12 @@ impl Hosts {
         self.homes.get(usize::try_from(index).ok()?).copied()
     }
 
+    /// The shard of a partition, if that is here.
+    fn host_of(&self, partition: PartitionId) -> Option<&Host> {
+        let Some(Home::Here(index)) = self.home(partition) else { return None };
+        Some(self.all.get(index).expect("homes name shards of this core"))
+    }
+
     /// Carries a GET out at once, if its partition is on this core and has the answer in memory: see
     /// [`Backend::get_now`](crate::resp::Backend::get_now).
     pub fn read_now(

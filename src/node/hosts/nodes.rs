@@ -71,17 +71,16 @@ impl Here for Known<'_> {
 
     /// In the shard, or before it.
     fn holds(&self, partition: PartitionId, conn: u64) -> bool {
-        let Some(Home::Here(index)) = self.hosts.home(partition) else { return false };
-        let host = self.hosts.all.get(index).expect("homes name shards of this core");
-        host.gate.borrow().holds(conn) || host.shard.borrow().holds(partition, conn)
+        self.hosts
+            .host_of(partition)
+            .is_some_and(|host| host.gate.borrow().holds(conn) || host.shard.borrow().holds(partition, conn))
     }
 }
 
 impl Hosts {
     /// Who leads a partition of this core, as far as its replica here knows. One that is fenced or alone is its own to refuse.
     fn lead(&self, partition: PartitionId) -> Lead {
-        let Some(Home::Here(index)) = self.home(partition) else { return Lead::Here };
-        let host = self.all.get(index).expect("homes name shards of this core");
+        let Some(host) = self.host_of(partition) else { return Lead::Here };
         let shard = host.shard.borrow();
         let Some(replica) = shard.replica(partition).filter(|replica| replica.is_running()) else {
             return self.lead_without(&shard, partition);
@@ -115,9 +114,10 @@ impl Hosts {
 
     /// Whether a partition has a replica here that runs.
     fn runs(&self, partition: PartitionId) -> bool {
-        let Some(Home::Here(index)) = self.home(partition) else { return false };
-        let host = self.all.get(index).expect("homes name shards of this core");
-        host.shard.borrow().replica(partition).is_some_and(|replica| replica.is_running())
+        let host = self.host_of(partition);
+        host.is_some_and(|host| {
+            host.shard.borrow().replica(partition).is_some_and(|replica| replica.is_running())
+        })
     }
 
     /// Takes a request of a client of this node, unless the shard here is to carry it out.

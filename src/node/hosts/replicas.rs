@@ -115,8 +115,7 @@ impl Hosts {
 
     /// How a member of a partition's group is reached, or the one on a node, that is on a node that founded nothing.
     pub fn contact(&self, partition: PartitionId, of: Either) -> Option<Contact> {
-        let Some(Home::Here(index)) = self.home(partition) else { return None };
-        let shard = self.all.get(index)?.shard.borrow();
+        let shard = self.host_of(partition)?.shard.borrow();
         of.contact(shard.replica(partition)?.group()?.members()).copied()
     }
 
@@ -229,7 +228,7 @@ impl Hosts {
     /// Deletes what was left long enough ago.
     pub fn delete_left(&self, now: Now) {
         for due in self.left.take_due(self.keep_ns(), now.mono_ns) {
-            let Some(host) = self.all.get(due.0) else { continue };
+            let host = self.all.get(due.0).expect("homes name shards of this core");
             if let Err(error) = self.make(due) {
                 end_process(host, &error);
             }
