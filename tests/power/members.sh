@@ -122,6 +122,17 @@ grow_three() {
     end_load
 }
 
+# each_pair_has_all: two of three are left, and each pair has everything.
+each_pair_has_all() {
+    for id in 2 3; do
+        await_level
+        kill_node "$id"
+        check_all
+        start_node "$id"
+    done
+    await_level
+}
+
 # leave_and_join: the fourth node joins three and the first leaves, under load.
 leave_and_join() {
     { cat "$work/peers.toml" && describe_node 4 && echo "joins = true"; } >"$work/joins.toml"
@@ -142,14 +153,7 @@ leave_and_join() {
     kill_node 1
     end_load
     check_all
-    # Two of three are left, and each pair has everything.
-    for id in 2 3; do
-        await_level
-        kill_node "$id"
-        check_all
-        start_node "$id"
-    done
-    await_level
+    each_pair_has_all
 }
 
 # come_back: the first node, which had left, comes back with its folder, and the fourth leaves, under load.
@@ -168,13 +172,7 @@ come_back() {
     kill_node 4
     end_load
     check_all
-    for id in 2 3; do
-        await_level
-        kill_node "$id"
-        check_all
-        start_node "$id"
-    done
-    await_level
+    each_pair_has_all
     for id in 1 2 3; do kill_node "$id"; done
 }
 
