@@ -20,7 +20,7 @@ pub struct Backing<'c> {
     pub core: &'c Core,
     /// The core's hosts.
     pub hosts: &'c Hosts,
-    /// The cores before whose shards something of the connection may have waited.
+    /// The cores where something of the connection may have waited.
     pub waited_at: &'c CoreSet,
 }
 
@@ -35,7 +35,7 @@ impl Backend for Backing<'_> {
 
     fn submit(&self, ticket: Ticket, partition: PartitionId, kind: Kind, may_redirect: bool, op: &[u8]) {
         if let Some(core) = self.hosts.request(Request { ticket, partition, kind, may_redirect, op })
-            && may_wait(op)
+            && (self.hosts.forwards() || may_wait(op))
         {
             self.waited_at.add(core);
         }

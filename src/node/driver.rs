@@ -178,7 +178,7 @@ impl Driver {
                 self.peers.iter().for_each(|peers| peers.seen(node, epoch, self.core.now()));
             }
             Message::Look { conn } => self.front.look(conn),
-            Message::Closed { conn } => self.hosts.forget_heavy(conn),
+            Message::Ended { conn, end } => self.hosts.note_ended(conn, end),
         }
     }
 

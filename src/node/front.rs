@@ -23,7 +23,9 @@ use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
+use corduroy_shards::forward::End;
 use corduroy_shards::runtime::{Ready, Socket};
+use corduroy_shards::{Rejection, Reply};
 
 use super::address::{Address, Ends};
 use super::backend::Backing;
@@ -209,7 +211,13 @@ impl Front {
     pub fn deliver(&self, answer: Answer) {
         let Answer { ticket, reply, timing } = answer;
         let Some(conn) = self.conns.borrow().get(ticket.conn) else { return };
-        conn.session.borrow_mut().reply(ticket, reply, &timing, &self.backing(&conn));
+        let mut session = conn.session.borrow_mut();
+        if conn.is_ending.get() && matches!(reply, Reply::Unknown | Reply::Rejected(Rejection::NoLeader(_))) {
+            // Nobody is to be surprised by what else it had asked for.
+            session.end_after_replies();
+        }
+        session.reply(ticket, reply, &timing, &self.backing(&conn));
+        drop(session);
         self.want_follow_up(conn);
     }
 
@@ -310,8 +318,10 @@ impl Front {
         // Lists of this pass may hold the connection a while longer, but nothing that it has to say or do.
         let mut session = conn.session.borrow_mut();
         self.waits.forget(session.waits_until_ns(), conn.id);
-        if session.may_await_heavy() {
-            self.hosts.drop_heavy(conn.id, &conn.waited_at);
+        let may_wait = session.may_await_heavy() || (self.hosts.forwards() && session.in_flight() > 0);
+        if may_wait || conn.end_known_at.get().is_some() {
+            let end = if session.in_flight() > 0 { End::Closed } else { End::Over };
+            self.hosts.end_conn(conn.id, end, &conn.waited_at);
         }
         session.abandon();
         drop(session);
@@ -336,6 +346,18 @@ impl Front {
     fn share_out(&self, conn: &Conn) {
         let others_bytes = self.accounts.others_bytes(&conn.account);
         conn.session.borrow().client().leave_to_others(others_bytes);
+    }
+
+    /// Says where something may wait of a connection that its client has ended, unless that is known.
+    fn announce_end(&self, conn: &Conn) {
+        let cores = Some(conn.waited_at.bits());
+        if conn.is_ending.get()
+            && self.hosts.forwards()
+            && conn.session.borrow().in_flight() > 0
+            && conn.end_known_at.replace(cores) != cores
+        {
+            self.hosts.end_conn(conn.id, End::Announced, &conn.waited_at);
+        }
     }
 
     fn publish_count(&self) {

@@ -25,7 +25,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use corduroy_shards::forward::{Request, Taken};
+use corduroy_shards::forward::{End, Request, Taken};
 use corduroy_shards::ids::NodeId;
 use corduroy_shards::routing::FIRST_DATA;
 use corduroy_shards::runtime::{Endpoint, pool};
@@ -313,18 +313,29 @@ impl Hosts {
         }
     }
 
-    /// Drops what waits of a closed connection before the shards of this node: here and on the other cores, as far as
-    /// anything may.
-    pub fn drop_heavy(&self, conn: u64, waited_at: &CoreSet) {
-        self.forget_heavy(conn);
+    /// A connection of this core has ended: gives up what waits of it here and on the other cores, as far as anything may.
+    pub fn end_conn(&self, conn: u64, end: End, waited_at: &CoreSet) {
+        self.note_ended(conn, end);
         (0..self.links.cores())
             .filter(|core| *core != self.core.index && waited_at.may_hold(*core))
-            .for_each(|core| self.links.post(core, Message::Closed { conn }));
+            .for_each(|core| self.links.post(core, Message::Ended { conn, end }));
     }
 
-    /// Drops what waits here of a closed connection.
-    pub fn forget_heavy(&self, conn: u64) {
-        self.all.iter().for_each(|host| host.gate.borrow_mut().forget(conn));
+    /// A connection has ended: gives up what waits of it here. What waits for its turn before a shard goes on until the
+    /// connection is closed: its client may read what comes.
+    pub fn note_ended(&self, conn: u64, end: End) {
+        if end != End::Announced {
+            self.all.iter().for_each(|host| host.gate.borrow_mut().forget(conn));
+        }
+        if let Some(forward) = &self.forward {
+            forward.forwarder.borrow_mut().end_conn(conn, end, self.core.now().mono_ns);
+            self.core.wake();
+        }
+    }
+
+    /// Whether requests may wait for leaders on other nodes.
+    pub const fn forwards(&self) -> bool {
+        self.forward.is_some()
     }
 
     /// Sends an outcome to its connection's core, which is another one.

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 
+use corduroy_shards::forward::End;
 use corduroy_shards::ids::NodeId;
 use corduroy_shards::net::Epoch;
 use corduroy_shards::wires::Moved;
@@ -50,10 +51,12 @@ pub enum Message {
         /// What the ledger counts of it while it is under way.
         bytes: usize,
     },
-    /// This connection is closed: nobody waits for what it has asked for.
-    Closed {
+    /// The client of this connection has ended it.
+    Ended {
         /// Its number.
         conn: u64,
+        /// How.
+        end: End,
     },
     /// A peer's connection that the receiving core is wanted on.
     Peer(Box<Moved>),
@@ -83,6 +86,11 @@ impl CoreSet {
     /// Adds one.
     pub fn add(&self, core: usize) {
         self.0.set(self.0.get() | Self::bit(core));
+    }
+
+    /// Equal ones hold the same cores.
+    pub const fn bits(&self) -> u64 {
+        self.0.get()
     }
 
     /// Whether it may be among them.

@@ -71,6 +71,30 @@ fn requests_wait_for_the_next_leader_at_any_node() {
     assert_eq!(cluster.ask(followers[0], &["GET", "counter"]), Ok(bulk("9")));
 }
 
+/// Whoever has gone does not write over what others have written since.
+#[test]
+fn what_waits_for_a_leader_is_not_done_once_its_client_has_ended_the_connection() {
+    let mut cluster = Cluster::of_three(1, &[]);
+    let (first, ids) = (leader(&mut cluster), cluster.ids());
+    let node = ids.iter().copied().find(|id| *id != first).expect("there are three");
+    let others: Vec<u64> = ids.into_iter().filter(|id| *id != node).collect();
+    others.iter().for_each(|id| cluster.kill_9(*id));
+    let port = cluster.node(node).client_port;
+    let mut patient = Connection::open(port);
+    patient.say("SET patient 1");
+    for client in 0..4 {
+        let mut leaving = Connection::open(port);
+        leaving.say(&format!("SET leaving:{client} 1"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    others.iter().for_each(|id| cluster.start(*id));
+    assert_eq!(patient.read(), Value::Line("+OK".to_owned()));
+    for client in 0..4 {
+        let value = cluster.ask(node, &["GET", &format!("leaving:{client}")]);
+        assert_eq!(value, Ok(redis::Value::Nil), "client {client}");
+    }
+}
+
 /// Plays whose replies are those of Redis, as `tests/resp.rs` has them carried out without a server.
 const PLAYS: [&str; 5] = [
     include_str!("../scripts/resp/strings.play"),

@@ -3,7 +3,8 @@
 //!
 //! Invariant: each request taken in has exactly one outcome. It is carried out at most once: it is sent again only after it
 //! was certainly not done. What waits is bounded in number, bytes and time. What a connection asks of a partition keeps its
-//! order, also where the lead moves, to this node or from it.
+//! order, also where the lead moves, to this node or from it. Once a connection has ended, nothing of it is begun that had to
+//! wait for a leader: others may have written since, and its client takes it for lost.
 
 mod outcomes;
 
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 
 use super::decisions::{Decision, ForwardCounters, ForwardOptions, Here, Lead, Request, Taken};
+use super::ended::Ended;
 use super::line::{Fate, Item, Line, State};
 use super::recent::Handed;
 use crate::ids::{NodeId, PartitionId};
@@ -86,6 +88,7 @@ pub struct Forwarder {
     decisions: VecDeque<Decision>,
     counters: ForwardCounters,
     look_at_ns: u64,
+    ended: Ended,
 }
 
 impl Forwarder {
@@ -103,6 +106,7 @@ impl Forwarder {
             decisions: VecDeque::new(),
             counters: ForwardCounters::default(),
             look_at_ns: 0,
+            ended: Ended::default(),
         }
     }
 
@@ -150,7 +154,8 @@ impl Forwarder {
     }
 
     /// Takes in a request that the shard here has given back undone, since it leads no more: in front of what its connection has
-    /// asked since. Returns whether it may still be done: not if something behind it was sent already.
+    /// asked since. Returns whether it may still be done: not if something behind it was sent already, nor if the connection has
+    /// ended.
     #[must_use]
     pub fn take_back(&mut self, handed: Handed, op: Bytes, now_ns: u64) -> bool {
         let Handed { ticket, partition, kind, may_redirect, until_ns } = handed;
@@ -160,7 +165,8 @@ impl Forwarder {
         let behind = line.map_or(0, |line| line.items.iter().rev().take_while(is_behind).count());
         let newest = line.into_iter().flat_map(|line| line.items.iter().rev()).take(behind);
         let is_overtaken = newest.into_iter().any(|item| item.state != State::Waiting);
-        if is_overtaken || until_ns <= now_ns || self.is_full(op.len()) {
+        if is_overtaken || until_ns <= now_ns || self.is_full(op.len()) || self.ended.holds(key.conn) {
+            self.give_up(key);
             return false;
         }
         let state = State::Waiting;
@@ -309,6 +315,10 @@ impl Forwarder {
             partition.not_before_ns = 0;
         }
         if route == Lead::Nobody || partition.not_before_ns > now_ns {
+            if !self.ended.is_empty() {
+                let conns: Vec<u64> = partition.waiting.iter().copied().collect();
+                conns.into_iter().for_each(|conn| self.give_up(LineKey { conn, partition: id }));
+            }
             return;
         }
         partition.not_before_ns = 0;
@@ -336,9 +346,10 @@ impl Forwarder {
         match to {
             Some(node) if may_go && !is_behind_shard => self.send_to(key, node, now_ns),
             None if may_go => return self.run(key),
-            Some(_) | None => {}
+            // It waits for others than the leader.
+            Some(_) | None => self.give_up(key),
         }
-        let line = self.lines.get_mut(&key).expect("it was there");
+        let Some(line) = self.lines.get_mut(&key) else { return };
         let partition = self.partitions.get_mut(&key.partition).expect("it has the line");
         list(line, partition, key.conn);
     }
@@ -431,16 +442,20 @@ impl Forwarder {
                 false => None,
             };
             let is_stray = line.stray_since_ns.is_some_and(|since_ns| since_ns + stray_ns <= now_ns);
-            let mut over = Vec::new();
+            let (mut over, mut is_delayed) = (Vec::new(), false);
             self.change_owed(key, |line| {
                 if is_stray {
                     let lost = line.lose(|item| item.node().is_some_and(|node| Some(node) != leader));
                     over.extend(lost.into_iter().map(|item| (item, Fate::Unknown)));
                 }
                 over.extend(line.expire(now_ns));
+                is_delayed = !over.is_empty() || line.refused > 0;
             });
             for (item, fate) in over {
                 self.end(key, item, fate);
+            }
+            if is_delayed {
+                self.give_up(key);
             }
             self.review(key);
         }

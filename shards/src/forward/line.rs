@@ -86,6 +86,11 @@ impl Line {
         self.take_if(|item| item.state == State::Waiting && item.may_redirect)
     }
 
+    /// Takes out all that no node owes an answer to.
+    pub fn take_unsent(&mut self) -> Vec<Item> {
+        self.take_if(|item| item.node().is_none())
+    }
+
     /// Whether answers are owed by another node than this.
     pub fn is_owed_elsewhere(&self, than: Option<NodeId>) -> bool {
         self.items.iter().any(|item| item.node().is_some_and(|node| Some(node) != than))

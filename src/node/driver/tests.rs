@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use corduroy_shards::forward::End;
 use corduroy_shards::runtime::{Doorbell, Endpoint, Listener, Mesh};
 use corduroy_shards::{Kind, PartitionId, Reply, StateMachine, Ticket, wal::Lsn};
 use rustix::net::sockopt::set_socket_send_buffer_size;
@@ -111,7 +112,7 @@ impl World {
         let mut got = Vec::new();
         self.other.drain(max, |message| match message {
             Message::Request { ticket, .. } => got.push(ticket.seq),
-            Message::Look { conn } | Message::Closed { conn } => got.push(conn),
+            Message::Look { conn } | Message::Ended { conn, .. } => got.push(conn),
             Message::Peer(_) | Message::PeerSeen { .. } => unreachable!("the node is alone"),
             Message::Reply { ticket, .. } => got.push(ticket.seq),
         });
@@ -414,7 +415,7 @@ fn what_waits_of_a_closed_connection_is_forgotten_wherever_it_may() {
     let closed: Vec<_> = told
         .iter()
         .map(|message| match message {
-            Message::Closed { conn } => Some(*conn),
+            Message::Ended { conn, end: End::Closed } => Some(*conn),
             other => panic!("{other:?}"),
         })
         .collect();
@@ -432,7 +433,10 @@ fn what_waits_of_a_closed_connection_is_forgotten_wherever_it_may() {
     conns.iter().for_each(|conn| world.driver.front.close(conn));
     world.pass();
     world.other.drain(9, |message| messages.push(message));
-    assert!(matches!(messages[..], [Message::Request { .. }, Message::Closed { .. }]), "{messages:?}");
+    assert!(
+        matches!(messages[..], [Message::Request { .. }, Message::Ended { end: End::Closed, .. }]),
+        "{messages:?}"
+    );
     world.third.iter_mut().for_each(|end| {
         end.drain(9, |message| panic!("a core that was asked for nothing got {message:?}"));
     });
@@ -452,7 +456,10 @@ fn a_core_whose_bit_is_that_of_another_tells_itself_nothing() {
     conns.iter().for_each(|conn| world.driver.front.close(conn));
     world.pass();
     world.other.drain(9, |message| messages.push(message));
-    assert!(matches!(messages[..], [Message::Request { .. }, Message::Closed { .. }]), "{messages:?}");
+    assert!(
+        matches!(messages[..], [Message::Request { .. }, Message::Ended { end: End::Closed, .. }]),
+        "{messages:?}"
+    );
 }
 
 #[test]

@@ -47,8 +47,10 @@ pub struct Conn {
     pub over_soft_since_ns: Cell<Option<u64>>,
     /// What it holds, as last counted into the core's sum.
     pub account: Account,
-    /// The cores before whose shards something of it may have waited.
+    /// The cores where something of it may have waited.
     pub waited_at: CoreSet,
+    /// The cores that know of its end, as [`CoreSet::bits`].
+    pub end_known_at: Cell<Option<u64>>,
 }
 
 impl Conn {
@@ -74,6 +76,7 @@ impl Conn {
             over_soft_since_ns: Cell::new(None),
             account: Account::default(),
             waited_at: CoreSet::default(),
+            end_known_at: Cell::new(None),
         }
     }
 

@@ -45,6 +45,7 @@ impl Front {
             self.close(conn);
             return;
         }
+        self.announce_end(conn);
         // What was half a request may lie among what was kept while the session was paused.
         if watch_partial(conn, self.core.now().mono_ns) {
             self.want_sweep();

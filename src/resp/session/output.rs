@@ -105,6 +105,13 @@ impl Session {
         self.held = super::Held::default();
     }
 
+    /// Carries out no more of what has come; what is under way is still answered.
+    pub fn end_after_replies(&mut self) {
+        if self.state.ending == Ending::No {
+            self.state.ending = Ending::AfterReplies;
+        }
+    }
+
     /// Bytes that this session holds on the heap for input and output.
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {

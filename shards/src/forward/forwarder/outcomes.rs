@@ -2,8 +2,9 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use super::{Forwarder, LineKey, Load, list};
-use crate::forward::decisions::Decision;
+use super::{Forwarder, LineKey, Load, NS_PER_MS, list};
+use crate::forward::decisions::{Decision, ForwardOptions};
+use crate::forward::ended::End;
 use crate::forward::line::{Fate, Item, Line, State};
 use crate::ids::{NodeId, Ticket};
 use crate::machine::Kind;
@@ -46,6 +47,7 @@ impl Forwarder {
         for item in lost {
             self.end(key, item, Fate::Unknown);
         }
+        self.give_up(key);
         self.review(key);
     }
 
@@ -58,6 +60,31 @@ impl Forwarder {
         let (node, bytes) = line.refuse(number).expect("it was sent");
         self.sent.remove(&number);
         self.owed.get_mut(&node).expect("it was counted").sub(bytes);
+        self.give_up(key);
+        self.review(key);
+    }
+
+    /// A client has ended a connection of which something may be under way, here or in the shards.
+    pub fn end_conn(&mut self, conn: u64, end: End, now_ns: u64) {
+        let ForwardOptions { wait_ms, answer_ms, .. } = self.options;
+        self.ended.note(conn, end, now_ns + (wait_ms + answer_ms) * NS_PER_MS, now_ns);
+        if end == End::Closed {
+            let keys: Vec<LineKey> =
+                self.partitions.keys().map(|id| LineKey { conn, partition: *id }).collect();
+            keys.into_iter().for_each(|key| self.give_up(key));
+        }
+    }
+
+    /// Something in a line has had to wait, for a leader or for what became of it: if the connection has ended, nothing of it is
+    /// sent any more.
+    pub(super) fn give_up(&mut self, key: LineKey) {
+        if !self.ended.holds(key.conn) {
+            return;
+        }
+        let Some(line) = self.lines.get_mut(&key) else { return };
+        for item in line.take_unsent() {
+            self.end(key, item, Fate::NotDone);
+        }
         self.review(key);
     }
 

@@ -9,6 +9,8 @@ const fn known(lead: Lead) -> Known {
     Known { lead, held: BTreeSet::new() }
 }
 
+const NO_LEADER: Rejection = Rejection::NoLeader(P);
+
 const fn ticket(seq: u64) -> Ticket {
     Ticket { conn: 5, seq }
 }
@@ -313,4 +315,55 @@ fn two_nodes_that_name_each_other_are_asked_by_turns_with_a_pause() {
     forwarder.not_led(id(second), Some(NodeId(2)), there, 3 * MS);
     assert!(step(&mut forwarder, there, 4 * MS).is_nothing());
     assert_eq!(step(&mut forwarder, there, 30 * MS).sent(2).len(), 1);
+}
+
+#[test]
+fn of_a_connection_that_is_closed_nothing_more_is_sent() {
+    let (mut forwarder, sent) = asked(&[W, R], 2);
+    let there = Lead::There(NodeId(2));
+    forwarder.take(request(2, W, b"op"), &known(Lead::Nobody), 2 * MS);
+    forwarder.end_conn(5, End::Closed, 2 * MS);
+    assert_eq!(decided(&mut forwarder).rejected, [(2, Rejection::NoLeader(P))]);
+    // What was sent, and given back: it may have waited there for long.
+    forwarder.not_led(id(sent[1]), Some(NodeId(3)), there, 20_000 * MS);
+    forwarder.unsent(id(sent[0]), 20_000 * MS);
+    assert_eq!(decided(&mut forwarder).rejected.len(), 2);
+    assert!(step(&mut forwarder, there, 20_001 * MS).is_nothing());
+    let handed =
+        Handed { ticket: ticket(3), partition: P, kind: W, may_redirect: false, until_ns: 90_000 * MS };
+    assert!(!forwarder.take_back(handed, Bytes::from_static(b"op"), 20_002 * MS));
+    // It is forgotten once all of it is too old, or all of it is answered.
+    forwarder.end_conn(6, End::Closed, 22_000 * MS);
+    assert!(forwarder.take_back(handed, Bytes::from_static(b"op"), 22_000 * MS));
+    let other = Handed { ticket: Ticket { conn: 6, seq: 1 }, ..handed };
+    assert!(!forwarder.take_back(other, Bytes::from_static(b"op"), 22_000 * MS));
+    forwarder.end_conn(6, End::Over, 22_001 * MS);
+    assert!(forwarder.take_back(other, Bytes::from_static(b"op"), 22_001 * MS));
+}
+
+#[test]
+fn of_a_connection_whose_client_sends_no_more_only_that_is_done_which_need_not_wait() {
+    let there = Lead::There(NodeId(2));
+    let mut forwarder = Forwarder::new(options());
+    forwarder.end_conn(5, End::Announced, 0);
+    (0..8).for_each(|seq| _ = forwarder.take(request(seq, W, b"op"), &known(there), 0));
+    let sent = step(&mut forwarder, there, MS).sent(2);
+    assert_eq!(sent.len(), 6, "others wait for answers alone");
+    forwarder.answered(id(sent[0]), true, Bytes::new());
+    assert_eq!(step(&mut forwarder, there, 2 * MS).sent(2).len(), 1);
+    forwarder.not_led(id(sent[1]), Some(NodeId(3)), there, 3 * MS);
+    assert_eq!(decided(&mut forwarder).rejected, [(1, NO_LEADER), (7, NO_LEADER)]);
+    // Others have lost a node, or know none.
+    (10..12).for_each(|seq| _ = forwarder.take(request(seq, W, b"op"), &known(there), 4 * MS));
+    assert_eq!(step(&mut forwarder, Lead::Nobody, 5 * MS).rejected, [(10, NO_LEADER), (11, NO_LEADER)]);
+    let mut forwarder = Forwarder::new(options());
+    forwarder.end_conn(5, End::Announced, 0);
+    forwarder.take(request(12, W, b"op"), &known(there), 6 * MS);
+    let holding = Known { lead: there, held: [5].into() };
+    forwarder.step(&holding, 40 * MS);
+    assert_eq!(
+        decided(&mut forwarder).rejected,
+        [(12, NO_LEADER)],
+        "it comes behind what the shard here has"
+    );
 }

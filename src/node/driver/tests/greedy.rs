@@ -160,7 +160,7 @@ fn answer_with(world: &mut World, clients: &mut [TcpStream], values: &[Arc<Vec<u
         world.pass();
         world.other.drain(99, |message| match message {
             Message::Request { ticket, .. } => tickets.push(ticket),
-            Message::Closed { .. } => {}
+            Message::Ended { .. } => {}
             other => panic!("{other:?}"),
         });
     }
