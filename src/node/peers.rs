@@ -32,6 +32,8 @@ pub struct Peers {
     is_listening: Cell<bool>,
     /// When the founders are connected to that are to be met, by a node that joins.
     greet_at_ns: Cell<u64>,
+    /// Those that are connected to once, when this node has started.
+    to_greet: Cell<Vec<NodeId>>,
 }
 
 /// How often who was not met is looked for.
@@ -89,6 +91,10 @@ impl Peers {
     ) -> io::Result<Self> {
         let shared = &core.shared;
         let others = description.description.addresses_beside(description.node.id);
+        let addresses: Vec<_> = others.map(|(node, peer)| (NodeId(node), peer)).collect();
+        // One core is enough: the others of a node hear of it from the one that is connected to.
+        let is_greeted = |node: &NodeId| core.index == 0 && shared.identity.founders.contains(&node.0);
+        let to_greet = addresses.iter().map(|(node, _)| *node).filter(is_greeted).collect();
         let options = WireOptions {
             local: local(shared, description),
             core: CoreId(u16::try_from(core.index).unwrap_or(u16::MAX)),
@@ -97,11 +103,18 @@ impl Peers {
                 seed: shared.started_ms ^ shared.identity.node.rotate_left(32) ^ (core.index as u64) << 17,
                 ..PeerOptions::default()
             },
-            addresses: others.map(|(node, peer)| (NodeId(node), peer)).collect(),
+            addresses: addresses.into_iter().collect(),
             token: |conn| Event::Peer(conn.0).token(),
         };
         let wires = RefCell::new(Wires::new(options, listener)?);
-        Ok(Self { core, hosts, wires, is_listening: Cell::new(false), greet_at_ns: Cell::new(0) })
+        Ok(Self {
+            core,
+            hosts,
+            wires,
+            is_listening: Cell::new(false),
+            greet_at_ns: Cell::new(0),
+            to_greet: Cell::new(to_greet),
+        })
     }
 
     /// Begins to accept connections, and to send.
@@ -140,9 +153,15 @@ impl Peers {
         news.into_iter().for_each(|news| self.take(news));
     }
 
-    /// Connects to whom this node has to hear: whom it joins, and who is to join.
+    /// Connects to whom this node has to hear: whom it joins, and who is to join; and, once, to all others of the
+    /// cluster: who waits for seconds before it tries again to connect to this node hears that it has started.
     fn greet(&self, wires: &mut Wires, now: Now) {
         let (core, now_ns) = (&self.core, now.mono_ns);
+        let to_greet = self.to_greet.take();
+        if !to_greet.is_empty() {
+            to_greet.into_iter().for_each(|node| wires.greet(node, &core.poller, now_ns));
+            self.hosts.greet_members();
+        }
         for contact in self.hosts.take_to_greet() {
             wires.learn(contact.node, contact.peer);
             wires.greet(contact.node, &core.poller, now_ns);

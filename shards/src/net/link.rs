@@ -42,6 +42,8 @@ pub enum LinkState {
     BackingOff {
         /// When it may be tried again.
         until_ns: u64,
+        /// When for what cannot wait.
+        urgent_ns: u64,
     },
 }
 
@@ -98,6 +100,15 @@ impl Link {
         let is_within =
             self.queue.len() < options.queue_messages && self.queued_bytes + bytes <= options.queue_bytes;
         is_within || self.queue.is_empty()
+    }
+
+    /// Whether a connection is not to be tried yet for this message.
+    pub fn is_backing_off(&self, message: &Parcel, now_ns: u64) -> bool {
+        match self.state {
+            LinkState::BackingOff { urgent_ns, .. } if message.is_urgent() => now_ns < urgent_ns,
+            LinkState::BackingOff { until_ns, .. } => now_ns < until_ns,
+            LinkState::Idle | LinkState::Dialling(_) | LinkState::Handshaking(_) | LinkState::Up(_) => false,
+        }
     }
 
     /// Lets a message wait that there is room for.
@@ -167,7 +178,14 @@ impl Link {
         // Between half of it and all, so that the nodes that lost a peer do not all come back at once.
         let longest_ns = longest_ms * NS_PER_MS;
         let wait_ns = longest_ns / 2 + numbers.next_u64() % (longest_ns / 2 + 1);
-        self.state = LinkState::BackingOff { until_ns: now_ns + wait_ns };
+        let until_ns = now_ns + wait_ns;
+        let urgent_ns = match how {
+            Failure::Refused => until_ns,
+            Failure::Lost { .. } | Failure::NotMade => {
+                until_ns.min(now_ns + options.backoff_min_ms * NS_PER_MS)
+            }
+        };
+        self.state = LinkState::BackingOff { until_ns, urgent_ns };
     }
 
     /// Compares what it holds.

@@ -1,5 +1,6 @@
 //! What goes into a frame: messages of replicas on most lanes, requests of clients and their answers on one.
 
+use super::kind::Kind;
 use super::message::Outgoing;
 use super::request::{Forwarded, RequestId};
 use crate::ids::PartitionId;
@@ -38,6 +39,15 @@ impl Parcel {
         match self {
             Self::Forwarded(forwarded) if forwarded.is_request() => Some(forwarded.id()),
             Self::Replica(_) | Self::Forwarded(_) => None,
+        }
+    }
+
+    /// Whether it cannot wait for a peer to be tried again that was lost: an election that is not heard of is held again only an
+    /// election timeout later.
+    pub const fn is_urgent(&self) -> bool {
+        match self {
+            Self::Replica(message) => matches!(message.kind(), Kind::VoteRequest | Kind::PreVoteRequest),
+            Self::Forwarded(_) => false,
         }
     }
 

@@ -211,10 +211,10 @@ impl Peers {
         }
         let link = self.links.entry(key).or_insert_with(Link::new);
         link.is_wanted = true;
+        if link.is_backing_off(&waiting.message, now_ns) {
+            return self.drop_message(waiting, Dropped::BackingOff);
+        }
         match link.state {
-            LinkState::BackingOff { until_ns } if now_ns < until_ns => {
-                return self.drop_message(waiting, Dropped::BackingOff);
-            }
             LinkState::Idle | LinkState::BackingOff { .. } => self.dial(key, now_ns),
             LinkState::Dialling(_) | LinkState::Handshaking(_) | LinkState::Up(_) => {}
         }
@@ -415,7 +415,7 @@ impl Peers {
             self.end(conn, why, now_ns);
         }
         self.links.retain(|_, link| {
-            if matches!(link.state, LinkState::BackingOff { until_ns } if until_ns <= now_ns) {
+            if matches!(link.state, LinkState::BackingOff { until_ns, .. } if until_ns <= now_ns) {
                 link.state = LinkState::Idle;
             }
             link.is_wanted || link.state != LinkState::Idle
@@ -452,7 +452,7 @@ impl Peers {
     pub fn next_tick_ns(&self) -> Option<u64> {
         let deadlines = self.conns.values().filter_map(|conn| self.deadline(conn)).map(|(at_ns, _)| at_ns);
         let waits = self.links.values().filter_map(|link| match link.state {
-            LinkState::BackingOff { until_ns } => Some(until_ns),
+            LinkState::BackingOff { until_ns, .. } => Some(until_ns),
             LinkState::Idle | LinkState::Dialling(_) | LinkState::Handshaking(_) | LinkState::Up(_) => None,
         });
         deadlines.chain(waits).min()

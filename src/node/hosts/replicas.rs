@@ -108,6 +108,22 @@ impl Hosts {
         nodes.for_each(|(node, incarnation)| _ = heard.insert(node, incarnation));
     }
 
+    /// Has those connected to that have joined the groups of replicas here.
+    pub fn greet_members(&self) {
+        let mut to_greet = self.members.to_greet.borrow_mut();
+        let own = NodeId(self.core.shared.identity.node);
+        for host in &self.all {
+            let shard = host.shard.borrow();
+            let partitions = self.core.shared.layout.partitions_of(host.id);
+            let replicas = partitions.filter_map(|partition| shard.replica(partition));
+            for contact in replicas.filter_map(contacts_of).flatten().filter(|contact| contact.node != own) {
+                if !to_greet.contains(contact) {
+                    to_greet.push(*contact);
+                }
+            }
+        }
+    }
+
     /// Nodes that are to be connected to, and where.
     pub fn take_to_greet(&self) -> Vec<Contact> {
         self.members.to_greet.take()

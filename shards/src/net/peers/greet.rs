@@ -1,4 +1,5 @@
-//! Connections that are made before anything is to be sent: a node that joins has to meet those that are there.
+//! Connections that are made before anything is to be sent: a node that joins has to meet those that are there, and one that has
+//! started is heard of by those that had given up trying to connect to it.
 
 use super::{Conn, Peers, Stage};
 use crate::ids::NodeId;
@@ -17,7 +18,7 @@ impl Peers {
         link.is_wanted = true;
         match link.state {
             LinkState::Idle => self.dial(key, now_ns),
-            LinkState::BackingOff { until_ns } if until_ns <= now_ns => self.dial(key, now_ns),
+            LinkState::BackingOff { until_ns, .. } if until_ns <= now_ns => self.dial(key, now_ns),
             LinkState::BackingOff { .. }
             | LinkState::Dialling(_)
             | LinkState::Handshaking(_)

@@ -1,9 +1,12 @@
 //! How long connections may take, and how many may wait to prove themselves.
 
 use super::handshake::local;
-use super::peers::options;
+use super::of;
+use super::peers::{options, restarted};
 use super::world::{MS, World};
+use crate::ids::NodeId;
 use crate::net::hello::Greeting;
+use crate::net::kind::Kind;
 use crate::net::{Ending, PeerOptions, Refusal, RefusalKind};
 
 #[test]
@@ -66,4 +69,55 @@ fn strangers_keep_no_peer_out() {
     let endings = world.endings();
     assert_eq!(endings.len(), 2_000 + 1 - 64);
     assert!(endings.iter().all(|ending| *ending == ((2, 0), Ending::Crowded)));
+}
+
+/// Two nodes, of which the first has lost the second for so long that it waits for seconds before it tries again.
+fn given_up() -> World {
+    let mut world = World::new([local(1), local(2)], options());
+    world.dead = vec![2];
+    for _ in 0..400 {
+        world.send((1, 0), (2, 0), 1);
+        world.run();
+        world.pass_ms(100);
+    }
+    world.dead.clear();
+    // The last failure was less than the shortest wait ago, or a longer one has begun.
+    world.pass_ms(60);
+    world.send((1, 0), (2, 0), 2);
+    world.run();
+    assert!(world.delivered().is_empty(), "it waits");
+    world
+}
+
+#[test]
+fn an_election_does_not_wait_for_a_peer_that_was_lost_to_be_tried_again() {
+    for kind in [Kind::PreVoteRequest, Kind::VoteRequest] {
+        let mut world = given_up();
+        world.send_message((1, 0), (2, 0), of(kind, (1, 2), 3));
+        world.run();
+        assert_eq!(world.delivered().len(), 1, "{kind:?}");
+    }
+    // It is not tried without a pause.
+    let mut world = given_up();
+    world.dead = vec![2];
+    let dials = world.core((1, 0)).counters().dials;
+    for _ in 0..100 {
+        world.send_message((1, 0), (2, 0), of(Kind::PreVoteRequest, (1, 2), 3));
+        world.run();
+        world.pass_ms(5);
+    }
+    let tried = world.core((1, 0)).counters().dials - dials;
+    assert!((9..=10).contains(&tried), "{tried} times in half a second");
+}
+
+#[test]
+fn who_has_started_is_heard_of_by_those_that_wait_to_try_again() {
+    let mut world = given_up();
+    world.start(restarted(2, 9), options());
+    let now_ns = world.now_ns;
+    world.core((2, 0)).greet(NodeId(1), now_ns);
+    world.run();
+    world.send((1, 0), (2, 0), 3);
+    world.run();
+    assert_eq!(world.delivered(), [((2, 0), 1, 3)]);
 }

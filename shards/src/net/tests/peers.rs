@@ -182,7 +182,7 @@ fn waits_grow_up_to_a_bound_and_start_anew_after_a_steady_connection() {
     for _ in 0..12 {
         world.send((1, 0), (2, 0), 1);
         world.run();
-        let LinkState::BackingOff { until_ns } = world.core((1, 0)).link(key(2, u16::MAX)) else {
+        let LinkState::BackingOff { until_ns, .. } = world.core((1, 0)).link(key(2, u16::MAX)) else {
             panic!("it failed")
         };
         assert_eq!(world.core((1, 0)).next_tick_ns(), Some(until_ns));
@@ -212,7 +212,7 @@ fn waits_grow_up_to_a_bound_and_start_anew_after_a_steady_connection() {
         world.pass_ms(steady_ms);
         let end = *world.wires.keys().find(|(at, _)| *at == (1, 0)).unwrap();
         world.cut(end);
-        let LinkState::BackingOff { until_ns } = world.core((1, 0)).link(key(2, 0)) else {
+        let LinkState::BackingOff { until_ns, .. } = world.core((1, 0)).link(key(2, 0)) else {
             panic!("it failed")
         };
         let wait_ms = (until_ns - world.now_ns) / MS;
@@ -324,7 +324,7 @@ fn a_newer_process_replaces_the_older_and_the_older_is_refused() {
     assert!(refusals.contains(&((2, 0), Ending::Refused(refusal))), "{refusals:?}");
     let by_peer = Refusal::ByPeer(RefusalKind::OldIncarnation);
     assert!(refusals.contains(&((1, 0), Ending::Refused(by_peer))), "{refusals:?}");
-    let LinkState::BackingOff { until_ns } = world.core((1, 0)).link(key(2, 0)) else {
+    let LinkState::BackingOff { until_ns, .. } = world.core((1, 0)).link(key(2, 0)) else {
         panic!("it was refused")
     };
     assert!(until_ns - world.now_ns >= 2_500 * MS, "who is refused waits long at once");
