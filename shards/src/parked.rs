@@ -294,7 +294,7 @@ impl ParkedReads {
     /// Whether they are to be turned away, since another replica leads, or this one has lost the lead.
     pub fn are_forsaken(&self, replica: &mut Replica) -> bool {
         // Also where none wait: those that come later have not lost anything by it.
-        let is_lost = replica.take_lost();
+        let is_lost = replica.take_lost_round();
         let needs_leader = self.0.as_ref().is_some_and(|parked| parked.for_leader > 0);
         !self.is_empty() && (is_lost || needs_leader && replica.other_leader().is_some())
     }

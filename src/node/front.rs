@@ -202,7 +202,8 @@ impl Front {
             conn.has_input.set(true);
             self.queue(&conn);
         }
-        if ready.writable && !conn.unsent.borrow().is_empty() {
+        // Whom it asked something of hears of that also where reading has stopped.
+        if ready.ended || ready.writable && !conn.unsent.borrow().is_empty() {
             self.want_follow_up(conn);
         }
     }

@@ -44,11 +44,6 @@ impl Ended {
         }
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.conns.is_empty()
-    }
-
     /// Whether a connection has ended.
     pub fn holds(&self, conn: u64) -> bool {
         !self.conns.is_empty() && self.conns.contains_key(&conn)

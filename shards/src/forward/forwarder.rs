@@ -8,7 +8,7 @@
 
 mod outcomes;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
@@ -44,8 +44,9 @@ struct Hint {
 /// A partition with lines.
 #[derive(Debug, Default)]
 struct Partition {
-    /// Connections that have something to be sent, in order.
-    waiting: VecDeque<u64>,
+    /// Connections that have something to be sent, in the order of the numbers that they have got for it.
+    waiting: BTreeMap<u64, u64>,
+    last_listed: u64,
     lines: usize,
     hint: Option<Hint>,
     /// What the replica here knew of the lead last.
@@ -89,6 +90,8 @@ pub struct Forwarder {
     counters: ForwardCounters,
     look_at_ns: u64,
     ended: Ended,
+    /// Something of a connection that has ended may wait for a leader.
+    may_wait_ended: bool,
 }
 
 impl Forwarder {
@@ -107,6 +110,7 @@ impl Forwarder {
             counters: ForwardCounters::default(),
             look_at_ns: 0,
             ended: Ended::default(),
+            may_wait_ended: false,
         }
     }
 
@@ -150,6 +154,7 @@ impl Forwarder {
             parts: Vec::new(),
         };
         self.insert(key, item, 0, now_ns);
+        self.may_wait_ended |= self.ended.holds(key.conn);
         Taken::Yes
     }
 
@@ -288,6 +293,7 @@ impl Forwarder {
         for id in waiting {
             self.send_waiting(id, here, now_ns);
         }
+        self.may_wait_ended = false;
         if self.look_at_ns <= now_ns {
             self.look_at_ns = now_ns + LOOK_NS;
             self.look(here, now_ns);
@@ -311,21 +317,23 @@ impl Forwarder {
             (Lead::Here, _) | (_, None) => known,
             (Lead::There(_) | Lead::Nobody, Some(hint)) => Lead::There(hint.leader),
         };
-        if partition.known.replace(known) != Some(known) {
+        let is_news = partition.known.replace(known) != Some(known);
+        if is_news || partition.not_before_ns <= now_ns {
             partition.not_before_ns = 0;
         }
+        if route == Lead::Nobody && (is_news || self.may_wait_ended) {
+            let ended = partition.waiting.values().copied().filter(|conn| self.ended.holds(*conn));
+            let ended: Vec<u64> = ended.collect();
+            return ended.into_iter().for_each(|conn| self.give_up(LineKey { conn, partition: id }));
+        }
         if route == Lead::Nobody || partition.not_before_ns > now_ns {
-            if !self.ended.is_empty() {
-                let conns: Vec<u64> = partition.waiting.iter().copied().collect();
-                conns.into_iter().for_each(|conn| self.give_up(LineKey { conn, partition: id }));
-            }
             return;
         }
-        partition.not_before_ns = 0;
         assert!(route != Lead::There(node), "node {node} does not forward to itself");
-        for conn in std::mem::take(&mut partition.waiting) {
+        for conn in std::mem::take(&mut partition.waiting).into_values() {
             let key = LineKey { conn, partition: id };
             let Some(line) = self.lines.get_mut(&key) else { continue };
+            line.listed = None;
             line.is_behind_shard = line.is_behind_shard && here.holds(id, conn);
             self.redirect(key, route, here);
             self.send_line(key, route, now_ns);
@@ -335,7 +343,6 @@ impl Forwarder {
     /// Sends what waits in a line, as far as it may go; what may not waits on.
     fn send_line(&mut self, key: LineKey, route: Lead, now_ns: u64) {
         let Some(line) = self.lines.get_mut(&key) else { return };
-        line.is_listed = false;
         let to = match route {
             Lead::There(node) => Some(node),
             Lead::Here | Lead::Nobody => None,
@@ -369,7 +376,6 @@ impl Forwarder {
             self.decisions.push_back(Decision::Redirect { ticket, partition, node });
         }
         if self.lines.get(&key).is_some_and(|line| line.items.is_empty()) {
-            // It was just taken out of those that wait.
             self.remove(key);
         }
     }
@@ -416,8 +422,8 @@ impl Forwarder {
         let line = self.lines.remove(&key).expect("there is such a line");
         let partition = self.partitions.get_mut(&key.partition).expect("it has the line");
         partition.lines -= 1;
-        if line.is_listed {
-            partition.waiting.retain(|conn| *conn != key.conn);
+        if let Some(number) = line.listed {
+            partition.waiting.remove(&number);
         }
         if partition.lines == 0 {
             self.partitions.remove(&key.partition);
@@ -464,8 +470,9 @@ impl Forwarder {
 
 /// Lets a line wait among those of its partition, if it has something to be sent.
 fn list(line: &mut Line, partition: &mut Partition, conn: u64) {
-    if !line.is_listed && line.may_send() {
-        line.is_listed = true;
-        partition.waiting.push_back(conn);
+    if line.listed.is_none() && line.may_send() {
+        partition.last_listed += 1;
+        line.listed = Some(partition.last_listed);
+        partition.waiting.insert(partition.last_listed, conn);
     }
 }

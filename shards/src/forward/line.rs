@@ -60,8 +60,8 @@ pub(super) struct Line {
     pub(super) refused: usize,
     /// The shard here may have requests of the connection that came before these.
     pub is_behind_shard: bool,
-    /// It is among those that wait for the partition's leader.
-    pub is_listed: bool,
+    /// Its number among those that wait for the partition's leader, if it is.
+    pub listed: Option<u64>,
     /// Since when something is owed by a node that does not lead any more, on the monotonic clock.
     pub stray_since_ns: Option<u64>,
 }

@@ -75,6 +75,8 @@ pub struct Leadership {
     /// A lead of its own has begun, or ended so, and that was not reported.
     begun: bool,
     ended: Option<LeadKind>,
+    /// A lead of its own has ended, and what waited for it was not turned away.
+    is_lost: bool,
 }
 
 /// It is part of every replica.
@@ -104,6 +106,7 @@ impl Leadership {
             transfers: false,
             begun: false,
             ended: None,
+            is_lost: false,
         }
     }
 
@@ -132,6 +135,7 @@ impl Leadership {
     /// Keeps a change until it is reported. A lead that ends before anybody has heard of it was none.
     fn note(&mut self, change: Change) {
         if change.lost {
+            self.is_lost = true;
             let was_transferred = std::mem::take(&mut self.transfers);
             if !std::mem::take(&mut self.begun) {
                 self.ended = Some(if was_transferred { LeadKind::Transferred } else { LeadKind::Lost });
@@ -148,6 +152,11 @@ impl Leadership {
     /// Whether it is handing the lead on: then that is how it ends.
     pub const fn set_transfers(&mut self, transfers: bool) {
         self.transfers = transfers;
+    }
+
+    /// Whether a lead of its own has ended since this was asked last.
+    pub const fn take_lost(&mut self) -> bool {
+        std::mem::replace(&mut self.is_lost, false)
     }
 
     /// Counts and lists what has become of the lead of this member since this was asked last.

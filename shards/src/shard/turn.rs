@@ -285,7 +285,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
             let slot = self.replicas.slot_mut(idx);
             if slot.replica.check_ready(now_ns, timeout_ms).is_some() {
                 self.counters.ready_timeouts += 1;
-                self.refuse_waiting(idx);
+                self.refuse_gathered(idx);
+                self.refuse_reads(idx);
             }
             let slot = self.replicas.slot_mut(idx);
             if slot.replica.needs_ticks() || slot.pending.requests > 0 {
@@ -327,12 +328,6 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         while let Some(batch) = slot.batches.pop() {
             applying.refuse_batch(slot, batch, &why);
         }
-    }
-
-    /// Refuses everything that was not proposed.
-    fn refuse_waiting(&mut self, idx: ReplicaIdx) {
-        self.refuse_gathered(idx);
-        self.refuse_reads(idx);
     }
 
     /// Refuses the reads that are parked.
@@ -414,7 +409,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         if was_running {
             self.liveness.replica_ended();
         }
-        self.refuse_waiting(idx);
+        self.refuse_gathered(idx);
+        self.refuse_reads(idx);
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         let stopped = Rejection::ReplicaStopped(partition, why);
         while let Some(row) = slot.rows.take_any() {

@@ -31,8 +31,12 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Has the parked reads of a replica tried that wait for nothing any more, or for nothing but `begins_to_serve`; where
-    /// another one leads, all are turned away, and may be asked again there.
+    /// another one leads, all are turned away, and may be asked again there. So is what was to be proposed, where the lead was lost.
     pub(super) fn follow_reads(&mut self, idx: ReplicaIdx, begins_to_serve: bool) {
+        if self.replicas.slot_mut(idx).replica.take_lost() {
+            // It may lead again before its disk takes them: others may have led, and written, meanwhile.
+            self.refuse_gathered(idx);
+        }
         let slot = self.replicas.slot_mut(idx);
         if slot.parked.are_forsaken(&mut slot.replica) {
             self.refuse_reads(idx);

@@ -1,9 +1,9 @@
 //! Leads that begin and end: handed over to whoever is best prepared, counted and reported.
 
-use corduroy_shards::{LeadKind, MemberOutcome, MemberRequest, PeerMessage, Role};
+use corduroy_shards::{LeadKind, MemberOutcome, MemberRequest, PeerMessage, Rejection, Role};
 use raft::eraftpb::MessageType;
 
-use crate::cluster::{Cluster, Way};
+use crate::cluster::{Cluster, PARTITION, Way};
 use crate::common::Got;
 
 #[test]
@@ -108,6 +108,28 @@ fn a_leader_that_nobody_takes_the_lead_from_lays_it_down() {
     let counts = cluster.worlds[leader].shard.counters().leads;
     assert_eq!(counts.transferred + counts.lost, 1, "{counts:?}");
     assert_ne!(cluster.status(leader).role, Role::Leader);
+}
+
+/// It may lead again before its disk takes what gathered meanwhile: others may have led, and written, in between.
+#[test]
+fn what_gathered_beside_a_stalled_disk_ends_with_the_lead() {
+    let (mut cluster, leader) = Cluster::led(3);
+    cluster.worlds[leader].disk.set_stalled(true);
+    let mut written = vec![cluster.write(leader, "append a 0,")];
+    for number in 1..4 {
+        pass_beside_a_stalled_disk(&mut cluster, 50);
+        written.push(cluster.write(leader, &format!("append a {number},")));
+    }
+    let under_way = cluster.worlds[leader].shard.wal().in_flight();
+    assert!(under_way < 4, "the rest gathers");
+    cluster.isolate(leader);
+    pass_beside_a_stalled_disk(&mut cluster, 3_000);
+    assert_ne!(cluster.status(leader).role, Role::Leader);
+    let refused = Some(Got::Rejected(Rejection::NoLeader(PARTITION)));
+    for (number, ticket) in written.into_iter().enumerate() {
+        let wanted = if number < under_way { None } else { refused.clone() };
+        assert_eq!(cluster.got(leader, ticket), wanted, "write {number} of {under_way} under way");
+    }
 }
 
 #[test]

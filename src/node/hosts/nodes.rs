@@ -181,7 +181,15 @@ impl Hosts {
                 left.remove(&handed.ticket);
             }
         }
-        left.into_iter().map(|(ticket, why)| (ticket, forward.checked(why))).collect()
+        let refused = left.into_iter().map(|(ticket, why)| match why {
+            Rejection::NotLeader(partition, _) | Rejection::NoLeader(partition)
+                if forwarder.refused(ticket.conn, partition) =>
+            {
+                (ticket, Rejection::NoLeader(partition))
+            }
+            why => (ticket, forward.checked(why)),
+        });
+        refused.collect()
     }
 
     /// Takes what another node has sent: a request of its clients, or the answer to one of ours.

@@ -6,7 +6,7 @@ use super::{Forwarder, LineKey, Load, NS_PER_MS, list};
 use crate::forward::decisions::{Decision, ForwardOptions};
 use crate::forward::ended::End;
 use crate::forward::line::{Fate, Item, Line, State};
-use crate::ids::{NodeId, Ticket};
+use crate::ids::{NodeId, PartitionId, Ticket};
 use crate::machine::Kind;
 use crate::net::RequestId;
 use crate::rejection::Rejection;
@@ -68,11 +68,19 @@ impl Forwarder {
     pub fn end_conn(&mut self, conn: u64, end: End, now_ns: u64) {
         let ForwardOptions { wait_ms, answer_ms, .. } = self.options;
         self.ended.note(conn, end, now_ns + (wait_ms + answer_ms) * NS_PER_MS, now_ns);
+        self.may_wait_ended = true;
         if end == End::Closed {
             let keys: Vec<LineKey> =
                 self.partitions.keys().map(|id| LineKey { conn, partition: *id }).collect();
             keys.into_iter().for_each(|key| self.give_up(key));
         }
+    }
+
+    /// A request was given back, and is refused: what its connection asked behind it has had to wait for that. Returns whether
+    /// the connection has ended.
+    pub fn refused(&mut self, conn: u64, partition: PartitionId) -> bool {
+        self.give_up(LineKey { conn, partition });
+        self.ended.holds(conn)
     }
 
     /// Something in a line has had to wait, for a leader or for what became of it: if the connection has ended, nothing of it is
@@ -142,9 +150,9 @@ impl Forwarder {
         for (key, line) in &self.lines {
             line.check();
             let partition = self.partitions.get(&key.partition).expect("a line's partition");
-            let listed = partition.waiting.iter().filter(|conn| **conn == key.conn).count();
-            assert_eq!(listed, usize::from(line.is_listed), "how often {key:?} is listed");
-            assert!(line.is_listed || !line.may_send(), "{key:?} has something to send, and is not listed");
+            let listed = line.listed.map(|number| partition.waiting.get(&number) == Some(&key.conn));
+            assert_ne!(listed, Some(false), "{key:?} is not where it is listed");
+            assert!(listed.is_some() || !line.may_send(), "{key:?} has something to send, and is not listed");
             for item in &line.items {
                 held.add(item.op.len());
                 if let State::Sent { node, number, .. } = item.state {
@@ -159,7 +167,10 @@ impl Forwarder {
             assert_eq!(owed.get(node).copied().unwrap_or_default(), *load, "what node {node} owes");
         }
         for (id, partition) in &self.partitions {
-            let lines = self.lines.keys().filter(|key| key.partition == *id).count();
+            let of_it = || self.lines.iter().filter(|(key, _)| key.partition == *id);
+            let listed = of_it().filter(|(_, line)| line.listed.is_some()).count();
+            assert_eq!(listed, partition.waiting.len(), "lines of partition {id} that are listed");
+            let lines = of_it().count();
             assert!(lines == partition.lines && lines > 0, "partition {id} has {lines} lines");
         }
     }

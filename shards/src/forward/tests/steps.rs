@@ -317,6 +317,20 @@ fn two_nodes_that_name_each_other_are_asked_by_turns_with_a_pause() {
     assert_eq!(step(&mut forwarder, there, 30 * MS).sent(2).len(), 1);
 }
 
+/// Else whoever sleeps until then does not sleep at all.
+#[test]
+fn a_pause_that_is_over_asks_for_no_step_while_nobody_leads() {
+    let (mut forwarder, sent) = asked(&[W, W], 2);
+    forwarder.take(request(2, R, b"op"), &known(Lead::Nobody), MS);
+    assert!(step(&mut forwarder, Lead::Nobody, 2 * MS).is_nothing(), "it knows already that nobody does");
+    forwarder.not_led(id(sent[0]), None, Lead::Nobody, 3 * MS);
+    forwarder.not_led(id(sent[1]), None, Lead::Nobody, 3 * MS);
+    for ms in 4..60 {
+        assert!(step(&mut forwarder, Lead::Nobody, ms * MS).is_nothing());
+        assert!(forwarder.next_ns().is_some_and(|at_ns| at_ns > ms * MS), "after {ms} ms");
+    }
+}
+
 #[test]
 fn of_a_connection_that_is_closed_nothing_more_is_sent() {
     let (mut forwarder, sent) = asked(&[W, R], 2);

@@ -92,8 +92,13 @@ impl Replica {
         (self.has_peers || self.can_serve()) && !self.is_held
     }
 
+    /// Whether it has lost the lead since this was asked last.
+    pub const fn take_lost(&mut self) -> bool {
+        self.leadership.take_lost()
+    }
+
     /// Whether it has lost the lead since this was asked last, while reads may have waited for a round.
-    pub fn take_lost(&mut self) -> bool {
+    pub fn take_lost_round(&mut self) -> bool {
         self.engine.group_mut().and_then(Group::rounds_mut).is_some_and(Rounds::take_lost)
     }
 
