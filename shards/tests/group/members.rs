@@ -2,8 +2,9 @@
 //! applied.
 
 use corduroy_shards::raft::membership::{MemberId, StorageId};
-use corduroy_shards::{Change, ChangeRefusal, MemberOutcome, MemberRequest};
+use corduroy_shards::{Change, ChangeRefusal, MemberOutcome, MemberRequest, Role};
 use corduroy_wal::Lsn;
+use raft::eraftpb::MessageType;
 
 use crate::cluster::{Cluster, PARTITION, Way, storage};
 use crate::common::Got;
@@ -54,6 +55,48 @@ fn without_a_vote_nobody_counts() {
     cluster.heal();
     cluster.pass(300);
     assert!(matches!(cluster.got(leader, ticket), Some(Got::Done(..))));
+}
+
+/// Before that nothing says that a change of who led before is not the last word (the erratum of 2015 to single changes).
+#[test]
+fn a_new_leader_changes_nothing_before_an_entry_of_its_term() {
+    let (mut cluster, old) = Cluster::led(3);
+    cluster.put(old, "set a 1");
+    cluster.isolate(old);
+    let [first, second] = others(&cluster, old)[..] else { panic!("three nodes") };
+    let leads = |cluster: &Cluster| {
+        [first, second].into_iter().find(|node| cluster.status(*node).role == Role::Leader)
+    };
+    let mut turns = 0..2_000;
+    let new = loop {
+        assert!(turns.next().is_some(), "one of the two others is elected");
+        if turns.start % 20 == 0 {
+            cluster.wait(50);
+        }
+        cluster.turn();
+        // Votes come and go; what would commit an entry does not.
+        cluster.deliver(|_, _, sent| match sent.message.get_msg_type() {
+            MessageType::MsgAppend | MessageType::MsgHeartbeat => Way::Lost,
+            _ => Way::Arrives,
+        });
+        if let Some(new) = leads(&cluster) {
+            break new;
+        }
+    };
+    let status = cluster.status(new);
+    assert!(status.applied < status.last, "its first entry is not committed");
+    let other = first + second - new;
+    let remove = [Change::Demote(founder(other))];
+    let ticket = cluster.change(new, &remove);
+    cluster.turn();
+    assert_eq!(cluster.outcome(new, ticket), Some(MemberOutcome::Rejected(ChangeRefusal::TooEarly)));
+    let ticket = cluster.transfer(new, founder(other));
+    cluster.turn();
+    assert_eq!(cluster.outcome(new, ticket), Some(MemberOutcome::Rejected(ChangeRefusal::TooEarly)));
+    cluster.heal();
+    cluster.pass(500);
+    let leader = cluster.elect();
+    cluster.make(leader, &[Change::Demote(founder((leader + 1) % 3))]);
 }
 
 #[test]
