@@ -5,6 +5,7 @@
 //! Invariant: `due` names exactly those, as far as they still wait, so none is forgotten and none is tried in vain.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use corduroy_wal::Lsn;
 use hashbrown::HashMap;
@@ -13,6 +14,9 @@ use crate::ids::Ticket;
 use crate::planted::{self, PlantedBug};
 use crate::raft::replica::Replica;
 use crate::waiting::{Wait, Waiting};
+
+/// How many reads there is room for at once behind one that others wait with.
+const RUN: usize = 15;
 
 /// What a read waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,11 +60,17 @@ impl Until {
     }
 }
 
-/// A read that waits.
+/// A read that waits, and those of its connection that came right behind it, in the same turn, and wait for the same: one is
+/// tried after the other.
 #[derive(Debug)]
 pub(crate) struct ParkedRead {
+    /// Of the first one.
     pub ticket: Ticket,
-    pub op: Box<[u8]>,
+    /// The operations, and where the first one stands.
+    ops: Vec<u8>,
+    first: Range<usize>,
+    /// The numbers of the others, and the lengths of their operations.
+    more: VecDeque<(u64, usize)>,
     pub deadline_ns: u64,
     pub until: Until,
     /// In a group with several members: an entry was applied whose stamp is not before it came.
@@ -71,8 +81,42 @@ pub(crate) struct ParkedRead {
 
 impl ParkedRead {
     /// One that has ridden in an entry.
-    pub const fn logged(ticket: Ticket, op: Box<[u8]>, deadline_ns: u64, until: Until) -> Self {
-        Self { ticket, op, deadline_ns, until, is_logged: true, is_anywhere: false }
+    pub fn logged(ticket: Ticket, op: &[u8], deadline_ns: u64, until: Until) -> Self {
+        Self { is_logged: true, ..Self::new(ticket, (op, false), deadline_ns, until) }
+    }
+
+    fn new(ticket: Ticket, (op, is_anywhere): (&[u8], bool), deadline_ns: u64, until: Until) -> Self {
+        let (ops, more) = (op.to_vec(), VecDeque::new());
+        Self { ticket, first: 0..op.len(), ops, more, deadline_ns, until, is_logged: false, is_anywhere }
+    }
+
+    /// The operation of the first one.
+    pub fn op(&self) -> &[u8] {
+        self.ops.get(self.first.clone()).expect("operations stand one behind the other")
+    }
+
+    /// One after the other, with the lengths of their operations.
+    pub fn requests(&self) -> impl Iterator<Item = (Ticket, usize)> {
+        let more = self.more.iter().map(|(seq, bytes)| (Ticket { seq: *seq, ..self.ticket }, *bytes));
+        std::iter::once((self.ticket, self.first.len())).chain(more)
+    }
+
+    /// Lets another one of its connection wait behind it.
+    fn add(&mut self, seq: u64, op: &[u8]) {
+        if self.more.is_empty() {
+            self.ops.reserve(RUN * op.len());
+            self.more.reserve(RUN);
+        }
+        self.ops.extend_from_slice(op);
+        self.more.push_back((seq, op.len()));
+    }
+
+    /// The first one has its outcome. Returns whether there is another one.
+    fn advance(&mut self) -> bool {
+        let Some((seq, bytes)) = self.more.pop_front() else { return false };
+        self.ticket.seq = seq;
+        self.first = self.first.end..self.first.end + bytes;
+        true
     }
 }
 
@@ -83,6 +127,8 @@ pub(crate) struct ParkedReads(Option<Box<Parked>>);
 #[derive(Debug, Default)]
 struct Parked {
     reads: BTreeMap<u64, ParkedRead>,
+    /// The one that came last, if others of its connection may wait with it; else zero.
+    open: u64,
     /// Those that only a leader answers.
     for_leader: usize,
     last: u64,
@@ -93,6 +139,8 @@ struct Parked {
     /// each in the order in which that is reached.
     held: [VecDeque<u64>; 3],
     due: VecDeque<u64>,
+    /// One that was taken, whose first read was answered.
+    next: Option<(u64, ParkedRead)>,
 }
 
 impl Parked {
@@ -181,7 +229,7 @@ impl ParkedReads {
     /// Parks a read that has come with the entry `lsn`: before those of its connection that came later.
     pub fn push_from(&mut self, lsn: Lsn, read: ParkedRead) {
         let parked = self.0.get_or_insert_default();
-        parked.last += 1;
+        (parked.last, parked.open) = (parked.last + 1, 0);
         let (number, conn) = (parked.last, read.ticket.conn);
         let Parked { reads, conns, .. } = &mut **parked;
         let queue = conns.entry(conn).or_default();
@@ -194,6 +242,9 @@ impl ParkedReads {
     /// The next read that may be tried, with its number: to be handed back by one of the next two.
     pub fn take_due(&mut self) -> Option<(u64, ParkedRead)> {
         let parked = self.0.as_mut()?;
+        if let Some(next) = parked.next.take() {
+            return Some(next);
+        }
         loop {
             let number = parked.due.pop_front()?;
             // It may have been refused since.
@@ -203,9 +254,14 @@ impl ParkedReads {
         }
     }
 
-    /// A read that was taken has been answered.
-    pub fn end(&mut self, number: u64, conn: u64) {
-        self.0.as_mut().expect("it was taken from here").end(number, conn);
+    /// A read that was taken has been answered: one that waits with it is taken next.
+    pub fn end(&mut self, number: u64, mut read: ParkedRead) {
+        let parked = self.0.as_mut().expect("it was taken from here");
+        if read.advance() {
+            parked.next = Some((number, read));
+        } else {
+            parked.end(number, read.ticket.conn);
+        }
     }
 
     /// A read that was taken waits on.
@@ -262,7 +318,20 @@ impl ParkedReads {
                 until = Until::Confirmed { round, entry, is_behind_own: own.is_some() };
             }
         }
-        self.push(ParkedRead { ticket, op: op.into(), deadline_ns, until, is_logged: false, is_anywhere });
+        if let Some(open) = self.open_of(ticket.conn, (until, is_anywhere, deadline_ns)) {
+            return open.add(ticket.seq, op);
+        }
+        self.push(ParkedRead::new(ticket, (op, is_anywhere), deadline_ns, until));
+        let parked = self.0.as_mut().expect("it has a read");
+        parked.open = parked.last;
+    }
+
+    /// The read that came last, if it is of this connection and one of it that waits for this may wait with it.
+    fn open_of(&mut self, conn: u64, as_this: (Until, bool, u64)) -> Option<&mut ParkedRead> {
+        let parked = self.0.as_mut()?;
+        let open = parked.reads.get_mut(&parked.open)?;
+        let as_open = (open.until, open.is_anywhere, open.deadline_ns);
+        (open.ticket.conn == conn && as_open == as_this && !open.is_logged).then_some(open)
     }
 
     /// The group has other members from now on: what waits, waits for a round and for what its replica has found, and for nothing
@@ -304,7 +373,7 @@ impl ParkedReads {
         self.0.as_ref().is_some_and(|parked| parked.held.last().is_some_and(|logged| !logged.is_empty()))
     }
 
-    /// Takes the first read of the connection that has the oldest one. It is not tried any more.
+    /// Takes the first read of the connection that has the oldest one, with those that wait with it. It is not tried any more.
     /// `None`: that one's deadline is after this time.
     pub fn pop_until(&mut self, until_ns: u64) -> Option<ParkedRead> {
         let parked = self.0.as_mut()?;
@@ -355,8 +424,10 @@ impl ParkedReads {
     /// Whether a read of this connection waits that came before the entry `lsn` was proposed.
     pub fn holds_before(&self, conn: u64, lsn: Lsn) -> bool {
         let Some(parked) = self.0.as_ref() else { return false };
+        let taken = |number| parked.next.as_ref().filter(|(next, _)| next == number).map(|(_, read)| read);
         let first = parked.conns.get(&conn).and_then(VecDeque::front);
-        first.and_then(|number| parked.reads.get(number)).is_some_and(|read| !read.until.is_behind(lsn))
+        let first = first.and_then(|number| parked.reads.get(number).or_else(|| taken(number)));
+        first.is_some_and(|read| !read.until.is_behind(lsn))
     }
 
     /// All of them, oldest first.
@@ -394,6 +465,7 @@ impl ParkedReads {
             }
             queue.push_back(*number);
         }
+        assert!(parked.next.is_none(), "what was taken is tried, or put back");
         let for_leader = parked.reads.values().filter(|read| !read.is_anywhere).count();
         assert_eq!(parked.for_leader, for_leader, "those that only a leader answers");
         let [.., logged] = &parked.held;

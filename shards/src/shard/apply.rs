@@ -246,13 +246,14 @@ impl<M: StateMachine> Applying<'_, M> {
                 ticket.conn
             )
         };
-        let op: Box<[u8]> = row.requests.read_op(start, bytes).into();
-        row.requests.advance(op.len());
+        let op = row.requests.read_op(start, bytes);
+        let read = ParkedRead::logged(ticket, op, row.deadline_ns, Until::Due);
+        row.requests.advance(read.op().len());
         slot.cursor.ahead = slot.cursor.ahead.saturating_sub(1);
         slot.conns.sub(ticket.conn);
-        self.budget.spend(op.len());
+        self.budget.spend(read.op().len());
         self.counters.reads_parked += 1;
-        slot.parked.push_from(row.lsn, ParkedRead::logged(ticket, op, row.deadline_ns, Until::Due));
+        slot.parked.push_from(row.lsn, read);
         true
     }
 
@@ -359,7 +360,7 @@ impl<M: StateMachine> Applying<'_, M> {
                 self.machine.abandon(number);
             }
             slot.unpark(read.ticket.conn);
-            self.reject(slot, read.ticket, read.op.len(), why.clone());
+            read.requests().for_each(|(ticket, bytes)| self.reject(slot, ticket, bytes, why.clone()));
         }
         slot.parked.len() < before
     }

@@ -42,19 +42,20 @@ impl<M: StateMachine> Applying<'_, M> {
         while let Some((number, read)) = slot.parked.take_due() {
             // The stamp of an entry that waits for it is known, and is not before it came.
             let is_logged = read.is_logged || slot.apply_wait == Some(ApplyWait::Reads(read.ticket.conn));
-            match self.read_applied(slot, &read.op, is_logged) {
+            let (ticket, bytes) = (read.ticket, read.op().len());
+            match self.read_applied(slot, read.op(), is_logged) {
                 Ok(answer) => {
-                    slot.parked.end(number, read.ticket.conn);
-                    slot.unpark(read.ticket.conn);
+                    slot.parked.end(number, read);
+                    slot.unpark(ticket.conn);
                     self.weigh(&answer);
-                    self.answer(slot, read.ticket, read.op.len(), slot.replica.applied(), answer);
+                    self.answer(slot, ticket, bytes, slot.replica.applied(), answer);
                 }
                 Err(Until::Due) => held_back.push((number, read)),
                 // Only who leads can log the time.
                 Err(Until::Logged(_)) if !slot.replica.leads() => {
-                    slot.parked.end(number, read.ticket.conn);
-                    slot.unpark(read.ticket.conn);
-                    self.reject(slot, read.ticket, read.op.len(), slot.refusal());
+                    slot.parked.end(number, read);
+                    slot.unpark(ticket.conn);
+                    self.reject(slot, ticket, bytes, slot.refusal());
                 }
                 Err(until) => slot.parked.put_back(number, read, until),
             }
@@ -90,7 +91,7 @@ impl<M: StateMachine> Applying<'_, M> {
             Ok(_) => Until::Due,
             Err(until) => until,
         };
-        slot.parked.push_from(lsn, ParkedRead::logged(ticket, op.into(), deadline_ns, until));
+        slot.parked.push_from(lsn, ParkedRead::logged(ticket, op, deadline_ns, until));
         self.counters.reads_parked += 1;
         false
     }
@@ -136,8 +137,6 @@ impl<M: StateMachine> Applying<'_, M> {
 
     /// Counts what an answer takes.
     fn weigh(&mut self, answer: &Result<M::Outcome, Unreadable>) {
-        if let Ok(outcome) = answer {
-            self.outbox.bytes += self.machine.step_bytes(outcome);
-        }
+        answer.iter().for_each(|outcome| self.outbox.bytes += self.machine.step_bytes(outcome));
     }
 }

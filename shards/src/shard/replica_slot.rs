@@ -15,7 +15,7 @@ use crate::ids::{PartitionId, Ticket};
 use crate::inbox::Batches;
 use crate::machine::Wait;
 use crate::options::Pending;
-use crate::parked::ParkedReads;
+use crate::parked::{ParkedRead, ParkedReads};
 use crate::raft::positions::{Position, Positions};
 use crate::raft::proposals::{Proposals, Requests, Row as Proposed};
 use crate::raft::replica::Replica;
@@ -285,7 +285,7 @@ impl Slot {
         let persisted = self.positions.get(Position::Persisted);
         assert!(persisted >= Some(self.positions.low_water()), "partition {partition}: what is released");
         self.parked.check();
-        self.parked.iter().for_each(|read| waiting.add(read.op.len()));
+        self.parked.iter().flat_map(ParkedRead::requests).for_each(|(_, bytes)| waiting.add(bytes));
         assert_eq!(self.pending, waiting, "partition {partition}: requests without an outcome");
         let held = self.replica.unapplied_bytes();
         assert_eq!(self.counted_bytes, held, "partition {partition}: bytes held until they are applied");
