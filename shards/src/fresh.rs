@@ -5,6 +5,23 @@
 use crate::ids::Ticket;
 use crate::table::ReplicaIdx;
 
+/// A read that is to be answered or to wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FreshRead<'o> {
+    pub ticket: Ticket,
+    pub op: &'o [u8],
+    /// It is answered where another member leads, too.
+    pub is_anywhere: bool,
+    pub deadline_ns: u64,
+}
+
+impl<'o> FreshRead<'o> {
+    /// One that only a leader answers.
+    pub const fn for_leader(ticket: Ticket, op: &'o [u8], deadline_ns: u64) -> Self {
+        Self { ticket, op, is_anywhere: false, deadline_ns }
+    }
+}
+
 /// Reads that came since the last turn and follow no write of their connection.
 #[derive(Debug, Default)]
 pub(crate) struct FreshReads {

@@ -10,6 +10,7 @@ use std::ops::Range;
 use corduroy_wal::Lsn;
 use hashbrown::HashMap;
 
+use crate::fresh::FreshRead;
 use crate::ids::Ticket;
 use crate::planted::{self, PlantedBug};
 use crate::raft::replica::Replica;
@@ -81,11 +82,12 @@ pub(crate) struct ParkedRead {
 
 impl ParkedRead {
     /// One that has ridden in an entry.
-    pub fn logged(ticket: Ticket, op: &[u8], deadline_ns: u64, until: Until) -> Self {
-        Self { is_logged: true, ..Self::new(ticket, (op, false), deadline_ns, until) }
+    pub fn logged(read: FreshRead<'_>, until: Until) -> Self {
+        Self { is_logged: true, ..Self::new(read, until) }
     }
 
-    fn new(ticket: Ticket, (op, is_anywhere): (&[u8], bool), deadline_ns: u64, until: Until) -> Self {
+    fn new(read: FreshRead<'_>, until: Until) -> Self {
+        let FreshRead { ticket, op, is_anywhere, deadline_ns } = read;
         let (ops, more) = (op.to_vec(), VecDeque::new());
         Self { ticket, first: 0..op.len(), ops, more, deadline_ns, until, is_logged: false, is_anywhere }
     }
@@ -93,6 +95,15 @@ impl ParkedRead {
     /// The operation of the first one.
     pub fn op(&self) -> &[u8] {
         self.ops.get(self.first.clone()).expect("operations stand one behind the other")
+    }
+
+    /// The operations, one after the other.
+    pub fn ops(&self) -> impl Iterator<Item = &[u8]> {
+        let mut at = self.first.start;
+        self.requests().map_while(move |(_, bytes)| {
+            at += bytes;
+            self.ops.get(at - bytes..at)
+        })
     }
 
     /// One after the other, with the lengths of their operations.
@@ -254,6 +265,14 @@ impl ParkedReads {
         }
     }
 
+    /// The operations of those that may be tried.
+    pub fn due_ops(&self) -> impl Iterator<Item = &[u8]> {
+        let parked = self.0.iter();
+        parked
+            .flat_map(|of| of.due.iter().filter_map(|number| of.reads.get(number)))
+            .flat_map(ParkedRead::ops)
+    }
+
     /// A read that was taken has been answered: one that waits with it is taken next.
     pub fn end(&mut self, number: u64, mut read: ParkedRead) {
         let parked = self.0.as_mut().expect("it was taken from here");
@@ -303,25 +322,19 @@ impl ParkedReads {
 
     /// Parks a read at its replica; in a group with several members for a round, unless it needs none at `now_ns`. `own`: the last
     /// entry with requests of its connection, as far as there may be one that is not applied.
-    pub fn park(
-        &mut self,
-        replica: &mut Replica,
-        own: Option<Lsn>,
-        now_ns: u64,
-        (ticket, op, is_anywhere, deadline_ns): (Ticket, &[u8], bool, u64),
-    ) {
+    pub fn park(&mut self, replica: &mut Replica, own: Option<Lsn>, now_ns: u64, read: FreshRead<'_>) {
         let mut until = Until::Due;
         if replica.has_peers() {
-            let (round, agreed) = replica.join_round(is_anywhere, now_ns);
+            let (round, agreed) = replica.join_round(read.is_anywhere, now_ns);
             let entry = own.map_or(agreed, |own| own.max(agreed));
             if round > 0 || entry > replica.applied() {
                 until = Until::Confirmed { round, entry, is_behind_own: own.is_some() };
             }
         }
-        if let Some(open) = self.open_of(ticket.conn, (until, is_anywhere, deadline_ns)) {
-            return open.add(ticket.seq, op);
+        if let Some(open) = self.open_of(read.ticket.conn, (until, read.is_anywhere, read.deadline_ns)) {
+            return open.add(read.ticket.seq, read.op);
         }
-        self.push(ParkedRead::new(ticket, (op, is_anywhere), deadline_ns, until));
+        self.push(ParkedRead::new(read, until));
         let parked = self.0.as_mut().expect("it has a read");
         parked.open = parked.last;
     }

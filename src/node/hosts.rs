@@ -207,11 +207,11 @@ impl Hosts {
         });
         let here: SmallVec<[(usize, PartitionId, &[u8]); PREFETCH_KEYS]> = here.collect();
         for (index, host) in self.all.iter().enumerate() {
-            let its_own = here.iter().filter(|(at, ..)| *at == index);
-            host.shard
-                .borrow()
-                .machine()
-                .prefetch_keys(its_own.map(|(_, partition, key)| (*partition, *key)));
+            let shard = host.shard.borrow();
+            // Where others may lead, they are read later, and the shard has them fetched then.
+            let reads_now = |partition| shard.replica(partition).is_some_and(|replica| !replica.has_peers());
+            let its_own = here.iter().filter(|(at, partition, _)| *at == index && reads_now(*partition));
+            shard.machine().prefetch_keys(its_own.map(|(_, partition, key)| (*partition, *key)));
         }
     }
 

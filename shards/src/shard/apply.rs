@@ -12,6 +12,7 @@ use super::replica_slot::{ApplyWait, Slot};
 use crate::budget::Budget;
 use crate::clock::{Clocks, Now};
 use crate::entry::{self, Cursor, EntryOp};
+use crate::fresh::FreshRead;
 use crate::ids::Ticket;
 use crate::machine::{Applied, StateMachine, Step, Unreadable, Wait};
 use crate::options::Pending;
@@ -246,8 +247,8 @@ impl<M: StateMachine> Applying<'_, M> {
                 ticket.conn
             )
         };
-        let op = row.requests.read_op(start, bytes);
-        let read = ParkedRead::logged(ticket, op, row.deadline_ns, Until::Due);
+        let read = FreshRead::for_leader(ticket, row.requests.read_op(start, bytes), row.deadline_ns);
+        let read = ParkedRead::logged(read, Until::Due);
         row.requests.advance(read.op().len());
         slot.cursor.ahead = slot.cursor.ahead.saturating_sub(1);
         slot.conns.sub(ticket.conn);
@@ -300,13 +301,12 @@ impl<M: StateMachine> Applying<'_, M> {
             let Work::Read { start, bytes } = work else {
                 unreachable!("entry {} has fewer operations than requests", entry.at.lsn)
             };
-            let op = requests.read_op(start, bytes);
-            let op_bytes = op.len();
-            self.budget.spend(op_bytes);
-            let answer = self.try_read(slot, op, entry.clock_ms);
-            self.answer_or_park_read(slot, ticket, op, (entry.at.lsn, deadline_ns), answer);
+            let read = FreshRead::for_leader(ticket, requests.read_op(start, bytes), deadline_ns);
+            self.budget.spend(read.op.len());
+            let answer = self.try_read(slot, read.op, entry.clock_ms);
+            self.answer_or_park_read(slot, read, entry.at.lsn, answer);
             slot.conns.sub(ticket.conn);
-            requests.advance(op_bytes);
+            requests.advance(bytes as usize);
         }
         self.spare.give(requests);
     }

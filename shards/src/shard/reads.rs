@@ -7,7 +7,7 @@ use corduroy_wal::Lsn;
 
 use super::apply::Applying;
 use super::replica_slot::{ApplyWait, Slot};
-use crate::ids::Ticket;
+use crate::fresh::FreshRead;
 use crate::machine::{StateMachine, Step, Unreadable};
 use crate::parked::{ParkedRead, Until};
 use crate::planted::{self, PlantedBug};
@@ -19,27 +19,26 @@ impl<M: StateMachine> Applying<'_, M> {
     /// Answers a read from the applied state, or parks it: in a group with several members for a round, behind another one of
     /// its connection, until the replica has caught up, until what it needs is there, or until the next turn, if this one has brought enough. Returns whether it
     /// was answered.
-    pub fn read(
-        &mut self,
-        slot: &mut Slot,
-        ticket: Ticket,
-        (op, is_anywhere): (&[u8], bool),
-        deadline_ns: u64,
-    ) -> bool {
+    pub fn read(&mut self, slot: &mut Slot, read: FreshRead<'_>) -> bool {
         if slot.replica.has_peers() {
             self.counters.reads_parked += 1;
-            slot.park((ticket, op, is_anywhere, deadline_ns), self.now.mono_ns);
+            slot.park(read, self.now.mono_ns);
             return false;
         }
         // Tried also where it has to follow another one: what it needs is then on its way already.
-        let answer = self.read_applied(slot, op, false);
-        self.answer_or_park_read(slot, ticket, op, (slot.replica.applied(), deadline_ns), answer)
+        let answer = self.read_applied(slot, read.op, false);
+        self.answer_or_park_read(slot, read, slot.replica.applied(), answer)
     }
 
     /// Tries the parked reads that may be, in order; those of a connection follow one another.
     pub fn retry_parked(&mut self, slot: &mut Slot) {
-        let mut held_back = Vec::new();
+        let (mut held_back, mut fetched) = (Vec::new(), 0);
         while let Some((number, read)) = slot.parked.take_due() {
+            if fetched == 0 {
+                let ops = read.ops().chain(slot.parked.due_ops()).map(|op| (slot.partition, op));
+                fetched = self.machine.prefetch(ops);
+            }
+            fetched -= 1;
             // The stamp of an entry that waits for it is known, and is not before it came.
             let is_logged = read.is_logged || slot.apply_wait == Some(ApplyWait::Reads(read.ticket.conn));
             let (ticket, bytes) = (read.ticket, read.op().len());
@@ -77,21 +76,20 @@ impl<M: StateMachine> Applying<'_, M> {
     pub(super) fn answer_or_park_read(
         &mut self,
         slot: &mut Slot,
-        ticket: Ticket,
-        op: &[u8],
-        (lsn, deadline_ns): (Lsn, u64),
+        read: FreshRead<'_>,
+        lsn: Lsn,
         answer: Tried<M::Outcome>,
     ) -> bool {
         let until = match answer {
-            Ok(answer) if !slot.parked.holds_before(ticket.conn, lsn) => {
+            Ok(answer) if !slot.parked.holds_before(read.ticket.conn, lsn) => {
                 self.weigh(&answer);
-                self.answer(slot, ticket, op.len(), lsn, answer);
+                self.answer(slot, read.ticket, read.op.len(), lsn, answer);
                 return true;
             }
             Ok(_) => Until::Due,
             Err(until) => until,
         };
-        slot.parked.push_from(lsn, ParkedRead::logged(ticket, op, deadline_ns, until));
+        slot.parked.push_from(lsn, ParkedRead::logged(read, until));
         self.counters.reads_parked += 1;
         false
     }

@@ -11,7 +11,8 @@ use super::replicas::Replicas;
 use crate::clock::PartitionClock;
 use crate::conns::ConnFilter;
 use crate::entry::{self, Cursor};
-use crate::ids::{PartitionId, Ticket};
+use crate::fresh::FreshRead;
+use crate::ids::PartitionId;
 use crate::inbox::Batches;
 use crate::machine::Wait;
 use crate::options::Pending;
@@ -170,8 +171,9 @@ impl Slot {
     }
 
     /// Parks a read that comes behind all that its connection has under way.
-    pub fn park(&mut self, read: (Ticket, &[u8], bool, u64), now_ns: u64) {
-        let own = self.rows.back_mut().filter(|_| self.conns.may_hold(read.0.conn)).map(|row| row.lsn);
+    pub fn park(&mut self, read: FreshRead<'_>, now_ns: u64) {
+        let may_hold = self.conns.may_hold(read.ticket.conn);
+        let own = self.rows.back_mut().filter(|_| may_hold).map(|row| row.lsn);
         self.parked.park(&mut self.replica, own, now_ns, read);
     }
 

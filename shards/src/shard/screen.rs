@@ -9,6 +9,7 @@ use super::apply::Applying;
 use super::io::{Rejection, Reply};
 use super::replica_slot::Slot;
 use crate::entry::{EntryOp, Mark};
+use crate::fresh::FreshRead;
 use crate::inbox::{Batch, Batches};
 use crate::machine::{Prepared, StateMachine};
 use crate::raft::proposals::Work;
@@ -126,7 +127,7 @@ impl<M: StateMachine> Applying<'_, M> {
                 } else if let Some(row) = slot.rows.back_mut().filter(|_| !slot.replica.has_peers()) {
                     row.requests.push_read(item.ticket, op);
                 } else {
-                    slot.park((item.ticket, op, false, deadline_ns), self.now.mono_ns);
+                    slot.park(FreshRead::for_leader(item.ticket, op, deadline_ns), self.now.mono_ns);
                     slot.conns.sub(item.ticket.conn);
                 }
                 continue;

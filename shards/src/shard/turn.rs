@@ -15,7 +15,7 @@ use super::waits;
 use super::{Outputs, Rejection, Reply, Shard, ShardError};
 use crate::budget::Budget;
 use crate::clock::{ClockReport, Now};
-use crate::ids::Ticket;
+use crate::fresh::FreshRead;
 use crate::machine::{StateMachine, Urgency};
 use crate::options::RECORD_SLACK_BYTES;
 use crate::planted::{self, PlantedBug};
@@ -211,9 +211,8 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
         let mut rest = fresh.ops.as_slice();
         let deadline_ns = self.deadline_ns();
         for (idx, ticket, bytes, is_anywhere) in fresh.list.drain(..) {
-            let (op, after) = rest.split_at(bytes);
-            rest = after;
-            self.read(idx, ticket, (op, is_anywhere), deadline_ns);
+            let op = rest.split_off(..bytes).expect("the operations stand in the list's order");
+            self.read(idx, FreshRead { ticket, op, is_anywhere, deadline_ns });
         }
         assert!(rest.is_empty(), "each operation belongs to a read");
         fresh.ops.clear();
@@ -225,11 +224,11 @@ impl<D: Device, M: StateMachine> Shard<D, M> {
     }
 
     /// Answers a read or parks it.
-    fn read(&mut self, idx: ReplicaIdx, ticket: Ticket, (op, is_anywhere): (&[u8], bool), deadline_ns: u64) {
+    fn read(&mut self, idx: ReplicaIdx, read: FreshRead<'_>) {
         let (mut applying, slot) = self.applying(idx, Budget::NONE);
         if !slot.replica.is_running() {
-            applying.reject(slot, ticket, op.len(), slot.refusal());
-        } else if applying.read(slot, ticket, (op, is_anywhere), deadline_ns) {
+            applying.reject(slot, read.ticket, read.op.len(), slot.refusal());
+        } else if applying.read(slot, read) {
             self.counters.reads_direct += 1;
         } else {
             self.replicas.enqueue(List::Watched, idx);

@@ -323,6 +323,45 @@ fn a_read_that_waits_for_a_time_and_the_write_behind_it_do_not_wait_for_each_oth
     }
 }
 
+/// They wait as one; one in their middle may need more than its round, and those behind it then wait for it.
+#[test]
+fn a_pipeline_of_reads_is_answered_in_its_order() {
+    for is_lead_lost in [false, true] {
+        let (mut cluster, leader) = Cluster::led(3);
+        let at_ms = cluster.worlds[leader].now.wall_ms + 5_000;
+        let expiring = format!("get until{at_ms}");
+        cluster.put(leader, &format!("set until{at_ms} 1"));
+        cluster.put(leader, "set a 1");
+        cluster.worlds[leader].now.wall_ms = at_ms;
+        let ops = ["get a", "get cold1", "get a", &expiring, "get a", &expiring, "get cold2", "get a"];
+        for (conn, seq) in [5, 6].into_iter().flat_map(|conn| (1..=8).map(move |seq| (conn, seq))) {
+            let op = if conn == 5 { ops[seq as usize - 1] } else { "get a" };
+            cluster.worlds[leader].request(PARTITION, conn, seq, Kind::Read, op);
+        }
+        if is_lead_lost {
+            cluster.isolate(leader);
+            elect_other(&mut cluster, leader);
+            cluster.pass(2_000);
+        }
+        for _ in 0..10 {
+            cluster.pass(100);
+            cluster.run_jobs();
+        }
+        cluster.check();
+        for (seq, op) in (1..).zip(ops) {
+            let got = [5, 6].map(|conn| cluster.worlds[leader].got(conn, seq));
+            let is_told =
+                |got: &Option<Got>, value: &str| matches!(got, Some(Got::Done(_, is)) if is == value);
+            let is_refused = |got: &Option<Got>| matches!(got, Some(Got::Rejected(Rejection::NoLeader(_))));
+            let value = if op == "get a" { "1" } else { "nil" };
+            match is_lead_lost {
+                true => assert!(got.iter().all(is_refused), "{op}: {got:?}"),
+                false => assert!(is_told(&got[0], value) && is_told(&got[1], "1"), "{op}: {got:?}"),
+            }
+        }
+    }
+}
+
 /// A time is logged for those that wait, not for those that have given up.
 #[test]
 fn no_time_is_logged_for_a_read_that_was_refused() {
