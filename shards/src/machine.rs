@@ -67,7 +67,7 @@ pub trait StateMachine {
     /// Applies one op of the entry at `at`.
     fn apply(&mut self, at: &Applied, op: &[u8]) -> Step<Self::Outcome>;
 
-    /// Has the CPU fetch what the first of these operations, which their partitions apply next, need of the state: together, so
+    /// Has the CPU fetch what the first of these operations, which their partitions apply or read next, need of the state: together, so
     /// that they do not wait for memory one after the other. An empty one stands for what all of its partition need. Returns of
     /// how many, one at least. Changes nothing.
     fn prefetch<'o>(&self, ops: impl Iterator<Item = (PartitionId, &'o [u8])>) -> usize;
