@@ -16,8 +16,9 @@ use crate::planted::{self, PlantedBug};
 use crate::raft::replica::Replica;
 use crate::waiting::{Wait, Waiting};
 
-/// How many reads there is room for at once behind one that others wait with.
+/// How many reads there is room for at once behind one that others wait with, and for how many bytes at most.
 const RUN: usize = 15;
+const RUN_BYTES: usize = 1 << 10;
 
 /// What a read waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,7 +116,7 @@ impl ParkedRead {
     /// Lets another one of its connection wait behind it.
     fn add(&mut self, seq: u64, op: &[u8]) {
         if self.more.is_empty() {
-            self.ops.reserve(RUN * op.len());
+            self.ops.reserve((RUN * op.len()).min(RUN_BYTES));
             self.more.reserve(RUN);
         }
         self.ops.extend_from_slice(op);
@@ -233,10 +234,6 @@ impl Parked {
 }
 
 impl ParkedReads {
-    pub fn push(&mut self, read: ParkedRead) {
-        self.push_from(Lsn(u64::MAX), read);
-    }
-
     /// Parks a read that has come with the entry `lsn`: before those of its connection that came later.
     pub fn push_from(&mut self, lsn: Lsn, read: ParkedRead) {
         let parked = self.0.get_or_insert_default();
@@ -286,7 +283,10 @@ impl ParkedReads {
     /// A read that was taken waits on.
     pub fn put_back(&mut self, number: u64, read: ParkedRead, until: Until) {
         let is_logged = read.is_logged || matches!(until, Until::Logged(_));
-        let read = ParkedRead { until, is_logged, ..read };
+        let mut read = ParkedRead { until, is_logged, ..read };
+        // It may wait for long, and what was answered counts as held no more.
+        read.ops.drain(..read.first.start);
+        read.first = 0..read.first.len();
         self.0.as_mut().expect("it was taken from here").insert(number, read);
     }
 
@@ -334,7 +334,7 @@ impl ParkedReads {
         if let Some(open) = self.open_of(read.ticket.conn, (until, read.is_anywhere, read.deadline_ns)) {
             return open.add(read.ticket.seq, read.op);
         }
-        self.push(ParkedRead::new(read, until));
+        self.push_from(Lsn(u64::MAX), ParkedRead::new(read, until));
         let parked = self.0.as_mut().expect("it has a read");
         parked.open = parked.last;
     }

@@ -206,10 +206,12 @@ impl Hosts {
             Home::There(_) => None,
         });
         let here: SmallVec<[(usize, PartitionId, &[u8]); PREFETCH_KEYS]> = here.collect();
+        let now_ns = self.core.mono_ns();
         for (index, host) in self.all.iter().enumerate() {
             let shard = host.shard.borrow();
-            // Where others may lead, they are read later, and the shard has them fetched then.
-            let reads_now = |partition| shard.replica(partition).is_some_and(|replica| !replica.has_peers());
+            // What takes a round is read later, and the shard has it fetched then.
+            let reads_now =
+                |partition| shard.replica(partition).is_some_and(|replica| replica.may_read_at_once(now_ns));
             let its_own = here.iter().filter(|(at, partition, _)| *at == index && reads_now(*partition));
             shard.machine().prefetch_keys(its_own.map(|(_, partition, key)| (*partition, *key)));
         }

@@ -134,6 +134,7 @@ impl Leadership {
 
     /// Keeps a change until it is reported. A lead that ends before anybody has heard of it was none.
     fn note(&mut self, change: Change) {
+        assert!(!change.lost || !self.is_mine(), "member {} has lost the lead, and has it", self.me.0);
         if change.lost {
             self.is_lost = true;
             let was_transferred = std::mem::take(&mut self.transfers);

@@ -248,6 +248,12 @@ impl Rounds {
         self.answers.iter().take_while(|answer| answer.index <= applied).last()
     }
 
+    /// Whether reads that may be old are answered from a state that is.
+    #[must_use]
+    pub const fn serves_old(&self) -> bool {
+        self.stale_ns > 0
+    }
+
     /// Whether the state of who has applied everything up to this entry is young enough for reads that may see an old one. One
     /// that is not for long has the next round begun.
     pub fn is_fresh(&mut self, applied: Lsn, now_ns: u64) -> bool {

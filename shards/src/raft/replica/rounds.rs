@@ -78,6 +78,14 @@ impl Replica {
         (may_be_old && rounds.is_fresh(applied, now_ns)).then_some(Lsn::ZERO)
     }
 
+    /// Whether [`Replica::read_at_once`] may bring something, or nobody else can lead.
+    #[must_use]
+    pub fn may_read_at_once(&self, now_ns: u64) -> bool {
+        let rounds = || self.engine.group().and_then(Group::rounds);
+        let may_be_old = || self.other_leader().is_some() && rounds().is_some_and(Rounds::serves_old);
+        !self.has_peers || self.has_lease(now_ns) || may_be_old()
+    }
+
     /// Whether it leads.
     #[must_use]
     pub fn leads(&self) -> bool {
