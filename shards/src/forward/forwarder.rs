@@ -51,6 +51,8 @@ struct Partition {
     hint: Option<Hint>,
     /// What the replica here knew of the lead last.
     known: Option<Lead>,
+    /// Where its lines went last.
+    route: Option<Lead>,
     /// Nothing is sent before.
     not_before_ns: u64,
 }
@@ -236,6 +238,7 @@ impl Forwarder {
         let Some((key, item)) = self.numbered(id) else { return };
         let asked = item.expect("what is numbered is in its line").node();
         self.counters.not_led += 1;
+        self.may_wait_ended = true;
         let options = &self.options;
         let partition = self.partitions.get_mut(&key.partition).expect("it has the line");
         match leader.filter(|leader| Some(*leader) != asked && *leader != options.node) {
@@ -258,6 +261,7 @@ impl Forwarder {
     /// A request was certainly not sent.
     pub fn unsent(&mut self, id: RequestId, now_ns: u64) {
         let Some((key, _)) = self.numbered(id) else { return };
+        self.may_wait_ended = true;
         let partition = self.partitions.get_mut(&key.partition).expect("it has the line");
         partition.hint = None;
         partition.not_before_ns = now_ns + self.options.again_ms * NS_PER_MS;
@@ -270,6 +274,7 @@ impl Forwarder {
         let lost: HashSet<u64> = numbers.filter(|number| self.sent.contains_key(number)).collect();
         let keys: HashSet<LineKey> =
             lost.iter().filter_map(|number| self.sent.get(number)).copied().collect();
+        self.may_wait_ended |= !keys.is_empty();
         for key in keys {
             if let Some(partition) = self.partitions.get_mut(&key.partition) {
                 partition.not_before_ns = now_ns + self.options.again_ms * NS_PER_MS;
@@ -321,12 +326,13 @@ impl Forwarder {
         if is_news || partition.not_before_ns <= now_ns {
             partition.not_before_ns = 0;
         }
-        if route == Lead::Nobody && (is_news || self.may_wait_ended) {
-            let ended = partition.waiting.values().copied().filter(|conn| self.ended.holds(*conn));
-            let ended: Vec<u64> = ended.collect();
-            return ended.into_iter().for_each(|conn| self.give_up(LineKey { conn, partition: id }));
-        }
+        let is_new_route = partition.route.replace(route) != Some(route);
         if route == Lead::Nobody || partition.not_before_ns > now_ns {
+            if is_new_route || self.may_wait_ended {
+                let ended = partition.waiting.values().copied().filter(|conn| self.ended.holds(*conn));
+                let ended: Vec<u64> = ended.collect();
+                ended.into_iter().for_each(|conn| self.give_up(LineKey { conn, partition: id }));
+            }
             return;
         }
         assert!(route != Lead::There(node), "node {node} does not forward to itself");

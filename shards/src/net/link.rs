@@ -14,6 +14,9 @@ use super::output::{ConnId, NS_PER_MS, PeerOptions, To};
 use super::parcel::{Parcel, Writable};
 use crate::ids::{NodeId, PartitionId, StorageId};
 
+/// So many failures in a row count as a connection that was refused.
+const REFUSED: u32 = u32::MAX;
+
 /// Where a link leads.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LinkKey {
@@ -171,7 +174,7 @@ impl Link {
             }
             Failure::NotMade => self.failures = self.failures.saturating_add(1),
             // Only somebody who changes a setting or a process makes it otherwise.
-            Failure::Refused => self.failures = u32::MAX,
+            Failure::Refused => self.failures = REFUSED,
         }
         let doublings = (self.failures - 1).min(32);
         let longest_ms = options.backoff_min_ms.saturating_mul(1 << doublings).min(options.backoff_max_ms);
@@ -186,6 +189,13 @@ impl Link {
             }
         };
         self.state = LinkState::BackingOff { until_ns, urgent_ns };
+    }
+
+    /// The node is there again: what was lost before need not wait, unless it was refused.
+    pub fn wait_no_more(&mut self) {
+        if matches!(self.state, LinkState::BackingOff { .. }) && self.failures < REFUSED {
+            self.state = LinkState::Idle;
+        }
     }
 
     /// Compares what it holds.

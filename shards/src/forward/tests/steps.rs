@@ -381,3 +381,24 @@ fn of_a_connection_whose_client_sends_no_more_only_that_is_done_which_need_not_w
         "it comes behind what the shard here has"
     );
 }
+
+#[test]
+fn what_has_to_wait_for_a_pause_is_dropped_where_its_client_has_ended() {
+    let there = Lead::There(NodeId(2));
+    for is_hinted in [true, false] {
+        let (mut forwarder, sent) = asked(&[W], 2);
+        let lead = if is_hinted { Lead::Nobody } else { there };
+        if is_hinted {
+            forwarder.not_led(id(sent[0]), Some(NodeId(3)), lead, 2 * MS);
+            let [second] = step(&mut forwarder, lead, 2 * MS).sent(3)[..] else { panic!("at once") };
+            forwarder.not_led(id(second), Some(NodeId(2)), lead, 3 * MS);
+        } else {
+            forwarder.unsent(id(sent[0]), 3 * MS);
+        }
+        let late = Request { ticket: Ticket { conn: 6, seq: 9 }, ..request(9, W, b"op") };
+        forwarder.take(late, &known(lead), 3 * MS);
+        forwarder.end_conn(6, End::Announced, 3 * MS);
+        assert_eq!(step(&mut forwarder, lead, 4 * MS).rejected, [(9, NO_LEADER)], "{is_hinted}");
+        assert_eq!(step(&mut forwarder, lead, 40 * MS).sent(2).len(), 1, "the other one has waited");
+    }
+}

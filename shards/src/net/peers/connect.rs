@@ -129,6 +129,7 @@ impl Peers {
             }
         };
         self.known.note_done(node, epoch);
+        self.links.iter_mut().filter(|(key, _)| key.node == node).for_each(|(_, link)| link.wait_no_more());
         let mut shards = info.shards.clone();
         shards.sort_unstable();
         let is_news = self.shards.insert(node, shards).is_none();

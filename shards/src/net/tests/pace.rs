@@ -3,8 +3,9 @@
 use super::handshake::local;
 use super::of;
 use super::peers::{options, restarted};
-use super::world::{MS, World};
-use crate::ids::NodeId;
+use super::world::{MS, World, shard_of};
+use crate::ids::{NodeId, PartitionId};
+use crate::net::frame::Lane;
 use crate::net::hello::Greeting;
 use crate::net::kind::Kind;
 use crate::net::{Ending, PeerOptions, Refusal, RefusalKind};
@@ -74,6 +75,12 @@ fn strangers_keep_no_peer_out() {
 /// Two nodes, of which the first has lost the second for so long that it waits for seconds before it tries again.
 fn given_up() -> World {
     let mut world = World::new([local(1), local(2)], options());
+    // It has met the process that it is to find again.
+    world.send((1, 0), (2, 0), 1);
+    world.run();
+    assert_eq!(world.delivered().len(), 1);
+    let ends: Vec<_> = world.wires.keys().copied().filter(|(at, _)| *at == (1, 0)).collect();
+    ends.into_iter().for_each(|end| world.cut(end));
     world.dead = vec![2];
     for _ in 0..400 {
         world.send((1, 0), (2, 0), 1);
@@ -117,6 +124,20 @@ fn who_has_started_is_heard_of_by_those_that_wait_to_try_again() {
     let now_ns = world.now_ns;
     world.core((2, 0)).greet(NodeId(1), now_ns);
     world.run();
+    world.send((1, 0), (2, 0), 3);
+    world.run();
+    assert_eq!(world.delivered(), [((2, 0), 1, 3)]);
+}
+
+/// One link to it is enough to know: a leader that is elected over one for votes has another one for entries.
+#[test]
+fn a_node_that_is_reached_by_one_link_is_tried_by_the_others() {
+    let mut world = given_up();
+    let (to, now_ns) = (shard_of((2, 0)), world.now_ns);
+    let vote = of(Kind::PreVoteRequest, (1, 2), 3);
+    world.core((1, 0)).queue(to, Lane::Liveness, PartitionId(1), vote, now_ns).expect("peers may be sent it");
+    world.run();
+    assert_eq!(world.delivered().len(), 1);
     world.send((1, 0), (2, 0), 3);
     world.run();
     assert_eq!(world.delivered(), [((2, 0), 1, 3)]);
