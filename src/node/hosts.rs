@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use corduroy_shards::forward::{End, Request, Taken};
 use corduroy_shards::ids::NodeId;
+use corduroy_shards::raft::replica::Replica;
 use corduroy_shards::routing::FIRST_DATA;
 use corduroy_shards::runtime::{Endpoint, pool};
 use corduroy_shards::{
@@ -206,12 +207,12 @@ impl Hosts {
             Home::There(_) => None,
         });
         let here: SmallVec<[(usize, PartitionId, &[u8]); PREFETCH_KEYS]> = here.collect();
-        let now_ns = self.core.mono_ns();
         for (index, host) in self.all.iter().enumerate() {
             let shard = host.shard.borrow();
             // What takes a round is read later, and the shard has it fetched then.
-            let reads_now =
-                |partition| shard.replica(partition).is_some_and(|replica| replica.may_read_at_once(now_ns));
+            let reads_now = |partition| {
+                self.forward.is_none() || shard.replica(partition).is_some_and(Replica::may_read_at_once)
+            };
             let its_own = here.iter().filter(|(at, partition, _)| *at == index && reads_now(*partition));
             shard.machine().prefetch_keys(its_own.map(|(_, partition, key)| (*partition, *key)));
         }

@@ -238,22 +238,15 @@ impl Forwarder {
         let Some((key, item)) = self.numbered(id) else { return };
         let asked = item.expect("what is numbered is in its line").node();
         self.counters.not_led += 1;
-        self.may_wait_ended = true;
         let options = &self.options;
+        let until_ns = now_ns + options.hint_ms * NS_PER_MS;
+        let leader = leader.filter(|leader| Some(*leader) != asked && *leader != options.node);
+        let hint = leader.map(|leader| Hint { leader, known: lead, until_ns });
         let partition = self.partitions.get_mut(&key.partition).expect("it has the line");
-        match leader.filter(|leader| Some(*leader) != asked && *leader != options.node) {
-            Some(leader) => {
-                let until_ns = now_ns + options.hint_ms * NS_PER_MS;
-                // Two nodes that name each other are not asked by turns without a pause.
-                if partition.hint.is_some_and(|hint| hint.until_ns > now_ns) {
-                    partition.not_before_ns = now_ns + options.again_ms * NS_PER_MS;
-                }
-                partition.hint = Some(Hint { leader, known: lead, until_ns });
-            }
-            None => {
-                partition.hint = None;
-                partition.not_before_ns = now_ns + options.again_ms * NS_PER_MS;
-            }
+        let old = std::mem::replace(&mut partition.hint, hint);
+        // Two nodes that name each other are not asked by turns without a pause.
+        if hint.is_none() || old.is_some_and(|old| old.until_ns > now_ns) {
+            self.pause(key.partition, now_ns);
         }
         self.refuse(key, id.number);
     }
@@ -261,10 +254,9 @@ impl Forwarder {
     /// A request was certainly not sent.
     pub fn unsent(&mut self, id: RequestId, now_ns: u64) {
         let Some((key, _)) = self.numbered(id) else { return };
-        self.may_wait_ended = true;
         let partition = self.partitions.get_mut(&key.partition).expect("it has the line");
         partition.hint = None;
-        partition.not_before_ns = now_ns + self.options.again_ms * NS_PER_MS;
+        self.pause(key.partition, now_ns);
         self.refuse(key, id.number);
     }
 
@@ -274,14 +266,19 @@ impl Forwarder {
         let lost: HashSet<u64> = numbers.filter(|number| self.sent.contains_key(number)).collect();
         let keys: HashSet<LineKey> =
             lost.iter().filter_map(|number| self.sent.get(number)).copied().collect();
-        self.may_wait_ended |= !keys.is_empty();
         for key in keys {
-            if let Some(partition) = self.partitions.get_mut(&key.partition) {
-                partition.not_before_ns = now_ns + self.options.again_ms * NS_PER_MS;
-            }
+            self.pause(key.partition, now_ns);
             let is_lost =
                 |item: &Item| matches!(item.state, State::Sent { number, .. } if lost.contains(&number));
             self.lose(key, is_lost);
+        }
+    }
+
+    /// Nothing of a partition is sent for a while: what waits in it of connections that have ended is to be given up.
+    fn pause(&mut self, id: PartitionId, now_ns: u64) {
+        if let Some(partition) = self.partitions.get_mut(&id) {
+            partition.not_before_ns = now_ns + self.options.again_ms * NS_PER_MS;
+            self.may_wait_ended = true;
         }
     }
 

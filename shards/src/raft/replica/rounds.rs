@@ -80,10 +80,10 @@ impl Replica {
 
     /// Whether [`Replica::read_at_once`] may bring something, or nobody else can lead.
     #[must_use]
-    pub fn may_read_at_once(&self, now_ns: u64) -> bool {
+    pub fn may_read_at_once(&self) -> bool {
         let rounds = || self.engine.group().and_then(Group::rounds);
         let may_be_old = || self.other_leader().is_some() && rounds().is_some_and(Rounds::serves_old);
-        !self.has_peers || self.has_lease(now_ns) || may_be_old()
+        !self.has_peers || self.leased_until_ns().is_some() || may_be_old()
     }
 
     /// Whether it leads.
